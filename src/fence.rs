@@ -1,0 +1,146 @@
+//! Fences, what they are comparable within, and the stamp that a side effect carries.
+//!
+//! The only place that knows the names under which a stamp travels: environment variables, HTTP headers and SQL
+//! parameters.
+
+use std::fmt;
+use std::num::NonZeroU64;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Wall;
+
+/// The fencing token of one hold of one lock: strictly greater for every later hold of the same lock.
+///
+/// A fence is compared and shown, never computed with. It stays below 2^53, so that JSON readers keep it exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fence(NonZeroU64);
+
+impl Fence {
+    /// The fence with this number; `None` for 0, which is no fence.
+    pub fn new(number: u64) -> Option<Fence> {
+        NonZeroU64::new(number).map(Fence)
+    }
+
+    /// The number to stamp on an effect.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What fences are comparable within: `<namespace>/leader` or `<namespace>/lock/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Scope(String);
+
+impl Scope {
+    /// The scope of a namespace's leadership.
+    pub fn leader(namespace: &str) -> Scope {
+        Scope(format!("{namespace}/leader"))
+    }
+
+    /// The scope of a named lock. The lock named `leader` is the leadership itself.
+    pub fn lock(namespace: &str, name: &str) -> Scope {
+        if name == "leader" { Scope::leader(namespace) } else { Scope(format!("{namespace}/lock/{name}")) }
+    }
+
+    /// The scope as it is written on an effect.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a side effect carries, so that whatever receives it can turn away a stale leader or a repeated occurrence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The namespace of the job.
+    pub namespace: String,
+    /// What the fence is comparable within.
+    pub scope: Scope,
+    /// The fence of the term that makes the effect.
+    pub fence: Fence,
+    /// The job's name.
+    pub job: String,
+    /// The occurrence, the same for every attempt and every leader.
+    pub run_id: String,
+    /// The instant for which the run was scheduled.
+    pub scheduled_at: Wall,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// The node that makes the effect.
+    pub node: String,
+}
+
+impl Stamp {
+    /// The environment variables that a command gets.
+    ///
+    /// ```
+    /// use fencron::fence::{Fence, Scope, Stamp};
+    /// let stamp = Stamp {
+    ///     namespace: "shop".into(),
+    ///     scope: Scope::leader("shop"),
+    ///     fence: Fence::new(7).unwrap(),
+    ///     job: "report".into(),
+    ///     run_id: "report@2026-11-21T02:00:00Z".into(),
+    ///     scheduled_at: "2026-11-21T02:00:00Z".parse().unwrap(),
+    ///     attempt: 1,
+    ///     node: "a".into(),
+    /// };
+    /// let variables: Vec<_> = stamp.variables().collect();
+    /// assert!(variables.contains(&("FENCRON_FENCE", "7".to_owned())));
+    /// ```
+    pub fn variables(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            ("FENCRON_FENCE", self.fence.to_string()),
+            ("FENCRON_SCOPE", self.scope.to_string()),
+            ("FENCRON_NAMESPACE", self.namespace.clone()),
+            ("FENCRON_JOB", self.job.clone()),
+            ("FENCRON_RUN_ID", self.run_id.clone()),
+            ("FENCRON_SCHEDULED_AT", self.scheduled_at.to_string()),
+            ("FENCRON_ATTEMPT", self.attempt.to_string()),
+            ("FENCRON_NODE", self.node.clone()),
+            ("TRACEPARENT", self.traceparent()),
+        ]
+        .into_iter()
+    }
+
+    /// A W3C trace context whose trace is the occurrence (the same for every attempt and leader) and whose span is
+    /// the attempt. <https://www.w3.org/TR/trace-context/#traceparent-header>
+    pub fn traceparent(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let trace = Sha256::digest(format!("{}/{}", self.namespace, self.run_id));
+        let span = Sha256::digest(format!("{}/{}/{}/{}", self.namespace, self.run_id, self.fence, self.attempt));
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        format!("00-{}-{}-01", hex(&trace[..16]), hex(&span[..8]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_is_no_fence() {
+        assert_eq!(Fence::new(0), None);
+        assert!(Fence::new(1) < Fence::new(2));
+    }
+
+    #[test]
+    fn the_lock_named_leader_is_the_leadership() {
+        assert_eq!(Scope::lock("shop", "leader"), Scope::leader("shop"));
+        assert_eq!(Scope::lock("shop", "deploy").as_str(), "shop/lock/deploy");
+    }
+}

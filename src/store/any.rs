@@ -1,0 +1,5 @@
+//! (skeleton)
+#[derive(Debug, Clone)]
+pub struct AnyStore;
+#[derive(Debug, Clone)]
+pub struct StoreUrl;
