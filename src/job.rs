@@ -110,6 +110,12 @@ impl RunId {
         Some((JobName::new(job).ok()?, at)).filter(|_| call_is_plain)
     }
 
+    /// The run of `job` that follows this one (`after:`): the same instant, asked for by the same call.
+    pub fn followed_by(&self, job: &JobName) -> RunId {
+        let (_, instant) = self.0.split_once('@').expect("a RunId is well formed");
+        RunId(format!("{job}@{instant}").into())
+    }
+
     /// The job it is a run of.
     pub fn job(&self) -> JobName {
         RunId::split(&self.0).expect("a RunId is well formed").0

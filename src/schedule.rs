@@ -30,8 +30,13 @@ impl Schedule {
     pub fn next_start(&self, _jitter: Jitter, _after: Wall) -> Option<Occurrence> {
         unimplemented!()
     }
+    /// x
+    pub fn latest_starts(&self, _j: Jitter, _after: Wall, _until: Wall, _most: usize) -> Past { unimplemented!() }
     /// What identifies the rule: equal for schedules that name the same instants by the same text.
     pub fn fingerprint(&self) -> String {
         unimplemented!()
     }
 }
+
+pub struct Past { pub listed: Vec<Occurrence>, pub before: Option<Before> }
+pub struct Before { pub first: Wall, pub last: Occurrence, pub count: u64, pub capped: bool }

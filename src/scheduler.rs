@@ -1,1 +1,449 @@
-//! (skeleton)
+//! The pure scheduler: it is told what happened and when ([`Event`]), and answers what to do ([`Action`]).
+//!
+//! Late, missed, overlap, retry, `after` and what becomes of a lost leader's runs are decided here and nowhere else.
+//! Nothing here reads a clock, waits, or talks to a store; whoever drives it does what the actions say and comes back
+//! with the answers.
+//!
+//! Three rules keep it honest:
+//!
+//! - **Nothing starts before its claim is acknowledged.** [`Action::Start`] only ever follows the answer to
+//!   [`Action::Claim`], or to a [`Transition`] into [`OpenState::Claimed`], under the fence of the present term.
+//! - **Claims are made one batch at a time,** in the order of (start, job), each moving the watermark; so every
+//!   occurrence is decided once, by whichever leader.
+//! - **A run is in one pair of hands.** One that is claimed by a session which still lives is left to that session's
+//!   node, whoever leads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub mod due;
+pub mod run;
+pub mod view;
+
+mod claims;
+mod lifecycle;
+
+use due::DueQueue;
+use run::{Claimant, Done, Known, Open, OpenState, Version, Watermark};
+use view::{Change, View};
+
+use crate::fence::Fence;
+use crate::job::{Ended, Job, JobName, On, RunId, StopReason, Trigger};
+use crate::time::Wall;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Time went on.
+    Tick,
+    /// This node has a session (again): what it claims from now on is in this lease's hands.
+    Session { lease: u64 },
+    /// This node leads, under this fence. The view has caught up with the election.
+    Elected { fence: Fence },
+    /// This node leads no more.
+    Deposed,
+    /// Whether this node may act on its term. Begins as `false` and is `false` after [`Event::Deposed`].
+    Trust(bool),
+    /// The store acknowledged the claim of the batch of this number.
+    Claimed { batch: u64, version: Version },
+    /// The batch did not fit the store's limits: claim at most this many at a time.
+    BatchTooLarge { most: usize },
+    /// The store acknowledged [`Action::Register`].
+    Registered,
+    /// How a transition went.
+    Transitioned { run: RunId, result: Transitioned },
+    /// The process of a run was started.
+    Started { run: RunId, attempt: u32, at: Wall },
+    /// An attempt that this node was told to start has ended.
+    Ended { run: RunId, attempt: u32, ended: Ended },
+    /// The ledger changed, in the order of the watch.
+    Changed(Change, Version),
+    /// The watch lost its place, and the ledger was read whole, as of this version.
+    Reread { changes: Vec<(Change, Version)>, version: Version },
+    /// The configuration was read again.
+    Reloaded(BTreeMap<JobName, Arc<Job>>),
+    /// Nothing new is to start; [`Action::Drained`] follows when nothing runs.
+    Drain { wait_for_finish: bool },
+    /// What was drained may go on, as a follower.
+    Undrain,
+    /// What still runs is to be stopped.
+    StopAll(StopReason),
+}
+
+/// How a transition went.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Transitioned {
+    Applied { version: Version },
+    /// The term on whose authority it was to be made is over: nothing changed.
+    Fenced,
+    /// The run was not as expected: this is how it stands (`None`: it is not open), as of this version.
+    Refused { now: Option<Open>, version: Version },
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Commit the batch, on the condition that this node leads under the fence and the watermark is where it was.
+    Claim(Batch),
+    /// Record when these jobs were first seen or their rule changed, and forget those; on the condition of leadership.
+    Register { fence: Fence, known: Vec<(JobName, Known)>, forget: Vec<JobName> },
+    /// Change an open run.
+    Transition(Transition),
+    /// Run an attempt of this run now.
+    Start { open: Open, job: Arc<Job> },
+    /// Stop the attempt of this run.
+    Stop { run: RunId, reason: StopReason },
+    /// The request to cancel this run has been seen to, or came too late: delete it.
+    ForgetCancel(RunId),
+    /// A request to step down has been seen to: delete it. `resign`: it was meant for this term.
+    StepDown { fence: Fence, resign: bool },
+    /// Nothing runs here any more.
+    Drained,
+}
+
+/// Occurrences decided together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Counts the batches of this process.
+    pub number: u64,
+    /// The term that claims it.
+    pub fence: Fence,
+    /// The occurrences that run.
+    pub opens: Vec<Open>,
+    /// The occurrences that do not.
+    pub dones: Vec<Done>,
+    /// How far this batch decides.
+    pub watermark: Watermark,
+}
+
+/// A change of one open run, on the condition that it still is at `expect`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transition {
+    pub run: RunId,
+    pub expect: Version,
+    /// The term on whose authority it is made; `None`: that of whoever executed the run, which outlives the term.
+    pub fence: Option<Fence>,
+    pub to: To,
+}
+
+/// What an open run becomes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum To {
+    Open(Open),
+    /// It ends, and these runs come to be that follow it.
+    Done { done: Done, follow: Vec<Open> },
+}
+
+/// How many occurrences one batch decides, unless the store wants fewer.
+pub const BATCH: usize = 120;
+
+/// How long a run lasts before it is published that it runs: short ones cost no write for it.
+const SHOWN_AS_RUNNING_AFTER: Duration = Duration::from_millis(500);
+
+/// How many runs of a job may wait (`overlap: queue`); what is due beyond is skipped.
+pub const WAITING_MOST: usize = 100;
+
+/// How many attempts of an `at_least_once` run a lost leader may end: a run that takes its leader down each time is not
+/// to take all of them.
+pub const ATTEMPTS_LOST_MOST: u32 = 10;
+
+/// The scheduler of one node.
+#[derive(Debug)]
+pub struct Scheduler {
+    node: String,
+    jobs: BTreeMap<JobName, Arc<Job>>,
+    /// Jobs by the job whose end makes them due.
+    followers: BTreeMap<JobName, Vec<(JobName, On)>>,
+    view: View,
+    lease: u64,
+    /// The fence of the present term.
+    term: Option<Fence>,
+    trusted: bool,
+    draining: Option<Draining>,
+    due: DueQueue,
+    /// The batch whose claim is not yet answered.
+    claiming: Option<Batch>,
+    batches: u64,
+    batch_most: usize,
+    /// Jobs whose registration is not yet acknowledged; nothing is claimed before it is.
+    registering: Option<Registration>,
+    /// A configuration that is to be adopted once everything due under the old one has been decided.
+    incoming: Option<BTreeMap<JobName, Arc<Job>>>,
+    /// What runs here.
+    active: HashMap<RunId, Active>,
+    /// The last attempt of each open run that was started here: it may have had its effect.
+    started: HashMap<RunId, u32>,
+    /// Transitions without an answer yet, with what is to follow them.
+    flights: HashMap<RunId, Flight>,
+    /// When to look at a run again.
+    timers: BTreeSet<(Wall, RunId)>,
+    actions: Vec<Action>,
+}
+
+#[derive(Debug)]
+struct Active {
+    job: Arc<Job>,
+    attempt: u32,
+    started_at: Option<Wall>,
+    stopping: Option<StopReason>,
+}
+
+#[derive(Debug)]
+struct Registration {
+    known: Vec<(JobName, Known)>,
+    forget: Vec<JobName>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    sent: Transition,
+    then: Option<(To, Option<Fence>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Draining {
+    /// Wait for runs that may outlive the leadership, too.
+    wait_for_finish: bool,
+    announced: bool,
+}
+
+impl Scheduler {
+    /// The scheduler of the node `node`, with these jobs, which follows until it is told that it leads.
+    pub fn new(node: impl Into<String>, jobs: BTreeMap<JobName, Arc<Job>>) -> Scheduler {
+        let followers = followers(&jobs);
+        Scheduler {
+            node: node.into(),
+            jobs,
+            followers,
+            view: View::default(),
+            lease: 0,
+            term: None,
+            trusted: false,
+            draining: None,
+            due: DueQueue::default(),
+            claiming: None,
+            batches: 0,
+            batch_most: BATCH,
+            registering: None,
+            incoming: None,
+            active: HashMap::new(),
+            started: HashMap::new(),
+            flights: HashMap::new(),
+            timers: BTreeSet::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes in an event that happened at `now`, and answers what to do, in this order.
+    pub fn handle(&mut self, event: Event, now: Wall) -> Vec<Action> {
+        match event {
+            Event::Tick => {}
+            Event::Session { lease } => self.lease = lease,
+            Event::Elected { fence } => self.elected(fence, now),
+            Event::Deposed => self.deposed(now),
+            Event::Trust(trusted) => self.trust(trusted, now),
+            Event::Claimed { batch, version } => self.claimed(batch, version, now),
+            Event::BatchTooLarge { most } => self.batch_too_large(most, now),
+            Event::Registered => self.registered(now),
+            Event::Transitioned { run, result } => self.transitioned(run, result, now),
+            Event::Started { run, attempt, at } => self.started(run, attempt, at),
+            Event::Ended { run, attempt, ended } => self.ended(run, attempt, ended, now),
+            Event::Changed(change, version) => self.changed(change, version, now),
+            Event::Reread { changes, version } => self.reread(changes, version, now),
+            Event::Reloaded(jobs) => self.reloaded(jobs),
+            Event::Drain { wait_for_finish } => {
+                self.draining = Some(Draining { wait_for_finish, announced: false });
+            }
+            Event::Undrain => self.draining = None,
+            Event::StopAll(reason) => self.stop_all(reason, |_| true),
+        }
+        self.run_timers(now);
+        self.claim_what_is_due(now);
+        self.adopt_configuration(now);
+        self.announce_drained();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When the scheduler wants to be told the time again.
+    pub fn wake_at(&mut self) -> Option<Wall> {
+        let may_claim = self.may_act() && self.claiming.is_none() && self.registering.is_none();
+        let due = if may_claim { self.due.next() } else { None };
+        let timer = self.timers.first().map(|(at, _)| *at);
+        due.into_iter().chain(timer).min()
+    }
+
+    /// What the ledger says, as far as it has been seen.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The jobs as configured.
+    pub fn jobs(&self) -> &BTreeMap<JobName, Arc<Job>> {
+        &self.jobs
+    }
+
+    /// The attempts that run here.
+    pub fn active(&self) -> impl Iterator<Item = &RunId> {
+        self.active.keys()
+    }
+
+    /// Whether anything new may be claimed or begun.
+    fn may_act(&self) -> bool {
+        self.term.is_some() && self.trusted && self.draining.is_none()
+    }
+
+    fn claimant(&self, fence: Fence) -> Claimant {
+        Claimant { node: self.node.clone(), fence, lease: self.lease }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn elected(&mut self, fence: Fence, now: Wall) {
+        self.term = Some(fence);
+        self.claiming = None;
+        self.due.clear();
+        self.registering = None;
+        self.plan_all(now);
+        self.register_changes(now);
+        self.adopt_open_runs(now);
+        let asks: Vec<RunId> = self.view.cancels.keys().cloned().collect();
+        asks.into_iter().for_each(|run| self.cancel_asked(&run, now));
+        if let Some(meant_for) = self.view.step_down {
+            self.step_down_asked(meant_for);
+        }
+    }
+
+    fn deposed(&mut self, now: Wall) {
+        self.term = None;
+        self.claiming = None;
+        self.registering = None;
+        self.due.clear();
+        if let Some(jobs) = self.incoming.take() {
+            self.set_jobs(jobs);
+        }
+        self.trust(false, now);
+        self.give_back_unstarted(now);
+    }
+
+    fn trust(&mut self, trusted: bool, now: Wall) {
+        let before = std::mem::replace(&mut self.trusted, trusted);
+        if before && !trusted {
+            self.stop_all(StopReason::LostLeadership, |job| {
+                job.on_lost_leadership == crate::job::OnLostLeadership::Cancel
+            });
+        }
+        if trusted && !before && self.term.is_some() {
+            self.advance_all(now);
+        }
+    }
+
+    fn changed(&mut self, change: Change, version: Version, now: Wall) {
+        let followed = match &change {
+            Change::Open(run, _) | Change::Cancel(run, _) => Some(run.clone()),
+            _ => None,
+        };
+        let ended_session = match &change {
+            Change::Session { lease, alive: false } => Some(*lease),
+            _ => None,
+        };
+        let step_down = match &change {
+            Change::StepDown(fence) => *fence,
+            _ => None,
+        };
+        if !self.view.apply(change, version) {
+            return;
+        }
+        if let Some(run) = followed {
+            self.run_changed(&run, now);
+        }
+        if let Some(lease) = ended_session {
+            self.session_ended(lease, now);
+        }
+        if let Some(meant_for) = step_down {
+            self.step_down_asked(meant_for);
+        }
+    }
+
+    fn reread(&mut self, changes: Vec<(Change, Version)>, version: Version, now: Wall) {
+        self.view.reread(changes, version);
+        if self.term.is_some() {
+            self.adopt_open_runs(now);
+        }
+        self.give_back_unstarted(now);
+        let asks: Vec<RunId> = self.view.cancels.keys().cloned().collect();
+        asks.into_iter().for_each(|run| self.cancel_asked(&run, now));
+    }
+
+    fn step_down_asked(&mut self, meant_for: Fence) {
+        if let Some(fence) = self.term {
+            self.act(Action::StepDown { fence: meant_for, resign: fence == meant_for });
+        }
+    }
+
+    fn reloaded(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        if self.term.is_some() {
+            self.incoming = Some(jobs);
+        } else {
+            self.set_jobs(jobs);
+        }
+    }
+
+    fn set_jobs(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        self.followers = followers(&jobs);
+        self.jobs = jobs;
+    }
+
+    fn stop_all(&mut self, reason: StopReason, which: impl Fn(&Job) -> bool) {
+        let mut stop: Vec<RunId> =
+            self.active.iter().filter(|(_, active)| which(&active.job)).map(|(run, _)| run.clone()).collect();
+        stop.sort();
+        stop.into_iter().for_each(|run| self.stop(&run, reason));
+    }
+
+    fn stop(&mut self, run: &RunId, reason: StopReason) {
+        if let Some(active) = self.active.get_mut(run)
+            && active.stopping.is_none()
+        {
+            active.stopping = Some(reason);
+            self.act(Action::Stop { run: run.clone(), reason });
+        }
+    }
+
+    fn announce_drained(&mut self) {
+        let Some(draining) = self.draining else { return };
+        let waits_for = |active: &Active| {
+            draining.wait_for_finish || active.job.on_lost_leadership == crate::job::OnLostLeadership::Cancel
+        };
+        let busy = self.claiming.is_some() || !self.flights.is_empty() || self.active.values().any(waits_for);
+        if !busy && !draining.announced {
+            self.draining = Some(Draining { announced: true, ..draining });
+            self.act(Action::Drained);
+        }
+    }
+
+    fn run_timers(&mut self, now: Wall) {
+        while let Some((at, _)) = self.timers.first() {
+            if *at > now {
+                return;
+            }
+            let (_, run) = self.timers.pop_first().expect("it was just seen");
+            self.look_again(&run, now);
+        }
+    }
+}
+
+fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobName, On)>> {
+    let mut followers: BTreeMap<JobName, Vec<(JobName, On)>> = BTreeMap::new();
+    for job in jobs.values() {
+        if let Trigger::After { job: before, on } = &job.trigger {
+            followers.entry(before.clone()).or_default().push((job.name.clone(), *on));
+        }
+    }
+    followers
+}
+
+#[cfg(test)]
+mod tests {}

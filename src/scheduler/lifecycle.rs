@@ -1,0 +1,434 @@
+//! What becomes of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
+
+use super::run::{Claimant, Done, Open, OpenState, Source};
+use super::{
+    ATTEMPTS_LOST_MOST, Action, Active, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned,
+    WAITING_MOST,
+};
+use crate::fence::Fence;
+use crate::job::{Ended, Guarantee, Job, JobName, Outcome, Overlap, RunId, StopReason, Verdict};
+use crate::time::Wall;
+
+impl Scheduler {
+    /// Starts a run whose claim is acknowledged; where that may no longer be, gives it back.
+    pub(super) fn start_claimed(&mut self, run: &RunId, now: Wall) {
+        let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else { return };
+        let ours = open.claimant.as_ref().is_some_and(|c| Some(c.fence) == self.term && c.lease == self.lease);
+        let job = self.jobs.get(&open.job).cloned();
+        let (true, true, Some(job)) = (ours, self.may_act(), job) else {
+            return self.give_back_unstarted(now);
+        };
+        let active = Active { job: job.clone(), attempt: open.attempt, started_at: None, stopping: None };
+        self.active.insert(run.clone(), active);
+        self.started.insert(run.clone(), open.attempt);
+        self.act(Action::Start { open, job });
+        if self.view.cancels.contains_key(run) {
+            self.stop(run, StopReason::Asked);
+        }
+    }
+
+    pub(super) fn started(&mut self, run: RunId, attempt: u32, at: Wall) {
+        if let Some(active) = self.active.get_mut(&run).filter(|active| active.attempt == attempt) {
+            active.started_at = Some(at);
+            self.timers.insert((at.plus(SHOWN_AS_RUNNING_AFTER), run));
+        }
+    }
+
+    /// An attempt has ended here: it is retried, given back, or it is the run's verdict.
+    pub(super) fn ended(&mut self, run: RunId, attempt: u32, ended: Ended, now: Wall) {
+        let Some(active) = self.active.remove(&run).filter(|active| active.attempt == attempt) else { return };
+        let Some(open) = self.view.open.get(&run).map(|known| known.open.clone()) else { return };
+        let lateness = open.lateness.or_else(|| ended.started_at.map(|at| at.since(open.starts)));
+        let open = Open { started_at: ended.started_at, lateness, ..open };
+        let to = match &ended.outcome {
+            Outcome::Stopped(reason) if goes_to_successor(&active.job, *reason, ended.started_at.is_none()) => {
+                To::Open(given_back(open, ended.started_at.is_some(), now))
+            }
+            outcome if is_failure(outcome) && self.jobs.contains_key(&open.job) => {
+                match active.job.retry.pause_after(attempt) {
+                    Some(pause) => {
+                        To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open })
+                    }
+                    None => self.verdict_of(&open, &ended, now),
+                }
+            }
+            _ => self.verdict_of(&open, &ended, now),
+        };
+        self.change(&run, to, None);
+    }
+
+    fn verdict_of(&self, open: &Open, ended: &Ended, now: Wall) -> To {
+        let (verdict, reason, exit_code) = match &ended.outcome {
+            Outcome::Exited(0) => (Verdict::Succeeded, String::new(), Some(0)),
+            Outcome::Exited(code) => (Verdict::Failed, format!("exit code {code}"), Some(*code)),
+            Outcome::Signalled(signal) => (Verdict::Failed, format!("killed by signal {signal}"), None),
+            Outcome::TimedOut => (Verdict::TimedOut, "took longer than its `timeout`".to_owned(), None),
+            Outcome::NotStarted(why) => (Verdict::Failed, format!("not started: {why}"), None),
+            Outcome::Stopped(StopReason::Asked) => {
+                let by = self.view.cancels.get(&open.id).map_or(String::new(), |by| format!(", of {by}"));
+                (Verdict::Cancelled, format!("cancelled by request{by}"), None)
+            }
+            Outcome::Stopped(reason) => (Verdict::Cancelled, reason.as_str().to_owned(), None),
+        };
+        let done = Done {
+            finished_at: ended.finished_at,
+            exit_code,
+            output: ended.output.clone(),
+            ..Done::of(open, verdict, reason, now)
+        };
+        self.done(done, now)
+    }
+
+    /// A verdict, with the runs that follow it.
+    fn done(&self, done: Done, now: Wall) -> To {
+        let followers = self.followers.get(&done.job).map_or(&[][..], Vec::as_slice);
+        let follow = followers
+            .iter()
+            .filter(|(_, on)| on.takes(done.verdict))
+            .map(|(job, _)| Open {
+                id: done.id.followed_by(job),
+                job: job.clone(),
+                at: done.at,
+                starts: now,
+                source: Source::After(done.id.clone()),
+                state: OpenState::Waiting { not_before: now },
+                attempt: 0,
+                claimant: None,
+                claimed_at: now,
+                started_at: None,
+                lateness: None,
+            })
+            .collect();
+        To::Done { done, follow }
+    }
+
+    /// Ends an open run on the leader's authority, unstarted or unheard of.
+    fn conclude(&mut self, open: &Open, verdict: Verdict, reason: impl Into<String>, now: Wall) {
+        let to = self.done(Done::of(open, verdict, reason, now), now);
+        self.change(&open.id, to, self.term);
+    }
+
+    /// Sends a transition, or keeps it until the one under way is answered. A verdict that is kept is kept for good.
+    fn change(&mut self, run: &RunId, to: To, fence: Option<Fence>) {
+        if let Some(flight) = self.flights.get_mut(run) {
+            if !matches!(flight.then, Some((To::Done { .. }, _))) {
+                flight.then = Some((to, fence));
+            }
+            return;
+        }
+        let Some(known) = self.view.open.get(run) else { return };
+        let sent = Transition { run: run.clone(), expect: known.version, fence, to };
+        self.flights.insert(run.clone(), Flight { sent: sent.clone(), then: None });
+        self.act(Action::Transition(sent));
+    }
+
+    pub(super) fn transitioned(&mut self, run: RunId, result: Transitioned, now: Wall) {
+        let Some(Flight { sent, then }) = self.flights.remove(&run) else { return };
+        match (result, sent.to) {
+            (Transitioned::Applied { version }, To::Open(open)) => {
+                let begun = open.state == OpenState::Claimed && !self.active.contains_key(&run);
+                self.view.put_open(run.clone(), open, version);
+                match then {
+                    Some((to, fence)) => self.change(&run, to, fence),
+                    None if begun => self.start_claimed(&run, now),
+                    None => self.look_again(&run, now),
+                }
+            }
+            (Transitioned::Applied { version }, To::Done { follow, .. }) => {
+                self.view.drop_open(&run, version);
+                for open in follow {
+                    let next = open.id.clone();
+                    self.view.put_open(next.clone(), open, version);
+                    self.look_again(&next, now);
+                }
+                self.run_gone(&run, now);
+            }
+            (Transitioned::Fenced, _) => {
+                if let Some((to, None)) = then {
+                    self.change(&run, to, None);
+                }
+            }
+            (Transitioned::Refused { now: stands, version }, to) => {
+                let retry = then.or((sent.fence.is_none()).then_some((to, None)));
+                self.refused(&run, stands, version, retry, now);
+            }
+        }
+    }
+
+    /// A transition found the run other than expected. What this node says of its own attempt still stands, as long as
+    /// nobody else has taken the run.
+    fn refused(
+        &mut self,
+        run: &RunId,
+        stands: Option<Open>,
+        version: u64,
+        retry: Option<(To, Option<Fence>)>,
+        now: Wall,
+    ) {
+        let still_ours = stands.as_ref().is_some_and(|open| self.is_in_our_hands(open));
+        match stands {
+            Some(open) => drop(self.view.put_open(run.clone(), open, version)),
+            None => drop(self.view.drop_open(run, version)),
+        }
+        match retry {
+            Some((to, None)) if still_ours => self.change(run, to, None),
+            _ => self.run_changed(run, now),
+        }
+    }
+
+    fn is_in_our_hands(&self, open: &Open) -> bool {
+        let claimed_here = open.claimant.as_ref().is_some_and(|claimant| claimant.node == self.node);
+        claimed_here && self.started.get(&open.id).is_none_or(|attempt| *attempt == open.attempt)
+    }
+
+    /// The ledger shows a run other than before.
+    pub(super) fn run_changed(&mut self, run: &RunId, now: Wall) {
+        let Some(known) = self.view.open.get(run) else {
+            self.stop(run, StopReason::LostLeadership);
+            return self.run_gone(run, now);
+        };
+        if self.active.get(run).is_some_and(|active| active.attempt < known.open.attempt) {
+            self.stop(run, StopReason::LostLeadership);
+        }
+        self.give_back(run, now);
+        if self.view.cancels.contains_key(run) {
+            self.cancel_asked(run, now);
+        }
+        self.look_again(run, now);
+    }
+
+    fn run_gone(&mut self, run: &RunId, now: Wall) {
+        if !self.active.contains_key(run) {
+            self.started.remove(run);
+        }
+        if self.term.is_some() && self.view.cancels.contains_key(run) {
+            self.act(Action::ForgetCancel(run.clone()));
+        }
+        self.advance(&run.job(), now);
+    }
+
+    pub(super) fn cancel_asked(&mut self, run: &RunId, now: Wall) {
+        if self.active.contains_key(run) {
+            return self.stop(run, StopReason::Asked);
+        }
+        let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else {
+            return self.run_gone(run, now);
+        };
+        let Some(by) = self.view.cancels.get(run).cloned() else { return };
+        if self.term.is_some() && open.state != OpenState::Claimed && !self.flights.contains_key(run) {
+            self.conclude(&open, Verdict::Cancelled, format!("cancelled by request, of {by}"), now);
+        }
+    }
+
+    /// What an earlier leader left open is decided now, or goes on.
+    pub(super) fn adopt_open_runs(&mut self, now: Wall) {
+        let claimed: Vec<Open> = self.claimed_opens(|_| true);
+        for open in claimed {
+            let in_living_hands =
+                open.claimant.as_ref().is_some_and(|claimant| self.view.sessions.contains(&claimant.lease));
+            if !in_living_hands {
+                self.decide_lost(&open, now);
+            }
+        }
+        self.give_back_unstarted(now);
+        self.advance_all(now);
+    }
+
+    pub(super) fn session_ended(&mut self, lease: u64, now: Wall) {
+        if self.term.is_some() && lease != self.lease {
+            let lost = self.claimed_opens(|claimant| claimant.lease == lease);
+            lost.iter().for_each(|open| self.decide_lost(open, now));
+        }
+    }
+
+    fn claimed_opens(&self, by: impl Fn(&Claimant) -> bool) -> Vec<Open> {
+        let claimed = |open: &&Open| {
+            open.state == OpenState::Claimed && open.claimant.as_ref().is_some_and(&by)
+        };
+        self.view.open.values().map(|known| &known.open).filter(claimed).cloned().collect()
+    }
+
+    /// Whoever claimed this run is gone and did not say how it ended.
+    fn decide_lost(&mut self, open: &Open, now: Wall) {
+        if self.active.contains_key(&open.id) || self.flights.contains_key(&open.id) {
+            return;
+        }
+        let who = open.claimant.as_ref().map_or("a leader".to_owned(), |c| format!("{} (fence {})", c.node, c.fence));
+        let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee == Guarantee::AtLeastOnce);
+        if again && open.attempt < ATTEMPTS_LOST_MOST {
+            let to = To::Open(given_back(open.clone(), true, now));
+            return self.change(&open.id, to, self.term);
+        }
+        let reason = if again {
+            format!("leader lost: {who} did not say how attempt {} ended, nor did those before", open.attempt)
+        } else {
+            format!("leader lost: {who} claimed it and did not say how it ended")
+        };
+        self.conclude(open, Verdict::Unknown, reason, now);
+    }
+
+    /// Runs that this node claimed but never started go back, for whoever leads next.
+    pub(super) fn give_back_unstarted(&mut self, now: Wall) {
+        let ours: Vec<Open> = self.claimed_opens(|claimant| claimant.lease == self.lease);
+        ours.iter().for_each(|open| self.give_back(&open.id, now));
+    }
+
+    fn give_back(&mut self, run: &RunId, now: Wall) {
+        let Some(open) = self.view.open.get(run).map(|known| &known.open) else { return };
+        let ours = open.claimant.as_ref().is_some_and(|claimant| claimant.lease == self.lease);
+        let started = self.active.contains_key(run) || self.started.get(run) == Some(&open.attempt);
+        let under_way = self.flights.contains_key(run)
+            || self.claiming.as_ref().is_some_and(|batch| batch.opens.iter().any(|claimed| claimed.id == *run));
+        if open.state == OpenState::Claimed && ours && !started && !under_way {
+            let to = To::Open(given_back(open.clone(), false, now));
+            self.change(run, to, None);
+        }
+    }
+
+    pub(super) fn advance_all(&mut self, now: Wall) {
+        let jobs: std::collections::BTreeSet<JobName> =
+            self.view.open.values().map(|known| known.open.job.clone()).collect();
+        jobs.iter().for_each(|job| self.advance(job, now));
+    }
+
+    /// Something about a run is due: to publish that it runs, or to begin it.
+    pub(super) fn look_again(&mut self, run: &RunId, now: Wall) {
+        let Some(open) = self.view.open.get(run).map(|known| &known.open) else { return };
+        if let Some(started_at) = self.active.get(run).and_then(|active| active.started_at) {
+            if open.started_at.is_none() && now.since(started_at) >= SHOWN_AS_RUNNING_AFTER {
+                let lateness = open.lateness.or(Some(started_at.since(open.starts)));
+                let to = To::Open(Open { started_at: Some(started_at), lateness, ..open.clone() });
+                self.change(run, to, None);
+            }
+            return;
+        }
+        let job = open.job.clone();
+        self.advance(&job, now);
+    }
+
+    /// Begins what may begin of a job's open runs, in the order of their instants.
+    pub(super) fn advance(&mut self, job: &JobName, now: Wall) {
+        let Some(fence) = self.term.filter(|_| self.may_act()) else { return };
+        let mut opens: Vec<Open> = self.view.open_of(job).map(|run| self.view.open[run].open.clone()).collect();
+        opens.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        let definition = self.jobs.get(job).cloned();
+        for (index, open) in opens.iter().enumerate() {
+            let (OpenState::Waiting { not_before } | OpenState::Retrying { not_before }) = open.state else { continue };
+            if self.flights.contains_key(&open.id) {
+                continue;
+            }
+            let Some(definition) = &definition else {
+                self.conclude(open, Verdict::Cancelled, "the job is not configured any more", now);
+                continue;
+            };
+            if let Some(by) = self.view.cancels.get(&open.id).cloned() {
+                self.conclude(open, Verdict::Cancelled, format!("cancelled by request, of {by}"), now);
+                continue;
+            }
+            let retrying = matches!(open.state, OpenState::Retrying { .. });
+            let later = opens[index + 1..].last().filter(|_| retrying && definition.overlap == Overlap::Replace);
+            if let Some(later) = later {
+                self.conclude(open, Verdict::Cancelled, format!("replaced by {}", later.id), now);
+            } else if not_before > now {
+                self.timers.insert((not_before, open.id.clone()));
+            } else if retrying {
+                self.begin(open, fence);
+            } else {
+                self.begin_or_decide(definition, &opens, index, fence, now);
+            }
+        }
+    }
+
+    /// Decides about one waiting run, given all of its job's open runs in order.
+    fn begin_or_decide(&mut self, job: &Job, opens: &[Open], index: usize, fence: Fence, now: Wall) {
+        let open = &opens[index];
+        match self.fit(job, opens, index) {
+            Fit::Begin => self.begin(open, fence),
+            Fit::Wait => {}
+            Fit::Stop(runs) => runs.iter().for_each(|run| self.stop(run, StopReason::Replaced)),
+            Fit::Never(verdict, reason) => self.conclude(open, verdict, reason, now),
+        }
+    }
+
+    /// How a waiting run fits beside the other open runs of its job.
+    fn fit(&self, job: &Job, opens: &[Open], index: usize) -> Fit {
+        let open = &opens[index];
+        let is_busy = |other: &&Open| {
+            other.id != open.id && (self.is_beginning(other) || !matches!(other.state, OpenState::Waiting { .. }))
+        };
+        let busy: Vec<&Open> = opens.iter().filter(is_busy).collect();
+        let asked_for = matches!(open.source, Source::Trigger { .. } | Source::After(_));
+        let skip = |reason: String| Fit::Never(Verdict::Skipped, reason);
+        if matches!(open.source, Source::After(_)) && self.view.paused.contains(&open.job) {
+            return skip("the job is paused".to_owned());
+        }
+        match job.overlap {
+            Overlap::Replace if !matches!(open.source, Source::Backfill { .. }) => {
+                if let Some(later) = opens[index + 1..].last() {
+                    return Fit::Never(Verdict::Cancelled, format!("replaced by {}", later.id));
+                }
+                if busy.is_empty() { Fit::Begin } else { Fit::Stop(busy.iter().map(|run| run.id.clone()).collect()) }
+            }
+            Overlap::Skip if asked_for && (!busy.is_empty() || index > 0) => {
+                let other = busy.first().map_or(&opens[0], |busy| busy);
+                skip(format!("overlap: {} has not ended", other.id))
+            }
+            Overlap::Queue if asked_for && index > WAITING_MOST => {
+                skip(format!("overlap: {WAITING_MOST} runs wait already"))
+            }
+            Overlap::Allow { max_running } if busy.len() < max_running as usize => Fit::Begin,
+            Overlap::Allow { max_running } if asked_for => {
+                skip(format!("overlap: {max_running} runs are open (`max_running`)"))
+            }
+            Overlap::Skip | Overlap::Queue | Overlap::Replace if busy.is_empty() => Fit::Begin,
+            _ => Fit::Wait,
+        }
+    }
+
+    /// Whether its transition into `Claimed` is under way.
+    fn is_beginning(&self, open: &Open) -> bool {
+        self.flights.get(&open.id).is_some_and(|flight| {
+            matches!(&flight.sent.to, To::Open(to) if to.state == OpenState::Claimed)
+        })
+    }
+
+    fn begin(&mut self, open: &Open, fence: Fence) {
+        let to = Open {
+            state: OpenState::Claimed,
+            attempt: open.attempt + 1,
+            claimant: Some(self.claimant(fence)),
+            started_at: None,
+            ..open.clone()
+        };
+        self.change(&open.id, To::Open(to), Some(fence));
+    }
+}
+
+enum Fit {
+    Begin,
+    Wait,
+    /// These are to be stopped first.
+    Stop(Vec<RunId>),
+    Never(Verdict, String),
+}
+
+fn is_failure(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Exited(code) => *code != 0,
+        Outcome::Signalled(_) | Outcome::TimedOut | Outcome::NotStarted(_) => true,
+        Outcome::Stopped(_) => false,
+    }
+}
+
+/// Whether a run that was stopped for this reason is left to the next leader: one that never started loses nothing by
+/// it, and one that may run twice is to run to its end once.
+fn goes_to_successor(job: &Job, reason: StopReason, unstarted: bool) -> bool {
+    let handed_over = matches!(reason, StopReason::Shutdown | StopReason::LostLeadership);
+    handed_over && (unstarted || job.guarantee == Guarantee::AtLeastOnce)
+}
+
+/// The run as it waits for its next leader; an attempt that was never started does not count.
+fn given_back(open: Open, was_started: bool, now: Wall) -> Open {
+    let attempt = if was_started { open.attempt } else { open.attempt.saturating_sub(1) };
+    Open { state: OpenState::Waiting { not_before: now }, attempt, claimant: None, started_at: None, ..open }
+}

@@ -1,0 +1,142 @@
+//! What the ledger knows of runs, as plain data: the open ones, and how the others ended.
+
+use std::time::Duration;
+
+use crate::fence::Fence;
+use crate::job::{JobName, RunId, Verdict};
+use crate::time::Wall;
+
+/// The version of a key: the store's revision at which it was last put. Compared, never computed with.
+pub type Version = u64;
+
+/// A run that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    pub id: RunId,
+    pub job: JobName,
+    /// The instant it is scheduled for.
+    pub at: Wall,
+    /// The instant it is to start at: `at`, moved by the job's jitter.
+    pub starts: Wall,
+    pub source: Source,
+    pub state: OpenState,
+    /// The attempt that runs, or ran last; 0: none yet.
+    pub attempt: u32,
+    /// Who took it, for [`OpenState::Claimed`] and what follows; `None` before.
+    pub claimant: Option<Claimant>,
+    /// When it was claimed or asked for.
+    pub claimed_at: Wall,
+    /// When the running attempt was seen to start. Published a little late, and only for runs that last.
+    pub started_at: Option<Wall>,
+    /// From `starts` until the first attempt was started, once that is known.
+    pub lateness: Option<Duration>,
+}
+
+/// Where an open run stands. The difference that matters after a crash: only a claimed one may have had an effect that
+/// nobody knows of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenState {
+    /// Not started, for certain; to start at `not_before` or when what it waits for has ended.
+    Waiting { not_before: Wall },
+    /// Taken by a leader: it may be running.
+    Claimed,
+    /// Its last attempt ended badly, for certain; the next is to start at `not_before`.
+    Retrying { not_before: Wall },
+}
+
+/// The leader that claimed a run: which node, in which session, under which fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimant {
+    pub node: String,
+    pub fence: Fence,
+    /// The lease of its session, as the store numbers it: while that lives, the run is in its hands.
+    pub lease: u64,
+}
+
+/// What made a run due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Schedule,
+    /// The end of this run (`after:`).
+    After(RunId),
+    /// A person (`fencron trigger`).
+    Trigger { by: String },
+    /// A person, for instants of the past (`fencron backfill`).
+    Backfill { by: String },
+}
+
+/// How a run ended, or why it never began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    pub id: RunId,
+    pub job: JobName,
+    pub at: Wall,
+    pub source: Source,
+    pub verdict: Verdict,
+    /// Why, for a person.
+    pub reason: String,
+    pub attempt: u32,
+    /// Who claimed it; for a skipped occurrence, the leader that decided so.
+    pub claimant: Option<Claimant>,
+    pub claimed_at: Wall,
+    pub started_at: Option<Wall>,
+    pub finished_at: Wall,
+    /// From the instant it was to start at until it did.
+    pub lateness: Option<Duration>,
+    pub exit_code: Option<i32>,
+    /// The end of its output.
+    pub output: String,
+    /// For one verdict over many occurrences of the past: how many, from which on. `at` is the last of them.
+    pub many: Option<Many>,
+}
+
+/// The occurrences, beside the one it stands at, that one verdict covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Many {
+    /// The first of them.
+    pub from: Wall,
+    /// How many in all.
+    pub count: u64,
+    /// There may be more than `count`: they were not counted to the end.
+    pub at_least: bool,
+}
+
+impl Done {
+    /// The verdict on an open run, with nothing known of how it went.
+    pub fn of(open: &Open, verdict: Verdict, reason: impl Into<String>, now: Wall) -> Done {
+        Done {
+            id: open.id.clone(),
+            job: open.job.clone(),
+            at: open.at,
+            source: open.source.clone(),
+            verdict,
+            reason: reason.into(),
+            attempt: open.attempt,
+            claimant: open.claimant.clone(),
+            claimed_at: open.claimed_at,
+            started_at: open.started_at,
+            finished_at: now,
+            lateness: open.lateness,
+            exit_code: None,
+            output: String::new(),
+            many: None,
+        }
+    }
+}
+
+/// How far the schedules have been decided: everything that was to start before `instant`, and at `instant` the jobs
+/// up to and including `job`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watermark {
+    pub instant: Wall,
+    pub job: Option<JobName>,
+}
+
+/// What is known of a job across leaders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The rule that it had.
+    pub fingerprint: String,
+    /// It is due only after this: when it was first seen, or its rule last changed.
+    pub since: Wall,
+}

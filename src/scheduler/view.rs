@@ -1,0 +1,138 @@
+//! What the ledger says now, as every node keeps it by watching, so that a takeover begins with nothing to read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::run::{Known, Open, Version, Watermark};
+use crate::fence::Fence;
+use crate::job::{JobName, RunId};
+
+/// One change of the ledger.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Watermark(Watermark),
+    Job(JobName, Option<Known>),
+    Paused(JobName, bool),
+    Open(RunId, Option<Open>),
+    /// The session of this lease began or ended.
+    Session { lease: u64, alive: bool },
+    /// A person asks for a run to be cancelled; `None`: that has been seen to.
+    Cancel(RunId, Option<String>),
+    /// A person asks the leader of this fence to step down; `None`: that has been seen to.
+    StepDown(Option<Fence>),
+}
+
+/// An open run with the version of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    pub open: Open,
+    pub version: Version,
+}
+
+/// The ledger as far as it has been seen. Open runs carry versions, since this node's own writes are known from their
+/// answers before (or after) the watch reports them.
+#[derive(Debug, Default)]
+pub struct View {
+    pub watermark: Option<Watermark>,
+    pub jobs: HashMap<JobName, Known>,
+    pub paused: BTreeSet<JobName>,
+    pub open: BTreeMap<RunId, Versioned>,
+    by_job: HashMap<JobName, BTreeSet<RunId>>,
+    pub sessions: BTreeSet<u64>,
+    pub cancels: BTreeMap<RunId, String>,
+    pub step_down: Option<Fence>,
+    /// Open runs known to be gone since a revision that the watch has not reached: what it still reports of them is old.
+    gone: HashMap<RunId, Version>,
+    gone_order: BTreeSet<(Version, RunId)>,
+}
+
+impl View {
+    /// Takes in what the watch reports, in its order. Says whether it was news.
+    pub fn apply(&mut self, change: Change, version: Version) -> bool {
+        self.forget_gone_before(version);
+        match change {
+            Change::Watermark(mark) => {
+                let news = self.watermark.as_ref().is_none_or(|known| *known < mark);
+                if news {
+                    self.watermark = Some(mark);
+                }
+                news
+            }
+            Change::Job(job, Some(known)) => self.jobs.insert(job, known.clone()).is_none_or(|old| old != known),
+            Change::Job(job, None) => self.jobs.remove(&job).is_some(),
+            Change::Paused(job, true) => self.paused.insert(job),
+            Change::Paused(job, false) => self.paused.remove(&job),
+            Change::Open(id, Some(open)) => self.put_open(id, open, version),
+            Change::Open(id, None) => self.drop_open(&id, version),
+            Change::Session { lease, alive: true } => self.sessions.insert(lease),
+            Change::Session { lease, alive: false } => self.sessions.remove(&lease),
+            Change::Cancel(id, Some(by)) => self.cancels.insert(id, by).is_none(),
+            Change::Cancel(id, None) => self.cancels.remove(&id).is_some(),
+            Change::StepDown(fence) => std::mem::replace(&mut self.step_down, fence) != fence,
+        }
+    }
+
+    /// An open run as put at `version`, unless something newer is known of it.
+    pub fn put_open(&mut self, id: RunId, open: Open, version: Version) -> bool {
+        let newest = self.gone.get(&id).copied().max(self.open.get(&id).map(|known| known.version));
+        if newest.is_some_and(|newest| newest >= version) {
+            return false;
+        }
+        self.by_job.entry(open.job.clone()).or_default().insert(id.clone());
+        self.open.insert(id, Versioned { open, version });
+        true
+    }
+
+    /// The open runs of a job, by instant.
+    pub fn open_of(&self, job: &JobName) -> impl Iterator<Item = &RunId> {
+        self.by_job.get(job).into_iter().flatten()
+    }
+
+    /// An open run as gone at `version`, unless it was put again since. Says whether it was there.
+    pub fn drop_open(&mut self, id: &RunId, version: Version) -> bool {
+        if self.open.get(id).is_some_and(|known| known.version > version) {
+            return false;
+        }
+        if self.gone.insert(id.clone(), version).is_none_or(|before| before != version) {
+            self.gone_order.insert((version, id.clone()));
+        }
+        let Some(known) = self.open.remove(id) else { return false };
+        if let Some(runs) = self.by_job.get_mut(&known.open.job) {
+            runs.remove(id);
+            if runs.is_empty() {
+                self.by_job.remove(&known.open.job);
+            }
+        }
+        true
+    }
+
+    /// Takes in the whole ledger, as it was at `version`: what it does not name is no more, but for what this node has
+    /// itself written since.
+    pub fn reread(&mut self, changes: Vec<(Change, Version)>, version: Version) {
+        let newer: Vec<(RunId, Versioned)> =
+            self.open.iter().filter(|(_, known)| known.version > version).map(|(id, k)| (id.clone(), k.clone())).collect();
+        let gone: Vec<(RunId, Version)> =
+            self.gone.iter().filter(|(_, at)| **at > version).map(|(id, at)| (id.clone(), *at)).collect();
+        *self = View::default();
+        for (id, at) in gone {
+            self.drop_open(&id, at);
+        }
+        for (change, at) in changes {
+            self.apply(change, at);
+        }
+        for (id, known) in newer {
+            self.put_open(id, known.open, known.version);
+        }
+    }
+
+    fn forget_gone_before(&mut self, version: Version) {
+        while let Some((gone_at, _)) = self.gone_order.first() {
+            if *gone_at >= version {
+                return;
+            }
+            let (gone_at, id) = self.gone_order.pop_first().expect("it was just seen");
+            if self.gone.get(&id) == Some(&gone_at) {
+                self.gone.remove(&id);
+            }
+        }
+    }
+}
