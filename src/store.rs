@@ -26,6 +26,8 @@ pub mod etcd;
 pub mod memory;
 pub mod sqlite;
 
+mod rules;
+
 mod any;
 pub use any::{AnyStore, StoreUrl};
 
