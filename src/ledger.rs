@@ -1,1 +1,199 @@
-//! (skeleton)
+//! The ledger: what was claimed, what runs, how it ended. The one place, beside `lock`, that knows keys and encodings.
+//!
+//! Every change is one transaction that proves, as it is made, what entitles its maker to it:
+//!
+//! | change | condition, in the same transaction |
+//! | --- | --- |
+//! | a batch of claims | the leader's owner key is the one this term created, on its lease; the watermark is unmoved |
+//! | an attempt begun, a lost leader's run decided | the same owner key; the open run is as it was |
+//! | how an attempt ended, by whoever executed it | the open run is as it was: a replaced leader may still tell the truth, and cannot overwrite what its successor decided |
+//! | a job first seen | the same owner key |
+//! | a request of a person | the run or the leader it is about is as they saw it |
+//!
+//! An answer that did not come is settled by reading back: a claim by the watermark, which names its batch; a change
+//! of a run by the run itself. Repeating a transaction is harmless, since each changes what it compares.
+
+use std::time::Duration;
+
+mod follow;
+mod history;
+mod keys;
+mod record;
+mod request;
+mod transition;
+
+pub use follow::{Follow, Followed, News};
+pub use history::{Find, RunRow};
+pub use record::{Asked, NodeRecord};
+pub use request::{AskError, Resolution};
+
+use keys::LedgerKeys;
+use record::{DoneRecord, KnownRecord, OpenRecord, WatermarkRecord, decode, encode};
+
+use crate::job::JobName;
+use crate::lock::{Hold, Namespace};
+use crate::scheduler::Batch;
+use crate::scheduler::run::{Known, Version};
+use crate::store::{Compare, Entry, Op, Range, Revision, Store, StoreError, Txn};
+
+/// The longest pause before a change is tried again that got no answer; the first is [`PAUSE_FIRST`].
+const PAUSE_MOST: Duration = Duration::from_secs(1);
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+
+/// How many jobs one transaction registers.
+const REGISTERED_AT_ONCE: usize = 100;
+
+/// One namespace's ledger in a store.
+#[derive(Clone, Debug)]
+pub struct Ledger<S> {
+    store: S,
+    namespace: Namespace,
+    keys: LedgerKeys,
+}
+
+/// How a claim went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The batch is in the ledger, at this version.
+    Made { version: Version },
+    /// This term is over, or the watermark was moved by another: nothing was claimed.
+    Fenced,
+    /// The store takes no transaction of this size: nothing was claimed.
+    TooLarge,
+}
+
+/// Where the claims of one term stand: each moves the watermark from where the one before left it.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    hold: Hold,
+    watermark_at: Revision,
+}
+
+impl Claims {
+    /// The hold of the term.
+    pub fn hold(&self) -> &Hold {
+        &self.hold
+    }
+}
+
+impl<S: Store> Ledger<S> {
+    /// The ledger of `namespace`.
+    pub fn new(store: S, namespace: Namespace) -> Ledger<S> {
+        let keys = LedgerKeys::new(&namespace);
+        Ledger { store, namespace, keys }
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Begins the claims of a term.
+    pub async fn begin_claims(&self, hold: Hold) -> Result<Claims, StoreError> {
+        let page = self.store.range(Range::of(crate::store::Keys::one(self.keys.watermark()))).await?;
+        let watermark_at = page.entries.first().map_or(Revision(0), |entry| entry.modified);
+        Ok(Claims { hold, watermark_at })
+    }
+
+    /// Claims a batch: all of it, once, or nothing. Repeats until there is an answer; dropped before, whether the batch
+    /// was claimed is told by the watch.
+    pub async fn claim(&self, claims: &mut Claims, batch: &Batch) -> Result<Claim, StoreError> {
+        let name = format!("{}-{}", batch.fence, batch.number);
+        let txn = self.claim_txn(claims, batch, &name);
+        let mut pause = Pauses::new();
+        loop {
+            match self.store.commit(txn.clone()).await {
+                Ok(committed) if committed.succeeded => {
+                    claims.watermark_at = committed.revision;
+                    return Ok(Claim::Made { version: committed.revision.0 });
+                }
+                Ok(committed) => {
+                    let watermark = committed.got(0).and_then(<[Entry]>::first);
+                    let ours = watermark.filter(|entry| batch_of(entry).as_deref() == Some(&name));
+                    let Some(entry) = ours else { return Ok(Claim::Fenced) };
+                    claims.watermark_at = entry.modified;
+                    return Ok(Claim::Made { version: entry.modified.0 });
+                }
+                Err(StoreError::Refused(why)) if batch.opens.len() + batch.dones.len() > 1 => {
+                    tracing::warn!(%why, "the store refuses a batch of this size: claiming fewer at a time");
+                    return Ok(Claim::TooLarge);
+                }
+                Err(error) if error.is_passing() => pause.wait(&error, "claim").await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn claim_txn(&self, claims: &Claims, batch: &Batch, name: &str) -> Txn {
+        let mut txn = claims.hold.still_held().into_iter().fold(Txn::new(), Txn::when);
+        txn = txn.when(Compare::modified_at(self.keys.watermark(), claims.watermark_at));
+        for open in &batch.opens {
+            txn = txn.then(Op::put(self.keys.open(&open.id), encode(OpenRecord::from(open))));
+        }
+        for done in &batch.dones {
+            txn = txn.then(Op::put(self.keys.done(&done.id), encode(DoneRecord::from(done))));
+        }
+        let watermark = WatermarkRecord::new(&batch.watermark, name.to_owned());
+        txn.then(Op::put(self.keys.watermark(), encode(watermark))).otherwise(Op::get(self.keys.watermark()))
+    }
+
+    /// Records since when jobs are due, and forgets others. `false`: the term is over.
+    pub async fn register(
+        &self,
+        hold: &Hold,
+        known: &[(JobName, Known)],
+        forget: &[JobName],
+    ) -> Result<bool, StoreError> {
+        let puts = known.iter().map(|(job, known)| Op::put(self.keys.job(job), encode(KnownRecord::from(known))));
+        let deletes = forget.iter().map(|job| Op::delete(self.keys.job(job)));
+        let ops: Vec<Op> = puts.chain(deletes).collect();
+        for ops in ops.chunks(REGISTERED_AT_ONCE) {
+            if !self.write_as_leader(hold, ops).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Applies `ops`, which are harmless to repeat, for as long as the hold stands. `false`: it does not.
+    async fn write_as_leader(&self, hold: &Hold, ops: &[Op]) -> Result<bool, StoreError> {
+        let mut pause = Pauses::new();
+        loop {
+            let mut txn = hold.still_held().into_iter().fold(Txn::new(), Txn::when);
+            txn.then = ops.to_vec();
+            match self.store.commit(txn).await {
+                Ok(committed) => return Ok(committed.succeeded),
+                Err(error) if error.is_passing() => pause.wait(&error, "write as leader").await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn batch_of(watermark: &Entry) -> Option<String> {
+    decode::<WatermarkRecord>(&watermark.value).map(|record| record.batch)
+}
+
+/// The pauses between the tries of one change: doubling, bounded, and told of once in a while.
+struct Pauses {
+    next: Duration,
+    tries: u32,
+}
+
+impl Pauses {
+    fn new() -> Pauses {
+        Pauses { next: PAUSE_FIRST, tries: 0 }
+    }
+
+    async fn wait(&mut self, error: &StoreError, what: &str) {
+        self.tries += 1;
+        if self.tries.is_power_of_two() {
+            tracing::warn!(%error, tries = self.tries, "no answer to a {what} yet; trying on");
+        }
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 2).min(PAUSE_MOST);
+    }
+}

@@ -1,0 +1,134 @@
+//! Following the ledger: read once, then told of every change.
+
+use std::collections::VecDeque;
+
+use super::keys::About;
+use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode};
+use super::Ledger;
+use crate::scheduler::run::Version;
+use crate::scheduler::view::Change as Told;
+use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
+
+/// Something that the ledger says, as of a version.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Followed {
+    /// For the scheduler.
+    Ledger(Told, Version),
+    /// A node published its record, or is gone (`None`), by the lease of its session.
+    Node { lease: u64, record: Option<NodeRecord> },
+}
+
+/// News of the ledger.
+#[derive(Debug)]
+pub enum News {
+    /// What changed, and the revision up to which that is everything.
+    Changed(Vec<Followed>, Revision),
+    /// Changes were missed: the whole ledger, as of this revision.
+    Reread(Vec<Followed>, Revision),
+}
+
+/// A node's ear on the ledger.
+#[derive(Debug)]
+pub struct Follow<S> {
+    ledger: Ledger<S>,
+    /// `None`: to be read whole and watched anew.
+    watch: Option<Watch>,
+    position: Revision,
+    /// What was read at the start and is not told yet.
+    first: VecDeque<News>,
+}
+
+impl<S: Store> Ledger<S> {
+    /// Reads the ledger whole and follows it from there. The first news is [`News::Reread`].
+    pub async fn follow(&self) -> Result<Follow<S>, StoreError> {
+        let mut follow =
+            Follow { ledger: self.clone(), watch: None, position: Revision(0), first: VecDeque::new() };
+        let news = follow.reread().await?;
+        follow.first.push_back(news);
+        Ok(follow)
+    }
+
+    fn told(&self, entry: &Entry) -> Option<Followed> {
+        let version = entry.modified.0;
+        if let Some(lease) = self.namespace.session_of(&entry.key) {
+            let record = NodeRecord::decode(&entry.value);
+            return Some(Followed::Node { lease: lease.0.get(), record });
+        }
+        let told = match self.keys.about(&entry.key)? {
+            About::Watermark => decode::<WatermarkRecord>(&entry.value).map(|r| Told::Watermark(r.watermark())),
+            About::Job(job) => decode::<KnownRecord>(&entry.value).map(|r| Told::Job(job, Some(r.into()))),
+            About::Pause(job) => Some(Told::Paused(job, true)),
+            About::Open(run) => {
+                decode::<OpenRecord>(&entry.value).map(|r| Told::Open(run.clone(), Some(r.into_open(run))))
+            }
+            About::Cancel(run) => decode::<Asked>(&entry.value).map(|r| Told::Cancel(run, Some(r.by))),
+            About::StepDown => decode::<StepDownRecord>(&entry.value).map(|r| Told::StepDown(Some(r.fence))),
+        };
+        if told.is_none() {
+            tracing::error!(
+                key = entry.key,
+                "a record in the store cannot be read: it was damaged, or written by a newer version; it is passed over"
+            );
+        }
+        told.map(|told| Followed::Ledger(told, version))
+    }
+
+    fn told_gone(&self, key: &str, revision: Revision) -> Option<Followed> {
+        if let Some(lease) = self.namespace.session_of(key) {
+            return Some(Followed::Node { lease: lease.0.get(), record: None });
+        }
+        let told = match self.keys.about(key)? {
+            About::Watermark => return None,
+            About::Job(job) => Told::Job(job, None),
+            About::Pause(job) => Told::Paused(job, false),
+            About::Open(run) => Told::Open(run, None),
+            About::Cancel(run) => Told::Cancel(run, None),
+            About::StepDown => Told::StepDown(None),
+        };
+        Some(Followed::Ledger(told, revision.0))
+    }
+}
+
+impl<S: Store> Follow<S> {
+    /// Up to which revision everything has been told.
+    pub fn position(&self) -> Revision {
+        self.position
+    }
+
+    /// The next news. Where changes were missed, reads the whole ledger again.
+    ///
+    /// # Errors
+    /// The store's; call it again when it may have passed.
+    pub async fn next(&mut self) -> Result<News, StoreError> {
+        if let Some(news) = self.first.pop_front() {
+            return Ok(news);
+        }
+        let Some(watch) = &mut self.watch else { return self.reread().await };
+        match watch.next().await {
+            Some(Watched::Changes(changes)) => Ok(self.changed(&changes)),
+            Some(Watched::Compacted(_)) | None => {
+                self.watch = None;
+                self.reread().await
+            }
+        }
+    }
+
+    fn changed(&mut self, changes: &[Change]) -> News {
+        let told = changes.iter().filter_map(|change| match change {
+            Change::Put(entry) => self.ledger.told(entry),
+            Change::Deleted { key, revision } => self.ledger.told_gone(key, *revision),
+        });
+        let told = told.collect();
+        self.position = changes.last().map_or(self.position, |last| last.revision().max(self.position));
+        News::Changed(told, self.position)
+    }
+
+    async fn reread(&mut self) -> Result<News, StoreError> {
+        let keys = self.ledger.keys.followed();
+        let (entries, revision) = self.ledger.store.range_all(keys.clone()).await?;
+        self.watch = Some(self.ledger.store.watch(keys, revision.next()).await?);
+        self.position = revision;
+        let told = entries.iter().filter_map(|entry| self.ledger.told(entry)).collect();
+        Ok(News::Reread(told, revision))
+    }
+}

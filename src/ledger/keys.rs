@@ -1,0 +1,165 @@
+//! Where the ledger keeps what, below its namespace's prefix. History stands behind everything else in the order of
+//! keys (`~`), so that one watch covers all that nodes follow and none of what they do not.
+
+use crate::job::{JobName, RunId};
+use crate::lock::Namespace;
+use crate::store::Keys;
+use crate::time::Wall;
+
+/// The keys of one namespace's ledger.
+#[derive(Clone, Debug)]
+pub(super) struct LedgerKeys {
+    prefix: String,
+}
+
+/// What a key is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    Watermark,
+    Job(JobName),
+    Pause(JobName),
+    Open(RunId),
+    Cancel(RunId),
+    StepDown,
+}
+
+impl LedgerKeys {
+    pub fn new(namespace: &Namespace) -> LedgerKeys {
+        LedgerKeys { prefix: namespace.prefix() }
+    }
+
+    /// All that nodes follow: everything but the history.
+    pub fn followed(&self) -> Keys {
+        Keys::Range { start: self.prefix.clone(), end: format!("{}~", self.prefix) }
+    }
+
+    pub fn watermark(&self) -> String {
+        format!("{}watermark", self.prefix)
+    }
+
+    pub fn job(&self, job: &JobName) -> String {
+        format!("{}job/{job}", self.prefix)
+    }
+
+    pub fn pause(&self, job: &JobName) -> String {
+        format!("{}pause/{job}", self.prefix)
+    }
+
+    pub fn paused(&self) -> Keys {
+        Keys::prefix(format!("{}pause/", self.prefix))
+    }
+
+    pub fn jobs(&self) -> Keys {
+        Keys::prefix(format!("{}job/", self.prefix))
+    }
+
+    pub fn open(&self, run: &RunId) -> String {
+        format!("{}open/{run}", self.prefix)
+    }
+
+    pub fn opens(&self) -> Keys {
+        Keys::prefix(format!("{}open/", self.prefix))
+    }
+
+    pub fn opens_of(&self, job: &JobName) -> Keys {
+        Keys::Range { start: format!("{}open/{job}@", self.prefix), end: format!("{}open/{job}A", self.prefix) }
+    }
+
+    pub fn cancel(&self, run: &RunId) -> String {
+        format!("{}ask/cancel/{run}", self.prefix)
+    }
+
+    pub fn step_down(&self) -> String {
+        format!("{}ask/step-down", self.prefix)
+    }
+
+    pub fn history(&self) -> Keys {
+        Keys::prefix(format!("{}~done/", self.prefix))
+    }
+
+    pub fn history_of(&self, job: &JobName) -> Keys {
+        Keys::prefix(format!("{}~done/{job}/", self.prefix))
+    }
+
+    /// A verdict. The keys of a job sort by instant, so the instant is always written with its milliseconds.
+    pub fn done(&self, run: &RunId) -> String {
+        let call = run.as_str().split_once('~').map_or(String::new(), |(_, call)| format!("~{call}"));
+        format!("{}~done/{}/{}{call}", self.prefix, run.job(), sortable(run.at()))
+    }
+
+    /// The verdicts of a job on runs before `at`.
+    pub fn history_before(&self, job: &JobName, at: Wall) -> Keys {
+        let start = format!("{}~done/{job}/", self.prefix);
+        let end = format!("{start}{}", sortable(at));
+        Keys::Range { start, end }
+    }
+
+    /// What one of the followed keys is about; `None` for those of locks and sessions, and for strangers.
+    pub fn about(&self, key: &str) -> Option<About> {
+        let rest = key.strip_prefix(&self.prefix)?;
+        if rest == "watermark" {
+            return Some(About::Watermark);
+        }
+        if rest == "ask/step-down" {
+            return Some(About::StepDown);
+        }
+        if let Some(run) = rest.strip_prefix("ask/cancel/") {
+            return run.parse().ok().map(About::Cancel);
+        }
+        let (kind, name) = rest.split_once('/')?;
+        match kind {
+            "open" => name.parse().ok().map(About::Open),
+            "job" => JobName::new(name).ok().map(About::Job),
+            "pause" => JobName::new(name).ok().map(About::Pause),
+            _ => None,
+        }
+    }
+}
+
+fn sortable(at: Wall) -> String {
+    at.to_utc().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> LedgerKeys {
+        LedgerKeys::new(&Namespace::new("shop").unwrap())
+    }
+
+    #[test]
+    fn every_followed_key_is_known_again() {
+        let keys = keys();
+        let run: RunId = "a.b@2026-11-21T02:00:00.250Z~t-1".parse().unwrap();
+        let job = JobName::new("a.b").unwrap();
+        let known = [
+            (keys.watermark(), About::Watermark),
+            (keys.job(&job), About::Job(job.clone())),
+            (keys.pause(&job), About::Pause(job.clone())),
+            (keys.open(&run), About::Open(run.clone())),
+            (keys.cancel(&run), About::Cancel(run.clone())),
+            (keys.step_down(), About::StepDown),
+        ];
+        for (key, about) in known {
+            assert_eq!(keys.about(&key), Some(about), "{key}");
+            assert!(keys.followed().contains(&key), "{key}");
+        }
+        assert!(!keys.followed().contains(&keys.done(&run)));
+    }
+
+    #[test]
+    fn verdicts_of_a_job_sort_by_instant() {
+        let done = |run: &str| keys().done(&run.parse().unwrap());
+        assert!(done("a@2026-11-21T02:00:00Z") < done("a@2026-11-21T02:00:00.250Z"));
+        assert!(done("a@2026-11-21T02:00:00Z") < done("a@2026-11-21T02:00:00Z~t-1"));
+        assert!(done("a@2026-11-21T02:00:00Z~t-1") < done("a@2026-11-21T02:00:01Z"));
+    }
+
+    #[test]
+    fn the_open_runs_of_a_job_are_not_those_of_its_namesakes() {
+        let of = keys().opens_of(&JobName::new("a").unwrap());
+        let open = |run: &str| keys().open(&run.parse().unwrap());
+        assert!(of.contains(&open("a@2026-11-21T02:00:00Z")) && !of.contains(&open("ab@2026-11-21T02:00:00Z")));
+    }
+}

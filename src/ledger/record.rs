@@ -1,0 +1,353 @@
+//! What is written: JSON, each record with its version, so that nodes of two versions can tell each other's apart.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fence::Fence;
+use crate::job::{JobName, RunId, Verdict};
+use crate::scheduler::run::{Claimant, Done, Known, Many, Open, OpenState, Source, Watermark};
+use crate::time::Wall;
+
+/// The version of the records that this program writes, and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+/// What a node publishes with its session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub node: String,
+    /// The version of its program.
+    pub version: String,
+    pub config_digest: String,
+    pub started_at: Wall,
+    /// Where its HTTP listener is reached; `None`: it has none.
+    pub address: Option<String>,
+    /// What its clock said when it published this.
+    pub clock: Wall,
+    /// Why it does not campaign, for people; `None`: it does.
+    pub stands_back: Option<String>,
+}
+
+impl NodeRecord {
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// The record, where the bytes are one.
+    pub fn decode(bytes: &[u8]) -> Option<NodeRecord> {
+        decode(bytes)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    v: u32,
+    #[serde(rename = "r")]
+    record: T,
+}
+
+pub(super) fn encode<T: Serialize>(record: T) -> Vec<u8> {
+    serde_json::to_vec(&Envelope { v: VERSION, record }).expect("records have string keys and no failing parts")
+}
+
+/// The record, or `None` where the bytes are none of this version's.
+pub(super) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let envelope: Envelope<T> = serde_json::from_slice(bytes).ok()?;
+    (envelope.v <= VERSION).then_some(envelope.record)
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StateRecord {
+    Waiting(Wall),
+    Claimed,
+    Retrying(Wall),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SourceRecord {
+    Schedule,
+    After(RunId),
+    Trigger(String),
+    Backfill(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClaimantRecord {
+    node: String,
+    fence: Fence,
+    lease: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct OpenRecord {
+    starts: Wall,
+    #[serde(default = "scheduled", skip_serializing_if = "is_scheduled")]
+    source: SourceRecord,
+    state: StateRecord,
+    attempt: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claimant: Option<ClaimantRecord>,
+    claimed_at: Wall,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    started_at: Option<Wall>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lateness_ms: Option<u64>,
+}
+
+fn scheduled() -> SourceRecord {
+    SourceRecord::Schedule
+}
+
+fn is_scheduled(source: &SourceRecord) -> bool {
+    matches!(source, SourceRecord::Schedule)
+}
+
+impl From<&Claimant> for ClaimantRecord {
+    fn from(claimant: &Claimant) -> Self {
+        ClaimantRecord { node: claimant.node.clone(), fence: claimant.fence, lease: claimant.lease }
+    }
+}
+
+impl From<ClaimantRecord> for Claimant {
+    fn from(record: ClaimantRecord) -> Self {
+        Claimant { node: record.node, fence: record.fence, lease: record.lease }
+    }
+}
+
+impl From<&Source> for SourceRecord {
+    fn from(source: &Source) -> Self {
+        match source {
+            Source::Schedule => SourceRecord::Schedule,
+            Source::After(run) => SourceRecord::After(run.clone()),
+            Source::Trigger { by } => SourceRecord::Trigger(by.clone()),
+            Source::Backfill { by } => SourceRecord::Backfill(by.clone()),
+        }
+    }
+}
+
+impl From<SourceRecord> for Source {
+    fn from(record: SourceRecord) -> Self {
+        match record {
+            SourceRecord::Schedule => Source::Schedule,
+            SourceRecord::After(run) => Source::After(run),
+            SourceRecord::Trigger(by) => Source::Trigger { by },
+            SourceRecord::Backfill(by) => Source::Backfill { by },
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<&Open> for OpenRecord {
+    fn from(open: &Open) -> Self {
+        OpenRecord {
+            starts: open.starts,
+            source: (&open.source).into(),
+            state: match open.state {
+                OpenState::Waiting { not_before } => StateRecord::Waiting(not_before),
+                OpenState::Claimed => StateRecord::Claimed,
+                OpenState::Retrying { not_before } => StateRecord::Retrying(not_before),
+            },
+            attempt: open.attempt,
+            claimant: open.claimant.as_ref().map(Into::into),
+            claimed_at: open.claimed_at,
+            started_at: open.started_at,
+            lateness_ms: open.lateness.map(millis),
+        }
+    }
+}
+
+impl OpenRecord {
+    /// The open run whose key names `id`.
+    pub fn into_open(self, id: RunId) -> Open {
+        Open {
+            job: id.job(),
+            at: id.at(),
+            id,
+            starts: self.starts,
+            source: self.source.into(),
+            state: match self.state {
+                StateRecord::Waiting(not_before) => OpenState::Waiting { not_before },
+                StateRecord::Claimed => OpenState::Claimed,
+                StateRecord::Retrying(not_before) => OpenState::Retrying { not_before },
+            },
+            attempt: self.attempt,
+            claimant: self.claimant.map(Into::into),
+            claimed_at: self.claimed_at,
+            started_at: self.started_at,
+            lateness: self.lateness_ms.map(Duration::from_millis),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct DoneRecord {
+    id: RunId,
+    source: SourceRecord,
+    verdict: Verdict,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    reason: String,
+    attempt: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claimant: Option<ClaimantRecord>,
+    claimed_at: Wall,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    started_at: Option<Wall>,
+    finished_at: Wall,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lateness_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    output: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    many: Option<ManyRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ManyRecord {
+    from: Wall,
+    count: u64,
+    #[serde(default)]
+    at_least: bool,
+}
+
+impl From<&Done> for DoneRecord {
+    fn from(done: &Done) -> Self {
+        DoneRecord {
+            id: done.id.clone(),
+            source: (&done.source).into(),
+            verdict: done.verdict,
+            reason: done.reason.clone(),
+            attempt: done.attempt,
+            claimant: done.claimant.as_ref().map(Into::into),
+            claimed_at: done.claimed_at,
+            started_at: done.started_at,
+            finished_at: done.finished_at,
+            lateness_ms: done.lateness.map(millis),
+            exit_code: done.exit_code,
+            output: done.output.clone(),
+            many: done.many.map(|many| ManyRecord { from: many.from, count: many.count, at_least: many.at_least }),
+        }
+    }
+}
+
+impl From<DoneRecord> for Done {
+    fn from(record: DoneRecord) -> Self {
+        Done {
+            job: record.id.job(),
+            at: record.id.at(),
+            id: record.id,
+            source: record.source.into(),
+            verdict: record.verdict,
+            reason: record.reason,
+            attempt: record.attempt,
+            claimant: record.claimant.map(Into::into),
+            claimed_at: record.claimed_at,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+            lateness: record.lateness_ms.map(Duration::from_millis),
+            exit_code: record.exit_code,
+            output: record.output,
+            many: record.many.map(|many| Many { from: many.from, count: many.count, at_least: many.at_least }),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WatermarkRecord {
+    instant: Wall,
+    job: Option<JobName>,
+    /// The batch that moved it here: what settles a claim whose answer was lost.
+    pub batch: String,
+}
+
+impl WatermarkRecord {
+    pub fn new(watermark: &Watermark, batch: String) -> WatermarkRecord {
+        WatermarkRecord { instant: watermark.instant, job: watermark.job.clone(), batch }
+    }
+
+    pub fn watermark(self) -> Watermark {
+        Watermark { instant: self.instant, job: self.job }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct KnownRecord {
+    rule: String,
+    since: Wall,
+}
+
+impl From<&Known> for KnownRecord {
+    fn from(known: &Known) -> Self {
+        KnownRecord { rule: known.fingerprint.clone(), since: known.since }
+    }
+}
+
+impl From<KnownRecord> for Known {
+    fn from(record: KnownRecord) -> Self {
+        Known { fingerprint: record.rule, since: record.since }
+    }
+}
+
+/// Who asked for something, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub by: String,
+    pub at: Wall,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StepDownRecord {
+    /// The term that is meant: a later one is none of it.
+    pub fence: Fence,
+    pub asked: Asked,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> Open {
+        let id: RunId = "a@2026-11-21T02:00:00Z~b-1".parse().unwrap();
+        Open {
+            job: id.job(),
+            at: id.at(),
+            starts: id.at().plus(Duration::from_millis(7)),
+            source: Source::Backfill { by: "eve".into() },
+            state: OpenState::Retrying { not_before: id.at().plus(Duration::from_secs(9)) },
+            attempt: 3,
+            claimant: Some(Claimant { node: "n1".into(), fence: Fence::new(12).unwrap(), lease: 0xfeed }),
+            claimed_at: id.at(),
+            started_at: Some(id.at()),
+            lateness: Some(Duration::from_millis(4)),
+            id,
+        }
+    }
+
+    #[test]
+    fn an_open_run_reads_back() {
+        let record: OpenRecord = decode(&encode(OpenRecord::from(&open()))).unwrap();
+        assert_eq!(record.into_open(open().id), open());
+    }
+
+    #[test]
+    fn a_verdict_reads_back() {
+        let mut done = Done::of(&open(), Verdict::TimedOut, "took too long", open().at);
+        done.output = "half\n".into();
+        done.exit_code = Some(-1);
+        done.many = Some(Many { from: Wall::EPOCH, count: 5, at_least: true });
+        let record: DoneRecord = decode(&encode(DoneRecord::from(&done))).unwrap();
+        assert_eq!(Done::from(record), done);
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_not_read() {
+        let later = br#"{"v":2,"r":{"by":"x","at":"2026-11-21T02:00:00Z"}}"#;
+        assert_eq!(decode::<Asked>(later), None);
+    }
+}

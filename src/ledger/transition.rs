@@ -1,0 +1,193 @@
+//! Changes of open runs, many in a transaction.
+
+use std::collections::HashMap;
+
+use super::record::{DoneRecord, OpenRecord, decode, encode};
+use super::{Ledger, Pauses};
+use crate::job::RunId;
+use crate::lock::Hold;
+use crate::scheduler::run::Open;
+use crate::scheduler::{To, Transition, Transitioned};
+use crate::store::{Committed, Compare, Entry, Keys, Op, Range, Store, StoreError, TXN_BYTES, Txn};
+
+/// The most comparisons, and the most operations, of one transaction of changes: below every store's limit.
+const WEIGHT_MOST: usize = 120;
+
+/// The most bytes of one transaction of changes: outputs are in it.
+const BYTES_MOST: usize = TXN_BYTES / 2;
+
+impl<S: Store> Ledger<S> {
+    /// Takes from the front of `waiting` what fits into one transaction: changes on one authority.
+    pub fn next_transitions(waiting: &mut std::collections::VecDeque<Transition>) -> Vec<Transition> {
+        let (mut taken, mut weight, mut bytes) = (Vec::new(), 2, 0);
+        while let Some(next) = waiting.front() {
+            let same_authority = taken.first().is_none_or(|first: &Transition| first.fence == next.fence);
+            weight += weight_of(next);
+            bytes += bytes_of(next);
+            if !same_authority || (!taken.is_empty() && (weight > WEIGHT_MOST || bytes > BYTES_MOST)) {
+                break;
+            }
+            taken.extend(waiting.pop_front());
+        }
+        taken
+    }
+
+    /// Makes these changes, which are on one authority: that of `hold`, or (`None`) that of whoever executed the runs.
+    /// Answers for each. Repeats until there is an answer.
+    ///
+    /// # Errors
+    /// What no repetition helps against; nothing of what is not in an answer was changed then.
+    pub async fn transition(
+        &self,
+        hold: Option<&Hold>,
+        transitions: Vec<Transition>,
+    ) -> Result<Vec<(RunId, Transitioned)>, StoreError> {
+        let mut left = transitions;
+        let mut answers = Vec::with_capacity(left.len());
+        let mut follow = true;
+        let mut pause = Pauses::new();
+        while !left.is_empty() {
+            match self.store.commit(self.transition_txn(hold, &left, follow)).await {
+                Ok(committed) if committed.succeeded => {
+                    let version = committed.revision.0;
+                    answers.extend(left.drain(..).map(|done| (done.run, Transitioned::Applied { version })));
+                }
+                Ok(committed) => {
+                    let before = left.len();
+                    self.sort_out(hold, &committed, &mut left, &mut answers).await?;
+                    // Every run is as expected and the hold stands, so it is a following run that exists already.
+                    follow &= left.len() != before;
+                }
+                Err(error) if error.is_passing() => pause.wait(&error, "change of runs").await,
+                Err(StoreError::Refused(why)) if left.len() > 1 => {
+                    tracing::warn!(%why, "the store refuses these changes together: making them one by one");
+                    for one in left.drain(..) {
+                        answers.extend(Box::pin(self.transition(hold, vec![one])).await?);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(answers)
+    }
+
+    fn transition_txn(&self, hold: Option<&Hold>, transitions: &[Transition], follow: bool) -> Txn {
+        let mut txn = Txn::new();
+        if let Some(hold) = hold {
+            txn = hold.still_held().into_iter().fold(txn, Txn::when);
+            txn = txn.otherwise(Op::get(hold.owner_key()));
+        }
+        for transition in transitions {
+            let key = self.keys.open(&transition.run);
+            txn = txn
+                .when(Compare::modified_at(&key, crate::store::Revision(transition.expect)))
+                .otherwise(Op::get(&key));
+            match &transition.to {
+                To::Open(open) => txn = txn.then(Op::put(key, encode(OpenRecord::from(open)))),
+                To::Done { done, follow: next } => {
+                    let record = encode(DoneRecord::from(done));
+                    txn = txn.then(Op::delete(key)).then(Op::put(self.keys.done(&done.id), record));
+                    for open in next.iter().filter(|_| follow) {
+                        txn = self.put_following(txn, open);
+                    }
+                }
+            }
+        }
+        txn
+    }
+
+    fn put_following(&self, txn: Txn, open: &Open) -> Txn {
+        let key = self.keys.open(&open.id);
+        txn.when(Compare::absent(Keys::one(&key)))
+            .when(Compare::absent(Keys::one(self.keys.done(&open.id))))
+            .then(Op::put(key, encode(OpenRecord::from(open))))
+    }
+
+    /// The transaction was not applied, or an earlier sending of it was: finds out for each run, and leaves in `left`
+    /// what is to be tried again.
+    async fn sort_out(
+        &self,
+        hold: Option<&Hold>,
+        committed: &Committed,
+        left: &mut Vec<Transition>,
+        answers: &mut Vec<(RunId, Transitioned)>,
+    ) -> Result<(), StoreError> {
+        let held = hold.is_none_or(|hold| {
+            let owner = committed.got(0).and_then(<[Entry]>::first);
+            owner.is_some_and(|owner| owner.created == hold.created() && owner.lease == Some(hold.lease()))
+        });
+        let offset = usize::from(hold.is_some());
+        let found: HashMap<RunId, Entry> = left
+            .iter()
+            .enumerate()
+            .filter_map(|(at, change)| Some((change.run.clone(), committed.got(at + offset)?.first()?.clone())))
+            .collect();
+        for change in std::mem::take(left) {
+            let entry = found.get(&change.run);
+            if entry.is_some_and(|entry| entry.modified.0 == change.expect) {
+                if held {
+                    left.push(change);
+                } else {
+                    answers.push((change.run, Transitioned::Fenced));
+                }
+                continue;
+            }
+            let answer = self.settle(&change, entry, committed.revision.0).await?;
+            answers.push((change.run, answer));
+        }
+        Ok(())
+    }
+
+    /// A run is not as a change expected it: either an earlier sending of the change did that, or somebody else.
+    async fn settle(&self, change: &Transition, entry: Option<&Entry>, seen_at: u64) -> Result<Transitioned, StoreError> {
+        let open = entry.and_then(|entry| self.open_of(&change.run, entry));
+        Ok(match (&change.to, entry, open) {
+            (To::Open(wanted), Some(entry), Some(open)) if open == *wanted => {
+                Transitioned::Applied { version: entry.modified.0 }
+            }
+            (To::Done { done, .. }, None, _) => {
+                let page = self.read(Range::of(Keys::one(self.keys.done(&done.id)))).await?;
+                let entry = page.entries.first();
+                let recorded = entry.and_then(|entry| decode::<DoneRecord>(&entry.value)).map(super::super::scheduler::run::Done::from);
+                match entry {
+                    Some(entry) if recorded.as_ref() == Some(done) => Transitioned::Applied { version: entry.modified.0 },
+                    _ => Transitioned::Refused { now: None, version: seen_at },
+                }
+            }
+            (_, Some(entry), open) => Transitioned::Refused { now: open, version: entry.modified.0 },
+            (_, None, _) => Transitioned::Refused { now: None, version: seen_at },
+        })
+    }
+
+    pub(super) fn open_of(&self, run: &RunId, entry: &Entry) -> Option<Open> {
+        decode::<OpenRecord>(&entry.value).map(|record| record.into_open(run.clone()))
+    }
+
+    /// Reads, and goes on trying while there is no answer.
+    pub(super) async fn read(&self, range: Range) -> Result<crate::store::Page, StoreError> {
+        let mut pause = Pauses::new();
+        loop {
+            match self.store.range(range.clone()).await {
+                Err(error) if error.is_passing() => pause.wait(&error, "read").await,
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// How much a change takes of [`WEIGHT_MOST`].
+fn weight_of(transition: &Transition) -> usize {
+    match &transition.to {
+        To::Open(_) => 1,
+        To::Done { follow, .. } => 2 + 2 * follow.len(),
+    }
+}
+
+fn bytes_of(transition: &Transition) -> usize {
+    const RECORD: usize = 600;
+    match &transition.to {
+        To::Open(_) => RECORD,
+        // JSON may write one byte of output as six (a control character).
+        To::Done { done, follow } => RECORD * (1 + follow.len()) + 2 * done.output.len() + done.reason.len(),
+    }
+}
