@@ -29,7 +29,8 @@ async fn a_command_that_takes_too_long_is_ended() {
 
 #[tokio::test]
 async fn a_command_that_heeds_term_is_not_killed_and_why_it_was_stopped_is_the_outcome() {
-    let mut attempt = begin(&executor(), shell("trap 'echo bye; exit 0' TERM; echo pid $$; while :; do sleep 0.01; done"));
+    let mut attempt =
+        begin(&executor(), shell("trap 'echo bye; exit 0' TERM; echo pid $$; while :; do sleep 0.01; done"));
     attempt.pid().await;
     attempt.stopper.stop(StopReason::Shutdown);
     let ended = attempt.end().await;

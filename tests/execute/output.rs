@@ -12,7 +12,8 @@ async fn both_streams_are_kept_in_the_order_they_came() {
     let fifo = dir.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let fifo = fifo.to_str().unwrap().to_owned();
-    let mut attempt = begin(&executor(), shell(&format!("echo 1; read x < {fifo}; echo 2 >&2; read x < {fifo}; echo 3")));
+    let mut attempt =
+        begin(&executor(), shell(&format!("echo 1; read x < {fifo}; echo 2 >&2; read x < {fifo}; echo 3")));
     for line in ["1", "2"] {
         attempt.line(line).await;
         let fifo = fifo.clone();
@@ -59,7 +60,8 @@ async fn binary_output_is_text_with_replacements() {
 
 #[tokio::test]
 async fn a_line_that_never_ends_is_followed_as_it_comes() {
-    let mut attempt = begin(&executor(), shell(&format!("head -c {} /dev/zero | tr '\\0' x; echo; exec sleep 3600", FOLLOW_KEPT)));
+    let mut attempt =
+        begin(&executor(), shell(&format!("head -c {} /dev/zero | tr '\\0' x; echo; exec sleep 3600", FOLLOW_KEPT)));
     assert_eq!(attempt.line("x").await.len(), FOLLOW_KEPT - 1);
     attempt.stopper.stop(fencron::job::StopReason::Asked);
     attempt.end().await;
