@@ -1,1 +1,220 @@
-//! (skeleton)
+//! Doing what jobs say: an attempt from the permission to start to the end of its last process.
+//!
+//! - [`Execute`] is what a node runs attempts through; a simulation puts its own in the place of [`Executor`].
+//! - [`Outputs`] is where what they write can be followed while they run.
+//!
+//! What is promised about a command:
+//!
+//! - It is started only while [`MayStart`] says so, asked right before the start, and not when it was stopped before.
+//! - It runs in a session and process group of its own, with nothing to read on stdin. The attempt ends when **no process
+//!   of that group is left**: what a command leaves in the background is ended (TERM, and KILL after the job's
+//!   `kill_after`) like a command that takes too long or is stopped. A process that makes itself a group of its own is
+//!   out of reach, and does not keep the attempt open, even where it holds on to the output.
+//! - Why it was ended decides the outcome: a command that is stopped and then exits with 0 was stopped.
+//! - When the future of [`Execute::run`] is dropped, its group is killed at once; when the node is killed, the kernel kills
+//!   the command (not what that has started in turn).
+//!
+//! Linux only.
+
+mod command;
+mod group;
+mod output;
+mod spawn;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, oneshot, watch};
+
+pub use self::output::{
+    FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
+};
+use self::spawn::Starter;
+use crate::fence::Stamp;
+use crate::job::{Ended, Job, Outcome, StopReason, Task};
+use crate::time::{Clock, Wall};
+
+/// How many commands a node runs at once unless told otherwise. The others wait, first come, first served.
+pub const MAX_RUNNING: usize = 1_000;
+
+/// One attempt to be made.
+#[derive(Debug)]
+pub struct Work {
+    pub job: Arc<Job>,
+    pub stamp: Stamp,
+    pub stop: Stop,
+    pub may_start: MayStart,
+    pub output: OutputSink,
+    pub started: Started,
+}
+
+/// What attempts are made by.
+pub trait Execute: Clone + Send + Sync + 'static {
+    /// Makes the attempt and waits until nothing of it is left. Dropping the future ends it at once, by force.
+    fn run(&self, work: Work) -> impl Future<Output = Ended> + Send;
+}
+
+/// Makes attempts for real. Clones share their bound and their starting thread.
+///
+/// ```
+/// # use std::{sync::Arc, time::Duration};
+/// # use fencron::{fence::{Fence, Scope, Stamp}, job::*, time::Clock};
+/// use fencron::execute::{Execute, Executor, MAX_RUNNING, MayStart, Outputs, Started, Stop, Work};
+///
+/// # let job = Arc::new(Job {
+/// #     name: JobName::new("greet").unwrap(),
+/// #     trigger: Trigger::After { job: JobName::new("other").unwrap(), on: On::Success },
+/// #     task: Task::Command(vec![Text::plain("echo"), Text::plain("hello")]),
+/// #     env: Default::default(),
+/// #     dir: None,
+/// #     timeout: None,
+/// #     kill_after: Duration::from_secs(10),
+/// #     overlap: Overlap::Skip,
+/// #     missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
+/// #     retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
+/// #     guarantee: Guarantee::AtMostOnce,
+/// #     on_lost_leadership: OnLostLeadership::Cancel,
+/// #     history: History { keep: 1, age: Duration::from_secs(1) },
+/// # });
+/// # let run_id = RunId::of(&job.name, "2026-11-21T02:00:00Z".parse().unwrap());
+/// # let stamp = Stamp {
+/// #     namespace: "shop".into(), scope: Scope::leader("shop"), fence: Fence::new(7).unwrap(), job: "greet".into(),
+/// #     run_id: run_id.to_string(), scheduled_at: run_id.at(), attempt: 1, node: "a".into(),
+/// # };
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let executor = Executor::new(Clock::system(), MAX_RUNNING)?;
+/// let output = Outputs::new(Clock::system()).open(&run_id);
+/// let (_stopper, stop) = Stop::channel();
+/// let (started, _when) = Started::channel();
+/// let ended = executor.run(Work { job, stamp, stop, may_start: MayStart::always(), output, started }).await;
+/// assert_eq!((ended.outcome, ended.output.as_str()), (Outcome::Exited(0), "hello\n"));
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Executor {
+    clock: Clock,
+    starter: Starter,
+    room: Arc<Semaphore>,
+}
+
+impl Executor {
+    /// An executor that runs at most `max_running` commands at once (at least one); the others wait in their order.
+    ///
+    /// It lets this process open as many files as the system allows, for a running command takes three; commands
+    /// themselves get the limit that the process had.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives it no thread, or no `/dev/null`.
+    pub fn new(clock: Clock, max_running: usize) -> io::Result<Executor> {
+        let room = Arc::new(Semaphore::new(max_running.clamp(1, Semaphore::MAX_PERMITS)));
+        Ok(Executor { clock, starter: Starter::new()?, room })
+    }
+}
+
+impl Execute for Executor {
+    async fn run(&self, work: Work) -> Ended {
+        let Work { job, stamp, mut stop, may_start, mut output, started } = work;
+        let room = tokio::select! {
+            biased;
+            reason = stop.requested() => Err(reason),
+            room = self.room.acquire() => Ok(room.expect("the semaphore is never closed")),
+        };
+        let (outcome, started_at) = match (room, &job.task) {
+            (Err(reason), _) => (Outcome::Stopped(reason), None),
+            (Ok(_room), Task::Command(argv)) => {
+                let run = command::Run { job: &job, argv, stamp: &stamp, stop, may_start, started, clock: &self.clock };
+                command::run(run, &self.starter, &mut output).await
+            }
+        };
+        let (output, output_bytes) = output.finish();
+        Ended { outcome, started_at, finished_at: self.clock.wall(), output, output_bytes }
+    }
+}
+
+/// Tells an attempt to stop. Dropping it means that nobody will.
+#[derive(Clone, Debug)]
+pub struct Stopper(watch::Sender<Option<StopReason>>);
+
+impl Stopper {
+    /// Stops the attempt for this reason, unless it was told to before: the first reason stays.
+    pub fn stop(&self, reason: StopReason) {
+        self.0.send_if_modified(|asked| {
+            let first = asked.is_none();
+            asked.get_or_insert(reason);
+            first
+        });
+    }
+}
+
+/// How an attempt learns that it is to stop.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<Option<StopReason>>);
+
+impl Stop {
+    /// The two ends of it.
+    pub fn channel() -> (Stopper, Stop) {
+        let (stopper, stop) = watch::channel(None);
+        (Stopper(stopper), Stop(stop))
+    }
+
+    /// Why it is to stop, if it is.
+    pub fn asked(&self) -> Option<StopReason> {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is to stop. Cancel safe.
+    pub async fn requested(&mut self) -> StopReason {
+        if let Ok(reason) = self.0.wait_for(Option::is_some).await {
+            return reason.expect("waited for a reason");
+        }
+        std::future::pending().await
+    }
+}
+
+/// Whether a node may still start something: asked, by the deadline of its trust, at the last moment.
+#[derive(Clone)]
+pub struct MayStart(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl MayStart {
+    /// Asks `answer`, which must be quick: the starting of all commands waits for it.
+    pub fn new(answer: impl Fn() -> bool + Send + Sync + 'static) -> MayStart {
+        MayStart(Arc::new(answer))
+    }
+
+    /// For what depends on no leadership.
+    pub fn always() -> MayStart {
+        MayStart::new(|| true)
+    }
+
+    /// Whether it may now.
+    pub fn now(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for MayStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MayStart").field(&self.now()).finish()
+    }
+}
+
+/// Reports that an attempt was started, and when.
+#[derive(Debug)]
+pub struct Started(oneshot::Sender<Wall>);
+
+impl Started {
+    /// The report, and where it arrives: an error there means that the attempt ended without having been started.
+    pub fn channel() -> (Started, oneshot::Receiver<Wall>) {
+        let (started, when) = oneshot::channel();
+        (Started(started), when)
+    }
+
+    /// To be called by an executor, once the start is done.
+    pub fn at(self, at: Wall) {
+        // Whoever is not interested has dropped the other end.
+        self.0.send(at).ok();
+    }
+}

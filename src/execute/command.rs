@@ -1,0 +1,233 @@
+//! Commands: what they are given, how they end, and what is said when they cannot be started.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::net::unix::pipe;
+
+use super::group::Leader;
+use super::output::{OutputSink, Stream};
+use super::spawn::{Gate, Image, NotStarted, StartError, Starter, candidates};
+use super::{MayStart, Started, Stop};
+use crate::fence::Stamp;
+use crate::job::{Job, Outcome, StopReason, Text};
+use crate::time::{Clock, Wall};
+
+/// How much is read at once. Also how much is read, at most, after the last process of the group has ended, from a pipe
+/// that a process outside the group still holds: what the group wrote fits, as a pipe holds 64 KiB (pipe(7)).
+const READ_AT_ONCE: usize = 16 * 1024;
+const READS_AFTER_END: usize = 4 + 1;
+
+/// What a command is run with.
+pub(super) struct Run<'a> {
+    pub job: &'a Job,
+    pub argv: &'a [Text],
+    pub stamp: &'a Stamp,
+    pub stop: Stop,
+    pub may_start: MayStart,
+    pub started: Started,
+    pub clock: &'a Clock,
+}
+
+/// Runs a command until its whole process group is gone. Returns how it ended and when it was started.
+pub(super) async fn run(run: Run<'_>, starter: &Starter, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
+    let (image, mut pipes) = match prepare(&run) {
+        Ok(prepared) => prepared,
+        Err(reason) => return (Outcome::NotStarted(reason), None),
+    };
+    let (mut leader, at) = match starter.start(image, gate(&run)).await {
+        Ok(started) => started,
+        Err(NotStarted::Refused(reason)) => return (Outcome::Stopped(reason), None),
+        Err(NotStarted::Failed(error)) => return (Outcome::NotStarted(not_started(&run, error)), None),
+    };
+    run.started.at(at);
+    let outcome = {
+        let mut ending = std::pin::pin!(attend(&mut leader, run.job, run.stop));
+        tokio::select! {
+            biased;
+            outcome = &mut ending => outcome,
+            () = pipes.read(output) => ending.await,
+        }
+    };
+    pipes.read_rest(output);
+    (outcome, Some(at))
+}
+
+/// Asked by the starting thread at the last moment, for the request may have waited in its queue.
+fn gate(run: &Run<'_>) -> Gate {
+    let (stop, may_start, clock) = (run.stop.clone(), run.may_start.clone(), run.clock.clone());
+    Box::new(move || match stop.asked() {
+        Some(reason) => Err(reason),
+        None if !may_start.now() => Err(StopReason::LostLeadership),
+        None => Ok(clock.wall()),
+    })
+}
+
+/// From the start to the end of the group. Why it was ended decides, not how the command answers that.
+async fn attend(leader: &mut Leader, job: &Job, mut stop: Stop) -> Outcome {
+    let why = tokio::select! {
+        biased;
+        () = leader.exited() => None,
+        reason = stop.requested() => Some(Outcome::Stopped(reason)),
+        () = elapsed(job.timeout) => Some(Outcome::TimedOut),
+    };
+    let status = leader.end(job.kill_after).await;
+    why.unwrap_or_else(|| outcome(status))
+}
+
+async fn elapsed(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn outcome(status: ExitStatus) -> Outcome {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Outcome::Exited(code),
+        (None, signal) => Outcome::Signalled(signal.expect("what ended without a code ended by a signal")),
+    }
+}
+
+/// The reading ends of a command's output.
+struct Pipes {
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+impl Pipes {
+    /// Reads until nobody holds the writing ends. Cancel safe.
+    async fn read(&self, output: &mut OutputSink) {
+        let (mut stdout_open, mut stderr_open) = (true, true);
+        while stdout_open || stderr_open {
+            // A pipe that cannot be polled any more has nothing more for us.
+            tokio::select! {
+                ready = self.stdout.readable(), if stdout_open => {
+                    stdout_open = ready.is_ok() && read_some(&self.stdout, Stream::Stdout, output) != Read::End;
+                }
+                ready = self.stderr.readable(), if stderr_open => {
+                    stderr_open = ready.is_ok() && read_some(&self.stderr, Stream::Stderr, output) != Read::End;
+                }
+            }
+            // A command that writes without a pause must not keep its thread of the runtime to itself.
+            tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    /// Reads what is there, without waiting.
+    fn read_rest(&mut self, output: &mut OutputSink) {
+        for (pipe, stream) in [(&self.stdout, Stream::Stdout), (&self.stderr, Stream::Stderr)] {
+            for _ in 0..READS_AFTER_END {
+                if read_some(pipe, stream, output) != Read::Some {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Read {
+    Some,
+    NothingNow,
+    End,
+}
+
+fn read_some(pipe: &pipe::Receiver, stream: Stream, output: &mut OutputSink) -> Read {
+    let mut buffer = [0; READ_AT_ONCE];
+    match pipe.try_read(&mut buffer) {
+        Ok(0) => Read::End,
+        Ok(length) => {
+            output.write(stream, &buffer[..length]);
+            Read::Some
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Read::NothingNow
+        }
+        Err(_) => Read::End,
+    }
+}
+
+/// Makes everything ready that the start needs; the error is the reason to show.
+fn prepare(run: &Run<'_>) -> Result<(Image, Pipes), String> {
+    let env = environment(run.job, run.stamp);
+    let program = run.argv.first().map_or("", Text::expose);
+    let path = env.get(&OsString::from("PATH")).map(OsString::as_os_str);
+    let no_pipe = |error: io::Error| format!("no pipe for the output: {error}: raise the limit of open files");
+    let (stdout, stdout_writer) = io::pipe().map_err(no_pipe)?;
+    let (stderr, stderr_writer) = io::pipe().map_err(no_pipe)?;
+    let image = Image {
+        candidates: c_strings(candidates(program, path), "the program's name")?,
+        args: c_strings(run.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
+        env: c_strings(env.into_iter().map(assignment), "a variable of the environment")?,
+        dir: c_strings(run.job.dir.iter().map(|dir| dir.clone().into()), "the name of its directory")?.pop(),
+        stdout: stdout_writer,
+        stderr: stderr_writer,
+    };
+    let receiver = |pipe| pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)).map_err(no_pipe);
+    Ok((image, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
+}
+
+/// Inherited, then the job's own, then the stamp: the later wins.
+fn environment(job: &Job, stamp: &Stamp) -> BTreeMap<OsString, OsString> {
+    let own = job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
+    let stamped = stamp.variables().map(|(name, value)| (name.into(), value.into()));
+    env::vars_os().chain(own).chain(stamped).collect()
+}
+
+fn assignment((mut name, value): (OsString, OsString)) -> OsString {
+    name.push("=");
+    name.push(value);
+    name
+}
+
+fn c_strings(texts: impl IntoIterator<Item = OsString>, what: &str) -> Result<Vec<CString>, String> {
+    let c_string = |text: OsString| CString::new(text.into_vec());
+    let all: Result<_, _> = texts.into_iter().map(c_string).collect();
+    all.map_err(|_| format!("{what} has a NUL character in it, which no command can be given: take it out"))
+}
+
+/// What happened, to what, and what to do.
+fn not_started(run: &Run<'_>, error: StartError) -> String {
+    let program = run.argv.first().map(Text::to_string).unwrap_or_default();
+    let why = |errno: Errno| errno.desc();
+    match error {
+        StartError::Dir(errno) => {
+            let dir = run.job.dir.as_deref().unwrap_or(".".as_ref()).display();
+            format!("cannot start in the directory `{dir}`: {}: create it, or correct `dir`", why(errno))
+        }
+        StartError::NoRoom(errno @ (Errno::EMFILE | Errno::ENFILE)) => {
+            format!("`{program}` was not started: {}: raise the limit of open files (ulimit -n)", why(errno))
+        }
+        StartError::NoRoom(errno) => format!(
+            "`{program}` was not started: no further process can be made ({}): raise the limit of processes or \
+             memory, or run fewer at once",
+            why(errno)
+        ),
+        StartError::Program(errno) => {
+            format!("cannot execute `{program}`: {}: {}", why(errno), advice(errno, &program))
+        }
+    }
+}
+
+fn advice(errno: Errno, program: &str) -> &'static str {
+    match errno {
+        Errno::ENOENT if program.contains('/') => {
+            "is the path right, seen from `dir`, and does the interpreter in its first line exist?"
+        }
+        Errno::ENOENT | Errno::ENOTDIR => "it is in no directory of PATH: install it, or write its whole path",
+        Errno::EACCES | Errno::EPERM => "make it executable for the user that the node runs as (chmod +x)",
+        Errno::ENOEXEC => "it is no program of this machine; a script begins with a line like #!/bin/sh",
+        Errno::E2BIG => "its arguments and variables are longer than the system takes: pass them in a file",
+        Errno::ETXTBSY => "it is being written: replace programs by renaming the new one over the old",
+        _ => "correct `command`, or what it names",
+    }
+}

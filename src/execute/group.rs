@@ -1,0 +1,204 @@
+//! A command's process group: told to end, killed, and waited for until the last of it is gone.
+//!
+//! The number of a process can be given to another once it is gone, so when is it safe to signal a group by its number?
+//!
+//! - While its leader is not reaped: a zombie keeps its number. Nobody but [`Leader`] reaps it, and only after the whole
+//!   group was told to end.
+//! - From then on the group is addressed through the leader's pidfd (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9): the
+//!   kernel goes from the descriptor to the members, not from the number, so it cannot meet a stranger.
+//! - On an older kernel the number is used. It stays taken as long as one member lives, so it is still ours when the
+//!   last look, at most [`LOOK_LAST`] ago, found a member that lives on; for a stranger to be met, that member must end
+//!   and all other numbers be used up between two looks. Once a look found nobody, nothing is ever sent again.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc::{self, c_int};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time;
+
+use super::spawn::Starter;
+
+/// How soon after its leader's end a group is looked at for the second time; the pauses double from then on.
+/// The kernel tells a parent of its children's end, but nobody of the end of a group.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+/// The longest pause between two looks.
+const LOOK_LAST: Duration = Duration::from_millis(256);
+/// From this pause on it is also looked whether what remains is dead, and only not reaped by its parent.
+const LOOK_FOR_DEAD: Duration = Duration::from_millis(64);
+
+/// From the kernel's `include/uapi/linux/pidfd.h`; the C library does not have it yet.
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+
+/// Whether a group has members (a zombie is one).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Members {
+    Some,
+    None,
+}
+
+/// The process that a command was started as: the leader of its group, whose number is also the group's.
+///
+/// Dropped before [`Leader::end`] is through, it kills the group at once.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// `None` until it was reaped.
+    status: Option<ExitStatus>,
+    /// The group was found empty.
+    gone: bool,
+    starter: Starter,
+}
+
+impl Leader {
+    /// Takes on a child of this process that leads its own group.
+    pub(super) fn new(pid: Pid, pidfd: OwnedFd, starter: Starter) -> Leader {
+        Leader { pid, pidfd, status: None, gone: false, starter }
+    }
+
+    /// Waits until the leader has exited, and leaves it a zombie. May be called again, and dropped.
+    pub(super) async fn exited(&self) {
+        if self.status.is_some() {
+            return;
+        }
+        // A pidfd is readable once its process has exited. Registered anew each time, so as to need no runtime before.
+        // SAFETY: the descriptor is borrowed, and so stays open and the same while it is registered.
+        match unsafe { AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE) } {
+            Ok(exit) if exit.readable().await.is_ok() => {}
+            // The runtime is shutting down, and drops this next.
+            Ok(_) => std::future::pending().await,
+            Err(error) => self.exited_by_looking(&error.into()).await,
+        }
+    }
+
+    /// For when the system cannot watch a further descriptor. The command runs, so giving up is no choice.
+    async fn exited_by_looking(&self, why: &io::Error) {
+        tracing::warn!(pid = self.pid.as_raw(), error = %why, "cannot watch the command, looking at it now and then");
+        while !is_zombie(self.pid) {
+            time::sleep(LOOK_LAST).await;
+        }
+    }
+
+    /// Ends the whole group: TERM; after `kill_after`, KILL; returns how the leader exited once no member is left.
+    ///
+    /// To be called too when the leader has already exited, for what it left behind.
+    pub(super) async fn end(&mut self, kill_after: Duration) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        // A stopped process would see the TERM only when somebody continues it.
+        self.signal(Signal::SIGCONT);
+        if time::timeout(kill_after, self.left(None)).await.is_err() {
+            self.signal(Signal::SIGKILL);
+            self.left(Some(Signal::SIGKILL)).await;
+        }
+        self.gone = true;
+        self.status.expect("reaped before the group can be empty")
+    }
+
+    /// Waits until no member is left, sending `signal` again at each look: one may have been born meanwhile.
+    async fn left(&mut self, signal: Option<Signal>) {
+        while self.status.is_none() {
+            self.exited().await;
+            self.status = reap(self.pid);
+        }
+        let mut pause = LOOK_FIRST;
+        while self.send(signal) == Members::Some {
+            reap_adopted(self.pid);
+            if pause >= LOOK_FOR_DEAD && !self.has_living_members().await {
+                return;
+            }
+            time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_LAST);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.send(Some(signal));
+    }
+
+    /// Sends to every member; `None` only looks whether there are any.
+    fn send(&self, signal: Option<Signal>) -> Members {
+        let number = signal.map_or(0, |signal| signal as c_int);
+        let (fd, group) = (self.pidfd.as_raw_fd(), PIDFD_SIGNAL_PROCESS_GROUP);
+        let no_info: *const libc::siginfo_t = std::ptr::null();
+        // SAFETY: a system call on an open descriptor and no pointer.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, no_info, group) };
+        let result = match Errno::result(sent) {
+            Err(Errno::EINVAL | Errno::ENOSYS) => killpg(self.pid, signal),
+            other => other.map(drop),
+        };
+        if result == Err(Errno::EPERM) && signal == Some(Signal::SIGTERM) {
+            tracing::warn!(group = self.pid.as_raw(), "the command runs as another user and cannot be told to end");
+        }
+        if result == Err(Errno::ESRCH) { Members::None } else { Members::Some }
+    }
+
+    /// Whether a member is anything but a zombie. In a container whose first process does not reap, the dead stay.
+    async fn has_living_members(&self) -> bool {
+        let group = self.pid;
+        let look = tokio::task::spawn_blocking(move || living_members(group));
+        look.await.ok().and_then(Result::ok).unwrap_or(true)
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if !self.gone {
+            self.signal(Signal::SIGKILL);
+        }
+        if self.status.is_none() {
+            self.starter.bury(self.pid);
+        }
+    }
+}
+
+/// Reaps this child if it has exited. A child that somebody else reaped against the rule counts as killed.
+pub(super) fn reap(child: Pid) -> Option<ExitStatus> {
+    let mut status: c_int = 0;
+    // SAFETY: writes to a valid place. Not nix's waitpid, which has no word for real-time signals.
+    match unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) } {
+        0 => None,
+        pid if pid == child.as_raw() => Some(ExitStatus::from_raw(status)),
+        _ => Some(ExitStatus::from_raw(libc::SIGKILL)),
+    }
+}
+
+/// Reaps members that have become children of this process because their parent died: where it is a container's first.
+fn reap_adopted(group: Pid) {
+    let mut status: c_int = 0;
+    // SAFETY: writes to a valid place.
+    while unsafe { libc::waitpid(-group.as_raw(), &raw mut status, libc::WNOHANG) } > 0 {}
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    state_and_group(pid.as_raw()).is_none_or(|(state, _)| state == 'Z')
+}
+
+fn living_members(group: Pid) -> io::Result<bool> {
+    for entry in std::fs::read_dir("/proc")? {
+        let pid: Option<libc::pid_t> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some((state, its)) = pid.and_then(state_and_group)
+            && its == group.as_raw()
+            && !matches!(state, 'Z' | 'X')
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// From `/proc/PID/stat`, see proc(5): `PID (NAME) STATE PPID PGRP …`, and the name may hold anything.
+fn state_and_group(pid: libc::pid_t) -> Option<(char, libc::pid_t)> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(1)?.parse().ok()?))
+}

@@ -1,0 +1,10 @@
+//! Commands, run for real.
+#![cfg(target_os = "linux")]
+
+mod execute {
+    mod attempt;
+    mod ending;
+    mod limits;
+    mod output;
+    mod starting;
+}
