@@ -10,7 +10,8 @@
 //! - **A lease** ends when nothing keeps it alive for its TTL, or when it is revoked; its keys vanish with it, each
 //!   deletion at a revision of its own or of the batch. A lease that ended never comes back.
 //! - **A watch** is a hint: it may be late, break and be resumed, or be compacted away ([`Watched::Compacted`]). Within
-//!   one watch every change arrives once and in order. What it says is confirmed by a transaction before it is acted on.
+//!   one watch every change arrives once and in order. What it says is confirmed by a transaction before anyone acts
+//!   on it.
 //! - **An answer that did not arrive** is [`StoreError::Unknown`], never "failed": the write may have been applied, or
 //!   may yet be. Read back before repeating, and repeat only what a comparison makes harmless.
 
@@ -343,7 +344,8 @@ impl Change {
 
 /// A stream of changes. Dropping it ends the watch.
 ///
-/// The backend resumes it by itself after a break; when it cannot (the changes were compacted away) it says so and ends.
+/// The backend resumes it by itself after a break; when it cannot (the changes were compacted away) it says so and
+/// ends.
 #[derive(Debug)]
 pub struct Watch {
     reports: mpsc::Receiver<Watched>,
