@@ -83,10 +83,8 @@ impl<'c> Contents<'c> {
 
     /// When the next lease ends, if nothing keeps it alive.
     pub(super) fn next_deadline(&self) -> rusqlite::Result<Option<Boot>> {
-        let first: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT min(deadline) FROM leases")?
-            .query_row([], |row| row.get(0))?;
+        let first: Option<i64> =
+            self.connection.prepare_cached("SELECT min(deadline) FROM leases")?.query_row([], |row| row.get(0))?;
         Ok(first.map(|nanos| Boot::from_duration(Duration::from_nanos(nanos.unsigned_abs()))))
     }
 
@@ -283,9 +281,8 @@ impl<'c> Contents<'c> {
         new: Option<(&[u8], Revision, Option<i64>)>,
         old: Option<&Entry>,
     ) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
-            .execute(params![
+        self.connection.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?.execute(
+            params![
                 sql(at),
                 self.nth,
                 key,
@@ -296,7 +293,8 @@ impl<'c> Contents<'c> {
                 old.map(|old| sql(old.created)),
                 old.map(|old| sql(old.modified)),
                 old.and_then(|old| old.lease).map(lease_sql),
-            ])?;
+            ],
+        )?;
         self.nth += 1;
         Ok(())
     }

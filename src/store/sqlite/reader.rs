@@ -123,8 +123,7 @@ impl Reader {
     }
 
     fn serve_watches(&mut self) -> Result<(), Failure> {
-        let version: i64 =
-            self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        let version: i64 = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         self.watches.open.retain(|watching| !watching.reports.is_closed());
         if self.watches.served != Some(version) {
             let all_told = self.report()?;
