@@ -446,4 +446,4 @@ fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobNa
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -87,6 +87,12 @@ impl LedgerKeys {
         format!("{}~done/{}/{}{call}", self.prefix, run.job(), sortable(run.at()))
     }
 
+    /// The job whose verdict a key of the history holds.
+    pub fn job_of_done(&self, key: &str) -> Option<JobName> {
+        let (job, _) = key.strip_prefix(&self.prefix)?.strip_prefix("~done/")?.split_once('/')?;
+        JobName::new(job).ok()
+    }
+
     /// The verdicts of a job on runs before `at`.
     pub fn history_before(&self, job: &JobName, at: Wall) -> Keys {
         let start = format!("{}~done/{job}/", self.prefix);

@@ -156,10 +156,12 @@ fn look_back(job: &Job, after: Wall, now: Wall, jobs: usize) -> VecDeque<Due> {
     };
     let past = schedule.latest_starts(*jitter, after, now, most);
     let mut ahead = VecDeque::with_capacity(past.listed.len() + 1);
-    if let Some(before) = past.before {
+    if let (Some(before), Some(first)) = (past.before, past.listed.first()) {
         let many = Many { from: before.first, count: before.count, at_least: before.capped };
         let what = What::SkipMany(many, "missed: no leader, and too many to decide one by one".to_owned());
-        ahead.push_back(Due { job: job.name.clone(), occurrence: before.last, what });
+        // All of them start before the first listed one, jitter included, so this is where all of them are decided.
+        let starts = first.starts.minus(Duration::from_millis(1));
+        ahead.push_back(Due { job: job.name.clone(), occurrence: Occurrence { at: before.last, starts }, what });
     }
     let decided = decide_missed(job, &past.listed, now);
     ahead.extend(past.listed.into_iter().zip(decided).map(|(occurrence, what)| Due {

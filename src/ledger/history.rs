@@ -1,0 +1,229 @@
+//! Reading what was, and keeping it within bounds.
+
+use super::record::{DoneRecord, KnownRecord, NodeRecord, WatermarkRecord, decode};
+use super::{Asked, Ledger};
+use crate::job::{History, JobName, RunId, Verdict};
+use crate::lock::Hold;
+use crate::scheduler::run::{Done, Known, Open, Watermark};
+use crate::store::{Entry, Keys, Op, Range, Revision, Sort, Store, StoreError};
+use crate::time::Wall;
+
+/// A run as it is listed: open, or with its verdict.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunRow {
+    Open(Open),
+    Done(Done),
+}
+
+impl RunRow {
+    pub fn id(&self) -> &RunId {
+        match self {
+            RunRow::Open(open) => &open.id,
+            RunRow::Done(done) => &done.id,
+        }
+    }
+
+    fn order(&self) -> (Wall, Wall, &RunId) {
+        match self {
+            RunRow::Open(open) => (open.claimed_at, open.at, &open.id),
+            RunRow::Done(done) => (done.claimed_at, done.at, &done.id),
+        }
+    }
+}
+
+/// Which runs are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Find {
+    pub job: Option<JobName>,
+    /// Only those in this state: a verdict, or `claimed`, `running`, `retrying`, `waiting`.
+    pub verdict: Option<Verdict>,
+    /// Open ones, those with a verdict, or both.
+    pub open: bool,
+    pub done: bool,
+    pub limit: usize,
+}
+
+/// How many verdicts are read at a time: more than one transaction writes, and with their outputs well below what one
+/// answer may weigh.
+const PAGE: usize = 200;
+
+/// How many verdicts a search with a condition looks at.
+const LOOKED_AT_MOST: usize = 100_000;
+
+/// How many verdicts are deleted at a time.
+const PRUNE_PAGE: usize = 200;
+
+impl<S: Store> Ledger<S> {
+    /// Runs, the last claimed first.
+    pub async fn runs(&self, find: &Find, keep: impl Fn(&RunRow) -> bool) -> Result<Vec<RunRow>, StoreError> {
+        let mut rows = Vec::new();
+        if find.open {
+            let keys = find.job.as_ref().map_or_else(|| self.keys.opens(), |job| self.keys.opens_of(job));
+            let (entries, _) = self.store.range_all(keys).await?;
+            rows.extend(entries.iter().filter_map(|entry| self.open_entry(entry)).map(RunRow::Open).filter(&keep));
+        }
+        if find.done {
+            self.find_done(find, &keep, &mut rows).await?;
+        }
+        rows.sort_by(|a, b| b.order().cmp(&a.order()));
+        rows.truncate(find.limit);
+        Ok(rows)
+    }
+
+    async fn find_done(
+        &self,
+        find: &Find,
+        keep: &impl Fn(&RunRow) -> bool,
+        rows: &mut Vec<RunRow>,
+    ) -> Result<(), StoreError> {
+        let keys = find.job.as_ref().map_or_else(|| self.keys.history(), |job| self.keys.history_of(job));
+        let (mut before, mut looked_at, mut found) = (None, 0, 0);
+        loop {
+            let range =
+                Range { limit: PAGE, order: Sort::NewestFirst, modified_before: before, ..Range::of(keys.clone()) };
+            let page = self.store.range(range).await?;
+            looked_at += page.entries.len();
+            let oldest = page.entries.last().map(|entry| entry.modified);
+            // Verdicts of one transaction share a revision, which the end of a page may cut in two: the next begins with it.
+            let whole = |entry: &&Entry| !page.more || Some(entry.modified) != oldest;
+            let batch = page.entries.iter().filter(whole).filter_map(done_entry).map(RunRow::Done).filter(keep);
+            let before_batch = rows.len();
+            rows.extend(batch);
+            found += rows.len() - before_batch;
+            if !page.more || found >= find.limit || looked_at >= LOOKED_AT_MOST {
+                return Ok(());
+            }
+            before = oldest.map(Revision::next);
+        }
+    }
+
+    fn open_entry(&self, entry: &Entry) -> Option<Open> {
+        match self.keys.about(&entry.key)? {
+            super::keys::About::Open(run) => self.open_of(&run, entry),
+            _ => None,
+        }
+    }
+
+    /// One run, wherever it stands.
+    pub async fn run(&self, run: &RunId) -> Result<Option<RunRow>, StoreError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.open(run)))).await?;
+        if let Some(open) = page.entries.first().and_then(|entry| self.open_of(run, entry)) {
+            return Ok(Some(RunRow::Open(open)));
+        }
+        let page = self.store.range(Range::of(Keys::one(self.keys.done(run)))).await?;
+        Ok(page.entries.first().and_then(done_entry).map(RunRow::Done))
+    }
+
+    /// How far the schedules have been decided.
+    pub async fn watermark(&self) -> Result<Option<Watermark>, StoreError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.watermark()))).await?;
+        let record = page.entries.first().and_then(|entry| decode::<WatermarkRecord>(&entry.value));
+        Ok(record.map(WatermarkRecord::watermark))
+    }
+
+    /// The jobs that a leader has seen, and since when they are due.
+    pub async fn known_jobs(&self) -> Result<Vec<(JobName, Known)>, StoreError> {
+        let (entries, _) = self.store.range_all(self.keys.jobs()).await?;
+        let known = |entry: &Entry| match self.keys.about(&entry.key)? {
+            super::keys::About::Job(job) => Some((job, decode::<KnownRecord>(&entry.value)?.into())),
+            _ => None,
+        };
+        Ok(entries.iter().filter_map(known).collect())
+    }
+
+    /// The paused jobs, with who paused them.
+    pub async fn paused(&self) -> Result<Vec<(JobName, Asked)>, StoreError> {
+        let (entries, _) = self.store.range_all(self.keys.paused()).await?;
+        let paused = |entry: &Entry| match self.keys.about(&entry.key)? {
+            super::keys::About::Pause(job) => Some((job, decode::<Asked>(&entry.value)?)),
+            _ => None,
+        };
+        Ok(entries.iter().filter_map(paused).collect())
+    }
+
+    /// The nodes that have a session, by its lease.
+    pub async fn nodes(&self) -> Result<Vec<(u64, NodeRecord)>, StoreError> {
+        let (entries, _) = self.store.range_all(self.namespace.sessions()).await?;
+        let node = |entry: &Entry| {
+            let lease = self.namespace.session_of(&entry.key)?;
+            Some((lease.0.get(), NodeRecord::decode(&entry.value)?))
+        };
+        Ok(entries.iter().filter_map(node).collect())
+    }
+
+    /// The last verdict of a job, by instant.
+    pub async fn last_verdict(&self, job: &JobName) -> Result<Option<Done>, StoreError> {
+        let range = Range { limit: 1, order: Sort::NewestFirst, ..Range::of(self.keys.history_of(job)) };
+        let page = self.store.range(range).await?;
+        Ok(page.entries.first().and_then(done_entry))
+    }
+
+    /// Deletes of a job's history what is beyond its bounds, but for what nobody has resolved yet; answers how many.
+    pub async fn prune(&self, hold: &Hold, job: &JobName, bounds: History, now: Wall) -> Result<u64, StoreError> {
+        let keep = bounds.keep as usize;
+        let too_old = self.keys.history_before(job, now.minus(bounds.age));
+        let Keys::Range { mut start, end } = self.keys.history_of(job) else { return Ok(0) };
+        let mut pruned = 0;
+        loop {
+            let keys = Keys::Range { start: start.clone(), end: end.clone() };
+            let range = Range { keys_only: true, limit: keep + PRUNE_PAGE, ..Range::of(keys) };
+            let page = self.store.range(range).await?;
+            let old = page.entries.iter().take_while(|entry| too_old.contains(&entry.key)).count();
+            let surplus = page.entries.len().saturating_sub(keep);
+            let Some(last) = old.max(surplus).min(PRUNE_PAGE).checked_sub(1) else { return Ok(pruned) };
+            let last = page.entries[last].key.clone();
+            pruned += self.delete_settled(hold, &page.entries[0].key, &last).await?;
+            start = format!("{last}\0");
+        }
+    }
+
+    /// Deletes the verdicts from `first` to `last`, both included, but those that are still to be resolved.
+    async fn delete_settled(&self, hold: &Hold, first: &str, last: &str) -> Result<u64, StoreError> {
+        let end = format!("{last}\0");
+        let (entries, _) = self.store.range_all(Keys::Range { start: first.to_owned(), end: end.clone() }).await?;
+        let in_doubt = |entry: &&Entry| done_entry(entry).is_some_and(|done| done.verdict == Verdict::Unknown);
+        let kept: Vec<&str> = entries.iter().filter(in_doubt).map(|entry| entry.key.as_str()).collect();
+        let mut ops = Vec::with_capacity(kept.len() + 1);
+        let mut start = first.to_owned();
+        for key in &kept {
+            if start.as_str() < *key {
+                ops.push(Op::Delete(Keys::Range { start, end: (*key).to_owned() }));
+            }
+            start = format!("{key}\0");
+        }
+        if start < end {
+            ops.push(Op::Delete(Keys::Range { start, end }));
+        }
+        for ops in ops.chunks(super::REGISTERED_AT_ONCE) {
+            if !self.write_as_leader(hold, ops).await? {
+                return Ok(0);
+            }
+        }
+        Ok((entries.len() - kept.len()) as u64)
+    }
+
+    /// The jobs that have a history, from `after` on, at most `limit`: those of jobs that are gone are among them.
+    pub async fn jobs_with_history(&self, after: Option<&JobName>, limit: usize) -> Result<Vec<JobName>, StoreError> {
+        let Keys::Range { mut start, end } = self.keys.history() else { return Ok(Vec::new()) };
+        if let Some(after) = after
+            && let Keys::Range { end: behind, .. } = self.keys.history_of(after)
+        {
+            start = behind;
+        }
+        let mut jobs: Vec<JobName> = Vec::new();
+        while jobs.len() < limit {
+            let keys = Keys::Range { start: start.clone(), end: end.clone() };
+            let page = self.store.range(Range { keys_only: true, limit: 1, ..Range::of(keys) }).await?;
+            let Some(job) = page.entries.first().and_then(|entry| self.keys.job_of_done(&entry.key)) else { break };
+            if let Keys::Range { end: behind, .. } = self.keys.history_of(&job) {
+                start = behind;
+            }
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+}
+
+fn done_entry(entry: &Entry) -> Option<Done> {
+    decode::<DoneRecord>(&entry.value).map(Done::from)
+}

@@ -1,0 +1,193 @@
+//! What people ask for: transactions that the leader sees through its watch.
+
+use super::record::{Asked, DoneRecord, OpenRecord, StepDownRecord, decode, encode};
+use super::{Ledger, Pauses};
+use crate::fence::Fence;
+use crate::job::{JobName, RunId, Verdict};
+use crate::scheduler::run::{Done, Open, OpenState, Source};
+use crate::store::{Committed, Compare, Keys, Op, Range, Store, StoreError, Txn};
+use crate::time::Wall;
+
+/// The most instants that one backfill may ask for.
+pub const BACKFILL_MOST: usize = 1000;
+
+/// How many runs one transaction asks for.
+const ASKED_AT_ONCE: usize = 60;
+
+/// Why a request was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("there is no run {0}: `fencron runs` lists those that are kept")]
+    NoSuchRun(RunId),
+    #[error("{run} has ended already: {verdict}")]
+    Ended { run: RunId, verdict: Verdict },
+    #[error("{run} is not in doubt: it {verdict}. Only a run that ended as `unknown` can be resolved")]
+    NotInDoubt { run: RunId, verdict: String },
+    #[error("{job} is {}paused already", if *.paused { "" } else { "not paused: there is nothing to resume; it was un" })]
+    AlreadySo { job: JobName, paused: bool },
+    #[error("{run} was changed by somebody else meanwhile: look at it and ask again")]
+    Changed { run: RunId },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a person decides about a run that ended as `unknown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It was done.
+    Succeeded,
+    /// It was not done, and is not to be.
+    Failed,
+    /// It is to be run again: the same occurrence, under the fence of whoever leads.
+    Retry,
+}
+
+impl<S: Store> Ledger<S> {
+    /// Asks for runs of `job` for these instants, all of them asked for by the call `call` (ASCII letters, digits, `-`).
+    /// Asking twice with the same call is asking once.
+    pub async fn ask_for_runs(&self, job: &JobName, at: &[Wall], call: &str, source: &Source, now: Wall) -> Result<Vec<RunId>, AskError> {
+        let runs: Vec<RunId> = at.iter().map(|at| RunId::asked_for(job, *at, call)).collect();
+        for chunk in runs.chunks(ASKED_AT_ONCE) {
+            let mut txn = Txn::new();
+            for run in chunk {
+                let open = asked_run(run, source, now);
+                txn = txn
+                    .when(Compare::absent(Keys::one(self.keys.open(run))))
+                    .when(Compare::absent(Keys::one(self.keys.done(run))))
+                    .then(Op::put(self.keys.open(run), encode(OpenRecord::from(&open))));
+            }
+            // Where it does not succeed, an earlier sending did: nobody else has this call's id.
+            self.commit(txn).await?;
+        }
+        Ok(runs)
+    }
+
+    /// Pauses or resumes a job: while it is paused its occurrences are skipped, with that reason.
+    pub async fn set_paused(&self, job: &JobName, paused: bool, asked: &Asked) -> Result<(), AskError> {
+        let key = self.keys.pause(job);
+        let absent = Compare::absent(Keys::one(&key));
+        let value = encode(asked);
+        let txn = if paused {
+            Txn::new().when(absent).then(Op::put(&key, value.clone())).otherwise(Op::get(&key))
+        } else {
+            Txn::new().when(absent).otherwise(Op::delete(&key))
+        };
+        let committed = self.commit(txn).await?;
+        let done = if paused {
+            committed.succeeded || committed.got(0).and_then(<[_]>::first).is_some_and(|entry| entry.value == value)
+        } else {
+            !committed.succeeded
+        };
+        if done { Ok(()) } else { Err(AskError::AlreadySo { job: job.clone(), paused }) }
+    }
+
+    /// Asks for a run to be cancelled.
+    pub async fn ask_to_cancel(&self, run: &RunId, asked: &Asked) -> Result<(), AskError> {
+        let is_open = Compare { keys: Keys::one(self.keys.open(run)), test: crate::store::Test::Created(crate::store::Order::Greater, crate::store::Revision(0)) };
+        let txn = Txn::new()
+            .when(is_open)
+            .then(Op::put(self.keys.cancel(run), encode(asked)))
+            .otherwise(Op::get(self.keys.done(run)));
+        let committed = self.commit(txn).await?;
+        if committed.succeeded {
+            return Ok(());
+        }
+        match committed.got(0).and_then(<[_]>::first).and_then(|entry| decode::<DoneRecord>(&entry.value)) {
+            Some(done) => Err(AskError::Ended { run: run.clone(), verdict: Done::from(done).verdict }),
+            None => Err(AskError::NoSuchRun(run.clone())),
+        }
+    }
+
+    /// Takes back a request to cancel that has been seen to, or came too late.
+    pub async fn forget_cancel(&self, run: &RunId) -> Result<(), StoreError> {
+        self.commit(Txn::new().then(Op::delete(self.keys.cancel(run)))).await.map(drop)
+    }
+
+    /// Asks the leader of this fence to step down.
+    pub async fn ask_to_step_down(&self, fence: Fence, asked: Asked) -> Result<(), StoreError> {
+        let record = encode(StepDownRecord { fence, asked });
+        self.commit(Txn::new().then(Op::put(self.keys.step_down(), record))).await.map(drop)
+    }
+
+    /// Takes back the request to step down that was meant for this fence.
+    pub async fn forget_step_down(&self, fence: Fence) -> Result<(), StoreError> {
+        let page = self.read(Range::of(Keys::one(self.keys.step_down()))).await?;
+        let Some(entry) = page.entries.first() else { return Ok(()) };
+        if decode::<StepDownRecord>(&entry.value).is_some_and(|record| record.fence > fence) {
+            return Ok(());
+        }
+        let txn = Txn::new()
+            .when(Compare::modified_at(self.keys.step_down(), entry.modified))
+            .then(Op::delete(self.keys.step_down()));
+        self.commit(txn).await.map(drop)
+    }
+
+    /// Settles a run that ended as `unknown`.
+    pub async fn resolve(&self, run: &RunId, resolution: Resolution, asked: &Asked) -> Result<(), AskError> {
+        let page = self.read(Range::of(Keys::one(self.keys.done(run)))).await?;
+        let Some(entry) = page.entries.first() else { return Err(AskError::NoSuchRun(run.clone())) };
+        let Some(done) = decode::<DoneRecord>(&entry.value).map(Done::from) else {
+            return Err(StoreError::Unusable(format!("the verdict of {run} cannot be read: it is damaged, or of a newer version")).into());
+        };
+        if done.verdict != Verdict::Unknown {
+            return Err(AskError::NotInDoubt { run: run.clone(), verdict: done.verdict.to_string() });
+        }
+        let unchanged = Compare::modified_at(self.keys.done(run), entry.modified);
+        let mut txn = Txn::new().when(unchanged);
+        let settled = |verdict, done: Done| {
+            let reason = format!("resolved by {} on {}; was: {}", asked.by, asked.at, done.reason);
+            encode(DoneRecord::from(&Done { verdict, reason, ..done }))
+        };
+        txn = match resolution {
+            Resolution::Succeeded => txn.then(Op::put(self.keys.done(run), settled(Verdict::Succeeded, done))),
+            Resolution::Failed => txn.then(Op::put(self.keys.done(run), settled(Verdict::Failed, done))),
+            Resolution::Retry => {
+                let open = again(&done, asked.at);
+                txn.when(Compare::absent(Keys::one(self.keys.open(run))))
+                    .then(Op::delete(self.keys.done(run)))
+                    .then(Op::put(self.keys.open(run), encode(OpenRecord::from(&open))))
+            }
+        };
+        if self.commit(txn).await?.succeeded { Ok(()) } else { Err(AskError::Changed { run: run.clone() }) }
+    }
+
+    /// Commits what is harmless to repeat, until there is an answer or the store has been silent for long.
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        const TRIES: u32 = 5;
+        let mut pause = Pauses::new();
+        loop {
+            match self.store.commit(txn.clone()).await {
+                Err(error) if error.is_passing() && pause.tries < TRIES => pause.wait(&error, "request").await,
+                answer => return answer,
+            }
+        }
+    }
+}
+
+fn asked_run(run: &RunId, source: &Source, now: Wall) -> Open {
+    Open {
+        id: run.clone(),
+        job: run.job(),
+        at: run.at(),
+        starts: now,
+        source: source.clone(),
+        state: OpenState::Waiting { not_before: now },
+        attempt: 0,
+        claimant: None,
+        claimed_at: now,
+        started_at: None,
+        lateness: None,
+    }
+}
+
+/// The run of an unknown verdict, to be run once more.
+fn again(done: &Done, now: Wall) -> Open {
+    Open {
+        starts: done.at,
+        source: done.source.clone(),
+        attempt: done.attempt,
+        claimed_at: done.claimed_at,
+        lateness: done.lateness,
+        ..asked_run(&done.id, &done.source, now)
+    }
+}
