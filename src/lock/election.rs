@@ -104,6 +104,11 @@ impl<S: Store> Election<S> {
         Election { locks, keys }
     }
 
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &S {
+        &self.locks.store
+    }
+
     /// The key whose changes are the changes of leadership: what to watch.
     pub fn owner_key(&self) -> &str {
         &self.keys.owner
