@@ -1,1 +1,205 @@
-//! (skeleton)
+//! Sessions, locks and leadership: who may act, under which number, and for how long.
+//!
+//! # Model
+//!
+//! A node opens a [`Session`]: a lease in the store, kept alive, and a key under it that tells the others who is there.
+//! With it the node contends for locks; the lock named `leader` is the leadership ([`Election`]). Whoever contends
+//! stands in a queue, first come, first served, and watches only what is before it, so that a change wakes one waiter.
+//! Who is first while nobody holds the lock is granted it in one transaction, and the revision of that transaction
+//! makes the **fence**:
+//!
+//! ```text
+//! fence = base + creation revision of the owner's key
+//! ```
+//!
+//! `base` is a key of the namespace that every grant compares. Revisions only grow, so a later hold has a greater
+//! fence, whoever holds it, and whatever was deleted in between.
+//!
+//! A hold is not a belief. It is a comparison ([`Hold::still_held`]) that every write made under it carries in its own
+//! transaction. No code asks "am I the leader?" and then acts.
+//!
+//! # States of a session's leadership
+//!
+//! ```text
+//!               campaign                first, and nobody holds it
+//!   follower ──────────────▶ waiting ──────────────────────────────▶ leading ◀──────────┐
+//!      ▲                        │                                     │   │             │ acknowledged, and the
+//!      │   withdraw, or the     │                    no keep-alive    │   │             │ owner's key still stands
+//!      ├──── session ended ─────┘                    acknowledged     │   │             │
+//!      │                                             in time          │   └──────▶ untrusted
+//!      │      resign, or the session ended, or an operator            │                 │
+//!      └────────────── deleted the owner's key ───────────────────────┴─────────────────┘
+//! ```
+//!
+//! *untrusted* is a lapse, not a loss: nothing new is started and nothing is written off. The store may have given the
+//! lock away, or may just be slow to say that it has not.
+//!
+//! # Trust window
+//!
+//! ```text
+//! trusted until = when the last acknowledged keep-alive was SENT + TTL - margin        on the boot clock
+//! ```
+//!
+//! Counted from the question, so that a slow answer never lengthens it; on the boot clock, so that a suspended machine
+//! does not trust what ended while it slept; less a margin ([`Timing::margin`]), for clocks that run at different rates
+//! and for the time it takes to stop. Until then a node may start what needs no transaction. After that, the fence is
+//! what protects, at whatever receives the effect. The window and the questions are decided in `lock/lease.rs`, which
+//! knows no clock and no store. [`Driver::Thread`] runs them where a busy runtime cannot starve them.
+//!
+//! # What goes wrong, and what happens then
+//!
+//! | what | then |
+//! | --- | --- |
+//! | an answer is lost | the call looks again: its id in the queue or in the owner's record tells how far it got. A call takes effect once |
+//! | a request is applied late, or twice | its comparisons fail (table in `lock/hold.rs`) |
+//! | a campaign is dropped half-way | it may still win: [`Election::withdraw`] it, or campaign again under the same [`CallId`], which adopts what was won |
+//! | the lease ends while its owner waits | the grant compares the session's key: it never wins |
+//! | the process dies | its lease ends, and everything under it goes |
+//! | an operator deletes the owner's key | the hold is over: its writes fail, it is never put again; the next waiter gets a greater fence |
+//! | an operator deletes `base` | nothing is granted: [`FenceBaseError`], `fencron fence repair` |
+//! | a key without a lease lies in the way | it is reported, in the log and as an [`Obstacle`] of [`Election::observe`], until it is deleted |
+//! | the store was restored from a backup | a node that has [`Seen`] more refuses it: [`StoreWentBack`], `fencron fence repair` |
+//! | the store is away | calls go on trying, with pauses; trust lapses by itself |
+//!
+//! # Failure handling by the caller
+//!
+//! A session that ended ([`Trust::ended`]) does not come back: stop what runs, drop it, and open another. A session
+//! that is dropped without [`Session::close`] leaves its lease to run out, as a crash would.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::store::{Compare, Keys, Op, Store, StoreError, Txn};
+use crate::time::Clock;
+
+mod election;
+mod hold;
+mod keys;
+mod lease;
+mod line;
+mod repair;
+mod seen;
+mod session;
+
+#[cfg(test)]
+mod tests;
+
+pub use election::{CampaignError, Election, Leader, Resigned, Standing, Term};
+pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
+pub use keys::{CallId, LockName, Namespace, NotALockName, NotANamespace};
+pub use lease::{BadTtl, Lease, Next, Timing};
+pub use line::{Obstacle, Reason, Waiter};
+pub use repair::Repaired;
+pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
+pub use session::{Driver, Ended, Presence, Session, SessionError, Trust};
+
+/// The sessions and locks of one namespace of one store, and what this process has seen of them. Cheap to clone; clones
+/// share what they have seen.
+///
+/// ```
+/// use std::time::Duration;
+/// use fencron::lock::{CallId, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
+/// use fencron::store::{Op, Store, Txn, memory::MemoryStore};
+/// use fencron::time::Clock;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let clock = Clock::system();
+/// let store = MemoryStore::new(clock.clone());
+/// let locks = Locks::new(store.clone(), clock.clone(), Namespace::new("shop")?, Seen::default());
+///
+/// let timing = Timing::from_ttl(Duration::from_secs(10))?;
+/// let presence = Presence { node: "a".into(), record: b"{}".to_vec() };
+/// let session = locks.open_session(presence, timing, Driver::Thread).await?;
+///
+/// let election = locks.election(LockName::leader());
+/// let term = election.campaign(&session, CallId::random()).await?;
+/// assert!(session.trust().borrow().holds(clock.boot()));
+///
+/// let write = term.hold.still_held().into_iter().fold(Txn::new(), Txn::when).then(Op::put("/my/key", "done"));
+/// assert!(store.commit(write).await?.succeeded);
+///
+/// election.resign(&term).await?;
+/// session.close().await?;
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Locks<S> {
+    store: S,
+    clock: Clock,
+    namespace: Namespace,
+    seen: watch::Sender<Seen>,
+}
+
+impl<S: Store> Locks<S> {
+    /// The locks of `namespace` in `store`, for a node that remembers `seen` of it (from its [`SeenFile`]).
+    pub fn new(store: S, clock: Clock, namespace: Namespace, seen: Seen) -> Locks<S> {
+        Locks { store, clock, namespace, seen: watch::Sender::new(seen) }
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The highest that this process has seen of the store, as it grows: what to save in a [`SeenFile`], before acting
+    /// under a fence that it had not seen, and now and then for the revision.
+    pub fn seen(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    /// Grants a lease, registers the node under it, and keeps it alive from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Store`] where the store does not answer: a lease may then be left that ends by itself.
+    pub async fn open_session(
+        &self,
+        presence: Presence,
+        timing: Timing,
+        driver: Driver,
+    ) -> Result<Session<S>, SessionError> {
+        Session::open(self, presence, timing, driver).await
+    }
+
+    /// The election whose winner holds the lock `name`.
+    pub fn election(&self, name: LockName) -> Election<S> {
+        Election::new(self.clone(), &name)
+    }
+
+    /// Writes the fence base where the namespace is entirely empty and this node has never seen it otherwise. Opening a
+    /// session does so; whoever writes to a namespace without one calls it before, as a namespace that has keys but no
+    /// base counts as damaged.
+    pub async fn found(&self) -> Result<(), StoreError> {
+        if !self.seen.borrow().is_nothing() {
+            return Ok(());
+        }
+        let nothing = Compare::absent(Keys::prefix(self.namespace.prefix()));
+        self.store.commit(Txn::new().when(nothing).then(Op::put(self.namespace.base_key(), "0"))).await?;
+        Ok(())
+    }
+}
+
+/// Pauses between attempts that double, up to a bound.
+#[derive(Debug)]
+struct Backoff {
+    pause: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    fn new() -> Backoff {
+        Backoff { pause: Backoff::FIRST }
+    }
+
+    fn reset(&mut self) {
+        self.pause = Backoff::FIRST;
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(Backoff::LONGEST);
+    }
+}

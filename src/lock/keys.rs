@@ -1,0 +1,273 @@
+//! Names and keys: the only place that knows how sessions and locks are laid out in the store.
+//!
+//! ```text
+//! /fencron/v1/<namespace>/base                       what fences are counted from; no lease
+//! /fencron/v1/<namespace>/sess/<lease>               a session's record; under its lease
+//! /fencron/v1/<namespace>/lock/<name>/owner          who holds it; under the holder's lease
+//! /fencron/v1/<namespace>/lock/<name>/wait/<call>    who waits for it; under the waiter's lease
+//! /fencron/v1/<namespace>/lock/<name>/last           the call that was last released or withdrawn; no lease
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::fence::Scope;
+use crate::store::{Keys, LeaseId};
+
+/// What a cluster's keys are kept apart by: 1 to 100 of `A-Z a-z 0-9 . _ -`, beginning with a letter or a digit.
+///
+/// ```
+/// use fencron::lock::Namespace;
+/// assert_eq!(Namespace::new("shop")?.prefix(), "/fencron/v1/shop/");
+/// assert!(Namespace::new("shop/eu").is_err());
+/// # Ok::<(), fencron::lock::NotANamespace>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Namespace(Arc<str>);
+
+/// A text that cannot be a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a namespace: use 1 to 100 letters, digits, `.`, `_` or `-`, beginning with a letter or a digit")]
+pub struct NotANamespace(String);
+
+/// The longest namespace, in bytes.
+const NAMESPACE_BYTES: usize = 100;
+
+impl Namespace {
+    /// The namespace, where `text` is one.
+    pub fn new(text: &str) -> Result<Namespace, NotANamespace> {
+        let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if text.len() <= NAMESPACE_BYTES && begins_well && text.bytes().all(is_plain) {
+            Ok(Namespace(text.into()))
+        } else {
+            Err(NotANamespace(text.chars().take(NAMESPACE_BYTES + 1).collect()))
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What all keys of the namespace begin with.
+    pub fn prefix(&self) -> String {
+        format!("/fencron/v1/{}/", self.0)
+    }
+
+    /// All sessions: one key per node that is present, its value the record that the node published.
+    pub fn sessions(&self) -> Keys {
+        Keys::prefix(format!("{}sess/", self.prefix()))
+    }
+
+    /// The key of one session.
+    pub(crate) fn session_key(&self, lease: LeaseId) -> String {
+        format!("{}sess/{lease}", self.prefix())
+    }
+
+    /// The lease of a session's key, as [`Namespace::sessions`] lists them.
+    pub fn session_of(&self, key: &str) -> Option<LeaseId> {
+        let lease = key.strip_prefix(&self.prefix())?.strip_prefix("sess/")?;
+        u64::from_str_radix(lease, 16).ok().and_then(std::num::NonZeroU64::new).map(LeaseId)
+    }
+
+    pub(crate) fn base_key(&self) -> String {
+        format!("{}base", self.prefix())
+    }
+
+    pub(crate) fn locks(&self) -> Keys {
+        Keys::prefix(format!("{}lock/", self.prefix()))
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+/// The name of a lock: any text of 1 to [`LockName::MOST_BYTES`] bytes. The one named `leader` is the leadership.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LockName(Arc<str>);
+
+/// A text that cannot be the name of a lock.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a lock is 1 to {most} bytes long; this one has {bytes}", most = LockName::MOST_BYTES)]
+pub struct NotALockName {
+    bytes: usize,
+}
+
+impl LockName {
+    /// The longest name, in bytes.
+    pub const MOST_BYTES: usize = 200;
+
+    /// The name, where `text` is neither empty nor too long.
+    pub fn new(text: &str) -> Result<LockName, NotALockName> {
+        if (1..=LockName::MOST_BYTES).contains(&text.len()) {
+            Ok(LockName(text.into()))
+        } else {
+            Err(NotALockName { bytes: text.len() })
+        }
+    }
+
+    /// The lock whose owner leads the namespace.
+    pub fn leader() -> LockName {
+        LockName("leader".into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Percent-encoded, so that no name can reach out of its place in the key, and two names never meet.
+    fn escaped(&self) -> String {
+        let mut escaped = String::with_capacity(self.0.len());
+        for byte in self.0.bytes() {
+            if is_plain(byte) {
+                escaped.push(char::from(byte));
+            } else {
+                escaped.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        escaped
+    }
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One call for a lock (a campaign, a `lock`), however often its requests are repeated: it takes effect once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(u128);
+
+impl CallId {
+    /// A new call, drawn from the machine's randomness.
+    pub fn random() -> CallId {
+        CallId(Uuid::new_v4().as_u128())
+    }
+
+    /// The call with this number, for callers that bring randomness of their own. It must be unique for ever within
+    /// its lock.
+    pub fn from_u128(number: u128) -> CallId {
+        CallId(number)
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<CallId> {
+        let well_formed = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        well_formed.then(|| u128::from_str_radix(text, 16).ok().map(CallId)).flatten()
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The keys of one lock, and what its fences are comparable within.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LockKeys {
+    pub base: String,
+    pub owner: String,
+    pub last: String,
+    pub scope: Scope,
+    waiting: String,
+}
+
+impl LockKeys {
+    pub fn new(namespace: &Namespace, name: &LockName) -> LockKeys {
+        let prefix = format!("{}lock/{}/", namespace.prefix(), name.escaped());
+        LockKeys {
+            base: namespace.base_key(),
+            owner: format!("{prefix}owner"),
+            last: format!("{prefix}last"),
+            scope: Scope::lock(namespace.as_str(), name.as_str()),
+            waiting: format!("{prefix}wait/"),
+        }
+    }
+
+    /// Everybody who waits.
+    pub fn waiting(&self) -> Keys {
+        Keys::prefix(self.waiting.as_str())
+    }
+
+    /// Where the call `call` waits.
+    pub fn wait(&self, call: CallId) -> String {
+        format!("{}{call}", self.waiting)
+    }
+
+    /// The call that waits at `key`; `None` where a key of another shape lies in the queue.
+    pub fn call_of(&self, key: &str) -> Option<CallId> {
+        key.strip_prefix(&self.waiting).and_then(CallId::parse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(name: &str) -> LockKeys {
+        LockKeys::new(&Namespace::new("shop").unwrap(), &LockName::new(name).unwrap())
+    }
+
+    #[test]
+    fn no_lock_name_reaches_out_of_its_place() {
+        assert_eq!(keys("leader").owner, "/fencron/v1/shop/lock/leader/owner");
+        assert_eq!(keys("a/owner").owner, "/fencron/v1/shop/lock/a%2Fowner/owner");
+        assert_eq!(keys("50%\0ü").owner, "/fencron/v1/shop/lock/50%25%00%C3%BC/owner");
+    }
+
+    #[test]
+    fn two_lock_names_never_share_a_key() {
+        assert_ne!(keys("a/b").owner, keys("a%2Fb").owner);
+        assert_ne!(keys("a").owner, keys("A").owner);
+    }
+
+    #[test]
+    fn a_lock_name_has_a_length() {
+        assert!(LockName::new("").is_err() && LockName::new(&"x".repeat(201)).is_err());
+        assert!(LockName::new(&"x".repeat(200)).is_ok());
+    }
+
+    #[test]
+    fn a_namespace_is_one_plain_segment() {
+        for text in ["", ".", "-a", "a/b", "a b", "ü", &"x".repeat(101)] {
+            assert!(Namespace::new(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_waiting_key_names_its_call() {
+        let (keys, call) = (keys("leader"), CallId::from_u128(0xfe));
+        assert_eq!(keys.call_of(&keys.wait(call)), Some(call));
+        assert_eq!(keys.call_of("/fencron/v1/shop/lock/leader/wait/by-hand"), None);
+        assert!(keys.waiting().contains(&keys.wait(call)) && !keys.waiting().contains(&keys.owner));
+    }
+
+    #[test]
+    fn a_session_key_names_its_lease() {
+        let namespace = Namespace::new("shop").unwrap();
+        let lease = LeaseId(std::num::NonZeroU64::new(0x7587_abcd).unwrap());
+        assert_eq!(namespace.session_of(&namespace.session_key(lease)), Some(lease));
+        assert_eq!(namespace.session_of("/fencron/v1/other/sess/1"), None);
+    }
+}

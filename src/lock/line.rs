@@ -1,0 +1,212 @@
+//! PURE: a lock and its queue as they were at one revision, and what a call does next.
+//!
+//! A call never remembers how far it got. It looks, and the whole of its next step follows from what it sees and from
+//! its call id; so a lost answer, a restart of the call, and a watch that said nothing all end in the same place.
+
+use std::fmt;
+
+use super::hold::{Base, Caller, Entrance, FenceBaseError, Hold, OwnerRecord, Turn, WaitRecord, fence};
+use super::keys::{CallId, LockKeys};
+use crate::fence::Fence;
+use crate::store::{Answer, Committed, Entry, LeaseId, Revision};
+use crate::time::Wall;
+
+/// A lock and its queue at one revision.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub revision: Revision,
+    pub base: Result<Base, FenceBaseError>,
+    owner: Option<Entry>,
+    last_modified: Revision,
+    /// In the order of their arrival.
+    waiting: Vec<Entry>,
+    /// When the caller's session key came to be; 0: there is none.
+    session_created: Revision,
+}
+
+/// What a call does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It has won already.
+    Adopt(Hold),
+    /// It gets into the queue.
+    Enqueue(Entrance),
+    /// It is first, and nobody holds the lock.
+    Take(Turn),
+    /// It waits for this key to go.
+    Wait { behind: String },
+    /// Its session's key is gone: it can never win.
+    SessionGone,
+    /// Nothing can be granted.
+    NoBase(FenceBaseError),
+}
+
+/// A key that stands in the way of everybody and does not go away by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    pub key: String,
+    pub reason: Reason,
+}
+
+/// Why a key stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It hangs on no lease. Only a hand that wrote it could have done that.
+    NoLease,
+    /// It is not a record of a version that this program can read. It goes with its lease.
+    Unreadable,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match self.reason {
+            Reason::NoLease => write!(
+                f,
+                "`{key}` hangs on no lease, so it was written by hand and never goes away: nobody can be granted the \
+                 lock until it is deleted (etcd: `etcdctl del {key}`; any store: `fencron fence repair`)"
+            ),
+            Reason::Unreadable => write!(
+                f,
+                "`{key}` is no record that this version can read: written by hand, or by a newer fencron; the lock is \
+                 held for as long as its lease lives"
+            ),
+        }
+    }
+}
+
+/// Who holds a lock, as its owner's key tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub node: String,
+    pub lease: LeaseId,
+    pub fence: Fence,
+    pub since: Wall,
+    pub call: String,
+    pub created: Revision,
+}
+
+/// Somebody in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// The node's name; `None` where it cannot be read.
+    pub node: Option<String>,
+    pub session: Option<LeaseId>,
+    pub since: Option<Wall>,
+}
+
+impl Line {
+    /// What a committed [`LockKeys::look`] answered. `None` where the answers are not those of a look.
+    pub fn read(keys: &LockKeys, committed: Committed) -> Option<Line> {
+        let mut pages = committed.answers.into_iter().map(|answer| match answer {
+            Answer::Got(page) => Some(page.entries),
+            Answer::Put | Answer::Deleted(_) => None,
+        });
+        let base = pages.next()??;
+        let owner = pages.next()??.pop();
+        let last = pages.next()??;
+        let mut waiting = pages.next()??;
+        waiting.sort_by_key(|entry| entry.created);
+        let session = pages.next().flatten().unwrap_or_default();
+        Some(Line {
+            revision: committed.revision,
+            base: Base::read(&keys.base, base.first()),
+            owner,
+            last_modified: last.first().map_or(Revision(0), |entry| entry.modified),
+            waiting,
+            session_created: session.first().map_or(Revision(0), |entry| entry.created),
+        })
+    }
+
+    /// The same queue after the call was put at its end, at `revision`.
+    pub fn joined(mut self, keys: &LockKeys, caller: &Caller, revision: Revision) -> Line {
+        let (key, lease) = (keys.wait(caller.call), Some(caller.lease));
+        self.waiting.push(Entry { key, value: Vec::new(), created: revision, modified: revision, lease });
+        self.revision = revision;
+        self
+    }
+
+    /// The same queue after the owner's key was deleted, at `revision`.
+    pub fn vacated(mut self, revision: Revision) -> Line {
+        self.owner = None;
+        self.revision = revision;
+        self
+    }
+
+    /// What the call does next.
+    pub fn step(&self, keys: &LockKeys, caller: &Caller) -> Step {
+        if self.session_created != caller.session_created {
+            return Step::SessionGone;
+        }
+        if let Some(hold) = self.hold_of(keys, caller) {
+            return Step::Adopt(hold);
+        }
+        let base = match &self.base {
+            Ok(base) => *base,
+            Err(error) => return Step::NoBase(error.clone()),
+        };
+        let own = keys.wait(caller.call);
+        let Some(place) = self.waiting.iter().position(|entry| entry.key == own) else {
+            let owner_created = self.owner.as_ref().map_or(Revision(0), |owner| owner.created);
+            return Step::Enqueue(Entrance { owner_created, last_modified: self.last_modified });
+        };
+        let queued = &self.waiting[place];
+        match (place.checked_sub(1), &self.owner) {
+            // An earlier session made the same call: it goes with that session's lease, and then this one enqueues.
+            _ if queued.lease != Some(caller.lease) => Step::Wait { behind: own },
+            (Some(before), _) => Step::Wait { behind: self.waiting[before].key.clone() },
+            (None, Some(owner)) => Step::Wait { behind: owner.key.clone() },
+            (None, None) => Step::Take(Turn { queued: queued.created, base }),
+        }
+    }
+
+    /// The hold that an earlier attempt of this very call won, if it still stands.
+    fn hold_of(&self, keys: &LockKeys, caller: &Caller) -> Option<Hold> {
+        let owner = self.owner.as_ref().filter(|owner| owner.lease == Some(caller.lease))?;
+        let record = OwnerRecord::read(&owner.value).filter(|record| record.call == caller.call.to_string())?;
+        keys.hold(caller, record.base, owner.created)
+    }
+
+    /// Another call of the same session that holds the lock or waits before this one. For an election that is a
+    /// mistake of its caller, who would wait for itself.
+    pub fn other_call(&self, keys: &LockKeys, caller: &Caller) -> Option<CallId> {
+        let ours = |entry: &&Entry| entry.lease == Some(caller.lease);
+        let holds = self.owner.as_ref().filter(ours).and_then(|owner| OwnerRecord::read(&owner.value));
+        let holds = holds.and_then(|record| CallId::parse(&record.call));
+        let own = keys.wait(caller.call);
+        let before = self.waiting.iter().take_while(|entry| entry.key != own).filter(ours);
+        holds.into_iter().chain(before.filter_map(|entry| keys.call_of(&entry.key))).find(|call| *call != caller.call)
+    }
+
+    /// Who holds the lock; `None` also where the owner's record cannot be read, which is an [`Obstacle`].
+    pub fn holder(&self) -> Option<Holder> {
+        let owner = self.owner.as_ref()?;
+        let record = OwnerRecord::read(&owner.value)?;
+        Some(Holder {
+            node: record.node,
+            lease: owner.lease?,
+            fence: fence(record.base, owner.created)?,
+            since: record.since,
+            call: record.call,
+            created: owner.created,
+        })
+    }
+
+    /// Everybody who waits, first come first.
+    pub fn waiters(&self) -> Vec<Waiter> {
+        let waiter = |entry: &Entry| {
+            let (node, since) = WaitRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
+            Waiter { node, session: entry.lease, since }
+        };
+        self.waiting.iter().map(waiter).collect()
+    }
+
+    /// What stands in the way of everybody.
+    pub fn obstacles(&self) -> Vec<Obstacle> {
+        let leaseless = self.owner.iter().chain(&self.waiting).filter(|entry| entry.lease.is_none());
+        let leaseless = leaseless.map(|entry| Obstacle { key: entry.key.clone(), reason: Reason::NoLease });
+        let unreadable = self.owner.iter().filter(|owner| owner.lease.is_some() && self.holder().is_none());
+        let unreadable = unreadable.map(|owner| Obstacle { key: owner.key.clone(), reason: Reason::Unreadable });
+        leaseless.chain(unreadable).collect()
+    }
+}

@@ -1,0 +1,93 @@
+//! `fencron fence repair`: making fences greater than everything seen, after a base was lost or a store went back.
+
+use super::hold::{Base, FENCE_LIMIT, OwnerRecord, fence};
+use super::{Backoff, Locks};
+use crate::fence::Fence;
+use crate::store::{Compare, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn};
+
+/// How often a repair starts over because somebody else changed the base, or an answer was lost.
+const ATTEMPTS: u32 = 10;
+
+/// What a repair did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// What fences are counted from now: every later fence is greater.
+    pub base: u64,
+    /// What they were counted from before; `None` where that was missing or unusable.
+    pub base_before: Option<u64>,
+    /// The keys that were found and deleted: every hold, every place in a queue, every session of the namespace.
+    pub removed: Vec<String>,
+    /// When it happened, in the store's history.
+    pub revision: Revision,
+}
+
+impl<S: Store> Locks<S> {
+    /// Sets the fence base of the namespace above every fence that this node has seen, that the store still shows, and
+    /// that a clock of now stands for; and, in the same transaction, ends every hold and session of the namespace.
+    ///
+    /// Run it where the node that saw the most keeps its [`SeenFile`](super::SeenFile): a node that has seen a higher
+    /// fence goes on refusing the store. Nodes that run open new sessions by themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] where the highest fence seen leaves no room for more.
+    pub async fn repair(&self) -> Result<Repaired, StoreError> {
+        let mut backoff = Backoff::new();
+        let mut written = None;
+        let mut failed = StoreError::Refused("the fence base keeps changing: is another repair running?".to_owned());
+        for _ in 0..ATTEMPTS {
+            match self.repair_once(&mut written).await {
+                Ok(Some(repaired)) => {
+                    self.seen.send_modify(|seen| seen.note(repaired.base, repaired.revision, None));
+                    return Ok(repaired);
+                }
+                Ok(None) => {}
+                Err(error) if error.is_passing() => failed = error,
+                Err(error) => return Err(error),
+            }
+            backoff.wait().await;
+        }
+        Err(failed)
+    }
+
+    /// `written` is what an attempt whose answer was lost may have done.
+    async fn repair_once(&self, written: &mut Option<Repaired>) -> Result<Option<Repaired>, StoreError> {
+        let base_key = self.namespace.base_key();
+        let page = self.store.range(Range::of(Keys::one(base_key.as_str()))).await?;
+        let entry = page.entries.first();
+        let base_before = Base::read(&base_key, entry).ok().map(|base| base.value);
+        if let Some(repaired) = written.take_if(|repaired| Some(repaired.base) == base_before) {
+            return Ok(Some(Repaired { revision: page.revision, ..repaired }));
+        }
+        let (locks, sessions) = (self.namespace.locks(), self.namespace.sessions());
+        let (mut found, _) = self.store.range_all(locks.clone()).await?;
+        found.extend(self.store.range_all(sessions.clone()).await?.0);
+        let base = self.next_base(base_before, &found)?;
+        let txn = Txn::new()
+            .when(Compare::modified_at(base_key.as_str(), entry.map_or(Revision(0), |entry| entry.modified)))
+            .then(Op::put(base_key, base.to_string()))
+            .then(Op::Delete(locks))
+            .then(Op::Delete(sessions));
+        let removed = found.into_iter().map(|entry| entry.key).collect();
+        let repaired = Repaired { base, base_before, removed, revision: Revision(0) };
+        *written = Some(repaired.clone());
+        let committed = self.store.commit(txn).await?;
+        Ok(committed.succeeded.then_some(Repaired { revision: committed.revision, ..repaired }))
+    }
+
+    fn next_base(&self, base_before: Option<u64>, found: &[Entry]) -> Result<u64, StoreError> {
+        let seen = *self.seen.borrow();
+        let shown = |entry: &Entry| OwnerRecord::read(&entry.value).and_then(|owner| fence(owner.base, entry.created));
+        let now = u64::try_from(self.clock.wall().as_millis()).unwrap_or(0);
+        let base = found.iter().filter_map(shown).map(Fence::get).fold(now, u64::max);
+        let base = base.max(seen.fence).max(seen.base.saturating_add(1)).max(base_before.map_or(0, |base| base + 1));
+        if base < Base::LIMIT {
+            return Ok(base);
+        }
+        Err(StoreError::Refused(format!(
+            "the highest fence seen is {}, which leaves no room below {FENCE_LIMIT}: this namespace cannot be repaired, \
+             use another one",
+            seen.fence
+        )))
+    }
+}

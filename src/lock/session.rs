@@ -1,0 +1,364 @@
+//! Keeping a session alive: the shell around [`Lease`].
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use super::hold::Caller;
+use super::keys::CallId;
+use super::lease::{Lease, Next, Timing};
+use super::{Backoff, Locks};
+use crate::store::{Compare, Entry, Keys, LeaseId, Op, Range, Revision, Store, StoreError, Txn};
+use crate::time::{Boot, Clock};
+
+/// How long a sleep may be before the boot clock is read again: timers stand still while the machine is suspended.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// How many keep-alives of one lease may be under way at once.
+const QUESTIONS_AT_ONCE: usize = 4;
+
+/// How often a closing session tries to revoke its lease, before it is left to run out.
+const REVOKE_ATTEMPTS: u32 = 4;
+
+/// How often one publication reads and writes again because of another writer or a lost answer.
+const PUBLISH_ATTEMPTS: u32 = 8;
+
+/// Who opens a session.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    /// The node's name, which its holds and its place in queues show.
+    pub node: String,
+    /// What the session's key holds for the others to read.
+    pub record: Vec<u8>,
+}
+
+/// What keeps a session alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// A thread of its own, with a runtime and a connection of its own: a busy process cannot starve it.
+    Thread,
+    /// A task of the calling runtime: for simulations, whose time is that runtime's.
+    Task,
+}
+
+/// Until when a session may be acted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trust {
+    pub lease: LeaseId,
+    /// Past this instant of the boot clock nothing new may be started. It moves on with every acknowledged keep-alive,
+    /// also after it has passed: a lapse is not an end.
+    pub trusted_until: Boot,
+    /// The session is over, for good.
+    pub ended: Option<Ended>,
+}
+
+impl Trust {
+    /// Whether the session may be acted on at `now`.
+    pub fn holds(&self, now: Boot) -> bool {
+        self.ended.is_none() && now < self.trusted_until
+    }
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    #[error("the store says that its lease has ended")]
+    Refused,
+    #[error("its key was deleted from the store")]
+    KeyGone,
+    #[error("it was closed")]
+    Closed,
+    #[error("what kept it alive has stopped")]
+    Unattended,
+}
+
+/// Why a session could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the session (lease {lease}) is over: {why}")]
+    Ended { lease: LeaseId, why: Ended },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start the thread that keeps the session alive: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// A node's leased presence in the store. See [`Locks::open_session`].
+///
+/// Dropping it stops the keep-alive and leaves the lease to run out, as a crash would.
+#[derive(Debug)]
+pub struct Session<S> {
+    locks: Locks<S>,
+    node: String,
+    lease: LeaseId,
+    key: String,
+    created: Revision,
+    trust: watch::Receiver<Trust>,
+    /// Dropped, it tells the driver to stop.
+    attended: oneshot::Sender<()>,
+}
+
+impl<S: Store> Session<S> {
+    pub(super) async fn open(
+        locks: &Locks<S>,
+        presence: Presence,
+        timing: Timing,
+        driver: Driver,
+    ) -> Result<Session<S>, SessionError> {
+        locks.found().await?;
+        let asked_at = locks.clock.boot();
+        let (id, ttl) = locks.store.grant(timing.ttl()).await?;
+        let lease = Lease::granted(timing, asked_at, ttl);
+        let key = locks.namespace.session_key(id);
+        let registered = register(locks, &key, presence.record, (id, &lease)).await;
+        if registered.is_err() {
+            revoke_unused(locks, id).await;
+        }
+        let created = registered?;
+        let (attended, abandoned) = oneshot::channel();
+        let trust = watch::Sender::new(Trust { lease: id, trusted_until: lease.trusted_until(), ended: None });
+        let receiver = trust.subscribe();
+        let keeper = Keeper { store: locks.store.clone(), clock: locks.clock.clone(), id, timing, lease, trust };
+        match driver {
+            Driver::Thread => keeper.on_a_thread(abandoned).map_err(SessionError::Thread)?,
+            Driver::Task => drop(tokio::spawn(keeper.run(abandoned))),
+        }
+        tracing::debug!(session.lease = %id, session.node = %presence.node, "opened a session");
+        let (locks, node) = (locks.clone(), presence.node);
+        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attended })
+    }
+
+    /// The lease that everything of this session hangs on.
+    pub fn lease(&self) -> LeaseId {
+        self.lease
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The session's trust, as it changes. Where the channel closes without [`Trust::ended`], the driver has died:
+    /// trust then lapses by itself.
+    pub fn trust(&self) -> watch::Receiver<Trust> {
+        self.trust.clone()
+    }
+
+    /// Waits until the session is over.
+    pub async fn ended(&self) -> Ended {
+        let mut trust = self.trust.clone();
+        match trust.wait_for(|trust| trust.ended.is_some()).await {
+            Ok(trust) => trust.ended.unwrap_or(Ended::Unattended),
+            Err(_) => Ended::Unattended,
+        }
+    }
+
+    /// Replaces the record that the others see of this node.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Ended`] where the session's key is no longer there: it is never put again.
+    pub async fn publish(&self, record: Vec<u8>) -> Result<(), SessionError> {
+        let mut backoff = Backoff::new();
+        let mut failed =
+            StoreError::Refused(format!("the record `{}` keeps changing under this publication", self.key));
+        for _ in 0..PUBLISH_ATTEMPTS {
+            match self.publish_once(&record).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(SessionError::Store(error)) if error.is_passing() => failed = error,
+                Err(error) => return Err(error),
+            }
+            backoff.wait().await;
+        }
+        Err(SessionError::Store(failed))
+    }
+
+    /// Reads what the record replaces first, so that a publication that arrives late cannot undo a later one.
+    async fn publish_once(&self, record: &[u8]) -> Result<bool, SessionError> {
+        let page = self.locks.store.range(Range::of(Keys::one(self.key.as_str()))).await?;
+        let standing = page.entries.first().filter(|entry| entry.created == self.created);
+        let Some(Entry { value, modified, .. }) = standing else {
+            return Err(SessionError::Ended { lease: self.lease, why: Ended::KeyGone });
+        };
+        if value == record {
+            return Ok(true);
+        }
+        let put = Txn::new().when(Compare::modified_at(self.key.as_str(), *modified)).then(Op::put_leased(
+            self.key.as_str(),
+            record,
+            self.lease,
+        ));
+        match self.locks.store.commit(put).await {
+            Ok(committed) => Ok(committed.succeeded),
+            Err(StoreError::LeaseEnded(lease)) => Err(SessionError::Ended { lease, why: Ended::Refused }),
+            Err(error) => Err(SessionError::Store(error)),
+        }
+    }
+
+    /// Ends the session now: stops the keep-alive, then revokes the lease, so that nobody has to wait for it to run
+    /// out. What the session held goes with it.
+    ///
+    /// # Errors
+    ///
+    /// Where the store does not answer: the lease then ends by itself, within its TTL.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let Session { locks, lease, mut trust, attended, .. } = self;
+        drop(attended);
+        // The channel closes when the driver is gone: no keep-alive can follow the revocation.
+        while trust.changed().await.is_ok() {}
+        let mut backoff = Backoff::new();
+        let mut attempt = 1;
+        loop {
+            match locks.store.revoke(lease).await {
+                Err(error) if error.is_passing() && attempt < REVOKE_ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+            backoff.wait().await;
+        }
+    }
+
+    pub(super) fn caller(&self, call: CallId) -> Caller {
+        Caller {
+            call,
+            node: self.node.clone(),
+            lease: self.lease,
+            session_key: self.key.clone(),
+            session_created: self.created,
+        }
+    }
+}
+
+/// Puts the session's key, once, and answers when it came to be.
+async fn register<S: Store>(
+    locks: &Locks<S>,
+    key: &str,
+    record: Vec<u8>,
+    (id, lease): (LeaseId, &Lease),
+) -> Result<Revision, SessionError> {
+    let put =
+        Txn::new().when(Compare::absent(Keys::one(key))).then(Op::put_leased(key, record, id)).otherwise(Op::get(key));
+    let mut backoff = Backoff::new();
+    loop {
+        match locks.store.commit(put.clone()).await {
+            Ok(committed) if committed.succeeded => return Ok(committed.revision),
+            // The lease is ours alone, so what stands there is what an attempt whose answer was lost has put.
+            Ok(committed) => match committed.got(0).and_then(<[Entry]>::first) {
+                Some(entry) if entry.lease == Some(id) => return Ok(entry.created),
+                _ => return Err(StoreError::Unusable(format!("`{key}` was written by another hand")).into()),
+            },
+            Err(StoreError::LeaseEnded(lease)) => return Err(SessionError::Ended { lease, why: Ended::Refused }),
+            Err(error) if error.is_passing() && locks.clock.boot() < lease.trusted_until() => {
+                tracing::debug!(%error, "registering the session again");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn revoke_unused<S: Store>(locks: &Locks<S>, lease: LeaseId) {
+    if let Err(error) = locks.store.revoke(lease).await {
+        tracing::debug!(%error, session.lease = %lease, "a lease that was granted in vain is left to run out");
+    }
+}
+
+/// Keeps one lease alive and publishes its trust.
+struct Keeper<S> {
+    store: S,
+    clock: Clock,
+    id: LeaseId,
+    timing: Timing,
+    lease: Lease,
+    trust: watch::Sender<Trust>,
+}
+
+/// When a keep-alive was sent, and what came of it.
+type Answered = (Boot, Result<Duration, StoreError>);
+
+impl<S: Store> Keeper<S> {
+    fn on_a_thread(self, abandoned: oneshot::Receiver<()>) -> io::Result<()> {
+        let work = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(self.run_apart(abandoned)),
+            Err(error) => {
+                tracing::error!(%error, "the session cannot be kept alive: no runtime for its thread");
+                self.publish(Some(Ended::Unattended));
+            }
+        };
+        std::thread::Builder::new().name("fencron-lease".into()).spawn(work).map(drop)
+    }
+
+    /// Runs on a connection of its own, as soon as there is one.
+    async fn run_apart(mut self, mut abandoned: oneshot::Receiver<()>) {
+        loop {
+            let apart = tokio::select! {
+                biased;
+                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                apart = self.store.apart() => apart,
+            };
+            match apart {
+                Ok(store) => {
+                    self.store = store;
+                    return self.run(abandoned).await;
+                }
+                Err(error) => tracing::warn!(%error, session.lease = %self.id, "the keep-alive cannot connect yet"),
+            }
+            tokio::select! {
+                biased;
+                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                () = tokio::time::sleep(self.timing.answer_within()) => {}
+            }
+        }
+    }
+
+    async fn run(mut self, mut abandoned: oneshot::Receiver<()>) {
+        let mut questions = JoinSet::new();
+        loop {
+            let now = self.clock.boot();
+            let pause = match self.lease.next(now) {
+                Next::Ended => return self.publish(Some(Ended::Refused)),
+                Next::Ask if questions.len() < QUESTIONS_AT_ONCE => {
+                    self.lease.asked(now);
+                    let (store, id) = (self.store.clone(), self.id);
+                    questions.spawn(async move { (now, store.keep_alive(id).await) });
+                    continue;
+                }
+                Next::Ask => RECHECK,
+                Next::WaitUntil(due) => due.since(now).min(RECHECK),
+            };
+            tokio::select! {
+                biased; // An answer may be what makes the next question needless.
+                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                Some(answer) = questions.join_next() => self.hear(answer),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, answer: Result<Answered, JoinError>) {
+        let lease = self.id;
+        match answer {
+            Ok((asked_at, Ok(ttl))) => {
+                self.lease.acknowledged(asked_at, ttl);
+                self.publish(None);
+            }
+            Ok((_, Err(StoreError::LeaseEnded(_)))) => {
+                tracing::warn!(session.lease = %lease, "the session's lease has ended");
+                self.lease.end(self.clock.boot());
+            }
+            Ok((_, Err(error))) => tracing::warn!(%error, session.lease = %lease, "a keep-alive was not acknowledged"),
+            Err(error) => tracing::error!(%error, session.lease = %lease, "a keep-alive broke off"),
+        }
+    }
+
+    fn publish(&self, ended: Option<Ended>) {
+        let trusted_until = match ended {
+            None => self.lease.trusted_until(),
+            Some(_) => self.lease.trusted_until().min(self.clock.boot()),
+        };
+        let trust = Trust { lease: self.id, trusted_until, ended };
+        self.trust.send_if_modified(|published| std::mem::replace(published, trust) != trust);
+    }
+}

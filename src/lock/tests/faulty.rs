@@ -1,0 +1,197 @@
+//! A store that loses, delays and repeats what is sent through it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::store::memory::MemoryStore;
+use crate::store::{About, Committed, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
+
+/// What a transaction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Look,
+    Register,
+    Enqueue,
+    Grant,
+    Release,
+    Withdraw,
+    Repair,
+    Other,
+}
+
+/// What becomes of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is applied, and the answer is lost.
+    AnswerLost,
+    /// It is lost on its way.
+    Lost,
+    /// It is kept on its way until [`Faulty::deliver`]; the caller hears nothing.
+    Late,
+    /// The store cannot be reached.
+    Unavailable,
+}
+
+#[derive(Clone, Debug)]
+pub struct Faulty {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<MemoryStore>,
+    faults: Mutex<VecDeque<(Kind, Fault)>>,
+    sent: Mutex<Vec<Txn>>,
+    late: Mutex<Vec<Txn>>,
+    keep_alive_delay: Mutex<Duration>,
+    keep_alives_fail: Mutex<bool>,
+}
+
+impl Faulty {
+    pub fn new(inner: MemoryStore) -> Faulty {
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            faults: Mutex::default(),
+            sent: Mutex::default(),
+            late: Mutex::default(),
+            keep_alive_delay: Mutex::default(),
+            keep_alives_fail: Mutex::default(),
+        };
+        Faulty { shared: Arc::new(shared) }
+    }
+
+    /// The next transaction of this kind meets this fault.
+    pub fn expect(&self, kind: Kind, fault: Fault) {
+        self.shared.faults.lock().unwrap().push_back((kind, fault));
+    }
+
+    /// Whether every fault that was expected has been met.
+    pub fn all_met(&self) -> bool {
+        self.shared.faults.lock().unwrap().is_empty()
+    }
+
+    /// Everything that was kept on its way arrives now. Answers how much of it had an effect.
+    pub async fn deliver(&self) -> usize {
+        let late = std::mem::take(&mut *self.shared.late.lock().unwrap());
+        self.apply(late).await
+    }
+
+    /// Everything that was ever sent through here and writes arrives once more.
+    pub async fn replay(&self) -> usize {
+        let sent = self.shared.sent.lock().unwrap().clone();
+        self.apply(sent).await
+    }
+
+    async fn apply(&self, txns: Vec<Txn>) -> usize {
+        let mut applied = 0;
+        for txn in txns {
+            // What is refused because its lease has ended had no effect either.
+            applied += usize::from(self.inner().commit(txn).await.is_ok_and(|committed| committed.succeeded));
+        }
+        applied
+    }
+
+    /// The store becomes another one.
+    pub fn become_store(&self, inner: MemoryStore) {
+        *self.shared.inner.lock().unwrap() = inner;
+    }
+
+    /// Answers to keep-alives take this long from now on; the questions arrive at once.
+    pub fn delay_keep_alives(&self, delay: Duration) {
+        *self.shared.keep_alive_delay.lock().unwrap() = delay;
+    }
+
+    /// From now on keep-alives do not reach the store, or do again.
+    pub fn lose_keep_alives(&self, lose: bool) {
+        *self.shared.keep_alives_fail.lock().unwrap() = lose;
+    }
+
+    /// The store itself, for hands that are no fencron.
+    pub fn inner(&self) -> MemoryStore {
+        self.shared.inner.lock().unwrap().clone()
+    }
+
+    fn fault_for(&self, txn: &Txn) -> Option<Fault> {
+        let mut faults = self.shared.faults.lock().unwrap();
+        let place = faults.iter().position(|(kind, _)| *kind == kind_of(txn))?;
+        faults.remove(place).map(|(_, fault)| fault)
+    }
+}
+
+fn kind_of(txn: &Txn) -> Kind {
+    let of = |op: &Op| match op {
+        Op::Put { key, .. } if key.ends_with("/owner") => Some(Kind::Grant),
+        Op::Put { key, .. } if key.contains("/wait/") => Some(Kind::Enqueue),
+        Op::Put { key, .. } if key.contains("/sess/") => Some(Kind::Register),
+        Op::Put { key, .. } if key.ends_with("/base") => Some(Kind::Repair),
+        Op::Delete(Keys::One(key)) if key.ends_with("/owner") => Some(Kind::Release),
+        Op::Delete(Keys::One(key)) if key.contains("/wait/") => Some(Kind::Withdraw),
+        Op::Put { .. } | Op::Delete(_) => Some(Kind::Other),
+        Op::Get(_) => None,
+    };
+    txn.then.iter().find_map(of).unwrap_or(Kind::Look)
+}
+
+fn unknown() -> StoreError {
+    StoreError::Unknown { store: "faulty".into(), why: "on purpose".into() }
+}
+
+impl Store for Faulty {
+    async fn grant(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
+        self.inner().grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        if *self.shared.keep_alives_fail.lock().unwrap() {
+            return Err(unknown());
+        }
+        let answer = self.inner().keep_alive(lease).await;
+        let delay = *self.shared.keep_alive_delay.lock().unwrap();
+        tokio::time::sleep(delay).await;
+        answer
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner().revoke(lease).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        // Gives the others a turn, as a network would.
+        tokio::task::yield_now().await;
+        if !matches!(kind_of(&txn), Kind::Look | Kind::Other) {
+            self.shared.sent.lock().unwrap().push(txn.clone());
+        }
+        match self.fault_for(&txn) {
+            None => self.inner().commit(txn).await,
+            Some(Fault::AnswerLost) => {
+                self.inner().commit(txn).await?;
+                Err(unknown())
+            }
+            Some(Fault::Lost) => Err(unknown()),
+            Some(Fault::Late) => {
+                self.shared.late.lock().unwrap().push(txn);
+                Err(unknown())
+            }
+            Some(Fault::Unavailable) => {
+                Err(StoreError::Unavailable { store: "faulty".into(), why: "on purpose".into() })
+            }
+        }
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.inner().range(range).await
+    }
+
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
+        self.inner().watch(keys, from).await
+    }
+
+    async fn about(&self) -> Result<About, StoreError> {
+        self.inner().about().await
+    }
+
+    async fn apart(&self) -> Result<Faulty, StoreError> {
+        Ok(self.clone())
+    }
+}
