@@ -17,8 +17,10 @@
 //! Linux only.
 
 mod command;
+#[expect(unsafe_code, reason = "process groups by pidfd: the system calls have no safe wrapper")]
 mod group;
 mod output;
+#[expect(unsafe_code, reason = "a child is started by clone(CLONE_VFORK), which has no safe wrapper")]
 mod spawn;
 
 use std::fmt;

@@ -25,7 +25,7 @@ mod transition;
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
 pub use record::{Asked, NodeRecord};
-pub use request::{AskError, Resolution};
+pub use request::{AskError, BACKFILL_MOST, Resolution};
 
 use keys::LedgerKeys;
 use record::{DoneRecord, KnownRecord, OpenRecord, WatermarkRecord, decode, encode};
@@ -34,7 +34,7 @@ use crate::job::JobName;
 use crate::lock::{Hold, Namespace};
 use crate::scheduler::Batch;
 use crate::scheduler::run::{Known, Version};
-use crate::store::{Compare, Entry, Op, Range, Revision, Store, StoreError, Txn};
+use crate::store::{Compare, Entry, Op, Revision, Store, StoreError, Txn};
 
 /// The longest pause before a change is tried again that got no answer; the first is [`PAUSE_FIRST`].
 const PAUSE_MOST: Duration = Duration::from_secs(1);
@@ -70,6 +70,12 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// The claims of a term that begins with the watermark's key at this version (0: there is none). Nobody else moves
+    /// it for as long as the hold stands, so what was seen of it since the hold began is what it is.
+    pub fn new(hold: Hold, watermark_at: Version) -> Claims {
+        Claims { hold, watermark_at: Revision(watermark_at) }
+    }
+
     /// The hold of the term.
     pub fn hold(&self) -> &Hold {
         &self.hold
@@ -89,13 +95,6 @@ impl<S: Store> Ledger<S> {
 
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
-    }
-
-    /// Begins the claims of a term.
-    pub async fn begin_claims(&self, hold: Hold) -> Result<Claims, StoreError> {
-        let page = self.store.range(Range::of(crate::store::Keys::one(self.keys.watermark()))).await?;
-        let watermark_at = page.entries.first().map_or(Revision(0), |entry| entry.modified);
-        Ok(Claims { hold, watermark_at })
     }
 
     /// Claims a batch: all of it, once, or nothing. Repeats until there is an answer; dropped before, whether the batch

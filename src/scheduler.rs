@@ -7,7 +7,7 @@
 //! Three rules keep it honest:
 //!
 //! - **Nothing starts before its claim is acknowledged.** [`Action::Start`] only ever follows the answer to
-//!   [`Action::Claim`], or to a [`Transition`] into [`OpenState::Claimed`], under the fence of the present term.
+//!   [`Action::Claim`], or to a [`Transition`] into [`run::OpenState::Claimed`], under the fence of the present term.
 //! - **Claims are made one batch at a time,** in the order of (start, job), each moving the watermark; so every
 //!   occurrence is decided once, by whichever leader.
 //! - **A run is in one pair of hands.** One that is claimed by a session which still lives is left to that session's
@@ -25,7 +25,7 @@ mod claims;
 mod lifecycle;
 
 use due::DueQueue;
-use run::{Claimant, Done, Known, Open, OpenState, Version, Watermark};
+use run::{Claimant, Done, Known, Open, Version, Watermark};
 use view::{Change, View};
 
 use crate::fence::Fence;
@@ -268,7 +268,7 @@ impl Scheduler {
     /// When the scheduler wants to be told the time again.
     pub fn wake_at(&mut self) -> Option<Wall> {
         let may_claim = self.may_act() && self.claiming.is_none() && self.registering.is_none();
-        let due = if may_claim { self.due.next() } else { None };
+        let due = if may_claim { self.due.next_start() } else { None };
         let timer = self.timers.first().map(|(at, _)| *at);
         due.into_iter().chain(timer).min()
     }

@@ -115,9 +115,7 @@ impl Scheduler {
     /// The store has the batch: what it claimed starts.
     pub(super) fn claimed(&mut self, number: u64, version: Version, now: Wall) {
         let Some(batch) = self.claiming.take_if(|batch| batch.number == number) else { return };
-        if self.view.watermark.as_ref().is_none_or(|known| *known < batch.watermark) {
-            self.view.watermark = Some(batch.watermark);
-        }
+        self.view.apply(super::view::Change::Watermark(batch.watermark), version);
         for open in batch.opens {
             let (run, claimed) = (open.id.clone(), open.state == OpenState::Claimed);
             self.view.put_open(run.clone(), open, version);
@@ -172,7 +170,7 @@ impl Scheduler {
     /// Adopts a configuration that was read while leading, once what was due under the old one is decided.
     pub(super) fn adopt_configuration(&mut self, now: Wall) {
         let decided = self.claiming.is_none() && self.registering.is_none();
-        if self.incoming.is_none() || !decided || self.due.next().is_some_and(|next| next <= now) {
+        if self.incoming.is_none() || !decided || self.due.next_start().is_some_and(|next| next <= now) {
             return;
         }
         let Some(jobs) = self.incoming.take() else { return };

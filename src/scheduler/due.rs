@@ -84,7 +84,7 @@ impl DueQueue {
     }
 
     /// When the next occurrence is to start.
-    pub fn next(&mut self) -> Option<Wall> {
+    pub fn next_start(&mut self) -> Option<Wall> {
         while let Some(Reverse((starts, name, generation))) = self.heap.peek() {
             if self.plans.get(name).is_some_and(|plan| plan.generation == *generation) {
                 return Some(*starts);
@@ -97,12 +97,12 @@ impl DueQueue {
     /// The next occurrence, if it is due; in the order of (start, job).
     pub fn pop(&mut self, now: Wall) -> Option<Due> {
         loop {
-            if self.next()? > now {
+            if self.next_start()? > now {
                 return None;
             }
             let Reverse((_, name, _)) = self.heap.pop()?;
             let jobs = self.plans.len();
-            let plan = self.plans.get_mut(&name).expect("`next` leaves a planned job on top");
+            let plan = self.plans.get_mut(&name).expect("`next_start` leaves a planned job on top");
             let due = plan.ahead.pop_front().expect("a job in the heap has something ahead");
             if due.what == What::InTime && is_missed(due.occurrence, now) {
                 // It was in time when it was planned and is not any more: nobody came by. What is first now may start

@@ -33,6 +33,8 @@ pub struct Versioned {
 #[derive(Debug, Default)]
 pub struct View {
     pub watermark: Option<Watermark>,
+    /// The version of the watermark's key; 0: there is none.
+    pub watermark_version: Version,
     pub jobs: HashMap<JobName, Known>,
     pub paused: BTreeSet<JobName>,
     pub open: BTreeMap<RunId, Versioned>,
@@ -51,9 +53,9 @@ impl View {
         self.forget_gone_before(version);
         match change {
             Change::Watermark(mark) => {
-                let news = self.watermark.as_ref().is_none_or(|known| *known < mark);
+                let news = self.watermark_version < version;
                 if news {
-                    self.watermark = Some(mark);
+                    (self.watermark, self.watermark_version) = (Some(mark), version);
                 }
                 news
             }
@@ -112,7 +114,11 @@ impl View {
             self.open.iter().filter(|(_, known)| known.version > version).map(|(id, k)| (id.clone(), k.clone())).collect();
         let gone: Vec<(RunId, Version)> =
             self.gone.iter().filter(|(_, at)| **at > version).map(|(id, at)| (id.clone(), *at)).collect();
+        let (mark, mark_at) = (self.watermark.take(), self.watermark_version);
         *self = View::default();
+        if mark_at > version {
+            (self.watermark, self.watermark_version) = (mark, mark_at);
+        }
         for (id, at) in gone {
             self.drop_open(&id, at);
         }
