@@ -16,6 +16,9 @@ pub enum Followed {
     Ledger(Told, Version),
     /// A node published its record, or is gone (`None`), by the lease of its session.
     Node { lease: u64, record: Option<NodeRecord> },
+    /// Something else changed, such as the key of a lock's owner: it is gone, or came to be at this revision, on this
+    /// lease.
+    Other { key: String, created: Option<(Revision, Option<u64>)> },
 }
 
 /// News of the ledger.
@@ -54,7 +57,11 @@ impl<S: Store> Ledger<S> {
             let record = NodeRecord::decode(&entry.value);
             return Some(Followed::Node { lease: lease.0.get(), record });
         }
-        let told = match self.keys.about(&entry.key)? {
+        let Some(about) = self.keys.about(&entry.key) else {
+            let lease = entry.lease.map(|lease| lease.0.get());
+            return Some(Followed::Other { key: entry.key.clone(), created: Some((entry.created, lease)) });
+        };
+        let told = match about {
             About::Watermark => decode::<WatermarkRecord>(&entry.value).map(|r| Told::Watermark(r.watermark())),
             About::Job(job) => decode::<KnownRecord>(&entry.value).map(|r| Told::Job(job, Some(r.into()))),
             About::Pause(job) => Some(Told::Paused(job, true)),
@@ -77,7 +84,10 @@ impl<S: Store> Ledger<S> {
         if let Some(lease) = self.namespace.session_of(key) {
             return Some(Followed::Node { lease: lease.0.get(), record: None });
         }
-        let told = match self.keys.about(key)? {
+        let Some(about) = self.keys.about(key) else {
+            return Some(Followed::Other { key: key.to_owned(), created: None });
+        };
+        let told = match about {
             About::Watermark => return None,
             About::Job(job) => Told::Job(job, None),
             About::Pause(job) => Told::Paused(job, false),

@@ -1,0 +1,354 @@
+//! Sessions, campaigns and terms: how the loop comes to lead, and how it leaves.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Answer, LAST_WORDS, PUBLISH_EVERY, Running, Standing, Stopping};
+use crate::execute::Execute;
+use crate::job::StopReason;
+use crate::ledger::{Claims, NodeRecord};
+use crate::lock::{CallId, CampaignError, Presence, Session, SessionError, Term};
+use crate::scheduler::Event;
+use crate::store::{Revision, Store};
+
+/// The pause before a session is opened, or a campaign begun, again after a failure.
+const PAUSE: Duration = Duration::from_millis(500);
+
+impl<S: Store, E: Execute> Running<S, E> {
+    /// Opens a session, trying until there is one.
+    pub(super) fn open_session(&mut self) {
+        self.standing = Standing::Away;
+        let presence = Presence { node: self.options.name.clone(), record: self.record().encode() };
+        let (locks, timing, driver) = (self.locks.clone(), self.options.timing, self.options.driver);
+        self.tasks.spawn(async move {
+            loop {
+                match locks.open_session(presence.clone(), timing, driver).await {
+                    Err(SessionError::Store(error)) if error.is_passing() => {
+                        tracing::warn!(%error, "no session with the store yet; trying again");
+                    }
+                    Err(SessionError::Ended { .. }) => tracing::warn!("the session ended as it began; opening another"),
+                    result => return Answer::Session(result),
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+
+    pub(super) fn session_opened(&mut self, result: Result<Session<S>, SessionError>) {
+        match result {
+            Ok(session) => {
+                let lease = session.lease().0.get();
+                tracing::info!(lease = %session.lease(), node = self.options.name, "opened a session");
+                self.trust = Some(session.trust());
+                self.session = Some(Arc::new(session));
+                self.published_at = Some(self.options.clock.wall());
+                self.standing = Standing::Idle;
+                self.tell(Event::Session { lease });
+                self.campaign();
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot open a session; trying again");
+                self.obstacle = Some(error.to_string());
+                self.open_session();
+            }
+        }
+    }
+
+    /// Stands in the queue, unless the node is leaving or stands back.
+    pub(super) fn campaign(&mut self) {
+        self.look_at_clocks();
+        let Some(session) = self.session.clone() else { return };
+        if self.standing != Standing::Idle || self.stands_back.is_some() || self.stopping.is_some_and(|s| s.leave) {
+            return;
+        }
+        let call = CallId::random();
+        let election = self.election.clone();
+        self.standing = Standing::Campaigning(call);
+        let pause = if self.obstacle.is_some() { PAUSE * 4 } else { Duration::ZERO };
+        self.campaign = Some(self.tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
+            Answer::Campaign(call, election.campaign(&session, call).await)
+        }));
+    }
+
+    pub(super) fn campaigned(&mut self, call: CallId, result: Result<Term, CampaignError>) {
+        if self.standing != Standing::Campaigning(call) {
+            return;
+        }
+        self.campaign = None;
+        match result {
+            Ok(Term { hold }) => {
+                self.obstacle = None;
+                self.standing = Standing::Won(hold);
+                self.act_if_caught_up();
+            }
+            Err(CampaignError::SessionEnded(why)) => {
+                tracing::warn!(%why, "the session ended while waiting for the leadership");
+                self.standing = Standing::Idle;
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot campaign");
+                self.obstacle = Some(error.to_string());
+                self.withdraw(call);
+            }
+        }
+    }
+
+    fn withdraw(&mut self, call: CallId) {
+        self.standing = Standing::Idle;
+        let (Some(session), election) = (self.session.clone(), self.election.clone()) else { return };
+        self.tasks.spawn(async move {
+            if let Err(error) = election.withdraw(&session, call).await {
+                tracing::warn!(%error, "could not leave the queue for the leadership");
+            }
+            Answer::Withdrawn
+        });
+    }
+
+    pub(super) fn campaign_again(&mut self) {
+        if self.standing == Standing::Idle {
+            self.campaign();
+        }
+    }
+
+    /// Acts as leader once the ledger has been seen up to the election: then nothing that an earlier leader wrote is
+    /// still to come.
+    pub(super) fn act_if_caught_up(&mut self) {
+        let Standing::Won(hold) = &self.standing else { return };
+        if self.position.is_none_or(|position| position < hold.created()) {
+            return;
+        }
+        let hold = hold.clone();
+        let fence = hold.fence();
+        tracing::info!(%fence, node = self.options.name, "leading");
+        self.claims = Some(Claims::new(hold.clone(), self.scheduler.view().watermark_version));
+        self.standing = Standing::Leading(hold);
+        self.acting.store(fence.get(), Ordering::SeqCst);
+        self.tell(Event::Elected { fence });
+        if self.stopping.is_none() {
+            self.tell(Event::Undrain);
+        }
+        self.look_at_trust();
+    }
+
+    /// The key of the leader's owner changed: the one that this node holds is either the one that stands, or lost.
+    pub(super) fn heard_of_owner(&mut self, key: &str, created: Option<(Revision, Option<u64>)>) {
+        if key != self.election.owner_key() {
+            return;
+        }
+        self.owner = created.and_then(|(_, lease)| lease);
+        let lost = self.hold().is_some_and(|hold| match created {
+            Some((created, _)) => created > hold.created(),
+            None => self.position.is_some_and(|position| position >= hold.created()),
+        });
+        if lost {
+            self.lose_term("its owner key is gone from the store");
+        }
+    }
+
+    /// This node leads no more: nothing is started from here on, and what runs is stopped or finished as its job says.
+    pub(super) fn lose_term(&mut self, why: &str) {
+        let Some(hold) = self.hold().cloned() else { return };
+        tracing::warn!(fence = %hold.fence(), why, "leading no more");
+        self.acting.store(0, Ordering::SeqCst);
+        self.claims = None;
+        self.told_trust = false;
+        self.tell(Event::Deposed);
+        self.resign(crate::lock::Term { hold });
+    }
+
+    /// Gives the hold back, or makes sure that it is gone; then campaigns anew.
+    fn resign(&mut self, term: Term) {
+        self.standing = Standing::Resigning;
+        let election = self.election.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = election.resign(&term).await {
+                tracing::warn!(%error, "could not resign: the leadership ends with the session");
+            }
+            Answer::Resigned
+        });
+    }
+
+    pub(super) fn resigned(&mut self) {
+        if self.standing == Standing::Resigning {
+            self.standing = Standing::Idle;
+            self.campaign();
+        }
+    }
+
+    /// The session's trust was extended, or the session has ended.
+    pub(super) fn trust_moved(&mut self) {
+        let Some(ended) = self.trust.as_ref().and_then(|trust| trust.borrow().ended) else { return };
+        tracing::warn!(why = %ended, "the session has ended");
+        self.lose_term("its session has ended");
+        if let Some(campaign) = self.campaign.take() {
+            campaign.abort();
+        }
+        (self.session, self.trust) = (None, None);
+        if self.stopping.is_none_or(|stopping| !stopping.leave) {
+            self.open_session();
+        } else {
+            self.standing = Standing::Away;
+        }
+    }
+
+    /// Tells the scheduler whether it may act, where that changed.
+    pub(super) fn look_at_trust(&mut self) {
+        let now = self.options.clock.boot();
+        let trusted = matches!(self.standing, Standing::Leading(_))
+            && self.trust.as_ref().is_some_and(|trust| trust.borrow().holds(now));
+        if trusted != self.told_trust {
+            self.told_trust = trusted;
+            if !trusted && matches!(self.standing, Standing::Leading(_)) {
+                tracing::warn!("the lease may end soon and the store does not answer: nothing new is started");
+            }
+            self.tell(Event::Trust(trusted));
+        }
+    }
+
+    /// Compares the clocks, and stands back from the leadership where this node's is off.
+    pub(super) fn look_at_clocks(&mut self) {
+        let Some(session) = &self.session else { return };
+        let own = session.lease().0.get();
+        let leader = self.hold().map(|_| own).or(self.owner);
+        let stands_back = self.clocks.stands_back(own, leader, self.options.max_clock_skew);
+        if stands_back.is_some() == self.stands_back.is_some() {
+            self.stands_back = stands_back;
+            return;
+        }
+        self.stands_back = stands_back;
+        self.published_at = None;
+        match (&self.stands_back, &self.standing) {
+            (Some(why), Standing::Campaigning(call)) => {
+                tracing::warn!("this node does not campaign: {why}");
+                let call = *call;
+                if let Some(campaign) = self.campaign.take() {
+                    campaign.abort();
+                }
+                self.withdraw(call);
+            }
+            (Some(why), Standing::Leading(_)) => tracing::warn!("this node leads, but {why}"),
+            (None, Standing::Idle) => {
+                tracing::info!("this node's clock agrees with the others' again: it campaigns");
+                self.campaign();
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&self) -> NodeRecord {
+        NodeRecord {
+            node: self.options.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_digest: self.config_digest.clone(),
+            started_at: self.started_at,
+            address: self.options.address.clone(),
+            clock: self.options.clock.wall(),
+            stands_back: self.stands_back.clone(),
+        }
+    }
+
+    /// Publishes the node's record now and then, and when it has changed.
+    pub(super) fn publish_in_time(&mut self) {
+        let now = self.options.clock.wall();
+        let due = self.published_at.is_none_or(|at| now.since(at) >= PUBLISH_EVERY || at > now);
+        let Some(session) = self.session.clone().filter(|_| due && !self.publishing) else { return };
+        self.published_at = Some(now);
+        self.publishing = true;
+        let record = self.record().encode();
+        self.tasks.spawn(async move { Answer::Published(session.publish(record).await) });
+    }
+
+    pub(super) fn published(&mut self, result: Result<(), SessionError>) {
+        self.publishing = false;
+        if let Err(error) = result {
+            tracing::warn!(%error, "could not publish this node's record");
+        }
+    }
+
+    /// Starts nothing new; what runs may end within the grace. Then the node leaves, or steps down.
+    pub(super) fn drain(&mut self, leave: bool) {
+        let now = self.options.clock.boot();
+        let patience_until = now.plus(self.options.shutdown_grace);
+        let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
+        self.stopping = Some(Stopping { patience_until, give_up_at, told: false, drained: false, leave });
+        if leave && let Standing::Campaigning(call) = self.standing {
+            if let Some(campaign) = self.campaign.take() {
+                campaign.abort();
+            }
+            self.withdraw(call);
+        }
+        self.tell(Event::Drain { wait_for_finish: leave });
+    }
+
+    fn longest_kill(&self) -> Duration {
+        let jobs = self.scheduler.active().filter_map(|run| self.scheduler.jobs().get(&run.job()));
+        jobs.map(|job| job.kill_after).max().unwrap_or_default()
+    }
+
+    pub(super) fn drained(&mut self) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.drained = true;
+        }
+    }
+
+    /// Goes on with stopping or stepping down, as time passes.
+    pub(super) fn push_on_stopping(&mut self) {
+        let Some(mut stopping) = self.stopping else { return };
+        let now = self.options.clock.boot();
+        if !stopping.told && !stopping.drained && now >= stopping.patience_until {
+            stopping.told = true;
+            self.stopping = Some(stopping);
+            tracing::warn!(running = self.runs.len(), "the grace is over: stopping what still runs");
+            self.tell(Event::StopAll(StopReason::Shutdown));
+        }
+        let Some(stopping) = self.stopping else { return };
+        if !stopping.leave && (stopping.drained || now >= stopping.give_up_at) {
+            self.stopping = None;
+            self.step_down_now();
+        }
+    }
+
+    fn step_down_now(&mut self) {
+        if let Some(hold) = self.hold().cloned() {
+            tracing::info!(fence = %hold.fence(), "stepping down");
+            self.acting.store(0, Ordering::SeqCst);
+            self.claims = None;
+            self.told_trust = false;
+            self.tell(Event::Deposed);
+            self.resign(Term { hold });
+        }
+        self.tell(Event::Undrain);
+    }
+
+    /// Whether everything that had to end has ended, or has had its time.
+    pub(super) fn may_leave(&self) -> bool {
+        let Some(stopping) = self.stopping.filter(|stopping| stopping.leave) else { return false };
+        stopping.drained || self.options.clock.boot() >= stopping.give_up_at
+    }
+
+    /// The last acts: resigns, and closes the session.
+    pub(super) async fn leave(mut self) {
+        self.acting.store(0, Ordering::SeqCst);
+        let hold = self.hold().cloned();
+        self.tasks.shutdown().await;
+        let last_words = async {
+            if let Some(hold) = hold {
+                if let Err(error) = self.election.resign(&Term { hold }).await {
+                    tracing::warn!(%error, "could not resign: the leadership ends with the session");
+                } else {
+                    tracing::info!("resigned");
+                }
+            }
+            if let Some(session) = self.session.take().and_then(Arc::into_inner)
+                && let Err(error) = session.close().await
+            {
+                tracing::warn!(%error, "could not close the session: it ends by itself");
+            }
+        };
+        if tokio::time::timeout(LAST_WORDS, last_words).await.is_err() {
+            tracing::warn!("the store does not answer: leadership and session end by themselves");
+        }
+    }
+}

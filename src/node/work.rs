@@ -1,0 +1,248 @@
+//! Claims, changes and runs: what the scheduler's actions become.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Answer, Running, Standing};
+use crate::execute::{Execute, MayStart, Started, Stop, Work};
+use crate::fence::{Fence, Scope, Stamp};
+use crate::job::{Ended, Job, JobName, Outcome, RunId};
+use crate::ledger::{Claim, Claims, Ledger};
+use crate::lock::Hold;
+use crate::node::housekeeping::Chore;
+use crate::scheduler::run::{Known, Open};
+use crate::scheduler::{Action, Batch, Event, To, Transition, Transitioned};
+use crate::store::{Store, StoreError};
+
+/// How many transactions of changes may be under way at once. Changes of one run never are: the scheduler waits for
+/// each.
+const TRANSITIONS_UNDER_WAY: usize = 4;
+
+impl<S: Store, E: Execute> Running<S, E> {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Claim(batch) => self.claim(batch),
+            Action::Register { fence, known, forget } => self.register(fence, known, forget),
+            Action::Transition(transition) => self.transitions.push_back(transition),
+            Action::Start { open, job } => self.start(open, job),
+            Action::Stop { run, reason } => {
+                if let Some(stopper) = self.runs.get(&run) {
+                    tracing::info!(run_id = %run, reason = reason.as_str(), "stopping a run");
+                    stopper.stop(reason);
+                }
+            }
+            Action::ForgetCancel(run) => {
+                let ledger = self.ledger.clone();
+                self.tasks.spawn(async move {
+                    Answer::Done("take back a request to cancel", ledger.forget_cancel(&run).await)
+                });
+            }
+            Action::StepDown { fence, resign } => {
+                let ledger = self.ledger.clone();
+                self.tasks.spawn(async move {
+                    Answer::Done("take back a request to step down", ledger.forget_step_down(fence).await)
+                });
+                if resign && self.stopping.is_none() {
+                    tracing::info!(%fence, "asked to step down");
+                    self.drain(false);
+                }
+            }
+            Action::Drained => self.drained(),
+        }
+    }
+
+    fn claim(&mut self, batch: Batch) {
+        let Some(mut claims) = self.claims.take() else {
+            return self.lose_term("a claim is under way that nobody waits for");
+        };
+        let ledger = self.ledger.clone();
+        self.tasks.spawn(async move {
+            let result = ledger.claim(&mut claims, &batch).await;
+            let size = batch.opens.len() + batch.dones.len();
+            Answer::Claim { claims, batch: batch.number, size, result }
+        });
+    }
+
+    pub(super) fn claim_answered(
+        &mut self,
+        claims: Claims,
+        batch: u64,
+        size: usize,
+        result: Result<Claim, StoreError>,
+    ) {
+        if !self.is_term_of(claims.hold()) {
+            return;
+        }
+        match result {
+            Ok(Claim::Made { version }) => {
+                self.claims = Some(claims);
+                self.tell(Event::Claimed { batch, version });
+            }
+            Ok(Claim::TooLarge) => {
+                self.claims = Some(claims);
+                self.tell(Event::BatchTooLarge { most: size / 2 });
+            }
+            Ok(Claim::Fenced) => self.lose_term("the store refuses its claims: another leads"),
+            Err(error) => {
+                tracing::error!(%error, "cannot claim");
+                self.lose_term("its claims fail");
+            }
+        }
+    }
+
+    fn is_term_of(&self, hold: &Hold) -> bool {
+        matches!(&self.standing, Standing::Leading(leading) if leading == hold)
+    }
+
+    fn register(&mut self, fence: Fence, known: Vec<(JobName, Known)>, forget: Vec<JobName>) {
+        let Some(hold) = self.hold().filter(|hold| hold.fence() == fence).cloned() else { return };
+        let ledger = self.ledger.clone();
+        self.tasks.spawn(async move { Answer::Register(ledger.register(&hold, &known, &forget).await) });
+    }
+
+    pub(super) fn register_answered(&mut self, result: Result<bool, StoreError>) {
+        match result {
+            Ok(true) => self.tell(Event::Registered),
+            Ok(false) => self.lose_term("the store refuses its writes: another leads"),
+            Err(error) => {
+                tracing::error!(%error, "cannot record the jobs");
+                self.lose_term("its writes fail");
+            }
+        }
+    }
+
+    /// Sends what changes of runs are waiting, as many in a transaction as fit.
+    pub(super) fn send_transitions(&mut self) {
+        while self.transitions_under_way < TRANSITIONS_UNDER_WAY && !self.transitions.is_empty() {
+            let sent = Ledger::<S>::next_transitions(&mut self.transitions);
+            let fence = sent.first().and_then(|first| first.fence);
+            let hold = self.hold().filter(|hold| Some(hold.fence()) == fence).cloned();
+            if fence.is_some() && hold.is_none() {
+                for transition in sent {
+                    self.tell(Event::Transitioned { run: transition.run, result: Transitioned::Fenced });
+                }
+                continue;
+            }
+            self.transitions_under_way += 1;
+            let ledger = self.ledger.clone();
+            self.tasks.spawn(async move {
+                let result = ledger.transition(hold.as_ref(), sent.clone()).await;
+                Answer::Transitions { sent, result }
+            });
+        }
+    }
+
+    pub(super) fn transitions_answered(
+        &mut self,
+        sent: Vec<Transition>,
+        result: Result<Vec<(RunId, Transitioned)>, StoreError>,
+    ) {
+        self.transitions_under_way -= 1;
+        match result {
+            Ok(answers) => {
+                let fenced = answers.iter().any(|(_, answer)| *answer == Transitioned::Fenced);
+                for (run, result) in answers {
+                    self.log_verdict(&sent, &run, &result);
+                    self.tell(Event::Transitioned { run, result });
+                }
+                let fence = sent.first().and_then(|first| first.fence);
+                if fenced && self.hold().is_some_and(|hold| Some(hold.fence()) == fence) {
+                    self.lose_term("the store refuses its writes: another leads");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, runs = sent.len(), "cannot record what became of runs; trying again");
+                self.transitions.extend(sent);
+            }
+        }
+    }
+
+    fn log_verdict(&self, sent: &[Transition], run: &RunId, result: &Transitioned) {
+        let Some(Transition { to: To::Done { done, .. }, .. }) = sent.iter().find(|sent| sent.run == *run) else {
+            return;
+        };
+        match result {
+            Transitioned::Applied { .. } => {
+                tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason = done.reason, "run ended");
+            }
+            Transitioned::Refused { now: None, .. } => {
+                tracing::warn!(run_id = %run, verdict = %done.verdict, "its verdict came too late: the run was decided by another");
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, open: Open, job: Arc<Job>) {
+        let Some(claimant) = open.claimant.clone() else { return };
+        let namespace = self.ledger.namespace().as_str();
+        let stamp = Stamp {
+            namespace: namespace.to_owned(),
+            scope: Scope::leader(namespace),
+            fence: claimant.fence,
+            job: open.job.to_string(),
+            run_id: open.id.to_string(),
+            scheduled_at: open.at,
+            attempt: open.attempt,
+            node: self.options.name.clone(),
+        };
+        tracing::info!(job = %job.name, run_id = %open.id, fence = %claimant.fence, attempt = open.attempt, "run starts");
+        let (stopper, stop) = Stop::channel();
+        let (started, when) = Started::channel();
+        self.runs.insert(open.id.clone(), stopper);
+        let work =
+            Work { job, stamp, stop, may_start: self.may_start(claimant.fence), output: self.outputs.open(&open.id), started };
+        let (execute, starts) = (self.execute.clone(), self.started.clone());
+        let (run, attempt) = (open.id, open.attempt);
+        self.tasks.spawn(async move {
+            let report = async {
+                if let Ok(at) = when.await
+                    && starts.send((run.clone(), attempt, at)).await.is_err()
+                {
+                    tracing::debug!(run_id = %run, "nobody is left to hear that it started");
+                }
+            };
+            let (ended, ()) = tokio::join!(execute.run(work), report);
+            Answer::Run { run, attempt, ended }
+        });
+    }
+
+    /// Whether something may be started under `fence`: asked at the last moment, from wherever.
+    fn may_start(&self, fence: Fence) -> MayStart {
+        let (acting, clock, trust) = (Arc::clone(&self.acting), self.options.clock.clone(), self.trust.clone());
+        MayStart::new(move || {
+            let leads = acting.load(Ordering::SeqCst) == fence.get();
+            leads && trust.as_ref().is_some_and(|trust| trust.borrow().holds(clock.boot()))
+        })
+    }
+
+    pub(super) fn run_ended(&mut self, run: RunId, attempt: u32, ended: Ended) {
+        self.runs.remove(&run);
+        if let Outcome::NotStarted(why) = &ended.outcome {
+            tracing::error!(run_id = %run, attempt, "the command could not be started: {why}");
+        }
+        self.tell(Event::Ended { run, attempt, ended });
+    }
+
+    pub(super) fn chore(&mut self, chore: Chore) {
+        let Standing::Leading(hold) = &self.standing else { return };
+        let (hold, ledger, now) = (hold.clone(), self.ledger.clone(), self.options.clock.wall());
+        match chore {
+            Chore::Prune => {
+                let jobs = self.scheduler.jobs().clone();
+                self.tasks.spawn(async move {
+                    Answer::Done("prune the history", super::housekeeping::prune(&ledger, &hold, &jobs, now).await)
+                });
+            }
+            Chore::CheckStore => {
+                self.tasks.spawn(async move {
+                    Answer::Done("check the store", super::housekeeping::check_store(&ledger).await)
+                });
+            }
+            Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.nodes.values()),
+            Chore::LookForOverdue => {
+                let overdue = self.scheduler.wake_at().map(|due| now.since(due)).unwrap_or_default();
+                super::housekeeping::look_for_overdue(overdue);
+            }
+        }
+    }
+}
