@@ -1,1 +1,193 @@
-//! (skeleton)
+//! `jobs.yaml`: YAML text into a [`Config`], or every [`Problem`] with it at once, each with its line.
+//!
+//! Pure: what `${NAME}` and `${file:…}` stand for comes from [`Sources`], and a file's text from whoever read it.
+//! There is one way of decoding, for a node that runs a file and for `validate` alike:
+//!
+//! 1. `tree`: the text becomes a compact tree of YAML values that know their places; aliases are bounded.
+//! 2. `keys`: one table says what keys there are, what values they take and within which bounds.
+//! 3. `walk`: values are read by that table, and whatever is wrong is noted while reading goes on.
+//! 4. `policy`, `timing`, `jobs`: what is read becomes [`Job`]s, which are then held against each other.
+//!
+//! `docs/configuration.md` describes the language for people; [`schema`] for editors, from the same table.
+
+mod fill;
+mod jobs;
+mod keys;
+mod policy;
+mod problem;
+mod schema;
+mod timing;
+mod tree;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+pub use fill::Sources;
+pub use keys::{
+    MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS, MAX_JITTER, MAX_JOBS,
+    MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT, MAX_VARIABLES,
+};
+pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
+pub use schema::schema;
+pub use tree::{MAX_DEPTH, MAX_VALUES};
+
+use crate::job::{Job, JobName, check_name};
+use policy::Policies;
+use problem::Findings;
+use timing::{Calendars, Schedules};
+use tree::{Tree, Value};
+use walk::{Fields, Path, Spot, Walk};
+
+/// The largest file, in bytes. Whoever reads a file should look at its size before reading it.
+pub const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
+
+/// The namespace of a file that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// How many hexadecimal digits a digest has.
+const DIGEST_DIGITS: usize = 12;
+
+/// A configuration in which everything can be done.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What keeps the jobs, locks and history of one cluster apart in a shared store.
+    pub namespace: String,
+    /// The jobs, by name.
+    pub jobs: BTreeMap<JobName, Arc<Job>>,
+    /// The first 12 hexadecimal digits of the SHA-256 of the file: nodes with the same file have the same.
+    pub digest: String,
+    /// What can be done as it is written, but is probably not meant.
+    pub warnings: Problems,
+}
+
+/// Reads the text of a configuration.
+///
+/// ```
+/// use fencron::config::{Sources, parse};
+/// let text = "version: 1\njobs:\n  hello: {schedule: '@hourly', command: [echo, hello]}\n";
+/// let config = parse(text, &Sources::none()).unwrap();
+/// assert_eq!(config.jobs.len(), 1);
+///
+/// let problems = parse(&text.replace("command", "comand"), &Sources::none()).unwrap_err().of_file("jobs.yaml");
+/// assert_eq!(problems.list()[1].message, "unknown key `comand`: did you mean `command`?");
+/// assert!(problems.to_string().contains("jobs.yaml:3:32: unknown key"));
+/// ```
+///
+/// # Errors
+///
+/// Everything that is wrong with it. A text that is not YAML, or goes beyond what a file may hold, is one problem:
+/// what comes after cannot be read.
+pub fn parse(text: &str, sources: &Sources) -> Result<Config, Problems> {
+    from_bytes(text.as_bytes(), sources)
+}
+
+/// Reads a configuration file's bytes: UTF-8, with or without a byte order mark.
+///
+/// # Errors
+///
+/// As [`parse`], and one problem for bytes that are no text or more than [`MAX_FILE_BYTES`].
+pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
+    let text = decode(bytes)?;
+    let mut wrong = Findings::default();
+    let tree = Tree::read(text, &mut wrong);
+    let Some(tree) = tree else { return Err(wrong.locate(text)) };
+    let mut walk = Walk { tree: &tree, sources, wrong, odd: Findings::default() };
+    let read = read(&mut walk);
+    let Walk { wrong, odd, .. } = walk;
+    match read {
+        Some((namespace, jobs)) if wrong.is_empty() => {
+            Ok(Config { namespace, jobs, digest: digest(bytes), warnings: odd.locate(text) })
+        }
+        _ => Err(wrong.locate(text)),
+    }
+}
+
+/// The bytes as text, or why they are none.
+fn decode(bytes: &[u8]) -> Result<&str, Problems> {
+    let refuse = |message: &str| Err(Problems::unreadable((1, 1), message.to_owned()));
+    if bytes.len() > MAX_FILE_BYTES {
+        let (size, most) = (bytes.len() >> 20, MAX_FILE_BYTES >> 20);
+        return refuse(&format!("the file is too large ({size} MiB): a configuration has at most {most} MiB"));
+    }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return refuse("the file is in UTF-16: save it as UTF-8");
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        let message = "the file is not text: it has a NUL byte here. Is it the right file, and saved as UTF-8?";
+        return Err(Problems::unreadable(place(bytes, at), message.to_owned()));
+    }
+    std::str::from_utf8(bytes).map_err(|error| {
+        let (at, byte) = (error.valid_up_to(), bytes[error.valid_up_to()]);
+        let message = format!("the byte 0x{byte:02x} here is not UTF-8: save the file as UTF-8");
+        Problems::unreadable(place(bytes, at), message)
+    })
+}
+
+/// The line and the column of a byte.
+fn place(bytes: &[u8], at: usize) -> (usize, usize) {
+    let before = &bytes[..at];
+    let line = before.iter().filter(|byte| **byte == b'\n').count();
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    (line + 1, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    hex[..DIGEST_DIGITS].to_owned()
+}
+
+/// The namespace and the jobs, as far as they can be read.
+fn read(walk: &mut Walk) -> Option<(String, BTreeMap<JobName, Arc<Job>>)> {
+    let root = Spot { node: walk.tree.root(), path: Path::Root, shape: &keys::FILE_SHAPE };
+    if matches!(walk.tree.value(root.node), Value::Null) {
+        walk.wrong(root, "the file is empty: begin with `version: 1` and `jobs:`".to_owned());
+        return None;
+    }
+    let fields = walk.fields(&root)?;
+    check_version(walk, &fields, root)?;
+    let namespace = fields.get("namespace").map_or(Some(DEFAULT_NAMESPACE.to_owned()), |spot| {
+        walk.read("a namespace", spot, |text| match check_name(text) {
+            Ok(()) => Ok(text.to_owned()),
+            Err(_) => Err("is not a name: use 1 to 100 letters, digits, `.`, `_` or `-`, beginning with a letter or a digit".into()),
+        })
+    });
+    let calendars = Calendars::read(walk, fields.get("calendars"));
+    let defaults = fields.get("defaults");
+    let defaults = defaults.as_ref().and_then(|spot| walk.fields(spot));
+    let defaults = defaults.map_or_else(Policies::default, |fields| Policies::read(walk, &fields, &calendars));
+    let Some(spot) = fields.get("jobs") else {
+        if fields.meant(&["jobs"]) {
+            return None;
+        }
+        walk.wrong(root, "the file has no `jobs`: write `jobs:` and the jobs below it, by name".to_owned());
+        return None;
+    };
+    let mut schedules = Schedules::new(&calendars);
+    let jobs = jobs::read(walk, spot, &defaults, &mut schedules);
+    if jobs.is_empty() {
+        walk.odd(spot, "there are no jobs: a node with this file does nothing".to_owned());
+    }
+    Some((namespace?, jobs))
+}
+
+/// A file of another version is another language: nothing more is said about it.
+fn check_version(walk: &mut Walk, fields: &Fields, root: Spot) -> Option<()> {
+    let Some(spot) = fields.get("version") else {
+        if !fields.meant(&["version"]) {
+            walk.wrong(root, "the file does not say its version: begin with `version: 1`".to_owned());
+        }
+        return Some(());
+    };
+    let filled = walk.filled("the version `1`", spot)?;
+    if filled.text != "1" {
+        walk.wrong = Findings::default();
+        let (given, version) = (filled.shown(), env!("CARGO_PKG_VERSION"));
+        walk.wrong(spot, format!("{given} is not a version that fencron {version} reads: write `version: 1`"));
+        return None;
+    }
+    Some(())
+}
