@@ -1,0 +1,158 @@
+//! The text of a schedule into its rules.
+
+use std::time::Duration;
+
+use super::field::{self, Field, Wrong};
+use super::pattern::Pattern;
+use super::rule::Rule;
+use crate::time::Wall;
+
+/// The longest expression, in bytes.
+pub(super) const LONGEST_EXPRESSION: usize = 1_000;
+
+const NAMED: [(&str, &str); 7] = [
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
+
+/// Reads one expression. `job` is what `H` is made from.
+pub(super) fn expression<'a>(whole: &'a str, job: &str) -> Result<Rule, Wrong<'a>> {
+    let text = whole.trim();
+    if text.len() > LONGEST_EXPRESSION {
+        let message = format!("an expression of {} bytes is too long: {LONGEST_EXPRESSION} are enough", text.len());
+        return Err(Wrong::new(&whole[..0], message));
+    }
+    if text.is_empty() {
+        let message = "the schedule is empty: write five fields like `0 2 * * *`, or `@daily`, or `@every 15m`";
+        return Err(Wrong::new(whole, message));
+    }
+    if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
+        let message = format!("`{}`: the zone belongs to the key `timezone` beside the schedule", field::shorten(text));
+        return Err(Wrong::new(text, message));
+    }
+    match text.split_once(char::is_whitespace) {
+        _ if !text.starts_with('@') => fields(text, job).map(Rule::Pattern),
+        Some(("@every", span)) => every(span.trim()),
+        Some(("@at", instant)) => at(instant.trim()),
+        Some((name, rest)) => Err(not_a_name(name, Some(rest))),
+        None => named(text, job),
+    }
+}
+
+/// Whether the instants depend on the job's name.
+pub(super) fn uses_hash(expression: &str) -> bool {
+    let stands_alone = |item: &str| matches!(item.as_bytes(), [b'H' | b'h'] | [b'H' | b'h', b'(' | b'/', ..]);
+    !expression.trim_start().starts_with('@') && expression.split([' ', '\t', ',']).any(stands_alone)
+}
+
+fn named<'a>(text: &'a str, job: &str) -> Result<Rule, Wrong<'a>> {
+    match NAMED.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+        Some((_, meaning)) => Ok(Rule::Pattern(fields(meaning, job).expect("the names stand for sound expressions"))),
+        None => Err(not_a_name(text, None)),
+    }
+}
+
+fn not_a_name<'a>(name: &'a str, rest: Option<&str>) -> Wrong<'a> {
+    let shown = field::shorten(name);
+    if name.eq_ignore_ascii_case("@reboot") {
+        let message = "`@reboot` has no meaning for several replicas, of which any may start at any time: \
+                       use a migration for what is done once, or `@at` for an instant";
+        return Wrong::new(name, message);
+    }
+    if rest.is_some() && NAMED.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        return Wrong::new(name, format!("nothing may follow `{shown}`"));
+    }
+    if matches!(name, "@every" | "@at") {
+        let example = if name == "@every" { "@every 15m" } else { "@at 2026-12-01T03:00:00+01:00" };
+        return Wrong::new(name, format!("something is missing after `{name}`: write it like `{example}`"));
+    }
+    let known = NAMED.iter().map(|(known, _)| *known).chain(["@every", "@at"]);
+    let lower = name.to_ascii_lowercase();
+    let close = known.map(|known| (strsim::jaro_winkler(known, &lower), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let hint = match close {
+        Some((closeness, known)) if closeness > 0.85 => format!("; did you mean `{known}`?"),
+        _ => String::new(),
+    };
+    let message = format!(
+        "`{shown}` is not known; allowed are @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, \
+         `@every 15m` and `@at 2026-12-01T03:00:00+01:00`{hint}"
+    );
+    Wrong::new(name, message)
+}
+
+fn every(text: &str) -> Result<Rule, Wrong<'_>> {
+    let shown = field::shorten(text);
+    let span = humantime::parse_duration(text)
+        .map_err(|cause| Wrong::new(text, format!("`@every {shown}`: {cause}; write a length like 90s, 15m or 1h 30m")))?;
+    if span < Duration::from_secs(1) || span.subsec_nanos() != 0 {
+        let message = format!("`@every {shown}`: it must be whole seconds, and at least one; write a length like 1s or 15m");
+        return Err(Wrong::new(text, message));
+    }
+    let seconds = i64::try_from(span.as_secs()).ok().filter(|seconds| *seconds <= Wall::MAX.as_millis() / 1000);
+    match seconds {
+        Some(seconds) => Ok(Rule::Every { seconds }),
+        None => Err(Wrong::new(text, format!("`@every {shown}` is longer than the calendar"))),
+    }
+}
+
+fn at(text: &str) -> Result<Rule, Wrong<'_>> {
+    match text.parse::<Wall>() {
+        Ok(at) if at >= Wall::EPOCH => Ok(Rule::At(at)),
+        Ok(_) => Err(Wrong::new(text, format!("`@at {}` is before 1970", field::shorten(text)))),
+        Err(_) => {
+            let shown = field::shorten(text);
+            let message = format!("`@at {shown}`: it is not an instant; write it like 2026-12-01T03:00:00+01:00, with its offset from UTC");
+            Err(Wrong::new(text, message))
+        }
+    }
+}
+
+fn fields<'a>(text: &'a str, job: &str) -> Result<Pattern, Wrong<'a>> {
+    let parts: Vec<&'a str> = text.split_whitespace().collect();
+    let order: &[Field] = match parts.len() {
+        5 => &Field::ALL[1..6],
+        6 => &Field::ALL[..6],
+        7 => &Field::ALL,
+        count => return Err(wrong_count(text, &parts, count)),
+    };
+    let mut pattern = Pattern { seconds: 1, ..Pattern::default() };
+    for (field, part) in order.iter().zip(&parts) {
+        field::read(&mut pattern, *field, part, job).map_err(|wrong| year_last(wrong, *field, &parts))?;
+    }
+    Ok(pattern)
+}
+
+fn wrong_count<'a>(text: &'a str, parts: &[&str], count: usize) -> Wrong<'a> {
+    let hint = if let [one] = parts {
+        match humantime::parse_duration(one) {
+            Ok(_) => format!("; did you mean `@every {one}`?"),
+            Err(_) => String::new(),
+        }
+    } else if count < 5 {
+        format!("; did you mean `{} {}`?", field::shorten(text), ["*"; 4][..5 - count].join(" "))
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "`{}` has {count} field{}; allowed are 5 (minute, hour, day of month, month, weekday), 6 (with the seconds \
+         first) or 7 (and the year last){hint}",
+        field::shorten(text),
+        if count == 1 { "" } else { "s" }
+    );
+    Wrong::new(text, message)
+}
+
+/// Six fields are read with the seconds first; some people mean the year last.
+fn year_last<'a>(wrong: Wrong<'a>, field: Field, parts: &[&str]) -> Wrong<'a> {
+    let is_year = |text: &&str| text.len() == 4 && text.parse::<u32>().is_ok();
+    if field == Field::Weekday && parts.len() == 6 && parts.last().is_some_and(is_year) {
+        let message = format!("{}; six fields begin with the seconds: with a year, write `0 {}`", wrong.message, parts.join(" "));
+        return Wrong::new(wrong.text, message);
+    }
+    wrong
+}
