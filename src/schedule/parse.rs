@@ -31,6 +31,10 @@ pub(super) fn expression<'a>(whole: &'a str, job: &str) -> Result<Rule, Wrong<'a
         let message = "the schedule is empty: write five fields like `0 2 * * *`, or `@daily`, or `@every 15m`";
         return Err(Wrong::new(whole, message));
     }
+    if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
+        let message = format!("`{}`: the zone belongs to the key `timezone` beside the schedule", field::shorten(text));
+        return Err(Wrong::new(text, message));
+    }
     match text.split_once(char::is_whitespace) {
         _ if !text.starts_with('@') => fields(text, job).map(Rule::Pattern),
         Some(("@every", span)) => every(span.trim()),
@@ -124,9 +128,7 @@ fn fields<'a>(text: &'a str, job: &str) -> Result<Pattern, Wrong<'a>> {
 }
 
 fn wrong_count<'a>(text: &'a str, parts: &[&str], count: usize) -> Wrong<'a> {
-    let hint = if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
-        "; the zone belongs to the key `timezone`".to_owned()
-    } else if let [one] = parts {
+    let hint = if let [one] = parts {
         match humantime::parse_duration(one) {
             Ok(_) => format!("; did you mean `@every {one}`?"),
             Err(_) => String::new(),

@@ -1,0 +1,186 @@
+//! `${NAME}`, `${NAME:-default}` and `${file:PATH}` in the values of a configuration.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::Path;
+
+use super::problem::quoted;
+
+/// Where the values of `${…}` come from, so that reading a configuration touches nothing by itself.
+///
+/// ```
+/// use fencron::config::Sources;
+/// let sources = Sources {
+///     env: &|name| std::env::var(name).ok(),
+///     file: &|path| std::fs::read_to_string(path),
+/// };
+/// # assert!((sources.env)("FENCRON_NO_SUCH_VARIABLE").is_none());
+/// ```
+pub struct Sources<'s> {
+    /// The environment variable of this name.
+    pub env: &'s dyn Fn(&str) -> Option<String>,
+    /// The text of this file.
+    pub file: &'s dyn Fn(&Path) -> io::Result<String>,
+}
+
+impl Sources<'static> {
+    /// No variables and no files: every `${…}` without a default is a problem.
+    pub fn none() -> Sources<'static> {
+        Sources { env: &|_| None, file: &|_| Err(io::ErrorKind::NotFound.into()) }
+    }
+}
+
+/// A text in which every `${…}` has been replaced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filled<'t> {
+    pub text: Cow<'t, str>,
+    /// Whether something from outside of the file is in it.
+    pub secret: bool,
+}
+
+impl Filled<'_> {
+    /// The text as messages may show it.
+    pub fn shown(&self) -> String {
+        if self.secret { "what `${…}` stands for here".to_owned() } else { quoted(&self.text) }
+    }
+}
+
+/// What is wrong with one `${…}`: the byte of the text at which it begins, and the message.
+pub type Fault = (usize, String);
+
+/// Replaces every `${…}` in `text`; all that cannot be replaced, otherwise.
+pub fn fill<'t>(text: &'t str, sources: &Sources) -> Result<Filled<'t>, Vec<Fault>> {
+    if !text.contains("${") {
+        return Ok(Filled { text: Cow::Borrowed(text), secret: false });
+    }
+    let (mut filled, mut secret, mut faults) = (String::with_capacity(text.len()), false, Vec::new());
+    let mut rest = text;
+    while let Some(dollar) = rest.find("${") {
+        let at = text.len() - rest.len() + dollar;
+        let before = &rest[..dollar];
+        rest = &rest[dollar + 2..];
+        if let Some(before) = before.strip_suffix('$') {
+            filled.push_str(before);
+            filled.push_str("${");
+            continue;
+        }
+        filled.push_str(before);
+        let Some(end) = rest.find('}') else {
+            faults.push((at, "this `${` has no `}`: close it, or write `$${` for a `${` of the shell".to_owned()));
+            break;
+        };
+        match resolve(&rest[..end], sources) {
+            Ok(Filled { text, secret: outside }) => {
+                filled.push_str(&text);
+                secret |= outside;
+            }
+            Err(message) => faults.push((at, message)),
+        }
+        rest = &rest[end + 1..];
+    }
+    filled.push_str(rest);
+    if faults.is_empty() { Ok(Filled { text: Cow::Owned(filled), secret }) } else { Err(faults) }
+}
+
+/// What stands for the inside of one `${…}`.
+fn resolve<'t>(inside: &'t str, sources: &Sources) -> Result<Filled<'t>, String> {
+    if let Some(path) = inside.strip_prefix("file:") {
+        return read(path, sources).map(|text| Filled { text: text.into(), secret: true });
+    }
+    let (name, default) = match inside.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (inside, None),
+    };
+    let first_is_good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !first_is_good || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(format!(
+            "{} is none of ${{NAME}}, ${{NAME:-default}} and ${{file:PATH}}: if it is meant for the shell, write $${{…}}",
+            quoted(&format!("${{{inside}}}"))
+        ));
+    }
+    if default.is_some_and(|default| default.contains("${")) {
+        return Err(format!("the default of `${{{name}:-…}}` cannot have another `${{…}}` in it"));
+    }
+    // As in the shell: `:-` also stands in for a variable that is empty.
+    match ((sources.env)(name), default) {
+        (Some(value), None) => Ok(Filled { text: value.into(), secret: true }),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(Filled { text: value.into(), secret: true }),
+        (_, Some(default)) => Ok(Filled { text: default.into(), secret: false }),
+        (None, None) => Err(format!(
+            "the environment variable {} is not set: set it where the node starts, or write ${{{name}:-default}}",
+            quoted(name)
+        )),
+    }
+}
+
+/// A file's text without the line end that editors put at its end.
+fn read(path: &str, sources: &Sources) -> Result<String, String> {
+    if path.is_empty() {
+        return Err("`${file:}` names no file: write `${file:/run/secrets/name}`".to_owned());
+    }
+    match (sources.file)(Path::new(path)) {
+        Ok(mut text) => {
+            if text.ends_with('\n') {
+                text.pop();
+                if text.ends_with('\r') {
+                    text.pop();
+                }
+            }
+            Ok(text)
+        }
+        Err(error) => Err(format!("the file {} cannot be read: {error}", quoted(path))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(text: &str) -> Result<(String, bool), Vec<Fault>> {
+        let sources = Sources {
+            env: &|name| match name {
+                "HOST" => Some("db".into()),
+                "EMPTY" => Some(String::new()),
+                _ => None,
+            },
+            file: &|path| match path.to_str() {
+                Some("/run/secrets/key") => Ok("s3cret\n".into()),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            },
+        };
+        fill(text, &sources).map(|Filled { text, secret }| (text.into_owned(), secret))
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_secret() {
+        assert_eq!(filled("http://${HOST}/"), Ok(("http://db/".into(), true)));
+        assert_eq!(filled("${file:/run/secrets/key}"), Ok(("s3cret".into(), true)));
+        assert_eq!(filled("${EMPTY}"), Ok((String::new(), true)));
+    }
+
+    #[test]
+    fn a_default_stands_in_and_is_not_secret() {
+        assert_eq!(filled("${NONE:-a b}${EMPTY:-c}${NONE:-}"), Ok(("a bc".into(), false)));
+        assert_eq!(filled("${HOST:-other}"), Ok(("db".into(), true)));
+    }
+
+    #[test]
+    fn dollars_that_are_not_ours_are_left_alone() {
+        for (text, result) in [("$HOST $$ $(x) 5$", "$HOST $$ $(x) 5$"), ("$${HOST}", "${HOST}"), ("a$${b", "a${b")] {
+            assert_eq!(filled(text), Ok((result.into(), false)));
+        }
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_place() {
+        let faults = filled("${A} ${file:/none} ${x%.*} ${B:-${C}} ${").unwrap_err();
+        let places: Vec<usize> = faults.iter().map(|(at, _)| *at).collect();
+        assert_eq!(places, [0, 5, 19, 27, 38]);
+    }
+
+    #[test]
+    fn a_value_is_not_filled_again() {
+        let sources = Sources { env: &|_| Some("${HOST}".into()), ..Sources::none() };
+        assert_eq!(fill("${A}", &sources).unwrap().text, "${HOST}");
+    }
+}

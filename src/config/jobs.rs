@@ -1,0 +1,239 @@
+//! The jobs of a file: each read on its own, then held against each other.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::keys::{self, MAX_ARGS, MAX_JOBS};
+use super::policy::{Policies, warn_of_idle};
+use super::problem::quoted;
+use super::timing::Schedules;
+use super::tree::NodeId;
+use super::walk::{Entry, Fields, Path, Spot, Walk};
+use crate::job::{Job, JobName, On, Task, Text, Trigger};
+
+/// What `shell: …` is run by.
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
+/// An `after` that names another job, to be looked up once all are known.
+struct Link {
+    job: JobName,
+    target: JobName,
+    /// Where the other job is named.
+    node: NodeId,
+    /// Its name came from outside of the file.
+    secret: bool,
+}
+
+/// Reads `jobs`. What is wrong with one of them is noted, and it is left out.
+pub fn read(walk: &mut Walk, spot: Spot, defaults: &Policies, schedules: &mut Schedules) -> BTreeMap<JobName, Arc<Job>> {
+    let entries = walk.entries(spot).unwrap_or_default();
+    if entries.len() > MAX_JOBS {
+        walk.wrong(spot, format!("{} jobs are too many: at most {MAX_JOBS}", entries.len()));
+        return BTreeMap::new();
+    }
+    let mut reader = Reader { defaults, schedules, links: Vec::new() };
+    let mut jobs = BTreeMap::new();
+    for entry in &entries {
+        let path = Path::Key(&spot.path, entry.name);
+        let body = Spot { node: entry.value, path, shape: &keys::JOB_SHAPE };
+        match JobName::new(entry.name) {
+            Ok(name) => {
+                let job = reader.job(walk, &name, body, entry.key);
+                jobs.extend(job.map(|job| (name, Arc::new(job))));
+            }
+            Err(error) => walk.wrong(Spot { node: entry.key, ..body }, error.to_string()),
+        }
+    }
+    let links = reader.links;
+    check_links(walk, spot, &entries, &links);
+    jobs
+}
+
+struct Reader<'r, 'c> {
+    defaults: &'r Policies,
+    schedules: &'r mut Schedules<'c>,
+    links: Vec<Link>,
+}
+
+impl Reader<'_, '_> {
+    fn job(&mut self, walk: &mut Walk, name: &JobName, spot: Spot, key: NodeId) -> Option<Job> {
+        let wrong_before = walk.wrong.count();
+        let fields = walk.fields(&spot)?;
+        let policies = Policies::read(walk, &fields, self.schedules.calendars()).over(self.defaults);
+        let at_key = Spot { node: key, ..spot };
+        let task = read_task(walk, &fields, at_key);
+        let trigger = self.trigger(walk, &fields, &policies, (name, at_key));
+        let job = Job {
+            name: name.clone(),
+            trigger: trigger?,
+            task: task?,
+            timeout: policies.timeout.flatten(),
+            kill_after: policies.kill_after(),
+            overlap: policies.overlap(walk, &fields),
+            missed: policies.missed(),
+            retry: policies.retry(walk, &spot.path),
+            guarantee: policies.guarantee_of_command(walk, &spot.path),
+            on_lost_leadership: policies.on_lost_leadership(),
+            history: policies.history(),
+            env: policies.env,
+            dir: policies.dir,
+        };
+        warn_of_idle(walk, &fields, &job.missed, &job.retry);
+        (walk.wrong.count() == wrong_before).then_some(job)
+    }
+
+    fn trigger(
+        &mut self,
+        walk: &mut Walk,
+        fields: &Fields,
+        policies: &Policies,
+        (name, at_key): (&JobName, Spot),
+    ) -> Option<Trigger> {
+        match (fields.get("schedule"), fields.get("after")) {
+            (Some(spot), None) => {
+                let schedule = self.schedules.read(walk, spot, &policies.rules, name.as_str())?;
+                let jitter =
+                    self.schedules.jitter(walk, policies.jitter, &schedule, (name.as_str(), &at_key.path));
+                Some(Trigger::Schedule { schedule, jitter })
+            }
+            (None, Some(spot)) => self.after(walk, fields, spot, name),
+            (Some(_), Some(after)) => {
+                let message = "a job has a `schedule` or an `after`, not both: remove one of them";
+                walk.wrong(after, message.to_owned());
+                None
+            }
+            (None, None) if fields.meant(&["schedule", "after"]) => None,
+            (None, None) => {
+                let message = "this job is never due: give it a `schedule`, or an `after` that names another job";
+                walk.wrong(at_key, message.to_owned());
+                None
+            }
+        }
+    }
+
+    fn after(&mut self, walk: &mut Walk, job: &Fields, spot: Spot, name: &JobName) -> Option<Trigger> {
+        for idle in ["timezone", "dst", "except", "jitter", "missed"] {
+            if let Some(spot) = job.get(idle) {
+                walk.wrong(spot, format!("`{idle}` needs a `schedule`: this job runs after another one"));
+            }
+        }
+        let fields = walk.fields(&spot)?;
+        let on = match fields.get("on") {
+            Some(spot) => [On::Success, On::Failure, On::End][walk.word(spot)?],
+            None => On::Success,
+        };
+        let Some(spot) = fields.get("job") else {
+            if fields.meant(&["job"]) {
+                return None;
+            }
+            walk.wrong(spot, "`after` names no job: write `after: {job: NAME}`".to_owned());
+            return None;
+        };
+        let filled = walk.filled("the name of a job", spot)?;
+        let Ok(target) = JobName::new(&filled.text) else {
+            walk.wrong(spot, format!("{} is not the name of a job", filled.shown()));
+            return None;
+        };
+        self.links.push(Link { job: name.clone(), target: target.clone(), node: spot.node, secret: filled.secret });
+        Some(Trigger::After { job: target, on })
+    }
+}
+
+fn read_task(walk: &mut Walk, fields: &Fields, at_key: Spot) -> Option<Task> {
+    match (fields.get("command"), fields.get("shell")) {
+        (Some(spot), None) => read_command(walk, spot),
+        (None, Some(spot)) => {
+            let text = walk.text(spot)?;
+            if text.expose().trim().is_empty() {
+                walk.wrong(spot, "expected a text for the shell, found an empty one".to_owned());
+                return None;
+            }
+            Some(Task::Command(SHELL.into_iter().map(Text::plain).chain([text]).collect()))
+        }
+        (Some(_), Some(shell)) => {
+            walk.wrong(shell, "a job has a `command` or a `shell`, not both: remove one of them".to_owned());
+            None
+        }
+        (None, None) if fields.meant(&["command", "shell"]) => None,
+        (None, None) => {
+            let message = "this job does nothing: give it a `command` (a list) or a `shell` (a text)";
+            walk.wrong(at_key, message.to_owned());
+            None
+        }
+    }
+}
+
+fn read_command(walk: &mut Walk, spot: Spot) -> Option<Task> {
+    let what = "a list, the program and its arguments like [\"echo\", \"hello\"] (a text goes to `shell`)";
+    let items = walk.items(what, &spot, MAX_ARGS, false)?;
+    let count = items.len();
+    let texts: Vec<Text> = items.iter().filter_map(|item| walk.text(*item)).collect();
+    if texts.len() < count {
+        return None;
+    }
+    if texts[0].expose().trim().is_empty() {
+        walk.wrong(items[0], "expected a program, found an empty text".to_owned());
+        return None;
+    }
+    Some(Task::Command(texts))
+}
+
+/// Every `after` must name a job of the file, and following them must come to an end.
+fn check_links(walk: &mut Walk, jobs: Spot, entries: &[Entry], links: &[Link]) {
+    let names: HashSet<&str> = entries.iter().map(|entry| entry.name).collect();
+    for link in links {
+        if !names.contains(link.target.as_str()) {
+            let target = quoted(link.target.as_str());
+            let message = match keys::nearest(link.target.as_str(), names.iter().copied()) {
+                _ if link.secret => "there is no job of the name that `${…}` stands for here".to_owned(),
+                Some(meant) => format!("there is no job {target}: did you mean `{meant}`?"),
+                None => format!("there is no job {target}: name one of this file"),
+            };
+            report_link(walk, jobs, link, message);
+        }
+    }
+    for cycle in cycles(links) {
+        let [first, ..] = cycle.as_slice() else { continue };
+        let message = match cycle.as_slice() {
+            [_] => "a job cannot run after itself".to_owned(),
+            _ => {
+                let chain: Vec<&str> =
+                    cycle.iter().chain([first]).take(SHOWN_OF_CYCLE).map(|link| link.job.as_str()).collect();
+                let cut = if cycle.len() >= SHOWN_OF_CYCLE { " → …" } else { "" };
+                format!("these jobs wait for each other, so none is ever due: {}{cut}", chain.join(" → "))
+            }
+        };
+        report_link(walk, jobs, first, message);
+    }
+}
+
+/// How many jobs of a cycle are named.
+const SHOWN_OF_CYCLE: usize = 20;
+
+fn report_link(walk: &mut Walk, jobs: Spot, link: &Link, message: String) {
+    let job = Path::Key(&jobs.path, link.job.as_str());
+    let after = Path::Key(&job, "after");
+    let path = Path::Key(&after, "job");
+    walk.wrong_at(link.node, path, message);
+}
+
+/// The cycles among `links`, each in the order in which its jobs wait: a job has at most one `after`.
+fn cycles(links: &[Link]) -> Vec<Vec<&Link>> {
+    let by_job: BTreeMap<&JobName, &Link> = links.iter().map(|link| (&link.job, link)).collect();
+    let mut seen: HashSet<&JobName> = HashSet::new();
+    let mut cycles = Vec::new();
+    for link in links {
+        let (mut walked, mut on_walk) = (Vec::new(), HashSet::new());
+        let mut next = Some(link);
+        while let Some(link) = next.filter(|link| seen.insert(&link.job)) {
+            on_walk.insert(&link.job);
+            walked.push(link);
+            next = by_job.get(&link.target).copied();
+        }
+        if let Some(back) = next.filter(|link| on_walk.contains(&link.job)) {
+            let start = walked.iter().position(|link| link.job == back.job).expect("it is on this walk");
+            cycles.push(walked.split_off(start));
+        }
+    }
+    cycles
+}

@@ -1,0 +1,95 @@
+//! The JSON Schema of `jobs.yaml`, from the table that the decoder reads by.
+
+use serde_json::{Map, Value, json};
+
+use super::keys::{self, Key, MAX_TEXT_BYTES, Shape, TOP};
+
+/// What a name looks like: see [`crate::job::check_name`].
+const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$";
+
+/// A whole number, a duration or a word may also be `${NAME}`: what it stands for is checked when it is known.
+const FILLED: &str = r"\$\{";
+
+/// The JSON Schema (draft 2020-12) of a configuration file, for editors: keys, shapes and bounds. What it cannot say,
+/// such as which schedules can fire, only [`parse`](super::parse) knows.
+///
+/// ```
+/// let schema = fencron::config::schema();
+/// assert_eq!(schema["properties"]["version"]["const"], 1);
+/// ```
+pub fn schema() -> Value {
+    let mut schema = map(TOP);
+    let top = schema.as_object_mut().expect("a map's schema is an object");
+    top.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+    top.insert("title".into(), json!("fencron jobs.yaml"));
+    top.insert("required".into(), json!(["version", "jobs"]));
+    top.insert("patternProperties".into(), json!({ format!("^{}", keys::ANCHOR_PLACE): true }));
+    top.insert("$defs".into(), json!({ "job": job() }));
+    schema
+}
+
+fn job() -> Value {
+    let mut schema = map(keys::JOB);
+    let job = schema.as_object_mut().expect("a map's schema is an object");
+    let one_of = |names: [&str; 2]| json!({ "oneOf": names.map(|name| json!({ "required": [name] })) });
+    job.insert("allOf".into(), json!([one_of(["schedule", "after"]), one_of(["command", "shell"])]));
+    schema
+}
+
+fn map(tables: &'static [&'static [Key]]) -> Value {
+    let properties: Map<String, Value> = keys::all(tables).map(|key| (key.name.to_owned(), property(key))).collect();
+    json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties })
+}
+
+fn property(key: &'static Key) -> Value {
+    let mut schema = shape(&key.shape);
+    let object = schema.as_object_mut().expect("every schema of a shape is an object");
+    object.insert("description".into(), json!(key.about));
+    if let Some(default) = key.default {
+        let number = default.parse::<u32>().ok().map(|number| json!(number));
+        object.insert("default".into(), number.unwrap_or(json!(default)));
+    }
+    schema
+}
+
+fn shape(shape: &'static Shape) -> Value {
+    match shape {
+        Shape::Version => json!({ "const": 1 }),
+        Shape::Name => or_filled(json!({ "type": ["string", "integer"], "pattern": NAME })),
+        Shape::Text => text(),
+        Shape::Command { most } | Shape::Dates { most } => list(*most),
+        Shape::Texts { most } => json!({ "anyOf": [text(), list(*most)] }),
+        Shape::Zone => or_filled(json!({ "type": "string", "examples": ["UTC", "Europe/Berlin"] })),
+        Shape::Word(words) => or_filled(json!({ "enum": words })),
+        Shape::Count { least, most } => or_filled(json!({ "type": "integer", "minimum": least, "maximum": most })),
+        Shape::Duration { or_none, .. } => {
+            let duration = r"^\s*([0-9.]+\s*[A-Za-zµ]+\s*)+$";
+            let pattern = if *or_none { format!("^none$|{duration}") } else { duration.to_owned() };
+            or_filled(json!({ "type": "string", "pattern": pattern, "examples": ["30s", "10m", "1h 30m", "7d"] }))
+        }
+        Shape::Rate => or_filled(json!({ "type": "string", "pattern": r"^[0-9]+\s*/\s*[smh]$", "examples": ["5/s"] })),
+        Shape::Map(tables) if std::ptr::eq(*tables, keys::JOB) => json!({ "$ref": "#/$defs/job" }),
+        Shape::Map(tables) => map(tables),
+        Shape::Named { of, most } => {
+            let mut schema = json!({ "type": ["object", "null"], "maxProperties": most });
+            schema["additionalProperties"] = self::shape(of);
+            if !matches!(of, Shape::Text) {
+                schema["propertyNames"] = json!({ "pattern": NAME });
+            }
+            schema
+        }
+    }
+}
+
+/// A number or `true` is the text that it is written as.
+fn text() -> Value {
+    json!({ "type": ["string", "number", "boolean"], "maxLength": MAX_TEXT_BYTES })
+}
+
+fn list(most: usize) -> Value {
+    json!({ "type": "array", "minItems": 1, "maxItems": most, "items": text() })
+}
+
+fn or_filled(schema: Value) -> Value {
+    json!({ "anyOf": [schema, { "type": "string", "pattern": FILLED }] })
+}

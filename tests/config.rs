@@ -1,0 +1,381 @@
+//! What is wrong with a configuration, as people see it, and what a sound one becomes.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fencron::config::{self, Config, Problems, Sources, from_bytes, parse};
+use fencron::job::{Guarantee, Job, JobName, MissedRun, On, Overlap, Task, Trigger};
+
+const EXAMPLE: &str = include_str!("../jobs.example.yaml");
+
+fn read(text: &str) -> Result<Config, Problems> {
+    parse(text, &Sources::none())
+}
+
+fn job(text: &str) -> Job {
+    let config = read(&format!("version: 1\njobs:\n  x:\n{text}")).unwrap_or_else(|problems| panic!("{problems}"));
+    Job::clone(&config.jobs[&JobName::new("x").unwrap()])
+}
+
+fn words(job: &Job) -> Vec<String> {
+    let Task::Command(words) = &job.task;
+    words.iter().map(|word| word.expose().to_owned()).collect()
+}
+
+/// The messages about every file of `tests/config`, one snapshot each.
+#[test]
+fn every_class_of_problem_is_told_well() {
+    let sources = Sources {
+        env: &|name| (name == "SECRET").then(|| "hunter2".to_owned()),
+        file: &|_| Err(std::io::ErrorKind::NotFound.into()),
+    };
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("config/snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let mut files: Vec<_> = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    assert!(files.len() > 20, "the fixtures are there");
+    for file in files {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let shown = match from_bytes(&std::fs::read(&file).unwrap(), &sources) {
+            Err(problems) => problems.of_file("jobs.yaml").to_string(),
+            Ok(config) => {
+                assert!(name.starts_with("odd-"), "{name} is sound");
+                format!("warnings:\n{}", config.warnings.of_file("jobs.yaml"))
+            }
+        };
+        assert!(!shown.contains("hunter2"), "{name} shows a secret");
+        settings.bind(|| insta::assert_snapshot!(name, shown));
+    }
+}
+
+#[test]
+fn problems_are_a_list_for_programs() {
+    let problems = read("version: 1\njobs:\n  x: {schedule: '@daily', command: [a], timeout: 5, color: red}\n");
+    insta::assert_json_snapshot!(problems.unwrap_err(), @r#"
+    [
+      {
+        "line": 3,
+        "column": 50,
+        "path": "jobs.x.timeout",
+        "message": "`5` is a number without a unit: write it like `30s`, `10m` or `2h` (or `none`)"
+      },
+      {
+        "line": 3,
+        "column": 53,
+        "path": "jobs.x.color",
+        "message": "unknown key `color`: known here are `schedule`, `command`, `shell`, `after`, `timezone`, `dst`, `except`, `jitter`, `env`, `dir`, `timeout`, `kill_after`, `overlap`, `max_running`, `missed`, `retry`, `guarantee`, `on_lost_leadership` and `history`"
+      }
+    ]
+    "#);
+}
+
+#[test]
+fn the_example_is_sound_and_shows_every_key() {
+    let config = read(EXAMPLE).unwrap_or_else(|problems| panic!("{}", problems.of_file("jobs.example.yaml")));
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+    let mut keys = Vec::new();
+    collect_keys(&config::schema(), &mut keys);
+    for key in keys {
+        assert!(EXAMPLE.contains(&format!("{key}:")), "the example does not show `{key}`");
+    }
+}
+
+fn collect_keys(schema: &serde_json::Value, keys: &mut Vec<String>) {
+    if let Some(properties) = schema.get("properties").and_then(|properties| properties.as_object()) {
+        for (key, inner) in properties {
+            keys.push(key.clone());
+            collect_keys(inner, keys);
+        }
+    }
+    for inner in schema.get("$defs").and_then(|defs| defs.as_object()).into_iter().flatten() {
+        collect_keys(inner.1, keys);
+    }
+    if let Some(inner) = schema.get("additionalProperties") {
+        collect_keys(inner, keys);
+    }
+}
+
+#[test]
+fn a_job_that_says_little_has_the_documented_defaults() {
+    let job = job("    {schedule: '@daily', command: [echo, hello]}\n");
+    assert_eq!((job.timeout, job.kill_after), (None, Duration::from_secs(10)));
+    assert_eq!(job.overlap, Overlap::Skip);
+    assert_eq!((job.missed.run, job.missed.within), (MissedRun::Latest, Some(Duration::from_secs(3600))));
+    assert_eq!((job.missed.limit, job.missed.every), (10, Duration::from_millis(200)));
+    assert_eq!((job.retry.attempts, job.retry.initial), (1, Duration::from_secs(5)));
+    assert_eq!(job.retry.max, Duration::from_secs(300));
+    assert_eq!(job.guarantee, Guarantee::AtMostOnce);
+    assert_eq!((job.history.keep, job.history.age), (100, Duration::from_secs(30 * 86_400)));
+    assert!(job.env.is_empty() && job.dir.is_none());
+}
+
+/// The defaults of the schema, given in full, change nothing: what editors show is what is done.
+#[test]
+fn the_defaults_of_the_schema_are_those_of_the_decoder() {
+    let schema = config::schema();
+    let mut given = serde_json::json!({ "schedule": "@daily", "command": ["echo"] });
+    for (key, inner) in schema["$defs"]["job"]["properties"].as_object().unwrap() {
+        if let Some(default) = default_of(inner)
+            && key != "max_running"
+            && key != "after"
+        {
+            given[key] = default;
+        }
+    }
+    let given = format!("version: 1\njobs: {{x: {given}}}\n");
+    let plain = "version: 1\njobs: {x: {schedule: '@daily', command: [echo]}}\n";
+    let given = read(&given).unwrap_or_else(|problems| panic!("{problems}\n{given}"));
+    assert_eq!(given.jobs, read(plain).unwrap().jobs);
+}
+
+fn default_of(schema: &serde_json::Value) -> Option<serde_json::Value> {
+    let inner = schema.get("properties").and_then(|properties| properties.as_object());
+    match inner {
+        None => schema.get("default").cloned(),
+        Some(inner) => Some(inner.iter().filter_map(|(key, inner)| Some((key.clone(), default_of(inner)?))).collect()),
+    }
+}
+
+/// Every key of the schema is read: a value of no sense there is a problem there.
+#[test]
+fn decoder_and_schema_know_the_same_keys() {
+    let schema = config::schema();
+    let nonsense = "[{nonsense: [1]}]";
+    let mut checked = 0;
+    for (defs, before, after) in [
+        (&schema, "", ""),
+        (&schema["$defs"]["job"], "version: 1\njobs: {x: ", "}"),
+        (&schema["properties"]["defaults"], "version: 1\njobs:\ndefaults: ", ""),
+    ] {
+        let mut paths = Vec::new();
+        leaf_paths(defs, &mut Vec::new(), &mut paths);
+        for path in paths {
+            let opened: String = path.iter().map(|key| format!("{{{key}: ")).collect();
+            let text = format!("{before}{opened}{nonsense}{}{after}\n", "}".repeat(path.len()));
+            let problems = read(&text).unwrap_err();
+            let wanted = path.join(".");
+            let told = problems.list().iter().any(|problem| problem.path.trim_end_matches("[0]").ends_with(&wanted));
+            assert!(told, "{wanted} is not read: {problems}");
+            assert!(!problems.to_string().contains("unknown key `{key}`"), "{problems}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "{checked} keys");
+}
+
+fn leaf_paths(schema: &serde_json::Value, path: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
+    match schema.get("properties").and_then(|properties| properties.as_object()) {
+        Some(properties) => {
+            for (key, inner) in properties {
+                path.push(key.clone());
+                leaf_paths(inner, path, paths);
+                path.pop();
+            }
+        }
+        None => paths.push(path.clone()),
+    }
+}
+
+#[test]
+fn a_job_wins_over_the_defaults_key_by_key() {
+    let text = "version: 1\n\
+        defaults: {timeout: 1h, retry: {attempts: 3, backoff: {max: 1m}}, env: {A: default, B: default}}\n\
+        jobs:\n  x:\n    schedule: '@daily'\n    command: [a]\n    timeout: none\n    \
+        retry: {backoff: {initial: 1s}}\n    env: {A: own}\n";
+    let config = read(text).unwrap();
+    let job = config.jobs.values().next().unwrap();
+    assert_eq!(job.timeout, None);
+    assert_eq!((job.retry.attempts, job.retry.initial.as_secs(), job.retry.max.as_secs()), (3, 1, 60));
+    let env: Vec<_> = job.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(env, ["A=own", "B=default"]);
+}
+
+#[test]
+fn a_shell_text_is_run_by_the_shell() {
+    assert_eq!(words(&job("    {schedule: '@daily', shell: echo $HOME}\n")), ["/bin/sh", "-c", "echo $HOME"]);
+}
+
+#[test]
+fn numbers_and_truths_are_the_texts_they_are_written_as() {
+    let job = job("    {schedule: '@daily', command: [sleep, 1.10, 007, true, no, 0x1F], env: {A: 1e3}}\n");
+    assert_eq!(words(&job), ["sleep", "1.10", "007", "true", "no", "0x1F"]);
+    assert_eq!(job.env["A"].expose(), "1e3");
+}
+
+#[test]
+fn what_is_filled_in_is_secret() {
+    let sources = Sources { env: &|_| Some("hunter2".into()), file: &|_| Ok("s3cret\n".into()) };
+    let text = "version: 1\njobs:\n  x: {schedule: '@daily', command: [a, 'p=${P}', '${file:/k}', '$P $${P}']}\n";
+    let config = parse(text, &sources).unwrap();
+    let job = config.jobs.values().next().unwrap();
+    assert_eq!(words(job), ["a", "p=hunter2", "s3cret", "$P ${P}"]);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("hunter2") && !shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
+fn anchors_and_merge_keys_are_followed() {
+    let text = "version: 1\nx-base: &base {command: [a], timeout: 5s, env: {A: base}}\njobs:\n  \
+        one: {<<: *base, schedule: '@daily'}\n  two: {schedule: '@daily', <<: *base, timeout: 7s}\n  \
+        three: {<<: [{timeout: 9s}, *base], schedule: '@daily'}\n";
+    let config = read(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let timeouts: Vec<_> = config.jobs.values().map(|job| job.timeout.unwrap().as_secs()).collect();
+    assert_eq!(timeouts, [5, 9, 7], "one, three, two");
+}
+
+#[test]
+fn a_job_may_follow_another() {
+    let config = read(
+        "version: 1\njobs:\n  a: {schedule: '@daily', command: [a]}\n  b: {after: {job: a, on: failure}, command: [b]}\n",
+    );
+    let b = &config.unwrap().jobs[&JobName::new("b").unwrap()];
+    assert_eq!(b.trigger, Trigger::After { job: JobName::new("a").unwrap(), on: On::Failure });
+}
+
+#[test]
+fn equal_schedules_are_one() {
+    let config = read(
+        "version: 1\njobs:\n  a: {schedule: '0 2 * * *', command: [a]}\n  b: {schedule: ['0 2 * * *'], command: [b]}\n  \
+         c: {schedule: '0 2 * * *', timezone: Europe/Berlin, command: [c]}\n  d: {schedule: '0 2 * * THU', command: [d]}\n  \
+         e: {schedule: '0 2 * * THU', command: [e]}\n",
+    )
+    .unwrap();
+    let schedules: Vec<_> = config
+        .jobs
+        .values()
+        .map(|job| match &job.trigger {
+            Trigger::Schedule { schedule, .. } => schedule.clone(),
+            Trigger::After { .. } => unreachable!(),
+        })
+        .collect();
+    assert!(std::sync::Arc::ptr_eq(&schedules[0], &schedules[1]));
+    assert!(!std::sync::Arc::ptr_eq(&schedules[0], &schedules[2]));
+    assert!(std::sync::Arc::ptr_eq(&schedules[3], &schedules[4]));
+}
+
+#[test]
+fn the_digest_is_that_of_the_bytes() {
+    let text = "version: 1\njobs:\n";
+    let digest = read(text).unwrap().digest;
+    assert_eq!(digest.len(), 12);
+    assert_eq!(digest, read(text).unwrap().digest);
+    assert_ne!(digest, read("version: 1\njobs: \n").unwrap().digest);
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_are_fine() {
+    let text = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
+    assert_eq!(read(&text).unwrap().jobs, read(EXAMPLE).unwrap().jobs);
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    let problems = from_bytes(bytes, &Sources::none()).unwrap_err();
+    assert_eq!(problems.count(), 1, "{problems}");
+    problems.to_string()
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    assert!(refusal(b"\x7fELF\x02\x01\x01\x00\x00").contains("jobs.yaml:1:8: the file is not text: it has a NUL byte"));
+    assert!(refusal(b"version: 1\nx: \xe9\n").contains("jobs.yaml:2:4: the byte 0xe9 here is not UTF-8"));
+    let utf_16: Vec<u8> = "\u{feff}version: 1".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(refusal(&utf_16).contains("is in UTF-16: save it as UTF-8"));
+}
+
+#[test]
+fn a_huge_file_is_refused_before_it_is_read() {
+    let started = Instant::now();
+    assert!(refusal(&vec![b'#'; 100 << 20]).contains("too large (100 MiB): a configuration has at most 32 MiB"));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn aliases_that_multiply_are_refused_at_once() {
+    let mut text = "version: 1\nx-0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+    for level in 1..10 {
+        let aliases = vec![format!("*a{}", level - 1); 9].join(", ");
+        text.push_str(&format!("x-{level}: &a{level} [{aliases}]\n"));
+    }
+    assert!(refusal(text.as_bytes()).contains("holds more than 8000000 values, with aliases followed"));
+}
+
+#[test]
+fn deep_nesting_is_refused_at_once() {
+    for open in ["{a: ", "[", "? ", "- "] {
+        let started = Instant::now();
+        let shown = refusal(format!("version: 1\njobs: {}", open.repeat(20_000)).as_bytes());
+        assert!(shown.contains("jobs.yaml:2:"), "{shown}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{open}");
+    }
+}
+
+#[test]
+fn a_thousand_problems_are_told_in_bounds() {
+    let jobs: String = (0..5_000).map(|n| format!("  j{n}: {{schedule: '@daily', comand: [a]}}\n")).collect();
+    let problems = read(&format!("version: 1\njobs:\n{jobs}")).unwrap_err();
+    assert_eq!((problems.count(), problems.list().len()), (5_000, config::MAX_KEPT));
+    assert!(problems.to_string().ends_with("and 4950 more"));
+}
+
+#[test]
+fn a_problem_that_many_jobs_share_is_told_once() {
+    let jobs: String = (0..100).map(|n| format!("  j{n}: {{<<: *base, schedule: '@daily'}}\n")).collect();
+    let text = format!("version: 1\nx-base: &base {{command: [a], timeout: 5}}\njobs:\n{jobs}");
+    assert_eq!(read(&text).unwrap_err().count(), 1);
+}
+
+mod any_text {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads it, shows what is wrong, and in this way finds what panics.
+    fn survive(bytes: &[u8]) {
+        if let Err(problems) = from_bytes(bytes, &Sources::none()) {
+            assert!(!problems.is_empty(), "a refusal says why");
+            assert!(problems.list().iter().all(|problem| problem.line > 0 && problem.column > 0));
+            assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn every_truncation_of_the_example_is_survived() {
+        for end in 0..EXAMPLE.len() {
+            survive(&EXAMPLE.as_bytes()[..end]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn random_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            survive(&bytes);
+        }
+
+        #[test]
+        fn random_yaml_like_text_is_survived(text in "([ \\n]{0,3}|[-?:,\\[\\]{}#&*!|>'\"%@`$~<]|version: 1\n|jobs:\n|  [a-c]: |<<: |&a |\\*a |\\$\\{[A-Z:-]{0,3}\\}?|[0-9a-zé]{1,3}|\t){0,60}") {
+            survive(text.as_bytes());
+        }
+
+        #[test]
+        fn mutations_of_the_example_are_survived(at in 0..EXAMPLE.len(), cut in 0usize..40, put in "[-?:,\\[\\]{}#&*!|>'\"%@`$~<a0 \\n\t]{0,4}") {
+            let bytes = EXAMPLE.as_bytes();
+            let end = (at + cut).min(bytes.len());
+            survive(&[&bytes[..at], put.as_bytes(), &bytes[end..]].concat());
+        }
+
+        #[test]
+        fn pieces_of_the_example_in_another_order_are_survived(mut lines in Just(EXAMPLE.lines().collect::<Vec<_>>()).prop_shuffle(), keep in 0usize..80) {
+            lines.truncate(keep);
+            lines.insert(0, "version: 1");
+            survive(lines.join("\n").as_bytes());
+        }
+    }
+}
