@@ -42,7 +42,9 @@ use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
 use crate::job::{Ended, RunId};
 use crate::ledger::{Claim, Claims, Followed, Ledger, News, NodeRecord};
-use crate::lock::{CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Session, SessionError, Term, Timing, Trust};
+use crate::lock::{
+    CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Session, SessionError, Term, Timing, Trust,
+};
 use crate::scheduler::view::Change;
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
 use crate::store::{Revision, Store, StoreError};
@@ -476,7 +478,8 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn pause(&mut self) -> Duration {
         let (now, boot) = (self.options.clock.wall(), self.options.clock.boot());
         let wanted = self.scheduler.wake_at().map_or(LOOK_AGAIN, |at| at.since(now));
-        let trust = self.trust.as_ref().filter(|_| self.told_trust).map(|trust| trust.borrow().trusted_until.since(boot));
+        let trust =
+            self.trust.as_ref().filter(|_| self.told_trust).map(|trust| trust.borrow().trusted_until.since(boot));
         let stopping = self.stopping.map(|stopping| match stopping.told {
             false => stopping.patience_until.since(boot),
             true => stopping.give_up_at.since(boot),

@@ -369,7 +369,9 @@ fn why_never(rule: &Rule, zone: &Zone, dst: Dst) -> Option<&'static str> {
         Rule::Pattern(pattern) if !pattern.names_a_day() => {
             "no date of the calendar fits its day, month, weekday and year (for the last day of a month write L)"
         }
-        Rule::Pattern(_) => "it names only times that its zone leaps over (write `dst: {gap: shift}` to fire after them)",
+        Rule::Pattern(_) => {
+            "it names only times that its zone leaps over (write `dst: {gap: shift}` to fire after them)"
+        }
         Rule::Every { .. } | Rule::At(_) => "it lies beyond the year 9999",
     })
 }

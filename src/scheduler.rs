@@ -74,11 +74,16 @@ pub enum Event {
 /// How a transition went.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Transitioned {
-    Applied { version: Version },
+    Applied {
+        version: Version,
+    },
     /// The term on whose authority it was to be made is over: nothing changed.
     Fenced,
     /// The run was not as expected: this is how it stands (`None`: it is not open), as of this version.
-    Refused { now: Option<Open>, version: Version },
+    Refused {
+        now: Option<Open>,
+        version: Version,
+    },
 }
 
 /// Something to do.
@@ -132,7 +137,10 @@ pub struct Transition {
 pub enum To {
     Open(Open),
     /// It ends, and these runs come to be that follow it.
-    Done { done: Done, follow: Vec<Open> },
+    Done {
+        done: Done,
+        follow: Vec<Open>,
+    },
 }
 
 /// How many occurrences one batch decides, unless the store wants fewer.

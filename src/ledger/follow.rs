@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::Ledger;
 use super::keys::About;
 use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode};
-use super::Ledger;
 use crate::scheduler::run::Version;
 use crate::scheduler::view::Change as Told;
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
@@ -44,8 +44,7 @@ pub struct Follow<S> {
 impl<S: Store> Ledger<S> {
     /// Reads the ledger whole and follows it from there. The first news is [`News::Reread`].
     pub async fn follow(&self) -> Result<Follow<S>, StoreError> {
-        let mut follow =
-            Follow { ledger: self.clone(), watch: None, position: Revision(0), first: VecDeque::new() };
+        let mut follow = Follow { ledger: self.clone(), watch: None, position: Revision(0), first: VecDeque::new() };
         let news = follow.reread().await?;
         follow.first.push_back(news);
         Ok(follow)

@@ -45,7 +45,14 @@ pub enum Resolution {
 impl<S: Store> Ledger<S> {
     /// Asks for runs of `job` for these instants, all of them asked for by the call `call` (ASCII letters, digits, `-`).
     /// Asking twice with the same call is asking once.
-    pub async fn ask_for_runs(&self, job: &JobName, at: &[Wall], call: &str, source: &Source, now: Wall) -> Result<Vec<RunId>, AskError> {
+    pub async fn ask_for_runs(
+        &self,
+        job: &JobName,
+        at: &[Wall],
+        call: &str,
+        source: &Source,
+        now: Wall,
+    ) -> Result<Vec<RunId>, AskError> {
         let runs: Vec<RunId> = at.iter().map(|at| RunId::asked_for(job, *at, call)).collect();
         for chunk in runs.chunks(ASKED_AT_ONCE) {
             let mut txn = Txn::new();
@@ -83,7 +90,10 @@ impl<S: Store> Ledger<S> {
 
     /// Asks for a run to be cancelled.
     pub async fn ask_to_cancel(&self, run: &RunId, asked: &Asked) -> Result<(), AskError> {
-        let is_open = Compare { keys: Keys::one(self.keys.open(run)), test: crate::store::Test::Created(crate::store::Order::Greater, crate::store::Revision(0)) };
+        let is_open = Compare {
+            keys: Keys::one(self.keys.open(run)),
+            test: crate::store::Test::Created(crate::store::Order::Greater, crate::store::Revision(0)),
+        };
         let txn = Txn::new()
             .when(is_open)
             .then(Op::put(self.keys.cancel(run), encode(asked)))
@@ -127,7 +137,10 @@ impl<S: Store> Ledger<S> {
         let page = self.read(Range::of(Keys::one(self.keys.done(run)))).await?;
         let Some(entry) = page.entries.first() else { return Err(AskError::NoSuchRun(run.clone())) };
         let Some(done) = decode::<DoneRecord>(&entry.value).map(Done::from) else {
-            return Err(StoreError::Unusable(format!("the verdict of {run} cannot be read: it is damaged, or of a newer version")).into());
+            return Err(StoreError::Unusable(format!(
+                "the verdict of {run} cannot be read: it is damaged, or of a newer version"
+            ))
+            .into());
         };
         if done.verdict != Verdict::Unknown {
             return Err(AskError::NotInDoubt { run: run.clone(), verdict: done.verdict.to_string() });

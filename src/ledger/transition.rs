@@ -139,7 +139,12 @@ impl<S: Store> Ledger<S> {
     }
 
     /// A run is not as a change expected it: either an earlier sending of the change did that, or somebody else.
-    async fn settle(&self, change: &Transition, entry: Option<&Entry>, seen_at: u64) -> Result<Transitioned, StoreError> {
+    async fn settle(
+        &self,
+        change: &Transition,
+        entry: Option<&Entry>,
+        seen_at: u64,
+    ) -> Result<Transitioned, StoreError> {
         let open = entry.and_then(|entry| self.open_of(&change.run, entry));
         Ok(match (&change.to, entry, open) {
             (To::Open(wanted), Some(entry), Some(open)) if open == *wanted => {
@@ -148,9 +153,13 @@ impl<S: Store> Ledger<S> {
             (To::Done { done, .. }, None, _) => {
                 let page = self.read(Range::of(Keys::one(self.keys.done(&done.id)))).await?;
                 let entry = page.entries.first();
-                let recorded = entry.and_then(|entry| decode::<DoneRecord>(&entry.value)).map(super::super::scheduler::run::Done::from);
+                let recorded = entry
+                    .and_then(|entry| decode::<DoneRecord>(&entry.value))
+                    .map(super::super::scheduler::run::Done::from);
                 match entry {
-                    Some(entry) if recorded.as_ref() == Some(done) => Transitioned::Applied { version: entry.modified.0 },
+                    Some(entry) if recorded.as_ref() == Some(done) => {
+                        Transitioned::Applied { version: entry.modified.0 }
+                    }
                     _ => Transitioned::Refused { now: None, version: seen_at },
                 }
             }

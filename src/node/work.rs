@@ -189,8 +189,14 @@ impl<S: Store, E: Execute> Running<S, E> {
         let (stopper, stop) = Stop::channel();
         let (started, when) = Started::channel();
         self.runs.insert(open.id.clone(), stopper);
-        let work =
-            Work { job, stamp, stop, may_start: self.may_start(claimant.fence), output: self.outputs.open(&open.id), started };
+        let work = Work {
+            job,
+            stamp,
+            stop,
+            may_start: self.may_start(claimant.fence),
+            output: self.outputs.open(&open.id),
+            started,
+        };
         let (execute, starts) = (self.execute.clone(), self.started.clone());
         let (run, attempt) = (open.id, open.attempt);
         self.tasks.spawn(async move {

@@ -146,8 +146,7 @@ impl Scheduler {
             .filter_map(|job| Some((job.name.clone(), Known { fingerprint: fingerprint(job)?, since })))
             .filter(|(name, now)| self.view.jobs.get(name).is_none_or(|known| known.fingerprint != now.fingerprint))
             .collect();
-        let mut forget: Vec<JobName> =
-            self.view.jobs.keys().filter(|name| !self.is_scheduled(name)).cloned().collect();
+        let mut forget: Vec<JobName> = self.view.jobs.keys().filter(|name| !self.is_scheduled(name)).cloned().collect();
         forget.sort();
         if !(changed.is_empty() && forget.is_empty()) {
             self.act(Action::Register { fence, known: changed.clone(), forget: forget.clone() });

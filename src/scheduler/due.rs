@@ -191,7 +191,10 @@ fn decide_missed(job: &Job, occurrences: &[Occurrence], now: Wall) -> Vec<What> 
         }
         if too_old(occurrence) {
             let within = policy.within.unwrap_or_default();
-            return What::Skip(format!("missed: no leader within {} (`missed.within`)", humantime::format_duration(within)));
+            return What::Skip(format!(
+                "missed: no leader within {} (`missed.within`)",
+                humantime::format_duration(within)
+            ));
         }
         if index >= first_to_run {
             nth += 1;

@@ -242,9 +242,7 @@ impl Scheduler {
     }
 
     fn claimed_opens(&self, by: impl Fn(&Claimant) -> bool) -> Vec<Open> {
-        let claimed = |open: &&Open| {
-            open.state == OpenState::Claimed && open.claimant.as_ref().is_some_and(&by)
-        };
+        let claimed = |open: &&Open| open.state == OpenState::Claimed && open.claimant.as_ref().is_some_and(&by);
         self.view.open.values().map(|known| &known.open).filter(claimed).cloned().collect()
     }
 
@@ -387,9 +385,9 @@ impl Scheduler {
 
     /// Whether its transition into `Claimed` is under way.
     fn is_beginning(&self, open: &Open) -> bool {
-        self.flights.get(&open.id).is_some_and(|flight| {
-            matches!(&flight.sent.to, To::Open(to) if to.state == OpenState::Claimed)
-        })
+        self.flights
+            .get(&open.id)
+            .is_some_and(|flight| matches!(&flight.sent.to, To::Open(to) if to.state == OpenState::Claimed))
     }
 
     fn begin(&mut self, open: &Open, fence: Fence) {

@@ -60,9 +60,13 @@ pub enum Source {
     /// The end of this run (`after:`).
     After(RunId),
     /// A person (`fencron trigger`).
-    Trigger { by: String },
+    Trigger {
+        by: String,
+    },
     /// A person, for instants of the past (`fencron backfill`).
-    Backfill { by: String },
+    Backfill {
+        by: String,
+    },
 }
 
 /// How a run ended, or why it never began.

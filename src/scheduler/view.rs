@@ -14,7 +14,10 @@ pub enum Change {
     Paused(JobName, bool),
     Open(RunId, Option<Open>),
     /// The session of this lease began or ended.
-    Session { lease: u64, alive: bool },
+    Session {
+        lease: u64,
+        alive: bool,
+    },
     /// A person asks for a run to be cancelled; `None`: that has been seen to.
     Cancel(RunId, Option<String>),
     /// A person asks the leader of this fence to step down; `None`: that has been seen to.
@@ -110,8 +113,12 @@ impl View {
     /// Takes in the whole ledger, as it was at `version`: what it does not name is no more, but for what this node has
     /// itself written since.
     pub fn reread(&mut self, changes: Vec<(Change, Version)>, version: Version) {
-        let newer: Vec<(RunId, Versioned)> =
-            self.open.iter().filter(|(_, known)| known.version > version).map(|(id, k)| (id.clone(), k.clone())).collect();
+        let newer: Vec<(RunId, Versioned)> = self
+            .open
+            .iter()
+            .filter(|(_, known)| known.version > version)
+            .map(|(id, k)| (id.clone(), k.clone()))
+            .collect();
         let gone: Vec<(RunId, Version)> =
             self.gone.iter().filter(|(_, at)| **at > version).map(|(id, at)| (id.clone(), *at)).collect();
         let (mark, mark_at) = (self.watermark.take(), self.watermark_version);

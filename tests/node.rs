@@ -1,0 +1,148 @@
+//! A whole node over the memory store, time paused: what a person would see first.
+#![cfg(feature = "scheduler")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fencron::config::{Config, Sources, parse};
+use fencron::execute::{Execute, Outputs, Work};
+use fencron::job::{Ended, Outcome, Verdict};
+use fencron::ledger::{Find, Ledger, RunRow};
+use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
+use fencron::node::{Ends, Node, Options, Order, Status};
+use fencron::store::memory::MemoryStore;
+use fencron::time::{Boot, Clock, Wall};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+const START: i64 = 1_790_000_000_000;
+
+fn sim_clock() -> Clock {
+    let began = Instant::now();
+    Clock::from_fn(move || {
+        let passed = began.elapsed();
+        let boot = Boot::from_duration(Duration::from_secs(1000) + passed);
+        (boot, Wall::from_millis(START).plus(passed))
+    })
+}
+
+#[derive(Clone)]
+struct Recorder {
+    clock: Clock,
+    takes: Duration,
+    starts: Arc<Mutex<Vec<(String, u32, u64, String)>>>,
+}
+
+impl Execute for Recorder {
+    async fn run(&self, work: Work) -> Ended {
+        let Work { stamp, mut stop, may_start, started, .. } = work;
+        let now = self.clock.wall();
+        let not_started =
+            |outcome| Ended { outcome, started_at: None, finished_at: now, output: String::new(), output_bytes: 0 };
+        if !may_start.now() {
+            return not_started(Outcome::Stopped(fencron::job::StopReason::LostLeadership));
+        }
+        self.starts.lock().unwrap().push((stamp.run_id.clone(), stamp.attempt, stamp.fence.get(), stamp.node.clone()));
+        started.at(now);
+        let outcome = tokio::select! {
+            reason = stop.requested() => Outcome::Stopped(reason),
+            () = tokio::time::sleep(self.takes) => Outcome::Exited(0),
+        };
+        Ended { outcome, started_at: Some(now), finished_at: self.clock.wall(), output: "x\n".into(), output_bytes: 2 }
+    }
+}
+
+struct Handle {
+    orders: mpsc::Sender<Order>,
+    status: watch::Receiver<Status>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn start(name: &str, store: &MemoryStore, clock: &Clock, execute: &Recorder, config: Config) -> Handle {
+    let namespace = Namespace::new("t").unwrap();
+    let (orders, order_end) = mpsc::channel(8);
+    let (_chore, chores) = mpsc::channel(8);
+    let (status_end, status) = watch::channel(Status::starting(name, &config));
+    let node = Node {
+        ledger: Ledger::new(store.clone(), namespace.clone()),
+        locks: Locks::new(store.clone(), clock.clone(), namespace, Seen::default()),
+        execute: execute.clone(),
+        outputs: Outputs::new(clock.clone()),
+        options: Options {
+            name: name.to_owned(),
+            timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),
+            shutdown_grace: Duration::from_secs(30),
+            max_clock_skew: Duration::from_secs(2),
+            address: None,
+            driver: Driver::Task,
+            clock: clock.clone(),
+        },
+    };
+    let task = tokio::spawn(async move {
+        node.run(config, Ends { orders: order_end, chores, status: status_end }).await.unwrap();
+    });
+    Handle { orders, status, task }
+}
+
+fn config(text: &str) -> Config {
+    parse(text, &Sources::none()).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+async fn verdicts(store: &MemoryStore) -> Vec<RunRow> {
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let find = Find { open: true, done: true, limit: 10_000, ..Find::default() };
+    let mut rows = ledger.runs(&find, |_| true).await.unwrap();
+    rows.reverse();
+    rows
+}
+
+const EVERY_SECOND: &str = "version: 1\njobs:\n  tick: {schedule: '@every 1s', command: [x]}\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_node_fires_every_occurrence_once() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let node = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_millis(60_500)).await;
+    let rows = verdicts(&store).await;
+    assert!(rows.len() >= 59, "{}", rows.len());
+    for row in &rows {
+        let RunRow::Done(done) = row else { panic!("{row:?}") };
+        assert_eq!(done.verdict, Verdict::Succeeded, "{done:?}");
+    }
+    assert!(node.status.borrow().ready);
+    node.orders.send(Order::Stop).await.unwrap();
+    node.task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_takes_over_at_once_when_the_leader_stops_and_after_the_ttl_when_it_crashes() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let a = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let b = start("b", &store, &clock, &recorder, config(EVERY_SECOND));
+    let c = start("c", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_millis(20_500)).await;
+    a.orders.send(Order::Stop).await.unwrap();
+    a.task.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(b.status.borrow().fence.is_some(), "{:?}", b.status.borrow());
+    b.task.abort();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(c.status.borrow().fence.is_some(), "{:?}", c.status.borrow());
+    let rows = verdicts(&store).await;
+    let mut at: Vec<i64> = rows.iter().map(|row| row.id().at().as_millis() / 1000).collect();
+    at.sort_unstable();
+    let first = at[0];
+    let expected: Vec<i64> = (first..first + at.len() as i64).collect();
+    assert_eq!(at, expected, "an occurrence is missing or there twice");
+    assert!(at.len() >= 68, "{}", at.len());
+    let starts = recorder.starts.lock().unwrap();
+    let mut runs: Vec<_> = starts.iter().map(|(run, ..)| run.clone()).collect();
+    runs.sort();
+    runs.dedup();
+    assert_eq!(runs.len(), starts.len(), "something was started twice");
+}
