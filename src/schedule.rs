@@ -205,6 +205,7 @@ impl Schedule {
                     }
                 },
                 Err(field::Wrong { text: part, message }) => {
+                    // `part` is a piece of `text`.
                     let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
                     errors.push(ScheduleError::Expression { index, offset, message });
                 }
@@ -349,7 +350,7 @@ impl fmt::Debug for Schedule {
     }
 }
 
-/// Schedules name no instant before 1970.
+/// From here on a schedule is asked whether it ever fires: year fields and `@at` begin in 1970.
 const BEFORE_ALL: Wall = Wall::from_millis(-1);
 
 fn wrong_number(expressions: usize) -> Option<ScheduleError> {
@@ -369,7 +370,9 @@ fn why_never(rule: &Rule, zone: &Zone, dst: Dst) -> Option<&'static str> {
         Rule::Pattern(pattern) if !pattern.names_a_day() => {
             "no date of the calendar fits its day, month, weekday and year (for the last day of a month write L)"
         }
-        Rule::Pattern(_) => "it names only times that its zone leaps over (write `dst: {gap: shift}` to fire after them)",
+        Rule::Pattern(_) => {
+            "it names only times that its zone leaps over (write `dst: {gap: shift}` to fire after them)"
+        }
         Rule::Every { .. } | Rule::At(_) => "it lies beyond the year 9999",
     })
 }

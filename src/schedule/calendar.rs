@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn every_wrong_date_is_reported_with_its_place() {
-        let errors = Calendar::parse(&["2026-02-30", "2026-01-01", "13-01", "x", "2026-01-02..2026-01-01"]).unwrap_err();
+        let errors =
+            Calendar::parse(&["2026-02-30", "2026-01-01", "13-01", "x", "2026-01-02..2026-01-01"]).unwrap_err();
         assert_eq!(errors.iter().map(|error| error.index).collect::<Vec<_>>(), [0, 2, 3, 4]);
         assert!(errors[3].to_string().contains("swap"), "{}", errors[3]);
     }

@@ -314,7 +314,9 @@ fn value<'a>(field: Field, text: &str, item: &'a str) -> Result<u32, Wrong<'a>> 
     }
     match number(text) {
         Some(value) if (least..=greatest).contains(&value) => return Ok(value),
-        Some(value) => return Err(field.wrong(item, format!("{value} is not a {}{}", field.name(), off_by_one(field, value)))),
+        Some(value) => {
+            return Err(field.wrong(item, format!("{value} is not a {}{}", field.name(), off_by_one(field, value))));
+        }
         None => {}
     }
     let begins_like = |name: &&&str| text.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(name));

@@ -47,7 +47,8 @@ pub(super) fn expression<'a>(whole: &'a str, job: &str) -> Result<Rule, Wrong<'a
 /// Whether the instants depend on the job's name.
 pub(super) fn uses_hash(expression: &str) -> bool {
     let stands_alone = |item: &str| matches!(item.as_bytes(), [b'H' | b'h'] | [b'H' | b'h', b'(' | b'/', ..]);
-    !expression.trim_start().starts_with('@') && expression.split([' ', '\t', ',']).any(stands_alone)
+    !expression.trim_start().starts_with('@')
+        && expression.split(|c: char| c.is_whitespace() || c == ',').any(stands_alone)
 }
 
 fn named<'a>(text: &'a str, job: &str) -> Result<Rule, Wrong<'a>> {
@@ -87,10 +88,12 @@ fn not_a_name<'a>(name: &'a str, rest: Option<&str>) -> Wrong<'a> {
 
 fn every(text: &str) -> Result<Rule, Wrong<'_>> {
     let shown = field::shorten(text);
-    let span = humantime::parse_duration(text)
-        .map_err(|cause| Wrong::new(text, format!("`@every {shown}`: {cause}; write a length like 90s, 15m or 1h 30m")))?;
+    let span = humantime::parse_duration(text).map_err(|cause| {
+        Wrong::new(text, format!("`@every {shown}`: {cause}; write a length like 90s, 15m or 1h 30m"))
+    })?;
     if span < Duration::from_secs(1) || span.subsec_nanos() != 0 {
-        let message = format!("`@every {shown}`: it must be whole seconds, and at least one; write a length like 1s or 15m");
+        let message =
+            format!("`@every {shown}`: it must be whole seconds, and at least one; write a length like 1s or 15m");
         return Err(Wrong::new(text, message));
     }
     let seconds = i64::try_from(span.as_secs()).ok().filter(|seconds| *seconds <= Wall::MAX.as_millis() / 1000);
@@ -106,7 +109,9 @@ fn at(text: &str) -> Result<Rule, Wrong<'_>> {
         Ok(_) => Err(Wrong::new(text, format!("`@at {}` is before 1970", field::shorten(text)))),
         Err(_) => {
             let shown = field::shorten(text);
-            let message = format!("`@at {shown}`: it is not an instant; write it like 2026-12-01T03:00:00+01:00, with its offset from UTC");
+            let message = format!(
+                "`@at {shown}`: it is not an instant; write it like 2026-12-01T03:00:00+01:00, with its offset from UTC"
+            );
             Err(Wrong::new(text, message))
         }
     }
@@ -151,7 +156,8 @@ fn wrong_count<'a>(text: &'a str, parts: &[&str], count: usize) -> Wrong<'a> {
 fn year_last<'a>(wrong: Wrong<'a>, field: Field, parts: &[&str]) -> Wrong<'a> {
     let is_year = |text: &&str| text.len() == 4 && text.parse::<u32>().is_ok();
     if field == Field::Weekday && parts.len() == 6 && parts.last().is_some_and(is_year) {
-        let message = format!("{}; six fields begin with the seconds: with a year, write `0 {}`", wrong.message, parts.join(" "));
+        let message =
+            format!("{}; six fields begin with the seconds: with a year, write `0 {}`", wrong.message, parts.join(" "));
         return Wrong::new(wrong.text, message);
     }
     wrong

@@ -16,7 +16,9 @@ const SECOND: i64 = 1_000;
 pub(super) enum Rule {
     Pattern(Pattern),
     /// `@every`: the instants since the epoch that this many seconds divide.
-    Every { seconds: i64 },
+    Every {
+        seconds: i64,
+    },
     /// `@at`
     At(Wall),
 }

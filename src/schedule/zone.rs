@@ -89,7 +89,8 @@ impl Zone {
 
     /// The span in which the UTC second `at` lies.
     pub(super) fn span_at(&self, at: i64) -> Span {
-        self.span(self.offsets.partition_point(|(begin, _)| *begin <= at) - 1).expect("the first begins before all time")
+        self.span(self.offsets.partition_point(|(begin, _)| *begin <= at) - 1)
+            .expect("the first begins before all time")
     }
 
     /// The span with this index.
