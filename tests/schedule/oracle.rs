@@ -200,7 +200,7 @@ fn dst() -> impl Strategy<Value = Dst> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_global_rejects: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, max_global_rejects: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn every_instant_is_one_that_a_walk_through_all_minutes_finds(
@@ -240,8 +240,11 @@ proptest! {
         let [minutes, hours] = if fixed { [minute.to_string(), hour.to_string()] } else { ["*/7".into(), "*".into()] };
         let text = case.text();
         let (_, days) = text.split_once(' ').and_then(|(_, rest)| rest.split_once(' ')).unwrap();
+        let days = days.to_owned();
         let text = format!("{seconds} {minutes} {hours} {days}");
-        prop_assume!(!text.contains("L-"));
+        // It has no L-3, and loses the L beside an LW.
+        let lists = |wanted: &str| days.split([',', ' ']).any(|item| item == wanted);
+        prop_assume!(!text.contains("L-") && !(lists("L") && lists("LW")));
         let Ok(ours) = crate::parse(&[&text], zone.name(), DEFAULT) else { return Ok(()) };
         let theirs: croner::Cron = text.parse().unwrap_or_else(|e| panic!("{text}: {e:?}"));
         let changes = changes(zone);
