@@ -205,6 +205,7 @@ impl Schedule {
                     }
                 },
                 Err(field::Wrong { text: part, message }) => {
+                    // `part` is a piece of `text`.
                     let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
                     errors.push(ScheduleError::Expression { index, offset, message });
                 }
@@ -349,7 +350,7 @@ impl fmt::Debug for Schedule {
     }
 }
 
-/// Schedules name no instant before 1970.
+/// From here on a schedule is asked whether it ever fires: year fields and `@at` begin in 1970.
 const BEFORE_ALL: Wall = Wall::from_millis(-1);
 
 fn wrong_number(expressions: usize) -> Option<ScheduleError> {

@@ -47,7 +47,8 @@ pub(super) fn expression<'a>(whole: &'a str, job: &str) -> Result<Rule, Wrong<'a
 /// Whether the instants depend on the job's name.
 pub(super) fn uses_hash(expression: &str) -> bool {
     let stands_alone = |item: &str| matches!(item.as_bytes(), [b'H' | b'h'] | [b'H' | b'h', b'(' | b'/', ..]);
-    !expression.trim_start().starts_with('@') && expression.split([' ', '\t', ',']).any(stands_alone)
+    !expression.trim_start().starts_with('@')
+        && expression.split(|c: char| c.is_whitespace() || c == ',').any(stands_alone)
 }
 
 fn named<'a>(text: &'a str, job: &str) -> Result<Rule, Wrong<'a>> {

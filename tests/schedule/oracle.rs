@@ -164,7 +164,7 @@ fn items(
 }
 
 fn nothing_special() -> impl Strategy<Value = Item> {
-    Just(Item::Whole(1))
+    Just(Item::Whole(2))
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -200,7 +200,7 @@ fn dst() -> impl Strategy<Value = Dst> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 250, max_global_rejects: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn every_instant_is_one_that_a_walk_through_all_minutes_finds(
@@ -240,10 +240,13 @@ proptest! {
         let [minutes, hours] = if fixed { [minute.to_string(), hour.to_string()] } else { ["*/7".into(), "*".into()] };
         let text = case.text();
         let (_, days) = text.split_once(' ').and_then(|(_, rest)| rest.split_once(' ')).unwrap();
+        let days = days.to_owned();
         let text = format!("{seconds} {minutes} {hours} {days}");
-        prop_assume!(!text.contains("L-"));
+        // It has no L-3, and loses the L beside an LW.
+        let lists = |wanted: &str| days.split([',', ' ']).any(|item| item == wanted);
+        prop_assume!(!text.contains("L-") && !(lists("L") && lists("LW")));
         let Ok(ours) = crate::parse(&[&text], zone.name(), DEFAULT) else { return Ok(()) };
-        let theirs: croner::Cron = text.parse().unwrap();
+        let theirs: croner::Cron = text.parse().unwrap_or_else(|e| panic!("{text}: {e:?}"));
         let changes = changes(zone);
         let start = if changes.is_empty() { DateTime::UNIX_EPOCH } else { changes[change.index(changes.len())] };
         let start = start - TimeDelta::seconds(1);
@@ -266,7 +269,9 @@ proptest! {
         let text = case.text();
         let (_, days) = text.split_once(' ').and_then(|(_, rest)| rest.split_once(' ')).unwrap();
         let text = format!("{minutes} {hours} {days}");
-        prop_assume!(!text.contains(['W', 'L', '#']));
+        // It has no LW, and takes `*/2` of a day for a star, as vixie cron does: then both fields must fit.
+        let starry = |items: &[Item]| items.len() > 1 && matches!(items[0], Item::Whole(_)) || matches!(items, [Item::Whole(2..)]);
+        prop_assume!(!text.contains(['W', 'L', '#']) && !starry(&case.date) && !starry(&case.weekday));
         let Ok(ours) = crate::parse(&[&text], zone.name(), Dst { gap: Gap::Skip, fold: Fold::Both }) else { return Ok(()) };
         let theirs = cronexpr::parse_crontab(&format!("{text} {zone}")).unwrap();
         let changes = changes(zone);
