@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::net::unix::pipe;
 
-use super::group::Leader;
+use super::group::{Leader, Reach};
 use super::output::{OutputSink, Stream};
 use super::spawn::{Gate, Image, NotStarted, StartError, Starter, candidates};
 use super::{MayStart, Started, Stop};
@@ -79,7 +79,8 @@ async fn attend(leader: &mut Leader, job: &Job, mut stop: Stop) -> Outcome {
         reason = stop.requested() => Some(Outcome::Stopped(reason)),
         () = elapsed(job.timeout) => Some(Outcome::TimedOut),
     };
-    let status = leader.end(job.kill_after).await;
+    let reach = if why.is_some() { Reach::Session } else { Reach::Group };
+    let status = leader.end(job.kill_after, reach).await;
     why.unwrap_or_else(|| outcome(status))
 }
 

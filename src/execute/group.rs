@@ -24,6 +24,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time;
 
+use super::census::{self, Member};
 use super::spawn::Starter;
 
 /// How soon after its leader's end a group is looked at for the second time; the pauses double from then on.
@@ -36,6 +37,16 @@ const LOOK_FOR_DEAD: Duration = Duration::from_millis(64);
 
 /// From the kernel's `include/uapi/linux/pidfd.h`; the C library does not have it yet.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+
+/// How far the ending of a command goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To its group: for what ended by itself.
+    Group,
+    /// To all groups of its session, as timeout(1) and shells with job control make them. That takes a look at all
+    /// processes of the machine, too much for the end of every command: for what is ended against its will.
+    Session,
+}
 
 /// Whether a group has members (a zombie is one).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,28 +93,41 @@ impl Leader {
     /// For when the system cannot watch a further descriptor. The command runs, so giving up is no choice.
     async fn exited_by_looking(&self, why: &io::Error) {
         tracing::warn!(pid = self.pid.as_raw(), error = %why, "cannot watch the command, looking at it now and then");
-        while !is_zombie(self.pid) {
+        while !census::has_exited(self.pid) {
             time::sleep(LOOK_LAST).await;
         }
     }
 
     /// Ends the whole group: TERM; after `kill_after`, KILL; returns how the leader exited once no member is left.
     ///
-    /// To be called too when the leader has already exited, for what it left behind.
-    pub(super) async fn end(&mut self, kill_after: Duration) -> ExitStatus {
+    /// To be called too when the leader has already exited, for what it left behind. With [`Reach::Session`] it goes for
+    /// the processes of the session that made themselves a group of their own, too.
+    pub(super) async fn end(&mut self, kill_after: Duration, reach: Reach) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         // A stopped process would see the TERM only when somebody continues it.
         self.signal(Signal::SIGCONT);
-        if time::timeout(kill_after, self.left(None)).await.is_err() {
+        if time::timeout(kill_after, self.heed(reach)).await.is_err() {
             self.signal(Signal::SIGKILL);
-            self.left(Some(Signal::SIGKILL)).await;
+            self.group_left(Some(Signal::SIGKILL)).await;
+            self.strays_left(reach, Some(Signal::SIGKILL)).await;
         }
         self.gone = true;
         self.status.expect("reaped before the group can be empty")
     }
 
+    /// Waits until what was told to end has ended.
+    async fn heed(&mut self, reach: Reach) {
+        // The group may be waiting for its strays: they are told before it is waited for.
+        for stray in self.strays(reach).await {
+            // One that has ended meanwhile needs no signal, and one that may not be signalled is waited for.
+            stray.signal(Signal::SIGTERM).and_then(|()| stray.signal(Signal::SIGCONT)).ok();
+        }
+        self.group_left(None).await;
+        self.strays_left(reach, None).await;
+    }
+
     /// Waits until no member is left, sending `signal` again at each look: one may have been born meanwhile.
-    async fn left(&mut self, signal: Option<Signal>) {
+    async fn group_left(&mut self, signal: Option<Signal>) {
         while self.status.is_none() {
             self.exited().await;
             self.status = reap(self.pid);
@@ -116,6 +140,36 @@ impl Leader {
             }
             time::sleep(pause).await;
             pause = (pause * 2).min(LOOK_LAST);
+        }
+    }
+
+    /// The same for the rest of the session.
+    async fn strays_left(&self, reach: Reach, signal: Option<Signal>) {
+        let mut pause = LOOK_FIRST;
+        loop {
+            let strays = self.strays(reach).await;
+            if strays.is_empty() {
+                return;
+            }
+            if let Some(signal) = signal {
+                // As in `heed`.
+                for stray in strays {
+                    stray.signal(signal).ok();
+                }
+            }
+            time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_LAST);
+        }
+    }
+
+    async fn strays(&self, reach: Reach) -> Vec<Member> {
+        match reach {
+            Reach::Group => Vec::new(),
+            Reach::Session => {
+                let mut members = self.starter.census().of(self.pid).await.unwrap_or_default();
+                members.retain(|member| !member.is_in_group());
+                members
+            }
         }
     }
 
@@ -142,9 +196,8 @@ impl Leader {
 
     /// Whether a member is anything but a zombie. In a container whose first process does not reap, the dead stay.
     async fn has_living_members(&self) -> bool {
-        let group = self.pid;
-        let look = tokio::task::spawn_blocking(move || living_members(group));
-        look.await.ok().and_then(Result::ok).unwrap_or(true)
+        let members = self.starter.census().of(self.pid).await;
+        members.is_none_or(|members| members.iter().any(Member::is_in_group))
     }
 }
 
@@ -175,30 +228,4 @@ fn reap_adopted(group: Pid) {
     let mut status: c_int = 0;
     // SAFETY: writes to a valid place.
     while unsafe { libc::waitpid(-group.as_raw(), &raw mut status, libc::WNOHANG) } > 0 {}
-}
-
-fn is_zombie(pid: Pid) -> bool {
-    state_and_group(pid.as_raw()).is_none_or(|(state, _)| state == 'Z')
-}
-
-fn living_members(group: Pid) -> io::Result<bool> {
-    for entry in std::fs::read_dir("/proc")? {
-        let pid: Option<libc::pid_t> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some((state, its)) = pid.and_then(state_and_group)
-            && its == group.as_raw()
-            && !matches!(state, 'Z' | 'X')
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// From `/proc/PID/stat`, see proc(5): `PID (NAME) STATE PPID PGRP …`, and the name may hold anything.
-fn state_and_group(pid: libc::pid_t) -> Option<(char, libc::pid_t)> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(1)?.parse().ok()?))
 }

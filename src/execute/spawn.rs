@@ -33,6 +33,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid};
 use tokio::sync::oneshot;
 
+use super::census::Census;
 use super::group::Leader;
 use crate::job::StopReason;
 use crate::time::Wall;
@@ -94,7 +95,10 @@ pub(super) enum Order {
 ///
 /// Its queue is bounded by those who may start: [`super::Executor`] lets `max_running` of them through.
 #[derive(Clone, Debug)]
-pub(super) struct Starter(mpsc::Sender<Order>);
+pub(super) struct Starter {
+    orders: mpsc::Sender<Order>,
+    census: Census,
+}
 
 impl Starter {
     /// Starts the thread.
@@ -107,22 +111,27 @@ impl Starter {
             SigSet::all().thread_block().expect("a thread may always block signals");
             Desk { null, files, stack: vec![0; CHILD_STACK], dying: Vec::new() }.serve(&inbox);
         })?;
-        Ok(Starter(orders))
+        Ok(Starter { orders, census: Census::new()? })
     }
 
     /// Starts a process, if `gate` lets it. The reply comes from the thread, once the `exec` was done or has failed.
     pub(super) async fn start(&self, image: Image, gate: Gate) -> Result<(Leader, Wall), NotStarted> {
         let (reply, answer) = oneshot::channel();
         let order = Order::Start { image, gate, reply, starter: self.clone() };
-        let no_room = |_| NotStarted::Failed(StartError::NoRoom(Errno::ECANCELED));
-        self.0.send(order).map_err(|_| NotStarted::Failed(StartError::NoRoom(Errno::ECANCELED)))?;
-        answer.await.unwrap_or_else(|closed| Err(no_room(closed)))
+        // Sending fails only with the thread gone, and then the order drops here, and its reply with it.
+        self.orders.send(order).ok();
+        answer.await.unwrap_or(Err(NotStarted::Failed(StartError::NoRoom(Errno::ECANCELED))))
+    }
+
+    /// Who looks at processes, for as long as there are commands.
+    pub(super) fn census(&self) -> &Census {
+        &self.census
     }
 
     /// Leaves a killed child to the thread, so that it does not stay a zombie.
     pub(super) fn bury(&self, child: Pid) {
         // The thread is gone only when the process is ending, and then init buries.
-        self.0.send(Order::Bury(child)).ok();
+        self.orders.send(Order::Bury(child)).ok();
     }
 }
 

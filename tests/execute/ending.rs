@@ -35,7 +35,7 @@ async fn a_command_that_heeds_term_is_not_killed_and_why_it_was_stopped_is_the_o
     attempt.stopper.stop(StopReason::Shutdown);
     let ended = attempt.end().await;
     assert_eq!(ended.outcome, Outcome::Stopped(StopReason::Shutdown));
-    assert!(ended.output.ends_with("bye\n"), "{}", ended.output);
+    assert!(ended.output.contains("bye\n"), "{}", ended.output);
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_grandchild_that_survives_its_parent_has_until_kill_after() {
     let mut attempt = begin(&executor(), shell(&format!("sh -c \"{}\" & wait", grandchild.replace('$', "\\$"))));
     attempt.pid().await;
     attempt.stopper.stop(StopReason::Asked);
-    assert!(attempt.end().await.output.ends_with("last words\n"));
+    assert!(attempt.end().await.output.contains("last words\n"));
 }
 
 #[tokio::test]
@@ -73,10 +73,32 @@ async fn what_a_command_leaves_in_the_background_is_ended_with_it() {
 }
 
 #[tokio::test]
+async fn a_stopped_command_takes_along_the_groups_that_it_made_in_its_session() {
+    // timeout(1) makes itself a group; the shell traps TERM, and so hears it only when timeout has ended.
+    let heeds = "trap 'echo bye' TERM; timeout 3600 sh -c 'echo pid $$; exec sleep 3600'; echo over";
+    let mut attempt = begin(&executor(), shell(heeds));
+    let stray = attempt.pid().await;
+    attempt.stopper.stop(StopReason::Asked);
+    let ended = attempt.end().await;
+    assert_eq!(ended.outcome, Outcome::Stopped(StopReason::Asked));
+    assert!(ended.output.contains("bye\nover\n"), "{}", ended.output);
+    assert!(matches!(state(stray), None | Some('Z')));
+
+    let mut ignores =
+        shell("timeout 3600 sh -c 'trap \"\" TERM; echo pid $$; while :; do sleep 0.01; done'; echo over");
+    ignores.kill_after = Duration::from_millis(50);
+    let mut attempt = begin(&executor(), ignores);
+    let stray = attempt.pid().await;
+    attempt.stopper.stop(StopReason::Asked);
+    assert_eq!(attempt.end().await.outcome, Outcome::Stopped(StopReason::Asked));
+    assert!(matches!(state(stray), None | Some('Z')));
+}
+
+#[tokio::test]
 async fn a_daemon_with_a_session_of_its_own_that_holds_the_output_does_not_hold_up_the_end() {
-    let ended = run(shell("setsid sh -c 'echo pid $$; echo ready >&2; exec sleep 3600' & while ! ps -o sid= -p $! | grep -qw $!; do sleep 0.01; done; echo $!")).await;
+    let ended = run(shell("setsid sh -c 'echo pid $$; echo ready >&2; exec sleep 3600' & while ! ps -o sid= -p $! | grep -qw $!; do sleep 0.01; done; echo daemon $!")).await;
     assert_eq!(ended.outcome, Outcome::Exited(0));
-    let daemon: i32 = ended.output.lines().last().unwrap().parse().unwrap();
+    let daemon: i32 = ended.output.lines().find_map(|line| line.strip_prefix("daemon ")).unwrap().parse().unwrap();
     assert!(state(daemon).is_some_and(|state| state != 'Z'), "it is out of reach");
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
 }
@@ -87,7 +109,7 @@ async fn a_stopped_process_hears_term() {
     let pid = attempt.pid().await;
     comes_true(|| state(pid) == Some('T')).await;
     attempt.stopper.stop(StopReason::Asked);
-    assert!(attempt.end().await.output.ends_with("bye\n"));
+    assert!(attempt.end().await.output.contains("bye\n"));
 }
 
 #[tokio::test]
