@@ -1,0 +1,2 @@
+//! etcd's own faults: what the store makes of them, against real servers.
+fn main_placeholder() {}
