@@ -111,7 +111,8 @@ impl Store for EtcdStore {
         let seconds = i64::try_from(seconds.max(1)).unwrap_or(i64::MAX);
         // Granting twice leaves a lease with no keys, which ends by itself.
         let asked = self.asked(Nature::Repeatable, Subject::default());
-        let granted = self.members.call(asked, |client| async move { client.lease_client().grant(seconds, None).await }).await?;
+        let granted =
+            self.members.call(asked, |client| async move { client.lease_client().grant(seconds, None).await }).await?;
         match translate::lease(granted.id()) {
             Some(lease) => Ok((lease, whole_seconds(granted.ttl()))),
             None => Err(StoreError::Unusable(format!("etcd granted no lease: {}", granted.error()))),
@@ -214,9 +215,8 @@ fn alarm(error: &str) -> String {
 fn nearly_full(size: u64, quota: u64) -> Option<String> {
     let (limit, which) = if quota > 0 { (quota, "its quota") } else { (DEFAULT_QUOTA, "etcd's default quota") };
     let percent = size.saturating_mul(100) / limit;
-    (percent >= NEARLY_FULL_PERCENT).then(|| {
-        format!("etcd's database takes {} MiB, {percent} % of {which}: compact and defragment it", size >> 20)
-    })
+    (percent >= NEARLY_FULL_PERCENT)
+        .then(|| format!("etcd's database takes {} MiB, {percent} % of {which}: compact and defragment it", size >> 20))
 }
 
 impl fmt::Debug for EtcdStore {

@@ -59,8 +59,13 @@ impl Running {
         const SCRIPT: &str = r#"log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!; read -r _; kill -9 $!; wait"#;
         let mut all = vec!["-c".into(), SCRIPT.into(), "etcd".into(), log.display().to_string(), binary()];
         all.append(&mut arguments);
-        let mut shell =
-            Command::new("sh").args(all).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut shell = Command::new("sh")
+            .args(all)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Running { shell, server: Pid::from_raw(line.trim().parse().unwrap()) }
@@ -155,9 +160,26 @@ impl Etcd {
         let client = format!("{scheme}://127.0.0.1:{}", self.client_port);
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let data = self.data().display().to_string();
-        let mut arguments: Vec<String> = ["--name", &self.name, "--data-dir", &data, "--logger", "zap", "--log-outputs",
-            "stderr", "--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer,
-            "--initial-advertise-peer-urls", &peer, "--initial-cluster", &self.cluster]
+        let mut arguments: Vec<String> = [
+            "--name",
+            &self.name,
+            "--data-dir",
+            &data,
+            "--logger",
+            "zap",
+            "--log-outputs",
+            "stderr",
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+            "--initial-cluster",
+            &self.cluster,
+        ]
         .map(String::from)
         .into();
         if let Some(directory) = &self.options.tls {
@@ -240,9 +262,19 @@ impl Etcd {
         self.kill();
         std::fs::remove_dir_all(self.data()).unwrap();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        etcdctl(&["snapshot", "restore", &file.display().to_string(), "--name", &self.name, "--data-dir",
-            &self.data().display().to_string(), "--initial-cluster", &self.cluster, "--initial-advertise-peer-urls",
-            &peer]);
+        etcdctl(&[
+            "snapshot",
+            "restore",
+            &file.display().to_string(),
+            "--name",
+            &self.name,
+            "--data-dir",
+            &self.data().display().to_string(),
+            "--initial-cluster",
+            &self.cluster,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
     }
 }
 

@@ -41,7 +41,8 @@ impl Proxy {
     pub async fn start(upstream: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (rules, seen) = watch::channel(Rules { requests: Flow::Pass, answers: Flow::Pass, refusing: false, cuts: 0 });
+        let (rules, seen) =
+            watch::channel(Rules { requests: Flow::Pass, answers: Flow::Pass, refusing: false, cuts: 0 });
         let accepting = tokio::spawn(accept(listener, upstream.to_owned(), seen));
         Proxy { address, rules, accepting }
     }

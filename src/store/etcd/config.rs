@@ -60,11 +60,7 @@ impl Default for Timeouts {
     /// A member that hangs costs a keep-alive one second and another request two; an election (one to two seconds
     /// with etcd's defaults) is waited for.
     fn default() -> Timeouts {
-        Timeouts {
-            connect: Duration::from_secs(1),
-            attempt: Duration::from_secs(2),
-            call: Duration::from_secs(5),
-        }
+        Timeouts { connect: Duration::from_secs(1), attempt: Duration::from_secs(2), call: Duration::from_secs(5) }
     }
 }
 

@@ -44,7 +44,8 @@ pub(super) fn warnings(version: &str) -> Vec<String> {
         .map(|defect| format!("etcd {version} has a known defect: {}: {ADVICE}", defect.what))
         .collect();
     if found < (3, 5, 0) {
-        warnings.push(format!("etcd {version} is of a series that is no longer repaired (3.4 ended in 2026): {ADVICE}"));
+        warnings
+            .push(format!("etcd {version} is of a series that is no longer repaired (3.4 ended in 2026): {ADVICE}"));
     }
     warnings
 }

@@ -58,19 +58,18 @@ pub(super) fn sort(error: &ClientError, subject: Subject, store: &str) -> Fault 
         | "etcdserver: revision of auth store is old"
         | "etcdserver: user name is empty" => Fault::Token(text.to_owned()),
         // A watch with a token that has expired is told this; a new token shows which it was.
-        "etcdserver: permission denied" if matches!(error, ClientError::WatchError(_)) => {
-            Fault::Token(text.to_owned())
+        "etcdserver: permission denied" if matches!(error, ClientError::WatchError(_)) => Fault::Token(text.to_owned()),
+        "etcdserver: permission denied" => {
+            denied("the user lacks the right to these keys (etcdctl role grant-permission)")
         }
-        "etcdserver: permission denied" => denied("the user lacks the right to these keys (etcdctl role grant-permission)"),
         "etcdserver: authentication failed, invalid user ID or password" => denied("wrong user or password"),
         "etcdserver: requested lease not found" | "lease not found" => match subject.lease {
             Some(lease) => Fault::Final(StoreError::LeaseEnded(lease)),
             None => refused("it names a lease that has ended"),
         },
-        "etcdserver: mvcc: required revision has been compacted" => Fault::Final(StoreError::Compacted {
-            asked: subject.at.unwrap_or_default(),
-            kept_from: Revision(0),
-        }),
+        "etcdserver: mvcc: required revision has been compacted" => {
+            Fault::Final(StoreError::Compacted { asked: subject.at.unwrap_or_default(), kept_from: Revision(0) })
+        }
         "etcdserver: mvcc: required revision is a future revision" => refused(&format!(
             "it asks for revision {}, which the store has not reached: was the store restored from a backup?",
             subject.at.unwrap_or_default()
@@ -82,10 +81,9 @@ pub(super) fn sort(error: &ClientError, subject: Subject, store: &str) -> Fault 
         "etcdserver: key is not provided" => refused("a key is empty"),
         "etcdserver: request is too large" => refused(TOO_LARGE),
         "etcdserver: too large lease TTL" => refused("the lease's TTL is too long for etcd"),
-        "etcdserver: mvcc: database space exceeded" => Fault::Final(StoreError::Unknown {
-            store: store.to_owned(),
-            why: NO_SPACE.to_owned(),
-        }),
+        "etcdserver: mvcc: database space exceeded" => {
+            Fault::Final(StoreError::Unknown { store: store.to_owned(), why: NO_SPACE.to_owned() })
+        }
         "etcdserver: corrupt cluster" => Fault::Final(StoreError::Unusable(format!(
             "{store}: etcd has found its members' data to differ (alarm CORRUPT): repair the cluster before it is used"
         ))),
