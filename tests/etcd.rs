@@ -388,8 +388,8 @@ async fn tokens_that_ran_out_or_were_outdated_by_a_change_of_rights_are_renewed(
     let (lease, _) = store.grant(Duration::from_secs(60)).await.unwrap();
 
     let options = ConnectOptions::new().with_user("shop", "s3cret");
-    let mut plain = Client::connect([etcd.endpoint()], Some(options)).await.unwrap();
-    until("a token of the same age has run out", async || plain.get("shop/count", None).await.err()).await;
+    let plain = Client::connect([etcd.endpoint()], Some(options)).await.unwrap();
+    until("a token of the same age has run out", async || plain.kv_client().get("shop/count", None).await.err()).await;
     store.commit(put("shop/y", "1")).await.unwrap();
     store.keep_alive(lease).await.unwrap();
     proxy.cut();
@@ -479,10 +479,11 @@ async fn a_full_database_leaves_a_write_unknown_because_it_may_have_applied_it()
     let etcd = Etcd::start(EtcdOptions::with(&["--quota-backend-bytes", "2000000"])).await;
     let store = etcd.store().await;
     let large = vec![b'x'; 200_000];
-    let mut number = 0;
-    let error = until("the database is full", async || {
-        number += 1;
-        store.commit(Txn::new().then(Op::put(format!("large/{number}"), large.clone()))).await.err()
+    let mut numbers = 0..;
+    let error = until("the database is full", || {
+        let key = format!("large/{}", numbers.next().unwrap());
+        let (store, txn) = (&store, Txn::new().then(Op::put(key, large.clone())));
+        async move { store.commit(txn).await.err() }
     })
     .await;
     assert!(error.is_unknown() && error.to_string().contains("alarm disarm"), "{error}");
