@@ -121,6 +121,34 @@ async fn a_write_whose_connection_is_reset_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_network_forgot_is_not_used_twice() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    let proxy = Proxy::start(&etcd.endpoint()).await;
+    let (store, writer) = (EtcdStore::connect(config(&[proxy.endpoint()])).await.unwrap(), etcd.store().await);
+    let mut watch = store.watch(Keys::one("count"), Revision(1)).await.unwrap();
+    count_up(&writer, "count", 0, 3).await;
+    proxy.strand();
+    let error = store.commit(put("a", "1")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unknown { .. }), "{error}");
+    store.commit(put("a", "1")).await.unwrap();
+    count_up(&writer, "count", 3, 6).await;
+    reported(&mut watch, 0, 6).await;
+}
+
+/// Not a multi-threaded runtime: blocking the test's thread is what makes everything else of it stand still.
+#[tokio::test]
+async fn a_handle_apart_works_while_the_runtime_of_the_other_is_blocked() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    let store = etcd.store().await;
+    let (lease, ttl) = store.grant(Duration::from_secs(60)).await.unwrap();
+    let apart = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { store.apart().await?.keep_alive(lease).await })
+    });
+    assert_eq!(apart.join().unwrap().unwrap(), ttl);
+}
+
+#[tokio::test]
 async fn a_read_whose_answer_is_lost_is_asked_of_another_member() {
     let cluster = EtcdCluster::start(3).await;
     let proxy = Proxy::start(&cluster.members[0].endpoint()).await;

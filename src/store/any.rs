@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::etcd::{EtcdConfig, EtcdStore, NotAnEtcdUrl};
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch};
@@ -26,6 +27,8 @@ pub enum StoreUrl {
     Memory,
     /// `sqlite:PATH` — a file shared by the processes of one machine.
     Sqlite(PathBuf),
+    /// `etcd://…` or `etcds://…` — a cluster that machines share.
+    Etcd(EtcdConfig),
 }
 
 impl StoreUrl {
@@ -44,6 +47,8 @@ pub enum NotAStore {
     SqliteHost,
     #[error("`memory:` takes nothing behind the colon")]
     MemoryNamed,
+    #[error(transparent)]
+    Etcd(#[from] NotAnEtcdUrl),
     /// What was given is not repeated beyond its scheme: there may be a password in it.
     #[error("{0} is no store: write sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… or memory:")]
     Scheme(String),
@@ -58,6 +63,7 @@ impl FromStr for StoreUrl {
             Some(("memory", "")) => Ok(StoreUrl::Memory),
             Some(("memory", _)) => Err(NotAStore::MemoryNamed),
             Some(("sqlite", path)) => sqlite_path(path).map(StoreUrl::Sqlite),
+            Some(("etcd" | "etcds", _)) => Ok(StoreUrl::Etcd(text.parse()?)),
             Some((scheme, _)) => Err(NotAStore::Scheme(format!("a URL that begins with `{scheme}:`"))),
             None => Err(NotAStore::Scheme("a text without a scheme".into())),
         }
@@ -82,6 +88,7 @@ impl fmt::Display for StoreUrl {
         match self {
             StoreUrl::Memory => f.write_str("memory:"),
             StoreUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            StoreUrl::Etcd(config) => config.fmt(f),
         }
     }
 }
@@ -97,6 +104,7 @@ impl fmt::Debug for StoreUrl {
 pub enum AnyStore {
     Memory(MemoryStore),
     Sqlite(SqliteStore),
+    Etcd(EtcdStore),
 }
 
 impl AnyStore {
@@ -114,6 +122,7 @@ impl AnyStore {
         match url {
             StoreUrl::Memory => Ok(AnyStore::Memory(MemoryStore::new(clock))),
             StoreUrl::Sqlite(path) => SqliteStore::open(path, clock).await.map(AnyStore::Sqlite),
+            StoreUrl::Etcd(config) => EtcdStore::connect(config.clone()).await.map(AnyStore::Etcd),
         }
     }
 }
@@ -124,6 +133,7 @@ macro_rules! delegate {
         match $any {
             AnyStore::Memory($store) => $call,
             AnyStore::Sqlite($store) => $call,
+            AnyStore::Etcd($store) => $call,
         }
     };
 }
@@ -161,6 +171,7 @@ impl Store for AnyStore {
         Ok(match self {
             AnyStore::Memory(store) => AnyStore::Memory(store.apart().await?),
             AnyStore::Sqlite(store) => AnyStore::Sqlite(store.apart().await?),
+            AnyStore::Etcd(store) => AnyStore::Etcd(store.apart().await?),
         })
     }
 }
@@ -178,6 +189,13 @@ mod tests {
         for (text, path) in [("sqlite:a/b.db", "a/b.db"), ("sqlite:/a.db", "/a.db"), ("sqlite:///a.db", "/a.db")] {
             assert_eq!(text.parse(), Ok(StoreUrl::Sqlite(path.into())));
         }
+    }
+
+    #[test]
+    fn a_cluster_is_named_by_its_members_and_shown_without_the_password() {
+        let url: StoreUrl = "etcds://me:s3cret@a,b:1".parse().unwrap();
+        assert_eq!(format!("{url} {url:?}"), "etcds://a:2379,b:1 etcds://a:2379,b:1");
+        assert!(refused("etcd://me:s3cret@a:port").contains("no valid port"));
     }
 
     #[test]
