@@ -121,6 +121,34 @@ async fn a_write_whose_connection_is_reset_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_network_forgot_is_not_used_twice() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    let proxy = Proxy::start(&etcd.endpoint()).await;
+    let (store, writer) = (EtcdStore::connect(config(&[proxy.endpoint()])).await.unwrap(), etcd.store().await);
+    let mut watch = store.watch(Keys::one("count"), Revision(1)).await.unwrap();
+    count_up(&writer, "count", 0, 3).await;
+    proxy.strand();
+    let error = store.commit(put("a", "1")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unknown { .. }), "{error}");
+    store.commit(put("a", "1")).await.unwrap();
+    count_up(&writer, "count", 3, 6).await;
+    reported(&mut watch, 0, 6).await;
+}
+
+/// Not a multi-threaded runtime: blocking the test's thread is what makes everything else of it stand still.
+#[tokio::test]
+async fn a_handle_apart_works_while_the_runtime_of_the_other_is_blocked() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    let store = etcd.store().await;
+    let (lease, ttl) = store.grant(Duration::from_secs(60)).await.unwrap();
+    let apart = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { store.apart().await?.keep_alive(lease).await })
+    });
+    assert_eq!(apart.join().unwrap().unwrap(), ttl);
+}
+
+#[tokio::test]
 async fn a_read_whose_answer_is_lost_is_asked_of_another_member() {
     let cluster = EtcdCluster::start(3).await;
     let proxy = Proxy::start(&cluster.members[0].endpoint()).await;
@@ -388,8 +416,8 @@ async fn tokens_that_ran_out_or_were_outdated_by_a_change_of_rights_are_renewed(
     let (lease, _) = store.grant(Duration::from_secs(60)).await.unwrap();
 
     let options = ConnectOptions::new().with_user("shop", "s3cret");
-    let mut plain = Client::connect([etcd.endpoint()], Some(options)).await.unwrap();
-    until("a token of the same age has run out", async || plain.get("shop/count", None).await.err()).await;
+    let plain = Client::connect([etcd.endpoint()], Some(options)).await.unwrap();
+    until("a token of the same age has run out", async || plain.kv_client().get("shop/count", None).await.err()).await;
     store.commit(put("shop/y", "1")).await.unwrap();
     store.keep_alive(lease).await.unwrap();
     proxy.cut();
@@ -479,10 +507,11 @@ async fn a_full_database_leaves_a_write_unknown_because_it_may_have_applied_it()
     let etcd = Etcd::start(EtcdOptions::with(&["--quota-backend-bytes", "2000000"])).await;
     let store = etcd.store().await;
     let large = vec![b'x'; 200_000];
-    let mut number = 0;
-    let error = until("the database is full", async || {
-        number += 1;
-        store.commit(Txn::new().then(Op::put(format!("large/{number}"), large.clone()))).await.err()
+    let mut numbers = 0..;
+    let error = until("the database is full", || {
+        let key = format!("large/{}", numbers.next().unwrap());
+        let (store, txn) = (&store, Txn::new().then(Op::put(key, large.clone())));
+        async move { store.commit(txn).await.err() }
     })
     .await;
     assert!(error.is_unknown() && error.to_string().contains("alarm disarm"), "{error}");

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use fencron::store::etcd::EtcdStore;
 use fencron::store::memory::MemoryStore;
 use fencron::store::sqlite::SqliteStore;
 use fencron::store::{Change, Committed, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
@@ -61,6 +62,31 @@ impl Fixture for Sqlite {
 
     async fn compact(&self, revision: Revision) {
         self.store.compact(revision).await.unwrap();
+    }
+}
+
+/// A server of its own for each test, so that its revisions are known.
+pub struct Etcd {
+    server: crate::support::etcd::Etcd,
+    store: EtcdStore,
+}
+
+impl Fixture for Etcd {
+    type Store = EtcdStore;
+    const TTL: Duration = Duration::from_secs(2);
+
+    async fn start() -> Etcd {
+        let server = crate::support::etcd::Etcd::start(Default::default()).await;
+        let store = server.store().await;
+        Etcd { server, store }
+    }
+
+    fn store(&self) -> EtcdStore {
+        self.store.clone()
+    }
+
+    async fn compact(&self, revision: Revision) {
+        self.server.client().await.compact(revision.0.try_into().unwrap(), None).await.unwrap();
     }
 }
 

@@ -7,6 +7,8 @@ mod fixture;
 mod lease;
 mod processes;
 mod range;
+#[path = "../support/mod.rs"]
+mod support;
 mod txn;
 mod watch;
 
@@ -15,6 +17,7 @@ macro_rules! contract {
     ($($module:ident::$fact:ident,)*) => {
         contract!(memory: fixture::Memory; $($module::$fact,)*);
         contract!(sqlite: fixture::Sqlite; $($module::$fact,)*);
+        contract!(etcd: fixture::Etcd; $($module::$fact,)*);
     };
     ($name:ident: $fixture:ty; $($module:ident::$fact:ident,)*) => {
         mod $name {

@@ -21,7 +21,7 @@ pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
 }
 
 /// Asks again and again until there is an answer.
-pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
     soon(what, async {
         loop {
             if let Some(answer) = ask().await {

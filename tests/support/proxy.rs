@@ -27,6 +27,8 @@ struct Rules {
     refusing: bool,
     /// Connections made before the last cut are over.
     cuts: u64,
+    /// On connections made before the last of these nothing passes any more.
+    strandings: u64,
 }
 
 /// Stands between clients and one server. Ends when it is dropped.
@@ -41,8 +43,13 @@ impl Proxy {
     pub async fn start(upstream: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (rules, seen) =
-            watch::channel(Rules { requests: Flow::Pass, answers: Flow::Pass, refusing: false, cuts: 0 });
+        let (rules, seen) = watch::channel(Rules {
+            requests: Flow::Pass,
+            answers: Flow::Pass,
+            refusing: false,
+            cuts: 0,
+            strandings: 0,
+        });
         let accepting = tokio::spawn(accept(listener, upstream.to_owned(), seen));
         Proxy { address, rules, accepting }
     }
@@ -83,6 +90,12 @@ impl Proxy {
         });
     }
 
+    /// Nothing passes any more on the connections there are, and nobody is told, as when a firewall forgets them. New
+    /// ones work.
+    pub fn strand(&self) {
+        self.set(|rules| rules.strandings += 1);
+    }
+
     fn set(&self, change: impl FnOnce(&mut Rules)) {
         self.rules.send_modify(change);
     }
@@ -101,18 +114,19 @@ async fn accept(listener: TcpListener, upstream: String, rules: watch::Receiver<
         tokio::spawn(async move {
             client.set_zero_linger().unwrap();
             client.set_nodelay(true).unwrap();
-            let cuts = rules.borrow().cuts;
-            if rules.borrow().refusing {
+            let made = *rules.borrow();
+            if made.refusing {
                 return;
             }
             let Ok(server) = TcpStream::connect(upstream).await else { return };
             server.set_nodelay(true).unwrap();
             let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
             let mut watched = rules.clone();
+            let stranded = |rules: &Rules, flow| if rules.strandings > made.strandings { Flow::Hold } else { flow };
             tokio::select! {
-                () = pump(from_client, to_server, rules.clone(), |rules| rules.requests) => {}
-                () = pump(from_server, to_client, rules.clone(), |rules| rules.answers) => {}
-                _ = watched.wait_for(|rules| rules.cuts > cuts) => {}
+                () = pump(from_client, to_server, rules.clone(), |rules| stranded(rules, rules.requests)) => {}
+                () = pump(from_server, to_client, rules.clone(), |rules| stranded(rules, rules.answers)) => {}
+                _ = watched.wait_for(|rules| rules.cuts > made.cuts) => {}
             }
         });
     }

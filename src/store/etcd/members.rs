@@ -109,8 +109,9 @@ impl Members {
         F: Future<Output = Result<T, ClientError>>,
     {
         let started = self.clock.boot();
-        let mut lost = false;
-        for attempt in 1.. {
+        let (mut lost, mut attempts) = (false, 0);
+        loop {
+            attempts += 1;
             let seat = self.pick();
             let why = match self.attempt(seat, asked, &request).await {
                 Ok(answer) => {
@@ -130,11 +131,10 @@ impl Members {
             if exhausted || (lost && asked.nature == Nature::Write) {
                 return Err(self.given_up(seat, lost, why));
             }
-            if attempt % self.seats.len() == 0 {
+            if attempts % self.seats.len() == 0 {
                 sleep(PAUSE).await;
             }
         }
-        unreachable!("the loop ends when the call's time is up")
     }
 
     fn given_up(&self, seat: &Seat, lost: bool, why: String) -> StoreError {
@@ -247,7 +247,8 @@ impl Members {
         if known != cluster {
             return Err(Fault::Final(StoreError::Unusable(format!(
                 "{} belongs to another cluster ({cluster:x}) than the members asked before ({known:x}): \
-                 locks in two clusters exclude nobody; correct the list of endpoints",
+                 locks in two clusters exclude nobody; correct the list of endpoints (or start anew, if the cluster was \
+                 built anew)",
                 self.name(seat)
             ))));
         }
