@@ -17,6 +17,7 @@
 //!
 //! Linux only.
 
+#[expect(unsafe_code, reason = "pidfds have no safe wrapper")]
 mod census;
 mod command;
 #[expect(unsafe_code, reason = "process groups by pidfd: the system calls have no safe wrapper")]

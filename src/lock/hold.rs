@@ -29,7 +29,7 @@ const RECORD: u32 = 1;
 pub const FENCE_LIMIT: u64 = 1 << 53;
 
 /// What fences are counted from: `fence = base + revision of the grant`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Base {
     pub value: u64,
     pub modified: Revision,
@@ -189,14 +189,14 @@ fn json(record: &impl Serialize) -> Vec<u8> {
 }
 
 /// The state of the queue that an enqueue was decided on: as long as it stands, the call has not been settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Entrance {
     pub owner_created: Revision,
     pub last_modified: Revision,
 }
 
 /// A call's turn: where it stands in the queue, and the base its fence will be counted from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Turn {
     pub queued: Revision,
     pub base: Base,

@@ -13,8 +13,10 @@ use crate::time::{Boot, Wall};
 mod faulty;
 mod leadership;
 mod lost_answers;
+mod model;
 mod operators;
 mod sessions;
+mod transactions;
 
 use faulty::{Fault, Faulty, Kind};
 

@@ -69,6 +69,7 @@ contract! {
     lease::a_put_with_another_lease_moves_the_key,
     watch::changes_come_in_order_and_once,
     watch::what_changed_at_one_revision_is_in_one_report,
+    watch::a_revision_with_very_many_changes_is_in_one_report,
     watch::a_watch_begins_where_it_is_told,
     watch::a_watch_from_the_future_waits_for_it,
     watch::a_watch_hears_of_its_keys_alone,

@@ -40,6 +40,20 @@ pub async fn what_changed_at_one_revision_is_in_one_report(fixture: &impl Fixtur
     assert!(changes.iter().all(|change| change.revision() == revision));
 }
 
+pub async fn a_revision_with_very_many_changes_is_in_one_report(fixture: &impl Fixture) {
+    const BATCHES: usize = 12;
+    let store = fixture.store();
+    for batch in 0..BATCHES {
+        let puts = (0..100).fold(Txn::new(), |txn, n| txn.then(Op::put(format!("a/{batch:02}{n:02}"), "1")));
+        commit(&store, puts).await;
+    }
+    let gone = commit(&store, Txn::new().then(Op::Delete(Keys::prefix("a/")))).await.revision;
+    put(&store, "a/last", "1").await;
+    let mut watch = store.watch(Keys::prefix("a/"), gone).await.unwrap();
+    let changes = next_changes(&mut watch).await;
+    assert_eq!(changes.iter().filter(|change| change.revision() == gone).count(), 100 * BATCHES);
+}
+
 pub async fn a_watch_begins_where_it_is_told(fixture: &impl Fixture) {
     let store = fixture.store();
     put(&store, "a/1", "1").await;

@@ -206,3 +206,14 @@ async fn a_term_won_in_a_store_that_just_went_back_is_given_back() {
     assert!(matches!(result, Err(CampaignError::StoreWentBack(_))), "{result:?}");
     assert_eq!(cluster.entry(OWNER).await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_counts_from_the_highest_fence_seen_where_that_is_ahead_of_the_clock() {
+    let cluster = Cluster::new();
+    let seen = Seen { base: 0, revision: Revision(1), fence: 1 << 50 };
+    let locks = cluster.locks_that_saw(seen);
+    assert!(cluster.clock.wall().as_millis() < 1 << 50);
+    assert_eq!(locks.repair().await.unwrap().base, 1 << 50);
+    let full = cluster.locks_that_saw(Seen { fence: 1 << 52, ..seen });
+    assert!(matches!(full.repair().await, Err(StoreError::Refused(_))));
+}

@@ -97,7 +97,7 @@ impl<'c> Contents<'c> {
     pub(super) fn expire(&mut self) -> rusqlite::Result<()> {
         let due: Vec<i64> = self
             .connection
-            .prepare_cached("SELECT id FROM leases WHERE deadline <= ?1 ORDER BY deadline, id")?
+            .prepare_cached("SELECT id FROM leases WHERE deadline <= ?1 ORDER BY deadline, nth")?
             .query_map([nanos(self.now)], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         due.into_iter().try_for_each(|lease| self.end(lease))
@@ -108,7 +108,7 @@ impl<'c> Contents<'c> {
         // Random, not counted: a file restored from a backup must not grant again what somebody still holds.
         let random = Uuid::new_v4().as_u64_pair();
         let id = ((random.0 ^ random.1) >> 1).max(1);
-        self.connection.prepare_cached("INSERT INTO leases VALUES (?1, ?2, ?3)")?.execute([
+        self.connection.prepare_cached("INSERT INTO leases (id, ttl, deadline) VALUES (?1, ?2, ?3)")?.execute([
             id as i64,
             ttl.as_nanos() as i64,
             nanos(self.now.plus(ttl)),

@@ -31,7 +31,9 @@ const SCHEMA: &str = "
         created INTEGER NOT NULL, modified INTEGER NOT NULL, lease INTEGER
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
-    CREATE TABLE leases (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL) STRICT;
+    CREATE TABLE leases (
+        nth INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL
+    ) STRICT;
     CREATE INDEX leases_by_deadline ON leases (deadline);
     CREATE TABLE log (
         revision INTEGER NOT NULL, nth INTEGER NOT NULL, key TEXT NOT NULL,
