@@ -165,7 +165,7 @@ impl Scheduler {
                 self.run_gone(&run, now);
             }
             // The present term is over, which its end will tell: to repeat it before would be in vain.
-            (Transitioned::Fenced, _) if sent.fence == self.term => {}
+            (Transitioned::Fenced, _) if then.is_none() && sent.fence == self.term => {}
             (Transitioned::Fenced, _) => self.go_on(&run, then, now),
             (Transitioned::Refused { now: stands, version }, to) => {
                 match stands {
