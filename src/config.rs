@@ -152,7 +152,10 @@ fn read(walk: &mut Walk) -> Option<(String, BTreeMap<JobName, Arc<Job>>)> {
     let namespace = fields.get("namespace").map_or(Some(DEFAULT_NAMESPACE.to_owned()), |spot| {
         walk.read("a namespace", spot, |text| match check_name(text) {
             Ok(()) => Ok(text.to_owned()),
-            Err(_) => Err("is not a name: use 1 to 100 letters, digits, `.`, `_` or `-`, beginning with a letter or a digit".into()),
+            Err(_) => {
+                Err("is not a name: use 1 to 100 letters, digits, `.`, `_` or `-`, beginning with a letter or a digit"
+                    .into())
+            }
         })
     });
     let calendars = Calendars::read(walk, fields.get("calendars"));

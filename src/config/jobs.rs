@@ -25,7 +25,12 @@ struct Link {
 }
 
 /// Reads `jobs`. What is wrong with one of them is noted, and it is left out.
-pub fn read(walk: &mut Walk, spot: Spot, defaults: &Policies, schedules: &mut Schedules) -> BTreeMap<JobName, Arc<Job>> {
+pub fn read(
+    walk: &mut Walk,
+    spot: Spot,
+    defaults: &Policies,
+    schedules: &mut Schedules,
+) -> BTreeMap<JobName, Arc<Job>> {
     let entries = walk.entries(spot).unwrap_or_default();
     if entries.len() > MAX_JOBS {
         walk.wrong(spot, format!("{} jobs are too many: at most {MAX_JOBS}", entries.len()));
@@ -92,8 +97,7 @@ impl Reader<'_, '_> {
         match (fields.get("schedule"), fields.get("after")) {
             (Some(spot), None) => {
                 let schedule = self.schedules.read(walk, spot, &policies.rules, name.as_str())?;
-                let jitter =
-                    self.schedules.jitter(walk, policies.jitter, &schedule, (name.as_str(), &at_key.path));
+                let jitter = self.schedules.jitter(walk, policies.jitter, &schedule, (name.as_str(), &at_key.path));
                 Some(Trigger::Schedule { schedule, jitter })
             }
             (None, Some(spot)) => self.after(walk, fields, spot, name),

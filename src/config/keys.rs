@@ -25,11 +25,17 @@ pub enum Shape {
     /// Any text.
     Text,
     /// A list of at least one text: a program and its arguments.
-    Command { most: usize },
+    Command {
+        most: usize,
+    },
     /// A text, or a list of at least one.
-    Texts { most: usize },
+    Texts {
+        most: usize,
+    },
     /// A list of at least one text.
-    Dates { most: usize },
+    Dates {
+        most: usize,
+    },
     /// An IANA time zone.
     Zone,
     /// One of these words.
@@ -49,7 +55,10 @@ pub enum Shape {
     /// A map with the keys of these tables.
     Map(&'static [&'static [Key]]),
     /// A map from names to values of one shape.
-    Named { of: &'static Shape, most: usize },
+    Named {
+        of: &'static Shape,
+        most: usize,
+    },
 }
 
 /// How many jobs a file may have.
@@ -125,14 +134,14 @@ pub static TOP: &[&[Key]] = &[&[
     key("namespace", Shape::Name, "What keeps the jobs, locks and history of one cluster apart in a shared store.")
         .default("default"),
     key("defaults", Shape::Map(DEFAULTS), "Policies of every job that does not say otherwise.").also(&["default"]),
-    key(
-        "calendars",
-        Shape::Named { of: &CALENDAR_SHAPE, most: MAX_CALENDARS },
-        "Named sets of dates, for `except`.",
-    )
-    .also(&["calendar", "holidays"]),
-    key("jobs", Shape::Named { of: &JOB_SHAPE, most: MAX_JOBS }, "The jobs, by name.")
-        .also(&["job", "cron", "tasks", "schedules"]),
+    key("calendars", Shape::Named { of: &CALENDAR_SHAPE, most: MAX_CALENDARS }, "Named sets of dates, for `except`.")
+        .also(&["calendar", "holidays"]),
+    key("jobs", Shape::Named { of: &JOB_SHAPE, most: MAX_JOBS }, "The jobs, by name.").also(&[
+        "job",
+        "cron",
+        "tasks",
+        "schedules",
+    ]),
 ]];
 
 /// One calendar.
@@ -161,8 +170,11 @@ pub static OWN: &[Key] = &[
     key("command", Shape::Command { most: MAX_ARGS }, "The program to run and its arguments, started without a shell.")
         .also(&["cmd", "args", "exec", "run"]),
     key("shell", Shape::Text, "A text that `/bin/sh -c` runs.").also(&["script", "sh", "bash"]),
-    key("after", Shape::Map(AFTER), "Runs after another job instead of by a schedule.")
-        .also(&["depends_on", "needs", "requires"]),
+    key("after", Shape::Map(AFTER), "Runs after another job instead of by a schedule.").also(&[
+        "depends_on",
+        "needs",
+        "requires",
+    ]),
 ];
 
 static AFTER: &[&[Key]] = &[&[
@@ -178,9 +190,11 @@ static AFTER: &[&[Key]] = &[&[
 
 /// What a job, or `defaults` for all of them, can say.
 pub static POLICIES: &[Key] = &[
-    key("timezone", Shape::Zone, "The zone of its schedule, as IANA names it.")
-        .default("UTC")
-        .also(&["tz", "time_zone", "zone"]),
+    key("timezone", Shape::Zone, "The zone of its schedule, as IANA names it.").default("UTC").also(&[
+        "tz",
+        "time_zone",
+        "zone",
+    ]),
     key("dst", Shape::Map(DST), "What becomes of local times that a change of the clocks removes or repeats."),
     key("except", Shape::Texts { most: MAX_CALENDARS }, "Calendars on whose dates it is not due.")
         .also(&["exclude", "skip", "holidays"]),
@@ -380,7 +394,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_recognised() {
-        for (text, meant) in [("comand", "command"), ("Schedule", "schedule"), ("timeuot", "timeout"), ("tz", "timezone")]
+        for (text, meant) in
+            [("comand", "command"), ("Schedule", "schedule"), ("timeuot", "timeout"), ("tz", "timezone")]
         {
             let (message, told) = unknown(JOB, text);
             assert!(message.ends_with(&format!("did you mean `{meant}`?")), "{message}");

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
-use super::keys::{self, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS};
 use super::fill::Filled;
+use super::keys::{self, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS};
 use super::policy::Placed;
 use super::walk::{Entry, Fields, Path, Spot, Walk, written};
 use crate::job::check_name;
@@ -119,7 +119,9 @@ fn parse_zone(text: &str) -> Result<Tz, String> {
         });
         match meant {
             Some(meant) => format!("is not a time zone: did you mean `{meant}`?"),
-            None => "is not a time zone: name it as IANA does, like `Europe/Berlin`, `America/New_York` or `UTC`".to_owned(),
+            None => {
+                "is not a time zone: name it as IANA does, like `Europe/Berlin`, `America/New_York` or `UTC`".to_owned()
+            }
         }
     })
 }

@@ -33,13 +33,26 @@ const _: () = assert!(size_of::<Node>() == 16, "a file of 32 MiB can have millio
 #[derive(Clone, Copy)]
 enum Kind {
     /// A text that stands in the file as it is.
-    Source { from: u32, to: u32, plain: bool },
+    Source {
+        from: u32,
+        to: u32,
+        plain: bool,
+    },
     /// A text that had to be put together (escapes, folded lines): an index of `Tree::made`.
-    Made { index: u32, plain: bool },
+    Made {
+        index: u32,
+        plain: bool,
+    },
     /// Its items, or its keys and values in turn, are the nodes from the next one up to `end`.
-    List { end: u32 },
-    Map { end: u32 },
-    Alias { of: u32 },
+    List {
+        end: u32,
+    },
+    Map {
+        end: u32,
+    },
+    Alias {
+        of: u32,
+    },
     /// Something that was reported when the tree was built.
     Broken,
 }

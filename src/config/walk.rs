@@ -311,8 +311,8 @@ fn parse_duration(text: &str, least: Duration, most: Duration) -> Result<Duratio
     if number_alone {
         return Err("is a number without a unit: write it like `30s`, `10m` or `2h`".to_owned());
     }
-    let duration =
-        humantime::parse_duration(text).map_err(|_| "is not a duration: write it like `30s`, `10m`, `1h 30m` or `7d`".to_owned())?;
+    let duration = humantime::parse_duration(text)
+        .map_err(|_| "is not a duration: write it like `30s`, `10m`, `1h 30m` or `7d`".to_owned())?;
     if duration < least || duration > most {
         let [least, most] = [least, most].map(written);
         return Err(format!("is out of bounds: give a duration from {least} to {most}"));
