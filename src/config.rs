@@ -94,7 +94,8 @@ pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
     let mut wrong = Findings::default();
     let tree = Tree::read(text, &mut wrong);
     let Some(tree) = tree else { return Err(wrong.locate(text)) };
-    let mut walk = Walk { tree: &tree, sources, wrong, odd: Findings::default() };
+    let mut walk = Walk::new(&tree, sources);
+    walk.wrong = wrong;
     let read = read(&mut walk);
     let Walk { wrong, odd, .. } = walk;
     match read {

@@ -436,6 +436,17 @@ fn a_thousand_problems_are_told_in_bounds() {
 }
 
 #[test]
+fn a_file_on_one_line_that_is_wrong_everywhere_is_told_at_once() {
+    let wrong = "after: {job: nowhere}, timezone: Europe/Berln, timeout: 5, except: [a]";
+    let jobs: Vec<_> = (0..20_000).map(|n| format!("job-{n}: {{{wrong}, comand: [a]}}")).collect();
+    let started = Instant::now();
+    let problems = read(&format!("{{version: 1, jobs: {{{}}}}}", jobs.join(", "))).unwrap_err();
+    assert!(problems.count() >= 100_000, "{}", problems.count());
+    assert!(!problems.to_string().is_empty());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
 fn a_problem_that_many_jobs_share_is_told_once() {
     let jobs: String = (0..100).map(|n| format!("  j{n}: {{<<: *base, schedule: '@daily'}}\n")).collect();
     let text = format!("version: 1\nx-base: &base {{command: [a], timeout: 5}}\njobs:\n{jobs}");
