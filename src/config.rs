@@ -72,7 +72,7 @@ pub struct Config {
 /// assert_eq!(config.jobs.len(), 1);
 ///
 /// let problems = parse(&text.replace("command", "comand"), &Sources::none()).unwrap_err().of_file("jobs.yaml");
-/// assert_eq!(problems.list()[1].message, "unknown key `comand`: did you mean `command`?");
+/// assert_eq!(problems.list()[0].message, "unknown key `comand`: did you mean `command`?");
 /// assert!(problems.to_string().contains("jobs.yaml:3:32: unknown key"));
 /// ```
 ///
