@@ -29,7 +29,7 @@ pub mod sqlite;
 mod rules;
 
 mod any;
-pub use any::{AnyStore, StoreUrl};
+pub use any::{AnyStore, NotAStore, StoreUrl};
 
 /// A point in the store's history. 0 is before everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,5 +1,212 @@
-//! (skeleton)
-#[derive(Debug, Clone)]
-pub struct AnyStore;
-#[derive(Debug, Clone)]
-pub struct StoreUrl;
+//! The store that a URL names.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::etcd::{EtcdConfig, EtcdStore, NotAnEtcdUrl};
+use super::memory::MemoryStore;
+use super::sqlite::SqliteStore;
+use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch};
+use crate::time::Clock;
+
+/// Where a store is.
+///
+/// Neither `Display` nor `Debug` shows a password.
+///
+/// ```
+/// use fencron::store::StoreUrl;
+/// let url: StoreUrl = StoreUrl::DEFAULT.parse().unwrap();
+/// assert_eq!(url, StoreUrl::Sqlite(".fencron/state.db".into()));
+/// assert_eq!(url.to_string(), "sqlite:.fencron/state.db");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `memory:` — a store of this process, empty at first and gone with it.
+    Memory,
+    /// `sqlite:PATH` — a file shared by the processes of one machine.
+    Sqlite(PathBuf),
+    /// `etcd://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]…]`, or `etcds://…` for TLS: a cluster's members.
+    Etcd(EtcdConfig),
+}
+
+impl StoreUrl {
+    /// The store where none is named.
+    pub const DEFAULT: &'static str = "sqlite:.fencron/state.db";
+}
+
+/// A text that does not say where a store is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAStore {
+    #[error("`sqlite:` needs the path of a file, like {}", StoreUrl::DEFAULT)]
+    NoPath,
+    #[error("`sqlite::memory:` cannot be shared by processes, which a SQLite store is for: write `memory:`")]
+    SqliteInMemory,
+    #[error("`sqlite://` is followed by a host, which a file has not: write sqlite:PATH, like {}", StoreUrl::DEFAULT)]
+    SqliteHost,
+    #[error("`memory:` takes nothing behind the colon")]
+    MemoryNamed,
+    #[error(transparent)]
+    Etcd(#[from] NotAnEtcdUrl),
+    /// What was given is not repeated beyond its scheme: there may be a password in it.
+    #[error("{0} is no store: write sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… or memory:")]
+    Scheme(String),
+}
+
+impl FromStr for StoreUrl {
+    type Err = NotAStore;
+
+    fn from_str(text: &str) -> Result<StoreUrl, NotAStore> {
+        let text = text.trim();
+        match text.split_once(':') {
+            Some(("memory", "")) => Ok(StoreUrl::Memory),
+            Some(("memory", _)) => Err(NotAStore::MemoryNamed),
+            Some(("sqlite", path)) => sqlite_path(path).map(StoreUrl::Sqlite),
+            Some(("etcd" | "etcds", _)) => Ok(StoreUrl::Etcd(text.parse()?)),
+            Some((scheme, _)) => Err(NotAStore::Scheme(format!("a URL that begins with `{scheme}:`"))),
+            None => Err(NotAStore::Scheme("a text without a scheme".into())),
+        }
+    }
+}
+
+/// The path of `sqlite:PATH` or `sqlite:///PATH`.
+fn sqlite_path(path: &str) -> Result<PathBuf, NotAStore> {
+    match path {
+        "" => Err(NotAStore::NoPath),
+        ":memory:" => Err(NotAStore::SqliteInMemory),
+        _ => match path.strip_prefix("//") {
+            Some(absolute) if absolute.starts_with('/') => Ok(absolute.into()),
+            Some(_) => Err(NotAStore::SqliteHost),
+            None => Ok(path.into()),
+        },
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreUrl::Memory => f.write_str("memory:"),
+            StoreUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            StoreUrl::Etcd(config) => config.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One of the stores there are.
+#[derive(Clone, Debug)]
+pub enum AnyStore {
+    Memory(MemoryStore),
+    Sqlite(SqliteStore),
+    Etcd(EtcdStore),
+}
+
+impl AnyStore {
+    /// Opens the store that `url` names. `clock` times the leases of the embedded ones.
+    ///
+    /// ```
+    /// use fencron::store::{AnyStore, Store};
+    /// use fencron::time::Clock;
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let store = AnyStore::open(&"memory:".parse().unwrap(), Clock::system()).await.unwrap();
+    /// assert_eq!(store.about().await.unwrap().kind, "memory");
+    /// # });
+    /// ```
+    pub async fn open(url: &StoreUrl, clock: Clock) -> Result<AnyStore, StoreError> {
+        match url {
+            StoreUrl::Memory => Ok(AnyStore::Memory(MemoryStore::new(clock))),
+            StoreUrl::Sqlite(path) => SqliteStore::open(path, clock).await.map(AnyStore::Sqlite),
+            StoreUrl::Etcd(config) => EtcdStore::connect(config.clone()).await.map(AnyStore::Etcd),
+        }
+    }
+}
+
+/// Evaluates the expression with `store` as whichever store it is.
+macro_rules! delegate {
+    ($any:expr, $store:ident => $call:expr) => {
+        match $any {
+            AnyStore::Memory($store) => $call,
+            AnyStore::Sqlite($store) => $call,
+            AnyStore::Etcd($store) => $call,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    async fn grant(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
+        delegate!(self, store => store.grant(ttl).await)
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        delegate!(self, store => store.keep_alive(lease).await)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        delegate!(self, store => store.revoke(lease).await)
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        delegate!(self, store => store.commit(txn).await)
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        delegate!(self, store => store.range(range).await)
+    }
+
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
+        delegate!(self, store => store.watch(keys, from).await)
+    }
+
+    async fn about(&self) -> Result<About, StoreError> {
+        delegate!(self, store => store.about().await)
+    }
+
+    async fn apart(&self) -> Result<AnyStore, StoreError> {
+        Ok(match self {
+            AnyStore::Memory(store) => AnyStore::Memory(store.apart().await?),
+            AnyStore::Sqlite(store) => AnyStore::Sqlite(store.apart().await?),
+            AnyStore::Etcd(store) => AnyStore::Etcd(store.apart().await?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        text.parse::<StoreUrl>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_path() {
+        for (text, path) in [("sqlite:a/b.db", "a/b.db"), ("sqlite:/a.db", "/a.db"), ("sqlite:///a.db", "/a.db")] {
+            assert_eq!(text.parse(), Ok(StoreUrl::Sqlite(path.into())));
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_named_by_its_members_and_shows_no_password() {
+        let url: StoreUrl = "etcds://me:s3cret@a,b:2380".parse().unwrap();
+        assert_eq!(url.to_string(), "etcds://a:2379,b:2380");
+        assert_eq!(format!("{url:?}"), url.to_string());
+        assert!(!refused("etcd://me:s3cret@a?x=1").contains("s3cret"));
+    }
+
+    #[test]
+    fn what_is_no_store_is_told_what_to_write() {
+        assert!(refused("sqlite:").contains("sqlite:.fencron/state.db"));
+        assert!(refused("sqlite://host/a.db").contains("sqlite:PATH"));
+        assert!(refused("sqlite::memory:").contains("`memory:`"));
+        assert!(refused("memory:x").contains("nothing behind"));
+        assert!(refused("/var/lib/state.db").contains("sqlite:PATH"));
+        assert!(refused("redis://me:s3cret@host").contains("`redis:`"));
+        assert!(!refused("redis://me:s3cret@host").contains("s3cret"));
+    }
+}

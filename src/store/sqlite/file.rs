@@ -1,0 +1,389 @@
+//! The file: how it is created, recognised and opened, whose boot its leases belong to, and what its errors mean.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::super::StoreError;
+
+/// `fenc`, in the file's header: it tells our files from those of other applications.
+const APPLICATION_ID: i32 = 0x6665_6e63;
+
+/// The version of the tables. A file with a greater one was written by a newer fencron.
+const SCHEMA_VERSION: i32 = 1;
+
+/// The tables. `log` keeps what each change made of a key (`value` is null: deleted) and what the key was before it.
+const SCHEMA: &str = "
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        revision INTEGER NOT NULL,
+        kept_from INTEGER NOT NULL,
+        boot TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE entries (
+        key TEXT PRIMARY KEY, value BLOB NOT NULL,
+        created INTEGER NOT NULL, modified INTEGER NOT NULL, lease INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
+    CREATE TABLE leases (
+        nth INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX leases_by_deadline ON leases (deadline);
+    CREATE TABLE log (
+        revision INTEGER NOT NULL, nth INTEGER NOT NULL, key TEXT NOT NULL,
+        value BLOB, created INTEGER, lease INTEGER,
+        old_value BLOB, old_created INTEGER, old_modified INTEGER, old_lease INTEGER,
+        PRIMARY KEY (revision, nth)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// How long a connection pauses before it tries again for a lock that another one holds. SQLite's own handler backs
+/// off to 100 ms, and starves writers for seconds where several processes write.
+const BUSY_PAUSE: Duration = Duration::from_micros(300);
+
+/// How often it tries: 5 seconds of pauses.
+const BUSY_TRIES: i32 = 16_667;
+
+/// How often opening is tried while others are at it: 5 seconds of pauses. SQLite says "busy" to some of what opening
+/// does without asking the busy handler, so opening has none and starts over.
+const OPEN_TRIES: u32 = 1000;
+
+/// How long a try at opening waits for the next.
+const OPEN_PAUSE: Duration = Duration::from_millis(5);
+
+/// How many prepared statements a connection keeps: more than there are.
+const STATEMENTS: usize = 64;
+
+/// The largest WAL file that is left on disk after a checkpoint.
+const WAL_KEPT: u32 = 16 << 20;
+
+/// One opening at a time in a process: closing any descriptor of a file drops all of the process's POSIX locks on it,
+/// and creating the file with its mode opens and closes one.
+static OPENING: Mutex<()> = Mutex::new(());
+
+/// A file that was opened as a store.
+#[derive(Clone, Debug)]
+pub(super) struct File {
+    path: PathBuf,
+    /// Device and inode: a file that is deleted or replaced while it is in use would let two nodes lead.
+    identity: (u64, u64),
+    /// Whose boot clock the leases are measured by.
+    pub(super) boot: String,
+}
+
+impl File {
+    /// Opens the file, creates it with its directory where it is not there, and makes its tables.
+    pub(super) fn open(path: &Path) -> Result<(File, Connection), StoreError> {
+        let boot = boot_identity()?;
+        let _opening = OPENING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        create(path).map_err(|error| denied(path, &format!("it cannot be created: {error}")))?;
+        refuse_network(path)?;
+        let mut tries = 0;
+        let connection = loop {
+            match prepare(path, &boot) {
+                Err(Failure::Sqlite(error)) if is_busy(&error) && tries < OPEN_TRIES => tries += 1,
+                Err(failure) => return Err(failure.told(path)),
+                Ok(connection) => break connection,
+            }
+            thread::sleep(OPEN_PAUSE);
+        };
+        let identity = identity(path).map_err(|error| denied(path, &error.to_string()))?;
+        // The same file under its own name, wherever the process goes.
+        let path = fs::canonicalize(path).map_err(|error| denied(path, &error.to_string()))?;
+        Ok((File { path, identity, boot }, connection))
+    }
+
+    /// Another connection to it.
+    pub(super) fn connect(&self) -> Result<Connection, StoreError> {
+        let _opening = OPENING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.check_in_place()?;
+        connect(&self.path).and_then(wait_when_busy).map_err(|error| self.explain(&error))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses where the path no longer leads to the file that was opened: what is written to it now, nobody who
+    /// opens the path will see.
+    pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
+        match identity(&self.path) {
+            Ok(found) if found == self.identity => Ok(()),
+            _ => Err(StoreError::Unusable(format!(
+                "{} was deleted, moved or replaced while it was in use: stop every fencron that uses it, put the \
+                 right file in place, and start them again",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// Bytes on disk, the write-ahead log included.
+    pub(super) fn size(&self) -> Option<u64> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        let size = fs::metadata(&self.path).ok()?.len();
+        Some(size + fs::metadata(log).map_or(0, |log| log.len()))
+    }
+
+    /// What an operator ought to know of where the file lies.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        match filesystem(&self.path) {
+            Some((name, Reach::Unclear)) => vec![format!(
+                "{} is on a {name} filesystem: make sure that only this machine uses it, or use etcd",
+                self.path.display()
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The error as a person can act on it. For a request whose commit was not begun, or is certain to have failed.
+    pub(super) fn explain(&self, error: &rusqlite::Error) -> StoreError {
+        explain(&self.path, error)
+    }
+
+    /// What to answer where the commit itself failed: the log may have been written before the disk said no, and only
+    /// a full disk is certain not to have taken it (the frame that makes a commit is the last that is written).
+    pub(super) fn explain_commit(&self, error: &rusqlite::Error) -> StoreError {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => self.explain(error),
+            _ => StoreError::Unknown { store: store(&self.path), why: error.to_string() },
+        }
+    }
+
+    pub(super) fn unavailable(&self, why: &str) -> StoreError {
+        StoreError::Unavailable { store: store(&self.path), why: why.to_owned() }
+    }
+
+    pub(super) fn unknown(&self, why: &str) -> StoreError {
+        StoreError::Unknown { store: store(&self.path), why: why.to_owned() }
+    }
+}
+
+/// Why something could not be done to the contents.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The answer to this request: nothing was changed by it, others go on.
+    Answer(StoreError),
+    /// SQLite failed: nothing of the transaction stands.
+    Sqlite(rusqlite::Error),
+}
+
+impl Failure {
+    fn told(self, path: &Path) -> StoreError {
+        match self {
+            Failure::Answer(error) => error,
+            Failure::Sqlite(error) => explain(path, &error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Failure {
+        Failure::Sqlite(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Answer(error)
+    }
+}
+
+/// What tells this boot, and this view of its clock, from every other: the kernel's id of the boot, and the time
+/// namespace, in which `CLOCK_BOOTTIME` may be set off.
+fn boot_identity() -> Result<String, StoreError> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(BOOT_ID).map_err(|error| {
+        StoreError::Unusable(format!("{BOOT_ID} tells which boot leases belong to, and cannot be read ({error})"))
+    })?;
+    // Kernels before 5.6 have no time namespaces: then there is only one.
+    let namespace = fs::read_link("/proc/self/ns/time").map(|link| link.display().to_string()).unwrap_or_default();
+    Ok(format!("{} {namespace}", boot.trim()))
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// A connection that gives up at once where it finds a lock taken.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(Duration::ZERO)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {WAL_KEPT}; PRAGMA trusted_schema = OFF;"
+    ))?;
+    Ok(connection)
+}
+
+/// The connection, which from now on waits where it finds a lock taken.
+fn wait_when_busy(mut connection: Connection) -> rusqlite::Result<Connection> {
+    connection.busy_handler(Some(|tries| {
+        thread::sleep(BUSY_PAUSE);
+        tries < BUSY_TRIES
+    }))?;
+    Ok(connection)
+}
+
+/// A connection to a file that is ours, with its tables made and its leases of this boot.
+fn prepare(path: &Path, boot: &str) -> Result<Connection, Failure> {
+    let connection = connect(path)?;
+    // Before anything is changed in a file that may be somebody else's.
+    recognise(path, &connection)?;
+    if connection.is_readonly("main")? {
+        return Err(denied(path, "it is read-only for this user: check its owner and mode").into());
+    }
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        let why = format!("{} is on a filesystem that cannot share memory: use a local disk", path.display());
+        return Err(StoreError::Unusable(why).into());
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let made = recognise(path, &connection).and_then(|ours| Ok(make(&connection, ours, boot)?));
+    match made {
+        Ok(()) => connection.execute_batch("COMMIT")?,
+        Err(failure) => {
+            connection.execute_batch("ROLLBACK")?;
+            return Err(failure);
+        }
+    }
+    Ok(wait_when_busy(connection)?)
+}
+
+/// Whether the file has our tables; `false`: it is empty. Anything else is not ours to touch.
+fn recognise(path: &Path, connection: &Connection) -> Result<bool, Failure> {
+    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let things: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let path = path.display();
+    if application == 0 && version == 0 && things == 0 {
+        Ok(false)
+    } else if application != APPLICATION_ID {
+        Err(StoreError::Unusable(format!("{path} is a database of another application: name another file")).into())
+    } else if version > SCHEMA_VERSION {
+        Err(StoreError::Unusable(format!(
+            "{path} was written by a newer fencron (tables of version {version}; this one knows {SCHEMA_VERSION}): \
+             run that version, or name another file"
+        ))
+        .into())
+    } else {
+        Ok(true)
+    }
+}
+
+/// Makes the tables where there are none, and ends what another boot left: a lease cannot outlive its machine's boot.
+///
+/// The next transaction finds those leases due, and ends them with their keys. The history goes as well: nobody who
+/// watched it is left.
+fn make(connection: &Connection, ours: bool, boot: &str) -> rusqlite::Result<()> {
+    if !ours {
+        connection.execute_batch(SCHEMA)?;
+        connection.execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        ))?;
+        connection.execute("INSERT INTO meta VALUES (1, 1, 0, ?1)", [boot])?;
+    }
+    let of: String = connection.query_row("SELECT boot FROM meta", [], |row| row.get(0))?;
+    if of != boot {
+        connection.execute_batch("UPDATE leases SET deadline = 0; DELETE FROM log;")?;
+        connection.execute("UPDATE meta SET boot = ?1, kept_from = revision", [boot])?;
+    }
+    Ok(())
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn store(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
+
+fn denied(path: &Path, why: &str) -> StoreError {
+    StoreError::Denied { store: store(path), why: why.to_owned() }
+}
+
+fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let unavailable = |why: String| StoreError::Unavailable { store: store(path), why };
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            unavailable("another process holds its lock, and did not let go in 5 s".into())
+        }
+        Some(ErrorCode::DiskFull) => unavailable("its disk is full: make room".into()),
+        Some(ErrorCode::SystemIoFailure) => unavailable(format!("the disk failed: {error}")),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            denied(path, &format!("this user cannot write the file or its directory ({error}): check owner and mode"))
+        }
+        Some(ErrorCode::NotADatabase) => StoreError::Unusable(format!(
+            "{} is not a SQLite database, or is encrypted: name another file",
+            path.display()
+        )),
+        Some(ErrorCode::DatabaseCorrupt) => StoreError::Unusable(format!(
+            "{} is damaged ({error}): stop every fencron that uses it and restore it from a backup",
+            path.display()
+        )),
+        _ => StoreError::Unusable(format!("{} cannot be used: {error}", path.display())),
+    }
+}
+
+/// Whether other machines can reach a filesystem.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// It is made for that: locks and shared memory do not hold there.
+    Network,
+    /// It may be: only the operator knows.
+    Unclear,
+}
+
+/// The filesystem the file lies on, where it is one to worry about.
+#[cfg(target_os = "linux")]
+fn filesystem(path: &Path) -> Option<(&'static str, Reach)> {
+    /// The magic numbers of statfs(2), in their low 32 bits.
+    const KNOWN: [(u32, &str, Reach); 10] = [
+        (0x0000_6969, "NFS", Reach::Network),
+        (0x0000_517b, "SMB", Reach::Network),
+        (0xff53_4d42, "CIFS", Reach::Network),
+        (0xfe53_4d42, "SMB2", Reach::Network),
+        (0x5346_414f, "AFS", Reach::Network),
+        (0x7375_7245, "Coda", Reach::Network),
+        (0x0000_564c, "NCP", Reach::Network),
+        (0x00c3_6400, "Ceph", Reach::Network),
+        (0x0102_1997, "9p", Reach::Unclear),
+        (0x6573_5546, "FUSE", Reach::Unclear),
+    ];
+    let magic = nix::sys::statfs::statfs(path).ok()?.filesystem_type().0 as u32;
+    KNOWN.iter().find(|known| known.0 == magic).map(|(_, name, reach)| (*name, *reach))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn filesystem(_path: &Path) -> Option<(&'static str, Reach)> {
+    None
+}
+
+fn refuse_network(path: &Path) -> Result<(), StoreError> {
+    match filesystem(path) {
+        Some((name, Reach::Network)) => Err(StoreError::Unusable(format!(
+            "{} is on a {name} filesystem, on which SQLite's locks do not hold: use a local disk, or etcd where \
+             several machines are to share the store",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,151 @@
+//! The thread that writes. It takes whatever requests wait, evaluates them one after the other in one SQLite
+//! transaction, and answers them when that is on disk: one sync for all (group commit).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::super::{Committed, LeaseId, Revision, StoreError, Txn};
+use super::contents::Contents;
+use super::file::{Failure, File};
+use super::reader::ToReader;
+use crate::time::Clock;
+
+/// The most requests in one SQLite transaction.
+const BATCH: usize = 64;
+
+/// What can be asked of the thread.
+pub(super) enum Write {
+    Grant(Duration),
+    KeepAlive(LeaseId),
+    Revoke(LeaseId),
+    Commit(Txn),
+    Compact(Revision),
+    /// Ends the leases whose time is up, which every batch begins with.
+    Expire,
+}
+
+/// What it answers.
+pub(super) enum Written {
+    Granted(LeaseId, Duration),
+    KeptAlive(Duration),
+    Committed(Committed),
+    /// It is done, and there is nothing to say of it.
+    Done,
+}
+
+pub(super) struct Request {
+    pub(super) write: Write,
+    /// `None`: nobody waits for the answer.
+    pub(super) reply: Option<oneshot::Sender<Result<Written, StoreError>>>,
+    /// Bounds how many requests wait.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+pub(super) enum ToWriter {
+    Request(Request),
+    Stop,
+}
+
+/// What the thread owns.
+pub(super) struct Writer {
+    pub(super) file: File,
+    pub(super) connection: Connection,
+    pub(super) clock: Clock,
+    pub(super) requests: mpsc::Receiver<ToWriter>,
+    pub(super) reader: mpsc::Sender<ToReader>,
+    /// Whether the reader has been told of a change that it has not looked at yet.
+    pub(super) told: Arc<AtomicBool>,
+}
+
+impl Writer {
+    pub(super) fn run(self) {
+        while let Ok(ToWriter::Request(first)) = self.requests.recv() {
+            let mut batch = vec![first];
+            let mut stop = false;
+            while batch.len() < BATCH && !stop {
+                match self.requests.try_recv() {
+                    Ok(ToWriter::Request(request)) => batch.push(request),
+                    Ok(ToWriter::Stop) => stop = true,
+                    Err(_) => break,
+                }
+            }
+            self.answer(batch);
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, mut batch: Vec<Request>) {
+        // Who has stopped waiting was told that the outcome is unknown: not applying it is the better of the two.
+        batch.retain(|request| request.reply.as_ref().is_none_or(|reply| !reply.is_closed()));
+        let writes: Vec<&Write> = batch.iter().map(|request| &request.write).collect();
+        let answers = match self.transact(&writes) {
+            Ok(answers) => answers,
+            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+        };
+        if !self.told.swap(true, Ordering::AcqRel) && self.reader.send(ToReader::Changed).is_err() {
+            tracing::debug!("the store's reader has stopped");
+        }
+        for (request, answer) in batch.into_iter().zip(answers) {
+            if let Some(reply) = request.reply {
+                // Whoever asked may have gone in the meantime, knowing that the outcome is unknown.
+                drop(reply.send(answer));
+            }
+            drop(request.permit);
+        }
+    }
+
+    /// Evaluates the requests in one SQLite transaction. An error is the answer to all of them: none was applied, or
+    /// (where the commit itself failed) nobody knows.
+    fn transact(&self, writes: &[&Write]) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
+        let explain = |error: rusqlite::Error| self.file.explain(&error);
+        self.file.check_in_place()?;
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(explain)?;
+        let evaluated = self.evaluate(writes);
+        let outcome = match evaluated {
+            Ok(answers) => match self.connection.execute_batch("COMMIT") {
+                Ok(()) => return Ok(answers),
+                Err(error) => self.file.explain_commit(&error),
+            },
+            Err(Failure::Answer(error)) => error,
+            Err(Failure::Sqlite(error)) => self.file.explain(&error),
+        };
+        // SQLite rolls back by itself after some errors, and refuses to do it again.
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK").map_err(explain)?;
+        }
+        Err(outcome)
+    }
+
+    fn evaluate(&self, writes: &[&Write]) -> Result<Vec<Result<Written, StoreError>>, Failure> {
+        // The clock is read under the write lock: nobody's later transaction can have an earlier instant.
+        let mut contents = Contents::load(&self.connection, &self.file, self.clock.boot())?;
+        contents.expire()?;
+        let mut answers = Vec::with_capacity(writes.len());
+        for write in writes {
+            answers.push(match apply(&mut contents, write) {
+                Ok(written) => Ok(written),
+                Err(Failure::Answer(error)) => Err(error),
+                Err(failure @ Failure::Sqlite(_)) => return Err(failure),
+            });
+        }
+        contents.save()?;
+        Ok(answers)
+    }
+}
+
+fn apply(contents: &mut Contents<'_>, write: &Write) -> Result<Written, Failure> {
+    match write {
+        Write::Grant(ttl) => contents.grant(*ttl).map(|(lease, ttl)| Written::Granted(lease, ttl)),
+        Write::KeepAlive(lease) => contents.keep_alive(*lease).map(Written::KeptAlive),
+        Write::Revoke(lease) => contents.revoke(*lease).map(|()| Written::Done),
+        Write::Commit(txn) => contents.commit(txn).map(Written::Committed),
+        Write::Compact(revision) => Ok(contents.compact(*revision).map(|()| Written::Done)?),
+        Write::Expire => Ok(Written::Done),
+    }
+}

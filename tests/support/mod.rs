@@ -1,0 +1,34 @@
+//! What the integration tests share: real etcd servers, and a network between them and us that can be made to fail.
+
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+pub mod certificates;
+pub mod etcd;
+pub mod proxy;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long to wait for what must happen: far longer than it takes, so that a slow machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The outcome of `event`, which must come.
+pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, event).await {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    soon(what, async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
