@@ -121,6 +121,18 @@ async fn a_write_whose_connection_is_reset_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_write_whose_answer_is_lost_is_not_repeated_on_another_member() {
+    let cluster = EtcdCluster::start(3).await;
+    let proxy = Proxy::start(&cluster.members[0].endpoint()).await;
+    let store = EtcdStore::connect(config(&[proxy.endpoint(), cluster.members[1].endpoint()])).await.unwrap();
+    proxy.answers(Flow::Hold);
+    let error = store.commit(put("a", "1")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unknown { .. }), "{error}");
+    let page = store.range(Range::of(Keys::one("a"))).await.unwrap();
+    assert!(page.entries.iter().all(|entry| entry.created == entry.modified), "it was put twice: {page:?}");
+}
+
+#[tokio::test]
 async fn a_connection_that_the_network_forgot_is_not_used_twice() {
     let etcd = Etcd::start(EtcdOptions::default()).await;
     let proxy = Proxy::start(&etcd.endpoint()).await;
