@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use fencron::store::etcd::{EtcdConfig, EtcdStore, Tls};
+use fencron::store::etcd::{EtcdConfig, EtcdStore, Timeouts, Tls};
 use fencron::store::{
     Change, Compare, Keys, Op, Order, Range, Revision, Sort, Store, StoreError, Test, Txn, Watch, Watched,
 };
@@ -151,13 +151,17 @@ async fn a_connection_that_the_network_forgot_is_not_used_twice() {
 #[tokio::test]
 async fn a_handle_apart_works_while_the_runtime_of_the_other_is_blocked() {
     let etcd = Etcd::start(EtcdOptions::default()).await;
-    let store = etcd.store().await;
+    // So patient that it would be noticed if a request were made over a connection that stands still.
+    let patient = Timeouts { attempt: Duration::from_secs(60), ..Timeouts::default() };
+    let store = EtcdStore::connect(etcd.config().with_timeouts(patient)).await.unwrap();
     let (lease, ttl) = store.grant(Duration::from_secs(60)).await.unwrap();
+    let asked = Clock::system().boot();
     let apart = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { store.apart().await?.keep_alive(lease).await })
     });
     assert_eq!(apart.join().unwrap().unwrap(), ttl);
+    assert!(Clock::system().boot().since(asked) < BOUND);
 }
 
 #[tokio::test]
