@@ -108,6 +108,11 @@ impl EtcdConfig {
         self
     }
 
+    /// Whether the URL, or whoever made this, named a user, and gave a password.
+    pub fn has_credentials(&self) -> (bool, bool) {
+        (self.user.is_some(), !self.password.is_empty())
+    }
+
     pub(super) fn endpoints(&self) -> &[String] {
         &self.endpoints
     }
