@@ -425,8 +425,8 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn heard_of(&mut self, change: Followed) {
         match change {
             Followed::Ledger(change, version) => self.tell(Event::Changed(change, version)),
-            Followed::Node { lease, record } => {
-                let (alive, version) = (record.is_some(), self.position.map_or(0, |at| at.0));
+            Followed::Node { lease, alive, record } => {
+                let version = self.position.map_or(0, |at| at.0);
                 let is_new = self.heard_of_node(lease, record);
                 self.tell(Event::Changed(Change::Session { lease, alive }, version));
                 if is_new && alive {
@@ -445,9 +445,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         for told in all {
             match told {
                 Followed::Ledger(change, version) => changes.push((change, version)),
-                Followed::Node { lease, record } => {
+                Followed::Node { lease, alive, record } => {
                     // What it says of its clock is of unknown age; it is asked to say it anew by this node's own record.
-                    changes.push((Change::Session { lease, alive: record.is_some() }, upto.0));
+                    changes.push((Change::Session { lease, alive }, upto.0));
                     self.nodes.extend(record.map(|record| (lease, record)));
                 }
                 Followed::Other { key, created } if key == self.election.owner_key() => owner = created,
