@@ -55,7 +55,7 @@ impl<'a> Health<'a> {
 fn decided_in_time(record: &Record, found: &mut Findings) {
     let bound = record.ttl + record.margin + NOTICE;
     let mut health = Health::default();
-    let mut decided = i64::MIN;
+    let mut decided = record.wall_start;
     let mut told = false;
     let mut look = |at: Millis, health: &Health, decided: i64, found: &mut Findings| {
         let behind = record.wall_start + at as i64 - decided;

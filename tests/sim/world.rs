@@ -60,6 +60,7 @@ struct Process {
 #[derive(Debug)]
 enum Ending {
     Start(usize),
+    Recover(usize),
     Release(usize),
     Connect(usize),
     StoreUp,
@@ -281,6 +282,7 @@ impl<'a> World<'a> {
                     self.net.note(Fact::Saw("orderly stops"));
                     self.net.note(Fact::Impaired(process.life.node.clone()));
                     self.end_in(away, Ending::Start(at));
+                    self.end_in(away, Ending::Recover(at));
                 }
             }
             Deed::Hold(whom, lasts, clock_too) => self.hold(self.whom(whom), lasts, clock_too),
@@ -387,6 +389,7 @@ impl<'a> World<'a> {
                 }
                 self.net.note(Fact::Shock(format!("{name} is started")));
             }
+            Ending::Recover(at) => self.net.note(Fact::Recovered(format!("n{at}"))),
             Ending::Release(at) => {
                 self.machines[at].clock.go_on();
                 self.machines[at].standing.send_modify(|standing| standing.held = false);
