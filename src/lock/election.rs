@@ -121,11 +121,13 @@ impl<S: Store> Election<S> {
     /// again with the same session and call, which goes on where this one was, and adopts what it won.
     pub async fn campaign(&self, session: &Session<S>, call: CallId) -> Result<Term, CampaignError> {
         let caller = session.caller(call);
-        tokio::select! {
+        let term = tokio::select! {
             biased;
             why = session.ended() => Err(CampaignError::SessionEnded(why)),
             term = self.contend(&caller) => term,
-        }
+        }?;
+        self.locks.save_seen().await;
+        Ok(term)
     }
 
     async fn contend(&self, caller: &Caller) -> Result<Term, CampaignError> {
