@@ -12,8 +12,11 @@ use std::time::Duration;
 mod burst;
 mod claims;
 mod figures;
+mod handover;
 mod lateness;
+mod many;
 mod node;
+mod process;
 mod runs;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -37,7 +40,8 @@ fn main() {
             "burst" => runtime.block_on(burst::measure(&mut figures)),
             "claims" => runtime.block_on(claims::measure(&mut figures)),
             "runs" => runtime.block_on(runs::measure(&mut figures)),
-            _ => {}
+            "many" => runtime.block_on(many::measure(&mut figures)),
+            _ => runtime.block_on(handover::measure(&mut figures)),
         }
     }
     println!("{figures}");

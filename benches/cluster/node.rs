@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fencron::config::{Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
-use fencron::job::{Ended, Outcome};
+use fencron::job::{Ended, Outcome, Trigger};
 use fencron::ledger::Ledger;
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::{Ends, Node, Options, Order, Status};
@@ -19,7 +19,6 @@ use crate::support::soon;
 /// A node that runs.
 pub struct Running {
     orders: mpsc::Sender<Order>,
-    status: watch::Receiver<Status>,
     task: JoinHandle<()>,
 }
 
@@ -58,15 +57,10 @@ pub async fn start<S: Store, E: Execute>(store: &S, execute: E, text: &str) -> R
     let ends = Ends { orders: order_end, chores, status: status_end };
     let task = tokio::spawn(async move { node.run(config, ends).await.unwrap() });
     soon("the node leads", status.wait_for(|status| status.fence.is_some())).await.unwrap();
-    Running { orders, status, task }
+    Running { orders, task }
 }
 
 impl Running {
-    /// What it says of itself.
-    pub fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
     /// Stops it, which waits for every verdict.
     pub async fn stop(self) {
         self.orders.send(Order::Stop).await.unwrap();
@@ -77,7 +71,7 @@ impl Running {
 /// Makes attempts that do nothing and succeed, and tells when each was begun.
 #[derive(Clone)]
 pub struct Nothing {
-    /// The instant an attempt is of, and when it was begun.
+    /// The instant an attempt is of, and how late it was begun.
     pub begun: mpsc::UnboundedSender<(Wall, Duration)>,
 }
 
@@ -86,8 +80,11 @@ impl Execute for Nothing {
         let now = wall();
         let at = Wall::from_millis(i64::try_from(now.as_millis()).unwrap());
         let scheduled = work.stamp.scheduled_at;
+        let Trigger::Schedule { schedule, jitter } = &work.job.trigger else { panic!("it has a schedule") };
+        let starts = schedule.next_start(*jitter, scheduled.minus(Duration::from_millis(1)));
+        let starts = starts.expect("it is an instant of the schedule").starts;
         // Whoever has seen enough does not listen any more.
-        self.begun.send((scheduled, now.saturating_sub(since_epoch(scheduled)))).ok();
+        self.begun.send((scheduled, now.saturating_sub(since_epoch(starts)))).ok();
         work.started.at(at);
         Ended {
             outcome: Outcome::Exited(0),
