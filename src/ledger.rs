@@ -150,18 +150,19 @@ impl<S: Store> Ledger<S> {
         let deletes = forget.iter().map(|job| Op::delete(self.keys.job(job)));
         let ops: Vec<Op> = puts.chain(deletes).collect();
         for ops in ops.chunks(REGISTERED_AT_ONCE) {
-            if !self.write_as_leader(hold, ops).await? {
+            if !self.write_as_leader(hold, &[], ops).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Applies `ops`, which are harmless to repeat, for as long as the hold stands. `false`: it does not.
-    async fn write_as_leader(&self, hold: &Hold, ops: &[Op]) -> Result<bool, StoreError> {
+    /// Applies `ops`, which are harmless to repeat, for as long as the hold and `conditions` stand. `false`: one does not.
+    async fn write_as_leader(&self, hold: &Hold, conditions: &[Compare], ops: &[Op]) -> Result<bool, StoreError> {
         let mut pause = Pauses::new();
         loop {
-            let mut txn = hold.still_held().into_iter().fold(Txn::new(), Txn::when);
+            let proof = hold.still_held().into_iter().chain(conditions.iter().cloned());
+            let mut txn = proof.fold(Txn::new(), Txn::when);
             txn.then = ops.to_vec();
             match self.store.commit(txn).await {
                 Ok(committed) => return Ok(committed.succeeded),
@@ -196,3 +197,6 @@ impl Pauses {
         self.next = (self.next * 2).min(PAUSE_MOST);
     }
 }
+
+#[cfg(test)]
+mod tests;

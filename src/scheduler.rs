@@ -13,7 +13,7 @@
 //! - **A run is in one pair of hands.** One that is claimed by a session which still lives is left to that session's
 //!   node, whoever leads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ mod claims;
 mod lifecycle;
 
 use due::DueQueue;
-use run::{Claimant, Done, Known, Open, Version, Watermark};
+use run::{Claimant, Done, Known, Open, OpenState, Version, Watermark};
 use view::{Change, View};
 
 use crate::fence::Fence;
@@ -156,6 +156,10 @@ pub const WAITING_MOST: usize = 100;
 /// to take all of them.
 pub const ATTEMPTS_LOST_MOST: u32 = 10;
 
+/// How many of its own former leases a node remembers: what it claimed on one of them and never started may come to its
+/// knowledge after the lease has ended.
+const LEASES_REMEMBERED: usize = 16;
+
 /// The scheduler of one node.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -165,6 +169,7 @@ pub struct Scheduler {
     followers: BTreeMap<JobName, Vec<(JobName, On)>>,
     view: View,
     lease: u64,
+    former_leases: VecDeque<u64>,
     /// The fence of the present term.
     term: Option<Fence>,
     trusted: bool,
@@ -179,9 +184,9 @@ pub struct Scheduler {
     /// A configuration that is to be adopted once everything due under the old one has been decided.
     incoming: Option<BTreeMap<JobName, Arc<Job>>>,
     /// What runs here.
-    active: HashMap<RunId, Active>,
+    active: BTreeMap<RunId, Active>,
     /// The last attempt of each open run that was started here: it may have had its effect.
-    started: HashMap<RunId, u32>,
+    started: HashMap<RunId, Attempt>,
     /// Transitions without an answer yet, with what is to follow them.
     flights: HashMap<RunId, Flight>,
     /// When to look at a run again.
@@ -192,9 +197,24 @@ pub struct Scheduler {
 #[derive(Debug)]
 struct Active {
     job: Arc<Job>,
-    attempt: u32,
+    attempt: Attempt,
     started_at: Option<Wall>,
     stopping: Option<StopReason>,
+}
+
+/// One attempt of a run, in one pair of hands: what whoever executes it may speak for, and nothing that came after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Attempt {
+    number: u32,
+    claimant: Claimant,
+}
+
+impl Attempt {
+    /// The attempt that the ledger shows as under way.
+    fn of(open: &Open) -> Option<Attempt> {
+        let claimant = open.claimant.as_ref().filter(|_| open.state == OpenState::Claimed)?;
+        Some(Attempt { number: open.attempt, claimant: claimant.clone() })
+    }
 }
 
 #[derive(Debug)]
@@ -206,7 +226,17 @@ struct Registration {
 #[derive(Debug)]
 struct Flight {
     sent: Transition,
-    then: Option<(To, Option<Fence>)>,
+    by: By,
+    then: Option<(To, Attempt)>,
+}
+
+/// On whose authority a run is changed.
+#[derive(Clone, Debug)]
+enum By {
+    /// The leader's.
+    Term(Fence),
+    /// That of whoever executed this attempt, for as long as the run is in its hands.
+    Attempt(Attempt),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -226,6 +256,7 @@ impl Scheduler {
             followers,
             view: View::default(),
             lease: 0,
+            former_leases: VecDeque::new(),
             term: None,
             trusted: false,
             draining: None,
@@ -235,7 +266,7 @@ impl Scheduler {
             batch_most: BATCH,
             registering: None,
             incoming: None,
-            active: HashMap::new(),
+            active: BTreeMap::new(),
             started: HashMap::new(),
             flights: HashMap::new(),
             timers: BTreeSet::new(),
@@ -247,7 +278,7 @@ impl Scheduler {
     pub fn handle(&mut self, event: Event, now: Wall) -> Vec<Action> {
         match event {
             Event::Tick => {}
-            Event::Session { lease } => self.lease = lease,
+            Event::Session { lease } => self.session(lease),
             Event::Elected { fence } => self.elected(fence, now),
             Event::Deposed => self.deposed(now),
             Event::Trust(trusted) => self.trust(trusted, now),
@@ -263,7 +294,10 @@ impl Scheduler {
             Event::Drain { wait_for_finish } => {
                 self.draining = Some(Draining { wait_for_finish, announced: false });
             }
-            Event::Undrain => self.draining = None,
+            Event::Undrain => {
+                self.draining = None;
+                self.advance_all(now);
+            }
             Event::StopAll(reason) => self.stop_all(reason, |_| true),
         }
         self.run_timers(now);
@@ -307,6 +341,19 @@ impl Scheduler {
 
     fn act(&mut self, action: Action) {
         self.actions.push(action);
+    }
+
+    fn session(&mut self, lease: u64) {
+        let former = std::mem::replace(&mut self.lease, lease);
+        if former != lease {
+            self.former_leases.push_front(former);
+            self.former_leases.truncate(LEASES_REMEMBERED);
+        }
+    }
+
+    /// Whether what was claimed on this lease was claimed by this process.
+    fn is_own(&self, lease: u64) -> bool {
+        self.lease == lease || self.former_leases.contains(&lease)
     }
 
     fn elected(&mut self, fence: Fence, now: Wall) {
@@ -377,6 +424,8 @@ impl Scheduler {
 
     fn reread(&mut self, changes: Vec<(Change, Version)>, version: Version, now: Wall) {
         self.view.reread(changes, version);
+        let (open, active) = (&self.view.open, &self.active);
+        self.started.retain(|run, _| open.contains_key(run) || active.contains_key(run));
         if self.term.is_some() {
             self.adopt_open_runs(now);
         }

@@ -14,8 +14,9 @@ use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
 pub enum Followed {
     /// For the scheduler.
     Ledger(Told, Version),
-    /// A node published its record, or is gone (`None`), by the lease of its session.
-    Node { lease: u64, record: Option<NodeRecord> },
+    /// A session began, or its node published something new with it; or it is gone, and then nothing of what its node
+    /// claimed is in anybody's hands. `record` is `None` also where a newer version wrote it.
+    Node { lease: u64, alive: bool, record: Option<NodeRecord> },
     /// Something else changed, such as the key of a lock's owner: it is gone, or came to be at this revision, on this
     /// lease.
     Other { key: String, created: Option<(Revision, Option<u64>)> },
@@ -54,7 +55,7 @@ impl<S: Store> Ledger<S> {
         let version = entry.modified.0;
         if let Some(lease) = self.namespace.session_of(&entry.key) {
             let record = NodeRecord::decode(&entry.value);
-            return Some(Followed::Node { lease: lease.0.get(), record });
+            return Some(Followed::Node { lease: lease.0.get(), alive: true, record });
         }
         let Some(about) = self.keys.about(&entry.key) else {
             let lease = entry.lease.map(|lease| lease.0.get());
@@ -81,7 +82,7 @@ impl<S: Store> Ledger<S> {
 
     fn told_gone(&self, key: &str, revision: Revision) -> Option<Followed> {
         if let Some(lease) = self.namespace.session_of(key) {
-            return Some(Followed::Node { lease: lease.0.get(), record: None });
+            return Some(Followed::Node { lease: lease.0.get(), alive: false, record: None });
         }
         let Some(about) = self.keys.about(key) else {
             return Some(Followed::Other { key: key.to_owned(), created: None });

@@ -5,7 +5,7 @@ use super::{Asked, Ledger};
 use crate::job::{History, JobName, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::{Done, Known, Open, Watermark};
-use crate::store::{Entry, Keys, Op, Range, Revision, Sort, Store, StoreError};
+use crate::store::{Compare, Entry, Keys, Op, Order, Range, Revision, Sort, Store, StoreError, Test};
 use crate::time::Wall;
 
 /// A run as it is listed: open, or with its verdict.
@@ -23,6 +23,14 @@ impl RunRow {
         }
     }
 
+    /// How it ended; `None` where it has not.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            RunRow::Open(_) => None,
+            RunRow::Done(done) => Some(done.verdict),
+        }
+    }
+
     fn order(&self) -> (Wall, Wall, &RunId) {
         match self {
             RunRow::Open(open) => (open.claimed_at, open.at, &open.id),
@@ -35,11 +43,12 @@ impl RunRow {
 #[derive(Clone, Debug, Default)]
 pub struct Find {
     pub job: Option<JobName>,
-    /// Only those in this state: a verdict, or `claimed`, `running`, `retrying`, `waiting`.
+    /// Only those that ended so.
     pub verdict: Option<Verdict>,
     /// Open ones, those with a verdict, or both.
     pub open: bool,
     pub done: bool,
+    /// At most so many.
     pub limit: usize,
 }
 
@@ -57,7 +66,7 @@ impl<S: Store> Ledger<S> {
     /// Runs, the last claimed first.
     pub async fn runs(&self, find: &Find, keep: impl Fn(&RunRow) -> bool) -> Result<Vec<RunRow>, StoreError> {
         let mut rows = Vec::new();
-        if find.open {
+        if find.open && find.verdict.is_none() {
             let keys = find.job.as_ref().map_or_else(|| self.keys.opens(), |job| self.keys.opens_of(job));
             let (entries, _) = self.store.range_all(keys).await?;
             rows.extend(entries.iter().filter_map(|entry| self.open_entry(entry)).map(RunRow::Open).filter(&keep));
@@ -77,6 +86,7 @@ impl<S: Store> Ledger<S> {
         rows: &mut Vec<RunRow>,
     ) -> Result<(), StoreError> {
         let keys = find.job.as_ref().map_or_else(|| self.keys.history(), |job| self.keys.history_of(job));
+        let keep = |row: &RunRow| find.verdict.is_none_or(|verdict| row.verdict() == Some(verdict)) && keep(row);
         let (mut before, mut looked_at, mut found) = (None, 0, 0);
         loop {
             let range =
@@ -86,7 +96,7 @@ impl<S: Store> Ledger<S> {
             let oldest = page.entries.last().map(|entry| entry.modified);
             // Verdicts of one transaction share a revision, which the end of a page may cut in two: the next begins with it.
             let whole = |entry: &&Entry| !page.more || Some(entry.modified) != oldest;
-            let batch = page.entries.iter().filter(whole).filter_map(done_entry).map(RunRow::Done).filter(keep);
+            let batch = page.entries.iter().filter(whole).filter_map(done_entry).map(RunRow::Done).filter(|row| keep(row));
             let before_batch = rows.len();
             rows.extend(batch);
             found += rows.len() - before_batch;
@@ -180,7 +190,8 @@ impl<S: Store> Ledger<S> {
     /// Deletes the verdicts from `first` to `last`, both included, but those that are still to be resolved.
     async fn delete_settled(&self, hold: &Hold, first: &str, last: &str) -> Result<u64, StoreError> {
         let end = format!("{last}\0");
-        let (entries, _) = self.store.range_all(Keys::Range { start: first.to_owned(), end: end.clone() }).await?;
+        let keys = Keys::Range { start: first.to_owned(), end: end.clone() };
+        let (entries, read_at) = self.store.range_all(keys.clone()).await?;
         let in_doubt = |entry: &&Entry| done_entry(entry).is_some_and(|done| done.verdict == Verdict::Unknown);
         let kept: Vec<&str> = entries.iter().filter(in_doubt).map(|entry| entry.key.as_str()).collect();
         let mut ops = Vec::with_capacity(kept.len() + 1);
@@ -194,8 +205,10 @@ impl<S: Store> Ledger<S> {
         if start < end {
             ops.push(Op::Delete(Keys::Range { start, end }));
         }
+        // A verdict that came in between may be one to resolve: the next pruning looks again.
+        let unchanged = Compare { keys, test: Test::Modified(Order::Less, read_at.next()) };
         for ops in ops.chunks(super::REGISTERED_AT_ONCE) {
-            if !self.write_as_leader(hold, ops).await? {
+            if !self.write_as_leader(hold, std::slice::from_ref(&unchanged), ops).await? {
                 return Ok(0);
             }
         }

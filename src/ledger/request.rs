@@ -24,9 +24,9 @@ pub enum AskError {
     NoSuchRun(RunId),
     #[error("{run} has ended already: {verdict}")]
     Ended { run: RunId, verdict: Verdict },
-    #[error("{run} is not in doubt: it {verdict}. Only a run that ended as `unknown` can be resolved")]
+    #[error("{run} is not in doubt: it ended as `{verdict}`, and only what ended as `unknown` can be resolved")]
     NotInDoubt { run: RunId, verdict: String },
-    #[error("{job} is {}paused already", if *.paused { "" } else { "not paused: there is nothing to resume; it was un" })]
+    #[error("{job} is {}", if *.paused { "paused already" } else { "not paused: there is nothing to resume" })]
     AlreadySo { job: JobName, paused: bool },
     #[error("{run} was changed by somebody else meanwhile: look at it and ask again")]
     Changed { run: RunId },
@@ -67,7 +67,7 @@ impl<S: Store> Ledger<S> {
                     .then(Op::put(self.keys.open(run), encode(OpenRecord::from(&open))));
             }
             // Where it does not succeed, an earlier sending did: nobody else has this call's id.
-            self.commit(txn).await?;
+            self.commit(txn).await.map(drop)?;
         }
         Ok(runs)
     }
@@ -82,11 +82,12 @@ impl<S: Store> Ledger<S> {
         } else {
             Txn::new().when(absent).otherwise(Op::delete(&key))
         };
-        let committed = self.commit(txn).await?;
+        let (committed, repeated) = self.commit(txn).await?;
         let done = if paused {
             committed.succeeded || committed.got(0).and_then(<[_]>::first).is_some_and(|entry| entry.value == value)
         } else {
-            !committed.succeeded
+            // Where an earlier sending got no answer, that may have been what resumed it.
+            !committed.succeeded || repeated
         };
         if done { Ok(()) } else { Err(AskError::AlreadySo { job: job.clone(), paused }) }
     }
@@ -101,7 +102,7 @@ impl<S: Store> Ledger<S> {
             .when(is_open)
             .then(Op::put(self.keys.cancel(run), encode(asked)))
             .otherwise(Op::get(self.keys.done(run)));
-        let committed = self.commit(txn).await?;
+        let (committed, _) = self.commit(txn).await?;
         if committed.succeeded {
             return Ok(());
         }
@@ -152,7 +153,7 @@ impl<S: Store> Ledger<S> {
             let txn = Txn::new()
                 .when(Compare::modified_at(self.keys.watermark(), unmoved))
                 .then(Op::put(self.keys.watermark(), record));
-            if self.commit(txn).await?.succeeded {
+            if self.commit(txn).await?.0.succeeded {
                 return Ok(wanted);
             }
         }
@@ -175,29 +176,33 @@ impl<S: Store> Ledger<S> {
         let mut txn = Txn::new().when(unchanged);
         let settled = |verdict, done: Done| {
             let reason = format!("resolved by {} on {}; was: {}", asked.by, asked.at, done.reason);
-            encode(DoneRecord::from(&Done { verdict, reason, ..done }))
+            (self.keys.done(run), encode(DoneRecord::from(&Done { verdict, reason, ..done })))
         };
-        txn = match resolution {
-            Resolution::Succeeded => txn.then(Op::put(self.keys.done(run), settled(Verdict::Succeeded, done))),
-            Resolution::Failed => txn.then(Op::put(self.keys.done(run), settled(Verdict::Failed, done))),
+        let (key, value) = match resolution {
+            Resolution::Succeeded => settled(Verdict::Succeeded, done),
+            Resolution::Failed => settled(Verdict::Failed, done),
             Resolution::Retry => {
-                let open = again(&done, asked.at);
-                txn.when(Compare::absent(Keys::one(self.keys.open(run))))
-                    .then(Op::delete(self.keys.done(run)))
-                    .then(Op::put(self.keys.open(run), encode(OpenRecord::from(&open))))
+                txn = txn
+                    .when(Compare::absent(Keys::one(self.keys.open(run))))
+                    .then(Op::delete(self.keys.done(run)));
+                (self.keys.open(run), encode(OpenRecord::from(&again(&done, asked.at))))
             }
         };
-        if self.commit(txn).await?.succeeded { Ok(()) } else { Err(AskError::Changed { run: run.clone() }) }
+        let (committed, _) = self.commit(txn.then(Op::put(&key, value.clone())).otherwise(Op::get(&key))).await?;
+        // An earlier sending that got no answer left just this.
+        let is_so = committed.got(0).and_then(<[_]>::first).is_some_and(|entry| entry.value == value);
+        if committed.succeeded || is_so { Ok(()) } else { Err(AskError::Changed { run: run.clone() }) }
     }
 
-    /// Commits what is harmless to repeat, until there is an answer or the store has been silent for long.
-    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+    /// Commits what is harmless to repeat, until there is an answer or the store has been silent for long. Says whether
+    /// it was sent more than once.
+    async fn commit(&self, txn: Txn) -> Result<(Committed, bool), StoreError> {
         const TRIES: u32 = 5;
         let mut pause = Pauses::new();
         loop {
             match self.store.commit(txn.clone()).await {
                 Err(error) if error.is_passing() && pause.tries < TRIES => pause.wait(&error, "request").await,
-                answer => return answer,
+                answer => return answer.map(|committed| (committed, pause.tries > 0)),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Changes of open runs, many in a transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{Ledger, Pauses};
@@ -44,19 +44,17 @@ impl<S: Store> Ledger<S> {
     ) -> Result<Vec<(RunId, Transitioned)>, StoreError> {
         let mut left = transitions;
         let mut answers = Vec::with_capacity(left.len());
-        let mut follow = true;
+        let mut existing = BTreeSet::new();
         let mut pause = Pauses::new();
         while !left.is_empty() {
-            match self.store.commit(self.transition_txn(hold, &left, follow)).await {
+            match self.store.commit(self.transition_txn(hold, &left, &existing)).await {
                 Ok(committed) if committed.succeeded => {
                     let version = committed.revision.0;
                     answers.extend(left.drain(..).map(|done| (done.run, Transitioned::Applied { version })));
                 }
                 Ok(committed) => {
-                    let before = left.len();
+                    existing.extend(following_found(hold, &committed, &left, &existing));
                     self.sort_out(hold, &committed, &mut left, &mut answers).await?;
-                    // Every run is as expected and the hold stands, so it is a following run that exists already.
-                    follow &= left.len() != before;
                 }
                 Err(error) if error.is_passing() => pause.wait(&error, "change of runs").await,
                 Err(StoreError::Refused(why)) if left.len() > 1 => {
@@ -71,7 +69,9 @@ impl<S: Store> Ledger<S> {
         Ok(answers)
     }
 
-    fn transition_txn(&self, hold: Option<&Hold>, transitions: &[Transition], follow: bool) -> Txn {
+    /// All of these changes, but for the following runs that exist already. Otherwise: the hold's owner, each of the runs,
+    /// and each of the following ones, open and done, as [`following_found`] and [`Ledger::sort_out`] read them.
+    fn transition_txn(&self, hold: Option<&Hold>, transitions: &[Transition], existing: &BTreeSet<RunId>) -> Txn {
         let mut txn = Txn::new();
         if let Some(hold) = hold {
             txn = hold.still_held().into_iter().fold(txn, Txn::when);
@@ -87,10 +87,15 @@ impl<S: Store> Ledger<S> {
                 To::Done { done, follow: next } => {
                     let record = encode(DoneRecord::from(done));
                     txn = txn.then(Op::delete(key)).then(Op::put(self.keys.done(&done.id), record));
-                    for open in next.iter().filter(|_| follow) {
+                    for open in next.iter().filter(|next| !existing.contains(&next.id)) {
                         txn = self.put_following(txn, open);
                     }
                 }
+            }
+        }
+        for open in following(transitions, existing) {
+            for key in [self.keys.open(&open.id), self.keys.done(&open.id)] {
+                txn = txn.otherwise(Op::Get(Range { keys_only: true, ..Range::of(Keys::one(key)) }));
             }
         }
         txn
@@ -182,6 +187,29 @@ impl<S: Store> Ledger<S> {
             }
         }
     }
+}
+
+/// The runs that are to come to be with these changes.
+fn following<'a>(changes: &'a [Transition], existing: &'a BTreeSet<RunId>) -> impl Iterator<Item = &'a Open> {
+    let follow = changes.iter().flat_map(|change| match &change.to {
+        To::Done { follow, .. } => follow.as_slice(),
+        To::Open(_) => &[],
+    });
+    follow.filter(|open| !existing.contains(&open.id))
+}
+
+/// Which following runs exist, as a transaction found that was not applied: a run that a person had run again has been
+/// followed before.
+fn following_found(
+    hold: Option<&Hold>,
+    committed: &Committed,
+    sent: &[Transition],
+    existing: &BTreeSet<RunId>,
+) -> Vec<RunId> {
+    let first = usize::from(hold.is_some()) + sent.len();
+    let exists = |at: usize| committed.got(at).is_some_and(|entries| !entries.is_empty());
+    let found = |(nth, _): &(usize, &Open)| exists(first + 2 * nth) || exists(first + 2 * nth + 1);
+    following(sent, existing).enumerate().filter(found).map(|(_, open)| open.id.clone()).collect()
 }
 
 /// How much a change takes of [`WEIGHT_MOST`].

@@ -1,6 +1,6 @@
 //! What is due, and what becomes of it: batches of decisions, each moving the watermark.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::run::{Done, Known, Open, OpenState, Source, Version, Watermark};
 use super::{Action, Batch, Registration, Scheduler, WAITING_MOST};
 use crate::fence::Fence;
 use crate::job::{Job, JobName, Overlap, RunId, Trigger, Verdict};
+use crate::schedule::Occurrence;
 use crate::time::Wall;
 
 /// What a batch has decided so far, by job: the ledger does not show it yet.
@@ -95,7 +96,7 @@ impl Scheduler {
     /// Whether an occurrence of `job` may start beside the runs that are open. One that was missed and is to run all
     /// the same waits where one in time would be skipped: catching up is what was asked for.
     fn room_for(&self, job: &Job, fresh: &[RunId], catching_up: bool) -> Room {
-        let before: Vec<&RunId> = self.view.open_of(&job.name).chain(fresh).collect();
+        let before: Vec<&RunId> = self.view.open_of(&job.name).chain(fresh).chain(self.left_running(&job.name)).collect();
         let Some(last) = before.last() else { return Room::Free };
         match job.overlap {
             Overlap::Skip if catching_up => Room::Wait,
@@ -115,24 +116,24 @@ impl Scheduler {
     /// The store has the batch: what it claimed starts.
     pub(super) fn claimed(&mut self, number: u64, version: Version, now: Wall) {
         let Some(batch) = self.claiming.take_if(|batch| batch.number == number) else { return };
-        self.view.apply(super::view::Change::Watermark(batch.watermark), version);
+        self.view.put_watermark(batch.watermark, version);
+        let runs: Vec<RunId> = batch.opens.iter().map(|open| open.id.clone()).collect();
+        let jobs: BTreeSet<JobName> = batch.opens.iter().map(|open| open.job.clone()).collect();
         for open in batch.opens {
-            let (run, claimed) = (open.id.clone(), open.state == OpenState::Claimed);
-            self.view.put_open(run.clone(), open, version);
-            if claimed {
-                self.start_claimed(&run, now);
-            } else {
-                self.look_again(&run, now);
-            }
+            self.view.put_open(open.id.clone(), open, version);
         }
+        runs.iter().for_each(|run| self.start_claimed(run, now));
+        // What came to be open while the claim was under way waited for its answer.
+        jobs.iter().for_each(|job| self.advance(job, now));
     }
 
     /// The store takes fewer operations than thought: everything not yet claimed is decided anew.
     pub(super) fn batch_too_large(&mut self, most: usize, now: Wall) {
-        self.batch_most = most.clamp(1, self.batch_most);
-        if self.claiming.take().is_some() {
-            self.plan_all(now);
-        }
+        let Some(refused) = self.claiming.take() else { return };
+        let fewer = (refused.opens.len() + refused.dones.len()).saturating_sub(1);
+        self.batch_most = most.min(fewer).max(1);
+        self.plan_all(now);
+        self.advance_all(now);
     }
 
     /// Asks for the jobs that are new, or have another rule than the ledger knows, to be recorded. Until that is
@@ -212,8 +213,10 @@ impl Scheduler {
             }
             Some(mark) => mark.instant,
         };
-        let job = Arc::clone(job);
-        self.due.plan(job, known.since.max(decided), now);
+        let (job, after) = (Arc::clone(job), known.since.max(decided));
+        // Due only after it was seen: with another jitter, an instant that was decided already may be to start again.
+        let of_old = first_start(&job, after).filter(|first| first.at <= known.since);
+        self.due.plan(job, of_old.map_or(after, |first| first.starts), now);
     }
 }
 
@@ -221,6 +224,14 @@ enum Room {
     Free,
     Wait,
     None(String),
+}
+
+/// The first occurrence of a job with jitter that starts after `after`.
+fn first_start(job: &Job, after: Wall) -> Option<Occurrence> {
+    match &job.trigger {
+        Trigger::Schedule { schedule, jitter } if !jitter.most.is_zero() => schedule.next_start(*jitter, after),
+        _ => None,
+    }
 }
 
 fn waiting(open: Open, not_before: Wall) -> Open {

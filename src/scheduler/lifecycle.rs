@@ -2,33 +2,34 @@
 
 use super::run::{Claimant, Done, Open, OpenState, Source};
 use super::{
-    ATTEMPTS_LOST_MOST, Action, Active, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned,
+    ATTEMPTS_LOST_MOST, Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned,
     WAITING_MOST,
 };
 use crate::fence::Fence;
-use crate::job::{Ended, Guarantee, Job, JobName, Outcome, Overlap, RunId, StopReason, Verdict};
+use crate::job::{Ended, Guarantee, Job, JobName, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Verdict};
 use crate::time::Wall;
 
 impl Scheduler {
     /// Starts a run whose claim is acknowledged; where that may no longer be, gives it back.
     pub(super) fn start_claimed(&mut self, run: &RunId, now: Wall) {
         let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else { return };
-        let ours = open.claimant.as_ref().is_some_and(|c| Some(c.fence) == self.term && c.lease == self.lease);
+        let Some(attempt) = Attempt::of(&open).filter(|attempt| self.started.get(run) != Some(attempt)) else { return };
+        let ours = Some(attempt.claimant.fence) == self.term && attempt.claimant.lease == self.lease;
         let job = self.jobs.get(&open.job).cloned();
         let (true, true, Some(job)) = (ours, self.may_act(), job) else {
-            return self.give_back_unstarted(now);
+            return self.give_back(run, now);
         };
-        let active = Active { job: job.clone(), attempt: open.attempt, started_at: None, stopping: None };
-        self.active.insert(run.clone(), active);
-        self.started.insert(run.clone(), open.attempt);
-        self.act(Action::Start { open, job });
-        if self.view.cancels.contains_key(run) {
-            self.stop(run, StopReason::Asked);
+        if let Some(by) = self.view.cancels.get(run).cloned() {
+            return self.conclude(&open, Verdict::Cancelled, format!("cancelled by request, of {by}"), now);
         }
+        let active = Active { job: job.clone(), attempt: attempt.clone(), started_at: None, stopping: None };
+        self.active.insert(run.clone(), active);
+        self.started.insert(run.clone(), attempt);
+        self.act(Action::Start { open, job });
     }
 
     pub(super) fn started(&mut self, run: RunId, attempt: u32, at: Wall) {
-        if let Some(active) = self.active.get_mut(&run).filter(|active| active.attempt == attempt) {
+        if let Some(active) = self.active.get_mut(&run).filter(|active| active.attempt.number == attempt) {
             active.started_at = Some(at);
             self.timers.insert((at.plus(SHOWN_AS_RUNNING_AFTER), run));
         }
@@ -36,12 +37,24 @@ impl Scheduler {
 
     /// An attempt has ended here: it is retried, given back, or it is the run's verdict.
     pub(super) fn ended(&mut self, run: RunId, attempt: u32, ended: Ended, now: Wall) {
-        let Some(active) = self.active.remove(&run).filter(|active| active.attempt == attempt) else { return };
-        let Some(open) = self.view.open.get(&run).map(|known| known.open.clone()) else { return };
+        if self.active.get(&run).is_none_or(|active| active.attempt.number != attempt) {
+            return;
+        }
+        let Some(active) = self.active.remove(&run) else { return };
+        let Some(open) = self.view.open.get(&run).map(|known| known.open.clone()) else {
+            self.started.remove(&run);
+            return self.advance(&active.job.name, now);
+        };
+        if Attempt::of(&open).as_ref() != Some(&active.attempt) {
+            return self.reconsider(&run, now);
+        }
         let lateness = open.lateness.or_else(|| ended.started_at.map(|at| at.since(open.starts)));
         let open = Open { started_at: ended.started_at, lateness, ..open };
         let to = match &ended.outcome {
             Outcome::Stopped(reason) if goes_to_successor(&active.job, *reason, ended.started_at.is_none()) => {
+                if ended.started_at.is_none() {
+                    self.started.remove(&run);
+                }
                 To::Open(given_back(open, ended.started_at.is_some(), now))
             }
             outcome if is_failure(outcome) && self.jobs.contains_key(&open.job) => {
@@ -54,7 +67,7 @@ impl Scheduler {
             }
             _ => self.verdict_of(&open, &ended, now),
         };
-        self.change(&run, to, None);
+        self.change(&run, to, By::Attempt(active.attempt));
     }
 
     fn verdict_of(&self, open: &Open, ended: &Ended, now: Wall) -> To {
@@ -104,35 +117,43 @@ impl Scheduler {
 
     /// Ends an open run on the leader's authority, unstarted or unheard of.
     fn conclude(&mut self, open: &Open, verdict: Verdict, reason: impl Into<String>, now: Wall) {
+        let Some(fence) = self.term else { return };
         let to = self.done(Done::of(open, verdict, reason, now), now);
-        self.change(&open.id, to, self.term);
+        self.change(&open.id, to, By::Term(fence));
     }
 
     /// Sends a transition, or keeps it until the one under way is answered. A verdict that is kept is kept for good.
-    fn change(&mut self, run: &RunId, to: To, fence: Option<Fence>) {
+    /// Whoever executed an attempt is only heard while the run is in its hands: what a successor decided stands.
+    fn change(&mut self, run: &RunId, to: To, by: By) {
         if let Some(flight) = self.flights.get_mut(run) {
-            if !matches!(flight.then, Some((To::Done { .. }, _))) {
-                flight.then = Some((to, fence));
+            if let By::Attempt(attempt) = by
+                && !matches!(flight.then, Some((To::Done { .. }, _)))
+            {
+                flight.then = Some((to, attempt));
             }
             return;
         }
         let Some(known) = self.view.open.get(run) else { return };
+        let fence = match &by {
+            By::Term(fence) => Some(*fence),
+            By::Attempt(attempt) if Attempt::of(&known.open).as_ref() == Some(attempt) => None,
+            By::Attempt(_) => return,
+        };
         let sent = Transition { run: run.clone(), expect: known.version, fence, to };
-        self.flights.insert(run.clone(), Flight { sent: sent.clone(), then: None });
+        self.flights.insert(run.clone(), Flight { sent: sent.clone(), by, then: None });
         self.act(Action::Transition(sent));
     }
 
     pub(super) fn transitioned(&mut self, run: RunId, result: Transitioned, now: Wall) {
-        let Some(Flight { sent, then }) = self.flights.remove(&run) else { return };
+        let Some(Flight { sent, by, then }) = self.flights.remove(&run) else { return };
         match (result, sent.to) {
             (Transitioned::Applied { version }, To::Open(open)) => {
-                let begun = open.state == OpenState::Claimed && !self.active.contains_key(&run);
+                let begun = sent.fence.is_some() && open.state == OpenState::Claimed;
                 self.view.put_open(run.clone(), open, version);
-                match then {
-                    Some((to, fence)) => self.change(&run, to, fence),
-                    None if begun => self.start_claimed(&run, now),
-                    None => self.look_again(&run, now),
+                if begun {
+                    self.start_claimed(&run, now);
                 }
+                self.go_on(&run, then, now);
             }
             (Transitioned::Applied { version }, To::Done { follow, .. }) => {
                 self.view.drop_open(&run, version);
@@ -143,58 +164,62 @@ impl Scheduler {
                 }
                 self.run_gone(&run, now);
             }
-            (Transitioned::Fenced, _) => {
-                if let Some((to, None)) = then {
-                    self.change(&run, to, None);
-                }
-            }
+            // The present term is over, which its end will tell: to repeat it before would be in vain.
+            (Transitioned::Fenced, _) if then.is_none() && sent.fence == self.term => {}
+            (Transitioned::Fenced, _) => self.go_on(&run, then, now),
             (Transitioned::Refused { now: stands, version }, to) => {
-                let retry = then.or((sent.fence.is_none()).then_some((to, None)));
-                self.refused(&run, stands, version, retry, now);
+                match stands {
+                    Some(open) => drop(self.view.put_open(run.clone(), open, version)),
+                    None => drop(self.view.drop_open(&run, version)),
+                }
+                let own = match by {
+                    By::Attempt(attempt) => Some((to, attempt)),
+                    By::Term(_) => None,
+                };
+                self.go_on(&run, then.or(own), now);
             }
         }
     }
 
-    /// A transition found the run other than expected. What this node says of its own attempt still stands, as long as
-    /// nobody else has taken the run.
-    fn refused(
-        &mut self,
-        run: &RunId,
-        stands: Option<Open>,
-        version: u64,
-        retry: Option<(To, Option<Fence>)>,
-        now: Wall,
-    ) {
-        let still_ours = stands.as_ref().is_some_and(|open| self.is_in_our_hands(open));
-        match stands {
-            Some(open) => drop(self.view.put_open(run.clone(), open, version)),
-            None => drop(self.view.drop_open(run, version)),
+    /// A transition is answered: what was kept until then follows, if it still may.
+    fn go_on(&mut self, run: &RunId, then: Option<(To, Attempt)>, now: Wall) {
+        if let Some((to, attempt)) = then {
+            self.change(run, to, By::Attempt(attempt));
         }
-        match retry {
-            Some((to, None)) if still_ours => self.change(run, to, None),
-            _ => self.run_changed(run, now),
-        }
-    }
-
-    fn is_in_our_hands(&self, open: &Open) -> bool {
-        let claimed_here = open.claimant.as_ref().is_some_and(|claimant| claimant.node == self.node);
-        claimed_here && self.started.get(&open.id).is_none_or(|attempt| *attempt == open.attempt)
+        self.run_changed(run, now);
     }
 
     /// The ledger shows a run other than before.
     pub(super) fn run_changed(&mut self, run: &RunId, now: Wall) {
-        let Some(known) = self.view.open.get(run) else {
-            self.stop(run, StopReason::LostLeadership);
-            return self.run_gone(run, now);
-        };
-        if self.active.get(run).is_some_and(|active| active.attempt < known.open.attempt) {
+        let stands = self.view.open.get(run).and_then(|known| Attempt::of(&known.open));
+        let lost = self.active.get(run).is_some_and(|active| {
+            Some(&active.attempt) != stands.as_ref() && active.job.on_lost_leadership == OnLostLeadership::Cancel
+        });
+        if lost {
             self.stop(run, StopReason::LostLeadership);
         }
+        self.reconsider(run, now);
+    }
+
+    /// Looks at what is to become of a run, as it stands.
+    fn reconsider(&mut self, run: &RunId, now: Wall) {
+        let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else {
+            return self.run_gone(run, now);
+        };
         self.give_back(run, now);
+        if self.term.is_some() && self.is_in_dead_hands(&open) {
+            self.decide_lost(&open, now);
+        }
         if self.view.cancels.contains_key(run) {
             self.cancel_asked(run, now);
         }
         self.look_again(run, now);
+    }
+
+    /// Whether nobody is left who could say how the attempt under way goes.
+    fn is_in_dead_hands(&self, open: &Open) -> bool {
+        let lease = Attempt::of(open).map(|attempt| attempt.claimant.lease);
+        lease.is_some_and(|lease| lease != self.lease && !self.view.sessions.contains(&lease))
     }
 
     fn run_gone(&mut self, run: &RunId, now: Wall) {
@@ -222,15 +247,11 @@ impl Scheduler {
 
     /// What an earlier leader left open is decided now, or goes on.
     pub(super) fn adopt_open_runs(&mut self, now: Wall) {
-        let claimed: Vec<Open> = self.claimed_opens(|_| true);
-        for open in claimed {
-            let in_living_hands =
-                open.claimant.as_ref().is_some_and(|claimant| self.view.sessions.contains(&claimant.lease));
-            if !in_living_hands {
-                self.decide_lost(&open, now);
-            }
-        }
         self.give_back_unstarted(now);
+        let claimed: Vec<Open> = self.claimed_opens(|_| true);
+        for open in claimed.iter().filter(|open| self.is_in_dead_hands(open)).collect::<Vec<_>>() {
+            self.decide_lost(open, now);
+        }
         self.advance_all(now);
     }
 
@@ -254,8 +275,8 @@ impl Scheduler {
         let who = open.claimant.as_ref().map_or("a leader".to_owned(), |c| format!("{} (fence {})", c.node, c.fence));
         let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee == Guarantee::AtLeastOnce);
         if again && open.attempt < ATTEMPTS_LOST_MOST {
-            let to = To::Open(given_back(open.clone(), true, now));
-            return self.change(&open.id, to, self.term);
+            let (to, fence) = (To::Open(given_back(open.clone(), true, now)), self.term);
+            return fence.into_iter().for_each(|fence| self.change(&open.id, to.clone(), By::Term(fence)));
         }
         let reason = if again {
             format!("leader lost: {who} did not say how attempt {} ended, nor did those before", open.attempt)
@@ -267,20 +288,29 @@ impl Scheduler {
 
     /// Runs that this node claimed but never started go back, for whoever leads next.
     pub(super) fn give_back_unstarted(&mut self, now: Wall) {
-        let ours: Vec<Open> = self.claimed_opens(|claimant| claimant.lease == self.lease);
+        let ours: Vec<Open> = self.claimed_opens(|claimant| self.is_own(claimant.lease));
         ours.iter().for_each(|open| self.give_back(&open.id, now));
     }
 
     fn give_back(&mut self, run: &RunId, now: Wall) {
         let Some(open) = self.view.open.get(run).map(|known| &known.open) else { return };
-        let ours = open.claimant.as_ref().is_some_and(|claimant| claimant.lease == self.lease);
-        let started = self.active.contains_key(run) || self.started.get(run) == Some(&open.attempt);
+        let Some(attempt) = Attempt::of(open).filter(|attempt| self.is_own(attempt.claimant.lease)) else { return };
+        let started = self.started.get(run) == Some(&attempt);
         let under_way = self.flights.contains_key(run)
             || self.claiming.as_ref().is_some_and(|batch| batch.opens.iter().any(|claimed| claimed.id == *run));
-        if open.state == OpenState::Claimed && ours && !started && !under_way {
+        if !started && !under_way {
             let to = To::Open(given_back(open.clone(), false, now));
-            self.change(run, to, None);
+            self.change(run, to, By::Attempt(attempt));
         }
+    }
+
+    /// What runs here of a job although the ledger does not show it as open any more: somebody else has decided it, and
+    /// it has not ended yet.
+    pub(super) fn left_running(&self, job: &JobName) -> impl Iterator<Item = &RunId> {
+        let first = (!self.active.is_empty()).then(|| RunId::of(job, Wall::from_millis(i64::MIN)));
+        let running = first.into_iter().flat_map(|first| self.active.range(first..));
+        let is_of = move |active: &Active| active.job.name == *job;
+        running.take_while(move |(_, active)| is_of(active)).map(|(run, _)| run).filter(|run| !self.view.open.contains_key(run))
     }
 
     pub(super) fn advance_all(&mut self, now: Wall) {
@@ -296,7 +326,8 @@ impl Scheduler {
             if open.started_at.is_none() && now.since(started_at) >= SHOWN_AS_RUNNING_AFTER {
                 let lateness = open.lateness.or(Some(started_at.since(open.starts)));
                 let to = To::Open(Open { started_at: Some(started_at), lateness, ..open.clone() });
-                self.change(run, to, None);
+                let attempt = self.active[run].attempt.clone();
+                self.change(run, to, By::Attempt(attempt));
             }
             return;
         }
@@ -308,11 +339,14 @@ impl Scheduler {
     pub(super) fn advance(&mut self, job: &JobName, now: Wall) {
         let Some(fence) = self.term.filter(|_| self.may_act()) else { return };
         let mut opens: Vec<Open> = self.view.open_of(job).map(|run| self.view.open[run].open.clone()).collect();
+        let claiming = self.claiming.iter().flat_map(|batch| &batch.opens);
+        opens.extend(claiming.filter(|open| open.job == *job && !self.view.open.contains_key(&open.id)).cloned());
         opens.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
         let definition = self.jobs.get(job).cloned();
         for (index, open) in opens.iter().enumerate() {
             let (OpenState::Waiting { not_before } | OpenState::Retrying { not_before }) = open.state else { continue };
-            if self.flights.contains_key(&open.id) {
+            let acknowledged = self.view.open.contains_key(&open.id);
+            if !acknowledged || self.flights.contains_key(&open.id) || self.active.contains_key(&open.id) {
                 continue;
             }
             let Some(definition) = &definition else {
@@ -352,12 +386,16 @@ impl Scheduler {
     fn fit(&self, job: &Job, opens: &[Open], index: usize) -> Fit {
         let open = &opens[index];
         let is_busy = |other: &&Open| {
-            other.id != open.id && (self.is_beginning(other) || !matches!(other.state, OpenState::Waiting { .. }))
+            let waits = matches!(other.state, OpenState::Waiting { .. });
+            other.id != open.id && (!waits || self.is_beginning(other) || self.active.contains_key(&other.id))
         };
-        let busy: Vec<&Open> = opens.iter().filter(is_busy).collect();
-        let asked_for = matches!(open.source, Source::Trigger { .. } | Source::After(_));
+        let busy: Vec<&RunId> =
+            opens.iter().filter(is_busy).map(|other| &other.id).chain(self.left_running(&job.name)).collect();
+        // What was begun once is not skipped any more.
+        let unbegun = open.attempt == 0;
+        let asked_for = unbegun && matches!(open.source, Source::Trigger { .. } | Source::After(_));
         let skip = |reason: String| Fit::Never(Verdict::Skipped, reason);
-        if matches!(open.source, Source::After(_)) && self.view.paused.contains(&open.job) {
+        if unbegun && matches!(open.source, Source::After(_)) && self.view.paused.contains(&open.job) {
             return skip("the job is paused".to_owned());
         }
         match job.overlap {
@@ -365,11 +403,11 @@ impl Scheduler {
                 if let Some(later) = opens[index + 1..].last() {
                     return Fit::Never(Verdict::Cancelled, format!("replaced by {}", later.id));
                 }
-                if busy.is_empty() { Fit::Begin } else { Fit::Stop(busy.iter().map(|run| run.id.clone()).collect()) }
+                if busy.is_empty() { Fit::Begin } else { Fit::Stop(busy.into_iter().cloned().collect()) }
             }
             Overlap::Skip if asked_for && (!busy.is_empty() || index > 0) => {
-                let other = busy.first().map_or(&opens[0], |busy| busy);
-                skip(format!("overlap: {} has not ended", other.id))
+                let other = busy.first().map_or(&opens[0].id, |busy| busy);
+                skip(format!("overlap: {other} has not ended"))
             }
             Overlap::Queue if asked_for && index > WAITING_MOST => {
                 skip(format!("overlap: {WAITING_MOST} runs wait already"))
@@ -398,7 +436,7 @@ impl Scheduler {
             started_at: None,
             ..open.clone()
         };
-        self.change(&open.id, To::Open(to), Some(fence));
+        self.change(&open.id, To::Open(to), By::Term(fence));
     }
 }
 

@@ -55,13 +55,7 @@ impl View {
     pub fn apply(&mut self, change: Change, version: Version) -> bool {
         self.forget_gone_before(version);
         match change {
-            Change::Watermark(mark) => {
-                let news = self.watermark_version < version;
-                if news {
-                    (self.watermark, self.watermark_version) = (Some(mark), version);
-                }
-                news
-            }
+            Change::Watermark(mark) => self.put_watermark(mark, version),
             Change::Job(job, Some(known)) => self.jobs.insert(job, known.clone()).is_none_or(|old| old != known),
             Change::Job(job, None) => self.jobs.remove(&job).is_some(),
             Change::Paused(job, true) => self.paused.insert(job),
@@ -74,6 +68,15 @@ impl View {
             Change::Cancel(id, None) => self.cancels.remove(&id).is_some(),
             Change::StepDown(fence) => std::mem::replace(&mut self.step_down, fence) != fence,
         }
+    }
+
+    /// The watermark as moved at `version`, unless it is known to have moved on. Says whether that was news.
+    pub fn put_watermark(&mut self, mark: Watermark, version: Version) -> bool {
+        let news = self.watermark_version < version;
+        if news {
+            (self.watermark, self.watermark_version) = (Some(mark), version);
+        }
+        news
     }
 
     /// An open run as put at `version`, unless something newer is known of it.
@@ -97,7 +100,8 @@ impl View {
         if self.open.get(id).is_some_and(|known| known.version > version) {
             return false;
         }
-        if self.gone.insert(id.clone(), version).is_none_or(|before| before != version) {
+        if self.gone.get(id).is_none_or(|before| *before < version) {
+            self.gone.insert(id.clone(), version);
             self.gone_order.insert((version, id.clone()));
         }
         let Some(known) = self.open.remove(id) else { return false };
@@ -135,6 +139,11 @@ impl View {
         for (id, known) in newer {
             self.put_open(id, known.open, known.version);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered_as_gone(&self) -> usize {
+        self.gone.len().max(self.gone_order.len())
     }
 
     fn forget_gone_before(&mut self, version: Version) {

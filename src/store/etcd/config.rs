@@ -52,7 +52,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For one member's answer to one request (a keep-alive waits half as long before it asks another).
     pub attempt: Duration,
-    /// For how long new attempts are begun: a call ends after this and one attempt more.
+    /// For how long new attempts are begun: a call ends after this and one attempt more. (Connecting and renewing a
+    /// token may each take as long as an attempt.)
     pub call: Duration,
 }
 
