@@ -197,3 +197,6 @@ impl Pauses {
         self.next = (self.next * 2).min(PAUSE_MOST);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -417,7 +417,19 @@ impl<S: Store, E: Execute> Running<S, E> {
                 }
                 self.position = Some(upto);
             }
-            News::Reread(all, upto) => self.reread(all, upto),
+            News::Reread(all, upto) => {
+                let before = self.position;
+                self.reread(all, upto);
+                if let Some(before) = before.filter(|before| *before > upto) {
+                    self.lose_term(&format!("the store went back from revision {before} to {upto}"));
+                }
+            }
+        }
+        // Before an election has shown the fence base, what was seen cannot be held against it.
+        if matches!(self.standing, Standing::Leading(_) | Standing::Campaigning(_))
+            && let Some(position) = self.position
+        {
+            self.locks.saw(position);
         }
         self.act_if_caught_up();
     }

@@ -153,7 +153,7 @@ impl<S: Store> Ledger<S> {
             let txn = Txn::new()
                 .when(Compare::modified_at(self.keys.watermark(), unmoved))
                 .then(Op::put(self.keys.watermark(), record));
-            if self.commit(txn).await?.succeeded {
+            if self.commit(txn).await?.0.succeeded {
                 return Ok(wanted);
             }
         }

@@ -1,1 +1,32 @@
-//! (tests)
+//! The scheduler over a ledger in memory, with time, answers and the watch moved by hand.
+
+mod bench;
+mod due;
+mod lifecycle;
+mod missed;
+mod overlap;
+mod property;
+mod takeover;
+mod terms;
+
+use std::time::Duration;
+
+use bench::{Bench, T0, at, ended, failed, job, stopped, succeeded};
+
+use super::view::{Change, View};
+use super::*;
+use crate::job::{Guarantee, MissedRun, OnLostLeadership, Outcome, Overlap, Verdict};
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+impl Scheduler {
+    /// What it remembers of runs is about those that are open, or that run here.
+    fn assert_forgets(&self) {
+        let lives = |run: &RunId| self.view.open.contains_key(run) || self.active.contains_key(run);
+        assert!(self.started.keys().all(lives), "{:?} were started and are gone", self.started.keys());
+        assert!(self.flights.is_empty(), "{:?} are not answered", self.flights.keys());
+        assert!(self.timers.iter().all(|(_, run)| lives(run)), "{:?} wake nobody", self.timers);
+    }
+}

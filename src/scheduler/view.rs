@@ -141,6 +141,11 @@ impl View {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn remembered_as_gone(&self) -> usize {
+        self.gone.len().max(self.gone_order.len())
+    }
+
     fn forget_gone_before(&mut self, version: Version) {
         while let Some((gone_at, _)) = self.gone_order.first() {
             if *gone_at >= version {

@@ -1,0 +1,101 @@
+//! What is listed, and what is pruned.
+
+use super::*;
+
+async fn seconds<S: Store>(desk: &Desk<S>, find: &Find) -> Vec<u64> {
+    let rows = desk.ledger.runs(find, |_| true).await.unwrap();
+    rows.iter().map(|row| row.id().at().since(T0).as_secs()).collect()
+}
+
+fn all() -> Find {
+    Find { open: true, done: true, limit: 1000, ..Find::default() }
+}
+
+#[tokio::test]
+async fn runs_are_listed_newest_first_open_ones_and_verdicts_together() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1, 2, 3]).await;
+    desk.ledger.transition(None, vec![desk.ends(2, version, Verdict::Failed)]).await.unwrap();
+    assert_eq!(seconds(&desk, &all()).await, [3, 2, 1]);
+    assert_eq!(seconds(&desk, &Find { limit: 2, ..all() }).await, [3, 2]);
+    assert_eq!(seconds(&desk, &Find { open: false, ..all() }).await, [2]);
+    assert_eq!(seconds(&desk, &Find { done: false, ..all() }).await, [3, 1]);
+    assert_eq!(seconds(&desk, &Find { verdict: Some(Verdict::Failed), ..all() }).await, [2]);
+    assert_eq!(seconds(&desk, &Find { verdict: Some(Verdict::Skipped), ..all() }).await, [0; 0]);
+    assert_eq!(seconds(&desk, &Find { job: JobName::new("b").ok(), ..all() }).await, [0; 0]);
+}
+
+#[tokio::test]
+async fn a_long_history_is_listed_page_by_page_with_nothing_twice_and_nothing_left_out() {
+    let desk = Desk::new().await;
+    // Transactions of many verdicts, so that pages end in the middle of one.
+    for batch in 0..6_u64 {
+        let mut txn = Txn::new();
+        for second in batch * 110..(batch + 1) * 110 {
+            let done = Done::of(&desk.open(second), Verdict::Skipped, "", at(second));
+            txn = txn.then(Op::put(desk.ledger.keys.done(&done.id), encode(DoneRecord::from(&done))));
+        }
+        desk.ledger.store.inner.commit(txn).await.unwrap();
+    }
+    let listed = seconds(&desk, &all()).await;
+    assert_eq!(listed, (0..660).rev().collect::<Vec<_>>());
+    assert_eq!(seconds(&desk, &Find { limit: 300, ..all() }).await, listed[..300]);
+    let odd = |row: &RunRow| row.id().at().since(T0).as_secs() % 2 == 1;
+    assert_eq!(desk.ledger.runs(&all(), odd).await.unwrap().len(), 330);
+}
+
+#[tokio::test]
+async fn pruning_keeps_so_many_verdicts_and_those_that_nobody_has_resolved() {
+    let desk = Desk::new().await;
+    for second in 0..450 {
+        desk.ended(second, if second % 100 == 0 { Verdict::Unknown } else { Verdict::Succeeded }).await;
+    }
+    let bounds = History { keep: 10, age: Duration::from_secs(1_000_000) };
+    let pruned = desk.ledger.prune(&desk.hold, &job(), bounds, at(450)).await.unwrap();
+    let mut left = seconds(&desk, &all()).await;
+    left.reverse();
+    assert_eq!(left, [0, 100, 200, 300, 400].into_iter().chain(440..450).collect::<Vec<_>>());
+    assert_eq!(pruned, 435);
+}
+
+#[tokio::test]
+async fn pruning_deletes_what_is_too_old() {
+    let desk = Desk::new().await;
+    for second in 0..20 {
+        desk.ended(second, Verdict::Succeeded).await;
+    }
+    let bounds = History { keep: 1000, age: Duration::from_secs(5) };
+    assert_eq!(desk.ledger.prune(&desk.hold, &job(), bounds, at(20)).await.unwrap(), 15);
+    assert_eq!(seconds(&desk, &all()).await, [19, 18, 17, 16, 15]);
+}
+
+#[tokio::test]
+async fn a_leader_that_was_replaced_prunes_nothing() {
+    let mut desk = Desk::new().await;
+    desk.ended(1, Verdict::Succeeded).await;
+    let old = desk.hold.clone();
+    desk.replaced().await;
+    let none = History { keep: 0, age: Duration::ZERO };
+    assert_eq!(desk.ledger.prune(&old, &job(), none, at(100)).await.unwrap(), 0);
+    assert_eq!(seconds(&desk, &all()).await, [1]);
+}
+
+#[tokio::test]
+async fn jobs_with_a_history_are_told_page_by_page() {
+    let desk = Desk::new().await;
+    for name in ["a", "a.b", "a-b", "b"] {
+        let open = Open { job: JobName::new(name).unwrap(), id: RunId::of(&JobName::new(name).unwrap(), T0), ..desk.open(0) };
+        let done = Done::of(&open, Verdict::Succeeded, "", T0);
+        let put = Op::put(desk.ledger.keys.done(&done.id), encode(DoneRecord::from(&done)));
+        desk.ledger.store.inner.commit(Txn::new().then(put)).await.unwrap();
+    }
+    let (mut told, mut after) = (Vec::new(), None);
+    loop {
+        let page = desk.ledger.jobs_with_history(after.as_ref(), 3).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        told.extend(page.iter().map(ToString::to_string));
+    }
+    told.sort();
+    assert_eq!(told, ["a", "a-b", "a.b", "b"]);
+}

@@ -1,0 +1,99 @@
+//! What people ask for.
+
+use super::*;
+
+fn trigger() -> Source {
+    Source::Trigger { by: "eve".into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_twice_with_the_same_call_is_asking_once() {
+    let desk = Desk::new().await;
+    let instants: Vec<Wall> = (0..150).map(at).collect();
+    desk.meets([Fault::AnswerLost]);
+    let first = desk.ledger.ask_for_runs(&job(), &instants, "t-1", &trigger(), at(9)).await.unwrap();
+    let again = desk.ledger.ask_for_runs(&job(), &instants, "t-1", &trigger(), at(10)).await.unwrap();
+    assert_eq!(first, again);
+    let find = Find { open: true, limit: 1000, ..Find::default() };
+    let rows = desk.ledger.runs(&find, |_| true).await.unwrap();
+    assert_eq!(rows.len(), 150);
+    assert!(rows.iter().all(|row| matches!(row, RunRow::Open(open) if open.claimed_at == at(9))));
+}
+
+#[tokio::test]
+async fn a_job_is_paused_once_and_resumed_once() {
+    let desk = Desk::new().await;
+    let refused = |answer: Result<(), AskError>| answer.unwrap_err().to_string();
+    let not_paused = refused(desk.ledger.set_paused(&job(), false, &asked()).await);
+    assert_eq!(not_paused, "a is not paused: there is nothing to resume");
+    desk.ledger.set_paused(&job(), true, &asked()).await.unwrap();
+    assert_eq!(desk.ledger.paused().await.unwrap(), [(job(), asked())]);
+    let other = Asked { by: "bob".into(), ..asked() };
+    assert_eq!(refused(desk.ledger.set_paused(&job(), true, &other).await), "a is paused already");
+    desk.ledger.set_paused(&job(), false, &asked()).await.unwrap();
+    assert!(desk.ledger.paused().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_to_pause_or_resume_is_no_error() {
+    let desk = Desk::new().await;
+    for paused in [true, false] {
+        desk.meets([Fault::AnswerLost]);
+        desk.ledger.set_paused(&job(), paused, &asked()).await.unwrap();
+        assert_eq!(desk.ledger.paused().await.unwrap().len(), usize::from(paused));
+    }
+}
+
+#[tokio::test]
+async fn only_an_open_run_can_be_cancelled() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1, 2]).await;
+    desk.ledger.transition(None, vec![desk.ends(1, version, Verdict::TimedOut)]).await.unwrap();
+    let ended = desk.ledger.ask_to_cancel(&run(1), &asked()).await.unwrap_err();
+    assert_eq!(ended.to_string(), "a@2026-11-21T00:00:01Z has ended already: timed_out");
+    let none = desk.ledger.ask_to_cancel(&run(7), &asked()).await.unwrap_err();
+    assert!(matches!(none, AskError::NoSuchRun(_)));
+    desk.ledger.ask_to_cancel(&run(2), &asked()).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_run_in_doubt_can_be_resolved() {
+    let desk = Desk::new().await;
+    let none = desk.ledger.resolve(&run(7), Resolution::Retry, &asked()).await.unwrap_err();
+    assert!(matches!(none, AskError::NoSuchRun(_)));
+    desk.ended(1, Verdict::TimedOut).await;
+    let certain = desk.ledger.resolve(&run(1), Resolution::Succeeded, &asked()).await.unwrap_err();
+    let text = "a@2026-11-21T00:00:01Z is not in doubt: it ended as `timed_out`, and only what ended as `unknown` can be \
+                resolved";
+    assert_eq!(certain.to_string(), text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_in_doubt_is_resolved_each_way_whatever_becomes_of_the_answer() {
+    for (resolution, verdict) in [
+        (Resolution::Succeeded, Some(Verdict::Succeeded)),
+        (Resolution::Failed, Some(Verdict::Failed)),
+        (Resolution::Retry, None),
+    ] {
+        for faults in [vec![], vec![Fault::AnswerLost], vec![Fault::Lost]] {
+            let desk = Desk::new().await;
+            desk.ended(1, Verdict::Unknown).await;
+            desk.meets(faults);
+            desk.ledger.resolve(&run(1), resolution, &asked()).await.unwrap();
+            assert_eq!(desk.verdict(&run(1)).await, verdict);
+            assert_eq!(desk.is_open(&run(1)).await, verdict.is_none());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_step_down_is_forgotten_for_the_term_it_was_meant_for_and_earlier_ones() {
+    let desk = Desk::new().await;
+    let key = || Range::of(Keys::one(desk.ledger.keys.step_down()));
+    let [early, meant] = [5, 6].map(|fence| Fence::new(fence).unwrap());
+    desk.ledger.ask_to_step_down(meant, asked()).await.unwrap();
+    desk.ledger.forget_step_down(early).await.unwrap();
+    assert_eq!(desk.ledger.store.range(key()).await.unwrap().entries.len(), 1);
+    desk.ledger.forget_step_down(meant).await.unwrap();
+    assert!(desk.ledger.store.range(key()).await.unwrap().entries.is_empty());
+}

@@ -1,0 +1,237 @@
+//! Attempts, retries, cancelling, and what follows a run.
+
+use super::bench::{after, run};
+use super::*;
+use crate::job::{On, Retry};
+
+fn retrying(attempts: u32) -> Job {
+    Job { retry: Retry { attempts, initial: secs(5), max: secs(8) }, ..job("a") }
+}
+
+fn running(jobs: impl IntoIterator<Item = Job>) -> Bench {
+    let mut bench = Bench::leading(jobs);
+    bench.pass(secs(60));
+    bench
+}
+
+#[test]
+fn a_run_ends_as_its_process_does() {
+    let cases = [
+        (succeeded(), "a@60 succeeded"),
+        (failed(), "a@60 failed: exit code 1"),
+        (Outcome::Signalled(9), "a@60 failed: killed by signal 9"),
+        (Outcome::TimedOut, "a@60 timed_out: took longer than its `timeout`"),
+        (Outcome::NotStarted("no such program".into()), "a@60 failed: not started: no such program"),
+    ];
+    for (outcome, verdict) in cases {
+        let mut bench = running([job("a")]);
+        bench.ends(0, &run("a", 60), outcome);
+        bench.settle();
+        assert_eq!(bench.verdicts(), [verdict]);
+        assert!(bench.open().is_empty());
+    }
+}
+
+#[test]
+fn a_failed_attempt_is_repeated_after_its_pause_until_none_is_left() {
+    let mut bench = running([retrying(3)]);
+    for (attempt, pause) in [(1, 5), (2, 8)] {
+        assert_eq!(bench.running(), [format!("a@60 #{attempt}")]);
+        bench.ends(0, &run("a", 60), failed());
+        bench.pass(secs(pause - 1));
+        assert_eq!(bench.open(), ["a@60 retrying"]);
+        bench.pass(secs(1));
+    }
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 failed: exit code 1"]);
+    assert_eq!(bench.ledger.done[&run("a", 60)].attempt, 3);
+}
+
+#[test]
+fn lateness_is_that_of_the_first_attempt() {
+    let mut bench = Bench::leading([retrying(2)]);
+    bench.now = at(61);
+    bench.tick();
+    bench.settle();
+    bench.ends(0, &run("a", 60), failed());
+    bench.pass(secs(30));
+    bench.succeeds(&run("a", 60));
+    assert_eq!(bench.ledger.done[&run("a", 60)].lateness, Some(secs(1)));
+}
+
+#[test]
+fn only_a_run_that_lasts_is_published_as_running() {
+    let mut bench = running([job("a")]);
+    bench.started(0, &run("a", 60));
+    bench.pass(Duration::from_millis(499));
+    assert_eq!(bench.ledger.open[&run("a", 60)].0.started_at, None);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.ledger.open[&run("a", 60)].0.started_at, Some(at(60)));
+}
+
+#[test]
+fn a_run_that_ends_while_it_is_being_published_has_its_verdict_after() {
+    let mut bench = running([job("a")]);
+    bench.started(0, &run("a", 60));
+    bench.now = at(61);
+    bench.tick();
+    bench.ends(0, &run("a", 60), succeeded());
+    assert_eq!(bench.nodes[0].requests.len(), 1, "one change of a run at a time");
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 succeeded"]);
+}
+
+#[test]
+fn a_run_that_waits_is_cancelled_without_being_started() {
+    let mut bench = running([Job { overlap: Overlap::Queue, ..job("a") }]);
+    bench.pass(secs(60));
+    bench.cancel(&run("a", 120));
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@120 cancelled: cancelled by request, of eve"]);
+    assert_eq!(bench.cancels(), 0);
+}
+
+#[test]
+fn a_run_that_runs_is_stopped_and_ends_as_cancelled() {
+    let mut bench = running([job("a")]);
+    bench.cancel(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.nodes[0].running[&run("a", 60)].stop, Some(StopReason::Asked));
+    bench.ends(0, &run("a", 60), stopped(StopReason::Asked));
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 cancelled: cancelled by request, of eve"]);
+    assert_eq!(bench.cancels(), 0);
+}
+
+#[test]
+fn a_run_that_is_claimed_and_not_started_is_cancelled_without_being_started() {
+    let mut bench = Bench::leading([job("a")]);
+    bench.now = at(60);
+    bench.tick();
+    bench.apply(0);
+    bench.cancel(&run("a", 60));
+    (0..3).for_each(|_| bench.watch(0));
+    bench.settle();
+    assert_eq!(bench.all_starts(), 0);
+    assert_eq!(bench.verdicts(), ["a@60 cancelled: cancelled by request, of eve"]);
+    assert_eq!(bench.cancels(), 0);
+}
+
+#[test]
+fn a_run_between_two_attempts_is_cancelled() {
+    let mut bench = running([retrying(2)]);
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    bench.cancel(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 cancelled: cancelled by request, of eve"]);
+}
+
+#[test]
+fn a_cancelled_attempt_that_fails_by_itself_is_not_repeated() {
+    let mut bench = running([retrying(2)]);
+    bench.cancel(&run("a", 60));
+    bench.settle();
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 cancelled: cancelled by request, of eve"]);
+}
+
+#[test]
+fn a_cancelled_run_that_succeeds_all_the_same_has_succeeded() {
+    let mut bench = running([job("a")]);
+    bench.cancel(&run("a", 60));
+    bench.settle();
+    bench.succeeds(&run("a", 60));
+    assert_eq!(bench.verdicts(), ["a@60 succeeded"]);
+    assert_eq!(bench.cancels(), 0, "the request came too late, and is forgotten");
+}
+
+#[test]
+fn each_end_makes_due_what_waits_for_it() {
+    let jobs = || {
+        [
+            job("a"),
+            Job { trigger: after("a", On::Success), ..job("ok") },
+            Job { trigger: after("a", On::Failure), ..job("bad") },
+            Job { trigger: after("a", On::End), ..job("end") },
+        ]
+    };
+    for (outcome, follow) in [(succeeded(), ["end@60 #1", "ok@60 #1"]), (failed(), ["bad@60 #1", "end@60 #1"])] {
+        let mut bench = running(jobs());
+        bench.ends(0, &run("a", 60), outcome);
+        bench.settle();
+        assert_eq!(bench.running(), follow);
+    }
+}
+
+#[test]
+fn nothing_follows_a_skipped_run() {
+    let mut bench = Bench::leading([job("a"), Job { trigger: after("a", On::End), ..job("b") }]);
+    bench.pause("a", true);
+    bench.pass(secs(60));
+    assert_eq!(bench.verdicts(), ["a@60 skipped: the job is paused"]);
+    assert!(bench.open().is_empty());
+}
+
+#[test]
+fn a_chain_goes_on_under_the_same_instant_and_the_same_call() {
+    let mut bench = Bench::leading([
+        job("a"),
+        Job { trigger: after("a", On::Success), ..job("b") },
+        Job { trigger: after("b", On::Success), ..job("c") },
+    ]);
+    let mut asked = bench.trigger("a", "t");
+    bench.settle();
+    for expected in ["a@0~t #1", "b@0~t #1", "c@0~t #1"] {
+        assert_eq!(bench.running(), [expected]);
+        asked = bench.nodes[0].running.keys().next().unwrap().clone();
+        bench.succeeds(&asked);
+    }
+    assert_eq!(bench.verdicts().len(), 3, "{asked} is the last");
+}
+
+#[test]
+fn only_the_last_attempt_of_a_run_is_followed() {
+    let mut bench = running([retrying(2), Job { trigger: after("a", On::Failure), ..job("b") }]);
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    assert_eq!(bench.open(), ["a@60 retrying"]);
+    bench.pass(secs(5));
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    assert_eq!(bench.running(), ["b@60 #1"]);
+}
+
+#[test]
+fn a_waiting_run_of_a_job_that_is_configured_no_more_is_cancelled() {
+    let mut bench = running([Job { overlap: Overlap::Queue, ..job("a") }, job("b")]);
+    bench.pass(secs(60));
+    bench.reload([job("b")]);
+    bench.settle();
+    assert!(bench.verdicts().contains(&"a@120 cancelled: the job is not configured any more".to_owned()));
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    assert!(bench.verdicts().contains(&"a@60 failed: exit code 1".to_owned()), "what runs has its own end");
+}
+
+#[test]
+fn a_job_that_is_configured_no_more_is_not_retried() {
+    let mut bench = running([retrying(3)]);
+    bench.reload([]);
+    bench.settle();
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 failed: exit code 1"]);
+}
+
+#[test]
+fn the_end_of_an_attempt_that_is_not_the_present_one_changes_nothing() {
+    let mut bench = running([retrying(2)]);
+    let late = ended(failed(), None, at(60));
+    bench.tell(0, Event::Ended { run: run("a", 60), attempt: 7, ended: late });
+    assert_eq!(bench.nodes[0].scheduler.active().count(), 1);
+    bench.succeeds(&run("a", 60));
+    assert_eq!(bench.verdicts(), ["a@60 succeeded"]);
+}

@@ -1,0 +1,150 @@
+//! Occurrences whose instant passed with no leader.
+
+use super::bench::{every, run};
+use super::*;
+use crate::job::Missed;
+
+fn with(missed: Missed) -> Job {
+    Job { missed, ..job("a") }
+}
+
+fn missed(run: MissedRun) -> Missed {
+    Missed { run, within: None, limit: 3, every: secs(0) }
+}
+
+/// Nobody led for so long; what the leader after that decided.
+fn after_a_gap(job: Job, gap: u64) -> Bench {
+    let mut bench = Bench::leading([job]);
+    bench.resign(0);
+    bench.now = at(gap);
+    bench.elect(0);
+    bench.settle();
+    bench.assert_complete();
+    bench
+}
+
+#[test]
+fn a_hand_over_within_two_seconds_misses_nothing() {
+    let bench = after_a_gap(with(missed(MissedRun::Skip)), 61);
+    assert_eq!(bench.running(), ["a@60 #1"]);
+}
+
+#[test]
+fn skip_runs_none_of_those_missed() {
+    let bench = after_a_gap(with(missed(MissedRun::Skip)), 150);
+    assert!(bench.running().is_empty());
+    let reason = "skipped: missed: no leader when it was due (`missed.run: skip`)";
+    assert_eq!(bench.verdicts(), [format!("a@60 {reason}"), format!("a@120 {reason}")]);
+}
+
+#[test]
+fn latest_runs_the_last_of_those_missed() {
+    let bench = after_a_gap(with(missed(MissedRun::Latest)), 200);
+    assert_eq!(bench.running(), ["a@180 #1"]);
+    let reason = "skipped: missed: a later occurrence takes its place (`missed.run: latest`)";
+    assert_eq!(bench.verdicts(), [format!("a@60 {reason}"), format!("a@120 {reason}")]);
+}
+
+#[test]
+fn latest_runs_none_where_the_next_is_due_in_time() {
+    let bench = after_a_gap(with(missed(MissedRun::Latest)), 121);
+    assert_eq!(bench.running(), ["a@120 #1"]);
+    assert_eq!(bench.verdicts().len(), 1);
+}
+
+#[test]
+fn all_runs_the_newest_up_to_the_limit_one_after_the_other() {
+    let mut bench = after_a_gap(with(missed(MissedRun::All)), 310);
+    assert_eq!(bench.running(), ["a@180 #1"]);
+    assert_eq!(bench.verdicts().len(), 2);
+    assert!(bench.verdicts()[0].ends_with("missed: more than 3 were (`missed.limit`)"), "{:?}", bench.verdicts());
+    for second in [180, 240, 300] {
+        bench.succeeds(&run("a", second));
+    }
+    assert_eq!(bench.all_starts(), 3);
+}
+
+#[test]
+fn all_keeps_the_time_from_one_start_to_the_next() {
+    let mut bench = after_a_gap(
+        Job {
+            overlap: Overlap::Allow { max_running: 5 },
+            ..with(Missed { every: secs(20), ..missed(MissedRun::All) })
+        },
+        190,
+    );
+    assert_eq!(bench.running(), ["a@60 #1"]);
+    bench.pass(secs(20));
+    assert_eq!(bench.running(), ["a@60 #1", "a@120 #1"]);
+    bench.pass(secs(20));
+    assert_eq!(bench.running().len(), 3);
+}
+
+#[test]
+fn those_older_than_within_are_skipped_with_that_reason() {
+    let bench = after_a_gap(with(Missed { within: Some(secs(100)), ..missed(MissedRun::All) }), 200);
+    assert_eq!(bench.verdicts(), ["a@60 skipped: missed: no leader within 1m 40s (`missed.within`)"]);
+    assert_eq!(bench.open(), ["a@120 claimed", "a@180 waiting"]);
+}
+
+#[test]
+fn too_many_to_be_told_one_by_one_are_told_together() {
+    let bench = after_a_gap(Job { trigger: every("a", "@every 1s", secs(0)), ..job("a") }, 1000);
+    let many: Vec<_> = bench.ledger.done.values().filter_map(|done| Some((done.many?, done.at))).collect();
+    let [(many, last)] = many[..] else { panic!("one verdict covers the oldest: {many:?}") };
+    // The two of the last two seconds are in time (or nearly); of the others a hundred are listed.
+    assert_eq!((many.from, many.at_least), (at(1), false));
+    assert_eq!(many.count, last.since(many.from).as_secs() + 1);
+    assert_eq!(bench.ledger.done.len() + bench.ledger.open.len(), 101);
+}
+
+#[test]
+fn more_than_can_be_counted_are_told_as_at_least_so_many() {
+    let bench = after_a_gap(Job { trigger: every("a", "@every 1s", secs(0)), ..job("a") }, 86_400);
+    let many = bench.ledger.done.values().find_map(|done| done.many).expect("one verdict covers the oldest");
+    assert!(many.at_least && many.count == crate::schedule::MOST_COUNTED);
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_has_missed_the_time_between() {
+    let mut bench = Bench::leading([with(missed(MissedRun::Latest))]);
+    bench.now = at(200);
+    bench.tick();
+    bench.settle();
+    assert_eq!(bench.running(), ["a@180 #1"]);
+    assert_eq!(bench.verdicts().len(), 2);
+}
+
+#[test]
+fn a_lapse_of_trust_misses_what_was_due_in_it() {
+    let mut bench = Bench::leading([with(missed(MissedRun::Latest))]);
+    bench.trust(0, false);
+    bench.pass(secs(200));
+    assert!(bench.open().is_empty() && bench.verdicts().is_empty());
+    bench.trust(0, true);
+    bench.settle();
+    assert_eq!(bench.running(), ["a@180 #1"]);
+}
+
+#[test]
+fn those_of_many_jobs_are_decided_in_the_order_in_which_they_were_to_start() {
+    let jobs = ["a", "b", "c"].map(|name| Job { trigger: every(name, "@every 7s", secs(5)), ..job(name) });
+    let mut bench = Bench::leading(jobs);
+    bench.resign(0);
+    bench.now = at(2000);
+    bench.elect(0);
+    bench.settle(); // the ledger checks that the watermark only grows
+    bench.assert_complete();
+    assert!(bench.ledger.done.len() > 300);
+}
+
+#[test]
+fn a_missed_occurrence_of_a_paused_job_is_skipped() {
+    let mut bench = Bench::leading([with(missed(MissedRun::All))]);
+    bench.pause("a", true);
+    bench.resign(0);
+    bench.now = at(100);
+    bench.elect(0);
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 skipped: the job is paused"]);
+}
