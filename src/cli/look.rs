@@ -41,7 +41,9 @@ fn status_text(overview: &Overview) -> String {
         text += &format!("paused     {}\n", paused.join(", "));
     }
     if let Some(behind) = overview.behind_ms {
-        text += &format!("!          the clock here is {behind} ms behind what has been decided: until then nothing is due\n");
+        text += &format!(
+            "!          the clock here is {behind} ms behind what has been decided: until then nothing is due\n"
+        );
     }
     for problem in store.warnings.iter().chain(&overview.obstacles) {
         text += &format!("!          {problem}\n");

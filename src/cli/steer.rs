@@ -122,7 +122,8 @@ pub(super) async fn known_job(
     let (namespace, meant) = (ledger.namespace(), nearest(name, names.iter().map(JobName::as_str)));
     let list = if names.is_empty() { ": no leader has seen any job there yet" } else { ": `fencron jobs` lists them" };
     let list = if meant.is_empty() { list } else { "" };
-    Err(Failure::new(Exit::Failed, format!("there is no job `{name}` in the namespace {namespace}{meant}{list}")).into())
+    Err(Failure::new(Exit::Failed, format!("there is no job `{name}` in the namespace {namespace}{meant}{list}"))
+        .into())
 }
 
 /// Where the job is, and that it is.
@@ -155,7 +156,8 @@ pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut 
             Ok(done) => done?,
             Err(_) => {
                 let most = humantime::format_duration(most);
-                terminal.say(format_args!("fencron: {run} has not ended in {most}; it goes on: `fencron logs -f {run}`"));
+                terminal
+                    .say(format_args!("fencron: {run} has not ended in {most}; it goes on: `fencron logs -f {run}`"));
                 return Ok(Exit::OutcomeUnknown);
             }
         },
@@ -201,9 +203,8 @@ pub(super) async fn set_paused(
 ) -> anyhow::Result<Exit> {
     let (place, job) = job_at(args, global).await?;
     match place.ledger().set_paused(&job, paused, &asked(&place)).await {
-        Ok(()) if paused => terminal.say(format_args!(
-            "fencron: {job} is paused: its occurrences are skipped until `fencron resume {job}`"
-        )),
+        Ok(()) if paused => terminal
+            .say(format_args!("fencron: {job} is paused: its occurrences are skipped until `fencron resume {job}`")),
         Ok(()) => terminal.say(format_args!("fencron: {job} is resumed")),
         Err(AskError::AlreadySo { .. }) => {
             terminal.say(format_args!("fencron: {job} {}", if paused { "is paused already" } else { "is not paused" }));
