@@ -72,7 +72,7 @@ pub struct Config {
 /// assert_eq!(config.jobs.len(), 1);
 ///
 /// let problems = parse(&text.replace("command", "comand"), &Sources::none()).unwrap_err().of_file("jobs.yaml");
-/// assert_eq!(problems.list()[1].message, "unknown key `comand`: did you mean `command`?");
+/// assert_eq!(problems.list()[0].message, "unknown key `comand`: did you mean `command`?");
 /// assert!(problems.to_string().contains("jobs.yaml:3:32: unknown key"));
 /// ```
 ///
@@ -94,7 +94,8 @@ pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
     let mut wrong = Findings::default();
     let tree = Tree::read(text, &mut wrong);
     let Some(tree) = tree else { return Err(wrong.locate(text)) };
-    let mut walk = Walk { tree: &tree, sources, wrong, odd: Findings::default() };
+    let mut walk = Walk::new(&tree, sources);
+    walk.wrong = wrong;
     let read = read(&mut walk);
     let Walk { wrong, odd, .. } = walk;
     match read {

@@ -24,3 +24,8 @@ pub mod lock;
 
 #[cfg(feature = "scheduler")]
 pub mod node;
+
+#[cfg(feature = "scheduler")]
+pub mod api;
+#[cfg(feature = "scheduler")]
+pub mod cli;

@@ -87,7 +87,7 @@ mod tests;
 
 pub use election::{CampaignError, Election, Leader, Resigned, Standing, Term};
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
-pub use keys::{CallId, LockName, Namespace, NotALockName, NotANamespace};
+pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
 pub use repair::Repaired;
@@ -130,12 +130,32 @@ pub struct Locks<S> {
     clock: Clock,
     namespace: Namespace,
     seen: watch::Sender<Seen>,
+    kept_in: Option<SeenFile>,
 }
 
 impl<S: Store> Locks<S> {
     /// The locks of `namespace` in `store`, for a node that remembers `seen` of it (from its [`SeenFile`]).
     pub fn new(store: S, clock: Clock, namespace: Namespace, seen: Seen) -> Locks<S> {
-        Locks { store, clock, namespace, seen: watch::Sender::new(seen) }
+        Locks { store, clock, namespace, seen: watch::Sender::new(seen), kept_in: None }
+    }
+
+    /// Saves what was seen in `file` whenever a campaign is won, before its term is handed out.
+    #[must_use]
+    pub fn kept_in(mut self, file: SeenFile) -> Locks<S> {
+        self.kept_in = Some(file);
+        self
+    }
+
+    /// Saves what has been seen so far, where there is a file for it. A term is not given up because the disk is full:
+    /// what is lost by that is only the memory of a store that is restored later.
+    pub async fn save_seen(&self) {
+        let Some(file) = self.kept_in.clone() else { return };
+        let seen = *self.seen.borrow();
+        match tokio::task::spawn_blocking(move || file.save(&seen)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "a store that is restored from a backup may go unnoticed"),
+            Err(error) => tracing::error!(%error, "saving what was seen of the store broke off"),
+        }
     }
 
     pub fn namespace(&self) -> &Namespace {

@@ -19,7 +19,7 @@
 //! executor compares them again right before a process is started. Neither is what safety rests on: every write
 //! compares the owner's key in its own transaction.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -48,7 +48,7 @@ use crate::lock::{
 use crate::scheduler::view::Change;
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
 use crate::store::{Revision, Store, StoreError};
-use crate::time::{Clock, Wall};
+use crate::time::{Boot, Clock, Wall};
 
 /// How long the loop sleeps at most before it looks at the clocks again: they may have been set, or the machine may
 /// have slept.
@@ -127,10 +127,10 @@ impl Status {
 enum Answer<S> {
     Session(Result<Session<S>, SessionError>),
     Campaign(CallId, Result<Term, CampaignError>),
-    Withdrawn,
+    Withdrawn(CallId),
     Resigned,
     Claim { claims: Claims, batch: u64, size: usize, result: Result<Claim, StoreError> },
-    Register(Result<bool, StoreError>),
+    Register { hold: Hold, result: Result<bool, StoreError> },
     Transitions { sent: Vec<Transition>, result: Result<Vec<(RunId, Transitioned)>, StoreError> },
     Run { run: RunId, attempt: u32, ended: Ended },
     Published(Result<(), SessionError>),
@@ -156,8 +156,10 @@ enum Standing {
     Away,
     /// In the queue.
     Campaigning(CallId),
-    /// Standing back, or between two calls.
+    /// Neither in the queue nor holding.
     Idle,
+    /// Leaving the queue.
+    Withdrawing(CallId),
     /// Won; acting once the ledger has been seen up to then.
     Won(Hold),
     Leading(Hold),
@@ -179,6 +181,8 @@ struct Running<S, E> {
     standing: Standing,
     session: Option<Arc<Session<S>>>,
     trust: Option<watch::Receiver<Trust>>,
+    /// When the session was opened.
+    present_since: Boot,
     /// What the scheduler was last told of the trust.
     told_trust: bool,
     /// The fence under which starting is allowed; 0: none. Read by the executor right before it starts something.
@@ -194,7 +198,7 @@ struct Running<S, E> {
     obstacle: Option<String>,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
-    runs: HashMap<RunId, Stopper>,
+    runs: BTreeMap<RunId, Stopper>,
     tasks: JoinSet<Answer<S>>,
     started: mpsc::Sender<(RunId, u32, Wall)>,
     published_at: Option<Wall>,
@@ -207,9 +211,9 @@ struct Running<S, E> {
 #[derive(Clone, Copy, Debug)]
 struct Stopping {
     /// When what still runs is told to stop.
-    patience_until: crate::time::Boot,
+    patience_until: Boot,
     /// When the node gives up waiting for it.
-    give_up_at: crate::time::Boot,
+    give_up_at: Boot,
     told: bool,
     drained: bool,
     /// The node ends; otherwise it steps down and goes on as a follower.
@@ -261,14 +265,11 @@ impl<S: Store, E: Execute> Node<S, E> {
     }
 }
 
-/// Resolves when the trust has changed; never, without a session.
+/// Resolves when the trust has changed, or will not any more; never, without a session.
 async fn moved(trust: Option<&mut watch::Receiver<Trust>>) {
-    let heard = match trust {
-        Some(trust) => trust.changed().await.is_ok(),
-        None => false,
-    };
-    if !heard {
-        std::future::pending::<()>().await;
+    match trust {
+        Some(trust) => drop(trust.changed().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -321,6 +322,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             standing: Standing::Away,
             session: None,
             trust: None,
+            present_since: Boot::default(),
             told_trust: false,
             acting: Arc::new(AtomicU64::new(0)),
             campaign: None,
@@ -333,7 +335,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             obstacle: None,
             transitions: VecDeque::new(),
             transitions_under_way: 0,
-            runs: HashMap::new(),
+            runs: BTreeMap::new(),
             tasks: JoinSet::new(),
             started,
             published_at: None,
@@ -355,6 +357,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.look_at_trust();
         self.tell(Event::Tick);
+        self.campaign();
         self.send_transitions();
         self.publish_in_time();
         self.push_on_stopping();
@@ -372,10 +375,10 @@ impl<S: Store, E: Execute> Running<S, E> {
         match answer {
             Answer::Session(result) => self.session_opened(result),
             Answer::Campaign(call, result) => self.campaigned(call, result),
-            Answer::Withdrawn => self.campaign_again(),
+            Answer::Withdrawn(call) => self.withdrawn(call),
             Answer::Resigned => self.resigned(),
             Answer::Claim { claims, batch, size, result } => self.claim_answered(claims, batch, size, result),
-            Answer::Register(result) => self.register_answered(result),
+            Answer::Register { hold, result } => self.register_answered(&hold, result),
             Answer::Transitions { sent, result } => self.transitions_answered(sent, result),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
             Answer::Published(result) => self.published(result),
@@ -414,7 +417,19 @@ impl<S: Store, E: Execute> Running<S, E> {
                 }
                 self.position = Some(upto);
             }
-            News::Reread(all, upto) => self.reread(all, upto),
+            News::Reread(all, upto) => {
+                let before = self.position;
+                self.reread(all, upto);
+                if let Some(before) = before.filter(|before| *before > upto) {
+                    self.lose_term(&format!("the store went back from revision {before} to {upto}"));
+                }
+            }
+        }
+        // Before an election has shown the fence base, what was seen cannot be held against it.
+        if matches!(self.standing, Standing::Leading(_) | Standing::Campaigning(_))
+            && let Some(position) = self.position
+        {
+            self.locks.saw(position);
         }
         self.act_if_caught_up();
     }

@@ -142,6 +142,118 @@ fn default_of(schema: &serde_json::Value) -> Option<serde_json::Value> {
     }
 }
 
+#[test]
+fn serde_yaml_reads_the_same_from_the_example() {
+    let value: serde_json::Value = serde_yaml::from_str(EXAMPLE).unwrap();
+    assert_eq!(read(&value.to_string()).unwrap().jobs, read(EXAMPLE).unwrap().jobs);
+}
+
+#[test]
+fn the_example_is_valid_by_the_schema() {
+    let value: serde_json::Value = serde_yaml::from_str(EXAMPLE).unwrap();
+    let schema = config::schema();
+    let faults = |value: &serde_json::Value| {
+        let mut faults = Vec::new();
+        validate(&schema, &schema, value, "", &mut faults);
+        faults
+    };
+    assert_eq!(faults(&value), [] as [String; 0]);
+    for (path, wrong) in [
+        ("/jobs/tick/colour", serde_json::json!("red")),
+        ("/jobs/sync/overlap", serde_json::json!("forbid")),
+        ("/jobs/sync/missed/limit", serde_json::json!(0)),
+        ("/jobs/tick/command", serde_json::json!([])),
+        ("/jobs/tick/shell", serde_json::json!("date")),
+        ("/version", serde_json::json!(2)),
+    ] {
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        let mut value = value.clone();
+        value.pointer_mut(parent).unwrap()[key] = wrong;
+        assert!(!faults(&value).is_empty(), "{path}");
+    }
+}
+
+/// The part of JSON Schema that the schema uses, patterns aside; a keyword that is not known here is a fault.
+fn validate(
+    root: &serde_json::Value,
+    schema: &serde_json::Value,
+    value: &serde_json::Value,
+    at: &str,
+    faults: &mut Vec<String>,
+) {
+    use serde_json::Value;
+    let Value::Object(schema) = schema else {
+        faults.extend((schema == &Value::Bool(false)).then(|| format!("{at}: unknown")));
+        return;
+    };
+    let sound = |schema: &Value| {
+        let mut inner = Vec::new();
+        validate(root, schema, value, at, &mut inner);
+        inner.is_empty()
+    };
+    let is = |name: &str| match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "number" => value.is_number(),
+        "integer" => value.is_u64(),
+        "boolean" => value.is_boolean(),
+        _ => value.is_null(),
+    };
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    let length = value.as_array().map(Vec::len).or(value.as_object().map(serde_json::Map::len)).unwrap_or(0) as u64;
+    for (keyword, wanted) in schema {
+        let holds = match keyword.as_str() {
+            "$ref" => sound(root.pointer(&wanted.as_str().unwrap()[1..]).unwrap()),
+            "type" => list(wanted).iter().any(|name| is(name.as_str().unwrap())),
+            "const" => value == wanted,
+            "enum" => list(wanted).contains(value),
+            "anyOf" => list(wanted).iter().any(sound),
+            "oneOf" => list(wanted).iter().filter(|schema| sound(schema)).count() == 1,
+            "allOf" => list(wanted).iter().all(sound),
+            "required" => list(wanted).iter().all(|key| value.get(key.as_str().unwrap()).is_some()),
+            "minimum" => value.as_u64().is_none_or(|number| number >= wanted.as_u64().unwrap()),
+            "maximum" => value.as_u64().is_none_or(|number| number <= wanted.as_u64().unwrap()),
+            "minItems" => !value.is_array() || length >= wanted.as_u64().unwrap(),
+            "maxItems" | "maxProperties" => length <= wanted.as_u64().unwrap(),
+            "pattern" => {
+                !wanted.as_str().unwrap().contains("\\$\\{") || value.as_str().is_some_and(|text| text.contains("${"))
+            }
+            "items" => {
+                value.as_array().into_iter().flatten().for_each(|item| validate(root, wanted, item, at, faults));
+                true
+            }
+            "properties" => {
+                for (key, inner) in value.as_object().into_iter().flatten() {
+                    let unknown = schema.get("additionalProperties").unwrap_or(&Value::Bool(true));
+                    validate(root, wanted.get(key).unwrap_or(unknown), inner, &format!("{at}.{key}"), faults);
+                }
+                true
+            }
+            "additionalProperties" if !schema.contains_key("properties") => {
+                for (key, inner) in value.as_object().into_iter().flatten() {
+                    validate(root, wanted, inner, &format!("{at}.{key}"), faults);
+                }
+                true
+            }
+            "additionalProperties"
+            | "patternProperties"
+            | "propertyNames"
+            | "maxLength"
+            | "$schema"
+            | "$defs"
+            | "title"
+            | "description"
+            | "default"
+            | "examples" => true,
+            _ => false,
+        };
+        if !holds {
+            faults.push(format!("{at}: {keyword}"));
+        }
+    }
+}
+
 /// Every key of the schema is read: a value of no sense there is a problem there.
 #[test]
 fn decoder_and_schema_know_the_same_keys() {
@@ -324,6 +436,17 @@ fn a_thousand_problems_are_told_in_bounds() {
 }
 
 #[test]
+fn a_file_on_one_line_that_is_wrong_everywhere_is_told_at_once() {
+    let wrong = "after: {job: nowhere}, timezone: Europe/Berln, timeout: 5, except: [a]";
+    let jobs: Vec<_> = (0..20_000).map(|n| format!("job-{n}: {{{wrong}, comand: [a]}}")).collect();
+    let started = Instant::now();
+    let problems = read(&format!("{{version: 1, jobs: {{{}}}}}", jobs.join(", "))).unwrap_err();
+    assert!(problems.count() >= 100_000, "{}", problems.count());
+    assert!(!problems.to_string().is_empty());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
 fn a_problem_that_many_jobs_share_is_told_once() {
     let jobs: String = (0..100).map(|n| format!("  j{n}: {{<<: *base, schedule: '@daily'}}\n")).collect();
     let text = format!("version: 1\nx-base: &base {{command: [a], timeout: 5}}\njobs:\n{jobs}");
@@ -346,9 +469,12 @@ mod any_text {
 
     #[test]
     fn every_truncation_of_the_example_is_survived() {
-        for end in 0..EXAMPLE.len() {
-            survive(&EXAMPLE.as_bytes()[..end]);
-        }
+        let bytes = EXAMPLE.as_bytes();
+        std::thread::scope(|scope| {
+            for first in 0..4 {
+                scope.spawn(move || (first..bytes.len()).step_by(4).for_each(|end| survive(&bytes[..end])));
+            }
+        });
     }
 
     proptest! {

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use fencron::store::etcd::{EtcdConfig, EtcdStore, Tls};
+use fencron::store::etcd::{EtcdConfig, EtcdStore, Timeouts, Tls};
 use fencron::store::{
     Change, Compare, Keys, Op, Order, Range, Revision, Sort, Store, StoreError, Test, Txn, Watch, Watched,
 };
@@ -121,6 +121,18 @@ async fn a_write_whose_connection_is_reset_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_write_whose_answer_is_lost_is_not_repeated_on_another_member() {
+    let cluster = EtcdCluster::start(3).await;
+    let proxy = Proxy::start(&cluster.members[0].endpoint()).await;
+    let store = EtcdStore::connect(config(&[proxy.endpoint(), cluster.members[1].endpoint()])).await.unwrap();
+    proxy.answers(Flow::Hold);
+    let error = store.commit(put("a", "1")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unknown { .. }), "{error}");
+    let page = store.range(Range::of(Keys::one("a"))).await.unwrap();
+    assert!(page.entries.iter().all(|entry| entry.created == entry.modified), "it was put twice: {page:?}");
+}
+
+#[tokio::test]
 async fn a_connection_that_the_network_forgot_is_not_used_twice() {
     let etcd = Etcd::start(EtcdOptions::default()).await;
     let proxy = Proxy::start(&etcd.endpoint()).await;
@@ -139,13 +151,17 @@ async fn a_connection_that_the_network_forgot_is_not_used_twice() {
 #[tokio::test]
 async fn a_handle_apart_works_while_the_runtime_of_the_other_is_blocked() {
     let etcd = Etcd::start(EtcdOptions::default()).await;
-    let store = etcd.store().await;
+    // So patient that it would be noticed if a request were made over a connection that stands still.
+    let patient = Timeouts { attempt: Duration::from_secs(60), ..Timeouts::default() };
+    let store = EtcdStore::connect(etcd.config().with_timeouts(patient)).await.unwrap();
     let (lease, ttl) = store.grant(Duration::from_secs(60)).await.unwrap();
+    let asked = Clock::system().boot();
     let apart = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { store.apart().await?.keep_alive(lease).await })
     });
     assert_eq!(apart.join().unwrap().unwrap(), ttl);
+    assert!(Clock::system().boot().since(asked) < BOUND);
 }
 
 #[tokio::test]
@@ -309,20 +325,23 @@ async fn a_watch_that_missed_what_was_compacted_says_so_and_ends() {
 }
 
 #[tokio::test]
-async fn a_watch_that_nobody_reads_does_not_hold_up_requests() {
+async fn watches_that_nobody_reads_do_not_hold_up_requests() {
+    /// More than a watch holds ready, and more beyond that than HTTP/2 lets wait on one connection (5 MiB).
+    const PUTS: usize = 3 * Watch::BUFFER;
     let etcd = Etcd::start(EtcdOptions::default()).await;
-    let store = etcd.store().await;
-    let _unread = store.watch(Keys::prefix("large/"), Revision(1)).await.unwrap();
-    let mut watches = Vec::new();
-    for _ in 0..4 {
-        watches.push(store.watch(Keys::prefix("large/"), Revision(1)).await.unwrap());
+    let patient = Timeouts { attempt: support::PATIENCE, ..Timeouts::default() };
+    let store = EtcdStore::connect(etcd.config().with_timeouts(patient)).await.unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..5 {
+        unread.push(store.watch(Keys::prefix("large/"), Revision(1)).await.unwrap());
     }
-    let large = vec![b'x'; 1 << 20];
-    for _ in 0..12 {
-        store.commit(Txn::new().then(Op::put("large/a", large.clone()))).await.unwrap();
+    let begun = Clock::system().boot();
+    for _ in 0..PUTS {
+        store.commit(Txn::new().then(Op::put("large/a", vec![b'x'; 16 << 10]))).await.unwrap();
     }
     assert_eq!(value(&store, "small").await, None);
-    drop(watches);
+    assert!(Clock::system().boot().since(begun) < support::PATIENCE);
+    drop(unread);
 }
 
 #[tokio::test]
@@ -351,10 +370,13 @@ async fn a_store_restored_from_a_backup_does_not_know_later_revisions() {
     etcd.save_snapshot(&file);
     count_up(&store, "count", 3, 9).await;
     let later = store.range(Range::of(Keys::one("count"))).await.unwrap().revision;
+    let mut watch = store.watch(Keys::one("count"), later.next()).await.unwrap();
     etcd.restore_snapshot(&file);
     etcd.restart();
     etcd.ready().await;
     assert_eq!(value(&store, "count").await.as_deref(), Some("3"));
+    let told = tokio::time::timeout(Duration::from_secs(60), watch.next()).await.expect("the watch says so");
+    assert!(matches!(told, Some(Watched::Compacted(now)) if now < later), "{told:?}");
     let at = Range { at: Some(later), ..Range::of(Keys::one("count")) };
     let error = store.range(at).await.unwrap_err();
     assert!(matches!(&error, StoreError::Refused(why) if why.contains("restored from a backup")), "{error}");

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 
+use super::keys::MAX_TEXT_BYTES;
 use super::problem::quoted;
 
 /// Where the values of `${…}` come from, so that reading a configuration touches nothing by itself.
@@ -45,6 +46,9 @@ impl Filled<'_> {
     }
 }
 
+/// How many faults of one text are told.
+const MAX_FAULTS: usize = 20;
+
 /// What is wrong with one `${…}`: the byte of the text at which it begins, and the message.
 pub type Fault = (usize, String);
 
@@ -55,7 +59,7 @@ pub fn fill<'t>(text: &'t str, sources: &Sources) -> Result<Filled<'t>, Vec<Faul
     }
     let (mut filled, mut secret, mut faults) = (String::with_capacity(text.len()), false, Vec::new());
     let mut rest = text;
-    while let Some(dollar) = rest.find("${") {
+    while let Some(dollar) = rest.find("${").filter(|_| faults.len() < MAX_FAULTS) {
         let at = text.len() - rest.len() + dollar;
         let before = &rest[..dollar];
         rest = &rest[dollar + 2..];
@@ -77,6 +81,10 @@ pub fn fill<'t>(text: &'t str, sources: &Sources) -> Result<Filled<'t>, Vec<Faul
             Err(message) => faults.push((at, message)),
         }
         rest = &rest[end + 1..];
+        if filled.len() > MAX_TEXT_BYTES {
+            faults.push((at, format!("with what is filled in, this text is longer than {MAX_TEXT_BYTES} bytes")));
+            break;
+        }
     }
     filled.push_str(rest);
     if faults.is_empty() { Ok(Filled { text: Cow::Owned(filled), secret }) } else { Err(faults) }
@@ -176,6 +184,13 @@ mod tests {
         let faults = filled("${A} ${file:/none} ${x%.*} ${B:-${C}} ${").unwrap_err();
         let places: Vec<usize> = faults.iter().map(|(at, _)| *at).collect();
         assert_eq!(places, [0, 5, 19, 27, 38]);
+    }
+
+    #[test]
+    fn what_is_filled_in_is_bounded() {
+        let sources = Sources { env: &|_| Some("x".repeat(100_000)), ..Sources::none() };
+        assert!(fill(&"${A}".repeat(1_000), &sources).unwrap_err()[0].1.contains("longer than 131071 bytes"));
+        assert_eq!(filled(&"${A}".repeat(1_000)).unwrap_err().len(), MAX_FAULTS);
     }
 
     #[test]

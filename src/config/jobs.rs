@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::fill::Filled;
 use super::keys::{self, MAX_ARGS, MAX_JOBS};
 use super::policy::{Policies, warn_of_idle};
 use super::problem::quoted;
@@ -188,7 +189,8 @@ fn check_links(walk: &mut Walk, jobs: Spot, entries: &[Entry], links: &[Link]) {
     for link in links {
         if !names.contains(link.target.as_str()) {
             let target = quoted(link.target.as_str());
-            let message = match keys::nearest(link.target.as_str(), names.iter().copied()) {
+            let named = Filled { text: link.target.as_str().into(), secret: link.secret };
+            let message = match walk.guess(&named, names.iter().copied()) {
                 _ if link.secret => "there is no job of the name that `${…}` stands for here".to_owned(),
                 Some(meant) => format!("there is no job {target}: did you mean `{meant}`?"),
                 None => format!("there is no job {target}: name one of this file"),

@@ -365,16 +365,20 @@ pub fn unknown(tables: &'static [&'static [Key]], name: &str) -> (String, Option
 pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     /// Longer texts are not misspelt names, and comparing them would take long.
     const LONGEST: usize = 64;
+    /// With so many names, the right one is not guessed.
+    const MOST: usize = 10_000;
     let length = text.chars().count();
     if length > LONGEST {
         return None;
     }
     let plain = text.to_lowercase();
-    let near = candidates.filter(|candidate| candidate.chars().count().abs_diff(length) <= 3).filter_map(|candidate| {
-        let distance = strsim::damerau_levenshtein(&plain, &candidate.to_lowercase());
-        let most = (candidate.chars().count() / 3).clamp(1, 3);
-        (distance <= most).then_some((distance, candidate))
-    });
+    let near = candidates.take(MOST).filter(|candidate| candidate.chars().count().abs_diff(length) <= 3).filter_map(
+        |candidate| {
+            let distance = strsim::osa_distance(&plain, &candidate.to_lowercase());
+            let most = (candidate.chars().count() / 3).clamp(1, 3);
+            (distance <= most).then_some((distance, candidate))
+        },
+    );
     near.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 

@@ -141,9 +141,24 @@ impl Findings {
     /// The problems with their lines and columns in `text`.
     pub fn locate(self, text: &str) -> Problems {
         let lines = if self.found.is_empty() { Lines(Vec::new()) } else { Lines::of(text) };
-        let list = self.found.into_iter().map(|((at, message), path)| lines.problem(text, at, path, message)).collect();
+        let mut counted = Place { line: 0, at: 0, column: 0 };
+        let mut list = Vec::with_capacity(self.found.len());
+        for ((at, message), path) in self.found {
+            counted = lines.place(text, text.floor_char_boundary(at.min(text.len())), counted);
+            let line = lines.text(text, counted.line);
+            let excerpt = Some(excerpt(line, counted.at - lines.0[counted.line]));
+            list.push(Problem { line: counted.line + 1, column: counted.column + 1, path, message, excerpt });
+        }
         Problems { file: DEFAULT_NAME.to_owned(), list, beyond: self.beyond }
     }
+}
+
+/// A byte of the text, its line and its column in characters, from 0.
+#[derive(Clone, Copy)]
+struct Place {
+    line: usize,
+    at: usize,
+    column: usize,
 }
 
 /// Where lines begin: after `\n`, and after a `\r` that no `\n` follows, as YAML has it.
@@ -162,26 +177,36 @@ impl Lines {
         self.0.partition_point(|&start| start <= at).saturating_sub(1)
     }
 
-    fn problem(&self, text: &str, at: usize, path: String, message: String) -> Problem {
-        let number = self.number(at);
-        let start = self.0[number];
-        let end = self.0.get(number + 1).copied().unwrap_or(text.len());
-        let line = text[start..end].trim_end_matches(['\n', '\r']);
-        let column = text[start..text.floor_char_boundary(at.clamp(start, end))].chars().count();
-        Problem { line: number + 1, column: column + 1, path, message, excerpt: Some(excerpt(line, column)) }
+    /// The text of a line, from 0, without its end.
+    fn text<'t>(&self, text: &'t str, line: usize) -> &'t str {
+        let end = self.0.get(line + 1).copied().unwrap_or(text.len());
+        text[self.0[line]..end].trim_end_matches(['\n', '\r'])
+    }
+
+    /// The place of the byte `at`, which is not before `last`: a line of a whole file is not counted again each time.
+    fn place(&self, text: &str, at: usize, last: Place) -> Place {
+        let line = self.number(at);
+        let (from, column) = if line == last.line { (last.at, last.column) } else { (self.0[line], 0) };
+        Place { line, at, column: column + text[from..at].chars().count() }
     }
 }
 
-/// At most [`EXCERPT_WIDTH`] characters of `line` around `column`, and where `column` is among them.
-fn excerpt(line: &str, column: usize) -> (String, usize) {
-    let skipped = if column < EXCERPT_WIDTH * 2 / 3 { 0 } else { column - EXCERPT_WIDTH / 2 };
-    let mut rest = line.chars().skip(skipped);
-    let mut text: String = if skipped > 0 { "…".to_owned() } else { String::new() };
+/// At most [`EXCERPT_WIDTH`] characters of `line` around its byte `at`, and where `at` is among them.
+fn excerpt(line: &str, at: usize) -> (String, usize) {
+    let at = at.min(line.len());
+    let before: usize = line[..at].chars().rev().take(EXCERPT_WIDTH * 2 / 3).map(char::len_utf8).sum();
+    let start = if at == before {
+        0
+    } else {
+        at - line[..at].chars().rev().take(EXCERPT_WIDTH / 2).map(char::len_utf8).sum::<usize>()
+    };
+    let mut rest = line[start..].chars();
+    let mut text: String = if start > 0 { "…".to_owned() } else { String::new() };
     text.extend(rest.by_ref().take(EXCERPT_WIDTH).map(tame));
     if rest.next().is_some() {
         text.push('…');
     }
-    (text, column - skipped + usize::from(skipped > 0))
+    (text, line[start..at].chars().count() + usize::from(start > 0))
 }
 
 /// A control character could move the terminal's cursor, and a tab would put the caret in the wrong place.

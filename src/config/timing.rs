@@ -90,7 +90,7 @@ impl Rules {
         let dst = spot.as_ref().and_then(|spot| walk.fields(spot));
         let word = |walk: &mut Walk, name| walk.word(dst.as_ref()?.get(name)?);
         Rules {
-            zone: fields.get("timezone").and_then(|spot| walk.read("a time zone", spot, parse_zone)),
+            zone: fields.get("timezone").and_then(|spot| read_zone(walk, spot)),
             gap: word(walk, "gap").map(|word| [Gap::Shift, Gap::Skip][word]),
             fold: word(walk, "fold").map(|word| [Fold::First, Fold::Last, Fold::Both][word]),
             except: fields.get("except").and_then(|spot| read_except(walk, spot, calendars)),
@@ -109,21 +109,22 @@ impl Rules {
     }
 }
 
-fn parse_zone(text: &str) -> Result<Tz, String> {
-    Tz::from_str(text).map_err(|_| {
-        let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        let city = || names().filter_map(|name| name.rsplit_once('/'));
-        let meant = keys::nearest(text, names()).or_else(|| {
-            let meant = keys::nearest(text, city().map(|(_, city)| city))?;
-            names().find(|name| name.rsplit_once('/').is_some_and(|(_, city)| city == meant))
-        });
-        match meant {
-            Some(meant) => format!("is not a time zone: did you mean `{meant}`?"),
-            None => {
-                "is not a time zone: name it as IANA does, like `Europe/Berlin`, `America/New_York` or `UTC`".to_owned()
-            }
-        }
-    })
+fn read_zone(walk: &mut Walk, spot: Spot) -> Option<Tz> {
+    let filled = walk.filled("a time zone", spot)?;
+    if let Ok(zone) = Tz::from_str(&filled.text) {
+        return Some(zone);
+    }
+    let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+    let city = |name: &'static str| name.rsplit_once('/').map(|(_, city)| city);
+    let of_city = |meant| names().find(|name| city(name) == Some(meant));
+    let meant = walk.guess(&filled, names());
+    let meant = meant.or_else(|| walk.guess(&filled, names().filter_map(city)).and_then(of_city));
+    let hint = match meant {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => "name it as IANA does, like `Europe/Berlin`, `America/New_York` or `UTC`".to_owned(),
+    };
+    walk.wrong(spot, format!("{} is not a time zone: {hint}", filled.shown()));
+    None
 }
 
 fn read_except(walk: &mut Walk, spot: Spot, calendars: &Calendars) -> Option<Vec<String>> {
@@ -135,7 +136,7 @@ fn read_except(walk: &mut Walk, spot: Spot, calendars: &Calendars) -> Option<Vec
             continue;
         }
         let known = || calendars.by_name.keys().map(String::as_str);
-        let hint = match keys::nearest(&name.text, known()).filter(|_| !name.secret) {
+        let hint = match walk.guess(&name, known()) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if calendars.by_name.is_empty() => "this file has no `calendars`".to_owned(),
             None => format!("the calendars of this file are {}", keys::list(known().take(LISTED))),

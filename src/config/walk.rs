@@ -82,9 +82,23 @@ pub struct Walk<'t> {
     pub wrong: Findings,
     /// What can be done as it is written, but is probably not meant.
     pub odd: Findings,
+    guesses: u32,
 }
 
+/// How many times a misspelt name is looked for among many: a file of 100,000 of them is wrong in another way.
+const MAX_GUESSES: u32 = 100;
+
 impl<'t> Walk<'t> {
+    pub fn new(tree: &'t Tree<'t>, sources: &'t Sources<'t>) -> Walk<'t> {
+        Walk { tree, sources, wrong: Findings::default(), odd: Findings::default(), guesses: 0 }
+    }
+
+    /// The name that `filled` probably is a misspelling of.
+    pub fn guess<'a>(&mut self, filled: &Filled, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        self.guesses = self.guesses.saturating_add(1);
+        if filled.secret || self.guesses > MAX_GUESSES { None } else { keys::nearest(&filled.text, names) }
+    }
+
     /// Notes an error about a value.
     pub fn wrong(&mut self, spot: Spot, message: String) {
         self.wrong_at(spot.node, spot.path, message);

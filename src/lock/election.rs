@@ -121,11 +121,13 @@ impl<S: Store> Election<S> {
     /// again with the same session and call, which goes on where this one was, and adopts what it won.
     pub async fn campaign(&self, session: &Session<S>, call: CallId) -> Result<Term, CampaignError> {
         let caller = session.caller(call);
-        tokio::select! {
+        let term = tokio::select! {
             biased;
             why = session.ended() => Err(CampaignError::SessionEnded(why)),
             term = self.contend(&caller) => term,
-        }
+        }?;
+        self.locks.save_seen().await;
+        Ok(term)
     }
 
     async fn contend(&self, caller: &Caller) -> Result<Term, CampaignError> {
@@ -380,6 +382,14 @@ impl<S: Store> Locks<S> {
             *seen != before
         };
         self.seen.send_if_modified(noted);
+    }
+
+    /// Notes a revision that the store was seen at since the last election or observation: what is below it later is an
+    /// older store.
+    pub fn saw(&self, revision: Revision) {
+        // Read before it is written: the two lock.
+        let base = self.seen.borrow().base;
+        self.note(base, revision, None);
     }
 
     /// Refuses a line of a store that is older than `seen`, and notes what it shows otherwise.

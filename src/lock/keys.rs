@@ -14,7 +14,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::fence::Scope;
-use crate::store::{Keys, LeaseId};
+use crate::store::{Keys, LeaseId, Range, Store, StoreError};
 
 /// What a cluster's keys are kept apart by: 1 to 100 of `A-Z a-z 0-9 . _ -`, beginning with a letter or a digit.
 ///
@@ -31,6 +31,12 @@ pub struct Namespace(Arc<str>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a namespace: use 1 to 100 letters, digits, `.`, `_` or `-`, beginning with a letter or a digit")]
 pub struct NotANamespace(String);
+
+/// What all keys begin with.
+const ROOT: &str = "/fencron/v1/";
+
+/// How many namespaces of a store are listed.
+pub const NAMESPACES_LISTED: usize = 100;
 
 /// The longest namespace, in bytes.
 const NAMESPACE_BYTES: usize = 100;
@@ -50,9 +56,25 @@ impl Namespace {
         &self.0
     }
 
+    /// The namespaces that have anything in `store`, by name: the first [`NAMESPACES_LISTED`].
+    pub async fn all(store: &impl Store) -> Result<Vec<Namespace>, StoreError> {
+        let Keys::Range { mut start, end } = Keys::prefix(ROOT) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        while found.len() < NAMESPACES_LISTED {
+            let keys = Keys::Range { start: start.clone(), end: end.clone() };
+            let page = store.range(Range { keys_only: true, limit: 1, ..Range::of(keys) }).await?;
+            let Some(key) = page.entries.into_iter().next().map(|entry| entry.key) else { break };
+            let name = key[ROOT.len()..].split('/').next().unwrap_or_default();
+            found.extend(Namespace::new(name));
+            // `0` follows `/`: behind every key of this namespace.
+            start = format!("{ROOT}{name}0");
+        }
+        Ok(found)
+    }
+
     /// What all keys of the namespace begin with.
     pub fn prefix(&self) -> String {
-        format!("/fencron/v1/{}/", self.0)
+        format!("{ROOT}{}/", self.0)
     }
 
     /// All sessions: one key per node that is present, its value the record that the node published.

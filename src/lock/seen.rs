@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -132,12 +133,17 @@ impl SeenFile {
         if record.v == RECORD { Ok(record.seen) } else { Err(damaged(format!("version {} is not known", record.v))) }
     }
 
-    /// Saves `seen` so that a crash at any moment leaves the old file or the new one.
+    /// Adds `seen` to what was saved, by this node or by another that keeps its state here, so that a crash at any
+    /// moment leaves the old file or the new one.
     pub fn save(&self, seen: &Seen) -> Result<(), SeenFileError> {
+        static SAVED: AtomicU64 = AtomicU64::new(0);
         let directory = self.path.parent().expect("the path was joined to a directory");
         fs::create_dir_all(directory).map_err(|error| self.failed("create the directory of", error))?;
-        let beside = self.path.with_extension(format!("tmp-{}", std::process::id()));
-        let text = serde_json::to_vec(&SeenRecord { v: RECORD, seen: *seen }).expect("numbers can be written");
+        let mut all = self.load()?;
+        all.note(seen.base, seen.revision, Fence::new(seen.fence));
+        let beside =
+            self.path.with_extension(format!("tmp-{}-{}", std::process::id(), SAVED.fetch_add(1, Ordering::Relaxed)));
+        let text = serde_json::to_vec(&SeenRecord { v: RECORD, seen: all }).expect("numbers can be written");
         write_through(&beside, &text).map_err(|error| self.failed("write", error))?;
         fs::rename(&beside, &self.path).map_err(|error| self.failed("replace", error))?;
         // The new name is only safe once the directory is.

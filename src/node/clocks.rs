@@ -19,6 +19,11 @@ impl Clocks {
         self.offsets.insert(lease, theirs.as_millis() - ours.as_millis());
     }
 
+    /// Whether the node of this session has said what its clock shows.
+    pub fn has_heard(&self, lease: u64) -> bool {
+        self.offsets.contains_key(&lease)
+    }
+
     /// The session is gone.
     pub fn gone(&mut self, lease: u64) {
         self.offsets.remove(&lease);

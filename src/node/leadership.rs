@@ -8,12 +8,15 @@ use super::{Answer, LAST_WORDS, PUBLISH_EVERY, Running, Standing, Stopping};
 use crate::execute::Execute;
 use crate::job::StopReason;
 use crate::ledger::{Claims, NodeRecord};
-use crate::lock::{CallId, CampaignError, Presence, Session, SessionError, Term};
+use crate::lock::{CallId, CampaignError, Ended, Presence, Session, SessionError, Term};
 use crate::scheduler::Event;
 use crate::store::{Revision, Store};
 
 /// The pause before a session is opened, or a campaign begun, again after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a new node waits to hear what the others' clocks show before it campaigns all the same.
+const CLOCKS_HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 impl<S: Store, E: Execute> Running<S, E> {
     /// Opens a session, trying until there is one.
@@ -43,9 +46,9 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.trust = Some(session.trust());
                 self.session = Some(Arc::new(session));
                 self.published_at = Some(self.options.clock.wall());
+                self.present_since = self.options.clock.boot();
                 self.standing = Standing::Idle;
                 self.tell(Event::Session { lease });
-                self.campaign();
             }
             Err(error) => {
                 tracing::error!(%error, "cannot open a session; trying again");
@@ -55,11 +58,14 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
     }
 
-    /// Stands in the queue, unless the node is leaving or stands back.
+    /// Stands in the queue, unless it does, or the node is leaving or stands back.
     pub(super) fn campaign(&mut self) {
+        if self.standing != Standing::Idle || self.stopping.is_some_and(|stopping| stopping.leave) {
+            return;
+        }
         self.look_at_clocks();
         let Some(session) = self.session.clone() else { return };
-        if self.standing != Standing::Idle || self.stands_back.is_some() || self.stopping.is_some_and(|s| s.leave) {
+        if self.stands_back.is_some() || self.position.is_none() || self.waits_for_clocks(&session) {
             return;
         }
         let call = CallId::random();
@@ -70,6 +76,13 @@ impl<S: Store, E: Execute> Running<S, E> {
             tokio::time::sleep(pause).await;
             Answer::Campaign(call, election.campaign(&session, call).await)
         }));
+    }
+
+    /// Whether the nodes that are there may yet say what their clocks show: they do when they see a new session.
+    fn waits_for_clocks(&self, session: &Session<S>) -> bool {
+        let own = session.lease().0.get();
+        let unheard = self.nodes.keys().any(|lease| *lease != own && !self.clocks.has_heard(*lease));
+        unheard && self.options.clock.boot().since(self.present_since) < CLOCKS_HEARD_WITHIN
     }
 
     pub(super) fn campaigned(&mut self, call: CallId, result: Result<Term, CampaignError>) {
@@ -86,6 +99,11 @@ impl<S: Store, E: Execute> Running<S, E> {
             Err(CampaignError::SessionEnded(why)) => {
                 tracing::warn!(%why, "the session ended while waiting for the leadership");
                 self.standing = Standing::Idle;
+                self.replace_session();
+            }
+            Err(CampaignError::OtherCall(other)) => {
+                tracing::warn!(call = %other, "an earlier call of this session still stands: taking it back");
+                self.withdraw(other);
             }
             Err(error) => {
                 tracing::error!(%error, "cannot campaign");
@@ -96,19 +114,19 @@ impl<S: Store, E: Execute> Running<S, E> {
     }
 
     fn withdraw(&mut self, call: CallId) {
-        self.standing = Standing::Idle;
         let (Some(session), election) = (self.session.clone(), self.election.clone()) else { return };
+        self.standing = Standing::Withdrawing(call);
         self.tasks.spawn(async move {
             if let Err(error) = election.withdraw(&session, call).await {
                 tracing::warn!(%error, "could not leave the queue for the leadership");
             }
-            Answer::Withdrawn
+            Answer::Withdrawn(call)
         });
     }
 
-    pub(super) fn campaign_again(&mut self) {
-        if self.standing == Standing::Idle {
-            self.campaign();
+    pub(super) fn withdrawn(&mut self, call: CallId) {
+        if self.standing == Standing::Withdrawing(call) {
+            self.standing = Standing::Idle;
         }
     }
 
@@ -173,19 +191,29 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn resigned(&mut self) {
         if self.standing == Standing::Resigning {
             self.standing = Standing::Idle;
-            self.campaign();
         }
     }
 
     /// The session's trust was extended, or the session has ended.
     pub(super) fn trust_moved(&mut self) {
-        let Some(ended) = self.trust.as_ref().and_then(|trust| trust.borrow().ended) else { return };
+        let Some(trust) = &self.trust else { return };
+        let unattended = trust.has_changed().is_err().then_some(Ended::Unattended);
+        let ended = trust.borrow().ended.or(unattended);
+        let Some(ended) = ended else { return };
         tracing::warn!(why = %ended, "the session has ended");
+        self.replace_session();
+    }
+
+    /// The session is over, though its lease may live on (its key was deleted, as a repair does): another is opened.
+    fn replace_session(&mut self) {
         self.lose_term("its session has ended");
         if let Some(campaign) = self.campaign.take() {
             campaign.abort();
         }
-        (self.session, self.trust) = (None, None);
+        self.trust = None;
+        if let Some(session) = self.session.take().and_then(Arc::into_inner) {
+            self.tasks.spawn(async move { Answer::Done("close a session that is over", session.close().await) });
+        }
         if self.stopping.is_none_or(|stopping| !stopping.leave) {
             self.open_session();
         } else {
@@ -229,10 +257,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.withdraw(call);
             }
             (Some(why), Standing::Leading(_)) => tracing::warn!("this node leads, but {why}"),
-            (None, Standing::Idle) => {
-                tracing::info!("this node's clock agrees with the others' again: it campaigns");
-                self.campaign();
-            }
+            (None, _) => tracing::info!("this node's clock agrees with the others' again"),
             _ => {}
         }
     }
@@ -262,8 +287,11 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     pub(super) fn published(&mut self, result: Result<(), SessionError>) {
         self.publishing = false;
-        if let Err(error) = result {
-            tracing::warn!(%error, "could not publish this node's record");
+        let Err(error) = result else { return };
+        tracing::warn!(%error, "could not publish this node's record");
+        let own = self.session.as_ref().map(|session| session.lease());
+        if matches!(error, SessionError::Ended { lease, .. } if Some(lease) == own) {
+            self.replace_session();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Answer, Running, Standing};
 use crate::execute::{Execute, MayStart, Started, Stop, Work};
@@ -17,6 +18,9 @@ use crate::store::{Store, StoreError};
 /// How many transactions of changes may be under way at once. Changes of one run never are: the scheduler waits for
 /// each.
 const TRANSITIONS_UNDER_WAY: usize = 4;
+
+/// How long changes wait that failed for a reason which may pass by somebody's doing (denied, full).
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
 impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn act(&mut self, action: Action) {
@@ -97,10 +101,16 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn register(&mut self, fence: Fence, known: Vec<(JobName, Known)>, forget: Vec<JobName>) {
         let Some(hold) = self.hold().filter(|hold| hold.fence() == fence).cloned() else { return };
         let ledger = self.ledger.clone();
-        self.tasks.spawn(async move { Answer::Register(ledger.register(&hold, &known, &forget).await) });
+        self.tasks.spawn(async move {
+            let result = ledger.register(&hold, &known, &forget).await;
+            Answer::Register { hold, result }
+        });
     }
 
-    pub(super) fn register_answered(&mut self, result: Result<bool, StoreError>) {
+    pub(super) fn register_answered(&mut self, hold: &Hold, result: Result<bool, StoreError>) {
+        if !self.is_term_of(hold) {
+            return;
+        }
         match result {
             Ok(true) => self.tell(Event::Registered),
             Ok(false) => self.lose_term("the store refuses its writes: another leads"),
@@ -127,6 +137,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             let ledger = self.ledger.clone();
             self.tasks.spawn(async move {
                 let result = ledger.transition(hold.as_ref(), sent.clone()).await;
+                if result.is_err() {
+                    tokio::time::sleep(FAILED_PAUSE).await;
+                }
                 Answer::Transitions { sent, result }
             });
         }

@@ -13,24 +13,26 @@ use crate::lock::line::{Line, Step};
 use crate::store::{Answer, Committed, Compare, Entry, Keys, LeaseId, Op, Order, Page, Revision, Test, Txn};
 use crate::time::Wall;
 
-/// The contents of a store, small enough to be compared: value, created, modified, lease.
+/// Value, created, modified, lease.
+type Fields = (Vec<u8>, u64, u64, Option<LeaseId>);
+
+/// The contents of a store, small enough to be compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Contents {
     revision: u64,
-    entries: BTreeMap<String, (Vec<u8>, u64, u64, Option<LeaseId>)>,
+    entries: BTreeMap<String, Fields>,
     ended: BTreeSet<LeaseId>,
 }
 
 impl Contents {
     fn find(&self, keys: &Keys) -> Vec<Entry> {
-        let entry =
-            |(key, (value, created, modified, lease)): (&String, &(Vec<u8>, u64, u64, Option<LeaseId>))| Entry {
-                key: key.clone(),
-                value: value.clone(),
-                created: Revision(*created),
-                modified: Revision(*modified),
-                lease: *lease,
-            };
+        let entry = |(key, (value, created, modified, lease)): (&String, &Fields)| Entry {
+            key: key.clone(),
+            value: value.clone(),
+            created: Revision(*created),
+            modified: Revision(*modified),
+            lease: *lease,
+        };
         self.entries.iter().filter(|(key, _)| keys.contains(key)).map(entry).collect()
     }
 

@@ -52,7 +52,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For one member's answer to one request (a keep-alive waits half as long before it asks another).
     pub attempt: Duration,
-    /// For how long new attempts are begun: a call ends after this and one attempt more.
+    /// For how long new attempts are begun: a call ends after this and one attempt more. (Connecting and renewing a
+    /// token may each take as long as an attempt.)
     pub call: Duration,
 }
 
@@ -105,6 +106,11 @@ impl EtcdConfig {
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> EtcdConfig {
         self.timeouts = timeouts;
         self
+    }
+
+    /// Whether the URL, or whoever made this, named a user, and gave a password.
+    pub fn has_credentials(&self) -> (bool, bool) {
+        (self.user.is_some(), !self.password.is_empty())
     }
 
     pub(super) fn endpoints(&self) -> &[String] {

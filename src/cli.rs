@@ -1,0 +1,236 @@
+//! The program's commands: what is typed, what is printed, and how it exits.
+//!
+//! stdout is data, stderr is messages. `docs/cli.md` describes every command, its output and its exit codes.
+
+mod check;
+mod fence;
+mod file;
+mod logging;
+mod logs;
+mod look;
+mod place;
+mod run;
+mod steer;
+mod terminal;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::Problems;
+use crate::ledger::AskError;
+use crate::store::{StoreError, StoreUrl};
+use crate::time::Clock;
+use logging::LogFormat;
+use terminal::{Closed, Terminal};
+
+/// A job scheduler with leader election: of several replicas one leads and fires the jobs of a YAML file.
+#[derive(Parser)]
+#[command(name = "fencron", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where, and how it is shown: the options that every command takes.
+#[derive(Args)]
+struct Global {
+    /// sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… (TLS), or memory: (to try `run` alone)
+    #[arg(long, global = true, value_name = "URL", env = "FENCRON_STORE", hide_env_values = true)]
+    #[arg(default_value = StoreUrl::DEFAULT, help_heading = "Global options")]
+    store: String,
+    /// What keeps clusters apart in one store [default: that of the jobs file, or the only one in the store]
+    #[arg(long, global = true, value_name = "NS", env = "FENCRON_NAMESPACE", help_heading = "Global options")]
+    namespace: Option<String>,
+    /// How data is printed
+    #[arg(short, long, global = true, value_name = "FORMAT", env = "FENCRON_OUTPUT", default_value = "table")]
+    #[arg(help_heading = "Global options")]
+    output: Format,
+    /// How logs are written to stderr; FENCRON_LOG or RUST_LOG says which (like info, or fencron=debug)
+    #[arg(long, global = true, value_name = "FORMAT", env = "FENCRON_LOG_FORMAT", default_value = "text")]
+    #[arg(help_heading = "Global options")]
+    log_format: LogFormat,
+    /// The user of an etcd store whose URL names none
+    #[arg(long, global = true, value_name = "USER", env = "FENCRON_ETCD_USER", help_heading = "Global options")]
+    etcd_user: Option<String>,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node: it contends for the leadership, and fires the jobs of FILE while it leads
+    Run(run::RunArgs),
+    /// Check a jobs file: everything that is wrong with it, each with its line
+    Validate(check::ValidateArgs),
+    /// Print the JSON Schema of jobs files, for editors
+    Schema,
+    /// Show when the jobs of FILE fire, and what the rules of their zones do to it
+    Next(check::NextArgs),
+    /// Show who leads, which nodes are there, and what keeps jobs from being fired
+    Status,
+    /// List the jobs
+    Jobs(look::JobsArgs),
+    /// List runs, the newest first
+    Runs(look::RunsArgs),
+    /// Print what a run wrote
+    Logs(logs::LogsArgs),
+    /// Run a job now
+    Trigger(steer::TriggerArgs),
+    /// Skip a job's occurrences until it is resumed
+    Pause(steer::JobArgs),
+    /// Let a paused job go on
+    Resume(steer::JobArgs),
+    /// Stop a run, or take it back before it starts
+    Cancel(steer::RunIdArgs),
+    /// Settle a run that ended as `unknown`
+    Resolve(steer::ResolveArgs),
+    /// Run a job for instants of the past
+    Backfill(steer::BackfillArgs),
+    /// Let another node lead
+    StepDown,
+    /// Show what fences are counted from, and repair it
+    Fence(fence::FenceArgs),
+    /// Print a script with which a shell completes the arguments
+    Completions(check::CompletionsArgs),
+}
+
+/// How long the program waits, at its end, for what still blocks on the disk.
+const LAST_TASKS: Duration = Duration::from_secs(1);
+
+/// How the program ends. The numbers are part of its contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    Failed = 1,
+    /// Wrong usage, or a wrong configuration.
+    Wrong = 2,
+    StoreUnreachable = 5,
+    /// Nobody can say, or nobody can say yet, whether it was done.
+    OutcomeUnknown = 6,
+}
+
+/// An error that says how the program ends.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into() }
+    }
+
+    fn wrong(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Wrong, message)
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    // Fails only where a provider is installed already, which then is this one.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let Cli { global, command } = Cli::parse();
+    let mut terminal = Terminal::new(global.output);
+    let exit = start(command, &global, &mut terminal).unwrap_or_else(|error| report(&error, &terminal));
+    ExitCode::from(exit as u8)
+}
+
+fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    logging::start(global.log_format, command.logs_by_default(), Clock::system())?;
+    let runtime = command.runtime().context("cannot start the threads")?;
+    let exit = runtime.block_on(command.run(global, terminal));
+    runtime.shutdown_timeout(LAST_TASKS);
+    exit
+}
+
+impl Command {
+    /// What is logged where neither FENCRON_LOG nor RUST_LOG says it.
+    fn logs_by_default(&self) -> &'static str {
+        match self {
+            Command::Run(_) => "warn,fencron=info",
+            _ => "warn",
+        }
+    }
+
+    /// What the command works on: a node has work for many threads.
+    fn runtime(&self) -> std::io::Result<Runtime> {
+        let mut builder = match self {
+            Command::Run(_) => Builder::new_multi_thread(),
+            _ => Builder::new_current_thread(),
+        };
+        builder.enable_all().build()
+    }
+
+    async fn run(self, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+        match self {
+            Command::Run(args) => run::run(args, global).await,
+            Command::Validate(args) => check::validate(&args, terminal),
+            Command::Schema => check::print_schema(terminal),
+            Command::Next(args) => check::next(&args, terminal),
+            Command::Completions(args) => check::completions(&args, terminal),
+            Command::Status => look::status(global, terminal).await,
+            Command::Jobs(args) => look::jobs(&args, global, terminal).await,
+            Command::Runs(args) => look::runs(&args, global, terminal).await,
+            Command::Logs(args) => logs::logs(&args, global, terminal).await,
+            Command::Trigger(args) => steer::trigger(&args, global, terminal).await,
+            Command::Pause(args) => steer::set_paused(&args, true, global, terminal).await,
+            Command::Resume(args) => steer::set_paused(&args, false, global, terminal).await,
+            Command::Cancel(args) => steer::cancel(&args, global, terminal).await,
+            Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
+            Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
+            Command::StepDown => steer::step_down(global, terminal).await,
+            Command::Fence(args) => fence::run(&args, global, terminal).await,
+        }
+    }
+}
+
+/// The name that was probably meant, as the end of a message; empty where none is near.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
+    /// How alike two names have to be, from 0 to 1, for one to be taken for the other.
+    const NEAR: f64 = 0.8;
+    let likeness = |other: &'a str| (strsim::jaro_winkler(name, other), other);
+    let best = names.map(likeness).filter(|(near, _)| *near >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.map_or_else(String::new, |(_, other)| format!(": did you mean `{other}`?"))
+}
+
+/// Says what went wrong, and answers how the program ends for it.
+fn report(error: &anyhow::Error, terminal: &Terminal) -> Exit {
+    if error.is::<Closed>() {
+        return Exit::Done;
+    }
+    terminal.say(format_args!("fencron: {error:#}"));
+    exit_of(error)
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.exit;
+    }
+    if error.is::<Problems>() {
+        return Exit::Wrong;
+    }
+    match error.downcast_ref::<AskError>() {
+        Some(AskError::Store(store)) if store.is_unknown() => return Exit::OutcomeUnknown,
+        Some(AskError::Store(_)) => return Exit::StoreUnreachable,
+        Some(_) => return Exit::Failed,
+        None => {}
+    }
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::Refused(_) | StoreError::LeaseEnded(_)) | None => Exit::Failed,
+        Some(_) => Exit::StoreUnreachable,
+    }
+}

@@ -1,0 +1,103 @@
+//! Logs: `tracing` to stderr, for people or for programs.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use chrono::SecondsFormat;
+use clap::ValueEnum;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::Failure;
+use crate::time::Clock;
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The target of what jobs write.
+const OUTPUT: &str = "fencron::output";
+
+/// Begins to log what FENCRON_LOG or RUST_LOG says, or else `default`.
+pub(super) fn start(format: LogFormat, default: &str, clock: Clock) -> Result<(), Failure> {
+    let filter = filter(default)?;
+    let time = Time(clock);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).with_timer(time).init(),
+        LogFormat::Text => {
+            let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+            let events = Format::default().with_timer(time.clone()).with_target(false);
+            builder.with_ansi(coloured).event_format(Text { time, events }).init();
+        }
+    }
+    Ok(())
+}
+
+fn filter(default: &str) -> Result<EnvFilter, Failure> {
+    let set = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
+    let Some((name, text)) = ["FENCRON_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, set(name)?))) else {
+        return Ok(EnvFilter::new(default));
+    };
+    EnvFilter::try_new(&text)
+        .map_err(|error| Failure::wrong(format!("{name}: {error}: write it like info, or fencron=debug,warn")))
+}
+
+/// Writes the time of an event in UTC with milliseconds, always of the same width.
+#[derive(Clone)]
+struct Time(Clock);
+
+impl FormatTime for Time {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        writer.write_str(&self.0.wall().to_utc().to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+}
+
+/// Events for people: what jobs write as `job | line`, the rest as usual.
+struct Text {
+    time: Time,
+    events: Format<Full, Time>,
+}
+
+impl<S, N> FormatEvent<S, N> for Text
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut line = OutputLine::default();
+        if event.metadata().target() == OUTPUT && *event.metadata().level() == tracing::Level::INFO {
+            event.record(&mut line);
+        }
+        let OutputLine { job: Some(job), text } = line else {
+            return self.events.format_event(context, writer, event);
+        };
+        self.time.format_time(&mut writer)?;
+        writeln!(writer, "      {job} | {}", super::terminal::visible(&text))
+    }
+}
+
+/// A line that a job wrote.
+#[derive(Default)]
+struct OutputLine {
+    job: Option<String>,
+    text: String,
+}
+
+impl Visit for OutputLine {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "job" => self.job = Some(format!("{value:?}")),
+            "message" => self.text = format!("{value:?}"),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! `fencron run`: a node, its signals, and its jobs file as it changes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::place::{Place, open_store};
+use super::{Exit, Failure, Global, file};
+use crate::api::{self, Api};
+use crate::config::Config;
+use crate::execute::{Executor, MAX_RUNNING, Outputs};
+use crate::job::{Job, Trigger};
+use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing};
+use crate::node::housekeeping::Housekeeping;
+use crate::node::{Ends, Node, Options, Order, Status};
+use crate::store::{AnyStore, StoreUrl};
+use crate::time::{Clock, Wall};
+
+mod reload;
+
+/// How many orders and chores may wait for the node.
+const QUEUE: usize = 16;
+
+/// How often what was seen of the store is saved, beside every new term.
+const SAVE_SEEN_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the listener waits, at the end, for those who still read.
+const LAST_READERS: Duration = Duration::from_secs(2);
+
+/// How many of the next fires are told at the start, and how many jobs are looked at for them.
+const NEXT_TOLD: usize = 3;
+const NEXT_LOOKED_AT: usize = 10_000;
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// The jobs file; it is read again when it changes, and on SIGHUP
+    #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
+    file: PathBuf,
+    /// The node's name, unique among the replicas [default: host name and process id]
+    #[arg(long, env = "FENCRON_NODE", value_parser = node_name)]
+    node: Option<String>,
+    /// How long the leadership outlives a node that is cut off
+    #[arg(long, env = "FENCRON_TTL", default_value = "10s", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Where the HTTP listener listens; port 0 is any free port
+    #[arg(long, value_name = "ADDR", env = "FENCRON_LISTEN", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// HOST:PORT under which other machines reach the listener [default: what it listens on]
+    #[arg(long, value_name = "ADDR", env = "FENCRON_ADVERTISE", value_parser = host_and_port)]
+    advertise: Option<String>,
+    /// How long running jobs may go on when the node is told to stop
+    #[arg(long, env = "FENCRON_SHUTDOWN_GRACE", default_value = "30s", value_parser = humantime::parse_duration)]
+    shutdown_grace: Duration,
+    /// How far the node's clock may be from the others' for it to lead
+    #[arg(long, env = "FENCRON_MAX_CLOCK_SKEW", default_value = "2s", value_parser = humantime::parse_duration)]
+    max_clock_skew: Duration,
+    /// Where the node remembers, outside of the store, the highest fence it has seen
+    #[arg(long, value_name = "DIR", env = "FENCRON_STATE_DIR", default_value = ".fencron")]
+    state_dir: PathBuf,
+    /// How many commands run at once; the others wait
+    #[arg(long, value_name = "N", env = "FENCRON_MAX_RUNNING", default_value_t = MAX_RUNNING)]
+    max_running: usize,
+}
+
+fn node_name(text: &str) -> Result<String, crate::job::NotAName> {
+    crate::job::check_name(text).map(|()| text.to_owned())
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map(|_| text.to_owned()).ok_or_else(|| "write it as HOST:PORT".to_owned())
+}
+
+/// Runs a node until it is told to stop.
+pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
+    let config = file::read(&args.file)?;
+    let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
+    let url = global.url()?;
+    let named = global.namespace()?;
+    let namespace = named.clone().map_or_else(|| Namespace::new(&config.namespace), Ok)?;
+    let clock = Clock::system();
+    let store = open_store(&url, &clock).await?;
+    let place = Place { url, store, namespace, clock };
+    let kept_name = named.is_none().then(|| place.namespace.clone());
+    start(args, timing, config, place, kept_name).await
+}
+
+/// `file_names`: the namespace that the file names and has to go on naming, where it does.
+async fn start(
+    args: RunArgs,
+    timing: Timing,
+    config: Config,
+    place: Place,
+    file_names: Option<Namespace>,
+) -> anyhow::Result<Exit> {
+    let (order, orders) = mpsc::channel(QUEUE);
+    let (chore, chores) = mpsc::channel(QUEUE);
+    let ending = CancellationToken::new();
+    let mut beside = JoinSet::new();
+    // First of all, so that a signal from here on is heard.
+    let asked_to_stop = signals(&order, &mut beside)?;
+
+    let name = args.node.unwrap_or_else(default_name);
+    let file = SeenFile::new(&args.state_dir, &place.url.to_string(), &place.namespace);
+    let seen = file.load()?;
+    file.save(&seen)?;
+    let locks = place.locks(seen).kept_in(file);
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
+    })?;
+    let address = args.advertise.map_or_else(|| listener.local_addr().map(reachable), Ok)?;
+    introduce(&name, &place, &args.file, &config, &address);
+
+    let status = watch::Sender::new(Status::starting(&name, &config));
+    let outputs = Outputs::new(place.clock.clone());
+    let (ledger, clock) = (place.ledger(), place.clock.clone());
+    let api = Api { status: status.subscribe(), ledger, locks: locks.clone(), outputs: outputs.clone(), clock };
+    let serving = tokio::spawn(serve(listener, api, ending.clone()));
+    beside.spawn(save_seen(locks.clone()));
+    let reload = reload::Reload::new(args.file, file_names, &config, order.clone());
+    beside.spawn(reload.run(signal(SignalKind::hangup())?));
+    let housekeeping = Housekeeping::start(chore).await.context("cannot start the housekeeping")?;
+
+    let options = Options {
+        name,
+        timing,
+        shutdown_grace: args.shutdown_grace,
+        max_clock_skew: args.max_clock_skew,
+        address: Some(address),
+        driver: Driver::Thread,
+        clock: place.clock.clone(),
+    };
+    let execute = Executor::new(place.clock.clone(), args.max_running).context("cannot prepare to start commands")?;
+    let node = Node { ledger: place.ledger(), locks: locks.clone(), execute, outputs, options };
+    let ended = node.run(config, Ends { orders, chores, status }).await;
+    housekeeping.stop().await;
+    beside.shutdown().await;
+    locks.save_seen().await;
+    ending.cancel();
+    if tokio::time::timeout(LAST_READERS, serving).await.is_err() {
+        tracing::debug!("somebody still reads from the listener: left to it");
+    }
+    ended?;
+    tracing::info!("ended");
+    Ok(if *asked_to_stop.borrow() > 1 { Exit::Failed } else { Exit::Done })
+}
+
+/// The host's name and the process id: no two processes of a machine have the same.
+fn default_name() -> String {
+    format!("{}-{}", host_name(), std::process::id())
+}
+
+/// The machine's name, as far as it can be part of a node's.
+pub(super) fn host_name() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let plain: String =
+        name.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
+    let plain: String = plain.trim_start_matches(['-', '.']).chars().take(60).collect();
+    if plain.is_empty() { "node".to_owned() } else { plain }
+}
+
+/// What others reach a listener by: one that listens everywhere is found by the machine's name.
+fn reachable(address: SocketAddr) -> String {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => format!("{}:{}", host_name(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => format!("{}:{}", host_name(), address.port()),
+        _ => address.to_string(),
+    }
+}
+
+/// The first SIGTERM or SIGINT lets what runs end, the second does not. Answers how many have come.
+fn signals(order: &mpsc::Sender<Order>, beside: &mut JoinSet<()>) -> anyhow::Result<watch::Receiver<u32>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (count, counted) = watch::channel(0);
+    let order = order.clone();
+    beside.spawn(async move {
+        loop {
+            let name = next_signal(&mut terminate, &mut interrupt).await;
+            count.send_modify(|count| *count += 1);
+            tracing::info!(signal = name, "told to stop{}", if *count.borrow() > 1 { ", again: now" } else { "" });
+            let next = if *count.borrow() > 1 { Order::StopNow } else { Order::Stop };
+            if order.send(next).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(counted)
+}
+
+async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// The node does its work without its listener as well.
+async fn serve(listener: TcpListener, api: Api<AnyStore>, ending: CancellationToken) {
+    if let Err(error) = api::serve(listener, api, ending).await {
+        tracing::error!(%error, "the HTTP listener has ended");
+    }
+}
+
+/// Saves what is seen of the store as it grows. A new term is saved by the campaign that won it.
+async fn save_seen(locks: Locks<AnyStore>) {
+    let mut seen: watch::Receiver<Seen> = locks.seen();
+    while seen.changed().await.is_ok() {
+        locks.save_seen().await;
+        tokio::time::sleep(SAVE_SEEN_EVERY).await;
+    }
+}
+
+/// Tells a new user what is going to happen.
+fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config, address: &str) {
+    let Place { url: store, namespace, clock, .. } = place;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node, %namespace, %store, "fencron starts");
+    if *store == StoreUrl::Memory {
+        tracing::warn!("the store is in memory: this node is alone, and what it did is forgotten when it ends");
+    }
+    for warning in config.warnings.list() {
+        tracing::warn!("{}:{}:{}: {}", path.display(), warning.line, warning.column, warning.message);
+    }
+    tracing::info!(digest = config.digest, jobs = config.jobs.len(), "read {}", path.display());
+    for line in next_fires(config, clock.wall()) {
+        tracing::info!("{line}");
+    }
+    tracing::info!("listening on http://{address} (/healthz, /readyz, /api/v1/status)");
+}
+
+fn next_fires(config: &Config, now: Wall) -> Vec<String> {
+    let next = |job: &Arc<Job>| match &job.trigger {
+        Trigger::Schedule { schedule, jitter } => Some((schedule.next_start(*jitter, now)?.starts, job.name.clone())),
+        Trigger::After { .. } => None,
+    };
+    let mut next: Vec<_> = config.jobs.values().take(NEXT_LOOKED_AT).filter_map(next).collect();
+    next.sort();
+    let shown = next.iter().take(NEXT_TOLD).map(|(at, job)| {
+        let wait = humantime::format_duration(Duration::from_secs(at.since(now).as_secs()));
+        format!("{job} is due next at {at}, in {wait}")
+    });
+    shown.collect()
+}
