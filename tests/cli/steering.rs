@@ -114,9 +114,15 @@ fn after_stepping_down_another_node_leads_with_a_greater_fence() {
     let place = Place::new();
     let _first = place.leader("a", &[]);
     let second = place.node("b", &[]);
-    place.wait_for(&["status"], |status| (status["nodes"].as_array()?.len() == 2).then_some(()));
     let before = place.json(&["fence", "show"])["fence"].as_u64().unwrap();
-    place.run(&["step-down"]).fails(0, &["asked a (fence "]);
+    // A node is there a moment before it waits in the queue; until then the first leads again.
+    loop {
+        let ran = place.run(&["step-down"]);
+        ran.fails(0, &["(fence "]);
+        if !ran.stderr().contains("no other node waits") {
+            break;
+        }
+    }
     second.wait_for(" leading ");
     let leader =
         place.wait_for(&["status"], |status| Some(status["leader"].clone()).filter(|leader| leader["node"] == "b"));
