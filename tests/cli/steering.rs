@@ -115,14 +115,9 @@ fn after_stepping_down_another_node_leads_with_a_greater_fence() {
     let _first = place.leader("a", &[]);
     let second = place.node("b", &[]);
     let before = place.json(&["fence", "show"])["fence"].as_u64().unwrap();
-    // A node is there a moment before it waits in the queue; until then the first leads again.
-    loop {
-        let ran = place.run(&["step-down"]);
-        ran.fails(0, &["(fence "]);
-        if !ran.stderr().contains("no other node waits") {
-            break;
-        }
-    }
+    // A node is there a moment before it waits; until then the first would lead again.
+    place.wait_for(&["status"], |status| (status["waiting"] == json!(["b"])).then_some(()));
+    place.run(&["step-down"]).fails(0, &["asked a (fence "]);
     second.wait_for(" leading ");
     let leader =
         place.wait_for(&["status"], |status| Some(status["leader"].clone()).filter(|leader| leader["node"] == "b"));
