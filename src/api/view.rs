@@ -185,7 +185,7 @@ impl Overview {
         let watermark = ledger.watermark().await?.map(|mark| mark.instant);
         let paused = ledger.paused().await?.into_iter().map(|(job, _)| job).collect();
         let obstacles = obstacles(&standing, &nodes);
-        let waiting = standing.waiting.iter().map(|waiter| waiter.node.clone()).collect();
+        let waiting = standing.waiting.iter().filter_map(|waiter| waiter.node.clone()).collect();
         let leads = standing.leader.as_ref().map(|leader| leader.session.0.get());
         let leader = standing.leader.map(|leader| LeaderView {
             address: leader.record.as_deref().and_then(NodeRecord::decode).and_then(|record| record.address),
