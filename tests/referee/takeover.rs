@@ -24,6 +24,7 @@ pub(super) fn judge(record: &Record, found: &mut Findings) {
 /// What can be said about who is well.
 #[derive(Default)]
 struct Health<'a> {
+    grace: Millis,
     up: BTreeSet<&'a str>,
     impaired: BTreeMap<&'a str, u32>,
     troubles: u32,
@@ -46,15 +47,16 @@ impl<'a> Health<'a> {
             Fact::TroubleBegins(_) => self.troubles += 1,
             Fact::TroubleEnds(_) => self.troubles -= 1,
             Fact::Shock(_) => {}
+            Fact::Drains => return self.calm_since = self.calm_since.max(at + self.grace),
             _ => return,
         }
-        self.calm_since = at;
+        self.calm_since = self.calm_since.max(at);
     }
 }
 
 fn decided_in_time(record: &Record, found: &mut Findings) {
     let bound = record.ttl + record.margin + NOTICE;
-    let mut health = Health::default();
+    let mut health = Health { grace: record.grace, ..Health::default() };
     let mut decided = record.wall_start;
     let mut told = false;
     let mut look = |at: Millis, health: &Health, decided: i64, found: &mut Findings| {
