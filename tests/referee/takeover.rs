@@ -102,9 +102,9 @@ fn settles(record: &Record, found: &mut Findings) {
         found.add(Rule::Settles, record.end, "nobody leads in the end");
     }
     // A clock that was ahead has claimed what is due only later: that waits for its time.
-    let is_due = |run: &str| instant(run).is_some_and(|at| at < record.wall_start + record.end as i64);
-    let idle = |since: Millis| since.max(record.healed) + IDLE < record.end;
-    let mut stuck: Vec<_> = open.iter().filter(|(run, since)| idle(**since) && is_due(run)).collect();
+    let due = |run: &str| instant(run).map_or(0, |at| (at - record.wall_start).max(0) as Millis);
+    let idle = |run: &str, since: Millis| since.max(record.healed).max(due(run)) + IDLE < record.end;
+    let mut stuck: Vec<_> = open.iter().filter(|(run, since)| idle(run, **since)).collect();
     stuck.sort();
     for (run, since) in stuck {
         let runs = if running.contains(*run) { "and runs" } else { "and does not run" };
