@@ -2,15 +2,23 @@
 //!
 //! stdout is data, stderr is messages. `docs/cli.md` describes every command, its output and its exit codes.
 
+mod check;
+mod fence;
 mod file;
 mod logging;
+mod logs;
+mod look;
 mod place;
 mod run;
+mod steer;
 mod terminal;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Problems;
 use crate::ledger::AskError;
@@ -64,7 +72,42 @@ enum Format {
 enum Command {
     /// Run a node: it contends for the leadership, and fires the jobs of FILE while it leads
     Run(run::RunArgs),
+    /// Check a jobs file: everything that is wrong with it, each with its line
+    Validate(check::ValidateArgs),
+    /// Print the JSON Schema of jobs files, for editors
+    Schema,
+    /// Show when the jobs of FILE fire, and what the rules of their zones do to it
+    Next(check::NextArgs),
+    /// Show who leads, which nodes are there, and what keeps jobs from being fired
+    Status,
+    /// List the jobs
+    Jobs(look::JobsArgs),
+    /// List runs, the newest first
+    Runs(look::RunsArgs),
+    /// Print what a run wrote
+    Logs(logs::LogsArgs),
+    /// Run a job now
+    Trigger(steer::TriggerArgs),
+    /// Skip a job's occurrences until it is resumed
+    Pause(steer::JobArgs),
+    /// Let a paused job go on
+    Resume(steer::JobArgs),
+    /// Stop a run, or take it back before it starts
+    Cancel(steer::RunIdArgs),
+    /// Settle a run that ended as `unknown`
+    Resolve(steer::ResolveArgs),
+    /// Run a job for instants of the past
+    Backfill(steer::BackfillArgs),
+    /// Let another node lead
+    StepDown,
+    /// Show what fences are counted from, and repair it
+    Fence(fence::FenceArgs),
+    /// Print a script with which a shell completes the arguments
+    Completions(check::CompletionsArgs),
 }
+
+/// How long the program waits, at its end, for what still blocks on the disk.
+const LAST_TASKS: Duration = Duration::from_secs(1);
 
 /// How the program ends. The numbers are part of its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,12 +145,16 @@ pub fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let Cli { global, command } = Cli::parse();
     let mut terminal = Terminal::new(global.output);
-    let exit = match logging::start(global.log_format, command.logs_by_default(), Clock::system()) {
-        Ok(()) => command.run(&global, &mut terminal),
-        Err(error) => Err(error.into()),
-    };
-    let exit = exit.unwrap_or_else(|error| report(&error, &terminal));
+    let exit = start(command, &global, &mut terminal).unwrap_or_else(|error| report(&error, &terminal));
     ExitCode::from(exit as u8)
+}
+
+fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    logging::start(global.log_format, command.logs_by_default(), Clock::system())?;
+    let runtime = command.runtime().context("cannot start the threads")?;
+    let exit = runtime.block_on(command.run(global, terminal));
+    runtime.shutdown_timeout(LAST_TASKS);
+    exit
 }
 
 impl Command {
@@ -115,14 +162,49 @@ impl Command {
     fn logs_by_default(&self) -> &'static str {
         match self {
             Command::Run(_) => "warn,fencron=info",
+            _ => "warn",
         }
     }
 
-    fn run(self, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    /// What the command works on: a node has work for many threads.
+    fn runtime(&self) -> std::io::Result<Runtime> {
+        let mut builder = match self {
+            Command::Run(_) => Builder::new_multi_thread(),
+            _ => Builder::new_current_thread(),
+        };
+        builder.enable_all().build()
+    }
+
+    async fn run(self, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
         match self {
-            Command::Run(args) => run::run(args, global),
+            Command::Run(args) => run::run(args, global).await,
+            Command::Validate(args) => check::validate(&args, terminal),
+            Command::Schema => check::print_schema(terminal),
+            Command::Next(args) => check::next(&args, terminal),
+            Command::Completions(args) => check::completions(&args, terminal),
+            Command::Status => look::status(global, terminal).await,
+            Command::Jobs(args) => look::jobs(&args, global, terminal).await,
+            Command::Runs(args) => look::runs(&args, global, terminal).await,
+            Command::Logs(args) => logs::logs(&args, global, terminal).await,
+            Command::Trigger(args) => steer::trigger(&args, global, terminal).await,
+            Command::Pause(args) => steer::set_paused(&args, true, global, terminal).await,
+            Command::Resume(args) => steer::set_paused(&args, false, global, terminal).await,
+            Command::Cancel(args) => steer::cancel(&args, global, terminal).await,
+            Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
+            Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
+            Command::StepDown => steer::step_down(global, terminal).await,
+            Command::Fence(args) => fence::run(&args, global, terminal).await,
         }
     }
+}
+
+/// The name that was probably meant, as the end of a message; empty where none is near.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
+    /// How alike two names have to be, from 0 to 1, for one to be taken for the other.
+    const NEAR: f64 = 0.8;
+    let likeness = |other: &'a str| (strsim::jaro_winkler(name, other), other);
+    let best = names.map(likeness).filter(|(near, _)| *near >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.map_or_else(String::new, |(_, other)| format!(": did you mean `{other}`?"))
 }
 
 /// Says what went wrong, and answers how the program ends for it.

@@ -19,7 +19,7 @@
 //! executor compares them again right before a process is started. Neither is what safety rests on: every write
 //! compares the owner's key in its own transaction.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -198,7 +198,7 @@ struct Running<S, E> {
     obstacle: Option<String>,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
-    runs: HashMap<RunId, Stopper>,
+    runs: BTreeMap<RunId, Stopper>,
     tasks: JoinSet<Answer<S>>,
     started: mpsc::Sender<(RunId, u32, Wall)>,
     published_at: Option<Wall>,
@@ -335,7 +335,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             obstacle: None,
             transitions: VecDeque::new(),
             transitions_under_way: 0,
-            runs: HashMap::new(),
+            runs: BTreeMap::new(),
             tasks: JoinSet::new(),
             started,
             published_at: None,
@@ -417,7 +417,19 @@ impl<S: Store, E: Execute> Running<S, E> {
                 }
                 self.position = Some(upto);
             }
-            News::Reread(all, upto) => self.reread(all, upto),
+            News::Reread(all, upto) => {
+                let before = self.position;
+                self.reread(all, upto);
+                if let Some(before) = before.filter(|before| *before > upto) {
+                    self.lose_term(&format!("the store went back from revision {before} to {upto}"));
+                }
+            }
+        }
+        // Before an election has shown the fence base, what was seen cannot be held against it.
+        if matches!(self.standing, Standing::Leading(_) | Standing::Campaigning(_))
+            && let Some(position) = self.position
+        {
+            self.locks.saw(position);
         }
         self.act_if_caught_up();
     }

@@ -181,6 +181,7 @@ pub struct Schedule {
     zone: Arc<Zone>,
     dst: Dst,
     except: Box<[Arc<Calendar>]>,
+    text: Box<str>,
     fingerprint: u64,
 }
 
@@ -214,7 +215,8 @@ impl Schedule {
         errors.extend(wrong_number(spec.expressions.len()));
         let Some(zone) = zone.filter(|_| errors.is_empty()) else { return Err(errors) };
         let (rules, except) = (rules.into_boxed_slice(), spec.except.to_vec().into_boxed_slice());
-        let schedule = Schedule { rules, zone, dst: spec.dst, except, fingerprint: fingerprint(spec) };
+        let text = spec.expressions.iter().map(|text| spaced_once(text)).collect::<Vec<_>>().join("; ").into();
+        let schedule = Schedule { rules, zone, dst: spec.dst, except, text, fingerprint: fingerprint(spec) };
         if schedule.next_after(BEFORE_ALL).is_none() {
             let message = "it can never fire: every instant is on a date of its `except` calendars".to_owned();
             return Err(vec![ScheduleError::Whole { message }]);
@@ -311,6 +313,11 @@ impl Schedule {
         format!("{:016x}", self.fingerprint)
     }
 
+    /// The expressions as they were written, for people.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The name of the schedule's zone.
     pub fn timezone(&self) -> &'static str {
         self.zone.name()
@@ -377,6 +384,10 @@ fn why_never(rule: &Rule, zone: &Zone, dst: Dst) -> Option<&'static str> {
     })
 }
 
+fn spaced_once(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Of the text rather than of what was read from it, so that a change of how it is read is none of the rule.
 fn fingerprint(spec: &ScheduleSpec<'_>) -> u64 {
     let mut hash = Sha256::new();
@@ -386,7 +397,7 @@ fn fingerprint(spec: &ScheduleSpec<'_>) -> u64 {
     };
     add("schedule 1");
     for text in spec.expressions {
-        add(&text.split_whitespace().collect::<Vec<_>>().join(" "));
+        add(&spaced_once(text));
         add(if parse::uses_hash(text) { spec.job } else { "" });
     }
     add(spec.timezone);

@@ -312,8 +312,8 @@ pub struct Page {
 pub enum Watched {
     /// What changed at these revisions, in order. All changes of one revision are in one report.
     Changes(Vec<Change>),
-    /// The store no longer has the changes that come next, up to this revision: list again, and watch from there.
-    /// The watch ends with it.
+    /// The store no longer has the changes that come next, up to this revision (or it was restored from a backup and
+    /// stands at this revision, before what was reported): list again, and watch from there. The watch ends with it.
     Compacted(Revision),
 }
 

@@ -370,10 +370,13 @@ async fn a_store_restored_from_a_backup_does_not_know_later_revisions() {
     etcd.save_snapshot(&file);
     count_up(&store, "count", 3, 9).await;
     let later = store.range(Range::of(Keys::one("count"))).await.unwrap().revision;
+    let mut watch = store.watch(Keys::one("count"), later.next()).await.unwrap();
     etcd.restore_snapshot(&file);
     etcd.restart();
     etcd.ready().await;
     assert_eq!(value(&store, "count").await.as_deref(), Some("3"));
+    let told = tokio::time::timeout(Duration::from_secs(60), watch.next()).await.expect("the watch says so");
+    assert!(matches!(told, Some(Watched::Compacted(now)) if now < later), "{told:?}");
     let at = Range { at: Some(later), ..Range::of(Keys::one("count")) };
     let error = store.range(at).await.unwrap_err();
     assert!(matches!(&error, StoreError::Refused(why) if why.contains("restored from a backup")), "{error}");

@@ -82,22 +82,17 @@ fn host_and_port(text: &str) -> Result<String, String> {
 }
 
 /// Runs a node until it is told to stop.
-pub(super) fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
+pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
     let config = file::read(&args.file)?;
     let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let url = global.url()?;
     let named = global.namespace()?;
     let namespace = named.clone().map_or_else(|| Namespace::new(&config.namespace), Ok)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    let exit = runtime.block_on(async {
-        let clock = Clock::system();
-        let store = open_store(&url, &clock).await?;
-        let place = Place { url, store, namespace, clock };
-        let kept_name = named.is_none().then(|| place.namespace.clone());
-        start(args, timing, config, place, kept_name).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    exit
+    let clock = Clock::system();
+    let store = open_store(&url, &clock).await?;
+    let place = Place { url, store, namespace, clock };
+    let kept_name = named.is_none().then(|| place.namespace.clone());
+    start(args, timing, config, place, kept_name).await
 }
 
 /// `file_names`: the namespace that the file names and has to go on naming, where it does.
@@ -128,9 +123,9 @@ async fn start(
 
     let status = watch::Sender::new(Status::starting(&name, &config));
     let outputs = Outputs::new(place.clock.clone());
-    let api =
-        Api { status: status.subscribe(), ledger: place.ledger(), locks: locks.clone(), outputs: outputs.clone() };
-    let serving = tokio::spawn(api::serve(listener, api, place.clock.clone(), ending.clone()));
+    let (ledger, clock) = (place.ledger(), place.clock.clone());
+    let api = Api { status: status.subscribe(), ledger, locks: locks.clone(), outputs: outputs.clone(), clock };
+    let serving = tokio::spawn(serve(listener, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
     let reload = reload::Reload::new(args.file, file_names, &config, order.clone());
     beside.spawn(reload.run(signal(SignalKind::hangup())?));
@@ -206,6 +201,13 @@ async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// The node does its work without its listener as well.
+async fn serve(listener: TcpListener, api: Api<AnyStore>, ending: CancellationToken) {
+    if let Err(error) = api::serve(listener, api, ending).await {
+        tracing::error!(%error, "the HTTP listener has ended");
     }
 }
 

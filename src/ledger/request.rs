@@ -1,15 +1,18 @@
 //! What people ask for: transactions that the leader sees through its watch.
 
-use super::record::{Asked, DoneRecord, OpenRecord, StepDownRecord, decode, encode};
+use super::record::{Asked, DoneRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode, encode};
 use super::{Ledger, Pauses};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
-use crate::scheduler::run::{Done, Open, OpenState, Source};
-use crate::store::{Committed, Compare, Keys, Op, Range, Store, StoreError, Txn};
+use crate::scheduler::run::{Done, Open, OpenState, Source, Watermark};
+use crate::store::{Committed, Compare, Keys, Op, Range, Revision, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// The most instants that one backfill may ask for.
 pub const BACKFILL_MOST: usize = 1000;
+
+/// What stands in the place of a batch's name in a watermark that was moved by hand.
+const SKIP: &str = "skip";
 
 /// How many runs one transaction asks for.
 const ASKED_AT_ONCE: usize = 60;
@@ -131,6 +134,29 @@ impl<S: Store> Ledger<S> {
             .when(Compare::modified_at(self.keys.step_down(), entry.modified))
             .then(Op::delete(self.keys.step_down()));
         self.commit(txn).await.map(drop)
+    }
+
+    /// Moves the watermark up to `now`, where it is not there already: what was due before and is not decided never
+    /// will be. For a store that was restored from a backup, where what was claimed since is forgotten. It turns away
+    /// the claims of whoever leads.
+    pub async fn skip_to(&self, now: Wall) -> Result<Watermark, StoreError> {
+        loop {
+            let page = self.read(Range::of(Keys::one(self.keys.watermark()))).await?;
+            let entry = page.entries.first();
+            let stored = entry.and_then(|entry| decode::<WatermarkRecord>(&entry.value)).map(WatermarkRecord::watermark);
+            let wanted = Watermark { instant: now, job: None };
+            if let Some(stored) = stored.filter(|stored| *stored >= wanted) {
+                return Ok(stored);
+            }
+            let unmoved = entry.map_or(Revision(0), |entry| entry.modified);
+            let record = encode(WatermarkRecord::new(&wanted, SKIP.to_owned()));
+            let txn = Txn::new()
+                .when(Compare::modified_at(self.keys.watermark(), unmoved))
+                .then(Op::put(self.keys.watermark(), record));
+            if self.commit(txn).await?.0.succeeded {
+                return Ok(wanted);
+            }
+        }
     }
 
     /// Settles a run that ended as `unknown`.

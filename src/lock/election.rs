@@ -384,6 +384,14 @@ impl<S: Store> Locks<S> {
         self.seen.send_if_modified(noted);
     }
 
+    /// Notes a revision that the store was seen at since the last election or observation: what is below it later is an
+    /// older store.
+    pub fn saw(&self, revision: Revision) {
+        // Read before it is written: the two lock.
+        let base = self.seen.borrow().base;
+        self.note(base, revision, None);
+    }
+
     /// Refuses a line of a store that is older than `seen`, and notes what it shows otherwise.
     fn check(&self, line: &Line, seen: &Seen) -> Result<(), StoreWentBack> {
         match &line.base {

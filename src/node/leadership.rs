@@ -99,6 +99,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Err(CampaignError::SessionEnded(why)) => {
                 tracing::warn!(%why, "the session ended while waiting for the leadership");
                 self.standing = Standing::Idle;
+                self.replace_session();
             }
             Err(CampaignError::OtherCall(other)) => {
                 tracing::warn!(call = %other, "an earlier call of this session still stands: taking it back");
@@ -200,11 +201,19 @@ impl<S: Store, E: Execute> Running<S, E> {
         let ended = trust.borrow().ended.or(unattended);
         let Some(ended) = ended else { return };
         tracing::warn!(why = %ended, "the session has ended");
+        self.replace_session();
+    }
+
+    /// The session is over, though its lease may live on (its key was deleted, as a repair does): another is opened.
+    fn replace_session(&mut self) {
         self.lose_term("its session has ended");
         if let Some(campaign) = self.campaign.take() {
             campaign.abort();
         }
-        (self.session, self.trust) = (None, None);
+        self.trust = None;
+        if let Some(session) = self.session.take().and_then(Arc::into_inner) {
+            self.tasks.spawn(async move { Answer::Done("close a session that is over", session.close().await) });
+        }
         if self.stopping.is_none_or(|stopping| !stopping.leave) {
             self.open_session();
         } else {
@@ -278,8 +287,11 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     pub(super) fn published(&mut self, result: Result<(), SessionError>) {
         self.publishing = false;
-        if let Err(error) = result {
-            tracing::warn!(%error, "could not publish this node's record");
+        let Err(error) = result else { return };
+        tracing::warn!(%error, "could not publish this node's record");
+        let own = self.session.as_ref().map(|session| session.lease());
+        if matches!(error, SessionError::Ended { lease, .. } if Some(lease) == own) {
+            self.replace_session();
         }
     }
 

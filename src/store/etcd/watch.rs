@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, Error as ClientError, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Client, Error as ClientError, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
 
@@ -71,6 +71,11 @@ impl Watcher {
                 Some(stream) => stream,
                 None => return,
             };
+            if let Some(now) = self.went_back().await {
+                tracing::error!(keys = ?self.keys, "a watch ends: the store is at revision {now}, before what it reported");
+                drop(reports.send(Watched::Compacted(now)).await);
+                return;
+            }
         }
     }
 
@@ -89,6 +94,22 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// The store's revision, where it is older than what was reported: the store was restored from a backup, and would
+    /// pass over what comes next in silence. A member that lags behind is not believed: a majority is asked. Where there
+    /// is no answer, the next break asks again.
+    async fn went_back(&self) -> Option<Revision> {
+        let (key, _) = translate::bounds(&self.keys).ok()?;
+        let asked = Asked {
+            nature: Nature::Read,
+            subject: Subject::default(),
+            patience: self.members.config().timeouts().attempt,
+        };
+        let count = || GetOptions::new().with_count_only();
+        let answer = self.members.call(asked, |client| async move { client.kv_client().get(key, Some(count())).await });
+        let header = answer.await.ok()?.header().map(|header| translate::revision(header.revision()))?;
+        (header.next() < self.next).then_some(header)
     }
 
     /// Reports what one stream brings.

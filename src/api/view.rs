@@ -1,0 +1,237 @@
+//! What runs and the cluster look like from outside: the shapes of `-o json` and of `/api/v1`. They are a contract:
+//! fields are added, not renamed.
+
+use serde::Serialize;
+
+use crate::fence::Fence;
+use crate::job::{JobName, RunId};
+use crate::ledger::{Ledger, NodeRecord, RunRow};
+use crate::lock::{LockName, Locks, Standing};
+use crate::scheduler::run::{Claimant, Done, Open, OpenState};
+use crate::store::{Store, StoreError};
+use crate::time::Wall;
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunView {
+    pub run_id: RunId,
+    pub job: JobName,
+    pub scheduled_at: Wall,
+    /// A verdict, or `claimed`, `running`, `retrying`, `waiting`.
+    pub state: &'static str,
+    /// Why, for a person; empty where there is nothing to say.
+    pub reason: String,
+    pub fence: Option<Fence>,
+    /// The node that claimed it.
+    pub node: Option<String>,
+    /// From 1; 0: none was begun.
+    pub attempt: u32,
+    pub claimed_at: Wall,
+    pub started_at: Option<Wall>,
+    pub finished_at: Option<Wall>,
+    pub lateness_ms: Option<u64>,
+    pub exit_code: Option<i32>,
+    /// The end of what it wrote, once it has ended.
+    pub output: String,
+    /// Where this stands for many occurrences that were skipped together: how many, at least, and from which on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Wall>,
+}
+
+/// The state of an open run, in one word.
+pub fn state_of(open: &Open) -> &'static str {
+    match open.state {
+        OpenState::Waiting { .. } => "waiting",
+        OpenState::Retrying { .. } => "retrying",
+        OpenState::Claimed if open.started_at.is_some() => "running",
+        OpenState::Claimed => "claimed",
+    }
+}
+
+fn node_of(claimant: Option<&Claimant>) -> (Option<Fence>, Option<String>) {
+    claimant.map_or((None, None), |claimant| (Some(claimant.fence), Some(claimant.node.clone())))
+}
+
+fn millis(lateness: std::time::Duration) -> u64 {
+    u64::try_from(lateness.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<RunRow> for RunView {
+    fn from(row: RunRow) -> RunView {
+        match row {
+            RunRow::Open(open) => open.into(),
+            RunRow::Done(done) => done.into(),
+        }
+    }
+}
+
+impl From<Open> for RunView {
+    fn from(open: Open) -> RunView {
+        let (fence, node) = node_of(open.claimant.as_ref());
+        let reason = match open.state {
+            OpenState::Waiting { not_before } => format!("not before {not_before}"),
+            OpenState::Retrying { not_before } => format!("attempt {} not before {not_before}", open.attempt + 1),
+            OpenState::Claimed => String::new(),
+        };
+        RunView {
+            state: state_of(&open),
+            run_id: open.id,
+            job: open.job,
+            scheduled_at: open.at,
+            reason,
+            fence,
+            node,
+            attempt: open.attempt,
+            claimed_at: open.claimed_at,
+            started_at: open.started_at,
+            finished_at: None,
+            lateness_ms: open.lateness.map(millis),
+            exit_code: None,
+            output: String::new(),
+            count: None,
+            from: None,
+        }
+    }
+}
+
+impl From<Done> for RunView {
+    fn from(done: Done) -> RunView {
+        let (fence, node) = node_of(done.claimant.as_ref());
+        RunView {
+            run_id: done.id,
+            job: done.job,
+            scheduled_at: done.at,
+            state: done.verdict.as_str(),
+            reason: done.reason,
+            fence,
+            node,
+            attempt: done.attempt,
+            claimed_at: done.claimed_at,
+            started_at: done.started_at,
+            finished_at: Some(done.finished_at),
+            lateness_ms: done.lateness.map(millis),
+            exit_code: done.exit_code,
+            output: done.output,
+            count: done.many.map(|many| many.count),
+            from: done.many.map(|many| many.from),
+        }
+    }
+}
+
+/// The cluster at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Overview {
+    pub namespace: String,
+    pub leader: Option<LeaderView>,
+    pub nodes: Vec<NodeView>,
+    pub store: StoreView,
+    /// Up to when the schedules have been decided.
+    pub watermark: Option<Wall>,
+    /// By how much the clock is behind that: until it has caught up nothing is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
+    pub paused: Vec<JobName>,
+    /// What keeps jobs from being fired as they should be.
+    pub obstacles: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LeaderView {
+    pub node: String,
+    pub fence: Fence,
+    pub since: Wall,
+    pub address: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NodeView {
+    pub node: String,
+    pub version: String,
+    pub config_digest: String,
+    pub started_at: Wall,
+    pub address: Option<String>,
+    pub leader: bool,
+    /// Why it does not contend for the leadership.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stands_back: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoreView {
+    pub kind: &'static str,
+    pub version: String,
+    /// It answers, and has nothing to warn of.
+    pub healthy: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Overview {
+    /// Looks at the store, `now` being the time here.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn look<S: Store>(ledger: &Ledger<S>, locks: &Locks<S>, now: Wall) -> Result<Overview, StoreError> {
+        let about = ledger.store().about().await?;
+        let standing = locks.election(LockName::leader()).observe().await?;
+        let nodes = ledger.nodes().await?;
+        let watermark = ledger.watermark().await?.map(|mark| mark.instant);
+        let paused = ledger.paused().await?.into_iter().map(|(job, _)| job).collect();
+        let obstacles = obstacles(&standing, &nodes);
+        let leads = standing.leader.as_ref().map(|leader| leader.session.0.get());
+        let leader = standing.leader.map(|leader| LeaderView {
+            address: leader.record.as_deref().and_then(NodeRecord::decode).and_then(|record| record.address),
+            node: leader.node,
+            fence: leader.fence,
+            since: leader.since,
+        });
+        let mut nodes: Vec<NodeView> =
+            nodes.into_iter().map(|(lease, record)| node_view(record, leads == Some(lease))).collect();
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        Ok(Overview {
+            namespace: ledger.namespace().to_string(),
+            leader,
+            nodes,
+            store: StoreView {
+                kind: about.kind,
+                version: about.version,
+                healthy: about.warnings.is_empty(),
+                size: about.size,
+                warnings: about.warnings,
+            },
+            watermark,
+            behind_ms: watermark.map(|mark| millis(mark.since(now))).filter(|behind| *behind > 0),
+            paused,
+            obstacles,
+        })
+    }
+}
+
+fn node_view(record: NodeRecord, leader: bool) -> NodeView {
+    NodeView {
+        node: record.node,
+        version: record.version,
+        config_digest: record.config_digest,
+        started_at: record.started_at,
+        address: record.address,
+        leader,
+        stands_back: record.stands_back,
+    }
+}
+
+fn obstacles(standing: &Standing, nodes: &[(u64, NodeRecord)]) -> Vec<String> {
+    let mut found: Vec<String> = standing.obstacles.iter().map(ToString::to_string).collect();
+    found.extend(standing.base.as_ref().err().map(ToString::to_string));
+    found.extend(standing.age.as_ref().err().map(ToString::to_string));
+    if let Some(((_, first), rest)) = nodes.split_first()
+        && rest.iter().any(|(_, other)| other.config_digest != first.config_digest)
+    {
+        found.push("the nodes have different configurations: what fires depends on who leads".to_owned());
+    }
+    found
+}

@@ -1,0 +1,161 @@
+//! What needs no store: `validate`, `schema`, `next`, `completions`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+use serde::Serialize;
+
+use super::terminal::{Terminal, table};
+use super::{Cli, Exit, Failure, file, nearest};
+use crate::config::{Config, schema};
+use crate::job::{Job, JobName, On, Trigger};
+use crate::schedule::Fire;
+use crate::time::{Clock, Wall};
+
+/// How many fires of each job `next` shows at most.
+const FIRES_MOST: u32 = 10_000;
+
+#[derive(Args)]
+pub(super) struct ValidateArgs {
+    /// The jobs file
+    #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
+    file: PathBuf,
+}
+
+/// Says everything that is wrong with a file.
+pub(super) fn validate(args: &ValidateArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    match file::parse(&args.file, &file::bytes(&args.file)?) {
+        Ok(config) => {
+            warn(&args.file, &config, terminal);
+            let (file, jobs) = (args.file.display(), config.jobs.len());
+            let fine: [(); 0] = [];
+            terminal.show(&fine, |_| format!("{file}: nothing is wrong with its {jobs} jobs\n"))?;
+            Ok(Exit::Done)
+        }
+        Err(problems) => {
+            terminal.show(&problems, |problems| format!("{problems}\n"))?;
+            let (file, count) = (args.file.display(), problems.count());
+            let some = if count == 1 { "one problem".to_owned() } else { format!("{count} problems") };
+            terminal.say(format_args!("fencron: {file} has {some}"));
+            Ok(Exit::Wrong)
+        }
+    }
+}
+
+fn warn(path: &Path, config: &Config, terminal: &Terminal) {
+    for warning in config.warnings.list() {
+        let (line, column) = (warning.line, warning.column);
+        terminal.say(format_args!("{}:{line}:{column}: warning: {}", path.display(), warning.message));
+    }
+}
+
+/// Prints the JSON Schema of a jobs file.
+pub(super) fn print_schema(terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    terminal.line(serde_json::to_string_pretty(&schema())?)?;
+    Ok(Exit::Done)
+}
+
+#[derive(Args)]
+pub(super) struct CompletionsArgs {
+    shell: Shell,
+}
+
+/// Prints a script with which a shell completes the arguments.
+pub(super) fn completions(args: &CompletionsArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "fencron", &mut script);
+    terminal.write(&String::from_utf8(script)?)?;
+    Ok(Exit::Done)
+}
+
+#[derive(Args)]
+pub(super) struct NextArgs {
+    /// The jobs file
+    #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
+    file: PathBuf,
+    /// Only this job
+    #[arg(long, env = "FENCRON_NEXT_JOB")]
+    job: Option<String>,
+    /// How many fires of each job
+    #[arg(long, value_name = "N", env = "FENCRON_NEXT_COUNT", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(FIRES_MOST)))]
+    count: u32,
+    /// After this instant (RFC 3339) [default: now]
+    #[arg(long, value_name = "T", env = "FENCRON_NEXT_FROM")]
+    from: Option<Wall>,
+}
+
+/// When a job fires next.
+#[derive(Serialize)]
+struct NextView {
+    job: JobName,
+    timezone: Option<&'static str>,
+    fires: Vec<Fire>,
+    /// For a job without a schedule: what makes it due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+}
+
+/// Says when the jobs of a file fire, and what the rules of their zones do to it.
+pub(super) fn next(args: &NextArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let config = file::read(&args.file)?;
+    warn(&args.file, &config, terminal);
+    let from = args.from.unwrap_or_else(|| Clock::system().wall());
+    let only = args.job.as_deref().map(|name| find(&config, name)).transpose()?;
+    let jobs = config.jobs.values().filter(|job| only.as_ref().is_none_or(|only| only.name == job.name));
+    let views: Vec<NextView> = jobs.map(|job| next_view(job, from, args.count)).collect();
+    terminal.show(&views, |views| next_table(views))?;
+    Ok(Exit::Done)
+}
+
+/// The job of this name.
+pub(super) fn find(config: &Config, name: &str) -> Result<Arc<Job>, Failure> {
+    let job = config.jobs.values().find(|job| job.name.as_str() == name);
+    job.cloned().ok_or_else(|| {
+        let meant = nearest(name, config.jobs.keys().map(JobName::as_str));
+        Failure::wrong(format!("the file has no job `{name}`{meant}"))
+    })
+}
+
+/// What makes a job without a schedule due.
+pub(super) fn after(trigger: &Trigger) -> Option<String> {
+    let Trigger::After { job, on } = trigger else { return None };
+    let on = match on {
+        On::Success => "success",
+        On::Failure => "failure",
+        On::End => "end",
+    };
+    Some(format!("{job} ({on})"))
+}
+
+fn next_view(job: &Job, from: Wall, count: u32) -> NextView {
+    let (timezone, fires) = match &job.trigger {
+        Trigger::Schedule { schedule, .. } => {
+            let fires = schedule.between(from, Wall::MAX).take(count as usize).map(|at| schedule.explain(at));
+            (Some(schedule.timezone()), fires.collect())
+        }
+        Trigger::After { .. } => (None, Vec::new()),
+    };
+    NextView { job: job.name.clone(), timezone, fires, after: after(&job.trigger) }
+}
+
+fn next_table(views: &[NextView]) -> String {
+    let rows = views.iter().flat_map(|view| {
+        let row = |at: String, local: &str, note: &str| {
+            vec![view.job.to_string(), at, local.to_owned(), view.timezone.unwrap_or("").to_owned(), note.to_owned()]
+        };
+        let mut rows: Vec<_> = view
+            .fires
+            .iter()
+            .map(|fire| row(fire.scheduled_at.to_string(), &fire.local, fire.note.as_deref().unwrap_or("")))
+            .collect();
+        if rows.is_empty() {
+            let why = view.after.as_ref().map_or("never again".to_owned(), |after| format!("after {after}"));
+            rows.push(row("-".to_owned(), "-", &why));
+        }
+        rows
+    });
+    table(&["JOB", "SCHEDULED AT", "LOCAL", "ZONE", "NOTE"], rows)
+}

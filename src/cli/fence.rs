@@ -1,0 +1,152 @@
+//! `fencron fence`: what fences are counted from, and repairing it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::place::Place;
+use super::terminal::Terminal;
+use super::{Exit, Failure, Global};
+use crate::fence::{Fence, Scope};
+use crate::ledger::Find;
+use crate::lock::{LockName, Locks, Seen, SeenFile, Standing};
+use crate::store::AnyStore;
+use crate::time::Wall;
+
+#[derive(Args)]
+pub(super) struct FenceArgs {
+    #[command(subcommand)]
+    command: FenceCommand,
+}
+
+#[derive(Subcommand)]
+enum FenceCommand {
+    /// Show the fence of the leader, and whether the store can be trusted to count on
+    Show(StateArgs),
+    /// Make every later fence greater than all that were seen, after the store was restored or damaged
+    Repair(RepairArgs),
+}
+
+#[derive(Args)]
+struct StateArgs {
+    /// Where a node remembers the highest fence it has seen: that of the node that saw the most
+    #[arg(long, value_name = "DIR", env = "FENCRON_STATE_DIR", default_value = ".fencron")]
+    state_dir: PathBuf,
+}
+
+#[derive(Args)]
+struct RepairArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub(super) async fn run(args: &FenceArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    match &args.command {
+        FenceCommand::Show(args) => show(args, global, terminal).await,
+        FenceCommand::Repair(args) => repair(args, global, terminal).await,
+    }
+}
+
+/// What `fence show` prints.
+#[derive(Serialize)]
+struct FenceView {
+    scope: Scope,
+    /// The fence of the hold that stands.
+    fence: Option<Fence>,
+    node: Option<String>,
+    since: Option<Wall>,
+    /// The store's revision now.
+    revision: u64,
+    /// The highest that was seen from here.
+    seen: Seen,
+    /// Why no fence is given out, where none is.
+    problem: Option<String>,
+}
+
+async fn observe(args: &StateArgs, global: &Global) -> anyhow::Result<(Place, Locks<AnyStore>, Standing)> {
+    let place = global.open(None).await?;
+    let file = SeenFile::new(&args.state_dir, &place.url.to_string(), &place.namespace);
+    let locks = place.locks(file.load()?).kept_in(file);
+    let standing = locks.election(LockName::leader()).observe().await?;
+    Ok((place, locks, standing))
+}
+
+async fn show(args: &StateArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let (place, locks, standing) = observe(args, global).await?;
+    let problem = standing.age.err().map(|error| error.to_string());
+    let problem = problem.or(standing.base.err().map(|error| error.to_string()));
+    let leader = standing.leader;
+    let view = FenceView {
+        scope: Scope::leader(place.namespace.as_str()),
+        fence: leader.as_ref().map(|leader| leader.fence),
+        node: leader.as_ref().map(|leader| leader.node.clone()),
+        since: leader.as_ref().map(|leader| leader.since),
+        revision: standing.revision.0,
+        seen: *locks.seen().borrow(),
+        problem,
+    };
+    terminal.show(&view, fence_text)?;
+    Ok(if view.problem.is_some() { Exit::Failed } else { Exit::Done })
+}
+
+fn fence_text(view: &FenceView) -> String {
+    let mut text = format!("scope     {}\n", view.scope);
+    text += &match (view.fence, &view.node) {
+        (Some(fence), Some(node)) => format!("fence     {fence}, held by {node}\n"),
+        _ => "fence     held by nobody\n".to_owned(),
+    };
+    text += &format!("revision  {}\n", view.revision);
+    text += &format!("seen      fence {} at most, revision {}\n", view.seen.fence, view.seen.revision);
+    if let Some(problem) = &view.problem {
+        text += &format!("!         {problem}\n");
+    }
+    text
+}
+
+/// What `fence repair` prints.
+#[derive(Serialize)]
+struct RepairView {
+    /// Every later fence is greater.
+    base: u64,
+    base_before: Option<u64>,
+    /// What was due before this instant is not claimed any more.
+    watermark: Wall,
+    /// The holds, places in queues and sessions that were ended.
+    removed: Vec<String>,
+}
+
+async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let (place, locks, standing) = observe(&args.state, global).await?;
+    let ledger = place.ledger();
+    let open = Find { open: true, limit: usize::MAX, ..Find::default() };
+    let (open, nodes) = (ledger.runs(&open, |_| true).await?.len(), ledger.nodes().await?.len());
+    let namespace = &place.namespace;
+    if standing.age.is_ok() && standing.base.is_ok() {
+        terminal.say(format_args!("fencron: as far as can be seen from here, {namespace} needs no repair"));
+    }
+    terminal.say(format_args!(
+        "fencron: a repair of {namespace} in {}\n\
+         - makes every later fence greater than all that were seen here;\n\
+         - ends every hold and session: {nodes} are there; nodes that run open new ones, and one is elected anew;\n\
+         - skips what was due until now and not decided, so that nothing is fired twice; it is not in the history;\n\
+         - leaves {open} open runs to the next leader: look at them with `fencron runs --state claimed`",
+        place.url
+    ));
+    if !args.yes && !terminal.confirm("Repair it?")? {
+        return Err(Failure::wrong("nothing was changed: confirm, or add --yes").into());
+    }
+    // The watermark first: moving it turns away the claims of a leader that works right now.
+    let watermark = ledger.skip_to(place.clock.wall()).await?.instant;
+    let repaired = locks.repair().await?;
+    locks.save_seen().await;
+    let view =
+        RepairView { base: repaired.base, base_before: repaired.base_before, watermark, removed: repaired.removed };
+    terminal.show(&view, |view| {
+        format!("repaired: fences go on above {}, schedules from {}\n", view.base, view.watermark)
+    })?;
+    Ok(Exit::Done)
+}

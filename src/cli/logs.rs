@@ -1,0 +1,162 @@
+//! `fencron logs`: what a run wrote, from wherever it runs.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use clap::builder::FalseyValueParser;
+use reqwest::{Client, StatusCode};
+
+use super::steer::tell_verdict;
+use super::terminal::Terminal;
+use super::{Exit, Global};
+use crate::job::RunId;
+use crate::ledger::{AskError, Ledger, RunRow};
+use crate::scheduler::run::{Claimant, Done};
+use crate::store::AnyStore;
+
+/// How long a node has to take a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// How often a run that cannot be streamed is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Args)]
+pub(super) struct LogsArgs {
+    /// The run, as `fencron runs` shows it
+    run: RunId,
+    /// Go on until the run has ended, then say how
+    #[arg(short, long, env = "FENCRON_LOGS_FOLLOW", value_parser = FalseyValueParser::new())]
+    follow: bool,
+}
+
+/// Prints what a run wrote: what is kept of it, or what the node that runs it has.
+pub(super) async fn logs(args: &LogsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let place = global.open(None).await?;
+    let http = Client::builder().no_proxy().connect_timeout(CONNECT_WITHIN).build().context("cannot use HTTP")?;
+    let reader = Reader { ledger: place.ledger(), http, run: &args.run, terminal, shown: None, told: None };
+    if args.follow { reader.follow().await } else { reader.once().await }
+}
+
+/// Reads one run's output.
+struct Reader<'a> {
+    ledger: Ledger<AnyStore>,
+    http: Client,
+    run: &'a RunId,
+    terminal: &'a mut Terminal,
+    /// The attempt whose output has been shown to its end.
+    shown: Option<u32>,
+    /// The last that was said about why nothing is shown, so that it is said once.
+    told: Option<String>,
+}
+
+/// What came of asking the node that runs it.
+enum Streamed {
+    ToTheEnd,
+    /// It cannot be asked, or broke off.
+    No(String),
+    /// It does not run it (yet, or any more).
+    NotThere,
+}
+
+impl Reader<'_> {
+    async fn once(mut self) -> anyhow::Result<Exit> {
+        match self.look().await? {
+            RunRow::Done(done) => self.terminal.write(&done.output)?,
+            RunRow::Open(open) => match open.claimant {
+                Some(claimant) => match self.stream(&claimant, false).await? {
+                    Streamed::ToTheEnd => {}
+                    Streamed::NotThere => self.tell("it is just starting, or just ending".to_owned()),
+                    Streamed::No(why) => self.tell(format!("{why}; what is kept of it can be read when it has ended")),
+                },
+                None => self.tell("it has not started yet".to_owned()),
+            },
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn follow(mut self) -> anyhow::Result<Exit> {
+        loop {
+            match self.look().await? {
+                RunRow::Done(done) => return self.ended(&done),
+                RunRow::Open(open) => match open.claimant.filter(|_| self.shown != Some(open.attempt)) {
+                    Some(claimant) => match self.stream(&claimant, true).await? {
+                        Streamed::ToTheEnd => self.shown = Some(open.attempt),
+                        Streamed::NotThere => {}
+                        Streamed::No(why) => self.tell(format!("{why}; waiting for what is kept of it at its end")),
+                    },
+                    None if open.attempt == 0 => self.tell("it has not started yet".to_owned()),
+                    None => {}
+                },
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn ended(self, done: &Done) -> anyhow::Result<Exit> {
+        if self.shown != Some(done.attempt) {
+            self.terminal.write(&done.output)?;
+        }
+        tell_verdict(done, self.terminal);
+        Ok(Exit::Done)
+    }
+
+    async fn look(&self) -> anyhow::Result<RunRow> {
+        // Twice: a run that ends between the look at the open ones and the look at the others is in neither.
+        let row = match self.ledger.run(self.run).await? {
+            None => self.ledger.run(self.run).await?,
+            row => row,
+        };
+        row.ok_or_else(|| AskError::NoSuchRun(self.run.clone()).into())
+    }
+
+    /// Prints what the node that claimed the run has of it.
+    async fn stream(&mut self, claimant: &Claimant, follow: bool) -> anyhow::Result<Streamed> {
+        let node = &claimant.node;
+        let nodes = self.ledger.nodes().await?;
+        let Some((_, record)) = nodes.into_iter().find(|(lease, _)| *lease == claimant.lease) else {
+            return Ok(Streamed::No(format!("the node {node}, which ran it, is gone")));
+        };
+        let Some(address) = record.address else {
+            return Ok(Streamed::No(format!("the node {node}, which runs it, has no listener")));
+        };
+        let url = format!("http://{address}/api/v1/runs/{}/output?follow={}", self.run, u8::from(follow));
+        let mut answer = match self.http.get(url).send().await {
+            Ok(answer) if answer.status() == StatusCode::OK => answer,
+            Ok(answer) if matches!(answer.status(), StatusCode::CONFLICT | StatusCode::NOT_FOUND) => {
+                return Ok(Streamed::NotThere);
+            }
+            Ok(answer) => return Ok(Streamed::No(format!("the node {node} at {address} answers {}", answer.status()))),
+            Err(_) => return Ok(Streamed::No(format!("the node {node} cannot be reached at {address}"))),
+        };
+        let mut begun = Vec::new();
+        loop {
+            match answer.chunk().await {
+                Ok(Some(chunk)) => {
+                    begun.extend_from_slice(&chunk);
+                    let whole = begun.len() - cut_character(&begun);
+                    let rest = begun.split_off(whole);
+                    self.terminal.write(&String::from_utf8_lossy(&begun))?;
+                    begun = rest;
+                }
+                Ok(None) => return Ok(Streamed::ToTheEnd),
+                Err(_) => return Ok(Streamed::No(format!("the connection to {node} at {address} broke"))),
+            }
+        }
+    }
+
+    fn tell(&mut self, message: String) {
+        if self.told.as_ref() != Some(&message) {
+            self.terminal.say(format_args!("fencron: {}: {message}", self.run));
+            self.told = Some(message);
+        }
+    }
+}
+
+/// How many bytes at the end of a piece are the beginning of a character whose rest comes with the next.
+fn cut_character(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => bytes.len() - error.valid_up_to(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,262 @@
+//! Looking at a cluster: `status`, `jobs`, `runs`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::place::Place;
+use super::steer::known_job;
+use super::terminal::{Terminal, table};
+use super::{Exit, Failure, Global, check, file};
+use crate::api::view::{Overview, RunView, state_of};
+use crate::config::Config;
+use crate::job::{JobName, Trigger, Verdict};
+use crate::ledger::{Find, RunRow};
+use crate::lock::Seen;
+use crate::store::StoreError;
+use crate::time::Wall;
+
+/// Says who leads, who is there, and what keeps jobs from being fired.
+pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let place = global.open(None).await?;
+    let overview = Overview::look(&place.ledger(), &place.locks(Seen::default()), place.clock.wall()).await?;
+    terminal.show(&overview, status_text)?;
+    Ok(Exit::Done)
+}
+
+fn status_text(overview: &Overview) -> String {
+    let mut text = format!("namespace  {}\n", overview.namespace);
+    let store = &overview.store;
+    text += &format!("store      {} {}\n", store.kind, store.version);
+    text += &match &overview.leader {
+        Some(leader) => format!("leader     {}, fence {}, since {}\n", leader.node, leader.fence, leader.since),
+        None => "leader     none\n".to_owned(),
+    };
+    if let Some(mark) = overview.watermark {
+        text += &format!("decided    up to {mark}\n");
+    }
+    if !overview.paused.is_empty() {
+        let paused: Vec<&str> = overview.paused.iter().map(JobName::as_str).collect();
+        text += &format!("paused     {}\n", paused.join(", "));
+    }
+    if let Some(behind) = overview.behind_ms {
+        text += &format!(
+            "!          the clock here is {behind} ms behind what has been decided: until then nothing is due\n"
+        );
+    }
+    for problem in store.warnings.iter().chain(&overview.obstacles) {
+        text += &format!("!          {problem}\n");
+    }
+    let rows = overview.nodes.iter().map(|node| {
+        let role = if node.leader { "leader" } else { "follower" };
+        let role = node.stands_back.as_ref().map_or(role.to_owned(), |why| format!("{role}: {why}"));
+        let address = node.address.clone().unwrap_or_default();
+        vec![
+            node.node.clone(),
+            role,
+            node.version.clone(),
+            node.config_digest.clone(),
+            node.started_at.to_string(),
+            address,
+        ]
+    });
+    if overview.nodes.is_empty() {
+        return text + "\nno node is there: start one with `fencron run FILE`\n";
+    }
+    text + "\n" + &table(&["NODE", "ROLE", "VERSION", "CONFIG", "STARTED", "ADDRESS"], rows)
+}
+
+#[derive(Args)]
+pub(super) struct JobsArgs {
+    /// The jobs file that says when they are due [default: jobs.yaml, where there is one]
+    #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
+    file: Option<PathBuf>,
+}
+
+/// A job, by what the file and the ledger know of it.
+#[derive(Serialize)]
+struct JobView {
+    name: JobName,
+    /// Its expressions, or what it follows; `null` where no file says it.
+    schedule: Option<String>,
+    timezone: Option<&'static str>,
+    next_fire: Option<Wall>,
+    last_verdict: Option<&'static str>,
+    last_scheduled_at: Option<Wall>,
+    paused: bool,
+    paused_by: Option<String>,
+    /// Since when it is due, for the leader; `null`: no leader has seen it, or it has no schedule.
+    due_since: Option<Wall>,
+}
+
+/// Lists the jobs that the file and the ledger know.
+pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let config = config_beside(args.file.as_deref(), terminal)?;
+    let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
+    let views = job_views(&place, config.as_ref()).await?;
+    if config.is_none() {
+        terminal.say("fencron: name the jobs file with --file to see when the jobs are due");
+    }
+    terminal.show(&views, |views| jobs_table(views))?;
+    Ok(Exit::Done)
+}
+
+/// The jobs file that was named, or the one that is there. One that nobody named does no more than help: where it is
+/// wrong, a job can be paused all the same.
+pub(super) fn config_beside(named: Option<&Path>, terminal: &Terminal) -> anyhow::Result<Option<Config>> {
+    if let Some(path) = named {
+        return file::read(path).map(Some);
+    }
+    let path = Path::new(file::DEFAULT);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let config = file::read(path);
+    if config.is_err() {
+        let name = file::DEFAULT;
+        terminal.say(format_args!("fencron: {name} here is wrong and left aside: see `fencron validate`"));
+    }
+    Ok(config.ok())
+}
+
+async fn job_views(place: &Place, config: Option<&Config>) -> Result<Vec<JobView>, StoreError> {
+    let (ledger, now) = (place.ledger(), place.clock.wall());
+    let known: BTreeMap<_, _> = ledger.known_jobs().await?.into_iter().collect();
+    let paused: BTreeMap<_, _> = ledger.paused().await?.into_iter().collect();
+    let in_file = config.iter().flat_map(|config| config.jobs.keys());
+    let mut names: Vec<JobName> = known.keys().chain(paused.keys()).chain(in_file).cloned().collect();
+    names.sort();
+    names.dedup();
+    let mut views = Vec::with_capacity(names.len());
+    for name in names {
+        let last = ledger.last_verdict(&name).await?;
+        let trigger = config.and_then(|config| config.jobs.get(&name)).map(|job| &job.trigger);
+        let (schedule, timezone, next_fire) = match trigger {
+            Some(Trigger::Schedule { schedule, .. }) => {
+                (Some(schedule.text().to_owned()), Some(schedule.timezone()), schedule.next_after(now))
+            }
+            Some(follows) => (check::after(follows).map(|after| format!("after {after}")), None, None),
+            None => (None, None, None),
+        };
+        views.push(JobView {
+            schedule,
+            timezone,
+            next_fire,
+            last_verdict: last.as_ref().map(|last| last.verdict.as_str()),
+            last_scheduled_at: last.as_ref().map(|last| last.at),
+            paused: paused.contains_key(&name),
+            paused_by: paused.get(&name).map(|asked| asked.by.clone()),
+            due_since: known.get(&name).map(|known| known.since),
+            name,
+        });
+    }
+    Ok(views)
+}
+
+fn jobs_table(views: &[JobView]) -> String {
+    let rows = views.iter().map(|view| {
+        let time = |at: Option<Wall>| at.map_or("-".to_owned(), |at| at.to_string());
+        let next = if view.paused { "paused".to_owned() } else { time(view.next_fire) };
+        let last = view.last_verdict.unwrap_or("-").to_owned();
+        let zone = view.timezone.unwrap_or_default();
+        let schedule = view.schedule.clone().unwrap_or_else(|| "?".to_owned());
+        vec![view.name.to_string(), schedule, zone.to_owned(), next, last, time(view.last_scheduled_at)]
+    });
+    table(&["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST VERDICT", "OF"], rows)
+}
+
+#[derive(Args)]
+pub(super) struct RunsArgs {
+    /// Only runs of this job
+    #[arg(long, env = "FENCRON_RUNS_JOB")]
+    job: Option<String>,
+    /// Only runs in this state
+    #[arg(long, env = "FENCRON_RUNS_STATE")]
+    state: Option<State>,
+    /// At most so many, the newest
+    #[arg(long, value_name = "N", env = "FENCRON_RUNS_LIMIT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+}
+
+/// The states of runs: the open ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum State {
+    Waiting,
+    Claimed,
+    Running,
+    Retrying,
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+    Skipped,
+    Unknown,
+}
+
+impl State {
+    fn verdict(self) -> Option<Verdict> {
+        Some(match self {
+            State::Waiting | State::Claimed | State::Running | State::Retrying => return None,
+            State::Succeeded => Verdict::Succeeded,
+            State::Failed => Verdict::Failed,
+            State::TimedOut => Verdict::TimedOut,
+            State::Cancelled => Verdict::Cancelled,
+            State::Skipped => Verdict::Skipped,
+            State::Unknown => Verdict::Unknown,
+        })
+    }
+
+    fn is_of(self, row: &RunRow) -> bool {
+        match row {
+            RunRow::Done(done) => self.verdict() == Some(done.verdict),
+            RunRow::Open(open) => {
+                let name = self.to_possible_value().expect("no state is hidden");
+                name.get_name() == state_of(open)
+            }
+        }
+    }
+}
+
+/// Lists runs, the newest first.
+pub(super) async fn runs(args: &RunsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let place = global.open(None).await?;
+    let ledger = place.ledger();
+    let job = args.job.as_deref().map(JobName::new).transpose();
+    let job = job.map_err(|error| Failure::wrong(format!("--job: {error}")))?;
+    let verdict = args.state.and_then(State::verdict);
+    let find = Find {
+        job,
+        verdict,
+        open: verdict.is_none(),
+        done: args.state.is_none() || verdict.is_some(),
+        limit: args.limit as usize,
+    };
+    let rows = ledger.runs(&find, |row| args.state.is_none_or(|state| state.is_of(row))).await?;
+    if let Some(name) = args.job.as_deref().filter(|_| rows.is_empty()) {
+        known_job(&ledger, name, None).await?;
+    }
+    let views: Vec<RunView> = rows.into_iter().map(RunView::from).collect();
+    terminal.show(&views, |views| runs_table(views))?;
+    Ok(Exit::Done)
+}
+
+fn runs_table(views: &[RunView]) -> String {
+    let rows = views.iter().map(|view| {
+        let took = view.started_at.zip(view.finished_at).map(|(from, to)| format!("{} ms", to.since(from).as_millis()));
+        let many = view.count.zip(view.from).map(|(count, from)| format!("{count} since {from}: "));
+        vec![
+            view.run_id.to_string(),
+            view.state.to_owned(),
+            view.attempt.to_string(),
+            view.fence.map_or("-".to_owned(), |fence| fence.to_string()),
+            view.node.clone().unwrap_or_else(|| "-".to_owned()),
+            took.unwrap_or_else(|| "-".to_owned()),
+            many.unwrap_or_default() + &view.reason,
+        ]
+    });
+    table(&["RUN", "STATE", "ATTEMPT", "FENCE", "NODE", "TOOK", "REASON"], rows)
+}

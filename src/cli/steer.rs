@@ -1,0 +1,290 @@
+//! Steering a cluster: `trigger`, `pause`, `resume`, `cancel`, `resolve`, `backfill`, `step-down`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::place::Place;
+use super::terminal::Terminal;
+use super::{Exit, Failure, Global, check, file, look, nearest, run};
+use crate::job::{JobName, RunId, Trigger, Verdict};
+use crate::ledger::{AskError, Asked, BACKFILL_MOST, Ledger, Resolution, RunRow};
+use crate::lock::{LockName, Seen};
+use crate::scheduler::run::{Done, Source};
+use crate::store::AnyStore;
+use crate::time::Wall;
+
+/// How often a run that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How many jobs with a history are looked through for a name.
+const JOBS_LOOKED_AT: usize = 10_000;
+
+#[derive(Args)]
+pub(super) struct JobArgs {
+    /// The job's name
+    job: String,
+    /// The jobs file, for a job that no leader has seen yet [default: jobs.yaml, where there is one]
+    #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
+    file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct TriggerArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Wait for the run's verdict: exit 0 when it succeeded, 1 when not, 6 when nobody can say (yet)
+    #[arg(long, env = "FENCRON_TRIGGER_WAIT", value_parser = FalseyValueParser::new())]
+    wait: bool,
+    /// How long to wait [default: as long as it takes]
+    #[arg(long, env = "FENCRON_TRIGGER_TIMEOUT", requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+#[derive(Args)]
+pub(super) struct RunIdArgs {
+    /// The run, as `fencron runs` shows it
+    run: RunId,
+}
+
+#[derive(Args)]
+pub(super) struct ResolveArgs {
+    /// The run, as `fencron runs` shows it
+    run: RunId,
+    /// What became of it, or `retry` to run it once more
+    #[arg(long = "as", value_name = "OUTCOME")]
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Outcome {
+    Succeeded,
+    Failed,
+    Retry,
+}
+
+#[derive(Args)]
+pub(super) struct BackfillArgs {
+    /// The job's name
+    job: String,
+    /// The first instant (RFC 3339), included
+    #[arg(long, value_name = "T")]
+    from: Wall,
+    /// The end (RFC 3339), not included
+    #[arg(long, value_name = "T")]
+    to: Wall,
+    /// The jobs file, which says when the job was due
+    #[arg(long, value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
+    file: PathBuf,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// A run that was asked for.
+#[derive(Serialize)]
+struct AskedFor<'a> {
+    run_id: &'a RunId,
+}
+
+/// Who asks: for people to read, later.
+fn asked(place: &Place) -> Asked {
+    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+    let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
+    Asked { by: format!("{user} on {}", run::host_name()), at: place.clock.wall() }
+}
+
+/// The identity of a request, so that asking again because an answer was lost asks only once.
+fn call(kind: char) -> String {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    format!("{kind}-{}", &id[..12])
+}
+
+/// The job of this name, which the ledger knows or the file has.
+pub(super) async fn known_job(
+    ledger: &Ledger<AnyStore>,
+    name: &str,
+    in_file: Option<&crate::config::Config>,
+) -> anyhow::Result<JobName> {
+    let job = JobName::new(name).map_err(|error| Failure::wrong(error.to_string()))?;
+    if in_file.is_some_and(|config| config.jobs.contains_key(&job)) || ledger.last_verdict(&job).await?.is_some() {
+        return Ok(job);
+    }
+    let mut names: Vec<JobName> = ledger.known_jobs().await?.into_iter().map(|(name, _)| name).collect();
+    if names.contains(&job) {
+        return Ok(job);
+    }
+    names.extend(ledger.paused().await?.into_iter().map(|(name, _)| name));
+    names.extend(ledger.jobs_with_history(None, JOBS_LOOKED_AT).await?);
+    names.extend(in_file.iter().flat_map(|config| config.jobs.keys().cloned()));
+    let (namespace, meant) = (ledger.namespace(), nearest(name, names.iter().map(JobName::as_str)));
+    let list = if names.is_empty() { ": no leader has seen any job there yet" } else { ": `fencron jobs` lists them" };
+    let list = if meant.is_empty() { list } else { "" };
+    Err(Failure::new(Exit::Failed, format!("there is no job `{name}` in the namespace {namespace}{meant}{list}"))
+        .into())
+}
+
+/// Where the job is, and that it is.
+async fn job_at(args: &JobArgs, global: &Global, terminal: &Terminal) -> anyhow::Result<(Place, JobName)> {
+    let config = look::config_beside(args.file.as_deref(), terminal)?;
+    let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
+    let config = config.filter(|config| config.namespace == place.namespace.as_str());
+    let job = known_job(&place.ledger(), &args.job, config.as_ref()).await?;
+    Ok((place, job))
+}
+
+/// Asks for a run now.
+pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let (place, job) = job_at(&args.job, global, terminal).await?;
+    let (ledger, asked) = (place.ledger(), asked(&place));
+    let source = Source::Trigger { by: asked.by };
+    let runs = ledger.ask_for_runs(&job, &[asked.at], &call('t'), &source, asked.at).await?;
+    let run = &runs[0];
+    terminal.show(&AskedFor { run_id: run }, |_| format!("{run}\n"))?;
+    if place.locks(Seen::default()).election(LockName::leader()).observe().await?.leader.is_none() {
+        terminal.say("fencron: no node leads now: it runs as soon as one does");
+    }
+    if !args.wait {
+        return Ok(Exit::Done);
+    }
+    let verdict = wait_for(&ledger, run);
+    let done = match args.timeout {
+        None => verdict.await?,
+        Some(most) => match tokio::time::timeout(most, verdict).await {
+            Ok(done) => done?,
+            Err(_) => {
+                let most = humantime::format_duration(most);
+                terminal
+                    .say(format_args!("fencron: {run} has not ended in {most}; it goes on: `fencron logs -f {run}`"));
+                return Ok(Exit::OutcomeUnknown);
+            }
+        },
+    };
+    tell_verdict(&done, terminal);
+    Ok(match done.verdict {
+        Verdict::Succeeded => Exit::Done,
+        Verdict::Unknown => Exit::OutcomeUnknown,
+        _ => Exit::Failed,
+    })
+}
+
+async fn wait_for(ledger: &Ledger<AnyStore>, run: &RunId) -> anyhow::Result<Done> {
+    loop {
+        match ledger.run(run).await {
+            Ok(Some(RunRow::Done(done))) => return Ok(done),
+            Ok(Some(RunRow::Open(_))) => {}
+            // Between the two reads it may have ended: it is looked for once more, in the history.
+            Ok(None) if matches!(ledger.run(run).await?, Some(RunRow::Done(_))) => {}
+            Ok(None) => return Err(AskError::NoSuchRun(run.clone()).into()),
+            Err(error) if error.is_passing() => tracing::warn!(%error, "cannot look now; trying on"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Says how a run ended.
+pub(super) fn tell_verdict(done: &Done, terminal: &Terminal) {
+    let reason = if done.reason.is_empty() { String::new() } else { format!(": {}", done.reason) };
+    terminal.say(format_args!("fencron: {} {}{reason}", done.id, done.verdict));
+    if done.verdict == Verdict::Unknown {
+        terminal.say(format_args!("fencron: settle it with `fencron resolve {} --as succeeded|failed|retry`", done.id));
+    }
+}
+
+/// Pauses a job, or resumes it.
+pub(super) async fn set_paused(
+    args: &JobArgs,
+    paused: bool,
+    global: &Global,
+    terminal: &mut Terminal,
+) -> anyhow::Result<Exit> {
+    let (place, job) = job_at(args, global, terminal).await?;
+    match place.ledger().set_paused(&job, paused, &asked(&place)).await {
+        Ok(()) if paused => terminal
+            .say(format_args!("fencron: {job} is paused: its occurrences are skipped until `fencron resume {job}`")),
+        Ok(()) => terminal.say(format_args!("fencron: {job} is resumed")),
+        Err(AskError::AlreadySo { .. }) => {
+            terminal.say(format_args!("fencron: {job} {}", if paused { "is paused already" } else { "is not paused" }));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Exit::Done)
+}
+
+/// Asks for a run to be cancelled.
+pub(super) async fn cancel(args: &RunIdArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let place = global.open(None).await?;
+    place.ledger().ask_to_cancel(&args.run, &asked(&place)).await?;
+    terminal.say(format_args!("fencron: asked for {run} to be cancelled: `fencron logs -f {run}`", run = args.run));
+    Ok(Exit::Done)
+}
+
+/// Settles a run of which nobody can say how it ended.
+pub(super) async fn resolve(args: &ResolveArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let place = global.open(None).await?;
+    let (resolution, what) = match args.outcome {
+        Outcome::Succeeded => (Resolution::Succeeded, "is settled: it succeeded"),
+        Outcome::Failed => (Resolution::Failed, "is settled: it failed"),
+        Outcome::Retry => (Resolution::Retry, "runs once more, as the same occurrence"),
+    };
+    place.ledger().resolve(&args.run, resolution, &asked(&place)).await?;
+    terminal.say(format_args!("fencron: {} {what}", args.run));
+    Ok(Exit::Done)
+}
+
+/// Asks for the runs that a job's schedule names in a stretch of the past.
+pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let config = file::read(&args.file)?;
+    let job = check::find(&config, &args.job)?;
+    let place = global.open(Some(&config.namespace)).await?;
+    let Trigger::Schedule { schedule, .. } = &job.trigger else {
+        let why = format!("`{}` has no schedule, so no instants of the past: `fencron trigger` runs it now", job.name);
+        return Err(Failure::wrong(why).into());
+    };
+    if args.to > place.clock.wall() {
+        return Err(Failure::wrong(format!("--to {} lies in the future: a backfill is for the past", args.to)).into());
+    }
+    let just_before = |at: Wall| Wall::from_millis(at.as_millis() - 1);
+    let instants = schedule.between(just_before(args.from), just_before(args.to));
+    let instants: Vec<Wall> = instants.take(BACKFILL_MOST + 1).collect();
+    let (Some(first), Some(last)) = (instants.first(), instants.last()) else {
+        terminal.say(format_args!("fencron: `{}` was not due from {} to {}", job.name, args.from, args.to));
+        return Ok(Exit::Done);
+    };
+    if instants.len() > BACKFILL_MOST {
+        let why = format!("that is more than {BACKFILL_MOST} runs: take a shorter stretch (the first ends at {last})");
+        return Err(Failure::wrong(why).into());
+    }
+    let (count, name) = (instants.len(), &job.name);
+    terminal.say(format_args!("fencron: {count} runs of {name}, from {first} to {last}"));
+    if !args.yes && !terminal.confirm("Ask for them?")? {
+        return Err(Failure::wrong("nothing was asked for: confirm, or add --yes").into());
+    }
+    let asked = asked(&place);
+    let source = Source::Backfill { by: asked.by };
+    let runs = place.ledger().ask_for_runs(name, &instants, &call('b'), &source, asked.at).await?;
+    let views: Vec<AskedFor<'_>> = runs.iter().map(|run_id| AskedFor { run_id }).collect();
+    terminal.show(&views, |views| views.iter().map(|view| format!("{}\n", view.run_id)).collect())?;
+    Ok(Exit::Done)
+}
+
+/// Asks the leader to let another lead.
+pub(super) async fn step_down(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let place = global.open(None).await?;
+    let standing = place.locks(Seen::default()).election(LockName::leader()).observe().await?;
+    let Some(leader) = standing.leader else {
+        let why = format!("no node leads in the namespace {}: nobody can step down", place.namespace);
+        return Err(Failure::new(Exit::Failed, why).into());
+    };
+    place.ledger().ask_to_step_down(leader.fence, asked(&place)).await?;
+    let (node, fence) = (leader.node, leader.fence);
+    terminal.say(format_args!("fencron: asked {node} (fence {fence}) to step down: it lets its runs end first"));
+    if standing.waiting.is_empty() {
+        terminal.say("fencron: no other node waits to lead, so it will lead again under a higher fence");
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,243 @@
+//! Commands that look, and how they fail.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::Place;
+
+#[track_caller]
+fn has_exactly(object: &Value, fields: &[&str]) {
+    let mut found: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut wanted = fields.to_vec();
+    found.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn a_file_without_problems_validates_as_an_empty_array() {
+    let place = Place::new();
+    assert_eq!(place.json(&["validate"]), json!([]));
+    assert_eq!(place.run(&["validate", "jobs.yaml"]).stdout(), "jobs.yaml: nothing is wrong with its 5 jobs\n");
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_with_its_place_and_exit_2() {
+    let place =
+        Place::with("version: 1\njobs:\n  a: {schedule: '@hourly', comand: [x]}\n  b: {schedule: nope, shell: x}\n");
+    let ran = place.run(&["validate", "-o", "json"]);
+    ran.fails(2, &["jobs.yaml has 2 problems"]);
+    let problems: Value = serde_json::from_str(&ran.stdout()).unwrap();
+    has_exactly(&problems[0], &["line", "column", "path", "message"]);
+    assert_eq!(problems[0]["line"], 3);
+    assert!(place.run(&["validate"]).stdout().contains("did you mean `command`?"));
+}
+
+#[test]
+fn a_wrong_file_keeps_a_node_from_starting() {
+    let place = Place::with("version: 1\njobs: 3\n");
+    place.run(&["run"]).fails(2, &["jobs.yaml:2:7"]);
+    assert!(!place.path(".fencron").exists(), "nothing was touched");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_wrong_usage() {
+    let place = Place::new();
+    for command in ["run", "validate", "next"] {
+        place.run(&[command, "none.yaml"]).fails(2, &["cannot read none.yaml", "fencron run jobs.example.yaml"]);
+    }
+}
+
+#[test]
+fn next_tells_utc_and_local_time_and_what_the_clocks_do() {
+    let zone = "{schedule: '30 2 * * *', timezone: Europe/Berlin, shell: x}";
+    let place =
+        Place::with(&format!("version: 1\njobs:\n  a: {zone}\n  b: {{after: {{job: a, on: end}}, shell: x}}\n"));
+    let next = place.json(&["next", "jobs.yaml", "--count", "2", "--from", "2026-03-28T01:30:00Z"]);
+    let note = "02:30 does not exist (clocks go forward from 02:00 to 03:00): fires right after the gap";
+    let expected = json!([
+        {"job": "a", "timezone": "Europe/Berlin", "fires": [
+            {"scheduled_at": "2026-03-29T01:00:00Z", "local": "2026-03-29T03:00:00+02:00", "note": note},
+            {"scheduled_at": "2026-03-30T00:30:00Z", "local": "2026-03-30T02:30:00+02:00", "note": null},
+        ]},
+        {"job": "b", "timezone": null, "fires": [], "after": "a (end)"},
+    ]);
+    assert_eq!(next, expected);
+    place.run(&["next", "--job", "bb"]).fails(2, &["the file has no job `bb`"]);
+    place.run(&["next", "--job", "daly", "--from", "yesterday"]).fails(2, &["is not an instant"]);
+}
+
+#[test]
+fn schema_and_completions_are_printed() {
+    let place = Place::new();
+    let schema: Value = serde_json::from_str(&place.run(&["schema"]).stdout()).unwrap();
+    assert_eq!(schema["title"], "fencron jobs.yaml");
+    assert!(place.run(&["completions", "bash"]).stdout().contains("step-down"));
+}
+
+#[test]
+fn a_store_that_nobody_has_used_is_not_made_by_looking_at_it() {
+    let place = Place::new();
+    place.run(&["status"]).fails(5, &["there is no store sqlite:.fencron/state.db", "--store"]);
+    assert!(!place.path(".fencron").exists());
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_exit_5_and_its_password_is_not_told() {
+    // Nobody listens on a port that was just given back.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("etcd://me:s3cret@127.0.0.1:{port}");
+    let place = Place::new();
+    for args in [vec!["status"], vec!["run"], vec!["trigger", "fine"]] {
+        let ran = place.run(&[args, vec!["--store", &url]].concat());
+        ran.fails(5, &[&format!("etcd://127.0.0.1:{port}"), "etcdctl endpoint health"]);
+        assert!(!ran.stderr().contains("s3cret"));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_made_is_exit_5() {
+    let place = Place::new();
+    place
+        .run(&["run", "--store", "sqlite:/dev/null/state.db"])
+        .fails(5, &["cannot use the store sqlite:/dev/null/state.db"]);
+}
+
+#[test]
+fn a_url_that_is_no_store_is_wrong_usage_and_its_password_is_not_told() {
+    let ran = Place::new().run(&["status", "--store", "redis://me:s3cret@host"]);
+    ran.fails(2, &["FENCRON_STORE", "`redis:`"]);
+    assert!(!ran.stderr().contains("s3cret"));
+    Place::new().run(&["status", "--store", "memory:"]).fails(2, &["a store of one process"]);
+}
+
+#[test]
+fn options_come_from_the_environment_and_arguments_win() {
+    let place = Place::new();
+    let _node = place.leader("a", &["--store", "sqlite:other.db"]);
+    let status = |args: &[&str]| {
+        let mut command = place.command(&[&["status"], args].concat());
+        command.env("FENCRON_STORE", "sqlite:other.db").env("FENCRON_OUTPUT", "json").output().unwrap()
+    };
+    let shown: Value = serde_json::from_slice(&status(&[]).stdout).unwrap();
+    assert_eq!(shown["leader"]["node"], "a");
+    assert_eq!(status(&["--store", "sqlite:none.db"]).status.code(), Some(5));
+}
+
+#[test]
+fn the_option_names_the_namespace_before_the_file_does() {
+    let place = Place::new();
+    let _node = place.leader("a", &["--namespace", "other"]);
+    assert_eq!(place.json(&["status"])["namespace"], "other", "the only one in the store");
+    let _second = place.leader("b", &[]);
+    place.run(&["status"]).fails(2, &["several namespaces", "other, shop"]);
+    assert_eq!(place.json(&["status", "--namespace", "shop"])["leader"]["node"], "b");
+}
+
+#[test]
+fn status_runs_and_jobs_keep_their_shapes() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let run = place.trigger("fine");
+    place.wait_for_state(&run, "succeeded");
+
+    let status = place.json(&["status"]);
+    has_exactly(&status, &["namespace", "leader", "nodes", "store", "watermark", "paused", "obstacles"]);
+    has_exactly(&status["leader"], &["node", "fence", "since", "address"]);
+    let node = &status["nodes"][0];
+    has_exactly(node, &["node", "version", "config_digest", "started_at", "address", "leader"]);
+    assert_eq!(
+        (&node["node"], &node["leader"], &status["store"]["kind"]),
+        (&json!("a"), &json!(true), &json!("sqlite"))
+    );
+    assert_eq!(status["store"]["healthy"], true);
+
+    let row = place.json(&["runs", "--job", "fine"])[0].clone();
+    has_exactly(
+        &row,
+        &[
+            "run_id",
+            "job",
+            "scheduled_at",
+            "state",
+            "reason",
+            "fence",
+            "node",
+            "attempt",
+            "claimed_at",
+            "started_at",
+            "finished_at",
+            "lateness_ms",
+            "exit_code",
+            "output",
+        ],
+    );
+    assert_eq!((&row["output"], &row["exit_code"], &row["node"]), (&json!("hello\n"), &json!(0), &json!("a")));
+
+    let jobs = place.json(&["jobs"]);
+    let names: Vec<&Value> = jobs.as_array().unwrap().iter().map(|job| &job["name"]).collect();
+    assert_eq!(names, ["daily", "fine", "follower", "lasting", "wrong"]);
+    assert_eq!((&jobs[0]["schedule"], &jobs[1]["last_verdict"]), (&json!("0 0 * * *"), &json!("succeeded")));
+    assert_eq!(jobs[2]["schedule"], "after fine (success)");
+}
+
+#[test]
+fn tables_and_yaml_show_the_same() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let run = place.trigger("fine");
+    place.wait_for_state(&run, "succeeded");
+    assert!(place.run(&["runs"]).stdout().contains(&run));
+    assert!(place.run(&["status"]).stdout().contains("leader     a, fence "));
+    assert!(place.run(&["runs", "-o", "yaml"]).stdout().contains(&format!("- run_id: {run}\n")));
+}
+
+#[test]
+fn runs_are_found_by_state_and_job() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let (fine, wrong) = (place.trigger("fine"), place.trigger("wrong"));
+    place.wait_for_state(&fine, "succeeded");
+    place.wait_for_state(&wrong, "failed");
+    let failed = place.json(&["runs", "--state", "failed"]);
+    assert_eq!((failed.as_array().unwrap().len(), &failed[0]["run_id"]), (1, &json!(wrong)));
+    assert_eq!(place.json(&["runs", "--limit", "1"]).as_array().unwrap().len(), 1);
+    place.run(&["runs", "--job", "fin"]).fails(1, &["did you mean `fine`?"]);
+    place.run(&["runs", "--state", "bogus"]).fails(2, &["timed_out"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let mut child = place.command(&["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_listener_tells_health_readiness_and_status() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let address = place.json(&["status"])["leader"]["address"].as_str().unwrap().to_owned();
+    assert!(get(&address, "/healthz").starts_with("HTTP/1.0 200"));
+    let ready = get(&address, "/readyz");
+    assert!(ready.starts_with("HTTP/1.0 200") && ready.contains("\"role\": \"leader\""), "{ready}");
+    assert!(get(&address, "/api/v1/status").contains("\"namespace\": \"shop\""));
+    assert!(get(&address, "/api/v1/runs/nonsense/output").starts_with("HTTP/1.0 400"));
+    assert!(get(&address, "/api/v1/runs/fine@2026-01-01T00:00:00Z/output").starts_with("HTTP/1.0 404"));
+    assert!(get(&address, "/nothing").starts_with("HTTP/1.0 404"));
+}

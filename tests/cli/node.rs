@@ -1,0 +1,151 @@
+//! A node as a process: its first minute, its signals, and its jobs file as it changes.
+
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{JOBS, Place};
+
+#[test]
+fn the_example_fires_and_tells_about_it() {
+    let place = Place::new();
+    place.write("jobs.example.yaml", include_str!("../../jobs.example.yaml"));
+    let node = place.starting("a", &["jobs.example.yaml"]);
+    let first = node.wait_for("fencron starts");
+    assert!(first.contains("namespace=example") && first.contains("store=sqlite:.fencron/state.db"), "{first}");
+    node.wait_for("read jobs.example.yaml");
+    node.wait_for("tick is due next at");
+    node.wait_for("listening on http://127.0.0.1:");
+    node.wait_for("tick | ");
+    let fired = |runs: &Value| (runs[0]["state"] == "succeeded").then(|| runs[0]["scheduled_at"].clone());
+    place.wait_for(&["runs", "--job", "tick"], fired);
+}
+
+#[test]
+fn a_terminated_node_lets_a_run_end_and_resigns() {
+    let place = Place::new();
+    let mut node = place.leader("a", &[]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    node.signal(Signal::SIGTERM);
+    node.wait_for("told to stop");
+    place.write("go", "");
+    node.wait_for("resigned");
+    assert_eq!(node.ended().code(), Some(0));
+    assert_eq!(place.wait_for_state(&run, "succeeded")["output"], "begun\ndone\n");
+    assert_eq!(place.json(&["status"])["leader"], Value::Null);
+}
+
+#[test]
+fn what_runs_beyond_the_grace_is_cancelled() {
+    let place = Place::new();
+    let mut node = place.leader("a", &["--shutdown-grace", "100ms"]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    node.signal(Signal::SIGINT);
+    assert_eq!(node.ended().code(), Some(0));
+    assert_eq!(place.wait_for_state(&run, "cancelled")["reason"], "node shut down");
+}
+
+#[test]
+fn a_second_signal_ends_a_node_at_once() {
+    let place = Place::new();
+    let mut node = place.leader("a", &["--shutdown-grace", "10m"]);
+    place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    node.signal(Signal::SIGTERM);
+    node.wait_for("told to stop");
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.ended().code(), Some(1));
+}
+
+#[test]
+fn a_changed_file_is_taken_and_a_wrong_one_refused() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    let digest = |status: &Value| status["nodes"][0]["config_digest"].clone();
+    let before = digest(&place.json(&["status"]));
+
+    place.write("jobs.yaml", "version: 1\nnamespace: shop\njobs: {fine: {schedule: '@hourly'}}\n");
+    node.wait_for("the jobs file is refused");
+    node.wait_for("jobs.yaml:3:");
+    assert_eq!(digest(&place.json(&["status"])), before);
+
+    place.write("jobs.yaml", &JOBS.replace("namespace: shop", "namespace: other"));
+    node.wait_for("a node cannot change its namespace");
+
+    place.write("jobs.yaml", &JOBS.replace("hello", "hello again"));
+    node.wait_for("took a new configuration");
+    place.wait_for(&["status"], |status| (digest(status) != before).then_some(()));
+    let run = place.trigger("fine");
+    assert_eq!(place.wait_for_state(&run, "succeeded")["output"], "hello again\n");
+}
+
+#[test]
+fn a_file_that_is_replaced_by_renaming_is_noticed() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    place.write("new", &JOBS.replace("hello", "renamed"));
+    std::fs::rename(place.path("new"), place.path("jobs.yaml")).unwrap();
+    node.wait_for("took a new configuration");
+}
+
+#[test]
+fn a_hangup_has_the_file_read_again() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    node.signal(Signal::SIGHUP);
+    node.wait_for("the jobs file has not changed");
+}
+
+#[test]
+fn a_second_node_follows_and_takes_over() {
+    let place = Place::new();
+    let mut first = place.leader("a", &[]);
+    let second = place.node("b", &[]);
+    let roles = |status: &Value| {
+        let nodes = status["nodes"].as_array()?.iter().map(|node| (node["node"].clone(), node["leader"].clone()));
+        Some(nodes.collect::<Vec<_>>()).filter(|nodes| nodes.len() == 2)
+    };
+    assert_eq!(place.wait_for(&["status"], roles), [(json!("a"), json!(true)), (json!("b"), json!(false))]);
+    first.signal(Signal::SIGTERM);
+    second.wait_for(" leading ");
+    assert_eq!(first.ended().code(), Some(0));
+}
+
+#[test]
+fn wrong_options_say_what_to_write() {
+    let place = Place::new();
+    place.run(&["run", "--ttl", "1ms"]).fails(2, &["--ttl", "out of bounds"]);
+    place.run(&["run", "--node", "a b"]).fails(2, &["is not a name"]);
+    place.run(&["run", "--advertise", "host"]).fails(2, &["HOST:PORT"]);
+    place.run(&["run", "--namespace", "a/b"]).fails(2, &["--namespace", "is not a namespace"]);
+    let log = place.command(&["schema"]).env("FENCRON_LOG", "a=b=c").output().unwrap();
+    assert_eq!(log.status.code(), Some(2), "{}", String::from_utf8_lossy(&log.stderr));
+}
+
+#[test]
+fn an_address_in_use_says_which_option_changes_it() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    place.run(&["run", "--listen", &address]).fails(1, &[&address, "--listen"]);
+}
+
+#[test]
+fn logs_in_json_are_one_object_a_line() {
+    let place = Place::new();
+    let node = place.starting("a", &["--log-format", "json"]);
+    let line: Value = serde_json::from_str(&node.wait_for("fencron starts")).unwrap();
+    assert_eq!((&line["level"], &line["namespace"]), (&json!("INFO"), &json!("shop")));
+}
+
+#[test]
+fn a_node_in_memory_is_a_toy_that_says_so() {
+    let place = Place::new();
+    let command: Command = place.command(&["run", "--store", "memory:"]);
+    let node = crate::NodeProcess::spawn(command);
+    node.wait_for("the store is in memory");
+    node.wait_for(" leading ");
+}

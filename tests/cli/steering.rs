@@ -1,0 +1,193 @@
+//! Commands that change something.
+
+use std::io::Read;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{NodeProcess, Place, lines_of};
+
+#[test]
+fn trigger_wait_exits_as_the_run_ended() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    place.run(&["trigger", "fine", "--wait"]).fails(0, &["succeeded"]);
+    place.run(&["trigger", "wrong", "--wait"]).fails(1, &["failed: exit code 3"]);
+    place.run(&["trigger", "lasting", "--wait", "--timeout", "10ms"]).fails(6, &["has not ended in 10ms", "logs -f"]);
+}
+
+#[test]
+fn a_job_that_is_not_there_is_named_with_the_nearest() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    for command in ["trigger", "pause", "resume"] {
+        place.run(&[command, "dayly"]).fails(1, &["no job `dayly` in the namespace shop", "did you mean `daily`?"]);
+    }
+    place.run(&["trigger", "a job"]).fails(2, &["is not a name"]);
+}
+
+#[test]
+fn a_job_that_follows_another_can_be_triggered_by_itself() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    place.run(&["trigger", "follower", "--wait"]).fails(0, &["succeeded"]);
+}
+
+#[test]
+fn a_paused_job_is_skipped_until_it_is_resumed() {
+    let place = Place::with("version: 1\nnamespace: shop\njobs:\n  tick: {schedule: '@every 1s', command: ['true']}\n");
+    let _node = place.leader("a", &[]);
+    place.run(&["pause", "tick"]).fails(0, &["is paused"]);
+    place.run(&["pause", "tick"]).fails(0, &["is paused already"]);
+    let skipped =
+        |runs: &Value| runs[0]["reason"].as_str().filter(|reason| reason.contains("paused")).map(str::to_owned);
+    place.wait_for(&["runs", "--state", "skipped", "--limit", "1"], skipped);
+    assert_eq!(place.json(&["jobs"])[0]["paused"], true);
+    assert_eq!(place.json(&["status"])["paused"], json!(["tick"]));
+    place.run(&["resume", "tick"]).fails(0, &["is resumed"]);
+    place.wait_for(&["runs", "--limit", "1"], |runs| (runs[0]["state"] == "succeeded").then_some(()));
+    place.run(&["resume", "tick"]).fails(0, &["is not paused"]);
+}
+
+#[test]
+fn a_wrong_file_that_nobody_named_does_not_keep_a_job_from_being_paused() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    place.write("jobs.yaml", "nonsense");
+    place.run(&["pause", "daily"]).fails(0, &["wrong and left aside", "daily is paused"]);
+    place.run(&["pause", "daily", "--file", "jobs.yaml"]).fails(2, &["jobs.yaml:1:1"]);
+}
+
+#[test]
+fn a_running_run_is_cancelled() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    place.run(&["cancel", &run]).fails(0, &["asked for"]);
+    let row = place.wait_for_state(&run, "cancelled");
+    assert!(row["reason"].as_str().unwrap().starts_with("cancelled by request, of "), "{row}");
+    assert_eq!(row["output"], "begun\n");
+    place.run(&["cancel", &run]).fails(1, &["has ended already: cancelled"]);
+    place.run(&["cancel", "fine@2026-01-01T00:00:00Z"]).fails(1, &["there is no run", "fencron runs"]);
+    place.run(&["cancel", "fine"]).fails(2, &["is not a run"]);
+}
+
+#[test]
+fn a_run_whose_node_was_killed_is_in_doubt_until_it_is_resolved() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    drop(node);
+    let _next = place.leader("b", &[]);
+    place.wait_for_state(&run, "unknown");
+    place.run(&["logs", "-f", &run]).fails(0, &["unknown", &format!("fencron resolve {run} --as")]);
+    place.run(&["resolve", &run, "--as", "succeeded"]).fails(0, &["it succeeded"]);
+    let row = place.wait_for_state(&run, "succeeded");
+    assert!(row["reason"].as_str().unwrap().starts_with("resolved by"), "{row}");
+    place.run(&["resolve", &run, "--as", "retry"]).fails(1, &["is not in doubt"]);
+}
+
+#[test]
+fn a_backfill_runs_what_the_schedule_names() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let days = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-04T00:00:00Z"];
+    place.run(&[&["backfill", "daily"], &days[..]].concat()).fails(2, &["3 runs of daily", "--yes"]);
+    assert_eq!(place.json(&["runs"]), json!([]));
+    let asked = place.json(&[&["backfill", "daily", "--yes"], &days[..]].concat());
+    for (row, day) in asked.as_array().unwrap().iter().zip(1..) {
+        let done = place.wait_for_state(row["run_id"].as_str().unwrap(), "succeeded");
+        assert_eq!(done["output"], format!("2026-01-0{day}T00:00:00Z\n"));
+    }
+    assert_eq!(asked.as_array().unwrap().len(), 3);
+    let bad = |args: &[&str], says: &str| place.run(&[&["backfill"], args].concat()).fails(2, &[says]);
+    bad(&["daily", "--from", "2026-01-01T00:00:00Z", "--to", "2099-01-01T00:00:00Z"], "lies in the future");
+    bad(&["daily", "--from", "2000-01-01T00:00:00Z", "--to", "2026-01-01T00:00:00Z"], "more than 1000 runs");
+    bad(&["follower", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], "has no schedule");
+}
+
+#[test]
+fn after_stepping_down_another_node_leads_with_a_greater_fence() {
+    let place = Place::new();
+    let _first = place.leader("a", &[]);
+    let second = place.node("b", &[]);
+    place.wait_for(&["status"], |status| (status["nodes"].as_array()?.len() == 2).then_some(()));
+    let before = place.json(&["fence", "show"])["fence"].as_u64().unwrap();
+    place.run(&["step-down"]).fails(0, &["asked a (fence "]);
+    second.wait_for(" leading ");
+    let leader =
+        place.wait_for(&["status"], |status| Some(status["leader"].clone()).filter(|leader| leader["node"] == "b"));
+    assert!(leader["fence"].as_u64().unwrap() > before);
+}
+
+#[test]
+fn nobody_can_step_down_where_nobody_leads() {
+    let place = Place::new();
+    let mut node = place.leader("a", &[]);
+    node.signal(Signal::SIGTERM);
+    node.ended();
+    place.run(&["step-down"]).fails(1, &["no node leads in the namespace shop"]);
+    place.run(&["trigger", "fine"]).fails(0, &["no node leads now"]);
+}
+
+#[test]
+fn after_a_repair_the_node_leads_again_above_all_fences_seen() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    let before = place.json(&["fence", "show"])["fence"].as_u64().unwrap();
+    place.run(&["fence", "repair"]).fails(2, &["1 are there", "--yes"]);
+    let repaired = place.json(&["fence", "repair", "--yes"]);
+    assert!(repaired["base"].as_u64().unwrap() > before);
+    node.wait_for(" leading ");
+    let after = place.wait_for(&["fence", "show"], |shown| shown["fence"].as_u64());
+    assert!(after > repaired["base"].as_u64().unwrap());
+    place.run(&["trigger", "fine", "--wait"]).fails(0, &["succeeded"]);
+    let watermark = place.json(&["status"])["watermark"].as_str().unwrap().to_owned();
+    assert!(watermark.as_str() >= repaired["watermark"].as_str().unwrap());
+}
+
+#[test]
+fn logs_follow_a_run_of_another_process_live_and_to_its_end() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    let mut child = place.command(&["logs", "-f", &run]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = lines_of(child.stdout.take().unwrap());
+    assert_eq!(lines.recv_timeout(crate::LIMIT).unwrap(), "begun", "while it runs");
+    assert_eq!(place.run(&["logs", &run]).stdout(), "begun\n");
+    place.write("go", "");
+    assert_eq!(lines.recv_timeout(crate::LIMIT).unwrap(), "done");
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(stderr, format!("fencron: {run} succeeded\n"));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(lines.recv().ok(), None, "nothing twice");
+    assert_eq!(place.run(&["logs", &run]).stdout(), "begun\ndone\n", "what is kept");
+    place.run(&["logs", "fine@2026-01-01T00:00:00Z"]).fails(1, &["there is no run"]);
+}
+
+#[test]
+fn logs_of_a_node_that_cannot_be_reached_come_when_the_run_has_ended() {
+    let place = Place::new();
+    let node = place.leader("a", &["--advertise", "127.0.0.1:1"]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    let mut command = place.command(&["logs", "-f", &run]);
+    command.stdout(Stdio::piped());
+    let mut logs = command.stderr(Stdio::piped()).spawn().map(follow).unwrap();
+    logs.0.wait_for("cannot be reached at 127.0.0.1:1");
+    place.write("go", "");
+    logs.0.wait_for("succeeded");
+    logs.0.ended();
+    assert_eq!(logs.1.iter().collect::<Vec<_>>(), ["begun", "done"]);
+}
+
+fn follow(mut child: std::process::Child) -> (NodeProcess, std::sync::mpsc::Receiver<String>) {
+    let out = lines_of(child.stdout.take().unwrap());
+    let lines = lines_of(child.stderr.take().unwrap());
+    (NodeProcess { child, lines }, out)
+}

@@ -1,0 +1,59 @@
+//! Leaders that are killed, at the worst moments.
+
+use super::referee::record::{Fact, job_of};
+use super::scene::{Job, Scene};
+
+/// How many jobs come due together.
+const CROWD: usize = 40;
+
+/// How often the leader is killed.
+const KILLS: usize = 3;
+
+over_both!(a_leader_killed_amid_a_batch_loses_and_repeats_nothing, a_leader_killed_amid_a_run_leaves_what_its_jobs_say);
+
+/// A crowd, of which every second one may be run again, and two that take long.
+fn jobs() -> Vec<Job> {
+    let one = |n: usize| {
+        let name: &str = String::leak(format!("crowd-{n}"));
+        let more: &[&str] = if n % 2 == 0 { &[] } else { &["guarantee: at_least_once"] };
+        Job { name, every: 2, steps: 1, more }
+    };
+    let careful = Job { name: "careful", every: 10, steps: 200, more: &[] };
+    let eager = Job { name: "eager", every: 10, steps: 200, more: &["guarantee: at_least_once"] };
+    (0..CROWD).map(one).chain([careful, eager]).collect()
+}
+
+async fn a_leader_killed_amid_a_batch_loses_and_repeats_nothing(mut scene: Scene) {
+    let (mut leader, mut fence) = scene.play().await;
+    for _ in 0..KILLS {
+        let before = scene.witness.history.borrow().facts.len();
+        let claimed = |fact: &Fact| matches!(fact, Fact::Open { run, .. } if job_of(run) == "crowd-0");
+        let looked = scene.witness.until("the crowd is claimed", |history| {
+            history.facts[before..].iter().any(|(_, fact)| claimed(fact)).then_some(())
+        });
+        looked.await;
+        scene.kill(leader);
+        let killed = leader;
+        (leader, fence) = scene.leader_after(fence).await;
+        scene.start(killed);
+    }
+    scene.judge(&[("failovers", 3), ("unknown verdicts", 1), ("starts", 100)]).await;
+    let again = scene.effects.begun().into_values().filter(|lines| lines.len() > 1).count();
+    assert!(again > 0, "nothing was run again, so nothing was in the middle of it");
+}
+
+async fn a_leader_killed_amid_a_run_leaves_what_its_jobs_say(mut scene: Scene) {
+    let (leader, fence) = scene.play().await;
+    let careful = scene.begins("careful", fence).await;
+    let eager = scene.begins("eager", fence).await;
+    scene.kill(leader);
+    let killed_at = scene.effects.lines().len();
+    let (_, next) = scene.leader_after(fence).await;
+    assert_eq!(scene.verdict(&careful.attempt.run).await, "unknown");
+
+    let again = scene.begins("eager", next).await;
+    assert_eq!((&again.attempt.run, again.attempt.number), (&eager.attempt.run, 2), "the same occurrence once more");
+    scene.judge(&[("failovers", 1), ("unknown verdicts", 1)]).await;
+    let late = scene.effects.lines().into_iter().skip(killed_at + 2).find(|line| line.attempt.fence == fence);
+    assert_eq!(late, None, "the killed node's commands died with it");
+}

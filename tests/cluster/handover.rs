@@ -1,0 +1,61 @@
+//! Nodes that are told to go, one or all.
+
+use nix::sys::signal::Signal;
+
+use super::effects::Step;
+use super::referee::record::{Fact, Millis};
+use super::scene::{Job, Scene};
+
+over_both!(a_leader_told_to_stop_hands_over_at_once, a_rolling_restart_loses_nothing);
+
+/// From the resignation to the successor's first claim: far below the TTL, which it does not have to wait for.
+const HANDED_OVER_WITHIN: Millis = 1_500;
+
+fn jobs() -> Vec<Job> {
+    vec![Job { name: "working", every: 5, steps: 8, more: &[] }]
+}
+
+async fn a_leader_told_to_stop_hands_over_at_once(mut scene: Scene) {
+    let (leader, fence) = scene.play().await;
+    for node in 0..3 {
+        scene.joined(node).await;
+    }
+    let run = scene.begins("working", fence).await;
+    scene.stop(leader).await;
+    let (_, next) = scene.leader_after(fence).await;
+    assert_eq!(scene.verdict(&run.attempt.run).await, "succeeded", "what ran was let end");
+    let ended = scene.effects.lines().into_iter().any(|line| line.step == Step::Ends && line.attempt == run.attempt);
+    assert!(ended, "it came to its end");
+    let record = scene.judge(&[("failovers", 1)]).await;
+
+    let resigned = record.facts.iter().find(|(_, fact)| matches!(fact, Fact::Vacant { .. })).expect("it resigned").0;
+    let claims = |fact: &Fact| matches!(fact, Fact::Decided { fence, .. } if *fence == next);
+    let claimed = record.facts.iter().find(|(_, fact)| claims(fact)).expect("the successor claims").0;
+    assert!(claimed - resigned < HANDED_OVER_WITHIN, "the first claim came {} ms later", claimed - resigned);
+    let missed = record.facts.iter().filter(|(_, fact)| matches!(fact, Fact::Done { verdict, .. } if verdict == "skipped"));
+    let missed: Vec<_> = missed.collect();
+    assert!(missed.is_empty(), "a hand-over costs no occurrence: {missed:?}");
+}
+
+async fn a_rolling_restart_loses_nothing(mut scene: Scene) {
+    scene.play().await;
+    for node in 0..3 {
+        scene.joined(node).await;
+        scene.stop(node).await;
+        scene.claims(1).await;
+        scene.start(node);
+        scene.joined(node).await;
+        scene.claims(1).await;
+    }
+    // Once more all at once but one, the way an impatient person does it.
+    scene.nodes[0].signal(Signal::SIGTERM);
+    scene.stop(1).await;
+    let ended = scene.nodes[0].ended().await;
+    assert!(ended.success(), "{ended}");
+    scene.mark_down(0);
+    scene.start(0);
+    scene.start(1);
+    let record = scene.judge(&[("failovers", 1)]).await;
+    let skipped = record.facts.iter().find(|(_, fact)| matches!(fact, Fact::Done { verdict, .. } if verdict == "skipped"));
+    assert_eq!(skipped, None, "no occurrence was missed");
+}

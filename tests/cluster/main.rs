@@ -1,0 +1,40 @@
+//! Whole clusters: three `fencron` processes over one store, real etcd members or a SQLite file, which are killed,
+//! frozen, cut off, restored and misled while jobs run.
+//!
+//! What happened is read from outside: from the store's own history, and from the lines that the jobs append to a
+//! file. Every scenario ends with the judgement of the referee over that record, and with the proof that something
+//! happened at all.
+
+/// Each of these facts, over etcd and over SQLite.
+macro_rules! over_both {
+    ($($fact:ident),*) => {
+        mod over_etcd {
+            use super::{Scene, jobs};
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                super::$fact(Scene::over_etcd(&jobs()).await).await;
+            })*
+        }
+        mod over_sqlite {
+            use super::{Scene, jobs};
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                super::$fact(Scene::over_sqlite(&jobs()).await).await;
+            })*
+        }
+    };
+}
+
+mod crash;
+mod effects;
+mod handover;
+mod network;
+mod node;
+mod operator;
+mod pause;
+#[path = "../referee/mod.rs"]
+mod referee;
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
+mod witness;

@@ -1,0 +1,143 @@
+//! One `fencron run` process, life after life.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::support::until;
+
+/// A node that can be started, killed and started again. Killed when it is dropped, and with the test's thread.
+pub struct Node {
+    pub name: String,
+    pub file: PathBuf,
+    pub store: String,
+    pub lives: u32,
+    /// More arguments and variables for the next start.
+    pub arguments: Vec<String>,
+    pub variables: Vec<(String, String)>,
+    directory: PathBuf,
+    child: Option<Child>,
+}
+
+/// A place in a node's log: what stands behind it has been said since.
+#[derive(Clone, Copy, Debug)]
+pub struct Since(usize);
+
+impl Node {
+    pub fn new(name: &str, directory: &Path, file: &Path, store: String) -> Node {
+        let directory = directory.join(name);
+        std::fs::create_dir(&directory).unwrap();
+        Node {
+            name: name.to_owned(),
+            file: file.to_owned(),
+            store,
+            lives: 0,
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            directory,
+            child: None,
+        }
+    }
+
+    /// A `fencron` with the node's store and memory, and a command of the caller.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        // The kernel kills what setpriv starts when the thread ends that started it, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_fencron"), "--store", &self.store]);
+        command.args(arguments).current_dir(&self.directory).stdin(Stdio::null());
+        command
+    }
+
+    pub fn start(&mut self, ttl: Duration) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        self.lives += 1;
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let ttl = format!("{}ms", ttl.as_millis());
+        let file = self.file.display().to_string();
+        let fixed = ["run", &file, "--node", &self.name, "--ttl", &ttl, "--state-dir", "state"];
+        let mut command = self.command(&fixed);
+        command.args(&self.arguments).envs(self.variables.iter().cloned());
+        command.env("FENCRON_LOG", "info,fencron=debug").stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().expect("setpriv is there: it is in Debian's util-linux, which is essential"));
+    }
+
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Kills it, as the out-of-memory killer would.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap_or_else(|| panic!("{} does not run", self.name));
+        until(&format!("{} ends", self.name), async || child.try_wait().unwrap()).await
+    }
+
+    /// Whether it has ended though it should not have.
+    pub fn broke(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    pub fn log(&self) -> String {
+        let mut text = Vec::new();
+        File::open(self.log_path()).unwrap().read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The present end of the log.
+    pub fn now(&self) -> Since {
+        Since(self.log().len())
+    }
+
+    pub fn said(&self, since: Since, what: &str) -> Option<String> {
+        self.log()[since.0..].lines().find(|line| line.contains(what)).map(str::to_owned)
+    }
+
+    /// Waits until the log says it.
+    pub async fn says(&self, since: Since, what: &str) -> String {
+        until(&format!("{} says `{what}`", self.name), async || self.said(since, what)).await
+    }
+
+    /// What the listener of the present life answers: status and body.
+    pub async fn http(&self, path: &str) -> (u16, String) {
+        until(&format!("{} answers {path}", self.name), async || self.ask(path)).await
+    }
+
+    fn ask(&self, path: &str) -> Option<(u16, String)> {
+        let log = self.log();
+        let address = log.rsplit_once("listening on http://")?.1.split(' ').next()?;
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,35 @@
+//! A leader that stands still for longer than its lease lives, and does not know it when it goes on.
+
+use super::scene::{Job, Scene};
+
+over_both!(a_frozen_leader_changes_nothing_when_it_thaws);
+
+fn jobs() -> Vec<Job> {
+    vec![
+        Job { name: "long", every: 10, steps: 300, more: &[] },
+        Job { name: "stubborn", every: 10, steps: 300, more: &["on_lost_leadership: finish", "guarantee: at_least_once"] },
+    ]
+}
+
+async fn a_frozen_leader_changes_nothing_when_it_thaws(mut scene: Scene) {
+    let (frozen, fence) = scene.play().await;
+    let long = scene.begins("long", fence).await;
+    let stubborn = scene.begins("stubborn", fence).await;
+    let since = scene.nodes[frozen].now();
+    scene.freeze(frozen);
+    let (_, next) = scene.leader_after(fence).await;
+    assert_eq!(scene.verdict(&long.attempt.run).await, "unknown");
+    let again = scene.begins("stubborn", next).await;
+    assert_eq!(again.attempt.run, stubborn.attempt.run);
+
+    scene.thaw(frozen);
+    // It would have gone on: it has runs at hand that it wants to report, and an occurrence due in every second that
+    // it stood still.
+    scene.nodes[frozen].says(since, "leading no more").await;
+    scene.nodes[frozen].says(since, "stopping a run").await;
+    scene.claims(5).await;
+    assert_eq!(scene.verdict(&long.attempt.run).await, "unknown", "what the successor decided stands");
+    let history = scene.witness.history.borrow().clone();
+    assert_eq!(history.leader().map(|(_, fence)| fence), Some(next), "nobody was disturbed");
+    scene.judge(&[("failovers", 1), ("unknown verdicts", 1)]).await;
+}

@@ -1,0 +1,166 @@
+//! The record: what happened, as facts with their true time. Whoever runs nodes writes it; the referee reads it.
+//!
+//! Nothing here says how a node does its work. It says what can be seen from outside: what the store came to hold, what
+//! was started where, and what arrived at whatever receives effects.
+
+use std::fmt;
+
+/// Milliseconds since the record began, by the one true clock.
+pub type Millis = u64;
+
+/// Everything that the referee judges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub rules: Vec<JobRule>,
+    /// The TTL of the nodes' sessions, and how much earlier than it they are to stop trusting them.
+    pub ttl: Millis,
+    pub margin: Millis,
+    /// The wall-clock instant, in milliseconds since the epoch, at which the record begins.
+    pub wall_start: i64,
+    pub facts: Vec<(Millis, Fact)>,
+    /// When the last disturbance was over and everything was repaired; the rest of the record is calm.
+    pub healed: Millis,
+    pub end: Millis,
+}
+
+/// What the referee knows of a job: only what its user wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRule {
+    pub name: String,
+    /// It is due at the multiples of this many milliseconds since the epoch; `None`: it follows another job.
+    pub every: Option<i64>,
+    /// The most by which a start is moved.
+    pub jitter: i64,
+    /// How many of its runs may be executed at once.
+    pub at_once: usize,
+    /// An occurrence is not started again unless it failed before, or a person said so.
+    pub at_most_once: bool,
+}
+
+/// A node's name and how often it had been started before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Life {
+    pub node: String,
+    pub life: u32,
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.node, self.life)
+    }
+}
+
+/// Who has a run in its hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimant {
+    pub node: String,
+    pub fence: u64,
+    pub lease: u64,
+}
+
+/// Where an open run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Waiting,
+    Claimed,
+    Retrying,
+}
+
+/// One attempt of one run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt {
+    pub run: String,
+    pub number: u32,
+    pub fence: u64,
+}
+
+/// Occurrences that one verdict covers: `count` of them (or more), the first at `from`, the last at its own instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Many {
+    pub from: i64,
+    pub count: u64,
+    pub at_least: bool,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A node was started, or is gone.
+    Up(Life),
+    Down(Life),
+    /// A node ended though nobody told it to.
+    Broke(Life, String),
+
+    /// What the store came to hold, at a revision. Facts of one revision are one transaction.
+    Owner { revision: u64, fence: u64, node: String, lease: u64 },
+    Vacant { revision: u64 },
+    Registered { revision: u64, job: String, since: i64 },
+    Forgotten { revision: u64, job: String },
+    /// A batch of claims, made under `fence`, decided everything up to `instant`.
+    Decided { revision: u64, instant: i64, fence: u64 },
+    Open { revision: u64, run: String, state: State, claimant: Option<Claimant>, attempt: u32 },
+    OpenGone { revision: u64, run: String },
+    Done { revision: u64, run: String, verdict: String, attempt: u32, many: Option<Many> },
+    DoneGone { revision: u64, run: String },
+    /// Who made the transaction of a revision; a person's or a client's has no node.
+    Wrote { revision: u64, by: Option<Life> },
+
+    /// A question that was put when the node's own clock said `sent` was answered: its lease lives `ttl` from then.
+    Acknowledged { life: Life, lease: u64, sent: Millis, ttl: Millis },
+    /// An attempt was started, at `own` by the node's own clock.
+    Started { life: Life, attempt: Attempt, own: Millis },
+    Ended { life: Life, attempt: Attempt },
+    /// An effect arrived at a receiver that is guarded, which took it or turned it away.
+    Effect { attempt: Attempt, accepted: bool },
+
+    /// Something is wrong that concerns everybody, from here until as many [`Fact::TroubleEnds`].
+    TroubleBegins(String),
+    TroubleEnds(String),
+    /// Something went wrong at one point: a crash, a cut, a revoked lease.
+    Shock(String),
+    /// A node cannot take part, or can again, for a reason that lies outside of it.
+    Impaired(String),
+    Recovered(String),
+    /// What is only counted.
+    Saw(&'static str),
+}
+
+impl Fact {
+    /// The transaction that it is a part of.
+    pub fn revision(&self) -> Option<u64> {
+        match self {
+            Fact::Owner { revision, .. }
+            | Fact::Vacant { revision }
+            | Fact::Registered { revision, .. }
+            | Fact::Forgotten { revision, .. }
+            | Fact::Decided { revision, .. }
+            | Fact::Open { revision, .. }
+            | Fact::OpenGone { revision, .. }
+            | Fact::Done { revision, .. }
+            | Fact::DoneGone { revision, .. }
+            | Fact::Wrote { revision, .. } => Some(*revision),
+            _ => None,
+        }
+    }
+}
+
+/// The job and the instant (milliseconds since the epoch) of a scheduled occurrence; `None` for a run that a person
+/// asked for.
+pub fn occurrence(run: &str) -> Option<(&str, i64)> {
+    if run.contains('~') {
+        return None;
+    }
+    Some((job_of(run), instant(run)?))
+}
+
+/// The instant (milliseconds since the epoch) of any run.
+pub fn instant(run: &str) -> Option<i64> {
+    let (_, rest) = run.split_once('@')?;
+    let text = rest.split_once('~').map_or(rest, |(text, _)| text);
+    Some(chrono::DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis())
+}
+
+/// The job of any run.
+pub fn job_of(run: &str) -> &str {
+    run.split_once('@').map_or(run, |(job, _)| job)
+}

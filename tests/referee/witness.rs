@@ -1,0 +1,86 @@
+//! Reads the store's own history: what keys came to hold becomes facts. It reads the records as they are documented, as
+//! JSON, and shares no code with the program.
+
+use fencron::store::{Change, Entry};
+use serde_json::Value;
+
+use super::record::{Claimant, Fact, Many, State};
+
+/// What a change of the namespace with this prefix says; `None` for keys that the referee has no opinion on.
+pub fn fact(prefix: &str, change: &Change) -> Option<Fact> {
+    let rest = change.key().strip_prefix(prefix)?.to_owned();
+    let revision = change.revision().0;
+    match change {
+        Change::Put(entry) => put(&rest, entry, revision),
+        Change::Deleted { .. } => gone(&rest, revision),
+    }
+}
+
+fn put(rest: &str, entry: &Entry, revision: u64) -> Option<Fact> {
+    let value: Value = serde_json::from_slice(&entry.value).ok()?;
+    let record = &value["r"];
+    if rest == "lock/leader/owner" {
+        let base = value["base"].as_u64()?;
+        let lease = entry.lease.map_or(0, |lease| lease.0.get());
+        return Some(Fact::Owner { revision, fence: base + entry.created.0, node: text(&value["node"])?, lease });
+    }
+    if rest == "watermark" {
+        let fence = record["batch"].as_str()?.split('-').next()?.parse().ok()?;
+        return Some(Fact::Decided { revision, instant: instant(&record["instant"])?, fence });
+    }
+    if let Some(job) = rest.strip_prefix("job/") {
+        return Some(Fact::Registered { revision, job: job.to_owned(), since: instant(&record["since"])? });
+    }
+    if let Some(run) = rest.strip_prefix("open/") {
+        let claimant = record.get("claimant").map(|claimant| Claimant {
+            node: claimant["node"].as_str().unwrap_or_default().to_owned(),
+            fence: claimant["fence"].as_u64().unwrap_or_default(),
+            lease: claimant["lease"].as_u64().unwrap_or_default(),
+        });
+        let state = match &record["state"] {
+            Value::String(state) if state == "claimed" => State::Claimed,
+            Value::Object(state) if state.contains_key("waiting") => State::Waiting,
+            Value::Object(state) if state.contains_key("retrying") => State::Retrying,
+            _ => return None,
+        };
+        let attempt = record["attempt"].as_u64()? as u32;
+        return Some(Fact::Open { revision, run: run.to_owned(), state, claimant, attempt });
+    }
+    if rest.starts_with("~done/") {
+        let many = record.get("many").and_then(|many| {
+            Some(Many {
+                from: instant(&many["from"])?,
+                count: many["count"].as_u64()?,
+                at_least: many["at_least"].as_bool().unwrap_or(false),
+            })
+        });
+        let (run, verdict) = (text(&record["id"])?, text(&record["verdict"])?);
+        return Some(Fact::Done { revision, run, verdict, attempt: record["attempt"].as_u64()? as u32, many });
+    }
+    None
+}
+
+fn gone(rest: &str, revision: u64) -> Option<Fact> {
+    if rest == "lock/leader/owner" {
+        return Some(Fact::Vacant { revision });
+    }
+    if let Some(job) = rest.strip_prefix("job/") {
+        return Some(Fact::Forgotten { revision, job: job.to_owned() });
+    }
+    if let Some(run) = rest.strip_prefix("open/") {
+        return Some(Fact::OpenGone { revision, run: run.to_owned() });
+    }
+    // `~done/<job>/<instant with milliseconds>[~<call>]`
+    let (job, at) = rest.strip_prefix("~done/")?.split_once('/')?;
+    let run = format!("{job}@{}", at.replacen(".000Z", "Z", 1));
+    Some(Fact::DoneGone { revision, run })
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn instant(value: &Value) -> Option<i64> {
+    let at = chrono::DateTime::parse_from_rfc3339(value.as_str()?).ok()?;
+    Some(at.timestamp_millis())
+}

@@ -1,0 +1,156 @@
+//! A seeded simulation of whole nodes, and the referee's judgement of what they did.
+//!
+//! `FENCRON_SIM_SEEDS=2000` sets how many seeds are tried, `FENCRON_SIM_SEED=17` replays one and tells what happened.
+//! See `docs/testing.md`.
+#![cfg(feature = "scheduler")]
+
+mod broken;
+mod chance;
+mod clock;
+mod jobs;
+mod network;
+mod plan;
+mod work;
+mod world;
+
+#[path = "../referee/mod.rs"]
+mod referee;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use plan::Plan;
+use referee::{Violation, count, judge};
+
+/// How many seeds are tried unless `FENCRON_SIM_SEEDS` says otherwise.
+const SEEDS: u64 = 300;
+
+/// What has to have happened over the seeds, so that the judgement means something.
+const HAPPENED: &[&str] = &[
+    "failovers",
+    "claims",
+    "crashes",
+    "orderly stops",
+    "pauses",
+    "cuts",
+    "compactions",
+    "traps sprung",
+    "leases revoked by hand",
+    "owners deleted by hand",
+    "answers that did not come",
+    "answers lost after application",
+    "requests lost",
+    "requests refused",
+    "requests applied late",
+    "requests applied twice",
+    "requests of people taken",
+    "watches broken",
+    "starts refused for want of trust",
+    "effects taken",
+    "stale effects, taken by whoever does not look at fences",
+    "retries",
+    "succeeded verdicts",
+    "failed verdicts",
+    "timed out verdicts",
+    "cancelled verdicts",
+    "skipped verdicts",
+    "unknown verdicts",
+    "verdicts over many",
+];
+
+/// From so many seeds on, all of that has to have happened.
+const ENOUGH: u64 = 200;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not `{text}`")))
+}
+
+/// What came of many seeds.
+#[derive(Default)]
+struct Outcome {
+    broken: Vec<(u64, Vec<Violation>)>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+/// Simulates the seeds on all processors, and judges each.
+fn simulate(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Outcome {
+    let next = AtomicU64::new(seeds.start);
+    let outcome = Mutex::new(Outcome::default());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let record = world::run(&plan(seed));
+            let (violations, counts) = (judge(&record), count(&record));
+            let mut outcome = outcome.lock().unwrap();
+            for (what, times) in counts {
+                *outcome.counts.entry(what).or_default() += times;
+            }
+            if !violations.is_empty() {
+                outcome.broken.push((seed, violations));
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let mut outcome = outcome.into_inner().unwrap();
+    outcome.broken.sort_by_key(|(seed, _)| *seed);
+    outcome
+}
+
+#[test]
+fn what_is_promised_holds_whatever_goes_wrong() {
+    if let Some(seed) = setting("FENCRON_SIM_SEED") {
+        return replay(seed);
+    }
+    let tried = setting("FENCRON_SIM_SEEDS").unwrap_or(SEEDS);
+    let first = setting("FENCRON_SIM_FIRST").unwrap_or(0);
+    let outcome = simulate(first..first + tried, Plan::of);
+    for (what, times) in &outcome.counts {
+        println!("{times:>9} {what}");
+    }
+    let mut by_rule: BTreeMap<referee::Rule, (usize, u64)> = BTreeMap::new();
+    for (seed, violations) in &outcome.broken {
+        println!("seed {seed}: {} ({} in all)", violations[0], violations.len());
+        let mut rules: Vec<_> = violations.iter().map(|violation| violation.rule).collect();
+        rules.dedup();
+        for rule in rules {
+            by_rule.entry(rule).or_insert((0, *seed)).0 += 1;
+        }
+    }
+    let seeds: Vec<u64> = outcome.broken.iter().map(|(seed, _)| *seed).collect();
+    assert!(seeds.is_empty(), "promises are broken ({by_rule:?}); replay one with FENCRON_SIM_SEED: {seeds:?}");
+    let missing: Vec<_> = HAPPENED.iter().filter(|what| !outcome.counts.contains_key(**what)).collect();
+    assert!(tried < ENOUGH || missing.is_empty(), "in {tried} seeds nothing of this happened: {missing:?}");
+}
+
+fn replay(seed: u64) {
+    let plan = Plan::of(seed);
+    println!("{plan:#?}");
+    let record = world::run(&plan);
+    for (at, fact) in &record.facts {
+        println!("{at:>7} {fact:?}");
+    }
+    let violations = judge(&record);
+    for violation in &violations {
+        println!("{violation}");
+    }
+    assert!(violations.is_empty(), "seed {seed} breaks {} promises", violations.len());
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..5 {
+        let (one, other) = (world::run(&Plan::of(seed)), world::run(&Plan::of(seed)));
+        let differ = one.facts.iter().zip(&other.facts).find(|(one, other)| one != other);
+        assert!(one == other, "seed {seed} went two ways: {differ:?}");
+    }
+}

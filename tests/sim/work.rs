@@ -1,0 +1,139 @@
+//! What jobs do here: they take a while, end well or badly, and have an effect that carries their stamp.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fencron::execute::{Execute, Work};
+use fencron::job::{Ended, Outcome, StopReason};
+use fencron::time::Wall;
+
+use super::chance::Chance;
+use super::network::{Broken, Machine, Net};
+use super::referee::record::{Attempt, Fact, Life};
+
+/// What receives the effects of all jobs, and looks at their fences.
+#[derive(Debug, Default)]
+pub struct Receiver {
+    highest: Mutex<u64>,
+}
+
+impl Receiver {
+    fn takes(&self, fence: u64, guarded: bool) -> bool {
+        let mut highest = self.highest.lock().unwrap();
+        let accepted = fence >= *highest || !guarded;
+        *highest = fence.max(*highest);
+        accepted
+    }
+}
+
+/// Executes the attempts of one process.
+#[derive(Clone)]
+pub struct Worker {
+    pub net: Arc<Net>,
+    pub machine: Machine,
+    pub life: Life,
+    pub receiver: Arc<Receiver>,
+    pub seed: u64,
+}
+
+/// How one attempt will go: the same whenever the seed is replayed.
+struct Course {
+    takes: Duration,
+    code: i32,
+    start_takes: Duration,
+    effect_takes: Duration,
+    stop_takes: Duration,
+}
+
+impl Course {
+    fn of(seed: u64, attempt: &Attempt) -> Course {
+        let mut chance = Chance::of(seed, &format!("{}/{}", attempt.run, attempt.number));
+        let job = attempt.run.split('@').next().expect("a run names its job");
+        let (shortest, longest) = match job {
+            "tick" => (5, 700),
+            "long" => (3_000, 9_000),
+            "instant" => (0, 1),
+            _ => (50, 3_500),
+        };
+        let slow_effect = chance.permille(150);
+        Course {
+            takes: Duration::from_millis(chance.within(shortest, longest)),
+            code: i32::from(chance.permille(if job.starts_with("flaky") { 500 } else { 50 })),
+            start_takes: Duration::from_millis(chance.within(0, 20)),
+            effect_takes: Duration::from_millis(chance.within(0, if slow_effect { 15_000 } else { 30 })),
+            stop_takes: Duration::from_millis(chance.within(0, 400)),
+        }
+    }
+}
+
+/// Notes that an attempt is over, also where its process is killed.
+struct Over<'a> {
+    worker: &'a Worker,
+    attempt: Attempt,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.worker.net.note(Fact::Ended { life: self.worker.life.clone(), attempt: self.attempt.clone() });
+    }
+}
+
+impl Worker {
+    fn ended(outcome: Outcome, started_at: Option<Wall>, finished_at: Wall) -> Ended {
+        Ended { outcome, started_at, finished_at, output: "done\n".into(), output_bytes: 5 }
+    }
+
+    /// The effect goes its own way: it arrives though its sender be dead, and however late.
+    fn send_effect(&self, attempt: &Attempt, after: Duration) {
+        let (own, attempt) = (self.clone(), attempt.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            own.machine.running().await;
+            let accepted = own.receiver.takes(attempt.fence, own.net.broken != Broken::NoGuard);
+            own.net.note(Fact::Effect { attempt, accepted });
+        });
+    }
+}
+
+impl Execute for Worker {
+    async fn run(&self, work: Work) -> Ended {
+        let Work { job, stamp, mut stop, may_start, started, .. } = work;
+        let attempt = Attempt { run: stamp.run_id.clone(), number: stamp.attempt, fence: stamp.fence.get() };
+        let course = Course::of(self.seed, &attempt);
+        tokio::select! {
+            biased;
+            reason = stop.requested() => return Worker::ended(Outcome::Stopped(reason), None, self.machine.clock.read().1),
+            () = tokio::time::sleep(course.start_takes) => {}
+        }
+        if !may_start.now() {
+            self.net.note(Fact::Saw("starts refused for want of trust"));
+            let outcome = Outcome::Stopped(StopReason::LostLeadership);
+            return Worker::ended(outcome, None, self.machine.clock.read().1);
+        }
+        let (boot, at) = self.machine.clock.read();
+        let own = boot.since_boot().as_millis() as u64;
+        let times = if self.net.broken == Broken::StartsTwice { 2 } else { 1 };
+        for _ in 0..times {
+            self.net.note(Fact::Started { life: self.life.clone(), attempt: attempt.clone(), own });
+        }
+        let over = Over { worker: self, attempt: attempt.clone() };
+        started.at(at);
+        self.send_effect(&attempt, course.effect_takes);
+        let timeout = job.timeout.unwrap_or(Duration::from_secs(3600));
+        let takes = if self.net.broken == Broken::EndsEarly { course.takes / 10 } else { course.takes };
+        let outcome = tokio::select! {
+            biased;
+            reason = stop.requested() => {
+                tokio::time::sleep(course.stop_takes).await;
+                Outcome::Stopped(reason)
+            }
+            () = tokio::time::sleep(timeout) => Outcome::TimedOut,
+            () = tokio::time::sleep(takes) => Outcome::Exited(course.code),
+        };
+        if self.net.broken == Broken::EndsEarly {
+            // It goes on where nobody sees it.
+            std::mem::forget(over);
+        }
+        Worker::ended(outcome, Some(at), self.machine.clock.read().1)
+    }
+}

@@ -1,0 +1,533 @@
+//! One simulation: nodes, whole, on a runtime whose time is moved on when nothing is left to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fencron::config::{Config, Sources, parse};
+use fencron::execute::Outputs;
+use fencron::fence::Fence;
+use fencron::job::{JobName, Verdict};
+use fencron::ledger::{Asked, Find, Ledger, Resolution, RunRow};
+use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
+use fencron::node::{Ends, Node, Options, Order, Status};
+use fencron::scheduler::run::Source;
+use fencron::store::{Keys, Op, Range, Revision, Store, StoreError, Txn, Watched};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::chance::Chance;
+use super::clock::{MachineClock, TrueClock, WALL_START};
+use super::network::{Harm, Link, Machine, Net, Weather};
+use super::plan::{CHAOS, Deed, Plan, REST, Request, Whom};
+use super::referee::record::{Fact, Life, Record};
+use super::referee::witness;
+use super::work::{Receiver, Worker};
+
+/// Runs a plan to its end, and answers what happened.
+pub fn run(plan: &Plan) -> Record {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(World::new(plan).live())
+}
+
+struct World<'a> {
+    plan: &'a Plan,
+    truth: TrueClock,
+    net: Arc<Net>,
+    machines: Vec<Machine>,
+    nodes: Vec<Option<Process>>,
+    lives: BTreeMap<usize, u32>,
+    receiver: Arc<Receiver>,
+    config: Config,
+    namespace: Namespace,
+    chance: Chance,
+    sprung: mpsc::UnboundedReceiver<(usize, Harm, oneshot::Sender<()>)>,
+    /// What is to end, and when.
+    endings: Vec<(u64, Ending)>,
+    asked: u32,
+}
+
+struct Process {
+    life: Life,
+    orders: mpsc::Sender<Order>,
+    status: watch::Receiver<Status>,
+    task: JoinHandle<Result<(), StoreError>>,
+    /// It was told to end.
+    told: bool,
+}
+
+/// The end of what was done to the world.
+#[derive(Debug)]
+enum Ending {
+    Start(usize),
+    Recover(usize),
+    Release(usize),
+    Connect(usize),
+    StoreUp,
+    SetClockRight(usize),
+    TakeKeyAway(String),
+    ClearSky,
+}
+
+enum Turn {
+    Deed(Deed),
+    Trap,
+    Ending(Ending),
+    Sprung(usize, Harm, oneshot::Sender<()>),
+    Look,
+    Over,
+}
+
+/// How often the processes are looked at for those that ended.
+const LOOK_EVERY: u64 = 250;
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan) -> World<'a> {
+        let truth = TrueClock::starting_now();
+        let (springs, sprung) = mpsc::unbounded_channel();
+        let net = Net::new(truth, Chance::of(plan.seed, "network"), plan.broken, springs);
+        let machines = (0..plan.nodes).map(|at| Machine::new(at, MachineClock::new(truth, plan.drift[at]))).collect();
+        let config = parse(&plan.jobs, &Sources::none()).unwrap_or_else(|problems| panic!("{problems}"));
+        World {
+            plan,
+            truth,
+            net,
+            machines,
+            nodes: (0..plan.nodes).map(|_| None).collect(),
+            lives: BTreeMap::new(),
+            receiver: Arc::default(),
+            config,
+            namespace: Namespace::new("sim").unwrap(),
+            chance: Chance::of(plan.seed, "world"),
+            sprung,
+            endings: Vec::new(),
+            asked: 0,
+        }
+    }
+
+    async fn live(mut self) -> Record {
+        let witness = tokio::spawn(witness(Arc::clone(&self.net), self.namespace.clone()));
+        for node in 0..self.plan.nodes {
+            self.start(node);
+        }
+        let (mut deeds, mut traps) = (self.plan.deeds.iter().peekable(), self.plan.traps.iter().peekable());
+        let mut look_at = 0;
+        loop {
+            self.endings.sort_by_key(|(at, _)| *at);
+            let ending = self.endings.first().map_or(u64::MAX, |(at, _)| *at);
+            let deed = deeds.peek().map_or(u64::MAX, |(at, _)| *at);
+            let trap = traps.peek().map_or(u64::MAX, |(at, _)| *at);
+            let next = [ending, deed, trap, look_at, CHAOS].into_iter().min().expect("there are some");
+            let pause = Duration::from_millis(next.saturating_sub(self.truth.millis()));
+            let turn = tokio::select! {
+                biased;
+                Some((node, harm, done)) = self.sprung.recv() => Turn::Sprung(node, harm, done),
+                () = tokio::time::sleep(pause) => match next {
+                    _ if next >= CHAOS => Turn::Over,
+                    _ if next == ending => Turn::Ending(self.endings.remove(0).1),
+                    _ if next == deed => Turn::Deed(deeds.next().expect("it was seen").1),
+                    _ if next == trap => Turn::Trap,
+                    _ => Turn::Look,
+                },
+            };
+            match turn {
+                Turn::Deed(deed) => self.deed(deed).await,
+                Turn::Trap => self.net.lay(traps.next().expect("it was seen").1),
+                Turn::Ending(ending) => self.end(ending).await,
+                Turn::Sprung(node, harm, done) => {
+                    self.harm(node, harm).await;
+                    done.send(()).ok();
+                }
+                Turn::Look => look_at += LOOK_EVERY,
+                Turn::Over => break,
+            }
+            self.look_at_processes().await;
+        }
+        self.heal().await;
+        let healed = self.truth.millis();
+        while self.truth.millis() < CHAOS + REST {
+            tokio::time::sleep(Duration::from_millis(LOOK_EVERY)).await;
+            self.look_at_processes().await;
+        }
+        witness.abort();
+        self.record(healed)
+    }
+
+    fn record(self, healed: u64) -> Record {
+        let timing = self.timing();
+        Record {
+            rules: self.plan.rules.clone(),
+            ttl: self.plan.ttl(),
+            margin: timing.margin().as_millis() as u64,
+            wall_start: WALL_START,
+            facts: self.net.take_facts(),
+            healed,
+            end: self.truth.millis(),
+        }
+    }
+
+    fn timing(&self) -> Timing {
+        Timing::from_ttl(Duration::from_secs(self.plan.ttl_secs)).unwrap()
+    }
+
+    fn start(&mut self, at: usize) {
+        let life = self.lives.entry(at).or_default();
+        *life += 1;
+        let (name, machine) = (format!("n{at}"), self.machines[at].clone());
+        let life = Life { node: name.clone(), life: *life };
+        let link = Link::new(Arc::clone(&self.net), machine.clone(), Some(life.clone()));
+        let clock = machine.clock.clock();
+        let (orders, order_end) = mpsc::channel(8);
+        let (status_end, status) = watch::channel(Status::starting(&name, &self.config));
+        let net = Arc::clone(&self.net);
+        let receiver = Arc::clone(&self.receiver);
+        let node = Node {
+            ledger: Ledger::new(link.clone(), self.namespace.clone()),
+            locks: Locks::new(link, clock.clone(), self.namespace.clone(), Seen::default()),
+            execute: Worker { net, machine, life: life.clone(), receiver, seed: self.plan.seed },
+            outputs: Outputs::new(clock.clone()),
+            options: Options {
+                name,
+                timing: self.timing(),
+                shutdown_grace: Duration::from_secs(self.plan.grace_secs),
+                max_clock_skew: Duration::from_secs(2),
+                address: None,
+                driver: Driver::Task,
+                clock,
+            },
+        };
+        let config = self.config.clone();
+        // Nobody has chores for it: the other end is kept so that the channel stays open.
+        let (chores_end, chores) = mpsc::channel(1);
+        let task = tokio::spawn(async move {
+            let _chores = chores_end;
+            node.run(config, Ends { orders: order_end, chores, status: status_end }).await
+        });
+        self.net.note(Fact::Up(life.clone()));
+        self.nodes[at] = Some(Process { life, orders, status, task, told: false });
+    }
+
+    /// Notes the processes that have ended; one that was not told to is a finding.
+    async fn look_at_processes(&mut self) {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].as_ref().is_some_and(|process| process.task.is_finished()) {
+                let process = self.nodes[at].take().expect("it was just seen");
+                let end = match process.task.await {
+                    Ok(Ok(())) if process.told => None,
+                    Ok(Ok(())) => Some("it left by itself".to_owned()),
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(error) if error.is_panic() => Some(format!("{error}")),
+                    Err(_) => None,
+                };
+                if let Some(why) = end {
+                    self.net.note(Fact::Broke(process.life.clone(), why));
+                }
+                self.net.note(Fact::Down(process.life));
+            }
+        }
+    }
+
+    async fn crash(&mut self, at: usize) {
+        let Some(process) = self.nodes[at].take() else { return };
+        process.task.abort();
+        match process.task.await {
+            Err(error) if error.is_panic() => {
+                self.net.note(Fact::Broke(process.life.clone(), error.to_string()));
+            }
+            Ok(Err(error)) => self.net.note(Fact::Broke(process.life.clone(), error.to_string())),
+            _ => {}
+        }
+        self.net.note(Fact::Down(process.life));
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |process: &Process| process.status.borrow().fence;
+        let fences = self.nodes.iter().enumerate().filter_map(|(at, node)| Some((leads(node.as_ref()?)?, at)));
+        fences.max().map(|(_, at)| at)
+    }
+
+    fn whom(&self, whom: Whom) -> usize {
+        match whom {
+            Whom::Leader => self.leader().unwrap_or(0),
+            Whom::Node(at) => at,
+        }
+    }
+
+    fn end_in(&mut self, millis: u64, ending: Ending) {
+        let at = (self.truth.millis() + millis).min(CHAOS);
+        self.endings.push((at, ending));
+    }
+
+    async fn deed(&mut self, deed: Deed) {
+        match deed {
+            Deed::Ask(request) => return self.ask(request),
+            Deed::Compact => {
+                self.net.store.compact(Revision(u64::MAX));
+                return self.net.note(Fact::Saw("compactions"));
+            }
+            deed => self.net.note(Fact::Shock(format!("{deed:?}"))),
+        }
+        match deed {
+            Deed::Crash(whom, away) => {
+                let at = self.whom(whom);
+                self.crash(at).await;
+                self.net.note(Fact::Saw("crashes"));
+                self.end_in(away, Ending::Start(at));
+            }
+            Deed::StopInOrder(whom, away) => {
+                let at = self.whom(whom);
+                if let Some(process) = &mut self.nodes[at] {
+                    process.told = true;
+                    process.orders.try_send(Order::Stop).ok();
+                    self.net.note(Fact::Saw("orderly stops"));
+                    self.net.note(Fact::Impaired(process.life.node.clone()));
+                    self.end_in(away, Ending::Start(at));
+                    self.end_in(away, Ending::Recover(at));
+                }
+            }
+            Deed::Hold(whom, lasts, clock_too) => self.hold(self.whom(whom), lasts, clock_too),
+            Deed::Cut(whom, lasts) => self.cut(self.whom(whom), lasts),
+            Deed::StoreDown(lasts) => {
+                self.net.set_store_down(true);
+                self.net.note(Fact::TroubleBegins("the store is down".into()));
+                self.end_in(lasts, Ending::StoreUp);
+            }
+            Deed::SetClock(whom, off, lasts) => {
+                let at = self.whom(whom);
+                self.machines[at].clock.set_offset(off);
+                self.net.note(Fact::TroubleBegins(format!("the clock of n{at} is off by {off} ms")));
+                self.end_in(lasts, Ending::SetClockRight(at));
+            }
+            Deed::RevokeLeader => self.revoke_leader().await,
+            Deed::DeleteOwner => self.delete_owner().await,
+            Deed::StrayKey(lasts) => {
+                let key = format!("{}lock/leader/wait/by-hand", self.namespace.prefix());
+                self.by_hand(Txn::new().then(Op::put(&key, "what?"))).await;
+                self.net.note(Fact::TroubleBegins("a stray key".into()));
+                self.end_in(lasts, Ending::TakeKeyAway(key));
+            }
+            Deed::Weather(fair, lasts) => {
+                self.net.set_weather(fair.weather());
+                self.net.note(Fact::TroubleBegins(format!("{fair:?}")));
+                self.end_in(lasts, Ending::ClearSky);
+            }
+            Deed::Ask(_) | Deed::Compact => {}
+        }
+    }
+
+    fn hold(&mut self, at: usize, lasts: u64, clock_too: bool) {
+        self.machines[at].set_held(true);
+        if clock_too {
+            self.machines[at].clock.stop();
+        }
+        self.net.note(Fact::Impaired(format!("n{at}")));
+        self.net.note(Fact::Saw("pauses"));
+        self.end_in(lasts, Ending::Release(at));
+    }
+
+    fn cut(&mut self, at: usize, lasts: u64) {
+        self.machines[at].set_cut(true);
+        self.net.note(Fact::Impaired(format!("n{at}")));
+        self.net.note(Fact::Saw("cuts"));
+        self.end_in(lasts, Ending::Connect(at));
+    }
+
+    async fn harm(&mut self, at: usize, harm: Harm) {
+        self.net.note(Fact::Shock(format!("{harm:?} of n{at} by a trap")));
+        let ttl = self.plan.ttl();
+        match harm {
+            Harm::Crash => {
+                self.crash(at).await;
+                self.net.note(Fact::Saw("crashes"));
+                let away = self.chance.within(100, 2 * ttl);
+                self.end_in(away, Ending::Start(at));
+            }
+            Harm::Stop => {
+                let lasts = self.chance.within(ttl / 2, 3 * ttl);
+                self.hold(at, lasts, true);
+            }
+            Harm::Cut => {
+                let lasts = self.chance.within(ttl / 2, 3 * ttl);
+                self.cut(at, lasts);
+            }
+            Harm::RevokeLeader => self.revoke_leader().await,
+            Harm::DeleteOwner => self.delete_owner().await,
+        }
+    }
+
+    fn owner_key(&self) -> String {
+        format!("{}lock/leader/owner", self.namespace.prefix())
+    }
+
+    async fn revoke_leader(&self) {
+        let page = self.net.store.range(Range::of(Keys::one(self.owner_key()))).await.unwrap();
+        if let Some(lease) = page.entries.first().and_then(|entry| entry.lease) {
+            self.net.store.revoke(lease).await.unwrap();
+            self.net.note(Fact::Saw("leases revoked by hand"));
+        }
+    }
+
+    async fn delete_owner(&self) {
+        self.by_hand(Txn::new().then(Op::delete(self.owner_key()))).await;
+        self.net.note(Fact::Saw("owners deleted by hand"));
+    }
+
+    async fn by_hand(&self, txn: Txn) {
+        let committed = self.net.store.commit(txn).await.unwrap();
+        self.net.note(Fact::Wrote { revision: committed.revision.0, by: None });
+    }
+
+    async fn end(&mut self, ending: Ending) {
+        match ending {
+            Ending::Start(at) => {
+                if self.nodes[at].as_ref().is_some_and(|process| process.told) {
+                    self.crash(at).await;
+                }
+                let name = format!("n{at}");
+                if self.nodes[at].is_none() {
+                    self.start(at);
+                }
+                self.net.note(Fact::Shock(format!("{name} is started")));
+            }
+            Ending::Recover(at) => self.net.note(Fact::Recovered(format!("n{at}"))),
+            Ending::Release(at) => {
+                self.machines[at].clock.go_on();
+                self.machines[at].set_held(false);
+                self.net.note(Fact::Recovered(format!("n{at}")));
+            }
+            Ending::Connect(at) => {
+                self.machines[at].set_cut(false);
+                self.net.note(Fact::Recovered(format!("n{at}")));
+            }
+            Ending::StoreUp => {
+                self.net.set_store_down(false);
+                self.net.note(Fact::TroubleEnds("the store is down".into()));
+            }
+            Ending::SetClockRight(at) => {
+                self.machines[at].clock.set_offset(0);
+                self.net.note(Fact::TroubleEnds(format!("the clock of n{at}")));
+            }
+            Ending::TakeKeyAway(key) => {
+                self.by_hand(Txn::new().then(Op::delete(key))).await;
+                self.net.note(Fact::TroubleEnds("a stray key".into()));
+            }
+            Ending::ClearSky => {
+                self.net.set_weather(Weather::default());
+                self.net.note(Fact::TroubleEnds("weather".into()));
+            }
+        }
+    }
+
+    /// Ends everything that goes wrong, and has every node up.
+    async fn heal(&mut self) {
+        self.net.clear_traps();
+        self.sprung.close();
+        while let Ok((_, _, done)) = self.sprung.try_recv() {
+            done.send(()).ok();
+        }
+        for (_, ending) in std::mem::take(&mut self.endings) {
+            self.end(ending).await;
+        }
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].is_none() {
+                self.start(at);
+            }
+        }
+        self.net.note(Fact::Shock("everything was repaired".into()));
+    }
+
+    /// What a person asks for goes its own way, through a network of its own.
+    fn ask(&mut self, request: Request) {
+        self.asked += 1;
+        let truth = self.truth;
+        let machine = Machine::new(usize::MAX, MachineClock::new(truth, 0));
+        let ledger = Ledger::new(Link::new(Arc::clone(&self.net), machine, None), self.namespace.clone());
+        let scheduled: Vec<_> = self.plan.rules.iter().map(|rule| JobName::new(&rule.name).unwrap()).collect();
+        let job = self.chance.pick(&scheduled).clone();
+        let fence = self.leader().and_then(|at| self.nodes[at].as_ref()?.status.borrow().fence);
+        let (call, which) = (format!("c{}", self.asked), self.chance.draw());
+        let net = Arc::clone(&self.net);
+        tokio::spawn(async move {
+            let asking = Asking { ledger, truth, job, fence, call, which };
+            if asking.ask(request).await {
+                net.note(Fact::Saw("requests of people taken"));
+            }
+        });
+    }
+}
+
+struct Asking {
+    ledger: Ledger<Link>,
+    truth: TrueClock,
+    job: JobName,
+    fence: Option<Fence>,
+    call: String,
+    which: u64,
+}
+
+impl Asking {
+    /// Whether it was taken.
+    async fn ask(self, request: Request) -> bool {
+        let Asking { ledger, truth, job, fence, call, which } = self;
+        let (now, by) = (truth.wall(), "eve".to_owned());
+        let asked = Asked { by: by.clone(), at: now };
+        match request {
+            Request::Trigger => {
+                ledger.ask_for_runs(&job, &[now], &call, &Source::Trigger { by }, now).await.is_ok()
+            }
+            Request::Backfill => {
+                let past: Vec<_> = (1..=4).map(|n| now.minus(Duration::from_secs(3600 * n))).collect();
+                ledger.ask_for_runs(&job, &past, &call, &Source::Backfill { by }, now).await.is_ok()
+            }
+            Request::Pause => ledger.set_paused(&job, true, &asked).await.is_ok(),
+            Request::Resume => ledger.set_paused(&job, false, &asked).await.is_ok(),
+            Request::StepDown => match fence {
+                Some(fence) => ledger.ask_to_step_down(fence, asked).await.is_ok(),
+                None => false,
+            },
+            Request::Cancel => {
+                let open = Find { open: true, limit: 100, ..Find::default() };
+                match pick(ledger.runs(&open, |_| true).await, which) {
+                    Some(row) => ledger.ask_to_cancel(row.id(), &asked).await.is_ok(),
+                    None => false,
+                }
+            }
+            Request::Resolve => {
+                let done = Find { done: true, limit: 100, ..Find::default() };
+                let unknown = |row: &RunRow| matches!(row, RunRow::Done(done) if done.verdict == Verdict::Unknown);
+                let how = [Resolution::Succeeded, Resolution::Failed, Resolution::Retry, Resolution::Retry];
+                match pick(ledger.runs(&done, unknown).await, which) {
+                    Some(row) => ledger.resolve(row.id(), how[which as usize % 4], &asked).await.is_ok(),
+                    None => false,
+                }
+            }
+        }
+    }
+}
+
+fn pick(rows: Result<Vec<RunRow>, StoreError>, which: u64) -> Option<RunRow> {
+    let mut rows = rows.ok()?;
+    if rows.is_empty() {
+        return None;
+    }
+    let at = which as usize % rows.len();
+    Some(rows.swap_remove(at))
+}
+
+/// Sees everything that the true store comes to hold.
+async fn witness(net: Arc<Net>, namespace: Namespace) {
+    let prefix = namespace.prefix();
+    let mut watch = net.store.watch(Keys::prefix(&prefix), Revision(1)).await.unwrap();
+    loop {
+        match watch.next().await {
+            Some(Watched::Changes(changes)) => {
+                for change in &changes {
+                    if let Some(fact) = witness::fact(&prefix, change) {
+                        net.note(fact);
+                    }
+                }
+            }
+            other => return net.note(Fact::Broke(Life { node: "witness".into(), life: 0 }, format!("{other:?}"))),
+        }
+    }
+}
