@@ -63,6 +63,18 @@ pub struct Config {
     pub warnings: Problems,
 }
 
+impl Config {
+    /// Takes from `before` the jobs that are equal in both, so that who compares the two finds them to be the same
+    /// objects: of 100,000 jobs, a scheduler that leads meanwhile then looks at those that have changed.
+    pub fn keep_unchanged(&mut self, before: &BTreeMap<JobName, Arc<Job>>) {
+        for (name, job) in &mut self.jobs {
+            if let Some(same) = before.get(name).filter(|before| *before == job) {
+                *job = Arc::clone(same);
+            }
+        }
+    }
+}
+
 /// Reads the text of a configuration.
 ///
 /// ```

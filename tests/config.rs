@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, as people see it, and what a sound one becomes.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fencron::config::{self, Config, Problems, Sources, from_bytes, parse};
@@ -23,6 +24,17 @@ fn words(job: &Job) -> Vec<String> {
 }
 
 /// The messages about every file of `tests/config`, one snapshot each.
+#[test]
+fn jobs_that_a_new_text_leaves_as_they_are_stay_the_same_objects() {
+    let text = "version: 1\njobs:\n  a: {schedule: '@daily', command: [x]}\n  b: {schedule: '@daily', command: [x]}\n";
+    let before = read(text).unwrap();
+    let mut after = read(&text.replace("b: {schedule: '@daily'", "b: {schedule: '@hourly'")).unwrap();
+    after.keep_unchanged(&before.jobs);
+    let name = |text| JobName::new(text).unwrap();
+    let same = |text| Arc::ptr_eq(&before.jobs[&name(text)], &after.jobs[&name(text)]);
+    assert!(same("a") && !same("b"));
+}
+
 #[test]
 fn every_class_of_problem_is_told_well() {
     let sources = Sources {
