@@ -135,6 +135,9 @@ impl<S: Store> Ledger<S> {
         for done in &batch.dones {
             txn = txn.then(Op::put(self.keys.done(&done.id), encode(DoneRecord::from(done))));
         }
+        for (job, known) in &batch.known {
+            txn = txn.then(Op::put(self.keys.job(job), encode(KnownRecord::from(known))));
+        }
         let watermark = WatermarkRecord::new(&batch.watermark, name.to_owned());
         txn.then(Op::put(self.keys.watermark(), encode(watermark))).otherwise(Op::get(self.keys.watermark()))
     }

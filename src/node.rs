@@ -19,7 +19,7 @@
 //! executor compares them again right before a process is started. Neither is what safety rests on: every write
 //! compares the owner's key in its own transaction.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -198,7 +198,7 @@ struct Running<S, E> {
     obstacle: Option<String>,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
-    runs: HashMap<RunId, Stopper>,
+    runs: BTreeMap<RunId, Stopper>,
     tasks: JoinSet<Answer<S>>,
     started: mpsc::Sender<(RunId, u32, Wall)>,
     published_at: Option<Wall>,
@@ -335,7 +335,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             obstacle: None,
             transitions: VecDeque::new(),
             transitions_under_way: 0,
-            runs: HashMap::new(),
+            runs: BTreeMap::new(),
             tasks: JoinSet::new(),
             started,
             published_at: None,

@@ -118,6 +118,8 @@ pub struct Batch {
     pub opens: Vec<Open>,
     /// The occurrences that do not.
     pub dones: Vec<Done>,
+    /// Jobs that are decided further than the watermark: by one verdict over many of their occurrences. At most one each.
+    pub known: Vec<(JobName, Known)>,
     /// How far this batch decides.
     pub watermark: Watermark,
 }

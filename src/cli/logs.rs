@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use reqwest::{Client, StatusCode};
 
 use super::steer::tell_verdict;
@@ -25,7 +26,7 @@ pub(super) struct LogsArgs {
     /// The run, as `fencron runs` shows it
     run: RunId,
     /// Go on until the run has ended, then say how
-    #[arg(short, long, env = "FENCRON_LOGS_FOLLOW")]
+    #[arg(short, long, env = "FENCRON_LOGS_FOLLOW", value_parser = FalseyValueParser::new())]
     follow: bool,
 }
 

@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::place::Place;
+use super::steer::known_job;
 use super::terminal::{Terminal, table};
-use super::{Exit, Global, check, file};
+use super::{Exit, Failure, Global, check, file};
 use crate::api::view::{Overview, RunView, state_of};
 use crate::config::Config;
 use crate::job::{JobName, Trigger, Verdict};
@@ -92,23 +93,32 @@ struct JobView {
 
 /// Lists the jobs that the file and the ledger know.
 pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let config = config_beside(args.file.as_deref())?;
+    let config = config_beside(args.file.as_deref(), terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
     let views = job_views(&place, config.as_ref()).await?;
     if config.is_none() {
-        terminal.say("fencron: there is no jobs.yaml here: name the file with --file to see when the jobs are due");
+        terminal.say("fencron: name the jobs file with --file to see when the jobs are due");
     }
     terminal.show(&views, |views| jobs_table(views))?;
     Ok(Exit::Done)
 }
 
-/// The jobs file that was named, or the one that is there.
-pub(super) fn config_beside(named: Option<&Path>) -> anyhow::Result<Option<Config>> {
-    match named {
-        Some(path) => file::read(path).map(Some),
-        None if Path::new(file::DEFAULT).exists() => file::read(Path::new(file::DEFAULT)).map(Some),
-        None => Ok(None),
+/// The jobs file that was named, or the one that is there. One that nobody named does no more than help: where it is
+/// wrong, a job can be paused all the same.
+pub(super) fn config_beside(named: Option<&Path>, terminal: &Terminal) -> anyhow::Result<Option<Config>> {
+    if let Some(path) = named {
+        return file::read(path).map(Some);
     }
+    let path = Path::new(file::DEFAULT);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let config = file::read(path);
+    if config.is_err() {
+        let name = file::DEFAULT;
+        terminal.say(format_args!("fencron: {name} here is wrong and left aside: see `fencron validate`"));
+    }
+    Ok(config.ok())
 }
 
 async fn job_views(place: &Place, config: Option<&Config>) -> Result<Vec<JobView>, StoreError> {
@@ -215,10 +225,8 @@ impl State {
 pub(super) async fn runs(args: &RunsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
     let ledger = place.ledger();
-    let job = match args.job.as_deref() {
-        Some(name) => Some(super::steer::known_job(&ledger, name, None).await?),
-        None => None,
-    };
+    let job = args.job.as_deref().map(JobName::new).transpose();
+    let job = job.map_err(|error| Failure::wrong(format!("--job: {error}")))?;
     let verdict = args.state.and_then(State::verdict);
     let find = Find {
         job,
@@ -228,6 +236,9 @@ pub(super) async fn runs(args: &RunsArgs, global: &Global, terminal: &mut Termin
         limit: args.limit as usize,
     };
     let rows = ledger.runs(&find, |row| args.state.is_none_or(|state| state.is_of(row))).await?;
+    if let Some(name) = args.job.as_deref().filter(|_| rows.is_empty()) {
+        known_job(&ledger, name, None).await?;
+    }
     let views: Vec<RunView> = rows.into_iter().map(RunView::from).collect();
     terminal.show(&views, |views| runs_table(views))?;
     Ok(Exit::Done)

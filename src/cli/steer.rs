@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -36,7 +37,7 @@ pub(super) struct TriggerArgs {
     #[command(flatten)]
     job: JobArgs,
     /// Wait for the run's verdict: exit 0 when it succeeded, 1 when not, 6 when nobody can say (yet)
-    #[arg(long, env = "FENCRON_TRIGGER_WAIT")]
+    #[arg(long, env = "FENCRON_TRIGGER_WAIT", value_parser = FalseyValueParser::new())]
     wait: bool,
     /// How long to wait [default: as long as it takes]
     #[arg(long, env = "FENCRON_TRIGGER_TIMEOUT", requires = "wait", value_parser = humantime::parse_duration)]
@@ -127,8 +128,8 @@ pub(super) async fn known_job(
 }
 
 /// Where the job is, and that it is.
-async fn job_at(args: &JobArgs, global: &Global) -> anyhow::Result<(Place, JobName)> {
-    let config = look::config_beside(args.file.as_deref())?;
+async fn job_at(args: &JobArgs, global: &Global, terminal: &Terminal) -> anyhow::Result<(Place, JobName)> {
+    let config = look::config_beside(args.file.as_deref(), terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
     let config = config.filter(|config| config.namespace == place.namespace.as_str());
     let job = known_job(&place.ledger(), &args.job, config.as_ref()).await?;
@@ -137,7 +138,7 @@ async fn job_at(args: &JobArgs, global: &Global) -> anyhow::Result<(Place, JobNa
 
 /// Asks for a run now.
 pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let (place, job) = job_at(&args.job, global).await?;
+    let (place, job) = job_at(&args.job, global, terminal).await?;
     let (ledger, asked) = (place.ledger(), asked(&place));
     let source = Source::Trigger { by: asked.by };
     let runs = ledger.ask_for_runs(&job, &[asked.at], &call('t'), &source, asked.at).await?;
@@ -201,7 +202,7 @@ pub(super) async fn set_paused(
     global: &Global,
     terminal: &mut Terminal,
 ) -> anyhow::Result<Exit> {
-    let (place, job) = job_at(args, global).await?;
+    let (place, job) = job_at(args, global, terminal).await?;
     match place.ledger().set_paused(&job, paused, &asked(&place)).await {
         Ok(()) if paused => terminal
             .say(format_args!("fencron: {job} is paused: its occurrences are skipped until `fencron resume {job}`")),

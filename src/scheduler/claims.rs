@@ -21,6 +21,8 @@ struct Fresh {
 enum Decision {
     Open(Open),
     Done(Done),
+    /// The verdict on many, and until when the job is decided by it.
+    Many(Done, Wall),
 }
 
 impl Scheduler {
@@ -30,9 +32,9 @@ impl Scheduler {
         if !self.may_act() || self.claiming.is_some() || self.registering.is_some() {
             return;
         }
-        let (mut opens, mut dones, mut watermark) = (Vec::new(), Vec::new(), None);
+        let (mut opens, mut dones, mut known, mut watermark) = (Vec::new(), Vec::new(), Vec::new(), None);
         let mut fresh = Fresh::default();
-        while opens.len() + dones.len() < self.batch_most {
+        while opens.len() + dones.len() + known.len() < self.batch_most {
             let Some(due) = self.due.pop(now) else { break };
             watermark = Some(Watermark { instant: due.occurrence.starts, job: Some(due.job.clone()) });
             let Some(job) = self.jobs.get(&due.job).cloned() else { continue };
@@ -42,11 +44,16 @@ impl Scheduler {
                     opens.push(open);
                 }
                 Decision::Done(done) => dones.push(done),
+                Decision::Many(done, upto) => {
+                    let rule = self.view.jobs.get(&job.name).map(|known| known.fingerprint.clone());
+                    known.extend(rule.map(|fingerprint| (job.name.clone(), Known { fingerprint, since: upto })));
+                    dones.push(done);
+                }
             }
         }
         let Some(watermark) = watermark else { return };
         self.batches += 1;
-        let batch = Batch { number: self.batches, fence, opens, dones, watermark };
+        let batch = Batch { number: self.batches, fence, opens, dones, known, watermark };
         self.claiming = Some(batch.clone());
         self.act(Action::Claim(batch));
     }
@@ -72,10 +79,10 @@ impl Scheduler {
             Decision::Done(done)
         };
         let nth = match due.what {
-            What::SkipMany(many, reason) => {
+            What::SkipMany { many, upto, reason } => {
                 let mut done = Done::of(&open, Verdict::Skipped, reason, now);
                 (done.attempt, done.many) = (0, Some(many));
-                return Decision::Done(done);
+                return Decision::Many(done, upto);
             }
             What::Skip(reason) => return skip(reason),
             _ if self.view.paused.contains(&job.name) => return skip("the job is paused".to_owned()),
@@ -117,6 +124,7 @@ impl Scheduler {
     pub(super) fn claimed(&mut self, number: u64, version: Version, now: Wall) {
         let Some(batch) = self.claiming.take_if(|batch| batch.number == number) else { return };
         self.view.put_watermark(batch.watermark, version);
+        self.view.jobs.extend(batch.known);
         let runs: Vec<RunId> = batch.opens.iter().map(|open| open.id.clone()).collect();
         let jobs: BTreeSet<JobName> = batch.opens.iter().map(|open| open.job.clone()).collect();
         for open in batch.opens {

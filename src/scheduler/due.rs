@@ -38,8 +38,8 @@ pub enum What {
     CatchUp { nth: u32, every: Duration },
     /// Missed, and not to be run, with the reason.
     Skip(String),
-    /// Missed with many others before it, none of which is to be run.
-    SkipMany(Many, String),
+    /// Missed with many others before it, none of which is to be run: all that start until `upto` are decided by it.
+    SkipMany { many: Many, upto: Wall, reason: String },
 }
 
 /// The jobs that have a schedule, by when they are next due.
@@ -158,9 +158,13 @@ fn look_back(job: &Job, after: Wall, now: Wall, jobs: usize) -> VecDeque<Due> {
     let mut ahead = VecDeque::with_capacity(past.listed.len() + 1);
     if let (Some(before), Some(first)) = (past.before, past.listed.first()) {
         let many = Many { from: before.first, count: before.count, at_least: before.capped };
-        let what = What::SkipMany(many, "missed: no leader, and too many to decide one by one".to_owned());
-        // All of them start before the first listed one, jitter included, so this is where all of them are decided.
-        let starts = first.starts.minus(Duration::from_millis(1));
+        // All of them start before the first listed one, jitter included.
+        let upto = first.starts.minus(Duration::from_millis(1));
+        let reason = "missed: no leader, and too many to decide one by one".to_owned();
+        let what = What::SkipMany { many, upto, reason };
+        // It is decided before anything else that starts after `after`: the watermark of another job's decision must not
+        // pass over the first of them while they have no verdict.
+        let starts = after.plus(Duration::from_millis(1));
         ahead.push_back(Due { job: job.name.clone(), occurrence: Occurrence { at: before.last, starts }, what });
     }
     let decided = decide_missed(job, &past.listed, now);

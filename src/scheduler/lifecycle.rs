@@ -42,8 +42,7 @@ impl Scheduler {
         }
         let Some(active) = self.active.remove(&run) else { return };
         let Some(open) = self.view.open.get(&run).map(|known| known.open.clone()) else {
-            self.started.remove(&run);
-            return self.advance(&active.job.name, now);
+            return self.run_gone(&run, now);
         };
         if Attempt::of(&open).as_ref() != Some(&active.attempt) {
             return self.reconsider(&run, now);

@@ -141,6 +141,7 @@ pub struct Watermark {
 pub struct Known {
     /// The rule that it had.
     pub fingerprint: String,
-    /// It is due only after this: when it was first seen, or its rule last changed.
+    /// It is due only after this: when it was first seen, its rule last changed, or up to where one verdict covers many
+    /// of its occurrences.
     pub since: Wall,
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch, Watched, rules};
 use crate::time::Clock;
@@ -37,8 +37,9 @@ pub struct MemoryStore {
 struct Shared {
     clock: Clock,
     state: Mutex<State>,
-    /// Sent whenever something changed: an entry, or when the next lease ends.
-    changed: watch::Sender<()>,
+    /// Told whenever something changed: an entry, or when the next lease ends. Not a `watch`, whose receivers wake in an
+    /// order drawn by chance.
+    changed: Notify,
 }
 
 impl MemoryStore {
@@ -47,7 +48,7 @@ impl MemoryStore {
     /// A watch hears of a lease's end when its time has come by tokio's timer as well as by `clock`: a clock that is
     /// moved by hand takes effect when something next asks the store.
     pub fn new(clock: Clock) -> MemoryStore {
-        let shared = Shared { clock, state: Mutex::new(State::new()), changed: watch::Sender::new(()) };
+        let shared = Shared { clock, state: Mutex::new(State::new()), changed: Notify::new() };
         MemoryStore { shared: Arc::new(shared) }
     }
 
@@ -80,7 +81,7 @@ impl Shared {
             (answer, before != (state.revision(), state.next_deadline()))
         };
         if changed {
-            self.changed.send_replace(());
+            self.changed.notify_waiters();
         }
         answer
     }
@@ -95,9 +96,9 @@ impl Shared {
 
     /// Reports to one watch until its receiver is dropped. It also is the timer by which leases end without traffic.
     async fn report(self: Arc<Shared>, keys: Keys, mut from: Revision, reports: mpsc::Sender<Watched>) {
-        let mut changed = self.changed.subscribe();
         loop {
-            changed.mark_unchanged();
+            // It hears of what changes from here on.
+            let changed = self.changed.notified();
             let (next, idle) = self.next(&keys, from);
             let report = match next {
                 Next::Compacted(revision) => Some(Watched::Compacted(revision)),
@@ -116,7 +117,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = reports.closed() => return,
-                heard = changed.changed() => heard.expect("this task holds the sender"),
+                () = changed => {}
                 () = tokio::time::sleep(idle.unwrap_or(Duration::MAX)), if idle.is_some() => {}
             }
         }

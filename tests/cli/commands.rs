@@ -12,7 +12,8 @@ use crate::Place;
 fn has_exactly(object: &Value, fields: &[&str]) {
     let mut found: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
     let mut wanted = fields.to_vec();
-    (found.sort_unstable(), wanted.sort_unstable());
+    found.sort_unstable();
+    wanted.sort_unstable();
     assert_eq!(found, wanted);
 }
 

@@ -51,6 +51,15 @@ fn a_paused_job_is_skipped_until_it_is_resumed() {
 }
 
 #[test]
+fn a_wrong_file_that_nobody_named_does_not_keep_a_job_from_being_paused() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    place.write("jobs.yaml", "nonsense");
+    place.run(&["pause", "daily"]).fails(0, &["wrong and left aside", "daily is paused"]);
+    place.run(&["pause", "daily", "--file", "jobs.yaml"]).fails(2, &["jobs.yaml:1:1"]);
+}
+
+#[test]
 fn a_running_run_is_cancelled() {
     let place = Place::new();
     let node = place.leader("a", &[]);

@@ -57,14 +57,16 @@ impl Decided {
     fn judge(&mut self, rule: &JobRule, every: i64, upto: i64, end: Millis, found: &mut Findings) {
         self.spans.sort_unstable();
         let since = self.since.expect("only registered jobs are judged");
+        // With jitter, one whose instant lies before may start after.
+        let first_due = ((since - rule.jitter).div_euclid(every) + 1) * every;
         let mut next = (since.div_euclid(every) + 1) * every;
-        let mut gaps = 0;
+        let (mut gaps, mut decided) = (0, i64::MIN);
         for (first, last, count) in &self.spans {
             let name = &rule.name;
-            if first.rem_euclid(every) != 0 || last.rem_euclid(every) != 0 || *first <= since {
+            if first.rem_euclid(every) != 0 || last.rem_euclid(every) != 0 || *first < first_due {
                 found.add(Rule::NothingLost, end, format!("{name} was decided at {first}..{last}, when it is not due"));
             }
-            if *first < next {
+            if *first <= decided {
                 found.add(Rule::OneClaim, end, format!("{name} at {first} was decided twice"));
             }
             if *first > next && gaps < TOLD {
@@ -75,7 +77,7 @@ impl Decided {
             if count.is_some_and(|count| count != due as u64) {
                 found.add(Rule::NothingLost, end, format!("a verdict over {count:?} of {name} covers {due}"));
             }
-            next = next.max(last + every);
+            (next, decided) = (next.max(last + every), *last);
         }
         // What starts at the very end of the decided time may still be to come.
         if next < upto {

@@ -147,12 +147,17 @@ impl Fact {
 /// The job and the instant (milliseconds since the epoch) of a scheduled occurrence; `None` for a run that a person
 /// asked for.
 pub fn occurrence(run: &str) -> Option<(&str, i64)> {
-    let (job, instant) = run.split_once('@')?;
-    if instant.contains('~') {
+    if run.contains('~') {
         return None;
     }
-    let at = chrono::DateTime::parse_from_rfc3339(instant).ok()?;
-    Some((job, at.timestamp_millis()))
+    Some((job_of(run), instant(run)?))
+}
+
+/// The instant (milliseconds since the epoch) of any run.
+pub fn instant(run: &str) -> Option<i64> {
+    let (_, rest) = run.split_once('@')?;
+    let text = rest.split_once('~').map_or(rest, |(text, _)| text);
+    Some(chrono::DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis())
 }
 
 /// The job of any run.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::record::{Fact, Millis, Record};
+use super::record::{Fact, Millis, Record, instant};
 use super::{Findings, Rule};
 
 /// Beyond the TTL and the margin: what a successor may take to notice, to win, to catch up and to claim.
@@ -99,8 +99,10 @@ fn settles(record: &Record, found: &mut Findings) {
     if !leads {
         found.add(Rule::Settles, record.end, "nobody leads in the end");
     }
-    let mut stuck: Vec<_> =
-        open.iter().filter(|(_, since)| (**since).max(record.healed) + IDLE < record.end).collect();
+    // A clock that was ahead has claimed what is due only later: that waits for its time.
+    let is_due = |run: &str| instant(run).is_some_and(|at| at < record.wall_start + record.end as i64);
+    let idle = |since: Millis| since.max(record.healed) + IDLE < record.end;
+    let mut stuck: Vec<_> = open.iter().filter(|(run, since)| idle(**since) && is_due(run)).collect();
     stuck.sort();
     for (run, since) in stuck {
         let runs = if running.contains(*run) { "and runs" } else { "and does not run" };

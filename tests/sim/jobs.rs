@@ -50,7 +50,7 @@ const FOLLOWING: &[Template] = &[
 /// A `jobs.yaml` and what it says, for the referee.
 pub fn choose(chance: &mut Chance) -> (String, Vec<JobRule>) {
     let mut chosen = vec![ALWAYS];
-    chosen.extend(SCHEDULED.iter().filter(|_| chance.permille(450)));
+    chosen.extend(SCHEDULED.iter().filter(|_| chance.permille(300)));
     if chance.permille(500) {
         chosen.extend(FOLLOWING);
     }

@@ -7,7 +7,7 @@ use fencron::store::memory::MemoryStore;
 use fencron::store::{
     About, Committed, Compare, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch, Watched,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::chance::Chance;
 use super::clock::{MachineClock, TrueClock};
@@ -117,10 +117,10 @@ struct State {
 
 /// How a machine stands towards the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+struct Standing {
     /// Nothing that its processes send leaves it, and nothing reaches them, until it goes on.
-    pub held: bool,
-    pub cut: bool,
+    held: bool,
+    cut: bool,
 }
 
 /// A machine: its clock, and its place in the network. It outlives its processes.
@@ -128,22 +128,53 @@ pub struct Standing {
 pub struct Machine {
     pub index: usize,
     pub clock: MachineClock,
-    pub standing: watch::Sender<Standing>,
+    place: Arc<Place>,
+}
+
+/// Who waits here is woken in the order of arrival, which a `watch` does not promise.
+#[derive(Debug, Default)]
+struct Place {
+    standing: Mutex<Standing>,
+    moved: Notify,
 }
 
 impl Machine {
     pub fn new(index: usize, clock: MachineClock) -> Machine {
-        Machine { index, clock, standing: watch::Sender::new(Standing::default()) }
+        Machine { index, clock, place: Arc::default() }
+    }
+
+    pub fn set_held(&self, held: bool) {
+        self.place.standing.lock().unwrap().held = held;
+        self.place.moved.notify_waiters();
+    }
+
+    pub fn set_cut(&self, cut: bool) {
+        self.place.standing.lock().unwrap().cut = cut;
+        self.place.moved.notify_waiters();
     }
 
     /// Waits for as long as the machine's processes are stopped.
     pub async fn running(&self) {
-        let mut standing = self.standing.subscribe();
-        standing.wait_for(|standing| !standing.held).await.expect("the machine holds the sender");
+        self.until(|standing| !standing.held).await;
+    }
+
+    /// Waits for as long as the machine is cut off.
+    async fn connected(&self) {
+        self.until(|standing| !standing.cut).await;
+    }
+
+    async fn until(&self, so: impl Fn(&Standing) -> bool) {
+        loop {
+            let moved = self.place.moved.notified();
+            if so(&self.place.standing.lock().unwrap()) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     fn is_cut(&self) -> bool {
-        self.standing.borrow().cut
+        self.place.standing.lock().unwrap().cut
     }
 }
 
@@ -520,7 +551,6 @@ impl Store for Link {
 impl Link {
     /// Passes on what a watch reports: in order and once, but late, and not for ever.
     async fn relay(self, mut inner: Watch, reports: mpsc::Sender<Watched>) {
-        let mut standing = self.machine.standing.subscribe();
         loop {
             let report = tokio::select! {
                 biased;
@@ -536,16 +566,15 @@ impl Link {
                 (pause, state.chance.permille(weather.watch_breaks), state.chance.permille(300))
             };
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            if standing.borrow_and_update().cut || breaks || self.net.is_down() {
+            if self.machine.is_cut() || breaks || self.net.is_down() {
                 self.net.note(Fact::Saw("watches broken"));
-                let connected = standing.wait_for(|standing| !standing.cut);
-                connected.await.expect("the machine holds the sender");
+                self.machine.connected().await;
                 if compacts {
                     reports.send(Watched::Compacted(Revision(1))).await.ok();
                 }
                 return;
             }
-            standing.wait_for(|standing| !standing.held).await.expect("the machine holds the sender");
+            self.machine.running().await;
             if reports.send(report).await.is_err() {
                 return;
             }

@@ -6,8 +6,8 @@ use super::network::{Broken, Harm, Kind, Point, Trap, Weather};
 use super::referee::record::JobRule;
 
 /// How long things go wrong, and how long all is well after that.
-pub const CHAOS: u64 = 60_000;
-pub const REST: u64 = 50_000;
+pub const CHAOS: u64 = 45_000;
+pub const REST: u64 = 40_000;
 
 /// Whom something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

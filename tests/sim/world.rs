@@ -316,7 +316,7 @@ impl<'a> World<'a> {
     }
 
     fn hold(&mut self, at: usize, lasts: u64, clock_too: bool) {
-        self.machines[at].standing.send_modify(|standing| standing.held = true);
+        self.machines[at].set_held(true);
         if clock_too {
             self.machines[at].clock.stop();
         }
@@ -326,7 +326,7 @@ impl<'a> World<'a> {
     }
 
     fn cut(&mut self, at: usize, lasts: u64) {
-        self.machines[at].standing.send_modify(|standing| standing.cut = true);
+        self.machines[at].set_cut(true);
         self.net.note(Fact::Impaired(format!("n{at}")));
         self.net.note(Fact::Saw("cuts"));
         self.end_in(lasts, Ending::Connect(at));
@@ -392,11 +392,11 @@ impl<'a> World<'a> {
             Ending::Recover(at) => self.net.note(Fact::Recovered(format!("n{at}"))),
             Ending::Release(at) => {
                 self.machines[at].clock.go_on();
-                self.machines[at].standing.send_modify(|standing| standing.held = false);
+                self.machines[at].set_held(false);
                 self.net.note(Fact::Recovered(format!("n{at}")));
             }
             Ending::Connect(at) => {
-                self.machines[at].standing.send_modify(|standing| standing.cut = false);
+                self.machines[at].set_cut(false);
                 self.net.note(Fact::Recovered(format!("n{at}")));
             }
             Ending::StoreUp => {

@@ -87,7 +87,7 @@ impl Reload {
         if let Some(namespace) = self.namespace.as_ref().filter(|old| old.as_str() != config.namespace) {
             tracing::error!(
                 was = %namespace, is = config.namespace,
-                "the jobs file is refused, the old one stays in force: a node cannot change its namespace; start another"
+                "the jobs file is refused, the old one stays in force: a node cannot change its namespace"
             );
             self.digest = String::new();
             return;

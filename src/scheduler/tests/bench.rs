@@ -126,6 +126,10 @@ impl Model {
             assert!(self.claimed.insert(done.id.clone()), "{} is claimed twice", done.id);
             self.done.insert(done.id.clone(), done);
         }
+        for (job, known) in batch.known {
+            self.log.push((Change::Job(job.clone(), Some(known.clone())), version));
+            self.known.insert(job, known);
+        }
         self.log.push((Change::Watermark(batch.watermark.clone()), version));
         self.watermark = Some((batch.watermark, version));
         Some(version)

@@ -272,3 +272,21 @@ fn requests_made_while_nobody_led_are_seen_to_by_the_next_leader() {
     assert_eq!(bench.verdicts(), ["a@0~t cancelled: cancelled by request, of eve"]);
     assert_eq!(bench.cancels(), 0);
 }
+
+#[test]
+fn a_request_to_cancel_what_still_runs_after_it_was_decided_is_forgotten_when_it_has_ended() {
+    let mut bench = running(Job { on_lost_leadership: OnLostLeadership::Finish, ..job("a") });
+    bench.end_session(0);
+    bench.elect(1);
+    bench.cancel(&run("a", 60));
+    bench.apply(1); // it is decided, and its leader goes before it could forget the request
+    bench.end_session(1);
+    bench.depose(0);
+    bench.open_session(0);
+    bench.elect(0);
+    bench.settle();
+    assert_eq!(bench.nodes[0].running[&run("a", 60)].stop, Some(StopReason::Asked));
+    bench.ends(0, &run("a", 60), stopped(StopReason::Asked));
+    bench.settle();
+    assert_eq!(bench.cancels(), 0);
+}
