@@ -12,7 +12,7 @@
 //!   as timeout(1) makes one, are ended and waited for too. A process that makes itself a session of its own is out of
 //!   reach, and does not keep the attempt open, even where it holds on to the output.
 //! - It inherits the node's environment without the variables that begin with `FENCRON_`: the store's address may hold a
-//!   password. A job whose command is to use the store says so with an `env:` of its own.
+//!   password. A command that is to use the store is told so by an argument.
 //! - Why it was ended decides the outcome: a command that is stopped and then exits with 0 was stopped.
 //! - When the future of [`Execute::run`] is dropped, its group is killed at once; when the node is killed, the kernel kills
 //!   the command (not what that has started in turn).
