@@ -100,7 +100,14 @@ macro_rules! from_cluster {
     };
 }
 
-from_cluster!(GetResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRevokeResponse, StatusResponse, TxnResponse);
+from_cluster!(
+    GetResponse,
+    LeaseGrantResponse,
+    LeaseKeepAliveResponse,
+    LeaseRevokeResponse,
+    StatusResponse,
+    TxnResponse
+);
 
 impl<T: FromCluster> FromCluster for Option<T> {
     fn header(&self) -> Option<&ResponseHeader> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::super::StoreError;
+use crate::store::StoreError;
 
 /// `fenc`, in the file's header: it tells our files from those of other applications.
 const APPLICATION_ID: i32 = 0x6665_6e63;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::super::{Committed, LeaseId, Revision, StoreError, Txn};
 use super::contents::Contents;
 use super::file::{Failure, File};
 use super::reader::ToReader;
+use crate::store::{Committed, LeaseId, Revision, StoreError, Txn};
 use crate::time::Clock;
 
 /// The most requests in one SQLite transaction.
