@@ -239,7 +239,8 @@ fn slug(heading: &str) -> String {
 /// A document names a test as `a_fact_in_many_words`: with more underscores than any setting has.
 fn named_tests(tree: &Tree) -> Findings {
     const UNDERSCORES: usize = 3;
-    let is_name = |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let is_name =
+        |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     let mut findings = Findings::new();
     for (path, text) in tree.iter().filter(|(path, _)| path.ends_with(".md")) {
         for (index, line) in text.lines().enumerate() {

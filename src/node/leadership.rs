@@ -114,6 +114,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         match result {
             Ok(Term { hold }) => {
                 self.obstacle = None;
+                self.won_at = self.options.clock.boot();
                 self.standing = Standing::Won(hold);
                 self.act_if_caught_up();
             }
@@ -159,6 +160,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             return;
         }
         let hold = hold.clone();
+        if self.owner.is_none_or(|(created, _)| created != hold.created()) {
+            return self.lose_term("its owner key was gone again by the time the ledger was seen up to the election");
+        }
         let fence = hold.fence();
         tracing::info!(%fence, node = self.options.name, "leading");
         self.claims = Some(Claims::new(hold.clone(), self.scheduler.view().watermark_version));
@@ -171,15 +175,31 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.look_at_trust();
     }
 
+    /// A term that was won and cannot be acted on, since the ledger is not heard of, is given to another.
+    fn give_up_unheard(&mut self) {
+        let waited = self.options.clock.boot().since(self.won_at);
+        if matches!(self.standing, Standing::Won(_)) && waited > self.options.timing.ttl() {
+            self.lose_term("the ledger was not seen up to the election in time");
+        }
+    }
+
+    /// Tells the keep-alive that the loop turns: the session of a node that hangs is not to be kept alive for long.
+    pub(super) fn attend(&mut self) {
+        if let Some(session) = &self.session {
+            session.attend(self.options.clock.boot());
+        }
+        self.give_up_unheard();
+    }
+
     /// The key of the leader's owner changed: the one that this node holds is either the one that stands, or lost.
-    pub(super) fn heard_of_owner(&mut self, key: &str, created: Option<(Revision, Option<u64>)>) {
+    pub(super) fn heard_of_owner(&mut self, key: &str, at: Revision, created: Option<(Revision, Option<u64>)>) {
         if key != self.election.owner_key() {
             return;
         }
-        self.owner = created.and_then(|(_, lease)| lease);
+        self.owner = created;
         let lost = self.hold().is_some_and(|hold| match created {
             Some((created, _)) => created > hold.created(),
-            None => self.position.is_some_and(|position| position >= hold.created()),
+            None => at >= hold.created(),
         });
         if lost {
             self.lose_term("its owner key is gone from the store");
@@ -261,7 +281,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn look_at_clocks(&mut self) {
         let Some(session) = &self.session else { return };
         let own = session.lease().0.get();
-        let leader = self.hold().map(|_| own).or(self.owner);
+        let leader = self.hold().map(|_| own).or(self.owner.and_then(|(_, lease)| lease));
         let stands_back = self.clocks.stands_back(own, leader, self.options.max_clock_skew);
         if stands_back.is_some() == self.stands_back.is_some() {
             self.stands_back = stands_back;
@@ -323,6 +343,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         let patience_until = now.plus(self.options.shutdown_grace);
         let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
         self.stopping = Some(Stopping { patience_until, give_up_at, told: false, drained: false, leave });
+        // What waits for its turn in the executor does not start any more; it is given back.
+        self.acting.store(0, Ordering::SeqCst);
         if leave && let Standing::Campaigning(call) = self.standing {
             if let Some(campaign) = self.campaign.take() {
                 campaign.abort();

@@ -60,20 +60,7 @@ impl Scheduler {
     }
 
     fn decide(&self, job: &Job, due: Due, fresh: &Fresh, fence: Fence, now: Wall) -> Decision {
-        let id = RunId::of(&job.name, due.occurrence.at);
-        let open = Open {
-            id,
-            job: job.name.clone(),
-            at: due.occurrence.at,
-            starts: due.occurrence.starts,
-            source: Source::Schedule,
-            state: OpenState::Claimed,
-            attempt: 1,
-            claimant: Some(self.claimant(fence)),
-            claimed_at: now,
-            started_at: None,
-            lateness: None,
-        };
+        let open = self.occurrence(&job.name, due.occurrence, fence, now);
         let skip = |reason: String| {
             let mut done = Done::of(&open, Verdict::Skipped, reason, now);
             done.attempt = 0;
@@ -98,6 +85,23 @@ impl Scheduler {
                 Decision::Open(waiting(open, now.plus(pause)))
             }
             Room::None(reason) => skip(reason),
+        }
+    }
+
+    /// An occurrence as this term claims it.
+    fn occurrence(&self, job: &JobName, occurrence: Occurrence, fence: Fence, now: Wall) -> Open {
+        Open {
+            id: RunId::of(job, occurrence.at),
+            job: job.clone(),
+            at: occurrence.at,
+            starts: occurrence.starts,
+            source: Source::Schedule,
+            state: OpenState::Claimed,
+            attempt: 1,
+            claimant: Some(self.claimant(fence)),
+            claimed_at: now,
+            started_at: None,
+            lateness: None,
         }
     }
 
@@ -195,8 +199,11 @@ impl Scheduler {
     /// The rules of what is the same object as before are in the ledger already; with many jobs that is what keeps a
     /// reload from holding up the others.
     pub(super) fn adopt_configuration(&mut self, now: Wall) {
-        let decided = self.claiming.is_none() && self.registering.is_none();
+        let decided = self.claiming.is_none() && self.registering.is_none() && self.may_act();
         if self.incoming.is_none() || !decided || self.due.next_start().is_some_and(|next| next <= now) {
+            return;
+        }
+        if self.claim_what_jitter_moved(now) {
             return;
         }
         let Some(jobs) = self.incoming.take() else { return };
@@ -217,6 +224,43 @@ impl Scheduler {
         }
         self.register(known, forget);
         self.advance_all(now);
+    }
+
+    /// Claims the occurrences whose instant has come but whose start has not, of the jobs that a new configuration
+    /// changes: under the new rule they would not come again. They wait for their start; a job that is gone skips them.
+    /// The watermark stays where it is. Says whether there are any.
+    fn claim_what_jitter_moved(&mut self, now: Wall) -> bool {
+        let (Some(fence), Some(incoming)) = (self.term, &self.incoming) else { return false };
+        let changed: Vec<(JobName, bool)> = differences(&self.jobs, incoming)
+            .into_iter()
+            .map(|(name, job)| (name, job.is_some_and(|job| matches!(job.trigger, Trigger::Schedule { .. }))))
+            .collect();
+        let (mut opens, mut dones, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, stays) in changed {
+            if opens.len() + dones.len() + known.len() >= self.batch_most {
+                break;
+            }
+            let Some(moved) = self.due.take_moved(&name, now) else { continue };
+            let open = self.occurrence(&name, moved, fence, now);
+            let rule = self.view.jobs.get(&name).map(|known| known.fingerprint.clone());
+            // The watermark does not say that it is decided, so the job's own record does.
+            known.extend(rule.map(|fingerprint| (name, Known { fingerprint, since: moved.starts })));
+            if stays {
+                opens.push(waiting(open, moved.starts));
+            } else {
+                let reason = "the job was taken out of the configuration before it started";
+                dones.push(Done { attempt: 0, ..Done::of(&open, Verdict::Skipped, reason, now) });
+            }
+        }
+        if opens.is_empty() && dones.is_empty() {
+            return false;
+        }
+        let watermark = self.view.watermark.clone().unwrap_or(Watermark { instant: Wall::EPOCH, job: None });
+        self.batches += 1;
+        let batch = Batch { number: self.batches, fence, opens, dones, known, watermark };
+        self.claiming = Some(batch.clone());
+        self.act(Action::Claim(batch));
+        true
     }
 
     /// No job can be first due before this: the watermark may be ahead of the clock.

@@ -68,6 +68,18 @@ impl DueQueue {
         self.plans.insert(plan.job.name.clone(), plan);
     }
 
+    /// Takes the job's next occurrence where its instant has come and its start, moved by jitter, has not.
+    pub fn take_moved(&mut self, name: &JobName, now: Wall) -> Option<Occurrence> {
+        let plan = self.plans.get(name)?;
+        let next = plan.ahead.front().filter(|due| due.what == What::InTime)?.occurrence;
+        if next.at > now || next.starts <= now {
+            return None;
+        }
+        let job = Arc::clone(&plan.job);
+        self.plan(job, next.starts, now);
+        Some(next)
+    }
+
     /// Takes a job's new definition. Where its rule has changed, [`DueQueue::plan`] is to follow.
     pub fn redefine(&mut self, job: &Arc<Job>) {
         if let Some(plan) = self.plans.get_mut(&job.name) {
