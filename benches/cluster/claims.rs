@@ -1,5 +1,5 @@
-//! How many occurrences a second are claimed: the scheduler and the ledger, with nothing else. Batches on one watermark,
-//! and for comparison each occurrence in a transaction of its own, on the same server.
+//! How many occurrences a second are claimed: the scheduler and the ledger, with nothing else. Batches on one
+//! watermark, and for comparison each occurrence in a transaction of its own, on the same server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
