@@ -32,7 +32,8 @@ pub use keys::{
 };
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use schema::schema;
-pub use tree::{MAX_DEPTH, MAX_VALUES};
+pub use tree::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
+pub use walk::MAX_FILLED_BYTES;
 
 use crate::job::{Job, JobName, check_name};
 use policy::Policies;
