@@ -257,8 +257,8 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.withdraw(call);
             }
             (Some(why), Standing::Leading(_)) => tracing::warn!("this node leads, but {why}"),
+            (Some(why), _) => tracing::warn!("this node does not campaign: {why}"),
             (None, _) => tracing::info!("this node's clock agrees with the others' again"),
-            _ => {}
         }
     }
 

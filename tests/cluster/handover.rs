@@ -17,9 +17,6 @@ fn jobs() -> Vec<Job> {
 
 async fn a_leader_told_to_stop_hands_over_at_once(mut scene: Scene) {
     let (leader, fence) = scene.play().await;
-    for node in 0..3 {
-        scene.joined(node).await;
-    }
     let run = scene.begins("working", fence).await;
     scene.stop(leader).await;
     let (_, next) = scene.leader_after(fence).await;

@@ -25,8 +25,11 @@ macro_rules! over_both {
     };
 }
 
+mod clocks;
 mod crash;
+mod disk;
 mod effects;
+mod files;
 mod handover;
 mod network;
 mod node;
@@ -34,6 +37,7 @@ mod operator;
 mod pause;
 #[path = "../referee/mod.rs"]
 mod referee;
+mod restore;
 mod scene;
 #[path = "../support/mod.rs"]
 mod support;

@@ -21,7 +21,8 @@ impl Scene {
         println!("{counts:?}");
         let violations: Vec<String> = judge(&record).iter().map(ToString::to_string).collect();
         assert!(violations.is_empty(), "{}\nin {}", violations.join("\n"), self.directory.path().display());
-        let fallen = fallen(&self.effects.lines());
+        let lines = self.effects.lines();
+        let fallen = fallen(&lines);
         assert!(fallen.is_empty(), "begun under a fence below one that had begun before: {fallen:?}");
         for (what, times) in happened {
             let found = counts.get(what).copied().unwrap_or(0);
