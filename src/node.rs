@@ -195,7 +195,10 @@ struct Running<S, E> {
     /// The lease of whoever leads.
     owner: Option<u64>,
     stands_back: Option<String>,
-    obstacle: Option<String>,
+    /// What the last attempt to take part met, and when.
+    obstacle: Option<(String, Boot)>,
+    /// When this node last lost a term.
+    lost_at: Option<Boot>,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
     runs: BTreeMap<RunId, Stopper>,
@@ -333,6 +336,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             owner: None,
             stands_back: None,
             obstacle: None,
+            lost_at: None,
             transitions: VecDeque::new(),
             transitions_under_way: 0,
             runs: BTreeMap::new(),
@@ -418,11 +422,12 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.position = Some(upto);
             }
             News::Reread(all, upto) => {
-                let before = self.position;
-                self.reread(all, upto);
-                if let Some(before) = before.filter(|before| *before > upto) {
+                if let Some(before) = self.position.filter(|before| *before > upto) {
+                    self.locks.saw_it_go_back();
                     self.lose_term(&format!("the store went back from revision {before} to {upto}"));
+                    self.tell(Event::WentBack);
                 }
+                self.reread(all, upto);
             }
         }
         // Before an election has shown the fence base, what was seen cannot be held against it.
@@ -518,7 +523,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             reasons.push("stopping".to_owned());
         }
         reasons.extend(self.stands_back.clone());
-        reasons.extend(self.obstacle.clone());
+        reasons.extend(self.obstacle().map(str::to_owned));
         let leading = matches!(self.standing, Standing::Leading(_));
         let status = Status {
             node: self.options.name.clone(),

@@ -61,6 +61,9 @@ pub enum Event {
     Changed(Change, Version),
     /// The watch lost its place, and the ledger was read whole, as of this version.
     Reread { changes: Vec<(Change, Version)>, version: Version },
+    /// The store was set back to an older state. Its versions are given out a second time, so none that is known tells
+    /// what is newer: all of it is forgotten, and [`Event::Reread`] follows.
+    WentBack,
     /// The configuration was read again.
     Reloaded(BTreeMap<JobName, Arc<Job>>),
     /// Nothing new is to start; [`Action::Drained`] follows when nothing runs.
@@ -292,6 +295,7 @@ impl Scheduler {
             Event::Ended { run, attempt, ended } => self.ended(run, attempt, ended, now),
             Event::Changed(change, version) => self.changed(change, version, now),
             Event::Reread { changes, version } => self.reread(changes, version, now),
+            Event::WentBack => self.view = View::default(),
             Event::Reloaded(jobs) => self.reloaded(jobs),
             Event::Drain { wait_for_finish } => {
                 self.draining = Some(Draining { wait_for_finish, announced: false });

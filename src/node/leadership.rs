@@ -15,6 +15,12 @@ use crate::store::{Revision, Store};
 /// The pause before a session is opened, or a campaign begun, again after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// The pause before another attempt where the last one was refused for a reason that somebody has to remove.
+const PAUSE_AT_OBSTACLE: Duration = Duration::from_secs(2);
+
+/// What no attempt has met for so long is not in the way any more: the present one waits in the queue.
+const OBSTACLE_LASTS: Duration = Duration::from_secs(5);
+
 /// How long a new node waits to hear what the others' clocks show before it campaigns all the same.
 const CLOCKS_HEARD_WITHIN: Duration = Duration::from_secs(1);
 
@@ -24,7 +30,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.standing = Standing::Away;
         let presence = Presence { node: self.options.name.clone(), record: self.record().encode() };
         let (locks, timing, driver) = (self.locks.clone(), self.options.timing, self.options.driver);
+        let pause = if self.obstacle().is_some() { PAUSE_AT_OBSTACLE } else { Duration::ZERO };
         self.tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
             loop {
                 match locks.open_session(presence.clone(), timing, driver).await {
                     Err(SessionError::Store(error)) if error.is_passing() => {
@@ -52,7 +60,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot open a session; trying again");
-                self.obstacle = Some(error.to_string());
+                self.obstacle = Some((error.to_string(), self.options.clock.boot()));
                 self.open_session();
             }
         }
@@ -71,11 +79,24 @@ impl<S: Store, E: Execute> Running<S, E> {
         let call = CallId::random();
         let election = self.election.clone();
         self.standing = Standing::Campaigning(call);
-        let pause = if self.obstacle.is_some() { PAUSE * 4 } else { Duration::ZERO };
+        let now = self.options.clock.boot();
+        let just_lost = self.lost_at.is_some_and(|at| now.since(at) < PAUSE);
+        let pause = match self.obstacle() {
+            Some(_) => PAUSE_AT_OBSTACLE,
+            // Whatever takes every term away must not be met with elections as fast as the store can hold them.
+            None if just_lost => PAUSE,
+            None => Duration::ZERO,
+        };
         self.campaign = Some(self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             Answer::Campaign(call, election.campaign(&session, call).await)
         }));
+    }
+
+    /// What keeps the node from taking part.
+    pub(super) fn obstacle(&self) -> Option<&str> {
+        let (what, met_at) = self.obstacle.as_ref()?;
+        (self.options.clock.boot().since(*met_at) < OBSTACLE_LASTS).then_some(what)
     }
 
     /// Whether the nodes that are there may yet say what their clocks show: they do when they see a new session.
@@ -107,7 +128,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot campaign");
-                self.obstacle = Some(error.to_string());
+                self.obstacle = Some((error.to_string(), self.options.clock.boot()));
                 self.withdraw(call);
             }
         }
@@ -169,6 +190,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn lose_term(&mut self, why: &str) {
         let Some(hold) = self.hold().cloned() else { return };
         tracing::warn!(fence = %hold.fence(), why, "leading no more");
+        self.lost_at = Some(self.options.clock.boot());
         self.acting.store(0, Ordering::SeqCst);
         self.claims = None;
         self.told_trust = false;

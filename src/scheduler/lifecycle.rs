@@ -458,7 +458,8 @@ fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
         MissedRun::Latest | MissedRun::Skip => Duration::ZERO,
     };
     let longest = retries.max(catches_up).saturating_add(CLOCKS_DIFFER);
-    not_before > now && (open.starts > now || not_before.since(now) <= longest)
+    let due = if open.source == Source::Schedule { open.starts } else { open.at };
+    not_before > now && (due > now || not_before.since(now) <= longest)
 }
 
 enum Fit {

@@ -11,12 +11,12 @@ fn jobs() -> Vec<Job> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_etcd_is_refused_until_it_is_repaired_and_nothing_is_done_twice() {
     let mut scene = Scene::over_etcd(&jobs()).await;
-    let (leader, _) = scene.play().await;
+    let (leader, fence) = scene.play().await;
     let backup = scene.path("backup");
     scene.etcd().members[0].save_snapshot(&backup);
     scene.claims(6).await;
     scene.kill(leader);
-    let (leader, fence) = scene.leader_after(0).await;
+    let (leader, fence) = scene.leader_after(fence).await;
     scene.claims(3).await;
 
     let since: Vec<_> = scene.nodes.iter().map(|node| node.runs().then(|| node.now())).collect();
