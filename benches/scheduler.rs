@@ -54,7 +54,8 @@ fn leading(jobs: usize) -> Scheduler {
         Arc::new(Schedule::parse(&spec, &mut Zones::new()).expect("a schedule"))
     };
     let schedules: Vec<_> = (0..60).map(schedule).collect();
-    let jobs = (0..jobs).map(|number| job(number, &schedules[number % 60])).map(|job| (job.name.clone(), Arc::new(job)));
+    let jobs =
+        (0..jobs).map(|number| job(number, &schedules[number % 60])).map(|job| (job.name.clone(), Arc::new(job)));
     let mut scheduler = Scheduler::new("bench", jobs.collect());
     scheduler.handle(Event::Elected { fence: Fence::new(1).expect("not 0") }, T0);
     scheduler.handle(Event::Trust(true), T0);

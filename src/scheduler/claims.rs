@@ -103,7 +103,8 @@ impl Scheduler {
     /// Whether an occurrence of `job` may start beside the runs that are open. One that was missed and is to run all
     /// the same waits where one in time would be skipped: catching up is what was asked for.
     fn room_for(&self, job: &Job, fresh: &[RunId], catching_up: bool) -> Room {
-        let before: Vec<&RunId> = self.view.open_of(&job.name).chain(fresh).chain(self.left_running(&job.name)).collect();
+        let before: Vec<&RunId> =
+            self.view.open_of(&job.name).chain(fresh).chain(self.left_running(&job.name)).collect();
         let Some(last) = before.last() else { return Room::Free };
         match job.overlap {
             Overlap::Skip if catching_up => Room::Wait,

@@ -2,8 +2,8 @@
 
 use super::run::{Claimant, Done, Open, OpenState, Source};
 use super::{
-    ATTEMPTS_LOST_MOST, Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned,
-    WAITING_MOST,
+    ATTEMPTS_LOST_MOST, Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition,
+    Transitioned, WAITING_MOST,
 };
 use crate::fence::Fence;
 use crate::job::{Ended, Guarantee, Job, JobName, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Verdict};
@@ -309,7 +309,10 @@ impl Scheduler {
         let first = (!self.active.is_empty()).then(|| RunId::of(job, Wall::from_millis(i64::MIN)));
         let running = first.into_iter().flat_map(|first| self.active.range(first..));
         let is_of = move |active: &Active| active.job.name == *job;
-        running.take_while(move |(_, active)| is_of(active)).map(|(run, _)| run).filter(|run| !self.view.open.contains_key(run))
+        running
+            .take_while(move |(_, active)| is_of(active))
+            .map(|(run, _)| run)
+            .filter(|run| !self.view.open.contains_key(run))
     }
 
     pub(super) fn advance_all(&mut self, now: Wall) {

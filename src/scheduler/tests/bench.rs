@@ -47,8 +47,7 @@ pub fn job(text: &str) -> Job {
 }
 
 pub fn every(job: &str, expression: &str, jitter: Duration) -> Trigger {
-    let spec =
-        ScheduleSpec { expressions: &[expression], timezone: "UTC", dst: Dst::default(), except: &[], job };
+    let spec = ScheduleSpec { expressions: &[expression], timezone: "UTC", dst: Dst::default(), except: &[], job };
     Trigger::Schedule {
         schedule: Arc::new(Schedule::parse(&spec, &mut Zones::new()).unwrap()),
         jitter: Jitter::of(jitter, job),
@@ -193,7 +192,9 @@ impl Model {
     pub fn all(&self) -> Vec<(Change, Version)> {
         let mut all: Vec<(Change, Version)> = Vec::new();
         all.extend(self.watermark.iter().map(|(mark, at)| (Change::Watermark(mark.clone()), *at)));
-        all.extend(self.known.iter().map(|(job, known)| (Change::Job(job.clone(), Some(known.clone())), self.revision)));
+        all.extend(
+            self.known.iter().map(|(job, known)| (Change::Job(job.clone(), Some(known.clone())), self.revision)),
+        );
         all.extend(self.paused.iter().map(|job| (Change::Paused(job.clone(), true), self.revision)));
         all.extend(self.open.iter().map(|(run, (open, at))| (Change::Open(run.clone(), Some(open.clone())), *at)));
         all.extend(self.sessions.iter().map(|lease| (Change::Session { lease: *lease, alive: true }, self.revision)));
@@ -590,8 +591,7 @@ impl Bench {
     }
 
     pub fn pause(&mut self, job: &str, paused: bool) {
-        let changed =
-            if paused { self.ledger.paused.insert(name(job)) } else { self.ledger.paused.remove(&name(job)) };
+        let changed = if paused { self.ledger.paused.insert(name(job)) } else { self.ledger.paused.remove(&name(job)) };
         if changed {
             let version = self.ledger.next();
             self.ledger.log.push((Change::Paused(name(job), paused), version));
@@ -684,9 +684,8 @@ impl Bench {
                 }
                 let run = RunId::of(job, due);
                 let listed = self.ledger.open.contains_key(&run) || self.ledger.done.contains_key(&run);
-                let covers = |done: &Done| {
-                    done.job == *job && done.many.is_some_and(|many| many.from <= due && due <= done.at)
-                };
+                let covers =
+                    |done: &Done| done.job == *job && done.many.is_some_and(|many| many.from <= due && due <= done.at);
                 assert!(listed || self.ledger.done.values().any(covers), "nobody has decided {run}");
             }
         }
