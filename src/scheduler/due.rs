@@ -167,8 +167,8 @@ fn look_back(job: &Job, after: Wall, now: Wall, jobs: usize) -> VecDeque<Due> {
     let mut ahead = VecDeque::with_capacity(past.listed.len() + 1);
     if let (Some(before), Some(first)) = (past.before, past.listed.first()) {
         let many = Many { from: before.first, count: before.count, at_least: before.capped };
-        // All of them start before the first listed one, jitter included.
-        let upto = first.starts.minus(Duration::from_millis(1));
+        // All of them start before the instant of the first listed one, jitter included; that one is due only after this.
+        let upto = first.at.minus(Duration::from_millis(1));
         let reason = "missed: no leader, and too many to decide one by one".to_owned();
         let what = What::SkipMany { many, upto, reason };
         // It is decided before anything else that starts after `after`: the watermark of another job's decision must not
