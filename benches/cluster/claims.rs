@@ -57,16 +57,17 @@ async fn rate<S: Store>(store: &S, batch_most: Option<usize>) -> f64 {
     scheduler.handle(Event::Session { lease: session.lease().0.get() }, start);
     let mut actions = begin(&mut scheduler, &jobs, start);
     actions.extend(scheduler.handle(Event::Elected { fence: term.fence() }, start));
-    actions.extend(batch_most.map(|most| scheduler.handle(Event::BatchTooLarge { most }, start)).unwrap_or_default());
     actions.extend(scheduler.handle(Event::Trust(true), start));
     assert!(actions.is_empty(), "nothing is due yet: {actions:?}");
 
     let mut claims = Claims::new(term.hold.clone(), watermark);
+    let (mut claimed, mut now, mut begun) = (0, start.plus(Duration::from_secs(1)), Vec::new());
+    let mut actions = scheduler.handle(Event::Tick, now);
+    if let Some(most) = batch_most {
+        actions = scheduler.handle(Event::BatchTooLarge { most }, now);
+    }
     let (began, lasts) = (clock.boot(), crate::lasts(15));
-    let (mut claimed, mut now, mut begun) = (0, start, Vec::new());
     while clock.boot().since(began) < lasts {
-        now = now.plus(Duration::from_secs(1));
-        let mut actions = scheduler.handle(Event::Tick, now);
         while let Some(batch) = claim_of(&actions) {
             claimed += batch.opens.len();
             let Claim::Made { version } = ledger.claim(&mut claims, &batch).await.unwrap() else {
@@ -81,6 +82,8 @@ async fn rate<S: Store>(store: &S, batch_most: Option<usize>) -> f64 {
         for (run, attempt) in begun.drain(..) {
             end(&mut scheduler, run, attempt, now);
         }
+        now = now.plus(Duration::from_secs(1));
+        actions = scheduler.handle(Event::Tick, now);
     }
     let took = clock.boot().since(began);
     session.close().await.unwrap();

@@ -143,6 +143,9 @@ impl SeenFile {
         static SAVED: AtomicU64 = AtomicU64::new(0);
         let directory = self.path.parent().expect("the path was joined to a directory");
         fs::create_dir_all(directory).map_err(|error| self.failed("create the directory of", error))?;
+        // One at a time, whichever process they are of: what one adds must not be lost by another's replacing it.
+        let held = File::open(directory).and_then(|dir| dir.lock().map(|()| dir));
+        let held = held.map_err(|error| self.failed("lock the directory of", error))?;
         let mut all = self.load()?;
         all.note(seen.base, seen.revision, Fence::new(seen.fence));
         all.went_back |= seen.went_back && seen.base == all.base;
@@ -152,9 +155,7 @@ impl SeenFile {
         write_through(&beside, &text).map_err(|error| self.failed("write", error))?;
         fs::rename(&beside, &self.path).map_err(|error| self.failed("replace", error))?;
         // The new name is only safe once the directory is.
-        File::open(directory)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| self.failed("sync the directory of", error))
+        held.sync_all().map_err(|error| self.failed("sync the directory of", error))
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> SeenFileError {
@@ -240,6 +241,24 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(state.path().join("new")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 1, "nothing is left beside it: {names:?}");
+    }
+
+    #[test]
+    fn what_several_save_at_once_is_all_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &Namespace::new("shop").unwrap());
+        std::thread::scope(|scope| {
+            for (first, file) in (1..=4).zip(std::iter::repeat(&file)) {
+                scope.spawn(move || {
+                    for step in 0..50 {
+                        let number = first + 4 * step;
+                        file.save(&seen(0, number, number)).unwrap();
+                        assert!(file.load().unwrap().fence >= number, "forgotten");
+                    }
+                });
+            }
+        });
+        assert_eq!(file.load().unwrap(), seen(0, 200, 200));
     }
 
     #[test]

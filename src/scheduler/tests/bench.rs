@@ -420,6 +420,19 @@ impl Bench {
         node.requests.is_empty() && node.answers.is_empty() && node.seen == self.ledger.log.len()
     }
 
+    /// Everything that is on its way to and from this node arrives.
+    pub fn flow(&mut self, at: usize) {
+        for _ in 0..STEPS_MOST {
+            if self.is_quiet(at) {
+                return;
+            }
+            self.apply(at);
+            self.answer(at);
+            self.watch(at);
+        }
+        panic!("it does not come to rest: {:#?}", self.nodes[at].requests);
+    }
+
     /// Everything that is on its way arrives.
     pub fn settle(&mut self) {
         for _ in 0..STEPS_MOST {

@@ -18,6 +18,8 @@ enum Step {
     Apply(usize),
     Answer(usize),
     Watch(usize),
+    /// Everything on its way to and from a node arrives.
+    Flow(usize),
     Pass(u64),
     Back(u64),
     Tick(usize),
@@ -41,13 +43,14 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let node = || 0..NODES;
     prop_oneof![
-        14 => node().prop_map(Step::Apply),
-        14 => node().prop_map(Step::Answer),
-        14 => node().prop_map(Step::Watch),
+        8 => node().prop_map(Step::Apply),
+        8 => node().prop_map(Step::Answer),
+        8 => node().prop_map(Step::Watch),
+        14 => node().prop_map(Step::Flow),
         8 => (1..90u64).prop_map(Step::Pass),
         1 => (1..90u64).prop_map(Step::Back),
         1 => (600..9000u64).prop_map(Step::Pass),
-        4 => node().prop_map(Step::Tick),
+        8 => node().prop_map(Step::Tick),
         6 => node().prop_map(Step::Elect),
         1 => node().prop_map(Step::Depose),
         1 => node().prop_map(Step::Resign),
@@ -104,6 +107,7 @@ impl Chaos {
             Step::Apply(at) => self.bench.apply(at),
             Step::Answer(at) => self.bench.answer(at),
             Step::Watch(at) => self.bench.watch(at),
+            Step::Flow(at) => self.bench.flow(at),
             Step::Pass(by) => self.bench.now = self.bench.now.plus(secs(by)),
             Step::Back(by) => self.bench.now = self.bench.now.minus(secs(by)),
             Step::Tick(at) => self.bench.tell(at, Event::Tick),
@@ -175,10 +179,8 @@ impl Chaos {
         let jobs = jobs(self.missed);
         self.bench.reload(jobs);
         for at in 0..NODES {
-            self.bench.end_session(at);
-            if self.bench.nodes[at].term.is_some() {
-                self.bench.depose(at);
-            }
+            // What a session that lives has claimed is its node's to give back.
+            self.bench.resign(at);
             self.bench.undrain(at);
         }
         NAMES.iter().for_each(|job| self.bench.pause(job, false));

@@ -290,3 +290,20 @@ fn a_request_to_cancel_what_still_runs_after_it_was_decided_is_forgotten_when_it
     bench.settle();
     assert_eq!(bench.cancels(), 0);
 }
+
+#[test]
+fn an_attempt_is_not_begun_beside_an_older_one_of_the_same_run_that_still_runs_here() {
+    let mut bench = running(again());
+    bench.end_session(0);
+    bench.elect(1);
+    bench.apply(1); // the run waits to be run again
+    bench.crash(1);
+    bench.depose(0);
+    bench.open_session(0);
+    bench.elect(0);
+    bench.settle();
+    assert_eq!((bench.running(), bench.open()), (vec!["a@60 #1".to_owned()], vec!["a@60 waiting".to_owned()]));
+    bench.ends(0, &run("a", 60), succeeded());
+    bench.settle();
+    assert_eq!(bench.running(), ["a@60 #2"]);
+}

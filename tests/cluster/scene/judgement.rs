@@ -49,7 +49,7 @@ impl Scene {
         facts.sort_by_key(|(at, _)| *at);
         let ttl = TTL.as_millis() as Millis;
         let margin = ttl * MARGIN_PERMILLE / 1000;
-        Record { rules: self.rules(), ttl, margin, wall_start: self.wall_start, facts, healed, end }
+        Record { rules: self.rules(), ttl, margin, grace: 30_000, wall_start: self.wall_start, facts, healed, end }
     }
 }
 
