@@ -34,7 +34,8 @@ const PURE: &[&str] = &["job", "schedule", "config", "scheduler", "lock::lease"]
 /// Names that say nothing about what is in a file.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];
 
-const MAX_WIDTH: usize = 120;
+/// rustfmt holds code to 120; a comment or a message may end a word later.
+const MAX_WIDTH: usize = 124;
 
 /// Of a file in `src`, its tests not counted.
 const MAX_LINES: usize = 800;

@@ -158,9 +158,8 @@ impl<S: Store> Ledger<S> {
             (To::Done { done, .. }, None, _) => {
                 let page = self.read(Range::of(Keys::one(self.keys.done(&done.id)))).await?;
                 let entry = page.entries.first();
-                let recorded = entry
-                    .and_then(|entry| decode::<DoneRecord>(&entry.value))
-                    .map(super::super::scheduler::run::Done::from);
+                let recorded =
+                    entry.and_then(|entry| decode::<DoneRecord>(&entry.value)).map(crate::scheduler::run::Done::from);
                 match entry {
                     Some(entry) if recorded.as_ref() == Some(done) => {
                         Transitioned::Applied { version: entry.modified.0 }

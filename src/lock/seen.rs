@@ -36,8 +36,8 @@ pub struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the store went back in time: it is at revision {} (fence base {}), and was at revision {} (fence base {}, fence \
-     {}) before it was set back. It was restored from a backup, or is not the same store. Nothing is granted, so that no fence and no \
-     claim is given out twice: if this is the store you mean, run `fencron fence repair`",
+     {}) before it was set back. It was restored from a backup, or is not the same store. Nothing is granted, so that no \
+     fence and no claim is given out twice: if this is the store you mean, run `fencron fence repair`",
     found.revision, found.base, seen.revision, seen.base, seen.fence
 )]
 pub struct StoreWentBack {

@@ -179,7 +179,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason = done.reason, "run ended");
             }
             Transitioned::Refused { now: None, .. } => {
-                tracing::warn!(run_id = %run, verdict = %done.verdict, "its verdict came too late: the run was decided by another");
+                tracing::warn!(run_id = %run, verdict = %done.verdict, "its verdict came too late: the run is decided");
             }
             _ => {}
         }

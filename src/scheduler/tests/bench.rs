@@ -219,9 +219,9 @@ pub enum Request {
 /// On its way back.
 #[derive(Debug)]
 pub enum Answer {
-    Claimed(Batch, Version),
+    Claimed(Box<Batch>, Version),
     Registered(Fence),
-    Transitioned(Transition, Transitioned),
+    Transitioned(Box<Transition>, Transitioned),
     Fenced(Fence),
 }
 
@@ -352,7 +352,7 @@ impl Bench {
         let ledger = &mut self.ledger;
         let answer = match request {
             Request::Claim(batch, watermark_at) => match ledger.claim(batch.clone(), watermark_at) {
-                Some(version) => Answer::Claimed(batch, version),
+                Some(version) => Answer::Claimed(Box::new(batch), version),
                 None => Answer::Fenced(batch.fence),
             },
             Request::Register(fence, known, forget) if ledger.leads(fence) => {
@@ -360,7 +360,7 @@ impl Bench {
                 Answer::Registered(fence)
             }
             Request::Register(fence, ..) => Answer::Fenced(fence),
-            Request::Transition(change) => Answer::Transitioned(change.clone(), ledger.transition(change)),
+            Request::Transition(change) => Answer::Transitioned(Box::new(change.clone()), ledger.transition(change)),
             Request::ForgetCancel(run) => {
                 ledger.cancels.remove(&run);
                 let version = ledger.next();
