@@ -69,8 +69,8 @@ impl<S: Store> Ledger<S> {
         Ok(answers)
     }
 
-    /// All of these changes, but for the following runs that exist already. Otherwise: the hold's owner, each of the runs,
-    /// and each of the following ones, open and done, as [`following_found`] and [`Ledger::sort_out`] read them.
+    /// All of these changes, but for the following runs that exist already. Otherwise: the hold's owner, each of the
+    /// runs, and each of the following ones, open and done, as [`following_found`] and [`Ledger::sort_out`] read them.
     fn transition_txn(&self, hold: Option<&Hold>, transitions: &[Transition], existing: &BTreeSet<RunId>) -> Txn {
         let mut txn = Txn::new();
         if let Some(hold) = hold {
@@ -160,7 +160,7 @@ impl<S: Store> Ledger<S> {
                 let entry = page.entries.first();
                 let recorded = entry
                     .and_then(|entry| decode::<DoneRecord>(&entry.value))
-                    .map(super::super::scheduler::run::Done::from);
+                    .map(crate::scheduler::run::Done::from);
                 match entry {
                     Some(entry) if recorded.as_ref() == Some(done) => {
                         Transitioned::Applied { version: entry.modified.0 }

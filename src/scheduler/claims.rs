@@ -1,6 +1,6 @@
 //! What is due, and what becomes of it: batches of decisions, each moving the watermark.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::due::{Due, What};
 use super::run::{Done, Known, Open, OpenState, Source, Version, Watermark};
 use super::{Action, Batch, Registration, Scheduler, WAITING_MOST};
 use crate::fence::Fence;
-use crate::job::{Job, JobName, Overlap, RunId, Trigger, Verdict};
+use crate::job::{Job, JobName, On, Overlap, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
 
@@ -176,6 +176,19 @@ impl Scheduler {
         }
     }
 
+    pub(super) fn reloaded(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        if self.term.is_some() {
+            self.incoming = Some(jobs);
+        } else {
+            self.set_jobs(jobs);
+        }
+    }
+
+    pub(super) fn set_jobs(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        self.followers = followers(&jobs);
+        self.jobs = jobs;
+    }
+
     /// Adopts a configuration that was read while leading, once what was due under the old one is decided.
     pub(super) fn adopt_configuration(&mut self, now: Wall) {
         let decided = self.claiming.is_none() && self.registering.is_none();
@@ -227,6 +240,17 @@ impl Scheduler {
         let of_old = first_start(&job, after).filter(|first| first.at <= known.since);
         self.due.plan(job, of_old.map_or(after, |first| first.starts), now);
     }
+}
+
+/// Jobs by the job whose end makes them due.
+pub(super) fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobName, On)>> {
+    let mut followers: BTreeMap<JobName, Vec<(JobName, On)>> = BTreeMap::new();
+    for job in jobs.values() {
+        if let Trigger::After { job: before, on } = &job.trigger {
+            followers.entry(before.clone()).or_default().push((job.name.clone(), *on));
+        }
+    }
+    followers
 }
 
 enum Room {

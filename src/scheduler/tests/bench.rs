@@ -221,7 +221,7 @@ pub enum Request {
 pub enum Answer {
     Claimed(Batch, Version),
     Registered(Fence),
-    Transitioned(Transition, Transitioned),
+    Transitioned(Box<Transition>, Transitioned),
     Fenced(Fence),
 }
 
@@ -360,7 +360,7 @@ impl Bench {
                 Answer::Registered(fence)
             }
             Request::Register(fence, ..) => Answer::Fenced(fence),
-            Request::Transition(change) => Answer::Transitioned(change.clone(), ledger.transition(change)),
+            Request::Transition(change) => Answer::Transitioned(Box::new(change.clone()), ledger.transition(change)),
             Request::ForgetCancel(run) => {
                 ledger.cancels.remove(&run);
                 let version = ledger.next();

@@ -102,7 +102,7 @@ fn a_replaced_leader_cannot_overwrite_what_its_successor_decided() {
         bench.apply(1); // the run waits for the successor, which has not begun it yet
         assert_eq!(bench.open(), ["a@60 waiting"]);
         if heard == 1 {
-            while !bench.nodes[0].scheduler.view().open[&run("a", 60)].open.claimant.is_none() {
+            while bench.nodes[0].scheduler.view().open[&run("a", 60)].open.claimant.is_some() {
                 bench.watch(0);
             }
         }
