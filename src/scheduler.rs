@@ -29,7 +29,7 @@ use run::{Claimant, Done, Known, Open, OpenState, Version, Watermark};
 use view::{Change, View};
 
 use crate::fence::Fence;
-use crate::job::{Ended, Job, JobName, On, OnLostLeadership, RunId, StopReason, Trigger};
+use crate::job::{Ended, Job, JobName, On, OnLostLeadership, RunId, StopReason};
 use crate::time::Wall;
 
 /// Something that happened.
@@ -121,7 +121,8 @@ pub struct Batch {
     pub opens: Vec<Open>,
     /// The occurrences that do not.
     pub dones: Vec<Done>,
-    /// Jobs that are decided further than the watermark: by one verdict over many of their occurrences. At most one each.
+    /// Jobs that are decided further than the watermark: by one verdict over many of their occurrences. At most one
+    /// each.
     pub known: Vec<(JobName, Known)>,
     /// How far this batch decides.
     pub watermark: Watermark,
@@ -254,7 +255,7 @@ struct Draining {
 impl Scheduler {
     /// The scheduler of the node `node`, with these jobs, which follows until it is told that it leads.
     pub fn new(node: impl Into<String>, jobs: BTreeMap<JobName, Arc<Job>>) -> Scheduler {
-        let followers = followers(&jobs);
+        let followers = claims::followers(&jobs);
         Scheduler {
             node: node.into(),
             jobs,
@@ -458,19 +459,6 @@ impl Scheduler {
         }
     }
 
-    fn reloaded(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
-        if self.term.is_some() {
-            self.incoming = Some(jobs);
-        } else {
-            self.set_jobs(jobs);
-        }
-    }
-
-    fn set_jobs(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
-        self.followers = followers(&jobs);
-        self.jobs = jobs;
-    }
-
     fn stop_all(&mut self, reason: StopReason, which: impl Fn(&Job) -> bool) {
         let mut stop: Vec<RunId> =
             self.active.iter().filter(|(_, active)| which(&active.job)).map(|(run, _)| run.clone()).collect();
@@ -507,16 +495,6 @@ impl Scheduler {
             self.look_again(&run, now);
         }
     }
-}
-
-fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobName, On)>> {
-    let mut followers: BTreeMap<JobName, Vec<(JobName, On)>> = BTreeMap::new();
-    for job in jobs.values() {
-        if let Trigger::After { job: before, on } = &job.trigger {
-            followers.entry(before.clone()).or_default().push((job.name.clone(), *on));
-        }
-    }
-    followers
 }
 
 #[cfg(test)]

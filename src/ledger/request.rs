@@ -46,8 +46,8 @@ pub enum Resolution {
 }
 
 impl<S: Store> Ledger<S> {
-    /// Asks for runs of `job` for these instants, all of them asked for by the call `call` (ASCII letters, digits, `-`).
-    /// Asking twice with the same call is asking once.
+    /// Asks for runs of `job` for these instants, all of them asked for by the call `call` (ASCII letters, digits,
+    /// `-`). Asking twice with the same call is asking once.
     pub async fn ask_for_runs(
         &self,
         job: &JobName,

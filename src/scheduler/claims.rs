@@ -9,7 +9,7 @@ use super::run::{Done, Known, Open, OpenState, Source, Version, Watermark};
 use super::view::View;
 use super::{Action, Batch, Registration, Scheduler, WAITING_MOST};
 use crate::fence::Fence;
-use crate::job::{Job, JobName, Overlap, RunId, Trigger, Verdict};
+use crate::job::{Job, JobName, On, Overlap, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
 
@@ -194,6 +194,19 @@ impl Scheduler {
         }
     }
 
+    pub(super) fn reloaded(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        if self.term.is_some() {
+            self.incoming = Some(jobs);
+        } else {
+            self.set_jobs(jobs);
+        }
+    }
+
+    pub(super) fn set_jobs(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        self.followers = followers(&jobs);
+        self.jobs = jobs;
+    }
+
     /// Adopts a configuration that was read while leading, once what was due under the old one is decided.
     ///
     /// The rules of what is the same object as before are in the ledger already; with many jobs that is what keeps a
@@ -313,6 +326,17 @@ fn differences<'a>(
     }
     found.extend(old.map(|(gone, _)| (gone.clone(), None)));
     found
+}
+
+/// Jobs by the job whose end makes them due.
+pub(super) fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobName, On)>> {
+    let mut followers: BTreeMap<JobName, Vec<(JobName, On)>> = BTreeMap::new();
+    for job in jobs.values() {
+        if let Trigger::After { job: before, on } = &job.trigger {
+            followers.entry(before.clone()).or_default().push((job.name.clone(), *on));
+        }
+    }
+    followers
 }
 
 enum Room {

@@ -45,7 +45,8 @@ pub struct View {
     pub sessions: BTreeSet<u64>,
     pub cancels: BTreeMap<RunId, String>,
     pub step_down: Option<Fence>,
-    /// Open runs known to be gone since a revision that the watch has not reached: what it still reports of them is old.
+    /// Open runs known to be gone since a revision that the watch has not reached: what it still reports of them is
+    /// old.
     gone: HashMap<RunId, Version>,
     gone_order: BTreeSet<(Version, RunId)>,
 }

@@ -9,7 +9,7 @@ use super::super::run::{OpenState, Source};
 use super::super::*;
 use crate::job::{
     Ended, Guarantee, History, Job, JobName, Missed, MissedRun, OnLostLeadership, Outcome, Overlap, Retry, RunId, Task,
-    Text, Verdict,
+    Text, Trigger, Verdict,
 };
 use crate::schedule::{Dst, Jitter, Schedule, ScheduleSpec, Zones};
 
