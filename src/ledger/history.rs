@@ -96,7 +96,8 @@ impl<S: Store> Ledger<S> {
             let oldest = page.entries.last().map(|entry| entry.modified);
             // Verdicts of one transaction share a revision, which the end of a page may cut in two: the next begins with it.
             let whole = |entry: &&Entry| !page.more || Some(entry.modified) != oldest;
-            let batch = page.entries.iter().filter(whole).filter_map(done_entry).map(RunRow::Done).filter(|row| keep(row));
+            let batch =
+                page.entries.iter().filter(whole).filter_map(done_entry).map(RunRow::Done).filter(|row| keep(row));
             let before_batch = rows.len();
             rows.extend(batch);
             found += rows.len() - before_batch;

@@ -84,7 +84,8 @@ async fn a_leader_that_was_replaced_prunes_nothing() {
 async fn jobs_with_a_history_are_told_page_by_page() {
     let desk = Desk::new().await;
     for name in ["a", "a.b", "a-b", "b"] {
-        let open = Open { job: JobName::new(name).unwrap(), id: RunId::of(&JobName::new(name).unwrap(), T0), ..desk.open(0) };
+        let open =
+            Open { job: JobName::new(name).unwrap(), id: RunId::of(&JobName::new(name).unwrap(), T0), ..desk.open(0) };
         let done = Done::of(&open, Verdict::Succeeded, "", T0);
         let put = Op::put(desk.ledger.keys.done(&done.id), encode(DoneRecord::from(&done)));
         desk.ledger.store.inner.commit(Txn::new().then(put)).await.unwrap();
