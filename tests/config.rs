@@ -82,7 +82,7 @@ fn a_job_is_followed_by_so_many_others_and_no_more() {
     };
     assert!(followed_by(MAX_FOLLOWERS).is_ok());
     let told = followed_by(MAX_FOLLOWERS + 1).unwrap_err().to_string();
-    assert!(told.contains("51 jobs run after \"first\": at most 50 may"), "{told}");
+    assert!(told.contains("51 jobs run after `first`: at most 50 may"), "{told}");
 }
 
 #[test]
