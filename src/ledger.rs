@@ -18,12 +18,14 @@ use std::time::Duration;
 mod follow;
 mod history;
 mod keys;
+mod prune;
 mod record;
 mod request;
 mod transition;
 
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
+pub use prune::Pruned;
 pub use record::{Asked, NodeRecord};
 pub use request::{AskError, BACKFILL_MOST, Resolution};
 

@@ -36,11 +36,11 @@ mod work;
 pub use status::{Role, Status};
 
 use clocks::Clocks;
-use housekeeping::Chore;
+use housekeeping::{Chore, Pruning};
 
 use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
-use crate::job::{Ended, RunId};
+use crate::job::{Ended, JobName, RunId};
 use crate::ledger::{Claim, Claims, Followed, Ledger, News, NodeRecord};
 use crate::lock::{
     CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Session, SessionError, Term, Timing, Trust,
@@ -134,6 +134,7 @@ enum Answer<S> {
     Transitions { sent: Vec<Transition>, result: Result<Vec<(RunId, Transitioned)>, StoreError> },
     Run { run: RunId, attempt: u32, ended: Ended },
     Published(Result<(), SessionError>),
+    Pruned(Result<Option<Vec<JobName>>, StoreError>),
     Done(&'static str, Result<(), StoreError>),
 }
 
@@ -205,6 +206,7 @@ struct Running<S, E> {
     lost_at: Option<Boot>,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
+    pruning: Pruning,
     runs: BTreeMap<RunId, Stopper>,
     tasks: JoinSet<Answer<S>>,
     started: mpsc::Sender<(RunId, u32, Wall)>,
@@ -347,6 +349,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             lost_at: None,
             transitions: VecDeque::new(),
             transitions_under_way: 0,
+            pruning: Pruning::default(),
             runs: BTreeMap::new(),
             tasks: JoinSet::new(),
             started,
@@ -401,6 +404,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::Transitions { sent, result } => self.transitions_answered(sent, result),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
             Answer::Published(result) => self.published(result),
+            Answer::Pruned(result) => self.pruned(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),
             Answer::Done(..) => {}
         }

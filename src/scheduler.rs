@@ -185,6 +185,8 @@ pub struct Scheduler {
     claiming: Option<Batch>,
     batches: u64,
     batch_most: usize,
+    /// The batch after which that was last changed.
+    batch_most_since: u64,
     /// Jobs whose registration is not yet acknowledged; nothing is claimed before it is.
     registering: Option<Registration>,
     /// A configuration that is to be adopted once everything due under the old one has been decided.
@@ -270,6 +272,7 @@ impl Scheduler {
             claiming: None,
             batches: 0,
             batch_most: BATCH,
+            batch_most_since: 0,
             registering: None,
             incoming: None,
             active: BTreeMap::new(),

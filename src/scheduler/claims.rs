@@ -7,11 +7,15 @@ use std::time::Duration;
 use super::due::{Due, DueQueue, What};
 use super::run::{Done, Known, Open, OpenState, Source, Version, Watermark};
 use super::view::View;
-use super::{Action, Batch, Registration, Scheduler, WAITING_MOST};
+use super::{Action, BATCH, Batch, Registration, Scheduler, WAITING_MOST};
 use crate::fence::Fence;
 use crate::job::{Job, JobName, On, Overlap, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
+
+/// After how many batches that the store took the next may be twice as large again: what it refused may have been an
+/// exception.
+pub(super) const GROWS_AFTER: u64 = 200;
 
 /// What a batch has decided so far, by job: the ledger does not show it yet.
 #[derive(Default)]
@@ -129,6 +133,10 @@ impl Scheduler {
     /// The store has the batch: what it claimed starts.
     pub(super) fn claimed(&mut self, number: u64, version: Version, now: Wall) {
         let Some(batch) = self.claiming.take_if(|batch| batch.number == number) else { return };
+        if number - self.batch_most_since >= GROWS_AFTER {
+            self.batch_most = (self.batch_most * 2).min(BATCH);
+            self.batch_most_since = number;
+        }
         self.view.put_watermark(batch.watermark, version);
         self.view.jobs.extend(batch.known);
         let runs: Vec<RunId> = batch.opens.iter().map(|open| open.id.clone()).collect();
@@ -146,6 +154,7 @@ impl Scheduler {
         let Some(refused) = self.claiming.take() else { return };
         let fewer = (refused.opens.len() + refused.dones.len()).saturating_sub(1);
         self.batch_most = most.min(fewer).max(1);
+        self.batch_most_since = refused.number;
         self.plan_all(now);
         self.advance_all(now);
     }

@@ -165,7 +165,10 @@ impl Scheduler {
                 self.view.drop_open(&run, version);
                 for open in follow {
                     let next = open.id.clone();
-                    self.view.put_open(next.clone(), open, version);
+                    // One that exists was not made again: it is as it was.
+                    if !self.view.open.contains_key(&next) {
+                        self.view.put_open(next.clone(), open, version);
+                    }
                     self.look_again(&next, now);
                 }
                 self.run_gone(&run, now);
@@ -175,7 +178,7 @@ impl Scheduler {
             (Transitioned::Fenced, _) => self.go_on(&run, then, now),
             (Transitioned::Refused { now: stands, version }, to) => {
                 match stands {
-                    Some(open) => drop(self.view.put_open(run.clone(), open, version)),
+                    Some(open) => self.view.found_open(run.clone(), open, version, sent.expect),
                     None => drop(self.view.drop_open(&run, version)),
                 }
                 let own = match by {
