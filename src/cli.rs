@@ -146,11 +146,18 @@ pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let mut terminal = Terminal::new(global.output);
     let exit = start(command, &global, &mut terminal).unwrap_or_else(|error| report(&error, &terminal));
+    terminal.finish();
     ExitCode::from(exit as u8)
 }
 
 fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    logging::start(global.log_format, command.logs_by_default(), Clock::system())?;
+    let clock = Clock::system();
+    let queue = matches!(command, Command::Run(_)).then(|| logging::queue(global.log_format, clock.clone()));
+    let queue = queue.transpose().context("cannot start the thread that writes the logs")?;
+    if let Some(queue) = &queue {
+        terminal.say_through(queue.clone());
+    }
+    logging::start(global.log_format, command.logs_by_default(), clock, queue)?;
     let runtime = command.runtime().context("cannot start the threads")?;
     let exit = runtime.block_on(command.run(global, terminal));
     runtime.shutdown_timeout(LAST_TASKS);
