@@ -5,6 +5,7 @@
 mod check;
 mod fence;
 mod file;
+mod health;
 mod logging;
 mod logs;
 mod look;
@@ -100,6 +101,8 @@ enum Command {
     Backfill(steer::BackfillArgs),
     /// Let another node lead
     StepDown,
+    /// Ask one node whether it is well: exit 0 when it is, 1 when it is not
+    Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
     Fence(fence::FenceArgs),
     /// Print a script with which a shell completes the arguments
@@ -200,6 +203,7 @@ impl Command {
             Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
             Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
             Command::StepDown => steer::step_down(global, terminal).await,
+            Command::Health(args) => health::health(&args, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
         }
     }
