@@ -5,6 +5,7 @@
 mod check;
 mod fence;
 mod file;
+mod health;
 mod logging;
 mod logs;
 mod look;
@@ -100,6 +101,8 @@ enum Command {
     Backfill(steer::BackfillArgs),
     /// Let another node lead
     StepDown,
+    /// Ask one node whether it is well: exit 0 when it is, 1 when it is not
+    Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
     Fence(fence::FenceArgs),
     /// Print a script with which a shell completes the arguments
@@ -146,11 +149,18 @@ pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let mut terminal = Terminal::new(global.output);
     let exit = start(command, &global, &mut terminal).unwrap_or_else(|error| report(&error, &terminal));
+    terminal.finish();
     ExitCode::from(exit as u8)
 }
 
 fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    logging::start(global.log_format, command.logs_by_default(), Clock::system())?;
+    let clock = Clock::system();
+    let queue = matches!(command, Command::Run(_)).then(|| logging::queue(global.log_format, clock.clone()));
+    let queue = queue.transpose().context("cannot start the thread that writes the logs")?;
+    if let Some(queue) = &queue {
+        terminal.say_through(queue.clone());
+    }
+    logging::start(global.log_format, command.logs_by_default(), clock, queue)?;
     let runtime = command.runtime().context("cannot start the threads")?;
     let exit = runtime.block_on(command.run(global, terminal));
     runtime.shutdown_timeout(LAST_TASKS);
@@ -193,6 +203,7 @@ impl Command {
             Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
             Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
             Command::StepDown => steer::step_down(global, terminal).await,
+            Command::Health(args) => health::health(&args, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
         }
     }

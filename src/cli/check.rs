@@ -115,7 +115,7 @@ pub(super) fn find(config: &Config, name: &str) -> Result<Arc<Job>, Failure> {
     let job = config.jobs.values().find(|job| job.name.as_str() == name);
     job.cloned().ok_or_else(|| {
         let meant = nearest(name, config.jobs.keys().map(JobName::as_str));
-        Failure::wrong(format!("the file has no job `{name}`{meant}"))
+        Failure::new(Exit::Failed, format!("the file has no job `{name}`{meant}"))
     })
 }
 

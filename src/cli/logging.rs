@@ -1,5 +1,7 @@
 //! Logs: `tracing` to stderr, for people or for programs.
 
+mod queue;
+
 use std::fmt;
 use std::io::{self, IsTerminal};
 
@@ -10,8 +12,11 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+pub(super) use queue::Queue;
 
 use super::Failure;
 use crate::time::Clock;
@@ -26,11 +31,16 @@ pub(super) enum LogFormat {
 /// The target of what jobs write.
 const OUTPUT: &str = "fencron::output";
 
-/// Begins to log what FENCRON_LOG or RUST_LOG says, or else `default`.
-pub(super) fn start(format: LogFormat, default: &str, clock: Clock) -> Result<(), Failure> {
+/// Begins to log what FENCRON_LOG or RUST_LOG says, or else `default`: through `queue`, or where there is none, waiting
+/// for whoever reads stderr.
+pub(super) fn start(format: LogFormat, default: &str, clock: Clock, queue: Option<Queue>) -> Result<(), Failure> {
     let filter = filter(default)?;
     let time = Time(clock);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let writer = match queue {
+        Some(queue) => BoxMakeWriter::new(move || queue.clone()),
+        None => BoxMakeWriter::new(io::stderr),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_timer(time).init(),
         LogFormat::Text => {
@@ -40,6 +50,24 @@ pub(super) fn start(format: LogFormat, default: &str, clock: Clock) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The queue of a program that must not wait for whoever reads its stderr.
+pub(super) fn queue(format: LogFormat, clock: Clock) -> io::Result<Queue> {
+    Queue::start(io::stderr(), move |lost| lost_lines(format, lost, &clock))
+}
+
+/// A line like the others, that says how many of them are missing.
+fn lost_lines(format: LogFormat, lost: u64, clock: &Clock) -> String {
+    let time = clock.wall().to_utc().to_rfc3339_opts(SecondsFormat::Millis, true);
+    let message = "lines are missing here: whoever reads stderr was too slow, and a node does not wait for that";
+    match format {
+        LogFormat::Text => format!("{time}  WARN {message} lost={lost}\n"),
+        LogFormat::Json => {
+            let line = serde_json::json!({"timestamp": time, "level": "WARN", "message": message, "lost": lost});
+            format!("{line}\n")
+        }
+    }
 }
 
 fn filter(default: &str) -> Result<EnvFilter, Failure> {

@@ -1,11 +1,13 @@
 //! `fencron logs`: what a run wrote, from wherever it runs.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use reqwest::{Client, StatusCode};
+use tokio::time::timeout;
 
 use super::steer::tell_verdict;
 use super::terminal::Terminal;
@@ -17,6 +19,15 @@ use crate::store::AnyStore;
 
 /// How long a node has to take a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a node has to begin its answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long nothing may come of a run before it is looked at whether it still runs there.
+const QUIET_MOST: Duration = Duration::from_secs(15);
+
+/// How much a node may say of itself, in bytes.
+const STATUS_MOST: u64 = 64 * 1024;
 
 /// How often a run that cannot be streamed is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -120,29 +131,60 @@ impl Reader<'_> {
         let Some(address) = record.address else {
             return Ok(Streamed::No(format!("the node {node}, which runs it, has no listener")));
         };
+        if let Err(why) = self.is_at(node, &address).await {
+            return Ok(Streamed::No(why));
+        }
         let url = format!("http://{address}/api/v1/runs/{}/output?follow={}", self.run, u8::from(follow));
-        let mut answer = match self.http.get(url).send().await {
-            Ok(answer) if answer.status() == StatusCode::OK => answer,
-            Ok(answer) if matches!(answer.status(), StatusCode::CONFLICT | StatusCode::NOT_FOUND) => {
+        let mut answer = match timeout(ANSWER_WITHIN, self.http.get(url).send()).await {
+            Ok(Ok(answer)) if answer.status() == StatusCode::OK => answer,
+            Ok(Ok(answer)) if matches!(answer.status(), StatusCode::CONFLICT | StatusCode::NOT_FOUND) => {
                 return Ok(Streamed::NotThere);
             }
-            Ok(answer) => return Ok(Streamed::No(format!("the node {node} at {address} answers {}", answer.status()))),
-            Err(_) => return Ok(Streamed::No(format!("the node {node} cannot be reached at {address}"))),
+            Ok(Ok(answer)) => {
+                return Ok(Streamed::No(format!("the node {node} at {address} answers {}", answer.status())));
+            }
+            Ok(Err(_)) | Err(_) => return Ok(Streamed::No(unreachable(node, &address))),
         };
         let mut begun = Vec::new();
         loop {
-            match answer.chunk().await {
-                Ok(Some(chunk)) => {
+            match timeout(QUIET_MOST, answer.chunk()).await {
+                Ok(Ok(Some(chunk))) => {
                     begun.extend_from_slice(&chunk);
                     let whole = begun.len() - cut_character(&begun);
                     let rest = begun.split_off(whole);
                     self.terminal.write(&String::from_utf8_lossy(&begun))?;
                     begun = rest;
                 }
-                Ok(None) => return Ok(Streamed::ToTheEnd),
-                Err(_) => return Ok(Streamed::No(format!("the connection to {node} at {address} broke"))),
+                Ok(Ok(None)) => return Ok(Streamed::ToTheEnd),
+                Ok(Err(_)) => return Ok(Streamed::No(format!("the connection to {node} at {address} broke"))),
+                // A run may be silent; a node that was cut off is as well.
+                Err(_) if follow && self.is_claimed_by(claimant).await? => {}
+                Err(_) => return Ok(Streamed::No(format!("the node {node} at {address} has stopped answering"))),
             }
         }
+    }
+
+    /// That it is this node that answers at its address: a loopback address is another machine's on each.
+    async fn is_at(&self, node: &str, address: &str) -> Result<(), String> {
+        let ask = async {
+            let answer = self.http.get(format!("http://{address}/readyz")).send().await.ok()?;
+            if answer.content_length().is_none_or(|length| length > STATUS_MOST) {
+                return None;
+            }
+            serde_json::from_slice::<serde_json::Value>(&answer.bytes().await.ok()?).ok()
+        };
+        let answer = timeout(ANSWER_WITHIN, ask).await.ok().flatten();
+        match answer.as_ref().and_then(|status| status["node"].as_str()) {
+            Some(name) if name == node => Ok(()),
+            _ => Err(unreachable(node, address)),
+        }
+    }
+
+    async fn is_claimed_by(&self, claimant: &Claimant) -> anyhow::Result<bool> {
+        Ok(match self.look().await? {
+            RunRow::Open(open) => open.claimant.is_some_and(|now| now.lease == claimant.lease),
+            RunRow::Done(_) => false,
+        })
     }
 
     fn tell(&mut self, message: String) {
@@ -151,6 +193,18 @@ impl Reader<'_> {
             self.told = Some(message);
         }
     }
+}
+
+/// Why a node cannot be asked, and what would change that.
+fn unreachable(node: &str, address: &str) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let what_to_do = if is_loopback {
+        ": it listens for its own machine only; `run --listen` lets others reach it, `--advertise` says by what"
+    } else {
+        ""
+    };
+    format!("the node {node} cannot be reached at {address}{what_to_do}")
 }
 
 /// How many bytes at the end of a piece are the beginning of a character whose rest comes with the next.

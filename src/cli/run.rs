@@ -40,6 +40,9 @@ const LAST_READERS: Duration = Duration::from_secs(2);
 const NEXT_TOLD: usize = 3;
 const NEXT_LOOKED_AT: usize = 10_000;
 
+/// How long a start may take until a leader has seen the jobs, from when on they are due: nothing earlier is promised.
+const START_TAKES: Duration = Duration::from_secs(2);
+
 #[derive(Args)]
 pub(super) struct RunArgs {
     /// The jobs file; it is read again when it changes, and on SIGHUP
@@ -83,6 +86,8 @@ fn host_and_port(text: &str) -> Result<String, String> {
 
 /// Runs a node until it is told to stop.
 pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
+    // First of all: until it is heard, this signal ends a process.
+    let hangup = signal(SignalKind::hangup())?;
     let config = file::read(&args.file)?;
     let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let url = global.url()?;
@@ -92,22 +97,26 @@ pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> 
     let store = open_store(&url, &clock).await?;
     let place = Place { url, store, namespace, clock };
     let kept_name = named.is_none().then(|| place.namespace.clone());
-    start(args, timing, config, place, kept_name).await
+    start(args, Begun { timing, config, place, kept_name, hangup }).await
 }
 
-/// `file_names`: the namespace that the file names and has to go on naming, where it does.
-async fn start(
-    args: RunArgs,
+/// What a node has before it begins.
+struct Begun {
     timing: Timing,
     config: Config,
     place: Place,
-    file_names: Option<Namespace>,
-) -> anyhow::Result<Exit> {
+    /// The namespace that the file names and has to go on naming, where it does.
+    kept_name: Option<Namespace>,
+    hangup: Signal,
+}
+
+async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
+    let Begun { timing, config, place, kept_name, hangup } = begun;
     let (order, orders) = mpsc::channel(QUEUE);
     let (chore, chores) = mpsc::channel(QUEUE);
     let ending = CancellationToken::new();
     let mut beside = JoinSet::new();
-    // First of all, so that a signal from here on is heard.
+    // Before anything is held, so that a signal from then on is heard.
     let asked_to_stop = signals(&order, &mut beside)?;
 
     let name = args.node.unwrap_or_else(default_name);
@@ -127,8 +136,8 @@ async fn start(
     let api = Api { status: status.subscribe(), ledger, locks: locks.clone(), outputs: outputs.clone(), clock };
     let serving = tokio::spawn(serve(listener, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
-    let reload = reload::Reload::new(args.file, file_names, &config, order.clone());
-    beside.spawn(reload.run(signal(SignalKind::hangup())?));
+    let reload = reload::Reload::new(args.file, kept_name, &config, order.clone());
+    beside.spawn(reload.run(hangup));
     let housekeeping = Housekeeping::start(chore).await.context("cannot start the housekeeping")?;
 
     let options = Options {
@@ -238,8 +247,9 @@ fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config,
 }
 
 fn next_fires(config: &Config, now: Wall) -> Vec<String> {
+    let after = now.plus(START_TAKES);
     let next = |job: &Arc<Job>| match &job.trigger {
-        Trigger::Schedule { schedule, jitter } => Some((schedule.next_start(*jitter, now)?.starts, job.name.clone())),
+        Trigger::Schedule { schedule, jitter } => Some((schedule.next_start(*jitter, after)?.starts, job.name.clone())),
         Trigger::After { .. } => None,
     };
     let mut next: Vec<_> = config.jobs.values().take(NEXT_LOOKED_AT).filter_map(next).collect();
@@ -249,4 +259,19 @@ fn next_fires(config: &Config, now: Wall) -> Vec<String> {
         format!("{job} is due next at {at}, in {wait}")
     });
     shown.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, parse};
+
+    #[test]
+    fn what_is_due_before_the_node_can_lead_is_not_announced() {
+        let text = "version: 1\njobs:\n  often: {schedule: '@every 1s', shell: 'true'}\n  \
+                    once: {schedule: '@at 2026-01-01T00:00:01Z', shell: 'true'}\n";
+        let config = parse(text, &Sources::none()).unwrap();
+        let told = next_fires(&config, "2026-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(told, ["often is due next at 2026-01-01T00:00:03Z, in 3s"]);
+    }
 }

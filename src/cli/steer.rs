@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::place::Place;
 use super::terminal::Terminal;
@@ -79,6 +80,10 @@ pub(super) struct BackfillArgs {
     /// The jobs file, which says when the job was due
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
+    /// Ask anew for what was asked for before. Without this, the same stretch is asked for once, however often the
+    /// command is given: one that broke off is given again
+    #[arg(long)]
+    again: bool,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -97,10 +102,25 @@ fn asked(place: &Place) -> Asked {
     Asked { by: format!("{user} on {}", run::host_name()), at: place.clock.wall() }
 }
 
+/// How many hexadecimal digits the identity of a request has.
+const CALL_DIGITS: usize = 12;
+
 /// The identity of a request, so that asking again because an answer was lost asks only once.
 fn call(kind: char) -> String {
     let id = uuid::Uuid::new_v4().simple().to_string();
-    format!("{kind}-{}", &id[..12])
+    format!("{kind}-{}", &id[..CALL_DIGITS])
+}
+
+/// The identity of a backfill: the same for the same command as long as the schedule names the same instants, so that
+/// what an earlier one asked for before it broke off is not asked for again. A part of the SHA-256 of what it is about.
+fn backfill_call(job: &JobName, from: Wall, to: Wall, instants: &[Wall]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{job} {from} {to}"));
+    for at in instants {
+        hash.update(format!(" {at}"));
+    }
+    let id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("b-{}", &id[..CALL_DIGITS])
 }
 
 /// The job of this name, which the ledger knows or the file has.
@@ -259,14 +279,18 @@ pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mu
         let why = format!("that is more than {BACKFILL_MOST} runs: take a shorter stretch (the first ends at {last})");
         return Err(Failure::wrong(why).into());
     }
-    let (count, name) = (instants.len(), &job.name);
+    let (count, name, ledger) = (instants.len(), &job.name, place.ledger());
     terminal.say(format_args!("fencron: {count} runs of {name}, from {first} to {last}"));
+    let call = if args.again { call('b') } else { backfill_call(name, args.from, args.to, &instants) };
+    if ledger.run(&RunId::asked_for(name, *first, &call)).await?.is_some() {
+        terminal.say("fencron: this was asked for before: what was is not asked for again, unless with --again");
+    }
     if !args.yes && !terminal.confirm("Ask for them?")? {
         return Err(Failure::wrong("nothing was asked for: confirm, or add --yes").into());
     }
     let asked = asked(&place);
     let source = Source::Backfill { by: asked.by };
-    let runs = place.ledger().ask_for_runs(name, &instants, &call('b'), &source, asked.at).await?;
+    let runs = ledger.ask_for_runs(name, &instants, &call, &source, asked.at).await?;
     let views: Vec<AskedFor<'_>> = runs.iter().map(|run_id| AskedFor { run_id }).collect();
     terminal.show(&views, |views| views.iter().map(|view| format!("{}\n", view.run_id)).collect())?;
     Ok(Exit::Done)

@@ -2,16 +2,23 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::Format;
+use super::logging::Queue;
+
+/// How long the program waits, at its end, for its messages to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The two outputs of the program: data to stdout, messages to stderr.
 pub(super) struct Terminal {
     format: Format,
     out: io::Stdout,
+    /// Where messages go that must not wait for whoever reads stderr.
+    queue: Option<Queue>,
 }
 
 /// Whoever read stdout has gone, as `head` does: there is nobody left to write to, and nothing to complain about.
@@ -21,7 +28,19 @@ pub(super) struct Closed;
 
 impl Terminal {
     pub fn new(format: Format) -> Terminal {
-        Terminal { format, out: io::stdout() }
+        Terminal { format, out: io::stdout(), queue: None }
+    }
+
+    /// From here on messages go the way of the logs, and wait for nobody.
+    pub fn say_through(&mut self, queue: Queue) {
+        self.queue = Some(queue);
+    }
+
+    /// Waits for the messages to have been written, but not for long.
+    pub fn finish(&self) {
+        if let Some(queue) = &self.queue {
+            queue.finish(LAST_LINES);
+        }
     }
 
     /// Prints `data` as JSON or YAML where that was asked for; otherwise what `table` makes of it.
@@ -49,7 +68,12 @@ impl Terminal {
 
     /// Tells the person something. Where stderr is closed, nobody wants to know.
     pub fn say(&self, message: impl fmt::Display) {
-        writeln!(io::stderr(), "{message}").ok();
+        match &self.queue {
+            Some(queue) => queue.send(format!("{message}\n").as_bytes()),
+            None => {
+                writeln!(io::stderr(), "{message}").ok();
+            }
+        }
     }
 
     /// Asks the person to confirm. `false` also where there is nobody to ask.

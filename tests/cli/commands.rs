@@ -66,7 +66,7 @@ fn next_tells_utc_and_local_time_and_what_the_clocks_do() {
         {"job": "b", "timezone": null, "fires": [], "after": "a (end)"},
     ]);
     assert_eq!(next, expected);
-    place.run(&["next", "--job", "bb"]).fails(2, &["the file has no job `bb`"]);
+    place.run(&["next", "--job", "bb"]).fails(1, &["the file has no job `bb`"]);
     place.run(&["next", "--job", "daly", "--from", "yesterday"]).fails(2, &["is not an instant"]);
 }
 
@@ -240,4 +240,19 @@ fn the_listener_tells_health_readiness_and_status() {
     assert!(get(&address, "/api/v1/runs/nonsense/output").starts_with("HTTP/1.0 400"));
     assert!(get(&address, "/api/v1/runs/fine@2026-01-01T00:00:00Z/output").starts_with("HTTP/1.0 404"));
     assert!(get(&address, "/nothing").starts_with("HTTP/1.0 404"));
+}
+
+#[test]
+fn health_is_what_the_node_itself_says() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    let address = place.json(&["status"])["leader"]["address"].as_str().unwrap().to_owned();
+    assert_eq!(place.run(&["health", "--listen", &address]).stdout(), "ok\n");
+    let ready = format!("http://{address}/readyz");
+    assert!(place.run(&["health", &ready]).stdout().contains("\"ready\": true"));
+    place.run(&["health", &format!("http://{address}/nothing")]).fails(1, &["answers 404"]);
+    drop(node);
+    place.run(&["health", "--listen", &address]).fails(1, &[&address, "cannot be reached"]);
+    place.run(&["health", "--listen", "0.0.0.0:0"]).fails(2, &["any free port"]);
+    place.run(&["health", "ftp://a"]).fails(2, &["http://127.0.0.1:8080/readyz"]);
 }

@@ -1,11 +1,16 @@
 //! A node as a process: its first minute, its signals, and its jobs file as it changes.
 
-use std::process::Command;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::{JOBS, Place};
+use crate::{JOBS, LIMIT, Place};
 
 #[test]
 fn the_example_fires_and_tells_about_it() {
@@ -148,4 +153,99 @@ fn a_node_in_memory_is_a_toy_that_says_so() {
     let node = crate::NodeProcess::spawn(command);
     node.wait_for("the store is in memory");
     node.wait_for(" leading ");
+}
+
+/// A job that writes more in one run than a pipe holds.
+const FLOODING: &str = "
+version: 1
+namespace: shop
+jobs:
+  flood: {schedule: '@every 1s', shell: 'seq 100000 101999'}
+";
+
+#[test]
+fn a_leader_whose_stderr_nobody_reads_goes_on_and_stops_when_told() {
+    let place = Place::with(FLOODING);
+    for format in ["text", "json"] {
+        let mut command = place.command(&["run", "--ttl", "2s", "--log-format", format, "--namespace", format]);
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let stuck = child.stderr.take().unwrap();
+        let enough = (0..LIMIT.as_millis() / 100).any(|_| {
+            thread::sleep(Duration::from_millis(100));
+            let runs = place.run(&["runs", "--state", "succeeded", "--namespace", format, "-o", "json"]);
+            serde_json::from_str(&runs.stdout()).is_ok_and(|runs: Value| runs.as_array().is_some_and(|a| a.len() > 4))
+        });
+        signal(&child, Signal::SIGTERM);
+        let ended = ended(&mut child);
+        drop(stuck);
+        assert!(enough, "{format}: it claims nothing any more");
+        assert_eq!(ended.expect("SIGTERM is heard").code(), Some(0), "{format}");
+    }
+}
+
+#[test]
+fn an_error_that_nobody_reads_does_not_keep_a_node_from_ending() {
+    let place = Place::new();
+    let (_unread, full) = full_pipe();
+    let mut child = place.command(&["run", "none.yaml"]).stderr(full).stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(ended(&mut child).expect("it ends").code(), Some(2));
+}
+
+/// A pipe into which nothing more fits.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'.'; 1024]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+}
+
+/// How it ended; killed where it does not.
+fn ended(child: &mut Child) -> Option<ExitStatus> {
+    for _ in 0..LIMIT.as_millis() / 20 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+#[test]
+fn a_hangup_before_the_file_is_read_does_not_end_a_node() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("jobs.yaml")).unwrap();
+    nix::unistd::mkfifo(&place.path("jobs.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let node = place.starting("a", &[]);
+    // Opening a pipe to write waits until somebody opens it to read: the node reads its file, and has not gone further.
+    let mut file = OpenOptions::new().write(true).open(place.path("jobs.yaml")).unwrap();
+    node.signal(Signal::SIGHUP);
+    // Where it was killed by the signal, nobody reads.
+    file.write_all(JOBS.as_bytes()).unwrap();
+    drop(file);
+    node.wait_for(" leading ");
+}
+
+#[test]
+fn a_secret_that_was_replaced_is_taken_on_hangup() {
+    let place = Place::with(
+        "version: 1\nnamespace: shop\njobs:\n  show: {schedule: '@at 2099-01-01T00:00:00Z', \
+         shell: 'echo $${#SECRET}', env: {SECRET: '${file:secret}'}}\n",
+    );
+    place.write("secret", "four");
+    let node = place.leader("a", &[]);
+    place.write("secret", "longer");
+    node.signal(Signal::SIGHUP);
+    node.wait_for("took a new configuration");
+    let run = place.trigger("show");
+    assert_eq!(place.wait_for_state(&run, "succeeded")["output"], "6\n");
+    node.signal(Signal::SIGHUP);
+    node.wait_for("the jobs file has not changed");
 }

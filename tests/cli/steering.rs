@@ -24,6 +24,8 @@ fn a_job_that_is_not_there_is_named_with_the_nearest() {
     for command in ["trigger", "pause", "resume"] {
         place.run(&[command, "dayly"]).fails(1, &["no job `dayly` in the namespace shop", "did you mean `daily`?"]);
     }
+    let days = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"];
+    place.run(&[&["backfill", "dayly"], &days[..]].concat()).fails(1, &["did you mean `daily`?"]);
     place.run(&["trigger", "a job"]).fails(2, &["is not a name"]);
 }
 
@@ -110,6 +112,27 @@ fn a_backfill_runs_what_the_schedule_names() {
 }
 
 #[test]
+fn a_backfill_that_is_given_again_is_asked_for_once_unless_told_otherwise() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let days = ["backfill", "daily", "--yes", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-04T00:00:00Z"];
+    let first = place.json(&days);
+    for run in first.as_array().unwrap() {
+        place.wait_for_state(run["run_id"].as_str().unwrap(), "succeeded");
+    }
+    assert_eq!(place.json(&days), first);
+    place.run(&days).fails(0, &["was asked for before", "--again"]);
+    let runs = |place: &Place| place.json(&["runs"]).as_array().unwrap().len();
+    assert_eq!(runs(&place), 3);
+    let again = place.json(&[&days[..], &["--again"]].concat());
+    assert_ne!(again, first);
+    for run in again.as_array().unwrap() {
+        place.wait_for_state(run["run_id"].as_str().unwrap(), "succeeded");
+    }
+    assert_eq!(runs(&place), 6);
+}
+
+#[test]
 fn after_stepping_down_another_node_leads_with_a_greater_fence() {
     let place = Place::new();
     let _first = place.leader("a", &[]);
@@ -185,6 +208,18 @@ fn logs_of_a_node_that_cannot_be_reached_come_when_the_run_has_ended() {
     logs.0.wait_for("succeeded");
     logs.0.ended();
     assert_eq!(logs.1.iter().collect::<Vec<_>>(), ["begun", "done"]);
+}
+
+#[test]
+fn logs_do_not_take_another_node_at_the_same_loopback_address_for_the_one_that_runs_it() {
+    let place = Place::new();
+    let other = Place::new();
+    let _other = other.leader("other", &[]);
+    let address = other.json(&["status"])["leader"]["address"].as_str().unwrap().to_owned();
+    let node = place.leader("a", &["--advertise", &address]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    place.run(&["logs", &run]).fails(0, &["the node a cannot be reached", "its own machine only", "--advertise"]);
 }
 
 fn follow(mut child: std::process::Child) -> (NodeProcess, std::sync::mpsc::Receiver<String>) {

@@ -77,9 +77,11 @@ impl Reload {
             let mut config = file::read(&path)?;
             config.keep_unchanged(&before);
             let jobs = Arc::new(config.jobs.clone());
-            anyhow::Ok((config, jobs))
+            // The same text makes other jobs where a file that it names by `${file:…}` has changed.
+            let same = jobs.len() == before.len() && jobs.values().zip(before.values()).all(|(a, b)| Arc::ptr_eq(a, b));
+            anyhow::Ok((config, jobs, same))
         });
-        let (config, jobs) = match read.await {
+        let (config, jobs, same) = match read.await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => {
                 tracing::error!(file = %self.path.display(), "the jobs file is refused, the old one stays in force:");
@@ -89,9 +91,9 @@ impl Reload {
             }
             Err(error) => return tracing::error!(%error, "reading the jobs file broke off"),
         };
-        if config.digest == self.digest {
+        if config.digest == self.digest && same {
             if asked {
-                tracing::info!(digest = self.digest, "the jobs file has not changed");
+                tracing::info!(digest = self.digest, "the jobs file has not changed, nor what it names");
             }
             return;
         }
