@@ -60,8 +60,8 @@ impl Cut {
 
 impl<S: Store> Ledger<S> {
     /// Deletes of a job's history what is beyond its bounds: all but the last `keep` by instant, and what ended longer
-    /// ago than `age`. Left are verdicts that nobody has resolved yet, those that a newer version wrote, and for an hour
-    /// those on runs that a person asked for.
+    /// ago than `age`. Left are verdicts that nobody has resolved yet, those that a newer version wrote, and for an
+    /// hour those on runs that a person asked for.
     pub async fn prune(&self, hold: &Hold, job: &JobName, bounds: History, now: Wall) -> Result<Pruned, StoreError> {
         let keep = bounds.keep as usize;
         let most = safe_most(keep).saturating_add(keep).saturating_add(LOOKED_THROUGH);

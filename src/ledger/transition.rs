@@ -6,7 +6,7 @@ use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{Ledger, Pauses};
 use crate::job::{MAX_FOLLOWERS, RunId};
 use crate::lock::Hold;
-use crate::scheduler::run::Open;
+use crate::scheduler::run::{Done, Open};
 use crate::scheduler::{To, Transition, Transitioned};
 use crate::store::{Committed, Compare, Entry, Keys, Op, Range, Store, StoreError, TXN_BYTES, Txn};
 
@@ -91,7 +91,8 @@ impl<S: Store> Ledger<S> {
     }
 
     /// This part of these changes, but for the following runs that exist already. Otherwise: the hold's owner, each of
-    /// the runs, and each of the following ones, open and done, as [`following_found`] and [`Ledger::sort_out`] read them.
+    /// the runs, and each of the following ones, open and done, as [`following_found`] and [`Ledger::sort_out`] read
+    /// them.
     fn transition_txn(
         &self,
         hold: Option<&Hold>,
@@ -184,8 +185,7 @@ impl<S: Store> Ledger<S> {
             (To::Done { done, .. }, None, _) => {
                 let page = self.read(Range::of(Keys::one(self.keys.done(&done.id)))).await?;
                 let entry = page.entries.first();
-                let recorded =
-                    entry.and_then(|entry| decode::<DoneRecord>(&entry.value)).map(crate::scheduler::run::Done::from);
+                let recorded = entry.and_then(|entry| decode::<DoneRecord>(&entry.value)).map(Done::from);
                 match entry {
                     Some(entry) if recorded.as_ref() == Some(done) => {
                         Transitioned::Applied { version: entry.modified.0 }
@@ -249,7 +249,8 @@ fn lessen(change: &mut Transition, existing: &BTreeSet<RunId>, refused: Part) ->
             Part::Whole => waiting.div_ceil(2),
             Part::Ahead(most) => most.min(waiting) / 2,
         };
-        tracing::warn!(run_id = %change.run, waiting, fewer, "the store refuses a verdict with all that follows it: making what follows first, fewer at a time");
+        let run_id = &change.run;
+        tracing::warn!(%run_id, waiting, fewer, "the store refuses what follows a verdict with it: making that first");
         return (fewer > 0).then_some(Part::Ahead(fewer));
     }
     if done.output.is_empty() {

@@ -81,8 +81,8 @@ impl Housekeeping {
     }
 }
 
-/// Whose history is to be pruned: that of jobs that got verdicts since they were last pruned, and slice by slice that of
-/// all others, gone jobs among them. One pruning at a time.
+/// Whose history is to be pruned: that of jobs that got verdicts since they were last pruned, and slice by slice that
+/// of all others, gone jobs among them. One pruning at a time.
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
     under_way: bool,

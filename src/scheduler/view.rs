@@ -91,8 +91,8 @@ impl View {
         true
     }
 
-    /// An open run as it stands at `version`, where it was expected to be at `expected`. What this view had that from is
-    /// mistaken, if it is the later one: a following run that existed already was thought to be new.
+    /// An open run as it stands at `version`, where it was expected to be at `expected`. If that is the later one, it
+    /// was a mistake: a following run that existed already was thought to be new.
     pub fn found_open(&mut self, id: RunId, open: Open, version: Version, expected: Version) {
         match self.open.get_mut(&id).filter(|known| known.version == expected && version < expected) {
             Some(known) => *known = Versioned { open, version },
