@@ -432,6 +432,9 @@ pub struct Ended {
     pub output_bytes: u64,
 }
 
+/// How many jobs may run after one and the same job: they come to be in one transaction with its verdict.
+pub const MAX_FOLLOWERS: usize = 50;
+
 /// How much of a run's output is kept with its verdict.
 pub const OUTPUT_KEPT: usize = 8 * 1024;
 

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | a batch of claims | the leader's owner key is the one this term created, on its lease; the watermark is unmoved |
 //! | an attempt begun, a lost leader's run decided | the same owner key; the open run is as it was |
-//! | how an attempt ended, by whoever executed it | the open run is as it was: a replaced leader may still tell the truth, and cannot overwrite what its successor decided |
+//! | how an attempt ended, by whoever executed it | the open run is as it was: what a successor decided stands |
 //! | a job first seen | the same owner key |
 //! | a request of a person | the run or the leader it is about is as they saw it |
 //!
@@ -18,12 +18,14 @@ use std::time::Duration;
 mod follow;
 mod history;
 mod keys;
+mod prune;
 mod record;
 mod request;
 mod transition;
 
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
+pub use prune::Pruned;
 pub use record::{Asked, NodeRecord};
 pub use request::{AskError, BACKFILL_MOST, Resolution};
 
@@ -160,7 +162,8 @@ impl<S: Store> Ledger<S> {
         Ok(true)
     }
 
-    /// Applies `ops`, which are harmless to repeat, for as long as the hold and `conditions` stand. `false`: one does not.
+    /// Applies `ops`, which are harmless to repeat, for as long as the hold and `conditions` stand. `false`: one does
+    /// not.
     async fn write_as_leader(&self, hold: &Hold, conditions: &[Compare], ops: &[Op]) -> Result<bool, StoreError> {
         let mut pause = Pauses::new();
         loop {

@@ -2,8 +2,8 @@
 //!
 //! The program is described in `README.md` and `docs`. As a library it offers the parts that the program is made of:
 //!
-//! - **Sessions, locks and fences over a store**, for programs of any kind: [`fence`], [`time`], [`store`], [`lock`]. They
-//!   are all there is with `default-features = false`. Begin with [`lock`], which has an example.
+//! - **Sessions, locks and fences over a store**, for programs of any kind: [`fence`], [`time`], [`store`], [`lock`].
+//!   They are all there is with `default-features = false`. Begin with [`lock`], which has an example.
 //! - **The scheduler** (feature `scheduler`, on by default): what decides is pure and can be used and tested without a
 //!   store, a clock or a runtime; what acts is built around it.
 //!
@@ -13,7 +13,7 @@
 //! | --- | --- |
 //! | [`fence`] | the number that grows with every hold of a lock, and the stamp that effects carry |
 //! | [`time`] | wall clocks and the boot clock |
-//! | [`store`] | the seam: a transactional key-value store with leases; [`store::memory`], [`store::sqlite`], [`store::etcd`] |
+//! | [`store`] | the seam: a transactional key-value store with leases; in memory, SQLite and etcd |
 //! | [`lock`] | who may act, under which number, and for how long |
 //! | `job`, `schedule`, `config` | what is to be done, when, and the file that says so; pure |
 //! | `scheduler` | what becomes of every occurrence; pure |

@@ -29,7 +29,7 @@ use run::{Claimant, Done, Known, Open, OpenState, Version, Watermark};
 use view::{Change, View};
 
 use crate::fence::Fence;
-use crate::job::{Ended, Job, JobName, On, RunId, StopReason, Trigger};
+use crate::job::{Ended, Job, JobName, On, OnLostLeadership, RunId, StopReason};
 use crate::time::Wall;
 
 /// Something that happened.
@@ -61,6 +61,9 @@ pub enum Event {
     Changed(Change, Version),
     /// The watch lost its place, and the ledger was read whole, as of this version.
     Reread { changes: Vec<(Change, Version)>, version: Version },
+    /// The store was set back to an older state. Its versions are given out a second time, so none that is known tells
+    /// what is newer: all of it is forgotten, and [`Event::Reread`] follows.
+    WentBack,
     /// The configuration was read again.
     Reloaded(BTreeMap<JobName, Arc<Job>>),
     /// Nothing new is to start; [`Action::Drained`] follows when nothing runs.
@@ -118,7 +121,8 @@ pub struct Batch {
     pub opens: Vec<Open>,
     /// The occurrences that do not.
     pub dones: Vec<Done>,
-    /// Jobs that are decided further than the watermark: by one verdict over many of their occurrences. At most one each.
+    /// Jobs that are decided further than the watermark: by one verdict over many of their occurrences. At most one
+    /// each.
     pub known: Vec<(JobName, Known)>,
     /// How far this batch decides.
     pub watermark: Watermark,
@@ -181,6 +185,8 @@ pub struct Scheduler {
     claiming: Option<Batch>,
     batches: u64,
     batch_most: usize,
+    /// The batch after which that was last changed.
+    batch_most_since: u64,
     /// Jobs whose registration is not yet acknowledged; nothing is claimed before it is.
     registering: Option<Registration>,
     /// A configuration that is to be adopted once everything due under the old one has been decided.
@@ -251,7 +257,7 @@ struct Draining {
 impl Scheduler {
     /// The scheduler of the node `node`, with these jobs, which follows until it is told that it leads.
     pub fn new(node: impl Into<String>, jobs: BTreeMap<JobName, Arc<Job>>) -> Scheduler {
-        let followers = followers(&jobs);
+        let followers = claims::followers(&jobs);
         Scheduler {
             node: node.into(),
             jobs,
@@ -266,6 +272,7 @@ impl Scheduler {
             claiming: None,
             batches: 0,
             batch_most: BATCH,
+            batch_most_since: 0,
             registering: None,
             incoming: None,
             active: BTreeMap::new(),
@@ -292,6 +299,7 @@ impl Scheduler {
             Event::Ended { run, attempt, ended } => self.ended(run, attempt, ended, now),
             Event::Changed(change, version) => self.changed(change, version, now),
             Event::Reread { changes, version } => self.reread(changes, version, now),
+            Event::WentBack => self.view = View::default(),
             Event::Reloaded(jobs) => self.reloaded(jobs),
             Event::Drain { wait_for_finish } => {
                 self.draining = Some(Draining { wait_for_finish, announced: false });
@@ -300,7 +308,10 @@ impl Scheduler {
                 self.draining = None;
                 self.advance_all(now);
             }
-            Event::StopAll(reason) => self.stop_all(reason, |_| true),
+            Event::StopAll(reason) => {
+                let all = self.draining.is_none_or(|draining| draining.wait_for_finish);
+                self.stop_all(reason, |job| all || job.on_lost_leadership == OnLostLeadership::Cancel);
+            }
         }
         self.run_timers(now);
         self.claim_what_is_due(now);
@@ -315,6 +326,14 @@ impl Scheduler {
         let due = if may_claim { self.due.next_start() } else { None };
         let timer = self.timers.first().map(|(at, _)| *at);
         due.into_iter().chain(timer).min()
+    }
+
+    /// The instant from which on what is due has not been decided, while this node leads: later than now when all is
+    /// well, whatever keeps it from being decided.
+    pub fn undecided_since(&mut self) -> Option<Wall> {
+        self.term?;
+        let claiming = self.claiming.as_ref().map(|batch| batch.watermark.instant);
+        claiming.into_iter().chain(self.due.next_start()).min()
     }
 
     /// What the ledger says, as far as it has been seen.
@@ -388,9 +407,7 @@ impl Scheduler {
     fn trust(&mut self, trusted: bool, now: Wall) {
         let before = std::mem::replace(&mut self.trusted, trusted);
         if before && !trusted {
-            self.stop_all(StopReason::LostLeadership, |job| {
-                job.on_lost_leadership == crate::job::OnLostLeadership::Cancel
-            });
+            self.stop_all(StopReason::LostLeadership, |job| job.on_lost_leadership == OnLostLeadership::Cancel);
         }
         if trusted && !before && self.term.is_some() {
             self.advance_all(now);
@@ -434,25 +451,15 @@ impl Scheduler {
         self.give_back_unstarted(now);
         let asks: Vec<RunId> = self.view.cancels.keys().cloned().collect();
         asks.into_iter().for_each(|run| self.cancel_asked(&run, now));
+        if let Some(meant_for) = self.view.step_down {
+            self.step_down_asked(meant_for);
+        }
     }
 
     fn step_down_asked(&mut self, meant_for: Fence) {
         if let Some(fence) = self.term {
             self.act(Action::StepDown { fence: meant_for, resign: fence == meant_for });
         }
-    }
-
-    fn reloaded(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
-        if self.term.is_some() {
-            self.incoming = Some(jobs);
-        } else {
-            self.set_jobs(jobs);
-        }
-    }
-
-    fn set_jobs(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
-        self.followers = followers(&jobs);
-        self.jobs = jobs;
     }
 
     fn stop_all(&mut self, reason: StopReason, which: impl Fn(&Job) -> bool) {
@@ -473,9 +480,8 @@ impl Scheduler {
 
     fn announce_drained(&mut self) {
         let Some(draining) = self.draining else { return };
-        let waits_for = |active: &Active| {
-            draining.wait_for_finish || active.job.on_lost_leadership == crate::job::OnLostLeadership::Cancel
-        };
+        let waits_for =
+            |active: &Active| draining.wait_for_finish || active.job.on_lost_leadership == OnLostLeadership::Cancel;
         let busy = self.claiming.is_some() || !self.flights.is_empty() || self.active.values().any(waits_for);
         if !busy && !draining.announced {
             self.draining = Some(Draining { announced: true, ..draining });
@@ -492,16 +498,6 @@ impl Scheduler {
             self.look_again(&run, now);
         }
     }
-}
-
-fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobName, On)>> {
-    let mut followers: BTreeMap<JobName, Vec<(JobName, On)>> = BTreeMap::new();
-    for job in jobs.values() {
-        if let Trigger::After { job: before, on } = &job.trigger {
-            followers.entry(before.clone()).or_default().push((job.name.clone(), *on));
-        }
-    }
-    followers
 }
 
 #[cfg(test)]

@@ -425,7 +425,7 @@ pub const TXN_OPS: usize = 128;
 pub const TXN_BYTES: usize = 1 << 20;
 
 /// How many entries [`Store::range_all`] asks for at a time.
-pub const PAGE: usize = 1000;
+pub const PAGE: usize = 5000;
 
 /// A store. Cloning gives another handle to the same one; every call may run concurrently with every other.
 ///

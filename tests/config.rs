@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencron::config::{self, Config, Problems, Sources, from_bytes, parse};
-use fencron::job::{Guarantee, Job, JobName, MissedRun, On, Overlap, Task, Trigger};
+use fencron::job::{Guarantee, Job, JobName, MAX_FOLLOWERS, MissedRun, On, Overlap, Task, Trigger};
 use fencron::time::{Boot, Clock};
 
 const EXAMPLE: &str = include_str!("../jobs.example.yaml");
@@ -69,6 +69,20 @@ fn every_class_of_problem_is_told_well() {
         assert!(!shown.contains("hunter2"), "{name} shows a secret");
         settings.bind(|| insta::assert_snapshot!(name, shown));
     }
+}
+
+#[test]
+fn a_job_is_followed_by_so_many_others_and_no_more() {
+    let followed_by = |count: usize| {
+        let mut text = "version: 1\njobs:\n  first: {schedule: '@daily', command: [x]}\n".to_owned();
+        for number in 1..=count {
+            text.push_str(&format!("  f{number}: {{after: {{job: first}}, command: [x]}}\n"));
+        }
+        read(&text)
+    };
+    assert!(followed_by(MAX_FOLLOWERS).is_ok());
+    let told = followed_by(MAX_FOLLOWERS + 1).unwrap_err().to_string();
+    assert!(told.contains("51 jobs run after `first`: at most 50 may"), "{told}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use fencron::execute::{Execute, Outputs, Work};
 use fencron::job::{Ended, Outcome, Verdict};
 use fencron::ledger::{Find, Ledger, RunRow};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
+use fencron::node::housekeeping::Chore;
 use fencron::node::{Ends, Node, Options, Order, Status};
 use fencron::store::memory::MemoryStore;
 use fencron::time::{Boot, Clock, Wall};
@@ -30,7 +31,7 @@ fn sim_clock() -> Clock {
 struct Recorder {
     clock: Clock,
     takes: Duration,
-    starts: Arc<Mutex<Vec<(String, u32, u64, String)>>>,
+    starts: Arc<Mutex<Vec<String>>>,
 }
 
 impl Execute for Recorder {
@@ -42,7 +43,7 @@ impl Execute for Recorder {
         if !may_start.now() {
             return not_started(Outcome::Stopped(fencron::job::StopReason::LostLeadership));
         }
-        self.starts.lock().unwrap().push((stamp.run_id.clone(), stamp.attempt, stamp.fence.get(), stamp.node.clone()));
+        self.starts.lock().unwrap().push(stamp.run_id.clone());
         started.at(now);
         let outcome = tokio::select! {
             reason = stop.requested() => Outcome::Stopped(reason),
@@ -54,6 +55,7 @@ impl Execute for Recorder {
 
 struct Handle {
     orders: mpsc::Sender<Order>,
+    chores: mpsc::Sender<Chore>,
     status: watch::Receiver<Status>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -61,7 +63,7 @@ struct Handle {
 fn start(name: &str, store: &MemoryStore, clock: &Clock, execute: &Recorder, config: Config) -> Handle {
     let namespace = Namespace::new("t").unwrap();
     let (orders, order_end) = mpsc::channel(8);
-    let (_chore, chores) = mpsc::channel(8);
+    let (chore, chores) = mpsc::channel(8);
     let (status_end, status) = watch::channel(Status::starting(name, &config));
     let node = Node {
         ledger: Ledger::new(store.clone(), namespace.clone()),
@@ -81,7 +83,7 @@ fn start(name: &str, store: &MemoryStore, clock: &Clock, execute: &Recorder, con
     let task = tokio::spawn(async move {
         node.run(config, Ends { orders: order_end, chores, status: status_end }).await.unwrap();
     });
-    Handle { orders, status, task }
+    Handle { orders, chores: chore, status, task }
 }
 
 fn config(text: &str) -> Config {
@@ -141,8 +143,32 @@ async fn a_follower_takes_over_at_once_when_the_leader_stops_and_after_the_ttl_w
     assert_eq!(at, expected, "an occurrence is missing or there twice");
     assert!(at.len() >= 68, "{}", at.len());
     let starts = recorder.starts.lock().unwrap();
-    let mut runs: Vec<_> = starts.iter().map(|(run, ..)| run.clone()).collect();
+    let mut runs: Vec<_> = starts.clone();
     runs.sort();
     runs.dedup();
     assert_eq!(runs.len(), starts.len(), "something was started twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_of_a_job_is_pruned_when_it_got_verdicts_and_that_of_a_job_that_is_gone_by_and_by() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let text = |name: &str| {
+        format!("version: 1\njobs:\n  {name}: {{schedule: '@every 1s', command: [x], history: {{keep: 5}}}}\n")
+    };
+    let node = start("a", &store, &clock, &recorder, config(&text("before")));
+    tokio::time::sleep(Duration::from_millis(200_500)).await;
+    node.orders.send(Order::Reload(Box::new(config(&text("now"))))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let count = async |name: &str| {
+        verdicts(&store).await.iter().filter(|row| row.id().job().as_str() == name && row.verdict().is_some()).count()
+    };
+    assert!(count("before").await >= 199 && count("now").await >= 19);
+    for _ in 0..2 {
+        node.chores.send(Chore::Prune).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(count("now").await <= 6);
+    }
+    assert_eq!(count("before").await, 100, "as many as are kept of a job that is not configured");
 }

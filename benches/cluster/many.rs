@@ -45,9 +45,9 @@ fn file(others: &str, timeout_of_the_last: u32) -> String {
         let (minute, hour) = (number % 60, number / 60 % 24);
         let timeout = if number + 1 == JOBS { timeout_of_the_last } else { 30 };
         text.push_str(&format!(
-            "  job-{number}:\n    schedule: \"{minute} {hour} 29 2 *\"\n    command: [\"/usr/bin/report\", \"--number\", \
-             \"{number}\"]\n    env: {{REGION: eu}}\n    timeout: {timeout}m\n    retry: {{attempts: 3, backoff: \
-             {{initial: 5s, max: 5m}}}}\n"
+            "  job-{number}:\n    schedule: \"{minute} {hour} 29 2 *\"\n    command: [\"/usr/bin/report\", \
+             \"--number\", \"{number}\"]\n    env: {{REGION: eu}}\n    timeout: {timeout}m\n    retry: {{attempts: 3, \
+             backoff: {{initial: 5s, max: 5m}}}}\n"
         ));
     }
     text

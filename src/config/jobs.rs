@@ -10,7 +10,7 @@ use super::problem::quoted;
 use super::timing::Schedules;
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{Job, JobName, On, Task, Text, Trigger};
+use crate::job::{Job, JobName, MAX_FOLLOWERS, On, Task, Text, Trigger};
 
 /// What `shell: …` is run by.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -198,6 +198,7 @@ fn check_links(walk: &mut Walk, jobs: Spot, entries: &[Entry], links: &[Link]) {
             report_link(walk, jobs, link, message);
         }
     }
+    check_followers(walk, jobs, links);
     for cycle in cycles(links) {
         let [first, ..] = cycle.as_slice() else { continue };
         let message = match cycle.as_slice() {
@@ -210,6 +211,23 @@ fn check_links(walk: &mut Walk, jobs: Spot, entries: &[Entry], links: &[Link]) {
             }
         };
         report_link(walk, jobs, first, message);
+    }
+}
+
+/// What follows a job comes to be in one transaction with its verdict, which holds only so much.
+fn check_followers(walk: &mut Walk, jobs: Spot, links: &[Link]) {
+    let mut followers: BTreeMap<&JobName, Vec<&Link>> = BTreeMap::new();
+    for link in links {
+        followers.entry(&link.target).or_default().push(link);
+    }
+    for (target, links) in followers {
+        let Some(first_too_many) = links.get(MAX_FOLLOWERS) else { continue };
+        let named = if links.iter().any(|link| link.secret) { "one job".to_owned() } else { quoted(target.as_str()) };
+        let message = format!(
+            "{} jobs run after {named}: at most {MAX_FOLLOWERS} may; let some of them run after another of them",
+            links.len()
+        );
+        report_link(walk, jobs, first_too_many, message);
     }
 }
 

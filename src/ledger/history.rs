@@ -1,11 +1,10 @@
-//! Reading what was, and keeping it within bounds.
+//! Reading what was.
 
 use super::record::{DoneRecord, KnownRecord, NodeRecord, WatermarkRecord, decode};
 use super::{Asked, Ledger};
-use crate::job::{History, JobName, RunId, Verdict};
-use crate::lock::Hold;
+use crate::job::{JobName, RunId, Verdict};
 use crate::scheduler::run::{Done, Known, Open, Watermark};
-use crate::store::{Compare, Entry, Keys, Op, Order, Range, Revision, Sort, Store, StoreError, Test};
+use crate::store::{Entry, Keys, Range, Revision, Sort, Store, StoreError};
 use crate::time::Wall;
 
 /// A run as it is listed: open, or with its verdict.
@@ -59,9 +58,6 @@ const PAGE: usize = 200;
 /// How many verdicts a search with a condition looks at.
 const LOOKED_AT_MOST: usize = 100_000;
 
-/// How many verdicts are deleted at a time.
-const PRUNE_PAGE: usize = 200;
-
 impl<S: Store> Ledger<S> {
     /// Runs, the last claimed first.
     pub async fn runs(&self, find: &Find, keep: impl Fn(&RunRow) -> bool) -> Result<Vec<RunRow>, StoreError> {
@@ -94,9 +90,10 @@ impl<S: Store> Ledger<S> {
             let page = self.store.range(range).await?;
             looked_at += page.entries.len();
             let oldest = page.entries.last().map(|entry| entry.modified);
-            // Verdicts of one transaction share a revision, which the end of a page may cut in two: the next begins with it.
+            // Verdicts of one transaction share a revision, which a page may cut in two: the next begins with it.
             let whole = |entry: &&Entry| !page.more || Some(entry.modified) != oldest;
-            let batch = page.entries.iter().filter(whole).filter_map(done_entry).map(RunRow::Done).filter(|row| keep(row));
+            let batch =
+                page.entries.iter().filter(whole).filter_map(done_entry).map(RunRow::Done).filter(|row| keep(row));
             let before_batch = rows.len();
             rows.extend(batch);
             found += rows.len() - before_batch;
@@ -168,53 +165,6 @@ impl<S: Store> Ledger<S> {
         Ok(page.entries.first().and_then(done_entry))
     }
 
-    /// Deletes of a job's history what is beyond its bounds, but for what nobody has resolved yet; answers how many.
-    pub async fn prune(&self, hold: &Hold, job: &JobName, bounds: History, now: Wall) -> Result<u64, StoreError> {
-        let keep = bounds.keep as usize;
-        let too_old = self.keys.history_before(job, now.minus(bounds.age));
-        let Keys::Range { mut start, end } = self.keys.history_of(job) else { return Ok(0) };
-        let mut pruned = 0;
-        loop {
-            let keys = Keys::Range { start: start.clone(), end: end.clone() };
-            let range = Range { keys_only: true, limit: keep + PRUNE_PAGE, ..Range::of(keys) };
-            let page = self.store.range(range).await?;
-            let old = page.entries.iter().take_while(|entry| too_old.contains(&entry.key)).count();
-            let surplus = page.entries.len().saturating_sub(keep);
-            let Some(last) = old.max(surplus).min(PRUNE_PAGE).checked_sub(1) else { return Ok(pruned) };
-            let last = page.entries[last].key.clone();
-            pruned += self.delete_settled(hold, &page.entries[0].key, &last).await?;
-            start = format!("{last}\0");
-        }
-    }
-
-    /// Deletes the verdicts from `first` to `last`, both included, but those that are still to be resolved.
-    async fn delete_settled(&self, hold: &Hold, first: &str, last: &str) -> Result<u64, StoreError> {
-        let end = format!("{last}\0");
-        let keys = Keys::Range { start: first.to_owned(), end: end.clone() };
-        let (entries, read_at) = self.store.range_all(keys.clone()).await?;
-        let in_doubt = |entry: &&Entry| done_entry(entry).is_some_and(|done| done.verdict == Verdict::Unknown);
-        let kept: Vec<&str> = entries.iter().filter(in_doubt).map(|entry| entry.key.as_str()).collect();
-        let mut ops = Vec::with_capacity(kept.len() + 1);
-        let mut start = first.to_owned();
-        for key in &kept {
-            if start.as_str() < *key {
-                ops.push(Op::Delete(Keys::Range { start, end: (*key).to_owned() }));
-            }
-            start = format!("{key}\0");
-        }
-        if start < end {
-            ops.push(Op::Delete(Keys::Range { start, end }));
-        }
-        // A verdict that came in between may be one to resolve: the next pruning looks again.
-        let unchanged = Compare { keys, test: Test::Modified(Order::Less, read_at.next()) };
-        for ops in ops.chunks(super::REGISTERED_AT_ONCE) {
-            if !self.write_as_leader(hold, std::slice::from_ref(&unchanged), ops).await? {
-                return Ok(0);
-            }
-        }
-        Ok((entries.len() - kept.len()) as u64)
-    }
-
     /// The jobs that have a history, from `after` on, at most `limit`: those of jobs that are gone are among them.
     pub async fn jobs_with_history(&self, after: Option<&JobName>, limit: usize) -> Result<Vec<JobName>, StoreError> {
         let Keys::Range { mut start, end } = self.keys.history() else { return Ok(Vec::new()) };
@@ -237,6 +187,6 @@ impl<S: Store> Ledger<S> {
     }
 }
 
-fn done_entry(entry: &Entry) -> Option<Done> {
+pub(super) fn done_entry(entry: &Entry) -> Option<Done> {
     decode::<DoneRecord>(&entry.value).map(Done::from)
 }

@@ -93,6 +93,11 @@ impl LedgerKeys {
         JobName::new(job).ok()
     }
 
+    /// Whether a key of the history is about a run that a person asked for, or one that followed it.
+    pub fn is_asked_for(&self, key: &str) -> bool {
+        key.rsplit('/').next().is_some_and(|run| run.contains('~'))
+    }
+
     /// The verdicts of a job on runs before `at`.
     pub fn history_before(&self, job: &JobName, at: Wall) -> Keys {
         let start = format!("{}~done/{job}/", self.prefix);
@@ -152,6 +157,12 @@ mod tests {
             assert!(keys.followed().contains(&key), "{key}");
         }
         assert!(!keys.followed().contains(&keys.done(&run)));
+    }
+
+    #[test]
+    fn a_verdict_on_a_run_that_was_asked_for_is_known_by_its_key() {
+        let asked_for = |run: &str| keys().is_asked_for(&keys().done(&run.parse().unwrap()));
+        assert!(asked_for("a@2026-11-21T02:00:00Z~t-1") && !asked_for("a@2026-11-21T02:00:00Z"));
     }
 
     #[test]

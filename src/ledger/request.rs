@@ -46,8 +46,8 @@ pub enum Resolution {
 }
 
 impl<S: Store> Ledger<S> {
-    /// Asks for runs of `job` for these instants, all of them asked for by the call `call` (ASCII letters, digits, `-`).
-    /// Asking twice with the same call is asking once.
+    /// Asks for runs of `job` for these instants, all of them asked for by the call `call` (ASCII letters, digits,
+    /// `-`). Asking twice with the same call is asking once.
     pub async fn ask_for_runs(
         &self,
         job: &JobName,
@@ -143,7 +143,8 @@ impl<S: Store> Ledger<S> {
         loop {
             let page = self.read(Range::of(Keys::one(self.keys.watermark()))).await?;
             let entry = page.entries.first();
-            let stored = entry.and_then(|entry| decode::<WatermarkRecord>(&entry.value)).map(WatermarkRecord::watermark);
+            let stored =
+                entry.and_then(|entry| decode::<WatermarkRecord>(&entry.value)).map(WatermarkRecord::watermark);
             let wanted = Watermark { instant: now, job: None };
             if let Some(stored) = stored.filter(|stored| *stored >= wanted) {
                 return Ok(stored);
@@ -182,9 +183,7 @@ impl<S: Store> Ledger<S> {
             Resolution::Succeeded => settled(Verdict::Succeeded, done),
             Resolution::Failed => settled(Verdict::Failed, done),
             Resolution::Retry => {
-                txn = txn
-                    .when(Compare::absent(Keys::one(self.keys.open(run))))
-                    .then(Op::delete(self.keys.done(run)));
+                txn = txn.when(Compare::absent(Keys::one(self.keys.open(run)))).then(Op::delete(self.keys.done(run)));
                 (self.keys.open(run), encode(OpenRecord::from(&again(&done, asked.at))))
             }
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{Ledger, Pauses};
-use crate::job::RunId;
+use crate::job::{MAX_FOLLOWERS, RunId};
 use crate::lock::Hold;
 use crate::scheduler::run::Open;
 use crate::scheduler::{To, Transition, Transitioned};
@@ -15,6 +15,17 @@ const WEIGHT_MOST: usize = 120;
 
 /// The most bytes of one transaction of changes: outputs are in it.
 const BYTES_MOST: usize = TXN_BYTES / 2;
+
+const _: () = assert!(2 + 2 + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
+
+/// What of the changes one transaction makes.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Whole,
+    /// At most so many of the following runs, and nothing else: the verdict comes after the last of them, so that none
+    /// is lost in between.
+    Ahead(usize),
+}
 
 impl<S: Store> Ledger<S> {
     /// Takes from the front of `waiting` what fits into one transaction: changes on one authority.
@@ -44,16 +55,25 @@ impl<S: Store> Ledger<S> {
     ) -> Result<Vec<(RunId, Transitioned)>, StoreError> {
         let mut left = transitions;
         let mut answers = Vec::with_capacity(left.len());
-        let mut existing = BTreeSet::new();
+        let (mut existing, mut part) = (BTreeSet::new(), Part::Whole);
         let mut pause = Pauses::new();
         while !left.is_empty() {
-            match self.store.commit(self.transition_txn(hold, &left, &existing)).await {
+            match self.store.commit(self.transition_txn(hold, &left, &existing, part)).await {
                 Ok(committed) if committed.succeeded => {
+                    if let Part::Ahead(_) = part {
+                        let made: Vec<RunId> = following(&left, &existing, part).map(|open| open.id.clone()).collect();
+                        existing.extend(made);
+                        if following(&left, &existing, Part::Whole).next().is_none() {
+                            part = Part::Whole;
+                        }
+                        continue;
+                    }
                     let version = committed.revision.0;
                     answers.extend(left.drain(..).map(|done| (done.run, Transitioned::Applied { version })));
                 }
                 Ok(committed) => {
-                    existing.extend(following_found(hold, &committed, &left, &existing));
+                    let first = usize::from(hold.is_some()) + left.len();
+                    existing.extend(following_found(first, &committed, following(&left, &existing, part)));
                     self.sort_out(hold, &committed, &mut left, &mut answers).await?;
                 }
                 Err(error) if error.is_passing() => pause.wait(&error, "change of runs").await,
@@ -63,15 +83,22 @@ impl<S: Store> Ledger<S> {
                         answers.extend(Box::pin(self.transition(hold, vec![one])).await?);
                     }
                 }
+                Err(error @ StoreError::Refused(_)) => part = lessen(&mut left[0], &existing, part).ok_or(error)?,
                 Err(error) => return Err(error),
             }
         }
         Ok(answers)
     }
 
-    /// All of these changes, but for the following runs that exist already. Otherwise: the hold's owner, each of the runs,
-    /// and each of the following ones, open and done, as [`following_found`] and [`Ledger::sort_out`] read them.
-    fn transition_txn(&self, hold: Option<&Hold>, transitions: &[Transition], existing: &BTreeSet<RunId>) -> Txn {
+    /// This part of these changes, but for the following runs that exist already. Otherwise: the hold's owner, each of
+    /// the runs, and each of the following ones, open and done, as [`following_found`] and [`Ledger::sort_out`] read them.
+    fn transition_txn(
+        &self,
+        hold: Option<&Hold>,
+        transitions: &[Transition],
+        existing: &BTreeSet<RunId>,
+        part: Part,
+    ) -> Txn {
         let mut txn = Txn::new();
         if let Some(hold) = hold {
             txn = hold.still_held().into_iter().fold(txn, Txn::when);
@@ -82,18 +109,17 @@ impl<S: Store> Ledger<S> {
             txn = txn
                 .when(Compare::modified_at(&key, crate::store::Revision(transition.expect)))
                 .otherwise(Op::get(&key));
-            match &transition.to {
-                To::Open(open) => txn = txn.then(Op::put(key, encode(OpenRecord::from(open)))),
-                To::Done { done, follow: next } => {
+            match (&transition.to, part) {
+                (_, Part::Ahead(_)) => {}
+                (To::Open(open), Part::Whole) => txn = txn.then(Op::put(key, encode(OpenRecord::from(open)))),
+                (To::Done { done, .. }, Part::Whole) => {
                     let record = encode(DoneRecord::from(done));
                     txn = txn.then(Op::delete(key)).then(Op::put(self.keys.done(&done.id), record));
-                    for open in next.iter().filter(|next| !existing.contains(&next.id)) {
-                        txn = self.put_following(txn, open);
-                    }
                 }
             }
         }
-        for open in following(transitions, existing) {
+        for open in following(transitions, existing, part) {
+            txn = self.put_following(txn, open);
             for key in [self.keys.open(&open.id), self.keys.done(&open.id)] {
                 txn = txn.otherwise(Op::Get(Range { keys_only: true, ..Range::of(Keys::one(key)) }));
             }
@@ -158,9 +184,8 @@ impl<S: Store> Ledger<S> {
             (To::Done { done, .. }, None, _) => {
                 let page = self.read(Range::of(Keys::one(self.keys.done(&done.id)))).await?;
                 let entry = page.entries.first();
-                let recorded = entry
-                    .and_then(|entry| decode::<DoneRecord>(&entry.value))
-                    .map(super::super::scheduler::run::Done::from);
+                let recorded =
+                    entry.and_then(|entry| decode::<DoneRecord>(&entry.value)).map(crate::scheduler::run::Done::from);
                 match entry {
                     Some(entry) if recorded.as_ref() == Some(done) => {
                         Transitioned::Applied { version: entry.modified.0 }
@@ -189,28 +214,56 @@ impl<S: Store> Ledger<S> {
     }
 }
 
-/// The runs that are to come to be with these changes.
-fn following<'a>(changes: &'a [Transition], existing: &'a BTreeSet<RunId>) -> impl Iterator<Item = &'a Open> {
+/// The runs that are to come to be with this part of these changes.
+fn following<'a>(
+    changes: &'a [Transition],
+    existing: &'a BTreeSet<RunId>,
+    part: Part,
+) -> impl Iterator<Item = &'a Open> {
     let follow = changes.iter().flat_map(|change| match &change.to {
         To::Done { follow, .. } => follow.as_slice(),
         To::Open(_) => &[],
     });
-    follow.filter(|open| !existing.contains(&open.id))
+    let most = match part {
+        Part::Whole => usize::MAX,
+        Part::Ahead(most) => most,
+    };
+    follow.filter(|open| !existing.contains(&open.id)).take(most)
 }
 
-/// Which following runs exist, as a transaction found that was not applied: a run that a person had run again has been
-/// followed before.
-fn following_found(
-    hold: Option<&Hold>,
-    committed: &Committed,
-    sent: &[Transition],
-    existing: &BTreeSet<RunId>,
-) -> Vec<RunId> {
-    let first = usize::from(hold.is_some()) + sent.len();
+/// Which of the following runs that were sent exist, as a transaction found that was not applied, from its `first`
+/// answer on: a run that a person had run again has been followed before.
+fn following_found<'a>(first: usize, committed: &Committed, sent: impl Iterator<Item = &'a Open>) -> Vec<RunId> {
     let exists = |at: usize| committed.got(at).is_some_and(|entries| !entries.is_empty());
     let found = |(nth, _): &(usize, &Open)| exists(first + 2 * nth) || exists(first + 2 * nth + 1);
-    following(sent, existing).enumerate().filter(found).map(|(_, open)| open.id.clone()).collect()
+    sent.enumerate().filter(found).map(|(_, open)| open.id.clone()).collect()
 }
+
+/// The next, smaller thing to try with a change that the store refuses alone: what follows it ahead of it, in ever
+/// smaller parts; then the verdict without its output. `None`: it cannot be made smaller.
+fn lessen(change: &mut Transition, existing: &BTreeSet<RunId>, refused: Part) -> Option<Part> {
+    let waiting = following(std::slice::from_ref(change), existing, Part::Whole).count();
+    let To::Done { done, .. } = &mut change.to else { return None };
+    if waiting > 0 {
+        let fewer = match refused {
+            Part::Whole => waiting.div_ceil(2),
+            Part::Ahead(most) => most.min(waiting) / 2,
+        };
+        tracing::warn!(run_id = %change.run, waiting, fewer, "the store refuses a verdict with all that follows it: making what follows first, fewer at a time");
+        return (fewer > 0).then_some(Part::Ahead(fewer));
+    }
+    if done.output.is_empty() {
+        return None;
+    }
+    tracing::warn!(run_id = %change.run, "the store refuses a verdict with its output: writing it without");
+    done.output.clear();
+    let join = if done.reason.is_empty() { "" } else { "; " };
+    done.reason = format!("{}{join}{OUTPUT_CUT}", done.reason);
+    Some(Part::Whole)
+}
+
+/// What is said of a verdict whose output the store did not take.
+const OUTPUT_CUT: &str = "its output was cut: the store refused it";
 
 /// How much a change takes of [`WEIGHT_MOST`].
 fn weight_of(transition: &Transition) -> usize {

@@ -2,7 +2,7 @@
 //! clock twice a second and knows no occurrences, which is right for chores (each is harmless to miss or to repeat)
 //! and wrong for what is promised to users.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +42,11 @@ const FORGOTTEN: History = History { keep: 100, age: Duration::from_secs(30 * 24
 /// How late an occurrence may be decided before it is worth a warning.
 const OVERDUE: Duration = Duration::from_secs(10);
 
-/// How many jobs' histories are looked up at a time.
-const JOBS_AT_ONCE: usize = 500;
+/// How many jobs the sweep over all of them visits in one pruning.
+const SLICE: usize = 200;
+
+/// How many jobs with new verdicts are noted between two prunings.
+const TOUCHED_MOST: usize = 10_000;
 
 /// The running clock of the chores; they stop with it.
 pub struct Housekeeping {
@@ -78,30 +81,77 @@ impl Housekeeping {
     }
 }
 
-/// Deletes what is beyond the bounds of each job's history; of jobs that are gone, what is beyond the default's.
+/// Whose history is to be pruned: that of jobs that got verdicts since they were last pruned, and slice by slice that of
+/// all others, gone jobs among them. One pruning at a time.
+#[derive(Debug, Default)]
+pub(super) struct Pruning {
+    under_way: bool,
+    touched: BTreeSet<JobName>,
+    /// The slice that comes next, as the pruning before found it.
+    slice: Vec<JobName>,
+    /// The last job of it; `None`: the sweep begins anew.
+    after: Option<JobName>,
+}
+
+/// One pruning.
+#[derive(Debug)]
+pub(super) struct Turn {
+    bounds: Vec<(JobName, History)>,
+    after: Option<JobName>,
+}
+
+impl Pruning {
+    /// A job got a verdict. One too many to be noted is left to the sweep.
+    pub(super) fn touch(&mut self, job: &JobName) {
+        if self.touched.len() < TOUCHED_MOST && !self.touched.contains(job) {
+            self.touched.insert(job.clone());
+        }
+    }
+
+    /// What is to be pruned now; `None`: a pruning is under way.
+    pub(super) fn begin(&mut self, jobs: &BTreeMap<JobName, Arc<Job>>) -> Option<Turn> {
+        if std::mem::replace(&mut self.under_way, true) {
+            return None;
+        }
+        let mut names = std::mem::take(&mut self.touched);
+        names.extend(self.slice.drain(..));
+        let bounds_of = |name: JobName| {
+            let bounds = jobs.get(&name).map_or(FORGOTTEN, |job| job.history);
+            (name, bounds)
+        };
+        Some(Turn { bounds: names.into_iter().map(bounds_of).collect(), after: self.after.clone() })
+    }
+
+    /// A pruning has ended, and found the next slice of the sweep, unless it failed or the term was over.
+    pub(super) fn ended(&mut self, next: Option<Vec<JobName>>) {
+        self.under_way = false;
+        if let Some(next) = next {
+            self.after = next.last().cloned();
+            self.slice = next;
+        }
+    }
+}
+
+/// Deletes what is beyond the bounds of these jobs' histories, and answers which jobs are next in the sweep; `None`:
+/// the store refused, since the term is over.
 pub(super) async fn prune<S: Store>(
     ledger: &Ledger<S>,
     hold: &Hold,
-    jobs: &BTreeMap<JobName, Arc<Job>>,
+    turn: Turn,
     now: Wall,
-) -> Result<(), StoreError> {
-    let mut after: Option<JobName> = None;
-    let mut pruned = 0;
-    loop {
-        let names = ledger.jobs_with_history(after.as_ref(), JOBS_AT_ONCE).await?;
-        for name in &names {
-            let bounds = jobs.get(name).map_or(FORGOTTEN, |job| job.history);
-            pruned += ledger.prune(hold, name, bounds, now).await?;
+) -> Result<Option<Vec<JobName>>, StoreError> {
+    let mut deleted = 0;
+    for (name, bounds) in &turn.bounds {
+        let pruned = ledger.prune(hold, name, *bounds, now).await?;
+        deleted += pruned.deleted;
+        if pruned.refused {
+            return Ok(None);
         }
-        if names.len() < JOBS_AT_ONCE {
-            break;
-        }
-        after = names.into_iter().next_back();
     }
-    if pruned > 0 {
-        tracing::debug!(pruned, "pruned the history");
+    if deleted > 0 {
+        tracing::debug!(deleted, "pruned the history");
     }
-    Ok(())
+    ledger.jobs_with_history(turn.after.as_ref(), SLICE).await.map(Some)
 }
 
 pub(super) async fn check_store<S: Store>(ledger: &Ledger<S>) -> Result<(), StoreError> {
@@ -128,5 +178,62 @@ pub(super) fn look_for_overdue(overdue: Duration) {
     if overdue > OVERDUE {
         let overdue = humantime::format_duration(Duration::from_secs(overdue.as_secs()));
         tracing::warn!(%overdue, "occurrences are due and not decided: the store is slow, or there are more than it takes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(name: &str) -> JobName {
+        JobName::new(name).unwrap()
+    }
+
+    fn names(turn: &Turn) -> Vec<&str> {
+        turn.bounds.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn begin(pruning: &mut Pruning) -> Option<Turn> {
+        pruning.begin(&BTreeMap::new())
+    }
+
+    #[test]
+    fn one_pruning_is_under_way_at_a_time() {
+        let mut pruning = Pruning::default();
+        assert!(begin(&mut pruning).is_some() && begin(&mut pruning).is_none());
+        pruning.ended(None);
+        assert!(begin(&mut pruning).is_some());
+    }
+
+    #[test]
+    fn a_pruning_visits_what_got_verdicts_since_the_last_and_the_next_slice_of_all() {
+        let mut pruning = Pruning::default();
+        pruning.touch(&job("b"));
+        assert_eq!(names(&begin(&mut pruning).unwrap()), ["b"]);
+        pruning.touch(&job("c"));
+        pruning.ended(Some(vec![job("a"), job("c")]));
+        let turn = begin(&mut pruning).unwrap();
+        assert_eq!((names(&turn), turn.after.clone()), (vec!["a", "c"], Some(job("c"))));
+        pruning.ended(Some(Vec::new()));
+        let turn = begin(&mut pruning).unwrap();
+        assert_eq!((names(&turn), turn.after.clone()), (vec![], None));
+    }
+
+    #[test]
+    fn a_sweep_goes_on_behind_a_slice_that_failed() {
+        let mut pruning = Pruning::default();
+        begin(&mut pruning).unwrap();
+        pruning.ended(Some(vec![job("a")]));
+        begin(&mut pruning).unwrap();
+        pruning.ended(None);
+        let turn = begin(&mut pruning).unwrap();
+        assert_eq!((names(&turn), turn.after.clone()), (vec![], Some(job("a"))));
+    }
+
+    #[test]
+    fn only_so_many_jobs_are_noted() {
+        let mut pruning = Pruning::default();
+        (0..=TOUCHED_MOST).for_each(|number| pruning.touch(&job(&format!("j{number}"))));
+        assert_eq!(begin(&mut pruning).unwrap().bounds.len(), TOUCHED_MOST);
     }
 }

@@ -59,6 +59,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Some(mut claims) = self.claims.take() else {
             return self.lose_term("a claim is under way that nobody waits for");
         };
+        batch.dones.iter().for_each(|done| self.pruning.touch(&done.job));
         let ledger = self.ledger.clone();
         self.tasks.spawn(async move {
             let result = ledger.claim(&mut claims, &batch).await;
@@ -155,7 +156,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Ok(answers) => {
                 let fenced = answers.iter().any(|(_, answer)| *answer == Transitioned::Fenced);
                 for (run, result) in answers {
-                    self.log_verdict(&sent, &run, &result);
+                    self.verdict_answered(&sent, &run, &result);
                     self.tell(Event::Transitioned { run, result });
                 }
                 let fence = sent.first().and_then(|first| first.fence);
@@ -170,16 +171,17 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
     }
 
-    fn log_verdict(&self, sent: &[Transition], run: &RunId, result: &Transitioned) {
+    fn verdict_answered(&mut self, sent: &[Transition], run: &RunId, result: &Transitioned) {
         let Some(Transition { to: To::Done { done, .. }, .. }) = sent.iter().find(|sent| sent.run == *run) else {
             return;
         };
         match result {
             Transitioned::Applied { .. } => {
+                self.pruning.touch(&done.job);
                 tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason = done.reason, "run ended");
             }
             Transitioned::Refused { now: None, .. } => {
-                tracing::warn!(run_id = %run, verdict = %done.verdict, "its verdict came too late: the run was decided by another");
+                tracing::warn!(run_id = %run, verdict = %done.verdict, "its verdict came too late: the run is decided");
             }
             _ => {}
         }
@@ -247,10 +249,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         let (hold, ledger, now) = (hold.clone(), self.ledger.clone(), self.options.clock.wall());
         match chore {
             Chore::Prune => {
-                let jobs = self.scheduler.jobs().clone();
-                self.tasks.spawn(async move {
-                    Answer::Done("prune the history", super::housekeeping::prune(&ledger, &hold, &jobs, now).await)
-                });
+                let Some(turn) = self.pruning.begin(self.scheduler.jobs()) else { return };
+                self.tasks
+                    .spawn(async move { Answer::Pruned(super::housekeeping::prune(&ledger, &hold, turn, now).await) });
             }
             Chore::CheckStore => {
                 self.tasks.spawn(async move {
@@ -259,9 +260,17 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.nodes.values()),
             Chore::LookForOverdue => {
-                let overdue = self.scheduler.wake_at().map(|due| now.since(due)).unwrap_or_default();
+                let overdue = self.scheduler.undecided_since().map(|due| now.since(due)).unwrap_or_default();
                 super::housekeeping::look_for_overdue(overdue);
             }
         }
+    }
+
+    pub(super) fn pruned(&mut self, result: Result<Option<Vec<JobName>>, StoreError>) {
+        let next = result.unwrap_or_else(|error| {
+            tracing::warn!(%error, "could not prune the history");
+            None
+        });
+        self.pruning.ended(next);
     }
 }

@@ -7,11 +7,15 @@ use std::time::Duration;
 use super::due::{Due, DueQueue, What};
 use super::run::{Done, Known, Open, OpenState, Source, Version, Watermark};
 use super::view::View;
-use super::{Action, Batch, Registration, Scheduler, WAITING_MOST};
+use super::{Action, BATCH, Batch, Registration, Scheduler, WAITING_MOST};
 use crate::fence::Fence;
-use crate::job::{Job, JobName, Overlap, RunId, Trigger, Verdict};
+use crate::job::{Job, JobName, On, Overlap, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
+
+/// After how many batches that the store took the next may be twice as large again: what it refused may have been an
+/// exception.
+pub(super) const GROWS_AFTER: u64 = 200;
 
 /// What a batch has decided so far, by job: the ledger does not show it yet.
 #[derive(Default)]
@@ -60,20 +64,7 @@ impl Scheduler {
     }
 
     fn decide(&self, job: &Job, due: Due, fresh: &Fresh, fence: Fence, now: Wall) -> Decision {
-        let id = RunId::of(&job.name, due.occurrence.at);
-        let open = Open {
-            id,
-            job: job.name.clone(),
-            at: due.occurrence.at,
-            starts: due.occurrence.starts,
-            source: Source::Schedule,
-            state: OpenState::Claimed,
-            attempt: 1,
-            claimant: Some(self.claimant(fence)),
-            claimed_at: now,
-            started_at: None,
-            lateness: None,
-        };
+        let open = self.occurrence(&job.name, due.occurrence, fence, now);
         let skip = |reason: String| {
             let mut done = Done::of(&open, Verdict::Skipped, reason, now);
             done.attempt = 0;
@@ -101,6 +92,23 @@ impl Scheduler {
         }
     }
 
+    /// An occurrence as this term claims it.
+    fn occurrence(&self, job: &JobName, occurrence: Occurrence, fence: Fence, now: Wall) -> Open {
+        Open {
+            id: RunId::of(job, occurrence.at),
+            job: job.clone(),
+            at: occurrence.at,
+            starts: occurrence.starts,
+            source: Source::Schedule,
+            state: OpenState::Claimed,
+            attempt: 1,
+            claimant: Some(self.claimant(fence)),
+            claimed_at: now,
+            started_at: None,
+            lateness: None,
+        }
+    }
+
     /// Whether an occurrence of `job` may start beside the runs that are open. One that was missed and is to run all
     /// the same waits where one in time would be skipped: catching up is what was asked for.
     fn room_for(&self, job: &Job, fresh: &[RunId], catching_up: bool) -> Room {
@@ -125,6 +133,10 @@ impl Scheduler {
     /// The store has the batch: what it claimed starts.
     pub(super) fn claimed(&mut self, number: u64, version: Version, now: Wall) {
         let Some(batch) = self.claiming.take_if(|batch| batch.number == number) else { return };
+        if number - self.batch_most_since >= GROWS_AFTER {
+            self.batch_most = (self.batch_most * 2).min(BATCH);
+            self.batch_most_since = number;
+        }
         self.view.put_watermark(batch.watermark, version);
         self.view.jobs.extend(batch.known);
         let runs: Vec<RunId> = batch.opens.iter().map(|open| open.id.clone()).collect();
@@ -142,6 +154,7 @@ impl Scheduler {
         let Some(refused) = self.claiming.take() else { return };
         let fewer = (refused.opens.len() + refused.dones.len()).saturating_sub(1);
         self.batch_most = most.min(fewer).max(1);
+        self.batch_most_since = refused.number;
         self.plan_all(now);
         self.advance_all(now);
     }
@@ -190,13 +203,29 @@ impl Scheduler {
         }
     }
 
+    pub(super) fn reloaded(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        if self.term.is_some() {
+            self.incoming = Some(jobs);
+        } else {
+            self.set_jobs(jobs);
+        }
+    }
+
+    pub(super) fn set_jobs(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
+        self.followers = followers(&jobs);
+        self.jobs = jobs;
+    }
+
     /// Adopts a configuration that was read while leading, once what was due under the old one is decided.
     ///
     /// The rules of what is the same object as before are in the ledger already; with many jobs that is what keeps a
     /// reload from holding up the others.
     pub(super) fn adopt_configuration(&mut self, now: Wall) {
-        let decided = self.claiming.is_none() && self.registering.is_none();
+        let decided = self.claiming.is_none() && self.registering.is_none() && self.may_act();
         if self.incoming.is_none() || !decided || self.due.next_start().is_some_and(|next| next <= now) {
+            return;
+        }
+        if self.claim_what_jitter_moved(now) {
             return;
         }
         let Some(jobs) = self.incoming.take() else { return };
@@ -217,6 +246,43 @@ impl Scheduler {
         }
         self.register(known, forget);
         self.advance_all(now);
+    }
+
+    /// Claims the occurrences whose instant has come but whose start has not, of the jobs that a new configuration
+    /// changes: under the new rule they would not come again. They wait for their start; a job that is gone skips them.
+    /// The watermark stays where it is. Says whether there are any.
+    fn claim_what_jitter_moved(&mut self, now: Wall) -> bool {
+        let (Some(fence), Some(incoming)) = (self.term, &self.incoming) else { return false };
+        let changed: Vec<(JobName, bool)> = differences(&self.jobs, incoming)
+            .into_iter()
+            .map(|(name, job)| (name, job.is_some_and(|job| matches!(job.trigger, Trigger::Schedule { .. }))))
+            .collect();
+        let (mut opens, mut dones, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, stays) in changed {
+            if opens.len() + dones.len() + known.len() >= self.batch_most {
+                break;
+            }
+            let Some(moved) = self.due.take_moved(&name, now) else { continue };
+            let open = self.occurrence(&name, moved, fence, now);
+            let rule = self.view.jobs.get(&name).map(|known| known.fingerprint.clone());
+            // The watermark does not say that it is decided, so the job's own record does.
+            known.extend(rule.map(|fingerprint| (name, Known { fingerprint, since: moved.starts })));
+            if stays {
+                opens.push(waiting(open, moved.starts));
+            } else {
+                let reason = "the job was taken out of the configuration before it started";
+                dones.push(Done { attempt: 0, ..Done::of(&open, Verdict::Skipped, reason, now) });
+            }
+        }
+        if opens.is_empty() && dones.is_empty() {
+            return false;
+        }
+        let watermark = self.view.watermark.clone().unwrap_or(Watermark { instant: Wall::EPOCH, job: None });
+        self.batches += 1;
+        let batch = Batch { number: self.batches, fence, opens, dones, known, watermark };
+        self.claiming = Some(batch.clone());
+        self.act(Action::Claim(batch));
+        true
     }
 
     /// No job can be first due before this: the watermark may be ahead of the clock.
@@ -269,6 +335,17 @@ fn differences<'a>(
     }
     found.extend(old.map(|(gone, _)| (gone.clone(), None)));
     found
+}
+
+/// Jobs by the job whose end makes them due.
+pub(super) fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobName, On)>> {
+    let mut followers: BTreeMap<JobName, Vec<(JobName, On)>> = BTreeMap::new();
+    for job in jobs.values() {
+        if let Trigger::After { job: before, on } = &job.trigger {
+            followers.entry(before.clone()).or_default().push((job.name.clone(), *on));
+        }
+    }
+    followers
 }
 
 enum Room {

@@ -68,6 +68,18 @@ impl DueQueue {
         self.plans.insert(plan.job.name.clone(), plan);
     }
 
+    /// Takes the job's next occurrence where its instant has come and its start, moved by jitter, has not.
+    pub fn take_moved(&mut self, name: &JobName, now: Wall) -> Option<Occurrence> {
+        let plan = self.plans.get(name)?;
+        let next = plan.ahead.front().filter(|due| due.what == What::InTime)?.occurrence;
+        if next.at > now || next.starts <= now {
+            return None;
+        }
+        let job = Arc::clone(&plan.job);
+        self.plan(job, next.starts, now);
+        Some(next)
+    }
+
     /// Takes a job's new definition. Where its rule has changed, [`DueQueue::plan`] is to follow.
     pub fn redefine(&mut self, job: &Arc<Job>) {
         if let Some(plan) = self.plans.get_mut(&job.name) {
@@ -155,12 +167,13 @@ fn look_back(job: &Job, after: Wall, now: Wall, jobs: usize) -> VecDeque<Due> {
     let mut ahead = VecDeque::with_capacity(past.listed.len() + 1);
     if let (Some(before), Some(first)) = (past.before, past.listed.first()) {
         let many = Many { from: before.first, count: before.count, at_least: before.capped };
-        // All of them start before the first listed one, jitter included.
-        let upto = first.starts.minus(Duration::from_millis(1));
+        // All of them start before the instant of the first listed one, jitter included; that one is due only after
+        // this.
+        let upto = first.at.minus(Duration::from_millis(1));
         let reason = "missed: no leader, and too many to decide one by one".to_owned();
         let what = What::SkipMany { many, upto, reason };
-        // It is decided before anything else that starts after `after`: the watermark of another job's decision must not
-        // pass over the first of them while they have no verdict.
+        // It is decided before anything else that starts after `after`: the watermark of another job's decision must
+        // not pass over the first of them while they have no verdict.
         let starts = after.plus(Duration::from_millis(1));
         ahead.push_back(Due { job: job.name.clone(), occurrence: Occurrence { at: before.last, starts }, what });
     }

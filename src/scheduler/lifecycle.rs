@@ -165,7 +165,10 @@ impl Scheduler {
                 self.view.drop_open(&run, version);
                 for open in follow {
                     let next = open.id.clone();
-                    self.view.put_open(next.clone(), open, version);
+                    // One that exists was not made again: it is as it was.
+                    if !self.view.open.contains_key(&next) {
+                        self.view.put_open(next.clone(), open, version);
+                    }
                     self.look_again(&next, now);
                 }
                 self.run_gone(&run, now);
@@ -175,7 +178,7 @@ impl Scheduler {
             (Transitioned::Fenced, _) => self.go_on(&run, then, now),
             (Transitioned::Refused { now: stands, version }, to) => {
                 match stands {
-                    Some(open) => drop(self.view.put_open(run.clone(), open, version)),
+                    Some(open) => self.view.found_open(run.clone(), open, version, sent.expect),
                     None => drop(self.view.drop_open(&run, version)),
                 }
                 let own = match by {
@@ -458,7 +461,8 @@ fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
         MissedRun::Latest | MissedRun::Skip => Duration::ZERO,
     };
     let longest = retries.max(catches_up).saturating_add(CLOCKS_DIFFER);
-    not_before > now && (open.starts > now || not_before.since(now) <= longest)
+    let due = if open.source == Source::Schedule { open.starts } else { open.at };
+    not_before > now && (due > now || not_before.since(now) <= longest)
 }
 
 enum Fit {

@@ -45,7 +45,8 @@ pub struct View {
     pub sessions: BTreeSet<u64>,
     pub cancels: BTreeMap<RunId, String>,
     pub step_down: Option<Fence>,
-    /// Open runs known to be gone since a revision that the watch has not reached: what it still reports of them is old.
+    /// Open runs known to be gone since a revision that the watch has not reached: what it still reports of them is
+    /// old.
     gone: HashMap<RunId, Version>,
     gone_order: BTreeSet<(Version, RunId)>,
 }
@@ -88,6 +89,15 @@ impl View {
         self.by_job.entry(open.job.clone()).or_default().insert(id.clone());
         self.open.insert(id, Versioned { open, version });
         true
+    }
+
+    /// An open run as it stands at `version`, where it was expected to be at `expected`. What this view had that from is
+    /// mistaken, if it is the later one: a following run that existed already was thought to be new.
+    pub fn found_open(&mut self, id: RunId, open: Open, version: Version, expected: Version) {
+        match self.open.get_mut(&id).filter(|known| known.version == expected && version < expected) {
+            Some(known) => *known = Versioned { open, version },
+            None => drop(self.put_open(id, open, version)),
+        }
     }
 
     /// The open runs of a job, by instant.

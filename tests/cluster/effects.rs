@@ -38,7 +38,8 @@ impl Effects {
     /// A script that says that it begins, goes on so many times, a fifth of a second apart, and ends.
     pub fn script(&self, steps: u32) -> String {
         let say = format!(
-            r#"say() {{ read -r up _ </proc/uptime; echo "$1 $FENCRON_FENCE $FENCRON_RUN_ID $FENCRON_ATTEMPT $FENCRON_NODE $up" >>{}; }}"#,
+            r#"say() {{ read -r up _ </proc/uptime
+            echo "$1 $FENCRON_FENCE $FENCRON_RUN_ID $FENCRON_ATTEMPT $FENCRON_NODE $up" >>{}; }}"#,
             self.path.display()
         );
         format!("{say}; say B; i=0; while [ $i -lt {steps} ]; do sleep 0.2; say P; i=$((i+1)); done; say E")

@@ -46,7 +46,7 @@ async fn a_reload_under_load_loses_no_occurrence() {
         // A job comes and goes, and the others are defined otherwise, with the same schedules.
         let more: &[&str] = if round % 2 == 0 { &["timeout: 1m"] } else { &["kill_after: 2s"] };
         let mut jobs = vec![TICK];
-        jobs.extend(crowd.iter().cloned().map(|job| Job { more, ..job }));
+        jobs.extend(crowd.iter().map(|job| Job { more, ..*job }));
         if round % 2 == 0 {
             jobs.push(Job { name: "guest", every: 1, steps: 0, more: &[] });
         }

@@ -36,6 +36,7 @@ mod node;
 mod operator;
 mod pause;
 #[path = "../referee/mod.rs"]
+#[expect(dead_code, reason = "what cannot be seen from outside is only told by the simulation")]
 mod referee;
 mod restore;
 mod scene;

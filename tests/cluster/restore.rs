@@ -1,8 +1,15 @@
 //! An etcd that was restored from a backup while nodes work: what it says of the time since is not true.
 
+use fencron::store::{Op, Store as _, Txn};
+
 use super::effects::Step;
+use super::referee::record::Fact;
 use super::scene::{Job, Scene};
 use super::support::until;
+use super::witness::History;
+
+/// By how many revisions the restored store grows: more than the backup was behind.
+const GROWTH: u32 = 300;
 
 fn jobs() -> Vec<Job> {
     vec![Job { name: "other", every: 2, steps: 1, more: &["missed: {run: all}"] }]
@@ -11,12 +18,12 @@ fn jobs() -> Vec<Job> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_etcd_is_refused_until_it_is_repaired_and_nothing_is_done_twice() {
     let mut scene = Scene::over_etcd(&jobs()).await;
-    let (leader, _) = scene.play().await;
+    let (leader, fence) = scene.play().await;
     let backup = scene.path("backup");
     scene.etcd().members[0].save_snapshot(&backup);
     scene.claims(6).await;
     scene.kill(leader);
-    let (leader, fence) = scene.leader_after(0).await;
+    let (leader, fence) = scene.leader_after(fence).await;
     scene.claims(3).await;
 
     let since: Vec<_> = scene.nodes.iter().map(|node| node.runs().then(|| node.now())).collect();
@@ -30,6 +37,17 @@ async fn a_restored_etcd_is_refused_until_it_is_repaired_and_nothing_is_done_twi
             node.says(since, "the store went back in time").await;
         }
     }
+    // It grows on, by whatever writes to it, until no revision tells any more that it went back.
+    let seen = scene.witness.history.borrow().facts.len();
+    for n in 0..GROWTH {
+        scene.store.commit(Txn::new().then(Op::put("/growth", n.to_string()))).await.unwrap();
+    }
+    let since = scene.nodes[leader].now();
+    scene.nodes[leader].says(since, "the store went back in time").await;
+    let owners = |history: &History| {
+        history.facts.iter().skip(seen).filter(|(_, fact)| matches!(fact, Fact::Owner { .. })).count()
+    };
+    assert_eq!(owners(&scene.witness.history.borrow()), 0, "nobody leads on a store that went back");
     let begun_before = scene.effects.lines().len();
     let (status, body) = scene.nodes[leader].http("/readyz").await;
     assert!(status == 503 && body.contains("fencron fence repair"), "{status} {body}");

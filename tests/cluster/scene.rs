@@ -254,9 +254,7 @@ impl Scene {
 
     /// Waits for the verdict on a run.
     pub async fn verdict(&self, run: &str) -> String {
-        self.witness
-            .until(&format!("{run} has a verdict"), |history| history.verdict(run).map(str::to_owned))
-            .await
+        self.witness.until(&format!("{run} has a verdict"), |history| history.verdict(run).map(str::to_owned)).await
     }
 
     /// Waits until a node has a session.

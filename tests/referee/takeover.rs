@@ -35,7 +35,7 @@ struct Health<'a> {
 impl<'a> Health<'a> {
     fn somebody_is_well(&self) -> bool {
         let well = |node: &&str| self.impaired.get(*node).is_none_or(|times| *times == 0);
-        self.troubles == 0 && self.up.iter().any(|node| well(node))
+        self.troubles == 0 && self.up.iter().any(well)
     }
 
     fn take(&mut self, at: Millis, fact: &'a Fact) {

@@ -51,7 +51,7 @@ async fn pruning_keeps_so_many_verdicts_and_those_that_nobody_has_resolved() {
         desk.ended(second, if second % 100 == 0 { Verdict::Unknown } else { Verdict::Succeeded }).await;
     }
     let bounds = History { keep: 10, age: Duration::from_secs(1_000_000) };
-    let pruned = desk.ledger.prune(&desk.hold, &job(), bounds, at(450)).await.unwrap();
+    let pruned = desk.ledger.prune(&desk.hold, &job(), bounds, at(450)).await.unwrap().deleted;
     let mut left = seconds(&desk, &all()).await;
     left.reverse();
     assert_eq!(left, [0, 100, 200, 300, 400].into_iter().chain(440..450).collect::<Vec<_>>());
@@ -65,8 +65,79 @@ async fn pruning_deletes_what_is_too_old() {
         desk.ended(second, Verdict::Succeeded).await;
     }
     let bounds = History { keep: 1000, age: Duration::from_secs(5) };
-    assert_eq!(desk.ledger.prune(&desk.hold, &job(), bounds, at(20)).await.unwrap(), 15);
+    assert_eq!(desk.ledger.prune(&desk.hold, &job(), bounds, at(20)).await.unwrap().deleted, 15);
     assert_eq!(seconds(&desk, &all()).await, [19, 18, 17, 16, 15]);
+}
+
+impl<S: Store> Desk<S> {
+    /// Runs at these seconds that a person asked for have ended at `finished`.
+    async fn backfilled(&self, seconds: std::ops::Range<u64>, finished: Wall) {
+        for second in seconds {
+            let id = RunId::asked_for(&job(), at(second), &format!("b-{second}"));
+            let open = Open { id, ..self.open(second) };
+            let done = Done::of(&open, Verdict::Succeeded, "", finished);
+            let put = Op::put(self.ledger.keys.done(&done.id), encode(DoneRecord::from(&done)));
+            self.ledger.store.inner.commit(Txn::new().then(put)).await.unwrap();
+        }
+    }
+}
+
+const HOUR: u64 = 3600;
+
+#[tokio::test]
+async fn what_a_person_asked_for_stays_for_an_hour_however_old_its_instant_is() {
+    let desk = Desk::new().await;
+    let now = 1000 * HOUR;
+    desk.backfilled(0..3, at(now)).await;
+    for second in now - 20..now {
+        desk.ended(second, Verdict::Succeeded).await;
+    }
+    let bounds = History { keep: 10, age: Duration::from_secs(24 * HOUR) };
+    let pruned = desk.ledger.prune(&desk.hold, &job(), bounds, at(now + HOUR - 1)).await.unwrap();
+    assert_eq!(pruned.deleted, 10);
+    let mut left = seconds(&desk, &all()).await;
+    left.sort_unstable();
+    assert_eq!(left, (0..3).chain(now - 10..now).collect::<Vec<_>>());
+    let pruned = desk.ledger.prune(&desk.hold, &job(), bounds, at(now + HOUR + 1)).await.unwrap();
+    assert_eq!(pruned.deleted, 3);
+}
+
+#[tokio::test]
+async fn of_what_persons_asked_for_only_so_much_is_safe_and_the_lowest_instants_go_first() {
+    let desk = Desk::new().await;
+    desk.backfilled(0..1250, at(2000)).await;
+    let bounds = History { keep: 10, age: Duration::from_secs(1_000_000) };
+    assert_eq!(desk.ledger.prune(&desk.hold, &job(), bounds, at(2001)).await.unwrap().deleted, 150);
+    let left = seconds(&desk, &Find { limit: 5000, ..all() }).await;
+    assert_eq!((left.len(), left.iter().min()), (1100, Some(&150)));
+}
+
+#[tokio::test]
+async fn a_verdict_is_as_old_as_its_run_ended_long_ago() {
+    let desk = Desk::new().await;
+    for (second, finished) in [(0, 0), (1, 900), (2, 2), (3, 901)] {
+        let done = Done::of(&desk.open(second), Verdict::Succeeded, "", at(finished));
+        let put = Op::put(desk.ledger.keys.done(&done.id), encode(DoneRecord::from(&done)));
+        desk.ledger.store.inner.commit(Txn::new().then(put)).await.unwrap();
+    }
+    let bounds = History { keep: 10, age: Duration::from_secs(500) };
+    assert_eq!(desk.ledger.prune(&desk.hold, &job(), bounds, at(1000)).await.unwrap().deleted, 2);
+    let mut left = seconds(&desk, &all()).await;
+    left.sort_unstable();
+    assert_eq!(left, [1, 3]);
+}
+
+#[tokio::test]
+async fn a_verdict_that_a_newer_version_wrote_is_not_pruned() {
+    let desk = Desk::new().await;
+    let key = desk.ledger.keys.done(&run(1));
+    let put = Op::put(key.clone(), br#"{"v":99,"r":{}}"#);
+    desk.ledger.store.inner.commit(Txn::new().then(put)).await.unwrap();
+    desk.ended(2, Verdict::Succeeded).await;
+    let none = History { keep: 0, age: Duration::ZERO };
+    assert_eq!(desk.ledger.prune(&desk.hold, &job(), none, at(100)).await.unwrap().deleted, 1);
+    let page = desk.ledger.store.range(Range::of(Keys::one(key))).await.unwrap();
+    assert_eq!(page.entries.len(), 1);
 }
 
 #[tokio::test]
@@ -76,7 +147,8 @@ async fn a_leader_that_was_replaced_prunes_nothing() {
     let old = desk.hold.clone();
     desk.replaced().await;
     let none = History { keep: 0, age: Duration::ZERO };
-    assert_eq!(desk.ledger.prune(&old, &job(), none, at(100)).await.unwrap(), 0);
+    let pruned = desk.ledger.prune(&old, &job(), none, at(100)).await.unwrap();
+    assert_eq!(pruned, Pruned { deleted: 0, refused: true });
     assert_eq!(seconds(&desk, &all()).await, [1]);
 }
 
@@ -84,7 +156,8 @@ async fn a_leader_that_was_replaced_prunes_nothing() {
 async fn jobs_with_a_history_are_told_page_by_page() {
     let desk = Desk::new().await;
     for name in ["a", "a.b", "a-b", "b"] {
-        let open = Open { job: JobName::new(name).unwrap(), id: RunId::of(&JobName::new(name).unwrap(), T0), ..desk.open(0) };
+        let open =
+            Open { job: JobName::new(name).unwrap(), id: RunId::of(&JobName::new(name).unwrap(), T0), ..desk.open(0) };
         let done = Done::of(&open, Verdict::Succeeded, "", T0);
         let put = Op::put(desk.ledger.keys.done(&done.id), encode(DoneRecord::from(&done)));
         desk.ledger.store.inner.commit(Txn::new().then(put)).await.unwrap();

@@ -63,8 +63,8 @@ async fn only_a_run_in_doubt_can_be_resolved() {
     assert!(matches!(none, AskError::NoSuchRun(_)));
     desk.ended(1, Verdict::TimedOut).await;
     let certain = desk.ledger.resolve(&run(1), Resolution::Succeeded, &asked()).await.unwrap_err();
-    let text = "a@2026-11-21T00:00:01Z is not in doubt: it ended as `timed_out`, and only what ended as `unknown` can be \
-                resolved";
+    let text = "a@2026-11-21T00:00:01Z is not in doubt: it ended as `timed_out`, and only what ended as `unknown` can \
+                be resolved";
     assert_eq!(certain.to_string(), text);
 }
 

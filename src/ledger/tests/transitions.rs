@@ -119,6 +119,63 @@ async fn changes_that_the_store_finds_too_large_together_are_made_one_by_one() {
     assert!(answers.iter().all(|(_, answer)| applied(answer)) && answers.len() == 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_verdict_with_more_following_it_than_one_transaction_takes_is_written_and_all_of_them_come_to_be() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1]).await;
+    let follow: Vec<Open> = (0..200).map(|number| follow_up(1, &format!("f{number:03}"))).collect();
+    let before = Op::put(desk.ledger.keys.open(&follow[7].id), encode(OpenRecord::from(&follow[7])));
+    desk.ledger.store.inner.commit(Txn::new().then(before)).await.unwrap();
+    desk.meets([Fault::Refused, Fault::Refused, Fault::AnswerLost, Fault::Lost]);
+    let change = Transition { fence: Some(desk.hold.fence()), ..desk.ends_with(1, version, follow.clone()) };
+    let answers = desk.ledger.transition(Some(&desk.hold), vec![change]).await.unwrap();
+    assert!(applied(&answers[0].1), "{answers:?}");
+    assert_eq!(desk.verdict(&run(1)).await, Some(Verdict::Succeeded));
+    for open in &follow {
+        assert!(desk.is_open(&open.id).await, "{}", open.id);
+    }
+}
+
+#[tokio::test]
+async fn nothing_follows_ahead_of_a_verdict_that_another_decided() {
+    let mut desk = Desk::new().await;
+    let version = desk.claimed(&[1]).await;
+    let follow: Vec<Open> = (0..100).map(|number| follow_up(1, &format!("f{number:03}"))).collect();
+    let late = desk.ends_with(1, version, follow.clone());
+    let old = desk.hold.clone();
+    let fenced = Transition { fence: Some(old.fence()), ..late.clone() };
+    desk.replaced().await;
+    assert_eq!(desk.ledger.transition(Some(&old), vec![fenced]).await.unwrap()[0].1, Transitioned::Fenced);
+    desk.ledger.transition(None, vec![desk.ends(1, version, Verdict::Unknown)]).await.unwrap();
+    let answers = desk.ledger.transition(None, vec![late]).await.unwrap();
+    assert!(matches!(answers[0].1, Transitioned::Refused { now: None, .. }), "{answers:?}");
+    assert!(!desk.is_open(&follow[0].id).await);
+}
+
+#[tokio::test]
+async fn a_verdict_that_is_refused_with_its_output_is_written_without_and_says_so() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1]).await;
+    let mut change = desk.ends(1, version, Verdict::Failed);
+    if let To::Done { done, .. } = &mut change.to {
+        (done.reason, done.output) = ("exit code 1".into(), "much".into());
+    }
+    desk.meets([Fault::Refused]);
+    assert!(applied(&desk.ledger.transition(None, vec![change]).await.unwrap()[0].1));
+    let Some(RunRow::Done(done)) = desk.ledger.run(&run(1)).await.unwrap() else { panic!("no verdict") };
+    assert_eq!((done.output.as_str(), done.verdict), ("", Verdict::Failed));
+    assert_eq!(done.reason, "exit code 1; its output was cut: the store refused it");
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_made_smaller_is_refused_at_last() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1]).await;
+    desk.meets([Fault::Refused]);
+    let result = desk.ledger.transition(None, vec![desk.ends(1, version, Verdict::Failed)]).await;
+    assert!(matches!(result, Err(StoreError::Refused(_))), "{result:?}");
+}
+
 #[tokio::test]
 async fn one_transaction_holds_changes_on_one_authority_and_no_more_than_fit() {
     let desk = Desk::new().await;

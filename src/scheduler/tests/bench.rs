@@ -9,7 +9,7 @@ use super::super::run::{OpenState, Source};
 use super::super::*;
 use crate::job::{
     Ended, Guarantee, History, Job, JobName, Missed, MissedRun, OnLostLeadership, Outcome, Overlap, Retry, RunId, Task,
-    Text, Verdict,
+    Text, Trigger, Verdict,
 };
 use crate::schedule::{Dst, Jitter, Schedule, ScheduleSpec, Zones};
 
@@ -47,8 +47,7 @@ pub fn job(text: &str) -> Job {
 }
 
 pub fn every(job: &str, expression: &str, jitter: Duration) -> Trigger {
-    let spec =
-        ScheduleSpec { expressions: &[expression], timezone: "UTC", dst: Dst::default(), except: &[], job };
+    let spec = ScheduleSpec { expressions: &[expression], timezone: "UTC", dst: Dst::default(), except: &[], job };
     Trigger::Schedule {
         schedule: Arc::new(Schedule::parse(&spec, &mut Zones::new()).unwrap()),
         jitter: Jitter::of(jitter, job),
@@ -116,7 +115,7 @@ impl Model {
         }
         let version = self.next();
         if let Some((before, _)) = &self.watermark {
-            assert!(batch.watermark > *before, "the watermark only grows: {before:?} to {:?}", batch.watermark);
+            assert!(batch.watermark >= *before, "the watermark never falls: {before:?} to {:?}", batch.watermark);
         }
         for open in batch.opens {
             assert!(self.claimed.insert(open.id.clone()), "{} is claimed twice", open.id);
@@ -193,7 +192,9 @@ impl Model {
     pub fn all(&self) -> Vec<(Change, Version)> {
         let mut all: Vec<(Change, Version)> = Vec::new();
         all.extend(self.watermark.iter().map(|(mark, at)| (Change::Watermark(mark.clone()), *at)));
-        all.extend(self.known.iter().map(|(job, known)| (Change::Job(job.clone(), Some(known.clone())), self.revision)));
+        all.extend(
+            self.known.iter().map(|(job, known)| (Change::Job(job.clone(), Some(known.clone())), self.revision)),
+        );
         all.extend(self.paused.iter().map(|job| (Change::Paused(job.clone(), true), self.revision)));
         all.extend(self.open.iter().map(|(run, (open, at))| (Change::Open(run.clone(), Some(open.clone())), *at)));
         all.extend(self.sessions.iter().map(|lease| (Change::Session { lease: *lease, alive: true }, self.revision)));
@@ -218,9 +219,9 @@ pub enum Request {
 /// On its way back.
 #[derive(Debug)]
 pub enum Answer {
-    Claimed(Batch, Version),
+    Claimed(Box<Batch>, Version),
     Registered(Fence),
-    Transitioned(Transition, Transitioned),
+    Transitioned(Box<Transition>, Transitioned),
     Fenced(Fence),
 }
 
@@ -351,7 +352,7 @@ impl Bench {
         let ledger = &mut self.ledger;
         let answer = match request {
             Request::Claim(batch, watermark_at) => match ledger.claim(batch.clone(), watermark_at) {
-                Some(version) => Answer::Claimed(batch, version),
+                Some(version) => Answer::Claimed(Box::new(batch), version),
                 None => Answer::Fenced(batch.fence),
             },
             Request::Register(fence, known, forget) if ledger.leads(fence) => {
@@ -359,7 +360,7 @@ impl Bench {
                 Answer::Registered(fence)
             }
             Request::Register(fence, ..) => Answer::Fenced(fence),
-            Request::Transition(change) => Answer::Transitioned(change.clone(), ledger.transition(change)),
+            Request::Transition(change) => Answer::Transitioned(Box::new(change.clone()), ledger.transition(change)),
             Request::ForgetCancel(run) => {
                 ledger.cancels.remove(&run);
                 let version = ledger.next();
@@ -590,8 +591,7 @@ impl Bench {
     }
 
     pub fn pause(&mut self, job: &str, paused: bool) {
-        let changed =
-            if paused { self.ledger.paused.insert(name(job)) } else { self.ledger.paused.remove(&name(job)) };
+        let changed = if paused { self.ledger.paused.insert(name(job)) } else { self.ledger.paused.remove(&name(job)) };
         if changed {
             let version = self.ledger.next();
             self.ledger.log.push((Change::Paused(name(job), paused), version));
@@ -684,9 +684,8 @@ impl Bench {
                 }
                 let run = RunId::of(job, due);
                 let listed = self.ledger.open.contains_key(&run) || self.ledger.done.contains_key(&run);
-                let covers = |done: &Done| {
-                    done.job == *job && done.many.is_some_and(|many| many.from <= due && due <= done.at)
-                };
+                let covers =
+                    |done: &Done| done.job == *job && done.many.is_some_and(|many| many.from <= due && due <= done.at);
                 assert!(listed || self.ledger.done.values().any(covers), "nobody has decided {run}");
             }
         }

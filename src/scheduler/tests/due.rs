@@ -3,6 +3,7 @@
 use super::bench::{Request, after, config, every, name, run};
 use super::*;
 use crate::job::On;
+use crate::scheduler::claims::GROWS_AFTER;
 
 #[test]
 fn a_due_occurrence_is_claimed_and_starts_when_its_claim_is_acknowledged() {
@@ -56,13 +57,7 @@ fn a_batch_holds_no_more_than_its_most_and_the_next_one_follows() {
     let mut bench = Bench::leading((0..BATCH + 5).map(|number| job(&format!("j{number:03}"))));
     bench.now = at(60);
     bench.tick();
-    let sizes = |bench: &Bench| -> Vec<usize> {
-        let claims = bench.nodes[0].told.iter().filter_map(|action| match action {
-            Action::Claim(batch) => Some(batch.opens.len() + batch.dones.len()),
-            _ => None,
-        });
-        claims.collect()
-    };
+    let sizes = |bench: &Bench| -> Vec<usize> { bench.nodes[0].told.iter().filter_map(claimed).collect() };
     assert_eq!(sizes(&bench), [BATCH]);
     bench.settle();
     assert_eq!(sizes(&bench), [BATCH, 5]);
@@ -82,6 +77,33 @@ fn a_batch_that_is_too_large_is_claimed_in_smaller_ones() {
     assert_eq!(batch.opens.len(), 3, "fewer than those of the batch that was refused, whatever the store says");
     bench.settle();
     assert_eq!(bench.running().len(), 9);
+}
+
+#[test]
+fn batches_grow_again_when_the_store_has_taken_many() {
+    let mut bench = Bench::leading((0..4).map(|number| job(&format!("j{number}"))));
+    bench.now = at(60);
+    bench.tick();
+    bench.nodes[0].requests.clear();
+    bench.tell(0, Event::BatchTooLarge { most: 1 });
+    let mut sizes = Vec::new();
+    for minute in 1..=GROWS_AFTER / 4 + 2 {
+        bench.settle();
+        bench.now = at(60 * (minute + 1));
+        bench.nodes[0].told.clear();
+        bench.tick();
+        bench.settle();
+        sizes = bench.nodes[0].told.iter().filter_map(claimed).collect();
+    }
+    assert_eq!(sizes, [2, 2]);
+}
+
+/// How many occurrences a claim is about.
+fn claimed(action: &Action) -> Option<usize> {
+    match action {
+        Action::Claim(batch) => Some(batch.opens.len() + batch.dones.len()),
+        _ => None,
+    }
 }
 
 #[test]

@@ -193,6 +193,25 @@ fn a_chain_goes_on_under_the_same_instant_and_the_same_call() {
 }
 
 #[test]
+fn a_following_run_that_exists_already_goes_on_as_it_was() {
+    for heard_of_it in [true, false] {
+        let mut bench = Bench::leading([job("a"), Job { trigger: after("a", On::Success), ..job("b") }]);
+        let a = bench.trigger("a", "t");
+        bench.settle();
+        let b = bench.trigger("b", "t");
+        if heard_of_it {
+            bench.settle();
+            assert_eq!(bench.running(), ["a@0~t #1", "b@0~t #1"]);
+        }
+        bench.succeeds(&a);
+        assert_eq!(bench.running(), ["b@0~t #1"]);
+        bench.succeeds(&b);
+        assert_eq!(bench.verdicts(), ["a@0~t succeeded", "b@0~t succeeded"]);
+        assert!(bench.open().is_empty());
+    }
+}
+
+#[test]
 fn only_the_last_attempt_of_a_run_is_followed() {
     let mut bench = running([retrying(2), Job { trigger: after("a", On::Failure), ..job("b") }]);
     bench.ends(0, &run("a", 60), failed());

@@ -99,6 +99,38 @@ fn too_many_to_be_told_one_by_one_are_told_together() {
 }
 
 #[test]
+fn many_are_told_once_and_the_others_one_by_one_whoever_leads_then() {
+    let often = |name: &str, jitter| Job { trigger: every(name, "@every 10s", secs(jitter)), ..job(name) };
+    for claims in 0..5 {
+        let mut bench = Bench::with(2, [often("a", 0), often("b", 9), often("c", 9)]);
+        bench.elect(0);
+        bench.settle();
+        bench.resign(0);
+        bench.now = at(5000);
+        bench.elect(0);
+        bench.nodes[0].requests.clear();
+        bench.tell(0, Event::BatchTooLarge { most: 3 });
+        for _ in 0..claims {
+            bench.apply(0);
+            bench.answer(0);
+        }
+        bench.crash(0);
+        bench.elect(1);
+        bench.settle();
+        bench.assert_complete();
+        let of = |job: &str, many: bool| {
+            let done =
+                bench.ledger.done.values().filter(|done| done.job.as_str() == job && done.many.is_some() == many);
+            done.count()
+                + if many { 0 } else { bench.ledger.open.values().filter(|(open, _)| open.job.as_str() == job).count() }
+        };
+        for job in ["a", "b", "c"] {
+            assert_eq!((of(job, true), of(job, false)), (1, 100), "{job} after {claims} claims");
+        }
+    }
+}
+
+#[test]
 fn more_than_can_be_counted_are_told_as_at_least_so_many() {
     let bench = after_a_gap(Job { trigger: every("a", "@every 1s", secs(0)), ..job("a") }, 86_400);
     let many = bench.ledger.done.values().find_map(|done| done.many).expect("one verdict covers the oldest");

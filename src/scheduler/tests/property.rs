@@ -73,12 +73,17 @@ const NAMES: [&str; 6] = ["skip", "queue", "replace", "allow", "again", "next"];
 
 fn jobs(missed: MissedRun) -> Vec<Job> {
     let retry = crate::job::Retry { attempts: 2, initial: secs(3), max: secs(9) };
-    let base = |name: &str| Job { missed: Missed { run: missed, limit: 3, every: secs(2), within: None }, retry, ..job(name) };
+    let base =
+        |name: &str| Job { missed: Missed { run: missed, limit: 3, every: secs(2), within: None }, retry, ..job(name) };
     vec![
         base("skip"),
         Job { overlap: Overlap::Queue, ..base("queue") },
         Job { overlap: Overlap::Replace, trigger: every("replace", "@every 1m", secs(20)), ..base("replace") },
-        Job { overlap: Overlap::Allow { max_running: 2 }, on_lost_leadership: OnLostLeadership::Finish, ..base("allow") },
+        Job {
+            overlap: Overlap::Allow { max_running: 2 },
+            on_lost_leadership: OnLostLeadership::Finish,
+            ..base("allow")
+        },
         Job { guarantee: Guarantee::AtLeastOnce, on_lost_leadership: OnLostLeadership::Finish, ..base("again") },
         Job { trigger: after("skip", On::End), ..base("next") },
     ]

@@ -21,7 +21,7 @@ fn running(job: Job) -> Bench {
 fn cut_off(bench: &mut Bench) {
     bench.end_session(0);
     bench.elect(1);
-    while !bench.nodes[1].requests.is_empty() {
+    while bench.nodes[1].requests.is_empty() {
         bench.apply(1);
         bench.answer(1);
     }
@@ -102,7 +102,7 @@ fn a_replaced_leader_cannot_overwrite_what_its_successor_decided() {
         bench.apply(1); // the run waits for the successor, which has not begun it yet
         assert_eq!(bench.open(), ["a@60 waiting"]);
         if heard == 1 {
-            while !bench.nodes[0].scheduler.view().open[&run("a", 60)].open.claimant.is_none() {
+            while bench.nodes[0].scheduler.view().open[&run("a", 60)].open.claimant.is_some() {
                 bench.watch(0);
             }
         }

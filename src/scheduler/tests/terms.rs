@@ -107,9 +107,8 @@ fn a_follower_acts_on_nothing() {
 #[test]
 fn registration_is_asked_for_once() {
     let mut bench = Bench::leading([job("a")]);
-    let registered = |bench: &Bench| {
-        bench.nodes[0].told.iter().filter(|action| matches!(action, Action::Register { .. })).count()
-    };
+    let registered =
+        |bench: &Bench| bench.nodes[0].told.iter().filter(|action| matches!(action, Action::Register { .. })).count();
     assert_eq!(registered(&bench), 1);
     bench.resign(0);
     bench.elect(0);

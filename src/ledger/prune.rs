@@ -1,0 +1,142 @@
+//! Keeping the history within its bounds.
+
+use std::time::Duration;
+
+use super::Ledger;
+use super::history::done_entry;
+use crate::job::{History, JobName, Verdict};
+use crate::lock::Hold;
+use crate::store::{Compare, Entry, Keys, Op, Order, Range, Store, StoreError, Test};
+use crate::time::Wall;
+
+/// How many verdicts are read, and deleted, at a time.
+const PRUNE_PAGE: usize = 200;
+
+/// How many keys are looked through at a time, beside those that are kept.
+const LOOKED_THROUGH: usize = 10_000;
+
+/// How long the verdict on a run that a person asked for is safe: a backfill is about instants of long ago, and whoever
+/// asked for it wants to see how it ended.
+const ASKED_FOR_SAFE: Duration = Duration::from_secs(3600);
+
+/// How many verdicts of a job are safe for that reason, where `keep` are kept.
+fn safe_most(keep: usize) -> usize {
+    keep.saturating_mul(10).saturating_add(1000)
+}
+
+/// How a pruning went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// So many verdicts were deleted.
+    pub deleted: u64,
+    /// The store refused to delete more: the term is over (or a verdict came in between).
+    pub refused: bool,
+}
+
+/// Which of a job's verdicts are to go.
+struct Cut {
+    /// Those whose keys are before this one are more than are kept.
+    surplus: Option<String>,
+    /// Those on runs that were asked for, and whose keys are before this one, are more than are safe.
+    unsafe_before: Option<String>,
+    /// Those on runs that ended before this are too old.
+    too_old: Wall,
+    /// Those on runs that were asked for are safe if they ended after this.
+    safe_after: Wall,
+}
+
+impl Cut {
+    fn takes(&self, entry: &Entry) -> bool {
+        let before = |bound: &Option<String>| bound.as_ref().is_some_and(|bound| entry.key < *bound);
+        // What cannot be read was written by a newer version, which knows what it is worth.
+        let Some(done) = done_entry(entry).filter(|done| done.verdict != Verdict::Unknown) else { return false };
+        let asked_for = done.id.as_str().contains('~');
+        if asked_for && done.finished_at > self.safe_after && !before(&self.unsafe_before) {
+            return false;
+        }
+        before(&self.surplus) || done.finished_at < self.too_old
+    }
+}
+
+impl<S: Store> Ledger<S> {
+    /// Deletes of a job's history what is beyond its bounds: all but the last `keep` by instant, and what ended longer
+    /// ago than `age`. Left are verdicts that nobody has resolved yet, those that a newer version wrote, and for an hour
+    /// those on runs that a person asked for.
+    pub async fn prune(&self, hold: &Hold, job: &JobName, bounds: History, now: Wall) -> Result<Pruned, StoreError> {
+        let keep = bounds.keep as usize;
+        let most = safe_most(keep).saturating_add(keep).saturating_add(LOOKED_THROUGH);
+        let old_by_instant = self.keys.history_before(job, now.minus(bounds.age));
+        let Keys::Range { mut start, end } = self.keys.history_of(job) else { return Ok(Pruned::default()) };
+        let mut pruned = Pruned::default();
+        loop {
+            let (keys, more) = self.oldest_keys(Keys::Range { start, end: end.clone() }, most).await?;
+            let old = keys.iter().take_while(|key| old_by_instant.contains(key)).count();
+            let surplus = keys.len().saturating_sub(keep);
+            let looked_at = &keys[..old.max(surplus)];
+            let Some(last) = looked_at.last() else { return Ok(pruned) };
+            let asked_for: Vec<&String> = keys.iter().filter(|key| self.keys.is_asked_for(key)).collect();
+            let unsafe_count = asked_for.len().saturating_sub(safe_most(keep));
+            let cut = Cut {
+                surplus: surplus.checked_sub(1).map(|last| behind(&keys[last])),
+                unsafe_before: unsafe_count.checked_sub(1).map(|last| behind(asked_for[last])),
+                too_old: now.minus(bounds.age),
+                safe_after: now.minus(ASKED_FOR_SAFE),
+            };
+            for page in looked_at.chunks(PRUNE_PAGE) {
+                let Some(deleted) = self.delete_cut(hold, page, &cut).await? else {
+                    return Ok(Pruned { refused: true, ..pruned });
+                };
+                pruned.deleted += deleted;
+            }
+            if !more {
+                return Ok(pruned);
+            }
+            start = behind(last);
+        }
+    }
+
+    /// The first `most` of these keys, and whether there are more.
+    async fn oldest_keys(&self, of: Keys, most: usize) -> Result<(Vec<String>, bool), StoreError> {
+        let Keys::Range { mut start, end } = of else { return Ok((Vec::new(), false)) };
+        let mut keys: Vec<String> = Vec::new();
+        loop {
+            let range = Keys::Range { start, end: end.clone() };
+            let limit = crate::store::PAGE.min(most - keys.len());
+            let page = self.store.range(Range { keys_only: true, limit, ..Range::of(range) }).await?;
+            keys.extend(page.entries.into_iter().map(|entry| entry.key));
+            match keys.last() {
+                Some(last) if page.more && keys.len() < most => start = behind(last),
+                _ => return Ok((keys, page.more)),
+            }
+        }
+    }
+
+    /// Deletes what the cut takes of the verdicts from the first to the last of these keys; answers how many. `None`:
+    /// the term is over, or one of them was written in between.
+    async fn delete_cut(&self, hold: &Hold, page: &[String], cut: &Cut) -> Result<Option<u64>, StoreError> {
+        let [first, ..] = page else { return Ok(Some(0)) };
+        let keys = Keys::Range { start: first.clone(), end: behind(&page[page.len() - 1]) };
+        let (entries, read_at) = self.store.range_all(keys.clone()).await?;
+        let (mut ops, mut deleted) = (Vec::new(), 0);
+        for stretch in entries.chunk_by(|a, b| cut.takes(a) == cut.takes(b)) {
+            if let ([first, ..], true) = (stretch, cut.takes(&stretch[0])) {
+                deleted += stretch.len() as u64;
+                let end = behind(&stretch[stretch.len() - 1].key);
+                ops.push(Op::Delete(Keys::Range { start: first.key.clone(), end }));
+            }
+        }
+        // A verdict that came in between may be one to resolve: the next pruning looks again.
+        let unchanged = Compare { keys, test: Test::Modified(Order::Less, read_at.next()) };
+        for ops in ops.chunks(super::REGISTERED_AT_ONCE) {
+            if !self.write_as_leader(hold, std::slice::from_ref(&unchanged), ops).await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(deleted))
+    }
+}
+
+/// The first key after this one.
+fn behind(key: &str) -> String {
+    format!("{key}\0")
+}
