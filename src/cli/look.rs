@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
 use super::place::Place;
@@ -13,9 +14,10 @@ use super::{Exit, Failure, Global, check, file};
 use crate::api::view::{Overview, RunView, state_of};
 use crate::config::Config;
 use crate::job::{JobName, Trigger, Verdict};
-use crate::ledger::{Find, RunRow};
+use crate::ledger::{Find, Ledger, RunRow};
 use crate::lock::Seen;
-use crate::store::StoreError;
+use crate::scheduler::run::Done;
+use crate::store::{AnyStore, StoreError};
 use crate::time::Wall;
 
 /// Says who leads, who is there, and what keeps jobs from being fired.
@@ -68,8 +70,17 @@ fn status_text(overview: &Overview) -> String {
     text + "\n" + &table(&["NODE", "ROLE", "VERSION", "CONFIG", "STARTED", "ADDRESS"], rows)
 }
 
+/// Of more jobs than this the last verdicts are not listed: each is a question of its own to the store.
+const VERDICTS_MOST: usize = 1000;
+
+/// How many of those questions are on their way at once.
+const ASKED_AT_ONCE: usize = 16;
+
 #[derive(Args)]
 pub(super) struct JobsArgs {
+    /// Only this job
+    #[arg(long, env = "FENCRON_JOBS_JOB")]
+    job: Option<String>,
     /// The jobs file that says when they are due [default: jobs.yaml, where there is one]
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
     file: Option<PathBuf>,
@@ -83,8 +94,11 @@ struct JobView {
     schedule: Option<String>,
     timezone: Option<&'static str>,
     next_fire: Option<Wall>,
-    last_verdict: Option<&'static str>,
-    last_scheduled_at: Option<Wall>,
+    /// How its last run ended, and of which instant that was; left out where there are too many jobs to ask for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_verdict: Option<Option<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_scheduled_at: Option<Option<Wall>>,
     paused: bool,
     paused_by: Option<String>,
     /// Since when it is due, for the leader; `null`: no leader has seen it, or it has no schedule.
@@ -95,7 +109,15 @@ struct JobView {
 pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let config = config_beside(args.file.as_deref(), terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
-    let views = job_views(&place, config.as_ref()).await?;
+    if let Some(name) = &args.job {
+        known_job(&place.ledger(), name, config.as_ref()).await?;
+    }
+    let views = job_views(&place, config.as_ref(), args.job.as_deref()).await?;
+    if views.len() > VERDICTS_MOST {
+        let many =
+            format_args!("fencron: of more than {VERDICTS_MOST} jobs the last verdicts are not shown: see --job");
+        terminal.say(many);
+    }
     if config.is_none() {
         terminal.say("fencron: name the jobs file with --file to see when the jobs are due");
     }
@@ -121,17 +143,20 @@ pub(super) fn config_beside(named: Option<&Path>, terminal: &Terminal) -> anyhow
     Ok(config.ok())
 }
 
-async fn job_views(place: &Place, config: Option<&Config>) -> Result<Vec<JobView>, StoreError> {
+async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -> Result<Vec<JobView>, StoreError> {
     let (ledger, now) = (place.ledger(), place.clock.wall());
     let known: BTreeMap<_, _> = ledger.known_jobs().await?.into_iter().collect();
     let paused: BTreeMap<_, _> = ledger.paused().await?.into_iter().collect();
     let in_file = config.iter().flat_map(|config| config.jobs.keys());
-    let mut names: Vec<JobName> = known.keys().chain(paused.keys()).chain(in_file).cloned().collect();
+    let only_job = only.map(JobName::new).transpose().ok().flatten();
+    let names = known.keys().chain(paused.keys()).chain(in_file).chain(&only_job).cloned();
+    let mut names: Vec<JobName> = names.filter(|name| only.is_none_or(|only| name.as_str() == only)).collect();
     names.sort();
     names.dedup();
+    let mut verdicts = last_verdicts(&ledger, &names).await?;
     let mut views = Vec::with_capacity(names.len());
     for name in names {
-        let last = ledger.last_verdict(&name).await?;
+        let last = verdicts.as_mut().map(|verdicts| verdicts.remove(&name));
         let trigger = config.and_then(|config| config.jobs.get(&name)).map(|job| &job.trigger);
         let (schedule, timezone, next_fire) = match trigger {
             Some(Trigger::Schedule { schedule, .. }) => {
@@ -144,8 +169,8 @@ async fn job_views(place: &Place, config: Option<&Config>) -> Result<Vec<JobView
             schedule,
             timezone,
             next_fire,
-            last_verdict: last.as_ref().map(|last| last.verdict.as_str()),
-            last_scheduled_at: last.as_ref().map(|last| last.at),
+            last_verdict: last.as_ref().map(|last| last.as_ref().map(|done| done.verdict.as_str())),
+            last_scheduled_at: last.map(|last| last.map(|done| done.at)),
             paused: paused.contains_key(&name),
             paused_by: paused.get(&name).map(|asked| asked.by.clone()),
             due_since: known.get(&name).map(|known| known.since),
@@ -155,16 +180,41 @@ async fn job_views(place: &Place, config: Option<&Config>) -> Result<Vec<JobView
     Ok(views)
 }
 
+/// How the last run of each ended; `None` where there are too many to ask for.
+async fn last_verdicts(
+    ledger: &Ledger<AnyStore>,
+    names: &[JobName],
+) -> Result<Option<BTreeMap<JobName, Done>>, StoreError> {
+    if names.len() > VERDICTS_MOST {
+        return Ok(None);
+    }
+    let asked = stream::iter(names).map(|name| async move { (name, ledger.last_verdict(name).await) });
+    let mut answers = asked.buffer_unordered(ASKED_AT_ONCE);
+    let mut verdicts = BTreeMap::new();
+    while let Some((name, last)) = answers.next().await {
+        if let Some(done) = last? {
+            verdicts.insert(name.clone(), done);
+        }
+    }
+    Ok(Some(verdicts))
+}
+
 fn jobs_table(views: &[JobView]) -> String {
+    let has_verdicts = views.iter().all(|view| view.last_verdict.is_some());
     let rows = views.iter().map(|view| {
         let time = |at: Option<Wall>| at.map_or("-".to_owned(), |at| at.to_string());
         let next = if view.paused { "paused".to_owned() } else { time(view.next_fire) };
-        let last = view.last_verdict.unwrap_or("-").to_owned();
         let zone = view.timezone.unwrap_or_default();
         let schedule = view.schedule.clone().unwrap_or_else(|| "?".to_owned());
-        vec![view.name.to_string(), schedule, zone.to_owned(), next, last, time(view.last_scheduled_at)]
+        let mut row = vec![view.name.to_string(), schedule, zone.to_owned(), next];
+        if has_verdicts {
+            row.push(view.last_verdict.flatten().unwrap_or("-").to_owned());
+            row.push(time(view.last_scheduled_at.flatten()));
+        }
+        row
     });
-    table(&["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST VERDICT", "OF"], rows)
+    let head = ["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST VERDICT", "OF"];
+    table(if has_verdicts { &head } else { &head[..4] }, rows)
 }
 
 #[derive(Args)]

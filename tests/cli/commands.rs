@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::Place;
+use crate::{JOBS, LIMIT, Place};
 
 #[track_caller]
 fn has_exactly(object: &Value, fields: &[&str]) {
@@ -255,4 +255,33 @@ fn health_is_what_the_node_itself_says() {
     place.run(&["health", "--listen", &address]).fails(1, &[&address, "cannot be reached"]);
     place.run(&["health", "--listen", "0.0.0.0:0"]).fails(2, &["any free port"]);
     place.run(&["health", "ftp://a"]).fails(2, &["http://127.0.0.1:8080/readyz"]);
+}
+
+#[test]
+fn of_many_jobs_the_last_verdicts_are_shown_one_by_one() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let run = place.trigger("fine");
+    place.wait_for_state(&run, "succeeded");
+    let many = |n: usize| format!("  job-{n}: {{schedule: '@at 2099-01-01T00:00:00Z', command: ['true']}}\n");
+    place.write("many.yaml", &(JOBS.to_owned() + &(0..1000).map(many).collect::<String>()));
+    let jobs = place.json(&["jobs", "--file", "many.yaml"]);
+    assert_eq!((jobs.as_array().unwrap().len(), jobs[1].get("last_verdict")), (1005, None));
+    let one = place.json(&["jobs", "--file", "many.yaml", "--job", "fine"]);
+    assert_eq!((one.as_array().unwrap().len(), &one[0]["last_verdict"]), (1, &json!("succeeded")));
+    place.run(&["jobs", "--file", "many.yaml"]).fails(0, &["more than 1000 jobs", "--job"]);
+    place.run(&["jobs", "--job", "fin"]).fails(1, &["did you mean `fine`?"]);
+}
+
+#[test]
+fn a_client_that_sends_no_request_is_hung_up_on() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let address = place.json(&["status"])["leader"]["address"].as_str().unwrap().to_owned();
+    let mut idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    idle[0].write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    // It is answered once those before it are gone, and not before.
+    assert!(get(&address, "/healthz").starts_with("HTTP/1.0 200"));
+    idle[0].set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(idle[0].read(&mut [0; 1]).ok(), Some(0));
 }
