@@ -4,8 +4,8 @@ COPY . .
 RUN cargo build --release --locked
 
 FROM debian:bookworm-slim
-# tini is process 1: it reaps what jobs leave behind, and passes signals on to fencron. Certificates are for etcds:// and
-# HTTPS jobs. Time zones are compiled in.
+# tini is process 1: it reaps what jobs leave behind, and passes signals on to fencron. Certificates are for etcds://.
+# Time zones are compiled in.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates tini \
  && rm -rf /var/lib/apt/lists/* \

@@ -12,9 +12,9 @@ fn file_of(jobs: usize) -> String {
     for number in 0..jobs {
         let (minute, hour) = (number % 60, number / 60 % 24);
         text.push_str(&format!(
-            "  job-{number}:\n    schedule: \"{minute} {hour} * * *\"\n    command: [\"/usr/bin/report\", \"--number\", \
-             \"{number}\"]\n    env: {{REGION: eu}}\n    timeout: 30m\n    retry: {{attempts: 3, backoff: {{initial: 5s, \
-             max: 5m}}}}\n"
+            "  job-{number}:\n    schedule: \"{minute} {hour} * * *\"\n    \
+             command: [\"/usr/bin/report\", \"--number\", \"{number}\"]\n    env: {{REGION: eu}}\n    \
+             timeout: 30m\n    retry: {{attempts: 3, backoff: {{initial: 5s, max: 5m}}}}\n"
         ));
     }
     text

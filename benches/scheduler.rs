@@ -71,6 +71,24 @@ fn elected(bencher: Bencher<'_, '_>, jobs: usize) {
     bencher.bench_local(|| black_box(scheduler.handle(Event::Elected { fence }, T0)));
 }
 
+/// To go on with another configuration, in which one job is another one.
+#[divan::bench(args = SIZES, sample_count = 5)]
+fn reloaded(bencher: Bencher<'_, '_>, jobs: usize) {
+    let mut scheduler = leading(jobs);
+    let changed = scheduler.jobs().clone();
+    let last = changed.values().next_back().expect("there is one").clone();
+    let other = |round| Arc::new(Job { timeout: Some(Duration::from_secs(round)), ..Job::clone(&last) });
+    let mut round = 0;
+    bencher
+        .with_inputs(|| {
+            round += 1;
+            let mut jobs = changed.clone();
+            jobs.insert(last.name.clone(), other(round));
+            jobs
+        })
+        .bench_local_values(|jobs| black_box(scheduler.handle(Event::Reloaded(jobs), T0)));
+}
+
 /// To be told the time when nothing is due.
 #[divan::bench(args = SIZES)]
 fn idle_tick(bencher: Bencher<'_, '_>, jobs: usize) {

@@ -6,14 +6,16 @@
 //! What is promised about a command:
 //!
 //! - It is started only while [`MayStart`] says so, asked right before the start, and not when it was stopped before.
-//! - It runs in a session and process group of its own, with nothing to read on stdin. The attempt ends when **no process
-//!   of that group is left**: what a command leaves in the background is ended (TERM, and KILL after the job's
-//!   `kill_after`) like a command that takes too long or is stopped. When it is ended so, the other groups of its session,
-//!   as timeout(1) makes one, are ended and waited for too. A process that makes itself a session of its own is out of
-//!   reach, and does not keep the attempt open, even where it holds on to the output.
+//! - It runs in a session and process group of its own, with nothing to read on stdin. The attempt ends when **no
+//!   process of that group is left**: what a command leaves in the background is ended (TERM, and KILL after the job's
+//!   `kill_after`) like a command that takes too long or is stopped. When it is ended so, the other groups of its
+//!   session, as timeout(1) makes one, are ended and waited for too. A process that makes itself a session of its own
+//!   is out of reach, and does not keep the attempt open, even where it holds on to the output.
+//! - It inherits the node's environment without the variables that begin with `FENCRON_`: the store's address may hold
+//!   a password. A command that is to use the store is told so by an argument.
 //! - Why it was ended decides the outcome: a command that is stopped and then exits with 0 was stopped.
-//! - When the future of [`Execute::run`] is dropped, its group is killed at once; when the node is killed, the kernel kills
-//!   the command (not what that has started in turn).
+//! - When the future of [`Execute::run`] is dropped, its group is killed at once; when the node is killed, the kernel
+//!   kills the command (not what that has started in turn).
 //!
 //! Linux only.
 

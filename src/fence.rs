@@ -63,6 +63,10 @@ impl fmt::Display for Scope {
     }
 }
 
+/// What the names of all environment variables begin with that are ours: the stamp's, and the settings of a node,
+/// among which are passwords.
+pub const OUR_VARIABLES: &str = "FENCRON_";
+
 /// What a side effect carries, so that whatever receives it can turn away a stale leader or a repeated occurrence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {

@@ -1,4 +1,28 @@
 //! fencron: several replicas contend for a leased, fenced lock; the leader fires the jobs of a YAML file.
+//!
+//! The program is described in `README.md` and `docs`. As a library it offers the parts that the program is made of:
+//!
+//! - **Sessions, locks and fences over a store**, for programs of any kind: [`fence`], [`time`], [`store`], [`lock`].
+//!   They are all there is with `default-features = false`. Begin with [`lock`], which has an example.
+//! - **The scheduler** (feature `scheduler`, on by default): what decides is pure and can be used and tested without a
+//!   store, a clock or a runtime; what acts is built around it.
+//!
+//! The modules in the order in which to read them:
+//!
+//! | module | |
+//! | --- | --- |
+//! | [`fence`] | the number that grows with every hold of a lock, and the stamp that effects carry |
+//! | [`time`] | wall clocks and the boot clock |
+//! | [`store`] | the seam: a transactional key-value store with leases; in memory, SQLite and etcd |
+//! | [`lock`] | who may act, under which number, and for how long |
+//! | `job`, `schedule`, `config` | what is to be done, when, and the file that says so; pure |
+//! | `scheduler` | what becomes of every occurrence; pure |
+//! | `ledger` | claims, runs and verdicts, as transactions |
+//! | `execute` | commands, to the end of their last process |
+//! | `node` | the loop around all of it |
+//! | `api`, `cli` | the listener and the program |
+//!
+//! `docs/architecture.md` has the invariants, each with the test that holds it.
 
 // Of the library alone: tests may. A print panics when nobody reads it any more (`fencron runs | head`); write instead.
 #![deny(clippy::unwrap_used, clippy::let_underscore_must_use, clippy::print_stdout, clippy::print_stderr)]
@@ -29,3 +53,8 @@ pub mod node;
 pub mod api;
 #[cfg(feature = "scheduler")]
 pub mod cli;
+
+/// The examples of the README, so that they compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

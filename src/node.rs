@@ -144,6 +144,8 @@ enum Happened<S> {
     Answered(Answer<S>),
     Started(RunId, u32, Wall),
     Heard(News),
+    /// The ledger cannot be followed any more.
+    Deaf(StoreError),
     TrustMoved,
     Chore(Chore),
     Time,
@@ -181,6 +183,8 @@ struct Running<S, E> {
     standing: Standing,
     session: Option<Arc<Session<S>>>,
     trust: Option<watch::Receiver<Trust>>,
+    /// When the last election was won.
+    won_at: Boot,
     /// When the session was opened.
     present_since: Boot,
     /// What the scheduler was last told of the trust.
@@ -192,10 +196,13 @@ struct Running<S, E> {
     position: Option<Revision>,
     clocks: Clocks,
     nodes: BTreeMap<u64, NodeRecord>,
-    /// The lease of whoever leads.
-    owner: Option<u64>,
+    /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
+    owner: Option<(Revision, Option<u64>)>,
     stands_back: Option<String>,
-    obstacle: Option<String>,
+    /// What the last attempt to take part met, and when.
+    obstacle: Option<(String, Boot)>,
+    /// When this node last lost a term.
+    lost_at: Option<Boot>,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
     runs: BTreeMap<RunId, Stopper>,
@@ -204,6 +211,8 @@ struct Running<S, E> {
     published_at: Option<Wall>,
     publishing: bool,
     stopping: Option<Stopping>,
+    /// Why the node stops by itself.
+    failed: Option<StoreError>,
     status: watch::Sender<Status>,
 }
 
@@ -242,15 +251,15 @@ impl<S: Store, E: Execute> Node<S, E> {
                 biased; // Orders and the lease outrank traffic.
                 order = orders.recv() => Happened::Ordered(order),
                 () = moved(trust) => Happened::TrustMoved,
+                Some(news) = heard.recv() => Happened::Heard(news),
                 Some(answer) = running.tasks.join_next() => match answer {
                     Ok(answer) => Happened::Answered(answer),
                     Err(error) if error.is_cancelled() => continue,
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 Some((run, attempt, at)) = starts.recv() => Happened::Started(run, attempt, at),
-                Some(news) = heard.recv() => Happened::Heard(news),
                 Some(error) = follower.join_next() => match error {
-                    Ok(error) => return Err(error),
+                    Ok(error) => Happened::Deaf(error),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 Some(chore) = chores.recv() => Happened::Chore(chore),
@@ -258,8 +267,9 @@ impl<S: Store, E: Execute> Node<S, E> {
             };
             running.happened(happened);
             if running.may_leave() {
+                let failed = running.failed.take();
                 running.leave().await;
-                return Ok(());
+                return failed.map_or(Ok(()), Err);
             }
         }
     }
@@ -292,7 +302,7 @@ async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>) -> StoreE
                 }
             }
             Ok(None) => {}
-            Err(error @ (StoreError::Denied { .. } | StoreError::Unusable(_))) => return error,
+            Err(error) if !error.is_passing() && !matches!(error, StoreError::Compacted { .. }) => return error,
             Err(error) => {
                 tracing::warn!(%error, "the ledger cannot be followed right now; trying again");
                 tokio::time::sleep(PAUSE).await;
@@ -322,6 +332,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             standing: Standing::Away,
             session: None,
             trust: None,
+            won_at: Boot::default(),
             present_since: Boot::default(),
             told_trust: false,
             acting: Arc::new(AtomicU64::new(0)),
@@ -333,6 +344,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             owner: None,
             stands_back: None,
             obstacle: None,
+            lost_at: None,
             transitions: VecDeque::new(),
             transitions_under_way: 0,
             runs: BTreeMap::new(),
@@ -341,6 +353,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             published_at: None,
             publishing: false,
             stopping: None,
+            failed: None,
             status,
         }
     }
@@ -351,11 +364,17 @@ impl<S: Store, E: Execute> Running<S, E> {
             Happened::Answered(answer) => self.answered(answer),
             Happened::Started(run, attempt, at) => self.tell(Event::Started { run, attempt, at }),
             Happened::Heard(news) => self.heard(news),
+            Happened::Deaf(error) => {
+                tracing::error!(%error, "the ledger cannot be followed: stopping");
+                self.failed = Some(error);
+                self.drain(true);
+            }
             Happened::TrustMoved => self.trust_moved(),
             Happened::Chore(chore) => self.chore(chore),
             Happened::Time => {}
         }
         self.look_at_trust();
+        self.attend();
         self.tell(Event::Tick);
         self.campaign();
         self.send_transitions();
@@ -418,11 +437,12 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.position = Some(upto);
             }
             News::Reread(all, upto) => {
-                let before = self.position;
-                self.reread(all, upto);
-                if let Some(before) = before.filter(|before| *before > upto) {
+                if let Some(before) = self.position.filter(|before| *before > upto) {
+                    self.locks.saw_it_go_back();
                     self.lose_term(&format!("the store went back from revision {before} to {upto}"));
+                    self.tell(Event::WentBack);
                 }
+                self.reread(all, upto);
             }
         }
         // Before an election has shown the fence base, what was seen cannot be held against it.
@@ -445,7 +465,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                     self.published_at = None; // so that the newcomer hears what the time is here
                 }
             }
-            Followed::Other { key, created } => self.heard_of_owner(&key, created),
+            Followed::Other { key, at, created } => self.heard_of_owner(&key, at, created),
         }
     }
 
@@ -453,7 +473,6 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn reread(&mut self, all: Vec<Followed>, upto: Revision) {
         let (mut changes, mut owner) = (Vec::new(), None);
         self.nodes.clear();
-        self.clocks = Clocks::default();
         for told in all {
             match told {
                 Followed::Ledger(change, version) => changes.push((change, version)),
@@ -462,14 +481,16 @@ impl<S: Store, E: Execute> Running<S, E> {
                     changes.push((Change::Session { lease, alive }, upto.0));
                     self.nodes.extend(record.map(|record| (lease, record)));
                 }
-                Followed::Other { key, created } if key == self.election.owner_key() => owner = created,
+                Followed::Other { key, created, .. } if key == self.election.owner_key() => owner = created,
                 Followed::Other { .. } => {}
             }
         }
         self.tell(Event::Reread { changes, version: upto.0 });
         self.position = Some(upto);
+        let nodes = &self.nodes;
+        self.clocks.keep(|lease| nodes.contains_key(&lease));
         let owner_key = self.election.owner_key().to_owned();
-        self.heard_of_owner(&owner_key, owner);
+        self.heard_of_owner(&owner_key, upto, owner);
     }
 
     fn heard_of_node(&mut self, lease: u64, record: Option<NodeRecord>) -> bool {
@@ -518,7 +539,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             reasons.push("stopping".to_owned());
         }
         reasons.extend(self.stands_back.clone());
-        reasons.extend(self.obstacle.clone());
+        reasons.extend(self.obstacle().map(str::to_owned));
         let leading = matches!(self.standing, Standing::Leading(_));
         let status = Status {
             node: self.options.name.clone(),

@@ -29,7 +29,7 @@ use run::{Claimant, Done, Known, Open, OpenState, Version, Watermark};
 use view::{Change, View};
 
 use crate::fence::Fence;
-use crate::job::{Ended, Job, JobName, On, RunId, StopReason};
+use crate::job::{Ended, Job, JobName, On, OnLostLeadership, RunId, StopReason};
 use crate::time::Wall;
 
 /// Something that happened.
@@ -61,6 +61,9 @@ pub enum Event {
     Changed(Change, Version),
     /// The watch lost its place, and the ledger was read whole, as of this version.
     Reread { changes: Vec<(Change, Version)>, version: Version },
+    /// The store was set back to an older state. Its versions are given out a second time, so none that is known tells
+    /// what is newer: all of it is forgotten, and [`Event::Reread`] follows.
+    WentBack,
     /// The configuration was read again.
     Reloaded(BTreeMap<JobName, Arc<Job>>),
     /// Nothing new is to start; [`Action::Drained`] follows when nothing runs.
@@ -293,6 +296,7 @@ impl Scheduler {
             Event::Ended { run, attempt, ended } => self.ended(run, attempt, ended, now),
             Event::Changed(change, version) => self.changed(change, version, now),
             Event::Reread { changes, version } => self.reread(changes, version, now),
+            Event::WentBack => self.view = View::default(),
             Event::Reloaded(jobs) => self.reloaded(jobs),
             Event::Drain { wait_for_finish } => {
                 self.draining = Some(Draining { wait_for_finish, announced: false });
@@ -301,7 +305,10 @@ impl Scheduler {
                 self.draining = None;
                 self.advance_all(now);
             }
-            Event::StopAll(reason) => self.stop_all(reason, |_| true),
+            Event::StopAll(reason) => {
+                let all = self.draining.is_none_or(|draining| draining.wait_for_finish);
+                self.stop_all(reason, |job| all || job.on_lost_leadership == OnLostLeadership::Cancel);
+            }
         }
         self.run_timers(now);
         self.claim_what_is_due(now);
@@ -316,6 +323,14 @@ impl Scheduler {
         let due = if may_claim { self.due.next_start() } else { None };
         let timer = self.timers.first().map(|(at, _)| *at);
         due.into_iter().chain(timer).min()
+    }
+
+    /// The instant from which on what is due has not been decided, while this node leads: later than now when all is
+    /// well, whatever keeps it from being decided.
+    pub fn undecided_since(&mut self) -> Option<Wall> {
+        self.term?;
+        let claiming = self.claiming.as_ref().map(|batch| batch.watermark.instant);
+        claiming.into_iter().chain(self.due.next_start()).min()
     }
 
     /// What the ledger says, as far as it has been seen.
@@ -389,9 +404,7 @@ impl Scheduler {
     fn trust(&mut self, trusted: bool, now: Wall) {
         let before = std::mem::replace(&mut self.trusted, trusted);
         if before && !trusted {
-            self.stop_all(StopReason::LostLeadership, |job| {
-                job.on_lost_leadership == crate::job::OnLostLeadership::Cancel
-            });
+            self.stop_all(StopReason::LostLeadership, |job| job.on_lost_leadership == OnLostLeadership::Cancel);
         }
         if trusted && !before && self.term.is_some() {
             self.advance_all(now);
@@ -435,6 +448,9 @@ impl Scheduler {
         self.give_back_unstarted(now);
         let asks: Vec<RunId> = self.view.cancels.keys().cloned().collect();
         asks.into_iter().for_each(|run| self.cancel_asked(&run, now));
+        if let Some(meant_for) = self.view.step_down {
+            self.step_down_asked(meant_for);
+        }
     }
 
     fn step_down_asked(&mut self, meant_for: Fence) {
@@ -461,9 +477,8 @@ impl Scheduler {
 
     fn announce_drained(&mut self) {
         let Some(draining) = self.draining else { return };
-        let waits_for = |active: &Active| {
-            draining.wait_for_finish || active.job.on_lost_leadership == crate::job::OnLostLeadership::Cancel
-        };
+        let waits_for =
+            |active: &Active| draining.wait_for_finish || active.job.on_lost_leadership == OnLostLeadership::Cancel;
         let busy = self.claiming.is_some() || !self.flights.is_empty() || self.active.values().any(waits_for);
         if !busy && !draining.announced {
             self.draining = Some(Draining { announced: true, ..draining });

@@ -30,7 +30,9 @@ defaults: {kill_after: 2s}
 jobs:
   fine: {schedule: "@at 2099-01-01T00:00:00Z", command: [echo, hello]}
   wrong: {schedule: "@at 2099-01-01T00:00:00Z", shell: "echo oops; exit 3"}
-  lasting: {schedule: "@at 2099-01-01T00:00:00Z", shell: "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo done"}
+  lasting:
+    schedule: "@at 2099-01-01T00:00:00Z"
+    shell: "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo done"
   daily: {schedule: "0 0 * * *", shell: "echo $FENCRON_SCHEDULED_AT"}
   follower: {after: {job: fine, on: success}, command: [echo, followed]}
 "#;

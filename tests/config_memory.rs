@@ -22,9 +22,9 @@ fn a_hundred_thousand_jobs_fit_into_memory() {
     for number in 0..100_000 {
         let (minute, hour) = (number % 60, number / 60 % 24);
         text.push_str(&format!(
-            "  job-{number}:\n    schedule: \"{minute} {hour} * * *\"\n    command: [\"/usr/bin/report\", \"--number\", \
-             \"{number}\"]\n    env: {{REGION: eu}}\n    timeout: 30m\n    retry: {{attempts: 3, backoff: {{initial: 5s, \
-             max: 5m}}}}\n"
+            "  job-{number}:\n    schedule: \"{minute} {hour} * * *\"\n    \
+             command: [\"/usr/bin/report\", \"--number\", \"{number}\"]\n    env: {{REGION: eu}}\n    \
+             timeout: 30m\n    retry: {{attempts: 3, backoff: {{initial: 5s, max: 5m}}}}\n"
         ));
     }
     assert!(text.len() > 18 << 20, "{}", text.len());

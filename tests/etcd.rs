@@ -525,6 +525,22 @@ async fn endpoints_of_two_clusters_are_refused() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_was_built_anew_under_the_same_address_is_refused() {
+    let mut etcd = Etcd::start(EtcdOptions::default()).await;
+    let store = etcd.store().await;
+    store.commit(put("a", "1")).await.unwrap();
+    etcd.rebuild();
+    etcd.ready().await;
+    let error = until("it is noticed", async || match store.commit(Txn::new().then(Op::get("a"))).await {
+        Err(error) if error.is_passing() => None,
+        answer => Some(answer),
+    })
+    .await
+    .unwrap_err();
+    assert!(matches!(&error, StoreError::Unusable(why) if why.contains("another cluster")), "{error}");
+}
+
+#[tokio::test]
 async fn a_full_database_leaves_a_write_unknown_because_it_may_have_applied_it() {
     let etcd = Etcd::start(EtcdOptions::with(&["--quota-backend-bytes", "2000000"])).await;
     let store = etcd.store().await;

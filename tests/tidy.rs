@@ -65,6 +65,11 @@ fn links_between_documents_resolve() {
 }
 
 #[test]
+fn tests_that_documents_name_exist() {
+    check(named_tests);
+}
+
+#[test]
 fn decisions_are_numbered_uniquely() {
     check(decisions);
 }
@@ -168,7 +173,9 @@ fn shape(tree: &Tree) -> Findings {
             findings.push((path.clone(), 1, format!("`{name}` says nothing about what is in it")));
         }
         for (index, line) in text.lines().enumerate() {
-            if line.chars().count() > MAX_WIDTH && !line.contains("://") {
+            // Neither a link nor the row of a table in a comment can go on in the next line.
+            let is_whole = line.contains("://") || line.trim_start_matches(['/', '!', ' ']).starts_with('|');
+            if line.chars().count() > MAX_WIDTH && !is_whole {
                 findings.push((path.clone(), index + 1, format!("wider than {MAX_WIDTH} characters")));
             }
             if ["TODO", "FIXME"].iter().any(|word| line.contains(&format!("// {word}"))) {
@@ -227,6 +234,26 @@ fn slug(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// A document names a test as `a_fact_in_many_words`: with more underscores than any setting has.
+fn named_tests(tree: &Tree) -> Findings {
+    const UNDERSCORES: usize = 3;
+    let is_name =
+        |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let mut findings = Findings::new();
+    for (path, text) in tree.iter().filter(|(path, _)| path.ends_with(".md")) {
+        for (index, line) in text.lines().enumerate() {
+            let quoted = line.split('`').skip(1).step_by(2).filter(is_name);
+            for test in quoted.filter(|text| text.matches('_').count() >= UNDERSCORES) {
+                let defined = format!("fn {test}(");
+                if !tree.iter().any(|(path, source)| path.ends_with(".rs") && source.contains(&defined)) {
+                    findings.push((path.clone(), index + 1, format!("there is no test `{test}`")));
+                }
+            }
+        }
+    }
+    findings
 }
 
 fn decisions(tree: &Tree) -> Findings {
@@ -348,9 +375,9 @@ fn literal_length(rest: &str, before: Option<char>) -> Option<usize> {
     if rest.starts_with("//") {
         return Some(rest.find('\n').unwrap_or(rest.len()));
     }
-    if rest.starts_with('"') {
+    if let Some(text) = rest.strip_prefix('"') {
         let mut escaped = false;
-        let end = rest[1..].find(|c| {
+        let end = text.find(|c| {
             let ends = c == '"' && !escaped;
             escaped = c == '\\' && !escaped;
             ends
@@ -449,6 +476,15 @@ mod the_rules_catch {
         let text = "# A b: c\n[x](Cargo.toml) [y](https://example.org) [z](#a-b-c)\n[no](docs/none.md)\n[no](#a-c)\n";
         assert_eq!(found(links, "README.md", text), [3, 4]);
         assert_eq!(found(links, "docs/guide.md", "[up](../Cargo.toml) [no](Cargo.toml)\n```\n[no](x)\n```\n"), [1]);
+    }
+
+    #[test]
+    fn a_test_that_a_document_names_and_nobody_wrote() {
+        let text = "`at_most_once` and `an_import_that_goes_up`\nby `nobody_wrote_this_one_yet`\n";
+        assert_eq!(found(named_tests, "docs/guide.md", text), [1, 2]);
+        let source = ("tests/a.rs".to_owned(), "fn an_import_that_goes_up() {".to_owned());
+        let tree = [("docs/guide.md".to_owned(), text.to_owned()), source].into();
+        assert_eq!(named_tests(&tree).len(), 1);
     }
 
     #[test]

@@ -46,7 +46,8 @@ async fn on_store(url: &str) -> (Spread, Spread) {
     for round in 1..=2 * crate::number("FENCRON_BENCH_ROUNDS", 5) {
         let successor = start(round);
         let fence = observer.leads(&leader.0, 1).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Wherever in the lease's time that is.
+        tokio::time::sleep(Duration::from_millis(1000 + 130 * round)).await;
         let (signal, noted) =
             if round % 2 == 1 { (Signal::SIGTERM, &mut resigned) } else { (Signal::SIGKILL, &mut crashed) };
         let sent = wall();

@@ -1,11 +1,12 @@
 //! What a cluster is measured by: how late jobs start, how many a second are claimed and run, what 100,000 jobs cost,
 //! and how long a hand-over takes. Against real stores: SQLite files, and an etcd server of one member.
 //!
-//! `cargo bench --bench cluster -- [lateness] [burst] [claims] [runs] [many] [handover]`; all of them, in this order, when
-//! none is named. `many` and `handover` run the `fencron` binary itself. Ends with 1 when a target is missed.
+//! `cargo bench --bench cluster -- [lateness] [burst] [claims] [runs] [many] [handover]`; all of them, in this order,
+//! when none is named. `many` and `handover` run the `fencron` binary itself. Ends with 1 when a target is missed.
 //!
-//! `FENCRON_BENCH_SECONDS` is how long each steady measurement lasts (default: 60 for `lateness`, 15 for the others),
-//! `FENCRON_BENCH_ROUNDS` how often a hand-over is made (default 5).
+//! `FENCRON_BENCH_SECONDS` is how long each steady measurement lasts (default: 60 for `lateness`, 15 for `runs`,
+//! 5 for each turn of `claims`), `FENCRON_BENCH_OFFERED` how many occurrences `runs` makes due every second (default:
+//! 10,000), and `FENCRON_BENCH_ROUNDS` how often a hand-over is made (default: 5).
 
 use std::time::Duration;
 

@@ -45,9 +45,9 @@ fn file(others: &str, timeout_of_the_last: u32) -> String {
         let (minute, hour) = (number % 60, number / 60 % 24);
         let timeout = if number + 1 == JOBS { timeout_of_the_last } else { 30 };
         text.push_str(&format!(
-            "  job-{number}:\n    schedule: \"{minute} {hour} 29 2 *\"\n    command: [\"/usr/bin/report\", \"--number\", \
-             \"{number}\"]\n    env: {{REGION: eu}}\n    timeout: {timeout}m\n    retry: {{attempts: 3, backoff: \
-             {{initial: 5s, max: 5m}}}}\n"
+            "  job-{number}:\n    schedule: \"{minute} {hour} 29 2 *\"\n    command: [\"/usr/bin/report\", \
+             \"--number\", \"{number}\"]\n    env: {{REGION: eu}}\n    timeout: {timeout}m\n    retry: {{attempts: 3, \
+             backoff: {{initial: 5s, max: 5m}}}}\n"
         ));
     }
     text
@@ -101,14 +101,16 @@ async fn reload_and_hand_over(directory: &Path, figures: &mut Figures) {
     let new = directory.join("new.yaml");
     std::fs::write(&new, file(&dense_jobs(DENSE), 31)).unwrap();
     std::fs::rename(new, directory.join("jobs.yaml")).unwrap();
-    let digest = until("the node publishes that it read the file", async || {
+    let taken = until("the node takes the file", async || {
         let log = std::fs::read_to_string(directory.join("a.log")).unwrap();
         log.contains("took a new configuration").then(wall)
     })
     .await;
-    figures.note(format!("reload, {JOBS} jobs: until the new file is taken"), millis(digest - from));
+    figures.note(format!("reload, {JOBS} jobs: until the new file is taken"), millis(taken - from));
     tokio::time::sleep(Duration::from_secs(3)).await;
     judge_reload(&observer.verdicts().await, from, figures);
+    let (now, most) = leader.memory();
+    figures.note("memory of a node after a reload", format!("{now} MB ({most} MB at most)"));
 
     let successor = Process::start(directory, "b", "sqlite:state.db", TTL);
     let fence = observer.leads("a", 1).await;
@@ -118,7 +120,8 @@ async fn reload_and_hand_over(directory: &Path, figures: &mut Figures) {
     let took = observer.first_start_after(fence).await.saturating_sub(sent);
     let what = format!("SIGTERM until the successor's first start, SQLite, {JOBS} jobs");
     figures.note(what, millis(took));
-    drop(successor);
+    let (now, most) = successor.memory();
+    figures.note("memory of that successor", format!("{now} MB ({most} MB at most)"));
 }
 
 /// None of the jobs that are due all the time was late, or not run, from then on.

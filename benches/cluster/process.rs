@@ -86,7 +86,8 @@ impl Drop for Process {
 
 /// Jobs of which one is due at almost every moment: so many, each once a second, spread over the second.
 pub fn dense_jobs(many: usize) -> String {
-    let job = |job| format!("  dense-{job}: {{schedule: '@every 1s', command: [/bin/true], jitter: 1s, overlap: queue}}\n");
+    let job =
+        |job| format!("  dense-{job}: {{schedule: '@every 1s', command: [/bin/true], jitter: 1s, overlap: queue}}\n");
     (0..many).map(job).collect()
 }
 

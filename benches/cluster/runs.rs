@@ -23,7 +23,8 @@ pub async fn measure(figures: &mut Figures) {
 async fn rate<S: Store>(store: &S) -> (f64, Spread) {
     let offered = crate::number("FENCRON_BENCH_OFFERED", 10_000);
     let mut text = "version: 1\njobs:\n".to_owned();
-    (0..offered).for_each(|job| text.push_str(&format!("  job-{job}: {{schedule: '@every 1s', command: [x], jitter: 1s}}\n")));
+    (0..offered)
+        .for_each(|job| text.push_str(&format!("  job-{job}: {{schedule: '@every 1s', command: [x], jitter: 1s}}\n")));
     let (begun, mut heard) = mpsc::unbounded_channel();
     let clock = Clock::system();
     let node = node::start(store, Nothing { begun }, &text).await;

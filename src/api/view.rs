@@ -126,6 +126,8 @@ pub struct Overview {
     pub namespace: String,
     pub leader: Option<LeaderView>,
     pub nodes: Vec<NodeView>,
+    /// The nodes that wait to lead, the next first.
+    pub waiting: Vec<String>,
     pub store: StoreView,
     /// Up to when the schedules have been decided.
     pub watermark: Option<Wall>,
@@ -183,6 +185,7 @@ impl Overview {
         let watermark = ledger.watermark().await?.map(|mark| mark.instant);
         let paused = ledger.paused().await?.into_iter().map(|(job, _)| job).collect();
         let obstacles = obstacles(&standing, &nodes);
+        let waiting = standing.waiting.iter().filter_map(|waiter| waiter.node.clone()).collect();
         let leads = standing.leader.as_ref().map(|leader| leader.session.0.get());
         let leader = standing.leader.map(|leader| LeaderView {
             address: leader.record.as_deref().and_then(NodeRecord::decode).and_then(|record| record.address),
@@ -197,6 +200,7 @@ impl Overview {
             namespace: ledger.namespace().to_string(),
             leader,
             nodes,
+            waiting,
             store: StoreView {
                 kind: about.kind,
                 version: about.version,

@@ -246,7 +246,9 @@ pub(super) async fn runs(args: &RunsArgs, global: &Global, terminal: &mut Termin
 
 fn runs_table(views: &[RunView]) -> String {
     let rows = views.iter().map(|view| {
-        let took = view.started_at.zip(view.finished_at).map(|(from, to)| format!("{} ms", to.since(from).as_millis()));
+        // Of an `unknown` run it is only known when it was decided.
+        let ended = view.finished_at.filter(|_| view.state != Verdict::Unknown.as_str());
+        let took = view.started_at.zip(ended).map(|(from, to)| format!("{} ms", to.since(from).as_millis()));
         let many = view.count.zip(view.from).map(|(count, from)| format!("{count} since {from}: "));
         vec![
             view.run_id.to_string(),

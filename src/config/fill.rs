@@ -102,7 +102,8 @@ fn resolve<'t>(inside: &'t str, sources: &Sources) -> Result<Filled<'t>, String>
     let first_is_good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !first_is_good || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return Err(format!(
-            "{} is none of ${{NAME}}, ${{NAME:-default}} and ${{file:PATH}}: if it is meant for the shell, write $${{…}}",
+            "{} is none of ${{NAME}}, ${{NAME:-default}} and ${{file:PATH}}: if it is meant for the shell, write \
+             $${{…}}",
             quoted(&format!("${{{inside}}}"))
         ));
     }

@@ -17,6 +17,9 @@ pub const MAX_DEPTH: usize = 64;
 /// How many values a file may hold, those counted again that an alias repeats.
 pub const MAX_VALUES: u64 = 8_000_000;
 
+/// How many bytes the texts of a file may have, those counted again that an alias repeats.
+pub const MAX_EXPANDED_BYTES: u64 = 64 << 20;
+
 /// A value's place in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(u32);
@@ -163,6 +166,7 @@ impl Iterator for Children<'_> {
 #[derive(Clone, Copy, Default)]
 struct Extent {
     values: u64,
+    bytes: u64,
     depth: usize,
 }
 
@@ -211,9 +215,10 @@ impl<'t> Builder<'t, '_> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_text = self.check_tag(tag.as_deref(), &span);
+                let bytes = text.len() as u64;
                 let kind = self.scalar(text, style == ScalarStyle::Plain && !is_text);
                 let node = self.push(at, kind);
-                self.close(node, anchor, Extent { values: 1, depth: 1 })
+                self.close(node, anchor, Extent { values: 1, bytes, depth: 1 })
             }
             Event::SequenceStart(_, anchor, tag) => self.enter(at, Kind::List { end: 0 }, anchor, tag, &span),
             Event::MappingStart(_, anchor, tag) => self.enter(at, Kind::Map { end: 0 }, anchor, tag, &span),
@@ -227,7 +232,7 @@ impl<'t> Builder<'t, '_> {
                 );
                 self.findings.add(at, String::new(), message);
                 let node = self.push(at, Kind::Broken);
-                self.close(node, 0, Extent { values: 1, depth: 1 })
+                self.close(node, 0, Extent { values: 1, bytes: 0, depth: 1 })
             }
             Event::DocumentStart(..) => {
                 self.documents += 1;
@@ -266,7 +271,7 @@ impl<'t> Builder<'t, '_> {
         if anchor != 0 {
             self.anchors.insert(anchor, (node, None));
         }
-        self.open.push(Open { node, anchor, extent: Extent { values: 1, depth: 1 } });
+        self.open.push(Open { node, anchor, extent: Extent { values: 1, bytes: 0, depth: 1 } });
         Ok(())
     }
 
@@ -297,10 +302,15 @@ impl<'t> Builder<'t, '_> {
         }
         let Some(parent) = self.open.last_mut() else { return Ok(()) };
         parent.extent.values += extent.values;
+        parent.extent.bytes += extent.bytes;
         parent.extent.depth = parent.extent.depth.max(extent.depth + 1);
         let at = self.tree.at(NodeId(node));
         if parent.extent.values > MAX_VALUES {
             return self.refuse(at, format!("the file holds more than {MAX_VALUES} values, with aliases followed"));
+        }
+        if parent.extent.bytes > MAX_EXPANDED_BYTES {
+            let most = MAX_EXPANDED_BYTES >> 20;
+            return self.refuse(at, format!("the file's texts have more than {most} MiB, with aliases followed"));
         }
         if parent.extent.depth > MAX_DEPTH {
             return self.refuse(at, format!("values are nested deeper than {MAX_DEPTH} levels, with aliases followed"));

@@ -1,5 +1,6 @@
 //! Walking the tree by the table of keys: each value read as its key's shape, whatever is wrong noted on the way.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
@@ -83,14 +84,19 @@ pub struct Walk<'t> {
     /// What can be done as it is written, but is probably not meant.
     pub odd: Findings,
     guesses: u32,
+    /// How much was filled in so far.
+    filled_bytes: usize,
 }
+
+/// How many bytes all texts with a `${…}` in them may have together, once it is replaced.
+pub const MAX_FILLED_BYTES: usize = 64 << 20;
 
 /// How many times a misspelt name is looked for among many: a file of 100,000 of them is wrong in another way.
 const MAX_GUESSES: u32 = 100;
 
 impl<'t> Walk<'t> {
     pub fn new(tree: &'t Tree<'t>, sources: &'t Sources<'t>) -> Walk<'t> {
-        Walk { tree, sources, wrong: Findings::default(), odd: Findings::default(), guesses: 0 }
+        Walk { tree, sources, wrong: Findings::default(), odd: Findings::default(), guesses: 0, filled_bytes: 0 }
     }
 
     /// The name that `filled` probably is a misspelling of.
@@ -212,8 +218,21 @@ impl<'t> Walk<'t> {
                 return None;
             }
         };
+        if self.filled_bytes > MAX_FILLED_BYTES {
+            return None;
+        }
         match fill(text, self.sources) {
-            Ok(filled) => Some(filled),
+            Ok(filled) => {
+                if matches!(filled.text, Cow::Owned(_)) {
+                    self.filled_bytes += filled.text.len();
+                }
+                if self.filled_bytes > MAX_FILLED_BYTES {
+                    let most = MAX_FILLED_BYTES >> 20;
+                    self.wrong(spot, format!("what `${{…}}` stands for up to here is more than {most} MiB in all"));
+                    return None;
+                }
+                Some(filled)
+            }
             Err(faults) => {
                 for (inner, message) in faults {
                     self.wrong.add(self.tree.at_within(spot.node, inner), spot.path.to_string(), message);

@@ -17,7 +17,7 @@ use super::group::{Leader, Reach};
 use super::output::{OutputSink, Stream};
 use super::spawn::{Gate, Image, NotStarted, StartError, Starter, candidates};
 use super::{MayStart, Started, Stop};
-use crate::fence::Stamp;
+use crate::fence::{OUR_VARIABLES, Stamp};
 use crate::job::{Job, Outcome, StopReason, Text};
 use crate::time::{Clock, Wall};
 
@@ -177,11 +177,14 @@ fn prepare(run: &Run<'_>) -> Result<(Image, Pipes), String> {
     Ok((image, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
 }
 
-/// Inherited, then the job's own, then the stamp: the later wins.
+/// Inherited, then the job's own, then the stamp: the later wins. The node's own settings are not inherited: there are
+/// passwords among them, and what the stamp of an outer fencron says is not so here.
 fn environment(job: &Job, stamp: &Stamp) -> BTreeMap<OsString, OsString> {
+    let ours = |name: &OsString| name.as_encoded_bytes().starts_with(OUR_VARIABLES.as_bytes());
+    let inherited = env::vars_os().filter(|(name, _)| !ours(name));
     let own = job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
     let stamped = stamp.variables().map(|(name, value)| (name.into(), value.into()));
-    env::vars_os().chain(own).chain(stamped).collect()
+    inherited.chain(own).chain(stamped).collect()
 }
 
 fn assignment((mut name, value): (OsString, OsString)) -> OsString {

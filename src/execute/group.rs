@@ -2,8 +2,8 @@
 //!
 //! The number of a process can be given to another once it is gone, so when is it safe to signal a group by its number?
 //!
-//! - While its leader is not reaped: a zombie keeps its number. Nobody but [`Leader`] reaps it, and only after the whole
-//!   group was told to end.
+//! - While its leader is not reaped: a zombie keeps its number. Nobody but [`Leader`] reaps it, and only after the
+//!   whole group was told to end.
 //! - From then on the group is addressed through the leader's pidfd (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9): the
 //!   kernel goes from the descriptor to the members, not from the number, so it cannot meet a stranger.
 //! - On an older kernel the number is used. It stays taken as long as one member lives, so it is still ours when the
@@ -100,8 +100,8 @@ impl Leader {
 
     /// Ends the whole group: TERM; after `kill_after`, KILL; returns how the leader exited once no member is left.
     ///
-    /// To be called too when the leader has already exited, for what it left behind. With [`Reach::Session`] it goes for
-    /// the processes of the session that made themselves a group of their own, too.
+    /// To be called too when the leader has already exited, for what it left behind. With [`Reach::Session`] it goes
+    /// for the processes of the session that made themselves a group of their own, too.
     pub(super) async fn end(&mut self, kill_after: Duration, reach: Reach) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         // A stopped process would see the TERM only when somebody continues it.

@@ -122,7 +122,8 @@ impl OutputSink {
         self.take(stream, &text);
     }
 
-    /// The end of what was written, at most [`OUTPUT_KEPT`] bytes of whole characters, and how many bytes it was in all.
+    /// The end of what was written, at most [`OUTPUT_KEPT`] bytes of whole characters, and how many bytes it was in
+    /// all.
     pub fn finish(mut self) -> (String, u64) {
         let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
         self.take(Stream::Stdout, stdout);

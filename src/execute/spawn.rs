@@ -153,6 +153,8 @@ impl Desk {
                 inbox.recv_timeout(BURY_EVERY)
             };
             match order {
+                // Whoever asked has gone: what nobody waits for is not begun.
+                Ok(Order::Start { reply, .. }) if reply.is_closed() => {}
                 Ok(Order::Start { image, gate, reply, starter }) => {
                     let started = self.start(&image, gate).map(|((pid, fd), at)| (Leader::new(pid, fd, starter), at));
                     // Whoever asked may have gone away meanwhile: then the leader drops here, which kills it.

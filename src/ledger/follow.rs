@@ -19,7 +19,7 @@ pub enum Followed {
     Node { lease: u64, alive: bool, record: Option<NodeRecord> },
     /// Something else changed, such as the key of a lock's owner: it is gone, or came to be at this revision, on this
     /// lease.
-    Other { key: String, created: Option<(Revision, Option<u64>)> },
+    Other { key: String, at: Revision, created: Option<(Revision, Option<u64>)> },
 }
 
 /// News of the ledger.
@@ -59,7 +59,11 @@ impl<S: Store> Ledger<S> {
         }
         let Some(about) = self.keys.about(&entry.key) else {
             let lease = entry.lease.map(|lease| lease.0.get());
-            return Some(Followed::Other { key: entry.key.clone(), created: Some((entry.created, lease)) });
+            return Some(Followed::Other {
+                key: entry.key.clone(),
+                at: entry.modified,
+                created: Some((entry.created, lease)),
+            });
         };
         let told = match about {
             About::Watermark => decode::<WatermarkRecord>(&entry.value).map(|r| Told::Watermark(r.watermark())),
@@ -85,7 +89,7 @@ impl<S: Store> Ledger<S> {
             return Some(Followed::Node { lease: lease.0.get(), alive: false, record: None });
         }
         let Some(about) = self.keys.about(key) else {
-            return Some(Followed::Other { key: key.to_owned(), created: None });
+            return Some(Followed::Other { key: key.to_owned(), at: revision, created: None });
         };
         let told = match about {
             About::Watermark => return None,

@@ -169,6 +169,7 @@ impl<S: Store> Election<S> {
             return Err(FenceBaseError::Unreadable { key: self.keys.base.clone(), why }.into());
         };
         if let Err(went_back) = seen.check(base.value, created) {
+            self.locks.distrust(seen.base);
             self.settle(self.keys.release(&hold)).await?;
             return Err(went_back.into());
         }
@@ -392,16 +393,29 @@ impl<S: Store> Locks<S> {
         self.note(base, revision, None);
     }
 
+    /// Notes that the store was found older than it had been, as counted from `base`: from here on nothing is taken from
+    /// it, however far it grows, until it is repaired.
+    fn distrust(&self, base: u64) {
+        self.seen.send_if_modified(|seen| seen.base == base && !std::mem::replace(&mut seen.went_back, true));
+    }
+
+    /// Notes that a follower of the store was shown a revision below one it had been shown before.
+    pub fn saw_it_go_back(&self) {
+        let base = self.seen.borrow().base;
+        self.distrust(base);
+    }
+
     /// Refuses a line of a store that is older than `seen`, and notes what it shows otherwise.
     fn check(&self, line: &Line, seen: &Seen) -> Result<(), StoreWentBack> {
         match &line.base {
             Ok(base) => {
-                seen.check(base.value, line.revision)?;
+                seen.check(base.value, line.revision).inspect_err(|_| self.distrust(seen.base))?;
                 self.note(base.value, line.revision, line.holder().map(|holder| holder.fence));
             }
             // Without its base a store that is behind is still behind: say that, rather than that the base is missing.
-            Err(_) if line.revision < seen.revision => {
-                let found = Seen { base: 0, revision: line.revision, fence: 0 };
+            Err(_) if line.revision < seen.revision || seen.went_back => {
+                self.distrust(seen.base);
+                let found = Seen { revision: line.revision, ..Seen::default() };
                 return Err(StoreWentBack { seen: *seen, found });
             }
             Err(_) => {}

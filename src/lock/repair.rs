@@ -85,8 +85,8 @@ impl<S: Store> Locks<S> {
             return Ok(base);
         }
         Err(StoreError::Refused(format!(
-            "the highest fence seen is {}, which leaves no room below {FENCE_LIMIT}: this namespace cannot be repaired, \
-             use another one",
+            "the highest fence seen is {}, which leaves no room below {FENCE_LIMIT}: this namespace cannot be \
+             repaired, use another one",
             seen.fence
         )))
     }

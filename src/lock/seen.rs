@@ -26,13 +26,17 @@ pub struct Seen {
     pub revision: Revision,
     /// The highest fence of any lock; 0: none.
     pub fence: u64,
+    /// The store was found older than this. It grows on by all that is written to it, beyond what was seen here, and is
+    /// none the truer for it: only a repair, which is another base, makes it good.
+    #[serde(default)]
+    pub went_back: bool,
 }
 
 /// The store is older than it was: it was restored from a backup, or it is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the store went back in time: it is at revision {} (fence base {}), but was at revision {} (fence base {}, fence \
-     {}) before. It was restored from a backup, or is not the same store. Nothing is granted, so that no fence and no \
+    "the store went back in time: it is at revision {} (fence base {}), and was at revision {} (fence base {}, fence \
+     {}) before it was set back. It was restored from a backup, or is not the same store. Nothing is granted, so that no fence and no \
      claim is given out twice: if this is the store you mean, run `fencron fence repair`",
     found.revision, found.base, seen.revision, seen.base, seen.fence
 )]
@@ -48,24 +52,24 @@ impl Seen {
     /// ```
     /// use fencron::lock::Seen;
     /// use fencron::store::Revision;
-    /// let seen = Seen { base: 0, revision: Revision(24), fence: 20 };
+    /// let seen = Seen { revision: Revision(24), fence: 20, ..Seen::default() };
     /// assert!(seen.check(0, Revision(24)).is_ok());
     /// assert!(seen.check(0, Revision(4)).is_err(), "restored");
     /// assert!(seen.check(1_700_000_000_000, Revision(4)).is_ok(), "restored and repaired");
     /// ```
     pub fn check(&self, base: u64, revision: Revision) -> Result<(), StoreWentBack> {
-        let goes_on = base == self.base && revision >= self.revision;
+        let goes_on = base == self.base && revision >= self.revision && !self.went_back;
         let was_repaired = base > self.base && base >= self.fence;
         if goes_on || was_repaired {
             return Ok(());
         }
-        Err(StoreWentBack { seen: *self, found: Seen { base, revision, fence: 0 } })
+        Err(StoreWentBack { seen: *self, found: Seen { base, revision, ..Seen::default() } })
     }
 
     /// Adds what was seen. What is older than the rest is left out: answers may come in any order.
     pub fn note(&mut self, base: u64, revision: Revision, fence: Option<Fence>) {
         if base > self.base {
-            (self.base, self.revision) = (base, revision);
+            (self.base, self.revision, self.went_back) = (base, revision, false);
         } else if base == self.base {
             self.revision = self.revision.max(revision);
         }
@@ -139,17 +143,19 @@ impl SeenFile {
         static SAVED: AtomicU64 = AtomicU64::new(0);
         let directory = self.path.parent().expect("the path was joined to a directory");
         fs::create_dir_all(directory).map_err(|error| self.failed("create the directory of", error))?;
+        // One at a time, whichever process they are of: what one adds must not be lost by another's replacing it.
+        let held = File::open(directory).and_then(|dir| dir.lock().map(|()| dir));
+        let held = held.map_err(|error| self.failed("lock the directory of", error))?;
         let mut all = self.load()?;
         all.note(seen.base, seen.revision, Fence::new(seen.fence));
+        all.went_back |= seen.went_back && seen.base == all.base;
         let beside =
             self.path.with_extension(format!("tmp-{}-{}", std::process::id(), SAVED.fetch_add(1, Ordering::Relaxed)));
         let text = serde_json::to_vec(&SeenRecord { v: RECORD, seen: all }).expect("numbers can be written");
         write_through(&beside, &text).map_err(|error| self.failed("write", error))?;
         fs::rename(&beside, &self.path).map_err(|error| self.failed("replace", error))?;
         // The new name is only safe once the directory is.
-        File::open(directory)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| self.failed("sync the directory of", error))
+        held.sync_all().map_err(|error| self.failed("sync the directory of", error))
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> SeenFileError {
@@ -168,13 +174,34 @@ mod tests {
     use super::*;
 
     fn seen(base: u64, revision: u64, fence: u64) -> Seen {
-        Seen { base, revision: Revision(revision), fence }
+        Seen { base, revision: Revision(revision), fence, went_back: false }
     }
 
     #[test]
     fn a_store_that_is_behind_is_refused() {
         assert!(seen(0, 10, 5).check(0, Revision(10)).is_ok());
         assert!(seen(0, 10, 5).check(0, Revision(9)).is_err());
+    }
+
+    #[test]
+    fn a_store_that_went_back_is_refused_however_far_it_grows_until_it_is_repaired() {
+        let mut went_back = Seen { went_back: true, ..seen(0, 10, 5) };
+        went_back.note(0, Revision(11), None);
+        assert!(went_back.check(0, Revision(12)).is_err());
+        assert!(went_back.check(1000, Revision(12)).is_ok());
+        went_back.note(1000, Revision(12), None);
+        assert!(went_back.check(1000, Revision(13)).is_ok());
+    }
+
+    #[test]
+    fn that_a_store_went_back_is_remembered_until_it_is_repaired() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &Namespace::new("shop").unwrap());
+        file.save(&Seen { went_back: true, ..seen(0, 10, 5) }).unwrap();
+        file.save(&seen(0, 11, 5)).unwrap();
+        assert!(file.load().unwrap().went_back, "another node, which has not found out, changes nothing");
+        file.save(&seen(1000, 3, 5)).unwrap();
+        assert!(!file.load().unwrap().went_back);
     }
 
     #[test]
@@ -214,6 +241,24 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(state.path().join("new")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 1, "nothing is left beside it: {names:?}");
+    }
+
+    #[test]
+    fn what_several_save_at_once_is_all_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &Namespace::new("shop").unwrap());
+        std::thread::scope(|scope| {
+            for (first, file) in (1..=4).zip(std::iter::repeat(&file)) {
+                scope.spawn(move || {
+                    for step in 0..50 {
+                        let number = first + 4 * step;
+                        file.save(&seen(0, number, number)).unwrap();
+                        assert!(file.load().unwrap().fence >= number, "forgotten");
+                    }
+                });
+            }
+        });
+        assert_eq!(file.load().unwrap(), seen(0, 200, 200));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Keeping a session alive: the shell around [`Lease`].
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -96,6 +98,7 @@ pub struct Session<S> {
     key: String,
     created: Revision,
     trust: watch::Receiver<Trust>,
+    attendance: Attendance,
     /// Dropped, it tells the driver to stop.
     attended: oneshot::Sender<()>,
 }
@@ -120,14 +123,16 @@ impl<S: Store> Session<S> {
         let (attended, abandoned) = oneshot::channel();
         let trust = watch::Sender::new(Trust { lease: id, trusted_until: lease.trusted_until(), ended: None });
         let receiver = trust.subscribe();
-        let keeper = Keeper { store: locks.store.clone(), clock: locks.clock.clone(), id, timing, lease, trust };
+        let attendance = Attendance::default();
+        let (store, clock) = (locks.store.clone(), locks.clock.clone());
+        let keeper = Keeper { store, clock, id, timing, lease, trust, attendance: attendance.clone() };
         match driver {
             Driver::Thread => keeper.on_a_thread(abandoned).map_err(SessionError::Thread)?,
             Driver::Task => drop(tokio::spawn(keeper.run(abandoned))),
         }
         tracing::debug!(session.lease = %id, session.node = %presence.node, "opened a session");
         let (locks, node) = (locks.clone(), presence.node);
-        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attended })
+        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attendance, attended })
     }
 
     /// The lease that everything of this session hangs on.
@@ -138,6 +143,13 @@ impl<S: Store> Session<S> {
     /// The node's name.
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// Says that whoever uses the session is well, as of `now`. Once this was called, the session is kept alive only
+    /// while it goes on being called: after twice the TTL without it the lease is left to run out, so that a node which
+    /// hangs while its keep-alive thread runs on does not keep the others out.
+    pub fn attend(&self, now: Boot) {
+        self.attendance.note(now);
     }
 
     /// The session's trust, as it changes. Where the channel closes without [`Trust::ended`], the driver has died:
@@ -273,6 +285,23 @@ struct Keeper<S> {
     timing: Timing,
     lease: Lease,
     trust: watch::Sender<Trust>,
+    attendance: Attendance,
+}
+
+/// When a session was last attended to, in milliseconds of the boot clock; 0: nobody has said that they do.
+#[derive(Clone, Debug, Default)]
+struct Attendance(Arc<AtomicU64>);
+
+impl Attendance {
+    fn note(&self, now: Boot) {
+        let millis = u64::try_from(now.since_boot().as_millis()).unwrap_or(u64::MAX);
+        self.0.store(millis.max(1), Ordering::Relaxed);
+    }
+
+    fn lapsed(&self, now: Boot, after: Duration) -> bool {
+        let last = self.0.load(Ordering::Relaxed);
+        last != 0 && now.since(Boot::from_duration(Duration::from_millis(last))) > after
+    }
 }
 
 /// When a keep-alive was sent, and what came of it.
@@ -315,10 +344,17 @@ impl<S: Store> Keeper<S> {
 
     async fn run(mut self, mut abandoned: oneshot::Receiver<()>) {
         let mut questions = JoinSet::new();
+        let mut neglected = false;
         loop {
             let now = self.clock.boot();
+            let neglected_before =
+                std::mem::replace(&mut neglected, self.attendance.lapsed(now, self.timing.ttl() * 2));
+            if neglected && !neglected_before {
+                tracing::error!(session.lease = %self.id, "the node hangs: its session is not kept alive any more");
+            }
             let pause = match self.lease.next(now) {
                 Next::Ended => return self.publish(Some(Ended::Refused)),
+                Next::Ask if neglected => RECHECK,
                 Next::Ask if questions.len() < QUESTIONS_AT_ONCE => {
                     self.lease.asked(now);
                     let (store, id) = (self.store.clone(), self.id);

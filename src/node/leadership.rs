@@ -15,6 +15,12 @@ use crate::store::{Revision, Store};
 /// The pause before a session is opened, or a campaign begun, again after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// The pause before another attempt where the last one was refused for a reason that somebody has to remove.
+const PAUSE_AT_OBSTACLE: Duration = Duration::from_secs(2);
+
+/// What no attempt has met for so long is not in the way any more: the present one waits in the queue.
+const OBSTACLE_LASTS: Duration = Duration::from_secs(5);
+
 /// How long a new node waits to hear what the others' clocks show before it campaigns all the same.
 const CLOCKS_HEARD_WITHIN: Duration = Duration::from_secs(1);
 
@@ -24,7 +30,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.standing = Standing::Away;
         let presence = Presence { node: self.options.name.clone(), record: self.record().encode() };
         let (locks, timing, driver) = (self.locks.clone(), self.options.timing, self.options.driver);
+        let pause = if self.obstacle().is_some() { PAUSE_AT_OBSTACLE } else { Duration::ZERO };
         self.tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
             loop {
                 match locks.open_session(presence.clone(), timing, driver).await {
                     Err(SessionError::Store(error)) if error.is_passing() => {
@@ -52,7 +60,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot open a session; trying again");
-                self.obstacle = Some(error.to_string());
+                self.obstacle = Some((error.to_string(), self.options.clock.boot()));
                 self.open_session();
             }
         }
@@ -71,11 +79,24 @@ impl<S: Store, E: Execute> Running<S, E> {
         let call = CallId::random();
         let election = self.election.clone();
         self.standing = Standing::Campaigning(call);
-        let pause = if self.obstacle.is_some() { PAUSE * 4 } else { Duration::ZERO };
+        let now = self.options.clock.boot();
+        let just_lost = self.lost_at.is_some_and(|at| now.since(at) < PAUSE);
+        let pause = match self.obstacle() {
+            Some(_) => PAUSE_AT_OBSTACLE,
+            // Whatever takes every term away must not be met with elections as fast as the store can hold them.
+            None if just_lost => PAUSE,
+            None => Duration::ZERO,
+        };
         self.campaign = Some(self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             Answer::Campaign(call, election.campaign(&session, call).await)
         }));
+    }
+
+    /// What keeps the node from taking part.
+    pub(super) fn obstacle(&self) -> Option<&str> {
+        let (what, met_at) = self.obstacle.as_ref()?;
+        (self.options.clock.boot().since(*met_at) < OBSTACLE_LASTS).then_some(what)
     }
 
     /// Whether the nodes that are there may yet say what their clocks show: they do when they see a new session.
@@ -93,6 +114,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         match result {
             Ok(Term { hold }) => {
                 self.obstacle = None;
+                self.won_at = self.options.clock.boot();
                 self.standing = Standing::Won(hold);
                 self.act_if_caught_up();
             }
@@ -107,7 +129,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot campaign");
-                self.obstacle = Some(error.to_string());
+                self.obstacle = Some((error.to_string(), self.options.clock.boot()));
                 self.withdraw(call);
             }
         }
@@ -138,6 +160,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             return;
         }
         let hold = hold.clone();
+        if self.owner.is_none_or(|(created, _)| created != hold.created()) {
+            return self.lose_term("its owner key was gone again by the time the ledger was seen up to the election");
+        }
         let fence = hold.fence();
         tracing::info!(%fence, node = self.options.name, "leading");
         self.claims = Some(Claims::new(hold.clone(), self.scheduler.view().watermark_version));
@@ -150,15 +175,31 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.look_at_trust();
     }
 
+    /// A term that was won and cannot be acted on, since the ledger is not heard of, is given to another.
+    fn give_up_unheard(&mut self) {
+        let waited = self.options.clock.boot().since(self.won_at);
+        if matches!(self.standing, Standing::Won(_)) && waited > self.options.timing.ttl() {
+            self.lose_term("the ledger was not seen up to the election in time");
+        }
+    }
+
+    /// Tells the keep-alive that the loop turns: the session of a node that hangs is not to be kept alive for long.
+    pub(super) fn attend(&mut self) {
+        if let Some(session) = &self.session {
+            session.attend(self.options.clock.boot());
+        }
+        self.give_up_unheard();
+    }
+
     /// The key of the leader's owner changed: the one that this node holds is either the one that stands, or lost.
-    pub(super) fn heard_of_owner(&mut self, key: &str, created: Option<(Revision, Option<u64>)>) {
+    pub(super) fn heard_of_owner(&mut self, key: &str, at: Revision, created: Option<(Revision, Option<u64>)>) {
         if key != self.election.owner_key() {
             return;
         }
-        self.owner = created.and_then(|(_, lease)| lease);
+        self.owner = created;
         let lost = self.hold().is_some_and(|hold| match created {
             Some((created, _)) => created > hold.created(),
-            None => self.position.is_some_and(|position| position >= hold.created()),
+            None => at >= hold.created(),
         });
         if lost {
             self.lose_term("its owner key is gone from the store");
@@ -169,6 +210,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn lose_term(&mut self, why: &str) {
         let Some(hold) = self.hold().cloned() else { return };
         tracing::warn!(fence = %hold.fence(), why, "leading no more");
+        self.lost_at = Some(self.options.clock.boot());
         self.acting.store(0, Ordering::SeqCst);
         self.claims = None;
         self.told_trust = false;
@@ -239,7 +281,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn look_at_clocks(&mut self) {
         let Some(session) = &self.session else { return };
         let own = session.lease().0.get();
-        let leader = self.hold().map(|_| own).or(self.owner);
+        let leader = self.hold().map(|_| own).or(self.owner.and_then(|(_, lease)| lease));
         let stands_back = self.clocks.stands_back(own, leader, self.options.max_clock_skew);
         if stands_back.is_some() == self.stands_back.is_some() {
             self.stands_back = stands_back;
@@ -257,8 +299,8 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.withdraw(call);
             }
             (Some(why), Standing::Leading(_)) => tracing::warn!("this node leads, but {why}"),
+            (Some(why), _) => tracing::warn!("this node does not campaign: {why}"),
             (None, _) => tracing::info!("this node's clock agrees with the others' again"),
-            _ => {}
         }
     }
 
@@ -301,6 +343,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         let patience_until = now.plus(self.options.shutdown_grace);
         let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
         self.stopping = Some(Stopping { patience_until, give_up_at, told: false, drained: false, leave });
+        // What waits for its turn in the executor does not start any more; it is given back.
+        self.acting.store(0, Ordering::SeqCst);
         if leave && let Standing::Campaigning(call) = self.standing {
             if let Some(campaign) = self.campaign.take() {
                 campaign.abort();

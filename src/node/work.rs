@@ -259,7 +259,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.nodes.values()),
             Chore::LookForOverdue => {
-                let overdue = self.scheduler.wake_at().map(|due| now.since(due)).unwrap_or_default();
+                let overdue = self.scheduler.undecided_since().map(|due| now.since(due)).unwrap_or_default();
                 super::housekeeping::look_for_overdue(overdue);
             }
         }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::due::{Due, What};
+use super::due::{Due, DueQueue, What};
 use super::run::{Done, Known, Open, OpenState, Source, Version, Watermark};
+use super::view::View;
 use super::{Action, Batch, Registration, Scheduler, WAITING_MOST};
 use crate::fence::Fence;
 use crate::job::{Job, JobName, On, Overlap, RunId, Trigger, Verdict};
@@ -59,20 +60,7 @@ impl Scheduler {
     }
 
     fn decide(&self, job: &Job, due: Due, fresh: &Fresh, fence: Fence, now: Wall) -> Decision {
-        let id = RunId::of(&job.name, due.occurrence.at);
-        let open = Open {
-            id,
-            job: job.name.clone(),
-            at: due.occurrence.at,
-            starts: due.occurrence.starts,
-            source: Source::Schedule,
-            state: OpenState::Claimed,
-            attempt: 1,
-            claimant: Some(self.claimant(fence)),
-            claimed_at: now,
-            started_at: None,
-            lateness: None,
-        };
+        let open = self.occurrence(&job.name, due.occurrence, fence, now);
         let skip = |reason: String| {
             let mut done = Done::of(&open, Verdict::Skipped, reason, now);
             done.attempt = 0;
@@ -97,6 +85,23 @@ impl Scheduler {
                 Decision::Open(waiting(open, now.plus(pause)))
             }
             Room::None(reason) => skip(reason),
+        }
+    }
+
+    /// An occurrence as this term claims it.
+    fn occurrence(&self, job: &JobName, occurrence: Occurrence, fence: Fence, now: Wall) -> Open {
+        Open {
+            id: RunId::of(job, occurrence.at),
+            job: job.clone(),
+            at: occurrence.at,
+            starts: occurrence.starts,
+            source: Source::Schedule,
+            state: OpenState::Claimed,
+            attempt: 1,
+            claimant: Some(self.claimant(fence)),
+            claimed_at: now,
+            started_at: None,
+            lateness: None,
         }
     }
 
@@ -148,19 +153,30 @@ impl Scheduler {
     /// Asks for the jobs that are new, or have another rule than the ledger knows, to be recorded. Until that is
     /// acknowledged nothing is claimed, so that none of their occurrences is passed over by the watermark.
     pub(super) fn register_changes(&mut self, now: Wall) {
-        let Some(fence) = self.term else { return };
         let since = self.not_before(now);
-        let changed: Vec<(JobName, Known)> = self
-            .jobs
-            .values()
-            .filter_map(|job| Some((job.name.clone(), Known { fingerprint: fingerprint(job)?, since })))
-            .filter(|(name, now)| self.view.jobs.get(name).is_none_or(|known| known.fingerprint != now.fingerprint))
-            .collect();
-        let mut forget: Vec<JobName> = self.view.jobs.keys().filter(|name| !self.is_scheduled(name)).cloned().collect();
+        let (mut changed, mut found) = (Vec::new(), 0);
+        for job in self.jobs.values() {
+            let Some(fingerprint) = fingerprint(job) else { continue };
+            let known = self.view.jobs.get(&job.name);
+            found += usize::from(known.is_some());
+            if known.is_none_or(|known| known.fingerprint != fingerprint) {
+                changed.push((job.name.clone(), Known { fingerprint, since }));
+            }
+        }
+        let mut forget: Vec<JobName> = if found == self.view.jobs.len() {
+            Vec::new()
+        } else {
+            self.view.jobs.keys().filter(|name| !self.is_scheduled(name)).cloned().collect()
+        };
         forget.sort();
-        if !(changed.is_empty() && forget.is_empty()) {
-            self.act(Action::Register { fence, known: changed.clone(), forget: forget.clone() });
-            self.registering = Some(Registration { known: changed, forget });
+        self.register(changed, forget);
+    }
+
+    fn register(&mut self, known: Vec<(JobName, Known)>, forget: Vec<JobName>) {
+        let Some(fence) = self.term else { return };
+        if !(known.is_empty() && forget.is_empty()) {
+            self.act(Action::Register { fence, known: known.clone(), forget: forget.clone() });
+            self.registering = Some(Registration { known, forget });
         }
     }
 
@@ -172,7 +188,9 @@ impl Scheduler {
         }
         for (name, known) in known {
             self.view.jobs.insert(name.clone(), known);
-            self.plan(&name, now);
+            if let Some(job) = self.jobs.get(&name) {
+                plan(&mut self.due, &self.view, job, now);
+            }
         }
     }
 
@@ -190,21 +208,72 @@ impl Scheduler {
     }
 
     /// Adopts a configuration that was read while leading, once what was due under the old one is decided.
+    ///
+    /// The rules of what is the same object as before are in the ledger already; with many jobs that is what keeps a
+    /// reload from holding up the others.
     pub(super) fn adopt_configuration(&mut self, now: Wall) {
-        let decided = self.claiming.is_none() && self.registering.is_none();
+        let decided = self.claiming.is_none() && self.registering.is_none() && self.may_act();
         if self.incoming.is_none() || !decided || self.due.next_start().is_some_and(|next| next <= now) {
+            return;
+        }
+        if self.claim_what_jitter_moved(now) {
             return;
         }
         let Some(jobs) = self.incoming.take() else { return };
         let before = std::mem::take(&mut self.jobs);
         self.set_jobs(jobs);
-        let removed: Vec<&JobName> = before.keys().filter(|name| !self.is_scheduled(name)).collect();
-        removed.into_iter().for_each(|name| self.due.remove(name));
-        for job in self.jobs.values() {
+        let (mut known, mut forget, since) = (Vec::new(), Vec::new(), self.not_before(now));
+        for (name, job) in differences(&before, &self.jobs) {
+            let in_ledger = self.view.jobs.get(&name);
+            let Some((job, fingerprint)) = job.and_then(|job| Some((job, fingerprint(job)?))) else {
+                self.due.remove(&name);
+                forget.extend(in_ledger.map(|_| name));
+                continue;
+            };
             self.due.redefine(job);
+            if in_ledger.is_none_or(|known| known.fingerprint != fingerprint) {
+                known.push((name, Known { fingerprint, since }));
+            }
         }
-        self.register_changes(now);
+        self.register(known, forget);
         self.advance_all(now);
+    }
+
+    /// Claims the occurrences whose instant has come but whose start has not, of the jobs that a new configuration
+    /// changes: under the new rule they would not come again. They wait for their start; a job that is gone skips them.
+    /// The watermark stays where it is. Says whether there are any.
+    fn claim_what_jitter_moved(&mut self, now: Wall) -> bool {
+        let (Some(fence), Some(incoming)) = (self.term, &self.incoming) else { return false };
+        let changed: Vec<(JobName, bool)> = differences(&self.jobs, incoming)
+            .into_iter()
+            .map(|(name, job)| (name, job.is_some_and(|job| matches!(job.trigger, Trigger::Schedule { .. }))))
+            .collect();
+        let (mut opens, mut dones, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, stays) in changed {
+            if opens.len() + dones.len() + known.len() >= self.batch_most {
+                break;
+            }
+            let Some(moved) = self.due.take_moved(&name, now) else { continue };
+            let open = self.occurrence(&name, moved, fence, now);
+            let rule = self.view.jobs.get(&name).map(|known| known.fingerprint.clone());
+            // The watermark does not say that it is decided, so the job's own record does.
+            known.extend(rule.map(|fingerprint| (name, Known { fingerprint, since: moved.starts })));
+            if stays {
+                opens.push(waiting(open, moved.starts));
+            } else {
+                let reason = "the job was taken out of the configuration before it started";
+                dones.push(Done { attempt: 0, ..Done::of(&open, Verdict::Skipped, reason, now) });
+            }
+        }
+        if opens.is_empty() && dones.is_empty() {
+            return false;
+        }
+        let watermark = self.view.watermark.clone().unwrap_or(Watermark { instant: Wall::EPOCH, job: None });
+        self.batches += 1;
+        let batch = Batch { number: self.batches, fence, opens, dones, known, watermark };
+        self.claiming = Some(batch.clone());
+        self.act(Action::Claim(batch));
+        true
     }
 
     /// No job can be first due before this: the watermark may be ahead of the clock.
@@ -218,27 +287,9 @@ impl Scheduler {
 
     pub(super) fn plan_all(&mut self, now: Wall) {
         self.due.clear();
-        let names: Vec<JobName> = self.jobs.keys().cloned().collect();
-        names.iter().for_each(|name| self.plan(name, now));
-    }
-
-    /// Plans a job from the first of its occurrences that no leader has decided.
-    fn plan(&mut self, name: &JobName, now: Wall) {
-        let (Some(job), Some(known)) = (self.jobs.get(name), self.view.jobs.get(name)) else { return };
-        if !matches!(job.trigger, Trigger::Schedule { .. }) {
-            return;
+        for job in self.jobs.values() {
+            plan(&mut self.due, &self.view, job, now);
         }
-        let decided = match &self.view.watermark {
-            None => known.since,
-            Some(mark) if mark.job.as_ref().is_some_and(|last| name > last) => {
-                mark.instant.minus(Duration::from_millis(1))
-            }
-            Some(mark) => mark.instant,
-        };
-        let (job, after) = (Arc::clone(job), known.since.max(decided));
-        // Due only after it was seen: with another jitter, an instant that was decided already may be to start again.
-        let of_old = first_start(&job, after).filter(|first| first.at <= known.since);
-        self.due.plan(job, of_old.map_or(after, |first| first.starts), now);
     }
 }
 
@@ -251,6 +302,41 @@ pub(super) fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName,
         }
     }
     followers
+}
+
+/// Plans a job from the first of its occurrences that no leader has decided.
+fn plan(due: &mut DueQueue, view: &View, job: &Arc<Job>, now: Wall) {
+    let (Trigger::Schedule { .. }, Some(known)) = (&job.trigger, view.jobs.get(&job.name)) else { return };
+    let decided = match &view.watermark {
+        None => known.since,
+        Some(mark) if mark.job.as_ref().is_some_and(|last| job.name > *last) => {
+            mark.instant.minus(Duration::from_millis(1))
+        }
+        Some(mark) => mark.instant,
+    };
+    let after = known.since.max(decided);
+    // Due only after it was seen: with another jitter, an instant that was decided already may be to start again.
+    let of_old = first_start(job, after).filter(|first| first.at <= known.since);
+    due.plan(Arc::clone(job), of_old.map_or(after, |first| first.starts), now);
+}
+
+/// What is not the same object in `new` as in `old`, by name; `None`: it is not there any more.
+fn differences<'a>(
+    old: &BTreeMap<JobName, Arc<Job>>,
+    new: &'a BTreeMap<JobName, Arc<Job>>,
+) -> Vec<(JobName, Option<&'a Arc<Job>>)> {
+    let (mut old, mut found) = (old.iter().peekable(), Vec::new());
+    for (name, job) in new {
+        while let Some((gone, _)) = old.next_if(|(before, _)| *before < name) {
+            found.push((gone.clone(), None));
+        }
+        let before = old.next_if(|(before, _)| *before == name);
+        if before.is_none_or(|(_, before)| !Arc::ptr_eq(before, job)) {
+            found.push((name.clone(), Some(job)));
+        }
+    }
+    found.extend(old.map(|(gone, _)| (gone.clone(), None)));
+    found
 }
 
 enum Room {

@@ -62,9 +62,22 @@ impl DueQueue {
     /// Plans `job` from the first occurrence that starts after `after`, in place of what was planned for it.
     pub fn plan(&mut self, job: Arc<Job>, after: Wall, now: Wall) {
         self.generation += 1;
-        let name = job.name.clone();
-        self.plans.insert(name.clone(), Plan { job, generation: self.generation, ahead: VecDeque::new() });
-        self.refill(&name, after, now);
+        let ahead = coming(&job, after, now, self.plans.len() + 1);
+        let plan = Plan { job, generation: self.generation, ahead };
+        self.heap.extend(plan.first());
+        self.plans.insert(plan.job.name.clone(), plan);
+    }
+
+    /// Takes the job's next occurrence where its instant has come and its start, moved by jitter, has not.
+    pub fn take_moved(&mut self, name: &JobName, now: Wall) -> Option<Occurrence> {
+        let plan = self.plans.get(name)?;
+        let next = plan.ahead.front().filter(|due| due.what == What::InTime)?.occurrence;
+        if next.at > now || next.starts <= now {
+            return None;
+        }
+        let job = Arc::clone(&plan.job);
+        self.plan(job, next.starts, now);
+        Some(next)
     }
 
     /// Takes a job's new definition. Where its rule has changed, [`DueQueue::plan`] is to follow.
@@ -109,36 +122,32 @@ impl DueQueue {
                 // later than other jobs' occurrences, so it queues up again.
                 let before = due.occurrence.starts.minus(Duration::from_millis(1));
                 plan.ahead = look_back(&plan.job, before, now, jobs);
-                self.push(&name);
+                self.heap.extend(plan.first());
                 continue;
             }
             if plan.ahead.is_empty() {
-                self.refill(&name, due.occurrence.starts, now);
-            } else {
-                self.push(&name);
+                plan.ahead = coming(&plan.job, due.occurrence.starts, now, jobs);
             }
+            self.heap.extend(plan.first());
             return Some(due);
         }
     }
+}
 
-    fn refill(&mut self, name: &JobName, after: Wall, now: Wall) {
-        let jobs = self.plans.len();
-        let plan = self.plans.get_mut(name).expect("the caller planned it");
-        let Trigger::Schedule { schedule, jitter } = &plan.job.trigger else { return };
-        let Some(next) = schedule.next_start(*jitter, after) else { return };
-        plan.ahead = if is_missed(next, now) {
-            look_back(&plan.job, after, now, jobs)
-        } else {
-            VecDeque::from([Due { job: name.clone(), occurrence: next, what: What::InTime }])
-        };
-        self.push(name);
+impl Plan {
+    /// Its first occurrence, as it stands in the heap.
+    fn first(&self) -> Option<Reverse<(Wall, JobName, u64)>> {
+        self.ahead.front().map(|due| Reverse((due.occurrence.starts, self.job.name.clone(), self.generation)))
     }
+}
 
-    fn push(&mut self, name: &JobName) {
-        let plan = &self.plans[name];
-        if let Some(due) = plan.ahead.front() {
-            self.heap.push(Reverse((due.occurrence.starts, name.clone(), plan.generation)));
-        }
+/// What comes after `after`: what was missed by now, or else the next occurrence.
+fn coming(job: &Job, after: Wall, now: Wall, jobs: usize) -> VecDeque<Due> {
+    let Trigger::Schedule { schedule, jitter } = &job.trigger else { return VecDeque::new() };
+    match schedule.next_start(*jitter, after) {
+        None => VecDeque::new(),
+        Some(next) if is_missed(next, now) => look_back(job, after, now, jobs),
+        Some(next) => VecDeque::from([Due { job: job.name.clone(), occurrence: next, what: What::InTime }]),
     }
 }
 

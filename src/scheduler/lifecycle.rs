@@ -1,13 +1,20 @@
 //! What becomes of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
 
+use std::time::Duration;
+
 use super::run::{Claimant, Done, Open, OpenState, Source};
 use super::{
     ATTEMPTS_LOST_MOST, Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition,
     Transitioned, WAITING_MOST,
 };
 use crate::fence::Fence;
-use crate::job::{Ended, Guarantee, Job, JobName, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Verdict};
+use crate::job::{
+    Ended, Guarantee, Job, JobName, MissedRun, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Verdict,
+};
 use crate::time::Wall;
+
+/// How far the clocks of two leaders may differ without either being wrong.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
 
 impl Scheduler {
     /// Starts a run whose claim is acknowledged; where that may no longer be, gives it back.
@@ -363,7 +370,7 @@ impl Scheduler {
             let later = opens[index + 1..].last().filter(|_| retrying && definition.overlap == Overlap::Replace);
             if let Some(later) = later {
                 self.conclude(open, Verdict::Cancelled, format!("replaced by {}", later.id), now);
-            } else if not_before > now {
+            } else if is_early(definition, open, not_before, now) {
                 self.timers.insert((not_before, open.id.clone()));
             } else if retrying {
                 self.begin(open, fence);
@@ -440,6 +447,19 @@ impl Scheduler {
         };
         self.change(&open.id, To::Open(to), By::Term(fence));
     }
+}
+
+/// Whether a run is to wait until `not_before`. One that would wait for longer than any pause of its job was put off by
+/// a leader whose clock was ahead: it is due, unless its own instant is still to come.
+fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
+    let retries = if job.retry.attempts > 1 { job.retry.max } else { Duration::ZERO };
+    let catches_up = match job.missed.run {
+        MissedRun::All => job.missed.every.saturating_mul(job.missed.limit),
+        MissedRun::Latest | MissedRun::Skip => Duration::ZERO,
+    };
+    let longest = retries.max(catches_up).saturating_add(CLOCKS_DIFFER);
+    let due = if open.source == Source::Schedule { open.starts } else { open.at };
+    not_before > now && (due > now || not_before.since(now) <= longest)
 }
 
 enum Fit {

@@ -128,7 +128,7 @@ impl Store for EtcdStore {
         asked.patience /= 2;
         let number = translate::lease_number(lease);
         let kept = |client: Client| async move {
-            // The client waits for the first answer by itself and keeps its TTL to itself, so a second one is asked for.
+            // The client waits for the first answer by itself and keeps its TTL to itself: a second one is asked for.
             let (mut keeper, mut answers) = client.lease_client().keep_alive(number).await?;
             keeper.keep_alive().await?;
             answers.message().await

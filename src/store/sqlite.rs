@@ -5,10 +5,10 @@
 //! has no lease left. Every write is synced to disk before it is answered (`synchronous = FULL`), so that neither a
 //! process nor a machine that dies at any moment takes back what was answered.
 //!
-//! **One machine.** SQLite's locks and its shared memory do not reach across machines. A file on a network filesystem is
-//! refused where it can be told; two containers may share a file if they share the kernel and its time namespace, and
-//! where they do not, the one that opens it last wins and the other says so. Copy, move or restore the file only while
-//! nothing uses it, and take its `-wal` file along (or remove it with what is replaced).
+//! **One machine.** SQLite's locks and its shared memory do not reach across machines. A file on a network filesystem
+//! is refused where it can be told; two containers may share a file if they share the kernel and its time namespace,
+//! and where they do not, the one that opens it last wins and the other says so. Copy, move or restore the file only
+//! while nothing uses it, and take its `-wal` file along (or remove it with what is replaced).
 //!
 //! All SQLite work is done on two threads of the store's own, one that writes and one that reads: never on the async
 //! runtime. The reasons are in `docs/decisions/0004-sqlite.md`.

@@ -145,7 +145,7 @@ fn status_runs_and_jobs_keep_their_shapes() {
     place.wait_for_state(&run, "succeeded");
 
     let status = place.json(&["status"]);
-    has_exactly(&status, &["namespace", "leader", "nodes", "store", "watermark", "paused", "obstacles"]);
+    has_exactly(&status, &["namespace", "leader", "nodes", "waiting", "store", "watermark", "paused", "obstacles"]);
     has_exactly(&status["leader"], &["node", "fence", "since", "address"]);
     let node = &status["nodes"][0];
     has_exactly(node, &["node", "version", "config_digest", "started_at", "address", "leader"]);

@@ -114,8 +114,9 @@ fn after_stepping_down_another_node_leads_with_a_greater_fence() {
     let place = Place::new();
     let _first = place.leader("a", &[]);
     let second = place.node("b", &[]);
-    place.wait_for(&["status"], |status| (status["nodes"].as_array()?.len() == 2).then_some(()));
     let before = place.json(&["fence", "show"])["fence"].as_u64().unwrap();
+    // A node is there a moment before it waits; until then the first would lead again.
+    place.wait_for(&["status"], |status| (status["waiting"] == json!(["b"])).then_some(()));
     place.run(&["step-down"]).fails(0, &["asked a (fence "]);
     second.wait_for(" leading ");
     let leader =

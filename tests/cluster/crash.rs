@@ -15,7 +15,7 @@ over_both!(a_leader_killed_amid_a_batch_loses_and_repeats_nothing, a_leader_kill
 fn jobs() -> Vec<Job> {
     let one = |n: usize| {
         let name: &str = String::leak(format!("crowd-{n}"));
-        let more: &[&str] = if n % 2 == 0 { &[] } else { &["guarantee: at_least_once"] };
+        let more: &[&str] = if n.is_multiple_of(2) { &[] } else { &["guarantee: at_least_once"] };
         Job { name, every: 2, steps: 1, more }
     };
     let careful = Job { name: "careful", every: 10, steps: 200, more: &[] };

@@ -17,9 +17,6 @@ fn jobs() -> Vec<Job> {
 
 async fn a_leader_told_to_stop_hands_over_at_once(mut scene: Scene) {
     let (leader, fence) = scene.play().await;
-    for node in 0..3 {
-        scene.joined(node).await;
-    }
     let run = scene.begins("working", fence).await;
     scene.stop(leader).await;
     let (_, next) = scene.leader_after(fence).await;
@@ -32,7 +29,8 @@ async fn a_leader_told_to_stop_hands_over_at_once(mut scene: Scene) {
     let claims = |fact: &Fact| matches!(fact, Fact::Decided { fence, .. } if *fence == next);
     let claimed = record.facts.iter().find(|(_, fact)| claims(fact)).expect("the successor claims").0;
     assert!(claimed - resigned < HANDED_OVER_WITHIN, "the first claim came {} ms later", claimed - resigned);
-    let missed = record.facts.iter().filter(|(_, fact)| matches!(fact, Fact::Done { verdict, .. } if verdict == "skipped"));
+    let missed =
+        record.facts.iter().filter(|(_, fact)| matches!(fact, Fact::Done { verdict, .. } if verdict == "skipped"));
     let missed: Vec<_> = missed.collect();
     assert!(missed.is_empty(), "a hand-over costs no occurrence: {missed:?}");
 }
@@ -56,6 +54,7 @@ async fn a_rolling_restart_loses_nothing(mut scene: Scene) {
     scene.start(0);
     scene.start(1);
     let record = scene.judge(&[("failovers", 1)]).await;
-    let skipped = record.facts.iter().find(|(_, fact)| matches!(fact, Fact::Done { verdict, .. } if verdict == "skipped"));
+    let skipped =
+        record.facts.iter().find(|(_, fact)| matches!(fact, Fact::Done { verdict, .. } if verdict == "skipped"));
     assert_eq!(skipped, None, "no occurrence was missed");
 }

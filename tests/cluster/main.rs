@@ -25,15 +25,20 @@ macro_rules! over_both {
     };
 }
 
+mod clocks;
 mod crash;
+mod disk;
 mod effects;
+mod files;
 mod handover;
 mod network;
 mod node;
 mod operator;
 mod pause;
 #[path = "../referee/mod.rs"]
+#[expect(dead_code, reason = "what cannot be seen from outside is only told by the simulation")]
 mod referee;
+mod restore;
 mod scene;
 #[path = "../support/mod.rs"]
 mod support;

@@ -11,10 +11,10 @@ fn jobs() -> Vec<Job> {
 async fn a_leader_that_is_cut_off_stops_before_another_starts() {
     let mut scene = Scene::over_etcd(&jobs()).await;
     let (mut leader, mut fence) = scene.play().await;
-    let ways: [(&str, fn(&Proxy)); 2] = [("swallowed", Proxy::hold), ("refused", Proxy::refuse)];
-    for (how, cut) in ways {
+    for how in ["swallowed", "refused"] {
         let run = scene.begins("long", fence).await;
         let since = scene.nodes[leader].now();
+        let cut = if how == "swallowed" { Proxy::hold } else { Proxy::refuse };
         scene.network(leader).iter().for_each(cut);
         scene.impair(leader, format!("all that it sends is {how}"));
         let (next, higher) = scene.leader_after(fence).await;

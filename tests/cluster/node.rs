@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::support::until;
@@ -71,9 +72,18 @@ impl Node {
         self.child.is_some()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    fn pid(&self) -> Pid {
         let child = self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
-        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        Pid::from_raw(child.id().cast_signed())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Fails the test where it has ended though it should not have.
+    pub fn expect_running(&self) {
+        assert!(!ended(self.pid()), "{} has ended: {}", self.name, self.log());
     }
 
     /// Kills it, as the out-of-memory killer would.
@@ -85,8 +95,9 @@ impl Node {
 
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
-        let mut child = self.child.take().unwrap_or_else(|| panic!("{} does not run", self.name));
-        until(&format!("{} ends", self.name), async || child.try_wait().unwrap()).await
+        let pid = self.pid();
+        until(&format!("{} ends", self.name), async || ended(pid).then_some(())).await;
+        self.child.take().expect("it has a process id").wait().unwrap()
     }
 
     /// Whether it has ended though it should not have.
@@ -104,6 +115,11 @@ impl Node {
         String::from_utf8_lossy(&text).into_owned()
     }
 
+    /// The beginning of the log.
+    pub fn begin(&self) -> Since {
+        Since(0)
+    }
+
     /// The present end of the log.
     pub fn now(&self) -> Since {
         Since(self.log().len())
@@ -111,6 +127,21 @@ impl Node {
 
     pub fn said(&self, since: Since, what: &str) -> Option<String> {
         self.log()[since.0..].lines().find(|line| line.contains(what)).map(str::to_owned)
+    }
+
+    /// Runs a command of `fencron` with the node's store and memory, and answers how it ended, and what it printed and
+    /// said.
+    pub fn fencron(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Asks for data.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let (code, printed, said) = self.fencron(&[arguments, &["-o", "json"]].concat());
+        assert_eq!(code, Some(0), "fencron {arguments:?}: {said}");
+        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("fencron {arguments:?}: {error}: {printed}"))
     }
 
     /// Waits until the log says it.
@@ -134,6 +165,12 @@ impl Node {
         let status = answer.split(' ').nth(1)?.parse().ok()?;
         Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
     }
+}
+
+/// Whether a process of ours has ended. Leaves it to be reaped.
+fn ended(pid: Pid) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    waitid(Id::Pid(pid), look).is_ok_and(|status| status != WaitStatus::StillAlive)
 }
 
 impl Drop for Node {

@@ -7,7 +7,12 @@ over_both!(a_frozen_leader_changes_nothing_when_it_thaws);
 fn jobs() -> Vec<Job> {
     vec![
         Job { name: "long", every: 10, steps: 300, more: &[] },
-        Job { name: "stubborn", every: 10, steps: 300, more: &["on_lost_leadership: finish", "guarantee: at_least_once"] },
+        Job {
+            name: "stubborn",
+            every: 10,
+            steps: 300,
+            more: &["on_lost_leadership: finish", "guarantee: at_least_once"],
+        },
     ]
 }
 

@@ -39,7 +39,7 @@ pub struct Job {
 }
 
 /// The job that every scene has: due each second, done at once.
-pub const TICK: Job = Job { name: "tick", every: 1, steps: 0, more: &["overlap: {allow: 20}"] };
+pub const TICK: Job = Job { name: "tick", every: 1, steps: 0, more: &["overlap: allow", "max_running: 20"] };
 
 /// Where the store is.
 pub enum Stage {
@@ -134,6 +134,9 @@ impl Scene {
     /// All nodes come on, and one of them leads.
     pub async fn play(&mut self) -> (usize, u64) {
         (0..self.nodes.len()).for_each(|node| self.start(node));
+        for node in 0..self.nodes.len() {
+            self.joined(node).await;
+        }
         self.leader_after(0).await
     }
 
@@ -251,23 +254,38 @@ impl Scene {
 
     /// Waits for the verdict on a run.
     pub async fn verdict(&self, run: &str) -> String {
-        self.witness
-            .until(&format!("{run} has a verdict"), |history| history.verdict(run).map(str::to_owned))
-            .await
+        self.witness.until(&format!("{run} has a verdict"), |history| history.verdict(run).map(str::to_owned)).await
     }
 
     /// Waits until a node has a session.
     pub async fn joined(&self, node: usize) {
-        let name = self.nodes[node].name.clone();
-        self.witness.until(&format!("{name} has joined"), |history| history.session(&name).map(|_| ())).await;
+        let node = &self.nodes[node];
+        let has_joined = async || {
+            node.expect_running();
+            self.witness.history.borrow().session(&node.name).map(|_| ())
+        };
+        until(&format!("{} has joined", node.name), has_joined).await;
     }
 
-    /// A directory of the scene, for what a scenario needs beside.
-    pub fn directory(&self) -> PathBuf {
-        self.directory.path().to_owned()
+    /// Replaces a node's jobs file at once, as editors and deployments do.
+    pub fn write_file(&self, node: usize, jobs: &[Job]) {
+        let file = &self.nodes[node].file;
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, yaml(jobs, &self.effects)).unwrap();
+        std::fs::rename(&beside, file).unwrap();
     }
 
-    /// What is begun by the end is decided by then, and what was wrong is over.
+    /// The store is another one, or is as it was at another time: its history is read anew.
+    pub fn look_anew(&mut self) {
+        self.witness = Witness::start(self.store.clone(), prefix(), self.clock.clone(), self.began);
+    }
+
+    /// A path in the directory of the scene, for what a scenario needs beside.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What the referee is to know of the jobs.
     fn rules(&self) -> Vec<JobRule> {
         let rule = |job: &Job| JobRule {
             name: job.name.to_owned(),

@@ -13,7 +13,8 @@ use fencron::time::{Clock, Wall};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// How long something may take that is to happen: long, as machines are slow at times, and nothing waits for it to pass.
+/// How long something may take that is to happen: long, as machines are slow at times, and nothing waits for it to
+/// pass.
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// Longer than [`LIMIT`]: what is not to be waited for.
 pub const FOREVER: Duration = Duration::from_secs(3600);

@@ -96,7 +96,9 @@ async fn a_stopped_command_takes_along_the_groups_that_it_made_in_its_session() 
 
 #[tokio::test]
 async fn a_daemon_with_a_session_of_its_own_that_holds_the_output_does_not_hold_up_the_end() {
-    let ended = run(shell("setsid sh -c 'echo pid $$; echo ready >&2; exec sleep 3600' & while ! ps -o sid= -p $! | grep -qw $!; do sleep 0.01; done; echo daemon $!")).await;
+    let daemon = "setsid sh -c 'echo pid $$; echo ready >&2; exec sleep 3600'";
+    let until_apart = "while ! ps -o sid= -p $! | grep -qw $!; do sleep 0.01; done";
+    let ended = run(shell(&format!("{daemon} & {until_apart}; echo daemon $!"))).await;
     assert_eq!(ended.outcome, Outcome::Exited(0));
     let daemon: i32 = ended.output.lines().find_map(|line| line.strip_prefix("daemon ")).unwrap().parse().unwrap();
     assert!(state(daemon).is_some_and(|state| state != 'Z'), "it is out of reach");

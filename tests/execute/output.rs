@@ -9,14 +9,16 @@ use super::attempt::*;
 async fn both_streams_are_kept_in_the_order_they_came() {
     // Reads each line back before it writes the next, so that they cannot arrive together.
     let dir = tempfile::tempdir().unwrap();
-    let fifo = dir.path().join("fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let fifo = fifo.to_str().unwrap().to_owned();
+    // One for each: who opens the same one again may still meet the writer of before, and reads its end.
+    let fifos = ["first", "second"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    for fifo in &fifos {
+        nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let [first, second] = &fifos;
     let mut attempt =
-        begin(&executor(), shell(&format!("echo 1; read x < {fifo}; echo 2 >&2; read x < {fifo}; echo 3")));
-    for line in ["1", "2"] {
+        begin(&executor(), shell(&format!("echo 1; read x < {first}; echo 2 >&2; read x < {second}; echo 3")));
+    for (line, fifo) in ["1", "2"].into_iter().zip(fifos) {
         attempt.line(line).await;
-        let fifo = fifo.clone();
         soon(tokio::task::spawn_blocking(move || std::fs::write(fifo, "next\n"))).await.unwrap().unwrap();
     }
     assert_eq!(attempt.end().await.output, "1\n2\n3\n");

@@ -20,8 +20,12 @@ struct Decided {
 }
 
 pub(super) fn judge(record: &Record, found: &mut Findings) {
-    let claims: BTreeSet<u64> =
-        record.facts.iter().filter(|(_, f)| matches!(f, Fact::Decided { .. })).filter_map(|(_, f)| f.revision()).collect();
+    let claims: BTreeSet<u64> = record
+        .facts
+        .iter()
+        .filter(|(_, f)| matches!(f, Fact::Decided { .. }))
+        .filter_map(|(_, f)| f.revision())
+        .collect();
     let mut jobs: BTreeMap<&str, Decided> = BTreeMap::new();
     let mut upto = record.wall_start + record.end as i64 - JUST_DUE;
     for (_, fact) in &record.facts {

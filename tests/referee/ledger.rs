@@ -122,13 +122,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// A run that comes to be without a claim was asked for, follows another, or is resolved to run again.
-    fn check_new(
-        &self,
-        run: &str,
-        (at, by): (Millis, Option<&Life>),
-        facts: &[&(Millis, Fact)],
-        found: &mut Findings,
-    ) {
+    fn check_new(&self, run: &str, (at, by): (Millis, Option<&Life>), facts: &[&(Millis, Fact)], found: &mut Findings) {
         let resolved = self.done.get(run) == Some(&"unknown")
             && by.is_none()
             && facts.iter().any(|(_, fact)| matches!(fact, Fact::DoneGone { run: gone, .. } if gone == run));

@@ -15,6 +15,8 @@ pub struct Record {
     /// The TTL of the nodes' sessions, and how much earlier than it they are to stop trusting them.
     pub ttl: Millis,
     pub margin: Millis,
+    /// How long a node that stops, or steps down, may wait for what runs.
+    pub grace: Millis,
     /// The wall-clock instant, in milliseconds since the epoch, at which the record begins.
     pub wall_start: i64,
     pub facts: Vec<(Millis, Fact)>,
@@ -92,32 +94,88 @@ pub enum Fact {
     Broke(Life, String),
 
     /// What the store came to hold, at a revision. Facts of one revision are one transaction.
-    Owner { revision: u64, fence: u64, node: String, lease: u64 },
-    Vacant { revision: u64 },
-    Registered { revision: u64, job: String, since: i64 },
-    Forgotten { revision: u64, job: String },
+    Owner {
+        revision: u64,
+        fence: u64,
+        node: String,
+        lease: u64,
+    },
+    Vacant {
+        revision: u64,
+    },
+    Registered {
+        revision: u64,
+        job: String,
+        since: i64,
+    },
+    Forgotten {
+        revision: u64,
+        job: String,
+    },
     /// A batch of claims, made under `fence`, decided everything up to `instant`.
-    Decided { revision: u64, instant: i64, fence: u64 },
-    Open { revision: u64, run: String, state: State, claimant: Option<Claimant>, attempt: u32 },
-    OpenGone { revision: u64, run: String },
-    Done { revision: u64, run: String, verdict: String, attempt: u32, many: Option<Many> },
-    DoneGone { revision: u64, run: String },
+    Decided {
+        revision: u64,
+        instant: i64,
+        fence: u64,
+    },
+    Open {
+        revision: u64,
+        run: String,
+        state: State,
+        claimant: Option<Claimant>,
+        attempt: u32,
+    },
+    OpenGone {
+        revision: u64,
+        run: String,
+    },
+    Done {
+        revision: u64,
+        run: String,
+        verdict: String,
+        attempt: u32,
+        many: Option<Many>,
+    },
+    DoneGone {
+        revision: u64,
+        run: String,
+    },
     /// Who made the transaction of a revision; a person's or a client's has no node.
-    Wrote { revision: u64, by: Option<Life> },
+    Wrote {
+        revision: u64,
+        by: Option<Life>,
+    },
 
     /// A question that was put when the node's own clock said `sent` was answered: its lease lives `ttl` from then.
-    Acknowledged { life: Life, lease: u64, sent: Millis, ttl: Millis },
+    Acknowledged {
+        life: Life,
+        lease: u64,
+        sent: Millis,
+        ttl: Millis,
+    },
     /// An attempt was started, at `own` by the node's own clock.
-    Started { life: Life, attempt: Attempt, own: Millis },
-    Ended { life: Life, attempt: Attempt },
+    Started {
+        life: Life,
+        attempt: Attempt,
+        own: Millis,
+    },
+    Ended {
+        life: Life,
+        attempt: Attempt,
+    },
     /// An effect arrived at a receiver that is guarded, which took it or turned it away.
-    Effect { attempt: Attempt, accepted: bool },
+    Effect {
+        attempt: Attempt,
+        accepted: bool,
+    },
 
     /// Something is wrong that concerns everybody, from here until as many [`Fact::TroubleEnds`].
     TroubleBegins(String),
     TroubleEnds(String),
     /// Something went wrong at one point: a crash, a cut, a revoked lease.
     Shock(String),
+    /// The leader was asked to stop or to step down: it claims nothing more while it waits for what runs.
+    Drains,
     /// A node cannot take part, or can again, for a reason that lies outside of it.
     Impaired(String),
     Recovered(String),

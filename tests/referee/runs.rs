@@ -30,7 +30,8 @@ fn trust(record: &Record, found: &mut Findings) {
             Fact::Started { life, attempt, own } => {
                 let lease = leases.get(&attempt.fence);
                 let deadline = lease.and_then(|lease| deadlines.get(&(life, *lease))).copied().unwrap_or(0);
-                if *own >= deadline {
+                // Both were cut down to whole milliseconds.
+                if *own > deadline {
                     found.add(
                         Rule::NoStartPastTrust,
                         *at,

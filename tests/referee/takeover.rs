@@ -24,6 +24,7 @@ pub(super) fn judge(record: &Record, found: &mut Findings) {
 /// What can be said about who is well.
 #[derive(Default)]
 struct Health<'a> {
+    grace: Millis,
     up: BTreeSet<&'a str>,
     impaired: BTreeMap<&'a str, u32>,
     troubles: u32,
@@ -34,7 +35,7 @@ struct Health<'a> {
 impl<'a> Health<'a> {
     fn somebody_is_well(&self) -> bool {
         let well = |node: &&str| self.impaired.get(*node).is_none_or(|times| *times == 0);
-        self.troubles == 0 && self.up.iter().any(|node| well(node))
+        self.troubles == 0 && self.up.iter().any(well)
     }
 
     fn take(&mut self, at: Millis, fact: &'a Fact) {
@@ -46,15 +47,16 @@ impl<'a> Health<'a> {
             Fact::TroubleBegins(_) => self.troubles += 1,
             Fact::TroubleEnds(_) => self.troubles -= 1,
             Fact::Shock(_) => {}
+            Fact::Drains => return self.calm_since = self.calm_since.max(at + self.grace),
             _ => return,
         }
-        self.calm_since = at;
+        self.calm_since = self.calm_since.max(at);
     }
 }
 
 fn decided_in_time(record: &Record, found: &mut Findings) {
     let bound = record.ttl + record.margin + NOTICE;
-    let mut health = Health::default();
+    let mut health = Health { grace: record.grace, ..Health::default() };
     let mut decided = record.wall_start;
     let mut told = false;
     let mut look = |at: Millis, health: &Health, decided: i64, found: &mut Findings| {
@@ -100,9 +102,9 @@ fn settles(record: &Record, found: &mut Findings) {
         found.add(Rule::Settles, record.end, "nobody leads in the end");
     }
     // A clock that was ahead has claimed what is due only later: that waits for its time.
-    let is_due = |run: &str| instant(run).is_some_and(|at| at < record.wall_start + record.end as i64);
-    let idle = |since: Millis| since.max(record.healed) + IDLE < record.end;
-    let mut stuck: Vec<_> = open.iter().filter(|(run, since)| idle(**since) && is_due(run)).collect();
+    let due = |run: &str| instant(run).map_or(0, |at| (at - record.wall_start).max(0) as Millis);
+    let idle = |run: &str, since: Millis| since.max(record.healed).max(due(run)) + IDLE < record.end;
+    let mut stuck: Vec<_> = open.iter().filter(|(run, since)| idle(run, **since)).collect();
     stuck.sort();
     for (run, since) in stuck {
         let runs = if running.contains(*run) { "and runs" } else { "and does not run" };

@@ -28,6 +28,9 @@ fn put(rest: &str, entry: &Entry, revision: u64) -> Option<Fact> {
         let fence = record["batch"].as_str()?.split('-').next()?.parse().ok()?;
         return Some(Fact::Decided { revision, instant: instant(&record["instant"])?, fence });
     }
+    if rest == "ask/step-down" {
+        return Some(Fact::Drains);
+    }
     if let Some(job) = rest.strip_prefix("job/") {
         return Some(Fact::Registered { revision, job: job.to_owned(), since: instant(&record["since"])? });
     }

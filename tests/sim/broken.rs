@@ -87,6 +87,7 @@ fn doctored(facts: impl IntoIterator<Item = Fact>) -> Record {
         rules: vec![JobRule { name: "a".into(), every: Some(60_000), jitter: 0, at_once: 1, at_most_once: true }],
         ttl: 10_000,
         margin: 1_100,
+        grace: 1_000,
         wall_start: 0,
         facts: all,
         healed: 2,
@@ -109,10 +110,8 @@ fn a_record_in_which_nothing_is_wrong_is_not_found_fault_with() {
 
 #[test]
 fn a_fence_that_falls_is_caught() {
-    let record = doctored([
-        Fact::Vacant { revision: 7 },
-        Fact::Owner { revision: 8, fence: 4, node: "n1".into(), lease: 2 },
-    ]);
+    let record =
+        doctored([Fact::Vacant { revision: 7 }, Fact::Owner { revision: 8, fence: 4, node: "n1".into(), lease: 2 }]);
     assert_eq!(rules_broken(&record), [Rule::FencesGrow]);
 }
 

@@ -11,9 +11,9 @@ impl Chance {
 
     /// A source that depends on this seed and on `what`, and on nothing that was drawn before.
     pub fn of(seed: u64, what: &str) -> Chance {
-        let hash = what.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = what
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         let mut chance = Chance(seed ^ hash);
         chance.draw();
         chance

@@ -17,14 +17,7 @@ const SCHEDULED: &[Template] = &[
     ("latest", 2, 0, 1, true, "schedule: '@every 2s', missed: {run: latest, within: 1h}"),
     ("all", 3, 0, 1, true, "schedule: '@every 3s', overlap: queue, missed: {run: all, limit: 4, rate: 2/s}"),
     ("misses", 1, 0, 1, true, "schedule: '@every 1s', missed: {run: skip}"),
-    (
-        "flaky",
-        5,
-        0,
-        1,
-        true,
-        "schedule: '@every 5s', retry: {attempts: 3, backoff: {initial: 500ms, max: 2s}}",
-    ),
+    ("flaky", 5, 0, 1, true, "schedule: '@every 5s', retry: {attempts: 3, backoff: {initial: 500ms, max: 2s}}"),
     ("again", 4, 0, 1, false, "schedule: '@every 4s', guarantee: at_least_once, overlap: queue"),
     (
         "flaky-again",

@@ -409,7 +409,7 @@ impl Link {
         self.net.deface(&mut request, kind)?;
         let fate = self.net.fate();
         if fate.unavailable || self.machine.is_cut() || self.net.is_down() {
-            tokio::time::sleep(fate.there).await;
+            tokio::time::sleep(fate.there.min(PATIENCE)).await;
             self.net.note(Fact::Saw("requests refused"));
             self.machine.running().await;
             return Err(unavailable());
@@ -581,4 +581,3 @@ impl Link {
         }
     }
 }
-

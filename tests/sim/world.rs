@@ -27,7 +27,8 @@ use super::work::{Receiver, Worker};
 /// Runs a plan to its end, and answers what happened.
 pub fn run(plan: &Plan) -> Record {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(World::new(plan).live())
+    // Inside: outside of the runtime, `Instant` is the machine's.
+    runtime.block_on(async { World::new(plan).live().await })
 }
 
 struct World<'a> {
@@ -159,6 +160,7 @@ impl<'a> World<'a> {
             rules: self.plan.rules.clone(),
             ttl: self.plan.ttl(),
             margin: timing.margin().as_millis() as u64,
+            grace: self.plan.grace_secs * 1000,
             wall_start: WALL_START,
             facts: self.net.take_facts(),
             healed,
@@ -280,6 +282,7 @@ impl<'a> World<'a> {
                     process.told = true;
                     process.orders.try_send(Order::Stop).ok();
                     self.net.note(Fact::Saw("orderly stops"));
+                    self.net.note(Fact::Drains);
                     self.net.note(Fact::Impaired(process.life.node.clone()));
                     self.end_in(away, Ending::Start(at));
                     self.end_in(away, Ending::Recover(at));
@@ -472,9 +475,7 @@ impl Asking {
         let (now, by) = (truth.wall(), "eve".to_owned());
         let asked = Asked { by: by.clone(), at: now };
         match request {
-            Request::Trigger => {
-                ledger.ask_for_runs(&job, &[now], &call, &Source::Trigger { by }, now).await.is_ok()
-            }
+            Request::Trigger => ledger.ask_for_runs(&job, &[now], &call, &Source::Trigger { by }, now).await.is_ok(),
             Request::Backfill => {
                 let past: Vec<_> = (1..=4).map(|n| now.minus(Duration::from_secs(3600 * n))).collect();
                 ledger.ask_for_runs(&job, &past, &call, &Source::Backfill { by }, now).await.is_ok()

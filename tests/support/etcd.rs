@@ -206,6 +206,14 @@ impl Etcd {
         .await;
     }
 
+    /// Kills it, and starts another cluster in its place, with no data and an id of its own.
+    pub fn rebuild(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.data()).unwrap();
+        self.options.arguments.extend(["--initial-cluster-token".into(), "anew".into()]);
+        self.launch();
+    }
+
     /// Kills it, as a power cut would.
     pub fn kill(&mut self) {
         self.running = None;

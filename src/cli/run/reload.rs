@@ -1,8 +1,10 @@
 //! The jobs file as it changes under a running node.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -11,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::file;
 use crate::config::Config;
+use crate::job::{Job, JobName};
 use crate::lock::Namespace;
 use crate::node::Order;
 
@@ -25,6 +28,8 @@ pub(super) struct Reload {
     /// The digest of the last text that was looked at, whether it was taken or refused.
     digest: String,
     stat: Option<Stat>,
+    /// The jobs of the last text that was taken.
+    jobs: Arc<BTreeMap<JobName, Arc<Job>>>,
     orders: mpsc::Sender<Order>,
 }
 
@@ -39,7 +44,7 @@ fn stat(path: &Path) -> Option<Stat> {
 impl Reload {
     pub fn new(path: PathBuf, namespace: Option<Namespace>, config: &Config, orders: mpsc::Sender<Order>) -> Reload {
         let stat = stat(&path);
-        Reload { path, namespace, digest: config.digest.clone(), stat, orders }
+        Reload { path, namespace, digest: config.digest.clone(), stat, jobs: Arc::new(config.jobs.clone()), orders }
     }
 
     /// Goes on until the node has ended.
@@ -67,9 +72,15 @@ impl Reload {
     async fn look(&mut self, asked: bool) {
         self.stat = stat(&self.path);
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || file::read(&path)).await;
-        let config = match read {
-            Ok(Ok(config)) => config,
+        let before = Arc::clone(&self.jobs);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut config = file::read(&path)?;
+            config.keep_unchanged(&before);
+            let jobs = Arc::new(config.jobs.clone());
+            anyhow::Ok((config, jobs))
+        });
+        let (config, jobs) = match read.await {
+            Ok(Ok(read)) => read,
             Ok(Err(error)) => {
                 tracing::error!(file = %self.path.display(), "the jobs file is refused, the old one stays in force:");
                 error.to_string().lines().for_each(|line| tracing::error!("{line}"));
@@ -96,6 +107,7 @@ impl Reload {
             tracing::warn!("{}:{}:{}: {}", self.path.display(), warning.line, warning.column, warning.message);
         }
         self.digest.clone_from(&config.digest);
+        self.jobs = jobs;
         if self.orders.send(Order::Reload(Box::new(config))).await.is_err() {
             tracing::debug!("the node has ended");
         }

@@ -200,7 +200,7 @@ async fn a_term_won_in_a_store_that_just_went_back_is_given_back() {
     let b = Node::open(&locks, "b").await.queue_up(2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     // It learns elsewhere that the store was further, while it waits: it takes its turn without another look.
-    locks.seen.send_replace(Seen { base: 0, revision: Revision(1000), fence: 900 });
+    locks.seen.send_replace(Seen { revision: Revision(1000), fence: 900, ..Seen::default() });
     a.election.resign(&term).await.unwrap();
     let (_, result) = finished(b).await;
     assert!(matches!(result, Err(CampaignError::StoreWentBack(_))), "{result:?}");
@@ -210,7 +210,7 @@ async fn a_term_won_in_a_store_that_just_went_back_is_given_back() {
 #[tokio::test(start_paused = true)]
 async fn a_repair_counts_from_the_highest_fence_seen_where_that_is_ahead_of_the_clock() {
     let cluster = Cluster::new();
-    let seen = Seen { base: 0, revision: Revision(1), fence: 1 << 50 };
+    let seen = Seen { revision: Revision(1), fence: 1 << 50, ..Seen::default() };
     let locks = cluster.locks_that_saw(seen);
     assert!(cluster.clock.wall().as_millis() < 1 << 50);
     assert_eq!(locks.repair().await.unwrap().base, 1 << 50);

@@ -1,6 +1,6 @@
 //! What is due is claimed once, in order, in batches, and starts when its claim is acknowledged.
 
-use super::bench::{Request, after, every, name, run};
+use super::bench::{Request, after, config, every, name, run};
 use super::*;
 use crate::job::On;
 
@@ -161,6 +161,25 @@ fn a_job_whose_rule_changed_is_due_from_then_on_only() {
     assert!(bench.verdicts().is_empty() && bench.running().is_empty());
     bench.pass(secs(1));
     assert_eq!(bench.running(), ["a@660 #1"]);
+}
+
+#[test]
+fn of_a_configuration_that_shares_jobs_with_the_one_before_the_others_are_looked_at() {
+    let mut bench = Bench::leading(["a", "c", "d", "e"].map(job));
+    let mut jobs = bench.nodes[0].scheduler.jobs().clone();
+    jobs.retain(|job, _| ![name("a"), name("e")].contains(job));
+    jobs.extend(config([job("b"), Job { trigger: every("d", "@every 30s", secs(0)), ..job("d") }]));
+    bench.tell(0, Event::Reloaded(jobs));
+    let registered = bench.nodes[0].told.iter().rev().find_map(|action| match action {
+        Action::Register { known, forget, .. } => Some((known.clone(), forget.clone())),
+        _ => None,
+    });
+    let (known, forget) = registered.expect("something has changed");
+    assert_eq!(known.into_iter().map(|(job, _)| job).collect::<Vec<_>>(), ["b", "d"].map(name));
+    assert_eq!(forget, ["a", "e"].map(name));
+    bench.settle();
+    bench.pass(secs(60));
+    assert_eq!(bench.running(), ["b@60 #1", "c@60 #1", "d@30 #1"]);
 }
 
 #[test]

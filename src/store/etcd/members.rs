@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use etcd_client::{Client, Error as ClientError};
+use etcd_client::{
+    Client, Error as ClientError, GetResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRevokeResponse,
+    ResponseHeader, StatusResponse, TxnResponse, WatchStream,
+};
 use tokio::time::{sleep, timeout};
 
 use super::config::EtcdConfig;
 use super::fault::{Fault, Subject, says_authentication_is_off, sort};
-use crate::store::StoreError;
+use crate::store::{Revision, StoreError};
 use crate::time::{Boot, Clock};
 
 /// How long a member that failed is passed over while others can be asked.
@@ -81,6 +84,51 @@ struct Choice {
     resting: Vec<Boot>,
 }
 
+/// An answer, which tells by its header which cluster gave it.
+pub(super) trait FromCluster {
+    fn header(&self) -> Option<&ResponseHeader>;
+}
+
+/// Implements it for answers that have the method.
+macro_rules! from_cluster {
+    ($($answer:ty),+) => {
+        $(impl FromCluster for $answer {
+            fn header(&self) -> Option<&ResponseHeader> {
+                <$answer>::header(self)
+            }
+        })+
+    };
+}
+
+from_cluster!(
+    GetResponse,
+    LeaseGrantResponse,
+    LeaseKeepAliveResponse,
+    LeaseRevokeResponse,
+    StatusResponse,
+    TxnResponse
+);
+
+impl<T: FromCluster> FromCluster for Option<T> {
+    fn header(&self) -> Option<&ResponseHeader> {
+        self.as_ref().and_then(T::header)
+    }
+}
+
+/// What it reports has headers, and is a hint, confirmed by a transaction.
+impl FromCluster for WatchStream {
+    fn header(&self) -> Option<&ResponseHeader> {
+        None
+    }
+}
+
+/// From a watch.
+impl FromCluster for Revision {
+    fn header(&self) -> Option<&ResponseHeader> {
+        None
+    }
+}
+
 impl Members {
     pub(super) fn new(config: EtcdConfig, cluster: Arc<OnceLock<u64>>) -> Members {
         let seat = |endpoint: &String| Seat {
@@ -106,6 +154,7 @@ impl Members {
     /// [`Timeouts::call`]: super::Timeouts::call
     pub(super) async fn call<T, F>(&self, asked: Asked, request: impl Fn(Client) -> F) -> Result<T, StoreError>
     where
+        T: FromCluster,
         F: Future<Output = Result<T, ClientError>>,
     {
         let started = self.clock.boot();
@@ -115,6 +164,7 @@ impl Members {
             let seat = self.pick();
             let why = match self.attempt(seat, asked, &request).await {
                 Ok(answer) => {
+                    self.check_cluster(seat, &answer)?;
                     self.answered(seat);
                     return Ok(answer);
                 }
@@ -241,20 +291,25 @@ impl Members {
         let options = self.config.options().await.map_err(Fault::Final)?;
         let mut client = Client::connect([self.config.uri(&seat.endpoint)], Some(options)).await.map_err(sorted)?;
         self.authenticate(&mut client).await.map_err(sorted)?;
-        let status = client.status().await.map_err(sorted)?;
-        let cluster = status.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
-        let known = *self.cluster.get_or_init(|| cluster);
-        if known != cluster {
-            return Err(Fault::Final(StoreError::Unusable(format!(
-                "{} belongs to another cluster ({cluster:x}) than the members asked before ({known:x}): \
-                 locks in two clusters exclude nobody; correct the list of endpoints (or start anew, if the cluster was \
-                 built anew)",
-                self.name(seat)
-            ))));
-        }
+        self.check_cluster(seat, &client.status().await.map_err(sorted)?).map_err(Fault::Final)?;
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Ok(Connection { client, number, token: Arc::default() })
+    }
+
+    /// Whether the cluster that answers is the one that answered before. Asked of every answer: a connection that broke
+    /// while nothing was asked is made again unseen, to whatever has that address then.
+    fn check_cluster(&self, seat: &Seat, answer: &impl FromCluster) -> Result<(), StoreError> {
+        let Some(cluster) = answer.header().map(ResponseHeader::cluster_id) else { return Ok(()) };
+        let known = *self.cluster.get_or_init(|| cluster);
+        if known == cluster {
+            return Ok(());
+        }
+        Err(StoreError::Unusable(format!(
+            "{} belongs to another cluster ({cluster:x}) than the members asked before ({known:x}): locks in two \
+             clusters exclude nobody; correct the list of endpoints (or start anew, if the cluster was built anew)",
+            self.name(seat)
+        )))
     }
 
     /// Gets a token, where a user is given. Like etcd's own client, goes on without where the server has no users.

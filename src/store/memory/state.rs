@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::super::{
+use crate::store::{
     Answer, Change, Committed, Compare, Entry, Keys, LeaseId, Op, Page, Range, Revision, Sort, StoreError, Txn, rules,
 };
 use crate::time::Boot;

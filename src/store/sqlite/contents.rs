@@ -10,11 +10,11 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::super::{
+use super::file::{Failure, File};
+use crate::store::{
     Answer, Change, Committed, Compare, Entry, Keys, LeaseId, Op, Page, Range, Revision, Sort, StoreError, Test, Txn,
     rules,
 };
-use super::file::{Failure, File};
 use crate::time::Boot;
 
 /// How many revisions of history are kept: what a watcher may be behind before it lists again.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::super::StoreError;
+use crate::store::StoreError;
 
 /// `fenc`, in the file's header: it tells our files from those of other applications.
 const APPLICATION_ID: i32 = 0x6665_6e63;
@@ -326,6 +326,9 @@ fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             unavailable("another process holds its lock, and did not let go in 5 s".into())
         }
+        // Others are recovering the write-ahead log, or begin and end all the time.
+        Some(ErrorCode::FileLockingProtocolFailed) => unavailable("others kept it from being read".into()),
+        Some(ErrorCode::OutOfMemory) => unavailable("there is no memory for it".into()),
         Some(ErrorCode::DiskFull) => unavailable("its disk is full: make room".into()),
         Some(ErrorCode::SystemIoFailure) => unavailable(format!("the disk failed: {error}")),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {

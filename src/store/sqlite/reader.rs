@@ -12,10 +12,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc as reports, oneshot};
 
-use super::super::{Keys, Page, Range, Revision, StoreError, Watched};
 use super::contents::{Contents, Next};
 use super::file::{Failure, File};
 use super::writer::{Request, ToWriter, Write};
+use crate::store::{Keys, Page, Range, Revision, StoreError, Watched};
 use crate::time::{Boot, Clock};
 
 /// How often an open watch looks for what other processes have committed.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::super::{Committed, LeaseId, Revision, StoreError, Txn};
 use super::contents::Contents;
 use super::file::{Failure, File};
 use super::reader::ToReader;
+use crate::store::{Committed, LeaseId, Revision, StoreError, Txn};
 use crate::time::Clock;
 
 /// The most requests in one SQLite transaction.
@@ -105,6 +105,7 @@ impl Writer {
     fn transact(&self, writes: &[&Write]) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
         let explain = |error: rusqlite::Error| self.file.explain(&error);
         self.file.check_in_place()?;
+        self.roll_back();
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(explain)?;
         let evaluated = self.evaluate(writes);
         let outcome = match evaluated {
@@ -115,11 +116,19 @@ impl Writer {
             Err(Failure::Answer(error)) => error,
             Err(Failure::Sqlite(error)) => self.file.explain(&error),
         };
-        // SQLite rolls back by itself after some errors, and refuses to do it again.
-        if !self.connection.is_autocommit() {
-            self.connection.execute_batch("ROLLBACK").map_err(explain)?;
-        }
+        self.roll_back();
         Err(outcome)
+    }
+
+    /// Leaves no transaction open. Where that fails, what came of the requests is as before, and the next ones begin
+    /// with it again.
+    fn roll_back(&self) {
+        // SQLite rolls back by itself after some errors, and refuses to do it again.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(store.path = %self.file.path().display(), %error, "cannot roll back, trying again later");
+        }
     }
 
     fn evaluate(&self, writes: &[&Write]) -> Result<Vec<Result<Written, StoreError>>, Failure> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Scene, TTL};
 use crate::effects::{Line, Step};
-use crate::referee::record::{Fact, Life, Millis, Record, State};
+use crate::referee::record::{Attempt, Fact, Life, Millis, Record, State};
 use crate::referee::{count, judge};
 
 /// How much earlier than the store a node stops trusting its lease, in parts of a thousand of the TTL.
@@ -21,7 +21,8 @@ impl Scene {
         println!("{counts:?}");
         let violations: Vec<String> = judge(&record).iter().map(ToString::to_string).collect();
         assert!(violations.is_empty(), "{}\nin {}", violations.join("\n"), self.directory.path().display());
-        let fallen = fallen(&self.effects.lines());
+        let lines = self.effects.lines();
+        let fallen = fallen(&lines);
         assert!(fallen.is_empty(), "begun under a fence below one that had begun before: {fallen:?}");
         for (what, times) in happened {
             let found = counts.get(what).copied().unwrap_or(0);
@@ -48,7 +49,7 @@ impl Scene {
         facts.sort_by_key(|(at, _)| *at);
         let ttl = TTL.as_millis() as Millis;
         let margin = ttl * MARGIN_PERMILLE / 1000;
-        Record { rules: self.rules(), ttl, margin, wall_start: self.wall_start, facts, healed, end }
+        Record { rules: self.rules(), ttl, margin, grace: 30_000, wall_start: self.wall_start, facts, healed, end }
     }
 }
 
@@ -139,6 +140,23 @@ fn started(lines: &[Line], marks: &[(Millis, Fact)], began: Millis) -> Vec<(Mill
         }
     }
     facts
+}
+
+#[test]
+fn a_begin_under_a_lower_fence_is_found() {
+    let line = |step, fence| Line {
+        step,
+        attempt: Attempt { run: format!("job@{fence}"), number: 1, fence },
+        node: "a".to_owned(),
+        at: 0,
+    };
+    let lines = [line(Step::Begins, 5), line(Step::Begins, 9), line(Step::GoesOn, 5), line(Step::Begins, 5)];
+    assert_eq!(fallen(&lines), [&lines[3]]);
+    let taken = started(&lines, &[], 0).into_iter().filter_map(|(_, fact)| match fact {
+        Fact::Effect { accepted, .. } => Some(accepted),
+        _ => None,
+    });
+    assert_eq!(taken.collect::<Vec<_>>(), [true, true, false, false]);
 }
 
 /// The runs that were begun under a fence after another had begun under a higher one: two leaders at once.

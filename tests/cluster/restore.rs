@@ -1,0 +1,74 @@
+//! An etcd that was restored from a backup while nodes work: what it says of the time since is not true.
+
+use fencron::store::{Op, Store as _, Txn};
+
+use super::effects::Step;
+use super::referee::record::Fact;
+use super::scene::{Job, Scene};
+use super::support::until;
+use super::witness::History;
+
+/// By how many revisions the restored store grows: more than the backup was behind.
+const GROWTH: u32 = 300;
+
+fn jobs() -> Vec<Job> {
+    vec![Job { name: "other", every: 2, steps: 1, more: &["missed: {run: all}"] }]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_etcd_is_refused_until_it_is_repaired_and_nothing_is_done_twice() {
+    let mut scene = Scene::over_etcd(&jobs()).await;
+    let (leader, fence) = scene.play().await;
+    let backup = scene.path("backup");
+    scene.etcd().members[0].save_snapshot(&backup);
+    scene.claims(6).await;
+    scene.kill(leader);
+    let (leader, fence) = scene.leader_after(fence).await;
+    scene.claims(3).await;
+
+    let since: Vec<_> = scene.nodes.iter().map(|node| node.runs().then(|| node.now())).collect();
+    let cluster = scene.etcd();
+    cluster.members.iter_mut().for_each(|member| member.restore_snapshot(&backup));
+    cluster.members.iter_mut().for_each(|member| member.restart());
+    cluster.ready().await;
+    scene.look_anew();
+    for (node, since) in scene.nodes.iter().zip(since) {
+        if let Some(since) = since {
+            node.says(since, "the store went back in time").await;
+        }
+    }
+    // It grows on, by whatever writes to it, until no revision tells any more that it went back.
+    let seen = scene.witness.history.borrow().facts.len();
+    for n in 0..GROWTH {
+        scene.store.commit(Txn::new().then(Op::put("/growth", n.to_string()))).await.unwrap();
+    }
+    let since = scene.nodes[leader].now();
+    scene.nodes[leader].says(since, "the store went back in time").await;
+    let owners = |history: &History| {
+        history.facts.iter().skip(seen).filter(|(_, fact)| matches!(fact, Fact::Owner { .. })).count()
+    };
+    assert_eq!(owners(&scene.witness.history.borrow()), 0, "nobody leads on a store that went back");
+    let begun_before = scene.effects.lines().len();
+    let (status, body) = scene.nodes[leader].http("/readyz").await;
+    assert!(status == 503 && body.contains("fencron fence repair"), "{status} {body}");
+    let (code, printed, _) = scene.nodes[leader].fencron(&["fence", "show", "--state-dir", "state"]);
+    assert!(code == Some(1) && printed.contains("went back in time"), "{code:?} {printed}");
+
+    let (code, printed, said) = scene.nodes[leader].fencron(&["fence", "repair", "--yes", "--state-dir", "state"]);
+    assert_eq!(code, Some(0), "{printed}{said}");
+    let (_, next) = scene.leader_after(fence).await;
+    scene.begins("tick", next).await;
+    scene.begins("other", next).await;
+    scene.claims(5).await;
+
+    let lines = scene.effects.lines();
+    let highest = lines[..begun_before].iter().map(|line| line.attempt.fence).max();
+    let after = lines[begun_before..].iter().filter(|line| line.step == Step::Begins);
+    let between: Vec<_> = after.filter(|line| line.attempt.fence < next).collect();
+    assert!(highest <= Some(fence) && between.is_empty(), "begun on a store that had gone back: {between:?}");
+    let twice: Vec<_> = scene.effects.begun().into_iter().filter(|(_, begun)| begun.len() > 1).collect();
+    assert!(twice.is_empty(), "done twice: {twice:?}");
+    let node = &scene.nodes[leader];
+    let well = async || (node.http("/readyz").await.0 == 200).then_some(());
+    until("all is well again", well).await;
+}
