@@ -117,6 +117,8 @@ struct RepairView {
     watermark: Wall,
     /// The holds, places in queues and sessions that were ended.
     removed: Vec<String>,
+    /// How many open runs were ended as `unknown`.
+    doubted: usize,
 }
 
 async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -133,7 +135,8 @@ async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> 
          - makes every later fence greater than all that were seen here;\n\
          - ends every hold and session: {nodes} are there; nodes that run open new ones, and one is elected anew;\n\
          - skips what was due until now and not decided, so that nothing is fired twice; it is not in the history;\n\
-         - leaves {open} open runs to the next leader: look at them with `fencron runs --state claimed`",
+         - ends {open} open runs as `unknown`, since nobody can tell what became of them after the backup was taken:\n\
+           look at them with `fencron runs --state unknown`, and settle each with `fencron resolve`",
         place.url
     ));
     if !args.yes && !terminal.confirm("Repair it?")? {
@@ -142,9 +145,11 @@ async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> 
     // The watermark first: moving it turns away the claims of a leader that works right now.
     let watermark = ledger.skip_to(place.clock.wall()).await?.instant;
     let repaired = locks.repair().await?;
+    let reason = "the store was restored from a backup: what became of it since is not known";
+    let doubted = ledger.doubt_open_runs(reason, place.clock.wall()).await?;
     locks.save_seen().await;
     let view =
-        RepairView { base: repaired.base, base_before: repaired.base_before, watermark, removed: repaired.removed };
+        RepairView { base: repaired.base, base_before: repaired.base_before, watermark, removed: repaired.removed, doubted };
     terminal.show(&view, |view| {
         format!("repaired: fences go on above {}, schedules from {}\n", view.base, view.watermark)
     })?;

@@ -160,6 +160,24 @@ impl<S: Store> Ledger<S> {
         }
     }
 
+    /// Ends every open run as `unknown`, for this reason, for a person to resolve: for a store that was restored from a
+    /// backup, where nobody can tell what became of them since. Answers how many.
+    pub async fn doubt_open_runs(&self, reason: &str, now: Wall) -> Result<usize, StoreError> {
+        let (entries, _) = self.store.range_all(self.keys.opens()).await?;
+        let mut doubted = 0;
+        for entry in &entries {
+            let Some(super::keys::About::Open(run)) = self.keys.about(&entry.key) else { continue };
+            let Some(open) = self.open_of(&run, entry) else { continue };
+            let done = Done::of(&open, Verdict::Unknown, reason, now);
+            let txn = Txn::new()
+                .when(Compare::modified_at(entry.key.as_str(), entry.modified))
+                .then(Op::delete(entry.key.as_str()))
+                .then(Op::put(self.keys.done(&run), encode(DoneRecord::from(&done))));
+            doubted += usize::from(self.commit(txn).await?.0.succeeded);
+        }
+        Ok(doubted)
+    }
+
     /// Settles a run that ended as `unknown`.
     pub async fn resolve(&self, run: &RunId, resolution: Resolution, asked: &Asked) -> Result<(), AskError> {
         let page = self.read(Range::of(Keys::one(self.keys.done(run)))).await?;
