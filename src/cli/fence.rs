@@ -148,8 +148,13 @@ async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> 
     let reason = "the store was restored from a backup: what became of it since is not known";
     let doubted = ledger.doubt_open_runs(reason, place.clock.wall()).await?;
     locks.save_seen().await;
-    let view =
-        RepairView { base: repaired.base, base_before: repaired.base_before, watermark, removed: repaired.removed, doubted };
+    let view = RepairView {
+        base: repaired.base,
+        base_before: repaired.base_before,
+        watermark,
+        removed: repaired.removed,
+        doubted,
+    };
     terminal.show(&view, |view| {
         format!("repaired: fences go on above {}, schedules from {}\n", view.base, view.watermark)
     })?;

@@ -24,7 +24,7 @@ use plan::Plan;
 use referee::{Violation, count, judge};
 
 /// How many seeds are tried unless `FENCRON_SIM_SEEDS` says otherwise.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 2000;
 
 /// What has to have happened over the seeds, so that the judgement means something.
 const HAPPENED: &[&str] = &[

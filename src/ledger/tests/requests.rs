@@ -97,3 +97,16 @@ async fn a_request_to_step_down_is_forgotten_for_the_term_it_was_meant_for_and_e
     desk.ledger.forget_step_down(meant).await.unwrap();
     assert!(desk.ledger.store.range(key()).await.unwrap().entries.is_empty());
 }
+
+#[tokio::test]
+async fn what_a_restored_store_left_open_ends_in_doubt() {
+    let desk = Desk::new().await;
+    let runs = desk.ledger.ask_for_runs(&job(), &[at(1), at(2)], "t-1", &trigger(), at(9)).await.unwrap();
+    assert_eq!(desk.ledger.doubt_open_runs("restored", at(10)).await.unwrap(), 2);
+    for run in &runs {
+        let Some(RunRow::Done(done)) = desk.ledger.run(run).await.unwrap() else { panic!("{run} is open") };
+        assert_eq!((done.verdict, done.reason.as_str()), (Verdict::Unknown, "restored"));
+    }
+    desk.ledger.resolve(&runs[0], Resolution::Retry, &asked()).await.unwrap();
+    assert_eq!(desk.ledger.doubt_open_runs("restored", at(11)).await.unwrap(), 1);
+}
