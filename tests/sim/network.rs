@@ -451,7 +451,9 @@ impl Link {
             return net.note(Fact::Saw("requests lost"));
         }
         let is_write = !matches!(request, Request::Range(_) | Request::About);
-        let again = fate.again.filter(|_| is_write).map(|_| request.clone());
+        // A keep-alive is not repeated: that of a node that has died would keep its lease, which bounds no takeover.
+        let repeats = is_write && !matches!(request, Request::KeepAlive(_));
+        let again = fate.again.filter(|_| repeats).map(|_| request.clone());
         if is_write && fate.there > PATIENCE {
             net.note(Fact::Saw("requests applied late"));
         }
