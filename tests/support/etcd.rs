@@ -232,6 +232,15 @@ impl Etcd {
     /// Freezes it: its connections stay, and it answers nothing.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+        // Its threads stop one after the other, after the signal is sent: until all have, it may still answer.
+        let tasks = format!("/proc/{}/task", self.running.as_ref().expect("it is running").server);
+        let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+        };
+        while !std::fs::read_dir(&tasks).unwrap().all(stopped) {
+            std::thread::yield_now();
+        }
     }
 
     /// Lets it go on after [`Etcd::freeze`].
