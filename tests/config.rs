@@ -28,7 +28,6 @@ fn words(job: &Job) -> Vec<String> {
     words.iter().map(|word| word.expose().to_owned()).collect()
 }
 
-/// The messages about every file of `tests/config`, one snapshot each.
 #[test]
 fn jobs_that_a_new_text_leaves_as_they_are_stay_the_same_objects() {
     let text = "version: 1\njobs:\n  a: {schedule: '@daily', command: [x]}\n  b: {schedule: '@daily', command: [x]}\n";
@@ -40,6 +39,15 @@ fn jobs_that_a_new_text_leaves_as_they_are_stay_the_same_objects() {
     assert!(same("a") && !same("b"));
 }
 
+#[test]
+fn what_is_wrong_with_a_job_is_told_at_once_whatever_it_is() {
+    let job = "schedule: '61 * * * *', timezone: Europe/Berln, command: [x], guarantee: exactly_once, max_running: 3";
+    let problems = read(&format!("version: 1\njobs:\n  a: {{{job}}}\n")).unwrap_err();
+    let paths: Vec<String> = problems.list().iter().map(|problem| problem.path.to_string()).collect();
+    assert_eq!(paths, ["jobs.a.schedule", "jobs.a.timezone", "jobs.a.guarantee", "jobs.a.max_running"]);
+}
+
+/// The messages about every file of `tests/config`, one snapshot each.
 #[test]
 fn every_class_of_problem_is_told_well() {
     let sources = Sources {

@@ -69,16 +69,19 @@ impl Reader<'_, '_> {
         let at_key = Spot { node: key, ..spot };
         let task = read_task(walk, &fields, at_key);
         let trigger = self.trigger(walk, &fields, &policies, (name, at_key));
+        // All of these are looked at, whatever is wrong with the others.
+        let (overlap, retry) = (policies.overlap(walk, &fields), policies.retry(walk, &spot.path));
+        let guarantee = policies.guarantee_of_command(walk, &spot.path);
         let job = Job {
             name: name.clone(),
             trigger: trigger?,
             task: task?,
             timeout: policies.timeout.flatten(),
             kill_after: policies.kill_after(),
-            overlap: policies.overlap(walk, &fields),
+            overlap,
             missed: policies.missed(),
-            retry: policies.retry(walk, &spot.path),
-            guarantee: policies.guarantee_of_command(walk, &spot.path),
+            retry,
+            guarantee,
             on_lost_leadership: policies.on_lost_leadership(),
             history: policies.history(),
             env: policies.env,
