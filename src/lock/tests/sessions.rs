@@ -137,3 +137,19 @@ async fn a_blocked_runtime_does_not_cost_a_session_with_a_thread_of_its_own() {
     session.close().await.unwrap();
     assert!(store.range(Range::of(Keys::one(key))).await.unwrap().entries.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_node_was_attended_and_hangs_is_left_to_run_out() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").await;
+    for _ in 0..10 {
+        node.session.attend(cluster.clock.boot());
+        tokio::time::sleep(TTL).await;
+        assert!(node.session.trust().borrow().holds(cluster.clock.boot()));
+    }
+    tokio::time::sleep(TTL * 3).await;
+    assert!(!node.session.trust().borrow().holds(cluster.clock.boot()));
+    assert!(cluster.entry(&key(&node)).await.is_none());
+    node.session.attend(cluster.clock.boot());
+    assert_eq!(node.session.ended().await, Ended::Refused, "a node that recovers learns of it");
+}

@@ -258,3 +258,14 @@ fn what_a_person_asks_for_runs_although_the_job_is_paused() {
     bench.settle();
     assert_eq!(bench.running(), ["a@0~t #1"]);
 }
+
+#[test]
+fn a_reload_keeps_what_was_due_and_jitter_has_not_started_yet() {
+    let jittered = |most| Job { trigger: every("a", "@every 1m", secs(most)), ..job("a") };
+    let mut bench = Bench::leading([jittered(58)]);
+    bench.pass(Duration::from_millis(60_001));
+    assert!(bench.running().is_empty(), "its start has been moved");
+    bench.reload([jittered(57)]);
+    bench.pass(secs(58));
+    assert_eq!(bench.running(), ["a@60 #1"]);
+}
