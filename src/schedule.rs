@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use calendar::{Calendar, CalendarError, MOST_DATES};
-pub use jitter::Jitter;
+pub use jitter::{Jitter, MAX_JITTER};
 pub use zone::Zones;
 
 use crate::time::Wall;

@@ -5,13 +5,16 @@ use std::time::Duration;
 use super::Occurrence;
 use crate::time::Wall;
 
+/// No start is moved by more, whatever is asked for: a start must be found again from its instant, and back.
+pub const MAX_JITTER: Duration = Duration::from_secs(86_400);
+
 /// How far an occurrence's start is moved behind its instant: the same for every leader.
 ///
 /// The move is less than `most` and less than the time to the job's next instant, so the starts of a job are in the
 /// order of its instants and no two are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Jitter {
-    /// The most it is moved.
+    /// The most it is moved; [`MAX_JITTER`] where this is more.
     pub most: Duration,
     /// From the job's name, so that equal schedules of two jobs move apart.
     pub seed: u64,
@@ -34,7 +37,7 @@ impl Jitter {
 
     /// The occurrence at `at` of a schedule whose next instant is `next`.
     pub(super) fn apply(self, at: Wall, next: Option<Wall>) -> Occurrence {
-        let most = u64::try_from(self.most.as_millis()).unwrap_or(u64::MAX);
+        let most = u64::try_from(self.most.min(MAX_JITTER).as_millis()).unwrap_or(u64::MAX);
         let room = next.map_or(u64::MAX, |next| u64::try_from(next.since(at).as_millis()).unwrap_or(u64::MAX));
         let by = match most.min(room) {
             0 => 0,
