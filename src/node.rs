@@ -130,13 +130,32 @@ enum Answer<S> {
     Campaign(CallId, Result<Term, CampaignError>),
     Withdrawn(CallId),
     Resigned,
-    Claim { claims: Claims, batch: u64, size: usize, result: Result<Claim, StoreError> },
-    Register { hold: Hold, result: Result<bool, StoreError> },
-    Transitions { sent: Vec<Transition>, result: Result<Vec<(RunId, Transitioned)>, StoreError> },
-    Run { run: RunId, attempt: u32, ended: Ended },
+    Claim {
+        claims: Claims,
+        batch: u64,
+        size: usize,
+        result: Result<Claim, StoreError>,
+    },
+    Register {
+        hold: Hold,
+        result: Result<bool, StoreError>,
+    },
+    Transitions {
+        sent: Vec<Transition>,
+        result: Result<Vec<(RunId, Transitioned)>, StoreError>,
+    },
+    Run {
+        run: RunId,
+        attempt: u32,
+        ended: Ended,
+    },
     Published(Result<(), SessionError>),
     /// Whether this term still stood, asked after a target turned its fence away.
-    Looked { hold: Hold, seen: Option<Fence>, result: Result<bool, StoreError> },
+    Looked {
+        hold: Hold,
+        seen: Option<Fence>,
+        result: Result<bool, StoreError>,
+    },
     Pruned(Result<Option<Vec<JobName>>, StoreError>),
     Done(&'static str, Result<(), StoreError>),
 }

@@ -52,7 +52,11 @@ impl<S: Store> Locks<S> {
     }
 
     /// `written` is what an attempt whose answer was lost may have done.
-    async fn repair_once(&self, above: Option<Fence>, written: &mut Option<Repaired>) -> Result<Option<Repaired>, StoreError> {
+    async fn repair_once(
+        &self,
+        above: Option<Fence>,
+        written: &mut Option<Repaired>,
+    ) -> Result<Option<Repaired>, StoreError> {
         let base_key = self.namespace.base_key();
         let page = self.store.range(Range::of(Keys::one(base_key.as_str()))).await?;
         let entry = page.entries.first();
