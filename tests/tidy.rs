@@ -26,6 +26,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("scheduler", &["job", "schedule"]),
     ("ledger", &["lock"]),
     ("execute", &["guard"]),
+    ("execute", &["guard"]),
     ("node", &["metrics"]),
 ];
 
