@@ -144,7 +144,9 @@ impl Postgres {
         let mut rows = std::pin::pin!(rows);
         while let Some(row) = rows.next().await {
             let row = row?;
-            answer.push(|| (0..row.len()).map(|i| row.try_get::<_, Option<Shown>>(i).ok().flatten()).map(text_of).collect());
+            answer.push(|| {
+                (0..row.len()).map(|i| row.try_get::<_, Option<Shown>>(i).ok().flatten()).map(text_of).collect()
+            });
         }
         answer.affected = rows.rows_affected().unwrap_or(0);
         Ok(answer)
