@@ -273,7 +273,7 @@ fn kind(code: &str) -> Kind {
         "42P01" => Kind::NoTable,
         "42501" => Kind::NoRight,
         "25001" => Kind::NotInTransaction,
-        "23505" | "42P07" => Kind::Duplicate,
+        "23505" | "42P07" | "42710" => Kind::Duplicate,
         // What the statement says is wrong, and will be next time.
         _ if ["0A", "26", "28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)) => Kind::Never,
         _ => Kind::Later,
