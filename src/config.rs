@@ -11,11 +11,13 @@
 //! `docs/configuration.md` describes the language for people; [`schema`] for editors, from the same table.
 
 mod fill;
+mod http;
 mod jobs;
 mod keys;
 mod policy;
 mod problem;
 mod schema;
+mod sql;
 mod timing;
 mod tree;
 mod walk;

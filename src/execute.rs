@@ -24,9 +24,11 @@ mod census;
 mod command;
 #[expect(unsafe_code, reason = "process groups by pidfd: the system calls have no safe wrapper")]
 mod group;
+mod http;
 mod output;
 #[expect(unsafe_code, reason = "a child is started by clone(CLONE_VFORK), which has no safe wrapper")]
 mod spawn;
+mod sql;
 
 use std::fmt;
 use std::future::Future;
@@ -43,7 +45,7 @@ use crate::fence::Stamp;
 use crate::job::{Ended, Job, Outcome, StopReason, Task};
 use crate::time::{Clock, Wall};
 
-/// How many commands a node runs at once unless told otherwise. The others wait, first come, first served.
+/// How many attempts a node makes at once unless told otherwise. The others wait, first come, first served.
 pub const MAX_RUNNING: usize = 1_000;
 
 /// One attempt to be made.
@@ -134,6 +136,14 @@ impl Execute for Executor {
             (Ok(_room), Task::Command(argv)) => {
                 let run = command::Run { job: &job, argv, stamp: &stamp, stop, may_start, started, clock: &self.clock };
                 command::run(run, &self.starter, &mut output).await
+            }
+            (Ok(_room), Task::Http(http)) => {
+                let run = http::Run { job: &job, http, stamp: &stamp, stop, may_start, started, clock: &self.clock };
+                http::run(run, &mut output).await
+            }
+            (Ok(_room), Task::Sql(sql)) => {
+                let run = sql::Run { job: &job, sql, stamp: &stamp, stop, may_start, started, clock: &self.clock };
+                sql::run(run, &mut output).await
             }
         };
         let (output, output_bytes) = output.finish();

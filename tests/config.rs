@@ -24,7 +24,7 @@ fn elapsed(started: Boot) -> Duration {
 }
 
 fn words(job: &Job) -> Vec<String> {
-    let Task::Command(words) = &job.task;
+    let Task::Command(words) = &job.task else { panic!("no command") };
     words.iter().map(|word| word.expose().to_owned()).collect()
 }
 

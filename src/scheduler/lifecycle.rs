@@ -9,9 +9,13 @@ use super::{
 };
 use crate::fence::Fence;
 use crate::job::{
-    Ended, Guarantee, Job, JobName, MissedRun, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Verdict,
+    Again, Ended, Guarantee, Job, JobName, MissedRun, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Task,
+    Verdict,
 };
 use crate::time::Wall;
+
+/// The longest that a target can have an attempt put off.
+const PUT_OFF_MOST: Duration = Duration::from_secs(3_600);
 
 /// How far the clocks of two leaders may differ without either being wrong.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
@@ -63,15 +67,10 @@ impl Scheduler {
                 }
                 To::Open(given_back(open, ended.started_at.is_some(), now))
             }
-            outcome if is_failure(outcome) && self.jobs.contains_key(&open.job) => {
-                match active.job.retry.pause_after(attempt) {
-                    Some(pause) => {
-                        To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open })
-                    }
-                    None => self.verdict_of(&open, &ended, now),
-                }
-            }
-            _ => self.verdict_of(&open, &ended, now),
+            outcome => match pause_after(outcome, &active.job, attempt).filter(|_| self.jobs.contains_key(&open.job)) {
+                Some(pause) => To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open }),
+                None => self.verdict_of(&open, &ended, now),
+            },
         };
         self.change(&run, to, By::Attempt(active.attempt));
     }
@@ -88,6 +87,14 @@ impl Scheduler {
                 (Verdict::Cancelled, format!("cancelled by request{by}"), None)
             }
             Outcome::Stopped(reason) => (Verdict::Cancelled, reason.as_str().to_owned(), None),
+            Outcome::Done => (Verdict::Succeeded, String::new(), None),
+            Outcome::AlreadyApplied => (Verdict::Succeeded, "already applied".to_owned(), None),
+            Outcome::Fenced { seen } => {
+                let seen = seen.map_or("a greater fence".to_owned(), |seen| format!("fence {seen}"));
+                (Verdict::Cancelled, format!("fenced: the target has seen {seen}"), None)
+            }
+            Outcome::Failed { why, .. } => (Verdict::Failed, why.clone(), None),
+            Outcome::InDoubt(why) => (Verdict::Unknown, why.clone(), None),
         };
         let done = Done {
             finished_at: ended.finished_at,
@@ -282,7 +289,7 @@ impl Scheduler {
             return;
         }
         let who = open.claimant.as_ref().map_or("a leader".to_owned(), |c| format!("{} (fence {})", c.node, c.fence));
-        let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee == Guarantee::AtLeastOnce);
+        let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee.may_repeat());
         if again && open.attempt < ATTEMPTS_LOST_MOST {
             let (to, fence) = (To::Open(given_back(open.clone(), true, now)), self.term);
             return fence.into_iter().for_each(|fence| self.change(&open.id, to.clone(), By::Term(fence)));
@@ -455,12 +462,14 @@ impl Scheduler {
 /// Whether a run is to wait until `not_before`. One that would wait for longer than any pause of its job was put off by
 /// a leader whose clock was ahead: it is due, unless its own instant is still to come.
 fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
-    let retries = if job.retry.attempts > 1 { job.retry.max } else { Duration::ZERO };
+    let repeats = job.retry.attempts > 1 || job.guarantee == Guarantee::ExactlyOnce;
+    let retries = if repeats { job.retry.max } else { Duration::ZERO };
     let catches_up = match job.missed.run {
         MissedRun::All => job.missed.every.saturating_mul(job.missed.limit),
         MissedRun::Latest | MissedRun::Skip => Duration::ZERO,
     };
-    let longest = retries.max(catches_up).saturating_add(CLOCKS_DIFFER);
+    let asked = if matches!(job.task, Task::Http(_)) { PUT_OFF_MOST } else { Duration::ZERO };
+    let longest = retries.max(catches_up).max(asked).saturating_add(CLOCKS_DIFFER);
     let due = if open.source == Source::Schedule { open.starts } else { open.at };
     not_before > now && (due > now || not_before.since(now) <= longest)
 }
@@ -473,11 +482,24 @@ enum Fit {
     Never(Verdict, String),
 }
 
-fn is_failure(outcome: &Outcome) -> bool {
+/// After what pause the attempt `attempt` is repeated, which ended so; `None`: it is not.
+fn pause_after(outcome: &Outcome, job: &Job, attempt: u32) -> Option<Duration> {
+    let configured = || job.retry.pause_after(attempt);
     match outcome {
-        Outcome::Exited(code) => *code != 0,
-        Outcome::Signalled(_) | Outcome::TimedOut | Outcome::NotStarted(_) => true,
-        Outcome::Stopped(_) => false,
+        Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => None,
+        Outcome::Stopped(_) | Outcome::Fenced { .. } | Outcome::Failed { again: Again::Never, .. } => None,
+        Outcome::Exited(_) | Outcome::Signalled(_) | Outcome::TimedOut | Outcome::NotStarted(_) => configured(),
+        Outcome::Failed { again: Again::AsConfigured, .. } => configured(),
+        Outcome::Failed { again: Again::After(asked), .. } => {
+            configured().map(|pause| pause.max((*asked).min(PUT_OFF_MOST)))
+        }
+        Outcome::InDoubt(_) => match job.guarantee {
+            Guarantee::AtMostOnce => None,
+            Guarantee::AtLeastOnce => configured(),
+            // Repeating it is how the target is asked whether it was done, which is never one attempt too many.
+            Guarantee::ExactlyOnce if attempt < ATTEMPTS_LOST_MOST => Some(job.retry.pause(attempt)),
+            Guarantee::ExactlyOnce => None,
+        },
     }
 }
 
@@ -485,7 +507,7 @@ fn is_failure(outcome: &Outcome) -> bool {
 /// it, and one that may run twice is to run to its end once.
 fn goes_to_successor(job: &Job, reason: StopReason, unstarted: bool) -> bool {
     let handed_over = matches!(reason, StopReason::Shutdown | StopReason::LostLeadership);
-    handed_over && (unstarted || job.guarantee == Guarantee::AtLeastOnce)
+    handed_over && (unstarted || job.guarantee.may_repeat())
 }
 
 /// The run as it waits for its next leader; an attempt that was never started does not count.
