@@ -40,6 +40,7 @@ use housekeeping::{Chore, Pruning};
 
 use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
+use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
 use crate::ledger::{Claim, Claims, Followed, Ledger, News, NodeRecord};
 use crate::lock::{
@@ -129,11 +130,32 @@ enum Answer<S> {
     Campaign(CallId, Result<Term, CampaignError>),
     Withdrawn(CallId),
     Resigned,
-    Claim { claims: Claims, batch: u64, size: usize, result: Result<Claim, StoreError> },
-    Register { hold: Hold, result: Result<bool, StoreError> },
-    Transitions { sent: Vec<Transition>, result: Result<Vec<(RunId, Transitioned)>, StoreError> },
-    Run { run: RunId, attempt: u32, ended: Ended },
+    Claim {
+        claims: Claims,
+        batch: u64,
+        size: usize,
+        result: Result<Claim, StoreError>,
+    },
+    Register {
+        hold: Hold,
+        result: Result<bool, StoreError>,
+    },
+    Transitions {
+        sent: Vec<Transition>,
+        result: Result<Vec<(RunId, Transitioned)>, StoreError>,
+    },
+    Run {
+        run: RunId,
+        attempt: u32,
+        ended: Ended,
+    },
     Published(Result<(), SessionError>),
+    /// Whether this term still stood, asked after a target turned its fence away.
+    Looked {
+        hold: Hold,
+        seen: Option<Fence>,
+        result: Result<bool, StoreError>,
+    },
     Pruned(Result<Option<Vec<JobName>>, StoreError>),
     Done(&'static str, Result<(), StoreError>),
 }
@@ -404,6 +426,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::Transitions { sent, result } => self.transitions_answered(sent, result),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
             Answer::Published(result) => self.published(result),
+            Answer::Looked { hold, seen, result } => self.looked_at_own_term(&hold, seen, result),
             Answer::Pruned(result) => self.pruned(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),
             Answer::Done(..) => {}

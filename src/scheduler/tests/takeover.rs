@@ -58,6 +58,18 @@ fn at_least_once_is_run_again_under_a_higher_fence() {
 }
 
 #[test]
+fn exactly_once_is_asked_of_its_target_again_under_a_higher_fence() {
+    let mut bench = running(Job { guarantee: Guarantee::ExactlyOnce, ..job("a") });
+    bench.crash(0);
+    bench.elect(1);
+    bench.settle();
+    assert_eq!(bench.running_on(1), ["a@60 #2"]);
+    bench.ends(1, &run("a", 60), Outcome::AlreadyApplied);
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 succeeded: already applied"]);
+}
+
+#[test]
 fn a_run_that_takes_its_leader_down_each_time_does_not_take_all_of_them() {
     let mut bench = running(again());
     for round in 0..=ATTEMPTS_LOST_MOST {
