@@ -36,6 +36,8 @@
 
 mod answer;
 pub mod layer;
+#[cfg(feature = "scheduler")]
+pub mod proxy;
 mod refusal;
 pub mod sql;
 mod state;
@@ -384,6 +386,24 @@ impl Guard {
             }
             let pause = ASK_AGAIN.min(inner.options.wait - waited);
             tokio::time::timeout(pause, ended).await.ok();
+        }
+    }
+
+    /// Whether the state answers, and takes what is written to it.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub async fn check(&self) -> Result<(), StateError> {
+        // Nothing has this id.
+        self.0.state.end(Uuid::nil(), &End::Again).await
+    }
+
+    /// Waits until nothing that was let in is in flight, and lets nothing in any more.
+    pub async fn drain(&self) {
+        let all = u32::try_from(self.0.options.in_flight_most.max(1)).unwrap_or(u32::MAX);
+        if let Ok(all) = self.0.room.acquire_many(all).await {
+            all.forget();
         }
     }
 

@@ -15,6 +15,7 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tower::{Layer, Service};
 
@@ -294,7 +295,7 @@ fn broken(begun: Bytes, error: BoxError) -> AnswerBody {
     Frames(frames).boxed_unsync()
 }
 
-fn boxed<R>(body: R) -> AnswerBody
+pub(super) fn boxed<R>(body: R) -> AnswerBody
 where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
@@ -325,18 +326,24 @@ fn replay(answer: Answer) -> Response<AnswerBody> {
 }
 
 /// The refusal as `application/problem+json` (RFC 9457).
-pub(super) fn refuse(refusal: &Refusal) -> Response<AnswerBody> {
-    let text = serde_json::to_string(&refusal.problem()).expect("a problem has only text keys") + "\n";
-    let mut response = Response::new(whole(text));
-    *response.status_mut() = StatusCode::from_u16(refusal.status()).expect("each has a status of HTTP");
+fn refuse(refusal: &Refusal) -> Response<AnswerBody> {
+    let status = StatusCode::from_u16(refusal.status()).expect("each has a status of HTTP");
+    let mut response = problem(status, &refusal.problem());
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seen) = refusal.seen() {
         headers.insert(names::FENCING_TOKEN_SEEN, HeaderValue::from(seen.get()));
     }
     if let Some(after) = refusal.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
     }
+    response
+}
+
+pub(super) fn problem<P: Serialize>(status: StatusCode, problem: &P) -> Response<AnswerBody> {
+    let text = serde_json::to_string(problem).expect("a problem has only text keys") + "\n";
+    let mut response = Response::new(whole(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }
 
