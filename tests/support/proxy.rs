@@ -135,12 +135,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    upstream: String,
-    rules: watch::Receiver<Rules>,
-    holds: watch::Sender<u64>,
-) {
+async fn accept(listener: TcpListener, upstream: String, rules: watch::Receiver<Rules>, holds: watch::Sender<u64>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
         let (upstream, rules, holds) = (upstream.clone(), rules.clone(), holds.clone());
