@@ -61,6 +61,8 @@ where
             }
         }
     }
+    // From here on nobody can connect any more.
+    drop(listener);
     connections.close();
     connections.wait().await;
 }

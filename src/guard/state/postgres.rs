@@ -182,6 +182,7 @@ impl Connection {
         Ok((row, older.get(0)))
     }
 
+    /// Lets it in, and counts its key.
     async fn admit(&self, asked: &Asked, shared: &Shared, fence: i64) -> Result<()> {
         let (scope, request) = (&asked.scope, &asked.request);
         let (id, digest) = (asked.id.to_string(), request.digest.as_bytes());
@@ -192,6 +193,10 @@ impl Connection {
         let remove = self.client.execute(&self.remove, &named);
         let insert = self.client.execute(&self.insert, &values);
         tokio::try_join!(biased; remove, insert, self.client.batch_execute("COMMIT"))?;
+        if request.key.is_some() {
+            shared.keys.fetch_add(1, Ordering::Relaxed);
+            shared.bytes.fetch_add(size.cast_unsigned(), Ordering::Relaxed);
+        }
         Ok(())
     }
 }
@@ -359,9 +364,6 @@ impl Postgres {
         match (decision, row) {
             (Decision::Admit, _) => {
                 connection.admit(asked, shared, fence).await?;
-                if request.key.is_some() {
-                    shared.keys.fetch_add(1, Ordering::Relaxed);
-                }
                 return Ok(Answered::Decided(decision));
             }
             (Decision::Replay, Some(row)) => {
