@@ -6,8 +6,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use reqwest::Response;
 
-use super::super::output::{OutputSink, Stream};
 use super::{Cut, Target, trouble};
+use crate::execute::output::{OutputSink, Stream};
 use crate::fence::{Fence, header};
 use crate::job::{Again, Http, OUTPUT_KEPT, Outcome};
 use crate::time::Wall;
