@@ -115,3 +115,18 @@ pub fn in_doubt(ended: &Ended) -> &str {
         other => panic!("it is to be in doubt, and is {other:?}"),
     }
 }
+
+/// Whether this process runs one test alone. Else it runs the test `name` so, with these variables, which has to pass.
+pub fn apart(name: &str, variables: &[(&str, String)]) -> bool {
+    if std::env::var_os("FENCRON_TEST_APART").is_some() {
+        return true;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env("FENCRON_TEST_APART", "1");
+    for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    let output = command.envs(variables.iter().map(|(name, value)| (*name, value))).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    false
+}

@@ -131,14 +131,14 @@ fn no_secret_of_a_request_is_shown_anywhere() {
     let never = "schedule: '@at 2099-01-01T00:00:00Z'";
     let jobs = format!(
         "version: 1\njobs:\n\
-         \x20 answered: {{{never}, http: {{url: '${{URL}}', headers: {{x-key: '${{TOKEN}}'}}, json: {{t: '${{TOKEN}}'}}}}}}\n\
-         \x20 refused: {{{never}, http: {{url: '${{NOBODY}}', headers: {{authorization: 'Bearer ${{TOKEN}}'}}, body: x}}}}\n\
-         \x20 unknown: {{{never}, http: {{url: 'https://u:${{TOKEN}}@${{TOKEN}}.invalid/${{TOKEN}}'}}}}\n"
+         \x20 answered: {{{never}, http: {{url: '${{URL}}', headers: {{x-key: '${{KEY}}'}}, json: {{t: '${{KEY}}'}}}}}}\n\
+         \x20 refused: {{{never}, http: {{url: '${{NOBODY}}', headers: {{authorization: '${{KEY}}'}}, body: x}}}}\n\
+         \x20 unknown: {{{never}, http: {{url: 'https://u:${{KEY}}@${{KEY}}.invalid/${{KEY}}'}}}}\n"
     );
     let variables = [
         ("URL", format!("http://u:{SECRET}@{}/{SECRET}?{SECRET}", server.address)),
         ("NOBODY", format!("http://u:{SECRET}@{}/{SECRET}?{SECRET}", nobody())),
-        ("TOKEN", SECRET.to_owned()),
+        ("KEY", SECRET.to_owned()),
     ];
     let node = Node::start(&jobs, &variables);
     for job in ["answered", "refused", "unknown"] {

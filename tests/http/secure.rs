@@ -2,7 +2,7 @@
 
 use fencron::job::{Again, Http, Identity, Outcome, Text};
 
-use crate::attempt::{failed, request, run};
+use crate::attempt::{apart, failed, request, run};
 use crate::server::{Server, answer};
 use crate::support::certificates::Certificates;
 
@@ -22,6 +22,47 @@ async fn a_server_is_known_by_its_authority() {
     let server = Server::secure(&certificates, false, |_| answer(200, "", ""));
     assert_eq!(run(trusting(&certificates, &server)).await.outcome, Outcome::Done);
     assert_eq!(server.request().header("fencing-token"), Some("7"));
+}
+
+/// Made by the process that looks on, and used by the one that makes the request.
+const MADE: &str = "FENCRON_TEST_URL";
+
+#[tokio::test]
+async fn what_the_machine_trusts_is_trusted() {
+    let certificates = Certificates::make();
+    let server = Server::secure(&certificates, false, |_| answer(200, "", ""));
+    let ca = certificates.path("ca.pem").to_str().unwrap().to_owned();
+    let variables = [("SSL_CERT_FILE", ca), (MADE, server.secure_url())];
+    if apart("secure::what_the_machine_trusts_is_trusted", &variables) {
+        let url = std::env::var(MADE).unwrap();
+        assert_eq!(run(request("POST", &url)).await.outcome, Outcome::Done);
+    } else {
+        server.request();
+    }
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_where_the_server_offers_it() {
+    let certificates = Certificates::make();
+    let mut config = Server::config(&certificates, false);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/path", listener.local_addr().unwrap());
+    let served = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let stream = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)).accept(stream).await.unwrap();
+        let answer = hyper::service::service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
+            let token = request.headers()["fencing-token"].to_str().unwrap().to_owned();
+            Ok::<_, std::convert::Infallible>(hyper::Response::new(format!("fence {token}")))
+        });
+        let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        server.serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await
+    });
+    let mut http = request("POST", &url);
+    http.ca = Some(file(&certificates, "ca.pem"));
+    let ended = run(http).await;
+    assert_eq!((ended.outcome, ended.output.as_str()), (Outcome::Done, "HTTP/2.0 200 OK\nfence 7\n"));
+    served.await.unwrap().ok();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use fencron::execute::MayStart;
 use fencron::job::{Again, Outcome, StopReason, Text};
 
 use crate::LIMIT;
-use crate::attempt::{RUN, begin, failed, request, run, stamp};
+use crate::attempt::{RUN, apart, begin, failed, request, run, stamp};
 use crate::server::{Server, answer, nobody, silent};
 
 #[tokio::test]
@@ -158,21 +158,6 @@ async fn a_redirect_that_makes_a_get_of_a_post_is_not_followed() {
     assert!(failed(&run(http).await).0.contains("no POST as a GET"));
     server.request();
     assert!(!server.was_asked());
-}
-
-/// Runs the test `name` of this program again, alone, with these variables.
-fn apart(name: &str, variables: &[(&str, String)]) -> bool {
-    if std::env::var_os("FENCRON_TEST_APART").is_some() {
-        return true;
-    }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env("FENCRON_TEST_APART", "1");
-    for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
-        command.env_remove(name).env_remove(name.to_lowercase());
-    }
-    let output = command.envs(variables.iter().map(|(name, value)| (*name, value))).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    false
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,10 @@ impl Server {
         mutual: bool,
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Server {
+        Server::listen(Some(Arc::new(Server::config(certificates, mutual))), answer)
+    }
+
+    pub fn config(certificates: &Certificates, mutual: bool) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certificates.path("ca.pem")).unwrap()).unwrap();
@@ -90,7 +94,7 @@ impl Server {
         };
         let chain = vec![CertificateDer::from_pem_file(certificates.path("server.pem")).unwrap()];
         let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
-        Server::listen(Some(Arc::new(config.with_single_cert(chain, key).unwrap())), answer)
+        config.with_single_cert(chain, key).unwrap()
     }
 
     fn listen(tls: Option<Arc<ServerConfig>>, answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Server {
