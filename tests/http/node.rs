@@ -26,31 +26,35 @@ impl Node {
         let mut command = command(&dir, &["run", "--ttl", "2s"]);
         command.env("FENCRON_LOG", "trace").envs(variables.iter().map(|(name, value)| (*name, value)));
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Node { dir, child }
+        let node = Node { dir, child };
+        node.wait("it does not lead", || node.log().contains(" leading "));
+        node
     }
 
-    /// Waits until a run of `job` has ended.
-    fn ended(&self, job: &str) -> Value {
+    fn wait(&self, else_says: &str, until: impl Fn() -> bool) {
         for _ in 0..LIMIT.as_millis() / 50 {
-            let output = command(&self.dir, &["runs", "--job", job, "-o", "json"]).output().unwrap();
-            let runs: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            let open = ["claimed", "running", "retrying", "waiting"];
-            if let Some(run) = runs.get(0).filter(|run| !open.contains(&run["state"].as_str().unwrap())) {
-                return run.clone();
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        panic!("{job} does not end; the log:\n{}", self.log());
-    }
-
-    fn trigger(&self, job: &str) {
-        for _ in 0..LIMIT.as_millis() / 50 {
-            if command(&self.dir, &["trigger", job]).output().unwrap().status.success() {
+            if until() {
                 return;
             }
             thread::sleep(Duration::from_millis(50));
         }
-        panic!("{job} cannot be triggered; the log:\n{}", self.log());
+        panic!("{else_says}; the log:\n{}", self.log());
+    }
+
+    /// Waits until the run of `job` has ended.
+    fn ended(&self, job: &str) -> Value {
+        let run = || {
+            let output = command(&self.dir, &["runs", "--job", job, "-o", "json"]).output().unwrap();
+            serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()[0].take()
+        };
+        let open = [Value::Null, "waiting".into(), "claimed".into(), "running".into(), "retrying".into()];
+        self.wait(&format!("{job} does not end"), || !open.contains(&run()["state"]));
+        run()
+    }
+
+    fn trigger(&self, job: &str) {
+        let ran = command(&self.dir, &["trigger", job]).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     }
 
     fn log(&self) -> String {
