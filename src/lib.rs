@@ -21,6 +21,7 @@
 //! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
 //! | `execute` | commands, to the end of their last process |
 //! | `node` | the loop around all of it |
+//! | `listen` | listeners of HTTP, and their bounds |
 //! | `api`, `cli` | the listener and the program |
 //!
 //! `docs/architecture.md` has the invariants, each with the test that holds it.
@@ -35,6 +36,8 @@ pub mod time;
 pub mod config;
 #[cfg(feature = "scheduler")]
 pub mod job;
+#[cfg(feature = "scheduler")]
+pub mod listen;
 #[cfg(feature = "scheduler")]
 pub mod schedule;
 #[cfg(feature = "scheduler")]
