@@ -1,8 +1,6 @@
 //! Many commands at once.
 
-use fencron::execute::Executor;
 use fencron::job::{Outcome, StopReason};
-use fencron::time::Clock;
 
 use super::attempt::*;
 
@@ -31,7 +29,7 @@ async fn hundreds_run_at_once_and_none_is_left() {
 async fn no_more_run_at_once_than_are_allowed_and_the_others_wait_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let executor = Executor::new(Clock::system(), 1).unwrap();
+    let executor = executor_of(1);
     let mut attempts = Vec::new();
     for number in 0..10 {
         let script = format!("echo begin {number} >> {0}; sleep 0.01; echo end {number} >> {0}", log.display());
