@@ -287,7 +287,6 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
         if libc::getppid() != plan.parent {
             libc::_exit(127);
         }
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files);
         if !plan.dir.is_null() && libc::chdir(plan.dir) != 0 {
             plan.failed = Some(StartError::Dir(Errno::last()));
             libc::_exit(127);
@@ -303,6 +302,8 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
             plan.failed = Some(StartError::Unsupervised(errno));
             libc::_exit(127);
         }
+        // Not before that, which takes a descriptor, and as many on their way as the limit says.
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files);
         // Rust opens everything close-on-exec. Should a library not: an inherited connection to the store would keep
         // it open beyond the node's death. Where the kernel is older than 5.11 this does nothing.
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);

@@ -153,14 +153,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.signal_if_there(Signal::SIGKILL);
+        // It may have been waited for already.
+        self.child.kill().ok();
         self.child.wait().ok();
-    }
-}
-
-impl Node {
-    fn signal_if_there(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).ok();
     }
 }
 
@@ -180,6 +175,13 @@ fn words(pid: i32, file: &str) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     text.split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// Whether a supervisor knows of a command: it has a pidfd of it.
+fn holds(supervisor: i32, command: i32) -> bool {
+    let of_command = |info: String| info.lines().any(|line| line.split_whitespace().eq(["Pid:", &command.to_string()]));
+    let open = std::fs::read_dir(format!("/proc/{supervisor}/fdinfo")).into_iter().flatten().flatten();
+    open.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).any(of_command)
 }
 
 fn is_gone(pid: i32) -> bool {
@@ -341,9 +343,7 @@ async fn a_supervisor_that_is_killed_is_replaced_and_the_next_knows_what_runs() 
     let (leader, child) = (node.logged_pid("leader ").await, node.logged_pid("child ").await);
     let first = node.supervisor().unwrap();
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
-    comes_true(|| node.supervisor().is_some_and(|pid| pid != first)).await;
-    // It is told of what runs before anything else: a command that is started has been started after that.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    comes_true(|| node.supervisor().is_some_and(|pid| pid != first && holds(pid, leader))).await;
     node.kill();
     node.logged("child heard").await;
     node.logged("bye").await;
