@@ -354,7 +354,7 @@ unsafe fn execute_first(plan: &Plan) -> Errno {
     why
 }
 
-/// Lets the node open as many files as it may (a running command takes three), and returns what it could before.
+/// Lets the node open as many files as it may (a running command takes five), and returns what it could before.
 fn raise_open_files() -> io::Result<libc::rlimit> {
     static AT_FIRST: OnceLock<(u64, u64)> = OnceLock::new();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

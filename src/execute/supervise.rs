@@ -129,6 +129,9 @@ struct Shared {
     page: Arc<Page>,
     link: Mutex<Link>,
     linked: Condvar,
+    /// Slots of which nothing is left. A lock of its own, which is never held for long: a command must be able to end
+    /// while the start of another hangs.
+    gone: Mutex<Vec<u32>>,
 }
 
 /// The way to the supervisor. Locked while a command is started, so that each is known to whichever supervisor comes.
@@ -158,7 +161,7 @@ impl Supervision {
         let page = Arc::new(Page::new()?);
         let (socket, child) = spawn(&program, &page)?;
         let link = Mutex::new(Link { socket: Some(socket), ..Link::default() });
-        let shared = Arc::new(Shared { program, page, link, linked: Condvar::new() });
+        let shared = Arc::new(Shared { program, page, link, linked: Condvar::new(), gone: Mutex::default() });
         let watched = Arc::downgrade(&shared);
         thread::Builder::new().name("fencron-watch".into()).spawn(move || watch(&watched, child))?;
         Ok(Supervision(shared))
@@ -179,6 +182,7 @@ impl Supervision {
         let mut attempt = 1;
         loop {
             let mut link = shared.lock_linked().map_err(LaunchError::Unsupervised)?;
+            link.give_back(shared.take_gone());
             let slot = link.take_slot().map_err(LaunchError::Unsupervised)?;
             shared.page.begin(slot);
             let Life { kill_after, finish, .. } = life;
@@ -193,7 +197,7 @@ impl Supervision {
                     return Ok((pid, pidfd, Charge { shared: Arc::clone(shared), slot, lease }));
                 }
                 Err(error) => {
-                    link.give_back(slot);
+                    link.give_back(vec![slot]);
                     match error {
                         LaunchError::Unsupervised(Errno::EPIPE | Errno::ECONNRESET) if attempt < START_ATTEMPTS => {
                             link.socket = None;
@@ -222,6 +226,11 @@ impl Shared {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is to be given back. To be asked for by who has locked the link.
+    fn take_gone(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Waits until there is a supervisor, for a while.
     fn lock_linked(&self) -> Result<MutexGuard<'_, Link>, Errno> {
         let waited = self.linked.wait_timeout_while(self.lock(), REPLACED_WITHIN, |link| link.socket.is_none());
@@ -232,6 +241,7 @@ impl Shared {
     /// Tells a new supervisor of all that runs. From then on starts go by it.
     fn connect(&self, socket: OwnedFd) -> Result<(), Errno> {
         let mut link = self.lock();
+        link.give_back(self.take_gone());
         for held in link.held.values() {
             let [stdout, stderr] = held.outputs.each_ref().map(AsRawFd::as_raw_fd);
             send(socket.as_fd(), Message::Runs(held.command), &[held.pidfd.as_raw_fd(), stdout, stderr])?;
@@ -247,7 +257,6 @@ impl Shared {
 
 impl Link {
     fn take_slot(&mut self) -> Result<u32, Errno> {
-        self.send_unsent();
         if let Some(slot) = self.free.pop() {
             return Ok(slot);
         }
@@ -259,10 +268,10 @@ impl Link {
         Ok(slot)
     }
 
-    /// Nothing of what had this slot is left.
-    fn give_back(&mut self, slot: u32) {
-        self.held.remove(&slot);
-        self.unsent.push(slot);
+    /// Nothing of what had these slots is left.
+    fn give_back(&mut self, slots: Vec<u32>) {
+        slots.iter().for_each(|slot| drop(self.held.remove(slot)));
+        self.unsent.extend(slots);
         self.send_unsent();
     }
 
@@ -375,7 +384,11 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.shared.lock().give_back(self.slot);
+        self.shared.gone.lock().unwrap_or_else(PoisonError::into_inner).push(self.slot);
+        // Where a start is under way, the next one does this.
+        if let Ok(mut link) = self.shared.link.try_lock() {
+            link.give_back(self.shared.take_gone());
+        }
     }
 }
 
@@ -402,12 +415,13 @@ impl Deadlines {
             let _alone = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
             page.tell(lease.get(), trusted_until, killed_after)
         };
-        if nearer && let Some(shared) = shared.upgrade()
-            && let Some(socket) = &shared.lock().socket
-            // The supervisor otherwise looks when it was to look before that.
+        // Where it cannot be told at once, since a start is under way, it looks when it was to look before.
+        let Some(shared) = shared.upgrade().filter(|_| nearer) else { return };
+        if let Ok(link) = shared.link.try_lock()
+            && let Some(socket) = &link.socket
             && let Err(error) = message::send_now(socket.as_fd(), Message::Look)
         {
-            tracing::debug!(%error, "the supervisor is not told at once that a deadline came nearer");
+            tracing::debug!(%error, "the supervisor was not told at once that a deadline came nearer");
         }
     }
 }

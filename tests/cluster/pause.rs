@@ -44,7 +44,10 @@ async fn a_frozen_leader_changes_nothing_when_it_thaws(mut scene: Scene) {
     let lines = scene.effects.lines();
     let first = lines.iter().position(|line| line.attempt.fence == next).expect("the successor's jobs have written");
     let stale = lines[first..].iter().find(|line| line.attempt.fence == fence && line.job() != "stubborn");
-    assert_eq!(stale, None, "commands to be cancelled have ended before the successor began, while their node stood still");
+    assert_eq!(
+        stale, None,
+        "commands to be cancelled have ended before the successor began, while their node stood still"
+    );
     let goes_on = lines[first..].iter().any(|line| line.attempt == stubborn.attempt);
     assert!(goes_on, "one that is to finish goes on");
     scene.judge(&[("failovers", 1), ("unknown verdicts", 1)]).await;

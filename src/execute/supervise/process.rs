@@ -78,7 +78,6 @@ fn settle() -> Result<Supervisor, Errno> {
         timer,
         clock: Clock::system(),
         node_gone: None,
-        node_died: false,
         commands: BTreeMap::new(),
     })
 }
@@ -93,8 +92,6 @@ struct Supervisor {
     clock: Clock,
     /// Since when there is no node.
     node_gone: Option<Boot>,
-    /// It died, and so the kernel has sent TERM to each command itself. (Otherwise it has only let go of this process.)
-    node_died: bool,
     /// By their slots.
     commands: BTreeMap<u32, Charge>,
 }
@@ -166,8 +163,9 @@ impl Supervisor {
     fn act(&mut self) -> Option<Boot> {
         let now = self.clock.boot();
         if self.node_gone.is_none() {
-            self.node_died = is_readable(self.node.as_fd());
-            self.node_gone = (self.node_died || self.socket.is_none()).then_some(now);
+            // Its files are closed before it has exited. (A node that lives lets go only when it has no commands.)
+            let gone = self.socket.is_none() || is_readable(self.node.as_fd());
+            self.node_gone = gone.then_some(now);
         }
         let (mut tell, mut kill) = (Vec::new(), Vec::new());
         for (slot, charge) in &mut self.commands {
@@ -196,16 +194,14 @@ impl Supervisor {
 
     /// Tells commands to end, and what they have started.
     fn tell(&mut self, slots: &[u32], now: Boot) {
-        let told: Vec<u32> = {
-            let claims = |slot: &&u32| self.page.claim_telling(**slot, Side::Supervisor);
-            slots.iter().filter(claims).copied().collect()
-        };
+        for slot in slots {
+            self.commands.entry(*slot).and_modify(|charge| charge.told_at = Some(now));
+        }
+        let claims = |slot: &u32| self.page.claim_telling(*slot, Side::Supervisor);
+        let told: Vec<u32> = slots.iter().copied().filter(claims).collect();
         let sessions = self.sessions(&told);
-        for (slot, charge) in self.commands.iter_mut().filter(|(slot, _)| slots.contains(slot)) {
-            charge.told_at = Some(now);
-            if told.contains(slot) {
-                charge.tell(self.node_died, &sessions);
-            }
+        for charge in told.iter().filter_map(|slot| self.commands.get(slot)) {
+            charge.tell(self.node_gone.is_some(), &sessions);
         }
     }
 
@@ -217,7 +213,8 @@ impl Supervisor {
         }
         let sessions = self.sessions(slots);
         let now = self.clock.boot();
-        for (_, charge) in self.commands.iter_mut().filter(|(slot, _)| slots.contains(slot)) {
+        for slot in slots {
+            let Some(charge) = self.commands.get_mut(slot) else { continue };
             let members = sessions.of(charge.command.pid);
             for member in members.filter(|_| charge.owns_number()) {
                 // One that has ended meanwhile needs no signal, and one that may not be signalled is tried again.
@@ -313,7 +310,7 @@ impl Charge {
         }
     }
 
-    /// TERM to the session, once for each process: where the node died, the kernel has sent it to the leader.
+    /// TERM to the session, once for each process: where the node died, the kernel sends it to the leader.
     fn tell(&self, leader_was_told: bool, sessions: &Sessions) {
         if !self.owns_number() {
             return;
