@@ -11,11 +11,13 @@
 //! `docs/configuration.md` describes the language for people; [`schema`] for editors, from the same table.
 
 mod fill;
+mod http;
 mod jobs;
 mod keys;
 mod policy;
 mod problem;
 mod schema;
+mod sql;
 mod timing;
 mod tree;
 mod walk;
@@ -26,6 +28,10 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub use fill::Sources;
+pub use http::{
+    MAX_BODY_BYTES, MAX_CONNECT_TIMEOUT, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REDIRECTS, MAX_STATUSES,
+    MAX_URL_BYTES,
+};
 pub use keys::{
     MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS, MAX_JITTER, MAX_JOBS,
     MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT, MAX_VARIABLES,

@@ -25,9 +25,11 @@ mod census;
 mod command;
 #[expect(unsafe_code, reason = "process groups by pidfd: the system calls have no safe wrapper")]
 mod group;
+mod http;
 mod output;
 #[expect(unsafe_code, reason = "a child is started by clone(CLONE_VFORK), which has no safe wrapper")]
 mod spawn;
+mod sql;
 #[expect(unsafe_code, reason = "shared memory, pidfds and messages from a child before its exec have no safe wrapper")]
 mod supervise;
 
@@ -48,7 +50,7 @@ use crate::fence::Stamp;
 use crate::job::{Ended, Job, Outcome, StopReason, Task};
 use crate::time::{Clock, Wall};
 
-/// How many commands a node runs at once unless told otherwise. The others wait, first come, first served.
+/// How many attempts a node makes at once unless told otherwise. The others wait, first come, first served.
 pub const MAX_RUNNING: usize = 1_000;
 
 /// One attempt to be made.
@@ -112,6 +114,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 pub struct Executor {
     clock: Clock,
     starter: Starter,
+    roots: http::Roots,
     room: Arc<Semaphore>,
 }
 
@@ -129,7 +132,7 @@ impl Executor {
     /// When the system gives it no thread, no `/dev/null`, or when `supervisor` is none.
     pub fn new(clock: Clock, max_running: usize, supervisor: SupervisorProgram) -> io::Result<Executor> {
         let room = Arc::new(Semaphore::new(max_running.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Executor { clock, starter: Starter::new(supervisor)?, room })
+        Ok(Executor { clock, starter: Starter::new(supervisor)?, roots: http::Roots::default(), room })
     }
 
     /// Where it is told how long the leases hold that commands are started under: see [`MayStart::under`].
@@ -151,6 +154,14 @@ impl Execute for Executor {
             (Ok(_room), Task::Command(argv)) => {
                 let run = command::Run { job: &job, argv, stamp: &stamp, stop, may_start, started, clock: &self.clock };
                 command::run(run, &self.starter, &mut output).await
+            }
+            (Ok(_room), Task::Http(http)) => {
+                let run = http::Run { job: &job, http, stamp: &stamp, stop, may_start, started, clock: &self.clock };
+                http::run(run, &self.roots, &mut output).await
+            }
+            (Ok(_room), Task::Sql(sql)) => {
+                let run = sql::Run { job: &job, sql, stamp: &stamp, stop, may_start, started, clock: &self.clock };
+                sql::run(run, &mut output).await
             }
         };
         let (output, output_bytes) = output.finish();

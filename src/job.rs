@@ -2,6 +2,9 @@
 //!
 //! Nothing here knows a clock, a store or a runtime.
 
+mod http;
+mod sql;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -10,6 +13,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
+pub use sql::{Database, Sql};
+
+use crate::fence::Fence;
 use crate::schedule::{Jitter, Schedule};
 use crate::time::Wall;
 
@@ -262,6 +269,10 @@ impl On {
 pub enum Task {
     /// Runs a program with arguments; `shell: …` is `/bin/sh -c …`. Never empty.
     Command(Vec<Text>),
+    /// Makes a request.
+    Http(Box<Http>),
+    /// Runs statements in a database.
+    Sql(Box<Sql>),
 }
 
 /// What becomes of an occurrence that is due while a run of the same job is open.
@@ -310,13 +321,15 @@ pub struct Retry {
 }
 
 impl Retry {
+    /// The pause between the attempt `attempt` (from 1) and the next, whether or not one is left.
+    pub fn pause(&self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        self.initial.saturating_mul(1 << doublings).min(self.max)
+    }
+
     /// The pause after the attempt `attempt` (from 1) failed; `None` when no attempt is left.
     pub fn pause_after(&self, attempt: u32) -> Option<Duration> {
-        if attempt >= self.attempts {
-            return None;
-        }
-        let doublings = attempt.saturating_sub(1).min(31);
-        Some(self.initial.saturating_mul(1 << doublings).min(self.max))
+        (attempt < self.attempts).then(|| self.pause(attempt))
     }
 }
 
@@ -328,6 +341,16 @@ pub enum Guarantee {
     AtMostOnce,
     /// It is run again, as the same occurrence under a higher fence.
     AtLeastOnce,
+    /// It is run again, and whatever it writes to knows whether it was done: its effect is there once. Only for
+    /// statements that run in one transaction.
+    ExactlyOnce,
+}
+
+impl Guarantee {
+    /// Whether a run of which nobody can say how far it came may be made again.
+    pub fn may_repeat(self) -> bool {
+        self != Guarantee::AtMostOnce
+    }
 }
 
 /// What becomes of a run whose node may no longer trust its leadership.
@@ -417,6 +440,27 @@ pub enum Outcome {
     Stopped(StopReason),
     /// It was never started, for certain: no such program, no such directory.
     NotStarted(String),
+    /// Done: what is not a command has no exit code.
+    Done,
+    /// It was done before, by an earlier attempt or another leader, and so not again.
+    AlreadyApplied,
+    /// The target turned it away: it has seen this greater fence.
+    Fenced { seen: Option<Fence> },
+    /// It is known to have failed.
+    Failed { why: String, again: Again },
+    /// It may have been done, or not: no answer came that would say.
+    InDoubt(String),
+}
+
+/// Whether, and when, a failed attempt may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It would fail again.
+    Never,
+    /// As the job's `retry` has it.
+    AsConfigured,
+    /// As the job's `retry` has it, but not before this time has passed: the target asks for that.
+    After(Duration),
 }
 
 /// An attempt that has ended.

@@ -40,6 +40,7 @@ use housekeeping::{Chore, Pruning};
 
 use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
+use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
 use crate::ledger::{Claim, Claims, Followed, Ledger, News, NodeRecord};
 use crate::lock::{
@@ -67,6 +68,8 @@ pub struct Options {
     /// The node's name: unique among the replicas.
     pub name: String,
     pub timing: Timing,
+    /// How many runs it begins at once.
+    pub room: usize,
     /// How long a stopping node waits for what runs.
     pub shutdown_grace: Duration,
     /// How far its clock may be from the others'.
@@ -129,11 +132,32 @@ enum Answer<S> {
     Campaign(CallId, Result<Term, CampaignError>),
     Withdrawn(CallId),
     Resigned,
-    Claim { claims: Claims, batch: u64, size: usize, result: Result<Claim, StoreError> },
-    Register { hold: Hold, result: Result<bool, StoreError> },
-    Transitions { sent: Vec<Transition>, result: Result<Vec<(RunId, Transitioned)>, StoreError> },
-    Run { run: RunId, attempt: u32, ended: Ended },
+    Claim {
+        claims: Claims,
+        batch: u64,
+        size: usize,
+        result: Result<Claim, StoreError>,
+    },
+    Register {
+        hold: Hold,
+        result: Result<bool, StoreError>,
+    },
+    Transitions {
+        sent: Vec<Transition>,
+        result: Result<Vec<(RunId, Transitioned)>, StoreError>,
+    },
+    Run {
+        run: RunId,
+        attempt: u32,
+        ended: Ended,
+    },
     Published(Result<(), SessionError>),
+    /// Whether this term still stood, asked after a target turned its fence away.
+    Looked {
+        hold: Hold,
+        seen: Option<Fence>,
+        result: Result<bool, StoreError>,
+    },
     Pruned(Result<Option<Vec<JobName>>, StoreError>),
     Done(&'static str, Result<(), StoreError>),
 }
@@ -323,7 +347,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Node { ledger, locks, execute, outputs, options } = node;
         Running {
             election: locks.election(LockName::leader()),
-            scheduler: Scheduler::new(options.name.clone(), config.jobs),
+            scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
             config_digest: config.digest,
             started_at: options.clock.wall(),
             ledger,
@@ -404,6 +428,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::Transitions { sent, result } => self.transitions_answered(sent, result),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
             Answer::Published(result) => self.published(result),
+            Answer::Looked { hold, seen, result } => self.looked_at_own_term(&hold, seen, result),
             Answer::Pruned(result) => self.pruned(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),
             Answer::Done(..) => {}

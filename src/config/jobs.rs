@@ -12,6 +12,9 @@ use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
 use crate::job::{Job, JobName, MAX_FOLLOWERS, On, Task, Text, Trigger};
 
+/// What a job does, one of them.
+pub const TASKS: [&str; 4] = ["command", "shell", "http", "sql"];
+
 /// What `shell: …` is run by.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
@@ -71,7 +74,12 @@ impl Reader<'_, '_> {
         let trigger = self.trigger(walk, &fields, &policies, (name, at_key));
         // All of these are looked at, whatever is wrong with the others.
         let (overlap, retry) = (policies.overlap(walk, &fields), policies.retry(walk, &spot.path));
-        let guarantee = policies.guarantee_of_command(walk, &spot.path);
+        let guarantee = policies.guarantee(walk, &spot.path, task.as_ref());
+        if let Some(Task::Http(_) | Task::Sql(_)) = task
+            && let Some(spot) = fields.first_of(&["env", "dir", "kill_after"])
+        {
+            walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
+        }
         let job = Job {
             name: name.clone(),
             trigger: trigger?,
@@ -147,28 +155,39 @@ impl Reader<'_, '_> {
     }
 }
 
-fn read_task(walk: &mut Walk, fields: &Fields, at_key: Spot) -> Option<Task> {
-    match (fields.get("command"), fields.get("shell")) {
-        (Some(spot), None) => read_command(walk, spot),
-        (None, Some(spot)) => {
-            let text = walk.text(spot)?;
-            if text.expose().trim().is_empty() {
-                walk.wrong(spot, "expected a text for the shell, found an empty one".to_owned());
-                return None;
-            }
-            Some(Task::Command(SHELL.into_iter().map(Text::plain).chain([text]).collect()))
-        }
-        (Some(_), Some(shell)) => {
-            walk.wrong(shell, "a job has a `command` or a `shell`, not both: remove one of them".to_owned());
-            None
-        }
-        (None, None) if fields.meant(&["command", "shell"]) => None,
-        (None, None) => {
-            let message = "this job does nothing: give it a `command` (a list) or a `shell` (a text)";
-            walk.wrong(at_key, message.to_owned());
-            None
-        }
+/// What is to be done: the one of [`TASKS`] that is given.
+pub fn read_task(walk: &mut Walk, fields: &Fields, at_key: Spot) -> Option<Task> {
+    let given: Vec<Spot> = TASKS.iter().filter_map(|name| fields.get(name)).collect();
+    if let [_, second, ..] = given.as_slice() {
+        let names: Vec<&str> = TASKS.into_iter().filter(|name| fields.get(name).is_some()).collect();
+        let message = format!("{} cannot be given together: keep one of them", keys::list(names.into_iter()));
+        walk.wrong(*second, message);
+        return None;
     }
+    if let Some(spot) = fields.get("command") {
+        read_command(walk, spot)
+    } else if let Some(spot) = fields.get("shell") {
+        read_shell(walk, spot)
+    } else if let Some(spot) = fields.get("http") {
+        super::http::read(walk, spot).map(|http| Task::Http(Box::new(http)))
+    } else if let Some(spot) = fields.get("sql") {
+        super::sql::read(walk, spot).map(|sql| Task::Sql(Box::new(sql)))
+    } else {
+        if !fields.meant(&TASKS) {
+            let message = "nothing is done here: give it a `command` (a list), a `shell` (a text), `http` or `sql`";
+            walk.wrong(at_key, message.to_owned());
+        }
+        None
+    }
+}
+
+fn read_shell(walk: &mut Walk, spot: Spot) -> Option<Task> {
+    let text = walk.text(spot)?;
+    if text.expose().trim().is_empty() {
+        walk.wrong(spot, "expected a text for the shell, found an empty one".to_owned());
+        return None;
+    }
+    Some(Task::Command(SHELL.into_iter().map(Text::plain).chain([text]).collect()))
 }
 
 fn read_command(walk: &mut Walk, spot: Spot) -> Option<Task> {

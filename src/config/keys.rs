@@ -24,6 +24,8 @@ pub enum Shape {
     Name,
     /// Any text.
     Text,
+    /// Any value.
+    Any,
     /// A list of at least one text: a program and its arguments.
     Command {
         most: usize,
@@ -76,7 +78,7 @@ pub const MAX_VARIABLES: usize = 1_000;
 /// The longest argument or variable, in bytes: Linux starts no program with a longer one (`MAX_ARG_STRLEN`).
 pub const MAX_TEXT_BYTES: usize = 131_071;
 /// The longest jitter.
-pub const MAX_JITTER: Duration = DAY;
+pub const MAX_JITTER: Duration = crate::schedule::MAX_JITTER;
 /// The longest timeout.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 /// The longest time between TERM and KILL.
@@ -96,30 +98,30 @@ pub const MAX_BACKOFF: Duration = DAY;
 /// The most verdicts of one job that are kept.
 pub const MAX_KEEP: u32 = 10_000;
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
     Key { name, about, shape, default: None, also: &[] }
 }
 
 impl Key {
-    const fn default(self, default: &'static str) -> Key {
+    pub(super) const fn default(self, default: &'static str) -> Key {
         Key { default: Some(default), ..self }
     }
 
-    const fn also(self, also: &'static [&'static str]) -> Key {
+    pub(super) const fn also(self, also: &'static [&'static str]) -> Key {
         Key { also, ..self }
     }
 }
 
-const fn duration(least: Duration, most: Duration) -> Shape {
+pub(super) const fn duration(least: Duration, most: Duration) -> Shape {
     Shape::Duration { least, most, or_none: false }
 }
 
-const fn duration_or_none(least: Duration, most: Duration) -> Shape {
+pub(super) const fn duration_or_none(least: Duration, most: Duration) -> Shape {
     Shape::Duration { least, most, or_none: true }
 }
 
@@ -169,6 +171,8 @@ pub static OWN: &[Key] = &[
     .also(&["cron", "when", "at", "every", "interval"]),
     key("command", Shape::Command { most: MAX_ARGS }, "The program to run and its arguments, started without a shell.")
         .also(&["cmd", "args", "exec", "run"]),
+    key("http", Shape::Map(super::http::HTTP), "A request to make.").also(&["request", "webhook", "curl"]),
+    key("sql", Shape::Map(super::sql::SQL), "Statements to run in a database.").also(&["query", "database"]),
     key("shell", Shape::Text, "A text that `/bin/sh -c` runs.").also(&["script", "sh", "bash"]),
     key("after", Shape::Map(AFTER), "Runs after another job instead of by a schedule.").also(&[
         "depends_on",
@@ -249,7 +253,7 @@ pub static POLICIES: &[Key] = &[
     key(
         "guarantee",
         Shape::Word(GUARANTEES),
-        "What is promised when a leader is lost in the middle of a run. A command cannot have `exactly_once`.",
+        "What is promised when a leader is lost in the middle of a run; `exactly_once` only for statements in a transaction.",
     )
     .default("at_most_once")
     .also(&["delivery", "semantics"]),
@@ -317,11 +321,7 @@ struct Later {
     like: Option<&'static str>,
 }
 
-static LATER: &[Later] = &[
-    Later { name: "migrations", instead: "this version runs no migrations", like: None },
-    Later { name: "http", instead: "use `command` or `shell`", like: Some("command") },
-    Later { name: "sql", instead: "use `command` or `shell`", like: Some("command") },
-];
+static LATER: &[Later] = &[Later { name: "migrations", instead: "this version runs no migrations", like: None }];
 
 /// Top-level keys that begin so are left alone: a place for YAML anchors.
 pub const ANCHOR_PLACE: &str = "x-";
@@ -410,9 +410,8 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_not_called_unknown() {
-        assert!(unknown(JOB, "http").0.contains("is not supported by fencron"));
         assert!(unknown(TOP, "migrations").0.contains("is not supported by fencron"));
-        assert!(unknown(RETRY, "http").0.starts_with("unknown key"));
+        assert!(unknown(RETRY, "migrations").0.starts_with("unknown key"));
     }
 
     #[test]

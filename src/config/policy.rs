@@ -9,7 +9,7 @@ use super::problem::quoted;
 use super::timing::{Calendars, Rules};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{Guarantee, History, Missed, MissedRun, OnLostLeadership, Overlap, Retry, Text};
+use crate::job::{Guarantee, History, Missed, MissedRun, OnLostLeadership, Overlap, Retry, Task, Text};
 
 /// How many runs `overlap: allow` allows where `max_running` does not say it.
 const DEFAULT_MAX_RUNNING: u32 = 10;
@@ -189,20 +189,33 @@ impl Policies {
         Retry { attempts: self.attempts.unwrap_or(DEFAULT_RETRY.attempts), initial, max }
     }
 
-    /// `guarantee`, where a command can keep it.
-    pub fn guarantee_of_command(&self, walk: &mut Walk, job: &Path) -> Guarantee {
-        match self.guarantee {
-            Some(Placed { value: Asked::AtLeastOnce, .. }) => Guarantee::AtLeastOnce,
-            Some(Placed { value: Asked::ExactlyOnce, node }) => {
-                let path = Path::Key(job, "guarantee");
-                let message = "`exactly_once` cannot be kept for a command: when its node is lost, nobody can tell how \
-                               much of its work was done. Use `at_most_once` (it is not run again, and ends as \
-                               `unknown`) or `at_least_once` (it is run again, with the same FENCRON_RUN_ID, by which \
-                               the command can tell)";
-                walk.wrong_at(node, path, message.to_owned());
+    /// `guarantee`, where the task can keep it; the strongest that it can keep without being asked.
+    pub fn guarantee(&self, walk: &mut Walk, job: &Path, task: Option<&Task>) -> Guarantee {
+        let why_not = match task {
+            Some(Task::Command(_)) => Some(
+                "`exactly_once` cannot be kept for a command: when its node is lost, nobody can tell how much of its \
+                 work was done. Use `at_most_once` (it is not run again, and ends as `unknown`) or `at_least_once` (it \
+                 is run again, with the same FENCRON_RUN_ID, by which the command can tell)",
+            ),
+            Some(Task::Http(_)) => Some(
+                "`exactly_once` cannot be kept by the sender of a request: when its answer is lost, only the receiver \
+                 can tell. Use `at_least_once`, and let the receiver turn repetitions away by their `Idempotency-Key` \
+                 (`fencron guard proxy` does that for any service)",
+            ),
+            Some(Task::Sql(sql)) => super::sql::why_not_exactly_once(sql),
+            None => None,
+        };
+        match (self.guarantee, why_not) {
+            (Some(Placed { value: Asked::ExactlyOnce, node }), Some(why)) => {
+                walk.wrong_at(node, Path::Key(job, "guarantee"), why.to_owned());
                 Guarantee::AtMostOnce
             }
-            Some(Placed { value: Asked::AtMostOnce, .. }) | None => Guarantee::AtMostOnce,
+            (Some(Placed { value: Asked::AtMostOnce, .. }), _) | (None, Some(_)) => Guarantee::AtMostOnce,
+            (Some(Placed { value: Asked::AtLeastOnce, .. }), _) => Guarantee::AtLeastOnce,
+            (Some(Placed { value: Asked::ExactlyOnce, .. }) | None, None) => match task {
+                Some(_) => Guarantee::ExactlyOnce,
+                None => Guarantee::AtMostOnce,
+            },
         }
     }
 

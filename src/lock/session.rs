@@ -66,7 +66,9 @@ impl Trust {
 
 /// Who is told of every change of a session's trust by the thread that keeps it alive.
 #[derive(Clone, Default)]
-pub(super) struct Told(Option<Arc<dyn Fn(&Trust) + Send + Sync>>);
+pub(super) struct Told(Option<Arc<Listener>>);
+
+type Listener = dyn Fn(&Trust) + Send + Sync;
 
 impl Told {
     pub(super) fn new(told: impl Fn(&Trust) + Send + Sync + 'static) -> Told {

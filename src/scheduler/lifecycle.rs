@@ -9,9 +9,13 @@ use super::{
 };
 use crate::fence::Fence;
 use crate::job::{
-    Ended, Guarantee, Job, JobName, MissedRun, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Verdict,
+    Again, Ended, Guarantee, Job, JobName, MissedRun, OnLostLeadership, Outcome, Overlap, RunId, StopReason, Task,
+    Verdict,
 };
 use crate::time::Wall;
+
+/// The longest that a target can have an attempt put off.
+const PUT_OFF_MOST: Duration = Duration::from_secs(3_600);
 
 /// How far the clocks of two leaders may differ without either being wrong.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
@@ -63,15 +67,10 @@ impl Scheduler {
                 }
                 To::Open(given_back(open, ended.started_at.is_some(), now))
             }
-            outcome if is_failure(outcome) && self.jobs.contains_key(&open.job) => {
-                match active.job.retry.pause_after(attempt) {
-                    Some(pause) => {
-                        To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open })
-                    }
-                    None => self.verdict_of(&open, &ended, now),
-                }
-            }
-            _ => self.verdict_of(&open, &ended, now),
+            outcome => match pause_after(outcome, &active.job, attempt).filter(|_| self.jobs.contains_key(&open.job)) {
+                Some(pause) => To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open }),
+                None => self.verdict_of(&open, &ended, now),
+            },
         };
         self.change(&run, to, By::Attempt(active.attempt));
     }
@@ -88,6 +87,14 @@ impl Scheduler {
                 (Verdict::Cancelled, format!("cancelled by request{by}"), None)
             }
             Outcome::Stopped(reason) => (Verdict::Cancelled, reason.as_str().to_owned(), None),
+            Outcome::Done => (Verdict::Succeeded, String::new(), None),
+            Outcome::AlreadyApplied => (Verdict::Succeeded, "already applied".to_owned(), None),
+            Outcome::Fenced { seen } => {
+                let seen = seen.map_or("a greater fence".to_owned(), |seen| format!("fence {seen}"));
+                (Verdict::Cancelled, format!("fenced: the target has seen {seen}"), None)
+            }
+            Outcome::Failed { why, .. } => (Verdict::Failed, why.clone(), None),
+            Outcome::InDoubt(why) => (Verdict::Unknown, why.clone(), None),
         };
         let done = Done {
             finished_at: ended.finished_at,
@@ -146,12 +153,14 @@ impl Scheduler {
             By::Attempt(_) => return,
         };
         let sent = Transition { run: run.clone(), expect: known.version, fence, to };
+        self.beginning += usize::from(begins(&sent.to));
         self.flights.insert(run.clone(), Flight { sent: sent.clone(), by, then: None });
         self.act(Action::Transition(sent));
     }
 
     pub(super) fn transitioned(&mut self, run: RunId, result: Transitioned, now: Wall) {
         let Some(Flight { sent, by, then }) = self.flights.remove(&run) else { return };
+        self.beginning -= usize::from(begins(&sent.to));
         match (result, sent.to) {
             (Transitioned::Applied { version }, To::Open(open)) => {
                 let begun = sent.fence.is_some() && open.state == OpenState::Claimed;
@@ -282,7 +291,7 @@ impl Scheduler {
             return;
         }
         let who = open.claimant.as_ref().map_or("a leader".to_owned(), |c| format!("{} (fence {})", c.node, c.fence));
-        let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee == Guarantee::AtLeastOnce);
+        let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee.may_repeat());
         if again && open.attempt < ATTEMPTS_LOST_MOST {
             let (to, fence) = (To::Open(given_back(open.clone(), true, now)), self.term);
             return fence.into_iter().for_each(|fence| self.change(&open.id, to.clone(), By::Term(fence)));
@@ -376,7 +385,9 @@ impl Scheduler {
             } else if is_early(definition, open, not_before, now) {
                 self.timers.insert((not_before, open.id.clone()));
             } else if retrying {
-                self.begin(open, fence);
+                if self.may_repeat_beside(definition, &opens, open) {
+                    self.begin(open, fence);
+                }
             } else {
                 self.begin_or_decide(definition, &opens, index, fence, now);
             }
@@ -394,15 +405,32 @@ impl Scheduler {
         }
     }
 
-    /// How a waiting run fits beside the other open runs of its job.
-    fn fit(&self, job: &Job, opens: &[Open], index: usize) -> Fit {
-        let open = &opens[index];
+    /// The runs of a job that are under way beside `open`, those included that somebody else has decided.
+    fn busy_beside<'a>(&'a self, open: &Open, opens: &'a [Open], job: &JobName) -> Vec<&'a RunId> {
         let is_busy = |other: &&Open| {
             let waits = matches!(other.state, OpenState::Waiting { .. });
             other.id != open.id && (!waits || self.is_beginning(other) || self.active.contains_key(&other.id))
         };
-        let busy: Vec<&RunId> =
-            opens.iter().filter(is_busy).map(|other| &other.id).chain(self.left_running(&job.name)).collect();
+        opens.iter().filter(is_busy).map(|other| &other.id).chain(self.left_running(job)).collect()
+    }
+
+    /// Whether the next attempt of a run that failed has room. It has kept its place among the open runs of its job;
+    /// but one that another term has decided, or given back, may still run here.
+    fn may_repeat_beside(&self, job: &Job, opens: &[Open], open: &Open) -> bool {
+        // Others that are to be repeated do not count: each would wait for the other.
+        let runs = |other: &&Open| {
+            let begun = other.state == OpenState::Claimed || self.is_beginning(other);
+            other.id != open.id && (begun || self.active.contains_key(&other.id))
+        };
+        let beside = opens.iter().filter(runs).count() + self.left_running(&job.name).count();
+        let most = if let Overlap::Allow { max_running } = job.overlap { max_running as usize } else { 1 };
+        beside < most
+    }
+
+    /// How a waiting run fits beside the other open runs of its job.
+    fn fit(&self, job: &Job, opens: &[Open], index: usize) -> Fit {
+        let open = &opens[index];
+        let busy = self.busy_beside(open, opens, &job.name);
         // What was begun once is not skipped any more.
         let unbegun = open.attempt == 0;
         let asked_for = unbegun && matches!(open.source, Source::Trigger { .. } | Source::After(_));
@@ -435,12 +463,14 @@ impl Scheduler {
 
     /// Whether its transition into `Claimed` is under way.
     fn is_beginning(&self, open: &Open) -> bool {
-        self.flights
-            .get(&open.id)
-            .is_some_and(|flight| matches!(&flight.sent.to, To::Open(to) if to.state == OpenState::Claimed))
+        self.flights.get(&open.id).is_some_and(|flight| begins(&flight.sent.to))
     }
 
     fn begin(&mut self, open: &Open, fence: Fence) {
+        if self.room_left() == 0 {
+            self.crowd.insert((open.starts, open.id.clone()));
+            return;
+        }
         let to = Open {
             state: OpenState::Claimed,
             attempt: open.attempt + 1,
@@ -455,14 +485,21 @@ impl Scheduler {
 /// Whether a run is to wait until `not_before`. One that would wait for longer than any pause of its job was put off by
 /// a leader whose clock was ahead: it is due, unless its own instant is still to come.
 fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
-    let retries = if job.retry.attempts > 1 { job.retry.max } else { Duration::ZERO };
+    let repeats = job.retry.attempts > 1 || job.guarantee == Guarantee::ExactlyOnce;
+    let retries = if repeats { job.retry.max } else { Duration::ZERO };
     let catches_up = match job.missed.run {
         MissedRun::All => job.missed.every.saturating_mul(job.missed.limit),
         MissedRun::Latest | MissedRun::Skip => Duration::ZERO,
     };
-    let longest = retries.max(catches_up).saturating_add(CLOCKS_DIFFER);
+    let asked = if matches!(job.task, Task::Http(_)) { PUT_OFF_MOST } else { Duration::ZERO };
+    let longest = retries.max(catches_up).max(asked).saturating_add(CLOCKS_DIFFER);
     let due = if open.source == Source::Schedule { open.starts } else { open.at };
     not_before > now && (due > now || not_before.since(now) <= longest)
+}
+
+/// Whether a run that changes so is under way from then on.
+fn begins(to: &To) -> bool {
+    matches!(to, To::Open(open) if open.state == OpenState::Claimed && open.started_at.is_none())
 }
 
 enum Fit {
@@ -473,11 +510,24 @@ enum Fit {
     Never(Verdict, String),
 }
 
-fn is_failure(outcome: &Outcome) -> bool {
+/// After what pause the attempt `attempt` is repeated, which ended so; `None`: it is not.
+fn pause_after(outcome: &Outcome, job: &Job, attempt: u32) -> Option<Duration> {
+    let configured = || job.retry.pause_after(attempt);
     match outcome {
-        Outcome::Exited(code) => *code != 0,
-        Outcome::Signalled(_) | Outcome::TimedOut | Outcome::NotStarted(_) => true,
-        Outcome::Stopped(_) => false,
+        Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => None,
+        Outcome::Stopped(_) | Outcome::Fenced { .. } | Outcome::Failed { again: Again::Never, .. } => None,
+        Outcome::Exited(_) | Outcome::Signalled(_) | Outcome::TimedOut | Outcome::NotStarted(_) => configured(),
+        Outcome::Failed { again: Again::AsConfigured, .. } => configured(),
+        Outcome::Failed { again: Again::After(asked), .. } => {
+            configured().map(|pause| pause.max((*asked).min(PUT_OFF_MOST)))
+        }
+        Outcome::InDoubt(_) => match job.guarantee {
+            Guarantee::AtMostOnce => None,
+            Guarantee::AtLeastOnce => configured(),
+            // Repeating it is how the target is asked whether it was done, which is never one attempt too many.
+            Guarantee::ExactlyOnce if attempt < ATTEMPTS_LOST_MOST => Some(job.retry.pause(attempt)),
+            Guarantee::ExactlyOnce => None,
+        },
     }
 }
 
@@ -485,7 +535,7 @@ fn is_failure(outcome: &Outcome) -> bool {
 /// it, and one that may run twice is to run to its end once.
 fn goes_to_successor(job: &Job, reason: StopReason, unstarted: bool) -> bool {
     let handed_over = matches!(reason, StopReason::Shutdown | StopReason::LostLeadership);
-    handed_over && (unstarted || job.guarantee == Guarantee::AtLeastOnce)
+    handed_over && (unstarted || job.guarantee.may_repeat())
 }
 
 /// The run as it waits for its next leader; an attempt that was never started does not count.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 pub mod certificates;
+pub mod databases;
 pub mod etcd;
 pub mod proxy;
 
