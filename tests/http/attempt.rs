@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencron::execute::{Execute, Executor, MayStart, Outputs, Started, Stop, Stopper, Work};
+use fencron::execute::{Execute, Executor, MayStart, Outputs, Started, Stop, Stopper, SupervisorProgram, Work};
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::*;
 use fencron::time::Clock;
