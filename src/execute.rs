@@ -72,7 +72,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 
 /// Makes attempts for real. Clones share their bound and their starting thread.
 ///
-/// ```
+/// ```standalone_crate
 /// # use std::{sync::Arc, time::Duration};
 /// # use fencron::{fence::{Fence, Scope, Stamp}, job::*, time::Clock};
 /// use fencron::execute::{

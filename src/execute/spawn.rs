@@ -14,9 +14,10 @@
 //!   all, and lives as long as anything it started is held. A start blocks that thread until the `exec`, never the
 //!   runtime, and one after another is fast enough: some thousands in a second.
 //!
-//! The death signal is TERM, as KILL would leave no time to end in order, and the supervisor leaves the leader to it. Known
-//! limits: the kernel sends it anew for each thread of the node that had become the parent meanwhile, as they end. The kernel forgets it at the `exec` of a program that is set-user-ID or has file capabilities (which is
-//! then only killed by the supervisor), and it is not inherited by what the command itself starts.
+//! The death signal is TERM, as KILL would leave no time to end in order, and the supervisor leaves the leader to it.
+//! Known limits: the kernel sends it anew for each thread of the node that had become the parent meanwhile, as they end.
+//! It forgets it at the `exec` of a program that is set-user-ID or has file capabilities (which is then only killed by
+//! the supervisor), and it is not inherited by what the command itself starts.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
