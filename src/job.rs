@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use http::Http;
+pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use sql::{Database, Sql};
 
 use crate::fence::Fence;
