@@ -1,6 +1,6 @@
-//! What a guard costs: the layer, the proxy and the guard in SQL, beside the same calls without them, by turns in one run.
+//! What a guard costs: the layer, the proxy and the guard in SQL, beside the same calls without them, by turns.
 //!
-//! `cargo bench --bench guard -- [layer] [proxy] [sql]`; all of them when none is named. `FENCRON_BENCH_CALLS` is how many
+//! `cargo bench --bench guard -- [layer] [proxy] [sql]`; all when none is named. `FENCRON_BENCH_CALLS` is how many
 //! calls each figure is made of (default: 2,000).
 
 use std::future::Future;
