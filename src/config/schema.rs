@@ -65,6 +65,7 @@ fn shape(shape: &'static Shape) -> Value {
         Shape::Command { most } | Shape::Dates { most } => list(*most),
         Shape::Texts { most } => json!({ "anyOf": [text(), list(*most)] }),
         Shape::Zone => or_filled(json!({ "type": "string", "examples": ["UTC", "Europe/Berlin"] })),
+        Shape::Word(["true", "false"]) => or_filled(json!({ "enum": [true, false, "true", "false"] })),
         Shape::Word(words) => or_filled(json!({ "enum": words })),
         Shape::Count { least, most } => or_filled(json!({ "type": "integer", "minimum": least, "maximum": most })),
         Shape::Duration { or_none, .. } => {
