@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fencron::guard::layer::GuardLayer;
@@ -70,9 +70,10 @@ async fn compare<A: Future, B: Future>(
 }
 
 async fn timed(call: impl Future) -> Duration {
-    let begun = Instant::now();
+    let clock = Clock::system();
+    let begun = clock.boot();
     call.await;
-    begun.elapsed()
+    clock.boot().since(begun)
 }
 
 fn stamp(nth: usize) -> HeaderMap {

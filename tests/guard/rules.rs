@@ -80,7 +80,8 @@ pub async fn a_newer_fence_waits_for_what_is_in_flight(door: impl Door) {
         door.release();
         soon("the newer one", newer).await
     });
-    (held.done(), newer.done());
+    held.done();
+    newer.done();
     let effects = door.effects().await;
     let ended = effects.iter().position(|mark| mark.starts_with(&old.mark())).unwrap();
     let begun = effects.iter().position(|mark| *mark == under(8).mark()).unwrap();
