@@ -19,6 +19,7 @@
 //! | `scheduler` | what becomes of every occurrence; pure |
 //! | `ledger` | claims, runs and verdicts, as transactions |
 //! | `execute` | commands, to the end of their last process |
+//! | `once` | migrations, and what is run once under a key |
 //! | `node` | the loop around all of it |
 //! | `api`, `cli` | the listener and the program |
 //!
@@ -45,6 +46,9 @@ pub mod execute;
 #[cfg(feature = "scheduler")]
 pub mod ledger;
 pub mod lock;
+
+#[cfg(feature = "scheduler")]
+pub mod once;
 
 #[cfg(feature = "scheduler")]
 pub mod node;

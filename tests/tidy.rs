@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["fence", "time"],
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
-    &["node", "metrics"],
+    &["once", "node", "metrics"],
     &["api"],
     &["cli"],
 ];
@@ -25,7 +25,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("config", &["job", "schedule"]),
     ("scheduler", &["job", "schedule"]),
     ("ledger", &["lock"]),
-    ("node", &["metrics"]),
+    ("node", &["metrics", "once"]),
 ];
 
 /// Decide without a clock, a store or a runtime, so that a test can move time by hand.
