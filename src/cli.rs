@@ -9,6 +9,8 @@ mod health;
 mod logging;
 mod logs;
 mod look;
+mod migrate;
+mod once;
 mod place;
 mod run;
 mod steer;
@@ -101,6 +103,10 @@ enum Command {
     Backfill(steer::BackfillArgs),
     /// Let another node lead
     StepDown,
+    /// Make the migrations of FILE: started many times at once, one makes them, and all wait and bring its verdict
+    Migrate(migrate::MigrateArgs),
+    /// Run a command once for its key, ever, in the whole cluster; later callers get its verdict
+    Once(once::OnceArgs),
     /// Ask one node whether it is well: exit 0 when it is, 1 when it is not
     Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
@@ -115,13 +121,37 @@ const LAST_TASKS: Duration = Duration::from_secs(1);
 /// How the program ends. The numbers are part of its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
-    Done = 0,
-    Failed = 1,
-    /// Wrong usage, or a wrong configuration.
-    Wrong = 2,
-    StoreUnreachable = 5,
-    /// Nobody can say, or nobody can say yet, whether it was done.
-    OutcomeUnknown = 6,
+    /// 0
+    Done,
+    /// 1
+    Failed,
+    /// 2: wrong usage, or a wrong configuration.
+    Wrong,
+    /// 3: not acquired in time.
+    NotInTime,
+    /// 4: lost while it was held.
+    Lost,
+    /// 5
+    StoreUnreachable,
+    /// 6: nobody can say, or nobody can say yet, whether it was done.
+    OutcomeUnknown,
+    /// A wrapped command's own.
+    Wrapped(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Wrong => 2,
+            Exit::NotInTime => 3,
+            Exit::Lost => 4,
+            Exit::StoreUnreachable => 5,
+            Exit::OutcomeUnknown => 6,
+            Exit::Wrapped(code) => code,
+        })
+    }
 }
 
 /// An error that says how the program ends.
@@ -150,7 +180,7 @@ pub fn main() -> ExitCode {
     let mut terminal = Terminal::new(global.output);
     let exit = start(command, &global, &mut terminal).unwrap_or_else(|error| report(&error, &terminal));
     terminal.finish();
-    ExitCode::from(exit as u8)
+    exit.into()
 }
 
 fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -203,6 +233,8 @@ impl Command {
             Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
             Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
             Command::StepDown => steer::step_down(global, terminal).await,
+            Command::Migrate(args) => migrate::run(args, global, terminal).await,
+            Command::Once(args) => once::once(args, global).await,
             Command::Health(args) => health::health(&args, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
         }

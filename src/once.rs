@@ -30,7 +30,7 @@ use crate::config::Migration;
 use crate::execute::{Execute, Outputs, Stop};
 use crate::fence::Fence;
 use crate::job::{Guarantee, Job, StopReason};
-use crate::ledger::{Ledger, Once, OnceKey, OnceState, Recorded};
+use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
 use crate::lock::{
     CallId, CampaignError, Driver, Locks, Presence, Resigned, Session, SessionError, Term, Timing,
 };
@@ -187,7 +187,9 @@ impl Call<'_> {
             OnceState::Pending => Next::Make,
             OnceState::Claimed => Next::FindOut,
             OnceState::Failed => {
-                let again = self.how.retry_failed || step.repeatable || once.checksum != step.checksum;
+                // A migration that was changed since is another one; a key stays what it is.
+                let changed = step.key.kind() == OnceKind::Migration && once.checksum != step.checksum;
+                let again = self.how.retry_failed || step.repeatable || changed;
                 if again && !is_news { Next::Make } else { Next::Stop(Settled::Failed(Box::new(once.clone()))) }
             }
             OnceState::Unknown => {
@@ -240,7 +242,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let mut sessions = 1;
         loop {
             let session = self.open_session(&call).await?;
-            let result = self.take_part(&session, &call, give_up_at).await;
+            let result = Box::pin(self.take_part(&session, &call, give_up_at)).await;
             if let Err(error) = session.close().await {
                 tracing::debug!(%error, "could not close the session: it ends by itself");
             }
@@ -273,13 +275,13 @@ impl<S: Store, E: Execute> Runner<S, E> {
             biased;
             reason = stop.requested() => return Err(OnceError::Stopped(reason)),
             term = election.campaign(session, CallId::random()) => term?,
-            settled = self.look_on(call) => return settled,
+            settled = Box::pin(self.look_on(call)) => return settled,
             () = self.reached(give_up_at) => {
                 let holder = election.observe().await?.leader.map_or("somebody".to_owned(), |leader| leader.node);
                 return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
             }
         };
-        let settled = self.take_turn(session, &term, call).await;
+        let settled = Box::pin(self.take_turn(session, &term, call)).await;
         self.resign(&election, &term).await;
         settled
     }

@@ -70,6 +70,18 @@ impl Global {
             }
             _ => {}
         }
+        self.open_at(url, file).await
+    }
+
+    /// As [`Global::open`], and makes a store of one machine where there is none yet.
+    pub async fn open_or_make(&self, file: Option<&str>) -> anyhow::Result<Place> {
+        match self.url()? {
+            StoreUrl::Memory => self.open(file).await,
+            url => self.open_at(url, file).await,
+        }
+    }
+
+    async fn open_at(&self, url: StoreUrl, file: Option<&str>) -> anyhow::Result<Place> {
         let clock = Clock::system();
         let store = open_store(&url, &clock).await?;
         let named = self.namespace()?.or(file.map(Namespace::new).transpose()?);

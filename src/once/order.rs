@@ -26,6 +26,18 @@ pub enum Difference {
     Swapped { id: String, applied: String, since: Wall },
 }
 
+impl Difference {
+    /// The migration that differs.
+    pub fn id(&self) -> &str {
+        match self {
+            Difference::Changed { id, .. }
+            | Difference::Missing { id, .. }
+            | Difference::Before { id, .. }
+            | Difference::Swapped { id, .. } => id,
+        }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let short = |checksum: &str| checksum[..checksum.len().min(CHECKSUM_SHOWN)].to_owned();

@@ -1,6 +1,5 @@
 //! What the holder of the lock does: one step after the other, until one does not end well.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -105,7 +104,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
             _ => before.reason.clone(),
         };
         let Some(probe) = &step.verify else { return Ok(settled(OnceState::Unknown, lost)) };
-        let ended = self.attempt(step, probe, before.attempts, turn, call).await?.0;
+        let ended = Box::pin(self.attempt(step, probe, before.attempts, turn, call)).await?.0;
         Ok(match ended.outcome {
             Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => {
                 settled(OnceState::Done, format!("{lost}, and `verify` found that it is done"))
@@ -157,7 +156,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
             return Err(OnceError::Lost { name: claim.name, why });
         };
         (call.tell)(Told::Starts { name: claim.name.clone(), attempt: claim.attempts, fence });
-        let Made { ended, attempts } = self.attempts(step, attempts_before, turn, call).await?;
+        let Made { ended, attempts } = Box::pin(self.attempts(step, attempts_before, turn, call)).await?;
         let once = verdict(step, claim, ended, attempts_before + attempts);
         let recorded = Recorded { once: once.clone(), modified: claimed };
         self.settle(step, &recorded, once, call).await
@@ -267,7 +266,8 @@ impl<S: Store, E: Execute> Runner<S, E> {
         turn: &Turn<'_>,
         call: &Call<'_>,
     ) -> (Ended, bool) {
-        let mut run = pin!(self.execute.run(work));
+        // On the heap: it is large, and many more futures are around it.
+        let mut run = Box::pin(self.execute.run(work));
         let mut stop = call.how.stop.clone();
         let lost = tokio::select! {
             biased;
