@@ -47,6 +47,10 @@ pub use turn::OUTPUT_SHOWN_EVERY;
 /// How often one call opens a session anew, where those before ended while it waited.
 const SESSIONS_MOST: u32 = 20;
 
+/// How often a session is tried to be opened, and the pause in between.
+const SESSION_TRIES: u32 = 10;
+const SESSION_PAUSE: Duration = Duration::from_millis(500);
+
 /// What the session of somebody who only waits for a lock says of it: it is no node.
 const NO_NODE: &[u8] = b"{}";
 
@@ -253,13 +257,30 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
+    /// A session, though the first may end as it begins where the store is busy.
     async fn open_session(&self, call: &Call<'_>) -> Result<Session<S>, OnceError> {
-        let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
-        let mut stop = call.how.stop.clone();
-        tokio::select! {
-            biased;
-            reason = stop.requested() => Err(OnceError::Stopped(reason)),
-            session = self.locks.open_session(presence, self.timing, self.driver) => Ok(session?),
+        let mut tries = 1;
+        loop {
+            let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+            let mut stop = call.how.stop.clone();
+            let opened = tokio::select! {
+                biased;
+                reason = stop.requested() => return Err(OnceError::Stopped(reason)),
+                opened = self.locks.open_session(presence, self.timing, self.driver) => opened,
+            };
+            let passes = match &opened {
+                Err(SessionError::Ended { .. }) => true,
+                Err(SessionError::Store(error)) => error.is_passing(),
+                Ok(_) | Err(SessionError::Thread(_)) => false,
+            };
+            match opened {
+                Err(error) if passes && tries < SESSION_TRIES => {
+                    tracing::info!(%error, "no session with the store yet; trying again");
+                }
+                opened => return Ok(opened?),
+            }
+            tries += 1;
+            tokio::time::sleep(SESSION_PAUSE).await;
         }
     }
 
