@@ -166,6 +166,11 @@ impl<S: Store> Ledger<S> {
         Ok(true)
     }
 
+    /// Whether the hold stands in the store, now. What is written as leader does not ask: it compares.
+    pub async fn stands(&self, hold: &Hold) -> Result<bool, StoreError> {
+        self.write_as_leader(hold, &[], &[]).await
+    }
+
     /// Applies `ops`, which are harmless to repeat, for as long as the hold and `conditions` stand. `false`: one does
     /// not.
     async fn write_as_leader(&self, hold: &Hold, conditions: &[Compare], ops: &[Op]) -> Result<bool, StoreError> {

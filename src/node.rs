@@ -43,6 +43,7 @@ use migrations::Gate;
 
 use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
+use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
 use crate::ledger::{Claim, Claims, Followed, Ledger, News, NodeRecord};
 use crate::lock::{
@@ -71,6 +72,8 @@ pub struct Options {
     /// The node's name: unique among the replicas.
     pub name: String,
     pub timing: Timing,
+    /// How many runs it begins at once.
+    pub room: usize,
     /// How long a stopping node waits for what runs.
     pub shutdown_grace: Duration,
     /// How far its clock may be from the others'.
@@ -133,13 +136,34 @@ enum Answer<S> {
     Campaign(CallId, Result<Term, CampaignError>),
     Withdrawn(CallId),
     Resigned,
-    Claim { claims: Claims, batch: u64, size: usize, result: Result<Claim, StoreError> },
-    Register { hold: Hold, result: Result<bool, StoreError> },
-    Transitions { sent: Vec<Transition>, result: Result<Vec<(RunId, Transitioned)>, StoreError> },
-    Run { run: RunId, attempt: u32, ended: Ended },
+    Claim {
+        claims: Claims,
+        batch: u64,
+        size: usize,
+        result: Result<Claim, StoreError>,
+    },
+    Register {
+        hold: Hold,
+        result: Result<bool, StoreError>,
+    },
+    Transitions {
+        sent: Vec<Transition>,
+        result: Result<Vec<(RunId, Transitioned)>, StoreError>,
+    },
+    Run {
+        run: RunId,
+        attempt: u32,
+        ended: Ended,
+    },
     Published(Result<(), SessionError>),
     Migrated(Result<Settled, OnceError>),
     MigrationsMoved(u64),
+    /// Whether this term still stood, asked after a target turned its fence away.
+    Looked {
+        hold: Hold,
+        seen: Option<Fence>,
+        result: Result<bool, StoreError>,
+    },
     Pruned(Result<Option<Vec<JobName>>, StoreError>),
     Done(&'static str, Result<(), StoreError>),
 }
@@ -332,7 +356,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         Running {
             election: locks.election(LockName::leader()),
             gate: Gate::new(&config.migrations),
-            scheduler: Scheduler::new(options.name.clone(), config.jobs),
+            scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
             config_digest: config.digest,
             started_at: options.clock.wall(),
             ledger,
@@ -415,6 +439,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::Published(result) => self.published(result),
             Answer::Migrated(result) => self.migrated(result),
             Answer::MigrationsMoved(turn) => self.migrations_moved(turn),
+            Answer::Looked { hold, seen, result } => self.looked_at_own_term(&hold, seen, result),
             Answer::Pruned(result) => self.pruned(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),
             Answer::Done(..) => {}

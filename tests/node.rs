@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
+use fencron::fence::Fence;
 use fencron::job::{Ended, Outcome, Verdict};
 use fencron::ledger::{Find, Ledger, RunRow};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::housekeeping::Chore;
 use fencron::node::{Ends, Node, Options, Order, Status};
 use fencron::store::memory::MemoryStore;
+use fencron::store::{
+    About, Committed, Compare, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch,
+};
 use fencron::time::{Boot, Clock, Wall};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -60,7 +64,7 @@ struct Handle {
     task: tokio::task::JoinHandle<()>,
 }
 
-fn start(name: &str, store: &MemoryStore, clock: &Clock, execute: &Recorder, config: Config) -> Handle {
+fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute, config: Config) -> Handle {
     let namespace = Namespace::new("t").unwrap();
     let (orders, order_end) = mpsc::channel(8);
     let (chore, chores) = mpsc::channel(8);
@@ -73,6 +77,7 @@ fn start(name: &str, store: &MemoryStore, clock: &Clock, execute: &Recorder, con
         options: Options {
             name: name.to_owned(),
             timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),
+            room: fencron::execute::MAX_RUNNING,
             shutdown_grace: Duration::from_secs(30),
             max_clock_skew: Duration::from_secs(2),
             address: None,
@@ -177,4 +182,96 @@ async fn the_history_of_a_job_is_pruned_when_it_got_verdicts_and_that_of_a_job_t
     assert_eq!(count("before").await, before, "it is for the sweep, which begins with the next");
     prune().await;
     assert_eq!(count("before").await, 100, "as many as are kept of a job that is not configured");
+}
+
+/// A store that reports no change for as long as it is told not to: a watch is a hint, and may be late.
+#[derive(Clone, Debug)]
+struct Late {
+    store: MemoryStore,
+    reports: watch::Receiver<bool>,
+}
+
+impl Store for Late {
+    async fn grant(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
+        self.store.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.store.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        self.store.commit(txn).await
+    }
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.store.range(range).await
+    }
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
+        let mut inner = self.store.watch(keys, from).await?;
+        let (sender, watch) = Watch::channel();
+        let mut reports = self.reports.clone();
+        tokio::spawn(async move {
+            while let Some(report) = inner.next().await {
+                reports.wait_for(|reports| *reports).await.unwrap();
+                if sender.send(report).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(watch)
+    }
+    async fn about(&self) -> Result<About, StoreError> {
+        self.store.about().await
+    }
+    async fn apart(&self) -> Result<Self, StoreError> {
+        Ok(self.clone())
+    }
+}
+
+/// Ends each run as a guard's refusal, once it is told to.
+#[derive(Clone)]
+struct TurnedAway {
+    clock: Clock,
+    seen: Fence,
+    go: watch::Receiver<bool>,
+}
+
+impl Execute for TurnedAway {
+    async fn run(&self, work: Work) -> Ended {
+        let now = self.clock.wall();
+        work.started.at(now);
+        self.go.clone().wait_for(|go| *go).await.unwrap();
+        let outcome = Outcome::Fenced { seen: Some(self.seen) };
+        Ended { outcome, started_at: Some(now), finished_at: now, output: String::new(), output_bytes: 0 }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_a_guard_turns_away_finds_out_that_it_was_replaced() {
+    let clock = sim_clock();
+    let memory = MemoryStore::new(clock.clone());
+    let (hear, reports) = watch::channel(true);
+    let store = Late { store: memory.clone(), reports };
+    let (go, gone) = watch::channel(false);
+    let execute = TurnedAway { clock: clock.clone(), seen: Fence::new(1 << 40).unwrap(), go: gone };
+    // It fires once, and then has nothing to do: no write of its own tells it that it leads no more.
+    let once = format!(
+        "version: 1\njobs:\n  x: {{schedule: '@at {}', command: [x]}}\n",
+        clock.wall().plus(Duration::from_secs(2))
+    );
+    let mut node = start("a", &store, &clock, &execute, config(&once));
+    node.status.wait_for(|status| status.running == 1).await.unwrap();
+
+    hear.send(false).unwrap();
+    let owner = "/fencron/v1/t/lock/leader/owner";
+    let delete = Txn::new().when(Compare::absent(Keys::one(owner))).otherwise(Op::delete(owner));
+    assert!(!memory.commit(delete).await.unwrap().succeeded, "somebody leads");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(node.status.borrow().fence.is_some(), "it has not heard of it");
+    go.send(true).unwrap();
+    let heard =
+        tokio::time::timeout(Duration::from_secs(5), node.status.wait_for(|status| status.fence.is_none())).await;
+    assert!(heard.is_ok(), "it still takes itself for the leader");
+    node.task.abort();
 }

@@ -39,6 +39,9 @@ struct StateArgs {
 struct RepairArgs {
     #[command(flatten)]
     state: StateArgs,
+    /// Go above this fence too: one that a guard has seen, where the store that gave it is lost
+    #[arg(long, value_name = "FENCE", value_parser = a_fence)]
+    above: Option<Fence>,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -107,6 +110,10 @@ fn fence_text(view: &FenceView) -> String {
     text
 }
 
+fn a_fence(text: &str) -> Result<Fence, String> {
+    text.parse().ok().and_then(Fence::new).ok_or_else(|| "a fence is a whole number from 1".to_owned())
+}
+
 /// What `fence repair` prints.
 #[derive(Serialize)]
 struct RepairView {
@@ -144,7 +151,7 @@ async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> 
     }
     // The watermark first: moving it turns away the claims of a leader that works right now.
     let watermark = ledger.skip_to(place.clock.wall()).await?.instant;
-    let repaired = locks.repair().await?;
+    let repaired = locks.repair(args.above).await?;
     let reason = "the store was restored from a backup: what became of it since is not known";
     let doubted = ledger.doubt_open_runs(reason, place.clock.wall()).await?;
     locks.save_seen().await;

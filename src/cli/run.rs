@@ -143,6 +143,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let options = Options {
         name,
         timing,
+        room: args.max_running,
         shutdown_grace: args.shutdown_grace,
         max_clock_skew: args.max_clock_skew,
         address: Some(address),

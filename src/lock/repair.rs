@@ -26,17 +26,18 @@ impl<S: Store> Locks<S> {
     /// that a clock of now stands for; and, in the same transaction, ends every hold and session of the namespace.
     ///
     /// Run it where the node that saw the most keeps its [`SeenFile`](super::SeenFile): a node that has seen a higher
-    /// fence goes on refusing the store. Nodes that run open new sessions by themselves.
+    /// fence goes on refusing the store. `above` is a fence that something else has seen, a guard for one: the base is above
+    /// that too. Nodes that run open new sessions by themselves.
     ///
     /// # Errors
     ///
     /// [`StoreError::Refused`] where the highest fence seen leaves no room for more.
-    pub async fn repair(&self) -> Result<Repaired, StoreError> {
+    pub async fn repair(&self, above: Option<Fence>) -> Result<Repaired, StoreError> {
         let mut backoff = Backoff::new();
         let mut written = None;
         let mut failed = StoreError::Refused("the fence base keeps changing: is another repair running?".to_owned());
         for _ in 0..ATTEMPTS {
-            match self.repair_once(&mut written).await {
+            match self.repair_once(above, &mut written).await {
                 Ok(Some(repaired)) => {
                     self.seen.send_modify(|seen| seen.note(repaired.base, repaired.revision, None));
                     return Ok(repaired);
@@ -51,7 +52,11 @@ impl<S: Store> Locks<S> {
     }
 
     /// `written` is what an attempt whose answer was lost may have done.
-    async fn repair_once(&self, written: &mut Option<Repaired>) -> Result<Option<Repaired>, StoreError> {
+    async fn repair_once(
+        &self,
+        above: Option<Fence>,
+        written: &mut Option<Repaired>,
+    ) -> Result<Option<Repaired>, StoreError> {
         let base_key = self.namespace.base_key();
         let page = self.store.range(Range::of(Keys::one(base_key.as_str()))).await?;
         let entry = page.entries.first();
@@ -62,7 +67,7 @@ impl<S: Store> Locks<S> {
         let (locks, sessions) = (self.namespace.locks(), self.namespace.sessions());
         let (mut found, _) = self.store.range_all(locks.clone()).await?;
         found.extend(self.store.range_all(sessions.clone()).await?.0);
-        let base = self.next_base(base_before, &found)?;
+        let base = self.next_base(above, base_before, &found)?;
         let txn = Txn::new()
             .when(Compare::modified_at(base_key.as_str(), entry.map_or(Revision(0), |entry| entry.modified)))
             .then(Op::put(base_key, base.to_string()))
@@ -75,19 +80,19 @@ impl<S: Store> Locks<S> {
         Ok(committed.succeeded.then_some(Repaired { revision: committed.revision, ..repaired }))
     }
 
-    fn next_base(&self, base_before: Option<u64>, found: &[Entry]) -> Result<u64, StoreError> {
+    fn next_base(&self, above: Option<Fence>, base_before: Option<u64>, found: &[Entry]) -> Result<u64, StoreError> {
         let seen = *self.seen.borrow();
         let shown = |entry: &Entry| OwnerRecord::read(&entry.value).and_then(|owner| fence(owner.base, entry.created));
         let now = u64::try_from(self.clock.wall().as_millis()).unwrap_or(0);
-        let base = found.iter().filter_map(shown).map(Fence::get).fold(now, u64::max);
+        let base = found.iter().filter_map(shown).chain(above).map(Fence::get).fold(now, u64::max);
         let base = base.max(seen.fence).max(seen.base.saturating_add(1)).max(base_before.map_or(0, |base| base + 1));
         if base < Base::LIMIT {
             return Ok(base);
         }
         Err(StoreError::Refused(format!(
-            "the highest fence seen is {}, which leaves no room below {FENCE_LIMIT}: this namespace cannot be \
+            "the highest fence to go above is {}, which leaves no room below {FENCE_LIMIT}: this namespace cannot be \
              repaired, use another one",
-            seen.fence
+            above.map_or(0, Fence::get).max(seen.fence)
         )))
     }
 }

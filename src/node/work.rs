@@ -241,7 +241,46 @@ impl<S: Store, E: Execute> Running<S, E> {
         if let Outcome::NotStarted(why) = &ended.outcome {
             tracing::error!(run_id = %run, attempt, "the command could not be started: {why}");
         }
+        if let Outcome::Fenced { seen } = ended.outcome {
+            self.look_at_own_term(&run, seen);
+        }
         self.tell(Event::Ended { run, attempt, ended });
+    }
+
+    /// A target has seen a greater fence than the one it was shown: if that was this node's present one, it may have
+    /// been replaced without having heard of it.
+    fn look_at_own_term(&mut self, run: &RunId, seen: Option<Fence>) {
+        let Some(hold) = self.hold().cloned() else { return };
+        tracing::warn!(run_id = %run, seen = seen.map(Fence::get), fence = %hold.fence(), "fenced: turned away by its target");
+        let ledger = self.ledger.clone();
+        self.tasks.spawn(async move {
+            let result = ledger.stands(&hold).await;
+            Answer::Looked { hold, seen, result }
+        });
+    }
+
+    pub(super) fn looked_at_own_term(&mut self, hold: &Hold, seen: Option<Fence>, result: Result<bool, StoreError>) {
+        if self.hold() != Some(hold) {
+            return;
+        }
+        match result {
+            Ok(false) => self.lose_term("a target has seen a greater fence, and the store has another leader"),
+            Ok(true) => {
+                let greater = seen.filter(|seen| *seen > hold.fence());
+                if let Some(seen) = greater {
+                    tracing::error!(
+                        fence = %hold.fence(), %seen,
+                        "a target has seen a greater fence than that of the present leader: does another cluster with \
+                         the same namespace write there, or was this store made anew? `fencron fence repair \
+                         --above FENCE` makes every later fence greater"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot look whether this node still leads");
+                self.lose_term("a target has seen a greater fence, and the store does not say who leads");
+            }
+        }
     }
 
     pub(super) fn chore(&mut self, chore: Chore) {

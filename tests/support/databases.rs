@@ -130,7 +130,7 @@ impl Server {
                     format!("--socket={}", self.directory.join("socket").display()),
                     format!("--init-file={}", self.directory.join("init.sql").display()),
                     "--skip-name-resolve".to_owned(),
-                    "--innodb-flush-log-at-trx-commit=0".to_owned(),
+                    "--innodb-flush-log-at-trx-commit=2".to_owned(),
                     "--max-connections=300".to_owned(),
                 ];
                 std::iter::once(program("mariadbd")).chain(options).collect()

@@ -15,6 +15,8 @@ pub enum Flow {
     Pass,
     /// Nothing arrives, and nobody is told. When the flow passes again, what was held arrives: TCP sends it anew.
     Hold,
+    /// As [`Flow::Hold`], from the first piece on that has this text in it.
+    HoldFrom(&'static str),
     /// All arrives this much later.
     Delay(Duration),
 }
@@ -29,12 +31,17 @@ struct Rules {
     cuts: u64,
     /// On connections made before the last of these nothing passes any more.
     strandings: u64,
+    /// On connections made before the last of these nothing passes until they are released.
+    detentions: u64,
+    detained: bool,
 }
 
 /// Stands between clients and one server. Ends when it is dropped.
 pub struct Proxy {
     address: SocketAddr,
     rules: watch::Sender<Rules>,
+    /// How many times something was read that may not go on yet.
+    holds: watch::Sender<u64>,
     accepting: JoinHandle<()>,
 }
 
@@ -49,9 +56,12 @@ impl Proxy {
             refusing: false,
             cuts: 0,
             strandings: 0,
+            detentions: 0,
+            detained: false,
         });
-        let accepting = tokio::spawn(accept(listener, upstream.to_owned(), seen));
-        Proxy { address, rules, accepting }
+        let holds = watch::Sender::new(0);
+        let accepting = tokio::spawn(accept(listener, upstream.to_owned(), seen, holds.clone()));
+        Proxy { address, rules, holds, accepting }
     }
 
     /// Where clients are to connect.
@@ -96,6 +106,26 @@ impl Proxy {
         self.set(|rules| rules.strandings += 1);
     }
 
+    /// Nothing passes on the connections there are until [`Proxy::release`]; new ones work meanwhile.
+    pub fn detain(&self) {
+        self.set(|rules| {
+            rules.detentions += 1;
+            rules.detained = true;
+        });
+    }
+
+    /// What was detained goes on.
+    pub fn release(&self) {
+        self.set(|rules| rules.detained = false);
+    }
+
+    /// Waits until something is held back, by whatever rule, that has not been waited for.
+    pub async fn holds_something(&self) {
+        let mut holds = self.holds.subscribe();
+        super::soon("the proxy holds something", holds.wait_for(|holds| *holds > 0)).await.unwrap();
+        self.holds.send_replace(0);
+    }
+
     fn set(&self, change: impl FnOnce(&mut Rules)) {
         self.rules.send_modify(change);
     }
@@ -107,10 +137,10 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: String, rules: watch::Receiver<Rules>) {
+async fn accept(listener: TcpListener, upstream: String, rules: watch::Receiver<Rules>, holds: watch::Sender<u64>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
-        let (upstream, rules) = (upstream.clone(), rules.clone());
+        let (upstream, rules, holds) = (upstream.clone(), rules.clone(), holds.clone());
         tokio::spawn(async move {
             client.set_zero_linger().unwrap();
             client.set_nodelay(true).unwrap();
@@ -122,10 +152,13 @@ async fn accept(listener: TcpListener, upstream: String, rules: watch::Receiver<
             server.set_nodelay(true).unwrap();
             let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
             let mut watched = rules.clone();
-            let stranded = |rules: &Rules, flow| if rules.strandings > made.strandings { Flow::Hold } else { flow };
+            let stuck = |rules: &Rules, flow| {
+                let detained = rules.detained && rules.detentions > made.detentions;
+                if detained || rules.strandings > made.strandings { Flow::Hold } else { flow }
+            };
             tokio::select! {
-                () = pump(from_client, to_server, rules.clone(), |rules| stranded(rules, rules.requests)) => {}
-                () = pump(from_server, to_client, rules.clone(), |rules| stranded(rules, rules.answers)) => {}
+                () = pump(from_client, to_server, rules.clone(), &holds, |rules| stuck(rules, rules.requests)) => {}
+                () = pump(from_server, to_client, rules.clone(), &holds, |rules| stuck(rules, rules.answers)) => {}
                 _ = watched.wait_for(|rules| rules.cuts > made.cuts) => {}
             }
         });
@@ -137,12 +170,21 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut rules: watch::Receiver<Rules>,
+    holds: &watch::Sender<u64>,
     flow: impl Fn(&Rules) -> Flow,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        let flowing = match rules.wait_for(|rules| flow(rules) != Flow::Hold).await {
+        let holding = |flow: Flow| match flow {
+            Flow::Hold => true,
+            Flow::HoldFrom(text) => buffer[..read].windows(text.len()).any(|piece| piece == text.as_bytes()),
+            Flow::Pass | Flow::Delay(_) => false,
+        };
+        if holding(flow(&rules.borrow())) {
+            holds.send_modify(|holds| *holds += 1);
+        }
+        let flowing = match rules.wait_for(|rules| !holding(flow(rules))).await {
             Ok(rules) => flow(&rules),
             Err(_) => return,
         };

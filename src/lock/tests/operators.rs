@@ -89,7 +89,7 @@ async fn a_repaired_base_makes_greater_fences() {
     let term = a.lead(1).await;
     cluster.delete(BASE).await;
     let locks = cluster.locks();
-    let repaired = locks.repair().await.unwrap();
+    let repaired = locks.repair(None).await.unwrap();
     assert_eq!((repaired.base_before, repaired.removed.len()), (None, 2), "{repaired:?}");
     assert!(!a.still_leads(&term).await, "every hold has ended");
     let b = Node::open(&locks, "b").await;
@@ -102,7 +102,7 @@ async fn a_repair_whose_answer_is_lost_is_done_once() {
     let cluster = Cluster::new();
     let _a = cluster.node("a").await;
     cluster.store.expect(Kind::Repair, Fault::AnswerLost);
-    let repaired = cluster.locks().repair().await.unwrap();
+    let repaired = cluster.locks().repair(None).await.unwrap();
     assert_eq!(cluster.entry(BASE).await.unwrap().value, repaired.base.to_string().into_bytes());
     assert_eq!((repaired.base_before, repaired.removed.len()), (Some(0), 1));
 }
@@ -173,7 +173,7 @@ async fn a_restored_store_is_refused_after_a_restart() {
 async fn a_repaired_store_makes_greater_fences_than_before_it_was_restored() {
     let (cluster, locks, last) = restored().await;
     let elsewhere = cluster.locks_that_saw(*locks.seen().borrow());
-    locks.repair().await.unwrap();
+    locks.repair(None).await.unwrap();
     let node = Node::open(&locks, "a").await;
     let next = node.lead(20).await;
     assert!(next.fence() > last.fence());
@@ -213,7 +213,7 @@ async fn a_repair_counts_from_the_highest_fence_seen_where_that_is_ahead_of_the_
     let seen = Seen { revision: Revision(1), fence: 1 << 50, ..Seen::default() };
     let locks = cluster.locks_that_saw(seen);
     assert!(cluster.clock.wall().as_millis() < 1 << 50);
-    assert_eq!(locks.repair().await.unwrap().base, 1 << 50);
+    assert_eq!(locks.repair(None).await.unwrap().base, 1 << 50);
     let full = cluster.locks_that_saw(Seen { fence: 1 << 52, ..seen });
-    assert!(matches!(full.repair().await, Err(StoreError::Refused(_))));
+    assert!(matches!(full.repair(None).await, Err(StoreError::Refused(_))));
 }

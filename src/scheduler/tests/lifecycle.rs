@@ -2,10 +2,20 @@
 
 use super::bench::{after, run};
 use super::*;
-use crate::job::{On, Retry};
+use crate::job::{Again, Guarantee, Http, On, Retry, Task, Text};
 
 fn retrying(attempts: u32) -> Job {
     Job { retry: Retry { attempts, initial: secs(5), max: secs(8) }, ..job("a") }
+}
+
+fn request() -> Task {
+    Task::Http(Box::new(Http {
+        method: "POST".into(),
+        url: Text::plain("http://127.0.0.1:9/"),
+        headers: Vec::new(),
+        body: None,
+        connect_timeout: secs(1),
+    }))
 }
 
 fn running(jobs: impl IntoIterator<Item = Job>) -> Bench {
@@ -46,6 +56,65 @@ fn a_failed_attempt_is_repeated_after_its_pause_until_none_is_left() {
     bench.settle();
     assert_eq!(bench.verdicts(), ["a@60 failed: exit code 1"]);
     assert_eq!(bench.ledger.done[&run("a", 60)].attempt, 3);
+}
+
+#[test]
+fn what_is_not_a_command_ends_in_its_own_words() {
+    let fence = Fence::new(9);
+    let cases = [
+        (Outcome::Done, "a@60 succeeded"),
+        (Outcome::AlreadyApplied, "a@60 succeeded: already applied"),
+        (Outcome::Fenced { seen: fence }, "a@60 cancelled: fenced: the target has seen fence 9"),
+        (Outcome::Fenced { seen: None }, "a@60 cancelled: fenced: the target has seen a greater fence"),
+        (Outcome::Failed { why: "404 Not Found".into(), again: Again::Never }, "a@60 failed: 404 Not Found"),
+        (Outcome::InDoubt("no answer".into()), "a@60 unknown: no answer"),
+    ];
+    for (outcome, verdict) in cases {
+        // With attempts left: none of these is repeated.
+        let mut bench = running([retrying(3)]);
+        bench.ends(0, &run("a", 60), outcome);
+        bench.settle();
+        assert_eq!(bench.verdicts(), [verdict]);
+    }
+}
+
+#[test]
+fn a_target_may_have_the_next_attempt_put_off_but_not_brought_forward_nor_given() {
+    let busy = |after| Outcome::Failed { why: "503".into(), again: Again::After(secs(after)) };
+    for (asked, pause) in [(30, 30), (1, 5), (1_000_000, 3_600)] {
+        let mut bench = running([Job { task: request(), ..retrying(2) }]);
+        bench.ends(0, &run("a", 60), busy(asked));
+        bench.pass(secs(pause - 1));
+        assert!(bench.open().contains(&"a@60 retrying".to_owned()), "asked for {asked}");
+        bench.pass(secs(1));
+        assert_eq!(bench.running(), ["a@60 #2"], "asked for {asked}");
+        bench.ends(0, &run("a", 60), busy(asked));
+        bench.settle();
+        assert!(bench.verdicts().contains(&"a@60 failed: 503".to_owned()), "no attempt was left");
+    }
+}
+
+#[test]
+fn what_is_in_doubt_is_repeated_where_that_is_promised() {
+    let in_doubt = || Outcome::InDoubt("no answer".into());
+    let guaranteed = |guarantee, attempts| Job { guarantee, ..retrying(attempts) };
+    let mut bench = running([guaranteed(Guarantee::AtLeastOnce, 2)]);
+    bench.ends(0, &run("a", 60), in_doubt());
+    bench.pass(secs(5));
+    bench.ends(0, &run("a", 60), in_doubt());
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 unknown: no answer"]);
+
+    // Asking the target is how such a run is settled, whatever `retry` says.
+    let mut bench = running([guaranteed(Guarantee::ExactlyOnce, 1)]);
+    for attempt in 1..ATTEMPTS_LOST_MOST {
+        assert_eq!(bench.running(), [format!("a@60 #{attempt}")]);
+        bench.ends(0, &run("a", 60), in_doubt());
+        bench.pass(secs(8));
+    }
+    bench.ends(0, &run("a", 60), Outcome::AlreadyApplied);
+    bench.settle();
+    assert!(bench.verdicts().contains(&"a@60 succeeded: already applied".to_owned()));
 }
 
 #[test]
