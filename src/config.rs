@@ -36,6 +36,7 @@ pub use keys::{
 pub use migrations::{MAX_MIGRATIONS, Migration};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use schema::schema;
+pub use sql::MAX_PARAMS;
 pub use tree::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use walk::MAX_FILLED_BYTES;
 

@@ -132,6 +132,26 @@ impl Stamp {
     }
 }
 
+/// The names of the HTTP headers that a stamp travels under, and of those that a guard answers with.
+pub mod header {
+    /// The fence, as a decimal number.
+    pub const FENCING_TOKEN: &str = "fencing-token";
+    /// What the fence is comparable within.
+    pub const FENCING_SCOPE: &str = "fencing-scope";
+    /// The occurrence: the same for every attempt and every leader.
+    pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// The instant for which the run was scheduled, in RFC 3339.
+    pub const SCHEDULED_AT: &str = "fencron-scheduled-at";
+    /// The attempt, from 1.
+    pub const ATTEMPT: &str = "fencron-attempt";
+    /// The W3C trace context.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// In a guard's answer to a stale fence (412): the greatest that it has seen in the scope.
+    pub const FENCING_TOKEN_SEEN: &str = "fencing-token-seen";
+    /// In a guard's answer that was stored before, and not made by this request.
+    pub const IDEMPOTENCY_REPLAYED: &str = "idempotency-replayed";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

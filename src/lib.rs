@@ -18,6 +18,7 @@
 //! | `job`, `schedule`, `config` | what is to be done, when, and the file that says so; pure |
 //! | `scheduler` | what becomes of every occurrence; pure |
 //! | `ledger` | claims, runs and verdicts, as transactions |
+//! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
 //! | `execute` | commands, to the end of their last process |
 //! | `once` | migrations, and what is run once under a key |
 //! | `node` | the loop around all of it |
@@ -43,6 +44,8 @@ pub mod store;
 
 #[cfg(feature = "scheduler")]
 pub mod execute;
+#[cfg(feature = "guard")]
+pub mod guard;
 #[cfg(feature = "scheduler")]
 pub mod ledger;
 pub mod lock;

@@ -25,6 +25,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("config", &["job", "schedule"]),
     ("scheduler", &["job", "schedule"]),
     ("ledger", &["lock"]),
+    ("execute", &["guard"]),
     ("node", &["metrics", "once"]),
 ];
 
