@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -10,14 +11,19 @@ use super::fill::Filled;
 use super::jobs::{TASKS, read_task};
 use super::keys::{self, Key, MAX_ARGS, MAX_KILL_AFTER, MAX_TIMEOUT, MAX_VARIABLES, MILLISECOND, Shape, key};
 use super::policy::{DEFAULT_RETRY, Policies};
+use super::problem::quoted;
 use super::tree::{NodeId, Tree, Value};
 use super::walk::{Fields, Spot, Walk};
 use crate::job::{
-    Guarantee, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, Task, Trigger,
+    Guarantee, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, Sql, Task, Trigger,
+    check_name,
 };
 
 /// How many migrations a file may have, those of directories counted each.
 pub const MAX_MIGRATIONS: usize = 10_000;
+
+/// What the names of a directory's migrations end in.
+const SQL_FILE: &str = ".sql";
 
 /// A change that is made once, before any job fires.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +100,9 @@ pub fn read(walk: &mut Walk, spot: Spot) -> Vec<Migration> {
         }
         migrations.extend(read_one(walk, &fields, spot, &id));
     }
+    if migrations.len() > MAX_MIGRATIONS {
+        walk.wrong(spot, format!("{} migrations are too many: at most {MAX_MIGRATIONS}", migrations.len()));
+    }
     migrations
 }
 
@@ -115,29 +124,94 @@ fn read_id<'p>(walk: &mut Walk, fields: &Fields<'p>, spot: Spot<'p>) -> Option<(
     }
 }
 
+/// What one entry of the list does.
+struct Deed {
+    id: String,
+    task: Task,
+    checksum: String,
+}
+
 /// One migration, or one for each file of a directory.
 fn read_one(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<Migration> {
     let wrong_before = walk.wrong.count();
-    let task = read_task(walk, fields, spot);
+    let deeds = read_deeds(walk, fields, spot, id);
     let policies = Policies::of_migration(walk, fields);
     let idempotent = fields.get("idempotent").is_some_and(|spot| walk.word(spot) == Some(0));
     let verify = fields.get("verify").and_then(|spot| read_verify(walk, spot, id));
-    if let Some(Task::Http(_) | Task::Sql(_)) = task
+    let first = deeds.first().map(|deed| &deed.task);
+    if let Some(Task::Http(_) | Task::Sql(_)) = first
         && let Some(spot) = fields.first_of(&["env", "dir", "kill_after"])
     {
         walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
     }
-    let guarantee = match &task {
+    let guarantee = match first {
         Some(Task::Sql(sql)) if super::sql::why_not_exactly_once(sql).is_none() => Guarantee::ExactlyOnce,
         _ if idempotent => Guarantee::AtLeastOnce,
         _ => Guarantee::AtMostOnce,
     };
     warn_of_idle(walk, fields, guarantee, idempotent);
     let retry = policies.retry(walk, &spot.path);
-    let Some(task) = task.filter(|_| walk.wrong.count() == wrong_before) else { return Vec::new() };
-    let checksum = checksum(walk.tree, fields);
-    let job = Job { retry, guarantee, ..as_job(id, task, policies) };
-    vec![Migration { id: id.to_string(), job: Arc::new(job), verify, checksum }]
+    if walk.wrong.count() != wrong_before {
+        return Vec::new();
+    }
+    let migration = |Deed { id: own, task, checksum }| {
+        let job = Job { retry, guarantee, ..as_job(id, task, policies.clone()) };
+        Migration { id: own, job: Arc::new(job), verify: verify.clone(), checksum }
+    };
+    deeds.into_iter().map(migration).collect()
+}
+
+fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<Deed> {
+    let statements = fields.get("sql").filter(|_| fields.first_of(&["command", "shell", "http"]).is_none());
+    let Some(statements) = statements else {
+        let checksum = checksum(walk.tree, fields);
+        let task = read_task(walk, fields, spot);
+        return task.map(|task| Deed { id: id.to_string(), task, checksum }).into_iter().collect();
+    };
+    let Some(files) = files_of(walk, statements) else { return Vec::new() };
+    let mut deeds = Vec::new();
+    for (name, path) in files {
+        let own = name.map_or(id.to_string(), |name| format!("{id}/{name}"));
+        let Some((sql, text)) = super::sql::read_from(walk, statements, path.as_deref()) else { continue };
+        let checksum = checksum_of_sql(walk, statements, &sql, &text);
+        let sql = Sql { checksum: Some(checksum.clone()), ..sql };
+        deeds.push(Deed { id: own, task: Task::Sql(Box::new(sql)), checksum });
+    }
+    deeds
+}
+
+/// What names of files, and paths, `sql: {file: …}` stands for: those of a directory that end in `.sql`, in the order of
+/// their bytes. A single (`None`, `None`) where it is no directory.
+fn files_of(walk: &mut Walk, spot: Spot) -> Option<Vec<(Option<String>, Option<String>)>> {
+    let alone = || Some(vec![(None, None)]);
+    let fields = walk.fields(&spot)?;
+    let Some(at) = fields.get("file") else { return alone() };
+    let named = walk.text(at)?;
+    let shown = quoted(&named.to_string());
+    let names = match (walk.sources.dir)(FilePath::new(named.expose())) {
+        Ok(None) => return alone(),
+        Ok(Some(names)) => names,
+        Err(error) => {
+            walk.wrong(at, format!("the directory {shown} cannot be read: {error}"));
+            return None;
+        }
+    };
+    let mut names: Vec<String> = names.into_iter().filter(|name| name.ends_with(SQL_FILE)).collect();
+    names.sort();
+    if names.is_empty() {
+        walk.wrong(at, format!("the directory {shown} has no file whose name ends in `{SQL_FILE}`"));
+        return None;
+    }
+    let wrong_before = walk.wrong.count();
+    for name in &names {
+        if check_name(name).is_err() {
+            let why = "cannot be part of a migration's id: use letters, digits, `.`, `_` or `-`";
+            walk.wrong(at, format!("the name of the file {} {why}", quoted(name)));
+        }
+    }
+    let path = |name: &String| FilePath::new(named.expose()).join(name).display().to_string();
+    let files = names.iter().map(|name| (Some(name.clone()), Some(path(name)))).collect();
+    (walk.wrong.count() == wrong_before).then_some(files)
 }
 
 fn warn_of_idle(walk: &mut Walk, fields: &Fields, guarantee: Guarantee, idempotent: bool) {
@@ -195,6 +269,15 @@ fn checksum(tree: &Tree, fields: &Fields) -> String {
         }
     }
     sum(&text)
+}
+
+/// Of statements: their text, wherever it stands, and what its names stand for.
+fn checksum_of_sql(walk: &mut Walk, spot: Spot, sql: &Sql, text: &str) -> String {
+    let mut hashed = format!("sql {} {text}", sql.transaction);
+    if let Some(params) = walk.fields(&spot).and_then(|fields| fields.get("params").map(|spot| spot.node)) {
+        canonical(walk.tree, params, &mut hashed);
+    }
+    sum(&hashed)
 }
 
 fn sum(text: &str) -> String {
