@@ -155,8 +155,8 @@ async fn killed_at(words: &str, catch: Catch, setting: &'static str) -> (Scene, 
 }
 
 /// As a claim and a verdict are written.
-const CLAIM: &str = r#""state":"claimed""#;
-const VERDICT: &str = r#""state":"done""#;
+pub const CLAIM: &str = r#""state":"claimed""#;
+pub const VERDICT: &str = r#""state":"done""#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_before_the_claim_it_is_made_by_the_next() {

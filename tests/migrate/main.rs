@@ -7,5 +7,6 @@ mod once;
 mod order;
 mod scene;
 mod snare;
+mod sql;
 #[path = "../support/mod.rs"]
 mod support;

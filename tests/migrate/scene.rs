@@ -20,15 +20,17 @@ pub const MANY: usize = 50;
 pub struct Scene {
     dir: TempDir,
     etcd: Option<Etcd>,
+    /// `DATABASE_URL` of the processes.
+    pub database: String,
 }
 
 impl Scene {
     pub fn over_sqlite() -> Scene {
-        Scene { dir: tempfile::tempdir().unwrap(), etcd: None }
+        Scene { dir: tempfile::tempdir().unwrap(), etcd: None, database: String::new() }
     }
 
     pub async fn over_etcd() -> Scene {
-        Scene { dir: tempfile::tempdir().unwrap(), etcd: Some(Etcd::start(EtcdOptions::default()).await) }
+        Scene { dir: tempfile::tempdir().unwrap(), etcd: Some(Etcd::start(EtcdOptions::default()).await), database: String::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -70,7 +72,7 @@ impl Scene {
             command.env_remove(name);
         }
         command.args(["--store", store, "--namespace", "shop"]).args(args).current_dir(self.dir.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("DATABASE_URL", &self.database).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -80,10 +82,14 @@ impl Scene {
     }
 
     pub fn start_over(&self, store: &str, node: &str, args: &[&str]) -> Process {
+        self.start_with(store, &self.database, node, args)
+    }
+
+    pub fn start_with(&self, store: &str, database: &str, node: &str, args: &[&str]) -> Process {
         let (command, rest) = args.split_first().unwrap();
         let ttl = if node == "first" { TTL_OF_THE_KILLED } else { TTL };
         let args = [&[command, "--node", node, "--ttl", ttl], rest].concat();
-        Process(Some(self.command(store, &args).spawn().unwrap()))
+        Process(Some(self.command(store, &args).env("DATABASE_URL", database).spawn().unwrap()))
     }
 
     /// Starts [`MANY`] at once, and waits for all of them.
