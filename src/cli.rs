@@ -5,6 +5,7 @@
 mod check;
 mod fence;
 mod file;
+mod guard;
 mod health;
 mod logging;
 mod logs;
@@ -111,6 +112,8 @@ enum Command {
     Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
     Fence(fence::FenceArgs),
+    /// Turn away stale fences and repeated occurrences, where effects arrive
+    Guard(guard::GuardArgs),
     /// Print a script with which a shell completes the arguments
     Completions(check::CompletionsArgs),
 }
@@ -121,36 +124,33 @@ const LAST_TASKS: Duration = Duration::from_secs(1);
 /// How the program ends. The numbers are part of its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
-    /// 0
     Done,
-    /// 1
     Failed,
-    /// 2: wrong usage, or a wrong configuration.
+    /// Wrong usage, or a wrong configuration.
     Wrong,
-    /// 3: not acquired in time.
-    NotInTime,
-    /// 4: lost while it was held.
+    /// It could not be had in time.
+    NotAcquired,
+    /// It was lost to another one.
     Lost,
-    /// 5
     StoreUnreachable,
-    /// 6: nobody can say, or nobody can say yet, whether it was done.
+    /// Nobody can say, or nobody can say yet, whether it was done.
     OutcomeUnknown,
-    /// A wrapped command's own.
-    Wrapped(u8),
+    /// As the command that was run ended.
+    Command(u8),
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(match exit {
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Wrong => 2,
-            Exit::NotInTime => 3,
+            Exit::NotAcquired => 3,
             Exit::Lost => 4,
             Exit::StoreUnreachable => 5,
             Exit::OutcomeUnknown => 6,
-            Exit::Wrapped(code) => code,
-        })
+            Exit::Command(code) => code,
+        }
     }
 }
 
@@ -180,7 +180,7 @@ pub fn main() -> ExitCode {
     let mut terminal = Terminal::new(global.output);
     let exit = start(command, &global, &mut terminal).unwrap_or_else(|error| report(&error, &terminal));
     terminal.finish();
-    exit.into()
+    ExitCode::from(exit.code())
 }
 
 fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -202,6 +202,7 @@ impl Command {
     fn logs_by_default(&self) -> &'static str {
         match self {
             Command::Run(_) => "warn,fencron=info",
+            Command::Guard(args) if args.has_work_for_many_threads() => "warn,fencron=info",
             _ => "warn",
         }
     }
@@ -210,6 +211,7 @@ impl Command {
     fn runtime(&self) -> std::io::Result<Runtime> {
         let mut builder = match self {
             Command::Run(_) => Builder::new_multi_thread(),
+            Command::Guard(args) if args.has_work_for_many_threads() => Builder::new_multi_thread(),
             _ => Builder::new_current_thread(),
         };
         builder.enable_all().build()
@@ -237,6 +239,7 @@ impl Command {
             Command::Once(args) => once::once(args, global).await,
             Command::Health(args) => health::health(&args, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
+            Command::Guard(args) => guard::run(args, terminal).await,
         }
     }
 }

@@ -105,6 +105,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 pub struct Executor {
     clock: Clock,
     starter: Starter,
+    roots: http::Roots,
     room: Arc<Semaphore>,
 }
 
@@ -119,7 +120,7 @@ impl Executor {
     /// When the system gives it no thread, or no `/dev/null`.
     pub fn new(clock: Clock, max_running: usize) -> io::Result<Executor> {
         let room = Arc::new(Semaphore::new(max_running.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Executor { clock, starter: Starter::new()?, room })
+        Ok(Executor { clock, starter: Starter::new()?, roots: http::Roots::default(), room })
     }
 }
 
@@ -139,7 +140,7 @@ impl Execute for Executor {
             }
             (Ok(_room), Task::Http(http)) => {
                 let run = http::Run { job: &job, http, stamp: &stamp, stop, may_start, started, clock: &self.clock };
-                http::run(run, &mut output).await
+                http::run(run, &self.roots, &mut output).await
             }
             (Ok(_room), Task::Sql(sql)) => {
                 let run = sql::Run { job: &job, sql, stamp: &stamp, stop, may_start, started, clock: &self.clock };

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use http::Http;
+pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, STAMP_NAMES, Script, Statement};
 pub use sql::{Database, Encryption, Scalar, Server, Sql, Target};
 

@@ -22,6 +22,7 @@
 //! | `execute` | commands, to the end of their last process |
 //! | `once` | migrations, and what is run once under a key |
 //! | `node` | the loop around all of it |
+//! | `listen` | listeners of HTTP, and their bounds |
 //! | `api`, `cli` | the listener and the program |
 //!
 //! `docs/architecture.md` has the invariants, each with the test that holds it.
@@ -36,6 +37,8 @@ pub mod time;
 pub mod config;
 #[cfg(feature = "scheduler")]
 pub mod job;
+#[cfg(feature = "scheduler")]
+pub mod listen;
 #[cfg(feature = "scheduler")]
 pub mod schedule;
 #[cfg(feature = "scheduler")]

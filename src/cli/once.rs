@@ -112,7 +112,7 @@ fn exit(settled: &Settled, key: &str) -> anyhow::Result<Exit> {
     match settled {
         Settled::Done => Ok(Exit::Done),
         Settled::Failed(once) => match once.exit_code.and_then(|code| u8::try_from(code).ok()) {
-            Some(code) if code != 0 => Ok(Exit::Wrapped(code)),
+            Some(code) if code != 0 => Ok(Exit::Command(code)),
             _ => Err(Failure::new(Exit::Failed, format!("{key} failed: {}", once.reason)).into()),
         },
         Settled::Unknown(once) => {
@@ -231,7 +231,7 @@ pub(super) fn stop_on_signals(stopper: Stopper) -> io::Result<impl Future<Output
 pub(super) fn failure(error: OnceError) -> anyhow::Error {
     let exit = match &error {
         OnceError::Different(_) => Exit::Wrong,
-        OnceError::NotInTime { .. } => Exit::NotInTime,
+        OnceError::NotInTime { .. } => Exit::NotAcquired,
         OnceError::Lost { .. } => Exit::Lost,
         OnceError::Stopped(_) => Exit::Failed,
         OnceError::Campaign(CampaignError::SessionEnded(_)) | OnceError::Session(SessionError::Ended { .. }) => Exit::Lost,

@@ -134,7 +134,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let outputs = Outputs::new(place.clock.clone());
     let (ledger, clock) = (place.ledger(), place.clock.clone());
     let api = Api { status: status.subscribe(), ledger, locks: locks.clone(), outputs: outputs.clone(), clock };
-    let serving = tokio::spawn(serve(listener, api, ending.clone()));
+    let serving = tokio::spawn(api::serve(listener, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
     let reload = reload::Reload::new(args.file, kept_name, &config, order.clone());
     beside.spawn(reload.run(hangup));
@@ -215,12 +215,6 @@ pub(super) async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) 
 }
 
 /// The node does its work without its listener as well.
-async fn serve(listener: TcpListener, api: Api<AnyStore>, ending: CancellationToken) {
-    if let Err(error) = api::serve(listener, api, ending).await {
-        tracing::error!(%error, "the HTTP listener has ended");
-    }
-}
-
 /// Saves what is seen of the store as it grows. A new term is saved by the campaign that won it.
 async fn save_seen(locks: Locks<AnyStore>) {
     let mut seen: watch::Receiver<Seen> = locks.seen();

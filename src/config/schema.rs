@@ -62,6 +62,7 @@ fn shape(shape: &'static Shape) -> Value {
         Shape::Version => json!({ "const": 1 }),
         Shape::Name => or_filled(json!({ "type": ["string", "integer"], "pattern": NAME })),
         Shape::Text => text(),
+        Shape::Any => json!({}),
         Shape::Command { most } | Shape::Dates { most } => list(*most),
         Shape::Texts { most } => json!({ "anyOf": [text(), list(*most)] }),
         Shape::Zone => or_filled(json!({ "type": "string", "examples": ["UTC", "Europe/Berlin"] })),

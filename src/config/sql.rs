@@ -31,11 +31,19 @@ pub static SQL: &[&[Key]] = &[&[
     ]),
     key("file", Shape::Text, "The file that the statements are in. It is read when the configuration is.")
         .also(&["path", "script"]),
-    key("params", Shape::Named { of: &Shape::Text, most: MAX_PARAMS }, "What each `:name` of the statements stands for.")
-        .also(&["parameters", "args", "bind", "values"]),
-    key("transaction", Shape::Word(&["true", "false"]), "Whether the statements run in one transaction with the guard.")
-        .default("true")
-        .also(&["transactional", "tx"]),
+    key(
+        "params",
+        Shape::Named { of: &Shape::Text, most: MAX_PARAMS },
+        "What each `:name` of the statements stands for.",
+    )
+    .also(&["parameters", "args", "bind", "values"]),
+    key(
+        "transaction",
+        Shape::Word(&["true", "false"]),
+        "Whether the statements run in one transaction with the guard.",
+    )
+    .default("true")
+    .also(&["transactional", "tx"]),
 ]];
 
 /// Reads the statements at `spot`. What is wrong with them is noted.
@@ -98,7 +106,8 @@ fn read_target(walk: &mut Walk, fields: &Fields, at: Spot) -> Option<(Database, 
     match url::parse(&url) {
         Ok(target) => Some(target),
         Err(why) => {
-            let shown = if url.is_secret() { "what `${…}` stands for here".to_owned() } else { "this URL".to_owned() };
+            let shown =
+                if url.is_secret() { "what `${…}` stands for here".to_owned() } else { "this URL".to_owned() };
             walk.wrong(spot, format!("{shown} {why}"));
             None
         }
@@ -205,7 +214,8 @@ fn read_scalar(walk: &mut Walk, spot: Spot) -> Option<Scalar> {
         _ => false,
     };
     let text = walk.text(spot)?;
-    let as_it_stands = plain && matches!(walk.tree.value(spot.node), Value::Text { text: raw, .. } if !raw.contains("${"));
+    let as_it_stands =
+        plain && matches!(walk.tree.value(spot.node), Value::Text { text: raw, .. } if !raw.contains("${"));
     Some(if as_it_stands { typed(text) } else { Scalar::Text(text) })
 }
 

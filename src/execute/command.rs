@@ -84,7 +84,7 @@ async fn attend(leader: &mut Leader, job: &Job, mut stop: Stop) -> Outcome {
     why.unwrap_or_else(|| outcome(status))
 }
 
-async fn elapsed(timeout: Option<Duration>) {
+pub(super) async fn elapsed(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => tokio::time::sleep(timeout).await,
         None => std::future::pending().await,

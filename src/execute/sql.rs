@@ -126,8 +126,16 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
     let progress = Progress::default();
     let canceller = session.canceller();
     let ended = {
-        let mut steps =
-            Steps { session: &mut session, job, sql, stamp, messages: &messages, progress: &progress, output, may_start: &may_start };
+        let mut steps = Steps {
+            session: &mut session,
+            job,
+            sql,
+            stamp,
+            messages: &messages,
+            progress: &progress,
+            output,
+            may_start: &may_start,
+        };
         let mut doing = std::pin::pin!(steps.run());
         tokio::select! {
             biased;
@@ -212,20 +220,20 @@ where
 }
 
 /// What an attempt comes to that was interrupted for `why`.
-fn stopped(
-    ended: Option<Result<Outcome, Broken>>,
-    why: Outcome,
-    progress: &Progress,
-) -> Result<Outcome, Broken> {
+fn stopped(ended: Option<Result<Outcome, Broken>>, why: Outcome, progress: &Progress) -> Result<Outcome, Broken> {
     match ended {
         // It was through before it was told.
         Some(Ok(outcome)) => Ok(outcome),
         Some(Err(Broken::Unanswered(failure))) => Err(Broken::Unanswered(failure)),
-        None if progress.is(COMMITTING) => Err(Broken::Unanswered(Failure::lost("the commit was not answered in time"))),
+        None if progress.is(COMMITTING) => {
+            Err(Broken::Unanswered(Failure::lost("the commit was not answered in time")))
+        }
         Some(Err(Broken::Failed(failure, place))) if progress.is(LOOSE) && failure.kind == Kind::Lost => {
             Err(Broken::Failed(failure, place))
         }
-        None if progress.is(LOOSE) => Err(Broken::Failed(Failure::lost("it was told to stop, and did not answer"), None)),
+        None if progress.is(LOOSE) => {
+            Err(Broken::Failed(Failure::lost("it was told to stop, and did not answer"), None))
+        }
         Some(Err(_)) | None => Ok(why),
     }
 }

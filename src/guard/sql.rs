@@ -39,7 +39,7 @@ pub enum Dialect {
 #[derive(Debug)]
 pub struct Statements {
     /// Makes the tables where they are not there, each by a statement of its own. In PostgreSQL two that do so at once
-    /// may collide (SQLSTATE 23505 or 42P07): the tables are there then.
+    /// may collide (SQLSTATE 23505, 42P07 or 42710): the tables are there then.
     pub tables: &'static [&'static str],
     /// (scope) → the fence that the scope has seen, or no row: locked for sharing until the transaction ends.
     pub hold: &'static str,

@@ -97,8 +97,14 @@ impl Script {
             let message = format!("the script has more than {MAX_SCRIPT_BYTES} bytes: make several jobs of it");
             return Err(Fault { place: Place { line: 1, column: 1 }, message });
         }
-        Reader { kind, text, lexer: Lexer::new(kind, text), delimiter: None, counted: (0, Place { line: 1, column: 1 }) }
-            .script()
+        Reader {
+            kind,
+            text,
+            lexer: Lexer::new(kind, text),
+            delimiter: None,
+            counted: (0, Place { line: 1, column: 1 }),
+        }
+        .script()
     }
 
     /// The same statements, as those of the file `name`.
@@ -361,7 +367,9 @@ fn stands_alone(words: &[&str], kind: Database) -> bool {
         ["CREATE" | "DROP", "INDEX", rest @ ..] | ["CREATE", "UNIQUE", "INDEX", rest @ ..] => {
             rest.first() == Some(&"CONCURRENTLY")
         }
-        ["REINDEX", rest @ ..] => rest.iter().take(4).any(|word| matches!(*word, "CONCURRENTLY" | "DATABASE" | "SYSTEM")),
+        ["REINDEX", rest @ ..] => {
+            rest.iter().take(4).any(|word| matches!(*word, "CONCURRENTLY" | "DATABASE" | "SYSTEM"))
+        }
         _ => false,
     }
 }

@@ -250,8 +250,8 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// A target has seen a greater fence than the one it was shown: if that was this node's present one, it may have
     /// been replaced without having heard of it.
     fn look_at_own_term(&mut self, run: &RunId, seen: Option<Fence>) {
+        tracing::warn!(run_id = %run, seen = seen.map(Fence::get), "fenced: turned away by its target");
         let Some(hold) = self.hold().cloned() else { return };
-        tracing::warn!(run_id = %run, seen = seen.map(Fence::get), fence = %hold.fence(), "fenced: turned away by its target");
         let ledger = self.ledger.clone();
         self.tasks.spawn(async move {
             let result = ledger.stands(&hold).await;

@@ -23,7 +23,8 @@ impl Secrets {
             Scalar::Text(text) if text.is_secret() => Some(text),
             _ => None,
         });
-        let mut secrets: Vec<String> = password.into_iter().chain(params).map(|text| text.expose().to_owned()).collect();
+        let mut secrets: Vec<String> =
+            password.into_iter().chain(params).map(|text| text.expose().to_owned()).collect();
         secrets.retain(|secret| !secret.trim().is_empty());
         // A secret may be a part of another one.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -99,6 +100,9 @@ impl Messages<'_> {
         let (advice, again) = match failure.kind {
             Kind::Never if code.starts_with("28") => ("correct the user or the password in `database`", Again::Never),
             Kind::Never => ("correct `database`", Again::Never),
+            _ if said.contains("certificate") || said.contains("TLS") || said.contains("SSL") => {
+                ("correct the server's certificate, or `sslmode` and `sslrootcert` in `database`", Again::AsConfigured)
+            }
             _ => ("is it running, and reachable from this node?", Again::AsConfigured),
         };
         let verb = if code.is_empty() { "cannot be reached" } else { "lets nobody in" };
@@ -110,7 +114,9 @@ impl Messages<'_> {
         let said = self.located(failure, place);
         let (why, again) = match failure.kind {
             Kind::Lost => (format!("the connection was lost before the commit: {said}"), Again::AsConfigured),
-            Kind::Conflict => (format!("it lost against other transactions again and again: {said}"), Again::AsConfigured),
+            Kind::Conflict => {
+                (format!("it lost against other transactions again and again: {said}"), Again::AsConfigured)
+            }
             Kind::NotInTransaction => {
                 (format!("{said}: write `transaction: false` (the job cannot be `exactly_once` then)"), Again::Never)
             }

@@ -103,7 +103,8 @@ fn options(server: &Server, encrypted: bool) -> Result<Opts, Failure> {
 fn encryption(server: &Server) -> Result<SslOpts, Failure> {
     let lenient = server.encryption < Encryption::VerifyCa;
     let ssl = SslOpts::default()
-        .with_disable_built_in_roots(true)
+        // Without any root it would not begin, whether or not one is asked.
+        .with_disable_built_in_roots(!lenient)
         .with_danger_accept_invalid_certs(lenient)
         .with_danger_skip_domain_validation(server.encryption < Encryption::VerifyFull);
     if lenient {

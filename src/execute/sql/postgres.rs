@@ -144,7 +144,9 @@ impl Postgres {
         let mut rows = std::pin::pin!(rows);
         while let Some(row) = rows.next().await {
             let row = row?;
-            answer.push(|| (0..row.len()).map(|i| row.try_get::<_, Option<Shown>>(i).ok().flatten()).map(text_of).collect());
+            answer.push(|| {
+                (0..row.len()).map(|i| row.try_get::<_, Option<Shown>>(i).ok().flatten()).map(text_of).collect()
+            });
         }
         answer.affected = rows.rows_affected().unwrap_or(0);
         Ok(answer)
@@ -271,7 +273,7 @@ fn kind(code: &str) -> Kind {
         "42P01" => Kind::NoTable,
         "42501" => Kind::NoRight,
         "25001" => Kind::NotInTransaction,
-        "23505" | "42P07" => Kind::Duplicate,
+        "23505" | "42P07" | "42710" => Kind::Duplicate,
         // What the statement says is wrong, and will be next time.
         _ if ["0A", "26", "28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)) => Kind::Never,
         _ => Kind::Later,

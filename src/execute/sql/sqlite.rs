@@ -1,6 +1,7 @@
 //! SQLite: a file, and a thread that may wait for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::ffi::{self, ErrorCode};
@@ -20,12 +21,18 @@ const BUSY_TRIES: u32 = 240;
 pub struct Sqlite {
     /// Not here while a thread has it.
     connection: Option<Connection>,
-    interrupt: Arc<InterruptHandle>,
+    interrupt: Arc<Interrupt>,
     in_transaction: bool,
 }
 
+/// Ends the statement that runs, and the waiting for a lock, which SQLite itself would go on with.
+pub struct Interrupt {
+    handle: InterruptHandle,
+    told: AtomicBool,
+}
+
 impl Driver for Sqlite {
-    type Canceller = Arc<InterruptHandle>;
+    type Canceller = Arc<Interrupt>;
 
     const DIALECT: Dialect = Dialect::Sqlite;
     /// Not to find later that another one writes: that could not be waited for.
@@ -35,13 +42,14 @@ impl Driver for Sqlite {
         let Target::File(path) = target else { unreachable!("a SQLite database is a file") };
         let path = path.expose().to_owned();
         let opened = spawn_blocking(move || {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let flags =
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(BUSY_STEP)?;
             Ok(connection)
         });
         let connection = opened.await.map_err(|_| panicked())?.map_err(|error| failure(&error))?;
-        let interrupt = Arc::new(connection.get_interrupt_handle());
+        let interrupt = Arc::new(Interrupt { handle: connection.get_interrupt_handle(), told: AtomicBool::new(false) });
         Ok(Sqlite { connection: Some(connection), interrupt, in_transaction: false })
     }
 
@@ -60,7 +68,7 @@ impl Driver for Sqlite {
             self.connection = Some(connection);
             match answer {
                 // Nothing is held that another one could wait for, or nothing is lost by waiting.
-                Err(error) if outside && is_busy(&error) && tries < BUSY_TRIES => tries += 1,
+                Err(error) if outside && is_busy(&error) && tries < BUSY_TRIES && !self.is_told() => tries += 1,
                 other => return other.map_err(|error| failure(&error)),
             }
         }
@@ -75,7 +83,8 @@ impl Driver for Sqlite {
     }
 
     async fn cancel(interrupt: &Self::Canceller) {
-        interrupt.interrupt();
+        interrupt.told.store(true, Ordering::SeqCst);
+        interrupt.handle.interrupt();
     }
 
     async fn close(self) {
@@ -83,6 +92,12 @@ impl Driver for Sqlite {
             // Closing writes what is in the WAL to the file.
             spawn_blocking(move || drop(connection)).await.ok();
         }
+    }
+}
+
+impl Sqlite {
+    fn is_told(&self) -> bool {
+        self.interrupt.told.load(Ordering::SeqCst)
     }
 }
 

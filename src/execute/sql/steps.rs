@@ -117,12 +117,7 @@ impl<D: Driver> Steps<'_, D> {
         let scope = Value::Text(self.stamp.scope.to_string());
         let seen = match self.ask(statements.hold, std::slice::from_ref(&scope)).await {
             Ok(answer) => first(&answer).and_then(|seen| seen.parse().ok()),
-            Err(failure) if failure.kind == Kind::NoTable => {
-                self.ask("ROLLBACK", &[]).await.or_else(unless_lost)?;
-                self.create_tables().await?;
-                return Ok(Gate::Again);
-            }
-            Err(failure) => return Err(self.of_guard(failure).into()),
+            Err(failure) => return self.without_tables(failure).await,
         };
         match Standing::of(self.stamp.fence, seen) {
             Standing::Stale { seen } => return Ok(Gate::Closed(Outcome::Fenced { seen: Some(seen) })),
@@ -140,8 +135,19 @@ impl<D: Driver> Steps<'_, D> {
         match insert(self.session, self.sql, self.stamp).await {
             Ok(true) => Ok(Gate::Open),
             Ok(false) => self.found().await.map(Gate::Closed),
-            Err(failure) => Err(self.of_guard(failure).into()),
+            // Another one may be about to make the second table, too.
+            Err(failure) => self.without_tables(failure).await,
         }
+    }
+
+    /// Makes the tables, if it is them that are missing.
+    async fn without_tables(&mut self, failure: Failure) -> Result<Gate, Broken> {
+        if failure.kind != Kind::NoTable {
+            return Err(self.of_guard(failure).into());
+        }
+        self.ask("ROLLBACK", &[]).await.or_else(unless_lost)?;
+        self.create_tables().await?;
+        Ok(Gate::Again)
     }
 
     /// The occurrence has a row: was it the same that was applied?
@@ -269,8 +275,7 @@ fn fence_of(stamp: &Stamp) -> Value {
 /// not over.
 async fn insert<D: Driver>(session: &mut D, sql: &Sql, stamp: &Stamp) -> Result<bool, Failure> {
     let checksum = sql.checksum.clone().map_or(Value::Null, Value::Text);
-    let row =
-        [Value::Text(stamp.scope.to_string()), Value::Text(stamp.run_id.clone()), fence_of(stamp), checksum];
+    let row = [Value::Text(stamp.scope.to_string()), Value::Text(stamp.run_id.clone()), fence_of(stamp), checksum];
     match session.ask(D::DIALECT.statements().insert_occurrence, &row).await {
         Ok(answer) => Ok(answer.affected > 0),
         Err(failure) if failure.kind == Kind::Duplicate => Ok(false),
@@ -347,7 +352,12 @@ fn values_of(statement: &Statement, sql: &Sql, stamp: &Stamp) -> Vec<Value> {
     if sql.kind == Database::Sqlite {
         // There a name is one placeholder, however often it stands in the statement.
         let mut seen = Vec::new();
-        names.retain(|name| !seen.contains(name) && { seen.push(*name); true });
+        names.retain(|name| {
+            !seen.contains(name) && {
+                seen.push(*name);
+                true
+            }
+        });
     }
     names.into_iter().map(|name| value_of(name, sql, stamp)).collect()
 }

@@ -103,7 +103,8 @@ impl<'t> Lexer<'t> {
 
     /// MySQL's `--` begins a comment only before a blank: `5--1` is a sum.
     fn is_comment(&self, rest: &[u8]) -> bool {
-        self.kind != Database::Mysql || rest.get(2).is_none_or(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
+        self.kind != Database::Mysql
+            || rest.get(2).is_none_or(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
     }
 
     fn comment(&self, rest: &[u8]) -> Result<(Token, usize), String> {

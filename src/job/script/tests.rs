@@ -45,7 +45,8 @@ fn dollar_quotes_hold_what_they_hold() {
 
 #[test]
 fn the_bodies_of_routines_and_triggers_stay_whole() {
-    let trigger = "CREATE TEMP TRIGGER t AFTER INSERT ON a BEGIN UPDATE b SET x = CASE WHEN 1 THEN 2 END; DELETE FROM c; END";
+    let trigger =
+        "CREATE TEMP TRIGGER t AFTER INSERT ON a BEGIN UPDATE b SET x = CASE WHEN 1 THEN 2 END; DELETE FROM c; END";
     assert_eq!(texts(&format!("{trigger}; SELECT 1"), Sqlite), [trigger, "SELECT 1"]);
     let function =
         "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; END";
@@ -135,7 +136,25 @@ fn what_cannot_be_in_a_transaction_is_known_by_its_words() {
 #[test]
 fn nothing_makes_it_panic() {
     for kind in [Postgres, Mysql, Sqlite] {
-        for text in ["'", "\"\\", "/*", "/*!", "$", "$a", ":", "::", ":=", "ä:ö", "'\\", "E'", "DELIMITER", "-", "--", "[", "\u{feff}x"] {
+        for text in [
+            "'",
+            "\"\\",
+            "/*",
+            "/*!",
+            "$",
+            "$a",
+            ":",
+            "::",
+            ":=",
+            "ä:ö",
+            "'\\",
+            "E'",
+            "DELIMITER",
+            "-",
+            "--",
+            "[",
+            "\u{feff}x",
+        ] {
             Script::read(text, kind).ok();
         }
     }
