@@ -31,9 +31,7 @@ use crate::execute::{Execute, Outputs, Stop};
 use crate::fence::Fence;
 use crate::job::{Guarantee, Job, StopReason};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
-use crate::lock::{
-    CallId, CampaignError, Driver, Locks, Presence, Resigned, Session, SessionError, Term, Timing,
-};
+use crate::lock::{CallId, CampaignError, Driver, Locks, Presence, Resigned, Session, SessionError, Term, Timing};
 use crate::store::{Revision, Store, StoreError};
 use crate::time::Clock;
 
@@ -327,7 +325,6 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 }
-
 
 impl fmt::Display for Settled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -149,7 +149,8 @@ fn teller() -> Tell {
         }
         Told::Missed { name, bytes } => say(&format!("fencron: {bytes} bytes of what {name} wrote are not shown")),
         Told::Ended { once, here } => {
-            let by = once.claimed_by.as_ref().filter(|_| !here).map_or(String::new(), |by| format!(", made by {}", by.node));
+            let by =
+                once.claimed_by.as_ref().filter(|_| !here).map_or(String::new(), |by| format!(", made by {}", by.node));
             let why = if once.reason.is_empty() { String::new() } else { format!(" ({})", once.reason) };
             say(&format!("fencron: migration {}: {}{why}{by}", once.name, once.state.as_str()));
         }
@@ -219,12 +220,7 @@ async fn show(place: &Place, config: &Config, terminal: &mut Terminal) -> anyhow
     terminal.show(&views, |views| views_text(views))
 }
 
-async fn view(
-    place: &Place,
-    id: &str,
-    checksum: &str,
-    recorded: Option<&Recorded>,
-) -> anyhow::Result<MigrationView> {
+async fn view(place: &Place, id: &str, checksum: &str, recorded: Option<&Recorded>) -> anyhow::Result<MigrationView> {
     let once = recorded.map(|recorded| &recorded.once);
     let state = match once {
         None => OnceState::Pending.as_str(),
@@ -255,7 +251,8 @@ async fn view(
 fn views_text(views: &[MigrationView]) -> String {
     let shown = |text: Option<String>| text.unwrap_or_default();
     let rows = views.iter().map(|view| {
-        let took = view.duration_ms.map(|ms| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string());
+        let took =
+            view.duration_ms.map(|ms| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string());
         vec![
             view.id.clone(),
             view.state.to_owned(),

@@ -234,7 +234,9 @@ pub(super) fn failure(error: OnceError) -> anyhow::Error {
         OnceError::NotInTime { .. } => Exit::NotAcquired,
         OnceError::Lost { .. } => Exit::Lost,
         OnceError::Stopped(_) => Exit::Failed,
-        OnceError::Campaign(CampaignError::SessionEnded(_)) | OnceError::Session(SessionError::Ended { .. }) => Exit::Lost,
+        OnceError::Campaign(CampaignError::SessionEnded(_)) | OnceError::Session(SessionError::Ended { .. }) => {
+            Exit::Lost
+        }
         OnceError::Campaign(CampaignError::Store(store))
         | OnceError::Session(SessionError::Store(store))
         | OnceError::Store(store) => match store {
@@ -269,11 +271,15 @@ async fn settle_by_hand(
             }
         }
     }
-    terminal.say(format_args!("fencron: {}: {}", key.name(), match resolve {
-        None => "forgotten",
-        Some(As::Done) => "recorded as done",
-        Some(As::Retry) => "to be run again",
-    }));
+    terminal.say(format_args!(
+        "fencron: {}: {}",
+        key.name(),
+        match resolve {
+            None => "forgotten",
+            Some(As::Done) => "recorded as done",
+            Some(As::Retry) => "to be run again",
+        }
+    ));
     Ok(Exit::Done)
 }
 

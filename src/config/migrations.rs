@@ -15,8 +15,7 @@ use super::problem::quoted;
 use super::tree::{NodeId, Tree, Value};
 use super::walk::{Fields, Spot, Walk};
 use crate::job::{
-    Guarantee, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, Sql, Task, Trigger,
-    check_name,
+    Guarantee, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, Sql, Task, Trigger, check_name,
 };
 
 /// How many migrations a file may have, those of directories counted each.
@@ -56,10 +55,16 @@ static MIGRATION: &[&[Key]] = &[&[
     key("idempotent", Shape::Word(FLAG), "Whether it may be made again when nobody knows whether it was done.")
         .default("false")
         .also(&["repeatable"]),
-    key("env", Shape::Named { of: &Shape::Text, most: MAX_VARIABLES }, "Variables for the command.")
-        .also(&["environment", "vars", "variables"]),
-    key("dir", Shape::Text, "The directory in which the command starts; the node's where it is not given.")
-        .also(&["cwd", "workdir", "working_dir"]),
+    key("env", Shape::Named { of: &Shape::Text, most: MAX_VARIABLES }, "Variables for the command.").also(&[
+        "environment",
+        "vars",
+        "variables",
+    ]),
+    key("dir", Shape::Text, "The directory in which the command starts; the node's where it is not given.").also(&[
+        "cwd",
+        "workdir",
+        "working_dir",
+    ]),
     key("timeout", TIMEOUT, "How long one attempt may take before it is ended; `none`: as long as it wants.")
         .default("none")
         .also(&["deadline"]),
@@ -216,7 +221,9 @@ fn files_of(walk: &mut Walk, spot: Spot) -> Option<Vec<(Option<String>, Option<S
 
 fn warn_of_idle(walk: &mut Walk, fields: &Fields, guarantee: Guarantee, idempotent: bool) {
     let why = match guarantee {
-        Guarantee::ExactlyOnce => "it runs in a transaction with the record that it was done, so there is never a doubt",
+        Guarantee::ExactlyOnce => {
+            "it runs in a transaction with the record that it was done, so there is never a doubt"
+        }
         _ if idempotent => "with `idempotent: true` it is made again without asking",
         _ => return,
     };

@@ -191,7 +191,10 @@ impl Live {
 impl Recorded {
     fn read(entry: &Entry) -> Result<Recorded, StoreError> {
         let once = decode::<Once>(&entry.value).ok_or_else(|| {
-            StoreError::Unusable(format!("the record `{}` cannot be read: it is damaged, or of a newer version", entry.key))
+            StoreError::Unusable(format!(
+                "the record `{}` cannot be read: it is damaged, or of a newer version",
+                entry.key
+            ))
         })?;
         Ok(Recorded { once, modified: entry.modified })
     }

@@ -90,7 +90,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.look_at_clocks();
         let Some(session) = self.session.clone() else { return };
-        if self.stands_back.is_some() || !self.gate.is_open() || self.position.is_none() || self.waits_for_clocks(&session) {
+        if !self.gate.is_open() || self.stands_back.is_some() || self.position.is_none() || self.waits_for_clocks(&session) {
             return;
         }
         let call = CallId::random();

@@ -86,10 +86,10 @@ pub fn differences(steps: &[Step], records: &[Recorded]) -> Vec<Difference> {
     if steps.iter().any(|step| step.key.kind() != OnceKind::Migration) {
         return Vec::new();
     }
-    let place: BTreeMap<&str, usize> =
-        steps.iter().enumerate().map(|(place, step)| (step.key.name(), place)).collect();
+    let place: BTreeMap<&str, usize> = steps.iter().enumerate().map(|(place, step)| (step.key.name(), place)).collect();
     // What was made or may have been: it has to stay as it is, and where it is.
-    let stands = |recorded: &&Recorded| matches!(recorded.once.state, OnceState::Done | OnceState::Claimed | OnceState::Unknown);
+    let stands =
+        |recorded: &&Recorded| matches!(recorded.once.state, OnceState::Done | OnceState::Claimed | OnceState::Unknown);
     let mut found = Vec::new();
     let mut made: BTreeMap<usize, usize> = BTreeMap::new();
     for (turn, recorded) in records.iter().enumerate().filter(|(_, recorded)| stands(recorded)) {

@@ -183,20 +183,16 @@ impl<S: Store, E: Execute> Runner<S, E> {
     }
 
     /// Attempts, until one decides it or none is left.
-    async fn attempts(
-        &self,
-        step: &Step,
-        before: u32,
-        turn: &Turn<'_>,
-        call: &Call<'_>,
-    ) -> Result<Made, OnceError> {
+    async fn attempts(&self, step: &Step, before: u32, turn: &Turn<'_>, call: &Call<'_>) -> Result<Made, OnceError> {
         let retry = step.job.retry;
         let mut attempts = 0;
         loop {
             attempts += 1;
             let (ended, lost) = self.attempt(step, &step.job, before + attempts, turn, call).await?;
             let (most, least) = match &ended.outcome {
-                Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied | Outcome::Stopped(_) => (0, Duration::ZERO),
+                Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied | Outcome::Stopped(_) => {
+                    (0, Duration::ZERO)
+                }
                 Outcome::Failed { again: Again::Never, .. } | Outcome::Fenced { .. } => (0, Duration::ZERO),
                 Outcome::Failed { again: Again::After(least), .. } => (retry.attempts, *least),
                 Outcome::InDoubt(_) if step.is_known_to_its_target() => {

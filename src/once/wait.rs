@@ -105,7 +105,11 @@ fn tell_changes(call: &Call<'_>, changes: &[Change], heard: &mut Heard) -> bool 
 }
 
 fn tell_live(call: &Call<'_>, live: &Live, heard: &mut Heard) {
-    tell_text(call, &live.name, heard.news((live.name.clone(), live.fence.get(), live.attempt), &live.text, live.bytes));
+    tell_text(
+        call,
+        &live.name,
+        heard.news((live.name.clone(), live.fence.get(), live.attempt), &live.text, live.bytes),
+    );
 }
 
 fn tell_text(call: &Call<'_>, name: &str, (missed, text): (u64, &str)) {

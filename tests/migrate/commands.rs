@@ -54,8 +54,10 @@ fn end(all: Vec<crate::scene::Process>) -> Vec<Ran> {
 }
 
 async fn fifty_at_once_make_each_migration_once(scene: Scene) {
-    let more = "  - {id: second, shell: \"echo two; echo 2 >> effects2\"}\n  - {id: third, command: [sh, -c, \"echo 3 >> effects2\"]}\n";
-    scene.write("jobs.yaml", &jobs(more));
+    let second = "  - {id: second, shell: \"echo two; echo 2 >> effects2\"}\n";
+    let third = "  - {id: third, command: [sh, -c, \"echo 3 >> effects2\"]}\n";
+    let more = format!("{second}{third}");
+    scene.write("jobs.yaml", &jobs(&more));
     let ran = scene.many(&["migrate"]);
     assert_all(&scene, &ran, &DONE);
     assert_eq!(scene.lines("effects2"), ["2", "3"], "in their order, each once");
@@ -67,7 +69,10 @@ async fn fifty_at_once_make_each_migration_once(scene: Scene) {
 }
 
 async fn fifty_end_with_the_failure_of_the_one_that_made_it(scene: Scene) {
-    scene.write("jobs.yaml", "version: 1\nmigrations:\n  - {id: first, shell: \"echo x >> effects; echo oops; exit 3\"}\n");
+    scene.write(
+        "jobs.yaml",
+        "version: 1\nmigrations:\n  - {id: first, shell: \"echo x >> effects; echo oops; exit 3\"}\n",
+    );
     for ran in scene.many(&["migrate"]) {
         ran.ends(1, &["first failed: exit code 3"]);
     }

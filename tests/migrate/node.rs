@@ -6,7 +6,9 @@ use crate::scene::{Process, Scene};
 use crate::support::until;
 
 fn jobs(migrations: &str) -> String {
-    format!("version: 1\nmigrations:\n{migrations}jobs:\n  tick: {{schedule: '* * * * * *', shell: 'echo tick >> effects'}}\n")
+    format!(
+        "version: 1\nmigrations:\n{migrations}jobs:\n  tick: {{schedule: '* * * * * *', shell: 'echo tick >> effects'}}\n"
+    )
 }
 
 fn node(scene: &Scene, name: &str) -> Process {
@@ -31,7 +33,8 @@ async fn wait_for_reason(scene: &Scene, words: &str, nodes: usize) {
 
 async fn jobs_fire_when_the_migrations_are_made_and_not_before(scene: Scene) {
     scene.write("hold", "");
-    scene.write("jobs.yaml", &jobs("  - {id: a, shell: 'echo a >> effects; while [ -e hold ]; do sleep 0.02; done'}\n"));
+    scene
+        .write("jobs.yaml", &jobs("  - {id: a, shell: 'echo a >> effects; while [ -e hold ]; do sleep 0.02; done'}\n"));
     let _nodes = [node(&scene, "x"), node(&scene, "y"), node(&scene, "z")];
     scene.wait_for_lines("effects", 1).await;
     wait_for_reason(&scene, "the migrations are being made", 3).await;
@@ -56,7 +59,8 @@ async fn a_new_file_is_in_force_when_its_migrations_are_made(scene: Scene) {
     let _node = node(&scene, "x");
     scene.wait_for_lines("effects", 2).await;
     let two = |second: &str| {
-        jobs(&format!("  - {{id: a, shell: 'echo a >> effects'}}\n  - {{id: b, shell: '{second}'}}\n")).replace("echo tick", "echo tock")
+        jobs(&format!("  - {{id: a, shell: 'echo a >> effects'}}\n  - {{id: b, shell: '{second}'}}\n"))
+            .replace("echo tick", "echo tock")
     };
     scene.write("jobs.yaml", &two("exit 5"));
     wait_for_reason(&scene, "the new jobs file is not in force, the old one is: migration b failed", 1).await;

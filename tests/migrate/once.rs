@@ -3,7 +3,8 @@
 use crate::scene::{MANY, Process, Ran, Scene};
 use crate::support::until;
 
-const SHELL: &str = "echo hello; echo $FENCRON_RUN_ID >> effects; while [ -e after ]; do sleep 0.02; done; exit $(cat code)";
+const SHELL: &str =
+    "echo hello; echo $FENCRON_RUN_ID >> effects; while [ -e after ]; do sleep 0.02; done; exit $(cat code)";
 
 fn args<'a>(options: &[&'a str]) -> Vec<&'a str> {
     [&["once", "deploy/7"], options, &["--", "sh", "-c", SHELL]].concat()

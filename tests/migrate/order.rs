@@ -92,8 +92,19 @@ fn status_shows_who_when_how_long_and_under_which_fence() {
     let scene = with_a_and_b();
     let status = scene.status();
     let fields = [
-        "id", "state", "reason", "difference", "checksum", "node", "fence", "attempts", "started_at", "finished_at",
-        "duration_ms", "exit_code", "output",
+        "id",
+        "state",
+        "reason",
+        "difference",
+        "checksum",
+        "node",
+        "fence",
+        "attempts",
+        "started_at",
+        "finished_at",
+        "duration_ms",
+        "exit_code",
+        "output",
     ];
     for field in fields {
         assert!(status[0].get(field).is_some(), "{field}: {status:?}");

@@ -30,7 +30,11 @@ impl Scene {
     }
 
     pub async fn over_etcd() -> Scene {
-        Scene { dir: tempfile::tempdir().unwrap(), etcd: Some(Etcd::start(EtcdOptions::default()).await), database: String::new() }
+        Scene {
+            dir: tempfile::tempdir().unwrap(),
+            etcd: Some(Etcd::start(EtcdOptions::default()).await),
+            database: String::new(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
