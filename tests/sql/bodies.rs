@@ -1,10 +1,13 @@
 //! The job's own statements: their values, their answers, their errors.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fencron::job::Outcome;
 
 use crate::scene::{attempt, attempt_of, each, failed, mariadb, postgres, servers, sqlite};
+use crate::support::databases::PASSWORD;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_are_bound_as_what_the_column_is() {
@@ -18,10 +21,7 @@ async fn values_are_bound_as_what_the_column_is() {
         );
         let ended = attempt(&db.url(), insert, &params).ended().await;
         assert_eq!(ended.outcome, Outcome::Done, "{}: {}", db.name(), ended.output);
-        assert_eq!(
-            db.ask("SELECT a, b, d, g, h FROM t"),
-            "42\tit''s; :x \"q\"\t0.5\t1\t42".replace("0.5", &half(&db))
-        );
+        assert_eq!(db.ask("SELECT a, b, d, g, h FROM t"), "42\tit''s; :x \"q\"\t0.5\t1\t42".replace("0.5", &half(&db)));
         assert_eq!(db.ask("SELECT count(*) FROM t WHERE e IS NULL AND f = '2026-01-02'"), "1", "{}", db.name());
         let at = db.ask("SELECT c FROM t");
         assert!(at.starts_with("2026-11-21") && at.contains("02:00:00"), "{}: {at}", db.name());
@@ -88,8 +88,30 @@ async fn two_that_lock_in_opposite_orders_both_end_well() {
     }
 }
 
+/// Where everything goes that is logged, by us and by what we use. It is looked at, not kept.
+struct Log;
+
+static LINES: AtomicUsize = AtomicUsize::new(0);
+static LEAKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        LINES.fetch_add(1, Ordering::Relaxed);
+        if text.contains("s3cr3t") || text.contains(PASSWORD) {
+            LEAKS.lock().unwrap().push(text.into_owned());
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_secret_is_shown() {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(|| Log).init();
     let variables = HashMap::from([("TOKEN", "s3cr3t-token")]);
     for db in each() {
         db.ask("CREATE TABLE tokens (token varchar(50) PRIMARY KEY)");
@@ -100,6 +122,9 @@ async fn nothing_secret_is_shown() {
         let told = format!("{why}\n{}", ended.output);
         assert!(told.contains("***") && !told.contains("s3cr3t") && !told.contains("hunter2"), "{}: {told}", db.name());
     }
+    assert!(LINES.load(Ordering::Relaxed) > 100, "the log is looked at");
+    let leaks = LEAKS.lock().unwrap();
+    assert!(leaks.is_empty(), "{leaks:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
