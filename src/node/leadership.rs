@@ -90,7 +90,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.look_at_clocks();
         let Some(session) = self.session.clone() else { return };
-        if !self.gate.is_open() || self.stands_back.is_some() || self.position.is_none() || self.waits_for_clocks(&session) {
+        let may_not = !self.gate.is_open() || self.stands_back.is_some();
+        if may_not || self.position.is_none() || self.waits_for_clocks(&session) {
             return;
         }
         let call = CallId::random();
