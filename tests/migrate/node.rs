@@ -1,5 +1,7 @@
 //! Nodes: no job fires before the migrations of its file are made.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::scene::{Process, Scene};
@@ -38,6 +40,9 @@ async fn jobs_fire_when_the_migrations_are_made_and_not_before(scene: Scene) {
     let _nodes = [node(&scene, "x"), node(&scene, "y"), node(&scene, "z")];
     scene.wait_for_lines("effects", 1).await;
     wait_for_reason(&scene, "the migrations are being made", 3).await;
+    // Instants pass at which the job would have been due.
+    let since = std::time::Instant::now();
+    until("two instants pass", async || (since.elapsed() > Duration::from_secs(2)).then_some(())).await;
     assert_eq!(scene.lines("effects"), ["a"]);
     scene.remove("hold");
     scene.wait_for_lines("effects", 3).await;
