@@ -88,7 +88,11 @@ async fn sqlite_turns_away_the_statements_of_a_replaced_leader() {
     connection.execute_batch("CREATE TABLE effects (fence integer, run text)").unwrap();
     let effects = || -> Vec<u64> {
         let mut statement = connection.prepare("SELECT fence FROM effects ORDER BY rowid").unwrap();
-        statement.query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned)).unwrap().collect::<Result<_, _>>().unwrap()
+        statement
+            .query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap()
     };
     let statement = "INSERT INTO effects (fence, run) VALUES (:fence, :run_id)";
     let stage = Stage::set(&format!("sql:\n  database: \"sqlite:{}\"\n  statement: {statement}", path.display())).await;
