@@ -396,7 +396,8 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn push_on_stopping(&mut self) {
         let Some(mut stopping) = self.stopping else { return };
         let now = self.options.clock.boot();
-        if !stopping.told && !(stopping.drained && !self.gate.is_making()) && now >= stopping.patience_until {
+        let runs = !stopping.drained || self.gate.is_making();
+        if runs && !stopping.told && now >= stopping.patience_until {
             stopping.told = true;
             self.stopping = Some(stopping);
             tracing::warn!(running = self.runs.len(), "the grace is over: stopping what still runs");
