@@ -87,6 +87,8 @@ mod tests;
 
 pub use election::{CampaignError, Election, Leader, Resigned, Standing, Term};
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
+#[cfg(feature = "scheduler")]
+pub(crate) use keys::escaped;
 pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
