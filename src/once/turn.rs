@@ -232,7 +232,8 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let (stopper, stop) = Stop::channel();
         let (started, _) = Started::channel();
         let (trust, clock) = (turn.trust.clone(), self.clock.clone());
-        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot()));
+        let lease = trust.borrow().lease.0;
+        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(lease);
         let stamp = self.stamp(step, turn.hold, attempt, now);
         let work = Work { job: std::sync::Arc::clone(job), stamp, stop, may_start, output, started };
         let ((ended, lost), ()) = tokio::join!(
