@@ -174,6 +174,7 @@ impl Failure {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
+    crate::execute::supervise_if_asked();
     // Fails only where a provider is installed already, which then is this one.
     rustls::crypto::ring::default_provider().install_default().ok();
     let Cli { global, command } = Cli::parse();

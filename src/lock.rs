@@ -133,18 +133,28 @@ pub struct Locks<S> {
     namespace: Namespace,
     seen: watch::Sender<Seen>,
     kept_in: Option<SeenFile>,
+    told: session::Told,
 }
 
 impl<S: Store> Locks<S> {
     /// The locks of `namespace` in `store`, for a node that remembers `seen` of it (from its [`SeenFile`]).
     pub fn new(store: S, clock: Clock, namespace: Namespace, seen: Seen) -> Locks<S> {
-        Locks { store, clock, namespace, seen: watch::Sender::new(seen), kept_in: None }
+        Locks { store, clock, namespace, seen: watch::Sender::new(seen), kept_in: None, told: session::Told::default() }
     }
 
     /// Saves what was seen in `file` whenever a campaign is won, before its term is handed out.
     #[must_use]
     pub fn kept_in(mut self, file: SeenFile) -> Locks<S> {
         self.kept_in = Some(file);
+        self
+    }
+
+    /// Has `told` called with every change of a session's trust, beginning with the first and before anybody else learns
+    /// of it, on the thread that keeps the session alive: for what must not miss an extension however busy the process
+    /// is, nor wait for it. It has to be quick.
+    #[must_use]
+    pub fn telling(mut self, told: impl Fn(&Trust) + Send + Sync + 'static) -> Locks<S> {
+        self.told = session::Told::new(told);
         self
     }
 

@@ -17,9 +17,9 @@ use super::place::{Place, open_store};
 use super::{Exit, Failure, Global, file};
 use crate::api::{self, Api};
 use crate::config::Config;
-use crate::execute::{Executor, MAX_RUNNING, Outputs};
+use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Trigger};
-use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing};
+use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing, Trust};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
 use crate::store::{AnyStore, StoreUrl};
@@ -123,7 +123,12 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let file = SeenFile::new(&args.state_dir, &place.url.to_string(), &place.namespace);
     let seen = file.load()?;
     file.save(&seen)?;
-    let locks = place.locks(seen).kept_in(file);
+    let execute = SupervisorProgram::this()
+        .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
+        .context("cannot prepare to start commands")?;
+    let deadlines = execute.deadlines();
+    let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let locks = place.locks(seen).kept_in(file).telling(tell);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;
@@ -150,7 +155,6 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         driver: Driver::Thread,
         clock: place.clock.clone(),
     };
-    let execute = Executor::new(place.clock.clone(), args.max_running).context("cannot prepare to start commands")?;
     let node = Node { ledger: place.ledger(), locks: locks.clone(), execute, outputs, options };
     let ended = node.run(config, Ends { orders, chores, status }).await;
     housekeeping.stop().await;

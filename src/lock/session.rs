@@ -1,5 +1,6 @@
 //! Keeping a session alive: the shell around [`Lease`].
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +61,30 @@ impl Trust {
     /// Whether the session may be acted on at `now`.
     pub fn holds(&self, now: Boot) -> bool {
         self.ended.is_none() && now < self.trusted_until
+    }
+}
+
+/// Who is told of every change of a session's trust by the thread that keeps it alive.
+#[derive(Clone, Default)]
+pub(super) struct Told(Option<Arc<Listener>>);
+
+type Listener = dyn Fn(&Trust) + Send + Sync;
+
+impl Told {
+    pub(super) fn new(told: impl Fn(&Trust) + Send + Sync + 'static) -> Told {
+        Told(Some(Arc::new(told)))
+    }
+
+    fn tell(&self, trust: &Trust) {
+        if let Some(told) = &self.0 {
+            told(trust);
+        }
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Told").field(&self.0.is_some()).finish()
     }
 }
 
@@ -125,7 +150,10 @@ impl<S: Store> Session<S> {
         let receiver = trust.subscribe();
         let attendance = Attendance::default();
         let (store, clock) = (locks.store.clone(), locks.clock.clone());
-        let keeper = Keeper { store, clock, id, timing, lease, trust, attendance: attendance.clone() };
+        // Whatever is to die with the trust must know of it before anything is begun under it.
+        locks.told.tell(&receiver.borrow());
+        let told = locks.told.clone();
+        let keeper = Keeper { store, clock, id, timing, lease, trust, told, attendance: attendance.clone() };
         match driver {
             Driver::Thread => keeper.on_a_thread(abandoned).map_err(SessionError::Thread)?,
             Driver::Task => drop(tokio::spawn(keeper.run(abandoned))),
@@ -285,6 +313,7 @@ struct Keeper<S> {
     timing: Timing,
     lease: Lease,
     trust: watch::Sender<Trust>,
+    told: Told,
     attendance: Attendance,
 }
 
@@ -395,6 +424,7 @@ impl<S: Store> Keeper<S> {
             Some(_) => self.lease.trusted_until().min(self.clock.boot()),
         };
         let trust = Trust { lease: self.id, trusted_until, ended };
+        self.told.tell(&trust);
         self.trust.send_if_modified(|published| std::mem::replace(published, trust) != trust);
     }
 }

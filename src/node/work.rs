@@ -230,10 +230,15 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Whether something may be started under `fence`: asked at the last moment, from wherever.
     fn may_start(&self, fence: Fence) -> MayStart {
         let (acting, clock, trust) = (Arc::clone(&self.acting), self.options.clock.clone(), self.trust.clone());
-        MayStart::new(move || {
+        let lease = trust.as_ref().map(|trust| trust.borrow().lease.0);
+        let may_start = MayStart::new(move || {
             let leads = acting.load(Ordering::SeqCst) == fence.get();
             leads && trust.as_ref().is_some_and(|trust| trust.borrow().holds(clock.boot()))
-        })
+        });
+        match lease {
+            Some(lease) => may_start.under(lease),
+            None => may_start,
+        }
     }
 
     pub(super) fn run_ended(&mut self, run: RunId, attempt: u32, ended: Ended) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencron::execute::{Execute, Executor, MayStart, Outputs, Started, Stop, Stopper, Work};
+use fencron::execute::{Execute, Executor, MayStart, Outputs, Started, Stop, Stopper, SupervisorProgram, Work};
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::*;
 use fencron::time::Clock;
@@ -74,7 +74,7 @@ pub struct Attempt {
 }
 
 pub fn begin(http: Http, timeout: Option<Duration>, may_start: MayStart) -> Attempt {
-    let executor = Executor::new(Clock::system(), 10).unwrap();
+    let executor = Executor::new(Clock::system(), 10, SupervisorProgram::at(env!("CARGO_BIN_EXE_fencron"))).unwrap();
     let output = Outputs::new(Clock::system()).open(&RUN.parse().unwrap());
     let (stopper, stop) = Stop::channel();
     let (started, _when) = Started::channel();

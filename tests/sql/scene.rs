@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fencron::config::{Sources, parse};
-use fencron::execute::{Execute, Executor, MAX_RUNNING, MayStart, Outputs, Started, Stop, Stopper, Work};
+use fencron::execute::{
+    Execute, Executor, MAX_RUNNING, MayStart, Outputs, Started, Stop, Stopper, SupervisorProgram, Work,
+};
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::{Ended, Job, JobName, Outcome, RunId, Task};
 use fencron::time::Clock;
@@ -159,7 +161,12 @@ impl Target {
                  ON p.id = t.trx_mysql_thread_id WHERE t.trx_state = 'LOCK WAIT' AND p.db = '{name}'"
             ),
         };
-        until("somebody waits for a lock", async || (self.ask(&count) != "0").then_some(())).await;
+        // MariaDB shows an old picture for as long as it is looked at more often than every 100 ms.
+        let look = async || {
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            (self.ask(&count) != "0").then_some(())
+        };
+        until("somebody waits for a lock", look).await;
     }
 
     /// Waits until nobody is connected to this database: what they began is over.
@@ -270,7 +277,8 @@ impl Attempt {
         let (stopper, stop) = Stop::channel();
         let (started, when) = Started::channel();
         let output = Outputs::new(Clock::system()).open(&run_id);
-        let executor = Executor::new(Clock::system(), MAX_RUNNING).unwrap();
+        let executor =
+            Executor::new(Clock::system(), MAX_RUNNING, SupervisorProgram::at(env!("CARGO_BIN_EXE_fencron"))).unwrap();
         let work = Work { job: Arc::new(self.job), stamp, stop, may_start: self.may_start, output, started };
         let ended = tokio::spawn(async move { executor.run(work).await });
         Making { stopper, started: when, ended }
