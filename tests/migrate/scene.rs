@@ -5,11 +5,13 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use crate::support::etcd::{Etcd, EtcdOptions};
 use crate::support::until;
@@ -18,19 +20,42 @@ use crate::support::until;
 pub const MANY: usize = 50;
 
 pub struct Scene {
+    _alone: Alone,
     dir: TempDir,
     etcd: Option<Etcd>,
     /// `DATABASE_URL` of the processes.
     pub database: String,
 }
 
+/// One scene at a time: each starts fifty processes, and what is tested is not how many of them a machine bears.
+struct Alone(&'static Semaphore);
+
+static ROOM: Semaphore = Semaphore::const_new(1);
+
+fn alone() -> Alone {
+    loop {
+        if let Ok(permit) = ROOM.try_acquire() {
+            permit.forget();
+            return Alone(&ROOM);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
+}
+
 impl Scene {
     pub fn over_sqlite() -> Scene {
-        Scene { dir: tempfile::tempdir().unwrap(), etcd: None, database: String::new() }
+        Scene { _alone: alone(), dir: tempfile::tempdir().unwrap(), etcd: None, database: String::new() }
     }
 
     pub async fn over_etcd() -> Scene {
         Scene {
+            _alone: tokio::task::spawn_blocking(alone).await.unwrap(),
             dir: tempfile::tempdir().unwrap(),
             etcd: Some(Etcd::start(EtcdOptions::default()).await),
             database: String::new(),
