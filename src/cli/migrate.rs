@@ -161,10 +161,20 @@ async fn resolve(place: &Place, config: Option<&Config>, id: &str, how: As) -> a
     let key = OnceKey::migration(id);
     let ledger = place.ledger();
     let (records, _) = ledger.once(&key).await?;
-    if let Some(recorded) = records.iter().find(|recorded| recorded.once.name == id) {
-        return resolve_as(place, &key, recorded, how).await;
-    }
     let migration = config.and_then(|config| config.migrations.iter().find(|migration| migration.id == id));
+    let as_done = migration.filter(|_| how == As::Done);
+    if let Some(config) = config.filter(|_| as_done.is_some()) {
+        refuse_out_of_order(config, &records, id)?;
+    }
+    if let Some(recorded) = records.iter().find(|recorded| recorded.once.name == id) {
+        let mut resolved = recorded.clone();
+        // What has failed may have been changed since, and it is the present one that somebody has made by hand.
+        let may_differ = matches!(recorded.once.state, OnceState::Failed | OnceState::Pending);
+        if let Some(migration) = as_done.filter(|_| may_differ) {
+            resolved.once.checksum.clone_from(&migration.checksum);
+        }
+        return resolve_as(place, &key, &resolved, how).await;
+    }
     let Some(migration) = migration else {
         let names = records.iter().map(|recorded| recorded.once.name.as_str());
         let names = names.chain(config.iter().flat_map(|config| config.migrations.iter().map(|one| one.id.as_str())));
@@ -194,6 +204,24 @@ async fn resolve(place: &Place, config: Option<&Config>, id: &str, how: As) -> a
         Some(_) => Ok(()),
         None => Err(Failure::new(Exit::Failed, format!("{id} was begun meanwhile: look, and ask again")).into()),
     }
+}
+
+/// What is done is done for ever, and in this order: one that would be out of it could never be put right again.
+fn refuse_out_of_order(config: &Config, records: &[Recorded], id: &str) -> anyhow::Result<()> {
+    let place = |name: &str| config.migrations.iter().position(|migration| migration.id == name);
+    let is_done = |name: &str| {
+        records.iter().any(|recorded| recorded.once.name == name && recorded.once.state == OnceState::Done)
+    };
+    let Some(own) = place(id).filter(|_| !is_done(id)) else { return Ok(()) };
+    if let Some(before) = config.migrations[..own].iter().find(|before| !is_done(&before.id)) {
+        let why = format!("`{}` stands before `{id}` and is not done: make it, or settle it, first", before.id);
+        return Err(Failure::new(Exit::Failed, why).into());
+    }
+    if let Some(after) = config.migrations[own + 1..].iter().find(|after| is_done(&after.id)) {
+        let why = format!("`{id}` stands before `{}`, which is done already: put it behind that first", after.id);
+        return Err(Failure::new(Exit::Failed, why).into());
+    }
+    Ok(())
 }
 
 async fn show(place: &Place, config: &Config, terminal: &mut Terminal) -> anyhow::Result<()> {

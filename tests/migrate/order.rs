@@ -112,3 +112,32 @@ fn status_shows_who_when_how_long_and_under_which_fence() {
     assert_eq!(status[0].as_object().unwrap().len(), fields.len());
     assert_eq!((&status[0]["state"], &status[0]["exit_code"]), (&Value::from("done"), &Value::from(0)));
 }
+
+#[test]
+fn one_that_failed_was_changed_and_made_by_hand_is_done_as_it_is_now() {
+    let scene = Scene::over_sqlite();
+    scene.write("jobs.yaml", &file(&[A, ("b", "exit 9"), C]));
+    scene.run(&["migrate"]).ends(1, &["b failed: exit code 9"]);
+    scene.write("jobs.yaml", &file(&[A, B, C]));
+    scene.run(&["migrate", "resolve", "b", "--as", "done"]).ends(0, &[]);
+    scene.run(&["migrate"]).ends(0, &[]);
+    assert_eq!(scene.lines("effects"), ["a", "c"]);
+}
+
+#[test]
+fn migrations_are_recorded_as_done_in_their_order_only() {
+    let scene = Scene::over_sqlite();
+    scene.write("jobs.yaml", &file(&[("a", "exit 9"), B, C]));
+    scene.run(&["migrate"]).ends(1, &["a failed: exit code 9"]);
+    let resolve = |id: &str| scene.run(&["migrate", "resolve", id, "--as", "done"]);
+    resolve("c").ends(1, &["`a` stands before `c` and is not done"]);
+    resolve("a").ends(0, &[]);
+    resolve("c").ends(1, &["`b` stands before `c` and is not done"]);
+    resolve("b").ends(0, &[]);
+    resolve("c").ends(0, &[]);
+    scene.write("jobs.yaml", &file(&[("a", "exit 9"), ("new", "true"), B, C]));
+    resolve("new").ends(1, &["`new` stands before `b`, which is done already"]);
+    scene.write("jobs.yaml", &file(&[("a", "exit 9"), B, C, ("new", "true")]));
+    scene.run(&["migrate"]).ends(0, &[]);
+    assert_eq!(scene.lines("effects"), [""; 0], "all of them were made by hand");
+}
