@@ -10,7 +10,7 @@ use std::{fs, io, thread};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getegid, geteuid};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use tokio::sync::oneshot;
 
@@ -92,6 +92,15 @@ pub(super) fn look(leaders: impl IntoIterator<Item = libc::pid_t>) -> Sessions {
         }
     }
     Sessions(Some(found))
+}
+
+/// Whether a process has the user and group of this one. `None`: it is gone, or nobody may look.
+pub(super) fn runs_as_we_do(pid: libc::pid_t) -> Option<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    // Real, effective, saved, and that of the file system.
+    let effective = |name| status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().nth(1);
+    let is = |name, own: u32| Some(effective(name)? == own.to_string());
+    Some(is("Uid:", geteuid().as_raw())? && is("Gid:", getegid().as_raw())?)
 }
 
 impl Member {

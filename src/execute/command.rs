@@ -95,8 +95,10 @@ async fn attend(leader: &mut Leader, job: &Job, mut stop: Stop) -> Outcome {
         _ => None,
     };
     let kill_after = at_most.map_or(job.kill_after, |at_most| job.kill_after.min(at_most));
+    // A node that stood still hears of everything at once: what had ended by then was not ended by what came later.
+    let by_itself = leader.has_exited() && !leader.charge().was_told_by_supervisor();
     let status = leader.end(kill_after, reach).await;
-    why.unwrap_or_else(|| outcome(status))
+    why.filter(|_| !by_itself).unwrap_or_else(|| outcome(status))
 }
 
 pub(super) async fn elapsed(timeout: Option<Duration>) {

@@ -94,6 +94,11 @@ impl Leader {
         }
     }
 
+    /// Whether the leader has exited, as far as the system knows.
+    pub(super) fn has_exited(&self) -> bool {
+        self.status.is_some() || census::has_exited(self.pid)
+    }
+
     /// For when the system cannot watch a further descriptor. The command runs, so giving up is no choice.
     async fn exited_by_looking(&self, why: &io::Error) {
         tracing::warn!(pid = self.pid.as_raw(), error = %why, "cannot watch the command, looking at it now and then");

@@ -37,6 +37,18 @@ async fn a_command_that_heeds_term_is_not_killed_and_why_it_was_stopped_is_the_o
 }
 
 #[tokio::test]
+async fn what_had_ended_before_it_was_stopped_ended_by_itself() {
+    let mut attempt = begin(&executor(), shell("echo pid $$; sleep 0.2; exit 3"));
+    let pid = attempt.pid().await;
+    // The whole node stands still: nobody sees that it ends until it is stopped.
+    while !matches!(state(pid), Some('Z')) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    attempt.stopper.stop(StopReason::LostLeadership);
+    assert_eq!(attempt.end().await.outcome, Outcome::Exited(3));
+}
+
+#[tokio::test]
 async fn a_group_that_ignores_term_is_killed_to_the_last_grandchild() {
     let mut job = shell("trap '' TERM; (sleep 3600 & echo pid $!; wait) & wait");
     job.kill_after = Duration::from_millis(50);

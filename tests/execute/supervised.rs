@@ -217,6 +217,34 @@ async fn commands_of_a_killed_node_are_told_to_end_to_the_last_child() {
 }
 
 #[tokio::test]
+async fn a_command_that_became_another_user_is_told_when_its_node_is_killed() {
+    assert!(nix::unistd::geteuid().is_root(), "only root can become another user: run the tests as root");
+    let script = "echo leader $$ >>\"$LOG\"
+        exec perl -e 'open L, \">>\", $ENV{LOG}; $( = $) = 65534; $< = $> = 65534;
+            $SIG{TERM} = sub { syswrite L, \"heard\\n\"; exit }; syswrite L, \"other $>\\n\"; sleep 1 while 1'";
+    let mut node = Node::start(&plan(script));
+    let leader = node.logged_pid("leader ").await;
+    assert_eq!(node.logged("other ").await, "65534");
+    node.kill();
+    node.logged("heard").await;
+    comes_true(|| is_gone(leader)).await;
+}
+
+#[tokio::test]
+async fn a_command_that_ended_while_its_node_stood_still_ended_by_itself() {
+    let mut node = Node::start(&Plan { trust: Some(TRUST), ..plan("echo leader $$ >>\"$LOG\"; sleep 1; exit 3") });
+    let until = node.until();
+    let leader = node.logged_pid("leader ").await;
+    node.signal(Signal::SIGSTOP);
+    comes_true(|| is_gone(leader)).await;
+    assert!(now() < until, "it ended in time");
+    // Time for the supervisor, which would tell what still runs.
+    comes_true(|| now() > until.plus(KILLED_AFTER)).await;
+    node.signal(Signal::SIGCONT);
+    assert_eq!(node.line("ended "), "Exited(3)");
+}
+
+#[tokio::test]
 async fn a_command_of_a_stopped_node_is_told_once() {
     // Many programs take a second TERM for "at once". A shell is too slow to see two apart.
     let counts = "open L, '>>', $ENV{LOG}; $SIG{TERM} = sub { syswrite L, \"heard\\n\" };

@@ -197,9 +197,17 @@ impl Supervisor {
         for slot in slots {
             self.commands.entry(*slot).and_modify(|charge| charge.told_at = Some(now));
         }
-        let claims = |slot: &u32| self.page.claim_telling(*slot, Side::Supervisor);
+        let sessions = self.sessions(slots);
+        for slot in slots {
+            let Some(charge) = self.commands.get_mut(slot) else { continue };
+            // It ended by itself, and its node is to be able to say so.
+            charge.empty = sessions.are_known() && charge.has_ended() && sessions.of(charge.command.pid).next().is_none();
+        }
+        let claims = |slot: &u32| {
+            let runs = self.commands.get(slot).is_some_and(|charge| !charge.empty);
+            runs && self.page.claim_telling(*slot, Side::Supervisor)
+        };
         let told: Vec<u32> = slots.iter().copied().filter(claims).collect();
-        let sessions = self.sessions(&told);
         for charge in told.iter().filter_map(|slot| self.commands.get(slot)) {
             charge.tell(self.node_gone.is_some(), &sessions);
         }
@@ -310,11 +318,13 @@ impl Charge {
         }
     }
 
-    /// TERM to the session, once for each process: where the node died, the kernel sends it to the leader.
-    fn tell(&self, leader_was_told: bool, sessions: &Sessions) {
+    /// TERM to the session, once for each process: where the node died, the kernel sends it to the leader, unless that
+    /// has become another user's since (`setpriv`, `gosu`), which cancels it.
+    fn tell(&self, node_died: bool, sessions: &Sessions) {
         if !self.owns_number() {
             return;
         }
+        let leader_was_told = node_died && census::runs_as_we_do(self.command.pid) != Some(false);
         let by_group = !leader_was_told || !sessions.are_known();
         if by_group {
             self.signal_group(Signal::SIGTERM);
