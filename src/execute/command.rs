@@ -58,7 +58,7 @@ pub(super) async fn run(run: Run<'_>, starter: &Starter, output: &mut OutputSink
             () = pipes.read(output) => ending.await,
         }
     };
-    pipes.read_rest(output);
+    pipes.read_rest(output).await;
     (outcome, Some(at))
 }
 
@@ -135,18 +135,21 @@ impl Pipes {
                     stderr_open = ready.is_ok() && read_some(&self.stderr, Stream::Stderr, output) != Read::End;
                 }
             }
-            // A command that writes without a pause must not keep its thread of the runtime to itself.
-            tokio::task::coop::consume_budget().await;
+            // A command that writes without a pause must not keep its thread of the runtime to itself, and whoever
+            // follows its output in the same task is to see this piece before it is gone.
+            tokio::task::yield_now().await;
         }
     }
 
-    /// Reads what is there, without waiting.
-    fn read_rest(&mut self, output: &mut OutputSink) {
+    /// Reads what is there, without waiting for more.
+    async fn read_rest(&mut self, output: &mut OutputSink) {
         for (pipe, stream) in [(&self.stdout, Stream::Stdout), (&self.stderr, Stream::Stderr)] {
             for _ in 0..READS_AFTER_END {
                 if read_some(pipe, stream, output) != Read::Some {
                     break;
                 }
+                // As in `read`.
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -236,10 +236,18 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(lease);
         let stamp = self.stamp(step, turn.hold, attempt, now);
         let work = Work { job: std::sync::Arc::clone(job), stamp, stop, may_start, output, started };
-        let ((ended, lost), ()) = tokio::join!(
-            self.execute_while_held(work, &stopper, turn, call),
-            self.relay(follow, step, attempt, turn, call)
-        );
+        let name = step.key.name().to_owned();
+        let nothing = Live { name, fence: turn.hold.fence(), attempt, text: String::new(), bytes: 0 };
+        let (live, shown) = watch::channel(nothing);
+        // In one task: what runs waits for whoever is told of its output, so that none of it is missed.
+        let told = async {
+            tokio::select! {
+                biased;
+                () = relay(follow, live, call) => {}
+                () = self.show_all(shown, step, turn) => {}
+            }
+        };
+        let ((ended, lost), ()) = tokio::join!(self.execute_while_held(work, &stopper, turn, call), told);
         Ok((ended, lost))
     }
 
@@ -305,37 +313,14 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
-    /// Tells what is written, here and to those who wait elsewhere.
-    async fn relay(&self, mut follow: Follow, step: &Step, attempt: u32, turn: &Turn<'_>, call: &Call<'_>) {
-        let name = step.key.name();
-        let fence = turn.hold.fence();
-        let mut live = Live { name: name.to_owned(), fence, attempt, text: String::new(), bytes: 0 };
-        let mut shown = 0;
-        loop {
-            let heard = tokio::select! {
-                biased;
-                heard = follow.next() => heard,
-                () = tokio::time::sleep(OUTPUT_SHOWN_EVERY), if shown < live.bytes => {
-                    self.show(turn.hold, step, &live).await;
-                    shown = live.bytes;
-                    continue;
-                }
-            };
-            match heard {
-                None => return,
-                Some(Heard::Missed(bytes)) => {
-                    live.bytes += bytes;
-                    (call.tell)(Told::Missed { name: name.to_owned(), bytes });
-                }
-                Some(Heard::Text(text)) => {
-                    live.bytes += text.len() as u64;
-                    live.text.push_str(&text);
-                    let cut = live.text.ceil_char_boundary(live.text.len().saturating_sub(OUTPUT_KEPT));
-                    live.text.drain(..cut);
-                    (call.tell)(Told::Output { name: name.to_owned(), text });
-                }
-            }
+    /// Shows those who wait elsewhere what is written, for as long as somebody writes.
+    async fn show_all(&self, mut live: watch::Receiver<Live>, step: &Step, turn: &Turn<'_>) {
+        while live.changed().await.is_ok() {
+            tokio::time::sleep(OUTPUT_SHOWN_EVERY).await;
+            let latest = live.borrow_and_update().clone();
+            self.show(turn.hold, step, &latest).await;
         }
+        std::future::pending().await
     }
 
     /// Only shown: where it does not get through, the verdict brings the end of the output.
@@ -343,6 +328,29 @@ impl<S: Store, E: Execute> Runner<S, E> {
         if let Err(error) = self.ledger.show_once(hold, &step.key, live).await {
             tracing::debug!(%error, "those who wait are not shown the output");
         }
+    }
+}
+
+/// Tells what is written, until its end.
+async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
+    let name = live.borrow().name.clone();
+    while let Some(heard) = follow.next().await {
+        let told = match heard {
+            Heard::Missed(bytes) => {
+                live.send_modify(|live| live.bytes += bytes);
+                Told::Missed { name: name.clone(), bytes }
+            }
+            Heard::Text(text) => {
+                live.send_modify(|live| {
+                    live.bytes += text.len() as u64;
+                    live.text.push_str(&text);
+                    let cut = live.text.ceil_char_boundary(live.text.len().saturating_sub(OUTPUT_KEPT));
+                    live.text.drain(..cut);
+                });
+                Told::Output { name: name.clone(), text }
+            }
+        };
+        (call.tell)(told);
     }
 }
 

@@ -110,6 +110,28 @@ async fn those_who_wait_see_the_output_while_it_is_written(scene: Scene) {
     first.end().ends(0, &[]);
 }
 
+/// Also where it writes without a pause.
+async fn those_who_wait_see_what_is_written_without_a_pause(scene: Scene) {
+    scene.write("go on", "");
+    let chatters = ["once", "chat", "--", "sh", "-c", "while [ -e 'go on' ]; do echo hello; sleep 0.02; done"];
+    let mut first = scene.start("first", &chatters);
+    let heard = first.stdout();
+    until("the first writes", async || heard.try_iter().next()).await;
+    let mut second = scene.start("second", &chatters);
+    let shown = second.stdout();
+    until("the output of the first", async || shown.try_iter().next().filter(|line| line == "hello")).await;
+    scene.remove("go on");
+    first.end().ends(0, &[]);
+    second.end().ends(0, &["was run elsewhere"]);
+}
+
+async fn who_runs_it_misses_nothing_of_its_output(scene: Scene) {
+    let ran = scene.run(&["once", "much", "--", "seq", "1", "600000"]);
+    ran.ends(0, &[]);
+    let numbers: Vec<u32> = ran.stdout().lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.into_iter().eq(1..=600_000), "all of it, in order");
+}
+
 macro_rules! over_both {
     ($($fact:ident),* $(,)?) => {
         mod over_sqlite {
@@ -135,4 +157,6 @@ over_both!(
     who_may_not_wait_is_told_who_is_at_it,
     stopped_in_the_middle_it_has_failed,
     those_who_wait_see_the_output_while_it_is_written,
+    those_who_wait_see_what_is_written_without_a_pause,
+    who_runs_it_misses_nothing_of_its_output,
 );
