@@ -201,7 +201,8 @@ impl Supervisor {
         for slot in slots {
             let Some(charge) = self.commands.get_mut(slot) else { continue };
             // It ended by itself, and its node is to be able to say so.
-            charge.empty = sessions.are_known() && charge.has_ended() && sessions.of(charge.command.pid).next().is_none();
+            charge.empty =
+                sessions.are_known() && charge.has_ended() && sessions.of(charge.command.pid).next().is_none();
         }
         let claims = |slot: &u32| {
             let runs = self.commands.get(slot).is_some_and(|charge| !charge.empty);
