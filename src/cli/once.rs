@@ -13,13 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::place::Place;
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global, run, steer};
-use crate::execute::{Executor, Outputs, Stop, Stopper};
+use crate::execute::{Executor, Outputs, Stop, Stopper, SupervisorProgram};
 use crate::job::{
     Guarantee, History, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, StopReason, Task, Text,
     Trigger,
 };
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
-use crate::lock::{CampaignError, Driver, Seen, SessionError, Timing};
+use crate::lock::{CampaignError, Driver, Seen, SessionError, Timing, Trust};
 use crate::once::{How, OnceError, Runner, Settled, Step, Tell, Told};
 use crate::store::{AnyStore, StoreError};
 
@@ -205,10 +205,15 @@ fn write_out(text: &str) {
 /// What does things once, from a command line.
 pub(super) fn runner(place: &Place, patience: &Patience) -> anyhow::Result<Runner<AnyStore, Executor>> {
     let timing = Timing::from_ttl(patience.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
+    let execute = SupervisorProgram::this()
+        .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
+        .context("cannot prepare to start commands")?;
+    let deadlines = execute.deadlines();
+    let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     Ok(Runner {
         ledger: place.ledger(),
-        locks: place.locks(Seen::default()),
-        execute: Executor::new(place.clock.clone(), 1).context("cannot prepare to start commands")?,
+        locks: place.locks(Seen::default()).telling(tell),
+        execute,
         outputs: Outputs::new(place.clock.clone()),
         clock: place.clock.clone(),
         node: patience.node.clone().unwrap_or_else(run::default_name),
