@@ -73,7 +73,11 @@ use tokio::sync::watch;
 use crate::store::{Compare, Keys, Op, Store, StoreError, Txn};
 use crate::time::Clock;
 
+mod contest;
+mod context;
 mod election;
+mod fenced;
+mod guard;
 mod hold;
 mod keys;
 mod lease;
@@ -81,11 +85,15 @@ mod line;
 mod repair;
 mod seen;
 mod session;
+mod signal;
 
 #[cfg(test)]
 mod tests;
 
-pub use election::{CampaignError, Election, Leader, Resigned, Standing, Term};
+pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
+pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Standing, StepDownError, Term};
+pub use fenced::{Config, DESTROYED_SHOWS, FencedLock, LockError, Reentrancy};
+pub use guard::{Holding, LockGuard};
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
 pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
@@ -93,6 +101,7 @@ pub use line::{Obstacle, Reason, Waiter};
 pub use repair::Repaired;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
 pub use session::{Driver, Ended, Presence, Session, SessionError, Trust};
+pub use signal::{HoldSignal, Lost};
 
 /// The sessions and locks of one namespace of one store, and what this process has seen of them. Cheap to clone; clones
 /// share what they have seen.
@@ -185,6 +194,11 @@ impl<S: Store> Locks<S> {
     /// The election whose winner holds the lock `name`.
     pub fn election(&self, name: LockName) -> Election<S> {
         Election::new(self.clone(), &name)
+    }
+
+    /// The lock `name`, for contexts of this namespace's sessions.
+    pub fn fenced(&self, name: LockName, config: Config) -> FencedLock<S> {
+        FencedLock::new(self.clone(), name, config)
     }
 
     /// Writes the fence base where the namespace is entirely empty and this node has never seen it otherwise. Opening a

@@ -5,8 +5,15 @@
 //! /fencron/v1/<namespace>/sess/<lease>               a session's record; under its lease
 //! /fencron/v1/<namespace>/lock/<name>/owner          who holds it; under the holder's lease
 //! /fencron/v1/<namespace>/lock/<name>/wait/<call>    who waits for it; under the waiter's lease
-//! /fencron/v1/<namespace>/lock/<name>/last           the call that was last released or withdrawn; no lease
+//! /fencron/v1/<namespace>/lock/<name>/barred         why nobody is granted it for now; always under a lease
+//! /fencron/v1/<namespace>/sem/<name>/permits         how many permits there are; no lease
+//! /fencron/v1/<namespace>/sem/<name>/held/<call>     who holds how many; under the holder's lease
+//! /fencron/v1/<namespace>/sem/<name>/wait/<call>     who waits for how many; under the waiter's lease
+//! /fencron/v1/<namespace>/settled/<00 to ff>         the call that was last settled, of those that end so; no lease
 //! ```
+//!
+//! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. What tells a late
+//! request of a call from one that is still wanted is in `settled`, whose 256 keys all calls of a namespace share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -95,6 +102,10 @@ impl Namespace {
 
     pub(crate) fn base_key(&self) -> String {
         format!("{}base", self.prefix())
+    }
+
+    fn settled(&self) -> String {
+        format!("{}settled/", self.prefix())
     }
 
     pub(crate) fn locks(&self) -> Keys {
@@ -210,9 +221,11 @@ impl fmt::Debug for CallId {
 pub(crate) struct LockKeys {
     pub base: String,
     pub owner: String,
-    pub last: String,
+    pub barred: String,
     pub scope: Scope,
+    prefix: String,
     waiting: String,
+    settled: String,
 }
 
 impl LockKeys {
@@ -221,10 +234,22 @@ impl LockKeys {
         LockKeys {
             base: namespace.base_key(),
             owner: format!("{prefix}owner"),
-            last: format!("{prefix}last"),
+            barred: format!("{prefix}barred"),
             scope: Scope::lock(namespace.as_str(), name.as_str()),
             waiting: format!("{prefix}wait/"),
+            settled: namespace.settled(),
+            prefix,
         }
+    }
+
+    /// Everything of the lock.
+    pub fn all(&self) -> Keys {
+        Keys::prefix(self.prefix.as_str())
+    }
+
+    /// Where it is noted that the call was released or withdrawn.
+    pub fn settled(&self, call: CallId) -> String {
+        settled(&self.settled, call)
     }
 
     /// Everybody who waits.
@@ -241,6 +266,11 @@ impl LockKeys {
     pub fn call_of(&self, key: &str) -> Option<CallId> {
         key.strip_prefix(&self.waiting).and_then(CallId::parse)
     }
+}
+
+/// One of 256 places, by the call: few enough to stay for ever, enough for calls to seldom meet in one.
+fn settled(prefix: &str, call: CallId) -> String {
+    format!("{prefix}{:02x}", call.0 & 0xff)
 }
 
 #[cfg(test)]
