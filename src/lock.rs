@@ -82,8 +82,10 @@ mod hold;
 mod keys;
 mod lease;
 mod line;
+mod permits;
 mod repair;
 mod seen;
+mod semaphore;
 mod session;
 mod signal;
 
@@ -99,7 +101,9 @@ pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, Not
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
 pub use repair::Repaired;
+pub use permits::PERMITS_MOST;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
+pub use semaphore::{Permits, PermitsHeld, Semaphore, SemaphoreError, SemaphoreState};
 pub use session::{Driver, Ended, Presence, Session, SessionError, Trust};
 pub use signal::{HoldSignal, Lost};
 
@@ -199,6 +203,12 @@ impl<S: Store> Locks<S> {
     /// The lock `name`, for contexts of this namespace's sessions.
     pub fn fenced(&self, name: LockName, config: Config) -> FencedLock<S> {
         FencedLock::new(self.clone(), name, config)
+    }
+
+    /// The semaphore `name`, which has `permits` permits if this is the first time that it is used: what it has after that
+    /// is kept in the store, and changed by [`Semaphore::set_permits`].
+    pub fn semaphore(&self, name: LockName, permits: u32) -> Semaphore<S> {
+        Semaphore::new(self.clone(), name, permits)
     }
 
     /// Writes the fence base where the namespace is entirely empty and this node has never seen it otherwise. Opening a

@@ -247,27 +247,13 @@ impl<S: Store> Contest<S> {
         (ask, view): (Ask<'_>, View),
         backoff: &mut Backoff,
     ) -> Result<Line, CampaignError> {
-        let from = line.revision.next();
-        let store = &self.locks.store;
         // Who listens wants to hear of everything that happens to the lock.
         let before = ask.listened_to().map_or_else(|| Keys::one(behind), |_| self.keys.all());
-        let watches = async {
-            let before = store.watch(before, from).await?;
-            Ok((before, store.watch(Keys::one(self.keys.wait(caller.call)), from).await?))
-        };
-        let (mut before, mut own) = match watches.await {
-            Ok(watches) => watches,
-            Err(error) if StoreError::is_passing(&error) => {
-                backoff.wait().await;
-                return self.look(caller, view, backoff).await;
-            }
+        let own = Keys::one(self.keys.wait(caller.call));
+        let heard = match hear_either(&self.locks.store, before, own, line.revision.next()).await {
+            Ok(heard) => heard,
+            Err(error) if error.is_passing() => Heard::Nothing,
             Err(error) => return Err(error.into()),
-        };
-        let heard = tokio::select! {
-            biased;
-            heard = hear(&mut before) => heard,
-            heard = hear(&mut own) => heard,
-            () = tokio::time::sleep(RECHECK_EVERY) => Heard::Changed,
         };
         match heard {
             // Taken at its word, for speed: the grant confirms it.
@@ -380,6 +366,23 @@ pub(super) async fn hear(watch: &mut Watch) -> Heard {
         Some(Watched::Compacted(_)) => Heard::Changed,
         None => Heard::Nothing,
     }
+}
+
+/// What is first heard of `before` or of `own`, from this revision on; that something changed, where nothing is heard for
+/// a while.
+pub(super) async fn hear_either<S: Store>(
+    store: &S,
+    before: Keys,
+    own: Keys,
+    from: Revision,
+) -> Result<Heard, StoreError> {
+    let (mut before, mut own) = (store.watch(before, from).await?, store.watch(own, from).await?);
+    Ok(tokio::select! {
+        biased;
+        heard = hear(&mut before) => heard,
+        heard = hear(&mut own) => heard,
+        () = tokio::time::sleep(RECHECK_EVERY) => Heard::Changed,
+    })
 }
 
 /// Warns of every obstacle once for as long as it lasts.

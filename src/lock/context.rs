@@ -9,7 +9,8 @@ use super::hold::{Caller, Hold};
 use super::keys::{CallId, LockKeys};
 use super::line::{Holder, Line};
 use super::session::{Ended, Member, Session};
-use super::signal::{HoldOver, Lost};
+use super::Locks;
+use super::signal::{HoldOver, HoldSignal, Lost};
 use crate::fence::Fence;
 use crate::store::{LeaseId, Revision, Store};
 use crate::time::Wall;
@@ -53,6 +54,10 @@ impl Held {
     /// Why the hold is certainly over, as far as is known without asking.
     pub fn is_over(&self) -> Option<Lost> {
         self.over.why().or_else(|| self.member.is_over().map(Lost::SessionEnded))
+    }
+
+    pub fn signal<S: Store>(&self, locks: &Locks<S>) -> HoldSignal {
+        HoldSignal::of(locks, self.hold.proof(), self.member.trust.clone(), self.over.clone())
     }
 }
 

@@ -177,7 +177,7 @@ impl<S: Store> Election<S> {
     ) -> Result<T, CampaignError> {
         loop {
             let term = self.campaign(session, CallId::random()).await?;
-            let signal = HoldSignal::of(&self.contest, &term.hold, session.trust(), HoldOver::default());
+            let signal = HoldSignal::of(&self.contest.locks, term.hold.proof(), session.trust(), HoldOver::default());
             let led = tokio::select! {
                 biased;
                 _ = signal.lost() => None,

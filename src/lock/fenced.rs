@@ -27,7 +27,7 @@ pub const DESTROYED_SHOWS: Duration = Duration::from_secs(60);
 const TRY_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a call whose time is up waits to be taken out of the queue, before it is left to be taken out later.
-const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long it may take to learn whether a hold still stands.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
@@ -279,7 +279,7 @@ impl<S: Store> FencedLock<S> {
     /// The signal by which the context's hold ends; `None` where it holds nothing here.
     pub fn signal(&self, context: &LockContext) -> Option<HoldSignal> {
         let held = context.held.get(self.key())?;
-        Some(HoldSignal::of(&self.contest, &held.hold, held.member.trust.clone(), held.over.clone()))
+        Some(held.signal(&self.contest.locks))
     }
 
     /// Ends the lock for everybody: who holds it loses it, who waits is told that it was destroyed, and so is who comes

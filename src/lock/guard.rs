@@ -48,7 +48,7 @@ impl<S: Store> LockGuard<'_, S> {
     pub fn signal(&self) -> HoldSignal {
         let held = self.context.held.get(self.lock.key());
         let held = held.expect("the guard has borrowed the context, in which it has put its hold");
-        HoldSignal::of(&self.lock.contest, &self.hold, held.member.trust.clone(), held.over.clone())
+        held.signal(&self.lock.contest.locks)
     }
 
     /// The context, to take other locks with while this one is held.

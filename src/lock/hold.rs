@@ -30,7 +30,7 @@ use crate::store::{Compare, Entry, Keys, LeaseId, Op, Order, Range, Revision, So
 use crate::time::Wall;
 
 /// The version of the records below. Another one is not read.
-const RECORD: u32 = 1;
+pub(super) const RECORD: u32 = 1;
 
 /// Fences stay below this (2^53), so that JSON readers keep them exact.
 pub const FENCE_LIMIT: u64 = 1 << 53;
@@ -112,6 +112,25 @@ pub(crate) enum View {
     Near { queued: Option<Revision> },
 }
 
+/// A key that exists for as long as what it proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Proof {
+    pub key: String,
+    pub created: Revision,
+    pub lease: LeaseId,
+}
+
+impl Proof {
+    /// That the key is still the one that was put, and hangs on its lease.
+    pub fn still_stands(&self) -> [Compare; 2] {
+        [Compare::created_at(self.key.as_str(), self.created), Compare::lease(self.key.as_str(), self.lease)]
+    }
+
+    pub fn is_shown_by(&self, entry: &Entry) -> bool {
+        entry.key == self.key && entry.created == self.created && entry.lease == Some(self.lease)
+    }
+}
+
 /// One hold of a lock. It proves itself in the transaction that acts on it ([`Hold::still_held`]), never by a bool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
@@ -136,10 +155,7 @@ impl Hold {
     /// }
     /// ```
     pub fn still_held(&self) -> [Compare; 2] {
-        [
-            Compare::created_at(self.owner_key.as_str(), self.created),
-            Compare::lease(self.owner_key.as_str(), self.lease),
-        ]
+        self.proof().still_stands()
     }
 
     /// The number to stamp on effects.
@@ -167,9 +183,9 @@ impl Hold {
         self.call
     }
 
-    /// Whether the owner's key still shows this hold.
-    pub(crate) fn is_shown_by(&self, owner: &Entry) -> bool {
-        owner.key == self.owner_key && owner.created == self.created && owner.lease == Some(self.lease)
+    /// The key that shows the hold.
+    pub(crate) fn proof(&self) -> Proof {
+        Proof { key: self.owner_key.clone(), created: self.created, lease: self.lease }
     }
 
     /// What an effect under this hold carries, for whatever guards its receiving end: `operation` names the effect, the
@@ -268,7 +284,7 @@ impl WaitRecord {
     }
 }
 
-fn json(record: &impl Serialize) -> Vec<u8> {
+pub(super) fn json(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record of texts and numbers can be written")
 }
 
@@ -391,9 +407,7 @@ impl LockKeys {
 
     /// Whether what a refused [`LockKeys::release`] read says that an earlier one of the same call was applied.
     pub fn was_settled(settled: Option<&[Entry]>, call: CallId) -> bool {
-        let record = settled.and_then(|entries| entries.first());
-        let record = record.and_then(|entry| serde_json::from_slice::<SettledRecord>(&entry.value).ok());
-        record.is_some_and(|record| record.v == RECORD && record.call == call.to_string())
+        settled.and_then(|entries| entries.first()).is_some_and(|entry| is_settled(entry, call))
     }
 
     /// Takes the call out of the queue for good, and reads who the owner is: it may be this very call.
@@ -413,6 +427,12 @@ impl LockKeys {
     fn settle(&self, call: CallId) -> Op {
         settle(self.settled(call), call)
     }
+}
+
+/// Whether what stands where the call is noted says that it is over.
+pub(crate) fn is_settled(entry: &Entry, call: CallId) -> bool {
+    let record: Option<SettledRecord> = serde_json::from_slice(&entry.value).ok();
+    record.is_some_and(|record| record.v == RECORD && record.call == call.to_string())
 }
 
 /// Notes at `key` that the call is over: nothing of it can take effect any more.

@@ -268,6 +268,56 @@ impl LockKeys {
     }
 }
 
+/// The keys of one semaphore.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SemaphoreKeys {
+    pub permits: String,
+    prefix: String,
+    settled: String,
+}
+
+impl SemaphoreKeys {
+    pub fn new(namespace: &Namespace, name: &LockName) -> SemaphoreKeys {
+        let prefix = format!("{}sem/{}/", namespace.prefix(), name.escaped());
+        SemaphoreKeys { permits: format!("{prefix}permits"), settled: namespace.settled(), prefix }
+    }
+
+    /// Everything of the semaphore.
+    pub fn all(&self) -> Keys {
+        Keys::prefix(self.prefix.as_str())
+    }
+
+    /// Everybody who holds permits.
+    pub fn holding(&self) -> Keys {
+        Keys::prefix(format!("{}held/", self.prefix))
+    }
+
+    /// Everybody who waits.
+    pub fn waiting(&self) -> Keys {
+        Keys::prefix(format!("{}wait/", self.prefix))
+    }
+
+    /// What permits become free by: those who hold some, and how many there are; but not those who wait.
+    pub fn freeing(&self) -> Keys {
+        Keys::Range { start: format!("{}held/", self.prefix), end: format!("{}wait/", self.prefix) }
+    }
+
+    /// What the call `call` holds.
+    pub fn held(&self, call: CallId) -> String {
+        format!("{}held/{call}", self.prefix)
+    }
+
+    /// Where the call `call` waits.
+    pub fn wait(&self, call: CallId) -> String {
+        format!("{}wait/{call}", self.prefix)
+    }
+
+    /// Where it is noted that the call was released or withdrawn.
+    pub fn settled(&self, call: CallId) -> String {
+        settled(&self.settled, call)
+    }
+}
+
 /// One of 256 places, by the call: few enough to stay for ever, enough for calls to seldom meet in one.
 fn settled(prefix: &str, call: CallId) -> String {
     format!("{prefix}{:02x}", call.0 & 0xff)

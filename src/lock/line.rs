@@ -210,7 +210,7 @@ impl Line {
 
     /// Whether the hold still stands.
     pub fn shows(&self, hold: &Hold) -> bool {
-        self.owner.as_ref().is_some_and(|owner| hold.is_shown_by(owner))
+        self.owner.as_ref().is_some_and(|owner| hold.proof().is_shown_by(owner))
     }
 
     /// Another call of the same session that holds the lock or waits before this one. For an election that is a

@@ -6,10 +6,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Backoff;
-use super::contest::{Contest, Heard, RECHECK_EVERY, hear};
-use super::hold::Hold;
+use super::contest::{Heard, RECHECK_EVERY, hear};
+use super::hold::Proof;
 use super::session::{Ended, RECHECK, Trust};
+use super::{Backoff, Locks};
 use crate::store::{Keys, Range, Store};
 use crate::time::Clock;
 
@@ -78,21 +78,20 @@ pub struct HoldSignal {
 
 impl HoldSignal {
     pub(super) fn of<S: Store>(
-        contest: &Contest<S>,
-        hold: &Hold,
+        locks: &Locks<S>,
+        proof: Proof,
         trust: watch::Receiver<Trust>,
         over: HoldOver,
     ) -> HoldSignal {
         let (told, lost) = watch::channel(None);
         let token = CancellationToken::new();
-        let (store, clock) = (contest.locks.store.clone(), contest.locks.clock.clone());
-        let (hold, cancel) = (hold.clone(), token.clone());
+        let (store, clock, cancel) = (locks.store.clone(), locks.clock.clone(), token.clone());
         let vigil = tokio::spawn(async move {
             let why = tokio::select! {
                 biased;
                 why = over.ended() => why,
                 why = end_of_trust(trust, clock) => why,
-                () = end_of_key(&store, &hold) => Lost::Taken,
+                () = end_of_key(&store, &proof) => Lost::Taken,
             };
             told.send_replace(Some(why));
             cancel.cancel();
@@ -140,14 +139,14 @@ async fn end_of_trust(mut trust: watch::Receiver<Trust>, clock: Clock) -> Lost {
     }
 }
 
-async fn end_of_key<S: Store>(store: &S, hold: &Hold) {
-    let owner = || Keys::one(hold.owner_key());
+async fn end_of_key<S: Store>(store: &S, proof: &Proof) {
+    let key = || Keys::one(proof.key.as_str());
     let mut backoff = Backoff::new();
     loop {
-        if let Ok(mut watch) = store.watch(owner(), hold.created().next()).await {
+        if let Ok(mut watch) = store.watch(key(), proof.created.next()).await {
             let heard = tokio::time::timeout(RECHECK_EVERY, hear(&mut watch)).await;
-            match (heard, store.range(Range::of(owner())).await) {
-                (_, Ok(page)) if !page.entries.iter().any(|entry| hold.is_shown_by(entry)) => return,
+            match (heard, store.range(Range::of(key())).await) {
+                (_, Ok(page)) if !page.entries.iter().any(|entry| proof.is_shown_by(entry)) => return,
                 (Ok(Heard::Nothing), _) | (_, Err(_)) => {}
                 _ => {
                     backoff.reset();
