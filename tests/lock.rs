@@ -36,7 +36,7 @@ async fn node_of<S: Store>(store: &S, name: &str) -> (Locks<S>, Session<S>) {
 }
 
 /// Adds one to a counter, which only the leadership protects: it is read outside of the transaction that writes it.
-async fn count_up(store: &SqliteStore, term: &Term) {
+async fn count_up(store: &impl Store, term: &Term) {
     let page = store.range(Range::of(Keys::one(COUNTER))).await.unwrap();
     let count = page.entries.first().map_or(0, |entry| std::str::from_utf8(&entry.value).unwrap().parse().unwrap());
     let count: u64 = count;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::election::CampaignError;
 use super::context::Progress;
+use super::election::CampaignError;
 use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, View};
 use super::keys::{LockKeys, LockName};
 use super::line::{Line, Obstacle, Step};
@@ -181,7 +181,7 @@ impl<S: Store> Contest<S> {
         backoff: &mut Backoff,
     ) -> Result<Attempt, CampaignError> {
         let seen = self.locks.current();
-        match self.locks.store.commit(txn).await {
+        match commit(&self.locks.store, txn).await {
             Ok(committed) => {
                 backoff.reset();
                 if committed.succeeded {
@@ -206,7 +206,7 @@ impl<S: Store> Contest<S> {
         loop {
             let seen = self.locks.current();
             let look = Txn { then: self.keys.look(Some(caller), view), ..Txn::new() };
-            match self.locks.store.commit(look).await {
+            match commit(&self.locks.store, look).await {
                 Ok(committed) => return self.read(committed, &seen),
                 Err(error) if error.is_passing() => {
                     tracing::debug!(%error, call = %caller.call, "the store does not say how the lock stands");
@@ -233,7 +233,7 @@ impl<S: Store> Contest<S> {
     pub async fn observe(&self, view: View) -> Result<(Line, Result<(), StoreWentBack>), StoreError> {
         let seen = self.locks.current();
         let look = Txn { then: self.keys.look(None, view), ..Txn::new() };
-        let line = self.parse(self.locks.store.commit(look).await?)?;
+        let line = self.parse(commit(&self.locks.store, look).await?)?;
         let age = self.locks.check(&line, &seen);
         Ok((line, age))
     }
@@ -284,7 +284,8 @@ impl<S: Store> Contest<S> {
     /// Whether the hold ended by its release, where another call has been settled in the same place since: the end of
     /// the owner's key and the mark of the release are of one revision.
     async fn history_of(&self, hold: &Hold) -> Result<Freed, StoreError> {
-        let mut watch = self.locks.store.watch(Keys::one(hold.owner_key()), hold.created().next()).await?;
+        let store = &self.locks.store;
+        let mut watch = Box::pin(store.watch(Keys::one(hold.owner_key()), hold.created().next())).await?;
         let ended = loop {
             match tokio::time::timeout(HISTORY_WITHIN, watch.next()).await {
                 Ok(Some(Watched::Changes(changes))) => {
@@ -298,7 +299,7 @@ impl<S: Store> Contest<S> {
             }
         };
         let settled = Range { at: Some(ended), ..Range::of(Keys::one(self.keys.settled(hold.call()))) };
-        match self.locks.store.range(settled).await {
+        match Box::pin(store.range(settled)).await {
             Ok(page) => {
                 let released = page.entries.first().is_some_and(|entry| entry.modified == ended)
                     && LockKeys::was_settled(Some(&page.entries), hold.call());
@@ -330,12 +331,18 @@ impl<S: Store> Contest<S> {
     }
 }
 
+/// As the store's own. A request of a network client can be a future of many kilobytes, of which whoever holds several
+/// locks in one function would hold as many: boxed, it counts once.
+pub(super) async fn commit<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
+    Box::pin(store.commit(txn)).await
+}
+
 /// Sends a transaction that may be applied more than once, until there is an answer.
 pub(super) async fn settle<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
     let mut backoff = Backoff::new();
     let mut attempt = 1;
     loop {
-        match store.commit(txn.clone()).await {
+        match commit(store, txn.clone()).await {
             Err(error) if error.is_passing() && attempt < SETTLE_ATTEMPTS => attempt += 1,
             result => return result,
         }
@@ -376,7 +383,8 @@ pub(super) async fn hear_either<S: Store>(
     own: Keys,
     from: Revision,
 ) -> Result<Heard, StoreError> {
-    let (mut before, mut own) = (store.watch(before, from).await?, store.watch(own, from).await?);
+    let mut before = Box::pin(store.watch(before, from)).await?;
+    let mut own = Box::pin(store.watch(own, from)).await?;
     Ok(tokio::select! {
         biased;
         heard = hear(&mut before) => heard,

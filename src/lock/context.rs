@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::Locks;
 use super::hold::{Caller, Hold};
 use super::keys::{CallId, LockKeys};
 use super::line::{Holder, Line};
 use super::session::{Ended, Member, Session};
-use super::Locks;
 use super::signal::{HoldOver, HoldSignal, Lost};
 use crate::fence::Fence;
 use crate::store::{LeaseId, Revision, Store};

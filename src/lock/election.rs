@@ -56,9 +56,7 @@ pub enum CampaignError {
 /// Why a term was not ended in favour of a node.
 #[derive(Debug, thiserror::Error)]
 pub enum StepDownError {
-    #[error(
-        "node `{node}` does not wait for the lock (or more than {MOST_SET_BACK} wait before it): the term goes on"
-    )]
+    #[error("node `{node}` does not wait for the lock (or more than {MOST_SET_BACK} wait before it): the term goes on")]
     NotWaiting { node: String },
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -238,7 +236,8 @@ impl<S: Store> Election<S> {
             None => None,
             Some(holder) => {
                 let session = Keys::one(self.contest.locks.namespace.session_key(holder.lease));
-                let record = self.contest.locks.store.range(Range::of(session)).await?.entries.pop().map(|entry| entry.value);
+                let record =
+                    self.contest.locks.store.range(Range::of(session)).await?.entries.pop().map(|entry| entry.value);
                 let (node, session, fence, since) = (holder.node, holder.lease, holder.fence, holder.since);
                 Some(Leader { node, session, fence, since, record })
             }

@@ -286,7 +286,7 @@ impl<S: Store> FencedLock<S> {
     /// in the next [`DESTROYED_SHOWS`], and this handle and its clones for good. Nothing of it stays in the store.
     pub async fn destroy(&self) -> Result<(), LockError> {
         let store = &self.contest.locks.store;
-        let (lease, _) = store.grant(DESTROYED_SHOWS).await.map_err(LockError::Store)?;
+        let (lease, _) = Box::pin(store.grant(DESTROYED_SHOWS)).await.map_err(LockError::Store)?;
         match self.contest.settle(self.contest.keys.destroy(lease)).await {
             Ok(_) => {}
             Err(source) if source.is_unknown() => {

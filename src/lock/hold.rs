@@ -109,7 +109,9 @@ pub(crate) enum Manner {
 pub(crate) enum View {
     Whole,
     /// The call's own place and the one before it, where it is known since when the call waits; else the last.
-    Near { queued: Option<Revision> },
+    Near {
+        queued: Option<Revision>,
+    },
 }
 
 /// A key that exists for as long as what it proves.
@@ -418,10 +420,11 @@ impl LockKeys {
     /// Ends everything of the lock, and bars it under `lease`, which tells those who come for what is no more.
     pub fn destroy(&self, lease: LeaseId) -> Txn {
         let bar = json(&BarredRecord { v: RECORD, why: Barred::Destroyed });
-        Txn::new()
-            .then(Op::delete(&self.owner))
-            .then(Op::Delete(self.waiting()))
-            .then(Op::put_leased(&self.barred, bar, lease))
+        Txn::new().then(Op::delete(&self.owner)).then(Op::Delete(self.waiting())).then(Op::put_leased(
+            &self.barred,
+            bar,
+            lease,
+        ))
     }
 
     fn settle(&self, call: CallId) -> Op {

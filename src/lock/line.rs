@@ -5,9 +5,7 @@
 
 use std::fmt;
 
-use super::hold::{
-    Barred, Base, Caller, Entrance, FenceBaseError, Hold, Manner, OwnerRecord, Turn, WaitRecord, fence,
-};
+use super::hold::{Barred, Base, Caller, Entrance, FenceBaseError, Hold, Manner, OwnerRecord, Turn, WaitRecord, fence};
 use super::keys::{CallId, LockKeys};
 use crate::fence::Fence;
 use crate::store::{Answer, Committed, Entry, LeaseId, Revision};

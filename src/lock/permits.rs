@@ -65,10 +65,14 @@ pub(crate) enum Next {
     Enqueue(Txn),
     Take(Txn),
     /// It waits for one of these to go.
-    Wait { behind: Keys },
+    Wait {
+        behind: Keys,
+    },
     SessionGone,
     /// There are fewer permits than it asks for.
-    TooMany { permits: u32 },
+    TooMany {
+        permits: u32,
+    },
     /// How many permits there are was written by another hand, or by a newer version.
     Unreadable,
 }

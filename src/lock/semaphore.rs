@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::contest::{Heard, hear_either, settle};
+use super::contest::{Heard, commit, hear_either, settle};
 use super::election::Resigned;
 use super::fenced::WITHDRAW_WITHIN;
 use super::hold::{Proof, is_settled};
@@ -120,11 +120,7 @@ impl<S: Store> Semaphore<S> {
     /// # Errors
     ///
     /// As [`Semaphore::acquire`]; and the store's, where it does not answer in about ten seconds.
-    pub async fn try_acquire(
-        &self,
-        session: &Session<S>,
-        permits: u32,
-    ) -> Result<Option<Permits<S>>, SemaphoreError> {
+    pub async fn try_acquire(&self, session: &Session<S>, permits: u32) -> Result<Option<Permits<S>>, SemaphoreError> {
         self.enter(session, permits, Some(Duration::from_secs(10)), false).await
     }
 
@@ -224,10 +220,9 @@ impl<S: Store> Semaphore<S> {
                 return failed.map_or(Ok(None), Err);
             }
             Ok(Err(source)) => source,
-            Err(_) => StoreError::Unknown {
-                store: "the store".to_owned(),
-                why: format!("no answer in {WITHDRAW_WITHIN:?}"),
-            },
+            Err(_) => {
+                StoreError::Unknown { store: "the store".to_owned(), why: format!("no answer in {WITHDRAW_WITHIN:?}") }
+            }
         };
         Err(failed.unwrap_or_else(|| SemaphoreError::OutcomeUnknown { semaphore: self.name.clone(), source }))
     }
@@ -238,7 +233,7 @@ impl<S: Store> Semaphore<S> {
         let caller = &claim.caller;
         let (mut txn, mut sent) = (self.look(Some(claim), None), Sent::Look);
         loop {
-            let looked = self.locks.store.commit(std::mem::take(&mut txn)).await;
+            let looked = commit(&self.locks.store, std::mem::take(&mut txn)).await;
             let sent_before = std::mem::replace(&mut sent, Sent::Look);
             let pool = match looked {
                 Ok(committed) if committed.succeeded && sent_before == Sent::Take => {

@@ -304,7 +304,7 @@ impl Member {
             return Ok(lease);
         }
         // It may have been kept alive one question earlier than the session's lease was.
-        let (lease, _) = store.grant(self.timing.ttl() + delay + self.timing.renew_every()).await?;
+        let (lease, _) = Box::pin(store.grant(self.timing.ttl() + delay + self.timing.renew_every())).await?;
         if self.delays.add(delay, lease) {
             return Ok(lease);
         }

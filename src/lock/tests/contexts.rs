@@ -42,10 +42,7 @@ impl Door {
 }
 
 /// Locks in the background; on return it is in the queue.
-pub async fn queue_up(
-    door: &Door,
-    mut context: LockContext,
-) -> JoinHandle<(LockContext, Result<Fence, LockError>)> {
+pub async fn queue_up(door: &Door, mut context: LockContext) -> JoinHandle<(LockContext, Result<Fence, LockError>)> {
     let lock = door.lock();
     let waits = |keys: Vec<String>| keys.iter().filter(|key| key.contains("/wait/")).count();
     let before = waits(door.keys().await);
@@ -59,7 +56,9 @@ pub async fn queue_up(
     task
 }
 
-pub async fn locked(task: JoinHandle<(LockContext, Result<Fence, LockError>)>) -> (LockContext, Result<Fence, LockError>) {
+pub async fn locked(
+    task: JoinHandle<(LockContext, Result<Fence, LockError>)>,
+) -> (LockContext, Result<Fence, LockError>) {
     timeout(LONG, task).await.expect("it ends in time").unwrap()
 }
 

@@ -84,6 +84,19 @@ async fn an_unlock_that_was_taken_away_is_not_mistaken_for_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_arrives_after_the_loss_takes_nothing() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    door.cluster.store.expect(Kind::Grant, Fault::Late);
+    lock.lock(&mut context).await.unwrap();
+    door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+    assert!(matches!(lock.fence(&mut context).await, Err(LockError::OwnershipLost { .. })));
+    assert_eq!(door.cluster.store.deliver().await, 0);
+    assert!(!lock.is_locked().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_of_unlock_is_settled_by_the_next_call() {
     let door = Door::new();
     let (session, lock) = (door.session("a").await, door.lock());
@@ -272,7 +285,10 @@ async fn a_crashed_holder_bars_the_lock_for_its_delay_and_leaves_nothing() {
     let (mut next, result) = locked(waiter).await;
     result.unwrap();
     let barred = start.elapsed().saturating_sub(TTL);
-    assert!(barred >= delay - Duration::from_millis(3330), "{barred:?}: from when the lease can have ended at the latest");
+    assert!(
+        barred >= delay - Duration::from_millis(3330),
+        "{barred:?}: from when the lease can have ended at the latest"
+    );
     assert!(start.elapsed() <= TTL + delay + Duration::from_millis(3330), "{:?}", start.elapsed());
     lock.unlock(&mut next).await.unwrap();
     assert!(door.keys().await.is_empty());

@@ -117,7 +117,11 @@ enum Phase {
     Looking,
     Asking(Request),
     /// `count`: how often it was locked and not unlocked.
-    Leading { created: u64, base: u64, count: u8 },
+    Leading {
+        created: u64,
+        base: u64,
+        count: u8,
+    },
     Done,
 }
 
@@ -362,7 +366,9 @@ impl World {
 
     /// Everything has come to rest, and nobody's hand was in it. (A context makes good what a hand has done.)
     fn has_settled(&self) -> bool {
-        (self.deletions == 0 || self.manner == Manner::Context) && self.network.is_empty() && self.nodes.iter().all(|phase| *phase == Phase::Done)
+        (self.deletions == 0 || self.manner == Manner::Context)
+            && self.network.is_empty()
+            && self.nodes.iter().all(|phase| *phase == Phase::Done)
     }
 }
 
@@ -503,9 +509,10 @@ impl Model for Contention {
                 let leads = |phase: &&Phase| matches!(phase, Phase::Leading { .. });
                 world.nodes.iter().filter(leads).count() > 1
             }),
-            Property::sometimes("a hold is entered again, where that is allowed", |model: &Contention, world: &World| {
-                model.budget.entries == 0 || world.entered_again
-            }),
+            Property::sometimes(
+                "a hold is entered again, where that is allowed",
+                |model: &Contention, world: &World| model.budget.entries == 0 || world.entered_again,
+            ),
             Property::sometimes("a context is told that it has lost", |model: &Contention, world: &World| {
                 model.budget.entries == 0 || world.told_of_loss
             }),
@@ -518,8 +525,7 @@ fn check(manner: Manner, nodes: usize, budget: Budget) {
     checker.assert_properties();
 }
 
-const NOTHING: Budget =
-    Budget { timeouts: 0, repeats: 0, lease_ends: 0, owner_deletions: 0, abandons: 0, entries: 0 };
+const NOTHING: Budget = Budget { timeouts: 0, repeats: 0, lease_ends: 0, owner_deletions: 0, abandons: 0, entries: 0 };
 
 #[test]
 fn two_nodes_keep_the_promises_in_every_interleaving() {

@@ -155,12 +155,21 @@ async fn lost_answers_neither_take_permits_twice_nor_keep_them() {
 async fn two_who_read_the_same_do_not_both_take_the_last_permit() {
     let pool = Pool::new().await;
     let semaphore = pool.semaphore(1);
+    semaphore.acquire(&pool.session, 1).await.unwrap().release().await.unwrap();
+    // Every request gives the other a turn: both read, then both take.
+    let (one, other) = tokio::join!(semaphore.try_acquire(&pool.session, 1), semaphore.try_acquire(&pool.session, 1));
+    assert!(one.unwrap().is_some() ^ other.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_arrives_after_the_call_was_given_up_takes_nothing() {
+    let pool = Pool::new().await;
+    let semaphore = pool.semaphore(1);
     pool.cluster.store.expect(Kind::Grant, Fault::Late);
     let dropped = timeout(Duration::from_millis(1), semaphore.acquire(&pool.session, 1)).await;
     assert!(dropped.is_err(), "it hears nothing yet");
-    let held = semaphore.acquire(&pool.session, 1).await.unwrap();
+    tokio::time::sleep(TTL).await;
     assert_eq!(pool.cluster.store.deliver().await, 0);
-    drop(held);
 }
 
 #[tokio::test(start_paused = true)]
