@@ -14,27 +14,21 @@ mod output;
 pub mod view;
 
 use std::fmt::Display;
-use std::io;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::execute::Outputs;
 use crate::ledger::Ledger;
+use crate::listen;
 use crate::lock::Locks;
 use crate::node::Status;
 use crate::store::{Store, StoreError};
@@ -43,15 +37,6 @@ use view::Overview;
 
 /// How large the body of a request may be, in bytes. None is needed.
 pub const BODY_MOST: usize = 16 * 1024;
-
-/// How many connections there are at once.
-pub const CONNECTIONS_MOST: usize = 256;
-
-/// How long a client may take to send the head of a request, and to begin another one.
-pub const HEAD_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long after a connection that could not be accepted the next one is tried.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the listener answers from.
 #[derive(Clone, Debug)]
@@ -63,62 +48,11 @@ pub struct Api<S> {
     pub clock: Clock,
 }
 
-/// Answers requests until `ending` is cancelled and those that are under way have been answered. Beyond
-/// [`CONNECTIONS_MOST`] connections the next waits for one to end.
-///
-/// # Errors
-///
-/// None at present: a connection that cannot be accepted is logged, and the next one tried.
-pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, ending: CancellationToken) -> io::Result<()> {
+/// Answers requests until `ending` is cancelled and those that are under way have been answered, within the bounds of
+/// [`listen`].
+pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, ending: CancellationToken) {
     let router = router(api);
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MOST));
-    let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = ending.cancelled() => break,
-            accepted = accept(&listener, &room) => accepted,
-        };
-        match accepted {
-            Ok((stream, permit)) => {
-                let answering = answer(stream, router.clone(), ending.clone());
-                connections.spawn(async move {
-                    answering.await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                // Of the process's descriptors, none may be left: that passes.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
-    connections.close();
-    connections.wait().await;
-    Ok(())
-}
-
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
-}
-
-/// Answers what comes over one connection.
-async fn answer(stream: TcpStream, router: Router, ending: CancellationToken) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = ending.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection to the listener broke");
-    }
+    listen::serve(listener, |_| TowerToHyperService::new(router.clone()), ending).await;
 }
 
 fn router<S: Store>(api: Api<S>) -> Router {

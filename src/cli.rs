@@ -5,6 +5,7 @@
 mod check;
 mod fence;
 mod file;
+mod guard;
 mod health;
 mod logging;
 mod logs;
@@ -105,6 +106,8 @@ enum Command {
     Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
     Fence(fence::FenceArgs),
+    /// Turn away stale fences and repeated occurrences, where effects arrive
+    Guard(guard::GuardArgs),
     /// Print a script with which a shell completes the arguments
     Completions(check::CompletionsArgs),
 }
@@ -115,13 +118,34 @@ const LAST_TASKS: Duration = Duration::from_secs(1);
 /// How the program ends. The numbers are part of its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
-    Done = 0,
-    Failed = 1,
+    Done,
+    Failed,
     /// Wrong usage, or a wrong configuration.
-    Wrong = 2,
-    StoreUnreachable = 5,
+    Wrong,
+    /// It could not be had in time.
+    NotAcquired,
+    /// It was lost to another one.
+    Lost,
+    StoreUnreachable,
     /// Nobody can say, or nobody can say yet, whether it was done.
-    OutcomeUnknown = 6,
+    OutcomeUnknown,
+    /// As the command that was run ended.
+    Command(u8),
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Wrong => 2,
+            Exit::NotAcquired => 3,
+            Exit::Lost => 4,
+            Exit::StoreUnreachable => 5,
+            Exit::OutcomeUnknown => 6,
+            Exit::Command(code) => code,
+        }
+    }
 }
 
 /// An error that says how the program ends.
@@ -144,13 +168,14 @@ impl Failure {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
+    crate::execute::supervise_if_asked();
     // Fails only where a provider is installed already, which then is this one.
     rustls::crypto::ring::default_provider().install_default().ok();
     let Cli { global, command } = Cli::parse();
     let mut terminal = Terminal::new(global.output);
     let exit = start(command, &global, &mut terminal).unwrap_or_else(|error| report(&error, &terminal));
     terminal.finish();
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.code())
 }
 
 fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -172,6 +197,7 @@ impl Command {
     fn logs_by_default(&self) -> &'static str {
         match self {
             Command::Run(_) => "warn,fencron=info",
+            Command::Guard(args) if args.has_work_for_many_threads() => "warn,fencron=info",
             _ => "warn",
         }
     }
@@ -180,6 +206,7 @@ impl Command {
     fn runtime(&self) -> std::io::Result<Runtime> {
         let mut builder = match self {
             Command::Run(_) => Builder::new_multi_thread(),
+            Command::Guard(args) if args.has_work_for_many_threads() => Builder::new_multi_thread(),
             _ => Builder::new_current_thread(),
         };
         builder.enable_all().build()
@@ -205,6 +232,7 @@ impl Command {
             Command::StepDown => steer::step_down(global, terminal).await,
             Command::Health(args) => health::health(&args, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
+            Command::Guard(args) => guard::run(args, terminal).await,
         }
     }
 }

@@ -28,12 +28,16 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub use fill::Sources;
+pub use http::{
+    MAX_BODY_BYTES, MAX_CONNECT_TIMEOUT, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REDIRECTS, MAX_STATUSES, MAX_URL_BYTES,
+};
 pub use keys::{
     MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS, MAX_JITTER, MAX_JOBS,
     MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT, MAX_VARIABLES,
 };
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use schema::schema;
+pub use sql::MAX_PARAMS;
 pub use tree::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use walk::MAX_FILLED_BYTES;
 

@@ -14,8 +14,9 @@
 //! - It inherits the node's environment without the variables that begin with `FENCRON_`: the store's address may hold
 //!   a password. A command that is to use the store is told so by an argument.
 //! - Why it was ended decides the outcome: a command that is stopped and then exits with 0 was stopped.
-//! - When the future of [`Execute::run`] is dropped, its group is killed at once; when the node is killed, the kernel
-//!   kills the command (not what that has started in turn).
+//! - When the future of [`Execute::run`] is dropped, its group is killed at once.
+//! - When the node is killed or stands still, a [supervisor](SupervisorProgram) ends the command and what it has
+//!   started, before the lease can pass under which it was started.
 //!
 //! Linux only.
 
@@ -29,10 +30,13 @@ mod output;
 #[expect(unsafe_code, reason = "a child is started by clone(CLONE_VFORK), which has no safe wrapper")]
 mod spawn;
 mod sql;
+#[expect(unsafe_code, reason = "shared memory, pidfds and messages from a child before its exec have no safe wrapper")]
+mod supervise;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -41,6 +45,7 @@ pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };
 use self::spawn::Starter;
+pub use self::supervise::{Deadlines, SupervisorProgram, supervise_if_asked};
 use crate::fence::Stamp;
 use crate::job::{Ended, Job, Outcome, StopReason, Task};
 use crate::time::{Clock, Wall};
@@ -67,10 +72,14 @@ pub trait Execute: Clone + Send + Sync + 'static {
 
 /// Makes attempts for real. Clones share their bound and their starting thread.
 ///
-/// ```
+/// ```standalone_crate
 /// # use std::{sync::Arc, time::Duration};
 /// # use fencron::{fence::{Fence, Scope, Stamp}, job::*, time::Clock};
-/// use fencron::execute::{Execute, Executor, MAX_RUNNING, MayStart, Outputs, Started, Stop, Work};
+/// use fencron::execute::{
+///     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Started, Stop, SupervisorProgram, Work, supervise_if_asked,
+/// };
+///
+/// supervise_if_asked(); // First of all: the program is its own supervisor.
 ///
 /// # let job = Arc::new(Job {
 /// #     name: JobName::new("greet").unwrap(),
@@ -93,7 +102,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 /// #     run_id: run_id.to_string(), scheduled_at: run_id.at(), attempt: 1, node: "a".into(),
 /// # };
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// let executor = Executor::new(Clock::system(), MAX_RUNNING)?;
+/// let executor = Executor::new(Clock::system(), MAX_RUNNING, SupervisorProgram::this()?)?;
 /// let output = Outputs::new(Clock::system()).open(&run_id);
 /// let (_stopper, stop) = Stop::channel();
 /// let (started, _when) = Started::channel();
@@ -105,21 +114,30 @@ pub trait Execute: Clone + Send + Sync + 'static {
 pub struct Executor {
     clock: Clock,
     starter: Starter,
+    roots: http::Roots,
     room: Arc<Semaphore>,
 }
 
 impl Executor {
     /// An executor that runs at most `max_running` commands at once (at least one); the others wait in their order.
     ///
-    /// It lets this process open as many files as the system allows, for a running command takes three; commands
+    /// It lets this process open as many files as the system allows, for a running command takes five; commands
     /// themselves get the limit that the process had.
+    ///
+    /// `supervisor` is started at once, which is waited for, and ends by itself after the last clone of this and the
+    /// last of its commands.
     ///
     /// # Errors
     ///
-    /// When the system gives it no thread, or no `/dev/null`.
-    pub fn new(clock: Clock, max_running: usize) -> io::Result<Executor> {
+    /// When the system gives it no thread, no `/dev/null`, or when `supervisor` is none.
+    pub fn new(clock: Clock, max_running: usize, supervisor: SupervisorProgram) -> io::Result<Executor> {
         let room = Arc::new(Semaphore::new(max_running.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Executor { clock, starter: Starter::new()?, room })
+        Ok(Executor { clock, starter: Starter::new(supervisor)?, roots: http::Roots::default(), room })
+    }
+
+    /// Where it is told how long the leases hold that commands are started under: see [`MayStart::under`].
+    pub fn deadlines(&self) -> Deadlines {
+        self.starter.supervision().deadlines()
     }
 }
 
@@ -139,7 +157,7 @@ impl Execute for Executor {
             }
             (Ok(_room), Task::Http(http)) => {
                 let run = http::Run { job: &job, http, stamp: &stamp, stop, may_start, started, clock: &self.clock };
-                http::run(run, &mut output).await
+                http::run(run, &self.roots, &mut output).await
             }
             (Ok(_room), Task::Sql(sql)) => {
                 let run = sql::Run { job: &job, sql, stamp: &stamp, stop, may_start, started, clock: &self.clock };
@@ -193,12 +211,27 @@ impl Stop {
 
 /// Whether a node may still start something: asked, by the deadline of its trust, at the last moment.
 #[derive(Clone)]
-pub struct MayStart(Arc<dyn Fn() -> bool + Send + Sync>);
+pub struct MayStart {
+    answer: Arc<dyn Fn() -> bool + Send + Sync>,
+    lease: Option<NonZeroU64>,
+}
 
 impl MayStart {
     /// Asks `answer`, which must be quick: the starting of all commands waits for it.
     pub fn new(answer: impl Fn() -> bool + Send + Sync + 'static) -> MayStart {
-        MayStart(Arc::new(answer))
+        MayStart { answer: Arc::new(answer), lease: None }
+    }
+
+    /// The same for what is to live no longer than `lease` may be trusted, as [`Deadlines::tell`] says, whatever
+    /// becomes of this process.
+    #[must_use]
+    pub fn under(self, lease: NonZeroU64) -> MayStart {
+        MayStart { lease: Some(lease), ..self }
+    }
+
+    /// The lease that what is started hangs on, if on any.
+    pub fn lease(&self) -> Option<NonZeroU64> {
+        self.lease
     }
 
     /// For what depends on no leadership.
@@ -208,7 +241,7 @@ impl MayStart {
 
     /// Whether it may now.
     pub fn now(&self) -> bool {
-        (self.0)()
+        (self.answer)()
     }
 }
 

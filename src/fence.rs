@@ -121,6 +121,36 @@ impl Stamp {
         .into_iter()
     }
 
+    /// The headers that a request gets.
+    ///
+    /// ```
+    /// # use fencron::fence::{Fence, Scope, Stamp, header};
+    /// # let stamp = Stamp {
+    /// #     namespace: "shop".into(),
+    /// #     scope: Scope::leader("shop"),
+    /// #     fence: Fence::new(7).unwrap(),
+    /// #     job: "report".into(),
+    /// #     run_id: "report@2026-11-21T02:00:00Z".into(),
+    /// #     scheduled_at: "2026-11-21T02:00:00Z".parse().unwrap(),
+    /// #     attempt: 1,
+    /// #     node: "a".into(),
+    /// # };
+    /// let headers: Vec<_> = stamp.headers().collect();
+    /// assert!(headers.contains(&(header::FENCING_TOKEN, "7".to_owned())));
+    /// assert!(headers.contains(&(header::IDEMPOTENCY_KEY, "report@2026-11-21T02:00:00Z".to_owned())));
+    /// ```
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            (header::FENCING_TOKEN, self.fence.to_string()),
+            (header::FENCING_SCOPE, self.scope.to_string()),
+            (header::IDEMPOTENCY_KEY, self.run_id.clone()),
+            (header::SCHEDULED_AT, self.scheduled_at.to_string()),
+            (header::ATTEMPT, self.attempt.to_string()),
+            (header::TRACEPARENT, self.traceparent()),
+        ]
+        .into_iter()
+    }
+
     /// A W3C trace context whose trace is the occurrence (the same for every attempt and leader) and whose span is
     /// the attempt. <https://www.w3.org/TR/trace-context/#traceparent-header>
     pub fn traceparent(&self) -> String {
@@ -130,6 +160,26 @@ impl Stamp {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         format!("00-{}-{}-01", hex(&trace[..16]), hex(&span[..8]))
     }
+}
+
+/// The names of the HTTP headers that a stamp travels under, and of those that a guard answers with.
+pub mod header {
+    /// The fence, as a decimal number.
+    pub const FENCING_TOKEN: &str = "fencing-token";
+    /// What the fence is comparable within.
+    pub const FENCING_SCOPE: &str = "fencing-scope";
+    /// The occurrence: the same for every attempt and every leader.
+    pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// The instant for which the run was scheduled, in RFC 3339.
+    pub const SCHEDULED_AT: &str = "fencron-scheduled-at";
+    /// The attempt, from 1.
+    pub const ATTEMPT: &str = "fencron-attempt";
+    /// The W3C trace context.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// In a guard's answer to a stale fence (412): the greatest that it has seen in the scope.
+    pub const FENCING_TOKEN_SEEN: &str = "fencing-token-seen";
+    /// In a guard's answer that was stored before, and not made by this request.
+    pub const IDEMPOTENCY_REPLAYED: &str = "idempotency-replayed";
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here knows a clock, a store or a runtime.
 
 mod http;
+mod script;
 mod sql;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use http::Http;
-pub use sql::{Database, Sql};
+pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
+pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, STAMP_NAMES, Script, Statement};
+pub use sql::{Database, Encryption, Scalar, Server, Sql, Target};
 
 use crate::fence::Fence;
 use crate::schedule::{Jitter, Schedule};

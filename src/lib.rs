@@ -18,8 +18,10 @@
 //! | `job`, `schedule`, `config` | what is to be done, when, and the file that says so; pure |
 //! | `scheduler` | what becomes of every occurrence; pure |
 //! | `ledger` | claims, runs and verdicts, as transactions |
+//! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
 //! | `execute` | commands, to the end of their last process |
 //! | `node` | the loop around all of it |
+//! | `listen` | listeners of HTTP, and their bounds |
 //! | `api`, `cli` | the listener and the program |
 //!
 //! `docs/architecture.md` has the invariants, each with the test that holds it.
@@ -35,6 +37,8 @@ pub mod config;
 #[cfg(feature = "scheduler")]
 pub mod job;
 #[cfg(feature = "scheduler")]
+pub mod listen;
+#[cfg(feature = "scheduler")]
 pub mod schedule;
 #[cfg(feature = "scheduler")]
 pub mod scheduler;
@@ -42,6 +46,8 @@ pub mod store;
 
 #[cfg(feature = "scheduler")]
 pub mod execute;
+#[cfg(feature = "guard")]
+pub mod guard;
 #[cfg(feature = "scheduler")]
 pub mod ledger;
 pub mod lock;

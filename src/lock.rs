@@ -1,5 +1,44 @@
 //! Sessions, locks and leadership: who may act, under which number, and for how long.
 //!
+//! A program opens a session ([`Locks::open_session`]) and contends with it: for a [`FencedLock`] by a [`LockContext`], for
+//! the leadership of an [`Election`], for the permits of a [`Semaphore`]. `docs/locks.md` tells what each of them promises.
+//!
+//! ```
+//! use std::time::Duration;
+//! use fencron::lock::{Config, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
+//! use fencron::store::memory::MemoryStore;
+//! use fencron::time::Clock;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let clock = Clock::system();
+//! let store = MemoryStore::new(clock.clone());
+//! let locks = Locks::new(store, clock, Namespace::new("shop")?, Seen::default());
+//! let presence = Presence { node: "a".into(), record: b"{}".to_vec() };
+//! let session = locks.open_session(presence, Timing::from_ttl(Duration::from_secs(10))?, Driver::Thread).await?;
+//!
+//! // One at a time, in the order of arrival; whatever is written outside carries the fence.
+//! let lock = locks.fenced(LockName::new("orders/4711")?, Config::default());
+//! let mut context = session.context();
+//! let fence = lock.lock_and_get_fence(&mut context).await?;
+//! assert_eq!(lock.lock_and_get_fence(&mut context).await?, fence, "the same hold, entered again");
+//! lock.unlock(&mut context).await?;
+//! lock.unlock(&mut context).await?;
+//!
+//! // At most two at a time.
+//! let semaphore = locks.semaphore(LockName::new("exports")?, 2);
+//! let permits = semaphore.acquire(&session, 1).await?;
+//! assert_eq!(semaphore.state().await?.available(), 1);
+//! permits.release().await?;
+//!
+//! // Leading: again and again, until the session ends or something comes of it.
+//! let election = locks.election(LockName::new("reports")?);
+//! let led = election.lead(&session, async |term, _signal| Some(term.fence() > fence)).await?;
+//! assert!(led, "revisions only grow, so do the fences that are made of them");
+//! session.close().await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Model
 //!
 //! A node opens a [`Session`]: a lease in the store, kept alive, and a key under it that tells the others who is there.
@@ -57,6 +96,8 @@
 //! | the process dies | its lease ends, and everything under it goes |
 //! | an operator deletes the owner's key | the hold is over: its writes fail, it is never put again; the next waiter gets a greater fence |
 //! | an operator deletes `base` | nothing is granted: [`FenceBaseError`], `fencron fence repair` |
+//! | the same, and a context held the lock | its next operation says [`LockError::OwnershipLost`], once |
+//! | a future or a guard of a lock is dropped | the call is taken back in the background, and by the context's next operation at the latest |
 //! | a key without a lease lies in the way | it is reported, in the log and as an [`Obstacle`] of [`Election::observe`], until it is deleted |
 //! | the store was restored from a backup | a node that has [`Seen`] more refuses it: [`StoreWentBack`], `fencron fence repair` |
 //! | the store is away | calls go on trying, with pauses; trust lapses by itself |
@@ -144,18 +185,28 @@ pub struct Locks<S> {
     namespace: Namespace,
     seen: watch::Sender<Seen>,
     kept_in: Option<SeenFile>,
+    told: session::Told,
 }
 
 impl<S: Store> Locks<S> {
     /// The locks of `namespace` in `store`, for a node that remembers `seen` of it (from its [`SeenFile`]).
     pub fn new(store: S, clock: Clock, namespace: Namespace, seen: Seen) -> Locks<S> {
-        Locks { store, clock, namespace, seen: watch::Sender::new(seen), kept_in: None }
+        Locks { store, clock, namespace, seen: watch::Sender::new(seen), kept_in: None, told: session::Told::default() }
     }
 
     /// Saves what was seen in `file` whenever a campaign is won, before its term is handed out.
     #[must_use]
     pub fn kept_in(mut self, file: SeenFile) -> Locks<S> {
         self.kept_in = Some(file);
+        self
+    }
+
+    /// Has `told` called with every change of a session's trust, beginning with the first and before anybody else learns
+    /// of it, on the thread that keeps the session alive: for what must not miss an extension however busy the process
+    /// is, nor wait for it. It has to be quick.
+    #[must_use]
+    pub fn telling(mut self, told: impl Fn(&Trust) + Send + Sync + 'static) -> Locks<S> {
+        self.told = session::Told::new(told);
         self
     }
 

@@ -68,6 +68,8 @@ pub struct Options {
     /// The node's name: unique among the replicas.
     pub name: String,
     pub timing: Timing,
+    /// How many runs it begins at once.
+    pub room: usize,
     /// How long a stopping node waits for what runs.
     pub shutdown_grace: Duration,
     /// How far its clock may be from the others'.
@@ -345,7 +347,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Node { ledger, locks, execute, outputs, options } = node;
         Running {
             election: locks.election(LockName::leader()),
-            scheduler: Scheduler::new(options.name.clone(), config.jobs),
+            scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
             config_digest: config.digest,
             started_at: options.clock.wall(),
             ledger,

@@ -197,6 +197,12 @@ pub struct Scheduler {
     started: HashMap<RunId, Attempt>,
     /// Transitions without an answer yet, with what is to follow them.
     flights: HashMap<RunId, Flight>,
+    /// How many of them may have the outcome of a beginning.
+    beginning: usize,
+    /// How many runs may be begun here and not ended.
+    room: usize,
+    /// What could begin, were there room; the earliest first.
+    crowd: BTreeSet<(Wall, RunId)>,
     /// When to look at a run again.
     timers: BTreeSet<(Wall, RunId)>,
     actions: Vec<Action>,
@@ -278,9 +284,19 @@ impl Scheduler {
             active: BTreeMap::new(),
             started: HashMap::new(),
             flights: HashMap::new(),
+            beginning: 0,
+            room: usize::MAX,
+            crowd: BTreeSet::new(),
             timers: BTreeSet::new(),
             actions: Vec::new(),
         }
+    }
+
+    /// Begins no more runs at once than `room` (at least one). The others are claimed as well, in time, and wait in the
+    /// ledger: nobody has to wonder whether they were started when the node is lost.
+    #[must_use]
+    pub fn with_room(self, room: usize) -> Scheduler {
+        Scheduler { room: room.max(1), ..self }
     }
 
     /// Takes in an event that happened at `now`, and answers what to do, in this order.
@@ -314,6 +330,7 @@ impl Scheduler {
             }
         }
         self.run_timers(now);
+        self.let_in(now);
         self.claim_what_is_due(now);
         self.adopt_configuration(now);
         self.announce_drained();
@@ -397,6 +414,7 @@ impl Scheduler {
         self.claiming = None;
         self.registering = None;
         self.due.clear();
+        self.crowd.clear();
         if let Some(jobs) = self.incoming.take() {
             self.set_jobs(jobs);
         }
@@ -486,6 +504,21 @@ impl Scheduler {
         if !busy && !draining.announced {
             self.draining = Some(Draining { announced: true, ..draining });
             self.act(Action::Drained);
+        }
+    }
+
+    /// How many more runs may be begun.
+    fn room_left(&self) -> usize {
+        let is_begun = |open: &&Open| open.state == OpenState::Claimed;
+        let claiming = self.claiming.iter().flat_map(|batch| &batch.opens).filter(is_begun).count();
+        self.room.saturating_sub(self.active.len() + self.beginning + claiming)
+    }
+
+    /// Begins what waited for room, where there is some again.
+    fn let_in(&mut self, now: Wall) {
+        while self.may_act() && self.room_left() > 0 {
+            let Some((_, run)) = self.crowd.pop_first() else { return };
+            self.look_again(&run, now);
         }
     }
 

@@ -7,4 +7,5 @@ mod execute {
     mod limits;
     mod output;
     mod starting;
+    mod supervised;
 }

@@ -77,6 +77,7 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
         options: Options {
             name: name.to_owned(),
             timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),
+            room: fencron::execute::MAX_RUNNING,
             shutdown_grace: Duration::from_secs(30),
             max_clock_skew: Duration::from_secs(2),
             address: None,

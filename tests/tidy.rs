@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// From the bottom up. A module may use those of the rows above it in this table (below it in the architecture).
 const LAYERS: &[&[&str]] = &[
-    &["fence", "time"],
+    &["fence", "time", "listen"],
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
     &["node", "metrics"],
@@ -25,6 +25,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("config", &["job", "schedule"]),
     ("scheduler", &["job", "schedule"]),
     ("ledger", &["lock"]),
+    ("execute", &["guard"]),
     ("node", &["metrics"]),
 ];
 

@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use fencron::execute::{Execute, Executor, MAX_RUNNING, Started, Work};
+use fencron::execute::{Execute, Executor, MAX_RUNNING, Started, SupervisorProgram, Work};
 use fencron::job::Ended;
 use fencron::store::Store;
 use fencron::store::sqlite::SqliteStore;
@@ -62,7 +62,11 @@ impl Execute for Timed {
 
 async fn on_store<S: Store>(store: &S) -> Spread {
     let (lateness, noted) = mpsc::unbounded_channel();
-    let execute = Timed { executor: Executor::new(Clock::system(), MAX_RUNNING).unwrap(), lateness };
+    let execute = Timed {
+        executor: Executor::new(Clock::system(), MAX_RUNNING, SupervisorProgram::at(env!("CARGO_BIN_EXE_fencron")))
+            .unwrap(),
+        lateness,
+    };
     let node = node::start(store, execute, EVERY_SECOND).await;
     let spread = collect(noted).await;
     node.stop().await;

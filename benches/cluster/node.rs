@@ -47,6 +47,7 @@ pub async fn start<S: Store, E: Execute>(store: &S, execute: E, text: &str) -> R
         options: Options {
             name: "a".to_owned(),
             timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),
+            room: fencron::execute::MAX_RUNNING,
             shutdown_grace: Duration::from_secs(30),
             max_clock_skew: Duration::from_secs(2),
             address: None,

@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::Failure;
-use crate::config::{self, Config, MAX_FILE_BYTES, MAX_TEXT_BYTES, Problems, Sources};
+use crate::config::{self, Config, MAX_FILE_BYTES, Problems, Sources};
+use crate::job::MAX_SCRIPT_BYTES;
 
 /// The jobs file where none is named.
 pub(super) const DEFAULT: &str = "jobs.yaml";
@@ -46,10 +47,10 @@ fn secret(path: &Path) -> io::Result<String> {
     }
     let mut text = String::new();
     // With its line end.
-    let most = MAX_TEXT_BYTES as u64 + 2;
+    let most = MAX_SCRIPT_BYTES as u64 + 2;
     file.take(most + 1).read_to_string(&mut text)?;
     if text.len() as u64 > most {
-        return Err(io::Error::other(format!("it has more than {MAX_TEXT_BYTES} bytes")));
+        return Err(io::Error::other(format!("it has more than {MAX_SCRIPT_BYTES} bytes")));
     }
     Ok(text)
 }
@@ -84,10 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_longer_than_any_text_may_be_is_not_read() {
+    fn a_file_that_is_longer_than_any_text_may_be_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
-        assert!(secret(&path).unwrap_err().to_string().contains("more than 131071 bytes"));
+        assert!(secret(&path).unwrap_err().to_string().contains("more than 1048576 bytes"));
     }
 }

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -70,13 +71,22 @@ fn lost_lines(format: LogFormat, lost: u64, clock: &Clock) -> String {
     }
 }
 
+/// What HTTP clients log of each connection below INFO: the names of hosts, which may come from a secret.
+const TELL_HOSTS: [&str; 3] = ["reqwest=info", "hyper_util=info", "rustls=info"];
+
 fn filter(default: &str) -> Result<EnvFilter, Failure> {
     let set = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
-    let Some((name, text)) = ["FENCRON_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, set(name)?))) else {
-        return Ok(EnvFilter::new(default));
+    let filter = match ["FENCRON_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, set(name)?))) {
+        None => EnvFilter::new(default),
+        Some((name, text)) => EnvFilter::try_new(&text)
+            .map_err(|error| Failure::wrong(format!("{name}: {error}: write it like info, or fencron=debug,warn")))?,
     };
-    EnvFilter::try_new(&text)
-        .map_err(|error| Failure::wrong(format!("{name}: {error}: write it like info, or fencron=debug,warn")))
+    // Only where more would be logged, so that a filter that wants less of all stays as it is.
+    if filter.max_level_hint().is_some_and(|most| most <= LevelFilter::INFO) {
+        return Ok(filter);
+    }
+    let quiet = TELL_HOSTS.iter().map(|text| text.parse().expect("a directive of ours is one"));
+    Ok(quiet.fold(filter, EnvFilter::add_directive))
 }
 
 /// Writes the time of an event in UTC with milliseconds, always of the same width.

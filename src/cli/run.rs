@@ -17,9 +17,9 @@ use super::place::{Place, open_store};
 use super::{Exit, Failure, Global, file};
 use crate::api::{self, Api};
 use crate::config::Config;
-use crate::execute::{Executor, MAX_RUNNING, Outputs};
+use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Trigger};
-use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing};
+use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing, Trust};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
 use crate::store::{AnyStore, StoreUrl};
@@ -123,7 +123,12 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let file = SeenFile::new(&args.state_dir, &place.url.to_string(), &place.namespace);
     let seen = file.load()?;
     file.save(&seen)?;
-    let locks = place.locks(seen).kept_in(file);
+    let execute = SupervisorProgram::this()
+        .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
+        .context("cannot prepare to start commands")?;
+    let deadlines = execute.deadlines();
+    let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let locks = place.locks(seen).kept_in(file).telling(tell);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;
@@ -134,7 +139,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let outputs = Outputs::new(place.clock.clone());
     let (ledger, clock) = (place.ledger(), place.clock.clone());
     let api = Api { status: status.subscribe(), ledger, locks: locks.clone(), outputs: outputs.clone(), clock };
-    let serving = tokio::spawn(serve(listener, api, ending.clone()));
+    let serving = tokio::spawn(api::serve(listener, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
     let reload = reload::Reload::new(args.file, kept_name, &config, order.clone());
     beside.spawn(reload.run(hangup));
@@ -143,13 +148,13 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let options = Options {
         name,
         timing,
+        room: args.max_running,
         shutdown_grace: args.shutdown_grace,
         max_clock_skew: args.max_clock_skew,
         address: Some(address),
         driver: Driver::Thread,
         clock: place.clock.clone(),
     };
-    let execute = Executor::new(place.clock.clone(), args.max_running).context("cannot prepare to start commands")?;
     let node = Node { ledger: place.ledger(), locks: locks.clone(), execute, outputs, options };
     let ended = node.run(config, Ends { orders, chores, status }).await;
     housekeeping.stop().await;
@@ -214,12 +219,6 @@ async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static
 }
 
 /// The node does its work without its listener as well.
-async fn serve(listener: TcpListener, api: Api<AnyStore>, ending: CancellationToken) {
-    if let Err(error) = api::serve(listener, api, ending).await {
-        tracing::error!(%error, "the HTTP listener has ended");
-    }
-}
-
 /// Saves what is seen of the store as it grows. A new term is saved by the campaign that won it.
 async fn save_seen(locks: Locks<AnyStore>) {
     let mut seen: watch::Receiver<Seen> = locks.seen();

@@ -1,32 +1,434 @@
 //! `http:` of a job: the keys, and how they are read.
 
+use std::path::Path as FilePath;
 use std::time::Duration;
 
-use super::keys::{Key, Shape, key};
-use super::walk::{Spot, Walk};
-use crate::job::Http;
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::{Map, Number, Value as Json};
+use url::Url;
+
+use super::keys::{self, Key, MILLISECOND, Shape, duration, key};
+use super::problem::quoted;
+use super::tree::Value;
+use super::walk::{Entry, Fields, Path, Spot, Walk};
+use crate::fence::header;
+use crate::job::{Http, Identity, RetryOn, StatusRange, Statuses, Text};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait for a connection.
+pub const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How many headers a request may set.
+pub const MAX_HEADERS: usize = 100;
+/// The longest URL, in bytes: few servers take a longer one.
+pub const MAX_URL_BYTES: usize = 8_000;
+/// The longest value of a header, in bytes.
+pub const MAX_HEADER_BYTES: usize = 16_384;
+/// The longest body, in bytes.
+pub const MAX_BODY_BYTES: usize = 1 << 20;
+/// How many redirects may be followed.
+pub const MAX_REDIRECTS: u32 = 10;
+/// How many statuses, classes and ranges a list may have.
+pub const MAX_STATUSES: usize = 100;
+
+/// A request that could not be sent.
+const CONNECT: &str = "connect";
+/// A request that was sent, and to which no whole answer came.
+const NO_ANSWER: &str = "no_answer";
+
 /// The keys of `http`.
 pub static HTTP: &[&[Key]] = &[&[
-    key("url", Shape::Text, "Where the request goes: `http://…` or `https://…`.").also(&["uri", "address"]),
-    key("method", Shape::Text, "`GET`, `POST` and so on.").default("GET"),
+    key("url", Shape::Text, "Where the request goes: `http://…` or `https://…`.").also(&["uri", "address", "endpoint"]),
+    key("method", Shape::Text, "`GET`, `POST` and so on; where it is not given: `POST` with a body, `GET` without.")
+        .also(&["verb"]),
+    key(
+        "headers",
+        Shape::Named { of: &Shape::Text, most: MAX_HEADERS },
+        "Headers to send, beside those that tell the fence and the occurrence.",
+    )
+    .also(&["header"]),
+    key("body", Shape::Text, "What is sent, as it is.").also(&["data", "payload", "content"]),
+    key("json", Shape::Any, "What is sent, as JSON. A text with `${…}` in it stays a text."),
+    key(
+        "expect",
+        Shape::Texts { most: MAX_STATUSES },
+        "The statuses that say that it was done: `200`, `2xx`, `200-204`, or a list of these.",
+    )
+    .default("2xx")
+    .also(&["status", "expected", "success", "expect_status"]),
+    key(
+        "retry_on",
+        Shape::Texts { most: MAX_STATUSES },
+        "After what `retry` repeats it: `connect` (it could not be sent), `no_answer` (it was sent, and no whole answer \
+         came), statuses; without it: both, 408, 425, 429 and 5xx.",
+    )
+    .also(&["retry", "retryable"]),
+    key(
+        "redirects",
+        Shape::Count { least: 0, most: MAX_REDIRECTS },
+        "How many redirects are followed, within the origin of the URL.",
+    )
+    .default("0")
+    .also(&["follow", "follow_redirects", "max_redirects"]),
+    key("ca", Shape::Text, "A file of the certificates (PEM) to trust instead of those that the machine trusts.")
+        .also(&["ca_file", "cacert", "ca_cert"]),
+    key("cert", Shape::Text, "A file with the certificate (PEM) to show to the server.").also(&[
+        "cert_file",
+        "client_cert",
+        "certificate",
+    ]),
+    key("key", Shape::Text, "A file with the private key (PEM) of `cert`.").also(&["key_file", "client_key"]),
+    key(
+        "connect_timeout",
+        duration(MILLISECOND, MAX_CONNECT_TIMEOUT),
+        "How long connecting may take, from the look-up of the name to the end of the TLS handshake.",
+    )
+    .default("10s"),
 ]];
 
-/// Reads the request at `spot`. What is wrong with it is noted.
+/// Reads the request at `spot`. What is wrong with it is noted, all of it.
 pub fn read(walk: &mut Walk, spot: Spot) -> Option<Http> {
+    let wrong_before = walk.wrong.count();
     let fields = walk.fields(&spot)?;
-    let method = match fields.get("method") {
-        Some(spot) => walk.text(spot)?.expose().to_uppercase(),
-        None => "GET".to_owned(),
-    };
-    let Some(url) = fields.get("url") else {
-        if !fields.meant(&["url"]) {
+    let url = match fields.get("url") {
+        Some(spot) => read_url(walk, spot),
+        None if fields.meant(&["url"]) => None,
+        None => {
             walk.wrong(spot, "the request goes nowhere: give it a `url`".to_owned());
+            None
         }
-        return None;
     };
-    let url = walk.text(url)?;
-    Some(Http { method, url, headers: Vec::new(), body: None, connect_timeout: DEFAULT_CONNECT_TIMEOUT })
+    let mut headers = fields.get("headers").map(|spot| read_headers(walk, spot)).unwrap_or_default();
+    let body = read_body(walk, &fields, &mut headers);
+    let default = if body.is_some() { "POST" } else { "GET" };
+    let method = fields.get("method").map_or(Some(default.to_owned()), |spot| read_method(walk, spot, body.is_some()));
+    let expect = fields.get("expect").and_then(|spot| read_expect(walk, spot));
+    let retry_on = fields.get("retry_on").and_then(|spot| read_retry_on(walk, spot));
+    let redirects = fields.get("redirects").and_then(|spot| walk.count(spot));
+    let connect_timeout = fields.get("connect_timeout").and_then(|spot| walk.duration(spot));
+    let (ca, identity) = read_files(walk, &fields, url.as_ref());
+    if walk.wrong.count() > wrong_before {
+        return None;
+    }
+    Some(Http {
+        method: method?,
+        url: url?,
+        headers,
+        body,
+        expect: expect.unwrap_or_else(Statuses::successful),
+        retry_on,
+        redirects: redirects.unwrap_or(0),
+        ca,
+        identity,
+        connect_timeout: connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+    })
+}
+
+/// A text of at most `most` bytes.
+fn read_text(walk: &mut Walk, spot: Spot, most: usize) -> Option<Text> {
+    let filled = walk.filled("a text (\"\" for an empty one)", spot)?;
+    if filled.text.len() > most {
+        walk.wrong(spot, format!("this text has {} bytes: at most {most} are sent", filled.text.len()));
+        return None;
+    }
+    Some(if filled.secret { Text::secret(filled.text) } else { Text::plain(filled.text) })
+}
+
+fn read_url(walk: &mut Walk, spot: Spot) -> Option<Text> {
+    let text = read_text(walk, spot, MAX_URL_BYTES)?;
+    let why = match Url::parse(text.expose()) {
+        Err(error) => format!("is not a URL: {error}"),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => "is not an `http://` or `https://` URL".to_owned(),
+        Ok(url) if url.port() == Some(0) => "names port 0, at which nobody can be reached".to_owned(),
+        Ok(url) => {
+            if url.fragment().is_some() {
+                walk.odd(spot, "what follows the `#` is not sent".to_owned());
+            }
+            if !url.password().unwrap_or_default().is_empty() && !text.is_secret() {
+                walk.odd(spot, "there is a password in this URL: fill it in with `${…}`".to_owned());
+            }
+            return Some(text);
+        }
+    };
+    let shown = if text.is_secret() { "what `${…}` stands for here".to_owned() } else { quoted(text.expose()) };
+    walk.wrong(spot, format!("{shown} {why}: write it like `https://example.org/path`"));
+    None
+}
+
+fn read_method(walk: &mut Walk, spot: Spot, has_body: bool) -> Option<String> {
+    let method = walk.read("a method", spot, |text| {
+        let method = text.to_uppercase();
+        match Method::from_bytes(method.as_bytes()) {
+            Ok(Method::CONNECT | Method::TRACE) | Err(_) => {
+                Err("is not a method that a job can use: write `GET`, `POST`, `PUT`, `PATCH`, `DELETE` or the like"
+                    .into())
+            }
+            Ok(_) => Ok(method),
+        }
+    })?;
+    if has_body && matches!(method.as_str(), "GET" | "HEAD") {
+        walk.odd(spot, format!("a body has no meaning in a {method}, and some servers refuse it: is it a POST?"));
+    }
+    Some(method)
+}
+
+/// Set by whoever frames the message, for this connection, or from the URL.
+const FRAMING: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+const STAMPED: &[&str] = &[header::IDEMPOTENCY_KEY, header::TRACEPARENT];
+/// What the names of the other headers of a stamp begin with.
+const STAMPED_PREFIXES: &[&str] = &["fencing-", "fencron-"];
+
+fn read_headers(walk: &mut Walk, spot: Spot) -> Vec<(String, Text)> {
+    let entries = walk.entries(spot).unwrap_or_default();
+    if entries.len() > MAX_HEADERS {
+        walk.wrong(spot, format!("{} headers are too many: a request sets at most {MAX_HEADERS}", entries.len()));
+        return Vec::new();
+    }
+    let mut headers: Vec<(String, Text)> = Vec::new();
+    for Entry { key, name, value } in entries {
+        let path = Path::Key(&spot.path, name);
+        let plain = name.to_ascii_lowercase();
+        let wrong = if HeaderName::from_bytes(name.as_bytes()).is_err() {
+            Some(format!("{} cannot be the name of a header", quoted(name)))
+        } else if STAMPED.contains(&plain.as_str()) || STAMPED_PREFIXES.iter().any(|prefix| plain.starts_with(prefix)) {
+            Some(format!("{} is set by fencron for every request: remove it", quoted(name)))
+        } else if FRAMING.contains(&plain.as_str()) {
+            Some(format!(
+                "{} is not for a job to set: it follows from the URL, the body or the connection",
+                quoted(name)
+            ))
+        } else if headers.iter().any(|(other, _)| *other == plain) {
+            Some(format!("the header {} is given twice: upper and lower case are the same", quoted(name)))
+        } else {
+            None
+        };
+        if let Some(message) = wrong {
+            walk.wrong_at(key, path, message);
+        }
+        let spot = Spot { node: value, path, ..spot };
+        let Some(text) = read_text(walk, spot, MAX_HEADER_BYTES) else { continue };
+        if HeaderValue::from_str(text.expose()).is_err() {
+            let message = "a header's value is ASCII, without line ends and other control characters";
+            walk.wrong(spot, message.to_owned());
+        }
+        headers.push((plain, text));
+    }
+    headers
+}
+
+fn read_body(walk: &mut Walk, fields: &Fields, headers: &mut Vec<(String, Text)>) -> Option<Text> {
+    match (fields.get("body"), fields.get("json")) {
+        (Some(spot), None) => read_text(walk, spot, MAX_BODY_BYTES),
+        (None, Some(spot)) => {
+            let mut secret = false;
+            let json = read_json(walk, spot, &mut secret)?.to_string();
+            if json.len() > MAX_BODY_BYTES {
+                walk.wrong(spot, format!("this has {} bytes as JSON: at most {MAX_BODY_BYTES} are sent", json.len()));
+                return None;
+            }
+            if !headers.iter().any(|(name, _)| name == "content-type") {
+                headers.push(("content-type".to_owned(), Text::plain("application/json")));
+            }
+            Some(if secret { Text::secret(json) } else { Text::plain(json) })
+        }
+        (Some(_), Some(spot)) => {
+            walk.wrong(spot, "a request has a `body` or a `json`, not both: remove one of them".to_owned());
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+/// A value as JSON: what is written like a number, `true`, `false` or `null` of JSON and without quotes is that, any
+/// other scalar a text.
+fn read_json(walk: &mut Walk, spot: Spot, secret: &mut bool) -> Option<Json> {
+    let tree = walk.tree;
+    match tree.value(spot.node) {
+        Value::Null => Some(Json::Null),
+        Value::Text { text: "true", plain: true } => Some(Json::Bool(true)),
+        Value::Text { text: "false", plain: true } => Some(Json::Bool(false)),
+        Value::Text { text, plain } => match serde_json::from_str::<Number>(text) {
+            Ok(number)
+                if plain && number.is_f64() && text.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                walk.wrong(
+                    spot,
+                    format!("{} is too large to be kept exact as a number: put it in quotes", quoted(text)),
+                );
+                None
+            }
+            Ok(number) if plain => Some(Json::Number(number)),
+            _ => {
+                let filled = walk.filled("a value", spot)?;
+                *secret |= filled.secret;
+                Some(Json::String(filled.text.into_owned()))
+            }
+        },
+        Value::List(items) => {
+            let mut list = Vec::new();
+            for (index, node) in items.enumerate() {
+                list.extend(read_json(walk, Spot { node, path: Path::Item(&spot.path, index), ..spot }, secret));
+            }
+            Some(Json::Array(list))
+        }
+        Value::Map(_) => {
+            let mut map = Map::new();
+            for Entry { name, value, .. } in walk.entries(spot)? {
+                let spot = Spot { node: value, path: Path::Key(&spot.path, name), ..spot };
+                map.extend(read_json(walk, spot, secret).map(|value| (name.to_owned(), value)));
+            }
+            Some(Json::Object(map))
+        }
+        Value::Broken => None,
+    }
+}
+
+fn read_expect(walk: &mut Walk, spot: Spot) -> Option<Statuses> {
+    let items = walk.items("a status, or a list of them", &spot, MAX_STATUSES, true)?;
+    let read =
+        |item: &Spot| walk.read("a status", *item, |text| text.parse::<StatusRange>().map_err(|e| e.to_string()));
+    Some(items.iter().filter_map(read).collect())
+}
+
+fn read_retry_on(walk: &mut Walk, spot: Spot) -> Option<RetryOn> {
+    let items = walk.items("`connect`, `no_answer` or statuses, or a list of these", &spot, MAX_STATUSES, true)?;
+    let (mut connect, mut no_answer, mut statuses) = (false, false, Vec::new());
+    for item in items {
+        let range = walk.read("a status", item, |text| match text {
+            CONNECT | NO_ANSWER => Ok(None),
+            "timeout" | "reset" => Err(format!("is not told apart here: `{NO_ANSWER}` is what it is after sending")),
+            _ => text.parse::<StatusRange>().map(Some).map_err(|error| {
+                let meant = keys::nearest(text, [CONNECT, NO_ANSWER].into_iter());
+                meant.map_or(format!("{error}; or `{CONNECT}` or `{NO_ANSWER}`"), |meant| {
+                    format!("is not known here: did you mean `{meant}`?")
+                })
+            }),
+        });
+        match range {
+            Some(Some(range)) => statuses.push(range),
+            Some(None) => {
+                let word = walk.filled("a word", item)?;
+                connect |= word.text == CONNECT;
+                no_answer |= word.text == NO_ANSWER;
+            }
+            None => {}
+        }
+    }
+    Some(RetryOn { connect, no_answer, statuses: statuses.into_iter().collect() })
+}
+
+/// `ca`, `cert` and `key`. What the files hold is read when a request is made: they are renewed at times.
+fn read_files(walk: &mut Walk, fields: &Fields, url: Option<&Text>) -> (Option<Text>, Option<Identity>) {
+    let ca = fields.get("ca").and_then(|spot| read_pem(walk, spot, "-----BEGIN CERTIFICATE-----", "certificate"));
+    let cert = fields.get("cert").and_then(|spot| read_pem(walk, spot, "-----BEGIN CERTIFICATE-----", "certificate"));
+    let key = fields.get("key").and_then(|spot| read_pem(walk, spot, "PRIVATE KEY-----", "private key"));
+    for (given, other) in [("cert", "key"), ("key", "cert")] {
+        if let (Some(spot), None) = (fields.get(given), fields.get(other)) {
+            walk.wrong(
+                spot,
+                format!("`{given}` needs a `{other}`: a client shows its certificate and proves that it is its own"),
+            );
+        }
+    }
+    let plain_http =
+        url.is_some_and(|url| url.expose().get(..5).is_some_and(|start| start.eq_ignore_ascii_case("http:")));
+    if let Some(spot) = fields.first_of(&["ca", "cert", "key"]).filter(|_| plain_http) {
+        walk.odd(spot, "this does nothing: the URL is not an `https://` one".to_owned());
+    }
+    (ca, cert.zip(key).map(|(cert, key)| Identity { cert, key }))
+}
+
+/// The name of a file that has `mark` in it.
+fn read_pem(walk: &mut Walk, spot: Spot, mark: &str, what: &str) -> Option<Text> {
+    let name = walk.text(spot)?;
+    let shown = if name.is_secret() { "that `${…}` names here".to_owned() } else { quoted(name.expose()) };
+    let message = match (walk.sources.file)(FilePath::new(name.expose())) {
+        Err(error) => format!("the file {shown} cannot be read: {error}"),
+        Ok(text) if text.contains("ENCRYPTED") => {
+            format!("the key in the file {shown} is encrypted: store it decrypted")
+        }
+        Ok(text) if !text.contains(mark) => format!("the file {shown} has no {what} in PEM form in it"),
+        Ok(_) => return Some(name),
+    };
+    walk.wrong(spot, message);
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, parse};
+    use crate::job::Task;
+
+    fn request(keys: &str) -> Http {
+        let text =
+            format!("version: 1\njobs:\n  x:\n    schedule: '@daily'\n    http:\n      url: http://localhost/\n{keys}");
+        let sources = Sources {
+            env: &|name| (name == "TOKEN").then(|| "hunter2".to_owned()),
+            file: &|_| Ok("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n".to_owned()),
+        };
+        let config = parse(&text, &sources).unwrap_or_else(|problems| panic!("{problems}"));
+        let job = config.jobs.values().next().unwrap();
+        let Task::Http(http) = &job.task else { panic!("no request") };
+        Http::clone(http)
+    }
+
+    #[test]
+    fn a_request_needs_no_more_than_a_url() {
+        let http = request("");
+        assert_eq!((http.method.as_str(), http.redirects, http.body), ("GET", 0, None));
+        assert_eq!((http.expect, http.retry_on), (Statuses::successful(), None));
+    }
+
+    #[test]
+    fn what_is_sent_makes_it_a_post() {
+        assert_eq!(request("      body: a\n").method, "POST");
+        assert_eq!(request("      body: a\n      method: put\n").method, "PUT");
+    }
+
+    #[test]
+    fn json_keeps_what_json_has_and_takes_the_rest_as_texts() {
+        let http = request("      json: {n: 1.5, i: -3, t: true, z: null, s: '1', o: 0x1f, d: 007, l: [a, {b: ~}]}\n");
+        let body = http.body.unwrap();
+        let json = r#"{"d":"007","i":-3,"l":["a",{"b":null}],"n":1.5,"o":"0x1f","s":"1","t":true,"z":null}"#;
+        assert_eq!((body.expose(), body.is_secret()), (json, false));
+        assert_eq!(http.headers, [("content-type".to_owned(), Text::plain("application/json"))]);
+    }
+
+    #[test]
+    fn json_with_a_secret_in_it_is_one() {
+        let http = request("      json: {token: 'a ${TOKEN}'}\n      headers: {Content-Type: application/x+json}\n");
+        let body = http.body.unwrap();
+        assert_eq!((body.expose(), body.is_secret()), (r#"{"token":"a hunter2"}"#, true));
+        assert_eq!(http.headers, [("content-type".to_owned(), Text::plain("application/x+json"))]);
+    }
+
+    #[test]
+    fn statuses_are_a_word_or_a_list() {
+        let http = request("      expect: 204\n      retry_on: [connect, 503, 520-530]\n");
+        assert_eq!(http.expect.to_string(), "204");
+        let retry_on = http.retry_on.unwrap();
+        assert!(retry_on.connect && !retry_on.no_answer);
+        assert_eq!(retry_on.statuses.to_string(), "503, 520-530");
+    }
+
+    #[test]
+    fn a_client_is_known_by_its_files() {
+        let http = request("      ca: ca.pem\n      cert: c.pem\n      key: k.pem\n");
+        assert_eq!(http.ca, Some(Text::plain("ca.pem")));
+        assert_eq!(http.identity, Some(Identity { cert: Text::plain("c.pem"), key: Text::plain("k.pem") }));
+    }
 }

@@ -24,6 +24,8 @@ pub enum Shape {
     Name,
     /// Any text.
     Text,
+    /// Any value.
+    Any,
     /// A list of at least one text: a program and its arguments.
     Command {
         most: usize,

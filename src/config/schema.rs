@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::jobs::TASKS;
 use super::keys::{self, Key, MAX_TEXT_BYTES, Shape, TOP};
 
 /// What a name looks like: see [`crate::job::check_name`].
@@ -31,8 +32,11 @@ pub fn schema() -> Value {
 fn job() -> Value {
     let mut schema = map(keys::JOB);
     let job = schema.as_object_mut().expect("a map's schema is an object");
-    let one_of = |names: [&str; 2]| json!({ "oneOf": names.map(|name| json!({ "required": [name] })) });
-    job.insert("allOf".into(), json!([one_of(["schedule", "after"]), one_of(["command", "shell"])]));
+    let one_of = |names: &[&str]| {
+        let each: Vec<Value> = names.iter().map(|name| json!({ "required": [name] })).collect();
+        json!({ "oneOf": each })
+    };
+    job.insert("allOf".into(), json!([one_of(&["schedule", "after"]), one_of(&TASKS)]));
     schema
 }
 
@@ -57,9 +61,11 @@ fn shape(shape: &'static Shape) -> Value {
         Shape::Version => json!({ "const": 1 }),
         Shape::Name => or_filled(json!({ "type": ["string", "integer"], "pattern": NAME })),
         Shape::Text => text(),
+        Shape::Any => json!({}),
         Shape::Command { most } | Shape::Dates { most } => list(*most),
         Shape::Texts { most } => json!({ "anyOf": [text(), list(*most)] }),
         Shape::Zone => or_filled(json!({ "type": "string", "examples": ["UTC", "Europe/Berlin"] })),
+        Shape::Word(["true", "false"]) => or_filled(json!({ "enum": [true, false, "true", "false"] })),
         Shape::Word(words) => or_filled(json!({ "enum": words })),
         Shape::Count { least, most } => or_filled(json!({ "type": "integer", "minimum": least, "maximum": most })),
         Shape::Duration { or_none, .. } => {

@@ -1,27 +1,84 @@
 //! `sql:` of a job: the keys, and how they are read.
 
+mod url;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path as FilePath;
+
+use super::fill::Filled;
 use super::keys::{Key, Shape, key};
-use super::walk::{Spot, Walk};
-use crate::job::{Database, Sql};
+use super::problem::quoted;
+use super::tree::Value;
+use super::walk::{Entry, Fields, Path, Spot, Walk};
+use crate::job::{Database, Fault, Place, STAMP_NAMES, Scalar, Script, Sql, Text};
+
+/// How many parameters a job may give its statements.
+pub const MAX_PARAMS: usize = 1_000;
 
 /// The keys of `sql`.
 pub static SQL: &[&[Key]] = &[&[
-    key("database", Shape::Text, "Where the statements run: `postgres://…`, `mysql://…` or `sqlite:PATH`.")
-        .also(&["url", "dsn"]),
-    key("statement", Shape::Text, "The statements.").also(&["query", "sql", "text"]),
+    key(
+        "database",
+        Shape::Text,
+        "Where the statements run: `postgres://…`, `mysql://…` or `sqlite:PATH`; a password as `${NAME}`.",
+    )
+    .also(&["url", "dsn", "connection", "target"]),
+    key("statement", Shape::Text, "The statements, with `;` between them and `:name` for values.").also(&[
+        "statements",
+        "query",
+        "sql",
+        "text",
+    ]),
+    key("file", Shape::Text, "The file that the statements are in. It is read when the configuration is.")
+        .also(&["path", "script"]),
+    key(
+        "params",
+        Shape::Named { of: &Shape::Text, most: MAX_PARAMS },
+        "What each `:name` of the statements stands for.",
+    )
+    .also(&["parameters", "args", "bind", "values"]),
+    key(
+        "transaction",
+        Shape::Word(&["true", "false"]),
+        "Whether the statements run in one transaction with the guard.",
+    )
+    .default("true")
+    .also(&["transactional", "tx"]),
 ]];
 
 /// Reads the statements at `spot`. What is wrong with them is noted.
 pub fn read(walk: &mut Walk, spot: Spot) -> Option<Sql> {
     let fields = walk.fields(&spot)?;
-    let url = walk.text(fields.get("database")?)?;
-    let script = walk.text(fields.get("statement")?)?;
-    let kind = match url.expose().split(':').next() {
-        Some("postgres" | "postgresql") => Database::Postgres,
-        Some("mysql" | "mariadb") => Database::Mysql,
-        _ => Database::Sqlite,
+    let transaction = fields.get("transaction").is_none_or(|spot| walk.word(spot) != Some(1));
+    let params = fields.get("params").map(|spot| read_params(walk, spot)).unwrap_or_default();
+    let target = read_target(walk, &fields, spot);
+    let source = read_source(walk, &fields, spot);
+    let (kind, target) = target?;
+    let source = source?;
+    let script = match Script::read(&source.text, kind) {
+        Ok(script) => match &source.file {
+            Some(file) => script.of_file(file),
+            None => script,
+        },
+        Err(Fault { place, message }) => {
+            source.wrong(walk, place, message);
+            return None;
+        }
     };
-    Some(Sql { kind, url, script, transaction: true })
+    if script.statements.is_empty() {
+        walk.wrong(source.spot, "there is no statement here: write one".to_owned());
+        return None;
+    }
+    check_names(walk, &source, &script, &params);
+    if transaction {
+        for statement in &script.statements {
+            if let Some(why) = statement.why_not_in_transaction(kind) {
+                source.wrong(walk, statement.place, why);
+            }
+        }
+    }
+    warn_of_unused(walk, &fields, &script);
+    Some(Sql { kind, target, script, params, transaction, checksum: None })
 }
 
 /// Why these statements cannot be run exactly once; `None`: they can.
@@ -30,4 +87,167 @@ pub fn why_not_exactly_once(sql: &Sql) -> Option<&'static str> {
         "`exactly_once` needs a transaction, and this job has `transaction: false`: when its node is lost in the middle, \
          nobody can tell how far it came. Use `at_most_once` or `at_least_once`",
     )
+}
+
+fn read_target(walk: &mut Walk, fields: &Fields, at: Spot) -> Option<(Database, crate::job::Target)> {
+    let Some(spot) = fields.get("database") else {
+        if !fields.meant(&["database"]) {
+            let message = "this names no `database`: write `postgres://…`, `mysql://…` or `sqlite:PATH`";
+            walk.wrong(at, message.to_owned());
+        }
+        return None;
+    };
+    let url = walk.text(spot)?;
+    match url::parse(&url) {
+        Ok(target) => Some(target),
+        Err(why) => {
+            let shown =
+                if url.is_secret() { "what `${…}` stands for here".to_owned() } else { "this URL".to_owned() };
+            walk.wrong(spot, format!("{shown} {why}"));
+            None
+        }
+    }
+}
+
+/// The text of a script, and where it is from.
+struct Source<'p> {
+    text: String,
+    file: Option<String>,
+    spot: Spot<'p>,
+}
+
+impl Source<'_> {
+    /// Notes what is wrong at a place of the script.
+    fn wrong(&self, walk: &mut Walk, place: Place, message: String) {
+        if let Some(file) = &self.file {
+            let message = format!("{file}:{}:{}: {message}", place.line, place.column);
+            return walk.wrong(self.spot, message);
+        }
+        let inner = self.text.char_indices().nth(place.column - 1).map_or(0, |(at, _)| at);
+        let (at, message) = match place.line {
+            1 => (walk.tree.at_within(self.spot.node, inner), message),
+            line => (walk.tree.at(self.spot.node), format!("line {line} of the statement: {message}")),
+        };
+        walk.wrong.add(at, self.spot.path.to_string(), message);
+    }
+}
+
+fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot) -> Option<Source<'p>> {
+    match (fields.get("statement"), fields.get("file")) {
+        (Some(spot), None) => {
+            let text = walk.text(spot)?;
+            if text.is_secret() {
+                let message = "a statement takes no `${…}`: write `:name`, and `name: ${…}` in `params`. So the value is \
+                               never taken for SQL, and never shown with it";
+                walk.wrong(spot, message.to_owned());
+                return None;
+            }
+            Some(Source { text: text.expose().to_owned(), file: None, spot })
+        }
+        (None, Some(spot)) => {
+            let path = walk.text(spot)?;
+            match (walk.sources.file)(FilePath::new(path.expose())) {
+                Ok(text) => Some(Source { text, file: Some(path.to_string()), spot }),
+                Err(error) => {
+                    walk.wrong(spot, format!("the file {} cannot be read: {error}", quoted(&path.to_string())));
+                    None
+                }
+            }
+        }
+        (Some(_), Some(file)) => {
+            walk.wrong(file, "the statements are given twice: keep `statement` or `file`".to_owned());
+            None
+        }
+        (None, None) => {
+            if !fields.meant(&["statement", "file"]) {
+                walk.wrong(at, "there is nothing to run here: give it a `statement` or a `file`".to_owned());
+            }
+            None
+        }
+    }
+}
+
+fn read_params(walk: &mut Walk, spot: Spot) -> BTreeMap<String, Scalar> {
+    let entries = walk.entries(spot).unwrap_or_default();
+    if entries.len() > MAX_PARAMS {
+        walk.wrong(spot, format!("{} parameters are too many: at most {MAX_PARAMS}", entries.len()));
+        return BTreeMap::new();
+    }
+    let mut params = BTreeMap::new();
+    for Entry { key, name, value } in entries {
+        let path = Path::Key(&spot.path, name);
+        if let Err(message) = check_param(name) {
+            walk.wrong_at(key, path, message);
+        }
+        if let Some(scalar) = read_scalar(walk, Spot { node: value, path, shape: &Shape::Text }) {
+            params.insert(name.to_owned(), scalar);
+        }
+    }
+    params
+}
+
+fn check_param(name: &str) -> Result<(), String> {
+    let first_is_good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !first_is_good || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(format!("{} cannot be the name of a parameter: use letters, digits and `_`", quoted(name)));
+    }
+    if STAMP_NAMES.contains(&name) {
+        return Err(format!("{} is given to every statement by fencron: choose another name", quoted(name)));
+    }
+    Ok(())
+}
+
+/// A number or `true` that is not quoted is one; what is filled in is a text.
+fn read_scalar(walk: &mut Walk, spot: Spot) -> Option<Scalar> {
+    let plain = match walk.tree.value(spot.node) {
+        Value::Null => return Some(Scalar::Null),
+        Value::Text { plain, .. } => plain,
+        _ => false,
+    };
+    let text = walk.text(spot)?;
+    let as_it_stands =
+        plain && matches!(walk.tree.value(spot.node), Value::Text { text: raw, .. } if !raw.contains("${"));
+    Some(if as_it_stands { typed(text) } else { Scalar::Text(text) })
+}
+
+/// <https://yaml.org/spec/1.2.2/#1032-tag-resolution>
+fn typed(text: Text) -> Scalar {
+    let word = text.expose();
+    let numeric = word.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E'));
+    match word {
+        "true" | "True" | "TRUE" => Scalar::Bool(true),
+        "false" | "False" | "FALSE" => Scalar::Bool(false),
+        _ => match word.parse::<i64>() {
+            Ok(number) => Scalar::Integer(number),
+            Err(_) if numeric && word.parse::<f64>().is_ok_and(f64::is_finite) => Scalar::Real(word.to_owned()),
+            Err(_) => Scalar::Text(text),
+        },
+    }
+}
+
+/// Every `:name` must stand for something.
+fn check_names(walk: &mut Walk, source: &Source, script: &Script, params: &BTreeMap<String, Scalar>) {
+    let known: Vec<&str> = STAMP_NAMES.into_iter().chain(params.keys().map(String::as_str)).collect();
+    for name in script.statements.iter().flat_map(|statement| &statement.names) {
+        if known.contains(&name.name.as_str()) {
+            continue;
+        }
+        let written = Filled { text: name.name.as_str().into(), secret: false };
+        let advice = match walk.guess(&written, known.iter().copied()) {
+            Some(meant) => format!("did you mean `:{meant}`?"),
+            None => "give it in `params` (if it is no name of a value, put a blank behind the colon)".to_owned(),
+        };
+        source.wrong(walk, name.place, format!("`:{}` stands for nothing: {advice}", name.name));
+    }
+}
+
+fn warn_of_unused(walk: &mut Walk, fields: &Fields, script: &Script) {
+    let Some(spot) = fields.get("params") else { return };
+    let names = script.statements.iter().flat_map(|statement| &statement.names);
+    let used: HashSet<&str> = names.map(|name| name.name.as_str()).collect();
+    for Entry { key, name, .. } in walk.entries(spot).unwrap_or_default() {
+        if !used.contains(name) {
+            walk.odd_at(key, Path::Key(&spot.path, name), format!("no statement uses `:{name}`"));
+        }
+    }
 }

@@ -52,9 +52,36 @@ impl Census {
 }
 
 fn answer(questions: Vec<Question>) {
-    let mut found: HashMap<_, Vec<Member>> = questions.iter().map(|asked| (asked.session, Vec::new())).collect();
-    // An unreadable /proc answers nobody: the questions are dropped.
-    let Ok(entries) = fs::read_dir("/proc") else { return };
+    let Sessions(Some(found)) = look(questions.iter().map(|asked| asked.session)) else {
+        // An unreadable /proc answers nobody: the questions are dropped.
+        return;
+    };
+    for asked in questions {
+        // Whoever asked may have stopped waiting.
+        asked.answer.send(found.get(&asked.session).cloned().unwrap_or_default()).ok();
+    }
+}
+
+/// The living members of some sessions, by the numbers of their leaders. `None`: `/proc` cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(Option<HashMap<libc::pid_t, Vec<Member>>>);
+
+impl Sessions {
+    /// The members of the session that `leader` began, as far as they are known.
+    pub(super) fn of(&self, leader: libc::pid_t) -> impl Iterator<Item = &Member> {
+        self.0.as_ref().and_then(|found| found.get(&leader)).into_iter().flatten()
+    }
+
+    /// Whether nobody is what it looks like where [`Sessions::of`] has nobody.
+    pub(super) fn are_known(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// Looks at all processes once, for the members of the sessions that `leaders` began.
+pub(super) fn look(leaders: impl IntoIterator<Item = libc::pid_t>) -> Sessions {
+    let mut found: HashMap<_, Vec<Member>> = leaders.into_iter().map(|leader| (leader, Vec::new())).collect();
+    let Ok(entries) = fs::read_dir("/proc") else { return Sessions(None) };
     for entry in entries.flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
         if let Some(Stat { state, member }) = pid.and_then(stat)
@@ -64,16 +91,18 @@ fn answer(questions: Vec<Question>) {
             members.push(member);
         }
     }
-    for asked in questions {
-        // Whoever asked may have stopped waiting.
-        asked.answer.send(found.get(&asked.session).cloned().unwrap_or_default()).ok();
-    }
+    Sessions(Some(found))
 }
 
 impl Member {
     /// Whether it is in the group that the session's leader leads.
     pub(super) fn is_in_group(&self) -> bool {
         self.group == self.session
+    }
+
+    /// Whether it began the session.
+    pub(super) fn is_leader(&self) -> bool {
+        self.pid == self.session
     }
 
     /// Signals this process, unless it is gone: it is made sure that its number has not become a stranger's.

@@ -16,9 +16,10 @@ use tokio::net::unix::pipe;
 use super::group::{Leader, Reach};
 use super::output::{OutputSink, Stream};
 use super::spawn::{Gate, Image, NotStarted, StartError, Starter, candidates};
+use super::supervise::Life;
 use super::{MayStart, Started, Stop};
 use crate::fence::{OUR_VARIABLES, Stamp};
-use crate::job::{Job, Outcome, StopReason, Text};
+use crate::job::{Job, OnLostLeadership, Outcome, StopReason, Text};
 use crate::time::{Clock, Wall};
 
 /// How much is read at once. Also how much is read, at most, after the last process of the group has ended, from a pipe
@@ -39,11 +40,11 @@ pub(super) struct Run<'a> {
 
 /// Runs a command until its whole process group is gone. Returns how it ended and when it was started.
 pub(super) async fn run(run: Run<'_>, starter: &Starter, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
-    let (image, mut pipes) = match prepare(&run) {
+    let (image, readers, mut pipes) = match prepare(&run) {
         Ok(prepared) => prepared,
         Err(reason) => return (Outcome::NotStarted(reason), None),
     };
-    let (mut leader, at) = match starter.start(image, gate(&run)).await {
+    let (mut leader, at) = match starter.start((image, readers), gate(&run)).await {
         Ok(started) => started,
         Err(NotStarted::Refused(reason)) => return (Outcome::Stopped(reason), None),
         Err(NotStarted::Failed(error)) => return (Outcome::NotStarted(not_started(&run, error)), None),
@@ -79,12 +80,26 @@ async fn attend(leader: &mut Leader, job: &Job, mut stop: Stop) -> Outcome {
         reason = stop.requested() => Some(Outcome::Stopped(reason)),
         () = elapsed(job.timeout) => Some(Outcome::TimedOut),
     };
+    // Perhaps this node stood still meanwhile, or was about to say so itself.
+    let why = why.or_else(|| {
+        let by_supervisor = leader.charge().was_told_by_supervisor();
+        by_supervisor.then(|| {
+            tracing::warn!(job = %job.name, "ended by the supervisor: the leadership could not be trusted any more");
+            Outcome::Stopped(StopReason::LostLeadership)
+        })
+    });
     let reach = if why.is_some() { Reach::Session } else { Reach::Group };
-    let status = leader.end(job.kill_after, reach).await;
+    // Whatever the job says: another node may lead once the lease has passed.
+    let at_most = match why {
+        Some(Outcome::Stopped(StopReason::LostLeadership)) => leader.charge().time_left(),
+        _ => None,
+    };
+    let kill_after = at_most.map_or(job.kill_after, |at_most| job.kill_after.min(at_most));
+    let status = leader.end(kill_after, reach).await;
     why.unwrap_or_else(|| outcome(status))
 }
 
-async fn elapsed(timeout: Option<Duration>) {
+pub(super) async fn elapsed(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => tokio::time::sleep(timeout).await,
         None => std::future::pending().await,
@@ -158,7 +173,7 @@ fn read_some(pipe: &pipe::Receiver, stream: Stream, output: &mut OutputSink) -> 
 }
 
 /// Makes everything ready that the start needs; the error is the reason to show.
-fn prepare(run: &Run<'_>) -> Result<(Image, Pipes), String> {
+fn prepare(run: &Run<'_>) -> Result<(Image, [OwnedFd; 2], Pipes), String> {
     let env = environment(run.job, run.stamp);
     let program = run.argv.first().map_or("", Text::expose);
     let path = env.get(&OsString::from("PATH")).map(OsString::as_os_str);
@@ -172,9 +187,15 @@ fn prepare(run: &Run<'_>) -> Result<(Image, Pipes), String> {
         dir: c_strings(run.job.dir.iter().map(|dir| dir.clone().into()), "the name of its directory")?.pop(),
         stdout: stdout_writer,
         stderr: stderr_writer,
+        life: Life {
+            lease: run.may_start.lease(),
+            kill_after: run.job.kill_after,
+            finish: run.job.on_lost_leadership == OnLostLeadership::Finish,
+        },
     };
+    let readers = [stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
     let receiver = |pipe| pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)).map_err(no_pipe);
-    Ok((image, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
+    Ok((image, readers, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
 }
 
 /// Inherited, then the job's own, then the stamp: the later wins. The node's own settings are not inherited: there are
@@ -211,6 +232,11 @@ fn not_started(run: &Run<'_>, error: StartError) -> String {
         StartError::NoRoom(errno @ (Errno::EMFILE | Errno::ENFILE)) => {
             format!("`{program}` was not started: {}: raise the limit of open files (ulimit -n)", why(errno))
         }
+        StartError::Unsupervised(errno) => format!(
+            "`{program}` was not started: the supervisor, which would end it should the node die, could not be told \
+             of it ({}): is the process fencron-supervisor stopped, or are its starts failing (see the log)?",
+            why(errno)
+        ),
         StartError::NoRoom(errno) => format!(
             "`{program}` was not started: no further process can be made ({}): raise the limit of processes or \
              memory, or run fewer at once",

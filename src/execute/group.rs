@@ -11,9 +11,10 @@
 //!   and all other numbers be used up between two looks. Once a look found nobody, nothing is ever sent again.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -26,6 +27,7 @@ use tokio::time;
 
 use super::census::{self, Member};
 use super::spawn::Starter;
+use super::supervise::Charge;
 
 /// How soon after its leader's end a group is looked at for the second time; the pauses double from then on.
 /// The kernel tells a parent of its children's end, but nobody of the end of a group.
@@ -61,18 +63,20 @@ enum Members {
 #[derive(Debug)]
 pub(super) struct Leader {
     pid: Pid,
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     /// `None` until it was reaped.
     status: Option<ExitStatus>,
     /// The group was found empty.
     gone: bool,
     starter: Starter,
+    /// Who ends it where this process cannot.
+    charge: Charge,
 }
 
 impl Leader {
     /// Takes on a child of this process that leads its own group.
-    pub(super) fn new(pid: Pid, pidfd: OwnedFd, starter: Starter) -> Leader {
-        Leader { pid, pidfd, status: None, gone: false, starter }
+    pub(super) fn new(pid: Pid, pidfd: Arc<OwnedFd>, charge: Charge, starter: Starter) -> Leader {
+        Leader { pid, pidfd, status: None, gone: false, starter, charge }
     }
 
     /// Waits until the leader has exited, and leaves it a zombie. May be called again, and dropped.
@@ -103,10 +107,13 @@ impl Leader {
     /// To be called too when the leader has already exited, for what it left behind. With [`Reach::Session`] it goes
     /// for the processes of the session that made themselves a group of their own, too.
     pub(super) async fn end(&mut self, kill_after: Duration, reach: Reach) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
-        // A stopped process would see the TERM only when somebody continues it.
-        self.signal(Signal::SIGCONT);
-        if time::timeout(kill_after, self.heed(reach)).await.is_err() {
+        let tells = self.charge.claim_telling();
+        if tells {
+            self.signal(Signal::SIGTERM);
+            // A stopped process would see the TERM only when somebody continues it.
+            self.signal(Signal::SIGCONT);
+        }
+        if time::timeout(kill_after, self.heed(reach, tells)).await.is_err() {
             self.signal(Signal::SIGKILL);
             self.group_left(Some(Signal::SIGKILL)).await;
             self.strays_left(reach, Some(Signal::SIGKILL)).await;
@@ -115,10 +122,16 @@ impl Leader {
         self.status.expect("reaped before the group can be empty")
     }
 
+    /// What may be asked of the supervisor about it.
+    pub(super) fn charge(&self) -> &Charge {
+        &self.charge
+    }
+
     /// Waits until what was told to end has ended.
-    async fn heed(&mut self, reach: Reach) {
+    async fn heed(&mut self, reach: Reach, tells: bool) {
         // The group may be waiting for its strays: they are told before it is waited for.
-        for stray in self.strays(reach).await {
+        let strays = if tells { self.strays(reach).await } else { Vec::new() };
+        for stray in strays {
             // One that has ended meanwhile needs no signal, and one that may not be signalled is waited for.
             stray.signal(Signal::SIGTERM).and_then(|()| stray.signal(Signal::SIGCONT)).ok();
         }
@@ -179,15 +192,7 @@ impl Leader {
 
     /// Sends to every member; `None` only looks whether there are any.
     fn send(&self, signal: Option<Signal>) -> Members {
-        let number = signal.map_or(0, |signal| signal as c_int);
-        let (fd, group) = (self.pidfd.as_raw_fd(), PIDFD_SIGNAL_PROCESS_GROUP);
-        let no_info: *const libc::siginfo_t = std::ptr::null();
-        // SAFETY: a system call on an open descriptor and no pointer.
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, no_info, group) };
-        let result = match Errno::result(sent) {
-            Err(Errno::EINVAL | Errno::ENOSYS) => killpg(self.pid, signal),
-            other => other.map(drop),
-        };
+        let result = send(self.pidfd.as_fd(), self.pid, signal);
         if result == Err(Errno::EPERM) && signal == Some(Signal::SIGTERM) {
             tracing::warn!(group = self.pid.as_raw(), "the command runs as another user and cannot be told to end");
         }
@@ -209,6 +214,20 @@ impl Drop for Leader {
         if self.status.is_none() {
             self.starter.bury(self.pid);
         }
+    }
+}
+
+/// Sends to every member of the group that the process behind `pidfd` leads, whose number is `leader`; `None` only looks
+/// whether there are any.
+pub(super) fn send(pidfd: BorrowedFd<'_>, leader: Pid, signal: Option<Signal>) -> Result<(), Errno> {
+    let number = signal.map_or(0, |signal| signal as c_int);
+    let (fd, group) = (pidfd.as_raw_fd(), PIDFD_SIGNAL_PROCESS_GROUP);
+    let no_info: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a system call on an open descriptor and no pointer.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, no_info, group) };
+    match Errno::result(sent) {
+        Err(Errno::EINVAL | Errno::ENOSYS) => killpg(leader, signal),
+        other => other.map(drop),
     }
 }
 

@@ -1,9 +1,28 @@
-//! Requests: sent once an attempt, stamped, and what their answers mean.
+//! Requests: sent once an attempt, stamped, and what their ends mean.
+//!
+//! - An attempt makes a connection of its own, and asks whether it may still act when that stands, right before the
+//!   request goes out: see [`Gate`]. So what did not pass the gate was not sent, for certain, and a connection that the
+//!   other end has given up meanwhile is never sent on.
+//! - What was sent and not answered is in doubt, unless its method bears repetition.
+//! - The whole attempt, the body of the answer included, has the job's `timeout`.
 
+mod answer;
+mod client;
+mod trouble;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use reqwest::Response;
+use url::Url;
+
+pub(super) use self::client::Roots;
+use self::client::build;
+use super::command::elapsed;
 use super::output::OutputSink;
 use super::{MayStart, Started, Stop};
 use crate::fence::Stamp;
-use crate::job::{Again, Http, Job, Outcome};
+use crate::job::{Again, Http, Job, Outcome, StopReason};
 use crate::time::{Clock, Wall};
 
 /// What a request is made with.
@@ -18,7 +37,172 @@ pub(super) struct Run<'a> {
 }
 
 /// Makes the request. Returns how it ended and when it was sent.
-pub(super) async fn run(run: Run<'_>, _output: &mut OutputSink) -> (Outcome, Option<Wall>) {
-    let _ = (run.job, run.http, run.stamp, run.stop, run.may_start, run.started, run.clock);
-    (Outcome::Failed { why: "requests come with the next change".to_owned(), again: Again::Never }, None)
+pub(super) async fn run(run: Run<'_>, roots: &Roots, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
+    let Run { job, http, stamp, mut stop, may_start, started, clock } = run;
+    let gate = Arc::new(Gate {
+        stop: stop.clone(),
+        may_start,
+        clock: clock.clone(),
+        state: Mutex::new(GateState { started: Some(started), sent_at: None, refused: None }),
+    });
+    let outcome = {
+        let mut cut = std::pin::pin!(async {
+            tokio::select! {
+                biased;
+                reason = stop.requested() => Cut::Stopped(reason),
+                () = elapsed(job.timeout) => Cut::TimedOut,
+            }
+        });
+        let answer = tokio::select! {
+            biased;
+            answer = send(http, stamp, roots, &gate) => answer,
+            cut = &mut cut => Err(before_answer(cut, job, http, &gate)),
+        };
+        match answer {
+            Err(outcome) => outcome,
+            Ok(answer) => {
+                let meant = answer::meaning(http, stamp.fence, &answer, clock.wall());
+                let end = tokio::select! {
+                    biased;
+                    end = answer::keep(answer, output) => end,
+                    cut = &mut cut => Err(cut),
+                };
+                match (meant, end) {
+                    // What says that it was done counts when all of it has come.
+                    (Outcome::Done, Err(Cut::Broken(why))) => unanswered(http, &why),
+                    (Outcome::Done, Err(cut)) => before_answer(cut, job, http, &gate),
+                    (meant, _) => meant,
+                }
+            }
+        }
+    };
+    (outcome, gate.sent_at())
+}
+
+/// Why an answer did not come to its end.
+enum Cut {
+    Stopped(StopReason),
+    TimedOut,
+    Broken(String),
+}
+
+/// Sends the request, and waits for the head of its answer.
+async fn send(http: &Http, stamp: &Stamp, roots: &Roots, gate: &Arc<Gate>) -> Result<Response, Outcome> {
+    let never = |why: String| Outcome::Failed { why: format!("{}: {why}", Target(http)), again: Again::Never };
+    let unsent = |why: String| {
+        let again = if http.may_repeat_unsent() { Again::AsConfigured } else { Again::Never };
+        Outcome::Failed { why: format!("{} was not sent: {why}", Target(http)), again }
+    };
+    let client = build(http, roots, Arc::clone(gate)).await.map_err(never)?;
+    let request = client::request(&client, http, stamp).map_err(never)?;
+    client.execute(request).await.map_err(|error| {
+        let hidden = http.url.is_secret();
+        if let Some(reason) = gate.refused() {
+            Outcome::Stopped(reason)
+        } else if gate.sent_at().is_none() || trouble::is_refusal_of_handshake(&error) {
+            unsent(trouble::in_words(&error, hidden))
+        } else {
+            unanswered(http, &trouble::in_words(&error, hidden))
+        }
+    })
+}
+
+/// It was sent, and no whole answer came.
+fn unanswered(http: &Http, why: &str) -> Outcome {
+    let target = Target(http);
+    if !http.is_idempotent() {
+        return Outcome::InDoubt(format!(
+            "{target} was sent, and its answer did not come, or not to its end ({why}): only the receiver knows whether \
+             it was done"
+        ));
+    }
+    let again = if http.may_repeat_unanswered() { Again::AsConfigured } else { Again::Never };
+    Outcome::Failed { why: format!("{target}: the answer did not come, or not to its end: {why}"), again }
+}
+
+/// It was ended by us, before its answer had come.
+fn before_answer(cut: Cut, job: &Job, http: &Http, gate: &Gate) -> Outcome {
+    let sent = gate.sent_at().is_some();
+    match cut {
+        Cut::Stopped(reason) => Outcome::Stopped(reason),
+        Cut::Broken(why) => unanswered(http, &why),
+        Cut::TimedOut => {
+            let limit = humantime::format_duration(job.timeout.unwrap_or_default());
+            let may_repeat = if sent { http.may_repeat_unanswered() } else { http.may_repeat_unsent() };
+            match (sent && !http.is_idempotent(), may_repeat) {
+                (true, _) => unanswered(http, &format!("the timeout of {limit} has passed")),
+                (false, true) => Outcome::TimedOut,
+                (false, false) => {
+                    let why = format!("{}: the timeout of {limit} has passed", Target(http));
+                    Outcome::Failed { why, again: Again::Never }
+                }
+            }
+        }
+    }
+}
+
+/// A request as messages may name it: without what came from outside of the file, a password, or what a query holds.
+struct Target<'a>(&'a Http);
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Target(Http { method, url, .. }) = self;
+        match Url::parse(url.expose()) {
+            Ok(parsed) if !url.is_secret() => {
+                write!(f, "{method} {}{}", parsed.origin().ascii_serialization(), parsed.path())
+            }
+            _ => write!(f, "{method} {url}"),
+        }
+    }
+}
+
+/// Asked when the connection stands, before anything of the request goes out on it. An attempt that follows redirects
+/// passes it for each of its requests.
+pub(super) struct Gate {
+    stop: Stop,
+    may_start: MayStart,
+    clock: Clock,
+    state: Mutex<GateState>,
+}
+
+struct GateState {
+    started: Option<Started>,
+    sent_at: Option<Wall>,
+    refused: Option<StopReason>,
+}
+
+/// The gate did not let a request pass.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.as_str())]
+struct Refused(StopReason);
+
+impl Gate {
+    fn pass(&self) -> Result<(), Refused> {
+        let asked = self.stop.asked();
+        let refused = asked.or_else(|| (!self.may_start.now()).then_some(StopReason::LostLeadership));
+        let mut state = self.state();
+        if let Some(reason) = refused {
+            state.refused = Some(reason);
+            return Err(Refused(reason));
+        }
+        let now = self.clock.wall();
+        state.sent_at.get_or_insert(now);
+        if let Some(started) = state.started.take() {
+            started.at(now);
+        }
+        Ok(())
+    }
+
+    fn sent_at(&self) -> Option<Wall> {
+        self.state().sent_at
+    }
+
+    fn refused(&self) -> Option<StopReason> {
+        self.state().refused
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        // Nothing between lock and unlock can panic half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -1,9 +1,11 @@
 //! Starting a process: from one lasting thread, without copying the node's memory.
 //!
-//! Every command must die with the node, even with one that is killed: `PR_SET_PDEATHSIG`. That has two consequences.
+//! Every command must end with the node, even with one that is killed. So its supervisor has to know of it before it
+//! runs ([`super::supervise`]), and should that be dead too, the kernel has to tell it: `PR_SET_PDEATHSIG`. That has two
+//! consequences.
 //!
-//! - It must be set in the child, before `exec`. The standard library can do that only by `fork`, which copies the page
-//!   tables of the node: measured here 0.06 ms a start at 1 MB resident, 0.4 ms at 50 MB, 3.2 ms at 400 MB, where a
+//! - Both must be done in the child, before `exec`. The standard library can do that only by `fork`, which copies the
+//!   page tables of the node: measured here 0.06 ms a start at 1 MB resident, 0.4 ms at 50 MB, 3.2 ms at 400 MB, where a
 //!   child that borrows the memory takes 0.03 ms at any size. So the child is made by
 //!   `clone(CLONE_VM | CLONE_VFORK)`, the way glibc's `posix_spawn` makes its own
 //!   (<https://sourceware.org/git/?p=glibc.git;a=blob;f=sysdeps/unix/sysv/linux/spawni.c>), and reports what failed
@@ -12,8 +14,10 @@
 //!   all, and lives as long as anything it started is held. A start blocks that thread until the `exec`, never the
 //!   runtime, and one after another is fast enough: some thousands in a second.
 //!
-//! Known limit: the kernel forgets the death signal at the `exec` of a program that is set-user-ID or has file
-//! capabilities, and it is not inherited by what the command itself starts.
+//! The death signal is TERM, as KILL would leave no time to end in order, and the supervisor leaves the leader to it.
+//! Known limits: the kernel sends it anew for each thread of the node that had become the parent meanwhile, as they end.
+//! It forgets it at the `exec` of a program that is set-user-ID or has file capabilities (which is then only killed by
+//! the supervisor), and it is not inherited by what the command itself starts.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -35,6 +39,7 @@ use tokio::sync::oneshot;
 
 use super::census::Census;
 use super::group::Leader;
+use super::supervise::{Announcement, LaunchError, Life, Supervision, SupervisorProgram};
 use crate::job::StopReason;
 use crate::time::Wall;
 
@@ -54,6 +59,7 @@ pub(super) struct Image {
     pub dir: Option<CString>,
     pub stdout: PipeWriter,
     pub stderr: PipeWriter,
+    pub life: Life,
 }
 
 /// Where a start failed, and why.
@@ -65,6 +71,8 @@ pub(super) enum StartError {
     Dir(Errno),
     /// The program cannot be executed.
     Program(Errno),
+    /// The supervisor cannot be told of it.
+    Unsupervised(Errno),
 }
 
 /// Why a process was not started.
@@ -76,12 +84,14 @@ pub(super) enum NotStarted {
 }
 
 /// Asked right before the start: the instant of it, or why it must not be.
-pub(super) type Gate = Box<dyn FnOnce() -> Result<Wall, StopReason> + Send>;
+pub(super) type Gate = Box<dyn Fn() -> Result<Wall, StopReason> + Send>;
 
 /// What the thread is told.
 pub(super) enum Order {
     Start {
         image: Image,
+        /// From which the supervisor goes on reading what is written, should the node die.
+        readers: [OwnedFd; 2],
         gate: Gate,
         reply: oneshot::Sender<Result<(Leader, Wall), NotStarted>>,
         /// Held by what is started, and so the thread lives as long as that.
@@ -98,26 +108,33 @@ pub(super) enum Order {
 pub(super) struct Starter {
     orders: mpsc::Sender<Order>,
     census: Census,
+    supervision: Supervision,
 }
 
 impl Starter {
-    /// Starts the thread.
-    pub(super) fn new() -> io::Result<Starter> {
+    /// Starts the thread, and the supervisor.
+    pub(super) fn new(program: SupervisorProgram) -> io::Result<Starter> {
+        // The supervisor inherits the limit: it holds as many.
         let files = raise_open_files()?;
         let null = File::open("/dev/null")?;
+        let supervision = Supervision::start(program)?;
         let (orders, inbox) = mpsc::channel();
         thread::Builder::new().name("fencron-start".into()).spawn(move || {
             // A signal handler must never run in a child that still borrows this memory: see `launch`.
             SigSet::all().thread_block().expect("a thread may always block signals");
             Desk { null, files, stack: vec![0; CHILD_STACK], dying: Vec::new() }.serve(&inbox);
         })?;
-        Ok(Starter { orders, census: Census::new()? })
+        Ok(Starter { orders, census: Census::new()?, supervision })
     }
 
     /// Starts a process, if `gate` lets it. The reply comes from the thread, once the `exec` was done or has failed.
-    pub(super) async fn start(&self, image: Image, gate: Gate) -> Result<(Leader, Wall), NotStarted> {
+    pub(super) async fn start(
+        &self,
+        (image, readers): (Image, [OwnedFd; 2]),
+        gate: Gate,
+    ) -> Result<(Leader, Wall), NotStarted> {
         let (reply, answer) = oneshot::channel();
-        let order = Order::Start { image, gate, reply, starter: self.clone() };
+        let order = Order::Start { image, readers, gate, reply, starter: self.clone() };
         // Sending fails only with the thread gone, and then the order drops here, and its reply with it.
         self.orders.send(order).ok();
         answer.await.unwrap_or(Err(NotStarted::Failed(StartError::NoRoom(Errno::ECANCELED))))
@@ -126,6 +143,11 @@ impl Starter {
     /// Who looks at processes, for as long as there are commands.
     pub(super) fn census(&self) -> &Census {
         &self.census
+    }
+
+    /// Who ends commands where this process cannot.
+    pub(super) fn supervision(&self) -> &Supervision {
+        &self.supervision
     }
 
     /// Leaves a killed child to the thread, so that it does not stay a zombie.
@@ -155,10 +177,9 @@ impl Desk {
             match order {
                 // Whoever asked has gone: what nobody waits for is not begun.
                 Ok(Order::Start { reply, .. }) if reply.is_closed() => {}
-                Ok(Order::Start { image, gate, reply, starter }) => {
-                    let started = self.start(&image, gate).map(|((pid, fd), at)| (Leader::new(pid, fd, starter), at));
+                Ok(Order::Start { image, readers, gate, reply, starter }) => {
                     // Whoever asked may have gone away meanwhile: then the leader drops here, which kills it.
-                    drop(reply.send(started));
+                    drop(reply.send(self.start(&image, readers, &gate, starter)));
                 }
                 Ok(Order::Bury(child)) => self.dying.push(child),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -169,13 +190,30 @@ impl Desk {
         }
     }
 
-    fn start(&mut self, image: &Image, gate: Gate) -> Result<((Pid, OwnedFd), Wall), NotStarted> {
-        let at = gate().map_err(NotStarted::Refused)?;
-        self.launch(image).map(|child| (child, at)).map_err(NotStarted::Failed)
+    fn start(
+        &mut self,
+        image: &Image,
+        readers: [OwnedFd; 2],
+        gate: &Gate,
+        starter: Starter,
+    ) -> Result<(Leader, Wall), NotStarted> {
+        let mut started_at = Wall::default();
+        let launched = starter.supervision().launch(image.life, readers, |announcement| {
+            started_at = gate().map_err(|reason| LaunchError::Other(NotStarted::Refused(reason)))?;
+            self.launch(image, announcement).map_err(|error| match error {
+                StartError::Unsupervised(errno) => LaunchError::Unsupervised(errno),
+                error => LaunchError::Other(NotStarted::Failed(error)),
+            })
+        });
+        match launched {
+            Ok((pid, pidfd, charge)) => Ok((Leader::new(pid, pidfd, charge, starter), started_at)),
+            Err(LaunchError::Unsupervised(errno)) => Err(NotStarted::Failed(StartError::Unsupervised(errno))),
+            Err(LaunchError::Other(error)) => Err(error),
+        }
     }
 
     /// Makes the child, and returns once it has become the program, or could not.
-    fn launch(&mut self, image: &Image) -> Result<(Pid, OwnedFd), StartError> {
+    fn launch(&mut self, image: &Image, announcement: Announcement) -> Result<(Pid, OwnedFd), StartError> {
         let (argv, envp) = (pointers(&image.args), pointers(&image.env));
         let candidates = pointers(&image.candidates);
         let mut plan = Plan {
@@ -185,6 +223,8 @@ impl Desk {
             dir: image.dir.as_ref().map_or(ptr::null(), |dir| dir.as_ptr()),
             fds: [self.null.as_raw_fd(), image.stdout.as_raw_fd(), image.stderr.as_raw_fd()],
             parent: getpid().as_raw(),
+            death_signal: if image.life.finish { 0 } else { libc::SIGTERM },
+            announcement,
             files: self.files,
             failed: None,
         };
@@ -228,6 +268,9 @@ struct Plan {
     /// Become 0, 1 and 2. They are all greater: the standard library sees to it that those three are always open.
     fds: [RawFd; 3],
     parent: libc::pid_t,
+    /// What the kernel sends when the node dies; 0: nothing.
+    death_signal: c_int,
+    announcement: Announcement,
     files: libc::rlimit,
     failed: Option<StartError>,
 }
@@ -240,12 +283,11 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
     unsafe {
         default_signals();
         libc::setsid();
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::prctl(libc::PR_SET_PDEATHSIG, plan.death_signal);
         // The node may have died before that was set, and then nobody would tell us.
         if libc::getppid() != plan.parent {
             libc::_exit(127);
         }
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files);
         if !plan.dir.is_null() && libc::chdir(plan.dir) != 0 {
             plan.failed = Some(StartError::Dir(Errno::last()));
             libc::_exit(127);
@@ -256,6 +298,13 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
                 libc::_exit(127);
             }
         }
+        // Nothing runs that nobody could end.
+        if let Err(errno) = plan.announcement.send_about_myself() {
+            plan.failed = Some(StartError::Unsupervised(errno));
+            libc::_exit(127);
+        }
+        // Not before that, which takes a descriptor, and as many on their way as the limit says.
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files);
         // Rust opens everything close-on-exec. Should a library not: an inherited connection to the store would keep
         // it open beyond the node's death. Where the kernel is older than 5.11 this does nothing.
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
@@ -306,7 +355,7 @@ unsafe fn execute_first(plan: &Plan) -> Errno {
     why
 }
 
-/// Lets the node open as many files as it may (a running command takes three), and returns what it could before.
+/// Lets the node open as many files as it may (a running command takes five), and returns what it could before.
 fn raise_open_files() -> io::Result<libc::rlimit> {
     static AT_FIRST: OnceLock<(u64, u64)> = OnceLock::new();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -1,10 +1,49 @@
 //! Statements: run in a database, with the guard that lets them through once.
+//!
+//! With `transaction: true` an attempt is one transaction: the scope's row of the guard is held, so that no newer
+//! leader's effect can come before the end of it; with `exactly_once` the occurrence gets a row, or has one already;
+//! then the job's statements, and the commit. See [`crate::guard::sql`] for the rows and their locks.
+//!
+//! - What failed, or was stopped, before the commit was sent is known to have had no effect.
+//! - A commit that was not answered is settled by asking for the occurrence's row: inserting it again waits until
+//!   the server is through with the transaction that may have inserted it.
+//! - Without a transaction, the guard is asked before the first statement; what happens in between nobody sees, and
+//!   an answer that is lost leaves the attempt in doubt.
 
+mod driver;
+mod message;
+mod mysql;
+mod postgres;
+mod sqlite;
+mod steps;
+mod tls;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use self::driver::{CONNECT_LIMIT, Driver, Failure, Kind};
+use self::message::{Messages, Secrets};
+use self::steps::{Broken, Steps};
 use super::output::OutputSink;
 use super::{MayStart, Started, Stop};
 use crate::fence::Stamp;
-use crate::job::{Again, Job, Outcome, Sql};
+use crate::job::{Again, Database, Guarantee, Job, Outcome, Sql, StopReason};
 use crate::time::{Clock, Wall};
+
+/// How long a statement that is cancelled has to answer, before its connection is given up.
+pub const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+/// How often it is told to.
+const CANCEL_EVERY: Duration = Duration::from_millis(500);
+/// How long a goodbye may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+/// How long a commit that was not answered is asked after: longer than a server keeps a silent session.
+pub const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// And how long once the run is to stop.
+pub const SETTLE_STOPPED: Duration = Duration::from_secs(10);
+/// How long to wait before asking once more.
+const SETTLE_EVERY: Duration = Duration::from_millis(500);
+
+const _: () = assert!(driver::IDLE_LIMIT.as_millis() * 2 < SETTLE_LIMIT.as_millis(), "a silent session ends meanwhile");
 
 /// What statements are run with.
 pub(super) struct Run<'a> {
@@ -18,7 +57,233 @@ pub(super) struct Run<'a> {
 }
 
 /// Runs the statements. Returns how they ended and when they began.
-pub(super) async fn run(run: Run<'_>, _output: &mut OutputSink) -> (Outcome, Option<Wall>) {
-    let _ = (run.job, run.sql, run.stamp, run.stop, run.may_start, run.started, run.clock);
-    (Outcome::Failed { why: "statements come with the next change".to_owned(), again: Again::Never }, None)
+pub(super) async fn run(run: Run<'_>, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
+    match run.sql.kind {
+        Database::Postgres => attempt::<postgres::Postgres>(run, output).await,
+        Database::Mysql => attempt::<mysql::Mysql>(run, output).await,
+        Database::Sqlite => attempt::<sqlite::Sqlite>(run, output).await,
+    }
+}
+
+/// How far an attempt has come, for whoever ends it from outside.
+#[derive(Default)]
+struct Progress(AtomicU8);
+
+/// Nothing was done that lasts.
+const NOTHING: u8 = 0;
+/// The commit was sent.
+const COMMITTING: u8 = 1;
+/// Statements were sent that take effect one by one.
+const LOOSE: u8 = 2;
+/// It is to end: nothing more is to be sent.
+const STOPPING: u8 = 4;
+
+impl Progress {
+    fn come_to(&self, step: u8) {
+        self.0.fetch_or(step, Ordering::SeqCst);
+    }
+
+    fn is(&self, step: u8) -> bool {
+        self.0.load(Ordering::SeqCst) & step != NOTHING
+    }
+}
+
+/// Until when an attempt may take.
+struct Limit<'c> {
+    clock: &'c Clock,
+    deadline: Option<crate::time::Boot>,
+}
+
+impl Limit<'_> {
+    async fn reached(&self) {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep(deadline.since(self.clock.boot())).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
+    let Run { job, sql, stamp, mut stop, may_start, started, clock } = run;
+    let messages = Messages { sql, secrets: Secrets::of(sql) };
+    let limit = Limit { clock, deadline: job.timeout.map(|timeout| clock.boot().plus(timeout)) };
+    let connected = tokio::select! {
+        biased;
+        reason = stop.requested() => return (Outcome::Stopped(reason), None),
+        () = limit.reached() => return (Outcome::TimedOut, None),
+        connected = connect::<D>(sql) => connected,
+    };
+    let mut session = match connected {
+        Ok(session) => session,
+        Err(failure) => return (messages.unreachable(&failure), None),
+    };
+    let at = match stop.asked() {
+        Some(reason) => return (Outcome::Stopped(reason), None),
+        None if !may_start.now() => return (Outcome::Stopped(StopReason::LostLeadership), None),
+        None => clock.wall(),
+    };
+    started.at(at);
+    let progress = Progress::default();
+    let canceller = session.canceller();
+    let ended = {
+        let mut steps = Steps {
+            session: &mut session,
+            job,
+            sql,
+            stamp,
+            messages: &messages,
+            progress: &progress,
+            output,
+            may_start: &may_start,
+        };
+        let mut doing = std::pin::pin!(steps.run());
+        tokio::select! {
+            biased;
+            ended = &mut doing => ended,
+            why = interrupted(&mut stop, &limit) => {
+                progress.come_to(STOPPING);
+                let ended = cancel::<D, _>(&canceller, &progress, doing).await;
+                stopped(ended, why, &progress)
+            }
+        }
+    };
+    let outcome = match ended {
+        Ok(outcome) => {
+            if outcome == Outcome::Done {
+                steps::prune::<D>(&mut session, job, stamp, clock).await;
+            }
+            goodbye(session).await;
+            outcome
+        }
+        Err(Broken::Stopped) => {
+            goodbye(session).await;
+            Outcome::Stopped(stop.asked().unwrap_or(StopReason::LostLeadership))
+        }
+        Err(Broken::Failed(failure, place)) => {
+            drop(session);
+            match progress.is(LOOSE) && failure.kind == Kind::Lost {
+                true => Outcome::InDoubt(messages.in_doubt(&failure, place)),
+                false => messages.failed(&failure, place),
+            }
+        }
+        Err(Broken::Unanswered(failure)) => {
+            drop(session);
+            settle::<D>(&Unanswered { job, sql, stamp, messages: &messages, failure }, &mut stop).await
+        }
+    };
+    (outcome, Some(at))
+}
+
+async fn connect<D: Driver>(sql: &Sql) -> Result<D, Failure> {
+    match tokio::time::timeout(CONNECT_LIMIT, D::connect(&sql.target)).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            let message = format!("there was no answer within {CONNECT_LIMIT:?}");
+            Err(Failure { kind: Kind::Later, message, code: String::new(), at: None })
+        }
+    }
+}
+
+/// A session that does not answer is left as it stands.
+async fn goodbye<D: Driver>(session: D) {
+    tokio::time::timeout(CLOSE_LIMIT, session.close()).await.ok();
+}
+
+async fn interrupted(stop: &mut Stop, limit: &Limit<'_>) -> Outcome {
+    tokio::select! {
+        biased;
+        reason = stop.requested() => Outcome::Stopped(reason),
+        () = limit.reached() => Outcome::TimedOut,
+    }
+}
+
+/// Has the statement that runs stopped, and waits for what comes of it; `None`: no answer.
+async fn cancel<D: Driver, F>(canceller: &D::Canceller, progress: &Progress, mut doing: F) -> Option<F::Output>
+where
+    F: Future + Unpin,
+{
+    let telling = async {
+        loop {
+            // A commit is left to itself: it ends soon, or is asked after.
+            if !progress.is(COMMITTING) {
+                D::cancel(canceller).await;
+            }
+            tokio::time::sleep(CANCEL_EVERY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = &mut doing => Some(ended),
+        () = telling => None,
+        () = tokio::time::sleep(CANCEL_LIMIT) => None,
+    }
+}
+
+/// What an attempt comes to that was interrupted for `why`.
+fn stopped(ended: Option<Result<Outcome, Broken>>, why: Outcome, progress: &Progress) -> Result<Outcome, Broken> {
+    match ended {
+        // It was through before it was told.
+        Some(Ok(outcome)) => Ok(outcome),
+        Some(Err(Broken::Unanswered(failure))) => Err(Broken::Unanswered(failure)),
+        None if progress.is(COMMITTING) => {
+            Err(Broken::Unanswered(Failure::lost("the commit was not answered in time")))
+        }
+        Some(Err(Broken::Failed(failure, place))) if progress.is(LOOSE) && failure.kind == Kind::Lost => {
+            Err(Broken::Failed(failure, place))
+        }
+        None if progress.is(LOOSE) => {
+            Err(Broken::Failed(Failure::lost("it was told to stop, and did not answer"), None))
+        }
+        Some(Err(_)) | None => Ok(why),
+    }
+}
+
+/// A commit of which nobody knows whether it took place.
+struct Unanswered<'a> {
+    job: &'a Job,
+    sql: &'a Sql,
+    stamp: &'a Stamp,
+    messages: &'a Messages<'a>,
+    failure: Failure,
+}
+
+async fn settle<D: Driver>(lost: &Unanswered<'_>, stop: &mut Stop) -> Outcome {
+    let failure = &lost.failure;
+    if lost.job.guarantee != Guarantee::ExactlyOnce {
+        return match failure.kind {
+            Kind::Lost => Outcome::InDoubt(lost.messages.unanswered(failure)),
+            _ => lost.messages.failed(failure, None),
+        };
+    }
+    let asking = async {
+        loop {
+            if let Ok(mut session) = connect::<D>(lost.sql).await
+                && let Ok(found) = steps::look::<D>(&mut session, lost.sql, lost.stamp).await
+            {
+                goodbye(session).await;
+                return found;
+            }
+            tokio::time::sleep(SETTLE_EVERY).await;
+        }
+    };
+    let given_up = async {
+        stop.requested().await;
+        tokio::time::sleep(SETTLE_STOPPED).await;
+    };
+    tokio::select! {
+        biased;
+        found = asking => match found {
+            Some(fence) if fence == lost.stamp.fence.get() => Outcome::Done,
+            Some(_) => Outcome::AlreadyApplied,
+            // It is certain now: what was being committed is undone.
+            None => match lost.messages.failed(failure, None) {
+                Outcome::Failed { why, .. } if failure.kind == Kind::Lost => {
+                    Outcome::Failed { why: format!("{why}; it was not committed"), again: Again::AsConfigured }
+                }
+                other => other,
+            },
+        },
+        () = given_up => Outcome::InDoubt(lost.messages.unanswered(failure)),
+        () = tokio::time::sleep(SETTLE_LIMIT) => Outcome::InDoubt(lost.messages.unanswered(failure)),
+    }
 }

@@ -1,6 +1,10 @@
 //! Statements that a job runs in a database, as plain data.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use super::Text;
+use super::script::Script;
 
 /// Which database a job writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +19,62 @@ pub enum Database {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sql {
     pub kind: Database,
-    /// Where it is and who asks, as a URL.
-    pub url: Text,
+    /// Where it is and who asks.
+    pub target: Target,
     /// The statements.
-    pub script: Text,
+    pub script: Script,
+    /// What the script's names stand for, beside those of the stamp.
+    pub params: BTreeMap<String, Scalar>,
     /// In one transaction, with the guard's rows.
     pub transaction: bool,
+    /// Of what is applied, kept with its occurrence: an occurrence that was applied with another one is an error.
+    pub checksum: Option<String>,
+}
+
+/// Where a database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Server(Box<Server>),
+    /// A SQLite file.
+    File(Text),
+}
+
+/// A database server, and who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// A name, an address, or the path of a socket (MySQL) or of the directory that it is in (PostgreSQL).
+    pub host: Text,
+    pub port: u16,
+    pub user: Option<Text>,
+    pub password: Option<Text>,
+    pub database: Option<Text>,
+    pub encryption: Encryption,
+    /// The certificates of those that may vouch for the server, in PEM; `None`: those that the system trusts.
+    pub roots: Option<PathBuf>,
+}
+
+/// How much is asked of the connection to a server. In the order of what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Encryption {
+    /// In the clear.
+    Disable,
+    /// Encrypted where the server can: whoever is in between can undo it.
+    Prefer,
+    /// Encrypted, to whoever answers.
+    Require,
+    /// The server's certificate is one that the roots vouch for.
+    VerifyCa,
+    /// And it is for this host.
+    VerifyFull,
+}
+
+/// The value of a parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    /// A number with a fraction or an exponent, as it is written.
+    Real(String),
+    Text(Text),
 }

@@ -163,7 +163,8 @@ impl<S: Store> Election<S> {
 
     /// Leads again and again, until the session ends or `lead` answers something: each time the lock is won, `lead` is
     /// called with the term, and with the signal by which the term ends. It is cancelled (dropped at its next `await`)
-    /// as soon as the term ends or may have ended; when it returns by itself, the term is resigned.
+    /// as soon as the term ends or may have ended; when it returns by itself, the term is resigned. Dropping the future
+    /// leaves the term to end with the session.
     ///
     /// # Errors
     ///
@@ -181,9 +182,24 @@ impl<S: Store> Election<S> {
                 _ = signal.lost() => None,
                 led = lead(&term, &signal) => led,
             };
-            self.resign(&term).await?;
+            self.end(session, &term).await?;
             if let Some(led) = led {
                 return Ok(led);
+            }
+        }
+    }
+
+    /// Resigns, however long the store is away: as long as the old term may stand, the session cannot campaign anew.
+    async fn end(&self, session: &Session<S>, term: &Term) -> Result<(), CampaignError> {
+        loop {
+            let resigned = tokio::select! {
+                biased;
+                why = session.ended() => return Err(CampaignError::SessionEnded(why)),
+                resigned = self.resign(term) => resigned,
+            };
+            match resigned {
+                Err(error) if error.is_passing() => tracing::debug!(%error, "resigning again"),
+                resigned => return Ok(resigned.map(drop)?),
             }
         }
     }

@@ -25,11 +25,14 @@ const ANSWER_PERMILLE: u32 = 166;
 const CLOCK_RATE_PERMILLE: u32 = 10;
 /// How long it may take from the end of trust until nothing of ours runs any more (signals, a busy machine).
 const STOP_PERMILLE: u32 = 100;
+/// How much of that is left to end in order. The rest is for killing, until nothing is left.
+const HEED_PERMILLE: u32 = 75;
 
 const _: () = assert!(
     RENEW_PERMILLE + 3 * ANSWER_PERMILLE < 1000 - CLOCK_RATE_PERMILLE - STOP_PERMILLE,
     "two questions in a row may go unanswered without trust lapsing"
 );
+const _: () = assert!(HEED_PERMILLE < STOP_PERMILLE, "killing takes its time too");
 const _: () = assert!(ANSWER_PERMILLE < RENEW_PERMILLE, "a lost question is repeated before the next one is due");
 
 /// The times of a session, all derived from its TTL.
@@ -77,6 +80,12 @@ impl Timing {
     /// 10 % to stop what runs.
     pub fn margin(&self) -> Duration {
         self.permille(CLOCK_RATE_PERMILLE + STOP_PERMILLE)
+    }
+
+    /// How long after the end of trust what still runs is to be killed, so that nothing of it is left when the lease can
+    /// pass: 7.5 % of the TTL, three quarters of the time to stop.
+    pub fn killed_after(&self) -> Duration {
+        self.permille(HEED_PERMILLE)
     }
 
     /// How often the lease is kept alive while the store answers: a third of the TTL.

@@ -1,5 +1,6 @@
 //! Keeping a session alive: the shell around [`Lease`].
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -67,6 +68,30 @@ impl Trust {
     }
 }
 
+/// Who is told of every change of a session's trust by the thread that keeps it alive.
+#[derive(Clone, Default)]
+pub(super) struct Told(Option<Arc<Listener>>);
+
+type Listener = dyn Fn(&Trust) + Send + Sync;
+
+impl Told {
+    pub(super) fn new(told: impl Fn(&Trust) + Send + Sync + 'static) -> Told {
+        Told(Some(Arc::new(told)))
+    }
+
+    fn tell(&self, trust: &Trust) {
+        if let Some(told) = &self.0 {
+            told(trust);
+        }
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Told").field(&self.0.is_some()).finish()
+    }
+}
+
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
@@ -131,10 +156,11 @@ impl<S: Store> Session<S> {
         let receiver = trust.subscribe();
         let attendance = Attendance::default();
         let (store, clock) = (locks.store.clone(), locks.clock.clone());
-        let delays = Delays::default();
-        let attended_by = (attendance.clone(), delays.clone());
-        let keeper =
-            Keeper { store, clock, id, timing, lease, trust, attendance: attended_by.0, delays: attended_by.1 };
+        // Whatever is to die with the trust must know of it before anything is begun under it.
+        locks.told.tell(&receiver.borrow());
+        let (told, delays) = (locks.told.clone(), Delays::default());
+        let kept = Kept { attendance: attendance.clone(), delays: delays.clone() };
+        let keeper = Keeper { store, clock, id, timing, lease, trust, told, kept };
         match driver {
             Driver::Thread => keeper.on_a_thread(abandoned).map_err(SessionError::Thread)?,
             Driver::Task => drop(tokio::spawn(keeper.run(abandoned))),
@@ -396,6 +422,12 @@ struct Keeper<S> {
     timing: Timing,
     lease: Lease,
     trust: watch::Sender<Trust>,
+    told: Told,
+    kept: Kept,
+}
+
+/// What a keeper shares with its session.
+struct Kept {
     attendance: Attendance,
     delays: Delays,
 }
@@ -460,7 +492,7 @@ impl<S: Store> Keeper<S> {
         loop {
             let now = self.clock.boot();
             let neglected_before =
-                std::mem::replace(&mut neglected, self.attendance.lapsed(now, self.timing.ttl() * 2));
+                std::mem::replace(&mut neglected, self.kept.attendance.lapsed(now, self.timing.ttl() * 2));
             if neglected && !neglected_before {
                 tracing::error!(session.lease = %self.id, "the node hangs: its session is not kept alive any more");
             }
@@ -504,8 +536,8 @@ impl<S: Store> Keeper<S> {
 
     /// Only after the session's own lease was acknowledged: a delay counts from that lease's end.
     fn keep_delays(&self) {
-        for lease in self.delays.leases() {
-            let (store, delays) = (self.store.clone(), self.delays.clone());
+        for lease in self.kept.delays.leases() {
+            let (store, delays) = (self.store.clone(), self.kept.delays.clone());
             tokio::spawn(async move {
                 match store.keep_alive(lease).await {
                     Ok(_) => {}
@@ -522,6 +554,7 @@ impl<S: Store> Keeper<S> {
             Some(_) => self.lease.trusted_until().min(self.clock.boot()),
         };
         let trust = Trust { lease: self.id, trusted_until, ended };
+        self.told.tell(&trust);
         self.trust.send_if_modified(|published| std::mem::replace(published, trust) != trust);
     }
 }

@@ -21,8 +21,25 @@ const PAUSE_AT_OBSTACLE: Duration = Duration::from_secs(2);
 /// What no attempt has met for so long is not in the way any more: the present one waits in the queue.
 const OBSTACLE_LASTS: Duration = Duration::from_secs(5);
 
+/// How often, and how many times, it is looked whether nobody uses a session any more that is over.
+const LET_GO_EVERY: Duration = Duration::from_millis(10);
+const LET_GO_LOOKS: u32 = 500;
+
 /// How long a new node waits to hear what the others' clocks show before it campaigns all the same.
 const CLOCKS_HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// The session once nobody else holds it; `None`, where that does not come to be, and it ends by itself.
+async fn let_go<S>(mut session: Arc<Session<S>>) -> Option<Session<S>> {
+    for _ in 0..LET_GO_LOOKS {
+        // Whoever was told to stop using it does so once it has had its turn.
+        tokio::time::sleep(LET_GO_EVERY).await;
+        session = match Arc::try_unwrap(session) {
+            Ok(session) => return Some(session),
+            Err(shared) => shared,
+        };
+    }
+    None
+}
 
 impl<S: Store, E: Execute> Running<S, E> {
     /// Opens a session, trying until there is one.
@@ -253,8 +270,14 @@ impl<S: Store, E: Execute> Running<S, E> {
             campaign.abort();
         }
         self.trust = None;
-        if let Some(session) = self.session.take().and_then(Arc::into_inner) {
-            self.tasks.spawn(async move { Answer::Done("close a session that is over", session.close().await) });
+        if let Some(session) = self.session.take() {
+            self.tasks.spawn(async move {
+                let closed = match let_go(session).await {
+                    Some(session) => session.close().await,
+                    None => Ok(()),
+                };
+                Answer::Done("close a session that is over", closed)
+            });
         }
         if self.stopping.is_none_or(|stopping| !stopping.leave) {
             self.open_session();

@@ -230,10 +230,15 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Whether something may be started under `fence`: asked at the last moment, from wherever.
     fn may_start(&self, fence: Fence) -> MayStart {
         let (acting, clock, trust) = (Arc::clone(&self.acting), self.options.clock.clone(), self.trust.clone());
-        MayStart::new(move || {
+        let lease = trust.as_ref().map(|trust| trust.borrow().lease.0);
+        let may_start = MayStart::new(move || {
             let leads = acting.load(Ordering::SeqCst) == fence.get();
             leads && trust.as_ref().is_some_and(|trust| trust.borrow().holds(clock.boot()))
-        })
+        });
+        match lease {
+            Some(lease) => may_start.under(lease),
+            None => may_start,
+        }
     }
 
     pub(super) fn run_ended(&mut self, run: RunId, attempt: u32, ended: Ended) {
@@ -250,8 +255,8 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// A target has seen a greater fence than the one it was shown: if that was this node's present one, it may have
     /// been replaced without having heard of it.
     fn look_at_own_term(&mut self, run: &RunId, seen: Option<Fence>) {
+        tracing::warn!(run_id = %run, seen = seen.map(Fence::get), "fenced: turned away by its target");
         let Some(hold) = self.hold().cloned() else { return };
-        tracing::warn!(run_id = %run, seen = seen.map(Fence::get), fence = %hold.fence(), "fenced: turned away by its target");
         let ledger = self.ledger.clone();
         self.tasks.spawn(async move {
             let result = ledger.stands(&hold).await;

@@ -39,6 +39,7 @@ impl Scheduler {
         }
         let (mut opens, mut dones, mut known, mut watermark) = (Vec::new(), Vec::new(), Vec::new(), None);
         let mut fresh = Fresh::default();
+        let mut room = self.room_left();
         while opens.len() + dones.len() + known.len() < self.batch_most {
             let Some(due) = self.due.pop(now) else { break };
             watermark = Some(Watermark { instant: due.occurrence.starts, job: Some(due.job.clone()) });
@@ -46,7 +47,8 @@ impl Scheduler {
             match self.decide(&job, due, &fresh, fence, now) {
                 Decision::Open(open) => {
                     fresh.opens.entry(open.job.clone()).or_default().push(open.id.clone());
-                    opens.push(open);
+                    opens.push(if room == 0 && open.state == OpenState::Claimed { waiting(open, now) } else { open });
+                    room = room.saturating_sub(usize::from(opens.last().is_some_and(|open| open.claimant.is_some())));
                 }
                 Decision::Done(done) => dones.push(done),
                 Decision::Many(done, upto) => {
@@ -139,7 +141,9 @@ impl Scheduler {
         }
         self.view.put_watermark(batch.watermark, version);
         self.view.jobs.extend(batch.known);
-        let runs: Vec<RunId> = batch.opens.iter().map(|open| open.id.clone()).collect();
+        // One that was to wait may be seen to have been begun since: the answer to that is still to come.
+        let claimed = batch.opens.iter().filter(|open| open.state == OpenState::Claimed);
+        let runs: Vec<RunId> = claimed.map(|open| open.id.clone()).collect();
         let jobs: BTreeSet<JobName> = batch.opens.iter().map(|open| open.job.clone()).collect();
         for open in batch.opens {
             self.view.put_open(open.id.clone(), open, version);

@@ -153,12 +153,14 @@ impl Scheduler {
             By::Attempt(_) => return,
         };
         let sent = Transition { run: run.clone(), expect: known.version, fence, to };
+        self.beginning += usize::from(begins(&sent.to));
         self.flights.insert(run.clone(), Flight { sent: sent.clone(), by, then: None });
         self.act(Action::Transition(sent));
     }
 
     pub(super) fn transitioned(&mut self, run: RunId, result: Transitioned, now: Wall) {
         let Some(Flight { sent, by, then }) = self.flights.remove(&run) else { return };
+        self.beginning -= usize::from(begins(&sent.to));
         match (result, sent.to) {
             (Transitioned::Applied { version }, To::Open(open)) => {
                 let begun = sent.fence.is_some() && open.state == OpenState::Claimed;
@@ -383,7 +385,9 @@ impl Scheduler {
             } else if is_early(definition, open, not_before, now) {
                 self.timers.insert((not_before, open.id.clone()));
             } else if retrying {
-                self.begin(open, fence);
+                if self.may_repeat_beside(definition, &opens, open) {
+                    self.begin(open, fence);
+                }
             } else {
                 self.begin_or_decide(definition, &opens, index, fence, now);
             }
@@ -401,15 +405,32 @@ impl Scheduler {
         }
     }
 
-    /// How a waiting run fits beside the other open runs of its job.
-    fn fit(&self, job: &Job, opens: &[Open], index: usize) -> Fit {
-        let open = &opens[index];
+    /// The runs of a job that are under way beside `open`, those included that somebody else has decided.
+    fn busy_beside<'a>(&'a self, open: &Open, opens: &'a [Open], job: &JobName) -> Vec<&'a RunId> {
         let is_busy = |other: &&Open| {
             let waits = matches!(other.state, OpenState::Waiting { .. });
             other.id != open.id && (!waits || self.is_beginning(other) || self.active.contains_key(&other.id))
         };
-        let busy: Vec<&RunId> =
-            opens.iter().filter(is_busy).map(|other| &other.id).chain(self.left_running(&job.name)).collect();
+        opens.iter().filter(is_busy).map(|other| &other.id).chain(self.left_running(job)).collect()
+    }
+
+    /// Whether the next attempt of a run that failed has room. It has kept its place among the open runs of its job;
+    /// but one that another term has decided, or given back, may still run here.
+    fn may_repeat_beside(&self, job: &Job, opens: &[Open], open: &Open) -> bool {
+        // Others that are to be repeated do not count: each would wait for the other.
+        let runs = |other: &&Open| {
+            let begun = other.state == OpenState::Claimed || self.is_beginning(other);
+            other.id != open.id && (begun || self.active.contains_key(&other.id))
+        };
+        let beside = opens.iter().filter(runs).count() + self.left_running(&job.name).count();
+        let most = if let Overlap::Allow { max_running } = job.overlap { max_running as usize } else { 1 };
+        beside < most
+    }
+
+    /// How a waiting run fits beside the other open runs of its job.
+    fn fit(&self, job: &Job, opens: &[Open], index: usize) -> Fit {
+        let open = &opens[index];
+        let busy = self.busy_beside(open, opens, &job.name);
         // What was begun once is not skipped any more.
         let unbegun = open.attempt == 0;
         let asked_for = unbegun && matches!(open.source, Source::Trigger { .. } | Source::After(_));
@@ -442,12 +463,14 @@ impl Scheduler {
 
     /// Whether its transition into `Claimed` is under way.
     fn is_beginning(&self, open: &Open) -> bool {
-        self.flights
-            .get(&open.id)
-            .is_some_and(|flight| matches!(&flight.sent.to, To::Open(to) if to.state == OpenState::Claimed))
+        self.flights.get(&open.id).is_some_and(|flight| begins(&flight.sent.to))
     }
 
     fn begin(&mut self, open: &Open, fence: Fence) {
+        if self.room_left() == 0 {
+            self.crowd.insert((open.starts, open.id.clone()));
+            return;
+        }
         let to = Open {
             state: OpenState::Claimed,
             attempt: open.attempt + 1,
@@ -472,6 +495,11 @@ fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
     let longest = retries.max(catches_up).max(asked).saturating_add(CLOCKS_DIFFER);
     let due = if open.source == Source::Schedule { open.starts } else { open.at };
     not_before > now && (due > now || not_before.since(now) <= longest)
+}
+
+/// Whether a run that changes so is under way from then on.
+fn begins(to: &To) -> bool {
+    matches!(to, To::Open(open) if open.state == OpenState::Claimed && open.started_at.is_none())
 }
 
 enum Fit {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{NodeProcess, Place, lines_of};
+use crate::{JOBS, NodeProcess, Place, lines_of};
 
 #[test]
 fn trigger_wait_exits_as_the_run_ended() {
@@ -15,6 +15,23 @@ fn trigger_wait_exits_as_the_run_ended() {
     place.run(&["trigger", "fine", "--wait"]).fails(0, &["succeeded"]);
     place.run(&["trigger", "wrong", "--wait"]).fails(1, &["failed: exit code 3"]);
     place.run(&["trigger", "lasting", "--wait", "--timeout", "10ms"]).fails(6, &["has not ended in 10ms", "logs -f"]);
+}
+
+#[test]
+fn what_is_asked_for_before_the_first_node_runs_once_there_is_one() {
+    let place = Place::new();
+    place.write("other.yaml", &JOBS.replace("namespace: shop", "namespace: other"));
+    let mut other = place.leader("o", &["other.yaml"]);
+    other.signal(Signal::SIGTERM);
+    other.ended();
+
+    let run = place.json(&["trigger", "fine", "--file", "jobs.yaml"])["run_id"].as_str().unwrap().to_owned();
+    assert_eq!(place.run(&["pause", "daily", "--file", "jobs.yaml"]).code(), 0);
+    let _node = place.leader("a", &[]);
+    let ended = |runs: &Value| {
+        runs.as_array()?.iter().any(|row| row["run_id"] == run && row["state"] == "succeeded").then_some(())
+    };
+    place.wait_for(&["runs", "--namespace", "shop"], ended);
 }
 
 #[test]

@@ -55,5 +55,5 @@ async fn a_leader_killed_amid_a_run_leaves_what_its_jobs_say(mut scene: Scene) {
     assert_eq!((&again.attempt.run, again.attempt.number), (&eager.attempt.run, 2), "the same occurrence once more");
     scene.judge(&[("failovers", 1), ("unknown verdicts", 1)]).await;
     let late = scene.effects.lines().into_iter().skip(killed_at + 2).find(|line| line.attempt.fence == fence);
-    assert_eq!(late, None, "the killed node's commands died with it");
+    assert_eq!(late, None, "the killed node's commands were ended with it");
 }

@@ -1,6 +1,8 @@
 //! A leader that stands still for longer than its lease lives, and does not know it when it goes on.
 
+use super::effects::{Line, Step};
 use super::scene::{Job, Scene};
+use super::support::until;
 
 over_both!(a_frozen_leader_changes_nothing_when_it_thaws);
 
@@ -20,6 +22,9 @@ async fn a_frozen_leader_changes_nothing_when_it_thaws(mut scene: Scene) {
     let (frozen, fence) = scene.play().await;
     let long = scene.begins("long", fence).await;
     let stubborn = scene.begins("stubborn", fence).await;
+    // Amid a second: a node that is frozen amid a commit to a file keeps all others from writing to it.
+    let under_way = |line: &Line| line.step == Step::GoesOn && line.attempt == stubborn.attempt;
+    until("it goes on", async || scene.effects.lines().iter().any(under_way).then_some(())).await;
     let since = scene.nodes[frozen].now();
     scene.freeze(frozen);
     let (_, next) = scene.leader_after(fence).await;
@@ -31,10 +36,19 @@ async fn a_frozen_leader_changes_nothing_when_it_thaws(mut scene: Scene) {
     // It would have gone on: it has runs at hand that it wants to report, and an occurrence due in every second that
     // it stood still.
     scene.nodes[frozen].says(since, "leading no more").await;
-    scene.nodes[frozen].says(since, "stopping a run").await;
+    scene.nodes[frozen].says(since, "ended by the supervisor").await;
     scene.claims(5).await;
     assert_eq!(scene.verdict(&long.attempt.run).await, "unknown", "what the successor decided stands");
     let history = scene.witness.history.borrow().clone();
     assert_eq!(history.leader().map(|(_, fence)| fence), Some(next), "nobody was disturbed");
+    let lines = scene.effects.lines();
+    let first = lines.iter().position(|line| line.attempt.fence == next).expect("the successor's jobs have written");
+    let stale = lines[first..].iter().find(|line| line.attempt.fence == fence && line.job() != "stubborn");
+    assert_eq!(
+        stale, None,
+        "commands to be cancelled have ended before the successor began, while their node stood still"
+    );
+    let goes_on = lines[first..].iter().any(|line| line.attempt == stubborn.attempt);
+    assert!(goes_on, "one that is to finish goes on");
     scene.judge(&[("failovers", 1), ("unknown verdicts", 1)]).await;
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencron::execute::{Execute, Executor, Follow, Heard, MayStart, Outputs, Started, Stop, Stopper, Work};
+use fencron::execute::{
+    Execute, Executor, Follow, Heard, MayStart, Outputs, Started, Stop, Stopper, SupervisorProgram, Work,
+};
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::*;
 use fencron::time::{Clock, Wall};
@@ -24,7 +26,13 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
 }
 
 pub fn executor() -> Executor {
-    Executor::new(Clock::system(), 1_000).unwrap()
+    executor_of(1_000)
+}
+
+/// One that runs so many at once.
+pub fn executor_of(max_running: usize) -> Executor {
+    let supervisor = SupervisorProgram::at(env!("CARGO_BIN_EXE_fencron"));
+    Executor::new(Clock::system(), max_running, supervisor).unwrap()
 }
 
 /// A job that runs `argv`.

@@ -4,9 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use fencron::execute::Executor;
 use fencron::job::{Outcome, StopReason};
-use fencron::time::Clock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -164,6 +162,8 @@ async fn no_zombie_is_left() {
         begin(&executor, shell(script)).end().await;
     }
     begin(&executor, command(["/nowhere/at-all"])).end().await;
+    // Its supervisor ends with it, and is no zombie either.
+    drop(executor);
     let me = std::process::id();
     let children = || std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| task.path().join("children"));
     comes_true(|| children().all(|list| std::fs::read_to_string(list).unwrap_or_default().is_empty())).await;
@@ -202,7 +202,7 @@ fn a_command_outlives_the_thread_that_asked_for_it() {
     // The executor is made, and the attempt begun, by a thread that is gone before the command ends.
     let attempt = std::thread::spawn(move || {
         handle.block_on(async {
-            let mut attempt = begin(&Executor::new(Clock::system(), 1).unwrap(), job);
+            let mut attempt = begin(&executor_of(1), job);
             soon(&mut attempt.started).await.unwrap();
             attempt
         })

@@ -1,8 +1,7 @@
 //! Many commands at once.
 
-use fencron::execute::Executor;
+use fencron::execute::MayStart;
 use fencron::job::{Outcome, StopReason};
-use fencron::time::Clock;
 
 use super::attempt::*;
 
@@ -31,7 +30,7 @@ async fn hundreds_run_at_once_and_none_is_left() {
 async fn no_more_run_at_once_than_are_allowed_and_the_others_wait_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let executor = Executor::new(Clock::system(), 1).unwrap();
+    let executor = executor_of(1);
     let mut attempts = Vec::new();
     for number in 0..10 {
         let script = format!("echo begin {number} >> {0}; sleep 0.01; echo end {number} >> {0}", log.display());
@@ -44,6 +43,26 @@ async fn no_more_run_at_once_than_are_allowed_and_the_others_wait_in_order() {
     }
     let expected: String = (0..10).map(|number| format!("begin {number}\nend {number}\n")).collect();
     assert_eq!(std::fs::read_to_string(log).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_command_ends_while_the_start_of_another_is_held_up() {
+    let executor = executor();
+    let mut first = begin(&executor, shell("echo pid $$; exec sleep 3600"));
+    first.pid().await;
+    let (asked, asks) = std::sync::mpsc::channel();
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let held_up = MayStart::new(move || {
+        asked.send(()).unwrap();
+        gone.lock().unwrap().recv().is_ok()
+    });
+    let second = begin_if(&executor, command(["true"]), held_up);
+    soon(tokio::task::spawn_blocking(move || asks.recv().unwrap())).await.unwrap();
+    first.stopper.stop(StopReason::Asked);
+    assert_eq!(first.end().await.outcome, Outcome::Stopped(StopReason::Asked));
+    go.send(()).unwrap();
+    assert_eq!(second.end().await.outcome, Outcome::Exited(0));
 }
 
 #[tokio::test]

@@ -2,9 +2,8 @@
 
 use std::os::fd::AsRawFd;
 
-use fencron::execute::{Executor, MayStart};
+use fencron::execute::MayStart;
 use fencron::job::{Outcome, StopReason, Task, Text};
-use fencron::time::Clock;
 
 use super::attempt::*;
 
@@ -162,7 +161,7 @@ async fn nothing_starts_when_the_node_may_not_act() {
 
 #[tokio::test]
 async fn nothing_starts_that_is_stopped_while_it_waits() {
-    let executor = Executor::new(Clock::system(), 1).unwrap();
+    let executor = executor_of(1);
     let mut first = begin(&executor, shell("echo pid $$; exec sleep 3600"));
     first.pid().await;
     let second = begin(&executor, command(["true"]));

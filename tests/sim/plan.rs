@@ -82,6 +82,8 @@ pub struct Plan {
     pub nodes: usize,
     pub ttl_secs: u64,
     pub grace_secs: u64,
+    /// How many runs each node begins at once.
+    pub room: usize,
     /// Parts of a million by which each node's clock is fast.
     pub drift: Vec<i64>,
     pub jobs: String,
@@ -102,6 +104,7 @@ impl Plan {
             nodes,
             ttl_secs: *chance.pick(&[2, 3, 5, 8]),
             grace_secs: *chance.pick(&[1, 5, 15]),
+            room: *chance.pick(&[2, 5, 1000, 1000]),
             drift: (0..nodes).map(|_| chance.within(0, 20_000) as i64 - 10_000).collect(),
             jobs,
             rules,

@@ -191,6 +191,7 @@ impl<'a> World<'a> {
             options: Options {
                 name,
                 timing: self.timing(),
+                room: self.plan.room,
                 shutdown_grace: Duration::from_secs(self.plan.grace_secs),
                 max_clock_skew: Duration::from_secs(2),
                 address: None,

@@ -30,6 +30,7 @@ pub struct Server {
     kind: Kind,
     port: u16,
     directory: PathBuf,
+    options: Vec<String>,
     running: Option<Running>,
 }
 
@@ -58,10 +59,18 @@ impl Server {
 
     /// A server for one test, which may do to it what it wants.
     pub fn start(kind: Kind) -> Server {
+        Server::start_with(kind, |_| Vec::new())
+    }
+
+    /// As [`Server::start`], with more options on its command line. They are asked for once its directory is there,
+    /// which the server may read.
+    pub fn start_with(kind: Kind, options: impl FnOnce(&Path) -> Vec<String>) -> Server {
         let directory = tempfile::Builder::new().prefix("fencron-db-").tempdir().unwrap().keep();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Server { kind, port, directory, running: None };
+        let mut server = Server { kind, port, directory, options: Vec::new(), running: None };
         server.initialize();
+        server.options = options(&server.directory);
+        own(&server.directory, kind);
         server.launch();
         server
     }
@@ -140,6 +149,7 @@ impl Server {
             ["-c".to_owned(), SCRIPT.to_owned(), "sh".to_owned(), self.directory.display().to_string()].into();
         all.append(&mut user_prefix(self.kind));
         all.append(&mut arguments);
+        all.extend(self.options.iter().cloned());
         let mut shell = Command::new("sh")
             .args(all)
             .stdin(Stdio::piped())

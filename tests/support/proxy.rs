@@ -15,6 +15,8 @@ pub enum Flow {
     Pass,
     /// Nothing arrives, and nobody is told. When the flow passes again, what was held arrives: TCP sends it anew.
     Hold,
+    /// As [`Flow::Hold`], from the first piece on that has this text in it.
+    HoldFrom(&'static str),
     /// All arrives this much later.
     Delay(Duration),
 }
@@ -135,12 +137,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    upstream: String,
-    rules: watch::Receiver<Rules>,
-    holds: watch::Sender<u64>,
-) {
+async fn accept(listener: TcpListener, upstream: String, rules: watch::Receiver<Rules>, holds: watch::Sender<u64>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
         let (upstream, rules, holds) = (upstream.clone(), rules.clone(), holds.clone());
@@ -179,10 +176,15 @@ async fn pump(
     let mut buffer = vec![0; 64 << 10];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        if flow(&rules.borrow()) == Flow::Hold {
+        let holding = |flow: Flow| match flow {
+            Flow::Hold => true,
+            Flow::HoldFrom(text) => buffer[..read].windows(text.len()).any(|piece| piece == text.as_bytes()),
+            Flow::Pass | Flow::Delay(_) => false,
+        };
+        if holding(flow(&rules.borrow())) {
             holds.send_modify(|holds| *holds += 1);
         }
-        let flowing = match rules.wait_for(|rules| flow(rules) != Flow::Hold).await {
+        let flowing = match rules.wait_for(|rules| !holding(flow(rules))).await {
             Ok(rules) => flow(&rules),
             Err(_) => return,
         };

@@ -66,3 +66,25 @@ async fn a_leader_steps_down_in_favour_of_a_node_that_waits_behind_others() {
     c.election.resign(&term).await.unwrap();
     finished(b).await.1.expect("who was set back queues up again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_program_leads_again_after_the_store_was_away_when_its_term_ended() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").await;
+    for _ in 0..25 {
+        cluster.store.expect(Kind::Release, Fault::Unavailable);
+    }
+    let mut terms = 0;
+    let lead = async |_: &Term, signal: &HoldSignal| {
+        terms += 1;
+        if terms == 2 {
+            return Some(());
+        }
+        cluster.store.lose_keep_alives(true);
+        assert_eq!(signal.lost().await, Lost::TrustLapsed);
+        cluster.store.lose_keep_alives(false);
+        std::future::pending().await
+    };
+    let led = timeout(LONG, node.election.lead(&node.session, lead)).await.unwrap();
+    assert!(led.is_ok() && cluster.store.all_met(), "{led:?}");
+}

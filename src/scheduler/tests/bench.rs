@@ -270,16 +270,22 @@ pub struct Bench {
     jobs: BTreeMap<JobName, Arc<Job>>,
     attempts: BTreeMap<RunId, Vec<Went>>,
     leases: u64,
+    /// How many runs each node may begin at once.
+    room: usize,
 }
 
 impl Bench {
     /// So many nodes with these jobs, none of which leads.
     pub fn with(nodes: usize, jobs: impl IntoIterator<Item = Job>) -> Bench {
-        let jobs = config(jobs);
-        let mut bench =
-            Bench { now: T0, ledger: Model::default(), nodes: Vec::new(), jobs, attempts: BTreeMap::new(), leases: 0 };
+        Bench::crowded(nodes, usize::MAX, jobs)
+    }
+
+    /// As [`Bench::with`], each beginning no more than `room` runs at once.
+    pub fn crowded(nodes: usize, room: usize, jobs: impl IntoIterator<Item = Job>) -> Bench {
+        let (jobs, ledger, attempts) = (config(jobs), Model::default(), BTreeMap::new());
+        let mut bench = Bench { now: T0, ledger, nodes: Vec::new(), jobs, attempts, leases: 0, room };
         for _ in 0..nodes {
-            bench.nodes.push(Node::new(bench.nodes.len(), bench.jobs.clone()));
+            bench.nodes.push(Node::new(bench.nodes.len(), bench.jobs.clone(), room));
             bench.open_session(bench.nodes.len() - 1);
         }
         bench
@@ -343,6 +349,7 @@ impl Bench {
         }
         went.push(Went::Running);
         let process = Process { attempt: open.attempt, started_at: self.now, stop: None, job };
+        assert!(node.running.len() < self.room, "{run} starts though there is no room");
         assert!(node.running.insert(run.clone(), process).is_none(), "{run} runs already");
     }
 
@@ -522,7 +529,7 @@ impl Bench {
         for run in self.nodes[at].running.keys() {
             *self.attempts.get_mut(run).unwrap().last_mut().unwrap() = Went::Otherwise;
         }
-        self.nodes[at] = Node::new(at, self.jobs.clone());
+        self.nodes[at] = Node::new(at, self.jobs.clone(), self.room);
         self.open_session(at);
         self.reread(at);
     }
@@ -693,9 +700,9 @@ impl Bench {
 }
 
 impl Node {
-    fn new(number: usize, jobs: BTreeMap<JobName, Arc<Job>>) -> Node {
+    fn new(number: usize, jobs: BTreeMap<JobName, Arc<Job>>, room: usize) -> Node {
         Node {
-            scheduler: Scheduler::new(format!("n{number}"), jobs),
+            scheduler: Scheduler::new(format!("n{number}"), jobs).with_room(room),
             lease: 0,
             term: None,
             trusted: false,

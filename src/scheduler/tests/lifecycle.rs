@@ -2,7 +2,7 @@
 
 use super::bench::{after, run};
 use super::*;
-use crate::job::{Again, Guarantee, Http, On, Retry, Task, Text};
+use crate::job::{Again, Guarantee, Http, On, Retry, Statuses, Task, Text};
 
 fn retrying(attempts: u32) -> Job {
     Job { retry: Retry { attempts, initial: secs(5), max: secs(8) }, ..job("a") }
@@ -14,6 +14,11 @@ fn request() -> Task {
         url: Text::plain("http://127.0.0.1:9/"),
         headers: Vec::new(),
         body: None,
+        expect: Statuses::default(),
+        retry_on: None,
+        redirects: 0,
+        ca: None,
+        identity: None,
         connect_timeout: secs(1),
     }))
 }

@@ -200,3 +200,37 @@ fn an_answer_of_the_store_says_that_a_run_is_over_before_the_watch_does() {
     bench.settle(); // now the watch tells all of it, from the beginning
     assert_eq!(bench.open(), ["a@120 claimed"]);
 }
+
+#[test]
+fn what_has_no_room_is_claimed_in_time_and_begun_in_order_once_there_is_room() {
+    let jobs = ["a", "b", "c"].map(|name| Job { guarantee: Guarantee::AtMostOnce, ..job(name) });
+    let mut bench = Bench::crowded(2, 1, jobs);
+    bench.elect(0);
+    bench.pass(secs(60));
+    assert_eq!(bench.running(), ["a@60 #1"]);
+    assert_eq!(bench.open(), ["a@60 claimed", "b@60 waiting", "c@60 waiting"]);
+    bench.succeeds(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.running(), ["b@60 #1"]);
+    // What was never begun is in no doubt when its leader is lost.
+    bench.crash(0);
+    bench.elect(1);
+    bench.settle();
+    assert_eq!(bench.running_on(1), ["c@60 #1"]);
+    let doubtful: Vec<String> = bench.verdicts().into_iter().filter(|verdict| verdict.contains("unknown")).collect();
+    assert_eq!(doubtful.len(), 1, "{doubtful:?}");
+}
+
+#[test]
+fn what_waits_for_room_is_begun_by_whoever_leads_next_and_not_while_trust_has_lapsed() {
+    let mut bench = Bench::crowded(1, 1, [job("a"), job("b")]);
+    bench.elect(0);
+    bench.pass(secs(60));
+    bench.trust(0, false);
+    bench.ends(0, &run("a", 60), stopped(StopReason::LostLeadership));
+    bench.settle();
+    assert!(bench.running().is_empty());
+    bench.trust(0, true);
+    bench.settle();
+    assert_eq!(bench.running(), ["b@60 #1"]);
+}

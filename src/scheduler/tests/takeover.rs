@@ -2,7 +2,7 @@
 
 use super::bench::{after, run};
 use super::*;
-use crate::job::On;
+use crate::job::{On, Retry};
 
 fn again() -> Job {
     Job { guarantee: Guarantee::AtLeastOnce, on_lost_leadership: OnLostLeadership::Finish, ..job("a") }
@@ -318,4 +318,25 @@ fn an_attempt_is_not_begun_beside_an_older_one_of_the_same_run_that_still_runs_h
     bench.ends(0, &run("a", 60), succeeded());
     bench.settle();
     assert_eq!(bench.running(), ["a@60 #2"]);
+}
+
+#[test]
+fn a_run_is_not_repeated_beside_one_of_a_former_term_that_still_runs_here() {
+    let job = Job { overlap: Overlap::Queue, retry: Retry { attempts: 2, ..job("a").retry }, ..job("a") };
+    let mut bench = running(job);
+    bench.pass(secs(60));
+    bench.end_session(0);
+    bench.elect(1);
+    bench.settle();
+    assert_eq!(bench.running_on(1), ["a@120 #1"], "the first is decided, though it still runs on its node");
+    bench.ends(1, &run("a", 120), failed());
+    bench.settle();
+    bench.resign(1);
+    bench.open_session(0);
+    bench.elect(0);
+    bench.pass(secs(30));
+    assert_eq!(bench.running_on(0), ["a@60 #1"]);
+    bench.ends(0, &run("a", 60), stopped(StopReason::LostLeadership));
+    bench.settle();
+    assert_eq!(bench.running_on(0), ["a@120 #2"]);
 }

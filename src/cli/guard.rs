@@ -1,0 +1,233 @@
+//! `fencron guard`: the receiving end, for services and scripts that do not check fences themselves.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use clap::{Args, Subcommand, ValueEnum};
+use hyper::service::service_fn;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::terminal::Terminal;
+use super::{Exit, Failure};
+use crate::guard::proxy::GuardProxy;
+use crate::guard::sql::Dialect;
+use crate::guard::{Guard, InDoubt, Options, StateError, StateUrl};
+use crate::listen;
+use crate::time::Clock;
+
+mod exec;
+
+#[derive(Args)]
+pub(super) struct GuardArgs {
+    #[command(subcommand)]
+    command: GuardCommand,
+}
+
+#[derive(Subcommand)]
+enum GuardCommand {
+    /// Print the tables, and what to call in one's own transactions
+    Sql(SqlArgs),
+    /// Guard an HTTP service that need not be changed
+    Proxy(ProxyArgs),
+    /// Guard a command: run it, unless its fence is stale or it was run before
+    Exec(exec::ExecArgs),
+}
+
+#[derive(Args)]
+struct SqlArgs {
+    database: Database,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Database {
+    Postgres,
+    /// MySQL 8 and MariaDB
+    Mysql,
+    Sqlite,
+}
+
+/// What every guard is told.
+#[derive(Args)]
+struct RuleArgs {
+    /// What it remembers: memory, sqlite:PATH (this machine) or postgres://USER@HOST/DATABASE (all that share it)
+    #[arg(long, value_name = "URL", env = "FENCRON_GUARD_STATE", hide_env_values = true)]
+    state: StateUrl,
+    /// For how long an answer is replayed; after that the same key is done again
+    #[arg(long, value_name = "D", default_value = "7d", value_parser = humantime::parse_duration)]
+    keep: Duration,
+    /// How many keys are kept; beyond it new ones are turned away
+    #[arg(long, value_name = "N", default_value_t = Options::default().keys_most)]
+    keys_most: u64,
+    /// How long to wait for what older fences have in flight
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    wait: Duration,
+    /// What to do where nobody knows whether it was done
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    in_doubt: WhenInDoubt,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WhenInDoubt {
+    /// Turn it away
+    Refuse,
+    /// Do it, perhaps for the second time
+    Repeat,
+}
+
+impl RuleArgs {
+    fn options(&self, resource: &str) -> Options {
+        Options {
+            resource: resource.to_owned(),
+            keep: self.keep,
+            keys_most: self.keys_most,
+            wait: self.wait,
+            in_doubt: match self.in_doubt {
+                WhenInDoubt::Refuse => InDoubt::Refuse,
+                WhenInDoubt::Repeat => InDoubt::Repeat,
+            },
+            ..Options::default()
+        }
+    }
+
+    async fn open(&self, options: Options) -> Result<Guard, Failure> {
+        Guard::open(&self.state, options, Clock::system()).await.map_err(|error| cannot_use(&error))
+    }
+}
+
+fn cannot_use(error: &StateError) -> Failure {
+    Failure::new(Exit::StoreUnreachable, format!("--state: {error}"))
+}
+
+#[derive(Args)]
+struct ProxyArgs {
+    /// Where it listens; port 0 is any free port
+    #[arg(long, value_name = "ADDR", env = "FENCRON_GUARD_LISTEN")]
+    listen: SocketAddr,
+    /// The service that is guarded, like http://127.0.0.1:8080
+    #[arg(long, value_name = "URL", env = "FENCRON_GUARD_UPSTREAM")]
+    upstream: String,
+    #[command(flatten)]
+    rules: RuleArgs,
+    /// What is guarded, where several guards share a state and are to have nothing to do with each other
+    #[arg(long, value_name = "NAME", default_value = "")]
+    resource: String,
+    /// Turn away what bears no fence, rather than pass it on unguarded
+    #[arg(long)]
+    require_fence: bool,
+    /// How large the body of a guarded request may be, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = Options::default().body_most)]
+    body_most: usize,
+    /// How large an answer may be to be replayed, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = Options::default().answer_most)]
+    answer_most: usize,
+    /// How long the service may take
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Where /healthz and /readyz of the guard itself are answered [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    health_listen: Option<SocketAddr>,
+    /// How long requests may go on when the guard is told to stop
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = humantime::parse_duration)]
+    shutdown_grace: Duration,
+}
+
+impl GuardArgs {
+    pub fn has_work_for_many_threads(&self) -> bool {
+        matches!(self.command, GuardCommand::Proxy(_))
+    }
+}
+
+pub(super) async fn run(args: GuardArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    match args.command {
+        GuardCommand::Sql(args) => {
+            let dialect = match args.database {
+                Database::Postgres => Dialect::Postgres,
+                Database::Mysql => Dialect::Mysql,
+                Database::Sqlite => Dialect::Sqlite,
+            };
+            terminal.write(&dialect.script())?;
+            Ok(Exit::Done)
+        }
+        GuardCommand::Proxy(args) => proxy(args, terminal).await,
+        GuardCommand::Exec(args) => exec::exec(&args, terminal).await,
+    }
+}
+
+/// Guards a service until it is told to stop.
+async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
+    let mut asked_to_stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let options = Options {
+        require_fence: args.require_fence,
+        body_most: args.body_most,
+        answer_most: args.answer_most,
+        ..args.rules.options(&args.resource)
+    };
+    let guard = args.rules.open(options).await?;
+    let proxy = GuardProxy::new(guard.clone(), &args.upstream, args.timeout);
+    let proxy = proxy.map_err(|error| Failure::wrong(format!("--upstream: {error}")))?;
+    let (listener, health) = (bind(args.listen).await?, args.health_listen);
+    let ending = CancellationToken::new();
+    terminal.say(format_args!(
+        "fencron: guarding {} on http://{}, with its state in {}",
+        args.upstream,
+        listener.local_addr()?,
+        args.rules.state
+    ));
+    if matches!(args.rules.state, StateUrl::Memory) {
+        terminal.say(
+            "fencron: a guard with its state in memory knows nothing after a restart: stale fences are let in \
+                      until it has seen a newer one",
+        );
+    }
+    if let Some(address) = health {
+        let listener = bind(address).await?;
+        terminal.say(format_args!("fencron: health on http://{}", listener.local_addr()?));
+        let router = health_of(guard.clone());
+        let ending = ending.clone();
+        tokio::spawn(listen::serve(listener, move |_| TowerToHyperService::new(router.clone()), ending));
+    }
+    let answering = move |peer| {
+        let proxy = proxy.clone();
+        service_fn(move |request| {
+            let proxy = proxy.clone();
+            async move { Ok::<_, std::convert::Infallible>(proxy.answer(request, peer).await) }
+        })
+    };
+    let serving = tokio::spawn(listen::serve(listener, answering, ending.clone()));
+    let [terminate, interrupt] = &mut asked_to_stop;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    ending.cancel();
+    let drained = async {
+        serving.await.ok();
+        guard.drain().await;
+    };
+    if tokio::time::timeout(args.shutdown_grace, drained).await.is_err() {
+        terminal.say("fencron: what is still in flight is in doubt from now on");
+    }
+    Ok(Exit::Done)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}: choose another address"))
+}
+
+fn health_of(guard: Guard) -> Router {
+    let ready = |State(guard): State<Guard>| async move {
+        match guard.check().await {
+            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+        }
+    };
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(guard)
+}

@@ -1,0 +1,109 @@
+//! How sure a connection to a server is to be of who is there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use crate::job::{Encryption, Server};
+
+/// What a connection to `server` is to check.
+pub fn config(server: &Server) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    if server.encryption < Encryption::VerifyCa {
+        let verifier = Arc::new(Lenient { provider, chain: None });
+        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(server.roots.as_deref())? {
+        roots.add(certificate).map_err(|error| format!("a root certificate cannot be used: {error}"))?;
+    }
+    if server.encryption == Encryption::VerifyFull {
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    }
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .map_err(|error| format!("the root certificates cannot be used: {error}"))?;
+    let verifier = Arc::new(Lenient { provider, chain: Some(chain) });
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// The certificates of those that are trusted to vouch for a server: those in `file`, or the system's.
+pub fn certificates(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, String> {
+    let Some(file) = file else {
+        let native = rustls_native_certs::load_native_certs();
+        return match native.certs.is_empty() {
+            true => Err("this system has no root certificates: install ca-certificates, or name a file in \
+                         `sslrootcert`"
+                .to_owned()),
+            false => Ok(native.certs),
+        };
+    };
+    let unusable = |why: String| format!("the root certificates in {} cannot be used: {why}", file.display());
+    let found: Result<Vec<_>, _> = match CertificateDer::pem_file_iter(file) {
+        Ok(certificates) => certificates.collect(),
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(found) if found.is_empty() => Err(unusable("there is no certificate (PEM) in it".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(unusable(error.to_string())),
+    }
+}
+
+/// Takes any certificate, or any that `chain` takes but for the name in it. That whoever shows it has its key is
+/// checked all the same.
+#[derive(Debug)]
+struct Lenient {
+    provider: Arc<CryptoProvider>,
+    chain: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for Lenient {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,233 @@
+//! The memory that a node shares with its supervisor: until when leases may be trusted, and who told which command to
+//! end.
+//!
+//! It is read and written without any message, so that it says what is so even when either of the two stands still.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::unistd::ftruncate;
+
+use crate::time::Boot;
+
+/// How many commands can be known at once: those that run, and those that are being buried.
+pub(super) const SLOTS: u32 = 1 << 16;
+
+/// How many leases are known at once. A node has one at a time; the last ones are kept for commands that are still to
+/// end. The oldest is forgotten for a new one, and what hangs on it is then ended at once.
+const LEASES: usize = 16;
+
+/// Until when something may be trusted, and until when nothing of it may be left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub trusted_until: Boot,
+    pub killed_at: Boot,
+}
+
+/// One lease. Only the node writes.
+struct Cell {
+    /// 0: none.
+    lease: AtomicU64,
+    /// In nanoseconds of the boot clock, like all instants here.
+    trusted_until: AtomicU64,
+    /// How long after that what is left is killed.
+    killed_after: AtomicU64,
+}
+
+/// The layout that both sides agree on: they are the same program.
+#[repr(C)]
+struct Layout {
+    cells: [Cell; LEASES],
+    /// Who told the command to end: `RUNNING`, `TOLD_BY_NODE` or `TOLD_BY_SUPERVISOR`.
+    slots: [AtomicU32; SLOTS as usize],
+}
+
+const RUNNING: u32 = 0;
+const TOLD_BY_NODE: u32 = 1;
+const TOLD_BY_SUPERVISOR: u32 = 2;
+
+/// Who asks a command to end. A command is asked by one of them only: many take a second TERM for "at once".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Node,
+    Supervisor,
+}
+
+/// The mapping of it in this process.
+#[derive(Debug)]
+pub(super) struct Page {
+    memory: NonNull<Layout>,
+    file: OwnedFd,
+}
+
+// SAFETY: all that is in it are atomics, and the mapping lasts as long as the value.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
+impl Page {
+    /// New memory that can be shared. Pages of it that nobody touched cost nothing.
+    pub(super) fn new() -> io::Result<Page> {
+        let file = memfd_create(c"fencron-trust", MFdFlags::MFD_CLOEXEC)?;
+        ftruncate(&file, i64::try_from(size_of::<Layout>()).expect("it is small"))?;
+        Page::map(file)
+    }
+
+    /// The memory behind a file that [`Page::new`] made.
+    pub(super) fn map(file: OwnedFd) -> io::Result<Page> {
+        let length = u64::try_from(size_of::<Layout>()).expect("it is small");
+        if nix::sys::stat::fstat(&file)?.st_size.cast_unsigned() < length {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not the memory that a node shares"));
+        }
+        let size = NonZeroUsize::new(size_of::<Layout>()).expect("it has fields");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, of a file that is as long as that and whose bytes may be anything, as atomics may.
+        let memory = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, &file, 0)? };
+        Ok(Page { memory: memory.cast(), file })
+    }
+
+    /// What is handed to the supervisor.
+    pub(super) fn file(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
+    }
+
+    fn layout(&self) -> &Layout {
+        // SAFETY: mapped until this is dropped, aligned to a page, and only ever touched as atomics.
+        unsafe { self.memory.as_ref() }
+    }
+
+    /// Where the limits of `lease` stand; `None`: nobody has told them.
+    pub(super) fn cell_of(&self, lease: u64) -> Option<u32> {
+        let found = self.layout().cells.iter().position(|cell| cell.lease.load(Ordering::SeqCst) == lease)?;
+        u32::try_from(found).ok().filter(|_| lease != 0)
+    }
+
+    /// Tells the limits of `lease`, and returns whether they came nearer. Of the calls one may be made at a time.
+    pub(super) fn tell(&self, lease: u64, trusted_until: Boot, killed_after: Duration) -> bool {
+        let cells = &self.layout().cells;
+        let until = nanos(trusted_until.since_boot());
+        let known = cells.iter().find(|cell| cell.lease.load(Ordering::SeqCst) == lease);
+        if let Some(cell) = known {
+            return cell.trusted_until.swap(until, Ordering::SeqCst) > until;
+        }
+        let oldest = cells.iter().min_by_key(|cell| cell.trusted_until.load(Ordering::SeqCst));
+        let cell = oldest.expect("there are some");
+        // In this order a reader, wherever it gets in between, finds the old lease ended or gone.
+        cell.trusted_until.store(0, Ordering::SeqCst);
+        let replaced = cell.lease.swap(lease, Ordering::SeqCst);
+        cell.killed_after.store(nanos(killed_after), Ordering::SeqCst);
+        cell.trusted_until.store(until, Ordering::SeqCst);
+        replaced != 0
+    }
+
+    /// The limits of `lease`, which stood in `cell`. Those of a lease that is forgotten are long past.
+    pub(super) fn limits(&self, cell: u32, lease: u64) -> Limits {
+        let past = Limits { trusted_until: Boot::default(), killed_at: Boot::default() };
+        let Some(cell) = usize::try_from(cell).ok().and_then(|cell| self.layout().cells.get(cell)) else { return past };
+        let before = cell.lease.load(Ordering::SeqCst);
+        let trusted_until = instant(cell.trusted_until.load(Ordering::SeqCst));
+        let killed_at = trusted_until.plus(Duration::from_nanos(cell.killed_after.load(Ordering::SeqCst)));
+        let after = cell.lease.load(Ordering::SeqCst);
+        if before == lease && after == lease { Limits { trusted_until, killed_at } } else { past }
+    }
+
+    fn slot(&self, slot: u32) -> Option<&AtomicU32> {
+        self.layout().slots.get(usize::try_from(slot).ok()?)
+    }
+
+    /// A command takes this slot.
+    pub(super) fn begin(&self, slot: u32) {
+        if let Some(slot) = self.slot(slot) {
+            slot.store(RUNNING, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes it upon `side` to tell the command to end; false: it was told already.
+    pub(super) fn claim_telling(&self, slot: u32, side: Side) -> bool {
+        let told = match side {
+            Side::Node => TOLD_BY_NODE,
+            Side::Supervisor => TOLD_BY_SUPERVISOR,
+        };
+        self.slot(slot)
+            .is_some_and(|slot| slot.compare_exchange(RUNNING, told, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+    }
+
+    /// Who told the command to end, if it was.
+    pub(super) fn told_by(&self, slot: u32) -> Option<Side> {
+        match self.slot(slot)?.load(Ordering::SeqCst) {
+            TOLD_BY_NODE => Some(Side::Node),
+            TOLD_BY_SUPERVISOR => Some(Side::Supervisor),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size, and nothing borrows from it any more.
+        let unmapped = unsafe { munmap(self.memory.cast(), size_of::<Layout>()) };
+        debug_assert!(unmapped.is_ok(), "it was mapped");
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn instant(nanos: u64) -> Boot {
+    Boot::from_duration(Duration::from_nanos(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Boot {
+        Boot::from_duration(Duration::from_millis(millis))
+    }
+
+    const KILLED_AFTER: Duration = Duration::from_millis(75);
+
+    #[test]
+    fn what_the_node_tells_is_read_through_the_other_mapping() {
+        let node = Page::new().unwrap();
+        let supervisor = Page::map(node.file().unwrap()).unwrap();
+        assert!(!node.tell(7, ms(1_000), KILLED_AFTER));
+        let cell = node.cell_of(7).unwrap();
+        assert_eq!(supervisor.limits(cell, 7), Limits { trusted_until: ms(1_000), killed_at: ms(1_075) });
+        assert!(!node.tell(7, ms(2_000), KILLED_AFTER), "further away");
+        assert!(node.tell(7, ms(500), KILLED_AFTER), "nearer");
+        assert_eq!(supervisor.limits(cell, 7).trusted_until, ms(500));
+    }
+
+    #[test]
+    fn a_lease_that_was_forgotten_for_others_is_past() {
+        let page = Page::new().unwrap();
+        page.tell(1, ms(1), KILLED_AFTER);
+        let cell = page.cell_of(1).unwrap();
+        for lease in 2..2 + LEASES as u64 {
+            page.tell(lease, ms(1_000 + lease), KILLED_AFTER);
+        }
+        assert_eq!(page.cell_of(1), None);
+        assert_eq!(page.limits(cell, 1).killed_at, Boot::default());
+        assert_eq!(page.cell_of(0), None, "no lease is none");
+    }
+
+    #[test]
+    fn a_command_is_told_by_one_side_only() {
+        let page = Page::new().unwrap();
+        page.begin(3);
+        assert!(page.claim_telling(3, Side::Supervisor));
+        assert!(!page.claim_telling(3, Side::Node));
+        assert_eq!(page.told_by(3), Some(Side::Supervisor));
+        page.begin(3);
+        assert_eq!(page.told_by(3), None);
+        assert!(!page.claim_telling(SLOTS, Side::Node), "there is no such slot");
+    }
+}

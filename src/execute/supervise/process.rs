@@ -1,0 +1,372 @@
+//! What the supervisor does. One thread that sleeps until a packet, the death of its node, or the next deadline.
+//!
+//! It owns no session, no store and no log. Its three standard descriptors are the socket, the shared memory, and the
+//! pidfd of its node; it has no others but those of the commands.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::Pid;
+
+use super::message::{Command, Message, Received, receive, send_now};
+use super::page::{Page, Side};
+use crate::execute::census::{self, Sessions};
+use crate::execute::group;
+use crate::time::{Boot, Clock};
+
+/// How soon what was killed is looked at again, at first: the pauses double up to [`AGAIN_LAST`].
+const AGAIN_FIRST: Duration = Duration::from_millis(2);
+const AGAIN_LAST: Duration = Duration::from_millis(256);
+
+/// How much output of a dead node's commands is thrown away at once.
+const DRAIN_AT_ONCE: usize = 64 * 1024;
+
+/// Whatever else is sent to a node, by a terminal or by its process group, is not meant for this process.
+const IGNORED: [Signal; 10] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGPIPE,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Supervises until the node is gone and nothing is left to hold. Returns how the program ends.
+pub(super) fn main() -> i32 {
+    match settle().and_then(Supervisor::run) {
+        Ok(()) => 0,
+        // There is nobody to tell but whoever started it, who asks for the exit code.
+        Err(_) => 2,
+    }
+}
+
+/// Takes leave of whoever started this: session, terminal, files, signals.
+fn settle() -> Result<Supervisor, Errno> {
+    for ignored in IGNORED {
+        // SAFETY: no handler of ours is installed, this has it ignored.
+        unsafe { signal(ignored, SigHandler::SigIgn)? };
+    }
+    // Fails only where it leads a group already.
+    nix::unistd::setsid().ok();
+    nix::sys::prctl::set_name(c"fencron-supervi")?;
+    // SAFETY: nothing in this process has opened anything yet.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    let take = |standard: BorrowedFd<'_>| standard.try_clone_to_owned().map_err(|_| Errno::EBADF);
+    let socket = take(std::io::stdin().as_fd())?;
+    let page = Page::map(take(std::io::stdout().as_fd())?).map_err(|_| Errno::EBADF)?;
+    let node = take(std::io::stderr().as_fd())?;
+    let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+    send_now(socket.as_fd(), Message::Look)?;
+    Ok(Supervisor {
+        page,
+        socket: Some(socket),
+        node,
+        timer,
+        clock: Clock::system(),
+        node_gone: None,
+        commands: BTreeMap::new(),
+    })
+}
+
+struct Supervisor {
+    page: Page,
+    /// `None`: whoever could send has gone.
+    socket: Option<OwnedFd>,
+    /// A pidfd.
+    node: OwnedFd,
+    timer: TimerFd,
+    clock: Clock,
+    /// Since when there is no node.
+    node_gone: Option<Boot>,
+    /// By their slots.
+    commands: BTreeMap<u32, Charge>,
+}
+
+/// A command that is held.
+struct Charge {
+    command: Command,
+    /// `None` where the system had no descriptor left for it.
+    pidfd: Option<OwnedFd>,
+    /// From which its output can be read, while anybody can write to it.
+    outputs: Vec<File>,
+    /// When it was first seen to have been told to end.
+    told_at: Option<Boot>,
+    /// It has been killed so often.
+    kills: u32,
+    /// When it is to be looked at again for what is left of it.
+    look_at: Option<Boot>,
+    /// Nothing is left of it.
+    empty: bool,
+}
+
+/// What is due for a command.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    At(Boot),
+    Tell,
+    Kill,
+}
+
+impl Supervisor {
+    fn run(mut self) -> Result<(), Errno> {
+        loop {
+            self.hear();
+            let next = self.act();
+            if self.node_gone.is_some() && self.socket.is_none() && self.commands.is_empty() {
+                return Ok(());
+            }
+            self.sleep(next)?;
+        }
+    }
+
+    /// Takes all packets that are there.
+    fn hear(&mut self) {
+        while let Some(socket) = &self.socket {
+            match receive(socket.as_fd()) {
+                Received::Message(Message::Runs(command), descriptors) => self.take_on(command, descriptors),
+                Received::Message(Message::Gone(slot), _) => drop(self.commands.remove(&slot)),
+                Received::Message(Message::Look, _) => {}
+                Received::Nothing => return,
+                Received::End => self.socket = None,
+            }
+        }
+    }
+
+    fn take_on(&mut self, command: Command, descriptors: Vec<OwnedFd>) {
+        let mut descriptors = descriptors.into_iter();
+        let pidfd = descriptors.next().or_else(|| super::pidfd_open(command.pid).ok());
+        let outputs: Vec<_> = descriptors.map(File::from).collect();
+        for output in &outputs {
+            // The node has done so, as it is the same open file: nothing here may ever wait for a pipe.
+            fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok();
+        }
+        let charge = Charge { command, pidfd, outputs, told_at: None, kills: 0, look_at: None, empty: false };
+        self.commands.insert(command.slot, charge);
+    }
+
+    /// Does what is due, and returns when the next is.
+    fn act(&mut self) -> Option<Boot> {
+        let now = self.clock.boot();
+        if self.node_gone.is_none() {
+            // Its files are closed before it has exited. (A node that lives lets go only when it has no commands.)
+            let gone = self.socket.is_none() || is_readable(self.node.as_fd());
+            self.node_gone = gone.then_some(now);
+        }
+        let (mut tell, mut kill) = (Vec::new(), Vec::new());
+        for (slot, charge) in &mut self.commands {
+            match charge.due(&self.page, self.node_gone, now) {
+                Due::Tell => tell.push(*slot),
+                Due::Kill => kill.push(*slot),
+                Due::Nothing | Due::At(_) => {}
+            }
+        }
+        self.tell(&tell, now);
+        self.kill(&kill);
+        if self.node_gone.is_some() {
+            self.let_go(now);
+        }
+        let (page, gone) = (&self.page, self.node_gone);
+        let next = self.commands.values_mut().filter_map(|charge| {
+            let due = match charge.due(page, gone, now) {
+                Due::Nothing => None,
+                Due::At(at) => Some(at),
+                Due::Tell | Due::Kill => Some(now),
+            };
+            due.into_iter().chain(charge.look_at.filter(|at| *at > now)).min()
+        });
+        next.min()
+    }
+
+    /// Tells commands to end, and what they have started.
+    fn tell(&mut self, slots: &[u32], now: Boot) {
+        for slot in slots {
+            self.commands.entry(*slot).and_modify(|charge| charge.told_at = Some(now));
+        }
+        let claims = |slot: &u32| self.page.claim_telling(*slot, Side::Supervisor);
+        let told: Vec<u32> = slots.iter().copied().filter(claims).collect();
+        let sessions = self.sessions(&told);
+        for charge in told.iter().filter_map(|slot| self.commands.get(slot)) {
+            charge.tell(self.node_gone.is_some(), &sessions);
+        }
+    }
+
+    /// Kills commands to the last process of their sessions, or looks at what is left of those that were.
+    fn kill(&mut self, slots: &[u32]) {
+        // At once, and only then by looking at all processes, which takes its time on a full machine.
+        for charge in slots.iter().filter_map(|slot| self.commands.get(slot)) {
+            charge.signal_group(Signal::SIGKILL);
+        }
+        let sessions = self.sessions(slots);
+        let now = self.clock.boot();
+        for slot in slots {
+            let Some(charge) = self.commands.get_mut(slot) else { continue };
+            let members = sessions.of(charge.command.pid);
+            for member in members.filter(|_| charge.owns_number()) {
+                // One that has ended meanwhile needs no signal, and one that may not be signalled is tried again.
+                member.signal(Signal::SIGKILL).ok();
+            }
+            charge.kills += 1;
+            let pause = AGAIN_FIRST.saturating_mul(1 << charge.kills.min(16)).min(AGAIN_LAST);
+            charge.empty = sessions.are_known() && sessions.of(charge.command.pid).next().is_none();
+            charge.look_at = (!charge.empty).then(|| now.plus(pause));
+        }
+    }
+
+    /// Lets go of the commands of which nothing is left. Only without a node: it says so itself otherwise.
+    fn let_go(&mut self, now: Boot) {
+        for charge in self.commands.values_mut() {
+            charge.drain();
+        }
+        let ended: Vec<u32> =
+            self.commands.iter().filter(|(_, charge)| charge.has_ended()).map(|(slot, _)| *slot).collect();
+        if ended.is_empty() {
+            return;
+        }
+        let sessions = self.sessions(&ended);
+        for slot in ended {
+            let Some(charge) = self.commands.get_mut(&slot) else { continue };
+            if charge.empty || (sessions.are_known() && sessions.of(charge.command.pid).next().is_none()) {
+                self.commands.remove(&slot);
+            } else if charge.look_at.is_none_or(|at| at <= now) {
+                charge.look_at = Some(now.plus(AGAIN_LAST));
+            }
+        }
+    }
+
+    fn sessions(&self, slots: &[u32]) -> Sessions {
+        let leaders = slots.iter().filter_map(|slot| self.commands.get(slot)).map(|charge| charge.command.pid);
+        let leaders: Vec<_> = leaders.collect();
+        if leaders.is_empty() { Sessions::default() } else { census::look(leaders) }
+    }
+
+    /// Sleeps until something can be heard, the node dies, or it is `next`.
+    fn sleep(&self, next: Option<Boot>) -> Result<(), Errno> {
+        match next {
+            // Zero would mean never.
+            Some(at) => {
+                let at = TimeSpec::from_duration(at.since_boot().max(Duration::from_nanos(1)));
+                self.timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+            }
+            None => self.timer.unset()?,
+        }
+        let mut waited: Vec<_> = vec![PollFd::new(self.timer.as_fd(), PollFlags::POLLIN)];
+        waited.extend(self.socket.as_ref().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+        if self.node_gone.is_none() {
+            waited.push(PollFd::new(self.node.as_fd(), PollFlags::POLLIN));
+        } else {
+            for charge in self.commands.values() {
+                let pidfd = charge.pidfd.as_ref().filter(|_| !charge.has_ended());
+                waited.extend(pidfd.map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)));
+                waited.extend(charge.outputs.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
+            }
+        }
+        match poll(&mut waited, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Charge {
+    /// What is due at `now`, without a node since `node_gone`.
+    fn due(&mut self, page: &Page, node_gone: Option<Boot>, now: Boot) -> Due {
+        if self.command.finish || self.empty {
+            return Due::Nothing;
+        }
+        let limits = self.command.lease.map(|(cell, lease)| page.limits(cell, lease));
+        let told_by = page.told_by(self.command.slot);
+        if self.told_at.is_none() {
+            let end = [node_gone, limits.map(|limits| limits.trusted_until)].into_iter().flatten().min();
+            match end {
+                None => return Due::Nothing,
+                Some(end) if now < end => return Due::At(end),
+                Some(_) => return Due::Tell,
+            }
+        }
+        // The node sees to `kill_after` itself where it has told the command to end, as long as there is a node.
+        let alone = node_gone.is_some() || told_by == Some(Side::Supervisor);
+        let patience = self.told_at.filter(|_| alone).map(|told_at| told_at.plus(self.command.kill_after));
+        let end = [patience, limits.map(|limits| limits.killed_at)].into_iter().flatten().min();
+        match (end, self.look_at) {
+            (None, _) => Due::Nothing,
+            (Some(end), _) if now < end => Due::At(end),
+            (Some(_), Some(at)) if self.kills > 0 && now < at => Due::At(at),
+            (Some(_), _) => Due::Kill,
+        }
+    }
+
+    /// TERM to the session, once for each process: where the node died, the kernel sends it to the leader.
+    fn tell(&self, leader_was_told: bool, sessions: &Sessions) {
+        if !self.owns_number() {
+            return;
+        }
+        let by_group = !leader_was_told || !sessions.are_known();
+        if by_group {
+            self.signal_group(Signal::SIGTERM);
+        }
+        let others = sessions.of(self.command.pid);
+        let others = others.filter(|member| !(by_group && member.is_in_group() || member.is_leader()));
+        for member in others {
+            // One that has ended meanwhile needs no signal, and one that may not be signalled is killed later.
+            member.signal(Signal::SIGTERM).and_then(|()| member.signal(Signal::SIGCONT)).ok();
+        }
+        // A stopped process would see the TERM only when somebody continues it.
+        self.signal_group(Signal::SIGCONT);
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        let leader = Pid::from_raw(self.command.pid);
+        if self.owns_number() {
+            // A group that is gone needs no signal, and one of another user's processes cannot be given any.
+            match &self.pidfd {
+                Some(pidfd) => group::send(pidfd.as_fd(), leader, Some(signal)).ok(),
+                None => killpg(leader, signal).ok(),
+            };
+        }
+    }
+
+    /// Whether the number still stands for this command: its leader is there, if only as a zombie, or nobody is.
+    fn owns_number(&self) -> bool {
+        let exited = self.pidfd.as_ref().is_some_and(|pidfd| is_readable(pidfd.as_fd()));
+        // A zombie keeps its number. Once that was reaped, a living process of this number is a stranger.
+        !exited || census::has_exited(Pid::from_raw(self.command.pid))
+    }
+
+    /// Whether its leader has exited and all its output was read.
+    fn has_ended(&self) -> bool {
+        match &self.pidfd {
+            Some(pidfd) => is_readable(pidfd.as_fd()),
+            None => census::has_exited(Pid::from_raw(self.command.pid)),
+        }
+    }
+
+    /// Throws away what was written, so that writing goes on.
+    fn drain(&mut self) {
+        let mut thrown_away = [0; DRAIN_AT_ONCE];
+        self.outputs.retain_mut(|output| match output.read(&mut thrown_away) {
+            Ok(read) => read > 0,
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        });
+    }
+}
+
+/// Whether a pidfd stands for a process that has exited.
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut look = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut look, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) && look[0].any() == Some(true)
+}

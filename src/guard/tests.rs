@@ -1,0 +1,78 @@
+use super::*;
+
+fn fence(number: u64) -> Fence {
+    Fence::new(number).unwrap()
+}
+
+fn found(seen: u64) -> Found {
+    Found { seen: Fence::new(seen), entry: None, older_in_flight: false, full: false }
+}
+
+fn entry(progress: Progress) -> Option<Entry> {
+    Some(Entry { same_payload: true, progress })
+}
+
+fn verdict(found: &Found, number: u64) -> Decision {
+    decide(found, fence(number), InDoubt::Refuse)
+}
+
+#[test]
+fn staleness_is_looked_at_before_the_key() {
+    for progress in [Progress::Done, Progress::InFlight, Progress::InDoubt] {
+        let found = Found { entry: entry(progress), ..found(7) };
+        assert_eq!(verdict(&found, 6), Decision::Stale { seen: fence(7) });
+    }
+}
+
+#[test]
+fn an_equal_fence_is_let_in() {
+    assert_eq!(verdict(&found(7), 7), Decision::Admit);
+    assert_eq!(verdict(&found(0), 1), Decision::Admit);
+}
+
+#[test]
+fn a_done_key_is_replayed_without_waiting_for_older_fences() {
+    let found = Found { entry: entry(Progress::Done), older_in_flight: true, ..found(7) };
+    assert_eq!(verdict(&found, 8), Decision::Replay);
+}
+
+#[test]
+fn a_newer_fence_waits_for_older_ones_in_flight() {
+    assert_eq!(verdict(&Found { older_in_flight: true, ..found(7) }, 8), Decision::Wait);
+}
+
+#[test]
+fn another_payload_is_said_before_progress() {
+    for progress in [Progress::Done, Progress::InFlight, Progress::InDoubt] {
+        let entry = Some(Entry { same_payload: false, progress });
+        assert_eq!(verdict(&Found { entry, ..found(7) }, 7), Decision::OtherPayload);
+    }
+}
+
+#[test]
+fn doubt_is_refused_unless_told_otherwise() {
+    let found = Found { entry: entry(Progress::InDoubt), ..found(7) };
+    assert_eq!(verdict(&found, 8), Decision::InDoubt);
+    assert_eq!(decide(&found, fence(8), InDoubt::Repeat), Decision::Admit);
+}
+
+#[test]
+fn a_key_that_is_there_needs_no_room() {
+    let full = Found { full: true, ..found(7) };
+    assert_eq!(verdict(&full, 7), Decision::Full);
+    assert_eq!(verdict(&Found { entry: entry(Progress::Done), ..full.clone() }, 7), Decision::Replay);
+    let doubt = Found { entry: entry(Progress::InDoubt), ..full };
+    assert_eq!(decide(&doubt, fence(7), InDoubt::Repeat), Decision::Admit);
+}
+
+#[test]
+fn a_guard_cannot_be_asked_with_texts_beyond_their_bounds() {
+    let digest = Digest::of([]);
+    let long = "x".repeat(NAME_MOST + 1);
+    for (scope, key) in [("", None), (long.as_str(), None), ("s", Some("")), ("s", Some(long.as_str())), ("a\0", None)]
+    {
+        assert!(matches!(Request::new(scope, fence(1), key, digest), Err(Refusal::Malformed(_))), "{scope} {key:?}");
+    }
+    assert!(Request::new("s", fence(FENCE_MOST + 1), None, digest).is_err());
+    assert!(Request::new("s", fence(FENCE_MOST), Some("k"), digest).is_ok());
+}

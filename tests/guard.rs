@@ -1,0 +1,16 @@
+//! The receiving end: one suite for all forms of the guard and all states, against real databases and processes.
+#![cfg(target_os = "linux")]
+
+mod guard {
+    mod answers;
+    mod asking;
+    mod bounds;
+    mod door;
+    mod exec;
+    mod layer;
+    mod proxy;
+    mod rules;
+    mod service;
+    mod sql;
+}
+mod support;

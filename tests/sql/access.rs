@@ -1,0 +1,132 @@
+//! Databases that cannot be reached, or let nobody in.
+
+use std::path::Path;
+
+use fencron::job::Outcome;
+
+use crate::scene::{attempt, failed, servers, sqlite};
+use crate::support::certificates::Certificates;
+use crate::support::databases::{Kind, PASSWORD, Server};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_without_it() {
+    for db in servers() {
+        let url = db.url().replace(PASSWORD, "not-the-password");
+        let outcome = attempt(&url, "SELECT 1", "").outcome().await;
+        let (why, again) = failed(&outcome);
+        assert!(why.contains("correct the user or the password") && !again, "{}: {why}", db.name());
+        assert!(!why.contains("not-the-password"), "{}: {why}", db.name());
+        let url = format!("{}_none", db.url());
+        let outcome = attempt(&url, "SELECT 1", "").outcome().await;
+        let (why, again) = failed(&outcome);
+        assert!(why.contains("correct `database`") && !again, "{}: {why}", db.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_down_may_be_up_later() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for db in servers() {
+        let ended = attempt(&db.url_at(&format!("127.0.0.1:{port}")), "SELECT 1", "").ended().await;
+        let (why, again) = failed(&ended.outcome);
+        assert!(why.contains("cannot be reached") && why.contains(&port.to_string()) && again, "{}: {why}", db.name());
+        assert_eq!(ended.started_at, None, "{}", db.name());
+    }
+    let outcome = attempt("sqlite:/none/such/directory/x.db", "SELECT 1", "").outcome().await;
+    assert!(failed(&outcome).0.contains("/none/such/directory/x.db"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_create_the_tables_is_told_how_to_have_them_created() {
+    for db in servers() {
+        let crate::scene::Target::Server(_, database) = &db else { unreachable!() };
+        let (name, user) = (&database.name, format!("poor_{}", database.name));
+        if db.name() == "PostgreSQL" {
+            db.ask(&format!(
+                "CREATE ROLE {user} LOGIN PASSWORD 'hunter2-of-the-poor'; REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+            ));
+        } else {
+            db.ask(&format!("CREATE USER '{user}'@'%' IDENTIFIED BY 'hunter2-of-the-poor'"));
+            db.ask(&format!("GRANT SELECT ON {name}.* TO '{user}'@'%'"));
+        }
+        let url = db.url().replace(&format!("fencron:{PASSWORD}"), &format!("{user}:hunter2-of-the-poor"));
+        let poor = || attempt(&url, "SELECT 1", "").outcome();
+        let outcome = poor().await;
+        let (why, again) = failed(&outcome);
+        assert!(why.contains("CREATE TABLE IF NOT EXISTS fencron_guard") && !again, "{}: {why}", db.name());
+        // Once somebody else has made them, the rights to use them are what is missing.
+        assert_eq!(attempt(&db.url(), "SELECT 1", "").outcome().await, Outcome::Done);
+        let outcome = poor().await;
+        assert!(failed(&outcome).0.contains("INSERT and UPDATE on fencron_guard"), "{}: {outcome:?}", db.name());
+        let to = if db.name() == "PostgreSQL" { user.clone() } else { format!("'{user}'@'%'") };
+        db.ask(&format!("GRANT SELECT, INSERT, UPDATE ON fencron_guard TO {to}"));
+        db.ask(&format!("GRANT SELECT, INSERT, DELETE ON fencron_done TO {to}"));
+        let outcome = attempt(&url, "SELECT 1", "").at("2026-11-22T00:00:00Z").outcome().await;
+        assert_eq!(outcome, Outcome::Done, "{}", db.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_written_is_told() {
+    let db = sqlite();
+    let crate::scene::Target::File(dir) = &db else { unreachable!() };
+    std::fs::write(dir.path().join("text.db"), "this is no database, but long enough to be read as one".repeat(50))
+        .unwrap();
+    let url = format!("sqlite:{}", dir.path().join("text.db").display());
+    let outcome = attempt(&url, "SELECT 1", "").outcome().await;
+    assert!(failed(&outcome).0.contains("not a database"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_only_who_its_certificate_says() {
+    let certificates = Certificates::make();
+    let others = Certificates::make();
+    for kind in [Kind::Postgres, Kind::Mariadb] {
+        let server = Server::start_with(kind, |directory| encrypted(kind, directory, &certificates));
+        let database = server.database();
+        let ask = |host: &str, parameters: String| {
+            let url = database.url.replace("127.0.0.1", host);
+            attempt(&format!("{url}?{parameters}"), "SELECT 1", "").at("2026-11-22T00:00:00Z").outcome()
+        };
+        let ca = certificates.path("ca.pem").display().to_string();
+        let good = [
+            ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={ca}")),
+            ("localhost", format!("sslrootcert={ca}")),
+            ("127.0.0.1", format!("sslmode=verify-ca&sslrootcert={ca}")),
+            ("127.0.0.1", "sslmode=require".to_owned()),
+            ("127.0.0.1", "sslmode=prefer".to_owned()),
+        ];
+        for (host, parameters) in good {
+            let outcome = ask(host, parameters.clone()).await;
+            assert!(matches!(outcome, Outcome::Done | Outcome::AlreadyApplied), "{kind:?} {parameters}: {outcome:?}");
+        }
+        let other = others.path("ca.pem").display().to_string();
+        let outcome = ask("127.0.0.1", format!("sslmode=verify-full&sslrootcert={other}")).await;
+        let (why, _) = failed(&outcome);
+        assert!(why.contains("certificate"), "{kind:?}: {why}");
+        let outcome = ask("127.0.0.1", "sslmode=verify-full&sslrootcert=/none/such.pem".to_owned()).await;
+        assert!(failed(&outcome).0.contains("/none/such.pem"), "{kind:?}: {outcome:?}");
+    }
+    for db in servers() {
+        let outcome = attempt(&format!("{}?sslmode=require", db.url()), "SELECT 1", "").outcome().await;
+        assert!(matches!(outcome, Outcome::Failed { .. }), "{}: it speaks no TLS: {outcome:?}", db.name());
+    }
+}
+
+/// The options with which a server shows its certificate.
+fn encrypted(kind: Kind, directory: &Path, certificates: &Certificates) -> Vec<String> {
+    for file in ["server.pem", "server.key"] {
+        let to = directory.join(file);
+        std::fs::copy(certificates.path(file), &to).unwrap();
+        // PostgreSQL takes no key that others may read.
+        std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    let [certificate, key] = ["server.pem", "server.key"].map(|file| directory.join(file).display().to_string());
+    match kind {
+        Kind::Postgres => ["ssl=on".to_owned(), format!("ssl_cert_file={certificate}"), format!("ssl_key_file={key}")]
+            .into_iter()
+            .flat_map(|setting| ["-c".to_owned(), setting])
+            .collect(),
+        Kind::Mariadb => vec![format!("--ssl-cert={certificate}"), format!("--ssl-key={key}")],
+    }
+}

@@ -1,0 +1,192 @@
+//! Attempts that are stopped, cut off, or whose server dies.
+
+use std::time::Duration;
+
+use fencron::job::{Outcome, StopReason};
+
+use crate::scene::{attempt, attempt_of, each, failed, postgres, servers};
+use crate::support::databases::{Kind, Server};
+use crate::support::proxy::{Flow, Proxy};
+use crate::support::{soon, until};
+
+/// When a statement that does not answer is given up.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+
+const SLOW: &str = "INSERT INTO effects VALUES (1, 'x'); UPDATE locks SET n = n + 1 WHERE id = 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_stopped_is_undone() {
+    for db in each() {
+        let held = db.hold().await;
+        let making = attempt(&db.url(), SLOW, "").start();
+        making.started.await.unwrap();
+        db.somebody_waits().await;
+        making.stopper.stop(StopReason::Asked);
+        let asked = tokio::time::Instant::now();
+        let ended = soon("it stops although the lock is held", making.ended).await.unwrap();
+        assert!(asked.elapsed() < CANCEL_LIMIT, "{}: it was cancelled, not given up: {:?}", db.name(), asked.elapsed());
+        assert_eq!(ended.outcome, Outcome::Stopped(StopReason::Asked), "{}", db.name());
+        if !matches!(db, crate::scene::Target::File(_)) {
+            // Its session does not wait any more, while the lock is still held.
+            assert_eq!(db.effects(), "", "{}", db.name());
+        }
+        held.release().await;
+        db.everybody_has_left().await;
+        assert_eq!(db.effects(), "", "{}", db.name());
+        assert_eq!(attempt(&db.url(), SLOW, "").outcome().await, Outcome::Done, "{}: it left no row", db.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_takes_too_long_is_undone() {
+    for db in each() {
+        let held = db.hold().await;
+        let job = format!("timeout: 1s\n    sql: {{database: '{}', statement: \"{SLOW}\"}}", db.url());
+        let outcome = attempt_of(&job, &Default::default()).outcome().await;
+        assert_eq!(outcome, Outcome::TimedOut, "{}", db.name());
+        held.release().await;
+        db.everybody_has_left().await;
+        assert_eq!(db.effects(), "", "{}", db.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_settled_as_done() {
+    for db in servers() {
+        let proxy = Proxy::start(&db.endpoint()).await;
+        let held = db.hold().await;
+        let making = attempt(&db.url_at(&proxy.endpoint()), SLOW, "").start();
+        db.somebody_waits().await;
+        proxy.requests(Flow::Hold);
+        held.release().await;
+        // The commit has come as far as the proxy.
+        proxy.holds_something().await;
+        proxy.answers(Flow::Hold);
+        proxy.requests(Flow::Pass);
+        proxy.holds_something().await;
+        // It was committed, and the answer is on its way.
+        proxy.cut();
+        db.everybody_has_left().await;
+        proxy.pass();
+        let ended = making.ended().await;
+        assert_eq!(ended.outcome, Outcome::Done, "{}", db.name());
+        assert_eq!(db.effects(), "1", "{}", db.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_never_arrived_is_settled_as_failed() {
+    for db in servers() {
+        let proxy = Proxy::start(&db.endpoint()).await;
+        let held = db.hold().await;
+        let making = attempt(&db.url_at(&proxy.endpoint()), SLOW, "").start();
+        db.somebody_waits().await;
+        proxy.requests(Flow::Hold);
+        held.release().await;
+        proxy.holds_something().await;
+        proxy.cut();
+        db.everybody_has_left().await;
+        proxy.pass();
+        let ended = making.ended().await;
+        let (why, again) = failed(&ended.outcome);
+        assert!(again && why.contains("not committed"), "{}: {why}", db.name());
+        assert_eq!(db.effects(), "", "{}", db.name());
+        assert_eq!(attempt(&db.url(), SLOW, "").outcome().await, Outcome::Done, "{}", db.name());
+        assert_eq!(db.effects(), "1", "{}", db.name());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_nobody_can_ask_after_is_in_doubt() {
+    for db in servers() {
+        let proxy = Proxy::start(&db.endpoint()).await;
+        let held = db.hold().await;
+        let making = attempt(&db.url_at(&proxy.endpoint()), SLOW, "").start();
+        db.somebody_waits().await;
+        proxy.requests(Flow::Hold);
+        held.release().await;
+        proxy.holds_something().await;
+        proxy.refuse();
+        making.stopper.stop(StopReason::Shutdown);
+        let ended = making.ended().await;
+        assert!(matches!(ended.outcome, Outcome::InDoubt(_)), "{}: {:?}", db.name(), ended.outcome);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_lost_in_the_middle_has_had_no_effect() {
+    for db in servers() {
+        let proxy = Proxy::start(&db.endpoint()).await;
+        let held = db.hold().await;
+        let making = attempt(&db.url_at(&proxy.endpoint()), SLOW, "").start();
+        db.somebody_waits().await;
+        proxy.refuse();
+        let ended = making.ended().await;
+        let (why, again) = failed(&ended.outcome);
+        assert!(again && why.contains("before the commit"), "{}: {why}", db.name());
+        held.release().await;
+        db.everybody_has_left().await;
+        assert_eq!(db.effects(), "", "{}", db.name());
+        // Without a transaction, nobody knows.
+        proxy.pass();
+        let held = db.hold().await;
+        let loose = attempt(&db.url_at(&proxy.endpoint()), SLOW, ", transaction: false").start();
+        db.somebody_waits().await;
+        proxy.cut();
+        let ended = loose.ended().await;
+        assert!(matches!(ended.outcome, Outcome::InDoubt(_)), "{}: {:?}", db.name(), ended.outcome);
+        held.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_in_the_middle_has_done_nothing() {
+    for kind in [Kind::Postgres, Kind::Mariadb] {
+        let mut server = Server::start(kind);
+        let database = server.database();
+        let ask = |server: &Server, sql: &str| server.ask(&database.name, sql);
+        ask(&server, "CREATE TABLE effects (n int, note varchar(200))");
+        let sleep = if kind == Kind::Postgres { "SELECT pg_sleep(600)" } else { "DO sleep(600)" };
+        let insert = "INSERT INTO effects VALUES (1, 'x')";
+        let making = attempt(&database.url, &format!("{insert}; {sleep}"), "").start();
+        let asleep = match kind {
+            Kind::Postgres => "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+            Kind::Mariadb => "SELECT count(*) FROM information_schema.processlist WHERE state = 'User sleep'",
+        };
+        until("the statement sleeps", async || (ask(&server, asleep) == "1").then_some(())).await;
+        server.kill();
+        if kind == Kind::Postgres {
+            // Its connections are other processes, which go on until they look.
+            server.restart();
+        }
+        let ended = making.ended().await;
+        let (why, again) = failed(&ended.outcome);
+        assert!(again, "{kind:?}: {why}");
+        if kind == Kind::Mariadb {
+            server.restart();
+        }
+        assert_eq!(ask(&server, "SELECT count(*) FROM effects"), "0", "{kind:?}");
+        assert_eq!(attempt(&database.url, insert, "").outcome().await, Outcome::Done, "{kind:?}");
+        assert_eq!(ask(&server, "SELECT count(*) FROM effects"), "1", "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_ends_the_transaction_of_a_node_that_is_silent() {
+    let db = postgres();
+    let proxy = Proxy::start(&db.endpoint()).await;
+    let held = db.hold().await;
+    let zombie = attempt(&db.url_at(&proxy.endpoint()), SLOW, "").start();
+    db.somebody_waits().await;
+    // Its requests do not arrive, as if it had been stopped: it holds the guard's row.
+    proxy.requests(Flow::Hold);
+    held.release().await;
+    let begun = tokio::time::Instant::now();
+    let next = attempt(&db.url(), SLOW, "").fence(8).at("2026-11-22T00:00:00Z").outcome().await;
+    assert_eq!(next, Outcome::Done, "the successor gets in");
+    assert!(begun.elapsed() > Duration::from_secs(5), "it had to wait: {:?}", begun.elapsed());
+    proxy.pass();
+    let ended = zombie.ended().await;
+    assert!(matches!(ended.outcome, Outcome::Failed { .. } | Outcome::Fenced { .. }), "{:?}", ended.outcome);
+    assert_eq!(db.effects(), "1", "only the successor's");
+}
