@@ -10,6 +10,8 @@ mod health;
 mod logging;
 mod logs;
 mod look;
+mod migrate;
+mod once;
 mod place;
 mod run;
 mod steer;
@@ -102,6 +104,10 @@ enum Command {
     Backfill(steer::BackfillArgs),
     /// Let another node lead
     StepDown,
+    /// Make the migrations of FILE: started many times at once, one makes them, and all wait and bring its verdict
+    Migrate(migrate::MigrateArgs),
+    /// Run a command once for its key, ever, in the whole cluster; later callers get its verdict
+    Once(once::OnceArgs),
     /// Ask one node whether it is well: exit 0 when it is, 1 when it is not
     Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
@@ -230,6 +236,8 @@ impl Command {
             Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
             Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
             Command::StepDown => steer::step_down(global, terminal).await,
+            Command::Migrate(args) => migrate::run(args, global, terminal).await,
+            Command::Once(args) => once::once(args, global).await,
             Command::Health(args) => health::health(&args, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
             Command::Guard(args) => guard::run(args, terminal).await,

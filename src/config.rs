@@ -14,6 +14,7 @@ mod fill;
 mod http;
 mod jobs;
 mod keys;
+mod migrations;
 mod policy;
 mod problem;
 mod schema;
@@ -35,6 +36,7 @@ pub use keys::{
     MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS, MAX_JITTER, MAX_JOBS,
     MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT, MAX_VARIABLES,
 };
+pub use migrations::{MAX_MIGRATIONS, Migration};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use schema::schema;
 pub use sql::MAX_PARAMS;
@@ -64,6 +66,8 @@ pub struct Config {
     pub namespace: String,
     /// The jobs, by name.
     pub jobs: BTreeMap<JobName, Arc<Job>>,
+    /// What is done once, in this order, before any job fires.
+    pub migrations: Vec<Migration>,
     /// The first 12 hexadecimal digits of the SHA-256 of the file: nodes with the same file have the same.
     pub digest: String,
     /// What can be done as it is written, but is probably not meant.
@@ -118,8 +122,8 @@ pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
     let read = read(&mut walk);
     let Walk { wrong, odd, .. } = walk;
     match read {
-        Some((namespace, jobs)) if wrong.is_empty() => {
-            Ok(Config { namespace, jobs, digest: digest(bytes), warnings: odd.locate(text) })
+        Some((namespace, jobs, migrations)) if wrong.is_empty() => {
+            Ok(Config { namespace, jobs, migrations, digest: digest(bytes), warnings: odd.locate(text) })
         }
         _ => Err(wrong.locate(text)),
     }
@@ -160,8 +164,11 @@ fn digest(bytes: &[u8]) -> String {
     hex[..DIGEST_DIGITS].to_owned()
 }
 
-/// The namespace and the jobs, as far as they can be read.
-fn read(walk: &mut Walk) -> Option<(String, BTreeMap<JobName, Arc<Job>>)> {
+/// The namespace, the jobs and the migrations.
+type Read = (String, BTreeMap<JobName, Arc<Job>>, Vec<Migration>);
+
+/// What the file says, as far as it can be read.
+fn read(walk: &mut Walk) -> Option<Read> {
     let root = Spot { node: walk.tree.root(), path: Path::Root, shape: &keys::FILE_SHAPE };
     if matches!(walk.tree.value(root.node), Value::Null) {
         walk.wrong(root, "the file is empty: begin with `version: 1` and `jobs:`".to_owned());
@@ -182,11 +189,15 @@ fn read(walk: &mut Walk) -> Option<(String, BTreeMap<JobName, Arc<Job>>)> {
     let defaults = fields.get("defaults");
     let defaults = defaults.as_ref().and_then(|spot| walk.fields(spot));
     let defaults = defaults.map_or_else(Policies::default, |fields| Policies::read(walk, &fields, &calendars));
+    let migrations = fields.get("migrations").map(|spot| migrations::read(walk, spot)).unwrap_or_default();
     let Some(spot) = fields.get("jobs") else {
-        if fields.meant(&["jobs"]) {
-            return None;
+        if fields.get("migrations").is_some() {
+            // A file for a deploy step.
+            return Some((namespace?, BTreeMap::new(), migrations));
         }
-        walk.wrong(root, "the file has no `jobs`: write `jobs:` and the jobs below it, by name".to_owned());
+        if !fields.meant(&["jobs"]) {
+            walk.wrong(root, "the file has no `jobs`: write `jobs:` and the jobs below it, by name".to_owned());
+        }
         return None;
     };
     let mut schedules = Schedules::new(&calendars);
@@ -194,7 +205,7 @@ fn read(walk: &mut Walk) -> Option<(String, BTreeMap<JobName, Arc<Job>>)> {
     if jobs.is_empty() {
         walk.odd(spot, "there are no jobs: a node with this file does nothing".to_owned());
     }
-    Some((namespace?, jobs))
+    Some((namespace?, jobs, migrations))
 }
 
 /// A file of another version is another language: nothing more is said about it.

@@ -464,13 +464,12 @@ impl Ticket {
         self.standing = TicketState::Told;
     }
 
-    /// Keeps `command` and what it starts from being taken for ended, even when this process is killed. `false` where
-    /// the state cannot tell.
+    /// Lets the processes that this one starts from now on stand for it: while one of them lives, what was let in is in
+    /// flight, even when this process is killed. `false` where the state cannot tell.
     ///
     /// # Errors
     ///
     /// Where the system does not allow it.
-    #[cfg(feature = "scheduler")]
     pub fn lives_as_long_as_children(&self) -> std::io::Result<bool> {
         self.guard.0.state.inherit()
     }

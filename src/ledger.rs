@@ -9,6 +9,8 @@
 //! | how an attempt ended, by whoever executed it | the open run is as it was: what a successor decided stands |
 //! | a job first seen | the same owner key |
 //! | a request of a person | the run or the leader it is about is as they saw it |
+//! | a claim of what is done once | the hold of its lock stands; its record is as it was |
+//! | how that ended | its record is as it was claimed |
 //!
 //! An answer that did not come is settled by reading back: a claim by the watermark, which names its batch; a change
 //! of a run by the run itself. Repeating a transaction is harmless, since each changes what it compares.
@@ -18,6 +20,7 @@ use std::time::Duration;
 mod follow;
 mod history;
 mod keys;
+mod once;
 mod prune;
 mod record;
 mod request;
@@ -25,6 +28,7 @@ mod transition;
 
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
+pub use once::{ClaimedBy, Live, NotAKey, Once, OnceKey, OnceKind, OnceState, Recorded};
 pub use prune::Pruned;
 pub use record::{Asked, NodeRecord};
 pub use request::{AskError, BACKFILL_MOST, Resolution};

@@ -20,6 +20,7 @@
 //! | `ledger` | claims, runs and verdicts, as transactions |
 //! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
 //! | `execute` | commands, to the end of their last process |
+//! | `once` | migrations, and what is run once under a key |
 //! | `node` | the loop around all of it |
 //! | `listen` | listeners of HTTP, and their bounds |
 //! | `api`, `cli` | the listener and the program |
@@ -51,6 +52,9 @@ pub mod guard;
 #[cfg(feature = "scheduler")]
 pub mod ledger;
 pub mod lock;
+
+#[cfg(feature = "scheduler")]
+pub mod once;
 
 #[cfg(feature = "scheduler")]
 pub mod node;

@@ -5,7 +5,8 @@
 //!
 //! 1. Follow the ledger: read it whole, then watch.
 //! 2. Open a session, whose lease is kept alive on a thread of its own.
-//! 3. Campaign. When the election is won *and* the ledger has been seen up to that point: act as leader.
+//! 3. Have the migrations of the jobs file made, by whichever node comes first. Until they are, nothing is fired.
+//! 4. Campaign. When the election is won *and* the ledger has been seen up to that point: act as leader.
 //!
 //! # Order of stopping (`Order::Stop`)
 //!
@@ -30,6 +31,7 @@ use tokio::task::{AbortHandle, JoinSet};
 mod clocks;
 pub mod housekeeping;
 mod leadership;
+mod migrations;
 mod status;
 mod work;
 
@@ -37,6 +39,7 @@ pub use status::{Role, Status};
 
 use clocks::Clocks;
 use housekeeping::{Chore, Pruning};
+use migrations::Gate;
 
 use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
@@ -46,6 +49,7 @@ use crate::ledger::{Claim, Claims, Followed, Ledger, News, NodeRecord};
 use crate::lock::{
     CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Session, SessionError, Term, Timing, Trust,
 };
+use crate::once::{OnceError, Settled};
 use crate::scheduler::view::Change;
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
 use crate::store::{Revision, Store, StoreError};
@@ -152,6 +156,8 @@ enum Answer<S> {
         ended: Ended,
     },
     Published(Result<(), SessionError>),
+    Migrated(Result<Settled, OnceError>),
+    MigrationsMoved(u64),
     /// Whether this term still stood, asked after a target turned its fence away.
     Looked {
         hold: Hold,
@@ -231,6 +237,7 @@ struct Running<S, E> {
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
     pruning: Pruning,
+    gate: Gate,
     runs: BTreeMap<RunId, Stopper>,
     tasks: JoinSet<Answer<S>>,
     started: mpsc::Sender<(RunId, u32, Wall)>,
@@ -269,6 +276,7 @@ impl<S: Store, E: Execute> Node<S, E> {
         follower.spawn(follow(self.ledger.clone(), news));
         let mut running = Running::new(self, config, status, started);
         running.open_session();
+        running.make_migrations();
         loop {
             running.report();
             let pause = running.pause();
@@ -347,6 +355,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Node { ledger, locks, execute, outputs, options } = node;
         Running {
             election: locks.election(LockName::leader()),
+            gate: Gate::new(&config.migrations),
             scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
             config_digest: config.digest,
             started_at: options.clock.wall(),
@@ -428,6 +437,8 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::Transitions { sent, result } => self.transitions_answered(sent, result),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
             Answer::Published(result) => self.published(result),
+            Answer::Migrated(result) => self.migrated(result),
+            Answer::MigrationsMoved(turn) => self.migrations_moved(turn),
             Answer::Looked { hold, seen, result } => self.looked_at_own_term(&hold, seen, result),
             Answer::Pruned(result) => self.pruned(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),
@@ -437,12 +448,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     fn ordered(&mut self, order: Option<Order>) {
         match order {
-            Some(Order::Reload(config)) => {
-                tracing::info!(digest = config.digest, jobs = config.jobs.len(), "took a new configuration");
-                self.config_digest = config.digest;
-                self.published_at = None;
-                self.tell(Event::Reloaded(config.jobs));
-            }
+            Some(Order::Reload(config)) => self.offered(config),
             Some(Order::Stop) | None if self.stopping.is_none_or(|stopping| !stopping.leave) => {
                 tracing::info!(running = self.runs.len(), "stopping: nothing new is started");
                 self.drain(true);
@@ -568,7 +574,10 @@ impl<S: Store, E: Execute> Running<S, E> {
             reasons.push("stopping".to_owned());
         }
         reasons.extend(self.stands_back.clone());
+        reasons.extend(self.gate.closed());
         reasons.extend(self.obstacle().map(str::to_owned));
+        let ready = reasons.is_empty();
+        reasons.extend(self.gate.refused());
         let leading = matches!(self.standing, Standing::Leading(_));
         let status = Status {
             node: self.options.name.clone(),
@@ -579,7 +588,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 _ => Role::Follower,
             },
             fence: self.hold().filter(|_| leading).map(Hold::fence),
-            ready: reasons.is_empty(),
+            ready,
             reasons,
             config_digest: self.config_digest.clone(),
             jobs: self.scheduler.jobs().len(),

@@ -53,6 +53,7 @@ fn every_class_of_problem_is_told_well() {
     let sources = Sources {
         env: &|name| (name == "SECRET").then(|| "hunter2".to_owned()),
         file: &|_| Err(std::io::ErrorKind::NotFound.into()),
+        ..Sources::none()
     };
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("config/snapshots");
@@ -373,7 +374,7 @@ fn numbers_and_truths_are_the_texts_they_are_written_as() {
 
 #[test]
 fn what_is_filled_in_is_secret() {
-    let sources = Sources { env: &|_| Some("hunter2".into()), file: &|_| Ok("s3cret\n".into()) };
+    let sources = Sources { env: &|_| Some("hunter2".into()), file: &|_| Ok("s3cret\n".into()), ..Sources::none() };
     let text = "version: 1\njobs:\n  x: {schedule: '@daily', command: [a, 'p=${P}', '${file:/k}', '$P $${P}']}\n";
     let config = parse(text, &sources).unwrap();
     let job = config.jobs.values().next().unwrap();

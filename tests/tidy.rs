@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["fence", "time", "listen"],
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
-    &["node", "metrics"],
+    &["once", "node", "metrics"],
     &["api"],
     &["cli"],
 ];
@@ -26,7 +26,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("scheduler", &["job", "schedule"]),
     ("ledger", &["lock"]),
     ("execute", &["guard"]),
-    ("node", &["metrics"]),
+    ("node", &["metrics", "once"]),
 ];
 
 /// Decide without a clock, a store or a runtime, so that a test can move time by hand.

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::Failure;
-use crate::config::{self, Config, MAX_FILE_BYTES, Problems, Sources};
+use crate::config::{self, Config, MAX_FILE_BYTES, MAX_MIGRATIONS, Problems, Sources};
 use crate::job::MAX_SCRIPT_BYTES;
 
 /// The jobs file where none is named.
@@ -55,9 +55,25 @@ fn secret(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// The names of what is in a directory; `None`: it is none.
+fn directory(path: &Path) -> io::Result<Option<Vec<String>>> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        if names.len() > MAX_MIGRATIONS {
+            return Err(io::Error::other(format!("more than {MAX_MIGRATIONS} files are in it")));
+        }
+        // A name that is not UTF-8 cannot be part of an id, and is refused where ids are checked.
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(Some(names))
+}
+
 /// Checks what was read from `path`.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Problems> {
-    let sources = Sources { env: &|name| std::env::var(name).ok(), file: &secret };
+    let sources = Sources { env: &|name| std::env::var(name).ok(), file: &secret, dir: &directory };
     config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
 }
 

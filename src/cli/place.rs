@@ -13,6 +13,9 @@ use crate::time::Clock;
 /// process are public.
 const ETCD_PASSWORD: &str = "FENCRON_ETCD_PASSWORD";
 
+/// How often a file is tried to be opened that others keep busy: fifty replicas may start at once, on a slow disk.
+const OPEN_TRIES: u32 = 5;
+
 /// A store that was opened, and one namespace of it.
 pub(super) struct Place {
     pub url: StoreUrl,
@@ -70,6 +73,25 @@ impl Global {
             }
             _ => {}
         }
+        self.open_at(url, file).await
+    }
+
+    /// As [`Global::open`], and makes a store of one machine where there is none yet.
+    pub async fn open_or_make(&self, file: Option<&str>) -> anyhow::Result<Place> {
+        let url = self.url()?;
+        if url == StoreUrl::Memory {
+            return self.open(file).await;
+        }
+        let mut tries = 1;
+        loop {
+            match self.open_at(url.clone(), file).await {
+                Err(error) if tries < OPEN_TRIES && is_busy_file(&url, &error) => tries += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn open_at(&self, url: StoreUrl, file: Option<&str>) -> anyhow::Result<Place> {
         let clock = Clock::system();
         let store = open_store(&url, &clock).await?;
         let named = self.namespace()?.or(file.map(Namespace::new).transpose()?);
@@ -79,6 +101,10 @@ impl Global {
         };
         Ok(Place { url, store, namespace, clock })
     }
+}
+
+fn is_busy_file(url: &StoreUrl, error: &anyhow::Error) -> bool {
+    matches!(url, StoreUrl::Sqlite(_)) && error.downcast_ref::<StoreError>().is_some_and(StoreError::is_passing)
 }
 
 /// Opens the store, or says which one it is that cannot be.

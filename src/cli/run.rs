@@ -74,7 +74,7 @@ pub(super) struct RunArgs {
     max_running: usize,
 }
 
-fn node_name(text: &str) -> Result<String, crate::job::NotAName> {
+pub(super) fn node_name(text: &str) -> Result<String, crate::job::NotAName> {
     crate::job::check_name(text).map(|()| text.to_owned())
 }
 
@@ -170,7 +170,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
 }
 
 /// The host's name and the process id: no two processes of a machine have the same.
-fn default_name() -> String {
+pub(super) fn default_name() -> String {
     format!("{}-{}", host_name(), std::process::id())
 }
 
@@ -211,7 +211,7 @@ fn signals(order: &mpsc::Sender<Order>, beside: &mut JoinSet<()>) -> anyhow::Res
     Ok(counted)
 }
 
-async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+pub(super) async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",

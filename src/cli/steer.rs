@@ -96,7 +96,7 @@ struct AskedFor<'a> {
 }
 
 /// Who asks: for people to read, later.
-fn asked(place: &Place) -> Asked {
+pub(super) fn asked(place: &Place) -> Asked {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
     Asked { by: format!("{user} on {}", run::host_name()), at: place.clock.wall() }

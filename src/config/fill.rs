@@ -14,6 +14,7 @@ use super::problem::quoted;
 /// let sources = Sources {
 ///     env: &|name| std::env::var(name).ok(),
 ///     file: &|path| std::fs::read_to_string(path),
+///     dir: &|_| Ok(None),
 /// };
 /// # assert!((sources.env)("FENCRON_NO_SUCH_VARIABLE").is_none());
 /// ```
@@ -22,12 +23,14 @@ pub struct Sources<'s> {
     pub env: &'s dyn Fn(&str) -> Option<String>,
     /// The text of this file.
     pub file: &'s dyn Fn(&Path) -> io::Result<String>,
+    /// The names of what is in this directory, in any order; `None`: it is no directory.
+    pub dir: &'s dyn Fn(&Path) -> io::Result<Option<Vec<String>>>,
 }
 
 impl Sources<'static> {
     /// No variables and no files: every `${…}` without a default is a problem.
     pub fn none() -> Sources<'static> {
-        Sources { env: &|_| None, file: &|_| Err(io::ErrorKind::NotFound.into()) }
+        Sources { env: &|_| None, file: &|_| Err(io::ErrorKind::NotFound.into()), dir: &|_| Ok(None) }
     }
 }
 
@@ -156,6 +159,7 @@ mod tests {
                 Some("/run/secrets/key") => Ok("s3cret\n".into()),
                 _ => Err(io::ErrorKind::NotFound.into()),
             },
+            ..Sources::none()
         };
         fill(text, &sources).map(|Filled { text, secret }| (text.into_owned(), secret))
     }

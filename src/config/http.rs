@@ -379,6 +379,7 @@ mod tests {
         let sources = Sources {
             env: &|name| (name == "TOKEN").then(|| "hunter2".to_owned()),
             file: &|_| Ok("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n".to_owned()),
+            ..Sources::none()
         };
         let config = parse(&text, &sources).unwrap_or_else(|problems| panic!("{problems}"));
         let job = config.jobs.values().next().unwrap();

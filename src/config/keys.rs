@@ -54,6 +54,11 @@ pub enum Shape {
     },
     /// So many per `s`, `m` or `h`.
     Rate,
+    /// A list of at least one value of one shape.
+    List {
+        of: &'static Shape,
+        most: usize,
+    },
     /// A map with the keys of these tables.
     Map(&'static [&'static [Key]]),
     /// A map from names to values of one shape.
@@ -138,6 +143,12 @@ pub static TOP: &[&[Key]] = &[&[
     key("defaults", Shape::Map(DEFAULTS), "Policies of every job that does not say otherwise.").also(&["default"]),
     key("calendars", Shape::Named { of: &CALENDAR_SHAPE, most: MAX_CALENDARS }, "Named sets of dates, for `except`.")
         .also(&["calendar", "holidays"]),
+    key(
+        "migrations",
+        Shape::List { of: &super::migrations::MIGRATION_SHAPE, most: super::migrations::MAX_MIGRATIONS },
+        "What is done once, in this order, before any job fires.",
+    )
+    .also(&["migration", "migrate"]),
     key("jobs", Shape::Named { of: &JOB_SHAPE, most: MAX_JOBS }, "The jobs, by name.").also(&[
         "job",
         "cron",
@@ -287,7 +298,7 @@ static MISSED: &[&[Key]] = &[&[
     key("rate", Shape::Rate, "With `run: all`: how fast they are started, like `5/s` or `30/m`.").default("5/s"),
 ]];
 
-static RETRY: &[&[Key]] = &[&[
+pub static RETRY: &[&[Key]] = &[&[
     key("attempts", Shape::Count { least: 1, most: MAX_ATTEMPTS }, "Attempts in all, the first included.")
         .default("1")
         .also(&["max", "max_attempts", "count"]),
@@ -313,16 +324,6 @@ pub static GAPS: &[&str] = &["shift", "skip"];
 pub static FOLDS: &[&str] = &["first", "last", "both"];
 pub static MISSED_RUNS: &[&str] = &["skip", "latest", "all"];
 
-/// A key of the language that this version does not know yet.
-struct Later {
-    name: &'static str,
-    instead: &'static str,
-    /// The key whose place it takes.
-    like: Option<&'static str>,
-}
-
-static LATER: &[Later] = &[Later { name: "migrations", instead: "this version runs no migrations", like: None }];
-
 /// Top-level keys that begin so are left alone: a place for YAML anchors.
 pub const ANCHOR_PLACE: &str = "x-";
 
@@ -340,10 +341,6 @@ pub fn all(tables: &'static [&'static [Key]]) -> impl Iterator<Item = &'static K
 pub fn unknown(tables: &'static [&'static [Key]], name: &str) -> (String, Option<&'static str>) {
     let quoted = super::problem::quoted(name);
     let is = |other: &[&[Key]]| std::ptr::eq(tables.as_ptr(), other.as_ptr());
-    if let Some(later) = LATER.iter().find(|later| later.name == name && (is(TOP) || is(JOB))) {
-        let version = env!("CARGO_PKG_VERSION");
-        return (format!("{quoted} is not supported by fencron {version}: {}", later.instead), later.like);
-    }
     if is(DEFAULTS) && OWN.iter().any(|key| key.name == name) {
         return (format!("{quoted} cannot be given for all jobs at once: give it to each job"), None);
     }
@@ -406,12 +403,6 @@ mod tests {
             assert_eq!(told, Some(meant));
         }
         assert!(unknown(JOB, "colour").0.contains("known here are `schedule`, `command`"));
-    }
-
-    #[test]
-    fn what_comes_later_is_not_called_unknown() {
-        assert!(unknown(TOP, "migrations").0.contains("is not supported by fencron"));
-        assert!(unknown(RETRY, "migrations").0.starts_with("unknown key"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ const DEFAULT_MISSED: Missed = Missed {
     limit: 10,
     every: Duration::from_millis(200),
 };
-const DEFAULT_RETRY: Retry = Retry { attempts: 1, initial: Duration::from_secs(5), max: Duration::from_secs(300) };
+pub const DEFAULT_RETRY: Retry = Retry { attempts: 1, initial: Duration::from_secs(5), max: Duration::from_secs(300) };
 const DEFAULT_HISTORY: History = History { keep: 100, age: Duration::from_secs(30 * 86_400) };
 
 /// A guarantee as it is asked for; whether it can be kept depends on the task.
@@ -88,6 +88,19 @@ impl Policies {
         policies.read_missed(walk, fields);
         policies.read_retry(walk, fields);
         policies.read_history(walk, fields);
+        policies
+    }
+
+    /// Reads what a migration can say of how it is executed.
+    pub fn of_migration(walk: &mut Walk, fields: &Fields) -> Policies {
+        let mut policies = Policies {
+            env: fields.get("env").map(|spot| read_env(walk, spot)).unwrap_or_default(),
+            dir: fields.get("dir").and_then(|spot| read_dir(walk, spot)),
+            timeout: fields.get("timeout").and_then(|spot| walk.duration_or_none(spot)),
+            kill_after: fields.get("kill_after").and_then(|spot| walk.duration(spot)),
+            ..Policies::default()
+        };
+        policies.read_retry(walk, fields);
         policies
     }
 

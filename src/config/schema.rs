@@ -23,7 +23,8 @@ pub fn schema() -> Value {
     let top = schema.as_object_mut().expect("a map's schema is an object");
     top.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
     top.insert("title".into(), json!("fencron jobs.yaml"));
-    top.insert("required".into(), json!(["version", "jobs"]));
+    top.insert("required".into(), json!(["version"]));
+    top.insert("anyOf".into(), json!([{ "required": ["jobs"] }, { "required": ["migrations"] }]));
     top.insert("patternProperties".into(), json!({ format!("^{}", keys::ANCHOR_PLACE): true }));
     top.insert("$defs".into(), json!({ "job": job() }));
     schema
@@ -74,6 +75,9 @@ fn shape(shape: &'static Shape) -> Value {
             or_filled(json!({ "type": "string", "pattern": pattern, "examples": ["30s", "10m", "1h 30m", "7d"] }))
         }
         Shape::Rate => or_filled(json!({ "type": "string", "pattern": r"^[0-9]+\s*/\s*[smh]$", "examples": ["5/s"] })),
+        Shape::List { of, most } => {
+            json!({ "type": "array", "minItems": 1, "maxItems": most, "items": self::shape(of) })
+        }
         Shape::Map(tables) if std::ptr::eq(*tables, keys::JOB) => json!({ "$ref": "#/$defs/job" }),
         Shape::Map(tables) => map(tables),
         Shape::Named { of, most } => {

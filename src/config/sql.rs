@@ -48,11 +48,16 @@ pub static SQL: &[&[Key]] = &[&[
 
 /// Reads the statements at `spot`. What is wrong with them is noted.
 pub fn read(walk: &mut Walk, spot: Spot) -> Option<Sql> {
+    read_from(walk, spot, None).map(|(sql, _)| sql)
+}
+
+/// As [`read`], and the text of the statements; with `in_place`, from that file instead of the one that is named.
+pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>) -> Option<(Sql, String)> {
     let fields = walk.fields(&spot)?;
     let transaction = fields.get("transaction").is_none_or(|spot| walk.word(spot) != Some(1));
     let params = fields.get("params").map(|spot| read_params(walk, spot)).unwrap_or_default();
     let target = read_target(walk, &fields, spot);
-    let source = read_source(walk, &fields, spot);
+    let source = read_source(walk, &fields, spot, in_place);
     let (kind, target) = target?;
     let source = source?;
     let script = match Script::read(&source.text, kind) {
@@ -78,7 +83,7 @@ pub fn read(walk: &mut Walk, spot: Spot) -> Option<Sql> {
         }
     }
     warn_of_unused(walk, &fields, &script);
-    Some(Sql { kind, target, script, params, transaction, checksum: None })
+    Some((Sql { kind, target, script, params, transaction, checksum: None }, source.text))
 }
 
 /// Why these statements cannot be run exactly once; `None`: they can.
@@ -132,7 +137,7 @@ impl Source<'_> {
     }
 }
 
-fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot) -> Option<Source<'p>> {
+fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot, in_place: Option<&str>) -> Option<Source<'p>> {
     match (fields.get("statement"), fields.get("file")) {
         (Some(spot), None) => {
             let text = walk.text(spot)?;
@@ -145,11 +150,15 @@ fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot) -> Option<Sou
             Some(Source { text: text.expose().to_owned(), file: None, spot })
         }
         (None, Some(spot)) => {
-            let path = walk.text(spot)?;
-            match (walk.sources.file)(FilePath::new(path.expose())) {
-                Ok(text) => Some(Source { text, file: Some(path.to_string()), spot }),
+            let named = walk.text(spot)?;
+            let (path, shown) = match in_place {
+                Some(path) => (path.to_owned(), path.to_owned()),
+                None => (named.expose().to_owned(), named.to_string()),
+            };
+            match (walk.sources.file)(FilePath::new(&path)) {
+                Ok(text) => Some(Source { text, file: Some(shown), spot }),
                 Err(error) => {
-                    walk.wrong(spot, format!("the file {} cannot be read: {error}", quoted(&path.to_string())));
+                    walk.wrong(spot, format!("the file {} cannot be read: {error}", quoted(&shown)));
                     None
                 }
             }

@@ -26,9 +26,7 @@ pub enum Refusal {
     OlderInFlight { scope: String },
     #[error("the first request with this key is still in flight")]
     InFlight,
-    #[error(
-        "nobody knows whether the first request with this key was done: look, and send what is to be done under another key"
-    )]
+    #[error("nobody knows whether the first request with this key was done: look whether it was")]
     InDoubt,
     #[error("this key was used for another payload")]
     OtherPayload,

@@ -155,8 +155,8 @@ const POSTGRES_HEAD: &str = "\
 --     DELETE FROM fencron_done WHERE applied_at < now() - interval '90 days';
 ";
 
-const POSTGRES_FUNCTION: &str = r#"CREATE OR REPLACE FUNCTION fencron_guard(scope text, fence bigint, run_id text) RETURNS boolean
-LANGUAGE plpgsql AS $guard$
+const POSTGRES_FUNCTION: &str = r#"CREATE OR REPLACE FUNCTION fencron_guard(scope text, fence bigint, run_id text)
+RETURNS boolean LANGUAGE plpgsql AS $guard$
 #variable_conflict use_column
 DECLARE
     seen bigint;
@@ -250,7 +250,7 @@ BEGIN
     IF the_scope IS NULL OR the_fence IS NULL OR the_fence < 1
         OR CHAR_LENGTH(the_scope) > 255 OR CHAR_LENGTH(the_run_id) > 255 THEN
         SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 30400,
-            MESSAGE_TEXT = 'fencron: a guarded transaction needs a fence, and a scope and run id of at most 255 characters';
+            MESSAGE_TEXT = 'fencron: it needs a fence, and a scope and a run id of at most 255 characters';
     END IF;
     -- It locks the row against all others at once: a lock that is upgraded could deadlock.
     INSERT INTO fencron_guard (scope, fence) VALUES (the_scope, the_fence)

@@ -169,7 +169,6 @@ impl State {
     }
 
     /// Lets the processes that this one starts from now on stand for its life, where the state can do so.
-    #[cfg(feature = "scheduler")]
     pub(super) fn inherit(&self) -> io::Result<bool> {
         match self {
             State::Sqlite(sqlite) => sqlite.inherit().map(|()| true),

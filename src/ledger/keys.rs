@@ -1,8 +1,9 @@
 //! Where the ledger keeps what, below its namespace's prefix. History stands behind everything else in the order of
 //! keys (`~`), so that one watch covers all that nodes follow and none of what they do not.
 
+use super::once::{OnceKey, OnceKind};
 use crate::job::{JobName, RunId};
-use crate::lock::Namespace;
+use crate::lock::{Namespace, escaped};
 use crate::store::Keys;
 use crate::time::Wall;
 
@@ -105,6 +106,35 @@ impl LedgerKeys {
         Keys::Range { start, end }
     }
 
+    /// All that is kept of the migrations: watched by whoever waits for them.
+    pub fn migrations(&self) -> Keys {
+        Keys::prefix(format!("{}~mig/", self.prefix))
+    }
+
+    /// All that is kept of what is done once under a key.
+    pub fn once(&self, key: &OnceKey) -> Keys {
+        match key.kind() {
+            OnceKind::Migration => self.migrations(),
+            OnceKind::Once => Keys::prefix(format!("{}~once/{}/", self.prefix, escaped(key.name()))),
+        }
+    }
+
+    pub fn once_record(&self, key: &OnceKey) -> String {
+        let name = escaped(key.name());
+        match key.kind() {
+            OnceKind::Migration => format!("{}~mig/at/{name}", self.prefix),
+            OnceKind::Once => format!("{}~once/{name}/at", self.prefix),
+        }
+    }
+
+    /// What is being written right now by what holds the lock of `key`.
+    pub fn once_live(&self, key: &OnceKey) -> String {
+        match key.kind() {
+            OnceKind::Migration => format!("{}~mig/live", self.prefix),
+            OnceKind::Once => format!("{}~once/{}/live", self.prefix, escaped(key.name())),
+        }
+    }
+
     /// What one of the followed keys is about; `None` for those of locks and sessions, and for strangers.
     pub fn about(&self, key: &str) -> Option<About> {
         let rest = key.strip_prefix(&self.prefix)?;
@@ -157,6 +187,18 @@ mod tests {
             assert!(keys.followed().contains(&key), "{key}");
         }
         assert!(!keys.followed().contains(&keys.done(&run)));
+    }
+
+    #[test]
+    fn what_is_done_once_is_not_followed_and_no_name_reaches_out_of_its_place() {
+        let keys = keys();
+        let once = OnceKey::once("a/at").unwrap();
+        assert_eq!(keys.once_record(&once), "/fencron/v1/shop/~once/a%2Fat/at");
+        assert!(keys.once(&once).contains(&keys.once_live(&once)));
+        assert!(!keys.once(&OnceKey::once("a").unwrap()).contains(&keys.once_record(&once)));
+        let migration = OnceKey::migration("init/001.sql");
+        assert_eq!(keys.once_record(&migration), "/fencron/v1/shop/~mig/at/init%2F001.sql");
+        assert!(!keys.followed().contains(&keys.once_record(&migration)));
     }
 
     #[test]

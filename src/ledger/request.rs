@@ -14,6 +14,9 @@ pub const BACKFILL_MOST: usize = 1000;
 /// What stands in the place of a batch's name in a watermark that was moved by hand.
 const SKIP: &str = "skip";
 
+/// How often what a person asks for is sent that gets no answer.
+pub(super) const TRIES: u32 = 5;
+
 /// How many runs one transaction asks for.
 const ASKED_AT_ONCE: usize = 60;
 
@@ -213,8 +216,7 @@ impl<S: Store> Ledger<S> {
 
     /// Commits what is harmless to repeat, until there is an answer or the store has been silent for long. Says whether
     /// it was sent more than once.
-    async fn commit(&self, txn: Txn) -> Result<(Committed, bool), StoreError> {
-        const TRIES: u32 = 5;
+    pub(super) async fn commit(&self, txn: Txn) -> Result<(Committed, bool), StoreError> {
         let mut pause = Pauses::new();
         loop {
             match self.store.commit(txn.clone()).await {

@@ -72,7 +72,7 @@ pub(super) enum Freed {
 enum Attempt {
     Applied(Revision),
     /// Its comparisons failed, or its answer was lost: this is how the line stands now.
-    Look(Line),
+    Look(Box<Line>),
 }
 
 impl<S: Store> Contest<S> {
@@ -111,7 +111,7 @@ impl<S: Store> Contest<S> {
                     let enqueue = self.keys.enqueue(caller, entrance, now, view);
                     match self.attempt(caller, enqueue, view, &mut backoff).await? {
                         Attempt::Applied(revision) => line.joined(&self.keys, caller, revision),
-                        Attempt::Look(line) => line,
+                        Attempt::Look(line) => *line,
                     }
                 }
                 Step::Take(turn) => {
@@ -153,7 +153,7 @@ impl<S: Store> Contest<S> {
         let seen = self.locks.current();
         match self.attempt(caller, grant, view, backoff).await? {
             Attempt::Applied(revision) => self.granted(caller, base, revision, seen).await.map(Ok),
-            Attempt::Look(line) => Ok(Err(line)),
+            Attempt::Look(line) => Ok(Err(*line)),
         }
     }
 
@@ -187,7 +187,7 @@ impl<S: Store> Contest<S> {
                 if committed.succeeded {
                     return Ok(Attempt::Applied(committed.revision));
                 }
-                Ok(Attempt::Look(self.read(committed, &seen)?))
+                Ok(Attempt::Look(Box::new(self.read(committed, &seen)?)))
             }
             Err(StoreError::LeaseEnded(lease)) if lease == caller.lease => {
                 Err(CampaignError::SessionEnded(Ended::Refused))
@@ -195,7 +195,7 @@ impl<S: Store> Contest<S> {
             Err(error) if error.is_passing() => {
                 tracing::debug!(%error, call = %caller.call, "looking what became of the request");
                 backoff.wait().await;
-                Ok(Attempt::Look(self.look(caller, view, backoff).await?))
+                Ok(Attempt::Look(Box::new(self.look(caller, view, backoff).await?)))
             }
             Err(error) => Err(error.into()),
         }

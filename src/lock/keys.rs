@@ -162,18 +162,22 @@ impl LockName {
         &self.0
     }
 
-    /// Percent-encoded, so that no name can reach out of its place in the key, and two names never meet.
     fn escaped(&self) -> String {
-        let mut escaped = String::with_capacity(self.0.len());
-        for byte in self.0.bytes() {
-            if is_plain(byte) {
-                escaped.push(char::from(byte));
-            } else {
-                escaped.push_str(&format!("%{byte:02X}"));
-            }
-        }
-        escaped
+        escaped(&self.0)
     }
+}
+
+/// Percent-encoded, so that no name can reach out of its place in a key, and two names never meet.
+pub(crate) fn escaped(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if is_plain(byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
 }
 
 impl fmt::Display for LockName {

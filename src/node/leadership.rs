@@ -90,7 +90,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.look_at_clocks();
         let Some(session) = self.session.clone() else { return };
-        if self.stands_back.is_some() || self.position.is_none() || self.waits_for_clocks(&session) {
+        let may_not = !self.gate.is_open() || self.stands_back.is_some();
+        if may_not || self.position.is_none() || self.waits_for_clocks(&session) {
             return;
         }
         let call = CallId::random();
@@ -335,7 +336,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             started_at: self.started_at,
             address: self.options.address.clone(),
             clock: self.options.clock.wall(),
-            stands_back: self.stands_back.clone(),
+            stands_back: self.stands_back.clone().or_else(|| self.gate.closed()).or_else(|| self.gate.refused()),
         }
     }
 
@@ -374,6 +375,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             self.withdraw(call);
         }
+        if leave {
+            self.gate.leave();
+        }
         self.tell(Event::Drain { wait_for_finish: leave });
     }
 
@@ -392,10 +396,12 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn push_on_stopping(&mut self) {
         let Some(mut stopping) = self.stopping else { return };
         let now = self.options.clock.boot();
-        if !stopping.told && !stopping.drained && now >= stopping.patience_until {
+        let runs = !stopping.drained || self.gate.is_making();
+        if runs && !stopping.told && now >= stopping.patience_until {
             stopping.told = true;
             self.stopping = Some(stopping);
             tracing::warn!(running = self.runs.len(), "the grace is over: stopping what still runs");
+            self.gate.stop();
             self.tell(Event::StopAll(StopReason::Shutdown));
         }
         let Some(stopping) = self.stopping else { return };
@@ -420,7 +426,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Whether everything that had to end has ended, or has had its time.
     pub(super) fn may_leave(&self) -> bool {
         let Some(stopping) = self.stopping.filter(|stopping| stopping.leave) else { return false };
-        stopping.drained || self.options.clock.boot() >= stopping.give_up_at
+        (stopping.drained && !self.gate.is_making()) || self.options.clock.boot() >= stopping.give_up_at
     }
 
     /// The last acts: resigns, and closes the session.

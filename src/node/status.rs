@@ -13,7 +13,7 @@ pub struct Status {
     pub fence: Option<Fence>,
     /// Whether it can take part: it has a session that may be trusted and knows the ledger.
     pub ready: bool,
-    /// Why it is not ready, and what else keeps it from leading.
+    /// Why it is not ready, and what else keeps it from leading, or from taking a new jobs file.
     pub reasons: Vec<String>,
     pub config_digest: String,
     pub jobs: usize,

@@ -226,8 +226,9 @@ async fn a_service_that_breaks_off_leaves_doubt() {
 
 #[tokio::test]
 async fn the_proxy_passes_on_what_is_meant_for_the_service() {
-    let (url, mut requests) =
-        raw_service("HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nX-Hop: 1\r\nConnection: close, X-Hop\r\nContent-Length: 2\r\n\r\nok").await;
+    let answer = "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nX-Hop: 1\r\nConnection: close, X-Hop\r\n\
+                  Content-Length: 2\r\n\r\nok";
+    let (url, mut requests) = raw_service(answer).await;
     let place = Place::sqlite();
     let proxy = ProxyProcess::start(&format!("{url}/base/"), &place.url, &[]);
     let mut more = HeaderMap::new();

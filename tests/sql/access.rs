@@ -82,7 +82,7 @@ async fn a_server_is_only_who_its_certificate_says() {
     let certificates = Certificates::make();
     let others = Certificates::make();
     for kind in [Kind::Postgres, Kind::Mariadb] {
-        let server = Server::start_with(kind, |directory| encrypted(kind, directory, &certificates));
+        let server = Server::start_with(kind, |directory| encrypted(kind, directory, &certificates, "server"));
         let database = server.database();
         let ask = |host: &str, parameters: String| {
             let url = database.url.replace("127.0.0.1", host);
@@ -92,7 +92,6 @@ async fn a_server_is_only_who_its_certificate_says() {
         let good = [
             ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={ca}")),
             ("localhost", format!("sslrootcert={ca}")),
-            ("127.0.0.1", format!("sslmode=verify-ca&sslrootcert={ca}")),
             ("127.0.0.1", "sslmode=require".to_owned()),
             ("127.0.0.1", "sslmode=prefer".to_owned()),
         ];
@@ -113,11 +112,30 @@ async fn a_server_is_only_who_its_certificate_says() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn only_verify_full_looks_at_the_name() {
+    let certificates = Certificates::make();
+    certificates.issue("elsewhere", "subjectAltName=DNS:elsewhere.example\nextendedKeyUsage=serverAuth");
+    let ca = certificates.path("ca.pem").display().to_string();
+    for kind in [Kind::Postgres, Kind::Mariadb] {
+        let server = Server::start_with(kind, |directory| encrypted(kind, directory, &certificates, "elsewhere"));
+        let database = server.database();
+        let ask = |mode: &str| {
+            attempt(&format!("{}?sslmode={mode}&sslrootcert={ca}", database.url), "SELECT 1", "").outcome()
+        };
+        if kind == Kind::Postgres {
+            assert_eq!(ask("verify-ca").await, Outcome::Done);
+        }
+        let outcome = ask("verify-full").await;
+        assert!(failed(&outcome).0.contains("certificate"), "{kind:?}: {outcome:?}");
+    }
+}
+
 /// The options with which a server shows its certificate.
-fn encrypted(kind: Kind, directory: &Path, certificates: &Certificates) -> Vec<String> {
-    for file in ["server.pem", "server.key"] {
-        let to = directory.join(file);
-        std::fs::copy(certificates.path(file), &to).unwrap();
+fn encrypted(kind: Kind, directory: &Path, certificates: &Certificates, name: &str) -> Vec<String> {
+    for file in ["pem", "key"] {
+        let to = directory.join(format!("server.{file}"));
+        std::fs::copy(certificates.path(&format!("{name}.{file}")), &to).unwrap();
         // PostgreSQL takes no key that others may read.
         std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }

@@ -114,6 +114,24 @@ async fn a_commit_that_nobody_can_ask_after_is_in_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_row_of_the_occurrence_a_lost_commit_is_in_doubt() {
+    for db in servers() {
+        let proxy = Proxy::start(&db.endpoint()).await;
+        let held = db.hold().await;
+        let url = db.url_at(&proxy.endpoint());
+        let job = format!("guarantee: at_least_once\n    sql: {{database: '{url}', statement: \"{SLOW}\"}}");
+        let making = attempt_of(&job, &Default::default()).start();
+        db.somebody_waits().await;
+        proxy.requests(Flow::Hold);
+        held.release().await;
+        proxy.holds_something().await;
+        proxy.cut();
+        let ended = making.ended().await;
+        assert!(matches!(ended.outcome, Outcome::InDoubt(_)), "{}: {:?}", db.name(), ended.outcome);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_lost_in_the_middle_has_had_no_effect() {
     for db in servers() {
         let proxy = Proxy::start(&db.endpoint()).await;

@@ -31,7 +31,8 @@ impl Certificates {
         made
     }
 
-    fn issue(&self, name: &str, extensions: &str) {
+    /// Makes `NAME.pem` and `NAME.key`.
+    pub fn issue(&self, name: &str, extensions: &str) {
         std::fs::write(self.path("extensions"), extensions).unwrap();
         let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
         let subject = format!("/CN={name}");

@@ -12,7 +12,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::cli::file;
-use crate::config::Config;
+use crate::config::{Config, Migration};
 use crate::job::{Job, JobName};
 use crate::lock::Namespace;
 use crate::node::Order;
@@ -28,8 +28,9 @@ pub(super) struct Reload {
     /// The digest of the last text that was looked at, whether it was taken or refused.
     digest: String,
     stat: Option<Stat>,
-    /// The jobs of the last text that was taken.
+    /// The jobs and migrations of the last text that was taken.
     jobs: Arc<BTreeMap<JobName, Arc<Job>>>,
+    migrations: Vec<Migration>,
     orders: mpsc::Sender<Order>,
 }
 
@@ -44,7 +45,8 @@ fn stat(path: &Path) -> Option<Stat> {
 impl Reload {
     pub fn new(path: PathBuf, namespace: Option<Namespace>, config: &Config, orders: mpsc::Sender<Order>) -> Reload {
         let stat = stat(&path);
-        Reload { path, namespace, digest: config.digest.clone(), stat, jobs: Arc::new(config.jobs.clone()), orders }
+        let (jobs, migrations) = (Arc::new(config.jobs.clone()), config.migrations.clone());
+        Reload { path, namespace, digest: config.digest.clone(), stat, jobs, migrations, orders }
     }
 
     /// Goes on until the node has ended.
@@ -91,7 +93,7 @@ impl Reload {
             }
             Err(error) => return tracing::error!(%error, "reading the jobs file broke off"),
         };
-        if config.digest == self.digest && same {
+        if config.digest == self.digest && same && config.migrations == self.migrations {
             if asked {
                 tracing::info!(digest = self.digest, "the jobs file has not changed, nor what it names");
             }
@@ -110,6 +112,7 @@ impl Reload {
         }
         self.digest.clone_from(&config.digest);
         self.jobs = jobs;
+        self.migrations.clone_from(&config.migrations);
         if self.orders.send(Order::Reload(Box::new(config))).await.is_err() {
             tracing::debug!("the node has ended");
         }

@@ -105,8 +105,7 @@ fn encryption(server: &Server) -> Result<SslOpts, Failure> {
     let ssl = SslOpts::default()
         // Without any root it would not begin, whether or not one is asked.
         .with_disable_built_in_roots(!lenient)
-        .with_danger_accept_invalid_certs(lenient)
-        .with_danger_skip_domain_validation(server.encryption < Encryption::VerifyFull);
+        .with_danger_accept_invalid_certs(lenient);
     if lenient {
         return Ok(ssl);
     }

@@ -29,16 +29,25 @@ const BEAT_EVERY: Duration = Duration::from_secs(3);
 /// By how much earlier a guard stops to trust in that itself.
 const MARGIN: Duration = Duration::from_secs(3);
 
-const _: () = assert!(BEAT_EVERY.as_secs() * 3 < LIVES_FOR.as_secs() - MARGIN.as_secs(), "two beats may fail");
+const _: () = assert!(
+    (BEAT_EVERY.as_secs() + BEAT_WITHIN.as_secs()) * 2 <= LIVES_FOR.as_secs() - MARGIN.as_secs(),
+    "a beat may fail"
+);
 
-/// How long anything may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often what has expired is forgotten, and counted what is kept.
+const SWEEP_EVERY: Duration = Duration::from_secs(3);
+
+/// How long opening and sweeping may take, anything else, and a beat.
+const SWEEP_WITHIN: Duration = Duration::from_secs(30);
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const BEAT_WITHIN: Duration = Duration::from_secs(3);
 
 /// How many connections are kept open. Others are made, and closed, as they are needed.
 const CONNECTIONS_KEPT: usize = 8;
 
-/// How many expired keys are forgotten with one beat.
-const SWEEP: i64 = 20_000;
+/// How many expired keys are forgotten at once.
+const SWEEP_MOST: i64 = 20_000;
 
 /// What two guards that make the tables at once wait for each other on.
 const MAKING: i64 = 0x6665_6e63_6772_6400;
@@ -80,7 +89,15 @@ pub(super) struct About {
 pub(in crate::guard) struct Postgres {
     shared: Arc<Shared>,
     idle: Mutex<Vec<Connection>>,
-    beating: AbortHandle,
+    chores: [AbortHandle; 2],
+}
+
+/// What a guard does regularly.
+#[derive(Clone, Copy, Debug)]
+enum Chore {
+    /// Saying that it lives: nothing may delay it.
+    Beat,
+    Sweep,
 }
 
 struct Shared {
@@ -106,7 +123,9 @@ impl fmt::Debug for Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.beating.abort();
+        for chore in &self.chores {
+            chore.abort();
+        }
     }
 }
 
@@ -213,10 +232,14 @@ impl Shared {
         StateError::Unavailable { state: self.named.clone(), why: why.to_string() }
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> std::result::Result<T, StateError> {
-        match tokio::time::timeout(ANSWER_WITHIN, work).await {
+    async fn in_time<T>(
+        &self,
+        most: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> std::result::Result<T, StateError> {
+        match tokio::time::timeout(most, work).await {
             Ok(done) => done.map_err(|error| self.unavailable(told(&error))),
-            Err(_) => Err(self.unavailable(format_args!("no answer in {} s", ANSWER_WITHIN.as_secs()))),
+            Err(_) => Err(self.unavailable(format_args!("no answer in {} s", most.as_secs()))),
         }
     }
 
@@ -224,7 +247,7 @@ impl Shared {
         self.bounds.keep.as_secs_f64() * 1000.0
     }
 
-    /// Says that this guard lives, forgets what has expired, puts in doubt what dead guards had in flight, and counts.
+    /// Says that this guard lives.
     async fn beat(&self, client: &Client) -> Result<()> {
         let sent = self.clock.boot();
         let lives = "INSERT INTO fencron_guard_instances VALUES ($1, clock_timestamp() + $2 * interval '1 ms') \
@@ -232,9 +255,14 @@ impl Shared {
         client.execute(lives, &[&self.name, &(LIVES_FOR.as_secs_f64() * 1000.0)]).await?;
         let trusted = sent.plus(LIVES_FOR - MARGIN).since_boot().as_millis();
         self.trusted_until.store(u64::try_from(trusted).unwrap_or(u64::MAX), Ordering::Release);
+        Ok(())
+    }
+
+    /// Forgets what has expired, puts in doubt what dead guards had in flight, and counts what is kept.
+    async fn sweep(&self, client: &Client) -> Result<()> {
         let expired = "DELETE FROM fencron_guard_entries WHERE id IN (SELECT id FROM fencron_guard_entries \
                        WHERE progress <> 0 AND expires <= clock_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED)";
-        client.execute(expired, &[&SWEEP]).await?;
+        client.execute(expired, &[&SWEEP_MOST]).await?;
         let dead = "progress = 0 AND guard NOT IN \
                     (SELECT name FROM fencron_guard_instances WHERE lives_until > clock_timestamp())";
         client.execute(&format!("DELETE FROM fencron_guard_entries WHERE key IS NULL AND {dead}"), &[]).await?;
@@ -256,21 +284,28 @@ impl Shared {
         Ok(())
     }
 
-    /// Goes on saying it, on a connection of its own.
-    async fn keep_beating(self: Arc<Shared>, mut client: Option<Client>) {
+    /// Goes on with a chore, on a connection of its own.
+    async fn keep_on(self: Arc<Shared>, chore: Chore, mut client: Option<Client>) {
+        let (every, within) = match chore {
+            Chore::Beat => (BEAT_EVERY, BEAT_WITHIN),
+            Chore::Sweep => (SWEEP_EVERY, SWEEP_WITHIN),
+        };
         loop {
-            tokio::time::sleep(BEAT_EVERY).await;
-            let beat = self.in_time(async {
-                let beating = match client.take() {
+            tokio::time::sleep(every).await;
+            let done = self.in_time(within, async {
+                let connected = match client.take() {
                     Some(client) => client,
                     None => self.connect().await?,
                 };
-                self.beat(&beating).await?;
-                client = Some(beating);
+                match chore {
+                    Chore::Beat => self.beat(&connected).await?,
+                    Chore::Sweep => self.sweep(&connected).await?,
+                }
+                client = Some(connected);
                 Ok(())
             });
-            if let Err(error) = beat.await {
-                tracing::warn!(%error, "the guard cannot tell that it lives");
+            if let Err(error) = done.await {
+                tracing::warn!(%error, ?chore, "the guard's state does not take what has to be done regularly");
             }
         }
     }
@@ -299,7 +334,7 @@ impl Postgres {
         let About { url, named } = about;
         let unusable = |why: String| StateError::Unusable { state: named.clone(), why };
         let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| unusable(error.to_string()))?;
-        config.connect_timeout(ANSWER_WITHIN).application_name("fencron-guard");
+        config.connect_timeout(OPEN_WITHIN).application_name("fencron-guard");
         let shared = Arc::new(Shared {
             config,
             tls: tls().map_err(unusable)?,
@@ -312,15 +347,17 @@ impl Postgres {
             named,
         });
         let client = shared
-            .in_time(async {
+            .in_time(OPEN_WITHIN, async {
                 let client = shared.connect().await?;
                 make_tables(&client).await?;
                 shared.beat(&client).await?;
+                shared.sweep(&client).await?;
                 Ok(client)
             })
             .await?;
-        let beating = tokio::spawn(Arc::clone(&shared).keep_beating(Some(client))).abort_handle();
-        Ok(Postgres { shared, idle: Mutex::default(), beating })
+        let keep_on = |chore, client| tokio::spawn(Arc::clone(&shared).keep_on(chore, client)).abort_handle();
+        let chores = [keep_on(Chore::Beat, Some(client)), keep_on(Chore::Sweep, None)];
+        Ok(Postgres { shared, idle: Mutex::default(), chores })
     }
 
     pub(super) async fn ask(&self, asked: &Asked, in_doubt: InDoubt) -> std::result::Result<Answered, StateError> {
@@ -395,7 +432,7 @@ impl Postgres {
         let idle = self.idle.lock().await.pop().filter(|connection| !connection.client.is_closed());
         let (connection, done) = self
             .shared
-            .in_time(async {
+            .in_time(ANSWER_WITHIN, async {
                 let connection = match idle {
                     Some(connection) => connection,
                     None => Connection::open(&self.shared).await?,

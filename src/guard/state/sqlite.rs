@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -121,9 +122,7 @@ impl Sqlite {
         answer.await.map_err(|_| unavailable(&self.life.state, &"it did not answer"))?
     }
 
-    #[cfg(feature = "scheduler")]
     pub(super) fn inherit(&self) -> io::Result<()> {
-        use nix::fcntl::{FcntlArg, FdFlag, fcntl};
         fcntl(&self.life.lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(())
     }

@@ -245,8 +245,12 @@ fn wait_when_busy(mut connection: Connection) -> rusqlite::Result<Connection> {
 /// A connection to a file that is ours, with its tables made and its leases of this boot.
 fn prepare(path: &Path, boot: &str) -> Result<Connection, Failure> {
     let connection = connect(path)?;
-    // Before anything is changed in a file that may be somebody else's.
-    recognise(path, &connection)?;
+    // Before anything is changed in a file that may be somebody else's. In one transaction: another process may be making
+    // the tables right now, and half of what it made would look like a stranger's.
+    connection.execute_batch("BEGIN")?;
+    let recognised = recognise(path, &connection);
+    connection.execute_batch("ROLLBACK")?;
+    recognised?;
     if connection.is_readonly("main")? {
         return Err(denied(path, "it is read-only for this user: check its owner and mode").into());
     }

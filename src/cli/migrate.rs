@@ -1,0 +1,271 @@
+//! `fencron migrate`: the migrations of a jobs file, from a deploy step.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::once::{As, CHECKSUM_SHOWN, Patience, failure, resolve_as, runner, say, stop_on_signals};
+use super::place::Place;
+use super::terminal::{Terminal, table};
+use super::{Exit, Failure, Global, file, look, steer};
+use crate::config::Config;
+use crate::execute::Stop;
+use crate::fence::Fence;
+use crate::ledger::{Once, OnceKey, OnceState, Recorded};
+use crate::lock::Seen;
+use crate::once::{How, Settled, Step, Tell, Told, differences};
+use crate::store::Revision;
+use crate::time::Wall;
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct MigrateArgs {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// The jobs file with the migrations
+    #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
+    file: PathBuf,
+    /// Make those again that have failed, though they may have done a part
+    #[arg(long)]
+    retry_failed: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Show each migration: its state, who made it, when, and how long it took
+    Status {
+        /// The jobs file with the migrations
+        #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
+        file: PathBuf,
+    },
+    /// Settle a migration that is unknown or has failed, or say of a new one that it was made already
+    Resolve {
+        /// The migration
+        id: String,
+        /// It was made, or it is to be made (again)
+        #[arg(long = "as", value_name = "HOW")]
+        how: As,
+        /// The jobs file with the migration [default: jobs.yaml, where there is one]
+        #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+/// A migration, by what the file and the ledger know of it.
+#[derive(Serialize)]
+struct MigrationView {
+    id: String,
+    /// `done`, `failed`, `unknown`, `pending`, `running`, or `lost`: claimed by somebody who is gone.
+    state: &'static str,
+    /// Why, for a person; empty where there is nothing to say.
+    reason: String,
+    /// How it differs from what was made; `null`: it does not.
+    difference: Option<String>,
+    /// Of what was made; of what the file has, where it was not begun.
+    checksum: String,
+    node: Option<String>,
+    fence: Option<Fence>,
+    attempts: u32,
+    started_at: Option<Wall>,
+    finished_at: Option<Wall>,
+    duration_ms: Option<u64>,
+    exit_code: Option<i32>,
+    /// The end of what it wrote.
+    output: String,
+}
+
+pub(super) async fn run(args: MigrateArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    match &args.what {
+        None => migrate(&args, global, terminal).await,
+        Some(What::Status { file }) => {
+            let config = file::read(file)?;
+            let place = global.open(Some(&config.namespace)).await?;
+            show(&place, &config, terminal).await?;
+            Ok(Exit::Done)
+        }
+        Some(What::Resolve { id, how, file }) => {
+            let config = look::config_beside(file.as_deref(), terminal)?;
+            let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
+            resolve(&place, config.as_ref(), id, *how).await?;
+            let what = if *how == As::Done { "recorded as done" } else { "to be made by whoever comes next" };
+            terminal.say(format_args!("fencron: migration {id}: {what}"));
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let config = file::read(&args.file)?;
+    if config.migrations.is_empty() {
+        terminal.say(format_args!("fencron: {} has no migrations: nothing to do", args.file.display()));
+        return Ok(Exit::Done);
+    }
+    let place = global.open_or_make(Some(&config.namespace)).await?;
+    let steps: Vec<Step> = config.migrations.iter().map(Step::from).collect();
+    let runner = runner(&place, &args.patience)?;
+    let (stopper, stop) = Stop::channel();
+    let signals = tokio::spawn(stop_on_signals(stopper)?);
+    let how = How { retry_failed: args.retry_failed, wait: args.patience.wait, stop };
+    let settled = runner.run(&steps, how, &teller()).await;
+    signals.abort();
+    let settled = settled.map_err(failure)?;
+    show(&place, &config, terminal).await?;
+    match settled {
+        Settled::Done => Ok(Exit::Done),
+        Settled::Failed(once) => {
+            let why = format!(
+                "migration {} failed: {}. Put it right and run this again: with --retry-failed where it is unchanged, for \
+                 it may have done a part",
+                once.name, once.reason
+            );
+            Err(Failure::new(Exit::Failed, why).into())
+        }
+        Settled::Unknown(once) => {
+            let why = format!(
+                "nobody can say whether migration {} was made: {}. Find out, and say so: `fencron migrate resolve {} --as \
+                 done` or `--as retry`",
+                once.name, once.reason, once.name
+            );
+            Err(Failure::new(Exit::OutcomeUnknown, why).into())
+        }
+    }
+}
+
+/// Everything that is said while it goes on goes to stderr.
+fn teller() -> Tell {
+    Arc::new(|told| match told {
+        Told::Waits { holder } => say(&format!("fencron: {holder} is at the migrations: waiting for it")),
+        Told::Starts { name, attempt, fence } => {
+            say(&format!("fencron: migration {name} begins (attempt {attempt}, fence {fence})"));
+        }
+        Told::Output { text, .. } => {
+            use std::io::Write as _;
+            // Where stderr is closed, nobody wants to know.
+            std::io::stderr().write_all(text.as_bytes()).ok();
+        }
+        Told::Missed { name, bytes } => say(&format!("fencron: {bytes} bytes of what {name} wrote are not shown")),
+        Told::Ended { once, here } => {
+            let by =
+                once.claimed_by.as_ref().filter(|_| !here).map_or(String::new(), |by| format!(", made by {}", by.node));
+            let why = if once.reason.is_empty() { String::new() } else { format!(" ({})", once.reason) };
+            say(&format!("fencron: migration {}: {}{why}{by}", once.name, once.state.as_str()));
+        }
+    })
+}
+
+async fn resolve(place: &Place, config: Option<&Config>, id: &str, how: As) -> anyhow::Result<()> {
+    let key = OnceKey::migration(id);
+    let ledger = place.ledger();
+    let (records, _) = ledger.once(&key).await?;
+    if let Some(recorded) = records.iter().find(|recorded| recorded.once.name == id) {
+        return resolve_as(place, &key, recorded, how).await;
+    }
+    let migration = config.and_then(|config| config.migrations.iter().find(|migration| migration.id == id));
+    let Some(migration) = migration else {
+        let names = records.iter().map(|recorded| recorded.once.name.as_str());
+        let names = names.chain(config.iter().flat_map(|config| config.migrations.iter().map(|one| one.id.as_str())));
+        let why = format!("no migration `{id}` is known{}", super::nearest(id, names));
+        return Err(Failure::wrong(why).into());
+    };
+    if how == As::Retry {
+        return Err(Failure::new(Exit::Failed, format!("{id} was never begun: there is nothing to retry")).into());
+    }
+    // Made before fencron was there, or by hand.
+    place.locks(Seen::default()).found().await?;
+    let asked = steer::asked(place);
+    let once = Once {
+        name: id.to_owned(),
+        state: OnceState::Done,
+        checksum: migration.checksum.clone(),
+        claimed_by: None,
+        attempts: 0,
+        started_at: asked.at,
+        finished_at: Some(asked.at),
+        reason: format!("recorded as done by {} on {}", asked.by, asked.at),
+        exit_code: None,
+        output: String::new(),
+        output_bytes: 0,
+    };
+    match ledger.settle_once(&key, Revision(0), &once).await? {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(Exit::Failed, format!("{id} was begun meanwhile: look, and ask again")).into()),
+    }
+}
+
+async fn show(place: &Place, config: &Config, terminal: &mut Terminal) -> anyhow::Result<()> {
+    let steps: Vec<Step> = config.migrations.iter().map(Step::from).collect();
+    let records = match steps.first() {
+        Some(first) => place.ledger().once(&first.key).await?.0,
+        None => place.ledger().once(&OnceKey::migration("")).await?.0,
+    };
+    let differences = differences(&steps, &records);
+    let mut views = Vec::new();
+    for step in &steps {
+        let recorded = records.iter().find(|recorded| recorded.once.name == step.key.name());
+        views.push(view(place, step.key.name(), &step.checksum, recorded).await?);
+    }
+    for recorded in &records {
+        if !steps.iter().any(|step| step.key.name() == recorded.once.name) {
+            views.push(view(place, &recorded.once.name, &recorded.once.checksum, Some(recorded)).await?);
+        }
+    }
+    for view in &mut views {
+        let own = differences.iter().find(|difference| difference.id() == view.id);
+        view.difference = own.map(ToString::to_string);
+    }
+    terminal.show(&views, |views| views_text(views))
+}
+
+async fn view(place: &Place, id: &str, checksum: &str, recorded: Option<&Recorded>) -> anyhow::Result<MigrationView> {
+    let once = recorded.map(|recorded| &recorded.once);
+    let state = match once {
+        None => OnceState::Pending.as_str(),
+        Some(once) if once.state != OnceState::Claimed => once.state.as_str(),
+        Some(once) if place.ledger().may_be_under_way(once).await? => "running",
+        Some(_) => "lost",
+    };
+    let took = once.and_then(|once| Some((once.started_at, once.finished_at?, once.claimed_by.as_ref()?)));
+    let duration = took.map(|(from, to, _)| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX));
+    let by = once.and_then(|once| once.claimed_by.as_ref());
+    Ok(MigrationView {
+        id: id.to_owned(),
+        state,
+        reason: once.map(|once| once.reason.clone()).unwrap_or_default(),
+        difference: None,
+        checksum: once.map_or(checksum, |once| &once.checksum).to_owned(),
+        node: by.map(|by| by.node.clone()),
+        fence: by.map(|by| by.fence),
+        attempts: once.map_or(0, |once| once.attempts),
+        started_at: once.map(|once| once.started_at),
+        finished_at: once.and_then(|once| once.finished_at),
+        duration_ms: duration,
+        exit_code: once.and_then(|once| once.exit_code),
+        output: once.map(|once| once.output.clone()).unwrap_or_default(),
+    })
+}
+
+fn views_text(views: &[MigrationView]) -> String {
+    let shown = |text: Option<String>| text.unwrap_or_default();
+    let rows = views.iter().map(|view| {
+        let took =
+            view.duration_ms.map(|ms| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string());
+        vec![
+            view.id.clone(),
+            view.state.to_owned(),
+            shown(view.started_at.map(|at| at.to_string())),
+            shown(took),
+            shown(view.node.clone()),
+            shown(view.fence.map(|fence| fence.to_string())),
+            view.checksum.chars().take(CHECKSUM_SHOWN).collect(),
+            view.difference.clone().unwrap_or_else(|| view.reason.clone()),
+        ]
+    });
+    if views.is_empty() {
+        return "no migrations\n".to_owned();
+    }
+    table(&["MIGRATION", "STATE", "STARTED", "TOOK", "NODE", "FENCE", "CHECKSUM", "REASON"], rows)
+}

@@ -1,0 +1,324 @@
+//! `migrations:`: what is done once, in this order, before any job fires.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::fill::Filled;
+use super::jobs::{TASKS, read_task};
+use super::keys::{self, Key, MAX_ARGS, MAX_KILL_AFTER, MAX_TIMEOUT, MAX_VARIABLES, MILLISECOND, Shape, key};
+use super::policy::{DEFAULT_RETRY, Policies};
+use super::problem::quoted;
+use super::tree::{NodeId, Tree, Value};
+use super::walk::{Fields, Spot, Walk};
+use crate::job::{
+    Guarantee, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, Sql, Task, Trigger, check_name,
+};
+
+/// How many migrations a file may have, those of directories counted each.
+pub const MAX_MIGRATIONS: usize = 10_000;
+
+/// What the names of a directory's migrations end in.
+const SQL_FILE: &str = ".sql";
+
+/// A change that is made once, before any job fires.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Migration {
+    /// Unique in its file. Of a file in a directory: `<id of the directory's>/<name of the file>`.
+    pub id: String,
+    /// What it does: as a job, whose trigger, overlap and history say nothing. Its guarantee says what may become of it
+    /// when it is not known how it ended.
+    pub job: Arc<Job>,
+    /// Tells whether it was done, where nobody knows.
+    pub verify: Option<Arc<Job>>,
+    /// The SHA-256, in hexadecimal digits, of what it does as the file has it: before `${…}` is filled in, so that it
+    /// stays the same when a password changes.
+    pub checksum: String,
+}
+
+/// One of them.
+pub static MIGRATION_SHAPE: Shape = Shape::Map(MIGRATION);
+
+static MIGRATION: &[&[Key]] = &[&[
+    key("id", Shape::Name, "Its name, unique and never changed: what was made is known by it.").also(&["name", "key"]),
+    key("command", Shape::Command { most: MAX_ARGS }, "The program to run and its arguments, started without a shell.")
+        .also(&["cmd", "args", "exec", "run"]),
+    key("shell", Shape::Text, "A text that `/bin/sh -c` runs.").also(&["script", "sh", "bash"]),
+    key("http", Shape::Map(super::http::HTTP), "A request to make.").also(&["request", "webhook"]),
+    key("sql", Shape::Map(super::sql::SQL), "Statements to run in a database; `file` may name a directory.")
+        .also(&["query", "database"]),
+    key("verify", Shape::Map(VERIFY), "A probe that succeeds where it was done, for when nobody knows.")
+        .also(&["check", "probe"]),
+    key("idempotent", Shape::Word(FLAG), "Whether it may be made again when nobody knows whether it was done.")
+        .default("false")
+        .also(&["repeatable"]),
+    key("env", Shape::Named { of: &Shape::Text, most: MAX_VARIABLES }, "Variables for the command.").also(&[
+        "environment",
+        "vars",
+        "variables",
+    ]),
+    key("dir", Shape::Text, "The directory in which the command starts; the node's where it is not given.").also(&[
+        "cwd",
+        "workdir",
+        "working_dir",
+    ]),
+    key("timeout", TIMEOUT, "How long one attempt may take before it is ended; `none`: as long as it wants.")
+        .default("none")
+        .also(&["deadline"]),
+    key(
+        "kill_after",
+        keys::duration(std::time::Duration::ZERO, MAX_KILL_AFTER),
+        "How long a command that was told to end (TERM) has before it is killed.",
+    )
+    .default("10s")
+    .also(&["grace"]),
+    key("retry", Shape::Map(keys::RETRY), "How often, and after what pause, a failed attempt is repeated.")
+        .also(&["retries"]),
+]];
+
+static VERIFY: &[&[Key]] = &[&[
+    key("command", Shape::Command { most: MAX_ARGS }, "Exit code 0: it was done; 1: it was not; another: unknown."),
+    key("shell", Shape::Text, "As `command`, run by `/bin/sh -c`."),
+    key("http", Shape::Map(super::http::HTTP), "The answer that is expected: it was done."),
+    key("sql", Shape::Map(super::sql::SQL), "Statements that only go through where it was done."),
+    key("timeout", TIMEOUT, "How long it may take; `none`: as long as it wants.").default("none"),
+]];
+
+const TIMEOUT: Shape = keys::duration_or_none(MILLISECOND, MAX_TIMEOUT);
+static FLAG: &[&str] = &["true", "false"];
+
+/// Reads the list. What is wrong with one of them is noted, and it is left out.
+pub fn read(walk: &mut Walk, spot: Spot) -> Vec<Migration> {
+    let what = "a list, one migration below the other like `- {id: NAME, sql: …}`";
+    let items = walk.items(what, &spot, MAX_MIGRATIONS, false).unwrap_or_default();
+    let (mut migrations, mut ids) = (Vec::new(), BTreeSet::new());
+    for item in items {
+        let spot = Spot { shape: &MIGRATION_SHAPE, ..item };
+        let Some(fields) = walk.fields(&spot) else { continue };
+        let Some((id, at)) = read_id(walk, &fields, spot) else { continue };
+        if !ids.insert(id.clone()) {
+            walk.wrong(at, format!("the migration `{id}` is given twice: give each an id of its own"));
+            continue;
+        }
+        migrations.extend(read_one(walk, &fields, spot, &id));
+    }
+    if migrations.len() > MAX_MIGRATIONS {
+        walk.wrong(spot, format!("{} migrations are too many: at most {MAX_MIGRATIONS}", migrations.len()));
+    }
+    migrations
+}
+
+fn read_id<'p>(walk: &mut Walk, fields: &Fields<'p>, spot: Spot<'p>) -> Option<(JobName, Spot<'p>)> {
+    let Some(at) = fields.get("id") else {
+        if !fields.meant(&["id"]) {
+            walk.wrong(spot, "this migration has no `id`: give it one, and keep it for ever".to_owned());
+        }
+        return None;
+    };
+    let filled: Filled = walk.filled("the id of a migration", at)?;
+    match JobName::new(&filled.text) {
+        Ok(id) => Some((id, at)),
+        Err(_) => {
+            let shown = filled.shown();
+            walk.wrong(at, format!("{shown} is not an id: use 1 to 100 letters, digits, `.`, `_` or `-`"));
+            None
+        }
+    }
+}
+
+/// What one entry of the list does.
+struct Deed {
+    id: String,
+    task: Task,
+    checksum: String,
+}
+
+/// One migration, or one for each file of a directory.
+fn read_one(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<Migration> {
+    let wrong_before = walk.wrong.count();
+    let deeds = read_deeds(walk, fields, spot, id);
+    let policies = Policies::of_migration(walk, fields);
+    let idempotent = fields.get("idempotent").is_some_and(|spot| walk.word(spot) == Some(0));
+    let verify = fields.get("verify").and_then(|spot| read_verify(walk, spot, id));
+    let first = deeds.first().map(|deed| &deed.task);
+    if let Some(Task::Http(_) | Task::Sql(_)) = first
+        && let Some(spot) = fields.first_of(&["env", "dir", "kill_after"])
+    {
+        walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
+    }
+    let guarantee = match first {
+        Some(Task::Sql(sql)) if super::sql::why_not_exactly_once(sql).is_none() => Guarantee::ExactlyOnce,
+        _ if idempotent => Guarantee::AtLeastOnce,
+        _ => Guarantee::AtMostOnce,
+    };
+    warn_of_idle(walk, fields, guarantee, idempotent);
+    let retry = policies.retry(walk, &spot.path);
+    if walk.wrong.count() != wrong_before {
+        return Vec::new();
+    }
+    let migration = |Deed { id: own, task, checksum }| {
+        let job = Job { retry, guarantee, ..as_job(id, task, policies.clone()) };
+        Migration { id: own, job: Arc::new(job), verify: verify.clone(), checksum }
+    };
+    deeds.into_iter().map(migration).collect()
+}
+
+fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<Deed> {
+    let statements = fields.get("sql").filter(|_| fields.first_of(&["command", "shell", "http"]).is_none());
+    let Some(statements) = statements else {
+        let checksum = checksum(walk.tree, fields);
+        let task = read_task(walk, fields, spot);
+        return task.map(|task| Deed { id: id.to_string(), task, checksum }).into_iter().collect();
+    };
+    let Some(files) = files_of(walk, statements) else { return Vec::new() };
+    let mut deeds = Vec::new();
+    for (name, path) in files {
+        let own = name.map_or(id.to_string(), |name| format!("{id}/{name}"));
+        let Some((sql, text)) = super::sql::read_from(walk, statements, path.as_deref()) else { continue };
+        let checksum = checksum_of_sql(walk, statements, &sql, &text);
+        let sql = Sql { checksum: Some(checksum.clone()), ..sql };
+        deeds.push(Deed { id: own, task: Task::Sql(Box::new(sql)), checksum });
+    }
+    deeds
+}
+
+/// What names of files, and paths, `sql: {file: …}` stands for: those of a directory that end in `.sql`, in the order of
+/// their bytes. A single (`None`, `None`) where it is no directory.
+fn files_of(walk: &mut Walk, spot: Spot) -> Option<Vec<(Option<String>, Option<String>)>> {
+    let alone = || Some(vec![(None, None)]);
+    let fields = walk.fields(&spot)?;
+    let Some(at) = fields.get("file") else { return alone() };
+    let named = walk.text(at)?;
+    let shown = quoted(&named.to_string());
+    let names = match (walk.sources.dir)(FilePath::new(named.expose())) {
+        Ok(None) => return alone(),
+        Ok(Some(names)) => names,
+        Err(error) => {
+            walk.wrong(at, format!("the directory {shown} cannot be read: {error}"));
+            return None;
+        }
+    };
+    let mut names: Vec<String> = names.into_iter().filter(|name| name.ends_with(SQL_FILE)).collect();
+    names.sort();
+    if names.is_empty() {
+        walk.wrong(at, format!("the directory {shown} has no file whose name ends in `{SQL_FILE}`"));
+        return None;
+    }
+    let wrong_before = walk.wrong.count();
+    for name in &names {
+        if check_name(name).is_err() {
+            let why = "cannot be part of a migration's id: use letters, digits, `.`, `_` or `-`";
+            walk.wrong(at, format!("the name of the file {} {why}", quoted(name)));
+        }
+    }
+    let path = |name: &String| FilePath::new(named.expose()).join(name).display().to_string();
+    let files = names.iter().map(|name| (Some(name.clone()), Some(path(name)))).collect();
+    (walk.wrong.count() == wrong_before).then_some(files)
+}
+
+fn warn_of_idle(walk: &mut Walk, fields: &Fields, guarantee: Guarantee, idempotent: bool) {
+    let why = match guarantee {
+        Guarantee::ExactlyOnce => {
+            "it runs in a transaction with the record that it was done, so there is never a doubt"
+        }
+        _ if idempotent => "with `idempotent: true` it is made again without asking",
+        _ => return,
+    };
+    let idle = if guarantee == Guarantee::ExactlyOnce {
+        fields.first_of(&["verify", "idempotent"])
+    } else {
+        fields.get("verify")
+    };
+    if let Some(spot) = idle {
+        walk.odd(spot, format!("this does nothing: {why}"));
+    }
+}
+
+fn read_verify(walk: &mut Walk, spot: Spot, id: &JobName) -> Option<Arc<Job>> {
+    let fields = walk.fields(&spot)?;
+    let task = read_task(walk, &fields, spot)?;
+    let timeout = fields.get("timeout").and_then(|spot| walk.duration_or_none(spot));
+    let mut policies = Policies::default();
+    policies.timeout = timeout;
+    Some(Arc::new(as_job(id, task, policies)))
+}
+
+/// What is run, as the executor takes it: when it is due says nothing here.
+fn as_job(id: &JobName, task: Task, policies: Policies) -> Job {
+    Job {
+        name: id.clone(),
+        trigger: Trigger::After { job: id.clone(), on: On::End },
+        task,
+        timeout: policies.timeout.flatten(),
+        kill_after: policies.kill_after(),
+        overlap: Overlap::Skip,
+        missed: Missed { run: MissedRun::Skip, ..policies.missed() },
+        retry: Retry { attempts: 1, ..DEFAULT_RETRY },
+        guarantee: Guarantee::AtLeastOnce,
+        on_lost_leadership: OnLostLeadership::Cancel,
+        history: policies.history(),
+        env: policies.env,
+        dir: policies.dir,
+    }
+}
+
+/// Of what it does, as it is written: neither where it is done (`env`, `dir`, a database's address) nor how it is
+/// tried. Line ends count as `\n`, whatever an editor or a checkout made of them.
+fn checksum(tree: &Tree, fields: &Fields) -> String {
+    let mut text = String::new();
+    for task in TASKS {
+        if let Some(spot) = fields.get(task) {
+            write!(text, "{task} ").expect("a String takes all that is written");
+            canonical(tree, spot.node, &mut text);
+        }
+    }
+    sum(&text)
+}
+
+/// Of statements: their text, wherever it stands, and what its names stand for.
+fn checksum_of_sql(walk: &mut Walk, spot: Spot, sql: &Sql, text: &str) -> String {
+    let mut hashed = format!("sql {} {text}", sql.transaction);
+    if let Some(params) = walk.fields(&spot).and_then(|fields| fields.get("params").map(|spot| spot.node)) {
+        canonical(walk.tree, params, &mut hashed);
+    }
+    sum(&hashed)
+}
+
+fn sum(text: &str) -> String {
+    Sha256::digest(text.replace("\r\n", "\n")).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A value in one way of writing: keys in order, texts with their length.
+fn canonical(tree: &Tree, node: NodeId, out: &mut String) {
+    match tree.value(node) {
+        Value::Null | Value::Broken => out.push('~'),
+        Value::Text { text, .. } => {
+            let text = text.replace("\r\n", "\n");
+            write!(out, "{}:{text}", text.len()).expect("a String takes all that is written");
+        }
+        Value::List(items) => {
+            out.push('[');
+            items.for_each(|item| canonical(tree, item, out));
+            out.push(']');
+        }
+        Value::Map(children) => {
+            let nodes: Vec<NodeId> = children.collect();
+            let mut entries: Vec<(String, NodeId)> = Vec::new();
+            for pair in nodes.chunks_exact(2) {
+                let mut name = String::new();
+                canonical(tree, pair[0], &mut name);
+                entries.push((name, pair[1]));
+            }
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            out.push('{');
+            for (name, value) in entries {
+                out.push_str(&name);
+                canonical(tree, value, out);
+            }
+            out.push('}');
+        }
+    }
+}

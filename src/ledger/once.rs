@@ -1,0 +1,317 @@
+//! What is done once, ever, in a namespace: migrations, and what `fencron once` runs under a key.
+//!
+//! A record tells how far it came. It is put before anything is started, and again when that has ended:
+//!
+//! ```text
+//!   (none) ── claimed ──┬── done
+//!     ▲                 ├── failed ────────┐ asked for again, or harmless to repeat
+//!  pending ◀── resolved ┴── unknown ◀──────┼── whoever holds the lock next finds it `claimed`
+//!     └────────────────────────────────────┴──▶ claimed
+//! ```
+//!
+//! A claim compares the hold of the lock and the record; every other change compares the record alone. So nothing is
+//! claimed twice, and a claimant that was replaced can say how it ended until its successor has decided about it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{decode, encode};
+use super::{Ledger, Pauses};
+use crate::fence::Fence;
+use crate::lock::{Hold, LockName};
+use crate::store::{Compare, Entry, Keys, LeaseId, Op, Range, Revision, Store, StoreError, Txn, Watch};
+use crate::time::Wall;
+
+/// How often a verdict is sent that gets no answer: for about a minute.
+const VERDICT_TRIES: u32 = 60;
+
+/// The lock under which migrations are made, and what the lock of another key begins with.
+const MIGRATIONS_LOCK: &str = "migrations";
+const ONCE_LOCK: &str = "once.";
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnceKind {
+    /// A migration of the jobs file.
+    Migration,
+    /// What `fencron once` runs.
+    Once,
+}
+
+/// What is done once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OnceKey {
+    kind: OnceKind,
+    name: Arc<str>,
+}
+
+/// A text that cannot be the key of something that is done once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key is 1 to {most} bytes long; this one has {bytes}", most = OnceKey::MOST_BYTES)]
+pub struct NotAKey {
+    bytes: usize,
+}
+
+impl OnceKey {
+    /// The longest key, in bytes: that of its lock has to fit as well.
+    pub const MOST_BYTES: usize = LockName::MOST_BYTES - ONCE_LOCK.len();
+
+    /// The migration with this id.
+    pub fn migration(id: &str) -> OnceKey {
+        OnceKey { kind: OnceKind::Migration, name: id.into() }
+    }
+
+    /// The key of `fencron once`, where `key` is neither empty nor too long.
+    pub fn once(key: &str) -> Result<OnceKey, NotAKey> {
+        if (1..=OnceKey::MOST_BYTES).contains(&key.len()) {
+            Ok(OnceKey { kind: OnceKind::Once, name: key.into() })
+        } else {
+            Err(NotAKey { bytes: key.len() })
+        }
+    }
+
+    pub fn kind(&self) -> OnceKind {
+        self.kind
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lock that whoever claims it holds. All migrations have one: they are made in their order.
+    pub fn lock(&self) -> LockName {
+        let name = match self.kind {
+            OnceKind::Migration => MIGRATIONS_LOCK.to_owned(),
+            OnceKind::Once => format!("{ONCE_LOCK}{}", self.name),
+        };
+        LockName::new(&name).expect("keys are short enough for their locks")
+    }
+
+    /// The identity of the effect: the same for every attempt that is ever made of it.
+    pub fn run_id(&self) -> String {
+        match self.kind {
+            OnceKind::Migration => format!("migration/{}", self.name),
+            OnceKind::Once => format!("once/{}", self.name),
+        }
+    }
+}
+
+/// How far something came that is done once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnceState {
+    /// Not begun, or a person said that it is to be done again.
+    Pending,
+    /// Taken by somebody, and possibly under way.
+    Claimed,
+    Done,
+    /// It is known that it did not come to its end.
+    Failed,
+    /// Nobody can say: whoever did it was lost in the middle.
+    Unknown,
+}
+
+impl OnceState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnceState::Pending => "pending",
+            OnceState::Claimed => "claimed",
+            OnceState::Done => "done",
+            OnceState::Failed => "failed",
+            OnceState::Unknown => "unknown",
+        }
+    }
+}
+
+/// Who claimed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimedBy {
+    pub node: String,
+    /// Its session's lease.
+    pub lease: u64,
+    /// The fence of its hold of the lock.
+    pub fence: Fence,
+}
+
+/// What is kept of something that is done once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Once {
+    /// The migration's id, or the key.
+    pub name: String,
+    pub state: OnceState,
+    /// The SHA-256 of what it does, in hexadecimal digits.
+    pub checksum: String,
+    /// Who claimed it last; `None`: nobody did, a person resolved it.
+    pub claimed_by: Option<ClaimedBy>,
+    /// How many attempts were begun, of all claims together.
+    pub attempts: u32,
+    /// When it was claimed last.
+    pub started_at: Wall,
+    pub finished_at: Option<Wall>,
+    /// Why it is in this state, for a person; empty where there is nothing to say.
+    pub reason: String,
+    /// That of a command.
+    pub exit_code: Option<i32>,
+    /// The end of what it wrote.
+    pub output: String,
+    /// How much it wrote in all, in bytes.
+    pub output_bytes: u64,
+}
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    pub once: Once,
+    /// When it came to be so: what is done stays as it is, so that this is the order in which it was done.
+    pub modified: Revision,
+}
+
+/// What the holder of the lock shows of what it does, while it does it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// The migration's id, or the key.
+    pub name: String,
+    pub fence: Fence,
+    pub attempt: u32,
+    /// The end of what it has written so far.
+    pub text: String,
+    /// How much it has written so far, in bytes.
+    pub bytes: u64,
+}
+
+impl Live {
+    /// What a change of a key says, where that key is one of these.
+    pub fn read(entry: &Entry) -> Option<Live> {
+        entry.lease?;
+        decode(&entry.value)
+    }
+}
+
+impl Recorded {
+    fn read(entry: &Entry) -> Result<Recorded, StoreError> {
+        let once = decode::<Once>(&entry.value).ok_or_else(|| {
+            StoreError::Unusable(format!(
+                "the record `{}` cannot be read: it is damaged, or of a newer version",
+                entry.key
+            ))
+        })?;
+        Ok(Recorded { once, modified: entry.modified })
+    }
+}
+
+impl<S: Store> Ledger<S> {
+    /// What is recorded of `key`, or of all migrations, in the order in which they came to be as they are; as of a
+    /// revision.
+    ///
+    /// # Errors
+    ///
+    /// The store's, and [`StoreError::Unusable`] where a record cannot be read: nothing is decided without it.
+    pub async fn once(&self, key: &OnceKey) -> Result<(Vec<Recorded>, Revision), StoreError> {
+        let mut pause = Pauses::new();
+        let (entries, revision) = loop {
+            match self.store.range_all(self.keys.once(key)).await {
+                Err(error) if error.is_passing() && pause.tries < super::request::TRIES => {
+                    pause.wait(&error, "question").await;
+                }
+                answer => break answer?,
+            }
+        };
+        let live = self.keys.once_live(key);
+        let records = entries.iter().filter(|entry| entry.key != live);
+        let mut records: Vec<Recorded> = records.map(Recorded::read).collect::<Result<_, _>>()?;
+        records.sort_by_key(|recorded| recorded.modified);
+        Ok((records, revision))
+    }
+
+    /// Reports every change of what [`Ledger::once`] reads, and of what is shown live ([`Live::read`]).
+    pub async fn watch_once(&self, key: &OnceKey, from: Revision) -> Result<Watch, StoreError> {
+        self.store.watch(self.keys.once(key), from).await
+    }
+
+    /// What the holder of the lock shows right now.
+    pub async fn live_once(&self, key: &OnceKey) -> Result<Option<Live>, StoreError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.once_live(key)))).await?;
+        Ok(page.entries.first().and_then(Live::read))
+    }
+
+    /// Claims what `once` describes, where its record still is as it was read `before`. Answers the claim's revision;
+    /// `None`: the hold is over, or the record was changed.
+    pub async fn claim_once(
+        &self,
+        hold: &Hold,
+        key: &OnceKey,
+        before: Option<&Recorded>,
+        once: &Once,
+    ) -> Result<Option<Revision>, StoreError> {
+        self.put_once(Some(hold), key, before.map_or(Revision(0), |before| before.modified), once, u32::MAX).await
+    }
+
+    /// Records how a claim ended, or what was decided about it, where the record was last changed at `claimed`. Answers
+    /// the revision of that; `None`: it was changed since, and what is recorded stands.
+    pub async fn settle_once(
+        &self,
+        key: &OnceKey,
+        claimed: Revision,
+        once: &Once,
+    ) -> Result<Option<Revision>, StoreError> {
+        self.put_once(None, key, claimed, once, VERDICT_TRIES).await
+    }
+
+    async fn put_once(
+        &self,
+        hold: Option<&Hold>,
+        key: &OnceKey,
+        unchanged_since: Revision,
+        once: &Once,
+        tries: u32,
+    ) -> Result<Option<Revision>, StoreError> {
+        let (record, value) = (self.keys.once_record(key), encode(once));
+        let proof = hold.into_iter().flat_map(Hold::still_held);
+        let txn = proof
+            .fold(Txn::new(), Txn::when)
+            .when(Compare::modified_at(&record, unchanged_since))
+            .then(Op::put(&record, value.clone()))
+            .otherwise(Op::get(&record));
+        let mut pause = Pauses::new();
+        loop {
+            match self.store.commit(txn.clone()).await {
+                Ok(committed) if committed.succeeded => return Ok(Some(committed.revision)),
+                Ok(committed) => {
+                    // Where an earlier sending got no answer, that may have put it.
+                    let found = committed.got(0).and_then(<[Entry]>::first);
+                    let ours = found.filter(|entry| pause.tries > 0 && entry.value == value);
+                    return Ok(ours.map(|entry| entry.modified));
+                }
+                Err(error) if error.is_passing() && pause.tries < tries => pause.wait(&error, "record").await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Forgets what was done under `key`, where nothing was changed since it was read. `false`: it was.
+    pub async fn forget_once(&self, key: &OnceKey, read: &Recorded) -> Result<bool, StoreError> {
+        let record = self.keys.once_record(key);
+        let txn = Txn::new().when(Compare::modified_at(&record, read.modified)).then(Op::delete(&record));
+        let txn = txn.otherwise(Op::get(&record));
+        let (committed, repeated) = self.commit(txn).await?;
+        Ok(committed.succeeded || (repeated && committed.got(0).is_some_and(<[Entry]>::is_empty)))
+    }
+
+    /// Whether the session of whoever claimed it is still there, so that it may be under way.
+    pub async fn may_be_under_way(&self, once: &Once) -> Result<bool, StoreError> {
+        let Some(claimed_by) = once.claimed_by.as_ref().filter(|_| once.state == OnceState::Claimed) else {
+            return Ok(false);
+        };
+        let Some(lease) = std::num::NonZeroU64::new(claimed_by.lease).map(LeaseId) else { return Ok(false) };
+        let key = self.namespace.session_key(lease);
+        Ok(!self.store.range(Range { keys_only: true, ..Range::of(Keys::one(key)) }).await?.entries.is_empty())
+    }
+
+    /// Shows what the holder does to whoever waits. It vanishes with the holder's session.
+    pub async fn show_once(&self, hold: &Hold, key: &OnceKey, live: &Live) -> Result<(), StoreError> {
+        let put = Op::put_leased(self.keys.once_live(key), encode(live), hold.lease());
+        let txn = hold.still_held().into_iter().fold(Txn::new(), Txn::when).then(put);
+        self.store.commit(txn).await.map(drop)
+    }
+}

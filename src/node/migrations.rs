@@ -1,0 +1,260 @@
+//! The migrations of the jobs file: made before it is taken, by whichever node comes first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{Answer, Running};
+use crate::config::{Config, Migration};
+use crate::execute::{Execute, Stop, Stopper};
+use crate::job::StopReason;
+use crate::ledger::{Ledger, Once, OnceKey, OnceState};
+use crate::once::{How, OnceError, Runner, Settled, Step, Tell, Told};
+use crate::scheduler::Event;
+use crate::store::Store;
+
+/// The pause before what has failed, and may be made again without harm, is made again: it doubles up to the longest.
+const AGAIN_FIRST: Duration = Duration::from_secs(5);
+const AGAIN_MOST: Duration = Duration::from_secs(300);
+
+/// How often what nobody but a person can settle is looked at, beside when it changes.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What stands between a jobs file and its being in force.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// The migrations of the file that is to be in force.
+    steps: Vec<Step>,
+    /// That file, where another one is in force meanwhile.
+    wanted: Option<Box<Config>>,
+    /// A file that came while migrations were being made.
+    next: Option<Box<Config>>,
+    /// Some file is in force: its jobs may fire.
+    open: bool,
+    /// Why the migrations are not made.
+    blocked: Option<String>,
+    /// How often in a row they could not be made.
+    failures: u32,
+    making: Option<Making>,
+    /// Counts the waits for a change, so that one that is overtaken does nothing.
+    turn: u64,
+}
+
+/// Migrations that are being made, here or elsewhere.
+#[derive(Debug)]
+struct Making {
+    stopper: Stopper,
+    /// One of them runs here.
+    begun: Arc<AtomicBool>,
+}
+
+impl Gate {
+    pub fn new(migrations: &[Migration]) -> Gate {
+        let steps: Vec<Step> = migrations.iter().map(Step::from).collect();
+        let open = steps.is_empty();
+        Gate { steps, wanted: None, next: None, open, blocked: None, failures: 0, making: None, turn: 0 }
+    }
+
+    /// Whether a jobs file is in force.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub fn is_making(&self) -> bool {
+        self.making.is_some()
+    }
+
+    /// Why no jobs are fired here; `None`: they are.
+    pub fn closed(&self) -> Option<String> {
+        let why = self.blocked.as_deref().unwrap_or("the migrations are being made");
+        (!self.open).then(|| format!("no jobs are fired yet: {why}"))
+    }
+
+    /// Why a new jobs file is not in force, where an old one is.
+    pub fn refused(&self) -> Option<String> {
+        let why = self.blocked.as_deref().filter(|_| self.open)?;
+        Some(format!("the new jobs file is not in force, the old one is: {why}"))
+    }
+
+    /// The node is leaving: what was not begun is not begun any more.
+    pub fn leave(&self) {
+        if let Some(making) = self.making.as_ref().filter(|making| !making.begun.load(Ordering::SeqCst)) {
+            making.stopper.stop(StopReason::Shutdown);
+        }
+    }
+
+    /// The node waits no longer.
+    pub fn stop(&self) {
+        if let Some(making) = &self.making {
+            making.stopper.stop(StopReason::Shutdown);
+        }
+    }
+
+    fn is_same(&self, migrations: &[Migration]) -> bool {
+        let same = |(step, migration): (&Step, &Migration)| {
+            step.key.name() == migration.id && step.checksum == migration.checksum
+        };
+        self.steps.len() == migrations.len() && self.steps.iter().zip(migrations).all(same)
+    }
+}
+
+impl<S: Store, E: Execute> Running<S, E> {
+    /// A new jobs file: it is in force once its migrations are made.
+    pub(super) fn offered(&mut self, config: Box<Config>) {
+        if self.gate.is_making() {
+            self.gate.next = Some(config);
+            return;
+        }
+        let made = self.gate.open && self.gate.blocked.is_none() && self.gate.is_same(&config.migrations);
+        self.gate.steps = config.migrations.iter().map(Step::from).collect();
+        self.gate.blocked = None;
+        self.gate.failures = 0;
+        self.gate.turn += 1;
+        self.gate.wanted = Some(config);
+        if made || self.gate.steps.is_empty() { self.let_in() } else { self.make_migrations() }
+    }
+
+    /// Nothing stands in the way any more.
+    fn let_in(&mut self) {
+        self.gate.open = true;
+        self.gate.blocked = None;
+        self.published_at = None;
+        let Some(config) = self.gate.wanted.take() else { return };
+        tracing::info!(digest = config.digest, jobs = config.jobs.len(), "took a new configuration");
+        self.config_digest = config.digest;
+        self.tell(Event::Reloaded(config.jobs));
+    }
+
+    /// Has the migrations made, where there are any, by whoever comes first.
+    pub(super) fn make_migrations(&mut self) {
+        let leaves = self.stopping.is_some_and(|stopping| stopping.leave);
+        if self.gate.steps.is_empty() || self.gate.is_making() || leaves {
+            return;
+        }
+        let (stopper, stop) = Stop::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        self.gate.making = Some(Making { stopper, begun: Arc::clone(&begun) });
+        let runner = Runner {
+            ledger: self.ledger.clone(),
+            locks: self.locks.clone(),
+            execute: self.execute.clone(),
+            outputs: self.outputs.clone(),
+            clock: self.options.clock.clone(),
+            node: self.options.name.clone(),
+            timing: self.options.timing,
+            driver: self.options.driver,
+        };
+        let steps = self.gate.steps.clone();
+        let how = How { retry_failed: false, wait: None, stop };
+        self.tasks.spawn(async move { Answer::Migrated(runner.run(&steps, how, &teller(begun)).await) });
+    }
+
+    pub(super) fn migrated(&mut self, result: Result<Settled, OnceError>) {
+        self.gate.making = None;
+        self.published_at = None;
+        let next = self.gate.next.take();
+        let is_done = matches!(result, Ok(Settled::Done));
+        let (why, about, again) = match result {
+            Ok(Settled::Done) => (String::new(), None, false),
+            Ok(Settled::Failed(once)) => {
+                let again = self.gate.steps.iter().any(|step| step.key.name() == once.name && step.repeatable);
+                let what_to_do = if again {
+                    "it is tried again from time to time; put right what is in its way"
+                } else {
+                    "put it right: change it, or `fencron migrate resolve`"
+                };
+                (format!("migration {} failed: {}: {what_to_do}", once.name, once.reason), Some(once), again)
+            }
+            Ok(Settled::Unknown(once)) => {
+                let name = &once.name;
+                let why = format!(
+                    "nobody can say whether migration {name} was made: {}: find out, and say so: `fencron migrate resolve \
+                     {name} --as done` or `--as retry`",
+                    once.reason
+                );
+                (why, Some(once), false)
+            }
+            Err(error @ (OnceError::Different(_) | OnceError::Stopped(_))) => (error.to_string(), None, false),
+            Err(error) => (error.to_string(), None, true),
+        };
+        if is_done {
+            tracing::info!(migrations = self.gate.steps.len(), "the migrations are made");
+            self.let_in();
+        } else {
+            self.gate.failures += 1;
+            tracing::error!("no jobs of this file are fired: {why}");
+            self.gate.blocked = Some(why);
+        }
+        match next {
+            Some(config) => self.offered(config),
+            None if is_done => {}
+            None => self.await_change(about, again),
+        }
+    }
+
+    /// Comes back when the migrations may be made after all.
+    fn await_change(&mut self, about: Option<Box<Once>>, again: bool) {
+        let pause = if again {
+            let doublings = self.gate.failures.saturating_sub(1).min(16);
+            AGAIN_FIRST.saturating_mul(1 << doublings).min(AGAIN_MOST)
+        } else {
+            LOOK_AGAIN
+        };
+        self.gate.turn += 1;
+        let (turn, ledger, key) = (self.gate.turn, self.ledger.clone(), self.gate.steps[0].key.clone());
+        self.tasks.spawn(async move {
+            // Where it cannot be watched, time brings it back.
+            tokio::time::timeout(pause, changed(&ledger, &key, about)).await.ok();
+            Answer::MigrationsMoved(turn)
+        });
+    }
+
+    pub(super) fn migrations_moved(&mut self, turn: u64) {
+        if turn == self.gate.turn {
+            self.make_migrations();
+        }
+    }
+}
+
+/// Resolves when something else is recorded of the migrations than when `about` was. That another node has failed at it
+/// as well is nothing new: two that wake each other would try without a pause.
+async fn changed<S: Store>(ledger: &Ledger<S>, key: &OnceKey, about: Option<Box<Once>>) {
+    let mut is_first = true;
+    loop {
+        let Ok((records, at)) = ledger.once(key).await else { return std::future::pending().await };
+        let is_new = match &about {
+            None => !is_first,
+            Some(about) => {
+                let now = records.iter().map(|recorded| &recorded.once).find(|once| once.name == about.name);
+                now.is_none_or(|now| now != &**about && now.state != OnceState::Failed)
+            }
+        };
+        if is_new {
+            return;
+        }
+        is_first = false;
+        match ledger.watch_once(key, at.next()).await {
+            Ok(mut watch) => drop(watch.next().await),
+            Err(_) => return std::future::pending().await,
+        }
+    }
+}
+
+fn teller(begun: Arc<AtomicBool>) -> Tell {
+    Arc::new(move |told| match told {
+        Told::Waits { holder } => tracing::info!(holder, "another makes the migrations: waiting for it"),
+        Told::Starts { name, attempt, fence } => {
+            begun.store(true, Ordering::SeqCst);
+            tracing::info!(migration = name, attempt, %fence, "making a migration");
+        }
+        // Logged where it is written.
+        Told::Output { .. } | Told::Missed { .. } => {}
+        Told::Ended { once, here } => {
+            if here {
+                begun.store(false, Ordering::SeqCst);
+            }
+            let by = once.claimed_by.as_ref().map_or("", |by| by.node.as_str());
+            tracing::info!(migration = once.name, by, reason = once.reason, "migration: {}", once.state.as_str());
+        }
+    })
+}

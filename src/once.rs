@@ -1,0 +1,337 @@
+//! Doing something once, however many start to do it: migrations, and what `fencron once` runs under a key.
+//!
+//! Whoever wants it done calls [`Runner::run`]. All of them contend for one lock; who holds it does what is not done
+//! yet, and the others watch: they see what it writes, and end with its verdict as soon as that is recorded, whether or
+//! not their turn has come.
+//!
+//! # What makes it once
+//!
+//! 1. A **claim** is recorded before anything is started, in a transaction that compares the hold of the lock and the
+//!    record as it was read. So there is one claimant at a time, and a record that says `done` is final.
+//! 2. How it **ended** is recorded where the claim still stands.
+//! 3. Who holds the lock and finds a claim without an end knows that its claimant was **lost in the middle**: holds end
+//!    with their sessions. What becomes of it is what its kind allows, and never more:
+//!
+//! | it is | then |
+//! | --- | --- |
+//! | SQL in a transaction | it is made again: the target database knows whether it was done |
+//! | declared `idempotent: true` | it is made again |
+//! | given a probe, `verify:` | the probe says whether it was done |
+//! | anything else | it is `unknown`, until a person resolves it |
+//!
+//! A failure is no end: what is harmless to repeat is made again by whoever comes next, the rest when somebody asks
+//! for it. Those who were waiting meanwhile end with the failure: ten replicas do not fail ten times.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Migration;
+use crate::execute::{Execute, Outputs, Stop};
+use crate::fence::Fence;
+use crate::job::{Guarantee, Job, StopReason};
+use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
+use crate::lock::{CallId, CampaignError, Driver, Locks, Presence, Resigned, Session, SessionError, Term, Timing};
+use crate::store::{Revision, Store, StoreError};
+use crate::time::Clock;
+
+mod order;
+mod turn;
+mod wait;
+
+pub use order::{Difference, differences};
+pub use turn::OUTPUT_SHOWN_EVERY;
+
+/// How often one call opens a session anew, where those before ended while it waited.
+const SESSIONS_MOST: u32 = 20;
+
+/// How often a session is tried to be opened, and the pause in between.
+const SESSION_TRIES: u32 = 10;
+const SESSION_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the session of somebody who only waits for a lock says of it: it is no node.
+const NO_NODE: &[u8] = b"{}";
+
+/// Something that is to be done once.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub key: OnceKey,
+    /// The SHA-256 of what it does, in hexadecimal digits.
+    pub checksum: String,
+    /// What it does. Its schedule, overlap and history say nothing here.
+    pub job: Arc<Job>,
+    /// Tells, by succeeding, that it was done; by exit code 1 or an answer that was not expected, that it was not.
+    pub verify: Option<Arc<Job>>,
+    /// It may be made again when nobody can say how far it came.
+    pub repeatable: bool,
+}
+
+impl From<&Migration> for Step {
+    fn from(migration: &Migration) -> Step {
+        Step {
+            key: OnceKey::migration(&migration.id),
+            checksum: migration.checksum.clone(),
+            job: Arc::clone(&migration.job),
+            verify: migration.verify.clone(),
+            repeatable: migration.job.guarantee.may_repeat(),
+        }
+    }
+}
+
+impl Step {
+    /// Whether the target itself knows whether it was done.
+    fn is_known_to_its_target(&self) -> bool {
+        self.job.guarantee == Guarantee::ExactlyOnce
+    }
+}
+
+/// How something is to be done once.
+#[derive(Clone, Debug)]
+pub struct How {
+    /// What has failed is made again, though that may do harm.
+    pub retry_failed: bool,
+    /// How long to wait for others; `None`: as long as it takes.
+    pub wait: Option<Duration>,
+    /// Ends it.
+    pub stop: Stop,
+}
+
+/// How it stands in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// All of it is done.
+    Done,
+    /// This one has failed, and those behind it were not begun.
+    Failed(Box<Once>),
+    /// Of this one nobody can say whether it was done.
+    Unknown(Box<Once>),
+}
+
+/// What is told while it goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Somebody else holds the lock.
+    Waits { holder: String },
+    /// It was claimed, here.
+    Starts { name: String, attempt: u32, fence: Fence },
+    /// What it writes, here or where it is done.
+    Output { name: String, text: String },
+    /// So many bytes of it are not shown.
+    Missed { name: String, bytes: u64 },
+    /// How one of them ended, here or elsewhere.
+    Ended { once: Box<Once>, here: bool },
+}
+
+/// Who is told. It is called in between, and must be quick.
+pub type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+
+/// Why it did not come to an end.
+#[derive(Debug, thiserror::Error)]
+pub enum OnceError {
+    /// The migrations asked for are not those that were made.
+    #[error("{}", order::listed(.0))]
+    Different(Vec<Difference>),
+    #[error("{holder} was at it for longer than the {} that were to be waited", humantime::format_duration(*.waited))]
+    NotInTime { holder: String, waited: Duration },
+    /// Nothing of it is left running, and what was claimed is recorded as far as that is known.
+    #[error("stopped before it was done: {}", .0.as_str())]
+    Stopped(StopReason),
+    /// The hold ended in the middle. Whoever holds the lock next decides what became of it.
+    #[error("the lock was lost in the middle of {name} ({why}): whoever comes next decides what became of it")]
+    Lost { name: String, why: String },
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Campaign(#[from] CampaignError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Does things once.
+#[derive(Clone, Debug)]
+pub struct Runner<S, E> {
+    pub ledger: Ledger<S>,
+    pub locks: Locks<S>,
+    pub execute: E,
+    pub outputs: Outputs,
+    pub clock: Clock,
+    /// Who it is, for others to read.
+    pub node: String,
+    pub timing: Timing,
+    pub driver: Driver,
+}
+
+/// What was asked for, and since when.
+struct Call<'a> {
+    steps: &'a [Step],
+    how: How,
+    tell: &'a Tell,
+    /// What was recorded up to here was there before the call: what comes after is somebody else's verdict.
+    began_at: Revision,
+}
+
+/// What is to be done about a step, by whoever holds the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    Make,
+    /// Somebody was lost in the middle of it, or is in the middle of it now.
+    FindOut,
+    Stop(Settled),
+}
+
+impl Call<'_> {
+    fn next(&self, step: &Step, recorded: Option<&Recorded>) -> Next {
+        let Some(Recorded { once, modified, .. }) = recorded else { return Next::Make };
+        let is_news = *modified > self.began_at;
+        match once.state {
+            OnceState::Done => Next::Nothing,
+            OnceState::Pending => Next::Make,
+            OnceState::Claimed => Next::FindOut,
+            OnceState::Failed => {
+                // A migration that was changed since is another one; a key stays what it is.
+                let changed = step.key.kind() == OnceKind::Migration && once.checksum != step.checksum;
+                let again = self.how.retry_failed || step.repeatable || changed;
+                if again && !is_news { Next::Make } else { Next::Stop(Settled::Failed(Box::new(once.clone()))) }
+            }
+            OnceState::Unknown => {
+                let can_find_out = step.repeatable || step.verify.is_some();
+                if can_find_out && !is_news {
+                    Next::FindOut
+                } else {
+                    Next::Stop(Settled::Unknown(Box::new(once.clone())))
+                }
+            }
+        }
+    }
+
+    /// How it stands, where nothing is left to be done.
+    fn settled(&self, records: &[Recorded]) -> Result<Option<Settled>, OnceError> {
+        let differences = differences(self.steps, records);
+        if !differences.is_empty() {
+            return Err(OnceError::Different(differences));
+        }
+        for step in self.steps {
+            match self.next(step, find(records, step)) {
+                Next::Nothing => {}
+                Next::Stop(settled) => return Ok(Some(settled)),
+                Next::Make | Next::FindOut => return Ok(None),
+            }
+        }
+        Ok(Some(Settled::Done))
+    }
+}
+
+fn find<'r>(records: &'r [Recorded], step: &Step) -> Option<&'r Recorded> {
+    records.iter().find(|recorded| recorded.once.name == step.key.name())
+}
+
+impl<S: Store, E: Execute> Runner<S, E> {
+    /// Has `steps` done, in their order, once: here, or wherever else it was or is being done. They are all migrations,
+    /// or one of another kind.
+    ///
+    /// # Errors
+    ///
+    /// See [`OnceError`]; what was done until then is recorded.
+    pub async fn run(&self, steps: &[Step], how: How, tell: &Tell) -> Result<Settled, OnceError> {
+        let Some(first) = steps.first() else { return Ok(Settled::Done) };
+        let (records, began_at) = self.ledger.once(&first.key).await?;
+        let call = Call { steps, how, tell, began_at };
+        if let Some(settled) = call.settled(&records)? {
+            return Ok(settled);
+        }
+        let give_up_at = call.how.wait.map(|wait| self.clock.boot().plus(wait));
+        let mut sessions = 1;
+        loop {
+            let session = self.open_session(&call).await?;
+            let result = Box::pin(self.take_part(&session, &call, give_up_at)).await;
+            if let Err(error) = session.close().await {
+                tracing::debug!(%error, "could not close the session: it ends by itself");
+            }
+            match result {
+                Err(OnceError::Campaign(CampaignError::SessionEnded(_))) if sessions < SESSIONS_MOST => sessions += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// A session, though the first may end as it begins where the store is busy.
+    async fn open_session(&self, call: &Call<'_>) -> Result<Session<S>, OnceError> {
+        let mut tries = 1;
+        loop {
+            let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+            let mut stop = call.how.stop.clone();
+            let opened = tokio::select! {
+                biased;
+                reason = stop.requested() => return Err(OnceError::Stopped(reason)),
+                opened = self.locks.open_session(presence, self.timing, self.driver) => opened,
+            };
+            let passes = match &opened {
+                Err(SessionError::Ended { .. }) => true,
+                Err(SessionError::Store(error)) => error.is_passing(),
+                Ok(_) | Err(SessionError::Thread(_)) => false,
+            };
+            match opened {
+                Err(error) if passes && tries < SESSION_TRIES => {
+                    tracing::info!(%error, "no session with the store yet; trying again");
+                }
+                opened => return Ok(opened?),
+            }
+            tries += 1;
+            tokio::time::sleep(SESSION_PAUSE).await;
+        }
+    }
+
+    async fn take_part(
+        &self,
+        session: &Session<S>,
+        call: &Call<'_>,
+        give_up_at: Option<crate::time::Boot>,
+    ) -> Result<Settled, OnceError> {
+        let election = self.locks.election(call.steps[0].key.lock());
+        let mut stop = call.how.stop.clone();
+        let term = tokio::select! {
+            biased;
+            reason = stop.requested() => return Err(OnceError::Stopped(reason)),
+            term = election.campaign(session, CallId::random()) => term?,
+            settled = Box::pin(self.look_on(call)) => return settled,
+            () = self.reached(give_up_at) => {
+                let holder = election.observe().await?.leader.map_or("somebody".to_owned(), |leader| leader.node);
+                return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
+            }
+        };
+        let settled = Box::pin(self.take_turn(session, &term, call)).await;
+        self.resign(&election, &term).await;
+        settled
+    }
+
+    async fn resign(&self, election: &crate::lock::Election<S>, term: &Term) {
+        match election.resign(term).await {
+            Ok(Resigned::Released | Resigned::HadEnded) => {}
+            Err(error) => tracing::debug!(%error, "could not give the lock back: it ends with the session"),
+        }
+    }
+
+    async fn reached(&self, at: Option<crate::time::Boot>) {
+        /// Timers stand still while the machine is suspended; the boot clock does not.
+        const RECHECK: Duration = Duration::from_secs(1);
+        let Some(at) = at else { return std::future::pending().await };
+        loop {
+            let left = at.since(self.clock.boot());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(RECHECK)).await;
+        }
+    }
+}
+
+impl fmt::Display for Settled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Settled::Done => f.write_str("done"),
+            Settled::Failed(once) => write!(f, "{} failed: {}", once.name, once.reason),
+            Settled::Unknown(once) => write!(f, "{} is unknown: {}", once.name, once.reason),
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! What the holder of the lock does: one step after the other, until one does not end well.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Call, Next, OnceError, Runner, Settled, Step, Told, find};
+use crate::execute::{Execute, Follow, Heard, MayStart, Started, Stop, Stopper, Work};
+use crate::fence::Stamp;
+use crate::job::{Again, Ended, Job, OUTPUT_KEPT, Outcome, RunId, StopReason, Task};
+use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
+use crate::lock::{Hold, Session, Term, Trust};
+use crate::store::{Change, Keys, Store, Watch, Watched};
+use crate::time::{Clock, Wall};
+
+/// How often those who wait are shown what the holder writes.
+pub const OUTPUT_SHOWN_EVERY: Duration = Duration::from_millis(250);
+
+/// How often, at least, what its target knows of is made again in one claim when nobody could say how it ended.
+const IN_DOUBT_TRIES: u32 = 3;
+
+/// The longest that the trust is taken for granted without a look at the boot clock.
+const LOOK_AT_TRUST: Duration = Duration::from_secs(1);
+
+/// A hold, and what it is trusted by.
+struct Turn<'a> {
+    hold: &'a Hold,
+    trust: watch::Receiver<Trust>,
+}
+
+/// How all attempts of one claim ended.
+struct Made {
+    ended: Ended,
+    /// How many were begun.
+    attempts: u32,
+}
+
+impl<S: Store, E: Execute> Runner<S, E> {
+    pub(super) async fn take_turn(
+        &self,
+        session: &Session<S>,
+        term: &Term,
+        call: &Call<'_>,
+    ) -> Result<Settled, OnceError> {
+        let turn = Turn { hold: &term.hold, trust: session.trust() };
+        let (records, _) = self.ledger.once(&call.steps[0].key).await?;
+        // Whoever had the turn before may have changed everything.
+        if let Some(settled) = call.settled(&records)? {
+            return Ok(settled);
+        }
+        for step in call.steps {
+            if let Some(settled) = self.see_to(step, find(&records, step), &turn, call).await? {
+                return Ok(settled);
+            }
+        }
+        Ok(Settled::Done)
+    }
+
+    /// Does what is to be done about one step. `None`: it is done.
+    async fn see_to(
+        &self,
+        step: &Step,
+        recorded: Option<&Recorded>,
+        turn: &Turn<'_>,
+        call: &Call<'_>,
+    ) -> Result<Option<Settled>, OnceError> {
+        match call.next(step, recorded) {
+            Next::Nothing => Ok(None),
+            Next::Stop(settled) => Ok(Some(settled)),
+            Next::Make => self.make(step, recorded, turn, call).await,
+            Next::FindOut => {
+                let recorded = recorded.expect("only what is recorded is in doubt");
+                match self.find_out(step, recorded, turn, call).await? {
+                    None => self.make(step, Some(recorded), turn, call).await,
+                    Some(once) => self.settle(step, recorded, once, call).await,
+                }
+            }
+        }
+    }
+
+    /// Decides about a claim whose claimant is gone. `None`: it is to be made (again).
+    async fn find_out(
+        &self,
+        step: &Step,
+        recorded: &Recorded,
+        turn: &Turn<'_>,
+        call: &Call<'_>,
+    ) -> Result<Option<Once>, OnceError> {
+        let before = &recorded.once;
+        let settled = |state, reason: String| {
+            let finished_at = Some(self.clock.wall());
+            Some(Once { state, reason, finished_at, ..before.clone() })
+        };
+        if step.repeatable {
+            tracing::warn!(once = %step.key.run_id(), "it was begun and nobody said how it ended: it may be repeated");
+            return Ok(None);
+        }
+        let lost = match before.state {
+            OnceState::Claimed => {
+                let by = before.claimed_by.as_ref();
+                let by = by.map_or("somebody".to_owned(), |by| format!("{} (fence {})", by.node, by.fence));
+                format!("{by} was lost in the middle of it")
+            }
+            _ => before.reason.clone(),
+        };
+        let Some(probe) = &step.verify else { return Ok(settled(OnceState::Unknown, lost)) };
+        let ended = Box::pin(self.attempt(step, probe, before.attempts, turn, call)).await?.0;
+        Ok(match ended.outcome {
+            Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => {
+                settled(OnceState::Done, format!("{lost}, and `verify` found that it is done"))
+            }
+            Outcome::Exited(1) | Outcome::Failed { again: Again::Never, .. } => None,
+            outcome => {
+                let why = reason_of(&outcome);
+                settled(OnceState::Unknown, format!("{lost}, and `verify` could not tell whether it is done: {why}"))
+            }
+        })
+    }
+
+    /// Claims it, makes it, and records how that ended.
+    async fn make(
+        &self,
+        step: &Step,
+        before: Option<&Recorded>,
+        turn: &Turn<'_>,
+        call: &Call<'_>,
+    ) -> Result<Option<Settled>, OnceError> {
+        let attempts_before = before.map_or(0, |before| before.once.attempts);
+        let fence = turn.hold.fence();
+        let claim = Once {
+            name: step.key.name().to_owned(),
+            state: OnceState::Claimed,
+            checksum: step.checksum.clone(),
+            claimed_by: Some(ClaimedBy { node: self.node.clone(), lease: turn.hold.lease().0.get(), fence }),
+            attempts: attempts_before + 1,
+            started_at: self.clock.wall(),
+            finished_at: None,
+            reason: String::new(),
+            exit_code: None,
+            output: String::new(),
+            output_bytes: 0,
+        };
+        if let Some(reason) = call.how.stop.asked() {
+            return Err(OnceError::Stopped(reason));
+        }
+        let mut stop = call.how.stop.clone();
+        let claimed = tokio::select! {
+            biased;
+            claimed = self.ledger.claim_once(turn.hold, &step.key, before, &claim) => claimed?,
+            // Whether it was claimed is not known: if so, nothing of it was begun, and whoever comes next finds out.
+            reason = stop.requested() => return Err(OnceError::Stopped(reason)),
+            () = self.lost(turn) => None,
+        };
+        let Some(claimed) = claimed else {
+            let why = "the claim was refused: another holds the lock, or somebody resolved it meanwhile".to_owned();
+            return Err(OnceError::Lost { name: claim.name, why });
+        };
+        (call.tell)(Told::Starts { name: claim.name.clone(), attempt: claim.attempts, fence });
+        let Made { ended, attempts } = Box::pin(self.attempts(step, attempts_before, turn, call)).await?;
+        let once = verdict(step, claim, ended, attempts_before + attempts);
+        let recorded = Recorded { once: once.clone(), modified: claimed };
+        self.settle(step, &recorded, once, call).await
+    }
+
+    /// Records what is decided about a step, where it still is as it was read or claimed.
+    async fn settle(
+        &self,
+        step: &Step,
+        recorded: &Recorded,
+        once: Once,
+        call: &Call<'_>,
+    ) -> Result<Option<Settled>, OnceError> {
+        if self.ledger.settle_once(&step.key, recorded.modified, &once).await?.is_none() {
+            let why = format!("here it ended as `{}`, and meanwhile another decided about it", once.state.as_str());
+            return Err(OnceError::Lost { name: once.name, why });
+        }
+        (call.tell)(Told::Ended { once: Box::new(once.clone()), here: true });
+        Ok(match once.state {
+            OnceState::Done => None,
+            OnceState::Unknown => Some(Settled::Unknown(Box::new(once))),
+            OnceState::Failed | OnceState::Pending | OnceState::Claimed => Some(Settled::Failed(Box::new(once))),
+        })
+    }
+
+    /// Attempts, until one decides it or none is left.
+    async fn attempts(&self, step: &Step, before: u32, turn: &Turn<'_>, call: &Call<'_>) -> Result<Made, OnceError> {
+        let retry = step.job.retry;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let (ended, lost) = self.attempt(step, &step.job, before + attempts, turn, call).await?;
+            let (most, least) = match &ended.outcome {
+                Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied | Outcome::Stopped(_) => {
+                    (0, Duration::ZERO)
+                }
+                Outcome::Failed { again: Again::Never, .. } | Outcome::Fenced { .. } => (0, Duration::ZERO),
+                Outcome::Failed { again: Again::After(least), .. } => (retry.attempts, *least),
+                Outcome::InDoubt(_) if step.is_known_to_its_target() => {
+                    (retry.attempts.max(IN_DOUBT_TRIES), Duration::ZERO)
+                }
+                outcome if is_in_doubt(step, outcome) && !step.repeatable => (0, Duration::ZERO),
+                _ => (retry.attempts, Duration::ZERO),
+            };
+            if lost || attempts >= most {
+                return Ok(Made { ended, attempts });
+            }
+            let pause = retry.pause(attempts).max(least);
+            tracing::warn!(once = %step.key.run_id(), ?pause, "failed: {}; trying again", reason_of(&ended.outcome));
+            let mut stop = call.how.stop.clone();
+            tokio::select! {
+                biased;
+                _ = stop.requested() => return Ok(Made { ended, attempts }),
+                () = self.lost(turn) => return Ok(Made { ended, attempts }),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One attempt of `job`, and whether the hold was lost meanwhile.
+    async fn attempt(
+        &self,
+        step: &Step,
+        job: &std::sync::Arc<Job>,
+        attempt: u32,
+        turn: &Turn<'_>,
+        call: &Call<'_>,
+    ) -> Result<(Ended, bool), OnceError> {
+        let now = self.clock.wall();
+        let run = RunId::of(&job.name, now);
+        let output = self.outputs.open(&run);
+        let follow = self.outputs.follow(&run).expect("it was opened just now");
+        let (stopper, stop) = Stop::channel();
+        let (started, _) = Started::channel();
+        let (trust, clock) = (turn.trust.clone(), self.clock.clone());
+        let lease = trust.borrow().lease.0;
+        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(lease);
+        let stamp = self.stamp(step, turn.hold, attempt, now);
+        let work = Work { job: std::sync::Arc::clone(job), stamp, stop, may_start, output, started };
+        let ((ended, lost), ()) = tokio::join!(
+            self.execute_while_held(work, &stopper, turn, call),
+            self.relay(follow, step, attempt, turn, call)
+        );
+        Ok((ended, lost))
+    }
+
+    fn stamp(&self, step: &Step, hold: &Hold, attempt: u32, now: Wall) -> Stamp {
+        Stamp {
+            namespace: self.ledger.namespace().as_str().to_owned(),
+            scope: hold.scope().clone(),
+            fence: hold.fence(),
+            job: step.key.name().to_owned(),
+            run_id: step.key.run_id(),
+            scheduled_at: now,
+            attempt,
+            node: self.node.clone(),
+        }
+    }
+
+    async fn execute_while_held(
+        &self,
+        work: Work,
+        stopper: &Stopper,
+        turn: &Turn<'_>,
+        call: &Call<'_>,
+    ) -> (Ended, bool) {
+        // On the heap: it is large, and many more futures are around it.
+        let mut run = Box::pin(self.execute.run(work));
+        let mut stop = call.how.stop.clone();
+        let lost = tokio::select! {
+            biased;
+            ended = &mut run => return (ended, false),
+            reason = stop.requested() => {
+                stopper.stop(reason);
+                false
+            }
+            () = self.lost(turn) => {
+                tracing::error!(fence = %turn.hold.fence(), "the lock is lost, or may be: stopping what runs under it");
+                stopper.stop(StopReason::LostLeadership);
+                true
+            }
+        };
+        (run.await, lost)
+    }
+
+    /// Resolves when the hold may not be trusted any more.
+    async fn lost(&self, turn: &Turn<'_>) {
+        let owner = self.ledger.store().watch(Keys::one(turn.hold.owner_key()), turn.hold.created().next()).await;
+        let mut owner = owner.ok();
+        let mut trust = turn.trust.clone();
+        loop {
+            let now = self.clock.boot();
+            let current = *trust.borrow_and_update();
+            if !current.holds(now) {
+                return;
+            }
+            tokio::select! {
+                changed = trust.changed() => if changed.is_err() {
+                    return trust_ends(&turn.trust, &self.clock).await;
+                },
+                gone = owner_gone(&mut owner) => if gone {
+                    return;
+                },
+                () = tokio::time::sleep(current.trusted_until.since(now).min(LOOK_AT_TRUST)) => {}
+            }
+        }
+    }
+
+    /// Tells what is written, here and to those who wait elsewhere.
+    async fn relay(&self, mut follow: Follow, step: &Step, attempt: u32, turn: &Turn<'_>, call: &Call<'_>) {
+        let name = step.key.name();
+        let fence = turn.hold.fence();
+        let mut live = Live { name: name.to_owned(), fence, attempt, text: String::new(), bytes: 0 };
+        let mut shown = 0;
+        loop {
+            let heard = tokio::select! {
+                biased;
+                heard = follow.next() => heard,
+                () = tokio::time::sleep(OUTPUT_SHOWN_EVERY), if shown < live.bytes => {
+                    self.show(turn.hold, step, &live).await;
+                    shown = live.bytes;
+                    continue;
+                }
+            };
+            match heard {
+                None => return,
+                Some(Heard::Missed(bytes)) => {
+                    live.bytes += bytes;
+                    (call.tell)(Told::Missed { name: name.to_owned(), bytes });
+                }
+                Some(Heard::Text(text)) => {
+                    live.bytes += text.len() as u64;
+                    live.text.push_str(&text);
+                    let cut = live.text.ceil_char_boundary(live.text.len().saturating_sub(OUTPUT_KEPT));
+                    live.text.drain(..cut);
+                    (call.tell)(Told::Output { name: name.to_owned(), text });
+                }
+            }
+        }
+    }
+
+    /// Only shown: where it does not get through, the verdict brings the end of the output.
+    async fn show(&self, hold: &Hold, step: &Step, live: &Live) {
+        if let Err(error) = self.ledger.show_once(hold, &step.key, live).await {
+            tracing::debug!(%error, "those who wait are not shown the output");
+        }
+    }
+}
+
+async fn trust_ends(trust: &watch::Receiver<Trust>, clock: &Clock) {
+    loop {
+        let (current, now) = (*trust.borrow(), clock.boot());
+        if !current.holds(now) {
+            return;
+        }
+        tokio::time::sleep(current.trusted_until.since(now).min(LOOK_AT_TRUST)).await;
+    }
+}
+
+/// Whether the owner's key is gone. Never answers where it cannot be watched: claims and verdicts compare it anyway.
+async fn owner_gone(watch: &mut Option<Watch>) -> bool {
+    let Some(open) = watch else { return std::future::pending().await };
+    match open.next().await {
+        Some(Watched::Changes(changes)) => changes.iter().any(|change| matches!(change, Change::Deleted { .. })),
+        Some(Watched::Compacted(_)) | None => {
+            *watch = None;
+            false
+        }
+    }
+}
+
+/// Whether an outcome leaves open whether it was done: a request that is given up may have arrived.
+fn is_in_doubt(step: &Step, outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::InDoubt(_) => true,
+        Outcome::TimedOut | Outcome::Stopped(_) => {
+            !matches!(step.job.task, Task::Command(_)) && !step.is_known_to_its_target()
+        }
+        _ => false,
+    }
+}
+
+fn reason_of(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Exited(0) | Outcome::Done => String::new(),
+        Outcome::Exited(code) => format!("exit code {code}"),
+        Outcome::Signalled(signal) => format!("ended by signal {signal}"),
+        Outcome::TimedOut => "it took longer than its `timeout`".to_owned(),
+        Outcome::Stopped(StopReason::LostLeadership) => "stopped: its lock was lost, or may have been".to_owned(),
+        Outcome::Stopped(reason) => format!("stopped: {}", reason.as_str()),
+        Outcome::NotStarted(why) | Outcome::InDoubt(why) | Outcome::Failed { why, .. } => why.clone(),
+        Outcome::AlreadyApplied => "already applied".to_owned(),
+        Outcome::Fenced { seen: Some(seen) } => format!("turned away: its target has seen the greater fence {seen}"),
+        Outcome::Fenced { seen: None } => "turned away: its target has seen a greater fence".to_owned(),
+    }
+}
+
+/// What is recorded of a claim that has ended.
+fn verdict(step: &Step, claim: Once, ended: Ended, attempts: u32) -> Once {
+    let Ended { outcome, started_at, finished_at, output, output_bytes } = ended;
+    let state = match &outcome {
+        Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => OnceState::Done,
+        outcome if started_at.is_some() && is_in_doubt(step, outcome) => OnceState::Unknown,
+        Outcome::InDoubt(_) => OnceState::Unknown,
+        _ => OnceState::Failed,
+    };
+    let exit_code = match outcome {
+        Outcome::Exited(code) => Some(code),
+        Outcome::Signalled(signal) => Some(EXIT_OF_SIGNAL + signal),
+        _ => None,
+    };
+    let (reason, finished_at) = (reason_of(&outcome), Some(finished_at));
+    Once { state, attempts, finished_at, reason, exit_code, output, output_bytes, ..claim }
+}
+
+/// What shells add to a signal's number.
+const EXIT_OF_SIGNAL: i32 = 128;

@@ -1,0 +1,138 @@
+//! `fencron once`: the same promises for any command.
+
+use crate::scene::{MANY, Process, Ran, Scene};
+use crate::support::until;
+
+const SHELL: &str =
+    "echo hello; echo $FENCRON_RUN_ID >> effects; while [ -e after ]; do sleep 0.02; done; exit $(cat code)";
+
+fn args<'a>(options: &[&'a str]) -> Vec<&'a str> {
+    [&["once", "deploy/7"], options, &["--", "sh", "-c", SHELL]].concat()
+}
+
+fn others(scene: &Scene, options: &[&str]) -> Vec<Process> {
+    (1..MANY).map(|number| scene.start(&format!("n{number}"), &args(options))).collect()
+}
+
+fn end(all: Vec<Process>) -> Vec<Ran> {
+    all.into_iter().map(Process::end).collect()
+}
+
+async fn fifty_at_once_run_it_once_and_all_see_what_it_wrote(scene: Scene) {
+    scene.write("code", "0");
+    for ran in scene.many(&args(&[])) {
+        ran.ends(0, &[]);
+        assert_eq!(ran.stdout(), "hello\n");
+    }
+    assert_eq!(scene.lines("effects"), ["once/deploy/7"]);
+    let later = scene.start("later", &args(&[])).end();
+    later.ends(0, &["was run before: done on"]);
+    assert_eq!(later.stdout(), "hello\n");
+}
+
+async fn all_end_with_the_exit_code_of_the_command(scene: Scene) {
+    scene.write("code", "42");
+    for ran in scene.many(&args(&[])) {
+        ran.ends(42, &[]);
+    }
+    assert_eq!(scene.lines("effects").len(), 1);
+    scene.write("code", "0");
+    scene.start("later", &args(&[])).end().ends(42, &["was run before: failed on"]);
+    scene.start("later", &args(&["--retry-failed"])).end().ends(0, &[]);
+    assert_eq!(scene.lines("effects").len(), 2);
+    scene.run(&["once", "deploy/7", "--forget"]).ends(0, &["forgotten"]);
+    scene.start("later", &args(&[])).end().ends(0, &[]);
+    assert_eq!(scene.lines("effects").len(), 3);
+}
+
+async fn killed_in_the_middle_nobody_knows_until_somebody_says(scene: Scene) {
+    scene.write("code", "0");
+    scene.write("after", "");
+    let mut first = scene.start("first", &args(&[]));
+    scene.wait_for_lines("effects", 1).await;
+    let others = others(&scene, &[]);
+    scene.run(&["once", "deploy/7", "--forget"]).ends(1, &["is under way: first is at it"]);
+    first.kill();
+    scene.remove("after");
+    for ran in end(others) {
+        ran.ends(6, &["first", "was lost in the middle of it", "--resolve done"]);
+    }
+    assert_eq!(scene.lines("effects").len(), 1);
+    scene.run(&["once", "deploy/7", "--resolve", "done"]).ends(0, &[]);
+    scene.start("later", &args(&[])).end().ends(0, &["was run before: done"]);
+    assert_eq!(scene.lines("effects").len(), 1);
+}
+
+async fn killed_in_the_middle_the_probe_tells(scene: Scene) {
+    scene.write("code", "0");
+    scene.write("after", "");
+    let mut first = scene.start("first", &args(&[]));
+    scene.wait_for_lines("effects", 1).await;
+    let others = others(&scene, &["--verify", "test -s effects"]);
+    first.kill();
+    scene.remove("after");
+    for ran in end(others) {
+        ran.ends(0, &[]);
+    }
+    assert_eq!(scene.lines("effects").len(), 1);
+}
+
+async fn who_may_not_wait_is_told_who_is_at_it(scene: Scene) {
+    scene.write("code", "0");
+    scene.write("after", "");
+    let first = scene.start("first", &args(&[]));
+    scene.wait_for_lines("effects", 1).await;
+    scene.start("second", &args(&["--wait", "100ms"])).end().ends(3, &["first was at it for longer than the 100ms"]);
+    scene.remove("after");
+    first.end().ends(0, &[]);
+}
+
+async fn stopped_in_the_middle_it_has_failed(scene: Scene) {
+    scene.write("code", "0");
+    scene.write("after", "");
+    let first = scene.start("first", &args(&[]));
+    scene.wait_for_lines("effects", 1).await;
+    first.terminate();
+    first.end().ends(1, &["failed: stopped: cancelled by request"]);
+    let later = scene.start("later", &args(&[])).end();
+    later.ends(1, &["was run before: failed"]);
+}
+
+async fn those_who_wait_see_the_output_while_it_is_written(scene: Scene) {
+    scene.write("code", "0");
+    scene.write("after", "");
+    let first = scene.start("first", &args(&[]));
+    scene.wait_for_lines("effects", 1).await;
+    let mut second = scene.start("second", &args(&[]));
+    let heard = second.stdout();
+    until("the output of the first", async || heard.try_iter().next().filter(|line| line == "hello")).await;
+    scene.remove("after");
+    first.end().ends(0, &[]);
+}
+
+macro_rules! over_both {
+    ($($fact:ident),* $(,)?) => {
+        mod over_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                super::$fact(crate::scene::Scene::over_sqlite()).await;
+            })*
+        }
+        mod over_etcd {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                super::$fact(crate::scene::Scene::over_etcd().await).await;
+            })*
+        }
+    };
+}
+
+over_both!(
+    fifty_at_once_run_it_once_and_all_see_what_it_wrote,
+    all_end_with_the_exit_code_of_the_command,
+    killed_in_the_middle_nobody_knows_until_somebody_says,
+    killed_in_the_middle_the_probe_tells,
+    who_may_not_wait_is_told_who_is_at_it,
+    stopped_in_the_middle_it_has_failed,
+    those_who_wait_see_the_output_while_it_is_written,
+);
