@@ -1,5 +1,44 @@
 //! Sessions, locks and leadership: who may act, under which number, and for how long.
 //!
+//! A program opens a session ([`Locks::open_session`]) and contends with it: for a [`FencedLock`] by a [`LockContext`], for
+//! the leadership of an [`Election`], for the permits of a [`Semaphore`]. `docs/locks.md` tells what each of them promises.
+//!
+//! ```
+//! use std::time::Duration;
+//! use fencron::lock::{Config, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
+//! use fencron::store::memory::MemoryStore;
+//! use fencron::time::Clock;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let clock = Clock::system();
+//! let store = MemoryStore::new(clock.clone());
+//! let locks = Locks::new(store, clock, Namespace::new("shop")?, Seen::default());
+//! let presence = Presence { node: "a".into(), record: b"{}".to_vec() };
+//! let session = locks.open_session(presence, Timing::from_ttl(Duration::from_secs(10))?, Driver::Thread).await?;
+//!
+//! // One at a time, in the order of arrival; whatever is written outside carries the fence.
+//! let lock = locks.fenced(LockName::new("orders/4711")?, Config::default());
+//! let mut context = session.context();
+//! let fence = lock.lock_and_get_fence(&mut context).await?;
+//! assert_eq!(lock.lock_and_get_fence(&mut context).await?, fence, "the same hold, entered again");
+//! lock.unlock(&mut context).await?;
+//! lock.unlock(&mut context).await?;
+//!
+//! // At most two at a time.
+//! let semaphore = locks.semaphore(LockName::new("exports")?, 2);
+//! let permits = semaphore.acquire(&session, 1).await?;
+//! assert_eq!(semaphore.state().await?.available(), 1);
+//! permits.release().await?;
+//!
+//! // Leading: again and again, until the session ends or something comes of it.
+//! let election = locks.election(LockName::new("reports")?);
+//! let led = election.lead(&session, async |term, _signal| Some(term.fence() > fence)).await?;
+//! assert!(led, "revisions only grow, so do the fences that are made of them");
+//! session.close().await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Model
 //!
 //! A node opens a [`Session`]: a lease in the store, kept alive, and a key under it that tells the others who is there.
@@ -57,6 +96,8 @@
 //! | the process dies | its lease ends, and everything under it goes |
 //! | an operator deletes the owner's key | the hold is over: its writes fail, it is never put again; the next waiter gets a greater fence |
 //! | an operator deletes `base` | nothing is granted: [`FenceBaseError`], `fencron fence repair` |
+//! | the same, and a context held the lock | its next operation says [`LockError::OwnershipLost`], once |
+//! | a future or a guard of a lock is dropped | the call is taken back in the background, and by the context's next operation at the latest |
 //! | a key without a lease lies in the way | it is reported, in the log and as an [`Obstacle`] of [`Election::observe`], until it is deleted |
 //! | the store was restored from a backup | a node that has [`Seen`] more refuses it: [`StoreWentBack`], `fencron fence repair` |
 //! | the store is away | calls go on trying, with pauses; trust lapses by itself |
@@ -73,28 +114,41 @@ use tokio::sync::watch;
 use crate::store::{Compare, Keys, Op, Store, StoreError, Txn};
 use crate::time::Clock;
 
+mod contest;
+mod context;
 mod election;
+mod fenced;
+mod guard;
 mod hold;
 mod keys;
 mod lease;
 mod line;
+mod permits;
 mod repair;
 mod seen;
+mod semaphore;
 mod session;
+mod signal;
 
 #[cfg(test)]
 mod tests;
 
-pub use election::{CampaignError, Election, Leader, Resigned, Standing, Term};
+pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
+pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Standing, StepDownError, Term};
+pub use fenced::{Config, DESTROYED_SHOWS, FencedLock, LockError, Reentrancy};
+pub use guard::{Holding, LockGuard};
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
 #[cfg(feature = "scheduler")]
 pub(crate) use keys::escaped;
 pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
+pub use permits::PERMITS_MOST;
 pub use repair::Repaired;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
+pub use semaphore::{Permits, PermitsHeld, Semaphore, SemaphoreError, SemaphoreState};
 pub use session::{Driver, Ended, Presence, Session, SessionError, Trust};
+pub use signal::{HoldSignal, Lost};
 
 /// The sessions and locks of one namespace of one store, and what this process has seen of them. Cheap to clone; clones
 /// share what they have seen.
@@ -197,6 +251,17 @@ impl<S: Store> Locks<S> {
     /// The election whose winner holds the lock `name`.
     pub fn election(&self, name: LockName) -> Election<S> {
         Election::new(self.clone(), &name)
+    }
+
+    /// The lock `name`, for contexts of this namespace's sessions.
+    pub fn fenced(&self, name: LockName, config: Config) -> FencedLock<S> {
+        FencedLock::new(self.clone(), name, config)
+    }
+
+    /// The semaphore `name`, which has `permits` permits if this is the first time that it is used: what it has after that
+    /// is kept in the store, and changed by [`Semaphore::set_permits`].
+    pub fn semaphore(&self, name: LockName, permits: u32) -> Semaphore<S> {
+        Semaphore::new(self.clone(), name, permits)
     }
 
     /// Writes the fence base where the namespace is entirely empty and this node has never seen it otherwise. Opening a

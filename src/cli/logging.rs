@@ -71,8 +71,9 @@ fn lost_lines(format: LogFormat, lost: u64, clock: &Clock) -> String {
     }
 }
 
-/// What HTTP clients log of each connection below INFO: the names of hosts, which may come from a secret.
-const TELL_HOSTS: [&str; 3] = ["reqwest=info", "hyper_util=info", "rustls=info"];
+/// What is not heard below INFO: HTTP clients log the names of hosts, which may come from a secret; and `notify` logs each
+/// change in the directory of the jobs file, which is one line more for each line of a log that is kept there.
+const HELD_AT_INFO: [&str; 4] = ["reqwest=info", "hyper_util=info", "rustls=info", "notify=info"];
 
 fn filter(default: &str) -> Result<EnvFilter, Failure> {
     let set = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
@@ -85,7 +86,7 @@ fn filter(default: &str) -> Result<EnvFilter, Failure> {
     if filter.max_level_hint().is_some_and(|most| most <= LevelFilter::INFO) {
         return Ok(filter);
     }
-    let quiet = TELL_HOSTS.iter().map(|text| text.parse().expect("a directive of ours is one"));
+    let quiet = HELD_AT_INFO.iter().map(|text| text.parse().expect("a directive of ours is one"));
     Ok(quiet.fold(filter, EnvFilter::add_directive))
 }
 

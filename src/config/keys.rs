@@ -264,7 +264,8 @@ pub static POLICIES: &[Key] = &[
     key(
         "guarantee",
         Shape::Word(GUARANTEES),
-        "What is promised when a leader is lost in the middle of a run; `exactly_once` only for statements in a transaction.",
+        "What is promised when a leader is lost in the middle of a run; `exactly_once` is for statements in a \
+         transaction.",
     )
     .default("at_most_once")
     .also(&["delivery", "semantics"]),

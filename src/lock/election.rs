@@ -1,28 +1,24 @@
-//! Leadership: the shell around [`Line`] and the transactions of `lock/hold.rs`.
+//! Leadership: campaigns and terms.
 
-use std::time::Duration;
-
-use super::hold::{Base, Caller, FenceBaseError, Hold, OwnerRecord};
+use super::contest::{Ask, Contended, Contest, RECHECK_EVERY, hear};
+use super::hold::{FenceBaseError, Hold, Manner, View};
 use super::keys::{CallId, LockKeys, LockName};
-use super::line::{Line, Obstacle, Step, Waiter};
-use super::seen::{Seen, StoreWentBack};
+use super::line::{Obstacle, Waiter};
+use super::seen::StoreWentBack;
 use super::session::{Ended, Session};
+use super::signal::{HoldOver, HoldSignal};
 use super::{Backoff, Locks};
 use crate::fence::Fence;
-use crate::store::{Change, Committed, Keys, LeaseId, Range, Revision, Store, StoreError, Txn, Watch, Watched};
+use crate::store::{Keys, LeaseId, Op, Range, Revision, Store, StoreError};
 use crate::time::Wall;
 
-/// How long a waiter trusts its watches before it looks for itself.
-const RECHECK_EVERY: Duration = Duration::from_secs(5);
-
-/// How often a transaction that may be repeated is sent until its answer arrives: about ten seconds.
-const SETTLE_ATTEMPTS: u32 = 10;
+/// How many places in a queue one step-down may set back.
+pub const MOST_SET_BACK: usize = 100;
 
 /// Contends for one lock, and tells who holds it. See [`Locks::election`].
 #[derive(Clone, Debug)]
 pub struct Election<S> {
-    locks: Locks<S>,
-    keys: LockKeys,
+    contest: Contest<S>,
 }
 
 /// One node's leadership under one fence.
@@ -53,6 +49,15 @@ pub enum CampaignError {
     #[error("call {0} of the same session holds the lock or waits for it already: resign or withdraw it first")]
     OtherCall(CallId),
     /// An error that repeating does not help. The call may stand in the queue: withdraw it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a term was not ended in favour of a node.
+#[derive(Debug, thiserror::Error)]
+pub enum StepDownError {
+    #[error("node `{node}` does not wait for the lock (or more than {MOST_SET_BACK} wait before it): the term goes on")]
+    NotWaiting { node: String },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -91,27 +96,19 @@ pub struct Leader {
     pub record: Option<Vec<u8>>,
 }
 
-/// What came of a conditional transaction.
-enum Attempt {
-    Applied(Revision),
-    /// Its comparisons failed, or its answer was lost: this is how the line stands now.
-    Look(Line),
-}
-
 impl<S: Store> Election<S> {
     pub(super) fn new(locks: Locks<S>, name: &LockName) -> Election<S> {
-        let keys = LockKeys::new(&locks.namespace, name);
-        Election { locks, keys }
+        Election { contest: Contest::new(locks, name, Manner::Candidate) }
     }
 
     #[cfg(test)]
     pub(super) fn store(&self) -> &S {
-        &self.locks.store
+        &self.contest.locks.store
     }
 
     /// The key whose changes are the changes of leadership: what to watch.
     pub fn owner_key(&self) -> &str {
-        &self.keys.owner
+        &self.contest.keys.owner
     }
 
     /// Stands in the queue until the lock is granted. It goes on trying while the store is away, until the session
@@ -121,146 +118,21 @@ impl<S: Store> Election<S> {
     /// again with the same session and call, which goes on where this one was, and adopts what it won.
     pub async fn campaign(&self, session: &Session<S>, call: CallId) -> Result<Term, CampaignError> {
         let caller = session.caller(call);
-        let term = tokio::select! {
+        let contended = tokio::select! {
             biased;
             why = session.ended() => Err(CampaignError::SessionEnded(why)),
-            term = self.contend(&caller) => term,
+            contended = self.contest.contend(&caller, Ask::Wait(None)) => contended,
         }?;
-        self.locks.save_seen().await;
-        Ok(term)
-    }
-
-    async fn contend(&self, caller: &Caller) -> Result<Term, CampaignError> {
-        let mut backoff = Backoff::new();
-        let mut reported = Vec::new();
-        let mut line = self.look(caller, &mut backoff).await?;
-        loop {
-            report_new(line.obstacles(), &mut reported);
-            if let Some(other) = line.other_call(&self.keys, caller) {
-                return Err(CampaignError::OtherCall(other));
+        match contended {
+            Contended::Won(hold) => {
+                self.contest.locks.save_seen().await;
+                Ok(Term { hold })
             }
-            let now = self.locks.clock.wall();
-            line = match line.step(&self.keys, caller) {
-                Step::SessionGone => return Err(CampaignError::SessionEnded(Ended::KeyGone)),
-                Step::NoBase(error) => return Err(error.into()),
-                Step::Adopt(hold) => return Ok(Term { hold }),
-                Step::Wait { behind } => self.wait(caller, line, &behind, &mut backoff).await?,
-                Step::Enqueue(entrance) => {
-                    match self.attempt(caller, self.keys.enqueue(caller, entrance, now), &mut backoff).await? {
-                        Attempt::Applied(revision) => line.joined(&self.keys, caller, revision),
-                        Attempt::Look(line) => line,
-                    }
-                }
-                Step::Take(turn) => {
-                    let seen = self.locks.current();
-                    match self.attempt(caller, self.keys.grant(caller, turn, now), &mut backoff).await? {
-                        Attempt::Applied(revision) => return self.granted(caller, turn.base, revision, seen).await,
-                        Attempt::Look(line) => line,
-                    }
-                }
-            };
-        }
-    }
-
-    /// What was granted is only a term if the store has not gone back since the line was looked at.
-    async fn granted(&self, caller: &Caller, base: Base, created: Revision, seen: Seen) -> Result<Term, CampaignError> {
-        let Some(hold) = self.keys.hold(caller, base.value, created) else {
-            let why = "the fences counted from it have reached their end".to_owned();
-            return Err(FenceBaseError::Unreadable { key: self.keys.base.clone(), why }.into());
-        };
-        if let Err(went_back) = seen.check(base.value, created) {
-            self.locks.distrust(seen.base);
-            self.settle(self.keys.release(&hold)).await?;
-            return Err(went_back.into());
-        }
-        self.locks.note(base.value, created, Some(hold.fence()));
-        tracing::info!(lock.scope = %hold.scope(), lock.fence = %hold.fence(), lock.node = %caller.node, "granted");
-        Ok(Term { hold })
-    }
-
-    async fn attempt(&self, caller: &Caller, txn: Txn, backoff: &mut Backoff) -> Result<Attempt, CampaignError> {
-        let seen = self.locks.current();
-        match self.locks.store.commit(txn).await {
-            Ok(committed) => {
-                backoff.reset();
-                if committed.succeeded {
-                    return Ok(Attempt::Applied(committed.revision));
-                }
-                Ok(Attempt::Look(self.read(committed, &seen)?))
+            Contended::Busy | Contended::Destroyed => {
+                let why = format!("a candidate for `{}` was told not to wait", self.contest.keys.owner);
+                Err(StoreError::Unusable(why).into())
             }
-            Err(StoreError::LeaseEnded(_)) => Err(CampaignError::SessionEnded(Ended::Refused)),
-            Err(error) if error.is_passing() => {
-                tracing::debug!(%error, call = %caller.call, "looking what became of the request");
-                backoff.wait().await;
-                Ok(Attempt::Look(self.look(caller, backoff).await?))
-            }
-            Err(error) => Err(error.into()),
         }
-    }
-
-    /// How the line stands now, however long it takes to learn it.
-    async fn look(&self, caller: &Caller, backoff: &mut Backoff) -> Result<Line, CampaignError> {
-        loop {
-            let seen = self.locks.current();
-            let look = Txn { then: self.keys.look(Some(&caller.session_key)), ..Txn::new() };
-            match self.locks.store.commit(look).await {
-                Ok(committed) => return self.read(committed, &seen),
-                Err(error) if error.is_passing() => {
-                    tracing::debug!(%error, call = %caller.call, "the store does not say how the lock stands");
-                }
-                Err(error) => return Err(error.into()),
-            }
-            backoff.wait().await;
-        }
-    }
-
-    /// `seen` is from before the question was sent: answers may overtake each other.
-    fn read(&self, committed: Committed, seen: &Seen) -> Result<Line, CampaignError> {
-        let line = self.parse(committed)?;
-        self.locks.check(&line, seen)?;
-        Ok(line)
-    }
-
-    fn parse(&self, committed: Committed) -> Result<Line, StoreError> {
-        let other = || StoreError::Unusable("the store answered something else than was asked".to_owned());
-        Line::read(&self.keys, committed).ok_or_else(other)
-    }
-
-    /// Waits until the key before the call changes, or its own, or some time has passed; then looks again.
-    async fn wait(
-        &self,
-        caller: &Caller,
-        line: Line,
-        behind: &str,
-        backoff: &mut Backoff,
-    ) -> Result<Line, CampaignError> {
-        let from = line.revision.next();
-        let store = &self.locks.store;
-        let watches = async {
-            let before = store.watch(Keys::one(behind), from).await?;
-            Ok((before, store.watch(Keys::one(self.keys.wait(caller.call)), from).await?))
-        };
-        let (mut before, mut own) = match watches.await {
-            Ok(watches) => watches,
-            Err(error) if StoreError::is_passing(&error) => {
-                backoff.wait().await;
-                return self.look(caller, backoff).await;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let heard = tokio::select! {
-            biased;
-            heard = hear(&mut before) => heard,
-            heard = hear(&mut own) => heard,
-            () = tokio::time::sleep(RECHECK_EVERY) => Heard::Changed,
-        };
-        match heard {
-            // Taken at its word, for speed: the grant confirms it.
-            Heard::Deleted { key, at } if key == self.keys.owner => return Ok(line.vacated(at)),
-            Heard::Deleted { .. } | Heard::Changed => backoff.reset(),
-            Heard::Nothing => backoff.wait().await,
-        }
-        self.look(caller, backoff).await
     }
 
     /// Ends the term, so that the next in the queue follows at once. Drain first: what still runs loses its proof.
@@ -270,11 +142,96 @@ impl<S: Store> Election<S> {
     /// Where the store does not answer in about ten seconds. Resigning again is harmless; closing the session ends the
     /// term as well.
     pub async fn resign(&self, term: &Term) -> Result<Resigned, StoreError> {
-        let committed = self.settle(self.keys.release(&term.hold)).await?;
-        if committed.succeeded || LockKeys::was_released(committed.got(0), term.hold.call()) {
-            return Ok(Resigned::Released);
+        Ok(if self.contest.free(&term.hold).await? { Resigned::Released } else { Resigned::HadEnded })
+    }
+
+    /// Ends the term in favour of the first waiter of the node `node`: whoever waits before it has to queue up again.
+    ///
+    /// # Errors
+    ///
+    /// [`StepDownError::NotWaiting`] where no such node waits: the term goes on then.
+    pub async fn step_down_for(&self, term: &Term, node: &str) -> Result<Resigned, StepDownError> {
+        let (line, _) = self.contest.observe(View::Whole).await?;
+        let before = line.places_before(node).filter(|before| before.len() <= MOST_SET_BACK);
+        let before = before.ok_or_else(|| StepDownError::NotWaiting { node: node.to_owned() })?;
+        let keys = &self.contest.keys;
+        let release = before.into_iter().fold(keys.release(&term.hold), |txn, place| txn.then(Op::delete(place)));
+        let committed = self.contest.settle(release).await?;
+        let released = committed.succeeded || LockKeys::was_settled(committed.got(0), term.hold.call());
+        Ok(if released { Resigned::Released } else { Resigned::HadEnded })
+    }
+
+    /// Leads again and again, until the session ends or `lead` answers something: each time the lock is won, `lead` is
+    /// called with the term, and with the signal by which the term ends. It is cancelled (dropped at its next `await`)
+    /// as soon as the term ends or may have ended; when it returns by itself, the term is resigned. Dropping the future
+    /// leaves the term to end with the session.
+    ///
+    /// # Errors
+    ///
+    /// As [`Election::campaign`]; the first one ends the loop.
+    pub async fn lead<T>(
+        &self,
+        session: &Session<S>,
+        mut lead: impl AsyncFnMut(&Term, &HoldSignal) -> Option<T>,
+    ) -> Result<T, CampaignError> {
+        loop {
+            let term = self.campaign(session, CallId::random()).await?;
+            let signal = HoldSignal::of(&self.contest.locks, term.hold.proof(), session.trust(), HoldOver::default());
+            let led = tokio::select! {
+                biased;
+                _ = signal.lost() => None,
+                led = lead(&term, &signal) => led,
+            };
+            self.end(session, &term).await?;
+            if let Some(led) = led {
+                return Ok(led);
+            }
         }
-        Ok(Resigned::HadEnded)
+    }
+
+    /// Resigns, however long the store is away: as long as the old term may stand, the session cannot campaign anew.
+    async fn end(&self, session: &Session<S>, term: &Term) -> Result<(), CampaignError> {
+        loop {
+            let resigned = tokio::select! {
+                biased;
+                why = session.ended() => return Err(CampaignError::SessionEnded(why)),
+                resigned = self.resign(term) => resigned,
+            };
+            match resigned {
+                Err(error) if error.is_passing() => tracing::debug!(%error, "resigning again"),
+                resigned => return Ok(resigned.map(drop)?),
+            }
+        }
+    }
+
+    /// Who leads next: waits until the lock is held under another fence than `after`. Called again with the fence that
+    /// it answered, it tells one term after the other; terms that begin and end between two calls are not told.
+    pub async fn next_leader(&self, after: Option<Fence>) -> Result<Leader, StoreError> {
+        let mut backoff = Backoff::new();
+        loop {
+            let standing = match self.observe().await {
+                Ok(standing) => standing,
+                Err(error) if error.is_passing() => {
+                    backoff.wait().await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(leader) = standing.leader.filter(|leader| Some(leader.fence) != after) {
+                return Ok(leader);
+            }
+            let owner = Keys::one(self.owner_key());
+            match self.contest.locks.store.watch(owner, standing.revision.next()).await {
+                Ok(mut watch) => {
+                    tokio::select! {
+                        _ = hear(&mut watch) => {}
+                        () = tokio::time::sleep(RECHECK_EVERY) => {}
+                    }
+                }
+                Err(error) if error.is_passing() => backoff.wait().await,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Takes back a call whose campaign was dropped or failed: afterwards it neither waits nor holds, and no request of
@@ -285,30 +242,18 @@ impl<S: Store> Election<S> {
     /// Where the store does not answer in about ten seconds. Withdrawing again is harmless; closing the session ends
     /// the call as well.
     pub async fn withdraw(&self, session: &Session<S>, call: CallId) -> Result<(), StoreError> {
-        let committed = self.settle(self.keys.withdraw(call)).await?;
-        let caller = session.caller(call);
-        let owner = committed.got(WITHDRAW_READS_OWNER).and_then(|owner| owner.first());
-        let won = owner.filter(|owner| owner.lease == Some(caller.lease)).and_then(|owner| {
-            let record = OwnerRecord::read(&owner.value).filter(|record| record.call == call.to_string())?;
-            self.keys.hold(&caller, record.base, owner.created)
-        });
-        if let Some(hold) = won {
-            self.settle(self.keys.release(&hold)).await?;
-        }
-        Ok(())
+        self.contest.withdraw(&session.caller(call)).await
     }
 
     /// Who leads, who waits, and what stands in the way, now.
     pub async fn observe(&self) -> Result<Standing, StoreError> {
-        let seen = self.locks.current();
-        let look = Txn { then: self.keys.look(None), ..Txn::new() };
-        let line = self.parse(self.locks.store.commit(look).await?)?;
-        let age = self.locks.check(&line, &seen);
+        let (line, age) = self.contest.observe(View::Whole).await?;
         let leader = match line.holder() {
             None => None,
             Some(holder) => {
-                let session = Keys::one(self.locks.namespace.session_key(holder.lease));
-                let record = self.locks.store.range(Range::of(session)).await?.entries.pop().map(|entry| entry.value);
+                let session = Keys::one(self.contest.locks.namespace.session_key(holder.lease));
+                let record =
+                    self.contest.locks.store.range(Range::of(session)).await?.entries.pop().map(|entry| entry.value);
                 let (node, session, fence, since) = (holder.node, holder.lease, holder.fence, holder.since);
                 Some(Leader { node, session, fence, since, record })
             }
@@ -321,105 +266,5 @@ impl<S: Store> Election<S> {
             age,
             revision: line.revision,
         })
-    }
-
-    /// Sends a transaction that may be applied more than once, until there is an answer.
-    async fn settle(&self, txn: Txn) -> Result<Committed, StoreError> {
-        let mut backoff = Backoff::new();
-        let mut attempt = 1;
-        loop {
-            match self.locks.store.commit(txn.clone()).await {
-                Err(error) if error.is_passing() && attempt < SETTLE_ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-            backoff.wait().await;
-        }
-    }
-}
-
-/// Which answer of [`LockKeys::withdraw`] is the owner.
-const WITHDRAW_READS_OWNER: usize = 2;
-
-/// What a watch of one key said.
-enum Heard {
-    Deleted {
-        key: String,
-        at: Revision,
-    },
-    Changed,
-    /// It broke.
-    Nothing,
-}
-
-async fn hear(watch: &mut Watch) -> Heard {
-    match watch.next().await {
-        Some(Watched::Changes(changes)) => match changes.into_iter().next_back() {
-            Some(Change::Deleted { key, revision }) => Heard::Deleted { key, at: revision },
-            Some(Change::Put(_)) | None => Heard::Changed,
-        },
-        Some(Watched::Compacted(_)) => Heard::Changed,
-        None => Heard::Nothing,
-    }
-}
-
-/// Warns of every obstacle once for as long as it lasts.
-fn report_new(obstacles: Vec<Obstacle>, reported: &mut Vec<Obstacle>) {
-    for obstacle in obstacles.iter().filter(|obstacle| !reported.contains(obstacle)) {
-        tracing::warn!(lock.key = %obstacle.key, "waiting in vain: {obstacle}");
-    }
-    *reported = obstacles;
-}
-
-impl<S: Store> Locks<S> {
-    /// What has been seen so far: to be read before a question is sent, and held against its answer.
-    fn current(&self) -> Seen {
-        *self.seen.borrow()
-    }
-
-    fn note(&self, base: u64, revision: Revision, fence: Option<Fence>) {
-        let noted = |seen: &mut Seen| {
-            let before = *seen;
-            seen.note(base, revision, fence);
-            *seen != before
-        };
-        self.seen.send_if_modified(noted);
-    }
-
-    /// Notes a revision that the store was seen at since the last election or observation: what is below it later is an
-    /// older store.
-    pub fn saw(&self, revision: Revision) {
-        // Read before it is written: the two lock.
-        let base = self.seen.borrow().base;
-        self.note(base, revision, None);
-    }
-
-    /// Notes that the store was found older than it had been, as counted from `base`: from here on nothing is taken from
-    /// it, however far it grows, until it is repaired.
-    fn distrust(&self, base: u64) {
-        self.seen.send_if_modified(|seen| seen.base == base && !std::mem::replace(&mut seen.went_back, true));
-    }
-
-    /// Notes that a follower of the store was shown a revision below one it had been shown before.
-    pub fn saw_it_go_back(&self) {
-        let base = self.seen.borrow().base;
-        self.distrust(base);
-    }
-
-    /// Refuses a line of a store that is older than `seen`, and notes what it shows otherwise.
-    fn check(&self, line: &Line, seen: &Seen) -> Result<(), StoreWentBack> {
-        match &line.base {
-            Ok(base) => {
-                seen.check(base.value, line.revision).inspect_err(|_| self.distrust(seen.base))?;
-                self.note(base.value, line.revision, line.holder().map(|holder| holder.fence));
-            }
-            // Without its base a store that is behind is still behind: say that, rather than that the base is missing.
-            Err(_) if line.revision < seen.revision || seen.went_back => {
-                self.distrust(seen.base);
-                let found = Seen { revision: line.revision, ..Seen::default() };
-                return Err(StoreWentBack { seen: *seen, found });
-            }
-            Err(_) => {}
-        }
-        Ok(())
     }
 }

@@ -4,26 +4,33 @@
 //!
 //! | transaction | if | then |
 //! | --- | --- | --- |
-//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(last) as read | put wait/call |
-//! | grant | c(owner) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner, delete wait/call |
-//! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put last |
-//! | withdraw | | delete wait/call, put last |
+//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call |
+//! | grant | c(owner) = c(barred) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner, delete wait/call |
+//! | seize | c(owner) = c(barred) = 0, m(base) as read, nothing in wait/, m(settled/call) as read, c(sess) as opened | put owner |
+//! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put settled/call |
+//! | withdraw | | delete wait/call, put settled/call |
 //!
 //! Any of them may be applied late, or twice, by a network that repeats what nobody waits for any more. None does harm:
-//! a late *grant* finds its place in the queue gone (`w` is unique for ever); a late *enqueue* finds the owner or the
-//! last call changed, so that nothing waits that nobody waits for; a late *release* finds another creation revision.
+//! a late *grant* finds its place in the queue gone (`w` is unique for ever); a late *enqueue* or *seize* finds the owner
+//! changed or the call settled, so that nothing waits or holds for nobody; a late *release* finds another creation
+//! revision. A lock with a delay puts `barred` when it is granted, under a lease that outlives the holder's by the delay,
+//! and deletes it when it is released.
+//!
+//! An election never seizes: if a hand deletes the owner's key, a seizure that is still on its way could make an owner
+//! that does not know of it. A [`FencedLock`](super::FencedLock) settles the call as soon as it notices.
+//!
 //! Comparing the session's key in the grant is what etcd's own `Election.Campaign` lacks (etcd #19597): a lease that
 //! was lost while waiting never wins.
 
 use serde::{Deserialize, Serialize};
 
 use super::keys::{CallId, LockKeys};
-use crate::fence::{Fence, Scope};
-use crate::store::{Compare, Entry, Keys, LeaseId, Op, Order, Range, Revision, Test, Txn};
+use crate::fence::{Fence, Scope, Stamp};
+use crate::store::{Compare, Entry, Keys, LeaseId, Op, Order, Range, Revision, Sort, Test, Txn};
 use crate::time::Wall;
 
 /// The version of the records below. Another one is not read.
-const RECORD: u32 = 1;
+pub(super) const RECORD: u32 = 1;
 
 /// Fences stay below this (2^53), so that JSON readers keep them exact.
 pub const FENCE_LIMIT: u64 = 1 << 53;
@@ -84,6 +91,46 @@ pub(crate) struct Caller {
     pub session_key: String,
     /// When the session's key came to be: proof that it is this session's, and still there.
     pub session_created: Revision,
+    /// The lease that bars the lock for a while after this session's has run out.
+    pub delay: Option<LeaseId>,
+}
+
+/// How a call contends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Manner {
+    /// An election's: the only call of its session, always through the queue.
+    Candidate,
+    /// A lock's: one of many of its session, past the queue where that is empty.
+    Context,
+}
+
+/// How much of the queue a look reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Whole,
+    /// The call's own place and the one before it, where it is known since when the call waits; else the last.
+    Near {
+        queued: Option<Revision>,
+    },
+}
+
+/// A key that exists for as long as what it proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Proof {
+    pub key: String,
+    pub created: Revision,
+    pub lease: LeaseId,
+}
+
+impl Proof {
+    /// That the key is still the one that was put, and hangs on its lease.
+    pub fn still_stands(&self) -> [Compare; 2] {
+        [Compare::created_at(self.key.as_str(), self.created), Compare::lease(self.key.as_str(), self.lease)]
+    }
+
+    pub fn is_shown_by(&self, entry: &Entry) -> bool {
+        entry.key == self.key && entry.created == self.created && entry.lease == Some(self.lease)
+    }
 }
 
 /// One hold of a lock. It proves itself in the transaction that acts on it ([`Hold::still_held`]), never by a bool.
@@ -95,6 +142,7 @@ pub struct Hold {
     lease: LeaseId,
     call: CallId,
     fence: Fence,
+    delayed: bool,
 }
 
 impl Hold {
@@ -109,10 +157,7 @@ impl Hold {
     /// }
     /// ```
     pub fn still_held(&self) -> [Compare; 2] {
-        [
-            Compare::created_at(self.owner_key.as_str(), self.created),
-            Compare::lease(self.owner_key.as_str(), self.lease),
-        ]
+        self.proof().still_stands()
     }
 
     /// The number to stamp on effects.
@@ -140,6 +185,35 @@ impl Hold {
         self.call
     }
 
+    /// The key that shows the hold.
+    pub(crate) fn proof(&self) -> Proof {
+        Proof { key: self.owner_key.clone(), created: self.created, lease: self.lease }
+    }
+
+    /// What an effect under this hold carries, for whatever guards its receiving end: `operation` names the effect, the
+    /// same however often it is repeated, and `at` the instant that it is for.
+    ///
+    /// ```
+    /// # use fencron::lock::Hold;
+    /// # use fencron::time::Wall;
+    /// fn fence_of_a_child(hold: &Hold, at: Wall) -> Vec<(&'static str, String)> {
+    ///     hold.stamp("node-1", "deploy-4711", at).variables().collect()
+    /// }
+    /// ```
+    pub fn stamp(&self, node: &str, operation: &str, at: Wall) -> Stamp {
+        let namespace = self.scope.as_str().split('/').next().unwrap_or_default().to_owned();
+        Stamp {
+            namespace,
+            scope: self.scope.clone(),
+            fence: self.fence,
+            job: operation.to_owned(),
+            run_id: operation.to_owned(),
+            scheduled_at: at,
+            attempt: 1,
+            node: node.to_owned(),
+        }
+    }
+
     /// The key that exists for as long as the hold: what to watch to hear of its end.
     pub fn owner_key(&self) -> &str {
         &self.owner_key
@@ -154,6 +228,9 @@ pub(crate) struct OwnerRecord {
     pub call: String,
     pub since: Wall,
     pub base: u64,
+    /// The holder put `barred` as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    delayed: bool,
 }
 
 /// The value of `wait/<call>`.
@@ -164,11 +241,36 @@ pub(crate) struct WaitRecord {
     pub since: Wall,
 }
 
-/// The value of `last`.
+/// The value of `settled/…`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct LastRecord {
+struct SettledRecord {
     v: u32,
     call: String,
+}
+
+/// The value of `barred`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BarredRecord {
+    v: u32,
+    why: Barred,
+}
+
+/// Why nobody is granted the lock for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Barred {
+    /// Its holder has set a delay, which counts from the end of its lease.
+    Delay,
+    /// It was destroyed a moment ago.
+    Destroyed,
+}
+
+impl Barred {
+    /// Why the lock is barred. What cannot be read bars it as well.
+    pub fn read(value: &[u8]) -> Barred {
+        let record = serde_json::from_slice(value).ok().filter(|record: &BarredRecord| record.v == RECORD);
+        record.map_or(Barred::Delay, |record| record.why)
+    }
 }
 
 impl OwnerRecord {
@@ -184,15 +286,15 @@ impl WaitRecord {
     }
 }
 
-fn json(record: &impl Serialize) -> Vec<u8> {
+pub(super) fn json(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record of texts and numbers can be written")
 }
 
-/// The state of the queue that an enqueue was decided on: as long as it stands, the call has not been settled.
+/// The state of the lock that an enqueue was decided on: as long as it stands, the call has not been settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Entrance {
     pub owner_created: Revision,
-    pub last_modified: Revision,
+    pub settled_modified: Revision,
 }
 
 /// A call's turn: where it stands in the queue, and the base its fence will be counted from.
@@ -203,16 +305,26 @@ pub(crate) struct Turn {
 }
 
 impl LockKeys {
-    /// Reads everything that a decision needs, in the order that [`Line::read`](super::line::Line::read) expects.
-    pub fn look(&self, session_key: Option<&str>) -> Vec<Op> {
-        let mut gets =
-            vec![Op::get(&self.base), Op::get(&self.owner), Op::get(&self.last), Op::Get(Range::of(self.waiting()))];
-        gets.extend(session_key.map(Op::get));
+    /// Reads everything that a decision of `caller` needs, or what an observer sees, in the order that
+    /// [`Line::read`](super::line::Line::read) expects.
+    pub fn look(&self, caller: Option<&Caller>, view: View) -> Vec<Op> {
+        let all = Range::of(self.waiting());
+        let waiting = match view {
+            View::Whole => all,
+            // A place in the queue is never put again, so that who was put last is who came last.
+            View::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
+        };
+        let mut gets = vec![Op::get(&self.base), Op::get(&self.owner), Op::get(&self.barred), Op::Get(waiting)];
+        if let Some(caller) = caller {
+            gets.push(Op::get(&caller.session_key));
+            gets.push(Op::get(self.settled(caller.call)));
+            gets.push(Op::get(self.wait(caller.call)));
+        }
         gets
     }
 
     /// Puts the call at the end of the queue, once.
-    pub fn enqueue(&self, caller: &Caller, entrance: Entrance, now: Wall) -> Txn {
+    pub fn enqueue(&self, caller: &Caller, entrance: Entrance, now: Wall, view: View) -> Txn {
         let wait = self.wait(caller.call);
         let record = WaitRecord { v: RECORD, node: caller.node.clone(), since: now };
         Txn {
@@ -220,34 +332,51 @@ impl LockKeys {
                 Compare::absent(Keys::one(wait.as_str())),
                 Compare::created_at(caller.session_key.as_str(), caller.session_created),
                 Compare::created_at(self.owner.as_str(), entrance.owner_created),
-                Compare::modified_at(self.last.as_str(), entrance.last_modified),
+                Compare::modified_at(self.settled(caller.call), entrance.settled_modified),
             ],
             then: vec![Op::put_leased(wait, json(&record), caller.lease)],
-            otherwise: self.look(Some(&caller.session_key)),
+            otherwise: self.look(Some(caller), view),
         }
     }
 
     /// Makes the call the owner, where nobody is and nobody waits before it.
-    pub fn grant(&self, caller: &Caller, turn: Turn, now: Wall) -> Txn {
+    pub fn grant(&self, caller: &Caller, turn: Turn, now: Wall, view: View) -> Txn {
         let wait = self.wait(caller.call);
+        let nobody_before = Test::Created(Order::Greater, Revision(turn.queued.0 - 1));
+        let mut grant = self.own(caller, turn.base, now, view);
+        grant.when.push(Compare::created_at(wait.as_str(), turn.queued));
+        grant.when.push(Compare { keys: self.waiting(), test: nobody_before });
+        grant.then(Op::delete(wait))
+    }
+
+    /// Makes the call the owner, where nobody is and nobody waits.
+    pub fn seize(&self, caller: &Caller, base: Base, settled_modified: Revision, now: Wall) -> Txn {
+        let mut seize = self.own(caller, base, now, View::Near { queued: None });
+        seize.when.push(Compare::absent(self.waiting()));
+        seize.when(Compare::modified_at(self.settled(caller.call), settled_modified))
+    }
+
+    fn own(&self, caller: &Caller, base: Base, now: Wall, view: View) -> Txn {
         let record = OwnerRecord {
             v: RECORD,
             node: caller.node.clone(),
             call: caller.call.to_string(),
             since: now,
-            base: turn.base.value,
+            base: base.value,
+            delayed: caller.delay.is_some(),
         };
-        let nobody_before = Test::Created(Order::Greater, Revision(turn.queued.0 - 1));
+        let mut then = vec![Op::put_leased(&self.owner, json(&record), caller.lease)];
+        let bar = json(&BarredRecord { v: RECORD, why: Barred::Delay });
+        then.extend(caller.delay.map(|lease| Op::put_leased(&self.barred, bar, lease)));
         Txn {
             when: vec![
                 Compare::absent(Keys::one(self.owner.as_str())),
-                Compare::modified_at(self.base.as_str(), turn.base.modified),
-                Compare::created_at(wait.as_str(), turn.queued),
-                Compare { keys: self.waiting(), test: nobody_before },
+                Compare::absent(Keys::one(self.barred.as_str())),
+                Compare::modified_at(self.base.as_str(), base.modified),
                 Compare::created_at(caller.session_key.as_str(), caller.session_created),
             ],
-            then: vec![Op::put_leased(&self.owner, json(&record), caller.lease), Op::delete(wait)],
-            otherwise: self.look(Some(&caller.session_key)),
+            then,
+            otherwise: self.look(Some(caller), view),
         }
     }
 
@@ -260,33 +389,58 @@ impl LockKeys {
             lease: caller.lease,
             call: caller.call,
             fence: fence(base, created)?,
+            delayed: caller.delay.is_some(),
         })
+    }
+
+    /// The hold that the owner's key shows, where it is one of this very call.
+    pub fn hold_in(&self, owner: &Entry, caller: &Caller) -> Option<Hold> {
+        let record = OwnerRecord::read(&owner.value).filter(|record| record.call == caller.call.to_string())?;
+        let hold = self.hold(caller, record.base, owner.created).filter(|_| owner.lease == Some(caller.lease))?;
+        Some(Hold { delayed: record.delayed, ..hold })
     }
 
     /// Ends the hold, and remembers which call it was.
     pub fn release(&self, hold: &Hold) -> Txn {
-        Txn {
-            when: hold.still_held().into(),
-            then: vec![Op::delete(&self.owner), self.remember(hold.call)],
-            otherwise: vec![Op::get(&self.last)],
-        }
+        let mut then = vec![Op::delete(&self.owner), self.settle(hold.call)];
+        then.extend(hold.delayed.then(|| Op::delete(&self.barred)));
+        Txn { when: hold.still_held().into(), then, otherwise: vec![Op::get(self.settled(hold.call))] }
     }
 
     /// Whether what a refused [`LockKeys::release`] read says that an earlier one of the same call was applied.
-    pub fn was_released(last: Option<&[Entry]>, call: CallId) -> bool {
-        let last = last.and_then(|entries| entries.first());
-        let record = last.and_then(|entry| serde_json::from_slice::<LastRecord>(&entry.value).ok());
-        record.is_some_and(|record| record.v == RECORD && record.call == call.to_string())
+    pub fn was_settled(settled: Option<&[Entry]>, call: CallId) -> bool {
+        settled.and_then(|entries| entries.first()).is_some_and(|entry| is_settled(entry, call))
     }
 
     /// Takes the call out of the queue for good, and reads who the owner is: it may be this very call.
     pub fn withdraw(&self, call: CallId) -> Txn {
-        Txn::new().then(Op::delete(self.wait(call))).then(self.remember(call)).then(Op::get(&self.owner))
+        Txn::new().then(Op::delete(self.wait(call))).then(self.settle(call)).then(Op::get(&self.owner))
     }
 
-    fn remember(&self, call: CallId) -> Op {
-        Op::put(&self.last, json(&LastRecord { v: RECORD, call: call.to_string() }))
+    /// Ends everything of the lock, and bars it under `lease`, which tells those who come for what is no more.
+    pub fn destroy(&self, lease: LeaseId) -> Txn {
+        let bar = json(&BarredRecord { v: RECORD, why: Barred::Destroyed });
+        Txn::new().then(Op::delete(&self.owner)).then(Op::Delete(self.waiting())).then(Op::put_leased(
+            &self.barred,
+            bar,
+            lease,
+        ))
     }
+
+    fn settle(&self, call: CallId) -> Op {
+        settle(self.settled(call), call)
+    }
+}
+
+/// Whether what stands where the call is noted says that it is over.
+pub(crate) fn is_settled(entry: &Entry, call: CallId) -> bool {
+    let record: Option<SettledRecord> = serde_json::from_slice(&entry.value).ok();
+    record.is_some_and(|record| record.v == RECORD && record.call == call.to_string())
+}
+
+/// Notes at `key` that the call is over: nothing of it can take effect any more.
+pub(crate) fn settle(key: String, call: CallId) -> Op {
+    Op::put(key, json(&SettledRecord { v: RECORD, call: call.to_string() }))
 }
 
 #[cfg(test)]

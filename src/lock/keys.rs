@@ -5,8 +5,15 @@
 //! /fencron/v1/<namespace>/sess/<lease>               a session's record; under its lease
 //! /fencron/v1/<namespace>/lock/<name>/owner          who holds it; under the holder's lease
 //! /fencron/v1/<namespace>/lock/<name>/wait/<call>    who waits for it; under the waiter's lease
-//! /fencron/v1/<namespace>/lock/<name>/last           the call that was last released or withdrawn; no lease
+//! /fencron/v1/<namespace>/lock/<name>/barred         why nobody is granted it for now; always under a lease
+//! /fencron/v1/<namespace>/sem/<name>/permits         how many permits there are; no lease
+//! /fencron/v1/<namespace>/sem/<name>/held/<call>     who holds how many; under the holder's lease
+//! /fencron/v1/<namespace>/sem/<name>/wait/<call>     who waits for how many; under the waiter's lease
+//! /fencron/v1/<namespace>/settled/<00 to ff>         the call that was last settled, of those that end so; no lease
 //! ```
+//!
+//! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. What tells a late
+//! request of a call from one that is still wanted is in `settled`, whose 256 keys all calls of a namespace share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -95,6 +102,10 @@ impl Namespace {
 
     pub(crate) fn base_key(&self) -> String {
         format!("{}base", self.prefix())
+    }
+
+    fn settled(&self) -> String {
+        format!("{}settled/", self.prefix())
     }
 
     pub(crate) fn locks(&self) -> Keys {
@@ -214,9 +225,11 @@ impl fmt::Debug for CallId {
 pub(crate) struct LockKeys {
     pub base: String,
     pub owner: String,
-    pub last: String,
+    pub barred: String,
     pub scope: Scope,
+    prefix: String,
     waiting: String,
+    settled: String,
 }
 
 impl LockKeys {
@@ -225,10 +238,22 @@ impl LockKeys {
         LockKeys {
             base: namespace.base_key(),
             owner: format!("{prefix}owner"),
-            last: format!("{prefix}last"),
+            barred: format!("{prefix}barred"),
             scope: Scope::lock(namespace.as_str(), name.as_str()),
             waiting: format!("{prefix}wait/"),
+            settled: namespace.settled(),
+            prefix,
         }
+    }
+
+    /// Everything of the lock.
+    pub fn all(&self) -> Keys {
+        Keys::prefix(self.prefix.as_str())
+    }
+
+    /// Where it is noted that the call was released or withdrawn.
+    pub fn settled(&self, call: CallId) -> String {
+        settled(&self.settled, call)
     }
 
     /// Everybody who waits.
@@ -245,6 +270,61 @@ impl LockKeys {
     pub fn call_of(&self, key: &str) -> Option<CallId> {
         key.strip_prefix(&self.waiting).and_then(CallId::parse)
     }
+}
+
+/// The keys of one semaphore.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SemaphoreKeys {
+    pub permits: String,
+    prefix: String,
+    settled: String,
+}
+
+impl SemaphoreKeys {
+    pub fn new(namespace: &Namespace, name: &LockName) -> SemaphoreKeys {
+        let prefix = format!("{}sem/{}/", namespace.prefix(), name.escaped());
+        SemaphoreKeys { permits: format!("{prefix}permits"), settled: namespace.settled(), prefix }
+    }
+
+    /// Everything of the semaphore.
+    pub fn all(&self) -> Keys {
+        Keys::prefix(self.prefix.as_str())
+    }
+
+    /// Everybody who holds permits.
+    pub fn holding(&self) -> Keys {
+        Keys::prefix(format!("{}held/", self.prefix))
+    }
+
+    /// Everybody who waits.
+    pub fn waiting(&self) -> Keys {
+        Keys::prefix(format!("{}wait/", self.prefix))
+    }
+
+    /// What permits become free by: those who hold some, and how many there are; but not those who wait.
+    pub fn freeing(&self) -> Keys {
+        Keys::Range { start: format!("{}held/", self.prefix), end: format!("{}wait/", self.prefix) }
+    }
+
+    /// What the call `call` holds.
+    pub fn held(&self, call: CallId) -> String {
+        format!("{}held/{call}", self.prefix)
+    }
+
+    /// Where the call `call` waits.
+    pub fn wait(&self, call: CallId) -> String {
+        format!("{}wait/{call}", self.prefix)
+    }
+
+    /// Where it is noted that the call was released or withdrawn.
+    pub fn settled(&self, call: CallId) -> String {
+        settled(&self.settled, call)
+    }
+}
+
+/// One of 256 places, by the call: few enough to stay for ever, enough for calls to seldom meet in one.
+fn settled(prefix: &str, call: CallId) -> String {
+    format!("{prefix}{:02x}", call.0 & 0xff)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::hold::{Base, Caller, Entrance, FenceBaseError, Hold, OwnerRecord, Turn, WaitRecord, fence};
+use super::hold::{Barred, Base, Caller, Entrance, FenceBaseError, Hold, Manner, OwnerRecord, Turn, WaitRecord, fence};
 use super::keys::{CallId, LockKeys};
 use crate::fence::Fence;
 use crate::store::{Answer, Committed, Entry, LeaseId, Revision};
@@ -17,8 +17,9 @@ pub(crate) struct Line {
     pub revision: Revision,
     pub base: Result<Base, FenceBaseError>,
     owner: Option<Entry>,
-    last_modified: Revision,
-    /// In the order of their arrival.
+    barred: Option<Entry>,
+    settled_modified: Revision,
+    /// In the order of their arrival; of a near view, those that matter to the caller.
     waiting: Vec<Entry>,
     /// When the caller's session key came to be; 0: there is none.
     session_created: Revision,
@@ -33,6 +34,10 @@ pub(crate) enum Step {
     Enqueue(Entrance),
     /// It is first, and nobody holds the lock.
     Take(Turn),
+    /// Nobody holds the lock, and nobody waits.
+    Seize { base: Base, settled_modified: Revision },
+    /// The lock was destroyed a moment ago.
+    Destroyed,
     /// It waits for this key to go.
     Wait { behind: String },
     /// Its session's key is gone: it can never win.
@@ -104,15 +109,19 @@ impl Line {
         });
         let base = pages.next()??;
         let owner = pages.next()??.pop();
-        let last = pages.next()??;
+        let barred = pages.next()??.pop();
         let mut waiting = pages.next()??;
-        waiting.sort_by_key(|entry| entry.created);
         let session = pages.next().flatten().unwrap_or_default();
+        let settled = pages.next().flatten().unwrap_or_default();
+        waiting.extend(pages.next().flatten().unwrap_or_default());
+        waiting.sort_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key)));
+        waiting.dedup_by(|one, other| one.key == other.key);
         Some(Line {
             revision: committed.revision,
             base: Base::read(&keys.base, base.first()),
             owner,
-            last_modified: last.first().map_or(Revision(0), |entry| entry.modified),
+            barred,
+            settled_modified: settled.first().map_or(Revision(0), |entry| entry.modified),
             waiting,
             session_created: session.first().map_or(Revision(0), |entry| entry.created),
         })
@@ -134,37 +143,72 @@ impl Line {
     }
 
     /// What the call does next.
-    pub fn step(&self, keys: &LockKeys, caller: &Caller) -> Step {
+    pub fn step(&self, keys: &LockKeys, caller: &Caller, manner: Manner) -> Step {
         if self.session_created != caller.session_created {
             return Step::SessionGone;
         }
-        if let Some(hold) = self.hold_of(keys, caller) {
+        if let Some(hold) = self.owner.as_ref().and_then(|owner| keys.hold_in(owner, caller)) {
             return Step::Adopt(hold);
+        }
+        if manner == Manner::Context && self.is_destroyed() {
+            return Step::Destroyed;
         }
         let base = match &self.base {
             Ok(base) => *base,
             Err(error) => return Step::NoBase(error.clone()),
         };
         let own = keys.wait(caller.call);
+        let settled_modified = self.settled_modified;
         let Some(place) = self.waiting.iter().position(|entry| entry.key == own) else {
+            let is_free = self.owner.is_none() && self.barred.is_none() && self.waiting.is_empty();
+            if manner == Manner::Context && is_free {
+                return Step::Seize { base, settled_modified };
+            }
             let owner_created = self.owner.as_ref().map_or(Revision(0), |owner| owner.created);
-            return Step::Enqueue(Entrance { owner_created, last_modified: self.last_modified });
+            return Step::Enqueue(Entrance { owner_created, settled_modified });
         };
         let queued = &self.waiting[place];
-        match (place.checked_sub(1), &self.owner) {
+        match (place.checked_sub(1), self.owner.as_ref().or(self.barred.as_ref())) {
             // An earlier session made the same call: it goes with that session's lease, and then this one enqueues.
             _ if queued.lease != Some(caller.lease) => Step::Wait { behind: own },
             (Some(before), _) => Step::Wait { behind: self.waiting[before].key.clone() },
-            (None, Some(owner)) => Step::Wait { behind: owner.key.clone() },
+            (None, Some(entry)) => Step::Wait { behind: entry.key.clone() },
             (None, None) => Step::Take(Turn { queued: queued.created, base }),
         }
     }
 
-    /// The hold that an earlier attempt of this very call won, if it still stands.
-    fn hold_of(&self, keys: &LockKeys, caller: &Caller) -> Option<Hold> {
-        let owner = self.owner.as_ref().filter(|owner| owner.lease == Some(caller.lease))?;
-        let record = OwnerRecord::read(&owner.value).filter(|record| record.call == caller.call.to_string())?;
-        keys.hold(caller, record.base, owner.created)
+    /// Since when the call waits, as far as this shows it.
+    pub fn queued(&self, keys: &LockKeys, call: CallId) -> Option<Revision> {
+        let own = keys.wait(call);
+        self.waiting.iter().find(|entry| entry.key == own).map(|entry| entry.created)
+    }
+
+    /// How many wait before the call, in a view of the whole queue.
+    pub fn ahead_of(&self, keys: &LockKeys, call: CallId) -> Option<usize> {
+        let own = keys.wait(call);
+        self.waiting.iter().position(|entry| entry.key == own)
+    }
+
+    /// The places in the queue before the first one of `node`; `None` where it does not wait.
+    pub fn places_before(&self, node: &str) -> Option<Vec<String>> {
+        let is_its = |entry: &Entry| WaitRecord::read(&entry.value).is_some_and(|record| record.node == node);
+        let place = self.waiting.iter().position(is_its)?;
+        Some(self.waiting[..place].iter().map(|entry| entry.key.clone()).collect())
+    }
+
+    /// Whether nobody can be granted the lock for now, whoever holds it.
+    pub fn is_barred(&self) -> bool {
+        self.barred.is_some()
+    }
+
+    /// Whether the lock was destroyed a moment ago.
+    pub fn is_destroyed(&self) -> bool {
+        self.barred.as_ref().is_some_and(|barred| Barred::read(&barred.value) == Barred::Destroyed)
+    }
+
+    /// Whether the hold still stands.
+    pub fn shows(&self, hold: &Hold) -> bool {
+        self.owner.as_ref().is_some_and(|owner| hold.proof().is_shown_by(owner))
     }
 
     /// Another call of the same session that holds the lock or waits before this one. For an election that is a
@@ -203,7 +247,8 @@ impl Line {
 
     /// What stands in the way of everybody.
     pub fn obstacles(&self) -> Vec<Obstacle> {
-        let leaseless = self.owner.iter().chain(&self.waiting).filter(|entry| entry.lease.is_none());
+        let leaseless = self.owner.iter().chain(&self.barred).chain(&self.waiting);
+        let leaseless = leaseless.filter(|entry| entry.lease.is_none());
         let leaseless = leaseless.map(|entry| Obstacle { key: entry.key.clone(), reason: Reason::NoLease });
         let unreadable = self.owner.iter().filter(|owner| owner.lease.is_some() && self.holder().is_none());
         let unreadable = unreadable.map(|owner| Obstacle { key: owner.key.clone(), reason: Reason::Unreadable });

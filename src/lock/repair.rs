@@ -26,8 +26,8 @@ impl<S: Store> Locks<S> {
     /// that a clock of now stands for; and, in the same transaction, ends every hold and session of the namespace.
     ///
     /// Run it where the node that saw the most keeps its [`SeenFile`](super::SeenFile): a node that has seen a higher
-    /// fence goes on refusing the store. `above` is a fence that something else has seen, a guard for one: the base is above
-    /// that too. Nodes that run open new sessions by themselves.
+    /// fence goes on refusing the store. `above` is a fence that something else has seen, a guard for one: the base is
+    /// above that too. Nodes that run open new sessions by themselves.
     ///
     /// # Errors
     ///

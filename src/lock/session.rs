@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
+use super::context::LockContext;
 use super::hold::Caller;
 use super::keys::CallId;
 use super::lease::{Lease, Next, Timing};
@@ -17,7 +18,7 @@ use crate::store::{Compare, Entry, Keys, LeaseId, Op, Range, Revision, Store, St
 use crate::time::{Boot, Clock};
 
 /// How long a sleep may be before the boot clock is read again: timers stand still while the machine is suspended.
-const RECHECK: Duration = Duration::from_secs(1);
+pub(super) const RECHECK: Duration = Duration::from_secs(1);
 
 /// How many keep-alives of one lease may be under way at once.
 const QUESTIONS_AT_ONCE: usize = 4;
@@ -27,6 +28,9 @@ const REVOKE_ATTEMPTS: u32 = 4;
 
 /// How often one publication reads and writes again because of another writer or a lost answer.
 const PUBLISH_ATTEMPTS: u32 = 8;
+
+/// How many delays the locks of one session may have.
+const DELAYS_MOST: usize = 64;
 
 /// Who opens a session.
 #[derive(Clone, Debug)]
@@ -124,6 +128,8 @@ pub struct Session<S> {
     created: Revision,
     trust: watch::Receiver<Trust>,
     attendance: Attendance,
+    timing: Timing,
+    delays: Delays,
     /// Dropped, it tells the driver to stop.
     attended: oneshot::Sender<()>,
 }
@@ -152,15 +158,16 @@ impl<S: Store> Session<S> {
         let (store, clock) = (locks.store.clone(), locks.clock.clone());
         // Whatever is to die with the trust must know of it before anything is begun under it.
         locks.told.tell(&receiver.borrow());
-        let told = locks.told.clone();
-        let keeper = Keeper { store, clock, id, timing, lease, trust, told, attendance: attendance.clone() };
+        let (told, delays) = (locks.told.clone(), Delays::default());
+        let kept = Kept { attendance: attendance.clone(), delays: delays.clone() };
+        let keeper = Keeper { store, clock, id, timing, lease, trust, told, kept };
         match driver {
             Driver::Thread => keeper.on_a_thread(abandoned).map_err(SessionError::Thread)?,
             Driver::Task => drop(tokio::spawn(keeper.run(abandoned))),
         }
         tracing::debug!(session.lease = %id, session.node = %presence.node, "opened a session");
         let (locks, node) = (locks.clone(), presence.node);
-        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attendance, attended })
+        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attendance, timing, delays, attended })
     }
 
     /// The lease that everything of this session hangs on.
@@ -188,11 +195,7 @@ impl<S: Store> Session<S> {
 
     /// Waits until the session is over.
     pub async fn ended(&self) -> Ended {
-        let mut trust = self.trust.clone();
-        match trust.wait_for(|trust| trust.ended.is_some()).await {
-            Ok(trust) => trust.ended.unwrap_or(Ended::Unattended),
-            Err(_) => Ended::Unattended,
-        }
+        ended(self.trust.clone()).await
     }
 
     /// Replaces the record that the others see of this node.
@@ -245,10 +248,13 @@ impl<S: Store> Session<S> {
     ///
     /// Where the store does not answer: the lease then ends by itself, within its TTL.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Session { locks, lease, mut trust, attended, .. } = self;
+        let Session { locks, lease, mut trust, attended, delays, .. } = self;
         drop(attended);
         // The channel closes when the driver is gone: no keep-alive can follow the revocation.
         while trust.changed().await.is_ok() {}
+        for delay in delays.leases() {
+            revoke_unused(&locks, delay).await;
+        }
         let mut backoff = Backoff::new();
         let mut attempt = 1;
         loop {
@@ -261,13 +267,116 @@ impl<S: Store> Session<S> {
     }
 
     pub(super) fn caller(&self, call: CallId) -> Caller {
-        Caller {
-            call,
+        self.member().caller(call)
+    }
+
+    /// A new owner of locks: see [`LockContext`]. Two contexts of one session keep each other out as those of two
+    /// sessions do.
+    pub fn context(&self) -> LockContext {
+        LockContext::new(self.member())
+    }
+
+    pub(super) fn member(&self) -> Member {
+        Member {
             node: self.node.clone(),
             lease: self.lease,
             session_key: self.key.clone(),
             session_created: self.created,
+            trust: self.trust.clone(),
+            timing: self.timing,
+            delays: self.delays.clone(),
         }
+    }
+}
+
+/// What acts in the name of a session: everything that there is to know of it, without what keeps it alive.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub node: String,
+    pub lease: LeaseId,
+    pub trust: watch::Receiver<Trust>,
+    session_key: String,
+    session_created: Revision,
+    timing: Timing,
+    delays: Delays,
+}
+
+impl Member {
+    pub fn caller(&self, call: CallId) -> Caller {
+        Caller {
+            call,
+            node: self.node.clone(),
+            lease: self.lease,
+            session_key: self.session_key.clone(),
+            session_created: self.session_created,
+            delay: None,
+        }
+    }
+
+    /// Why the session is over, where it is.
+    pub fn is_over(&self) -> Option<Ended> {
+        let ended = self.trust.borrow().ended;
+        ended.or_else(|| self.trust.has_changed().is_err().then_some(Ended::Unattended))
+    }
+
+    /// Waits until the session is over.
+    pub async fn ended(&self) -> Ended {
+        ended(self.trust.clone()).await
+    }
+
+    /// A lease that is kept alive together with the session's, and that runs out `delay` after it, or a little later.
+    pub async fn delayed<S: Store>(&self, store: &S, delay: Duration) -> Result<LeaseId, StoreError> {
+        if let Some(lease) = self.delays.of(delay) {
+            return Ok(lease);
+        }
+        // It may have been kept alive one question earlier than the session's lease was.
+        let (lease, _) = Box::pin(store.grant(self.timing.ttl() + delay + self.timing.renew_every())).await?;
+        if self.delays.add(delay, lease) {
+            return Ok(lease);
+        }
+        Err(StoreError::Refused(format!("the locks of one session may have {DELAYS_MOST} different delays, no more")))
+    }
+
+    /// The lease has ended all the same: the next hold gets another.
+    pub fn forget_delay(&self, lease: LeaseId) {
+        self.delays.forget(lease);
+    }
+}
+
+async fn ended(mut trust: watch::Receiver<Trust>) -> Ended {
+    match trust.wait_for(|trust| trust.ended.is_some()).await {
+        Ok(trust) => trust.ended.unwrap_or(Ended::Unattended),
+        Err(_) => Ended::Unattended,
+    }
+}
+
+/// The leases that outlive a session that crashes, each by its delay.
+#[derive(Clone, Debug, Default)]
+struct Delays(Arc<Mutex<Vec<(Duration, LeaseId)>>>);
+
+impl Delays {
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<(Duration, LeaseId)>) -> T) -> T {
+        act(&mut self.0.lock().expect("nobody panics while they hold this"))
+    }
+
+    fn of(&self, delay: Duration) -> Option<LeaseId> {
+        self.with(|delays| delays.iter().find(|(found, _)| *found == delay).map(|(_, lease)| *lease))
+    }
+
+    fn add(&self, delay: Duration, lease: LeaseId) -> bool {
+        self.with(|delays| {
+            let has_room = delays.len() < DELAYS_MOST;
+            delays.extend(has_room.then_some((delay, lease)));
+            has_room
+        })
+    }
+
+    fn leases(&self) -> Vec<LeaseId> {
+        self.with(|delays| delays.iter().map(|(_, lease)| *lease).collect())
+    }
+
+    fn forget(&self, lease: LeaseId) {
+        self.with(|delays| delays.retain(|(_, found)| *found != lease));
     }
 }
 
@@ -314,7 +423,13 @@ struct Keeper<S> {
     lease: Lease,
     trust: watch::Sender<Trust>,
     told: Told,
+    kept: Kept,
+}
+
+/// What a keeper shares with its session.
+struct Kept {
     attendance: Attendance,
+    delays: Delays,
 }
 
 /// When a session was last attended to, in milliseconds of the boot clock; 0: nobody has said that they do.
@@ -377,7 +492,7 @@ impl<S: Store> Keeper<S> {
         loop {
             let now = self.clock.boot();
             let neglected_before =
-                std::mem::replace(&mut neglected, self.attendance.lapsed(now, self.timing.ttl() * 2));
+                std::mem::replace(&mut neglected, self.kept.attendance.lapsed(now, self.timing.ttl() * 2));
             if neglected && !neglected_before {
                 tracing::error!(session.lease = %self.id, "the node hangs: its session is not kept alive any more");
             }
@@ -408,6 +523,7 @@ impl<S: Store> Keeper<S> {
             Ok((asked_at, Ok(ttl))) => {
                 self.lease.acknowledged(asked_at, ttl);
                 self.publish(None);
+                self.keep_delays();
             }
             Ok((_, Err(StoreError::LeaseEnded(_)))) => {
                 tracing::warn!(session.lease = %lease, "the session's lease has ended");
@@ -415,6 +531,20 @@ impl<S: Store> Keeper<S> {
             }
             Ok((_, Err(error))) => tracing::warn!(%error, session.lease = %lease, "a keep-alive was not acknowledged"),
             Err(error) => tracing::error!(%error, session.lease = %lease, "a keep-alive broke off"),
+        }
+    }
+
+    /// Only after the session's own lease was acknowledged: a delay counts from that lease's end.
+    fn keep_delays(&self) {
+        for lease in self.kept.delays.leases() {
+            let (store, delays) = (self.store.clone(), self.kept.delays.clone());
+            tokio::spawn(async move {
+                match store.keep_alive(lease).await {
+                    Ok(_) => {}
+                    Err(StoreError::LeaseEnded(_)) => delays.forget(lease),
+                    Err(error) => tracing::warn!(%error, %lease, "the keep-alive of a delay was not acknowledged"),
+                }
+            });
         }
     }
 

@@ -10,11 +10,15 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Entry, Range, Revision};
 use crate::time::{Boot, Wall};
 
+mod contexts;
+mod elections;
+mod ends_of_holds;
 mod faulty;
 mod leadership;
 mod lost_answers;
 mod model;
 mod operators;
+mod semaphores;
 mod sessions;
 mod transactions;
 

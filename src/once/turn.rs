@@ -232,8 +232,8 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let (stopper, stop) = Stop::channel();
         let (started, _) = Started::channel();
         let (trust, clock) = (turn.trust.clone(), self.clock.clone());
-        let lease = trust.borrow().lease.0;
-        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(lease);
+        // What it starts lives no longer than the hold may be trusted, whatever becomes of this process.
+        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(turn.hold.lease().0);
         let stamp = self.stamp(step, turn.hold, attempt, now);
         let work = Work { job: std::sync::Arc::clone(job), stamp, stop, may_start, output, started };
         let name = step.key.name().to_owned();

@@ -36,7 +36,6 @@ async fn a_frozen_leader_changes_nothing_when_it_thaws(mut scene: Scene) {
     // It would have gone on: it has runs at hand that it wants to report, and an occurrence due in every second that
     // it stood still.
     scene.nodes[frozen].says(since, "leading no more").await;
-    scene.nodes[frozen].says(since, "ended by the supervisor").await;
     scene.claims(5).await;
     assert_eq!(scene.verdict(&long.attempt.run).await, "unknown", "what the successor decided stands");
     let history = scene.witness.history.borrow().clone();

@@ -164,14 +164,19 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
     }
 
-    /// Waits until none of its children is left.
+    /// Waits until none of its children is left but its supervisor, which is there as long as itself.
     pub async fn wait_for_no_children(&self) {
         let pid = self.0.as_ref().unwrap().id();
         let tasks = std::path::PathBuf::from(format!("/proc/{pid}/task"));
         until("it has no children", async || {
             let tasks = fs::read_dir(&tasks).unwrap().flatten();
             let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-            children.collect::<String>().trim().is_empty().then_some(())
+            let is_command = |child: &&str| {
+                let named = fs::read_to_string(format!("/proc/{child}/cmdline"));
+                named.is_ok_and(|name| !name.starts_with("fencron-supervisor"))
+            };
+            let children = children.collect::<String>();
+            children.split_whitespace().find(is_command).is_none().then_some(())
         })
         .await;
     }

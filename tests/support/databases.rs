@@ -101,7 +101,8 @@ impl Server {
             }
             Kind::Mariadb => {
                 let sql = format!(
-                    "CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
+                    "CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n\
+                     GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
                 );
                 fs::write(directory.join("init.sql"), sql).unwrap();
                 let mut command = self.as_user(&program("mariadb-install-db"));
@@ -168,12 +169,12 @@ impl Server {
     }
 
     fn wait_until_ready(&self) {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < PATIENCE {
+        const PAUSE: Duration = Duration::from_millis(50);
+        for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
             if TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.answers() {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(PAUSE);
         }
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         panic!("{:?} does not begin to serve: {log}", self.kind);

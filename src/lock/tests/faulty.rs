@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::store::memory::MemoryStore;
-use crate::store::{About, Committed, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
+use crate::store::{About, Committed, Entry, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
 
 /// What a transaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,15 @@ struct Shared {
     late: Mutex<Vec<Txn>>,
     keep_alive_delay: Mutex<Duration>,
     keep_alives_fail: Mutex<bool>,
+    traffic: Mutex<Traffic>,
+}
+
+/// What went to and fro.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub commits: usize,
+    /// The entries in the answer that had the most.
+    pub widest: usize,
 }
 
 impl Faulty {
@@ -57,6 +66,7 @@ impl Faulty {
             late: Mutex::default(),
             keep_alive_delay: Mutex::default(),
             keep_alives_fail: Mutex::default(),
+            traffic: Mutex::default(),
         };
         Faulty { shared: Arc::new(shared) }
     }
@@ -112,6 +122,19 @@ impl Faulty {
         self.shared.inner.lock().unwrap().clone()
     }
 
+    /// What went to and fro since this was last asked.
+    pub fn traffic(&self) -> Traffic {
+        std::mem::take(&mut *self.shared.traffic.lock().unwrap())
+    }
+
+    fn count(&self, answer: &Result<Committed, StoreError>) {
+        let mut traffic = self.shared.traffic.lock().unwrap();
+        traffic.commits += 1;
+        let answers = answer.as_ref().map_or(0, |committed| committed.answers.len());
+        let entries = |index| answer.as_ref().ok().and_then(|committed| committed.got(index)).map_or(0, <[Entry]>::len);
+        traffic.widest = traffic.widest.max((0..answers).map(entries).sum());
+    }
+
     fn fault_for(&self, txn: &Txn) -> Option<Fault> {
         let mut faults = self.shared.faults.lock().unwrap();
         let place = faults.iter().position(|(kind, _)| *kind == kind_of(txn))?;
@@ -124,6 +147,8 @@ fn kind_of(txn: &Txn) -> Kind {
         Op::Put { key, .. } if key.ends_with("/owner") => Some(Kind::Grant),
         Op::Put { key, .. } if key.contains("/wait/") => Some(Kind::Enqueue),
         Op::Put { key, .. } if key.contains("/sess/") => Some(Kind::Register),
+        Op::Put { key, .. } if key.contains("/held/") => Some(Kind::Grant),
+        Op::Delete(Keys::One(key)) if key.contains("/held/") => Some(Kind::Release),
         Op::Put { key, .. } if key.ends_with("/base") => Some(Kind::Repair),
         Op::Delete(Keys::One(key)) if key.ends_with("/owner") => Some(Kind::Release),
         Op::Delete(Keys::One(key)) if key.contains("/wait/") => Some(Kind::Withdraw),
@@ -163,7 +188,11 @@ impl Store for Faulty {
             self.shared.sent.lock().unwrap().push(txn.clone());
         }
         match self.fault_for(&txn) {
-            None => self.inner().commit(txn).await,
+            None => {
+                let answer = self.inner().commit(txn).await;
+                self.count(&answer);
+                answer
+            }
             Some(Fault::AnswerLost) => {
                 self.inner().commit(txn).await?;
                 Err(unknown())

@@ -1,16 +1,17 @@
-//! Every interleaving of a few nodes that contend for one lock, over the transactions and decisions that the program
+//! Every interleaving of a few calls that contend for one lock, over the transactions and decisions that the program
 //! itself uses: requests are delayed, repeated, applied after their sender gave up on them; leases end; an operator
-//! deletes the owner's key.
+//! deletes the owner's key. The calls are candidates of an election, each with a session of its own, or contexts of a
+//! reentrant lock, of which two share a session.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Checker, Model, Property};
 
 use super::{BASE, OWNER, call};
-use crate::lock::hold::{Base, Caller, Entrance, Hold, Turn};
+use crate::lock::hold::{Base, Caller, Entrance, Hold, Manner, Turn, View};
 use crate::lock::keys::{LockKeys, LockName, Namespace};
 use crate::lock::line::{Line, Step};
-use crate::store::{Answer, Committed, Compare, Entry, Keys, LeaseId, Op, Order, Page, Revision, Test, Txn};
+use crate::store::{Answer, Committed, Compare, Entry, Keys, LeaseId, Op, Order, Page, Revision, Sort, Test, Txn};
 use crate::time::Wall;
 
 /// Value, created, modified, lease.
@@ -69,7 +70,15 @@ impl Contents {
                     Answer::Put
                 }
                 Op::Delete(keys) => Answer::Deleted(self.delete(keys, next)),
-                Op::Get(range) => Answer::Got(Page { entries: self.find(&range.keys), ..Page::default() }),
+                Op::Get(range) => {
+                    let mut entries = self.find(&range.keys);
+                    if range.order == Sort::NewestFirst {
+                        entries.retain(|entry| range.modified_before.is_none_or(|before| entry.modified < before));
+                        entries.sort_by_key(|entry| std::cmp::Reverse(entry.modified));
+                        entries.truncate(range.limit);
+                    }
+                    Answer::Got(Page { entries, ..Page::default() })
+                }
             });
         }
         Some(Committed { succeeded, revision: Revision(self.revision), answers })
@@ -95,9 +104,11 @@ impl Contents {
 /// What a node has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Request {
-    Enqueue { owner_created: u64, last_modified: u64 },
+    Enqueue { owner_created: u64, settled_modified: u64 },
     Grant { queued: u64, base: u64, base_modified: u64 },
+    Seize { base: u64, base_modified: u64, settled_modified: u64 },
     Release { created: u64, base: u64 },
+    Withdraw,
 }
 
 /// What a node is doing.
@@ -105,12 +116,18 @@ enum Request {
 enum Phase {
     Looking,
     Asking(Request),
-    Leading { created: u64, base: u64 },
+    /// `count`: how often it was locked and not unlocked.
+    Leading {
+        created: u64,
+        base: u64,
+        count: u8,
+    },
     Done,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
+    manner: Manner,
     contents: Contents,
     nodes: Vec<Phase>,
     /// Requests under way, whether somebody still waits for them or not.
@@ -126,6 +143,8 @@ struct World {
     /// What must never be.
     broken: Option<&'static str>,
     adopted: bool,
+    entered_again: bool,
+    told_of_loss: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +153,10 @@ struct Budget {
     repeats: u8,
     lease_ends: u8,
     owner_deletions: u8,
+    /// How many calls may run out of time.
+    abandons: u8,
+    /// How often a hold may be entered again.
+    entries: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +166,8 @@ enum Move {
     /// It arrives, and will arrive again.
     Repeat(usize, Request),
     GiveUp(usize),
+    Abandon(usize),
+    EnterAgain(usize),
     Resign(usize),
     Effect(usize),
     EndLease(usize),
@@ -150,6 +175,7 @@ enum Move {
 }
 
 struct Contention {
+    manner: Manner,
     nodes: usize,
     budget: Budget,
 }
@@ -158,45 +184,76 @@ fn keys() -> LockKeys {
     LockKeys::new(&Namespace::new("test").unwrap(), &LockName::leader())
 }
 
-fn lease(node: usize) -> LeaseId {
-    LeaseId((node as u64 + 1).try_into().unwrap())
+/// Of contexts the first two share a session.
+fn lease(manner: Manner, node: usize) -> LeaseId {
+    let session = match manner {
+        Manner::Candidate => node,
+        Manner::Context => node.saturating_sub(1),
+    };
+    LeaseId((session as u64 + 1).try_into().unwrap())
 }
 
-fn caller(node: usize) -> Caller {
+fn caller(manner: Manner, node: usize) -> Caller {
+    let lease = lease(manner, node);
     Caller {
-        call: call(node as u128),
+        // All contexts' calls are settled in one place.
+        call: call(if manner == Manner::Context { node as u128 * 256 } else { node as u128 }),
         node: "n".into(),
-        lease: lease(node),
-        session_key: Namespace::new("test").unwrap().session_key(lease(node)),
-        session_created: Revision(2 + node as u64),
+        lease,
+        session_key: Namespace::new("test").unwrap().session_key(lease),
+        session_created: Revision(1 + lease.0.get()),
+        delay: None,
     }
 }
 
-fn hold(node: usize, base: u64, created: u64) -> Hold {
-    keys().hold(&caller(node), base, Revision(created)).unwrap()
+fn hold(caller: &Caller, base: u64, created: u64) -> Hold {
+    keys().hold(caller, base, Revision(created)).unwrap()
 }
 
-fn transaction(node: usize, request: Request) -> Txn {
+fn transaction(caller: &Caller, request: Request) -> Txn {
     match request {
-        Request::Enqueue { owner_created, last_modified } => {
-            let entrance = Entrance { owner_created: Revision(owner_created), last_modified: Revision(last_modified) };
-            keys().enqueue(&caller(node), entrance, Wall::EPOCH)
+        Request::Enqueue { owner_created, settled_modified } => {
+            let entrance =
+                Entrance { owner_created: Revision(owner_created), settled_modified: Revision(settled_modified) };
+            keys().enqueue(caller, entrance, Wall::EPOCH, View::Whole)
         }
         Request::Grant { queued, base, base_modified } => {
             let base = Base { value: base, modified: Revision(base_modified) };
-            keys().grant(&caller(node), Turn { queued: Revision(queued), base }, Wall::EPOCH)
+            keys().grant(caller, Turn { queued: Revision(queued), base }, Wall::EPOCH, View::Whole)
         }
-        Request::Release { created, base } => keys().release(&hold(node, base, created)),
+        Request::Seize { base, base_modified, settled_modified } => {
+            let base = Base { value: base, modified: Revision(base_modified) };
+            keys().seize(caller, base, Revision(settled_modified), Wall::EPOCH)
+        }
+        Request::Release { created, base } => keys().release(&hold(caller, base, created)),
+        Request::Withdraw => keys().withdraw(caller.call),
     }
 }
 
 impl World {
+    fn caller(&self, node: usize) -> Caller {
+        caller(self.manner, node)
+    }
+
+    /// A candidate sees all of the queue, a context what it needs of it.
+    fn line(&mut self, node: usize) -> Line {
+        let caller = self.caller(node);
+        let mut look = |view| {
+            let look = Txn { then: keys().look(Some(&caller), view), ..Txn::new() };
+            Line::read(&keys(), self.contents.commit(&look).unwrap()).unwrap()
+        };
+        if self.manner == Manner::Candidate {
+            return look(View::Whole);
+        }
+        let queued = look(View::Near { queued: None }).queued(&keys(), caller.call);
+        look(View::Near { queued })
+    }
+
     fn look(&mut self, node: usize) -> bool {
-        let caller = caller(node);
-        let look = Txn { then: keys().look(Some(&caller.session_key)), ..Txn::new() };
-        let line = Line::read(&keys(), self.contents.commit(&look).unwrap()).unwrap();
-        let request = match line.step(&keys(), &caller) {
+        let line = self.line(node);
+        let request = match line.step(&keys(), &self.caller(node), self.manner) {
             Step::Wait { .. } => return false,
+            Step::Destroyed => unreachable!("nobody destroys it"),
             Step::SessionGone | Step::NoBase(_) => {
                 self.nodes[node] = Phase::Done;
                 return true;
@@ -207,15 +264,31 @@ impl World {
                 self.lead(node, hold.created().0, base);
                 return true;
             }
-            Step::Enqueue(Entrance { owner_created, last_modified }) => {
-                Request::Enqueue { owner_created: owner_created.0, last_modified: last_modified.0 }
+            Step::Enqueue(Entrance { owner_created, settled_modified }) => {
+                Request::Enqueue { owner_created: owner_created.0, settled_modified: settled_modified.0 }
             }
             Step::Take(Turn { queued, base }) => {
                 Request::Grant { queued: queued.0, base: base.value, base_modified: base.modified.0 }
             }
+            Step::Seize { base, settled_modified } => Request::Seize {
+                base: base.value,
+                base_modified: base.modified.0,
+                settled_modified: settled_modified.0,
+            },
         };
         self.ask(node, request);
         true
+    }
+
+    /// A context that believes it holds the lock looks whether it does.
+    fn enter_again(&mut self, node: usize, (created, base, count): (u64, u64, u8)) {
+        if self.line(node).shows(&hold(&self.caller(node), base, created)) {
+            self.entered_again = true;
+            self.nodes[node] = Phase::Leading { created, base, count: count + 1 };
+        } else {
+            self.told_of_loss = true;
+            self.ask(node, Request::Withdraw);
+        }
     }
 
     fn ask(&mut self, node: usize, request: Request) {
@@ -227,13 +300,14 @@ impl World {
         if !self.granted.contains(&(base + created, node)) {
             self.broken = Some("a node leads under a fence that it was not granted");
         }
-        self.nodes[node] = Phase::Leading { created, base };
+        self.nodes[node] = Phase::Leading { created, base, count: 1 };
     }
 
     fn deliver(&mut self, node: usize, request: Request) {
-        let committed = self.contents.commit(&transaction(node, request));
-        let applied = committed.filter(|committed| committed.succeeded).map(|committed| committed.revision.0);
-        if let (Request::Grant { base, .. }, Some(created)) = (request, applied) {
+        let caller = self.caller(node);
+        let committed = self.contents.commit(&transaction(&caller, request));
+        let applied = committed.as_ref().filter(|committed| committed.succeeded).map(|committed| committed.revision.0);
+        if let (Request::Grant { base, .. } | Request::Seize { base, .. }, Some(created)) = (request, applied) {
             if self.granted.iter().any(|(fence, _)| *fence >= base + created) {
                 self.broken = Some("a fence did not grow");
             }
@@ -247,14 +321,38 @@ impl World {
             return;
         }
         match (request, applied) {
-            (Request::Grant { base, .. }, Some(created)) => self.lead(node, created, base),
+            (Request::Grant { base, .. } | Request::Seize { base, .. }, Some(created)) => {
+                self.lead(node, created, base);
+            }
+            (Request::Release { .. }, None) if self.manner == Manner::Context && !self.has_ended(node) => {
+                let settled = committed.as_ref().and_then(|committed| committed.got(0));
+                if LockKeys::was_settled(settled, caller.call) {
+                    self.nodes[node] = Phase::Done;
+                } else {
+                    self.ask(node, Request::Withdraw);
+                }
+            }
             (Request::Release { .. }, _) => self.nodes[node] = Phase::Done,
+            (Request::Withdraw, _) => {
+                let owner = committed.as_ref().and_then(|committed| committed.got(2)).and_then(<[Entry]>::first);
+                match owner.and_then(|owner| keys().hold_in(owner, &caller)) {
+                    Some(hold) => {
+                        let (created, base) = (hold.created().0, hold.fence().get() - hold.created().0);
+                        self.ask(node, Request::Release { created, base });
+                    }
+                    None => self.nodes[node] = Phase::Done,
+                }
+            }
             _ => self.nodes[node] = Phase::Looking,
         }
     }
 
+    fn has_ended(&self, node: usize) -> bool {
+        self.contents.ended.contains(&lease(self.manner, node))
+    }
+
     fn effect(&mut self, node: usize, created: u64, base: u64) -> bool {
-        let proof = hold(node, base, created).still_held();
+        let proof = hold(&self.caller(node), base, created).still_held();
         let fence = base + created;
         if !proof.iter().all(|compare| self.contents.holds(compare)) || self.effect == fence {
             return false;
@@ -266,9 +364,11 @@ impl World {
         true
     }
 
-    /// Everything has come to rest, and nobody's hand was in it.
+    /// Everything has come to rest, and nobody's hand was in it. (A context makes good what a hand has done.)
     fn has_settled(&self) -> bool {
-        self.deletions == 0 && self.network.is_empty() && self.nodes.iter().all(|phase| *phase == Phase::Done)
+        (self.deletions == 0 || self.manner == Manner::Context)
+            && self.network.is_empty()
+            && self.nodes.iter().all(|phase| *phase == Phase::Done)
     }
 }
 
@@ -277,29 +377,51 @@ impl Model for Contention {
     type Action = Move;
 
     fn init_states(&self) -> Vec<World> {
+        let manner = self.manner;
         let mut contents = Contents { revision: 1, entries: BTreeMap::new(), ended: BTreeSet::new() };
         for node in 0..self.nodes {
-            let caller = caller(node);
-            contents.commit(&Txn::new().then(Op::put_leased(caller.session_key, "", caller.lease))).unwrap();
+            let caller = caller(manner, node);
+            if !contents.entries.contains_key(&caller.session_key) {
+                contents.commit(&Txn::new().then(Op::put_leased(caller.session_key, "", caller.lease))).unwrap();
+            }
         }
         contents.commit(&Txn::new().then(Op::put(BASE, "0"))).unwrap();
-        let nodes = vec![Phase::Looking; self.nodes];
-        let (network, granted) = (BTreeSet::new(), Vec::new());
-        let budget = self.budget;
-        vec![World { contents, nodes, network, granted, effect: 0, budget, deletions: 0, broken: None, adopted: false }]
+        vec![World {
+            manner,
+            contents,
+            nodes: vec![Phase::Looking; self.nodes],
+            network: BTreeSet::new(),
+            granted: Vec::new(),
+            effect: 0,
+            budget: self.budget,
+            deletions: 0,
+            broken: None,
+            adopted: false,
+            entered_again: false,
+            told_of_loss: false,
+        }]
     }
 
     fn actions(&self, world: &World, moves: &mut Vec<Move>) {
         for (node, phase) in world.nodes.iter().enumerate() {
+            let may_abandon = world.budget.abandons > 0;
             match phase {
-                Phase::Looking => moves.push(Move::Look(node)),
-                // A release is sent until it is answered: its repetition is all that can come of a lost answer.
-                Phase::Asking(Request::Release { .. }) | Phase::Done => {}
-                Phase::Asking(_) if world.budget.timeouts > 0 => moves.push(Move::GiveUp(node)),
-                Phase::Asking(_) => {}
-                Phase::Leading { .. } => moves.extend([Move::Resign(node), Move::Effect(node)]),
+                Phase::Looking => {
+                    moves.push(Move::Look(node));
+                    moves.extend(may_abandon.then_some(Move::Abandon(node)));
+                }
+                // These are sent until they are answered: their repetition is all that can come of a lost answer.
+                Phase::Asking(Request::Release { .. } | Request::Withdraw) | Phase::Done => {}
+                Phase::Asking(_) => {
+                    moves.extend((world.budget.timeouts > 0).then_some(Move::GiveUp(node)));
+                    moves.extend(may_abandon.then_some(Move::Abandon(node)));
+                }
+                Phase::Leading { .. } => {
+                    moves.extend([Move::Resign(node), Move::Effect(node)]);
+                    moves.extend((world.budget.entries > 0).then_some(Move::EnterAgain(node)));
+                }
             }
-            if world.budget.lease_ends > 0 && !world.contents.ended.contains(&lease(node)) {
+            if world.budget.lease_ends > 0 && !world.has_ended(node) {
                 moves.push(Move::EndLease(node));
             }
         }
@@ -333,18 +455,33 @@ impl Model for Contention {
                 next.nodes[node] = Phase::Looking;
                 true
             }
+            Move::Abandon(node) => {
+                next.budget.abandons -= 1;
+                next.ask(node, Request::Withdraw);
+                true
+            }
+            Move::EnterAgain(node) => {
+                let Phase::Leading { created, base, count } = next.nodes[node] else { return None };
+                next.budget.entries -= 1;
+                next.enter_again(node, (created, base, count));
+                true
+            }
             Move::Resign(node) => {
-                let Phase::Leading { created, base } = next.nodes[node] else { return None };
-                next.ask(node, Request::Release { created, base });
+                let Phase::Leading { created, base, count } = next.nodes[node] else { return None };
+                if count > 1 {
+                    next.nodes[node] = Phase::Leading { created, base, count: count - 1 };
+                } else {
+                    next.ask(node, Request::Release { created, base });
+                }
                 true
             }
             Move::Effect(node) => {
-                let Phase::Leading { created, base } = next.nodes[node] else { return None };
+                let Phase::Leading { created, base, .. } = next.nodes[node] else { return None };
                 next.effect(node, created, base)
             }
             Move::EndLease(node) => {
                 next.budget.lease_ends -= 1;
-                next.contents.end(lease(node));
+                next.contents.end(lease(next.manner, node));
                 true
             }
             Move::DeleteOwner => {
@@ -362,8 +499,9 @@ impl Model for Contention {
             Property::always("fences grow, and only who was granted one acts under it", |_, world: &World| {
                 world.broken.is_none()
             }),
-            Property::always("nothing waits that nobody waits for", |_, world: &World| {
-                !world.has_settled() || world.contents.find(&keys().waiting()).is_empty()
+            Property::always("nothing waits or holds that nobody waits for or holds", |_, world: &World| {
+                let is_empty = |keys: &Keys| world.contents.find(keys).is_empty();
+                !world.has_settled() || is_empty(&keys().waiting()) && is_empty(&Keys::one(OWNER))
             }),
             Property::sometimes("all have led", |model: &Contention, world: &World| world.granted.len() == model.nodes),
             Property::sometimes("a grant whose answer was lost is adopted", |_, world: &World| world.adopted),
@@ -371,21 +509,42 @@ impl Model for Contention {
                 let leads = |phase: &&Phase| matches!(phase, Phase::Leading { .. });
                 world.nodes.iter().filter(leads).count() > 1
             }),
+            Property::sometimes(
+                "a hold is entered again, where that is allowed",
+                |model: &Contention, world: &World| model.budget.entries == 0 || world.entered_again,
+            ),
+            Property::sometimes("a context is told that it has lost", |model: &Contention, world: &World| {
+                model.budget.entries == 0 || world.told_of_loss
+            }),
         ]
     }
 }
 
-fn check(nodes: usize, budget: Budget) {
-    let checker = Contention { nodes, budget }.checker().spawn_bfs().join();
+fn check(manner: Manner, nodes: usize, budget: Budget) {
+    let checker = Contention { manner, nodes, budget }.checker().spawn_bfs().join();
     checker.assert_properties();
 }
 
+const NOTHING: Budget = Budget { timeouts: 0, repeats: 0, lease_ends: 0, owner_deletions: 0, abandons: 0, entries: 0 };
+
 #[test]
 fn two_nodes_keep_the_promises_in_every_interleaving() {
-    check(2, Budget { timeouts: 1, repeats: 1, lease_ends: 1, owner_deletions: 1 });
+    let budget = Budget { timeouts: 1, repeats: 1, lease_ends: 1, owner_deletions: 1, ..NOTHING };
+    check(Manner::Candidate, 2, budget);
 }
 
 #[test]
 fn three_nodes_keep_the_promises_in_every_interleaving() {
-    check(3, Budget { timeouts: 1, repeats: 0, lease_ends: 1, owner_deletions: 0 });
+    check(Manner::Candidate, 3, Budget { timeouts: 1, lease_ends: 1, ..NOTHING });
+}
+
+#[test]
+fn two_contexts_of_one_session_keep_the_promises_in_every_interleaving() {
+    let budget = Budget { timeouts: 1, repeats: 1, owner_deletions: 1, abandons: 1, entries: 2, ..NOTHING };
+    check(Manner::Context, 2, budget);
+}
+
+#[test]
+fn three_contexts_of_two_sessions_keep_the_promises_in_every_interleaving() {
+    check(Manner::Context, 3, Budget { timeouts: 1, lease_ends: 1, entries: 1, ..NOTHING });
 }

@@ -1,10 +1,10 @@
 //! The transactions themselves, applied where no honest caller would send them: as a late or repeated request is.
 
 use super::*;
-use crate::lock::hold::{Base, Caller, Entrance, Turn};
+use crate::lock::hold::{Base, Caller, Entrance, Turn, View};
 use crate::lock::keys::LockKeys;
 
-const BEGINNING: Entrance = Entrance { owner_created: Revision(0), last_modified: Revision(0) };
+const BEGINNING: Entrance = Entrance { owner_created: Revision(0), settled_modified: Revision(0) };
 
 struct Bench {
     cluster: Cluster,
@@ -35,12 +35,12 @@ impl Bench {
     }
 
     async fn enqueue(&self, caller: usize) -> Revision {
-        let enqueue = self.keys.enqueue(&self.callers[caller], BEGINNING, Wall::EPOCH);
+        let enqueue = self.keys.enqueue(&self.callers[caller], BEGINNING, Wall::EPOCH, View::Whole);
         self.applies(enqueue).await.expect("the queue is open")
     }
 
     fn grant(&self, caller: usize, queued: Revision) -> Txn {
-        self.keys.grant(&self.callers[caller], Turn { queued, base: self.base }, Wall::EPOCH)
+        self.keys.grant(&self.callers[caller], Turn { queued, base: self.base }, Wall::EPOCH, View::Whole)
     }
 }
 
@@ -98,7 +98,7 @@ async fn a_grant_is_applied_once() {
 async fn a_call_that_was_settled_is_not_enqueued_again() {
     let bench = Bench::new(1).await;
     let queued = bench.enqueue(0).await;
-    let enqueue = bench.keys.enqueue(&bench.callers[0], BEGINNING, Wall::EPOCH);
+    let enqueue = bench.keys.enqueue(&bench.callers[0], BEGINNING, Wall::EPOCH, View::Whole);
     let created = bench.applies(bench.grant(0, queued)).await.expect("its turn has come");
     assert_eq!(bench.applies(enqueue.clone()).await, None, "while it holds");
     let hold = bench.keys.hold(&bench.callers[0], 0, created).unwrap();

@@ -1,0 +1,456 @@
+//! Contending for one lock: the shell around [`Line`] and the transactions of `lock/hold.rs`, for elections and locks.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::context::Progress;
+use super::election::CampaignError;
+use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, View};
+use super::keys::{LockKeys, LockName};
+use super::line::{Line, Obstacle, Step};
+use super::seen::{Seen, StoreWentBack};
+use super::session::Ended;
+use super::{Backoff, Locks};
+use crate::fence::Fence;
+use crate::store::{Change, Committed, Keys, Range, Revision, Store, StoreError, Txn, Watch, Watched};
+
+/// How long a waiter trusts its watches before it looks for itself.
+pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often a transaction that may be repeated is sent until its answer arrives: about ten seconds.
+const SETTLE_ATTEMPTS: u32 = 10;
+
+/// How long the history of a lock is waited for.
+const HISTORY_WITHIN: Duration = Duration::from_secs(5);
+
+/// One lock, and in which manner its calls contend.
+#[derive(Clone, Debug)]
+pub(super) struct Contest<S> {
+    pub locks: Locks<S>,
+    pub keys: LockKeys,
+    manner: Manner,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Contended {
+    Won(Hold),
+    /// It would have to wait, and was not to.
+    Busy,
+    /// The lock was destroyed a moment ago.
+    Destroyed,
+}
+
+/// Whether a call waits for its turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ask<'a> {
+    AtOnce,
+    /// Telling on the way how the lock stands, where somebody listens.
+    Wait(Option<&'a watch::Sender<Option<Progress>>>),
+}
+
+impl Ask<'_> {
+    fn listened_to(&self) -> Option<&watch::Sender<Option<Progress>>> {
+        match self {
+            Ask::Wait(Some(progress)) if progress.receiver_count() > 0 => Some(progress),
+            _ => None,
+        }
+    }
+}
+
+/// What a release found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freed {
+    Released,
+    HadEnded,
+    /// The hold is over, and the store no longer knows whether by its release.
+    Untold,
+}
+
+/// What came of a conditional transaction.
+enum Attempt {
+    Applied(Revision),
+    /// Its comparisons failed, or its answer was lost: this is how the line stands now.
+    Look(Box<Line>),
+}
+
+impl<S: Store> Contest<S> {
+    pub fn new(locks: Locks<S>, name: &LockName, manner: Manner) -> Contest<S> {
+        let keys = LockKeys::new(&locks.namespace, name);
+        Contest { locks, keys, manner }
+    }
+
+    /// Contends until the call has won; it goes on trying while the store is away. Dropping the future leaves the call
+    /// where it is: in the queue, or even the owner.
+    pub async fn contend(&self, caller: &Caller, ask: Ask<'_>) -> Result<Contended, CampaignError> {
+        let mut backoff = Backoff::new();
+        let mut reported = Vec::new();
+        let view = self.view(None, caller, ask);
+        let mut line = self.look(caller, view, &mut backoff).await?;
+        loop {
+            report_new(line.obstacles(), &mut reported);
+            if self.manner == Manner::Candidate
+                && let Some(other) = line.other_call(&self.keys, caller)
+            {
+                return Err(CampaignError::OtherCall(other));
+            }
+            if let Some(progress) = ask.listened_to() {
+                progress.send_replace(Some(Progress::of(&line, &self.keys, caller.call)));
+            }
+            let now = self.locks.clock.wall();
+            let view = self.view(Some(&line), caller, ask);
+            line = match line.step(&self.keys, caller, self.manner) {
+                Step::SessionGone => return Err(CampaignError::SessionEnded(Ended::KeyGone)),
+                Step::NoBase(error) => return Err(error.into()),
+                Step::Destroyed => return Ok(Contended::Destroyed),
+                Step::Adopt(hold) => return Ok(Contended::Won(hold)),
+                Step::Wait { .. } | Step::Enqueue(_) if matches!(ask, Ask::AtOnce) => return Ok(Contended::Busy),
+                Step::Wait { behind } => self.wait(caller, line, &behind, (ask, view), &mut backoff).await?,
+                Step::Enqueue(entrance) => {
+                    let enqueue = self.keys.enqueue(caller, entrance, now, view);
+                    match self.attempt(caller, enqueue, view, &mut backoff).await? {
+                        Attempt::Applied(revision) => line.joined(&self.keys, caller, revision),
+                        Attempt::Look(line) => *line,
+                    }
+                }
+                Step::Take(turn) => {
+                    let grant = self.keys.grant(caller, turn, now, view);
+                    match self.take(caller, turn.base, grant, view, &mut backoff).await? {
+                        Ok(hold) => return Ok(Contended::Won(hold)),
+                        Err(line) => line,
+                    }
+                }
+                Step::Seize { base, settled_modified } => {
+                    let seize = self.keys.seize(caller, base, settled_modified, now);
+                    match self.take(caller, base, seize, view, &mut backoff).await? {
+                        Ok(hold) => return Ok(Contended::Won(hold)),
+                        Err(line) => line,
+                    }
+                }
+            };
+        }
+    }
+
+    /// A candidate has to see whether another call of its session is before it, and who listens wants to know who is;
+    /// for all others the queue may be as long as it will.
+    fn view(&self, line: Option<&Line>, caller: &Caller, ask: Ask<'_>) -> View {
+        if self.manner == Manner::Candidate || ask.listened_to().is_some() {
+            return View::Whole;
+        }
+        View::Near { queued: line.and_then(|line| line.queued(&self.keys, caller.call)) }
+    }
+
+    /// The hold, where the grant was applied; otherwise the line as it stands.
+    async fn take(
+        &self,
+        caller: &Caller,
+        base: Base,
+        grant: Txn,
+        view: View,
+        backoff: &mut Backoff,
+    ) -> Result<Result<Hold, Line>, CampaignError> {
+        let seen = self.locks.current();
+        match self.attempt(caller, grant, view, backoff).await? {
+            Attempt::Applied(revision) => self.granted(caller, base, revision, seen).await.map(Ok),
+            Attempt::Look(line) => Ok(Err(*line)),
+        }
+    }
+
+    /// What was granted is only a hold if the store has not gone back since the line was looked at.
+    async fn granted(&self, caller: &Caller, base: Base, created: Revision, seen: Seen) -> Result<Hold, CampaignError> {
+        let Some(hold) = self.keys.hold(caller, base.value, created) else {
+            let why = "the fences counted from it have reached their end".to_owned();
+            return Err(FenceBaseError::Unreadable { key: self.keys.base.clone(), why }.into());
+        };
+        if let Err(went_back) = seen.check(base.value, created) {
+            self.locks.distrust(seen.base);
+            self.settle(self.keys.release(&hold)).await?;
+            return Err(went_back.into());
+        }
+        self.locks.note(base.value, created, Some(hold.fence()));
+        tracing::info!(lock.scope = %hold.scope(), lock.fence = %hold.fence(), lock.node = %caller.node, "granted");
+        Ok(hold)
+    }
+
+    async fn attempt(
+        &self,
+        caller: &Caller,
+        txn: Txn,
+        view: View,
+        backoff: &mut Backoff,
+    ) -> Result<Attempt, CampaignError> {
+        let seen = self.locks.current();
+        match commit(&self.locks.store, txn).await {
+            Ok(committed) => {
+                backoff.reset();
+                if committed.succeeded {
+                    return Ok(Attempt::Applied(committed.revision));
+                }
+                Ok(Attempt::Look(Box::new(self.read(committed, &seen)?)))
+            }
+            Err(StoreError::LeaseEnded(lease)) if lease == caller.lease => {
+                Err(CampaignError::SessionEnded(Ended::Refused))
+            }
+            Err(error) if error.is_passing() => {
+                tracing::debug!(%error, call = %caller.call, "looking what became of the request");
+                backoff.wait().await;
+                Ok(Attempt::Look(Box::new(self.look(caller, view, backoff).await?)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How the line stands now, however long it takes to learn it.
+    pub async fn look(&self, caller: &Caller, view: View, backoff: &mut Backoff) -> Result<Line, CampaignError> {
+        loop {
+            let seen = self.locks.current();
+            let look = Txn { then: self.keys.look(Some(caller), view), ..Txn::new() };
+            match commit(&self.locks.store, look).await {
+                Ok(committed) => return self.read(committed, &seen),
+                Err(error) if error.is_passing() => {
+                    tracing::debug!(%error, call = %caller.call, "the store does not say how the lock stands");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// `seen` is from before the question was sent: answers may overtake each other.
+    fn read(&self, committed: Committed, seen: &Seen) -> Result<Line, CampaignError> {
+        let line = self.parse(committed)?;
+        self.locks.check(&line, seen)?;
+        Ok(line)
+    }
+
+    fn parse(&self, committed: Committed) -> Result<Line, StoreError> {
+        let other = || StoreError::Unusable("the store answered something else than was asked".to_owned());
+        Line::read(&self.keys, committed).ok_or_else(other)
+    }
+
+    /// The line, for who only looks; and whether the store is as old as it was.
+    pub async fn observe(&self, view: View) -> Result<(Line, Result<(), StoreWentBack>), StoreError> {
+        let seen = self.locks.current();
+        let look = Txn { then: self.keys.look(None, view), ..Txn::new() };
+        let line = self.parse(commit(&self.locks.store, look).await?)?;
+        let age = self.locks.check(&line, &seen);
+        Ok((line, age))
+    }
+
+    /// Waits until the key before the call changes, or its own, or some time has passed; then looks again.
+    async fn wait(
+        &self,
+        caller: &Caller,
+        line: Line,
+        behind: &str,
+        (ask, view): (Ask<'_>, View),
+        backoff: &mut Backoff,
+    ) -> Result<Line, CampaignError> {
+        // Who listens wants to hear of everything that happens to the lock.
+        let before = ask.listened_to().map_or_else(|| Keys::one(behind), |_| self.keys.all());
+        let own = Keys::one(self.keys.wait(caller.call));
+        let heard = match hear_either(&self.locks.store, before, own, line.revision.next()).await {
+            Ok(heard) => heard,
+            Err(error) if error.is_passing() => Heard::Nothing,
+            Err(error) => return Err(error.into()),
+        };
+        match heard {
+            // Taken at its word, for speed: the grant confirms it.
+            Heard::Deleted { key, at } if key == self.keys.owner && behind == key && !line.is_barred() => {
+                return Ok(line.vacated(at));
+            }
+            Heard::Deleted { .. } | Heard::Changed => backoff.reset(),
+            Heard::Nothing => backoff.wait().await,
+        }
+        self.look(caller, view, backoff).await
+    }
+
+    /// Ends the hold, so that the next in the queue follows at once.
+    ///
+    /// # Errors
+    ///
+    /// Where the store does not answer in about ten seconds. Releasing again is harmless.
+    pub async fn release(&self, hold: &Hold) -> Result<Freed, StoreError> {
+        if self.free(hold).await? { Ok(Freed::Released) } else { self.history_of(hold).await }
+    }
+
+    /// Ends the hold, and answers whether it is known that this did.
+    pub async fn free(&self, hold: &Hold) -> Result<bool, StoreError> {
+        let committed = self.settle(self.keys.release(hold)).await?;
+        Ok(committed.succeeded || LockKeys::was_settled(committed.got(0), hold.call()))
+    }
+
+    /// Whether the hold ended by its release, where another call has been settled in the same place since: the end of
+    /// the owner's key and the mark of the release are of one revision.
+    async fn history_of(&self, hold: &Hold) -> Result<Freed, StoreError> {
+        let store = &self.locks.store;
+        let mut watch = Box::pin(store.watch(Keys::one(hold.owner_key()), hold.created().next())).await?;
+        let ended = loop {
+            match tokio::time::timeout(HISTORY_WITHIN, watch.next()).await {
+                Ok(Some(Watched::Changes(changes))) => {
+                    if let Some(Change::Deleted { revision, .. }) =
+                        changes.iter().find(|change| matches!(change, Change::Deleted { .. }))
+                    {
+                        break *revision;
+                    }
+                }
+                Ok(Some(Watched::Compacted(_)) | None) | Err(_) => return Ok(Freed::Untold),
+            }
+        };
+        let settled = Range { at: Some(ended), ..Range::of(Keys::one(self.keys.settled(hold.call()))) };
+        match Box::pin(store.range(settled)).await {
+            Ok(page) => {
+                let released = page.entries.first().is_some_and(|entry| entry.modified == ended)
+                    && LockKeys::was_settled(Some(&page.entries), hold.call());
+                Ok(if released { Freed::Released } else { Freed::HadEnded })
+            }
+            Err(StoreError::Compacted { .. }) => Ok(Freed::Untold),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes back the call: afterwards it neither waits nor holds, and no request of it that is still under way can
+    /// change that.
+    ///
+    /// # Errors
+    ///
+    /// Where the store does not answer in about ten seconds. Withdrawing again is harmless.
+    pub async fn withdraw(&self, caller: &Caller) -> Result<(), StoreError> {
+        let committed = self.settle(self.keys.withdraw(caller.call)).await?;
+        let owner = committed.got(WITHDRAW_READS_OWNER).and_then(|owner| owner.first());
+        if let Some(hold) = owner.and_then(|owner| self.keys.hold_in(owner, caller)) {
+            self.settle(self.keys.release(&hold)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a transaction that may be applied more than once, until there is an answer.
+    pub async fn settle(&self, txn: Txn) -> Result<Committed, StoreError> {
+        settle(&self.locks.store, txn).await
+    }
+}
+
+/// As the store's own. A request of a network client can be a future of many kilobytes, of which whoever holds several
+/// locks in one function would hold as many: boxed, it counts once.
+pub(super) async fn commit<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
+    Box::pin(store.commit(txn)).await
+}
+
+/// Sends a transaction that may be applied more than once, until there is an answer.
+pub(super) async fn settle<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
+    let mut backoff = Backoff::new();
+    let mut attempt = 1;
+    loop {
+        match commit(store, txn.clone()).await {
+            Err(error) if error.is_passing() && attempt < SETTLE_ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+        backoff.wait().await;
+    }
+}
+
+/// Which answer of [`LockKeys::withdraw`] is the owner.
+const WITHDRAW_READS_OWNER: usize = 2;
+
+/// What a watch said.
+pub(super) enum Heard {
+    Deleted {
+        key: String,
+        at: Revision,
+    },
+    Changed,
+    /// It broke.
+    Nothing,
+}
+
+pub(super) async fn hear(watch: &mut Watch) -> Heard {
+    match watch.next().await {
+        Some(Watched::Changes(changes)) => match changes.into_iter().next_back() {
+            Some(Change::Deleted { key, revision }) => Heard::Deleted { key, at: revision },
+            Some(Change::Put(_)) | None => Heard::Changed,
+        },
+        Some(Watched::Compacted(_)) => Heard::Changed,
+        None => Heard::Nothing,
+    }
+}
+
+/// What is first heard of `before` or of `own`, from this revision on; that something changed, where nothing is heard for
+/// a while.
+pub(super) async fn hear_either<S: Store>(
+    store: &S,
+    before: Keys,
+    own: Keys,
+    from: Revision,
+) -> Result<Heard, StoreError> {
+    let mut before = Box::pin(store.watch(before, from)).await?;
+    let mut own = Box::pin(store.watch(own, from)).await?;
+    Ok(tokio::select! {
+        biased;
+        heard = hear(&mut before) => heard,
+        heard = hear(&mut own) => heard,
+        () = tokio::time::sleep(RECHECK_EVERY) => Heard::Changed,
+    })
+}
+
+/// Warns of every obstacle once for as long as it lasts.
+fn report_new(obstacles: Vec<Obstacle>, reported: &mut Vec<Obstacle>) {
+    for obstacle in obstacles.iter().filter(|obstacle| !reported.contains(obstacle)) {
+        tracing::warn!(lock.key = %obstacle.key, "waiting in vain: {obstacle}");
+    }
+    *reported = obstacles;
+}
+
+impl<S: Store> Locks<S> {
+    /// What has been seen so far: to be read before a question is sent, and held against its answer.
+    fn current(&self) -> Seen {
+        *self.seen.borrow()
+    }
+
+    fn note(&self, base: u64, revision: Revision, fence: Option<Fence>) {
+        let noted = |seen: &mut Seen| {
+            let before = *seen;
+            seen.note(base, revision, fence);
+            *seen != before
+        };
+        self.seen.send_if_modified(noted);
+    }
+
+    /// Notes a revision that the store was seen at since the last election or observation: what is below it later is an
+    /// older store.
+    pub fn saw(&self, revision: Revision) {
+        // Read before it is written: the two lock.
+        let base = self.seen.borrow().base;
+        self.note(base, revision, None);
+    }
+
+    /// Notes that the store was found older than it had been, as counted from `base`: from here on nothing is taken from
+    /// it, however far it grows, until it is repaired.
+    fn distrust(&self, base: u64) {
+        self.seen.send_if_modified(|seen| seen.base == base && !std::mem::replace(&mut seen.went_back, true));
+    }
+
+    /// Notes that a follower of the store was shown a revision below one it had been shown before.
+    pub fn saw_it_go_back(&self) {
+        let base = self.seen.borrow().base;
+        self.distrust(base);
+    }
+
+    /// Refuses a line of a store that is older than `seen`, and notes what it shows otherwise.
+    fn check(&self, line: &Line, seen: &Seen) -> Result<(), StoreWentBack> {
+        match &line.base {
+            Ok(base) => {
+                seen.check(base.value, line.revision).inspect_err(|_| self.distrust(seen.base))?;
+                self.note(base.value, line.revision, line.holder().map(|holder| holder.fence));
+            }
+            // Without its base a store that is behind is still behind: say that, rather than that the base is missing.
+            Err(_) if line.revision < seen.revision || seen.went_back => {
+                self.distrust(seen.base);
+                let found = Seen { revision: line.revision, ..Seen::default() };
+                return Err(StoreWentBack { seen: *seen, found });
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,369 @@
+//! A semaphore: so many at once, over all sessions.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::contest::{Heard, commit, hear_either, settle};
+use super::election::Resigned;
+use super::fenced::WITHDRAW_WITHIN;
+use super::hold::{Proof, is_settled};
+use super::keys::{CallId, LockName, SemaphoreKeys};
+use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
+use super::session::{Ended, Member, Session};
+use super::signal::{HoldOver, HoldSignal, Lost};
+use super::{Backoff, Locks, Waiter};
+use crate::store::{Committed, Compare, Entry, Keys, LeaseId, Op, Revision, Store, StoreError, Txn};
+use crate::time::Wall;
+
+/// A number of permits that sessions hold, at most so many altogether. Cheap to clone.
+///
+/// First come, first served: who asks for many is not overtaken by those who ask for few. What a session holds is freed
+/// when it ends, by itself or by a crash.
+///
+/// **A semaphore gives no fence.** A fence turns away whoever was replaced by somebody that came later; but here several
+/// hold permits at the same time, and which of them came later says nothing about who may still act. Where a resource
+/// has to be protected from holders that have lost their permits without knowing it, give each part of it
+/// (each slot, each shard) a lock of its own, whose holds have fences.
+#[derive(Clone, Debug)]
+pub struct Semaphore<S> {
+    locks: Locks<S>,
+    keys: SemaphoreKeys,
+    name: LockName,
+    initially: u32,
+}
+
+/// Why permits were not got.
+#[derive(Debug, thiserror::Error)]
+pub enum SemaphoreError {
+    /// More than there are altogether: it would wait for ever, and keep all others waiting.
+    #[error("{asked} permits of `{semaphore}` were asked for, which has {permits}: ask for fewer, or give it more")]
+    MoreThanThereAre { semaphore: LockName, asked: u32, permits: u32 },
+    #[error("a semaphore has 1 to {PERMITS_MOST} permits, and so many may be asked for; not {0}")]
+    OutOfBounds(u32),
+    #[error("the session is over ({why}): open another")]
+    SessionLost { why: Ended },
+    /// It may hold permits or wait for them: that is taken back in the background, and ends with the session at last.
+    #[error("it is not known whether the request for permits of `{semaphore}` took effect ({source})")]
+    OutcomeUnknown { semaphore: LockName, source: StoreError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Who holds permits and who waits for some, at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SemaphoreState {
+    /// How many there are; `None`: the semaphore was never used.
+    pub permits: Option<u32>,
+    pub held: Vec<PermitsHeld>,
+    /// In the order in which they will get theirs.
+    pub waiting: Vec<Waiter>,
+    pub revision: Revision,
+}
+
+impl SemaphoreState {
+    /// How many permits are free. Negative after their number was lowered, until enough were given back.
+    pub fn available(&self) -> i64 {
+        let held: i64 = self.held.iter().map(|held| i64::from(held.permits)).sum();
+        self.permits.map_or(0, i64::from) - held
+    }
+}
+
+/// Who holds permits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermitsHeld {
+    pub node: String,
+    pub session: Option<LeaseId>,
+    pub permits: u32,
+    /// By the wall clock of the holder.
+    pub since: Wall,
+}
+
+/// Permits that are held until this is released or dropped, or the session ends.
+///
+/// Dropping it cannot wait for the store, so the release is only sent, from a task of the runtime that it is dropped in;
+/// outside of one the permits are held until the session ends. Where it matters, call [`Permits::release`].
+#[derive(Debug)]
+pub struct Permits<S: Store> {
+    semaphore: Semaphore<S>,
+    member: Member,
+    call: CallId,
+    proof: Proof,
+    permits: u32,
+    over: HoldOver,
+    open: bool,
+}
+
+impl<S: Store> Semaphore<S> {
+    pub(super) fn new(locks: Locks<S>, name: LockName, initially: u32) -> Semaphore<S> {
+        let keys = SemaphoreKeys::new(&locks.namespace, &name);
+        Semaphore { locks, keys, name, initially }
+    }
+
+    pub fn name(&self) -> &LockName {
+        &self.name
+    }
+
+    /// Waits for `permits` permits. It goes on trying while the store is away, until the session ends. Dropping the future
+    /// takes the call back, in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`SemaphoreError::MoreThanThereAre`] also where their number is lowered while it waits.
+    pub async fn acquire(&self, session: &Session<S>, permits: u32) -> Result<Permits<S>, SemaphoreError> {
+        let got = self.enter(session, permits, None, true).await?;
+        got.ok_or_else(|| StoreError::Unusable("a call without a time limit ran out of time".to_owned()).into())
+    }
+
+    /// Permits that are free now and that nobody waits for; `None` where there are not so many.
+    ///
+    /// # Errors
+    ///
+    /// As [`Semaphore::acquire`]; and the store's, where it does not answer in about ten seconds.
+    pub async fn try_acquire(&self, session: &Session<S>, permits: u32) -> Result<Option<Permits<S>>, SemaphoreError> {
+        self.enter(session, permits, Some(Duration::from_secs(10)), false).await
+    }
+
+    /// As [`Semaphore::acquire`], but not for longer than `wait`; `None` where that was not enough.
+    ///
+    /// # Errors
+    ///
+    /// As [`Semaphore::acquire`], and [`SemaphoreError::OutcomeUnknown`] where the store does not answer at the end.
+    pub async fn acquire_within(
+        &self,
+        session: &Session<S>,
+        permits: u32,
+        wait: Duration,
+    ) -> Result<Option<Permits<S>>, SemaphoreError> {
+        self.enter(session, permits, Some(wait), !wait.is_zero()).await
+    }
+
+    /// Who holds permits, and who waits for some, now.
+    pub async fn state(&self) -> Result<SemaphoreState, SemaphoreError> {
+        let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
+        let holder = |entry: &Entry| {
+            let record = ShareRecord::read(&entry.value)?;
+            let ShareRecord { node, permits, since, .. } = record;
+            Some(PermitsHeld { node, session: entry.lease, permits, since })
+        };
+        let waiter = |entry: &Entry| {
+            let (node, since) = ShareRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
+            Waiter { node, session: entry.lease, since }
+        };
+        Ok(SemaphoreState {
+            permits: pool.permits(),
+            held: pool.holding.iter().filter_map(holder).collect(),
+            waiting: pool.waiting.iter().map(waiter).collect(),
+            revision: pool.revision,
+        })
+    }
+
+    /// Changes how many permits there are, for everybody and from now on. Whoever holds some keeps them: after lowering
+    /// the number, nobody gets any until enough were given back.
+    ///
+    /// # Errors
+    ///
+    /// [`SemaphoreError::OutOfBounds`].
+    pub async fn set_permits(&self, permits: u32) -> Result<(), SemaphoreError> {
+        check(permits)?;
+        settle(&self.locks.store, Txn::new().then(self.keys.number(permits))).await?;
+        Ok(())
+    }
+
+    /// Removes the semaphore with its number of permits. Whoever holds some has lost them; whoever waits goes on waiting,
+    /// for a semaphore with the number of permits that it brought itself.
+    pub async fn destroy(&self) -> Result<(), SemaphoreError> {
+        settle(&self.locks.store, Txn::new().then(Op::Delete(self.keys.all()))).await?;
+        Ok(())
+    }
+
+    async fn enter(
+        &self,
+        session: &Session<S>,
+        permits: u32,
+        within: Option<Duration>,
+        waits: bool,
+    ) -> Result<Option<Permits<S>>, SemaphoreError> {
+        check(permits)?;
+        check(self.initially)?;
+        let member = session.member();
+        let claim = Claim { caller: member.caller(CallId::random()), permits };
+        let mut abandoned = Abandoned { semaphore: self, call: Some(claim.caller.call) };
+        let time_up = async {
+            match within {
+                Some(within) => tokio::time::sleep(within).await,
+                None => std::future::pending().await,
+            }
+        };
+        let contended = tokio::select! {
+            biased;
+            why = member.ended() => {
+                abandoned.call = None;
+                return Err(SemaphoreError::SessionLost { why });
+            }
+            contended = self.contend(&claim, waits) => contended,
+            () = time_up => Ok(None),
+        };
+        let failed = match contended {
+            Ok(Some(proof)) => {
+                abandoned.call = None;
+                let (call, over) = (claim.caller.call, HoldOver::default());
+                return Ok(Some(Permits { semaphore: self.clone(), member, call, proof, permits, over, open: true }));
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let withdraw = settle(&self.locks.store, self.keys.withdraw(claim.caller.call));
+        let source = match timeout(WITHDRAW_WITHIN, withdraw).await {
+            Ok(Ok(_)) => {
+                abandoned.call = None;
+                return failed.map_or(Ok(None), Err);
+            }
+            Ok(Err(source)) => source,
+            Err(_) => {
+                StoreError::Unknown { store: "the store".to_owned(), why: format!("no answer in {WITHDRAW_WITHIN:?}") }
+            }
+        };
+        Err(failed.unwrap_or_else(|| SemaphoreError::OutcomeUnknown { semaphore: self.name.clone(), source }))
+    }
+
+    /// `None`: it would have to wait, and is not to.
+    async fn contend(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
+        let mut backoff = Backoff::new();
+        let caller = &claim.caller;
+        let (mut txn, mut sent) = (self.look(Some(claim), None), Sent::Look);
+        loop {
+            let looked = commit(&self.locks.store, std::mem::take(&mut txn)).await;
+            let sent_before = std::mem::replace(&mut sent, Sent::Look);
+            let pool = match looked {
+                Ok(committed) if committed.succeeded && sent_before == Sent::Take => {
+                    let (key, created) = (self.keys.held(caller.call), committed.revision);
+                    return Ok(Some(Proof { key, created, lease: caller.lease }));
+                }
+                Ok(committed) if sent_before == Sent::Found || committed.succeeded && sent_before == Sent::Enqueue => {
+                    backoff.reset();
+                    let queued = Some(committed.revision).filter(|_| sent_before == Sent::Enqueue);
+                    txn = self.look(Some(claim), queued);
+                    continue;
+                }
+                Ok(committed) => self.read(committed)?,
+                Err(StoreError::LeaseEnded(_)) => return Err(SemaphoreError::SessionLost { why: Ended::Refused }),
+                Err(error) if error.is_passing() => {
+                    tracing::debug!(%error, call = %caller.call, "looking what became of the request");
+                    backoff.wait().await;
+                    txn = self.look(Some(claim), None);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let queued = pool.queued(&self.keys, caller.call);
+            (txn, sent) = match pool.next(&self.keys, claim, self.locks.clock.wall()) {
+                Next::Adopt(proof) => return Ok(Some(proof)),
+                Next::SessionGone => return Err(SemaphoreError::SessionLost { why: Ended::KeyGone }),
+                Next::TooMany { permits } => {
+                    let (semaphore, asked) = (self.name.clone(), claim.permits);
+                    return Err(SemaphoreError::MoreThanThereAre { semaphore, asked, permits });
+                }
+                Next::Unreadable => {
+                    let why = format!("`{}` is no number of permits that this version can read", self.keys.permits);
+                    return Err(StoreError::Unusable(why).into());
+                }
+                Next::Found => (self.keys.found(self.initially), Sent::Found),
+                Next::Take(take) => (take, Sent::Take),
+                Next::Enqueue(_) | Next::Wait { .. } if !waits => return Ok(None),
+                Next::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
+                Next::Wait { behind } => {
+                    let own = Keys::one(self.keys.wait(caller.call));
+                    match hear_either(&self.locks.store, behind, own, pool.revision.next()).await {
+                        Ok(Heard::Nothing) => backoff.wait().await,
+                        Ok(Heard::Deleted { .. } | Heard::Changed) => {}
+                        Err(error) if error.is_passing() => backoff.wait().await,
+                        Err(error) => return Err(error.into()),
+                    }
+                    (self.look(Some(claim), queued), Sent::Look)
+                }
+            };
+        }
+    }
+
+    fn look(&self, claim: Option<&Claim>, queued: Option<Revision>) -> Txn {
+        Txn { then: Pool::look(&self.keys, claim.map(|claim| &claim.caller), queued), ..Txn::new() }
+    }
+
+    fn read(&self, committed: Committed) -> Result<Pool, StoreError> {
+        let other = || StoreError::Unusable("the store answered something else than was asked".to_owned());
+        Pool::read(committed).ok_or_else(other)
+    }
+}
+
+/// What a call for permits has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Look,
+    Found,
+    Enqueue,
+    Take,
+}
+
+fn check(permits: u32) -> Result<(), SemaphoreError> {
+    if (1..=PERMITS_MOST).contains(&permits) { Ok(()) } else { Err(SemaphoreError::OutOfBounds(permits)) }
+}
+
+impl<S: Store> Permits<S> {
+    /// How many these are.
+    pub fn count(&self) -> u32 {
+        self.permits
+    }
+
+    /// What a write to the same store compares, so that it is only made while these are held.
+    pub fn still_held(&self) -> [Compare; 2] {
+        self.proof.still_stands()
+    }
+
+    /// The signal by which these are lost.
+    pub fn signal(&self) -> HoldSignal {
+        let (proof, trust) = (self.proof.clone(), self.member.trust.clone());
+        HoldSignal::of(&self.semaphore.locks, proof, trust, self.over.clone())
+    }
+
+    /// Gives them back, and says whether they were still held.
+    ///
+    /// # Errors
+    ///
+    /// Where the store does not answer in about ten seconds: they are given back in the background then, or when the
+    /// session ends.
+    pub async fn release(mut self) -> Result<Resigned, StoreError> {
+        let release = self.semaphore.keys.release(self.call, &self.proof);
+        let committed = settle(&self.semaphore.locks.store, release).await?;
+        self.open = false;
+        self.over.end(Lost::Released);
+        let settled = committed.got(0).and_then(<[Entry]>::first).is_some_and(|entry| is_settled(entry, self.call));
+        Ok(if committed.succeeded || settled { Resigned::Released } else { Resigned::HadEnded })
+    }
+}
+
+impl<S: Store> Drop for Permits<S> {
+    fn drop(&mut self) {
+        self.over.end(Lost::Released);
+        let call = Some(self.call).filter(|_| self.open);
+        drop(Abandoned { semaphore: &self.semaphore, call });
+    }
+}
+
+/// Takes a call back in the background.
+struct Abandoned<'a, S: Store> {
+    semaphore: &'a Semaphore<S>,
+    call: Option<CallId>,
+}
+
+impl<S: Store> Drop for Abandoned<'_, S> {
+    fn drop(&mut self) {
+        let (Some(call), Ok(runtime)) = (self.call.take(), tokio::runtime::Handle::try_current()) else { return };
+        let (store, withdraw) = (self.semaphore.locks.store.clone(), self.semaphore.keys.withdraw(call));
+        runtime.spawn(async move {
+            if let Err(error) = settle(&store, withdraw).await {
+                tracing::warn!(%error, %call, "permits that nobody holds are taken until their session ends");
+            }
+        });
+    }
+}

@@ -1,0 +1,159 @@
+//! The signal by which whoever acts under a hold learns that it is over.
+
+use std::fmt;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::contest::{Heard, RECHECK_EVERY, hear};
+use super::hold::Proof;
+use super::session::{Ended, RECHECK, Trust};
+use super::{Backoff, Locks};
+use crate::store::{Keys, Range, Store};
+use crate::time::Clock;
+
+/// Why a hold is over, or may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Its session is over.
+    SessionEnded(Ended),
+    /// No keep-alive was acknowledged in time: the store may give the lock to another from about now on. It may also
+    /// be that the hold goes on; but nothing more should be done under it without asking.
+    TrustLapsed,
+    /// Its key is gone: an operator took the lock away, or destroyed it.
+    Taken,
+    /// It lasted for as long as the lock's configuration lets a hold last.
+    HeldTooLong,
+    /// It was released, by who held it.
+    Released,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::SessionEnded(why) => write!(f, "the session is over: {why}"),
+            Lost::TrustLapsed => f.write_str("no keep-alive was acknowledged in time"),
+            Lost::Taken => f.write_str("the lock was taken away"),
+            Lost::HeldTooLong => f.write_str("it was held for as long as it may be"),
+            Lost::Released => f.write_str("it was released"),
+        }
+    }
+}
+
+/// Tells the signals of a hold what its holder knows by itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HoldOver(watch::Sender<Option<Lost>>);
+
+impl HoldOver {
+    /// The hold is over. The first reason stays.
+    pub fn end(&self, why: Lost) {
+        self.0.send_if_modified(|lost| lost.is_none() && lost.replace(why).is_none());
+    }
+
+    pub fn why(&self) -> Option<Lost> {
+        *self.0.borrow()
+    }
+
+    pub async fn ended(&self) -> Lost {
+        let mut lost = self.0.subscribe();
+        match lost.wait_for(Option::is_some).await {
+            Ok(lost) => (*lost).unwrap_or(Lost::Released),
+            // Not while `self` keeps the sender.
+            Err(_) => Lost::Released,
+        }
+    }
+}
+
+/// Says when a hold is over, as far as can be known here: within the trust window at the latest, by the clock of this
+/// machine, whatever the network does. A process that stands still hears nothing; what then protects is the fence.
+///
+/// It watches the lock for as long as it lives.
+#[derive(Debug)]
+pub struct HoldSignal {
+    lost: watch::Receiver<Option<Lost>>,
+    token: CancellationToken,
+    _vigil: AbortOnDropHandle<()>,
+}
+
+impl HoldSignal {
+    pub(super) fn of<S: Store>(
+        locks: &Locks<S>,
+        proof: Proof,
+        trust: watch::Receiver<Trust>,
+        over: HoldOver,
+    ) -> HoldSignal {
+        let (told, lost) = watch::channel(None);
+        let token = CancellationToken::new();
+        let (store, clock, cancel) = (locks.store.clone(), locks.clock.clone(), token.clone());
+        let vigil = tokio::spawn(async move {
+            let why = tokio::select! {
+                biased;
+                why = over.ended() => why,
+                why = end_of_trust(trust, clock) => why,
+                () = end_of_key(&store, &proof) => Lost::Taken,
+            };
+            told.send_replace(Some(why));
+            cancel.cancel();
+        });
+        HoldSignal { lost, token, _vigil: AbortOnDropHandle::new(vigil) }
+    }
+
+    /// Waits until the hold is over.
+    pub async fn lost(&self) -> Lost {
+        let mut lost = self.lost.clone();
+        match lost.wait_for(Option::is_some).await {
+            Ok(lost) => (*lost).unwrap_or(Lost::Released),
+            // The runtime is shutting down.
+            Err(_) => Lost::SessionEnded(Ended::Unattended),
+        }
+    }
+
+    /// Why the hold is over, where it is.
+    pub fn is_lost(&self) -> Option<Lost> {
+        *self.lost.borrow()
+    }
+
+    /// A token that is cancelled when the hold is over.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+}
+
+async fn end_of_trust(mut trust: watch::Receiver<Trust>, clock: Clock) -> Lost {
+    let mut attended = true;
+    loop {
+        let Trust { trusted_until, ended, .. } = *trust.borrow_and_update();
+        if let Some(why) = ended {
+            return Lost::SessionEnded(why);
+        }
+        let now = clock.boot();
+        if now >= trusted_until {
+            return Lost::TrustLapsed;
+        }
+        tokio::select! {
+            changed = trust.changed(), if attended => attended = changed.is_ok(),
+            // The timers of a machine stand still while it is suspended.
+            () = tokio::time::sleep(trusted_until.since(now).min(RECHECK)) => {}
+        }
+    }
+}
+
+async fn end_of_key<S: Store>(store: &S, proof: &Proof) {
+    let key = || Keys::one(proof.key.as_str());
+    let mut backoff = Backoff::new();
+    loop {
+        if let Ok(mut watch) = store.watch(key(), proof.created.next()).await {
+            let heard = tokio::time::timeout(RECHECK_EVERY, hear(&mut watch)).await;
+            match (heard, store.range(Range::of(key())).await) {
+                (_, Ok(page)) if !page.entries.iter().any(|entry| proof.is_shown_by(entry)) => return,
+                (Ok(Heard::Nothing), _) | (_, Err(_)) => {}
+                _ => {
+                    backoff.reset();
+                    continue;
+                }
+            }
+        }
+        backoff.wait().await;
+    }
+}

@@ -1,0 +1,324 @@
+//! How holds end when nobody unlocks as planned: lost answers, dropped futures and guards, signals, limits and delays.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::contexts::{Door, locked, queue_up};
+use super::*;
+
+/// Locks and unlocks while requests meet these faults; whatever was late arrives, and everything arrives once more.
+async fn locks_through(faults: &[(Kind, Fault)]) {
+    let door = Door::new();
+    let (a, b) = (door.session("a").await, door.session("b").await);
+    let (lock, mut context) = (door.lock(), a.context());
+    for (kind, fault) in faults {
+        door.cluster.store.expect(*kind, *fault);
+    }
+    let fence = lock.lock_and_get_fence(&mut context).await.unwrap();
+    door.cluster.store.deliver().await;
+    door.cluster.store.replay().await;
+    assert_eq!(lock.lock_and_get_fence(&mut context).await.unwrap(), fence, "{faults:?}");
+    lock.unlock(&mut context).await.unwrap();
+    lock.unlock(&mut context).await.unwrap();
+    door.cluster.store.deliver().await;
+    door.cluster.store.replay().await;
+    assert!(door.keys().await.is_empty(), "{faults:?}: {:?}", door.keys().await);
+    let mut next = b.context();
+    assert!(lock.lock_and_get_fence(&mut next).await.unwrap() > fence, "{faults:?}");
+    door.cluster.store.replay().await;
+    assert!(lock.is_locked_by(&mut next).await.unwrap(), "{faults:?}: another's hold is left alone");
+}
+
+const FAULTS: [Fault; 4] = [Fault::AnswerLost, Fault::Lost, Fault::Late, Fault::Unavailable];
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_neither_lock_twice_nor_release_another() {
+    for first in FAULTS {
+        for kind in [Kind::Look, Kind::Grant, Kind::Release] {
+            locks_through(&[(kind, first)]).await;
+        }
+        for second in FAULTS {
+            locks_through(&[(Kind::Grant, first), (Kind::Grant, second)]).await;
+            locks_through(&[(Kind::Grant, first), (Kind::Look, second), (Kind::Release, first)]).await;
+            locks_through(&[(Kind::Release, first), (Kind::Release, second)]).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unlock_whose_answer_is_lost_is_known_for_done_though_another_was_settled_in_its_place() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    let unlocking = async {
+        door.cluster.store.expect(Kind::Release, Fault::AnswerLost);
+        lock.unlock(&mut context).await
+    };
+    // While it pauses, before it asks again, a call of the same last byte is settled.
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let keys = Keys::prefix("/fencron/v1/test/settled/");
+        let (entries, _) = door.cluster.store.inner().range_all(keys).await.unwrap();
+        for entry in entries {
+            door.cluster.put(&entry.key, r#"{"v":1,"call":"another"}"#).await;
+        }
+    };
+    let (unlocked, ()) = tokio::join!(unlocking, other);
+    unlocked.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unlock_that_was_taken_away_is_not_mistaken_for_done() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    door.cluster.store.expect(Kind::Release, Fault::Lost);
+    let taken = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+    };
+    let (unlocked, ()) = tokio::join!(lock.unlock(&mut context), taken);
+    assert!(matches!(unlocked, Err(LockError::OwnershipLost { why: Lost::Taken, .. })), "{unlocked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_arrives_after_the_loss_takes_nothing() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    door.cluster.store.expect(Kind::Grant, Fault::Late);
+    lock.lock(&mut context).await.unwrap();
+    door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+    assert!(matches!(lock.fence(&mut context).await, Err(LockError::OwnershipLost { .. })));
+    assert_eq!(door.cluster.store.deliver().await, 0);
+    assert!(!lock.is_locked().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_of_unlock_is_settled_by_the_next_call() {
+    let door = Door::new();
+    let (session, lock) = (door.session("a").await, door.lock());
+    for again in 0..3 {
+        let mut context = session.context();
+        let fence = lock.lock_and_get_fence(&mut context).await.unwrap();
+        for _ in 0..10 {
+            door.cluster.store.expect(Kind::Release, Fault::Late);
+        }
+        let unknown = lock.unlock(&mut context).await;
+        assert!(matches!(unknown, Err(LockError::OutcomeUnknown { .. })), "{unknown:?}");
+        match again {
+            0 => lock.unlock(&mut context).await.unwrap(),
+            1 => assert!(lock.lock_and_get_fence(&mut context).await.unwrap() > fence, "never the hold that ends"),
+            _ => assert!(!lock.is_locked_by(&mut context).await.unwrap()),
+        }
+        door.cluster.store.deliver().await;
+        assert_eq!(lock.lock_count(&mut context).await.unwrap(), u32::from(again == 1));
+        if again == 1 {
+            lock.unlock(&mut context).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_of_a_timed_lock_is_settled_by_the_next_call() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut one, mut other) = (door.lock(), session.context(), session.context());
+    lock.lock(&mut one).await.unwrap();
+    for _ in 0..40 {
+        door.cluster.store.expect(Kind::Withdraw, Fault::Unavailable);
+    }
+    let unknown = lock.try_lock_for(&mut other, TTL).await;
+    assert!(matches!(unknown, Err(LockError::OutcomeUnknown { .. })), "{unknown:?}");
+    tokio::time::sleep(LONG).await;
+    let settled = loop {
+        match lock.is_locked_by(&mut other).await {
+            Err(LockError::OutcomeUnknown { .. }) => {}
+            settled => break settled,
+        }
+    };
+    assert!(!settled.unwrap());
+    assert_eq!(door.keys().await.len(), 1, "it does not wait any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn try_lock_does_not_wait_for_a_store_that_is_away() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    for _ in 0..1000 {
+        door.cluster.store.expect(Kind::Look, Fault::Unavailable);
+    }
+    let start = Instant::now();
+    let refused = lock.try_lock(&mut context).await;
+    assert!(matches!(refused, Err(LockError::Store(_))), "{refused:?}");
+    assert!(start.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_lock_future_does_not_stay_in_the_queue() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut one, mut other) = (door.lock(), session.context(), session.context());
+    lock.lock(&mut one).await.unwrap();
+    assert!(timeout(TTL, lock.lock(&mut other)).await.is_err(), "it waits");
+    let third = queue_up(&door, session.context()).await;
+    lock.unlock(&mut one).await.unwrap();
+    let (mut third, result) = locked(third).await;
+    result.unwrap();
+    lock.unlock(&mut third).await.unwrap();
+    assert!(lock.try_lock(&mut other).await.unwrap(), "its context is as good as before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_guard_unlocks_and_one_that_is_unlocked_says_so() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    let guard = lock.guard(&mut context).await.unwrap();
+    let first = guard.fence();
+    drop(guard);
+    let second = lock.guard(&mut context).await.unwrap();
+    assert!(second.fence() > first && second.hold().fence() == second.fence());
+    second.unlock().await.unwrap();
+    assert!(!lock.is_locked_by(&mut context).await.unwrap());
+    drop(lock.try_guard_for(&mut context, Duration::ZERO).await.unwrap().unwrap());
+    let mut other = session.context();
+    assert!(lock.try_lock_for(&mut other, TTL).await.unwrap());
+    assert!(lock.try_guard_for(&mut context, TTL).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_guard_takes_back_its_own_lock_only() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    drop(lock.guard(&mut context).await.unwrap());
+    assert_eq!(lock.lock_count(&mut context).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_signal_tells_why_a_hold_is_over() {
+    for blow in 0..4 {
+        let door = Door::with(Config { max_hold: Some(TTL * 10), ..Config::default() });
+        let session = door.session("a").await;
+        let (lock, mut context) = (door.lock(), session.context());
+        assert!(lock.signal(&context).is_none());
+        lock.lock(&mut context).await.unwrap();
+        let signal = lock.signal(&context).unwrap();
+        tokio::time::sleep(TTL).await;
+        assert_eq!((signal.is_lost(), signal.token().is_cancelled()), (None, false));
+        let start = Instant::now();
+        let (expected, most) = match blow {
+            0 => {
+                lock.unlock(&mut context).await.unwrap();
+                (Lost::Released, Duration::ZERO)
+            }
+            1 => {
+                door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+                (Lost::Taken, Duration::ZERO)
+            }
+            2 => {
+                door.cluster.store.lose_keep_alives(true);
+                (Lost::TrustLapsed, TTL - Timing::from_ttl(TTL).unwrap().margin())
+            }
+            _ => (Lost::HeldTooLong, TTL * 9),
+        };
+        assert_eq!(timeout(LONG, signal.lost()).await.unwrap(), expected);
+        assert!(start.elapsed() <= most, "{expected:?} after {:?}", start.elapsed());
+        timeout(LONG, signal.token().cancelled()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_lasts_too_long_is_released_and_its_holder_is_told_once() {
+    let door = Door::with(Config { max_hold: Some(TTL), ..Config::default() });
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    let start = Instant::now();
+    let fence = lock.lock_and_get_fence(&mut context).await.unwrap();
+    let next = queue_up(&door, session.context()).await;
+    assert!(locked(next).await.1.unwrap() > fence);
+    assert_eq!(start.elapsed(), TTL);
+    let lost = lock.unlock(&mut context).await;
+    assert!(matches!(lost, Err(LockError::OwnershipLost { why: Lost::HeldTooLong, .. })), "{lost:?}");
+    assert!(!lock.is_locked_by(&mut context).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_cancelled_when_its_lock_is_lost() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    let fence = lock.with_lock(&mut context, async |held| held.hold.fence()).await.unwrap();
+    assert_eq!(lock.holder().await.unwrap(), None);
+    assert!(lock.lock_and_get_fence(&mut context).await.unwrap() > fence);
+    lock.unlock(&mut context).await.unwrap();
+    assert!(!lock.is_locked().await.unwrap());
+    let finished = Arc::new(AtomicBool::new(false));
+    let body = async |_: &Holding| {
+        door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+        tokio::time::sleep(TTL).await;
+        finished.store(true, Ordering::Relaxed);
+    };
+    let lost = lock.with_lock(&mut context, body).await;
+    assert!(matches!(lost, Err(LockError::OwnershipLost { why: Lost::Taken, .. })), "{lost:?}");
+    assert!(!finished.load(Ordering::Relaxed));
+    assert!(!lock.is_locked_by(&mut context).await.unwrap(), "it is told once");
+    lock.lock(&mut context).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashed_holder_bars_the_lock_for_its_delay_and_leaves_nothing() {
+    let delay = Duration::from_secs(30);
+    let door = Door::with(Config { lock_delay: Some(delay), ..Config::default() });
+    let (a, b) = (door.session("a").await, door.session("b").await);
+    let (lock, mut context) = (door.lock(), a.context());
+    lock.lock(&mut context).await.unwrap();
+    tokio::time::sleep(TTL * 7).await;
+    let waiter = queue_up(&door, b.context()).await;
+    let start = Instant::now();
+    drop(a);
+    let (mut next, result) = locked(waiter).await;
+    result.unwrap();
+    let barred = start.elapsed().saturating_sub(TTL);
+    assert!(
+        barred >= delay - Duration::from_millis(3330),
+        "{barred:?}: from when the lease can have ended at the latest"
+    );
+    assert!(start.elapsed() <= TTL + delay + Duration::from_millis(3330), "{:?}", start.elapsed());
+    lock.unlock(&mut next).await.unwrap();
+    assert!(door.keys().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_released_is_not_barred() {
+    let door = Door::with(Config { lock_delay: Some(LONG), ..Config::default() });
+    let (a, b) = (door.session("a").await, door.session("b").await);
+    let (lock, mut context) = (door.lock(), a.context());
+    lock.lock(&mut context).await.unwrap();
+    let waiter = queue_up(&door, b.context()).await;
+    let start = Instant::now();
+    lock.unlock(&mut context).await.unwrap();
+    locked(waiter).await.1.unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    b.close().await.unwrap();
+    assert!(lock.try_lock(&mut context).await.unwrap(), "nor after its session was closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_whose_lease_has_ended_is_made_anew() {
+    let delay = Duration::from_secs(30);
+    let door = Door::with(Config { lock_delay: Some(delay), ..Config::default() });
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    let lease = door.cluster.entry("/fencron/v1/test/lock/door/barred").await.unwrap().lease.unwrap();
+    lock.unlock(&mut context).await.unwrap();
+    door.cluster.store.revoke(lease).await.unwrap();
+    lock.lock(&mut context).await.unwrap();
+    assert_ne!(door.cluster.entry("/fencron/v1/test/lock/door/barred").await.unwrap().lease, Some(lease));
+}
