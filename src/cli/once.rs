@@ -113,7 +113,10 @@ fn exit(settled: &Settled, key: &str) -> anyhow::Result<Exit> {
         Settled::Done => Ok(Exit::Done),
         Settled::Failed(once) => match once.exit_code.and_then(|code| u8::try_from(code).ok()) {
             Some(code) if code != 0 => Ok(Exit::Command(code)),
-            _ => Err(Failure::new(Exit::Failed, format!("{key} failed: {}", once.reason)).into()),
+            _ => {
+                let why = format!("{key} failed: {}: `--retry-failed` runs it again", once.reason);
+                Err(Failure::new(Exit::Failed, why).into())
+            }
         },
         Settled::Unknown(once) => {
             let why = format!(
@@ -131,7 +134,9 @@ fn repeat(once: &Once, step: &Step, terminal: &Terminal) {
     let by = once.claimed_by.as_ref().map_or(String::new(), |by| format!(" by {} (fence {})", by.node, by.fence));
     let on = once.finished_at.unwrap_or(once.started_at);
     let state = once.state.as_str();
-    terminal.say(format_args!("fencron: {} was run before: {state} on {on}{by}; it is not run again", once.name));
+    let again = if once.state == OnceState::Failed { " without `--retry-failed`" } else { "" };
+    terminal
+        .say(format_args!("fencron: {} was run before: {state} on {on}{by}; it is not run again{again}", once.name));
     if once.checksum != step.checksum {
         terminal.say(format_args!("fencron: that was another command than this one"));
     }
