@@ -59,7 +59,8 @@ enum Database {
 struct RuleArgs {
     /// What it remembers: memory, sqlite:PATH (this machine) or postgres://USER@HOST/DATABASE (all that share it)
     #[arg(long, value_name = "URL", env = "FENCRON_GUARD_STATE", hide_env_values = true)]
-    state: StateUrl,
+    // A text: what is no URL of a state may hold a password, and clap would show it.
+    state: String,
     /// For how long an answer is replayed; after that the same key is done again
     #[arg(long, value_name = "D", default_value = "7d", value_parser = humantime::parse_duration)]
     keep: Duration,
@@ -97,8 +98,12 @@ impl RuleArgs {
         }
     }
 
-    async fn open(&self, options: Options) -> Result<Guard, Failure> {
-        Guard::open(&self.state, options, Clock::system()).await.map_err(|error| cannot_use(&error))
+    fn state(&self) -> Result<StateUrl, Failure> {
+        self.state.parse().map_err(|error| Failure::wrong(format!("--state: {error}")))
+    }
+
+    async fn open(&self, state: &StateUrl, options: Options) -> Result<Guard, Failure> {
+        Guard::open(state, options, Clock::system()).await.map_err(|error| cannot_use(&error))
     }
 }
 
@@ -170,7 +175,8 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         answer_most: args.answer_most,
         ..args.rules.options(&args.resource)
     };
-    let guard = args.rules.open(options).await?;
+    let state = args.rules.state()?;
+    let guard = args.rules.open(&state, options).await?;
     let proxy = GuardProxy::new(guard.clone(), &args.upstream, args.timeout);
     let proxy = proxy.map_err(|error| Failure::wrong(format!("--upstream: {error}")))?;
     let (listener, health) = (bind(args.listen).await?, args.health_listen);
@@ -179,9 +185,9 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         "fencron: guarding {} on http://{}, with its state in {}",
         args.upstream,
         listener.local_addr()?,
-        args.rules.state
+        state
     ));
-    if matches!(args.rules.state, StateUrl::Memory) {
+    if matches!(state, StateUrl::Memory) {
         terminal.say(
             "fencron: a guard with its state in memory knows nothing after a restart: stale fences are let in \
                       until it has seen a newer one",

@@ -8,6 +8,7 @@ use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -39,6 +40,9 @@ const NOT_KEPT: [HeaderName; 8] = [
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),
 ];
+
+/// How long whoever asked may take nothing of a large answer: one that stands still must not hold up newer fences.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Wraps services in a [`Guard`]. See [`super`] for an example.
 #[derive(Clone, Debug)]
@@ -250,47 +254,65 @@ where
     Response::from_parts(head, body)
 }
 
-/// Passes on an answer that is too large to be kept, and reads it to its end even where nobody takes it any more.
+/// Passes on an answer that is too large to be kept, and reads it to its end even where nobody takes it any more: who has
+/// gone, or takes nothing for [`TAKEN_WITHIN`], gets no more of it.
 fn pass_on(ticket: Ticket, status: StatusCode, begun: Bytes, mut rest: AnswerBody) -> AnswerBody {
     let (sender, frames) = mpsc::channel(1);
     tokio::spawn(async move {
-        sender.send(Ok(Frame::data(begun))).await.ok();
+        let mut taker = Some(sender);
+        give(&mut taker, Ok(Some(Frame::data(begun)))).await;
         while let Some(frame) = rest.frame().await {
             match frame {
-                Ok(frame) => sender.send(Ok(frame)).await.ok(),
+                Ok(frame) => give(&mut taker, Ok(Some(frame))).await,
                 Err(error) => {
                     ticket.unknown().await;
-                    sender.send(Err(error)).await.ok();
+                    give(&mut taker, Err(error)).await;
                     return;
                 }
-            };
+            }
         }
         if invites_repetition(status) {
             ticket.again().await;
         } else {
             ticket.done(Answer::too_large(status.as_u16())).await;
         }
+        give(&mut taker, Ok(None)).await;
     });
     Frames(frames).boxed_unsync()
 }
 
-/// A body of what comes through a channel.
-struct Frames(mpsc::Receiver<Result<Frame<Bytes>, BoxError>>);
+/// A frame, the end of the body, or that it broke off.
+type Given = Result<Option<Frame<Bytes>>, BoxError>;
+
+/// Hands it to whoever asked, or gives them up.
+async fn give(taker: &mut Option<mpsc::Sender<Given>>, given: Given) {
+    let Some(sender) = taker else { return };
+    if !matches!(tokio::time::timeout(TAKEN_WITHIN, sender.send(given)).await, Ok(Ok(()))) {
+        *taker = None;
+    }
+}
+
+/// A body of what comes through a channel. Where that ends without a word, the body breaks off.
+struct Frames(mpsc::Receiver<Given>);
 
 impl Body for Frames {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.0.poll_recv(context)
+        self.0.poll_recv(context).map(|given| match given {
+            Some(Ok(frame)) => frame.map(Ok),
+            Some(Err(error)) => Some(Err(error)),
+            None => Some(Err("the rest of the answer was not taken in time".into())),
+        })
     }
 }
 
 /// A body that breaks off after `begun`, as the service's own did.
 fn broken(begun: Bytes, error: BoxError) -> AnswerBody {
     let (sender, frames) = mpsc::channel(2);
-    for frame in [Ok(Frame::data(begun)), Err(error)] {
-        sender.try_send(frame).ok();
+    for given in [Ok(Some(Frame::data(begun))), Err(error)] {
+        sender.try_send(given).ok();
     }
     Frames(frames).boxed_unsync()
 }

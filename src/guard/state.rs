@@ -31,6 +31,8 @@ const KEY_OVERHEAD: u64 = 300;
 /// use fencron::guard::StateUrl;
 /// let url: StateUrl = "postgres://guard:secret@db/shop".parse().unwrap();
 /// assert_eq!(url.to_string(), "postgres://db/shop");
+/// let url: StateUrl = "postgres://db/shop?user=guard&password=sec@ret".parse().unwrap();
+/// assert!(!url.to_string().contains("ret"));
 /// assert!("mysql://db/shop".parse::<StateUrl>().is_err());
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -71,8 +73,11 @@ impl fmt::Display for StateUrl {
             StateUrl::Postgres(url) => {
                 // Without the user, the password, and the parameters, in which a password may stand as well.
                 let rest = url.split_once("//").map_or("", |(_, rest)| rest);
-                let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-                write!(f, "postgres://{}", rest.split('?').next().unwrap_or_default())
+                let place = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+                // An `@` behind a `?` may be part of a password, whichever of the two this is.
+                let clear = rest.split_once('?').is_none_or(|(_, behind)| !behind.contains('@'));
+                let place = if clear { place.split('?').next().unwrap_or_default() } else { "…" };
+                write!(f, "postgres://{place}")
             }
         }
     }

@@ -327,6 +327,12 @@ impl Statement {
             _ => None,
         }
     }
+
+    /// Whether it may run statements that the script does not show, as `CALL` does.
+    pub fn may_run_others(&self) -> bool {
+        const PLAIN: [&str; 7] = ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "VALUES"];
+        self.words.first().is_none_or(|word| !PLAIN.contains(&word.as_str()))
+    }
 }
 
 fn begins_or_ends(words: &[&str], kind: Database) -> bool {

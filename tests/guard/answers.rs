@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fencron::guard::layer::GuardLayer;
 use fencron::guard::{Guard, Options};
 use fencron::time::Clock;
 use http::{HeaderMap, Request, StatusCode};
-use http_body_util::Full;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tower::{Layer as _, ServiceExt as _};
 
 use super::door::{Door, Got, Place, Sent, keyed, under};
 use super::layer::{LayerDoor, got, headers, request};
@@ -101,6 +104,21 @@ async fn of_an_answer_beyond_the_bound_only_the_status_is_replayed() {
     });
     assert!(replayed.await.contains("too large to be kept"));
     assert_eq!(door.effects().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_nothing_of_a_large_answer_does_not_hold_up_newer_fences() {
+    let guard = Guard::in_memory(Options::default(), Clock::system());
+    let service = tower::service_fn(async |_: Request<Full<Bytes>>| {
+        let frames = (0..100).map(|_| Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from(vec![b'x'; 100_000]))));
+        Ok::<_, std::convert::Infallible>(http::Response::new(StreamBody::new(futures_util::stream::iter(frames))))
+    });
+    let ask = |sent| GuardLayer::new(guard.clone()).layer(service).oneshot(request(sent));
+    let stopped = ask(keyed(7, "report@02")).await.unwrap();
+    let newer = ask(under(8)).await.unwrap();
+    assert_eq!(newer.status(), StatusCode::OK);
+    assert_eq!(newer.into_body().collect().await.unwrap().to_bytes().len(), 10_000_000);
+    assert!(stopped.into_body().collect().await.is_err(), "it does not seem whole");
 }
 
 #[tokio::test]
@@ -300,6 +318,8 @@ fn bad_usage_is_said_without_secrets() {
         (other.as_str(), 5, "another kind of file"),
         ("memory", 2, "write sqlite:PATH"),
         ("postgres://u:hunter2@127.0.0.1:1/d", 5, "postgres://127.0.0.1:1/d cannot be used now"),
+        ("postgres://127.0.0.1:1/d?user=u&password=p@hunter2", 5, "cannot be used now"),
+        ("postgresx://u:hunter2@127.0.0.1:1/d", 2, "this is no state of a guard"),
         ("sqlite:/no/such/directory/guard.db", 5, "cannot be opened or made"),
     ] {
         let (got, stderr) = run(&[&["exec", "r", "--state", state], &fence[..]].concat());

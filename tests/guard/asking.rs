@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use fencron::guard::Options;
+use fencron::fence::Fence;
+use fencron::guard::{Digest, Guard, Options, Request, Verdict};
 use fencron::time::Clock;
 
 use super::door::{Door, Got, Place, Sent, keyed, under};
@@ -183,6 +184,19 @@ async fn a_command_that_cannot_be_started_was_not_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_command_printed_is_not_lost_where_it_is_read_slowly() {
+    use tokio::io::AsyncReadExt as _;
+    let door = ExecDoor::open(Place::sqlite(), &[]).await;
+    let mut child = door.run(keyed(7, "report@02"), &["seq", "1", "20000"]).spawn().unwrap();
+    // Longer than output is waited for that has no end.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut printed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut printed).await.unwrap();
+    assert!(child.wait().await.unwrap().success());
+    assert_eq!(printed.lines().count(), 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_command_printed_is_printed_again_with_its_exit_code() {
     let door = ExecDoor::open(Place::sqlite(), &["--final", "3"]).await;
     let script = "echo out; echo err >&2; exit 3";
@@ -194,4 +208,44 @@ async fn what_a_command_printed_is_printed_again_with_its_exit_code() {
         assert!(stderr.starts_with("err\n"), "{stderr}");
         assert_eq!(stderr.contains("it was run before"), !first, "{stderr}");
     }
+}
+
+/// Guards of commands come and go all the time: none takes another one for dead that is about to begin.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guards_that_begin_at_once_do_not_bury_each_other() {
+    let place = Place::sqlite();
+    let all = (0..64).map(|_| {
+        let state = place.state();
+        tokio::spawn(async move {
+            for _ in 0..25 {
+                Guard::open(&state, Options::default(), Clock::system()).await.unwrap();
+            }
+        })
+    });
+    for guard in all.collect::<Vec<_>>() {
+        soon("the guards", guard).await.unwrap();
+    }
+}
+
+/// Who asked may go while the state is about to let it in: then nothing was let in, and its key is free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_any_more_is_not_in_flight() {
+    let place = Place::postgres();
+    let guard = Guard::open(&place.state(), Options::default(), Clock::system()).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&place.url, tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+                $$BEGIN PERFORM pg_sleep(1); RETURN NULL; END$$; \
+                CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON fencron_guard_entries \
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()";
+    client.batch_execute(slow).await.unwrap();
+    let ask = || {
+        let digest = Digest::of([&b"it"[..]]);
+        guard.ask(Request::new("shop/leader", Fence::new(7).unwrap(), Some("report@02"), digest).unwrap())
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(500), ask()).await.is_err(), "it is being committed");
+    let free = async || matches!(ask().await, Verdict::Admitted(_)).then_some(());
+    until("the key is free", free).await;
+    drop(client);
+    connection.await.unwrap().unwrap();
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fencron::job::Outcome;
 
 use crate::scene::{attempt, attempt_of, each, failed, mariadb, postgres, servers, sqlite};
-use crate::support::databases::PASSWORD;
+use crate::support::databases::{Kind, PASSWORD, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_are_bound_as_what_the_column_is() {
@@ -136,9 +136,27 @@ async fn what_ends_the_transaction_by_itself_leaves_no_success() {
     let outcome = attempt(&db.url(), "CALL early(); INSERT INTO effects VALUES (2, 'y')", "").outcome().await;
     let Outcome::InDoubt(why) = outcome else { panic!("{outcome:?}") };
     assert!(why.contains("line 1, column 1") && why.contains("transaction: false"), "{why}");
+    let chained =
+        "DELIMITER //\nCREATE PROCEDURE chained() BEGIN INSERT INTO effects VALUES (3, 'x'); COMMIT AND CHAIN; END//";
+    let made = attempt(&db.url(), chained, ", transaction: false").at("2026-11-19T00:00:00Z").outcome().await;
+    assert_eq!(made, Outcome::Done);
+    let script = "CALL chained(); INSERT INTO effects VALUES (4, 'y')";
+    let outcome = attempt(&db.url(), script, "").at("2026-11-22T00:00:00Z").outcome().await;
+    let Outcome::InDoubt(why) = outcome else { panic!("{outcome:?}") };
+    assert!(why.contains("began another one"), "{why}");
     let db = postgres();
     let outcome = attempt(&db.url(), "ALTER TABLE locks DETACH PARTITION x CONCURRENTLY", "").outcome().await;
     assert!(failed(&outcome).0.contains("transaction: false"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_transaction_each_statement_lasts_whatever_the_server_defaults_to() {
+    // A server of its own: others would lose what they write.
+    let server = Server::start_with(Kind::Mariadb, |_| vec!["--autocommit=0".to_owned()]);
+    let database = server.database();
+    server.ask(&database.name, "CREATE TABLE effects (n int)");
+    let outcome = attempt(&database.url, "INSERT INTO effects VALUES (1)", ", transaction: false").outcome().await;
+    assert_eq!((outcome, server.ask(&database.name, "SELECT n FROM effects")), (Outcome::Done, "1".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -162,3 +162,17 @@ async fn rows_of_occurrences_that_nobody_asks_for_any_more_are_deleted() {
         assert_eq!(kept, "other@2020-01-03T00:00:00Z\npay@2020-01-02T00:00:00Z", "{}", db.name());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_done_where_the_guard_never_lets_it_in() {
+    for more in ["", ", transaction: false"] {
+        let db = crate::scene::sqlite();
+        for table in fencron::guard::sql::Dialect::Sqlite.statements().tables {
+            db.ask(table);
+        }
+        db.ask("CREATE TRIGGER never BEFORE INSERT ON fencron_guard BEGIN SELECT RAISE(IGNORE); END");
+        let outcome = attempt(&db.url(), EFFECT, more).outcome().await;
+        assert!(failed(&outcome).0.contains("before it could be held"), "{outcome:?}");
+        assert_eq!(db.effects(), "", "{more}");
+    }
+}

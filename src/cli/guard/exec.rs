@@ -4,7 +4,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -57,7 +58,8 @@ pub(super) struct ExecArgs {
 
 /// Runs the command, or says why not.
 pub(super) async fn exec(args: &ExecArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    if matches!(args.rules.state, StateUrl::Memory) {
+    let state = args.rules.state()?;
+    if matches!(state, StateUrl::Memory) {
         return Err(Failure::wrong("--state: memory is gone with this command: write sqlite:PATH").into());
     }
     let fence = Fence::new(args.fence).ok_or_else(|| Failure::wrong("--fence: a fence is a number from 1 on"))?;
@@ -67,7 +69,7 @@ pub(super) async fn exec(args: &ExecArgs, terminal: &mut Terminal) -> anyhow::Re
     // From here on a signal is the command's: its end is ours.
     let terminated =
         (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?, signal(SignalKind::interrupt())?);
-    let guard = args.rules.open(args.rules.options(&args.resource)).await?;
+    let guard = args.rules.open(&state, args.rules.options(&args.resource)).await?;
     match guard.ask(request).await {
         Verdict::Admitted(ticket) => {
             ticket.lives_as_long_as_children()?;
@@ -119,12 +121,12 @@ async fn run(args: &ExecArgs, ticket: Ticket, most: usize, signals: Signals) -> 
     let stdout = copied(child.stdout.take().expect("it is piped"), io::stdout(), most);
     let stderr = copied(child.stderr.take().expect("it is piped"), io::stderr(), STDERR_MOST);
     let status = ended(child, signals).await?;
-    let (stdout, stderr) = (stdout.recv_timeout(OUTPUT_AFTER).ok(), stderr.recv_timeout(OUTPUT_AFTER).ok());
+    let (stdout, stderr) = (stdout.all(), stderr.all());
     match status.code() {
         Some(code) if code == 0 || args.final_codes.iter().any(|last| i32::from(*last) == code) => {
             let status = u16::try_from(code).unwrap_or(u16::MAX);
-            let headers = vec![(STDERR.to_owned(), stderr.flatten().unwrap_or_default())];
-            let whole = stdout.flatten().map(|stdout| Answer { headers, ..Answer::new(status, stdout) });
+            let headers = vec![(STDERR.to_owned(), stderr.unwrap_or_default())];
+            let whole = stdout.map(|stdout| Answer { headers, ..Answer::new(status, stdout) });
             ticket.done(whole.unwrap_or_else(|| Answer::too_large(status))).await;
         }
         Some(_) => ticket.again().await,
@@ -152,18 +154,37 @@ async fn ended(mut child: Child, mut signals: Signals) -> anyhow::Result<ExitSta
     }
 }
 
+/// What is being handed on.
+struct Copied {
+    ended: mpsc::Receiver<Option<Bytes>>,
+    /// Whoever reads it has not taken it yet.
+    writing: Arc<AtomicBool>,
+}
+
+impl Copied {
+    /// All of it, once the command has ended and it has been taken; `None` where it is too much, or has no end.
+    fn all(self) -> Option<Bytes> {
+        loop {
+            match self.ended.recv_timeout(OUTPUT_AFTER) {
+                Err(mpsc::RecvTimeoutError::Timeout) if self.writing.load(Ordering::SeqCst) => {}
+                all => return all.ok().flatten(),
+            }
+        }
+    }
+}
+
 /// Hands on what the command writes, and at the end answers with all of it, or `None` where it is more than `most`.
-fn copied(
-    mut from: impl Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-    most: usize,
-) -> mpsc::Receiver<Option<Bytes>> {
-    let (done, copied) = mpsc::channel();
+fn copied(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static, most: usize) -> Copied {
+    let (done, ended) = mpsc::channel();
+    let writing = Arc::new(AtomicBool::new(false));
+    let copied = Copied { ended, writing: Arc::clone(&writing) };
     thread::spawn(move || {
         let (mut all, mut chunk) = (Some(Vec::new()), vec![0; CHUNK]);
         while let Ok(length @ 1..) = from.read(&mut chunk) {
             // Where nobody reads it any more, the command goes on all the same.
+            writing.store(true, Ordering::SeqCst);
             to.write_all(&chunk[..length]).and_then(|()| to.flush()).ok();
+            writing.store(false, Ordering::SeqCst);
             all = all.filter(|all: &Vec<u8>| all.len() + length <= most);
             if let Some(all) = &mut all {
                 all.extend_from_slice(&chunk[..length]);

@@ -31,9 +31,10 @@ impl Driver for Mysql {
             other => other,
         };
         let mut mysql = Mysql { conn: conn.map_err(|error| refused(&error))? };
-        // Instants are bound as UTC, and a TIMESTAMP is read in the session's zone.
+        // Instants are bound as UTC, and a TIMESTAMP is read in the session's zone. A statement outside of a transaction
+        // has to last, whatever the server's default.
         let idle = IDLE_LIMIT.as_secs();
-        mysql.ask(&format!("SET SESSION time_zone = '+00:00', wait_timeout = {idle}"), &[]).await?;
+        mysql.ask(&format!("SET SESSION autocommit = 1, time_zone = '+00:00', wait_timeout = {idle}"), &[]).await?;
         Ok(mysql)
     }
 

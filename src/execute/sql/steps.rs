@@ -107,8 +107,7 @@ impl<D: Driver> Steps<'_, D> {
                 }
             }
         }
-        let message = "the guard's row changed again and again before it could be held".to_owned();
-        Err(Failure { kind: Kind::Later, message, code: String::new(), at: None }.into())
+        Err(never_held())
     }
 
     /// Asks the guard, in the transaction that has just begun. Where it has to be asked again, that is over.
@@ -193,6 +192,11 @@ impl<D: Driver> Steps<'_, D> {
     /// The job's statements and the commit, behind the guard.
     async fn body(&mut self) -> Result<Outcome, Broken> {
         let sql = self.sql;
+        // A procedure in MySQL may end the transaction and begin another one: this is gone then.
+        let marked = D::DIALECT == Dialect::Mysql && sql.script.statements.iter().any(Statement::may_run_others);
+        if marked {
+            self.ask("SAVEPOINT fencron", &[]).await?;
+        }
         for statement in &sql.script.statements {
             self.statement(statement).await?;
             if !self.session.is_in_transaction() {
@@ -204,6 +208,15 @@ impl<D: Driver> Steps<'_, D> {
             }
         }
         self.check()?;
+        if marked && let Err(failure) = self.ask("RELEASE SAVEPOINT fencron", &[]).await {
+            if !failure.code.ends_with("error 1305") {
+                return Err(failure.into());
+            }
+            self.progress.come_to(LOOSE);
+            let why = "a statement ended the transaction and began another one: what came before that is committed, and \
+                       what came after it is undone: write `transaction: false`";
+            return Err(Broken::Failed(Failure::lost(why), None));
+        }
         self.progress.come_to(COMMITTING);
         match self.ask("COMMIT", &[]).await {
             Ok(_) => Ok(Outcome::Done),
@@ -213,6 +226,7 @@ impl<D: Driver> Steps<'_, D> {
 
     /// The job's statements, each on its own, once the guard has been asked.
     async fn one_by_one(&mut self) -> Result<Outcome, Broken> {
+        let mut open = false;
         for _ in 0..ROUNDS_MOST {
             self.check()?;
             self.ask(D::BEGIN, &[]).await?;
@@ -222,9 +236,15 @@ impl<D: Driver> Steps<'_, D> {
             }
             match gate {
                 Gate::Closed(outcome) => return Ok(outcome),
-                Gate::Open => break,
+                Gate::Open => {
+                    open = true;
+                    break;
+                }
                 Gate::Again => {}
             }
+        }
+        if !open {
+            return Err(never_held());
         }
         // From here on nothing but this stands between a replaced leader and the statements.
         if !self.may_start.now() {
@@ -255,6 +275,12 @@ impl<D: Driver> Steps<'_, D> {
             }
         }
     }
+}
+
+/// However often it was advanced, the guard's row never stood at this fence.
+fn never_held() -> Broken {
+    let message = "the guard's row changed again and again before it could be held".to_owned();
+    Failure { kind: Kind::Later, message, code: String::new(), at: None }.into()
 }
 
 /// What cannot be undone any more because the connection is gone, the server undoes.

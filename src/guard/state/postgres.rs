@@ -174,10 +174,11 @@ impl Connection {
 
     /// The greatest fence of the scope, this one included; `None` where there are too many scopes for another one. From
     /// here on nobody else decides about the scope, until the transaction ends.
-    async fn see(&self, scope: &str, fence: i64) -> Result<Option<i64>> {
-        let client = &self.client;
-        let only: [Value; 1] = [&scope];
-        let begin = client.batch_execute("BEGIN");
+    async fn see(&self, asked: &Asked, fence: i64) -> Result<Option<i64>> {
+        let (client, scope) = (&self.client, &asked.scope);
+        let only: [Value; 1] = [scope];
+        let begin = format!("BEGIN; {}", lock(asked.id));
+        let begin = client.batch_execute(&begin);
         let (_, known) = tokio::try_join!(biased; begin, client.query_opt(&self.seen, &only))?;
         let known: Option<i64> = known.map(|row| row.get(0));
         if known.is_some_and(|known| known >= fence) {
@@ -189,7 +190,7 @@ impl Connection {
                 return Ok(None);
             }
         }
-        Ok(Some(client.query_one(&self.see, &[&scope, &fence]).await?.get(0)))
+        Ok(Some(client.query_one(&self.see, &[scope, &fence]).await?.get(0)))
     }
 
     /// What is known of the key, and whether something older is in flight.
@@ -381,7 +382,7 @@ impl Postgres {
     async fn decide(&self, connection: &Connection, asked: &Asked, in_doubt: InDoubt) -> Result<Answered> {
         let (shared, request) = (&self.shared, &asked.request);
         let fence = i64::try_from(request.fence.get()).unwrap_or(i64::MAX);
-        let Some(seen) = connection.see(&asked.scope, fence).await? else {
+        let Some(seen) = connection.see(asked, fence).await? else {
             connection.client.batch_execute("ROLLBACK").await?;
             return Ok(Answered::Decided(Decision::Full));
         };
@@ -414,9 +415,8 @@ impl Postgres {
     }
 
     pub(super) async fn end(&self, id: Uuid, end: &End) -> std::result::Result<(), StateError> {
-        let id = id.to_string();
         let ended = self.with(|connection| async {
-            let ended = record(&connection.client, &id, end, self.shared.keep()).await;
+            let ended = record(&connection.client, id, end, self.shared.keep()).await;
             (connection, ended)
         });
         let size = ended.await?;
@@ -458,8 +458,18 @@ async fn make_tables(client: &Client) -> Result<()> {
     client.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({MAKING}); {SCHEMA}; COMMIT")).await
 }
 
+/// Waits until the transaction that asks about `id` is over: one whose answer nobody waits for any more may be about to
+/// commit, and what it lets in could not be taken back before.
+fn lock(id: Uuid) -> String {
+    format!("SELECT pg_advisory_xact_lock({})", id.as_u64_pair().0.cast_signed())
+}
+
 /// Records how it ended, and answers how much larger what is kept has become.
-async fn record(client: &Client, id: &str, end: &End, keep: f64) -> Result<u64> {
+async fn record(client: &Client, id: Uuid, end: &End, keep: f64) -> Result<u64> {
+    if *end == End::Again {
+        client.batch_execute(&lock(id)).await?;
+    }
+    let id = id.to_string();
     client.execute("DELETE FROM fencron_guard_entries WHERE id = $1 AND key IS NULL", &[&id]).await?;
     let expires = "expires = clock_timestamp() + $2 * interval '1 ms'";
     match end {

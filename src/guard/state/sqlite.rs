@@ -141,11 +141,18 @@ struct Life {
 
 impl Life {
     fn begin(state: &Path) -> io::Result<Life> {
-        let name = Uuid::new_v4().simple().to_string();
-        let path = Life::path(state, &name);
-        let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        lock.try_lock()?;
-        Ok(Life { state: state.to_owned(), name, lock })
+        loop {
+            let name = Uuid::new_v4().simple().to_string();
+            let path = Life::path(state, &name);
+            let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            // One that looks for dead guards may have found the file before it was locked, and removes it then. Once it
+            // is locked and still there, nobody does.
+            match lock.try_lock() {
+                Ok(()) if path.exists() => return Ok(Life { state: state.to_owned(), name, lock }),
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
     }
 
     fn path(state: &Path, name: &str) -> PathBuf {
@@ -300,10 +307,26 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<(i32, i32)> {
         connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
     );
     if found == (APPLICATION_ID, SCHEMA_VERSION) {
-        connection.pragma_update(None, "journal_mode", "wal")?;
+        write_ahead(connection)?;
         connection.pragma_update(None, "synchronous", "full")?;
     }
     Ok(found)
+}
+
+/// Turns to WAL mode. For this alone SQLite does not wait for the others that have the file open at the same time.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mut tries = 0;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) && tries < BUSY_TRIES =>
+            {
+                thread::sleep(BUSY_PAUSE);
+                tries += 1;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The tables, within a transaction.
