@@ -178,6 +178,8 @@ pub mod header {
     pub const TRACEPARENT: &str = "traceparent";
     /// In a guard's answer to a stale fence (412): the greatest that it has seen in the scope.
     pub const FENCING_TOKEN_SEEN: &str = "fencing-token-seen";
+    /// In a guard's own answer, where it is not the service's: why, in a word (`in-doubt`).
+    pub const GUARD: &str = "fencron-guard";
     /// In a guard's answer that was stored before, and not made by this request.
     pub const IDEMPOTENCY_REPLAYED: &str = "idempotency-replayed";
 }

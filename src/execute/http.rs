@@ -61,7 +61,8 @@ pub(super) async fn run(run: Run<'_>, roots: &Roots, output: &mut OutputSink) ->
         match answer {
             Err(outcome) => outcome,
             Ok(answer) => {
-                let meant = answer::meaning(http, stamp.fence, &answer, clock.wall());
+                let meant =
+                    answer::meaning(http, (stamp.fence, stamp.attempt >= job.retry.attempts), &answer, clock.wall());
                 let end = tokio::select! {
                     biased;
                     end = answer::keep(answer, output) => end,

@@ -352,6 +352,7 @@ fn refuse(refusal: &Refusal) -> Response<AnswerBody> {
     let status = StatusCode::from_u16(refusal.status()).expect("each has a status of HTTP");
     let mut response = problem(status, &refusal.problem());
     let headers = response.headers_mut();
+    headers.insert(names::GUARD, HeaderValue::from_static(refusal.name()));
     if let Some(seen) = refusal.seen() {
         headers.insert(names::FENCING_TOKEN_SEEN, HeaderValue::from(seen.get()));
     }

@@ -22,6 +22,7 @@ use tower::{Layer as _, Service, ServiceExt as _};
 
 use super::layer::{AnswerBody, BoxError, GuardLayer, Guarded};
 use super::{Guard, layer};
+use crate::fence::header as names;
 
 /// How long a connection to the service may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -230,7 +231,9 @@ struct Problem<'a> {
     detail: &'a str,
 }
 
-fn problem(status: StatusCode, name: &str, detail: &str) -> Response<AnswerBody> {
+fn problem(status: StatusCode, name: &'static str, detail: &str) -> Response<AnswerBody> {
     let problem = Problem { r#type: format!("urn:fencron:guard:{name}"), status: status.as_u16(), detail };
-    layer::problem(status, &problem)
+    let mut response = layer::problem(status, &problem);
+    response.headers_mut().insert(names::GUARD, HeaderValue::from_static(name));
+    response
 }

@@ -81,6 +81,8 @@ pub fn got(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Got {
     let text = String::from_utf8_lossy(body).into_owned();
     let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
     let problem = problem.as_ref().and_then(|problem| problem["type"].as_str()?.strip_prefix("urn:fencron:guard:"));
+    let word = headers.get("fencron-guard").map(|word| word.to_str().unwrap());
+    assert_eq!(word, problem, "the guard's own answers, and no others, say so in their head");
     match (status.as_u16(), problem) {
         (200, _) if headers.contains_key("idempotency-replayed") => Got::Replayed(text),
         (200, _) => Got::Done(text),

@@ -86,6 +86,21 @@ async fn a_412_without_a_greater_fence_is_an_ordinary_failure() {
 }
 
 #[tokio::test]
+async fn a_guard_that_does_not_know_of_an_earlier_attempt_leaves_it_in_doubt() {
+    let server = Server::with(409, "fencron-guard: in-doubt\r\n", "");
+    assert!(in_doubt(&run(request("POST", &server.url())).await).contains("does not know"));
+    // There is one attempt, so it is the last.
+    let server = Server::with(409, "fencron-guard: in-flight\r\nretry-after: 1\r\n", "");
+    assert!(in_doubt(&run(request("POST", &server.url())).await).contains("in flight"));
+}
+
+#[tokio::test]
+async fn a_guard_that_cannot_reach_the_service_has_done_nothing() {
+    let server = Server::with(502, "fencron-guard: unreachable\r\n", "");
+    assert_eq!(failed(&run(request("POST", &server.url())).await).1, Again::AsConfigured);
+}
+
+#[tokio::test]
 async fn a_gateway_without_an_answer_leaves_a_post_in_doubt() {
     let server = Server::with(504, "", "");
     let ended = run(request("POST", &server.url())).await;

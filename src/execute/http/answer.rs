@@ -18,8 +18,8 @@ pub const ANSWER_READ: u64 = 64 << 20;
 /// The longest time that an answer may ask to wait (`Retry-After`).
 pub const RETRY_AFTER_MOST: Duration = Duration::from_secs(86_400);
 
-/// What an answer means, by its head.
-pub(super) fn meaning(http: &Http, fence: Fence, answer: &Response, now: Wall) -> Outcome {
+/// What an answer means to an attempt under `fence`, by its head. It may be the last attempt.
+pub(super) fn meaning(http: &Http, (fence, is_last): (Fence, bool), answer: &Response, now: Wall) -> Outcome {
     let status = answer.status();
     if let Some(seen) = fence_seen(status, answer.headers(), fence) {
         return Outcome::Fenced { seen: Some(seen) };
@@ -28,6 +28,21 @@ pub(super) fn meaning(http: &Http, fence: Fence, answer: &Response, now: Wall) -
         return Outcome::Done;
     }
     let target = Target(http);
+    match guards_word(status, answer.headers()) {
+        Some("in-doubt") => {
+            let why = "the guard of {} does not know whether an earlier attempt was done";
+            return Outcome::InDoubt(why.replace("{}", &target.to_string()));
+        }
+        // What is in flight there is an attempt of this run that got no answer.
+        Some("in-flight") if is_last => {
+            return Outcome::InDoubt(format!("an earlier attempt at {target} is still in flight at its guard"));
+        }
+        Some("unreachable") => {
+            let again = if http.may_repeat_unsent() { Again::AsConfigured } else { Again::Never };
+            return Outcome::Failed { why: format!("the guard of {target} cannot reach the service"), again };
+        }
+        _ => {}
+    }
     if http.leaves_in_doubt(status.as_u16()) {
         return Outcome::InDoubt(format!(
             "{target} was answered with {status} by a gateway that had no answer itself: only the receiver knows whether \
@@ -55,6 +70,12 @@ fn fence_seen(status: StatusCode, headers: &HeaderMap, own: Fence) -> Option<Fen
     let text = headers.get(header::FENCING_TOKEN_SEEN).filter(|_| status == StatusCode::PRECONDITION_FAILED)?;
     let text = text.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     text.parse().ok().and_then(Fence::new).filter(|seen| *seen > own)
+}
+
+/// Why it is a guard that answers, and not the service behind it.
+fn guards_word(status: StatusCode, headers: &HeaderMap) -> Option<&str> {
+    let is_guards = matches!(status, StatusCode::CONFLICT | StatusCode::BAD_GATEWAY);
+    headers.get(header::GUARD).filter(|_| is_guards)?.to_str().ok()
 }
 
 /// How long an answer asks to wait, in seconds or until a date, which is held against the sender's own clock where it
