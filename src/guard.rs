@@ -9,7 +9,7 @@
 //! - [`sql`]: inside a transaction of the database that is written to.
 //!
 //! The first three ask a [`Guard`], whose state is in memory, in a SQLite file, or in PostgreSQL. What is decided is
-//! decided by [`decide`], which is pure; a state finds what is known, and records what was decided, in one transaction.
+//! decided by `decide`, which is pure; a state finds what is known, and records what was decided, in one transaction.
 //!
 //! An axum service whose leaders cannot write after they were replaced, and whose orders are not placed twice:
 //!
