@@ -114,6 +114,7 @@ use tokio::sync::watch;
 use crate::store::{Compare, Keys, Op, Store, StoreError, Txn};
 use crate::time::Clock;
 
+mod claim;
 mod contest;
 mod context;
 mod election;
@@ -133,6 +134,7 @@ mod signal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use claim::{Claim, Claims};
 pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
 pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Standing, StepDownError, Term};
 pub use fenced::{Config, DESTROYED_SHOWS, FencedLock, LockError, Reentrancy};
@@ -226,6 +228,11 @@ impl<S: Store> Locks<S> {
 
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// The clock that sessions and holds are timed by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The highest that this process has seen of the store, as it grows: what to save in a [`SeenFile`], before acting

@@ -10,6 +10,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Entry, Range, Revision};
 use crate::time::{Boot, Wall};
 
+mod claims;
 mod contexts;
 mod elections;
 mod ends_of_holds;
