@@ -143,5 +143,5 @@ async fn a_body_that_does_not_come_in_time_is_not_waited_for() {
     stopped.set_read_timeout(Some(PATIENCE)).unwrap();
     stopped.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("urn:fencron:guard:too-slow"), "{answer}");
-    assert_eq!(door.service.marks(), [String::new(); 0]);
+    assert!(door.service.marks().is_empty());
 }
