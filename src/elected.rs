@@ -311,8 +311,8 @@ impl<S: Store> ElectedJob<S> {
         let now = self.elected.shared.locks.clock().wall();
         if until.since(now) > AHEAD {
             let key = self.claims.key();
-            tracing::warn!(job = %self.name, %at, %until, key, "not run: claimed by a clock that is ahead. Delete the key to \
-                begin anew");
+            let why = "claimed by a clock that is ahead: delete the key to begin anew";
+            tracing::warn!(job = %self.name, %at, %until, key, why, "not run");
         } else {
             tracing::debug!(job = %self.name, %at, %until, "was claimed before");
         }
@@ -390,7 +390,7 @@ impl<S: Store> Shared<S> {
 
     async fn lead(&self, session: &Session<S>) -> Result<Infallible, CampaignError> {
         let (to, node) = (self.led.clone(), Arc::clone(&self.node));
-        // A closure that gives a future, not an async one: of what such a one borrows, no compiler sees yet that it is `Send`.
+        // It gives a future of its own, and is no async closure: of one of those rustc does not see that it is `Send`.
         let publish = move |term: &Term, signal: &HoldSignal| {
             let published = Published::new(&to, term, signal, &node);
             async move {

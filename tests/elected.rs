@@ -218,6 +218,40 @@ async fn jobs_of_a_cron_scheduler_run_on_the_elected_instance_only() {
     judge(seen);
 }
 
+/// Tells when it is dropped.
+struct Dropped(mpsc::UnboundedSender<()>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        // The test may be over.
+        drop(self.0.send(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_cancelled_when_its_term_is_over() {
+    let store = MemoryStore::new(Clock::system());
+    let a = instance(&store, "a", LONG_TTL);
+    let ((begun, mut begins), (dropped, mut drops)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    let job = a.cron("* * * * * *", "report", move |_claimed| {
+        let (begun, dropped) = (begun.clone(), Dropped(dropped.clone()));
+        async move {
+            let _dropped = dropped;
+            begun.send(()).unwrap();
+            std::future::pending().await
+        }
+    });
+    let mut scheduler = JobScheduler::new().await.unwrap();
+    scheduler.add(job.unwrap()).await.unwrap();
+    scheduler.start().await.unwrap();
+    soon("it begins", begins.recv()).await.unwrap();
+    assert!(drops.try_recv().is_err(), "it never ends by itself");
+    let led = elected(&a).await;
+    store.revoke(led.term.hold.lease()).await.unwrap();
+    soon("it is cancelled", drops.recv()).await.unwrap();
+    scheduler.shutdown().await.unwrap();
+}
+
 const PART: &str = "FENCRON_TEST_PART";
 const FILE: &str = "FENCRON_TEST_FILE";
 

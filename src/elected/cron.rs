@@ -66,8 +66,9 @@ impl<S: Store> Elected<S> {
     /// What comes from the scheduler itself:
     ///
     /// - It looks twice a second: calls are up to half a second late, and a little more.
-    /// - Ticks that come later than the next instant of the schedule (a busy runtime, a suspended machine) are one call, for
-    ///   the last of them.
+    /// - Ticks that come later than the next instant of the schedule (a busy runtime, a suspended machine) are one call,
+    ///   for the last instant that has come.
+    /// - It passes on what is due through a channel of 200 places: of more jobs than that at one instant it loses some.
     /// - It keeps for a job the offset that its time zone had when the job was made: a job in a zone is off by an hour once
     ///   the clocks were changed, until the service starts anew, and instances that started on different sides of that
     ///   disagree about its instants. That is why a schedule is in UTC here. For a job that is to follow a zone, use
