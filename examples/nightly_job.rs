@@ -29,7 +29,7 @@ async fn service(name: &str, file: &Path) -> Result<(), Failure> {
     let clock = Clock::system();
     let store = SqliteStore::open(file, clock.clone()).await?; // or EtcdStore, for several machines
     let locks = Locks::new(store.clone(), clock, Namespace::new("shop")?, Seen::default());
-    let elected = Elected::start(&locks, LockName::new("nightly")?, name, Timing::from_ttl(Duration::from_secs(2))?);
+    let elected = Elected::start(&locks, LockName::new("nightly")?, name, Timing::from_ttl(Duration::from_secs(5))?);
 
     let scheduler = JobScheduler::new().await?;
     let instance = name.to_owned();

@@ -57,7 +57,7 @@ async fn work(
     let store = SqliteStore::open(&directory.join("locks.db"), clock.clone()).await?;
     let locks = Locks::new(store, clock, Namespace::new("shop")?, Seen::default());
     let me = Presence { node: name.into(), record: Vec::new() };
-    let session = locks.open_session(me, Timing::from_ttl(Duration::from_secs(2))?, Driver::Thread).await?;
+    let session = locks.open_session(me, Timing::from_ttl(Duration::from_secs(5))?, Driver::Thread).await?;
     let mut context = session.context();
     let queue = open_queue(&directory)?;
 
