@@ -70,6 +70,7 @@ async fn an_occurrence_is_done_once_across_a_hand_over() {
     // Both sides of the hand-over are asked for the same instant.
     let asked = tokio::spawn(async move { (there.claim(at(1)).await.unwrap().map(|claimed| claimed.fence()), there) });
     soon("a stops", a.stop(GRACE)).await;
+    assert!(a.terms().borrow().is_none(), "its term is over, and told so");
     let (again, there) = soon("b answers", asked).await.unwrap();
     assert_eq!(again, None, "a has done it");
     let next = soon("b claims", there.claim(at(2))).await.unwrap().expect("b is elected");
@@ -135,7 +136,8 @@ async fn stopping_waits_for_what_runs_and_then_tells_it_to_end() {
     assert!(futures_util::poll!(&mut stopping).is_pending(), "something runs");
     // While it runs, nothing new begins here, and nobody else is elected.
     assert!(a.job("report").unwrap().claim(at(2)).await.unwrap().is_none());
-    assert!(futures_util::poll!(&mut stopping).is_pending() && !signal.is_cancelled() && b.terms().borrow().is_none());
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut stopping).await;
+    assert!(early.is_err() && !signal.is_cancelled() && b.terms().borrow().is_none());
     drop(claimed);
     soon("a stops", stopping).await;
     let claimed = soon("b claims", b.job("report").unwrap().claim(at(2))).await.unwrap().expect("b is elected");
