@@ -14,6 +14,7 @@ use fencron::store::memory::MemoryStore;
 use fencron::store::sqlite::SqliteStore;
 use fencron::store::{Keys, Range, Store};
 use fencron::time::{Clock, Wall};
+use support::etcd::{Etcd, EtcdOptions};
 use support::soon;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -42,17 +43,21 @@ async fn elected<S: Store>(instance: &Elected<S>) -> Led {
 }
 
 /// Two instances, the first of them elected and the second in the queue.
-async fn two() -> (MemoryStore, Elected<MemoryStore>, Elected<MemoryStore>) {
+async fn two() -> (Elected<MemoryStore>, Elected<MemoryStore>) {
     let store = MemoryStore::new(Clock::system());
-    let a = instance(&store, "a", LONG_TTL);
+    two_over(&store, &store).await
+}
+
+async fn two_over<S: Store>(one: &S, other: &S) -> (Elected<S>, Elected<S>) {
+    let a = instance(one, "a", LONG_TTL);
     elected(&a).await;
-    let b = instance(&store, "b", LONG_TTL);
+    let b = instance(other, "b", LONG_TTL);
     support::until("b waits", async || {
         let standing = b.election().observe().await.unwrap();
         (!standing.waiting.is_empty()).then_some(())
     })
     .await;
-    (store, a, b)
+    (a, b)
 }
 
 fn at(second: u64) -> Wall {
@@ -61,7 +66,18 @@ fn at(second: u64) -> Wall {
 
 #[tokio::test]
 async fn an_occurrence_is_done_once_across_a_hand_over() {
-    let (_, a, b) = two().await;
+    let (a, b) = two().await;
+    done_once_across_a_hand_over(a, b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_occurrence_is_done_once_across_a_hand_over_in_etcd() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    let (a, b) = two_over(&etcd.store().await, &etcd.store().await).await;
+    done_once_across_a_hand_over(a, b).await;
+}
+
+async fn done_once_across_a_hand_over<S: Store>(a: Elected<S>, b: Elected<S>) {
     let (here, there) = (a.job("report").unwrap(), b.job("report").unwrap());
     let first = here.claim(at(1)).await.unwrap().expect("a is elected");
     assert_eq!((first.job(), first.scheduled_at()), ("report", at(1)));
@@ -80,7 +96,7 @@ async fn an_occurrence_is_done_once_across_a_hand_over() {
 
 #[tokio::test]
 async fn an_occurrence_that_comes_due_during_a_hand_over_is_done_after_it() {
-    let (_, a, b) = two().await;
+    let (a, b) = two().await;
     let there = b.job("report").unwrap();
     let asked = tokio::spawn(async move { there.claim(at(1)).await.unwrap().map(|claimed| claimed.scheduled_at()) });
     soon("a stops", a.stop(GRACE)).await;
@@ -89,7 +105,7 @@ async fn an_occurrence_that_comes_due_during_a_hand_over_is_done_after_it() {
 
 #[tokio::test]
 async fn of_what_comes_due_during_a_hand_over_only_the_last_is_done() {
-    let (_, a, b) = two().await;
+    let (a, b) = two().await;
     let there = std::sync::Arc::new(b.job("report").unwrap());
     let mut asked = Vec::new();
     for second in 1..=3 {
@@ -129,7 +145,7 @@ async fn a_term_that_is_taken_away_ends_its_work_and_the_instance_stands_again()
 
 #[tokio::test]
 async fn stopping_waits_for_what_runs_and_then_tells_it_to_end() {
-    let (_, a, b) = two().await;
+    let (a, b) = two().await;
     let claimed = a.job("report").unwrap().claim(at(1)).await.unwrap().expect("a is elected");
     let signal = claimed.signal();
     let mut stopping = std::pin::pin!(a.stop(GRACE));
@@ -224,6 +240,28 @@ async fn jobs_of_a_cron_scheduler_run_on_the_elected_instance_only() {
     of_a.shutdown().await.unwrap();
     of_b.shutdown().await.unwrap();
     judge(seen);
+}
+
+#[tokio::test]
+async fn ticks_that_come_late_are_one_call_for_the_last_instant() {
+    let a = instance(&MemoryStore::new(Clock::system()), "a", LONG_TTL);
+    let (told, mut calls) = mpsc::unbounded_channel();
+    let job = a.cron("* * * * * *", "report", move |claimed| {
+        told.send(claimed.scheduled_at()).unwrap();
+        async {}
+    });
+    let mut scheduler = JobScheduler::new().await.unwrap();
+    scheduler.add(job.unwrap()).await.unwrap();
+    scheduler.start().await.unwrap();
+    let first = soon("it is called", calls.recv()).await.unwrap();
+    // The whole runtime stands still, the scheduler with it, for at least two more instants.
+    std::thread::sleep(Duration::from_millis(2500));
+    let now = Clock::system().wall();
+    let second = soon("it is called again", calls.recv()).await.unwrap();
+    assert!(second.as_millis() > now.as_millis() - 1000, "{first} {second}: for the last, at {now}");
+    let third = soon("it goes on", calls.recv()).await.unwrap();
+    assert!(third > second);
+    scheduler.shutdown().await.unwrap();
 }
 
 /// Tells when it is dropped.
