@@ -30,7 +30,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! With the feature `tokio-cron-scheduler`, [`Elected::cron`] makes a job of that scheduler which does all this at each of
+//! With the feature `tokio-cron-scheduler`, `Elected::cron` makes a job of that scheduler which does all this at each of
 //! its ticks; `examples/nightly_job.rs` is a whole service.
 //!
 //! # What is promised
