@@ -110,8 +110,6 @@ fn name(run: &Run, entry: &Entry) -> String {
 #[derive(Clone, Debug)]
 pub struct Belief {
     pub object: Object,
-    pub owner: Context,
-    pub process: usize,
     pub from: Nanos,
     pub to: Nanos,
     weight: u32,
@@ -134,8 +132,8 @@ pub fn beliefs(run: &Run, entries: &[Entry]) -> Vec<Belief> {
             }
             let weight = if let Call::Acquire(permits, _) = entry.call { permits } else { 1 };
             let to = unbelieved(run, entry, from);
-            let (object, process, told) = (entry.object, entry.process, name(run, entry));
-            let belief = Belief { object, owner: entry.owner(), process, from, to, weight, told };
+            let (object, told) = (entry.object, name(run, entry));
+            let belief = Belief { object, from, to, weight, told };
             holds.insert(key, (belief, 1));
             continue;
         }

@@ -90,11 +90,18 @@ pub fn linearize<M: Model>(model: &M, history: &[Operation<M::Step>]) -> Result<
             continue;
         }
         let slot = under_way.iter().position(|found| *found == Some(index)).expect("it was invoked before");
-        if !history[index].optional {
-            let search = Search { model, history, under_way: &under_way };
-            configurations = search.explain(configurations, slot)?;
-            most = most.max(configurations.len());
-        }
+        let search = Search { model, history, under_way: &under_way };
+        configurations = if history[index].optional {
+            // It did not take effect, or it has by now.
+            match search.explain(configurations.clone(), slot) {
+                Ok(explained) => explained.into_iter().chain(configurations).collect(),
+                Err(Refusal::Inexplicable { .. }) => configurations,
+                Err(too_much) => return Err(too_much),
+            }
+        } else {
+            search.explain(configurations, slot)?
+        };
+        most = most.max(configurations.len());
         under_way[slot] = None;
         configurations = configurations.into_iter().map(|(state, done)| (state, done & !(1 << slot))).collect();
     }

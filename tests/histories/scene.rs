@@ -31,6 +31,9 @@ const CONTEXTS: u32 = 4;
 /// to nobody: it is then done once more.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// How many calls are made between two faults.
+const CALM: usize = 100;
+
 /// What is done to workers, beside what happens to their transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -263,6 +266,7 @@ impl Scene {
             };
             soon(&format!("{fault:?} takes effect"), took_effect).await;
             *self.effects.entry(fault).or_default() += 1;
+            self.calls(CALM).await;
         }
     }
 
@@ -390,24 +394,19 @@ impl Scene {
         }
     }
 
-    /// Waits until so many calls were made altogether.
-    pub async fn calls(&mut self, count: usize) {
+    /// Waits until so many calls more were made.
+    pub async fn calls(&mut self, more: usize) {
         let is_call = |line: &&Line| matches!(line.event, Event::Call { .. });
         let calls = |scene: &mut Scene| {
             scene.workers.iter_mut().map(|worker| worker.lines().iter().filter(is_call).count()).sum::<usize>()
         };
-        self.poll("the workers work", |scene| calls(scene) >= count).await;
+        let before = calls(self);
+        self.poll("the workers work", |scene| calls(scene) >= before + more).await;
     }
 
-    /// Waits until so many holds were lost.
-    pub async fn losses(&mut self, count: usize) {
-        let is_loss = |line: &&Line| {
-            matches!(line.event, Event::Answer { answer: Answer::Lost(_) | Answer::HadEnded, .. })
-        };
-        let losses = |scene: &mut Scene| {
-            scene.workers.iter_mut().map(|worker| worker.lines().iter().filter(is_loss).count()).sum::<usize>()
-        };
-        self.poll("holds are lost", |scene| losses(scene) >= count).await;
+    /// Waits until what was written so far is enough.
+    pub async fn until(&mut self, enough: impl Fn(&Run) -> bool) {
+        self.poll("everything happens that is to happen", |scene| enough(&scene.so_far())).await;
     }
 
     /// All workers end in order. Everything they wrote.
@@ -428,12 +427,16 @@ impl Scene {
             assert!(status.success(), "{} failed: {status}", worker.name);
             assert!(worker.lines().iter().any(|line| line.event == Event::Done), "{} did not run", worker.name);
         }
-        let mut processes = Vec::new();
-        for worker in self.past.iter_mut().chain(&mut self.workers) {
+        self.so_far()
+    }
+
+    fn so_far(&mut self) -> Run {
+        let workers = self.past.iter_mut().chain(&mut self.workers);
+        let written = |worker: &mut Worker| {
             let (name, halted) = (worker.name.clone(), worker.halted.clone());
-            processes.push(Process { name, lines: worker.lines().to_vec(), halted });
-        }
-        Run { processes, revoked: self.revoked.clone() }
+            Process { name, lines: worker.lines().to_vec(), halted }
+        };
+        Run { processes: workers.map(written).collect(), revoked: self.revoked.clone() }
     }
 
     /// Keeps what the workers wrote, and answers where.

@@ -1,11 +1,12 @@
 //! The store as a worker reaches it: over a way on which transactions and answers are lost, late and repeated, as a network
 //! would; and, where a lock is to be seen to be broken, with a store that is made to forget what protects it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencron::store::{
-    About, AnyStore, Committed, Compare, Keys, LeaseId, Op, Page, Range, Store, StoreError, Txn, Watch,
+    About, Answer, AnyStore, Committed, Compare, Entry, Keys, LeaseId, Op, Page, Range, Store, StoreError, Txn, Watch,
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,18 +19,18 @@ const LATEST_MS: u64 = 400;
 /// What is wrong with a lock on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Broken {
-    /// Locks are granted without looking whether somebody holds them.
+    /// Locks are granted without looking whether somebody of another session holds them.
     Grants,
     /// Locks are released without looking whose they are, and every release arrives once more later.
     Releases,
     /// Keep-alives are acknowledged by somebody who is not the store.
     KeepAlives,
-    /// Permits are taken without looking who else takes some.
+    /// Permits are taken without looking which those of other sessions hold.
     Permits,
 }
 
 /// Which of a thousand transactions meet each harm.
-const HARM_PERMILLE: u64 = 15;
+const HARM_PERMILLE: u64 = 20;
 
 #[derive(Clone, Debug)]
 pub struct Wire {
@@ -37,6 +38,8 @@ pub struct Wire {
     chance: Arc<Mutex<Chance>>,
     recorder: Recorder,
     broken: Option<Broken>,
+    /// The session's.
+    lease: Arc<AtomicU64>,
 }
 
 fn writes(txn: &Txn) -> bool {
@@ -58,6 +61,15 @@ impl Broken {
         })
     }
 
+    /// Whether it does not see this entry of another session.
+    fn overlooks(self, key: &str) -> bool {
+        match self {
+            Broken::Grants => key.ends_with("/owner"),
+            Broken::Permits => key.contains("/held/"),
+            Broken::Releases | Broken::KeepAlives => false,
+        }
+    }
+
     fn spoil(self, mut txn: Txn) -> Txn {
         match self {
             Broken::Grants | Broken::Releases => {
@@ -72,7 +84,7 @@ impl Broken {
 
 impl Wire {
     pub fn new(inner: AnyStore, chance: Chance, recorder: Recorder, broken: Option<Broken>) -> Wire {
-        Wire { inner, chance: Arc::new(Mutex::new(chance)), recorder, broken }
+        Wire { inner, chance: Arc::new(Mutex::new(chance)), recorder, broken, lease: Arc::default() }
     }
 
     fn draw(&self) -> (Option<Harm>, Duration) {
@@ -80,6 +92,22 @@ impl Wire {
         let harms = [Harm::AnswerLost, Harm::Lost, Harm::Late, Harm::Repeated];
         let harm = harms.into_iter().find(|_| chance.permille(HARM_PERMILLE));
         (harm, Duration::from_millis(chance.within(0, LATEST_MS)))
+    }
+
+    fn as_seen(&self, mut answer: Committed) -> Committed {
+        let own = self.lease.load(Ordering::Relaxed);
+        if let Some(broken) = self.broken {
+            for page in answer.answers.iter_mut().filter_map(|answer| match answer {
+                Answer::Got(page) => Some(page),
+                Answer::Put | Answer::Deleted(_) => None,
+            }) {
+                let seen = |entry: &Entry| {
+                    entry.lease.is_some_and(|lease| lease.0.get() == own) || !broken.overlooks(&entry.key)
+                };
+                page.entries.retain(seen);
+            }
+        }
+        answer
     }
 
     /// Applies the transaction later, whatever comes of it.
@@ -98,7 +126,9 @@ fn lost(why: &str) -> StoreError {
 
 impl Store for Wire {
     async fn grant(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
-        self.inner.grant(ttl).await
+        let granted = self.inner.grant(ttl).await?;
+        self.lease.store(granted.0.0.get(), Ordering::Relaxed);
+        Ok(granted)
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
@@ -115,13 +145,21 @@ impl Store for Wire {
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         let broken = self.broken.filter(|broken| broken.concerns(&txn));
         let txn = broken.map_or_else(|| txn.clone(), |broken| broken.spoil(txn.clone()));
+        if broken == Some(Broken::Grants) {
+            // A new holder's key is a new one, whatever was there.
+            let owners = txn.then.iter().filter_map(|op| match op {
+                Op::Put { key, .. } if key.ends_with("/owner") => Some(Op::delete(key)),
+                _ => None,
+            });
+            self.inner.commit(Txn { then: owners.collect(), ..Txn::new() }).await?;
+        }
         let (harm, delay) = self.draw();
         let harm = if broken == Some(Broken::Releases) { Some(Harm::Repeated) } else { harm };
         if let Some(harm) = harm.filter(|_| writes(&txn)) {
             self.recorder.note(Event::Harm(harm));
         }
         match harm {
-            None => self.inner.commit(txn).await,
+            None => self.inner.commit(txn).await.map(|answer| self.as_seen(answer)),
             Some(Harm::Lost) => Err(lost("lost")),
             Some(Harm::AnswerLost) => {
                 self.inner.commit(txn).await?;
@@ -134,7 +172,7 @@ impl Store for Wire {
             Some(Harm::Repeated) => {
                 let answer = self.inner.commit(txn.clone()).await;
                 self.later(txn, delay);
-                answer
+                answer.map(|answer| self.as_seen(answer))
             }
         }
     }
