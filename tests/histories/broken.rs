@@ -9,8 +9,8 @@ use crate::wire::Broken;
 async fn broken(broken: Broken) -> Vec<Rule> {
     let mut scene = Scene::over_sqlite(1, Some(broken)).await;
     match broken {
-        // Not before a lease ends that nobody kept alive, and another is granted what its holder has.
-        Broken::KeepAlives => scene.until(|run| tally(run).lost >= 3).await,
+        // Not before a lease ends that nobody kept alive, while something is held under it.
+        Broken::KeepAlives => scene.until(|run| tally(run).lost >= 2).await,
         Broken::Grants | Broken::Releases | Broken::Permits => scene.calls(1500).await,
     }
     let found = judge(&scene.end().await);

@@ -215,7 +215,9 @@ impl Scene {
             Stage::Etcd { networks, .. } => url(networks[slot].iter().map(Proxy::endpoint)),
         };
         let seed = Chance::of(self.seed, &name).draw();
-        let part = Part { name: name.clone(), seed, store, file: file.clone(), contexts: CONTEXTS, broken: self.broken };
+        // Somebody has to be well, to be granted what another loses without knowing it.
+        let broken = self.broken.filter(|broken| *broken != Broken::KeepAlives || slot == 0);
+        let part = Part { name: name.clone(), seed, store, file: file.clone(), contexts: CONTEXTS, broken };
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(std::env::current_exe().unwrap())
@@ -261,10 +263,14 @@ impl Scene {
         let mut rest = faults.to_vec();
         while !rest.is_empty() {
             let fault = rest.swap_remove(self.chance.within(0, rest.len() as u64 - 1) as usize);
+            let began = self.now();
             let took_effect = async {
-                while !self.strike(fault).await {}
+                while !self.strike(fault).await {
+                    println!("{fault:?} struck nothing");
+                }
             };
             soon(&format!("{fault:?} takes effect"), took_effect).await;
+            println!("{fault:?} took effect after {:?}", Duration::from_nanos(self.now() - began));
             *self.effects.entry(fault).or_default() += 1;
             self.calls(CALM).await;
         }

@@ -23,7 +23,7 @@ pub enum Broken {
     Grants,
     /// Locks are released without looking whose they are, and every release arrives once more later.
     Releases,
-    /// Keep-alives are acknowledged by somebody who is not the store.
+    /// Most keep-alives are acknowledged by somebody who is not the store.
     KeepAlives,
     /// Permits are taken without looking which those of other sessions hold.
     Permits,
@@ -31,6 +31,9 @@ pub enum Broken {
 
 /// Which of a thousand transactions meet each harm.
 const HARM_PERMILLE: u64 = 20;
+
+/// So many keep-alives in a row but one do not reach the store: enough for the lease to end meanwhile.
+const LIES: u64 = 8;
 
 #[derive(Clone, Debug)]
 pub struct Wire {
@@ -40,6 +43,8 @@ pub struct Wire {
     broken: Option<Broken>,
     /// The session's.
     lease: Arc<AtomicU64>,
+    /// How many keep-alives there were.
+    lies: Arc<AtomicU64>,
 }
 
 fn writes(txn: &Txn) -> bool {
@@ -54,7 +59,7 @@ impl Broken {
     /// Whether the transaction is of the kind that this spoils.
     fn concerns(self, txn: &Txn) -> bool {
         txn.then.iter().any(|op| match (self, op) {
-            (Broken::Grants, Op::Put { key, .. }) => key.ends_with("/owner"),
+            (Broken::Grants, Op::Put { key, .. }) => key.ends_with("/owner") || key.contains("/wait/"),
             (Broken::Releases, Op::Delete(keys)) => ends_in(keys, "/owner"),
             (Broken::Permits, Op::Put { key, .. }) => key.contains("/held/"),
             _ => false,
@@ -84,7 +89,7 @@ impl Broken {
 
 impl Wire {
     pub fn new(inner: AnyStore, chance: Chance, recorder: Recorder, broken: Option<Broken>) -> Wire {
-        Wire { inner, chance: Arc::new(Mutex::new(chance)), recorder, broken, lease: Arc::default() }
+        Wire { inner, chance: Arc::new(Mutex::new(chance)), recorder, broken, lease: Arc::default(), lies: Arc::default() }
     }
 
     fn draw(&self) -> (Option<Harm>, Duration) {
@@ -132,7 +137,7 @@ impl Store for Wire {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        if self.broken == Some(Broken::KeepAlives) {
+        if self.broken == Some(Broken::KeepAlives) && self.lies.fetch_add(1, Ordering::Relaxed) % LIES < LIES - 1 {
             return Ok(crate::TTL);
         }
         self.inner.keep_alive(lease).await
@@ -151,7 +156,10 @@ impl Store for Wire {
                 Op::Put { key, .. } if key.ends_with("/owner") => Some(Op::delete(key)),
                 _ => None,
             });
-            self.inner.commit(Txn { then: owners.collect(), ..Txn::new() }).await?;
+            let removal = Txn { then: owners.collect(), ..Txn::new() };
+            if writes(&removal) {
+                self.inner.commit(removal).await?;
+            }
         }
         let (harm, delay) = self.draw();
         let harm = if broken == Some(Broken::Releases) { Some(Harm::Repeated) } else { harm };
