@@ -1,7 +1,7 @@
 //! Several workers on one store, and whatever is done to them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const CONTEXTS: u32 = 4;
 
 /// How long something may take that is not bound to happen, for what was done may have struck in a moment that mattered
 /// to nobody: it is then done once more.
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(8);
 
 /// How many calls are made between two faults.
 const CALM: usize = 100;
@@ -446,10 +446,19 @@ impl Scene {
     }
 
     /// Keeps what the workers wrote, and answers where.
-    pub fn keep(mut self) -> PathBuf {
+    fn keep(&mut self) -> &Path {
         std::fs::write(self.file("revoked"), serde_json::to_string(&self.revoked).unwrap()).unwrap();
         self.directory.disable_cleanup(true);
-        self.directory.path().to_owned()
+        self.directory.path()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let seed = self.seed;
+            println!("seed {seed}: what the workers wrote is in {}", self.keep().display());
+        }
     }
 }
 

@@ -26,6 +26,9 @@ pub const PART: &str = "FENCRON_HISTORIES_PART";
 /// How long a context waits for a lock in any case.
 const LONGEST_WAIT_MS: u64 = 20_000;
 
+/// How often a context asks what became of its unlocking.
+const SETTLE_ATTEMPTS: u32 = 8;
+
 /// How often a worker looks whether it stood still, and from how long on it did.
 const PULSE: Duration = Duration::from_millis(10);
 const STANDSTILL: Duration = Duration::from_millis(50);
@@ -216,13 +219,13 @@ impl Actor {
         let entered = depth;
         for _ in 0..self.chance.within(0, 4) {
             match self.chance.within(0, 3) {
-                0 | 1 if entered == 0 => self.look(Call::Count, object, lock, context, &mut depth).await,
+                0 | 1 if entered == 0 => drop(self.look(Call::Count, object, lock, context, &mut depth).await),
                 0 => {
                     let patience = self.patience();
                     self.lock(object, lock, context, patience, &mut depth).await;
                 }
-                1 => self.look(Call::Fence, object, lock, context, &mut depth).await,
-                2 => self.look(Call::Count, object, lock, context, &mut depth).await,
+                1 => drop(self.look(Call::Fence, object, lock, context, &mut depth).await),
+                2 => drop(self.look(Call::Count, object, lock, context, &mut depth).await),
                 _ => self.pause(1, 40).await,
             }
             if depth < entered {
@@ -231,9 +234,23 @@ impl Actor {
         }
         // Now and then once too often.
         let more = u32::from(self.chance.permille(60) || entered == 0);
+        let mut answer = Answer::Done;
         for _ in 0..depth + more {
             let dropped = self.chance.permille(60).then(|| self.chance.within(0, 5));
-            self.look(Call::Unlock(dropped), object, lock, context, &mut depth).await;
+            answer = self.look(Call::Unlock(dropped), object, lock, context, &mut depth).await;
+        }
+        // Whoever does not know whether it still holds the lock has to ask, or keeps all others waiting.
+        for _ in 0..SETTLE_ATTEMPTS {
+            match answer {
+                Answer::Count(1..) => answer = self.look(Call::Unlock(None), object, lock, context, &mut depth).await,
+                Answer::Unknown(_) | Answer::Dropped => {
+                    self.pause(0, 40).await;
+                    let call = *self.chance.pick(&[Call::Count, Call::Unlock(None)]);
+                    answer = self.look(call, object, lock, context, &mut depth).await;
+                }
+                Answer::Done if depth > 0 => answer = Answer::Dropped,
+                _ => return,
+            }
         }
     }
 
@@ -284,7 +301,7 @@ impl Actor {
         lock: &FencedLock<Wire>,
         context: &mut LockContext,
         depth: &mut u32,
-    ) {
+    ) -> Answer {
         let number = self.call(context.session().0.get(), object, call);
         let within = if let Call::Unlock(Some(millis)) = call { millis } else { LONGEST_WAIT_MS };
         let asked = async {
@@ -296,11 +313,13 @@ impl Actor {
         };
         let answer = timeout(Duration::from_millis(within), asked).await.map_or(Answer::Dropped, refusal_or);
         self.answer(number, &answer);
-        match answer {
+        match &answer {
             Answer::Done => *depth = depth.saturating_sub(1),
             Answer::Lost(_) | Answer::SessionLost | Answer::NotOwner => *depth = 0,
+            Answer::Count(count) => *depth = *count,
             _ => {}
         }
+        answer
     }
 
     async fn use_permits(&mut self, semaphore: &Semaphore<Wire>, session: &Session<Wire>) {
