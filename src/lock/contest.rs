@@ -70,7 +70,7 @@ pub(super) enum Freed {
 
 /// What came of a conditional transaction.
 enum Attempt {
-    Applied(Revision),
+    Applied(Committed),
     /// Its comparisons failed, or its answer was lost: this is how the line stands now.
     Look(Box<Line>),
 }
@@ -110,7 +110,7 @@ impl<S: Store> Contest<S> {
                 Step::Enqueue(entrance) => {
                     let enqueue = self.keys.enqueue(caller, entrance, now, view);
                     match self.attempt(caller, enqueue, view, &mut backoff).await? {
-                        Attempt::Applied(revision) => line.joined(&self.keys, caller, revision),
+                        Attempt::Applied(committed) => line.joined(committed),
                         Attempt::Look(line) => *line,
                     }
                 }
@@ -152,7 +152,7 @@ impl<S: Store> Contest<S> {
     ) -> Result<Result<Hold, Line>, CampaignError> {
         let seen = self.locks.current();
         match self.attempt(caller, grant, view, backoff).await? {
-            Attempt::Applied(revision) => self.granted(caller, base, revision, seen).await.map(Ok),
+            Attempt::Applied(committed) => self.granted(caller, base, committed.revision, seen).await.map(Ok),
             Attempt::Look(line) => Ok(Err(*line)),
         }
     }
@@ -185,7 +185,7 @@ impl<S: Store> Contest<S> {
             Ok(committed) => {
                 backoff.reset();
                 if committed.succeeded {
-                    return Ok(Attempt::Applied(committed.revision));
+                    return Ok(Attempt::Applied(committed));
                 }
                 Ok(Attempt::Look(Box::new(self.read(committed, &seen)?)))
             }

@@ -323,10 +323,16 @@ impl LockKeys {
         gets
     }
 
-    /// Puts the call at the end of the queue, once.
+    /// Puts the call at the end of the queue, once, and reads who came last before it: of many who come at the same time
+    /// each is to wait for another one.
     pub fn enqueue(&self, caller: &Caller, entrance: Entrance, now: Wall, view: View) -> Txn {
         let wait = self.wait(caller.call);
         let record = WaitRecord { v: RECORD, node: caller.node.clone(), since: now };
+        let all = Range::of(self.waiting());
+        let waiting = match view {
+            View::Whole => all,
+            View::Near { .. } => Range { limit: 2, order: Sort::NewestFirst, ..all },
+        };
         Txn {
             when: vec![
                 Compare::absent(Keys::one(wait.as_str())),
@@ -334,7 +340,7 @@ impl LockKeys {
                 Compare::created_at(self.owner.as_str(), entrance.owner_created),
                 Compare::modified_at(self.settled(caller.call), entrance.settled_modified),
             ],
-            then: vec![Op::put_leased(wait, json(&record), caller.lease)],
+            then: vec![Op::put_leased(wait, json(&record), caller.lease), Op::Get(waiting)],
             otherwise: self.look(Some(caller), view),
         }
     }

@@ -11,11 +11,14 @@ use crate::store::{Entry, Range, Revision};
 use crate::time::{Boot, Wall};
 
 mod contexts;
+mod costs;
 mod elections;
 mod ends_of_holds;
 mod faulty;
 mod leadership;
+mod leftovers;
 mod lost_answers;
+mod misuse;
 mod model;
 mod operators;
 mod semaphores;

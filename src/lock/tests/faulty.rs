@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::store::memory::MemoryStore;
-use crate::store::{About, Committed, Entry, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
+use crate::store::{About, Committed, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
 
 /// What a transaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +53,11 @@ struct Shared {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub commits: usize,
-    /// The entries in the answer that had the most.
-    pub widest: usize,
+    pub watches: usize,
+    /// The entries in all answers.
+    pub entries: usize,
+    /// The bytes of their keys and values.
+    pub bytes: usize,
 }
 
 impl Faulty {
@@ -127,12 +130,19 @@ impl Faulty {
         std::mem::take(&mut *self.shared.traffic.lock().unwrap())
     }
 
+    /// The same, and it goes on being counted.
+    pub fn peek(&self) -> Traffic {
+        *self.shared.traffic.lock().unwrap()
+    }
+
     fn count(&self, answer: &Result<Committed, StoreError>) {
         let mut traffic = self.shared.traffic.lock().unwrap();
         traffic.commits += 1;
-        let answers = answer.as_ref().map_or(0, |committed| committed.answers.len());
-        let entries = |index| answer.as_ref().ok().and_then(|committed| committed.got(index)).map_or(0, <[Entry]>::len);
-        traffic.widest = traffic.widest.max((0..answers).map(entries).sum());
+        let Ok(committed) = answer else { return };
+        for entry in (0..committed.answers.len()).filter_map(|index| committed.got(index)).flatten() {
+            traffic.entries += 1;
+            traffic.bytes += entry.key.len() + entry.value.len();
+        }
     }
 
     fn fault_for(&self, txn: &Txn) -> Option<Fault> {
@@ -213,6 +223,7 @@ impl Store for Faulty {
     }
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
+        self.shared.traffic.lock().unwrap().watches += 1;
         self.inner().watch(keys, from).await
     }
 
