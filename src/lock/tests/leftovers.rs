@@ -44,23 +44,31 @@ async fn crashed_clients_leave_nothing_past_their_leases() {
     let waits_for_lock = queue_up(&door, b.session.context()).await;
     let semaphore = door.cluster.locks().semaphore(LockName::new("gpu").unwrap(), 1);
     let permits = semaphore.acquire(&a.session, 1).await.unwrap();
-    let asks = timeout(Duration::from_millis(1), semaphore.acquire(&b.session, 1));
-    assert!(asks.await.is_err(), "it waits");
+    let asking = tokio::spawn({
+        let (semaphore, session) = (semaphore.clone(), door.session("c").await);
+        async move { semaphore.acquire(&session, 1).await.map(drop) }
+    });
     let term = a.lead(1).await;
     let crashing = b.session.lease();
     let waits_to_lead = b.queue_up(2).await;
     let (_, before) = left(&door.cluster).await;
     assert!(before.iter().any(|key| key.ends_with("/owner")) && before.iter().any(|key| key.ends_with("/barred")));
     let waiting = before.iter().filter(|key| key.contains("/wait/")).count();
-    assert!(waiting >= 2, "{before:?}");
+    assert_eq!(waiting, 3, "{before:?}");
 
-    // Nobody gives anything back, and nobody keeps a lease alive.
+    // Nobody gives anything back or takes a call back, and nobody keeps a lease alive.
     door.cluster.store.lose_keep_alives(true);
+    for _ in 0..1000 {
+        door.cluster.store.expect(Kind::Withdraw, Fault::Lost);
+    }
     std::mem::forget((permits, term));
     drop((a, context));
     waits_for_lock.abort();
     waits_to_lead.abort();
+    asking.abort();
     let start = Instant::now();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(left(&door.cluster).await.1, before, "nothing is given back");
     tokio::time::sleep(TTL).await;
     assert_eq!(left(&door.cluster).await.1, ["/fencron/v1/test/lock/door/barred"], "for its delay");
     assert!(door.cluster.entry(&Namespace::new("test").unwrap().session_key(crashing)).await.is_none());
