@@ -332,7 +332,7 @@ impl<S: Store> Contest<S> {
 }
 
 /// As the store's own. A request of a network client can be a future of many kilobytes, of which whoever holds several
-/// locks in one function would hold as many: boxed, it counts once.
+/// locks in one function would hold as many, and run out of a thread's stack: boxed, it counts once.
 pub(super) async fn commit<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
     Box::pin(store.commit(txn)).await
 }

@@ -4,7 +4,7 @@
 //!
 //! | transaction | if | then |
 //! | --- | --- | --- |
-//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call |
+//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call, read the one before it |
 //! | grant | c(owner) = c(barred) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner, delete wait/call |
 //! | seize | c(owner) = c(barred) = 0, m(base) as read, nothing in wait/, m(settled/call) as read, c(sess) as opened | put owner |
 //! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put settled/call |

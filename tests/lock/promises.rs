@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use fencron::fence::Fence;
 use fencron::lock::{
-    CallId, Config, FencedLock, LockContext, LockError, LockName, Locks, Lost, Resigned, StepDownError,
+    CallId, Config, Driver, FencedLock, LockContext, LockError, LockName, Locks, Lost, Presence, Resigned,
+    StepDownError, Timing,
 };
 use fencron::store::etcd::{EtcdConfig, EtcdStore};
 use fencron::store::sqlite::SqliteStore;
@@ -14,9 +15,9 @@ use fencron::store::{Entry, Keys, Store};
 use fencron::time::Clock;
 use tokio::task::JoinHandle;
 
-use crate::node_of;
 use crate::support::etcd::{Etcd, EtcdOptions};
 use crate::support::{soon, until};
+use crate::{TTL, node_of};
 
 const ALL: &str = "/fencron/v1/test/";
 const LOCKS: &str = "/fencron/v1/test/lock/";
@@ -102,7 +103,7 @@ fn door<S: Store>(locks: &Locks<S>, config: Config) -> FencedLock<S> {
     locks.fenced(LockName::new("door").unwrap(), config)
 }
 
-async fn a_lock_taken_by_force_goes_to_the_next_and_its_holder_is_told<S: Store>(place: Place<S>) {
+async fn a_lock_taken_by_force_goes_to_the_next_and_its_holder_is_told(place: Place<impl Store>) {
     let ((locks, a), (_, b)) = (node_of(&place.store, "a").await, node_of(&place.store, "b").await);
     let (lock, mut context) = (door(&locks, Config::default()), a.context());
     let fence = lock.lock_and_get_fence(&mut context).await.unwrap();
@@ -122,7 +123,7 @@ async fn a_lock_taken_by_force_goes_to_the_next_and_its_holder_is_told<S: Store>
     assert_eq!(lock.force_unlock().await.unwrap(), None);
 }
 
-async fn a_destroyed_lock_is_told_to_all_and_leaves_its_bar<S: Store>(place: Place<S>) {
+async fn a_destroyed_lock_is_told_to_all_and_leaves_its_bar(place: Place<impl Store>) {
     let ((locks, a), (_, b)) = (node_of(&place.store, "a").await, node_of(&place.store, "b").await);
     let (lock, mut context) = (door(&locks, Config::default()), a.context());
     lock.lock(&mut context).await.unwrap();
@@ -136,7 +137,7 @@ async fn a_destroyed_lock_is_told_to_all_and_leaves_its_bar<S: Store>(place: Pla
     assert!(left.len() == 1 && left[0].key.ends_with("/barred") && left[0].lease.is_some(), "{left:?}");
 }
 
-async fn a_waiter_is_told_who_holds_the_lock_and_how_many_are_before_it<S: Store>(place: Place<S>) {
+async fn a_waiter_is_told_who_holds_the_lock_and_how_many_are_before_it(place: Place<impl Store>) {
     let ((locks, a), (_, b)) = (node_of(&place.store, "a").await, node_of(&place.store, "b").await);
     let (lock, mut context) = (door(&locks, Config::default()), a.context());
     let fence = lock.lock_and_get_fence(&mut context).await.unwrap();
@@ -160,7 +161,7 @@ async fn a_waiter_is_told_who_holds_the_lock_and_how_many_are_before_it<S: Store
     assert!(last.await.unwrap().1.unwrap() > followed);
 }
 
-async fn a_hold_that_has_lasted_too_long_goes_to_the_next<S: Store>(place: Place<S>) {
+async fn a_hold_that_has_lasted_too_long_goes_to_the_next(place: Place<impl Store>) {
     let most = Duration::from_secs(1);
     let ((locks, a), (_, b)) = (node_of(&place.store, "a").await, node_of(&place.store, "b").await);
     let (lock, mut context) = (door(&locks, Config { max_hold: Some(most), ..Config::default() }), a.context());
@@ -176,7 +177,7 @@ async fn a_hold_that_has_lasted_too_long_goes_to_the_next<S: Store>(place: Place
     assert!(matches!(told, Err(LockError::OwnershipLost { why: Lost::HeldTooLong, .. })), "{told:?}");
 }
 
-async fn permits_are_changed_while_they_are_held_and_waited_for<S: Store>(place: Place<S>) {
+async fn permits_are_changed_while_they_are_held_and_waited_for(place: Place<impl Store>) {
     let ((locks, a), (_, b)) = (node_of(&place.store, "a").await, node_of(&place.store, "b").await);
     let semaphore = locks.semaphore(LockName::new("slots").unwrap(), 1);
     let first = semaphore.acquire(&a, 1).await.unwrap();
@@ -193,7 +194,7 @@ async fn permits_are_changed_while_they_are_held_and_waited_for<S: Store>(place:
     assert!(semaphore.try_acquire(&a, 1).await.unwrap().is_some());
 }
 
-async fn an_observer_hears_of_each_leader<S: Store>(place: Place<S>) {
+async fn an_observer_hears_of_each_leader(place: Place<impl Store>) {
     let ((locks, a), (_, b)) = (node_of(&place.store, "a").await, node_of(&place.store, "b").await);
     let (election, observer) = (locks.election(LockName::leader()), locks.election(LockName::leader()));
     let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
@@ -217,7 +218,7 @@ async fn an_observer_hears_of_each_leader<S: Store>(place: Place<S>) {
     assert_eq!(heard.recv().await.unwrap(), ("b".into(), next.fence()));
 }
 
-async fn a_leader_steps_down_for_one_that_waits_behind_another<S: Store>(place: Place<S>) {
+async fn a_leader_steps_down_for_one_that_waits_behind_another(place: Place<impl Store>) {
     let (locks, a) = node_of(&place.store, "a").await;
     let election = locks.election(LockName::leader());
     let term = election.campaign(&a, CallId::random()).await.unwrap();
@@ -239,7 +240,7 @@ async fn a_leader_steps_down_for_one_that_waits_behind_another<S: Store>(place: 
 }
 
 /// None waits for another's look: they all arrive together.
-async fn many_who_come_at_once_are_served_one_after_the_other<S: Store>(place: Place<S>) {
+async fn many_who_come_at_once_are_served_one_after_the_other(place: Place<impl Store>) {
     const MANY: usize = 50;
     let (locks, a) = node_of(&place.store, "a").await;
     let (lock, mut context) = (door(&locks, Config::default()), a.context());
@@ -264,6 +265,39 @@ async fn many_who_come_at_once_are_served_one_after_the_other<S: Store>(place: P
     }
     assert_eq!(served, MANY);
     assert!(found(&place.store, LOCKS).await.is_empty());
+}
+
+/// A client's requests are futures of tens of kilobytes. A program that makes many calls in one function, or one within
+/// another, is not to hold as many of these on its stack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_take_little_of_a_stack_over_etcd() {
+    const MOST: usize = 4096;
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    let store = etcd.store().await;
+    fn size<T>(_: T) -> usize {
+        size_of::<T>()
+    }
+    assert!(size(store.range_all(Keys::prefix(ALL))) > 2 * MOST, "these are the ones to box");
+    let (locks, session) = node_of(&store, "a").await;
+    let lock = door(&locks, Config::default());
+    let mut context = session.context();
+    let semaphore = locks.semaphore(LockName::new("slots").unwrap(), 1);
+    let election = locks.election(LockName::leader());
+    let presence = Presence { node: "b".into(), record: Vec::new() };
+    let sizes = [
+        ("lock", size(lock.lock(&mut context))),
+        ("unlock", size(lock.unlock(&mut context))),
+        ("with_lock", size(lock.with_lock(&mut context, async |_| {}))),
+        ("force_unlock", size(lock.force_unlock())),
+        ("destroy", size(lock.destroy())),
+        ("acquire", size(semaphore.acquire(&session, 1))),
+        ("campaign", size(election.campaign(&session, CallId::random()))),
+        ("next_leader", size(election.next_leader(None))),
+        ("observe", size(election.observe())),
+        ("open_session", size(locks.open_session(presence, Timing::from_ttl(TTL).unwrap(), Driver::Thread))),
+        ("close", size(session.close())),
+    ];
+    assert!(sizes.iter().all(|(_, size)| *size <= MOST), "{sizes:?}");
 }
 
 const PLACE: &str = "FENCRON_TEST_PLACE";
@@ -313,7 +347,7 @@ impl Drop for Other {
     }
 }
 
-async fn a_killed_process_leaves_nothing_past_its_leases<S: Store>(place: Place<S>) {
+async fn a_killed_process_leaves_nothing_past_its_leases(place: Place<impl Store>) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "promises::another_process", "--nocapture"]).env(PLACE, &place.url);
     let mut child = Other(child.stdout(Stdio::piped()).spawn().unwrap());
