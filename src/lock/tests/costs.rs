@@ -119,3 +119,29 @@ async fn a_permit_is_handed_over_with_as_little_among_many_waiters_as_among_few(
     assert!(work.iter().all(|work| (work.commits, work.watches) == (4 * HAND_OVERS, 2 * HAND_OVERS)), "{work:?}");
     assert!(work.iter().all(|work| work.entries <= 8 * HAND_OVERS && work.bytes <= 800 * HAND_OVERS), "{work:?}");
 }
+
+/// etcd tells those who watch from a past revision only every 100 ms what they have missed.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_tells_the_past_late_does_not_slow_a_crowd() {
+    const CROWD: usize = 30;
+    let door = Door::new();
+    door.cluster.store.tell_the_past_after(Duration::from_millis(100));
+    let (session, lock) = (door.session("a").await, door.lock());
+    let mut context = session.context();
+    lock.lock(&mut context).await.unwrap();
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..CROWD {
+        let (lock, mut context) = (lock.clone(), session.context());
+        crowd.spawn(async move {
+            lock.lock(&mut context).await.unwrap();
+            lock.unlock(&mut context).await.unwrap();
+        });
+    }
+    at_rest(&door.cluster).await;
+    // What they heard of late as they came is told by now.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
+    lock.unlock(&mut context).await.unwrap();
+    crowd.join_all().await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "no timer had to run out");
+}

@@ -46,6 +46,7 @@ struct Shared {
     late: Mutex<Vec<Txn>>,
     keep_alive_delay: Mutex<Duration>,
     keep_alives_fail: Mutex<bool>,
+    past_is_told_after: Mutex<Option<Duration>>,
     traffic: Mutex<Traffic>,
 }
 
@@ -69,6 +70,7 @@ impl Faulty {
             late: Mutex::default(),
             keep_alive_delay: Mutex::default(),
             keep_alives_fail: Mutex::default(),
+            past_is_told_after: Mutex::default(),
             traffic: Mutex::default(),
         };
         Faulty { shared: Arc::new(shared) }
@@ -118,6 +120,11 @@ impl Faulty {
     /// From now on keep-alives do not reach the store, or do again.
     pub fn lose_keep_alives(&self, lose: bool) {
         *self.shared.keep_alives_fail.lock().unwrap() = lose;
+    }
+
+    /// From now on a watch from a revision that is past hears nothing for so long, as etcd's do.
+    pub fn tell_the_past_after(&self, delay: Duration) {
+        *self.shared.past_is_told_after.lock().unwrap() = Some(delay);
     }
 
     /// The store itself, for hands that are no fencron.
@@ -224,7 +231,23 @@ impl Store for Faulty {
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
         self.shared.traffic.lock().unwrap().watches += 1;
-        self.inner().watch(keys, from).await
+        let delay = *self.shared.past_is_told_after.lock().unwrap();
+        // Others have their turn between the question that it follows and this.
+        tokio::task::yield_now().await;
+        let inner = self.inner();
+        let now = inner.range(Range { limit: 1, ..Range::of(keys.clone()) }).await?.revision;
+        let mut watch = inner.watch(keys, from).await?;
+        let Some(delay) = delay.filter(|_| now >= from) else { return Ok(watch) };
+        let (reports, late) = Watch::channel();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            while let Some(report) = watch.next().await {
+                if reports.send(report).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(late.begun_behind())
     }
 
     async fn about(&self) -> Result<About, StoreError> {
