@@ -279,7 +279,8 @@ impl<S: Store> Locks<S> {
             return Ok(());
         }
         let nothing = Compare::absent(Keys::prefix(self.namespace.prefix()));
-        self.store.commit(Txn::new().when(nothing).then(Op::put(self.namespace.base_key(), "0"))).await?;
+        let found = Txn::new().when(nothing).then(Op::put(self.namespace.base_key(), "0"));
+        contest::commit(&self.store, found).await?;
         Ok(())
     }
 }

@@ -229,7 +229,7 @@ impl<S: Store> Semaphore<S> {
 
     /// `None`: it would have to wait, and is not to.
     async fn contend(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut looks) = (Backoff::new(), 0);
         let caller = &claim.caller;
         let (mut txn, mut sent) = (self.look(Some(claim), None), Sent::Look);
         loop {
@@ -274,7 +274,7 @@ impl<S: Store> Semaphore<S> {
                 Next::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
                 Next::Wait { behind } => {
                     let own = Keys::one(self.keys.wait(caller.call));
-                    match hear_either(&self.locks.store, behind, own, pool.revision.next()).await {
+                    match hear_either(&self.locks.store, behind, own, pool.revision.next(), &mut looks).await {
                         Ok(Heard::Nothing) => backoff.wait().await,
                         Ok(Heard::Deleted { .. } | Heard::Changed) => {}
                         Err(error) if error.is_passing() => backoff.wait().await,
