@@ -45,7 +45,8 @@ const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 pub(super) enum Reach {
     /// To its group: for what ended by itself.
     Group,
-    /// To all groups of its session, as timeout(1) and shells with job control make them. That takes a look at all
+    /// To all groups of its session, as timeout(1) and shells with job control make them; where its session is that of
+    /// its caller, to the groups of those that descend from it. That takes a look at all
     /// processes of the machine, too much for the end of every command: for what is ended against its will.
     Session,
 }
@@ -118,13 +119,24 @@ impl Leader {
             // A stopped process would see the TERM only when somebody continues it.
             self.signal(Signal::SIGCONT);
         }
-        if time::timeout(kill_after, self.heed(reach, tells)).await.is_err() {
+        // The group may be waiting for its strays: they are told before it is waited for.
+        let strays = if tells { self.strays(reach).await } else { Vec::new() };
+        if time::timeout(kill_after, self.heed(reach, &strays)).await.is_err() {
             self.signal(Signal::SIGKILL);
+            for stray in &strays {
+                // As in `heed`. Those that descend from what is gone by now are not found again.
+                stray.signal(Signal::SIGKILL).ok();
+            }
             self.group_left(Some(Signal::SIGKILL)).await;
             self.strays_left(reach, Some(Signal::SIGKILL)).await;
         }
         self.gone = true;
         self.status.expect("reaped before the group can be empty")
+    }
+
+    /// The number of its group, and of the process that it was started as.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// What may be asked of the supervisor about it.
@@ -133,9 +145,7 @@ impl Leader {
     }
 
     /// Waits until what was told to end has ended.
-    async fn heed(&mut self, reach: Reach, tells: bool) {
-        // The group may be waiting for its strays: they are told before it is waited for.
-        let strays = if tells { self.strays(reach).await } else { Vec::new() };
+    async fn heed(&mut self, reach: Reach, strays: &[Member]) {
         for stray in strays {
             // One that has ended meanwhile needs no signal, and one that may not be signalled is waited for.
             stray.signal(Signal::SIGTERM).and_then(|()| stray.signal(Signal::SIGCONT)).ok();
@@ -191,7 +201,8 @@ impl Leader {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends to every member.
+    pub(super) fn signal(&self, signal: Signal) {
         self.send(Some(signal));
     }
 
