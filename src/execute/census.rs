@@ -113,7 +113,8 @@ fn leader_of(
     }
     let parent = |pid: &libc::pid_t| Some(all.get(pid).filter(|above| above.session == stat.session)?.parent);
     let line = std::iter::successors(Some(pid), parent).take(GENERATIONS);
-    line.into_iter().find(|above| found.contains_key(above) && all.get(above).is_some_and(|it| it.session == stat.session))
+    line.into_iter()
+        .find(|above| found.contains_key(above) && all.get(above).is_some_and(|it| it.session == stat.session))
 }
 
 /// Whether a process has the user and group of this one. `None`: it is gone, or nobody may look.

@@ -157,7 +157,16 @@ impl Supervisor {
             // The node has done so, as it is the same open file: nothing here may ever wait for a pipe.
             fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok();
         }
-        let charge = Charge { command, pidfd, outputs, told_at: None, strays: Vec::new(), kills: 0, look_at: None, empty: false };
+        let charge = Charge {
+            command,
+            pidfd,
+            outputs,
+            told_at: None,
+            strays: Vec::new(),
+            kills: 0,
+            look_at: None,
+            empty: false,
+        };
         self.commands.insert(command.slot, charge);
     }
 
@@ -204,8 +213,7 @@ impl Supervisor {
             let Some(charge) = self.commands.get_mut(slot) else { continue };
             charge.strays = members.of(charge.command.pid).filter(|member| !member.is_in_group()).copied().collect();
             // It ended by itself, and its node is to be able to say so.
-            charge.empty =
-                members.are_known() && charge.has_ended() && members.of(charge.command.pid).next().is_none();
+            charge.empty = members.are_known() && charge.has_ended() && members.of(charge.command.pid).next().is_none();
         }
         let claims = |slot: &u32| {
             let runs = self.commands.get(slot).is_some_and(|charge| !charge.empty);
