@@ -45,10 +45,12 @@ const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 pub(super) enum Reach {
     /// To its group: for what ended by itself.
     Group,
-    /// To all groups of its session, as timeout(1) and shells with job control make them; where its session is that of
-    /// its caller, to the groups of those that descend from it. That takes a look at all
+    /// To all groups of its session, as timeout(1) and shells with job control make them. That takes a look at all
     /// processes of the machine, too much for the end of every command: for what is ended against its will.
     Session,
+    /// The same where its session is that of its caller: to what descends from it there. Whose parent has ended is not
+    /// found any more, so that they are looked for first.
+    Descendants,
 }
 
 /// Whether a group has members (a zombie is one).
@@ -114,13 +116,14 @@ impl Leader {
     /// for the processes of the session that made themselves a group of their own, too.
     pub(super) async fn end(&mut self, kill_after: Duration, reach: Reach) -> ExitStatus {
         let tells = self.charge.claim_telling();
+        let early = if tells && reach == Reach::Descendants { self.strays(reach).await } else { Vec::new() };
         if tells {
             self.signal(Signal::SIGTERM);
             // A stopped process would see the TERM only when somebody continues it.
             self.signal(Signal::SIGCONT);
         }
         // The group may be waiting for its strays: they are told before it is waited for.
-        let strays = if tells { self.strays(reach).await } else { Vec::new() };
+        let strays = if tells && reach == Reach::Session { self.strays(reach).await } else { early };
         if time::timeout(kill_after, self.heed(reach, &strays)).await.is_err() {
             self.signal(Signal::SIGKILL);
             for stray in &strays {
@@ -193,7 +196,7 @@ impl Leader {
     async fn strays(&self, reach: Reach) -> Vec<Member> {
         match reach {
             Reach::Group => Vec::new(),
-            Reach::Session => {
+            Reach::Session | Reach::Descendants => {
                 let mut members = self.starter.census().of(self.pid).await.unwrap_or_default();
                 members.retain(|member| !member.is_in_group());
                 members

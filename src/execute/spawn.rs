@@ -65,8 +65,10 @@ pub(super) struct Image {
 pub(super) enum Ties {
     /// Nothing: it begins a session, has nothing to read, and writes into these.
     None { stdout: PipeWriter, stderr: PipeWriter },
+    /// The open files; and it begins a session.
+    Files,
     /// The open files and the session, in which it leads a group; the foreground group of `terminal`, where there is one.
-    All { terminal: Option<OwnedFd> },
+    Session { terminal: Option<OwnedFd> },
 }
 
 /// Where a start failed, and why.
@@ -223,11 +225,10 @@ impl Desk {
     fn launch(&mut self, image: &Image, announcement: Announcement) -> Result<(Pid, OwnedFd), StartError> {
         let (argv, envp) = (pointers(&image.args), pointers(&image.env));
         let candidates = pointers(&image.candidates);
-        let (fds, tied, terminal) = match &image.ties {
-            Ties::None { stdout, stderr } => {
-                ([self.null.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()], false, None)
-            }
-            Ties::All { terminal } => ([0, 1, 2], true, terminal.as_ref()),
+        let (fds, terminal) = match &image.ties {
+            Ties::None { stdout, stderr } => ([self.null.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()], None),
+            Ties::Files => ([0, 1, 2], None),
+            Ties::Session { terminal } => ([0, 1, 2], terminal.as_ref()),
         };
         let mut plan = Plan {
             candidates: candidates.as_ptr(),
@@ -235,7 +236,8 @@ impl Desk {
             envp: envp.as_ptr(),
             dir: image.dir.as_ref().map_or(ptr::null(), |dir| dir.as_ptr()),
             fds,
-            tied,
+            keeps_files: !matches!(image.ties, Ties::None { .. }),
+            keeps_session: matches!(image.ties, Ties::Session { .. }),
             terminal: terminal.map_or(-1, AsRawFd::as_raw_fd),
             parent: getpid().as_raw(),
             death_signal: if image.life.finish { 0 } else { libc::SIGTERM },
@@ -282,8 +284,8 @@ struct Plan {
     dir: *const c_char,
     /// Become 0, 1 and 2. They are these, or all greater: the standard library sees to it that those are always open.
     fds: [RawFd; 3],
-    /// It keeps the session and the open files.
-    tied: bool,
+    keeps_files: bool,
+    keeps_session: bool,
     /// Whose foreground group it becomes; -1: none.
     terminal: RawFd,
     parent: libc::pid_t,
@@ -301,7 +303,7 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
     // SAFETY: system calls on valid arguments, all allowed here by signal-safety(7).
     unsafe {
         default_signals();
-        if plan.tied {
+        if plan.keeps_session {
             libc::setpgid(0, 0);
         } else {
             libc::setsid();
@@ -328,7 +330,7 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
         }
         // Not before that, which takes a descriptor, and as many on their way as the limit says.
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files);
-        if !plan.tied {
+        if !plan.keeps_files {
             // Rust opens everything close-on-exec. Should a library not: an inherited connection to the store would keep
             // it open beyond the node's death. Where the kernel is older than 5.11 this does nothing.
             libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);

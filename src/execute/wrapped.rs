@@ -1,8 +1,9 @@
-//! A command in the place of this process, as env(1) and flock(1) run theirs: it has the same input, output, session and
-//! terminal, and the environment of its caller. What makes it another matter than a job's:
+//! A command in the place of this process, as env(1) and flock(1) run theirs: it has the same input, output and open files,
+//! and the environment of its caller. What makes it another matter than a job's:
 //!
-//! - It leads a group of its own in the session of its caller. All of that group ends with it, and what descends from it
-//!   in other groups of the session is ended too when it is ended against its will.
+//! - Without a terminal, it has a session of its own, as a job's command has.
+//! - With one, it leads a group in the session of its caller, as programs have to that use the terminal. What it has
+//!   started in other groups is found by descent only, which breaks where a parent ends first.
 //! - Where this process is in the foreground of a terminal that is both its stdin and its stdout, so is the command from
 //!   its start. Otherwise it might be part of a pipeline, whose other members may want the terminal; then it gets it when
 //!   it asks for it, which the system shows by stopping it (SIGTTIN, SIGTTOU).
@@ -11,7 +12,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::process::ExitStatus;
 use std::thread;
 use std::time::Duration;
@@ -94,14 +95,10 @@ impl Executor {
         let program = wrapped.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
         let failed = |why: String| NotRun::Failed { program: program.clone(), why };
         let mut terminal = Terminal::controlling();
-        let foreground = terminal.as_ref().filter(|terminal| terminal.is_ours_alone());
-        let foreground = foreground.map(|terminal| terminal.file.as_fd().try_clone_to_owned()).transpose();
-        let foreground = foreground.map_err(|error| failed(error.to_string()))?;
-        if let Some(terminal) = terminal.as_mut().filter(|_| foreground.is_some()) {
-            terminal.prepare();
-        }
+        let ties =
+            terminal.as_mut().map_or(Ok(Ties::Files), Terminal::ties).map_err(|error| failed(error.to_string()))?;
         let (kill_after, gate) = (wrapped.kill_after, gate(&wrapped.may_start, self));
-        let image = image(wrapped, foreground).map_err(failed)?;
+        let image = image(wrapped, ties).map_err(failed)?;
         match self.starter.start((image, Vec::new()), gate).await {
             Ok((leader, _)) => {
                 let stops = watch_stops(leader.pid()).map_err(|error| failed(error.to_string()))?;
@@ -118,7 +115,7 @@ fn gate(may_start: &MayStart, executor: &Executor) -> Gate {
     Box::new(move || if may_start.now() { Ok(clock.wall()) } else { Err(StopReason::LostLeadership) })
 }
 
-fn image(wrapped: Wrapped, terminal: Option<OwnedFd>) -> Result<Image, String> {
+fn image(wrapped: Wrapped, ties: Ties) -> Result<Image, String> {
     let Wrapped { argv, env, kill_after, may_start } = wrapped;
     let mut all: std::collections::BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     all.extend(env);
@@ -129,7 +126,7 @@ fn image(wrapped: Wrapped, terminal: Option<OwnedFd>) -> Result<Image, String> {
         args: c_strings(argv, "an argument")?,
         env: c_strings(all.into_iter().map(assignment), "a variable of the environment")?,
         dir: None,
-        ties: Ties::All { terminal },
+        ties,
         life: Life { lease: may_start.lease(), kill_after, finish: false },
     })
 }
@@ -195,7 +192,10 @@ impl Running {
     pub async fn end(mut self, how: Ending) -> ExitStatus {
         let (reach, within) = match how {
             Ending::ByItself => (Reach::Group, None),
-            Ending::Forced(within) => (Reach::Session, Some(within.unwrap_or(self.kill_after))),
+            Ending::Forced(within) => {
+                let reach = if self.terminal.is_some() { Reach::Descendants } else { Reach::Session };
+                (reach, Some(within.unwrap_or(self.kill_after)))
+            }
         };
         let lease_passes = within.and_then(|_| self.leader.charge().time_left());
         let kill_after = [within, lease_passes].into_iter().flatten().fold(self.kill_after, Duration::min);
@@ -252,6 +252,15 @@ impl Terminal {
     /// Whether nobody else can be in the foreground, as far as can be seen.
     fn is_ours_alone(&self) -> bool {
         self.is_foreground() && io::stdin().is_terminal() && io::stdout().is_terminal()
+    }
+
+    /// What a command has in common with this process: the foreground too, where nobody else can be in it.
+    fn ties(&mut self) -> io::Result<Ties> {
+        let terminal = if self.is_ours_alone() { Some(self.file.as_fd().try_clone_to_owned()?) } else { None };
+        if terminal.is_some() {
+            self.prepare();
+        }
+        Ok(Ties::Session { terminal })
     }
 
     fn prepare(&mut self) {
