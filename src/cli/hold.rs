@@ -20,7 +20,7 @@ use super::terminal::visible;
 use super::{Exit, Failure, Global, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProgram, Wrapped};
 use crate::fence::Holding;
-use crate::lock::{Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Seen, Session, Timing, Trust};
+use crate::lock::{Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Seen, Session, SessionError, Timing, Trust};
 use crate::store::{AnyStore, StoreUrl};
 use crate::time::Boot;
 
@@ -29,6 +29,9 @@ const NO_NODE: &[u8] = b"{}";
 
 /// How long a session that is not needed any more is waited for to end; after that it runs out.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a store is tried that went away meanwhile.
+const OPEN_EVERY: Duration = Duration::from_secs(1);
 
 /// What shells add to the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
@@ -217,6 +220,7 @@ enum Over {
 impl Turn {
     async fn take(&self, signals: &mut Signals) -> anyhow::Result<Exit> {
         let mut wait = if self.args.at_once { Some(Duration::ZERO) } else { self.args.wait };
+        let mut waited = false;
         loop {
             let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
             let session = tokio::select! {
@@ -224,8 +228,19 @@ impl Turn {
                 signal = signals.ending() => return Ok(by_signal(signal as i32)),
                 session = self.locks.open_session(presence, self.timing, Driver::Thread) => session,
             };
-            let session = session.map_err(acquire::session_failure)?;
             let left = wait.map(|wait| wait.saturating_sub(self.place.clock.boot().since(self.begun)));
+            let session = match session {
+                Ok(session) => session,
+                // Whoever has waited through half an outage waits through all of it.
+                Err(error) if waited && left != Some(Duration::ZERO) && is_passing(&error) => {
+                    tracing::warn!(%error, "the store is away: waiting for it");
+                    tokio::select! {
+                        signal = signals.ending() => return Ok(by_signal(signal as i32)),
+                        () = tokio::time::sleep(OPEN_EVERY) => continue,
+                    }
+                }
+                Err(error) => return Err(acquire::session_failure(error)),
+            };
             let acquired = self.acquire(&session, left, signals).await;
             let exit = match acquired {
                 Ok(Acquired::Held(held)) => self.attend(held, &session, signals).await.map(Some),
@@ -241,7 +256,7 @@ impl Turn {
             }
             match exit {
                 Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) => wait = None,
-                Ok(None) => {}
+                Ok(None) => waited = true,
                 exit => return exit.map(|exit| exit.unwrap_or(Exit::Failed)),
             }
         }
@@ -389,6 +404,10 @@ impl Turn {
         });
         Exit::Lost
     }
+}
+
+fn is_passing(error: &SessionError) -> bool {
+    matches!(error, SessionError::Store(error) if error.is_passing())
 }
 
 fn seconds(duration: Duration) -> String {

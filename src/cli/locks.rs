@@ -186,9 +186,9 @@ async fn take_lock(
     let node = visible(node);
     if !force {
         let why = format!(
-            "{shown} is held by {node} (fence {fence}) since {since}: with --force it is taken away, and whoever is next gets \
-             it at once, while {node} may still be at work. A command of `fencron lock` is told and ended; whatever else \
-             {node} still does is turned away only where fences are checked"
+            "{shown} is held by {node} (fence {fence}) since {since}: with --force it is taken away, and whoever is next \
+             gets it at once, while {node} may still be at work. A command of `fencron lock` is told and ended; whatever \
+             else {node} still does is turned away only where fences are checked"
         );
         return Err(Failure::wrong(why).into());
     }
@@ -232,8 +232,8 @@ async fn take_permits(
     let shown = visible(name.as_str());
     if !force {
         let why = format!(
-            "with --force the permits of {shown} that session {session} holds are taken away, and whoever is next gets them \
-             at once, while their holder may still be at work, which no fence turns away"
+            "with --force the permits of {shown} that session {session} holds are taken away, and whoever is next gets \
+             them at once, while their holder may still be at work, which no fence turns away"
         );
         return Err(Failure::wrong(why).into());
     }

@@ -16,6 +16,7 @@ const WAITING: usize = 16;
 pub(super) struct Signals {
     told: mpsc::Receiver<Signal>,
     tell: mpsc::Sender<Signal>,
+    stays_in_place: bool,
 }
 
 impl Signals {
@@ -23,7 +24,7 @@ impl Signals {
     /// and so does the command.
     pub fn listen() -> io::Result<Signals> {
         let (tell, told) = mpsc::channel(WAITING);
-        let signals = Signals { told, tell };
+        let signals = Signals { told, tell, stays_in_place: false };
         let ignored = ignored();
         for wanted in PASSED_ON.into_iter().filter(|wanted| !ignores(ignored, *wanted)) {
             signals.hear(wanted)?;
@@ -46,8 +47,11 @@ impl Signals {
 
     /// From now on the key that stops does not: whoever is stopped while it holds something keeps all others waiting, and
     /// loses it after a while.
-    pub fn stay_in_place(&self) -> io::Result<()> {
-        if ignores(ignored(), Signal::SIGTSTP) { Ok(()) } else { self.hear(Signal::SIGTSTP) }
+    pub fn stay_in_place(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.stays_in_place, true) && !ignores(ignored(), Signal::SIGTSTP) {
+            self.hear(Signal::SIGTSTP)?;
+        }
+        Ok(())
     }
 
     /// The next one. Cancel safe.
