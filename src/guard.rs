@@ -88,6 +88,8 @@ pub struct Options {
     pub answer_most: usize,
     /// How large the body of a guarded request may be, in bytes: it is held in memory, to be compared.
     pub body_most: usize,
+    /// How long the body of a guarded request may take to come, from its headers on.
+    pub body_within: Duration,
     /// How many guarded requests are in flight at once.
     pub in_flight_most: usize,
     /// How long a request waits for those under older fences that are still in flight.
@@ -107,6 +109,7 @@ impl Default for Options {
             bytes_most: 512 << 20,
             answer_most: 64 << 10,
             body_most: 1 << 20,
+            body_within: Duration::from_secs(30),
             in_flight_most: 256,
             wait: Duration::from_secs(10),
             in_doubt: InDoubt::Refuse,

@@ -111,6 +111,8 @@ pub struct Ends {
     pub orders: mpsc::Receiver<Order>,
     pub chores: mpsc::Receiver<Chore>,
     pub status: watch::Sender<Status>,
+    /// When the loop last turned: at least once in a second, unless something hangs.
+    pub turned: watch::Sender<Boot>,
 }
 
 impl Status {
@@ -269,7 +271,7 @@ impl<S: Store, E: Execute> Node<S, E> {
     ///
     /// When the ledger cannot be followed for a reason that does not pass (denied, unusable).
     pub async fn run(self, config: Config, ends: Ends) -> Result<(), StoreError> {
-        let Ends { mut orders, mut chores, status } = ends;
+        let Ends { mut orders, mut chores, status, turned } = ends;
         let (news, mut heard) = mpsc::channel(16);
         let (started, mut starts) = mpsc::channel(1024);
         let mut follower = JoinSet::new();
@@ -278,6 +280,7 @@ impl<S: Store, E: Execute> Node<S, E> {
         running.open_session();
         running.make_migrations();
         loop {
+            turned.send_replace(running.options.clock.boot());
             running.report();
             let pause = running.pause();
             let trust = running.trust.as_mut();

@@ -191,8 +191,12 @@ impl Call<'_> {
             OnceState::Failed => {
                 // A migration that was changed since is another one; a key stays what it is.
                 let changed = step.key.kind() == OnceKind::Migration && once.checksum != step.checksum;
-                let again = self.how.retry_failed || step.repeatable || changed;
-                if again && !is_news { Next::Make } else { Next::Stop(Settled::Failed(Box::new(once.clone()))) }
+                let again = self.how.retry_failed || step.repeatable;
+                if changed || (again && !is_news) {
+                    Next::Make
+                } else {
+                    Next::Stop(Settled::Failed(Box::new(once.clone())))
+                }
             }
             OnceState::Unknown => {
                 let can_find_out = step.repeatable || step.verify.is_some();

@@ -86,7 +86,9 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
         },
     };
     let task = tokio::spawn(async move {
-        node.run(config, Ends { orders: order_end, chores, status: status_end }).await.unwrap();
+        node.run(config, Ends { orders: order_end, chores, status: status_end, turned: watch::Sender::default() })
+            .await
+            .unwrap();
     });
     Handle { orders, chores: chore, status, task }
 }

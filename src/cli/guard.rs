@@ -130,6 +130,9 @@ struct ProxyArgs {
     /// How large the body of a guarded request may be, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Options::default().body_most)]
     body_most: usize,
+    /// How long the body of a guarded request may take to come
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = humantime::parse_duration)]
+    body_within: Duration,
     /// How large an answer may be to be replayed, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Options::default().answer_most)]
     answer_most: usize,
@@ -172,6 +175,7 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let options = Options {
         require_fence: args.require_fence,
         body_most: args.body_most,
+        body_within: args.body_within,
         answer_most: args.answer_most,
         ..args.rules.options(&args.resource)
     };

@@ -51,13 +51,26 @@ fn status_text(overview: &Overview) -> String {
     for problem in store.warnings.iter().chain(&overview.obstacles) {
         text += &format!("!          {problem}\n");
     }
+    let mut held_back: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for node in &overview.nodes {
+        if let Some(why) = &node.stands_back {
+            held_back.entry(why).or_default().push(&node.node);
+        }
+    }
+    for (why, nodes) in held_back {
+        text += &format!("!          {}: {why}\n", nodes.join(", "));
+    }
     let rows = overview.nodes.iter().map(|node| {
-        let role = if node.leader { "leader" } else { "follower" };
-        let role = node.stands_back.as_ref().map_or(role.to_owned(), |why| format!("{role}: {why}"));
+        let role = match (&node.stands_back, node.leader) {
+            (None, true) => "leader",
+            (None, false) => "follower",
+            (Some(_), true) => "leader, held back",
+            (Some(_), false) => "held back",
+        };
         let address = node.address.clone().unwrap_or_default();
         vec![
             node.node.clone(),
-            role,
+            role.to_owned(),
             node.version.clone(),
             node.config_digest.clone(),
             node.started_at.to_string(),

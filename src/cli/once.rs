@@ -31,7 +31,7 @@ const KILL_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(super) struct OnceArgs {
-    /// What it is known by: 1 to 195 bytes of any text
+    /// What it is known by: 1 to 195 bytes of text
     key: String,
     /// Run it again where it has failed before
     #[arg(long)]

@@ -138,7 +138,15 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let status = watch::Sender::new(Status::starting(&name, &config));
     let outputs = Outputs::new(place.clock.clone());
     let (ledger, clock) = (place.ledger(), place.clock.clone());
-    let api = Api { status: status.subscribe(), ledger, locks: locks.clone(), outputs: outputs.clone(), clock };
+    let turned = watch::Sender::new(clock.boot());
+    let api = Api {
+        status: status.subscribe(),
+        turned: turned.subscribe(),
+        ledger,
+        locks: locks.clone(),
+        outputs: outputs.clone(),
+        clock,
+    };
     let serving = tokio::spawn(api::serve(listener, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
     let reload = reload::Reload::new(args.file, kept_name, &config, order.clone());
@@ -156,7 +164,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         clock: place.clock.clone(),
     };
     let node = Node { ledger: place.ledger(), locks: locks.clone(), execute, outputs, options };
-    let ended = node.run(config, Ends { orders, chores, status }).await;
+    let ended = node.run(config, Ends { orders, chores, status, turned }).await;
     housekeeping.stop().await;
     beside.shutdown().await;
     locks.save_seen().await;
@@ -218,7 +226,6 @@ pub(super) async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) 
     }
 }
 
-/// The node does its work without its listener as well.
 /// Saves what is seen of the store as it grows. A new term is saved by the campaign that won it.
 async fn save_seen(locks: Locks<AnyStore>) {
     let mut seen: watch::Receiver<Seen> = locks.seen();

@@ -383,8 +383,14 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::io::Write;
+    use std::sync::Once;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tracing_subscriber::filter::DynFilterFn;
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+    use tracing_subscriber::util::SubscriberInitExt as _;
 
     use super::*;
     use crate::time::Wall;
@@ -505,34 +511,51 @@ mod tests {
         assert_eq!(outputs.follow(&run_id()).unwrap().next().await, Some(Heard::Text("again".into())));
     }
 
+    thread_local! {
+        /// What was logged by this thread, while that is of interest.
+        static PAGE: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    }
+
+    struct Page;
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            PAGE.with_borrow_mut(|page| page.as_mut().map_or(Ok(bytes.len()), |page| page.write(bytes)))
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// One subscriber for all threads, each with its own page. Were it one for a thread, another thread that came first to
+    /// a place that logs would have it cached that nobody listens there: tracing asks the current thread's alone, while
+    /// there is but one.
+    fn listen() {
+        static LISTENS: Once = Once::new();
+        LISTENS.call_once(|| {
+            let wanted = DynFilterFn::new(|_, _| PAGE.with_borrow(Option::is_some));
+            let pages = tracing_subscriber::fmt::layer().with_ansi(false).without_time().with_writer(|| Page);
+            tracing_subscriber::registry().with(pages.with_filter(wanted)).init();
+        });
+        tracing::callsite::rebuild_interest_cache();
+    }
+
     /// What a run that writes `pieces` logs. `pause` goes by before each piece.
     fn logged(pieces: &[&str], pause: Duration) -> Vec<String> {
-        #[derive(Clone, Default)]
-        struct Page(Arc<Mutex<Vec<u8>>>);
-        impl Write for Page {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().unwrap().write(bytes)
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let (page, millis) = (Page::default(), Arc::new(AtomicU64::new(0)));
-        let (writer, read) = (page.clone(), millis.clone());
+        listen();
+        let millis = Arc::new(AtomicU64::new(0));
+        let read = millis.clone();
         let clock = Clock::from_fn(move || {
             (Boot::from_duration(Duration::from_millis(read.load(Ordering::Relaxed))), Wall::EPOCH)
         });
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
-            let mut sink = Outputs::new(clock).open(&run_id());
-            for piece in pieces {
-                millis.fetch_add(u64::try_from(pause.as_millis()).unwrap(), Ordering::Relaxed);
-                sink.write(Stream::Stderr, piece.as_bytes());
-            }
-            sink.finish();
-        });
-        let page = page.0.lock().unwrap();
+        PAGE.set(Some(Vec::new()));
+        let mut sink = Outputs::new(clock).open(&run_id());
+        for piece in pieces {
+            millis.fetch_add(u64::try_from(pause.as_millis()).unwrap(), Ordering::Relaxed);
+            sink.write(Stream::Stderr, piece.as_bytes());
+        }
+        sink.finish();
+        let page = PAGE.take().unwrap();
         String::from_utf8_lossy(&page).lines().map(str::to_owned).collect()
     }
 

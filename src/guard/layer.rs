@@ -169,11 +169,12 @@ where
     R::Error: Into<BoxError>,
 {
     let (head, body) = request.into_parts();
-    let most = guard.options().body_most;
-    let body = match Limited::new(body, most).collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Ok(refuse(&Refusal::TooLarge { most })),
-        Err(_) => return Ok(refuse(&malformed("its body broke off"))),
+    let (most, within) = (guard.options().body_most, guard.options().body_within);
+    let body = match tokio::time::timeout(within, Limited::new(body, most).collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Ok(refuse(&Refusal::TooLarge { most })),
+        Ok(Err(_)) => return Ok(refuse(&malformed("its body broke off"))),
+        Err(_) => return Ok(refuse(&Refusal::TooSlow { within })),
     };
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let digest = Digest::of([head.method.as_str().as_bytes(), target.as_bytes(), &body]);

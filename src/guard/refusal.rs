@@ -20,6 +20,8 @@ pub enum Refusal {
     NoFence,
     #[error("the body is larger than {most} bytes")]
     TooLarge { most: usize },
+    #[error("the body did not come within {} s", within.as_secs_f64())]
+    TooSlow { within: Duration },
     #[error("fence {fence} of {scope} is stale: {seen} has been seen. The sender was replaced as leader")]
     Stale { scope: String, fence: Fence, seen: Fence },
     #[error("requests under an older fence of {scope} are still in flight")]
@@ -67,6 +69,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::Malformed(_) => 400,
+            Refusal::TooSlow { .. } => 408,
             Refusal::OlderInFlight { .. } | Refusal::InFlight | Refusal::InDoubt => 409,
             Refusal::Stale { .. } => 412,
             Refusal::TooLarge { .. } => 413,
@@ -82,6 +85,7 @@ impl Refusal {
             Refusal::Malformed(_) => "malformed",
             Refusal::NoFence => "no-fence",
             Refusal::TooLarge { .. } => "too-large",
+            Refusal::TooSlow { .. } => "too-slow",
             Refusal::Stale { .. } => "stale-fence",
             Refusal::OlderInFlight { .. } => "older-in-flight",
             Refusal::InFlight => "in-flight",
@@ -117,6 +121,7 @@ impl Refusal {
             Refusal::Malformed(_) => "Malformed request",
             Refusal::NoFence => "Fence required",
             Refusal::TooLarge { .. } => "Body too large",
+            Refusal::TooSlow { .. } => "Body too slow",
             Refusal::Stale { .. } => "Stale fence",
             Refusal::OlderInFlight { .. } => "An older fence is still in flight",
             Refusal::InFlight => "In flight",

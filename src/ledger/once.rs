@@ -48,9 +48,12 @@ pub struct OnceKey {
 
 /// A text that cannot be the key of something that is done once.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key is 1 to {most} bytes long; this one has {bytes}", most = OnceKey::MOST_BYTES)]
-pub struct NotAKey {
-    bytes: usize,
+pub enum NotAKey {
+    #[error("a key is 1 to {most} bytes long; this one has {bytes}", most = OnceKey::MOST_BYTES)]
+    Length { bytes: usize },
+    /// It is shown to people, in lines of their own.
+    #[error("a key has no line breaks or other control characters in it; this one has {found:?}")]
+    Control { found: char },
 }
 
 impl OnceKey {
@@ -62,12 +65,14 @@ impl OnceKey {
         OnceKey { kind: OnceKind::Migration, name: id.into() }
     }
 
-    /// The key of `fencron once`, where `key` is neither empty nor too long.
+    /// The key of `fencron once`, where `key` is neither empty nor too long, and can be shown.
     pub fn once(key: &str) -> Result<OnceKey, NotAKey> {
-        if (1..=OnceKey::MOST_BYTES).contains(&key.len()) {
-            Ok(OnceKey { kind: OnceKind::Once, name: key.into() })
-        } else {
-            Err(NotAKey { bytes: key.len() })
+        if !(1..=OnceKey::MOST_BYTES).contains(&key.len()) {
+            return Err(NotAKey::Length { bytes: key.len() });
+        }
+        match key.chars().find(|found| found.is_control()) {
+            Some(found) => Err(NotAKey::Control { found }),
+            None => Ok(OnceKey { kind: OnceKind::Once, name: key.into() }),
         }
     }
 

@@ -182,7 +182,10 @@ impl<S: Store, E: Execute> Running<S, E> {
             self.let_in();
         } else {
             self.gate.failures += 1;
-            tracing::error!("no jobs of this file are fired: {why}");
+            // It is looked at again and again, and said once.
+            if self.gate.blocked.as_ref() != Some(&why) {
+                tracing::error!("no jobs of this file are fired: {why}");
+            }
             self.gate.blocked = Some(why);
         }
         match next {

@@ -1,5 +1,7 @@
 //! That what a guard keeps is bounded, and is forgotten when it was said to be.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,6 +12,8 @@ use fencron::time::{Clock, Wall};
 use futures_util::future::join_all;
 
 use super::door::Place;
+use super::proxy::ProxyDoor;
+use crate::support::PATIENCE;
 use crate::support::databases::{Kind, Server};
 
 /// A clock whose wall moves by hand.
@@ -126,4 +130,18 @@ async fn many_keys_in_turn_need_the_disk_of_those_that_live() {
     let (late, most) = (size(), LIVE * 2000);
     assert!(late < most && late < early + early / 4, "{early} bytes, then {late}; at most {most}");
     println!("{LIVE} live keys of {KEYS}: {early} bytes on disk early on, {late} at the end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_come_in_time_is_not_waited_for() {
+    let door = ProxyDoor::open(Place::memory(), &["--body-within", "100ms"]).await;
+    let mut stopped = TcpStream::connect(door.process.url.trim_start_matches("http://")).unwrap();
+    let head =
+        "POST /orders HTTP/1.1\r\nhost: shop\r\nfencing-scope: s\r\nfencing-token: 7\r\ncontent-length: 5\r\n\r\n";
+    stopped.write_all(format!("{head}12").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stopped.set_read_timeout(Some(PATIENCE)).unwrap();
+    stopped.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("urn:fencron:guard:too-slow"), "{answer}");
+    assert!(door.service.marks().is_empty());
 }

@@ -55,6 +55,9 @@ async fn a_failed_migration_keeps_jobs_from_firing_until_it_is_resolved(scene: S
     let _nodes = [node(&scene, "x"), node(&scene, "y")];
     wait_for_reason(&scene, "migration a failed: exit code 7", 2).await;
     assert_eq!(scene.lines("effects"), ["a"], "one of them made it, once");
+    let shown = scene.run(&["status"]).stdout();
+    assert_eq!(shown.matches("migration a failed").count(), 1, "said once for both: {shown}");
+    assert!(shown.contains("x, y: no jobs are fired yet") || shown.contains("y, x: no jobs"), "{shown}");
     scene.run(&["migrate", "resolve", "a", "--as", "done"]).ends(0, &[]);
     scene.wait_for_lines("effects", 2).await;
     assert_eq!(scene.lines("effects")[..2], ["a", "tick"]);

@@ -160,3 +160,18 @@ over_both!(
     those_who_wait_see_what_is_written_without_a_pause,
     who_runs_it_misses_nothing_of_its_output,
 );
+
+#[test]
+fn keys_that_cannot_be_kept_or_shown_are_wrong_usage() {
+    let scene = Scene::over_sqlite();
+    let long = "x".repeat(196);
+    for (key, why) in [
+        ("", "1 to 195 bytes long; this one has 0"),
+        (long.as_str(), "this one has 196"),
+        ("two\nlines", "this one has '\\n'"),
+        ("\u{1b}[31mred", "this one has '\\u{1b}'"),
+    ] {
+        scene.run(&["once", key, "--", "touch", "made"]).ends(2, &[why]);
+    }
+    assert!(!scene.path("made").exists());
+}

@@ -63,6 +63,28 @@ fn a_failed_migration_may_be_changed_and_is_made_then() {
 }
 
 #[test]
+fn one_that_waits_with_a_changed_text_makes_it_after_the_old_one_has_failed() {
+    let scene = Scene::over_sqlite();
+    let a = ("a", "echo begun >> begun; while [ ! -e go ]; do sleep 0.02; done");
+    scene.write("jobs.yaml", &file(&[a, ("b", "exit 9")]));
+    let first = scene.start("other", &["migrate"]);
+    until_there(&scene, "begun");
+    scene.write("new.yaml", &file(&[a, B]));
+    let mut second = scene.start("second", &["migrate", "new.yaml"]);
+    let waits = second.stderr().recv_timeout(crate::support::PATIENCE).unwrap();
+    assert!(waits.contains("other is at the migrations"), "{waits}");
+    scene.write("go", "");
+    first.end().ends(1, &["b failed: exit code 9"]);
+    assert_eq!(second.end().code(), 0, "what failed is not what the second was asked for");
+    assert_eq!(scene.lines("effects"), ["b"]);
+}
+
+fn until_there(scene: &Scene, name: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(scene.wait_for_lines(name, 1));
+}
+
+#[test]
 fn a_new_password_changes_no_checksum() {
     let scene = Scene::over_sqlite();
     scene.write("jobs.yaml", &file(&[("a", "echo ${SECRET} > /dev/null; echo a >> effects")]));

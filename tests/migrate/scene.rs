@@ -1,7 +1,7 @@
 //! Where it happens: a directory with a jobs file, a store, and processes.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -183,15 +183,24 @@ impl Process {
 
     /// The lines that it writes, as they come.
     pub fn stdout(&mut self) -> mpsc::Receiver<String> {
-        let out = BufReader::new(self.0.as_mut().unwrap().stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        lines
+        lines_of(self.0.as_mut().unwrap().stdout.take().unwrap())
+    }
+
+    /// Its messages, as they come.
+    pub fn stderr(&mut self) -> mpsc::Receiver<String> {
+        lines_of(self.0.as_mut().unwrap().stderr.take().unwrap())
     }
 
     pub fn end(mut self) -> Ran {
         Ran(self.0.take().unwrap().wait_with_output().unwrap())
     }
+}
+
+fn lines_of(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    let from = BufReader::new(from);
+    std::thread::spawn(move || from.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    lines
 }
 
 impl Drop for Process {

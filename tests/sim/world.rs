@@ -204,7 +204,8 @@ impl<'a> World<'a> {
         let (chores_end, chores) = mpsc::channel(1);
         let task = tokio::spawn(async move {
             let _chores = chores_end;
-            node.run(config, Ends { orders: order_end, chores, status: status_end }).await
+            node.run(config, Ends { orders: order_end, chores, status: status_end, turned: watch::Sender::default() })
+                .await
         });
         self.net.note(Fact::Up(life.clone()));
         self.nodes[at] = Some(Process { life, orders, status, task, told: false });

@@ -108,6 +108,8 @@ impl Server {
                 let mut command = self.as_user(&program("mariadb-install-db"));
                 command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
                 command.arg(format!("--datadir={}", data.display()));
+                // A server that starts deletes what it finds in the place for temporary tables: each has its own.
+                command.arg(format!("--tmpdir={}", directory.display()));
                 command
             }
         };
@@ -135,6 +137,7 @@ impl Server {
                 let options = [
                     "--no-defaults".to_owned(),
                     format!("--datadir={data}"),
+                    format!("--tmpdir={}", self.directory.display()),
                     format!("--port={port}"),
                     "--bind-address=127.0.0.1".to_owned(),
                     format!("--socket={}", self.directory.join("socket").display()),
@@ -253,11 +256,18 @@ impl Server {
     /// Kills it as a power cut does. Its data stays, for [`Server::restart`].
     pub fn kill(&mut self) {
         let Some(mut running) = self.running.take() else { return };
+        kill(running.server, Signal::SIGSTOP).unwrap(); // so that it starts no more of them
+        let connections = children(running.server);
         let mut stdin = running.shell.stdin.take().unwrap();
         std::io::Write::write_all(&mut stdin, b"keep\n").unwrap();
         drop(stdin);
         running.shell.wait().unwrap();
-        // The processes of connections end by themselves once they see that the main one is gone.
+        // PostgreSQL has a process for each connection. One in the midst of a statement sees only at its end that the main
+        // one is gone, and until then keeps another from starting.
+        for process in connections {
+            kill(process, Signal::SIGKILL).ok();
+            wait_until_gone(process);
+        }
         fs::remove_file(self.data().join("postmaster.pid")).ok();
     }
 
@@ -278,6 +288,26 @@ impl Drop for Server {
             None => fs::remove_dir_all(&self.directory).unwrap(),
         }
     }
+}
+
+/// The processes that a process has started.
+fn children(parent: Pid) -> Vec<Pid> {
+    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
+}
+
+fn wait_until_gone(process: Pid) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let stat = format!("/proc/{process}/stat");
+    // What init has not reaped yet has let go of its memory.
+    let is_there = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+    for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
+        if !is_there() {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    panic!("process {process} of a server that was killed does not end");
 }
 
 /// A database of a [`Server`].

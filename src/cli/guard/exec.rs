@@ -88,6 +88,8 @@ fn refused(refusal: &Refusal) -> Failure {
         Refusal::InDoubt => Exit::OutcomeUnknown,
         Refusal::StateUnavailable(_) => Exit::StoreUnreachable,
         Refusal::Malformed(_) | Refusal::NoFence | Refusal::TooLarge { .. } | Refusal::OtherPayload => Exit::Wrong,
+        // A command has no body that comes slowly.
+        Refusal::TooSlow { .. } => Exit::Failed,
     };
     Failure::new(exit, format!("not run: {refusal}"))
 }

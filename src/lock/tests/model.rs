@@ -3,7 +3,7 @@
 //! deletes the owner's key. The calls are candidates of an election, each with a session of its own, or contexts of a
 //! reentrant lock, of which two share a session.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use stateright::{Checker, Model, Property};
 
@@ -11,95 +11,13 @@ use super::{BASE, OWNER, call};
 use crate::lock::hold::{Base, Caller, Entrance, Hold, Manner, Turn, View};
 use crate::lock::keys::{LockKeys, LockName, Namespace};
 use crate::lock::line::{Line, Step};
-use crate::store::{Answer, Committed, Compare, Entry, Keys, LeaseId, Op, Order, Page, Revision, Sort, Test, Txn};
+use crate::store::{Entry, Keys, LeaseId, Op, Revision, Txn};
 use crate::time::Wall;
 
-/// Value, created, modified, lease.
-type Fields = (Vec<u8>, u64, u64, Option<LeaseId>);
+mod contents;
+mod permits;
 
-/// The contents of a store, small enough to be compared.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Contents {
-    revision: u64,
-    entries: BTreeMap<String, Fields>,
-    ended: BTreeSet<LeaseId>,
-}
-
-impl Contents {
-    fn find(&self, keys: &Keys) -> Vec<Entry> {
-        let entry = |(key, (value, created, modified, lease)): (&String, &Fields)| Entry {
-            key: key.clone(),
-            value: value.clone(),
-            created: Revision(*created),
-            modified: Revision(*modified),
-            lease: *lease,
-        };
-        self.entries.iter().filter(|(key, _)| keys.contains(key)).map(entry).collect()
-    }
-
-    fn holds(&self, compare: &Compare) -> bool {
-        let nothing =
-            Entry { key: String::new(), value: vec![], created: Revision(0), modified: Revision(0), lease: None };
-        let mut found = self.find(&compare.keys);
-        if found.is_empty() {
-            found.push(nothing);
-        }
-        found.iter().all(|entry| match &compare.test {
-            Test::Created(order, given) => Order::holds(*order, entry.created, *given),
-            Test::Modified(order, given) => Order::holds(*order, entry.modified, *given),
-            Test::Lease(lease) => entry.lease == *lease,
-            Test::Value(value) => entry.value == *value,
-        })
-    }
-
-    /// `None`: refused, because of a lease that has ended.
-    fn commit(&mut self, txn: &Txn) -> Option<Committed> {
-        let succeeded = txn.when.iter().all(|compare| self.holds(compare));
-        let ops = if succeeded { &txn.then } else { &txn.otherwise };
-        if ops.iter().any(|op| matches!(op, Op::Put { lease: Some(lease), .. } if self.ended.contains(lease))) {
-            return None;
-        }
-        let next = self.revision + 1;
-        let mut answers = Vec::new();
-        for op in ops {
-            answers.push(match op {
-                Op::Put { key, value, lease } => {
-                    let created = self.entries.get(key).map_or(next, |entry| entry.1);
-                    self.entries.insert(key.clone(), (value.clone(), created, next, *lease));
-                    self.revision = next;
-                    Answer::Put
-                }
-                Op::Delete(keys) => Answer::Deleted(self.delete(keys, next)),
-                Op::Get(range) => {
-                    let mut entries = self.find(&range.keys);
-                    if range.order == Sort::NewestFirst {
-                        entries.retain(|entry| range.modified_before.is_none_or(|before| entry.modified < before));
-                        entries.sort_by_key(|entry| std::cmp::Reverse(entry.modified));
-                        entries.truncate(range.limit);
-                    }
-                    Answer::Got(Page { entries, ..Page::default() })
-                }
-            });
-        }
-        Some(Committed { succeeded, revision: Revision(self.revision), answers })
-    }
-
-    fn delete(&mut self, keys: &Keys, at: u64) -> u64 {
-        let before = self.entries.len();
-        self.entries.retain(|key, _| !keys.contains(key));
-        let deleted = before - self.entries.len();
-        if deleted > 0 {
-            self.revision = at;
-        }
-        deleted as u64
-    }
-
-    fn end(&mut self, lease: LeaseId) {
-        self.ended.insert(lease);
-        self.entries.retain(|_, entry| entry.3 != Some(lease));
-        self.revision += 1;
-    }
-}
+use contents::Contents;
 
 /// What a node has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -378,7 +296,7 @@ impl Model for Contention {
 
     fn init_states(&self) -> Vec<World> {
         let manner = self.manner;
-        let mut contents = Contents { revision: 1, entries: BTreeMap::new(), ended: BTreeSet::new() };
+        let mut contents = Contents::new();
         for node in 0..self.nodes {
             let caller = caller(manner, node);
             if !contents.entries.contains_key(&caller.session_key) {

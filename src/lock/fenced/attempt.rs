@@ -1,0 +1,205 @@
+//! One attempt to lock: contending until it is won, over, or no longer wanted.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{FencedLock, LockError, Patience, WITHDRAW_WITHIN};
+use crate::fence::Fence;
+use crate::lock::Backoff;
+use crate::lock::contest::{Ask, Contended, Contest};
+use crate::lock::context::{Held, LockContext};
+use crate::lock::election::CampaignError;
+use crate::lock::hold::{Caller, Hold};
+use crate::lock::keys::CallId;
+use crate::lock::session::{Ended, RECHECK};
+use crate::lock::signal::{HoldOver, Lost};
+use crate::store::{Store, StoreError};
+
+/// How long a call that is not to wait for the lock waits for the store.
+const TRY_WITHIN: Duration = Duration::from_secs(10);
+
+/// How an attempt to lock ended, before it was put in order.
+enum End {
+    Contended(Result<Contended, CampaignError>),
+    SessionEnded(Ended),
+    Cancelled,
+    TimeUp,
+}
+
+impl<S: Store> FencedLock<S> {
+    /// Makes the context, which does not hold the lock, hold it. `None`: its time was up, or it was cancelled.
+    pub(super) async fn acquire(
+        &self,
+        context: &mut LockContext,
+        patience: Patience,
+    ) -> Result<Option<Fence>, LockError> {
+        let mut caller = context.member.caller(CallId::random());
+        context.pending.insert(self.key().to_owned(), caller.clone());
+        let abandoned = Abandoned { contest: &self.contest, caller: Some(caller.clone()) };
+        let time_up = async {
+            match patience {
+                Patience::Forever => std::future::pending().await,
+                Patience::For(wait) => tokio::time::sleep(wait).await,
+                Patience::None => tokio::time::sleep(TRY_WITHIN).await,
+            }
+        };
+        let end = tokio::select! {
+            biased;
+            why = context.member.ended() => End::SessionEnded(why),
+            () = context.stop.cancelled() => End::Cancelled,
+            contended = self.contend(context, &mut caller, patience) => End::Contended(contended),
+            () = time_up => End::TimeUp,
+        };
+        let result = self.conclude(context, caller, end, patience).await;
+        if !context.pending.contains_key(self.key()) {
+            abandoned.settled();
+        }
+        result
+    }
+
+    async fn contend(
+        &self,
+        context: &LockContext,
+        caller: &mut Caller,
+        patience: Patience,
+    ) -> Result<Contended, CampaignError> {
+        let ask = match patience {
+            Patience::None => Ask::AtOnce,
+            Patience::Forever | Patience::For(_) => Ask::Wait(Some(&context.progress)),
+        };
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(delay) = self.config.lock_delay {
+                match context.member.delayed(&self.contest.locks.store, delay).await {
+                    Ok(lease) => caller.delay = Some(lease),
+                    Err(error) if error.is_passing() => {
+                        backoff.wait().await;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            match self.contest.contend(caller, ask).await {
+                Err(CampaignError::Store(StoreError::LeaseEnded(lease))) if caller.delay == Some(lease) => {
+                    context.member.forget_delay(lease);
+                }
+                contended => return contended,
+            }
+        }
+    }
+
+    /// Puts in order what an attempt to lock has left.
+    async fn conclude(
+        &self,
+        context: &mut LockContext,
+        caller: Caller,
+        end: End,
+        patience: Patience,
+    ) -> Result<Option<Fence>, LockError> {
+        let key = self.key();
+        let refused = match end {
+            End::Contended(Ok(Contended::Won(hold))) => {
+                self.contest.locks.save_seen().await;
+                context.pending.remove(key);
+                return Ok(Some(self.hold_on(context, caller, hold)));
+            }
+            // What the session had of this call goes with it.
+            End::SessionEnded(why) | End::Contended(Err(CampaignError::SessionEnded(why))) => {
+                context.pending.remove(key);
+                return Err(LockError::SessionLost { why });
+            }
+            // Without waiting, nothing was put in the queue.
+            End::Contended(Ok(Contended::Busy)) => {
+                context.pending.remove(key);
+                return Ok(None);
+            }
+            End::Contended(Ok(Contended::Destroyed)) => Some(self.was_destroyed()),
+            End::Contended(Err(error)) => Some(error.into()),
+            End::TimeUp if matches!(patience, Patience::None) => {
+                let why = format!("no answer in {TRY_WITHIN:?}");
+                Some(LockError::Store(StoreError::Unavailable { store: "the store".to_owned(), why }))
+            }
+            End::Cancelled => {
+                context.stop = CancellationToken::new();
+                None
+            }
+            End::TimeUp => None,
+        };
+        match timeout(WITHDRAW_WITHIN, self.contest.withdraw(&caller)).await {
+            Ok(Ok(())) => {
+                context.pending.remove(key);
+                refused.map_or(Ok(None), Err)
+            }
+            Ok(Err(source)) => Err(refused.unwrap_or_else(|| self.unknown(source))),
+            Err(_) => {
+                let why = format!("no answer in {WITHDRAW_WITHIN:?}");
+                let source = StoreError::Unknown { store: "the store".to_owned(), why };
+                Err(refused.unwrap_or_else(|| self.unknown(source)))
+            }
+        }
+    }
+
+    fn hold_on(&self, context: &mut LockContext, caller: Caller, hold: Hold) -> Fence {
+        let (fence, over, member) = (hold.fence(), HoldOver::default(), context.member.clone());
+        if let Some(most) = self.config.max_hold {
+            self.limit(hold.clone(), over.clone(), most);
+        }
+        let held = Held { hold, count: 1, caller, member, over, releasing: false, told: false };
+        context.held.insert(self.key().to_owned(), held);
+        fence
+    }
+
+    /// Ends the hold when it has lasted `most`.
+    fn limit(&self, hold: Hold, over: HoldOver, most: Duration) {
+        let contest = self.contest.clone();
+        let ends_at = contest.locks.clock.boot().plus(most);
+        tokio::spawn(async move {
+            let too_long = async {
+                loop {
+                    let now = contest.locks.clock.boot();
+                    if now >= ends_at {
+                        return;
+                    }
+                    tokio::time::sleep(ends_at.since(now).min(RECHECK)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = over.ended() => return,
+                () = too_long => over.end(Lost::HeldTooLong),
+            }
+            tracing::warn!(lock.scope = %hold.scope(), lock.fence = %hold.fence(), "held for as long as it may be");
+            if let Err(error) = contest.release(&hold).await {
+                tracing::warn!(%error, lock.scope = %hold.scope(), "it ends with its session, or when its holder asks");
+            }
+        });
+    }
+}
+
+/// Takes a call back whose future was dropped, in the background: otherwise its place in the queue would keep everybody
+/// waiting.
+struct Abandoned<'a, S: Store> {
+    contest: &'a Contest<S>,
+    caller: Option<Caller>,
+}
+
+impl<S: Store> Abandoned<'_, S> {
+    fn settled(mut self) {
+        self.caller = None;
+    }
+}
+
+impl<S: Store> Drop for Abandoned<'_, S> {
+    fn drop(&mut self) {
+        // Where the runtime is gone already, the context's next operation or the session's end does it.
+        let (Some(caller), Ok(runtime)) = (self.caller.take(), tokio::runtime::Handle::try_current()) else { return };
+        let contest = self.contest.clone();
+        runtime.spawn(async move {
+            if let Err(error) = contest.withdraw(&caller).await {
+                tracing::warn!(%error, call = %caller.call, "a call that nobody waits for may stand in the queue");
+            }
+        });
+    }
+}

@@ -1,0 +1,105 @@
+//! What became of earlier calls of a context, and whether its hold still stands.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{FencedLock, LockError};
+use crate::lock::Backoff;
+use crate::lock::contest::Freed;
+use crate::lock::context::{Held, LockContext};
+use crate::lock::hold::View;
+use crate::lock::signal::Lost;
+use crate::store::{Store, StoreError};
+
+/// How long it may take to learn whether a hold still stands.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
+
+impl<S: Store> FencedLock<S> {
+    /// Settles what earlier calls of the context have left open on this lock. Answers whether that was a release.
+    pub(super) async fn settle(&self, context: &mut LockContext) -> Result<bool, LockError> {
+        let key = self.key();
+        if let Err(destroyed) = self.check_destroyed() {
+            context.pending.remove(key);
+            self.forget(context);
+            return Err(destroyed);
+        }
+        if let Some(caller) = context.pending.get(key) {
+            self.contest.withdraw(caller).await.map_err(|source| self.unknown(source))?;
+            context.pending.remove(key);
+        }
+        let Some(held) = context.held.get(key).filter(|held| held.releasing) else { return Ok(false) };
+        let freed = match held.is_over() {
+            Some(Lost::SessionEnded(_)) => Freed::HadEnded,
+            _ => self.contest.release(&held.hold).await.map_err(|source| self.unknown(source))?,
+        };
+        match freed {
+            Freed::Released if !held.over.why().is_some_and(|why| why == Lost::HeldTooLong) => {
+                held.over.end(Lost::Released);
+                context.held.remove(key);
+                Ok(true)
+            }
+            _ if held.told => {
+                context.held.remove(key);
+                Ok(false)
+            }
+            Freed::Untold => {
+                context.held.remove(key);
+                let why = "the store has forgotten when the hold ended".to_owned();
+                Err(self.unknown(StoreError::Unknown { store: "the store".to_owned(), why }))
+            }
+            Freed::Released | Freed::HadEnded => {
+                let why = held.is_over().unwrap_or(Lost::Taken);
+                Err(self.lose(context, why).await)
+            }
+        }
+    }
+
+    /// Whether the context holds the lock, as the store says now; where it only believed so, that is an error, once.
+    pub(super) async fn stands(&self, context: &mut LockContext) -> Result<bool, LockError> {
+        let Some(held) = context.held.get(self.key()) else { return Ok(false) };
+        if let Some(why) = held.is_over() {
+            return Err(self.lose(context, why).await);
+        }
+        let (mut backoff, near) = (Backoff::new(), View::Near { queued: None });
+        let look = timeout(CONFIRM_WITHIN, self.contest.look(&held.caller, near, &mut backoff));
+        let line = tokio::select! {
+            biased;
+            why = held.member.ended() => Err(Some(why)),
+            line = look => line.map_err(|_| None),
+        };
+        match line {
+            Ok(Ok(line)) if line.shows(&held.hold) => Ok(true),
+            Ok(Ok(_)) => Err(self.lose(context, Lost::Taken).await),
+            Ok(Err(error)) => Err(error.into()),
+            Err(Some(why)) => Err(self.lose(context, Lost::SessionEnded(why)).await),
+            Err(None) => {
+                let why = format!("no answer in {CONFIRM_WITHIN:?}");
+                Err(LockError::Store(StoreError::Unavailable { store: "the store".to_owned(), why }))
+            }
+        }
+    }
+
+    /// The context's hold is over: what to tell it. The call is settled, so that no request of it that is still under way
+    /// takes the lock once more.
+    async fn lose(&self, context: &mut LockContext, why: Lost) -> LockError {
+        let Some(held) = self.forget(context) else { return self.not_the_owner() };
+        held.over.end(why);
+        // Whatever the session had is gone with it.
+        if !matches!(why, Lost::SessionEnded(_)) {
+            match self.contest.observe(View::Near { queued: None }).await {
+                Ok((line, _)) if line.is_destroyed() => return self.was_destroyed(),
+                Ok(_) | Err(_) => {}
+            }
+            if let Err(error) = self.contest.withdraw(&held.caller).await {
+                tracing::debug!(%error, lock.scope = %held.hold.scope(), "the lost hold's call is settled later");
+                context.pending.insert(self.key().to_owned(), held.caller.clone());
+            }
+        }
+        LockError::OwnershipLost { lock: self.name.clone(), fence: held.hold.fence(), why }
+    }
+
+    fn forget(&self, context: &mut LockContext) -> Option<Held> {
+        context.held.remove(self.key())
+    }
+}

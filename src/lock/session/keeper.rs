@@ -1,0 +1,162 @@
+//! What keeps a session alive: the questions to the store, and what their answers mean for its trust.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use super::{Delays, Ended, RECHECK, Told, Trust};
+use crate::lock::lease::{Lease, Next, Timing};
+use crate::store::{LeaseId, Store, StoreError};
+use crate::time::{Boot, Clock};
+
+/// How many keep-alives of one lease may be under way at once.
+const QUESTIONS_AT_ONCE: usize = 4;
+
+/// Keeps one lease alive and publishes its trust.
+pub(super) struct Keeper<S> {
+    pub store: S,
+    pub clock: Clock,
+    pub id: LeaseId,
+    pub timing: Timing,
+    pub lease: Lease,
+    pub trust: watch::Sender<Trust>,
+    pub told: Told,
+    pub kept: Kept,
+}
+
+/// What a keeper shares with its session.
+pub(super) struct Kept {
+    pub attendance: Attendance,
+    pub delays: Delays,
+}
+
+/// When a session was last attended to, in milliseconds of the boot clock; 0: nobody has said that they do.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attendance(Arc<AtomicU64>);
+
+impl Attendance {
+    pub fn note(&self, now: Boot) {
+        let millis = u64::try_from(now.since_boot().as_millis()).unwrap_or(u64::MAX);
+        self.0.store(millis.max(1), Ordering::Relaxed);
+    }
+
+    fn lapsed(&self, now: Boot, after: Duration) -> bool {
+        let last = self.0.load(Ordering::Relaxed);
+        last != 0 && now.since(Boot::from_duration(Duration::from_millis(last))) > after
+    }
+}
+
+/// When a keep-alive was sent, and what came of it.
+type Answered = (Boot, Result<Duration, StoreError>);
+
+impl<S: Store> Keeper<S> {
+    pub fn on_a_thread(self, abandoned: oneshot::Receiver<()>) -> io::Result<()> {
+        let work = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(self.run_apart(abandoned)),
+            Err(error) => {
+                tracing::error!(%error, "the session cannot be kept alive: no runtime for its thread");
+                self.publish(Some(Ended::Unattended));
+            }
+        };
+        std::thread::Builder::new().name("fencron-lease".into()).spawn(work).map(drop)
+    }
+
+    /// Runs on a connection of its own, as soon as there is one.
+    async fn run_apart(mut self, mut abandoned: oneshot::Receiver<()>) {
+        loop {
+            let apart = tokio::select! {
+                biased;
+                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                apart = self.store.apart() => apart,
+            };
+            match apart {
+                Ok(store) => {
+                    self.store = store;
+                    return self.run(abandoned).await;
+                }
+                Err(error) => tracing::warn!(%error, session.lease = %self.id, "the keep-alive cannot connect yet"),
+            }
+            tokio::select! {
+                biased;
+                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                () = tokio::time::sleep(self.timing.answer_within()) => {}
+            }
+        }
+    }
+
+    pub async fn run(mut self, mut abandoned: oneshot::Receiver<()>) {
+        let mut questions = JoinSet::new();
+        let mut neglected = false;
+        loop {
+            let now = self.clock.boot();
+            let neglected_before =
+                std::mem::replace(&mut neglected, self.kept.attendance.lapsed(now, self.timing.ttl() * 2));
+            if neglected && !neglected_before {
+                tracing::error!(session.lease = %self.id, "the node hangs: its session is not kept alive any more");
+            }
+            let pause = match self.lease.next(now) {
+                Next::Ended => return self.publish(Some(Ended::Refused)),
+                Next::Ask if neglected => RECHECK,
+                Next::Ask if questions.len() < QUESTIONS_AT_ONCE => {
+                    self.lease.asked(now);
+                    let (store, id) = (self.store.clone(), self.id);
+                    questions.spawn(async move { (now, store.keep_alive(id).await) });
+                    continue;
+                }
+                Next::Ask => RECHECK,
+                Next::WaitUntil(due) => due.since(now).min(RECHECK),
+            };
+            tokio::select! {
+                biased; // An answer may be what makes the next question needless.
+                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                Some(answer) = questions.join_next() => self.hear(answer),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, answer: Result<Answered, JoinError>) {
+        let lease = self.id;
+        match answer {
+            Ok((asked_at, Ok(ttl))) => {
+                self.lease.acknowledged(asked_at, ttl);
+                self.publish(None);
+                self.keep_delays();
+            }
+            Ok((_, Err(StoreError::LeaseEnded(_)))) => {
+                tracing::warn!(session.lease = %lease, "the session's lease has ended");
+                self.lease.end(self.clock.boot());
+            }
+            Ok((_, Err(error))) => tracing::warn!(%error, session.lease = %lease, "a keep-alive was not acknowledged"),
+            Err(error) => tracing::error!(%error, session.lease = %lease, "a keep-alive broke off"),
+        }
+    }
+
+    /// Only after the session's own lease was acknowledged: a delay counts from that lease's end.
+    fn keep_delays(&self) {
+        for lease in self.kept.delays.leases() {
+            let (store, delays) = (self.store.clone(), self.kept.delays.clone());
+            tokio::spawn(async move {
+                match store.keep_alive(lease).await {
+                    Ok(_) => {}
+                    Err(StoreError::LeaseEnded(_)) => delays.forget(lease),
+                    Err(error) => tracing::warn!(%error, %lease, "the keep-alive of a delay was not acknowledged"),
+                }
+            });
+        }
+    }
+
+    fn publish(&self, ended: Option<Ended>) {
+        let trusted_until = match ended {
+            None => self.lease.trusted_until(),
+            Some(_) => self.lease.trusted_until().min(self.clock.boot()),
+        };
+        let trust = Trust { lease: self.id, trusted_until, ended };
+        self.told.tell(&trust);
+        self.trust.send_if_modified(|published| std::mem::replace(published, trust) != trust);
+    }
+}
