@@ -141,18 +141,13 @@ impl<S: Store> Semaphore<S> {
     /// Who holds permits, and who waits for some, now.
     pub async fn state(&self) -> Result<SemaphoreState, SemaphoreError> {
         let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
-        let holder = |entry: &Entry| {
-            let record = ShareRecord::read(&entry.value)?;
-            let ShareRecord { node, permits, since, .. } = record;
-            Some(PermitsHeld { node, session: entry.lease, permits, since })
-        };
         let waiter = |entry: &Entry| {
             let (node, since) = ShareRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
             Waiter { node, session: entry.lease, since }
         };
         Ok(SemaphoreState {
             permits: pool.permits(),
-            held: pool.holding.iter().filter_map(holder).collect(),
+            held: pool.holding.iter().filter_map(PermitsHeld::of).collect(),
             waiting: pool.waiting.iter().map(waiter).collect(),
             revision: pool.revision,
         })
@@ -168,6 +163,23 @@ impl<S: Store> Semaphore<S> {
         check(permits)?;
         settle(&self.locks.store, Txn::new().then(self.keys.number(permits))).await?;
         Ok(())
+    }
+
+    /// For operators: takes from a session what it holds of the permits, without asking, and answers what that was. The
+    /// session goes on, and is told by the signals of its permits. What it still does cannot be stopped from here, and no
+    /// fence turns it away.
+    pub async fn take_from(&self, session: LeaseId) -> Result<Vec<PermitsHeld>, SemaphoreError> {
+        let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
+        let its = pool.holding.iter().filter(|entry| entry.lease == Some(session));
+        let mut taken = Vec::new();
+        for entry in its {
+            let key = entry.key.as_str();
+            let take = Txn::new().when(Compare::created_at(key, entry.created)).then(Op::delete(key));
+            // Sent again, it finds what it was to take gone: by itself, or otherwise.
+            settle(&self.locks.store, take).await?;
+            taken.extend(PermitsHeld::of(entry));
+        }
+        Ok(taken)
     }
 
     /// Removes the semaphore with its number of permits. Whoever holds some has lost them; whoever waits goes on waiting,
