@@ -124,6 +124,7 @@ mod hold;
 mod keys;
 mod lease;
 mod line;
+mod list;
 mod permits;
 mod repair;
 mod seen;
@@ -145,6 +146,7 @@ pub(crate) use keys::escaped;
 pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
+pub use list::{Bar, LOCKS_LISTED, Listing, LockListed, SemaphoreListed};
 pub use permits::PERMITS_MOST;
 pub use repair::Repaired;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
@@ -279,7 +281,8 @@ impl<S: Store> Locks<S> {
             return Ok(());
         }
         let nothing = Compare::absent(Keys::prefix(self.namespace.prefix()));
-        self.store.commit(Txn::new().when(nothing).then(Op::put(self.namespace.base_key(), "0"))).await?;
+        let found = Txn::new().when(nothing).then(Op::put(self.namespace.base_key(), "0"));
+        contest::commit(&self.store, found).await?;
         Ok(())
     }
 }
