@@ -250,7 +250,9 @@ impl<S: Store> Contest<S> {
         // Who listens wants to hear of everything that happens to the lock.
         let before = ask.listened_to().map_or_else(|| Keys::one(behind), |_| self.keys.all());
         let own = Keys::one(self.keys.wait(caller.call));
-        let heard = match hear_either(&self.locks.store, before, own, line.revision.next()).await {
+        let queued = line.queued(&self.keys, caller.call).unwrap_or(line.revision);
+        let (before, own) = ((before, line.revision), (own, queued.max(line.revision)));
+        let heard = match hear_either(&self.locks.store, before, own).await {
             Ok(heard) => heard,
             Err(error) if error.is_passing() => Heard::Nothing,
             Err(error) => return Err(error.into()),
@@ -380,16 +382,15 @@ pub(super) async fn hear(watch: &mut Watch) -> Heard {
     }
 }
 
-/// What is first heard of `before` or of `own`, from this revision on; that something changed, where nothing is heard for
-/// a while.
+/// What is first heard of `before` or of `own`, after the revision at which each was seen; that something changed, where
+/// nothing is heard for a while.
 pub(super) async fn hear_either<S: Store>(
     store: &S,
-    before: Keys,
-    own: Keys,
-    from: Revision,
+    (before, seen): (Keys, Revision),
+    (own, put): (Keys, Revision),
 ) -> Result<Heard, StoreError> {
-    let mut before = Box::pin(store.watch(before, from)).await?;
-    let mut own = Box::pin(store.watch(own, from)).await?;
+    let mut before = Box::pin(store.watch(before, seen.next())).await?;
+    let mut own = Box::pin(store.watch(own, put.next())).await?;
     Ok(tokio::select! {
         biased;
         heard = hear(&mut before) => heard,

@@ -127,11 +127,11 @@ impl Line {
         })
     }
 
-    /// The same queue after the call was put at its end, at `revision`.
+    /// The same queue after the call was put at its end, at `revision`. Whoever stood before it may have gone by then: its
+    /// own revision stays that at which they were seen, and what is watched is watched from there.
     pub fn joined(mut self, keys: &LockKeys, caller: &Caller, revision: Revision) -> Line {
         let (key, lease) = (keys.wait(caller.call), Some(caller.lease));
         self.waiting.push(Entry { key, value: Vec::new(), created: revision, modified: revision, lease });
-        self.revision = revision;
         self
     }
 

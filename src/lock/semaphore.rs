@@ -274,7 +274,7 @@ impl<S: Store> Semaphore<S> {
                 Next::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
                 Next::Wait { behind } => {
                     let own = Keys::one(self.keys.wait(caller.call));
-                    match hear_either(&self.locks.store, behind, own, pool.revision.next()).await {
+                    match hear_either(&self.locks.store, (behind, pool.revision), (own, pool.revision)).await {
                         Ok(Heard::Nothing) => backoff.wait().await,
                         Ok(Heard::Deleted { .. } | Heard::Changed) => {}
                         Err(error) if error.is_passing() => backoff.wait().await,

@@ -18,6 +18,7 @@ mod leadership;
 mod lost_answers;
 mod model;
 mod operators;
+mod queues;
 mod semaphores;
 mod sessions;
 mod transactions;
