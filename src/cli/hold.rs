@@ -284,7 +284,11 @@ impl Turn {
         self.tell_acquired(&held, since);
         let running = match self.execute.wrap(self.wrapped(&held, session)).await {
             Ok(running) => running,
-            Err(NotRun::Refused) => return Ok(self.tell_lost(&Over::Lost(Lost::TrustLapsed))),
+            Err(NotRun::Refused) => {
+                let (name, why) = (self.shown(), Lost::TrustLapsed);
+                say(&format!("fencron: {name} was lost ({why}) before the command was started: it was not run"));
+                return Ok(Exit::Lost);
+            }
             Err(error) => {
                 held.release().await;
                 let code = match error {
