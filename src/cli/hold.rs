@@ -243,7 +243,7 @@ impl Turn {
             };
             let acquired = self.acquire(&session, left, signals).await;
             let exit = match acquired {
-                Ok(Acquired::Held(held)) => self.attend(held, &session, signals).await.map(Some),
+                Ok(Acquired::Held(held)) => self.attend(*held, &session, signals).await.map(Some),
                 Ok(Acquired::NotInTime) => Err(self.not_in_time(&session).await.into()),
                 Ok(Acquired::Cancelled(signal)) => Ok(Some(by_signal(signal as i32))),
                 // As long as it may wait, it goes to the end of the queue.
