@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::context::Progress;
 use super::election::CampaignError;
-use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, View};
-use super::keys::{LockKeys, LockName};
+use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, Proof, View, is_settled};
+use super::keys::{CallId, LockKeys, LockName};
 use super::line::{Line, Obstacle, Step};
 use super::seen::{Seen, StoreWentBack};
 use super::session::Ended;
@@ -17,6 +17,10 @@ use crate::store::{Change, Committed, Keys, Range, Revision, Store, StoreError, 
 
 /// How long a waiter trusts its watches before it looks for itself.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often in a row who is to wait looks again instead, as the store was written to before it began to listen. In a
+/// store that is written to all the time it would never wait.
+const LOOKS_IN_A_ROW: u32 = 4;
 
 /// How often a transaction that may be repeated is sent until its answer arrives: about ten seconds.
 const SETTLE_ATTEMPTS: u32 = 10;
@@ -70,7 +74,7 @@ pub(super) enum Freed {
 
 /// What came of a conditional transaction.
 enum Attempt {
-    Applied(Revision),
+    Applied(Committed),
     /// Its comparisons failed, or its answer was lost: this is how the line stands now.
     Look(Box<Line>),
 }
@@ -84,7 +88,7 @@ impl<S: Store> Contest<S> {
     /// Contends until the call has won; it goes on trying while the store is away. Dropping the future leaves the call
     /// where it is: in the queue, or even the owner.
     pub async fn contend(&self, caller: &Caller, ask: Ask<'_>) -> Result<Contended, CampaignError> {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut looks) = (Backoff::new(), 0);
         let mut reported = Vec::new();
         let view = self.view(None, caller, ask);
         let mut line = self.look(caller, view, &mut backoff).await?;
@@ -106,11 +110,13 @@ impl<S: Store> Contest<S> {
                 Step::Destroyed => return Ok(Contended::Destroyed),
                 Step::Adopt(hold) => return Ok(Contended::Won(hold)),
                 Step::Wait { .. } | Step::Enqueue(_) if matches!(ask, Ask::AtOnce) => return Ok(Contended::Busy),
-                Step::Wait { behind } => self.wait(caller, line, &behind, (ask, view), &mut backoff).await?,
+                Step::Wait { behind } => {
+                    self.wait(caller, line, &behind, (ask, view), (&mut backoff, &mut looks)).await?
+                }
                 Step::Enqueue(entrance) => {
                     let enqueue = self.keys.enqueue(caller, entrance, now, view);
                     match self.attempt(caller, enqueue, view, &mut backoff).await? {
-                        Attempt::Applied(revision) => line.joined(&self.keys, caller, revision),
+                        Attempt::Applied(committed) => line.joined(committed),
                         Attempt::Look(line) => *line,
                     }
                 }
@@ -152,7 +158,7 @@ impl<S: Store> Contest<S> {
     ) -> Result<Result<Hold, Line>, CampaignError> {
         let seen = self.locks.current();
         match self.attempt(caller, grant, view, backoff).await? {
-            Attempt::Applied(revision) => self.granted(caller, base, revision, seen).await.map(Ok),
+            Attempt::Applied(committed) => self.granted(caller, base, committed.revision, seen).await.map(Ok),
             Attempt::Look(line) => Ok(Err(*line)),
         }
     }
@@ -185,7 +191,7 @@ impl<S: Store> Contest<S> {
             Ok(committed) => {
                 backoff.reset();
                 if committed.succeeded {
-                    return Ok(Attempt::Applied(committed.revision));
+                    return Ok(Attempt::Applied(committed));
                 }
                 Ok(Attempt::Look(Box::new(self.read(committed, &seen)?)))
             }
@@ -245,12 +251,12 @@ impl<S: Store> Contest<S> {
         line: Line,
         behind: &str,
         (ask, view): (Ask<'_>, View),
-        backoff: &mut Backoff,
+        (backoff, looks): (&mut Backoff, &mut u32),
     ) -> Result<Line, CampaignError> {
         // Who listens wants to hear of everything that happens to the lock.
         let before = ask.listened_to().map_or_else(|| Keys::one(behind), |_| self.keys.all());
         let own = Keys::one(self.keys.wait(caller.call));
-        let heard = match hear_either(&self.locks.store, before, own, line.revision.next()).await {
+        let heard = match hear_either(&self.locks.store, before, own, line.revision.next(), looks).await {
             Ok(heard) => heard,
             Err(error) if error.is_passing() => Heard::Nothing,
             Err(error) => return Err(error.into()),
@@ -272,42 +278,16 @@ impl<S: Store> Contest<S> {
     ///
     /// Where the store does not answer in about ten seconds. Releasing again is harmless.
     pub async fn release(&self, hold: &Hold) -> Result<Freed, StoreError> {
-        if self.free(hold).await? { Ok(Freed::Released) } else { self.history_of(hold).await }
+        if self.free(hold).await? {
+            return Ok(Freed::Released);
+        }
+        history_of(&self.locks.store, &hold.proof(), self.keys.settled(hold.call()), hold.call()).await
     }
 
     /// Ends the hold, and answers whether it is known that this did.
     pub async fn free(&self, hold: &Hold) -> Result<bool, StoreError> {
         let committed = self.settle(self.keys.release(hold)).await?;
         Ok(committed.succeeded || LockKeys::was_settled(committed.got(0), hold.call()))
-    }
-
-    /// Whether the hold ended by its release, where another call has been settled in the same place since: the end of
-    /// the owner's key and the mark of the release are of one revision.
-    async fn history_of(&self, hold: &Hold) -> Result<Freed, StoreError> {
-        let store = &self.locks.store;
-        let mut watch = Box::pin(store.watch(Keys::one(hold.owner_key()), hold.created().next())).await?;
-        let ended = loop {
-            match tokio::time::timeout(HISTORY_WITHIN, watch.next()).await {
-                Ok(Some(Watched::Changes(changes))) => {
-                    if let Some(Change::Deleted { revision, .. }) =
-                        changes.iter().find(|change| matches!(change, Change::Deleted { .. }))
-                    {
-                        break *revision;
-                    }
-                }
-                Ok(Some(Watched::Compacted(_)) | None) | Err(_) => return Ok(Freed::Untold),
-            }
-        };
-        let settled = Range { at: Some(ended), ..Range::of(Keys::one(self.keys.settled(hold.call()))) };
-        match Box::pin(store.range(settled)).await {
-            Ok(page) => {
-                let released = page.entries.first().is_some_and(|entry| entry.modified == ended)
-                    && LockKeys::was_settled(Some(&page.entries), hold.call());
-                Ok(if released { Freed::Released } else { Freed::HadEnded })
-            }
-            Err(StoreError::Compacted { .. }) => Ok(Freed::Untold),
-            Err(error) => Err(error),
-        }
     }
 
     /// Takes back the call: afterwards it neither waits nor holds, and no request of it that is still under way can
@@ -332,7 +312,7 @@ impl<S: Store> Contest<S> {
 }
 
 /// As the store's own. A request of a network client can be a future of many kilobytes, of which whoever holds several
-/// locks in one function would hold as many: boxed, it counts once.
+/// locks in one function would hold as many, and run out of a thread's stack: boxed, it counts once.
 pub(super) async fn commit<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
     Box::pin(store.commit(txn)).await
 }
@@ -347,6 +327,37 @@ pub(super) async fn settle<S: Store>(store: &S, txn: Txn) -> Result<Committed, S
             result => return result,
         }
         backoff.wait().await;
+    }
+}
+
+/// Whether what `proof` showed ended by its release, where another call has been settled in the same place since: the
+/// end of its key and the mark of the release are of one revision.
+pub(super) async fn history_of<S: Store>(
+    store: &S,
+    proof: &Proof,
+    settled: String,
+    call: CallId,
+) -> Result<Freed, StoreError> {
+    let mut watch = Box::pin(store.watch(Keys::one(proof.key.as_str()), proof.created.next())).await?;
+    let ended = loop {
+        match tokio::time::timeout(HISTORY_WITHIN, watch.next()).await {
+            Ok(Some(Watched::Changes(changes))) => {
+                if let Some(Change::Deleted { revision, .. }) =
+                    changes.iter().find(|change| matches!(change, Change::Deleted { .. }))
+                {
+                    break *revision;
+                }
+            }
+            Ok(Some(Watched::Compacted(_)) | None) | Err(_) => return Ok(Freed::Untold),
+        }
+    };
+    match Box::pin(store.range(Range { at: Some(ended), ..Range::of(Keys::one(settled)) })).await {
+        Ok(page) => {
+            let mark = page.entries.first().filter(|entry| entry.modified == ended);
+            Ok(if mark.is_some_and(|mark| is_settled(mark, call)) { Freed::Released } else { Freed::HadEnded })
+        }
+        Err(StoreError::Compacted { .. }) => Ok(Freed::Untold),
+        Err(error) => Err(error),
     }
 }
 
@@ -376,15 +387,21 @@ pub(super) async fn hear(watch: &mut Watch) -> Heard {
 }
 
 /// What is first heard of `before` or of `own`, from this revision on; that something changed, where nothing is heard for
-/// a while.
+/// a while, and where what has changed since that revision would be heard of late: `looks` counts how often that was.
 pub(super) async fn hear_either<S: Store>(
     store: &S,
     before: Keys,
     own: Keys,
     from: Revision,
+    looks: &mut u32,
 ) -> Result<Heard, StoreError> {
     let mut before = Box::pin(store.watch(before, from)).await?;
     let mut own = Box::pin(store.watch(own, from)).await?;
+    if (before.is_behind() || own.is_behind()) && *looks < LOOKS_IN_A_ROW {
+        *looks += 1;
+        return Ok(Heard::Changed);
+    }
+    *looks = 0;
     Ok(tokio::select! {
         biased;
         heard = hear(&mut before) => heard,

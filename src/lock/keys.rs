@@ -10,6 +10,7 @@
 //! /fencron/v1/<namespace>/sem/<name>/held/<call>     who holds how many; under the holder's lease
 //! /fencron/v1/<namespace>/sem/<name>/wait/<call>     who waits for how many; under the waiter's lease
 //! /fencron/v1/<namespace>/settled/<00 to ff>         the call that was last settled, of those that end so; no lease
+//! /fencron/v1/<namespace>/claimed/<name>/<job>       the last occurrence of a program's job, of those it claims; no lease
 //! ```
 //!
 //! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. What tells a late
@@ -347,6 +348,11 @@ impl SemaphoreKeys {
     pub fn settled(&self, call: CallId) -> String {
         settled(&self.settled, call)
     }
+}
+
+/// Where the last claimed occurrence of `job` is noted, of those that are claimed under the lock `name`.
+pub(crate) fn claimed(namespace: &Namespace, name: &LockName, job: &str) -> String {
+    format!("{}claimed/{}/{}", namespace.prefix(), name.escaped(), escaped(job))
 }
 
 /// One of 256 places, by the call: few enough to stay for ever, enough for calls to seldom meet in one.

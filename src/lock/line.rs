@@ -115,6 +115,11 @@ pub struct Waiter {
     pub since: Option<Wall>,
 }
 
+/// As they came.
+fn put_in_order(waiting: &mut [Entry]) {
+    waiting.sort_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key)));
+}
+
 impl Line {
     /// What a committed [`LockKeys::look`] answered. `None` where the answers are not those of a look.
     pub fn read(keys: &LockKeys, committed: Committed) -> Option<Line> {
@@ -129,7 +134,7 @@ impl Line {
         let session = pages.next().flatten().unwrap_or_default();
         let settled = pages.next().flatten().unwrap_or_default();
         waiting.extend(pages.next().flatten().unwrap_or_default());
-        waiting.sort_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key)));
+        put_in_order(&mut waiting);
         waiting.dedup_by(|one, other| one.key == other.key);
         Some(Line {
             revision: committed.revision,
@@ -142,11 +147,15 @@ impl Line {
         })
     }
 
-    /// The same queue after the call was put at its end, at `revision`.
-    pub fn joined(mut self, keys: &LockKeys, caller: &Caller, revision: Revision) -> Line {
-        let (key, lease) = (keys.wait(caller.call), Some(caller.lease));
-        self.waiting.push(Entry { key, value: Vec::new(), created: revision, modified: revision, lease });
-        self.revision = revision;
+    /// The same queue after the call was put at its end, by a [`LockKeys::enqueue`] that was applied.
+    pub fn joined(mut self, committed: Committed) -> Line {
+        self.revision = committed.revision;
+        for answer in committed.answers {
+            if let Answer::Got(page) = answer {
+                self.waiting = page.entries;
+                put_in_order(&mut self.waiting);
+            }
+        }
         self
     }
 

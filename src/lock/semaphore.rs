@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::contest::{Heard, commit, hear_either, settle};
+use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
 use super::election::Resigned;
 use super::fenced::WITHDRAW_WITHIN;
 use super::hold::{Proof, is_settled};
@@ -241,7 +241,7 @@ impl<S: Store> Semaphore<S> {
 
     /// `None`: it would have to wait, and is not to.
     async fn contend(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut looks) = (Backoff::new(), 0);
         let caller = &claim.caller;
         let (mut txn, mut sent) = (self.look(Some(claim), None), Sent::Look);
         loop {
@@ -286,7 +286,7 @@ impl<S: Store> Semaphore<S> {
                 Next::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
                 Next::Wait { behind } => {
                     let own = Keys::one(self.keys.wait(caller.call));
-                    match hear_either(&self.locks.store, behind, own, pool.revision.next()).await {
+                    match hear_either(&self.locks.store, behind, own, pool.revision.next(), &mut looks).await {
                         Ok(Heard::Nothing) => backoff.wait().await,
                         Ok(Heard::Deleted { .. } | Heard::Changed) => {}
                         Err(error) if error.is_passing() => backoff.wait().await,
@@ -343,14 +343,25 @@ impl<S: Store> Permits<S> {
     /// # Errors
     ///
     /// Where the store does not answer in about ten seconds: they are given back in the background then, or when the
-    /// session ends.
+    /// session ends. And where an answer was lost, and the store has forgotten since how they ended: they are not held
+    /// any more then.
     pub async fn release(mut self) -> Result<Resigned, StoreError> {
-        let release = self.semaphore.keys.release(self.call, &self.proof);
-        let committed = settle(&self.semaphore.locks.store, release).await?;
+        let Semaphore { locks: Locks { store, .. }, keys, .. } = &self.semaphore;
+        let committed = settle(store, keys.release(self.call, &self.proof)).await?;
         self.open = false;
         self.over.end(Lost::Released);
         let settled = committed.got(0).and_then(<[Entry]>::first).is_some_and(|entry| is_settled(entry, self.call));
-        Ok(if committed.succeeded || settled { Resigned::Released } else { Resigned::HadEnded })
+        if committed.succeeded || settled {
+            return Ok(Resigned::Released);
+        }
+        match history_of(store, &self.proof, keys.settled(self.call), self.call).await? {
+            Freed::Released => Ok(Resigned::Released),
+            Freed::HadEnded => Ok(Resigned::HadEnded),
+            Freed::Untold => {
+                let why = "it has forgotten when the permits ended".to_owned();
+                Err(StoreError::Unknown { store: "the store".to_owned(), why })
+            }
+        }
     }
 }
 
