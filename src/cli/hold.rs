@@ -243,7 +243,7 @@ impl Turn {
             };
             let acquired = self.acquire(&session, left, signals).await;
             let exit = match acquired {
-                Ok(Acquired::Held(held)) => self.attend(held, &session, signals).await.map(Some),
+                Ok(Acquired::Held(held)) => self.attend(*held, &session, signals).await.map(Some),
                 Ok(Acquired::NotInTime) => Err(self.not_in_time(&session).await.into()),
                 Ok(Acquired::Cancelled(signal)) => Ok(Some(by_signal(signal as i32))),
                 // As long as it may wait, it goes to the end of the queue.
@@ -284,7 +284,11 @@ impl Turn {
         self.tell_acquired(&held, since);
         let running = match self.execute.wrap(self.wrapped(&held, session)).await {
             Ok(running) => running,
-            Err(NotRun::Refused) => return Ok(self.tell_lost(&Over::Lost(Lost::TrustLapsed))),
+            Err(NotRun::Refused) => {
+                let (name, why) = (self.shown(), Lost::TrustLapsed);
+                say(&format!("fencron: {name} was lost ({why}) before the command was started: it was not run"));
+                return Ok(Exit::Lost);
+            }
             Err(error) => {
                 held.release().await;
                 let code = match error {

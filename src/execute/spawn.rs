@@ -98,7 +98,7 @@ pub(super) type Gate = Box<dyn Fn() -> Result<Wall, StopReason> + Send>;
 /// What the thread is told.
 pub(super) enum Order {
     Start {
-        image: Image,
+        image: Box<Image>,
         /// From which the supervisor goes on reading what is written, should the node die.
         readers: Vec<OwnedFd>,
         gate: Gate,
@@ -143,7 +143,7 @@ impl Starter {
         gate: Gate,
     ) -> Result<(Leader, Wall), NotStarted> {
         let (reply, answer) = oneshot::channel();
-        let order = Order::Start { image, readers, gate, reply, starter: self.clone() };
+        let order = Order::Start { image: Box::new(image), readers, gate, reply, starter: self.clone() };
         // Sending fails only with the thread gone, and then the order drops here, and its reply with it.
         self.orders.send(order).ok();
         answer.await.unwrap_or(Err(NotStarted::Failed(StartError::NoRoom(Errno::ECANCELED))))

@@ -87,6 +87,25 @@ impl Executor {
     /// Starts a command in the place of this process, supervised like a job's: it does not outlive this process, nor the
     /// trust in the lease of its [`MayStart`], whatever becomes of this process.
     ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// use fencron::execute::{Ending, Executor, MayStart, SupervisorProgram, Wrapped, supervise_if_asked};
+    /// # use fencron::time::Clock;
+    ///
+    /// supervise_if_asked(); // First of all: the program is its own supervisor.
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let executor = Executor::new(Clock::system(), 1, SupervisorProgram::this()?)?;
+    /// let argv = ["vi", "notes"].map(Into::into).into();
+    /// let kill_after = Duration::from_secs(10);
+    /// let wrapped = Wrapped { argv, env: Vec::new(), kill_after, may_start: MayStart::always() };
+    /// let mut running = executor.wrap(wrapped).await?;
+    /// running.exited().await;
+    /// let status = running.end(Ending::ByItself).await;
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Where it does not run; then nothing of it is left.

@@ -58,6 +58,25 @@ pub struct SemaphoreListed {
 impl<S: Store> Locks<S> {
     /// Lists the locks and semaphores whose names begin with `prefix`, those that come first by name. Every place in
     /// their queues is read, a page at a time.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use fencron::lock::{Config, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
+    /// # use fencron::store::memory::MemoryStore;
+    /// # use fencron::time::Clock;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let clock = Clock::system();
+    /// # let locks = Locks::new(MemoryStore::new(clock.clone()), clock, Namespace::new("shop")?, Seen::default());
+    /// # let timing = Timing::from_ttl(Duration::from_secs(10))?;
+    /// # let presence = Presence { node: "a".into(), record: b"{}".to_vec() };
+    /// # let session = locks.open_session(presence, timing, Driver::Thread).await?;
+    /// let lock = locks.fenced(LockName::new("orders/4711")?, Config::default());
+    /// lock.lock(&mut session.context()).await?;
+    /// let listing = locks.list("orders/").await?;
+    /// assert_eq!(listing.locks[0].holder.as_ref().map(|holder| holder.node.as_str()), Some("a"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         let mut listing = Listing::default();
         let namespace = self.namespace();
@@ -156,5 +175,51 @@ impl PermitsHeld {
     pub(super) fn of(entry: &Entry) -> Option<PermitsHeld> {
         let ShareRecord { node, permits, since, .. } = ShareRecord::read(&entry.value)?;
         Some(PermitsHeld { node, session: entry.lease, permits, since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::{Namespace, Seen};
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Op, TXN_OPS, Txn};
+    use crate::time::Clock;
+
+    async fn locks_with(keys: impl IntoIterator<Item = String>) -> Locks<MemoryStore> {
+        let (clock, namespace) = (Clock::system(), Namespace::new("shop").unwrap());
+        let store = MemoryStore::new(clock.clone());
+        let keys: Vec<String> = keys.into_iter().map(|key| format!("{}{key}", namespace.prefix())).collect();
+        for keys in keys.chunks(TXN_OPS) {
+            let put = keys.iter().fold(Txn::new(), |txn, key| txn.then(Op::put(key, "")));
+            store.commit(put).await.unwrap();
+        }
+        Locks::new(store, clock, namespace, Seen::default())
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_counted_over_pages() {
+        let waiting = (0..=PAGE).map(|number| format!("lock/a%2Fb/wait/{number:06}"));
+        let locks = locks_with(waiting.chain(["lock/a%2Fb/owner".to_owned()])).await;
+        let listing = locks.list("a/").await.unwrap();
+        let [lock] = &listing.locks[..] else { panic!("{listing:?}") };
+        assert_eq!((lock.name.as_str(), lock.waiting, listing.more), ("a/b", PAGE + 1, false));
+        assert_eq!(locks.list("b").await.unwrap(), Listing::default());
+    }
+
+    #[tokio::test]
+    async fn no_more_names_are_listed_than_that() {
+        let names =
+            |most: usize| (0..most).flat_map(|n| [format!("lock/n{n:05}/barred"), format!("lock/n{n:05}/owner")]);
+        let all = locks_with(names(LOCKS_LISTED)).await.list("").await.unwrap();
+        assert_eq!((all.locks.len(), all.more), (LOCKS_LISTED, false));
+        let first = locks_with(names(LOCKS_LISTED + 1)).await.list("").await.unwrap();
+        assert_eq!((first.locks.len(), first.more), (LOCKS_LISTED, true));
+    }
+
+    #[tokio::test]
+    async fn what_another_hand_wrote_is_left_out() {
+        let locks = locks_with(["lock/%zz/owner", "lock/x", "sem/%/permits"].map(str::to_owned)).await;
+        assert_eq!(locks.list("").await.unwrap(), Listing::default());
     }
 }

@@ -151,3 +151,16 @@ async fn after_a_crash_the_lock_is_held_back_for_its_delay() {
     .await;
     scene.run(&["lock", "deploy", "--try", "--", "true"]).ends(3, &[]);
 }
+
+/// Who holds it ends its command in time; who waits goes on to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_store_ends_the_hold_and_not_the_wait() {
+    let mut scene = Scene::over_etcd().await;
+    let (first, second) = two(&scene, "lock", DEAF).await;
+    scene.server().kill();
+    let ended = first.end().await;
+    ended.ends(4, &["deploy was lost (no keep-alive was acknowledged in time)"]);
+    scene.server().restart();
+    second.end().await.ends(9, &["acquired under fence"]);
+    assert_eq!(scene.fences().len(), 2);
+}

@@ -65,6 +65,11 @@ impl Scene {
         }
     }
 
+    /// The server that is the store.
+    pub fn server(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("only etcd is a server")
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
         self.within(Command::new(env!("CARGO_BIN_EXE_fencron")), args)
     }

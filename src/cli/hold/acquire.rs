@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What came of waiting.
 pub(super) enum Acquired {
-    Held(Held),
+    Held(Box<Held>),
     NotInTime,
     Cancelled(Signal),
     /// The session ended meanwhile, and the place in the queue with it.
@@ -65,7 +65,7 @@ impl Turn {
             () = self.narrate(session) => return Ok(Acquired::NotInTime),
         };
         match held {
-            Ok(Some(held)) => Ok(Acquired::Held(held)),
+            Ok(Some(held)) => Ok(Acquired::Held(Box::new(held))),
             Ok(None) => Ok(Acquired::NotInTime),
             Err(Refused::SessionOver) => Ok(Acquired::SessionOver),
             Err(Refused::Failed(failure)) => Err(failure),
