@@ -3,7 +3,10 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::scene::{Process, Ran, Scene, gone};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::scene::{ALONE, Process, Ran, Scene, gone};
 
 const FENCRON: &str = env!("CARGO_BIN_EXE_fencron");
 
@@ -78,4 +81,24 @@ async fn what_has_made_a_group_of_its_own_is_ended_too_on_a_terminal() {
     scene.run(&["unlock", "--force", "n"]).ends(0, &[]);
     process.end().await.ends(4, &[]);
     gone(pid).await;
+}
+
+/// As without a terminal; the command does not heed TERM, nor that its terminal is taken away.
+#[tokio::test]
+async fn the_command_has_ended_before_the_next_one_begins_on_a_terminal_too() {
+    for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let scene = Scene::over_sqlite();
+        let deaf = format!("{ALONE} trap \"\" TERM HUP; echo $PPID > fencron; sleep 1000 & sleep 1000; wait");
+        let script = format!("{FENCRON} lock n --ttl 3s -- sh -c '{deaf}'; echo after");
+        let _shell = Process::of(on_a_terminal(&scene, &script).spawn().unwrap());
+        let pid = scene.wait_for_lines("fencron", 1).await[0].parse().unwrap();
+        let second = scene.start(&["lock", "n", "--", "sh", "-c", &format!("{ALONE} exit 9")]);
+        scene.wait_for_waiting("n", 1).await;
+        kill(Pid::from_raw(pid), signal).unwrap();
+        second.end().await.ends(9, &[]);
+        assert_eq!(scene.fences().len(), 2);
+        if signal == Signal::SIGSTOP {
+            kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+        }
+    }
 }
