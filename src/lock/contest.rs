@@ -13,7 +13,7 @@ use super::seen::{Seen, StoreWentBack};
 use super::session::Ended;
 use super::{Backoff, Locks};
 use crate::fence::Fence;
-use crate::store::{Change, Committed, Keys, Range, Revision, Store, StoreError, Txn, Watch, Watched};
+use crate::store::{Change, Committed, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 
 /// How long a waiter trusts its watches before it looks for itself.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(5);
@@ -255,7 +255,7 @@ impl<S: Store> Contest<S> {
     ) -> Result<Line, CampaignError> {
         // Who listens wants to hear of everything that happens to the lock.
         let before = ask.listened_to().map_or_else(|| Keys::one(behind), |_| self.keys.all());
-        let own = Keys::one(self.keys.wait(caller.call));
+        let own = (self.keys.wait(caller.call), caller.session_key.as_str());
         let heard = match hear_either(&self.locks.store, before, own, line.revision.next(), looks).await {
             Ok(heard) => heard,
             Err(error) if error.is_passing() => Heard::Nothing,
@@ -391,23 +391,39 @@ pub(super) async fn hear(watch: &mut Watch) -> Heard {
 pub(super) async fn hear_either<S: Store>(
     store: &S,
     before: Keys,
-    own: Keys,
+    (own, session): (String, &str),
     from: Revision,
     looks: &mut u32,
 ) -> Result<Heard, StoreError> {
-    let mut before = Box::pin(store.watch(before, from)).await?;
-    let mut own = Box::pin(store.watch(own, from)).await?;
-    if (before.is_behind() || own.is_behind()) && *looks < LOOKS_IN_A_ROW {
+    let mut of_before = Box::pin(store.watch(before.clone(), from)).await?;
+    let mut of_own = Box::pin(store.watch(Keys::one(own.as_str()), from)).await?;
+    if (of_before.is_behind() || of_own.is_behind()) && *looks < LOOKS_IN_A_ROW {
         *looks += 1;
         return Ok(Heard::Changed);
     }
     *looks = 0;
-    Ok(tokio::select! {
-        biased;
-        heard = hear(&mut before) => heard,
-        heard = hear(&mut own) => heard,
-        () = tokio::time::sleep(RECHECK_EVERY) => Heard::Changed,
-    })
+    loop {
+        tokio::select! {
+            biased;
+            heard = hear(&mut of_before) => return Ok(heard),
+            heard = hear(&mut of_own) => return Ok(heard),
+            () = tokio::time::sleep(RECHECK_EVERY) => {}
+        }
+        if !still_waits(store, &before, [&own, session], from).await? {
+            return Ok(Heard::Changed);
+        }
+    }
+}
+
+/// Whether the key before the call, its own and its session's are there, and none is newer than `from`. Of a range this
+/// is not said: what was deleted of it cannot be seen. Three keys are read, and not the queue: of many who wait each asks
+/// this now and then.
+async fn still_waits<S: Store>(store: &S, before: &Keys, own: [&str; 2], from: Revision) -> Result<bool, StoreError> {
+    let Keys::One(before) = before else { return Ok(false) };
+    let keys = [before.as_str(), own[0], own[1]];
+    let found = commit(store, keys.into_iter().map(Op::get).fold(Txn::new(), Txn::then)).await?;
+    let stands = |index| found.got(index).and_then(<[_]>::first).is_some_and(|entry| entry.created < from);
+    Ok((0..keys.len()).all(stands) && found.revision.next() >= from)
 }
 
 /// Warns of every obstacle once for as long as it lasts.

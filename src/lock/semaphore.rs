@@ -13,7 +13,7 @@ use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
 use super::session::{Ended, Member, Session};
 use super::signal::{HoldOver, HoldSignal, Lost};
 use super::{Backoff, Locks, Waiter};
-use crate::store::{Committed, Compare, Entry, Keys, LeaseId, Op, Revision, Store, StoreError, Txn};
+use crate::store::{Committed, Compare, Entry, LeaseId, Op, Revision, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// A number of permits that sessions hold, at most so many altogether. Cheap to clone.
@@ -285,7 +285,7 @@ impl<S: Store> Semaphore<S> {
                 Next::Enqueue(_) | Next::Wait { .. } if !waits => return Ok(None),
                 Next::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
                 Next::Wait { behind } => {
-                    let own = Keys::one(self.keys.wait(caller.call));
+                    let own = (self.keys.wait(caller.call), caller.session_key.as_str());
                     match hear_either(&self.locks.store, behind, own, pool.revision.next(), &mut looks).await {
                         Ok(Heard::Nothing) => backoff.wait().await,
                         Ok(Heard::Deleted { .. } | Heard::Changed) => {}

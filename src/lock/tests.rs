@@ -22,6 +22,7 @@ mod lost_answers;
 mod misuse;
 mod model;
 mod operators;
+mod queues;
 mod semaphores;
 mod sessions;
 mod transactions;

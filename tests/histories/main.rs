@@ -14,7 +14,7 @@
 //! ```
 //!
 //! A seed decides what is done to the workers and what each of their contexts tries; not when, for processes and servers
-//! run as the machine lets them. So a failing run keeps its files, and says where.
+//! run as the machine lets them. So a failing run keeps its files, and says where (others do with `HISTORIES_KEEP=1`).
 
 mod broken;
 #[path = "../sim/chance.rs"]

@@ -454,7 +454,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("HISTORIES_KEEP").is_some() {
             let seed = self.seed;
             println!("seed {seed}: what the workers wrote is in {}", self.keep().display());
         }

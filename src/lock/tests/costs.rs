@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use super::contexts::Door;
+use super::contexts::{Door, locked, queue_up};
 use super::faulty::Traffic;
 use super::*;
 use crate::fence::Fence;
@@ -144,4 +144,24 @@ async fn a_store_that_tells_the_past_late_does_not_slow_a_crowd() {
     lock.unlock(&mut context).await.unwrap();
     crowd.join_all().await;
     assert_eq!(start.elapsed(), Duration::ZERO, "no timer had to run out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_nothing_looks_for_itself_now_and_then_at_three_keys() {
+    const EVERY: Duration = Duration::from_secs(5);
+    let door = Door::new();
+    door.cluster.store.silence_watches();
+    let (session, lock) = (door.session("a").await, door.lock());
+    let mut context = session.context();
+    lock.lock(&mut context).await.unwrap();
+    let waiter = queue_up(&door, session.context()).await;
+    at_rest(&door.cluster).await;
+    door.cluster.store.traffic();
+    tokio::time::sleep(EVERY * 10 + EVERY / 2).await;
+    let waiting = door.cluster.store.traffic();
+    assert_eq!((waiting.commits, waiting.entries, waiting.watches), (10, 30, 0));
+    let start = Instant::now();
+    lock.unlock(&mut context).await.unwrap();
+    locked(waiter).await.1.unwrap();
+    assert!(start.elapsed() <= EVERY, "{:?}", start.elapsed());
 }

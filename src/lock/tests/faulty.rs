@@ -47,6 +47,7 @@ struct Shared {
     keep_alive_delay: Mutex<Duration>,
     keep_alives_fail: Mutex<bool>,
     past_is_told_after: Mutex<Option<Duration>>,
+    watches_are_silent: Mutex<bool>,
     traffic: Mutex<Traffic>,
 }
 
@@ -71,6 +72,7 @@ impl Faulty {
             keep_alive_delay: Mutex::default(),
             keep_alives_fail: Mutex::default(),
             past_is_told_after: Mutex::default(),
+            watches_are_silent: Mutex::default(),
             traffic: Mutex::default(),
         };
         Faulty { shared: Arc::new(shared) }
@@ -125,6 +127,11 @@ impl Faulty {
     /// From now on a watch from a revision that is past hears nothing for so long, as etcd's do.
     pub fn tell_the_past_after(&self, delay: Duration) {
         *self.shared.past_is_told_after.lock().unwrap() = Some(delay);
+    }
+
+    /// Watches that are opened from now on stand, and report nothing.
+    pub fn silence_watches(&self) {
+        *self.shared.watches_are_silent.lock().unwrap() = true;
     }
 
     /// The store itself, for hands that are no fencron.
@@ -231,6 +238,11 @@ impl Store for Faulty {
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
         self.shared.traffic.lock().unwrap().watches += 1;
+        if *self.shared.watches_are_silent.lock().unwrap() {
+            let (reports, silent) = Watch::channel();
+            tokio::spawn(async move { reports.closed().await });
+            return Ok(silent);
+        }
         let delay = *self.shared.past_is_told_after.lock().unwrap();
         // Others have their turn between the question that it follows and this.
         tokio::task::yield_now().await;
