@@ -132,7 +132,10 @@ impl Worker {
 enum Stage {
     File(String),
     /// The members, and for each worker a network of its own to each of them.
-    Etcd { cluster: EtcdCluster, networks: Vec<Vec<Proxy>> },
+    Etcd {
+        cluster: EtcdCluster,
+        networks: Vec<Vec<Proxy>>,
+    },
 }
 
 pub struct Scene {
@@ -176,13 +179,7 @@ impl Scene {
         Scene::set(seed, None, store, Stage::Etcd { cluster, networks }, directory).await
     }
 
-    async fn set(
-        seed: u64,
-        broken: Option<Broken>,
-        store: AnyStore,
-        stage: Stage,
-        directory: TempDir,
-    ) -> Scene {
+    async fn set(seed: u64, broken: Option<Broken>, store: AnyStore, stage: Stage, directory: TempDir) -> Scene {
         let mut scene = Scene {
             seed,
             chance: Chance::of(seed, "scene"),
@@ -202,7 +199,9 @@ impl Scene {
             scene.workers.push(worker);
         }
         for slot in 0..WORKERS {
-            scene.poll("every worker is granted something", |scene| scene.workers[slot].was_granted(&Object::ALL, 0)).await;
+            scene
+                .poll("every worker is granted something", |scene| scene.workers[slot].was_granted(&Object::ALL, 0))
+                .await;
         }
         scene
     }
