@@ -67,7 +67,7 @@ pub enum NotRun {
 /// How a command is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It has exited: what it left in its group is ended.
+    /// It has exited: what it left is ended, in its session; or, on a terminal, in its group.
     ByItself,
     /// Against its will, and within this time at the latest. `None`: within its `kill_after`.
     Forced(Option<Duration>),
@@ -80,6 +80,8 @@ pub struct Running {
     kill_after: Duration,
     terminal: Option<Terminal>,
     stops: mpsc::Receiver<Signal>,
+    /// It was stopped for want of the terminal, which this process did not have to give.
+    wants_terminal: bool,
     _room: OwnedSemaphorePermit,
 }
 
@@ -121,7 +123,7 @@ impl Executor {
         match self.starter.start((image, Vec::new()), gate).await {
             Ok((leader, _)) => {
                 let stops = watch_stops(leader.pid()).map_err(|error| failed(error.to_string()))?;
-                Ok(Running { leader, kill_after, terminal, stops, _room: room })
+                Ok(Running { leader, kill_after, terminal, stops, wants_terminal: false, _room: room })
             }
             // The terminal drops here, which takes it back: the child may have had it for a moment.
             Err(not_started) => Err(not_run(program, not_started)),
@@ -171,17 +173,18 @@ impl Running {
     /// Meanwhile a command that was stopped by a key goes on, and one that was stopped since it wants the terminal gets it
     /// as soon as this process has it to give. One that was stopped by SIGSTOP is left to whoever did that.
     pub async fn exited(&mut self) {
-        let mut wants_terminal = false;
         loop {
             tokio::select! {
                 biased;
                 () = self.leader.exited() => return,
                 Some(signal) = self.stops.recv() => match signal {
                     Signal::SIGTSTP => self.leader.signal(Signal::SIGCONT),
-                    Signal::SIGTTIN | Signal::SIGTTOU => wants_terminal = !self.give_terminal(),
+                    Signal::SIGTTIN | Signal::SIGTTOU => self.wants_terminal = !self.give_terminal(),
                     _ => {}
                 },
-                () = tokio::time::sleep(OFFER_EVERY), if wants_terminal => wants_terminal = !self.give_terminal(),
+                () = tokio::time::sleep(OFFER_EVERY), if self.wants_terminal => {
+                    self.wants_terminal = !self.give_terminal();
+                }
             }
         }
     }
@@ -196,9 +199,13 @@ impl Running {
         given
     }
 
-    /// Sends a signal to all of its group.
+    /// Sends a signal to all of its group. One that was stopped for want of the terminal goes on, as it would not hear of
+    /// it otherwise; should it want the terminal still, it is stopped again.
     pub fn pass_on(&self, signal: Signal) {
         self.leader.signal(signal);
+        if self.wants_terminal {
+            self.leader.signal(Signal::SIGCONT);
+        }
     }
 
     /// Whether the supervisor told it to end, since its lease could not be trusted any more: this process stood still.
@@ -209,12 +216,16 @@ impl Running {
     /// Ends what there is of it, by TERM and KILL, and returns how it exited once nothing is left; before the lease can
     /// pass, where it hangs on one. The terminal is this process's again.
     pub async fn end(mut self, how: Ending) -> ExitStatus {
-        let (reach, within) = match how {
-            Ending::ByItself => (Reach::Group, None),
-            Ending::Forced(within) => {
-                let reach = if self.terminal.is_some() { Reach::Descendants } else { Reach::Session };
-                (reach, Some(within.unwrap_or(self.kill_after)))
-            }
+        let within = match how {
+            Ending::ByItself => None,
+            Ending::Forced(within) => Some(within.unwrap_or(self.kill_after)),
+        };
+        let reach = match how {
+            // It is one command, not one of many: there is time to look for the last of it.
+            _ if self.terminal.is_none() => Reach::Session,
+            // Nothing descends any more from what has exited.
+            Ending::ByItself => Reach::Group,
+            Ending::Forced(_) => Reach::Descendants,
         };
         let lease_passes = within.and_then(|_| self.leader.charge().time_left());
         let kill_after = [within, lease_passes].into_iter().flatten().fold(self.kill_after, Duration::min);

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::scene::{ALONE, Process, Ran, Scene, gone};
+use crate::support::until;
 
 const FENCRON: &str = env!("CARGO_BIN_EXE_fencron");
 
@@ -66,6 +67,41 @@ async fn in_a_pipeline_the_command_gets_the_terminal_when_it_asks_for_it() {
     child.stdin.as_mut().unwrap().write_all(b"yes\n").unwrap();
     let ran = Process::of(child).end().await;
     assert!(ran.stdout.contains("got yes") && ran.stdout.contains("after"), "{ran:?}");
+}
+
+/// It is stopped then, and would hear of nothing; and it is offered the terminal all the same later.
+#[tokio::test]
+async fn a_command_that_is_in_want_of_the_terminal_hears_of_signals() {
+    let scene = Scene::over_sqlite();
+    let script = "trap \"echo x >> heard\" USR1; echo $$ > pid; read -r one; read -r answer; echo got $answer; exit 3";
+    let script = format!(
+        "set -m; {FENCRON} lock n -- bash -c '{script}' & \
+                          echo $! > fencron; while [ ! -e go ]; do sleep 0.02; done; fg; echo code $?"
+    );
+    let mut child = on_a_terminal(&scene, &script).spawn().unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    let process = Process::of(child);
+    let pid = &scene.wait_for_lines("pid", 1).await[0];
+    let fencron = Pid::from_raw(scene.wait_for_lines("fencron", 1).await[0].parse().unwrap());
+    for count in 1..=2 {
+        stopped(pid).await;
+        kill(fencron, Signal::SIGUSR1).unwrap();
+        scene.wait_for_lines("heard", count).await;
+    }
+    stopped(pid).await;
+    scene.write("go", "");
+    keys.write_all(b"one\nyes\n").unwrap();
+    let ran = process.end().await;
+    assert!(ran.stdout.contains("got yes") && ran.stdout.contains("code 3"), "{ran:?}");
+}
+
+/// Waits until a process is stopped.
+async fn stopped(pid: &str) {
+    until(&format!("{pid} is stopped"), async || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')).then_some(())
+    })
+    .await;
 }
 
 /// There it has the session of the shell, and what it has started in other groups is found by descent.
