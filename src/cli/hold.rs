@@ -30,8 +30,14 @@ const NO_NODE: &[u8] = b"{}";
 /// How long a session that is not needed any more is waited for to end; after that it runs out.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long the store is waited for to say that something was released. After that the end of the session releases it.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often a store is tried that went away meanwhile.
 const OPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest `--lock-delay`. (A store has a bound of its own, a little above.)
+const LOCK_DELAY_MOST_DAYS: u64 = 365;
 
 /// What shells add to the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
@@ -132,6 +138,9 @@ enum What {
 /// Runs the command under the lock.
 pub(super) async fn lock(args: LockArgs, global: &Global) -> anyhow::Result<Exit> {
     let name = lock_name(&args.name)?;
+    if args.lock_delay.is_some_and(|delay| delay > Duration::from_secs(LOCK_DELAY_MOST_DAYS * 24 * 3600)) {
+        return Err(Failure::wrong(format!("--lock-delay: choose one of at most {LOCK_DELAY_MOST_DAYS} days")).into());
+    }
     hold(What::Lock { delay: args.lock_delay }, name, (args.hold, args.command), global).await
 }
 
@@ -255,7 +264,10 @@ impl Turn {
                 tracing::warn!(%error, "the session is left to run out");
             }
             match exit {
-                Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) => wait = None,
+                // What it was lost to may be an outage of the store, and that is waited through as well.
+                Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) => {
+                    (wait, waited) = (None, true)
+                }
                 Ok(None) => waited = true,
                 exit => return exit.map(|exit| exit.unwrap_or(Exit::Failed)),
             }
@@ -290,7 +302,7 @@ impl Turn {
                 return Ok(Exit::Lost);
             }
             Err(error) => {
-                held.release().await;
+                tokio::time::timeout(RELEASE_WITHIN, held.release()).await.ok();
                 let code = match error {
                     NotRun::NotFound { .. } => NOT_FOUND,
                     NotRun::Refused | NotRun::NotExecutable { .. } | NotRun::Failed { .. } => NOT_EXECUTABLE,
@@ -302,7 +314,9 @@ impl Turn {
         if let Some(Over::Lost(_)) = over {
             return Ok(over.map_or(Exit::Lost, |over| self.tell_lost(&over)));
         }
-        let released = held.release().await;
+        let released = tokio::time::timeout(RELEASE_WITHIN, held.release()).await;
+        let unanswered = |_| Released::Unknown(format!("the store has not answered in {RELEASE_WITHIN:?}"));
+        let released = released.unwrap_or_else(unanswered);
         if let Some(over) = over {
             return Ok(self.tell_lost(&over));
         }

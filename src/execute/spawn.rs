@@ -398,7 +398,8 @@ fn raise_open_files() -> io::Result<libc::rlimit> {
 /// Where `program` may be: itself where it is a path, otherwise in each directory of `path`, as execvp(3) has it.
 pub(super) fn candidates(program: impl AsRef<OsStr>, path: Option<&OsStr>) -> Vec<OsString> {
     let program = program.as_ref();
-    if program.as_bytes().contains(&b'/') {
+    // Nothing is the name of no program, and not of the directories either.
+    if program.is_empty() || program.as_bytes().contains(&b'/') {
         return vec![program.into()];
     }
     let path = path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));

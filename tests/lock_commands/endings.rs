@@ -109,7 +109,12 @@ async fn what_a_command_leaves_behind_ends_before_the_lock_is_free() {
     let args = ["lock", "deploy", "--kill-after", "200ms", "--", "sh", "-c", &script];
     scene.run(&args).ends(3, &[]);
     scene.run(&args).ends(3, &[]);
-    assert_eq!(scene.fences().len(), 2);
+    // In a group of its own, as shells with job control make them.
+    let script = format!("{ALONE} trap '' TERM; set -m; sleep 1000 & exit 3");
+    let args = ["lock", "deploy", "--kill-after", "200ms", "--", "bash", "-c", &script];
+    scene.run(&args).ends(3, &[]);
+    scene.run(&args).ends(3, &[]);
+    assert_eq!(scene.fences().len(), 4);
 }
 
 #[tokio::test]
@@ -163,4 +168,31 @@ async fn an_outage_of_the_store_ends_the_hold_and_not_the_wait() {
     scene.server().restart();
     second.end().await.ends(9, &["acquired under fence"]);
     assert_eq!(scene.fences().len(), 2);
+}
+
+/// What a lead is lost to most often is such an outage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_contends_again_waits_through_an_outage_of_the_store() {
+    let mut scene = Scene::over_etcd().await;
+    let script = format!("{ALONE} while [ ! -e done ]; do sleep 0.02; done; exit 6");
+    let leader = scene.start(&["elect", "deploy", "--again", "--ttl", TTL, "--", "sh", "-c", &script]);
+    scene.wait_for_lines("begun", 1).await;
+    scene.server().kill();
+    leader.wait_for("the store is away: waiting for it").await;
+    scene.server().restart();
+    scene.wait_for_lines("begun", 2).await;
+    scene.write("done", "");
+    leader.end().await.ends(6, &["deploy was lost"]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_away_does_not_keep_a_command_that_has_ended() {
+    let mut scene = Scene::over_etcd().await;
+    let script = format!("{ALONE} while [ ! -e done ]; do sleep 0.02; done; exit 6");
+    let first = scene.start(&["lock", "deploy", "--ttl", "1h", "--", "sh", "-c", &script]);
+    scene.wait_for_lines("begun", 1).await;
+    scene.server().kill();
+    scene.write("done", "");
+    first.end().await.ends(6, &["nobody said that deploy was released", "it is free in 1h at the latest"]);
 }

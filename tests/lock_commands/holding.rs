@@ -166,6 +166,7 @@ async fn it_exits_as_the_command_does() {
         (&["sh", "-c", "exit 42"][..], 42, ""),
         (&["sh", "-c", "kill -9 $$"], 137, ""),
         (&["no-such-program"], 127, "no-such-program"),
+        (&[""], 127, "cannot execute"),
         (&["./text"], 126, "Permission denied"),
     ] {
         scene.run(&[&["lock", "n", "--"], command].concat()).ends(code, &[says]);
@@ -176,11 +177,13 @@ async fn it_exits_as_the_command_does() {
 #[tokio::test]
 async fn signals_are_passed_on_to_the_whole_group() {
     let scene = Scene::over_sqlite();
-    // The shell has a child that would keep it waiting, and hears of signals only once that has ended.
-    let script = "for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo $s >> heard\" $s; done; echo x > ready; \
-                  while [ ! -e done ]; do sleep 1000; done; exit 5";
+    // Two beside the shell, which itself hears of signals only once they have ended.
+    let script = "all='TERM INT HUP QUIT USR1 USR2'; trap : $all; \
+                  hear() { for s in $all; do trap \"echo $s >> $1\" $s; done; echo x >> ready; \
+                           while [ ! -e done ]; do sleep 0.02; done; }; \
+                  hear one | hear two; exit 5";
     let process = scene.start(&["lock", "n", "--", "sh", "-c", script]);
-    scene.wait_for_lines("ready", 1).await;
+    scene.wait_for_lines("ready", 2).await;
     let signals = [
         (Signal::SIGUSR1, "USR1"),
         (Signal::SIGHUP, "HUP"),
@@ -190,13 +193,13 @@ async fn signals_are_passed_on_to_the_whole_group() {
         (Signal::SIGQUIT, "QUIT"),
     ];
     for (count, (signal, name)) in (1..).zip(signals) {
-        if count == signals.len() {
-            scene.write("done", "");
-        }
         process.signal(signal);
-        let heard = scene.wait_for_lines("heard", count).await;
-        assert_eq!(heard[count - 1], name);
+        for listener in ["one", "two"] {
+            let heard = scene.wait_for_lines(listener, count).await;
+            assert_eq!(heard[count - 1], name);
+        }
     }
+    scene.write("done", "");
     process.end().await.ends(5, &[]);
 }
 
@@ -226,6 +229,7 @@ async fn bad_names_are_refused_and_strange_ones_are_not() {
         scene.run(&["elect", name, "--", "touch", "never"]).ends(2, &[says]);
     }
     scene.run(&["lock", "n", "--ttl", "1ms", "--", "touch", "never"]).ends(2, &["--ttl", "out of bounds"]);
+    scene.run(&["lock", "n", "--lock-delay", "400d", "--", "touch", "never"]).ends(2, &["--lock-delay", "365 days"]);
     scene.run(&["lock", "n"]).ends(2, &["CMD"]);
     scene.run(&["semaphore", "", "--permits", "1", "--", "touch", "never"]).ends(2, &["this one has 0"]);
     scene.run(&["semaphore", "s", "--permits", "0", "--", "touch", "never"]).ends(2, &["--permits"]);
