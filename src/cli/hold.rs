@@ -33,6 +33,9 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the store is waited for to say that something was released. After that the end of the session releases it.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long it may take to learn who holds what could not be had.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
 /// How often a store is tried that went away meanwhile.
 const OPEN_EVERY: Duration = Duration::from_secs(1);
 
@@ -248,6 +251,8 @@ impl Turn {
                         () = tokio::time::sleep(OPEN_EVERY) => continue,
                     }
                 }
+                // This process stood still while it was opened, for longer than it lives by itself.
+                Err(SessionError::Ended { .. }) if left != Some(Duration::ZERO) => continue,
                 Err(error) => return Err(acquire::session_failure(error)),
             };
             let acquired = self.acquire(&session, left, signals).await;
@@ -256,7 +261,9 @@ impl Turn {
                 Ok(Acquired::NotInTime) => Err(self.not_in_time(&session).await.into()),
                 Ok(Acquired::Cancelled(signal)) => Ok(Some(by_signal(signal as i32))),
                 // As long as it may wait, it goes to the end of the queue.
-                Ok(Acquired::SessionOver) if self.args.at_once => Err(self.not_in_time(&session).await.into()),
+                Ok(Acquired::SessionOver) if wait == Some(Duration::ZERO) => {
+                    Err(self.not_in_time(&session).await.into())
+                }
                 Ok(Acquired::SessionOver) => Ok(None),
                 Err(error) => Err(error),
             };
@@ -280,8 +287,9 @@ impl Turn {
     }
 
     async fn not_in_time(&self, session: &Session<AnyStore>) -> Failure {
-        let standing =
-            self.look(session).await.ok().flatten().map_or(String::new(), |standing| format!(": {standing}"));
+        let standing = tokio::time::timeout(LOOK_WITHIN, self.look(session)).await;
+        let standing = standing.ok().and_then(Result::ok).flatten();
+        let standing = standing.map_or(String::new(), |standing| format!(": {standing}"));
         let within = match self.args.wait.filter(|_| !self.args.at_once) {
             Some(wait) => format!("within {}", humantime::format_duration(wait)),
             None => "at once".to_owned(),

@@ -228,10 +228,19 @@ enum Refused {
     Failed(anyhow::Error),
 }
 
+impl Refused {
+    /// Whatever became of the call, it ends with the session, which is closed next.
+    fn unanswered(name: &str, source: &StoreError) -> Refused {
+        let why = format!("{} was not acquired in time, and the store does not answer: {source}", visible(name));
+        Refused::Failed(Failure::new(Exit::StoreUnreachable, why).into())
+    }
+}
+
 impl From<LockError> for Refused {
     fn from(error: LockError) -> Refused {
         match error {
             LockError::SessionLost { .. } => Refused::SessionOver,
+            LockError::OutcomeUnknown { lock, source } => Refused::unanswered(lock.as_str(), &source),
             error => Refused::Failed(lock_failure(error)),
         }
     }
@@ -241,6 +250,7 @@ impl From<SemaphoreError> for Refused {
     fn from(error: SemaphoreError) -> Refused {
         match error {
             SemaphoreError::SessionLost { .. } => Refused::SessionOver,
+            SemaphoreError::OutcomeUnknown { semaphore, source } => Refused::unanswered(semaphore.as_str(), &source),
             error => Refused::Failed(semaphore_failure(error)),
         }
     }
@@ -249,9 +259,7 @@ impl From<SemaphoreError> for Refused {
 fn lock_failure(error: LockError) -> anyhow::Error {
     let exit = match error {
         LockError::Store(error) => return error.into(),
-        LockError::OutcomeUnknown { .. } | LockError::FenceBase(_) | LockError::StoreWentBack(_) => {
-            Exit::StoreUnreachable
-        }
+        LockError::FenceBase(_) | LockError::StoreWentBack(_) => Exit::StoreUnreachable,
         _ => Exit::Failed,
     };
     Failure::new(exit, error.to_string()).into()
@@ -270,6 +278,7 @@ pub(in crate::cli) fn semaphore_failure(error: SemaphoreError) -> anyhow::Error 
 pub(super) fn session_failure(error: SessionError) -> anyhow::Error {
     match error {
         SessionError::Store(error) => error.into(),
-        error => Failure::new(Exit::StoreUnreachable, error.to_string()).into(),
+        error @ SessionError::Thread(_) => Failure::new(Exit::Failed, error.to_string()).into(),
+        error @ SessionError::Ended { .. } => Failure::new(Exit::StoreUnreachable, error.to_string()).into(),
     }
 }
