@@ -162,6 +162,9 @@ impl Stamp {
     }
 }
 
+/// The environment variables of which a command has one that runs under a hold, or as a job.
+pub const UNDER_ANOTHER: [&str; 3] = ["FENCRON_LOCK", "FENCRON_SEMAPHORE", "FENCRON_JOB"];
+
 /// What a command finds in its environment that runs while something is held by name.
 ///
 /// Permits have no fence, and nothing of a stamp: what is inherited of one, from a lock around them, stays as it is.

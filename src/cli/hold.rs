@@ -19,7 +19,7 @@ use super::place::Place;
 use super::terminal::visible;
 use super::{Exit, Failure, Global, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProgram, Wrapped};
-use crate::fence::Holding;
+use crate::fence::{Holding, UNDER_ANOTHER};
 use crate::lock::{Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Seen, Session, SessionError, Timing, Trust};
 use crate::store::{AnyStore, StoreUrl};
 use crate::time::Boot;
@@ -409,7 +409,8 @@ impl Turn {
             holding.variables().into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         // So that a lock inside of this one is a lock of the same store.
         env.extend(self.store.iter().map(|store| ("FENCRON_STORE".into(), store.into())));
-        Wrapped { argv: self.command.clone(), env, kill_after: self.args.kill_after, may_start }
+        let keeps_session = UNDER_ANOTHER.iter().any(|name| std::env::var_os(name).is_some());
+        Wrapped { argv: self.command.clone(), env, kill_after: self.args.kill_after, keeps_session, may_start }
     }
 
     fn tell_acquired(&self, held: &Held, since: Boot) {

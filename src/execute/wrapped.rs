@@ -1,9 +1,10 @@
 //! A command in the place of this process, as env(1) and flock(1) run theirs: it has the same input, output and open files,
 //! and the environment of its caller. What makes it another matter than a job's:
 //!
-//! - Without a terminal, it has a session of its own, as a job's command has.
-//! - With one, it leads a group in the session of its caller, as programs have to that use the terminal. What it has
-//!   started in other groups is found by descent only, which breaks where a parent ends first.
+//! - Without a terminal, it has a session of its own, as a job's command has. But not where this process itself runs
+//!   under something that is held, or as a job: whoever ends that finds what belongs to it by its session.
+//! - There, and with a terminal, it leads a group in the session of its caller, as programs have to that use the terminal.
+//!   What it has started in other groups is found by descent only, which breaks where a parent ends first.
 //! - Where this process is in the foreground of a terminal that is both its stdin and its stdout, so is the command from
 //!   its start. Otherwise it might be part of a pipeline, whose other members may want the terminal; then it gets it when
 //!   it asks for it, which the system shows by stopping it (SIGTTIN, SIGTTOU).
@@ -46,6 +47,8 @@ pub struct Wrapped {
     pub env: Vec<(OsString, OsString)>,
     /// How long it has from TERM to KILL when it is ended, where it has so much time.
     pub kill_after: Duration,
+    /// Without a terminal too it is to stay in the session of this process, by which somebody else may end both.
+    pub keeps_session: bool,
     /// Asked right before the start; and the lease that it is not to outlive.
     pub may_start: MayStart,
 }
@@ -67,7 +70,7 @@ pub enum NotRun {
 /// How a command is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It has exited: what it left is ended, in its session; or, on a terminal, in its group.
+    /// It has exited: what it left is ended, in its session where that is its own, otherwise in its group.
     ByItself,
     /// Against its will, and within this time at the latest. `None`: within its `kill_after`.
     Forced(Option<Duration>),
@@ -79,6 +82,8 @@ pub struct Running {
     leader: Leader,
     kill_after: Duration,
     terminal: Option<Terminal>,
+    /// Its session is that of this process.
+    keeps_session: bool,
     stops: mpsc::Receiver<Signal>,
     /// It was stopped for want of the terminal, which this process did not have to give.
     wants_terminal: bool,
@@ -100,7 +105,7 @@ impl Executor {
     /// let executor = Executor::new(Clock::system(), 1, SupervisorProgram::this()?)?;
     /// let argv = ["vi", "notes"].map(Into::into).into();
     /// let kill_after = Duration::from_secs(10);
-    /// let wrapped = Wrapped { argv, env: Vec::new(), kill_after, may_start: MayStart::always() };
+    /// let wrapped = Wrapped { argv, env: Vec::new(), kill_after, keeps_session: false, may_start: MayStart::always() };
     /// let mut running = executor.wrap(wrapped).await?;
     /// running.exited().await;
     /// let status = running.end(Ending::ByItself).await;
@@ -116,14 +121,18 @@ impl Executor {
         let program = wrapped.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
         let failed = |why: String| NotRun::Failed { program: program.clone(), why };
         let mut terminal = Terminal::controlling();
-        let ties =
-            terminal.as_mut().map_or(Ok(Ties::Files), Terminal::ties).map_err(|error| failed(error.to_string()))?;
+        let ties = match &mut terminal {
+            Some(terminal) => terminal.ties().map_err(|error| failed(error.to_string()))?,
+            None if wrapped.keeps_session => Ties::Session { terminal: None },
+            None => Ties::Files,
+        };
+        let keeps_session = matches!(ties, Ties::Session { .. });
         let (kill_after, gate) = (wrapped.kill_after, gate(&wrapped.may_start, self));
         let image = image(wrapped, ties).map_err(failed)?;
         match self.starter.start((image, Vec::new()), gate).await {
             Ok((leader, _)) => {
                 let stops = watch_stops(leader.pid()).map_err(|error| failed(error.to_string()))?;
-                Ok(Running { leader, kill_after, terminal, stops, wants_terminal: false, _room: room })
+                Ok(Running { leader, kill_after, terminal, keeps_session, stops, wants_terminal: false, _room: room })
             }
             // The terminal drops here, which takes it back: the child may have had it for a moment.
             Err(not_started) => Err(not_run(program, not_started)),
@@ -137,7 +146,7 @@ fn gate(may_start: &MayStart, executor: &Executor) -> Gate {
 }
 
 fn image(wrapped: Wrapped, ties: Ties) -> Result<Image, String> {
-    let Wrapped { argv, env, kill_after, may_start } = wrapped;
+    let Wrapped { argv, env, kill_after, may_start, .. } = wrapped;
     let mut all: std::collections::BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     all.extend(env);
     let path = all.get(OsStr::new("PATH")).map(OsString::as_os_str);
@@ -222,7 +231,7 @@ impl Running {
         };
         let reach = match how {
             // It is one command, not one of many: there is time to look for the last of it.
-            _ if self.terminal.is_none() => Reach::Session,
+            _ if !self.keeps_session => Reach::Session,
             // Nothing descends any more from what has exited.
             Ending::ByItself => Reach::Group,
             Ending::Forced(_) => Reach::Descendants,

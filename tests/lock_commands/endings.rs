@@ -71,6 +71,23 @@ over_both!(
     a_lock_that_is_taken_away_ends_its_command,
 );
 
+/// The inner one has a supervisor of its own, that knows nothing of the outer lock; its lease has an hour to go.
+#[tokio::test]
+async fn the_command_of_an_inner_lock_has_ended_before_the_next_one_has_the_outer() {
+    for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let scene = Scene::over_sqlite();
+        let script = format!("{ALONE} {DEAF}");
+        let inner = [env!("CARGO_BIN_EXE_fencron"), "lock", "inner", "--ttl", "1h", "--", "sh", "-c", &script];
+        let first = scene.start(&[&["lock", "deploy", "--ttl", TTL, "--"], &inner[..]].concat());
+        scene.wait_for_lines("begun", 1).await;
+        let second = held(&scene, "lock", "second", "exit 9");
+        scene.wait_for_waiting("deploy", 1).await;
+        first.signal(signal);
+        second.end().await.ends(9, &[]);
+        assert_eq!(scene.lines("overlaps"), [""; 0]);
+    }
+}
+
 #[tokio::test]
 async fn a_command_that_does_not_heed_term_is_killed() {
     let scene = Scene::over_sqlite();
