@@ -124,13 +124,13 @@ async fn what_a_command_leaves_behind_ends_before_the_lock_is_free() {
     let script = "trap '' TERM; sleep 1000 & exit 3";
     let script = format!("{ALONE} {script}");
     let args = ["lock", "deploy", "--kill-after", "200ms", "--", "sh", "-c", &script];
-    scene.run(&args).ends(3, &[]);
-    scene.run(&args).ends(3, &[]);
+    scene.start(&args).end().await.ends(3, &[]);
+    scene.start(&args).end().await.ends(3, &[]);
     // In a group of its own, as shells with job control make them.
     let script = format!("{ALONE} trap '' TERM; set -m; sleep 1000 & exit 3");
     let args = ["lock", "deploy", "--kill-after", "200ms", "--", "bash", "-c", &script];
-    scene.run(&args).ends(3, &[]);
-    scene.run(&args).ends(3, &[]);
+    scene.start(&args).end().await.ends(3, &[]);
+    scene.start(&args).end().await.ends(3, &[]);
     assert_eq!(scene.fences().len(), 4);
 }
 
