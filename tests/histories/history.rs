@@ -73,8 +73,7 @@ impl Run {
                     Event::Call { context, number, lease, object, call } => {
                         let (context, number, lease, object, call) = (*context, *number, *lease, *object, *call);
                         let invoked = *at;
-                        let entry =
-                            Entry { process, context, number, lease, object, call, invoked, answer: None };
+                        let entry = Entry { process, context, number, lease, object, call, invoked, answer: None };
                         calls.insert((context, number), entry);
                     }
                     Event::Answer { context, number, answer } => {

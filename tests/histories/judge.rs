@@ -176,7 +176,8 @@ fn unbelieved(run: &Run, entry: &Entry, from: Nanos) -> Nanos {
 
 fn two_believers(run: &Run, entries: &[Entry], object: Object) -> Option<String> {
     let beliefs: Vec<_> = beliefs(run, entries).into_iter().filter(|belief| belief.object == object).collect();
-    let mut events: Vec<_> = beliefs.iter().enumerate().flat_map(|(i, b)| [(b.from, true, i), (b.to, false, i)]).collect();
+    let mut events: Vec<_> =
+        beliefs.iter().enumerate().flat_map(|(i, b)| [(b.from, true, i), (b.to, false, i)]).collect();
     // In one moment, ends come first.
     events.sort_unstable();
     let mut holding = BTreeSet::new();

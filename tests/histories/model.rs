@@ -16,26 +16,54 @@ pub type Session = u64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// It locked, for the first time or again. The fence, where it was told.
-    Entered { context: Context, session: Session, fence: Option<u64> },
+    Entered {
+        context: Context,
+        session: Session,
+        fence: Option<u64>,
+    },
     /// It may not lock more often.
-    LimitReached { context: Context },
+    LimitReached {
+        context: Context,
+    },
     /// A try came to nothing.
-    Refused { context: Context },
+    Refused {
+        context: Context,
+    },
     /// It unlocked once.
-    Left { context: Context },
+    Left {
+        context: Context,
+    },
     /// It was told that it does not hold the lock: at all, or any more.
-    NotOwner { context: Context },
+    NotOwner {
+        context: Context,
+    },
     /// It holds the lock under this fence.
-    Shown { context: Context, fence: u64 },
+    Shown {
+        context: Context,
+        fence: u64,
+    },
     /// It holds the lock so many times.
-    Counted { context: Context, count: u32 },
+    Counted {
+        context: Context,
+        count: u32,
+    },
     /// The session is over.
-    Ended { session: Session },
+    Ended {
+        session: Session,
+    },
     /// It got permits. `claim`: what they are given back under.
-    Acquired { claim: Claim, session: Session, permits: u32 },
-    Released { claim: Claim },
+    Acquired {
+        claim: Claim,
+        session: Session,
+        permits: u32,
+    },
+    Released {
+        claim: Claim,
+    },
     /// They were gone when they were to be given back.
-    HadEnded { claim: Claim },
+    HadEnded {
+        claim: Claim,
+    },
 }
 
 /// The call by which a context got permits.
@@ -113,9 +141,7 @@ impl Model for Mutex {
                 let holder = holder_if(context)?;
                 same_if(!self.fenced || holder.fence.is_none_or(|found| found == fence))
             }
-            Step::Counted { context, count } => {
-                same_if(holder_if(context).map_or(0, |holder| holder.count) == count)
-            }
+            Step::Counted { context, count } => same_if(holder_if(context).map_or(0, |holder| holder.count) == count),
             Step::Ended { session } => {
                 let mut after = held.clone();
                 after.holder = held.holder.filter(|holder| holder.session != session);

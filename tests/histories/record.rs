@@ -111,17 +111,43 @@ pub enum Harm {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    Opened { lease: u64 },
+    Opened {
+        lease: u64,
+    },
     /// What the keep-alive published.
-    Trust { lease: u64, until: Nanos, ended: bool },
-    Closing { lease: u64 },
-    Closed { lease: u64 },
-    Call { context: u32, number: u64, lease: u64, object: Object, call: Call },
-    Answer { context: u32, number: u64, answer: Answer },
+    Trust {
+        lease: u64,
+        until: Nanos,
+        ended: bool,
+    },
+    Closing {
+        lease: u64,
+    },
+    Closed {
+        lease: u64,
+    },
+    Call {
+        context: u32,
+        number: u64,
+        lease: u64,
+        object: Object,
+        call: Call,
+    },
+    Answer {
+        context: u32,
+        number: u64,
+        answer: Answer,
+    },
     /// The hold that began with the call of this number is over, or may be.
-    Signal { context: u32, number: u64, why: String },
+    Signal {
+        context: u32,
+        number: u64,
+        why: String,
+    },
     /// The process stood still from then on until now.
-    StoodStill { from: Nanos },
+    StoodStill {
+        from: Nanos,
+    },
     /// Something was done to a transaction, and it was one that writes.
     Harm(Harm),
     Done,

@@ -89,7 +89,14 @@ impl Broken {
 
 impl Wire {
     pub fn new(inner: AnyStore, chance: Chance, recorder: Recorder, broken: Option<Broken>) -> Wire {
-        Wire { inner, chance: Arc::new(Mutex::new(chance)), recorder, broken, lease: Arc::default(), lies: Arc::default() }
+        Wire {
+            inner,
+            chance: Arc::new(Mutex::new(chance)),
+            recorder,
+            broken,
+            lease: Arc::default(),
+            lies: Arc::default(),
+        }
     }
 
     fn draw(&self) -> (Option<Harm>, Duration) {

@@ -82,7 +82,11 @@ fn wrong() -> Vec<(&'static str, Object, Vec<Operation<Step>>)> {
         ("three times, with a limit of two", Reentrant, sequence([enter(A), enter(A), enter(A)])),
         ("the limit before it is reached", Reentrant, sequence([enter(A), Step::LimitReached { context: A }])),
         ("a try to enter again is refused", Reentrant, sequence([enter(A), Step::Refused { context: A }])),
-        ("a count of one that is two", Reentrant, sequence([enter(A), enter(A), Step::Counted { context: A, count: 1 }])),
+        (
+            "a count of one that is two",
+            Reentrant,
+            sequence([enter(A), enter(A), Step::Counted { context: A, count: 1 }]),
+        ),
         ("a count of none that is one", Reentrant, sequence([enter(A), Step::Counted { context: A, count: 0 }])),
         ("unlocked three times", Reentrant, sequence([enter(A), enter(A), leave(A), leave(A), leave(A)])),
         ("the same fence for the next hold", Fenced, sequence([enter_under(A, 5), leave(A), enter_under(B, 5)])),
@@ -91,16 +95,26 @@ fn wrong() -> Vec<(&'static str, Object, Vec<Operation<Step>>)> {
         ("the fence of who holds nothing", Fenced, sequence([Step::Shown { context: A, fence: 5 }])),
         ("a lower fence after a loss", Fenced, sequence([enter_under(A, 5), ended(A), enter_under(B, 4)])),
         ("another fence for the same hold", ReentrantFenced, sequence([enter_under(A, 5), enter_under(A, 6)])),
-        ("a fence between", ReentrantFenced, sequence([
-            enter_under(A, 5), leave(A), enter_under(B, 7), leave(B), enter_under(A, 6),
-        ])),
-        ("three times under one fence", ReentrantFenced, sequence([enter_under(A, 5), enter_under(A, 5), enter_under(A, 5)])),
+        (
+            "a fence between",
+            ReentrantFenced,
+            sequence([enter_under(A, 5), leave(A), enter_under(B, 7), leave(B), enter_under(A, 6)]),
+        ),
+        (
+            "three times under one fence",
+            ReentrantFenced,
+            sequence([enter_under(A, 5), enter_under(A, 5), enter_under(A, 5)]),
+        ),
         ("four permits of three", Semaphore, sequence([take(A, 2), take(B, 2)])),
         ("permits before others were given back", Semaphore, given_back_late),
         ("permits before a session has ended", Semaphore, semaphore_end),
         ("given back twice", Semaphore, sequence([take(A, 1), give_back(A), give_back(A)])),
         ("given back by who has none", Semaphore, sequence([give_back(A)])),
-        ("told that they had ended while it holds them", Semaphore, sequence([take(A, 1), Step::HadEnded { claim: (A, 1) }])),
+        (
+            "told that they had ended while it holds them",
+            Semaphore,
+            sequence([take(A, 1), Step::HadEnded { claim: (A, 1) }]),
+        ),
     ]
 }
 
@@ -171,8 +185,14 @@ fn right_histories_are_accepted() {
 #[test]
 fn more_under_way_than_can_be_searched_is_not_taken_for_right() {
     let all_at_once = |count: u32| (0..count).map(|context| during(0, 10, Step::NotOwner { context }));
-    assert!(matches!(linearize(&Mutex::OWNER_AWARE, &all_at_once(200).collect::<Vec<_>>()), Err(Refusal::TooMuch { .. })));
-    assert!(matches!(linearize(&Mutex::OWNER_AWARE, &all_at_once(40).collect::<Vec<_>>()), Err(Refusal::TooMuch { .. })));
+    assert!(matches!(
+        linearize(&Mutex::OWNER_AWARE, &all_at_once(200).collect::<Vec<_>>()),
+        Err(Refusal::TooMuch { .. })
+    ));
+    assert!(matches!(
+        linearize(&Mutex::OWNER_AWARE, &all_at_once(40).collect::<Vec<_>>()),
+        Err(Refusal::TooMuch { .. })
+    ));
 }
 
 /// Tries every order of every choice of what took effect: what `linearize` is to say, where there is time for it.
@@ -190,12 +210,8 @@ fn any_order<M: crate::linear::Model<Step = Step>>(model: &M, history: &[Operati
             // Whatever was over before this began must have come before it, if it came at all.
             let over = |other: &&usize| history[**other].answered.is_some_and(|at| at < history[next].invoked);
             let overtakes = rest.iter().filter(over).any(|other| !history[*other].optional);
-            let left: Vec<_> = rest
-                .iter()
-                .copied()
-                .filter(|other| *other != next)
-                .filter(|other| !over(&other))
-                .collect();
+            let left: Vec<_> =
+                rest.iter().copied().filter(|other| *other != next).filter(|other| !over(&other)).collect();
             let after = model.apply(state, &history[next].step);
             !overtakes && after.is_some_and(|after| search(model, &after, history, &left))
         })
