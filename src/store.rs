@@ -349,6 +349,7 @@ impl Change {
 #[derive(Debug)]
 pub struct Watch {
     reports: mpsc::Receiver<Watched>,
+    behind: bool,
 }
 
 impl Watch {
@@ -358,7 +359,19 @@ impl Watch {
     /// A watch, and where its backend sends the reports.
     pub fn channel() -> (mpsc::Sender<Watched>, Watch) {
         let (sender, reports) = mpsc::channel(Watch::BUFFER);
-        (sender, Watch { reports })
+        (sender, Watch { reports, behind: false })
+    }
+
+    /// The same, begun by a store that reports what is past later than what happens now, after something was past.
+    #[must_use]
+    pub fn begun_behind(self) -> Watch {
+        Watch { behind: true, ..self }
+    }
+
+    /// Whether the store had been written to since the revision asked for when the watch began, and takes its time to
+    /// report that (etcd: up to 100 ms): who cannot wait looks for itself.
+    pub fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// The next report; `None` when the watch has ended.

@@ -613,3 +613,13 @@ async fn the_defects_of_the_servers_version_are_warned_of() {
         assert!(about.warnings.iter().any(|warning| warning.contains("#20418")), "{:?}", about.warnings);
     }
 }
+
+#[tokio::test]
+async fn a_watch_says_whether_what_it_has_missed_is_told_late() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    let store = etcd.store().await;
+    let put = store.commit(Txn::new().then(Op::put("a", "1"))).await.unwrap().revision;
+    assert!(!store.watch(Keys::one("a"), put.next()).await.unwrap().is_behind());
+    store.commit(Txn::new().then(Op::put("b", "1"))).await.unwrap();
+    assert!(store.watch(Keys::one("a"), put.next()).await.unwrap().is_behind(), "whatever was written");
+}

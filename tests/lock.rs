@@ -1,6 +1,8 @@
 //! Elections, locks and semaphores in real time: over the SQLite store, every node with a connection, a keep-alive thread
 //! and a session of its own, as the processes of one machine share it; and over a real etcd.
 
+#[path = "lock/promises.rs"]
+mod promises;
 mod support;
 
 use std::path::Path;

@@ -13,10 +13,14 @@ use super::seen::{Seen, StoreWentBack};
 use super::session::Ended;
 use super::{Backoff, Locks};
 use crate::fence::Fence;
-use crate::store::{Change, Committed, Keys, Range, Revision, Store, StoreError, Txn, Watch, Watched};
+use crate::store::{Change, Committed, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 
 /// How long a waiter trusts its watches before it looks for itself.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often in a row who is to wait looks again instead, as the store was written to before it began to listen. In a
+/// store that is written to all the time it would never wait.
+const LOOKS_IN_A_ROW: u32 = 4;
 
 /// How often a transaction that may be repeated is sent until its answer arrives: about ten seconds.
 const SETTLE_ATTEMPTS: u32 = 10;
@@ -70,7 +74,7 @@ pub(super) enum Freed {
 
 /// What came of a conditional transaction.
 enum Attempt {
-    Applied(Revision),
+    Applied(Committed),
     /// Its comparisons failed, or its answer was lost: this is how the line stands now.
     Look(Box<Line>),
 }
@@ -84,7 +88,7 @@ impl<S: Store> Contest<S> {
     /// Contends until the call has won; it goes on trying while the store is away. Dropping the future leaves the call
     /// where it is: in the queue, or even the owner.
     pub async fn contend(&self, caller: &Caller, ask: Ask<'_>) -> Result<Contended, CampaignError> {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut looks) = (Backoff::new(), 0);
         let mut reported = Vec::new();
         let view = self.view(None, caller, ask);
         let mut line = self.look(caller, view, &mut backoff).await?;
@@ -106,11 +110,13 @@ impl<S: Store> Contest<S> {
                 Step::Destroyed => return Ok(Contended::Destroyed),
                 Step::Adopt(hold) => return Ok(Contended::Won(hold)),
                 Step::Wait { .. } | Step::Enqueue(_) if matches!(ask, Ask::AtOnce) => return Ok(Contended::Busy),
-                Step::Wait { behind } => self.wait(caller, line, &behind, (ask, view), &mut backoff).await?,
+                Step::Wait { behind } => {
+                    self.wait(caller, line, &behind, (ask, view), (&mut backoff, &mut looks)).await?
+                }
                 Step::Enqueue(entrance) => {
                     let enqueue = self.keys.enqueue(caller, entrance, now, view);
                     match self.attempt(caller, enqueue, view, &mut backoff).await? {
-                        Attempt::Applied(revision) => line.joined(&self.keys, caller, revision),
+                        Attempt::Applied(committed) => line.joined(committed),
                         Attempt::Look(line) => *line,
                     }
                 }
@@ -152,7 +158,7 @@ impl<S: Store> Contest<S> {
     ) -> Result<Result<Hold, Line>, CampaignError> {
         let seen = self.locks.current();
         match self.attempt(caller, grant, view, backoff).await? {
-            Attempt::Applied(revision) => self.granted(caller, base, revision, seen).await.map(Ok),
+            Attempt::Applied(committed) => self.granted(caller, base, committed.revision, seen).await.map(Ok),
             Attempt::Look(line) => Ok(Err(*line)),
         }
     }
@@ -185,7 +191,7 @@ impl<S: Store> Contest<S> {
             Ok(committed) => {
                 backoff.reset();
                 if committed.succeeded {
-                    return Ok(Attempt::Applied(committed.revision));
+                    return Ok(Attempt::Applied(committed));
                 }
                 Ok(Attempt::Look(Box::new(self.read(committed, &seen)?)))
             }
@@ -245,14 +251,12 @@ impl<S: Store> Contest<S> {
         line: Line,
         behind: &str,
         (ask, view): (Ask<'_>, View),
-        backoff: &mut Backoff,
+        (backoff, looks): (&mut Backoff, &mut u32),
     ) -> Result<Line, CampaignError> {
         // Who listens wants to hear of everything that happens to the lock.
         let before = ask.listened_to().map_or_else(|| Keys::one(behind), |_| self.keys.all());
-        let own = Keys::one(self.keys.wait(caller.call));
-        let queued = line.queued(&self.keys, caller.call).unwrap_or(line.revision);
-        let (before, own) = ((before, line.revision), (own, queued.max(line.revision)));
-        let heard = match hear_either(&self.locks.store, before, own).await {
+        let own = (self.keys.wait(caller.call), caller.session_key.as_str());
+        let heard = match hear_either(&self.locks.store, before, own, line.revision.next(), looks).await {
             Ok(heard) => heard,
             Err(error) if error.is_passing() => Heard::Nothing,
             Err(error) => return Err(error.into()),
@@ -308,7 +312,7 @@ impl<S: Store> Contest<S> {
 }
 
 /// As the store's own. A request of a network client can be a future of many kilobytes, of which whoever holds several
-/// locks in one function would hold as many: boxed, it counts once.
+/// locks in one function would hold as many, and run out of a thread's stack: boxed, it counts once.
 pub(super) async fn commit<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
     Box::pin(store.commit(txn)).await
 }
@@ -382,21 +386,44 @@ pub(super) async fn hear(watch: &mut Watch) -> Heard {
     }
 }
 
-/// What is first heard of `before` or of `own`, after the revision at which each was seen; that something changed, where
-/// nothing is heard for a while.
+/// What is first heard of `before` or of `own`, from this revision on; that something changed, where nothing is heard for
+/// a while, and where what has changed since that revision would be heard of late: `looks` counts how often that was.
 pub(super) async fn hear_either<S: Store>(
     store: &S,
-    (before, seen): (Keys, Revision),
-    (own, put): (Keys, Revision),
+    before: Keys,
+    (own, session): (String, &str),
+    from: Revision,
+    looks: &mut u32,
 ) -> Result<Heard, StoreError> {
-    let mut before = Box::pin(store.watch(before, seen.next())).await?;
-    let mut own = Box::pin(store.watch(own, put.next())).await?;
-    Ok(tokio::select! {
-        biased;
-        heard = hear(&mut before) => heard,
-        heard = hear(&mut own) => heard,
-        () = tokio::time::sleep(RECHECK_EVERY) => Heard::Changed,
-    })
+    let mut of_before = Box::pin(store.watch(before.clone(), from)).await?;
+    let mut of_own = Box::pin(store.watch(Keys::one(own.as_str()), from)).await?;
+    if (of_before.is_behind() || of_own.is_behind()) && *looks < LOOKS_IN_A_ROW {
+        *looks += 1;
+        return Ok(Heard::Changed);
+    }
+    *looks = 0;
+    loop {
+        tokio::select! {
+            biased;
+            heard = hear(&mut of_before) => return Ok(heard),
+            heard = hear(&mut of_own) => return Ok(heard),
+            () = tokio::time::sleep(RECHECK_EVERY) => {}
+        }
+        if !still_waits(store, &before, [&own, session], from).await? {
+            return Ok(Heard::Changed);
+        }
+    }
+}
+
+/// Whether the key before the call, its own and its session's are there, and none is newer than `from`. Of a range this
+/// is not said: what was deleted of it cannot be seen. Three keys are read, and not the queue: of many who wait each asks
+/// this now and then.
+async fn still_waits<S: Store>(store: &S, before: &Keys, own: [&str; 2], from: Revision) -> Result<bool, StoreError> {
+    let Keys::One(before) = before else { return Ok(false) };
+    let keys = [before.as_str(), own[0], own[1]];
+    let found = commit(store, keys.into_iter().map(Op::get).fold(Txn::new(), Txn::then)).await?;
+    let stands = |index| found.got(index).and_then(<[_]>::first).is_some_and(|entry| entry.created < from);
+    Ok((0..keys.len()).all(stands) && found.revision.next() >= from)
 }
 
 /// Warns of every obstacle once for as long as it lasts.

@@ -221,7 +221,7 @@ impl<S: Store> Election<S> {
                 return Ok(leader);
             }
             let owner = Keys::one(self.owner_key());
-            match self.contest.locks.store.watch(owner, standing.revision.next()).await {
+            match Box::pin(self.contest.locks.store.watch(owner, standing.revision.next())).await {
                 Ok(mut watch) => {
                     tokio::select! {
                         _ = hear(&mut watch) => {}
@@ -252,8 +252,8 @@ impl<S: Store> Election<S> {
             None => None,
             Some(holder) => {
                 let session = Keys::one(self.contest.locks.namespace.session_key(holder.lease));
-                let record =
-                    self.contest.locks.store.range(Range::of(session)).await?.entries.pop().map(|entry| entry.value);
+                let mut page = Box::pin(self.contest.locks.store.range(Range::of(session))).await?;
+                let record = page.entries.pop().map(|entry| entry.value);
                 let (node, session, fence, since) = (holder.node, holder.lease, holder.fence, holder.since);
                 Some(Leader { node, session, fence, since, record })
             }

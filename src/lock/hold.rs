@@ -4,7 +4,7 @@
 //!
 //! | transaction | if | then |
 //! | --- | --- | --- |
-//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call |
+//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call, read the one before it |
 //! | grant | c(owner) = c(barred) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner, delete wait/call |
 //! | seize | c(owner) = c(barred) = 0, m(base) as read, nothing in wait/, m(settled/call) as read, c(sess) as opened | put owner |
 //! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put settled/call |
@@ -323,10 +323,16 @@ impl LockKeys {
         gets
     }
 
-    /// Puts the call at the end of the queue, once.
+    /// Puts the call at the end of the queue, once, and reads who came last before it: of many who come at the same time
+    /// each is to wait for another one.
     pub fn enqueue(&self, caller: &Caller, entrance: Entrance, now: Wall, view: View) -> Txn {
         let wait = self.wait(caller.call);
         let record = WaitRecord { v: RECORD, node: caller.node.clone(), since: now };
+        let all = Range::of(self.waiting());
+        let waiting = match view {
+            View::Whole => all,
+            View::Near { .. } => Range { limit: 2, order: Sort::NewestFirst, ..all },
+        };
         Txn {
             when: vec![
                 Compare::absent(Keys::one(wait.as_str())),
@@ -334,7 +340,7 @@ impl LockKeys {
                 Compare::created_at(self.owner.as_str(), entrance.owner_created),
                 Compare::modified_at(self.settled(caller.call), entrance.settled_modified),
             ],
-            then: vec![Op::put_leased(wait, json(&record), caller.lease)],
+            then: vec![Op::put_leased(wait, json(&record), caller.lease), Op::Get(waiting)],
             otherwise: self.look(Some(caller), view),
         }
     }

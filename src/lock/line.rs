@@ -91,6 +91,21 @@ pub(crate) struct Holder {
     pub created: Revision,
 }
 
+impl Holder {
+    /// Who holds the lock by its owner's key, where that can be read.
+    pub fn of(owner: &Entry) -> Option<Holder> {
+        let record = OwnerRecord::read(&owner.value)?;
+        Some(Holder {
+            node: record.node,
+            lease: owner.lease?,
+            fence: fence(record.base, owner.created)?,
+            since: record.since,
+            call: record.call,
+            created: owner.created,
+        })
+    }
+}
+
 /// Somebody in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiter {
@@ -98,6 +113,11 @@ pub struct Waiter {
     pub node: Option<String>,
     pub session: Option<LeaseId>,
     pub since: Option<Wall>,
+}
+
+/// As they came.
+fn put_in_order(waiting: &mut [Entry]) {
+    waiting.sort_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key)));
 }
 
 impl Line {
@@ -114,7 +134,7 @@ impl Line {
         let session = pages.next().flatten().unwrap_or_default();
         let settled = pages.next().flatten().unwrap_or_default();
         waiting.extend(pages.next().flatten().unwrap_or_default());
-        waiting.sort_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key)));
+        put_in_order(&mut waiting);
         waiting.dedup_by(|one, other| one.key == other.key);
         Some(Line {
             revision: committed.revision,
@@ -127,11 +147,15 @@ impl Line {
         })
     }
 
-    /// The same queue after the call was put at its end, at `revision`. Whoever stood before it may have gone by then: its
-    /// own revision stays that at which they were seen, and what is watched is watched from there.
-    pub fn joined(mut self, keys: &LockKeys, caller: &Caller, revision: Revision) -> Line {
-        let (key, lease) = (keys.wait(caller.call), Some(caller.lease));
-        self.waiting.push(Entry { key, value: Vec::new(), created: revision, modified: revision, lease });
+    /// The same queue after the call was put at its end, by a [`LockKeys::enqueue`] that was applied.
+    pub fn joined(mut self, committed: Committed) -> Line {
+        self.revision = committed.revision;
+        for answer in committed.answers {
+            if let Answer::Got(page) = answer {
+                self.waiting = page.entries;
+                put_in_order(&mut self.waiting);
+            }
+        }
         self
     }
 
@@ -224,16 +248,7 @@ impl Line {
 
     /// Who holds the lock; `None` also where the owner's record cannot be read, which is an [`Obstacle`].
     pub fn holder(&self) -> Option<Holder> {
-        let owner = self.owner.as_ref()?;
-        let record = OwnerRecord::read(&owner.value)?;
-        Some(Holder {
-            node: record.node,
-            lease: owner.lease?,
-            fence: fence(record.base, owner.created)?,
-            since: record.since,
-            call: record.call,
-            created: owner.created,
-        })
+        self.owner.as_ref().and_then(Holder::of)
     }
 
     /// Everybody who waits, first come first.

@@ -13,7 +13,7 @@ use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
 use super::session::{Ended, Member, Session};
 use super::signal::{HoldOver, HoldSignal, Lost};
 use super::{Backoff, Locks, Waiter};
-use crate::store::{Committed, Compare, Entry, Keys, LeaseId, Op, Revision, Store, StoreError, Txn};
+use crate::store::{Committed, Compare, Entry, LeaseId, Op, Revision, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// A number of permits that sessions hold, at most so many altogether. Cheap to clone.
@@ -141,18 +141,13 @@ impl<S: Store> Semaphore<S> {
     /// Who holds permits, and who waits for some, now.
     pub async fn state(&self) -> Result<SemaphoreState, SemaphoreError> {
         let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
-        let holder = |entry: &Entry| {
-            let record = ShareRecord::read(&entry.value)?;
-            let ShareRecord { node, permits, since, .. } = record;
-            Some(PermitsHeld { node, session: entry.lease, permits, since })
-        };
         let waiter = |entry: &Entry| {
             let (node, since) = ShareRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
             Waiter { node, session: entry.lease, since }
         };
         Ok(SemaphoreState {
             permits: pool.permits(),
-            held: pool.holding.iter().filter_map(holder).collect(),
+            held: pool.holding.iter().filter_map(PermitsHeld::of).collect(),
             waiting: pool.waiting.iter().map(waiter).collect(),
             revision: pool.revision,
         })
@@ -168,6 +163,23 @@ impl<S: Store> Semaphore<S> {
         check(permits)?;
         settle(&self.locks.store, Txn::new().then(self.keys.number(permits))).await?;
         Ok(())
+    }
+
+    /// For operators: takes from a session what it holds of the permits, without asking, and answers what that was. The
+    /// session goes on, and is told by the signals of its permits. What it still does cannot be stopped from here, and no
+    /// fence turns it away.
+    pub async fn take_from(&self, session: LeaseId) -> Result<Vec<PermitsHeld>, SemaphoreError> {
+        let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
+        let its = pool.holding.iter().filter(|entry| entry.lease == Some(session));
+        let mut taken = Vec::new();
+        for entry in its {
+            let key = entry.key.as_str();
+            let take = Txn::new().when(Compare::created_at(key, entry.created)).then(Op::delete(key));
+            // Sent again, it finds what it was to take gone: by itself, or otherwise.
+            settle(&self.locks.store, take).await?;
+            taken.extend(PermitsHeld::of(entry));
+        }
+        Ok(taken)
     }
 
     /// Removes the semaphore with its number of permits. Whoever holds some has lost them; whoever waits goes on waiting,
@@ -229,7 +241,7 @@ impl<S: Store> Semaphore<S> {
 
     /// `None`: it would have to wait, and is not to.
     async fn contend(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut looks) = (Backoff::new(), 0);
         let caller = &claim.caller;
         let (mut txn, mut sent) = (self.look(Some(claim), None), Sent::Look);
         loop {
@@ -273,8 +285,8 @@ impl<S: Store> Semaphore<S> {
                 Next::Enqueue(_) | Next::Wait { .. } if !waits => return Ok(None),
                 Next::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
                 Next::Wait { behind } => {
-                    let own = Keys::one(self.keys.wait(caller.call));
-                    match hear_either(&self.locks.store, (behind, pool.revision), (own, pool.revision)).await {
+                    let own = (self.keys.wait(caller.call), caller.session_key.as_str());
+                    match hear_either(&self.locks.store, behind, own, pool.revision.next(), &mut looks).await {
                         Ok(Heard::Nothing) => backoff.wait().await,
                         Ok(Heard::Deleted { .. } | Heard::Changed) => {}
                         Err(error) if error.is_passing() => backoff.wait().await,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use super::contest::commit;
 use super::context::LockContext;
 use super::hold::Caller;
 use super::keys::CallId;
@@ -142,7 +143,7 @@ impl<S: Store> Session<S> {
     ) -> Result<Session<S>, SessionError> {
         locks.found().await?;
         let asked_at = locks.clock.boot();
-        let (id, ttl) = locks.store.grant(timing.ttl()).await?;
+        let (id, ttl) = Box::pin(locks.store.grant(timing.ttl())).await?;
         let lease = Lease::granted(timing, asked_at, ttl);
         let key = locks.namespace.session_key(id);
         let registered = register(locks, &key, presence.record, (id, &lease)).await;
@@ -220,7 +221,7 @@ impl<S: Store> Session<S> {
 
     /// Reads what the record replaces first, so that a publication that arrives late cannot undo a later one.
     async fn publish_once(&self, record: &[u8]) -> Result<bool, SessionError> {
-        let page = self.locks.store.range(Range::of(Keys::one(self.key.as_str()))).await?;
+        let page = Box::pin(self.locks.store.range(Range::of(Keys::one(self.key.as_str())))).await?;
         let standing = page.entries.first().filter(|entry| entry.created == self.created);
         let Some(Entry { value, modified, .. }) = standing else {
             return Err(SessionError::Ended { lease: self.lease, why: Ended::KeyGone });
@@ -233,7 +234,7 @@ impl<S: Store> Session<S> {
             record,
             self.lease,
         ));
-        match self.locks.store.commit(put).await {
+        match commit(&self.locks.store, put).await {
             Ok(committed) => Ok(committed.succeeded),
             Err(StoreError::LeaseEnded(lease)) => Err(SessionError::Ended { lease, why: Ended::Refused }),
             Err(error) => Err(SessionError::Store(error)),
@@ -257,7 +258,7 @@ impl<S: Store> Session<S> {
         let mut backoff = Backoff::new();
         let mut attempt = 1;
         loop {
-            match locks.store.revoke(lease).await {
+            match Box::pin(locks.store.revoke(lease)).await {
                 Err(error) if error.is_passing() && attempt < REVOKE_ATTEMPTS => attempt += 1,
                 result => return result,
             }
@@ -390,7 +391,7 @@ async fn register<S: Store>(
         Txn::new().when(Compare::absent(Keys::one(key))).then(Op::put_leased(key, record, id)).otherwise(Op::get(key));
     let mut backoff = Backoff::new();
     loop {
-        match locks.store.commit(put.clone()).await {
+        match commit(&locks.store, put.clone()).await {
             Ok(committed) if committed.succeeded => return Ok(committed.revision),
             // The lease is ours alone, so what stands there is what an attempt whose answer was lost has put.
             Ok(committed) => match committed.got(0).and_then(<[Entry]>::first) {
@@ -408,7 +409,7 @@ async fn register<S: Store>(
 }
 
 async fn revoke_unused<S: Store>(locks: &Locks<S>, lease: LeaseId) {
-    if let Err(error) = locks.store.revoke(lease).await {
+    if let Err(error) = Box::pin(locks.store.revoke(lease)).await {
         tracing::debug!(%error, session.lease = %lease, "a lease that was granted in vain is left to run out");
     }
 }

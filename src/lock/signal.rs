@@ -143,9 +143,9 @@ async fn end_of_key<S: Store>(store: &S, proof: &Proof) {
     let key = || Keys::one(proof.key.as_str());
     let mut backoff = Backoff::new();
     loop {
-        if let Ok(mut watch) = store.watch(key(), proof.created.next()).await {
+        if let Ok(mut watch) = Box::pin(store.watch(key(), proof.created.next())).await {
             let heard = tokio::time::timeout(RECHECK_EVERY, hear(&mut watch)).await;
-            match (heard, store.range(Range::of(key())).await) {
+            match (heard, Box::pin(store.range(Range::of(key()))).await) {
                 (_, Ok(page)) if !page.entries.iter().any(|entry| proof.is_shown_by(entry)) => return,
                 (Ok(Heard::Nothing), _) | (_, Err(_)) => {}
                 _ => {

@@ -10,12 +10,16 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Entry, Range, Revision};
 use crate::time::{Boot, Wall};
 
+mod claims;
 mod contexts;
+mod costs;
 mod elections;
 mod ends_of_holds;
 mod faulty;
 mod leadership;
+mod leftovers;
 mod lost_answers;
+mod misuse;
 mod model;
 mod operators;
 mod queues;

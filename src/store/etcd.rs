@@ -175,10 +175,10 @@ impl Store for EtcdStore {
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
         let watcher = Watcher::new(self.watched.clone(), keys, from);
-        let stream = watcher.open().await?;
+        let opened = watcher.open().await?;
         let (reports, watch) = Watch::channel();
-        tokio::spawn(watcher.run(stream, reports));
-        Ok(watch)
+        tokio::spawn(watcher.run(opened.stream, reports));
+        Ok(if opened.at < from { watch } else { watch.begun_behind() })
     }
 
     async fn about(&self) -> Result<About, StoreError> {

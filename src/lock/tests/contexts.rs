@@ -352,61 +352,6 @@ async fn a_lock_taken_away_by_force_is_free_and_its_holder_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn locks_used_once_leave_nothing_behind() {
-    let door = Door::new();
-    let session = door.session("a").await;
-    let mut context = session.context();
-    for number in 0..1000 {
-        let lock = door.cluster.locks().fenced(LockName::new(&format!("item/{number}")).unwrap(), Config::default());
-        lock.lock(&mut context).await.unwrap();
-        lock.unlock(&mut context).await.unwrap();
-    }
-    session.close().await.unwrap();
-    let all = Keys::prefix(Namespace::new("test").unwrap().prefix());
-    let (entries, _) = door.cluster.store.inner().range_all(all).await.unwrap();
-    assert!(entries.len() <= 257, "the base and the places of settled calls: {}", entries.len());
-    assert!(door.keys().await.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_uncontended_lock_takes_two_round_trips_and_its_unlock_one() {
-    let door = Door::new();
-    let session = door.session("a").await;
-    let (lock, mut context) = (door.lock(), session.context());
-    for _ in 0..3 {
-        door.cluster.store.traffic();
-        lock.lock(&mut context).await.unwrap();
-        assert_eq!(door.cluster.store.traffic().commits, 2);
-        lock.unlock(&mut context).await.unwrap();
-        assert_eq!(door.cluster.store.traffic().commits, 1);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hand_over_reads_as_little_among_many_waiters_as_among_few() {
-    let mut work = Vec::new();
-    for waiters in [5, 100] {
-        let door = Door::new();
-        let session = door.session("a").await;
-        let (lock, mut context) = (door.lock(), session.context());
-        lock.lock(&mut context).await.unwrap();
-        let mut queue = Vec::new();
-        for _ in 0..waiters {
-            queue.push(queue_up(&door, session.context()).await);
-        }
-        door.cluster.store.traffic();
-        for waiter in queue.into_iter().take(4) {
-            lock.unlock(&mut context).await.unwrap();
-            context = locked(waiter).await.0;
-        }
-        work.push(door.cluster.store.traffic());
-    }
-    assert_eq!(work[0].commits, work[1].commits);
-    // The base, the owner, the session, the call's own place and the one before it, and where it is settled.
-    assert!(work.iter().all(|work| work.widest <= 6), "{work:?}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn progress_tells_who_holds_the_lock_and_how_many_are_before() {
     let door = Door::new();
     let (a, b) = (door.session("a").await, door.session("b").await);

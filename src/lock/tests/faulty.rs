@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::store::memory::MemoryStore;
-use crate::store::{About, Committed, Entry, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
+use crate::store::{About, Committed, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
 
 /// What a transaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ struct Shared {
     late: Mutex<Vec<Txn>>,
     keep_alive_delay: Mutex<Duration>,
     keep_alives_fail: Mutex<bool>,
+    past_is_told_after: Mutex<Option<Duration>>,
+    watches_are_silent: Mutex<bool>,
     traffic: Mutex<Traffic>,
 }
 
@@ -53,8 +55,11 @@ struct Shared {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub commits: usize,
-    /// The entries in the answer that had the most.
-    pub widest: usize,
+    pub watches: usize,
+    /// The entries in all answers.
+    pub entries: usize,
+    /// The bytes of their keys and values.
+    pub bytes: usize,
 }
 
 impl Faulty {
@@ -66,6 +71,8 @@ impl Faulty {
             late: Mutex::default(),
             keep_alive_delay: Mutex::default(),
             keep_alives_fail: Mutex::default(),
+            past_is_told_after: Mutex::default(),
+            watches_are_silent: Mutex::default(),
             traffic: Mutex::default(),
         };
         Faulty { shared: Arc::new(shared) }
@@ -117,6 +124,16 @@ impl Faulty {
         *self.shared.keep_alives_fail.lock().unwrap() = lose;
     }
 
+    /// From now on a watch from a revision that is past hears nothing for so long, as etcd's do.
+    pub fn tell_the_past_after(&self, delay: Duration) {
+        *self.shared.past_is_told_after.lock().unwrap() = Some(delay);
+    }
+
+    /// Watches that are opened from now on stand, and report nothing.
+    pub fn silence_watches(&self) {
+        *self.shared.watches_are_silent.lock().unwrap() = true;
+    }
+
     /// The store itself, for hands that are no fencron.
     pub fn inner(&self) -> MemoryStore {
         self.shared.inner.lock().unwrap().clone()
@@ -127,12 +144,19 @@ impl Faulty {
         std::mem::take(&mut *self.shared.traffic.lock().unwrap())
     }
 
+    /// The same, and it goes on being counted.
+    pub fn peek(&self) -> Traffic {
+        *self.shared.traffic.lock().unwrap()
+    }
+
     fn count(&self, answer: &Result<Committed, StoreError>) {
         let mut traffic = self.shared.traffic.lock().unwrap();
         traffic.commits += 1;
-        let answers = answer.as_ref().map_or(0, |committed| committed.answers.len());
-        let entries = |index| answer.as_ref().ok().and_then(|committed| committed.got(index)).map_or(0, <[Entry]>::len);
-        traffic.widest = traffic.widest.max((0..answers).map(entries).sum());
+        let Ok(committed) = answer else { return };
+        for entry in (0..committed.answers.len()).filter_map(|index| committed.got(index)).flatten() {
+            traffic.entries += 1;
+            traffic.bytes += entry.key.len() + entry.value.len();
+        }
     }
 
     fn fault_for(&self, txn: &Txn) -> Option<Fault> {
@@ -213,7 +237,29 @@ impl Store for Faulty {
     }
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
-        self.inner().watch(keys, from).await
+        self.shared.traffic.lock().unwrap().watches += 1;
+        if *self.shared.watches_are_silent.lock().unwrap() {
+            let (reports, silent) = Watch::channel();
+            tokio::spawn(async move { reports.closed().await });
+            return Ok(silent);
+        }
+        let delay = *self.shared.past_is_told_after.lock().unwrap();
+        // Others have their turn between the question that it follows and this.
+        tokio::task::yield_now().await;
+        let inner = self.inner();
+        let now = inner.range(Range { limit: 1, ..Range::of(keys.clone()) }).await?.revision;
+        let mut watch = inner.watch(keys, from).await?;
+        let Some(delay) = delay.filter(|_| now >= from) else { return Ok(watch) };
+        let (reports, late) = Watch::channel();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            while let Some(report) = watch.next().await {
+                if reports.send(report).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(late.begun_behind())
     }
 
     async fn about(&self) -> Result<About, StoreError> {

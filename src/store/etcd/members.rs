@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use etcd_client::{
     Client, Error as ClientError, GetResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRevokeResponse,
-    ResponseHeader, StatusResponse, TxnResponse, WatchStream,
+    ResponseHeader, StatusResponse, TxnResponse,
 };
 use tokio::time::{sleep, timeout};
 
 use super::config::EtcdConfig;
 use super::fault::{Fault, Subject, says_authentication_is_off, sort};
+use super::watch::Opened;
 use crate::store::{Revision, StoreError};
 use crate::time::{Boot, Clock};
 
@@ -116,7 +117,7 @@ impl<T: FromCluster> FromCluster for Option<T> {
 }
 
 /// What it reports has headers, and is a hint, confirmed by a transaction.
-impl FromCluster for WatchStream {
+impl FromCluster for Opened {
     fn header(&self) -> Option<&ResponseHeader> {
         None
     }

@@ -30,6 +30,13 @@ pub(super) struct Watcher {
     next: Revision,
 }
 
+/// A stream that was opened.
+pub(super) struct Opened {
+    pub stream: WatchStream,
+    /// How far the member was when it began.
+    pub at: Revision,
+}
+
 /// Why a stream is read no further.
 enum Ended {
     /// Open another and go on.
@@ -45,7 +52,7 @@ impl Watcher {
     }
 
     /// Opens a stream, on whichever member lets it.
-    pub(super) async fn open(&self) -> Result<WatchStream, StoreError> {
+    pub(super) async fn open(&self) -> Result<Opened, StoreError> {
         let (key, end) = translate::bounds(&self.keys)?;
         let mut options = WatchOptions::new().with_start_revision(translate::number(self.next));
         if let Some(end) = end {
@@ -86,7 +93,7 @@ impl Watcher {
                 opened = self.open() => opened,
             };
             match opened {
-                Ok(stream) => return Some(stream),
+                Ok(opened) => return Some(opened.stream),
                 Err(error) if error.is_passing() => sleep(REOPEN_AFTER).await,
                 Err(error) => {
                     tracing::warn!(keys = ?self.keys, %error, "a watch ends: it can not be opened again");
@@ -161,12 +168,16 @@ impl Watcher {
     }
 }
 
-/// Opens a watch, and waits until the member says that it stands.
-async fn open_on(client: Client, key: &str, options: WatchOptions) -> Result<WatchStream, ClientError> {
+/// Opens a watch, and waits until the member says that it stands. A watch from a revision that is past by then hears
+/// nothing for up to 100 ms: etcd looks only so often what such watches have missed.
+async fn open_on(client: Client, key: &str, options: WatchOptions) -> Result<Opened, ClientError> {
     let mut stream = client.watch_client().max_decoding_message_size(MAX_ANSWER).watch(key, Some(options)).await?;
     match stream.message().await? {
         Some(created) if created.canceled() => Err(ClientError::WatchError(created.cancel_reason().to_owned())),
-        Some(_) => Ok(stream),
+        Some(created) => {
+            let at = created.header().map_or(Revision(0), |header| translate::revision(header.revision()));
+            Ok(Opened { stream, at })
+        }
         None => Err(ClientError::WatchError("the member ended the stream".into())),
     }
 }
