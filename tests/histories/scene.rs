@@ -29,7 +29,7 @@ const CONTEXTS: u32 = 4;
 
 /// How long something may take that is not bound to happen, for what was done may have struck in a moment that mattered
 /// to nobody: it is then done once more.
-const LIMIT: Duration = Duration::from_secs(8);
+const LIMIT: Duration = Duration::from_secs(6);
 
 /// How many calls are made between two faults.
 const CALM: usize = 100;
@@ -330,8 +330,10 @@ impl Scene {
         // It has stopped a little later than it was told to.
         sleep(Duration::from_millis(20)).await;
         let held = self.workers[slot].holds();
-        sleep(TTL).await;
-        let handed_over = !held.is_empty() && self.handed_over(slot, &held, at).await;
+        // Stopped amid a write to the file, it would keep everybody from everything until it goes on.
+        let since = self.now();
+        let others_go_on = tokio::time::timeout(TTL / 2, self.handed_over(slot, &Object::ALL, since)).await.is_ok();
+        let handed_over = others_go_on && !held.is_empty() && self.handed_over(slot, &held, at).await;
         self.workers[slot].signal(Signal::SIGCONT);
         self.handovers += usize::from(handed_over);
         let noticed = |event: &Event| matches!(event, Event::StoodStill { .. });
@@ -341,14 +343,18 @@ impl Scene {
     }
 
     async fn revoke(&mut self, slot: usize) -> bool {
+        if !self.holding(slot).await {
+            return false;
+        }
         let Some(lease) = self.workers[slot].lease() else { return false };
         let at = self.now();
         self.revoked.entry(lease).or_insert(at);
         self.store.revoke(LeaseId(lease.try_into().unwrap())).await.unwrap();
         let opened = |event: &Event| matches!(event, Event::Opened { .. });
         self.poll("another session", |scene| scene.workers[slot].wrote_after(at, opened)).await;
-        let lost = |event: &Event| matches!(event, Event::Answer { answer: Answer::Lost(_), .. });
-        self.workers[slot].wrote_after(at, lost)
+        // It may have held nothing any more.
+        let lost = |event: &Event| matches!(event, Event::Answer { answer: Answer::Lost(_) | Answer::HadEnded, .. });
+        self.try_poll(|scene| scene.workers[slot].wrote_after(at, lost)).await
     }
 
     async fn cut_off(&mut self, slot: usize) -> bool {
