@@ -7,6 +7,8 @@ mod fence;
 mod file;
 mod guard;
 mod health;
+mod hold;
+mod locks;
 mod logging;
 mod logs;
 mod look;
@@ -108,6 +110,16 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Run a command once for its key, ever, in the whole cluster; later callers get its verdict
     Once(once::OnceArgs),
+    /// Run a command under a lock, alone in the whole cluster, with a fence
+    Lock(hold::LockArgs),
+    /// Run a command while permits are held: so many at once, in the whole cluster
+    Semaphore(hold::SemaphoreArgs),
+    /// Contend for the lead, and run a command while it is held
+    Elect(hold::ElectArgs),
+    /// List what is held, by whom, since when, and how many wait for it
+    Locks(locks::LocksArgs),
+    /// Take a lock away from whoever holds it
+    Unlock(locks::UnlockArgs),
     /// Ask one node whether it is well: exit 0 when it is, 1 when it is not
     Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
@@ -238,6 +250,11 @@ impl Command {
             Command::StepDown => steer::step_down(global, terminal).await,
             Command::Migrate(args) => migrate::run(args, global, terminal).await,
             Command::Once(args) => once::once(args, global).await,
+            Command::Lock(args) => hold::lock(args, global).await,
+            Command::Semaphore(args) => hold::semaphore(args, global).await,
+            Command::Elect(args) => hold::elect(args, global).await,
+            Command::Locks(args) => locks::list(&args, global, terminal).await,
+            Command::Unlock(args) => locks::unlock(&args, global, terminal).await,
             Command::Health(args) => health::health(&args, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
             Command::Guard(args) => guard::run(args, terminal).await,

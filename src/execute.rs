@@ -2,6 +2,7 @@
 //!
 //! - [`Execute`] is what a node runs attempts through; a simulation puts its own in the place of [`Executor`].
 //! - [`Outputs`] is where what they write can be followed while they run.
+//! - [`Wrapped`] is a command that takes the place of the program which starts it, with its files and its terminal.
 //!
 //! What is promised about a command:
 //!
@@ -32,6 +33,7 @@ mod spawn;
 mod sql;
 #[expect(unsafe_code, reason = "shared memory, pidfds and messages from a child before its exec have no safe wrapper")]
 mod supervise;
+mod wrapped;
 
 use std::fmt;
 use std::future::Future;
@@ -46,6 +48,7 @@ pub use self::output::{
 };
 use self::spawn::Starter;
 pub use self::supervise::{Deadlines, SupervisorProgram, supervise_if_asked};
+pub use self::wrapped::{Ending, NotRun, Running, Wrapped};
 use crate::fence::Stamp;
 use crate::job::{Ended, Job, Outcome, StopReason, Task};
 use crate::time::{Clock, Wall};

@@ -162,6 +162,43 @@ impl Stamp {
     }
 }
 
+/// What a command finds in its environment that runs while something is held by name.
+///
+/// Permits have no fence, and nothing of a stamp: what is inherited of one, from a lock around them, stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    pub namespace: String,
+    /// The node that holds it.
+    pub node: String,
+    /// What is held.
+    pub name: String,
+    /// The hold of a lock; `None`: permits of a semaphore.
+    pub hold: Option<(Scope, Fence)>,
+}
+
+impl Holding {
+    /// The environment variables that the command gets.
+    ///
+    /// ```
+    /// use fencron::fence::{Fence, Holding, Scope};
+    /// let hold = Some((Scope::lock("shop", "deploy"), Fence::new(7).unwrap()));
+    /// let holding = Holding { namespace: "shop".into(), node: "a".into(), name: "deploy".into(), hold };
+    /// assert!(holding.variables().contains(&("FENCRON_FENCE", "7".to_owned())));
+    /// ```
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let mut variables = vec![("FENCRON_NAMESPACE", self.namespace.clone()), ("FENCRON_NODE", self.node.clone())];
+        match &self.hold {
+            Some((scope, fence)) => variables.extend([
+                ("FENCRON_LOCK", self.name.clone()),
+                ("FENCRON_SCOPE", scope.to_string()),
+                ("FENCRON_FENCE", fence.to_string()),
+            ]),
+            None => variables.push(("FENCRON_SEMAPHORE", self.name.clone())),
+        }
+        variables
+    }
+}
+
 /// The names of the HTTP headers that a stamp travels under, and of those that a guard answers with.
 pub mod header {
     /// The fence, as a decimal number.

@@ -3,7 +3,8 @@
 //! The program is described in `README.md` and `docs`. As a library it offers the parts that the program is made of:
 //!
 //! - **Sessions, locks and fences over a store**, for programs of any kind: [`fence`], [`time`], [`store`], [`lock`].
-//!   They are all there is with `default-features = false`. Begin with [`lock`], which has an example.
+//!   They are all there is with `default-features = false`. Begin with [`lock`], which has an example; a service of
+//!   several instances whose work only one is to do may find all that it needs in [`elected`].
 //! - **The scheduler** (feature `scheduler`, on by default): what decides is pure and can be used and tested without a
 //!   store, a clock or a runtime; what acts is built around it.
 //!
@@ -15,6 +16,7 @@
 //! | [`time`] | wall clocks and the boot clock |
 //! | [`store`] | the seam: a transactional key-value store with leases; in memory, SQLite and etcd |
 //! | [`lock`] | who may act, under which number, and for how long |
+//! | [`elected`] | programs that do their work on one of their instances; jobs of tokio-cron-scheduler among it |
 //! | `job`, `schedule`, `config` | what is to be done, when, and the file that says so; pure |
 //! | `scheduler` | what becomes of every occurrence; pure |
 //! | `ledger` | claims, runs and verdicts, as transactions |
@@ -52,6 +54,8 @@ pub mod guard;
 #[cfg(feature = "scheduler")]
 pub mod ledger;
 pub mod lock;
+
+pub mod elected;
 
 #[cfg(feature = "scheduler")]
 pub mod once;

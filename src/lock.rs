@@ -114,6 +114,7 @@ use tokio::sync::watch;
 use crate::store::{Compare, Keys, Op, Store, StoreError, Txn};
 use crate::time::Clock;
 
+mod claim;
 mod contest;
 mod context;
 mod election;
@@ -123,6 +124,7 @@ mod hold;
 mod keys;
 mod lease;
 mod line;
+mod list;
 mod permits;
 mod repair;
 mod seen;
@@ -133,6 +135,7 @@ mod signal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use claim::{Claim, Claims};
 pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
 pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Standing, StepDownError, Term};
 pub use fenced::{Config, DESTROYED_SHOWS, FencedLock, LockError, Reentrancy};
@@ -143,6 +146,7 @@ pub(crate) use keys::escaped;
 pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
+pub use list::{Bar, LOCKS_LISTED, Listing, LockListed, SemaphoreListed};
 pub use permits::PERMITS_MOST;
 pub use repair::Repaired;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
@@ -226,6 +230,11 @@ impl<S: Store> Locks<S> {
 
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// The clock that sessions and holds are timed by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The highest that this process has seen of the store, as it grows: what to save in a [`SeenFile`], before acting

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["fence", "time", "listen"],
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
-    &["once", "node", "metrics"],
+    &["elected", "once", "node", "metrics"],
     &["api"],
     &["cli"],
 ];

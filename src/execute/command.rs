@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 
 use super::group::{Leader, Reach};
 use super::output::{OutputSink, Stream};
-use super::spawn::{Gate, Image, NotStarted, StartError, Starter, candidates};
+use super::spawn::{Gate, Image, NotStarted, StartError, Starter, Ties, candidates};
 use super::supervise::Life;
 use super::{MayStart, Started, Stop};
 use crate::fence::{OUR_VARIABLES, Stamp};
@@ -178,7 +178,7 @@ fn read_some(pipe: &pipe::Receiver, stream: Stream, output: &mut OutputSink) -> 
 }
 
 /// Makes everything ready that the start needs; the error is the reason to show.
-fn prepare(run: &Run<'_>) -> Result<(Image, [OwnedFd; 2], Pipes), String> {
+fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), String> {
     let env = environment(run.job, run.stamp);
     let program = run.argv.first().map_or("", Text::expose);
     let path = env.get(&OsString::from("PATH")).map(OsString::as_os_str);
@@ -190,15 +190,14 @@ fn prepare(run: &Run<'_>) -> Result<(Image, [OwnedFd; 2], Pipes), String> {
         args: c_strings(run.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
         env: c_strings(env.into_iter().map(assignment), "a variable of the environment")?,
         dir: c_strings(run.job.dir.iter().map(|dir| dir.clone().into()), "the name of its directory")?.pop(),
-        stdout: stdout_writer,
-        stderr: stderr_writer,
+        ties: Ties::None { stdout: stdout_writer, stderr: stderr_writer },
         life: Life {
             lease: run.may_start.lease(),
             kill_after: run.job.kill_after,
             finish: run.job.on_lost_leadership == OnLostLeadership::Finish,
         },
     };
-    let readers = [stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
+    let readers = vec![stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
     let receiver = |pipe| pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)).map_err(no_pipe);
     Ok((image, readers, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
 }
@@ -213,13 +212,13 @@ fn environment(job: &Job, stamp: &Stamp) -> BTreeMap<OsString, OsString> {
     inherited.chain(own).chain(stamped).collect()
 }
 
-fn assignment((mut name, value): (OsString, OsString)) -> OsString {
+pub(super) fn assignment((mut name, value): (OsString, OsString)) -> OsString {
     name.push("=");
     name.push(value);
     name
 }
 
-fn c_strings(texts: impl IntoIterator<Item = OsString>, what: &str) -> Result<Vec<CString>, String> {
+pub(super) fn c_strings(texts: impl IntoIterator<Item = OsString>, what: &str) -> Result<Vec<CString>, String> {
     let c_string = |text: OsString| CString::new(text.into_vec());
     let all: Result<_, _> = texts.into_iter().map(c_string).collect();
     all.map_err(|_| format!("{what} has a NUL character in it, which no command can be given: take it out"))

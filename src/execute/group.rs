@@ -48,6 +48,9 @@ pub(super) enum Reach {
     /// To all groups of its session, as timeout(1) and shells with job control make them. That takes a look at all
     /// processes of the machine, too much for the end of every command: for what is ended against its will.
     Session,
+    /// The same where its session is that of its caller: to what descends from it there. Whose parent has ended is not
+    /// found any more, so that they are looked for first.
+    Descendants,
 }
 
 /// Whether a group has members (a zombie is one).
@@ -113,18 +116,30 @@ impl Leader {
     /// for the processes of the session that made themselves a group of their own, too.
     pub(super) async fn end(&mut self, kill_after: Duration, reach: Reach) -> ExitStatus {
         let tells = self.charge.claim_telling();
+        let early = if tells && reach == Reach::Descendants { self.strays(reach).await } else { Vec::new() };
         if tells {
             self.signal(Signal::SIGTERM);
             // A stopped process would see the TERM only when somebody continues it.
             self.signal(Signal::SIGCONT);
         }
-        if time::timeout(kill_after, self.heed(reach, tells)).await.is_err() {
+        // The group may be waiting for its strays: they are told before it is waited for.
+        let strays = if tells && reach == Reach::Session { self.strays(reach).await } else { early };
+        if time::timeout(kill_after, self.heed(reach, &strays)).await.is_err() {
             self.signal(Signal::SIGKILL);
+            for stray in &strays {
+                // As in `heed`. Those that descend from what is gone by now are not found again.
+                stray.signal(Signal::SIGKILL).ok();
+            }
             self.group_left(Some(Signal::SIGKILL)).await;
             self.strays_left(reach, Some(Signal::SIGKILL)).await;
         }
         self.gone = true;
         self.status.expect("reaped before the group can be empty")
+    }
+
+    /// The number of its group, and of the process that it was started as.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// What may be asked of the supervisor about it.
@@ -133,9 +148,7 @@ impl Leader {
     }
 
     /// Waits until what was told to end has ended.
-    async fn heed(&mut self, reach: Reach, tells: bool) {
-        // The group may be waiting for its strays: they are told before it is waited for.
-        let strays = if tells { self.strays(reach).await } else { Vec::new() };
+    async fn heed(&mut self, reach: Reach, strays: &[Member]) {
         for stray in strays {
             // One that has ended meanwhile needs no signal, and one that may not be signalled is waited for.
             stray.signal(Signal::SIGTERM).and_then(|()| stray.signal(Signal::SIGCONT)).ok();
@@ -183,7 +196,7 @@ impl Leader {
     async fn strays(&self, reach: Reach) -> Vec<Member> {
         match reach {
             Reach::Group => Vec::new(),
-            Reach::Session => {
+            Reach::Session | Reach::Descendants => {
                 let mut members = self.starter.census().of(self.pid).await.unwrap_or_default();
                 members.retain(|member| !member.is_in_group());
                 members
@@ -191,7 +204,8 @@ impl Leader {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends to every member.
+    pub(super) fn signal(&self, signal: Signal) {
         self.send(Some(signal));
     }
 

@@ -57,9 +57,18 @@ pub(super) struct Image {
     /// `NAME=value`.
     pub env: Vec<CString>,
     pub dir: Option<CString>,
-    pub stdout: PipeWriter,
-    pub stderr: PipeWriter,
+    pub ties: Ties,
     pub life: Life,
+}
+
+/// What a process has in common with this one.
+pub(super) enum Ties {
+    /// Nothing: it begins a session, has nothing to read, and writes into these.
+    None { stdout: PipeWriter, stderr: PipeWriter },
+    /// The open files; and it begins a session.
+    Files,
+    /// The open files and the session, in which it leads a group; the foreground group of `terminal`, where there is one.
+    Session { terminal: Option<OwnedFd> },
 }
 
 /// Where a start failed, and why.
@@ -89,9 +98,9 @@ pub(super) type Gate = Box<dyn Fn() -> Result<Wall, StopReason> + Send>;
 /// What the thread is told.
 pub(super) enum Order {
     Start {
-        image: Image,
+        image: Box<Image>,
         /// From which the supervisor goes on reading what is written, should the node die.
-        readers: [OwnedFd; 2],
+        readers: Vec<OwnedFd>,
         gate: Gate,
         reply: oneshot::Sender<Result<(Leader, Wall), NotStarted>>,
         /// Held by what is started, and so the thread lives as long as that.
@@ -130,11 +139,11 @@ impl Starter {
     /// Starts a process, if `gate` lets it. The reply comes from the thread, once the `exec` was done or has failed.
     pub(super) async fn start(
         &self,
-        (image, readers): (Image, [OwnedFd; 2]),
+        (image, readers): (Image, Vec<OwnedFd>),
         gate: Gate,
     ) -> Result<(Leader, Wall), NotStarted> {
         let (reply, answer) = oneshot::channel();
-        let order = Order::Start { image, readers, gate, reply, starter: self.clone() };
+        let order = Order::Start { image: Box::new(image), readers, gate, reply, starter: self.clone() };
         // Sending fails only with the thread gone, and then the order drops here, and its reply with it.
         self.orders.send(order).ok();
         answer.await.unwrap_or(Err(NotStarted::Failed(StartError::NoRoom(Errno::ECANCELED))))
@@ -193,7 +202,7 @@ impl Desk {
     fn start(
         &mut self,
         image: &Image,
-        readers: [OwnedFd; 2],
+        readers: Vec<OwnedFd>,
         gate: &Gate,
         starter: Starter,
     ) -> Result<(Leader, Wall), NotStarted> {
@@ -216,12 +225,20 @@ impl Desk {
     fn launch(&mut self, image: &Image, announcement: Announcement) -> Result<(Pid, OwnedFd), StartError> {
         let (argv, envp) = (pointers(&image.args), pointers(&image.env));
         let candidates = pointers(&image.candidates);
+        let (fds, terminal) = match &image.ties {
+            Ties::None { stdout, stderr } => ([self.null.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()], None),
+            Ties::Files => ([0, 1, 2], None),
+            Ties::Session { terminal } => ([0, 1, 2], terminal.as_ref()),
+        };
         let mut plan = Plan {
             candidates: candidates.as_ptr(),
             argv: argv.as_ptr(),
             envp: envp.as_ptr(),
             dir: image.dir.as_ref().map_or(ptr::null(), |dir| dir.as_ptr()),
-            fds: [self.null.as_raw_fd(), image.stdout.as_raw_fd(), image.stderr.as_raw_fd()],
+            fds,
+            keeps_files: !matches!(image.ties, Ties::None { .. }),
+            keeps_session: matches!(image.ties, Ties::Session { .. }),
+            terminal: terminal.map_or(-1, AsRawFd::as_raw_fd),
             parent: getpid().as_raw(),
             death_signal: if image.life.finish { 0 } else { libc::SIGTERM },
             announcement,
@@ -265,8 +282,12 @@ struct Plan {
     envp: *const *const c_char,
     /// Null: where the node is.
     dir: *const c_char,
-    /// Become 0, 1 and 2. They are all greater: the standard library sees to it that those three are always open.
+    /// Become 0, 1 and 2. They are these, or all greater: the standard library sees to it that those are always open.
     fds: [RawFd; 3],
+    keeps_files: bool,
+    keeps_session: bool,
+    /// Whose foreground group it becomes; -1: none.
+    terminal: RawFd,
     parent: libc::pid_t,
     /// What the kernel sends when the node dies; 0: nothing.
     death_signal: c_int,
@@ -282,7 +303,11 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
     // SAFETY: system calls on valid arguments, all allowed here by signal-safety(7).
     unsafe {
         default_signals();
-        libc::setsid();
+        if plan.keeps_session {
+            libc::setpgid(0, 0);
+        } else {
+            libc::setsid();
+        }
         libc::prctl(libc::PR_SET_PDEATHSIG, plan.death_signal);
         // The node may have died before that was set, and then nobody would tell us.
         if libc::getppid() != plan.parent {
@@ -305,9 +330,15 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
         }
         // Not before that, which takes a descriptor, and as many on their way as the limit says.
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files);
-        // Rust opens everything close-on-exec. Should a library not: an inherited connection to the store would keep
-        // it open beyond the node's death. Where the kernel is older than 5.11 this does nothing.
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        if !plan.keeps_files {
+            // Rust opens everything close-on-exec. Should a library not: an inherited connection to the store would keep
+            // it open beyond the node's death. Where the kernel is older than 5.11 this does nothing.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        }
+        if plan.terminal >= 0 {
+            // Every signal is blocked, so SIGTTOU does not stop it. Where it fails, the terminal is asked for by reading.
+            libc::tcsetpgrp(plan.terminal, libc::getpid());
+        }
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
@@ -365,8 +396,9 @@ fn raise_open_files() -> io::Result<libc::rlimit> {
 }
 
 /// Where `program` may be: itself where it is a path, otherwise in each directory of `path`, as execvp(3) has it.
-pub(super) fn candidates(program: &str, path: Option<&OsStr>) -> Vec<OsString> {
-    if program.contains('/') {
+pub(super) fn candidates(program: impl AsRef<OsStr>, path: Option<&OsStr>) -> Vec<OsString> {
+    let program = program.as_ref();
+    if program.as_bytes().contains(&b'/') {
         return vec![program.into()];
     }
     let path = path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));

@@ -152,7 +152,7 @@ struct Link {
 struct Held {
     command: Command,
     pidfd: Arc<OwnedFd>,
-    outputs: [OwnedFd; 2],
+    outputs: Vec<OwnedFd>,
 }
 
 impl Supervision {
@@ -168,17 +168,19 @@ impl Supervision {
     }
 
     /// Starts something by `start`, which is handed what its child has to send before it becomes the program, and may
-    /// be called again when the supervisor was found gone.
+    /// be called again when the supervisor was found gone. From `outputs`, two at most, its output is read.
     pub(super) fn launch<E>(
         &self,
         life: Life,
-        outputs: [OwnedFd; 2],
+        outputs: Vec<OwnedFd>,
         mut start: impl FnMut(Announcement) -> Result<(Pid, OwnedFd), LaunchError<E>>,
     ) -> Result<(Pid, Arc<OwnedFd>, Charge), LaunchError<E>> {
         let shared = &self.0;
         let lease = life.lease.map(NonZeroU64::get);
         let lease = lease.and_then(|lease| Some((shared.page.cell_of(lease)?, lease)));
-        let numbers = outputs.each_ref().map(AsRawFd::as_raw_fd);
+        let mut numbers = [-1; 2];
+        let read = outputs.len().min(numbers.len());
+        numbers.iter_mut().zip(&outputs).for_each(|(number, output)| *number = output.as_raw_fd());
         let mut attempt = 1;
         loop {
             let mut link = shared.lock_linked().map_err(LaunchError::Unsupervised)?;
@@ -189,7 +191,7 @@ impl Supervision {
             let mut command = Command { slot, pid: 0, lease, kill_after, finish };
             let packet = Message::Runs(command).packet();
             let socket = link.socket.as_ref().expect("it is linked").as_raw_fd();
-            match start(Announcement { socket, packet, outputs: numbers }) {
+            match start(Announcement { socket, packet, outputs: numbers, read }) {
                 Ok((pid, pidfd)) => {
                     command.pid = pid.as_raw();
                     let pidfd = Arc::new(pidfd);
@@ -243,8 +245,9 @@ impl Shared {
         let mut link = self.lock();
         link.give_back(self.take_gone());
         for held in link.held.values() {
-            let [stdout, stderr] = held.outputs.each_ref().map(AsRawFd::as_raw_fd);
-            send(socket.as_fd(), Message::Runs(held.command), &[held.pidfd.as_raw_fd(), stdout, stderr])?;
+            let outputs = held.outputs.iter().map(AsRawFd::as_raw_fd);
+            let descriptors: Vec<_> = [held.pidfd.as_raw_fd()].into_iter().chain(outputs).collect();
+            send(socket.as_fd(), Message::Runs(held.command), &descriptors)?;
         }
         // It never heard of those that are gone.
         let gone = std::mem::take(&mut link.unsent);

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::context::Progress;
 use super::election::CampaignError;
-use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, View};
-use super::keys::{LockKeys, LockName};
+use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, Proof, View, is_settled};
+use super::keys::{CallId, LockKeys, LockName};
 use super::line::{Line, Obstacle, Step};
 use super::seen::{Seen, StoreWentBack};
 use super::session::Ended;
@@ -278,42 +278,16 @@ impl<S: Store> Contest<S> {
     ///
     /// Where the store does not answer in about ten seconds. Releasing again is harmless.
     pub async fn release(&self, hold: &Hold) -> Result<Freed, StoreError> {
-        if self.free(hold).await? { Ok(Freed::Released) } else { self.history_of(hold).await }
+        if self.free(hold).await? {
+            return Ok(Freed::Released);
+        }
+        history_of(&self.locks.store, &hold.proof(), self.keys.settled(hold.call()), hold.call()).await
     }
 
     /// Ends the hold, and answers whether it is known that this did.
     pub async fn free(&self, hold: &Hold) -> Result<bool, StoreError> {
         let committed = self.settle(self.keys.release(hold)).await?;
         Ok(committed.succeeded || LockKeys::was_settled(committed.got(0), hold.call()))
-    }
-
-    /// Whether the hold ended by its release, where another call has been settled in the same place since: the end of
-    /// the owner's key and the mark of the release are of one revision.
-    async fn history_of(&self, hold: &Hold) -> Result<Freed, StoreError> {
-        let store = &self.locks.store;
-        let mut watch = Box::pin(store.watch(Keys::one(hold.owner_key()), hold.created().next())).await?;
-        let ended = loop {
-            match tokio::time::timeout(HISTORY_WITHIN, watch.next()).await {
-                Ok(Some(Watched::Changes(changes))) => {
-                    if let Some(Change::Deleted { revision, .. }) =
-                        changes.iter().find(|change| matches!(change, Change::Deleted { .. }))
-                    {
-                        break *revision;
-                    }
-                }
-                Ok(Some(Watched::Compacted(_)) | None) | Err(_) => return Ok(Freed::Untold),
-            }
-        };
-        let settled = Range { at: Some(ended), ..Range::of(Keys::one(self.keys.settled(hold.call()))) };
-        match Box::pin(store.range(settled)).await {
-            Ok(page) => {
-                let released = page.entries.first().is_some_and(|entry| entry.modified == ended)
-                    && LockKeys::was_settled(Some(&page.entries), hold.call());
-                Ok(if released { Freed::Released } else { Freed::HadEnded })
-            }
-            Err(StoreError::Compacted { .. }) => Ok(Freed::Untold),
-            Err(error) => Err(error),
-        }
     }
 
     /// Takes back the call: afterwards it neither waits nor holds, and no request of it that is still under way can
@@ -353,6 +327,37 @@ pub(super) async fn settle<S: Store>(store: &S, txn: Txn) -> Result<Committed, S
             result => return result,
         }
         backoff.wait().await;
+    }
+}
+
+/// Whether what `proof` showed ended by its release, where another call has been settled in the same place since: the
+/// end of its key and the mark of the release are of one revision.
+pub(super) async fn history_of<S: Store>(
+    store: &S,
+    proof: &Proof,
+    settled: String,
+    call: CallId,
+) -> Result<Freed, StoreError> {
+    let mut watch = Box::pin(store.watch(Keys::one(proof.key.as_str()), proof.created.next())).await?;
+    let ended = loop {
+        match tokio::time::timeout(HISTORY_WITHIN, watch.next()).await {
+            Ok(Some(Watched::Changes(changes))) => {
+                if let Some(Change::Deleted { revision, .. }) =
+                    changes.iter().find(|change| matches!(change, Change::Deleted { .. }))
+                {
+                    break *revision;
+                }
+            }
+            Ok(Some(Watched::Compacted(_)) | None) | Err(_) => return Ok(Freed::Untold),
+        }
+    };
+    match Box::pin(store.range(Range { at: Some(ended), ..Range::of(Keys::one(settled)) })).await {
+        Ok(page) => {
+            let mark = page.entries.first().filter(|entry| entry.modified == ended);
+            Ok(if mark.is_some_and(|mark| is_settled(mark, call)) { Freed::Released } else { Freed::HadEnded })
+        }
+        Err(StoreError::Compacted { .. }) => Ok(Freed::Untold),
+        Err(error) => Err(error),
     }
 }
 

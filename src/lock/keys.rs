@@ -10,6 +10,7 @@
 //! /fencron/v1/<namespace>/sem/<name>/held/<call>     who holds how many; under the holder's lease
 //! /fencron/v1/<namespace>/sem/<name>/wait/<call>     who waits for how many; under the waiter's lease
 //! /fencron/v1/<namespace>/settled/<00 to ff>         the call that was last settled, of those that end so; no lease
+//! /fencron/v1/<namespace>/claimed/<name>/<job>       the last occurrence of a program's job, of those it claims; no lease
 //! ```
 //!
 //! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. What tells a late
@@ -109,7 +110,17 @@ impl Namespace {
     }
 
     pub(crate) fn locks(&self) -> Keys {
-        Keys::prefix(format!("{}lock/", self.prefix()))
+        Keys::prefix(self.locks_of(""))
+    }
+
+    /// What the keys of all locks begin with whose names begin with `name`.
+    pub(super) fn locks_of(&self, name: &str) -> String {
+        format!("{}lock/{}", self.prefix(), escaped(name))
+    }
+
+    /// The same for semaphores.
+    pub(super) fn semaphores_of(&self, name: &str) -> String {
+        format!("{}sem/{}", self.prefix(), escaped(name))
     }
 }
 
@@ -178,6 +189,23 @@ pub(crate) fn escaped(name: &str) -> String {
         }
     }
     escaped
+}
+
+/// The name that [`escaped`] made this of; `None` where it made it of none.
+pub(crate) fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digits = str::from_utf8(rest.get(..2)?).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(bytes).ok().filter(|name| escaped(name) == text)
 }
 
 impl fmt::Display for LockName {
@@ -322,6 +350,11 @@ impl SemaphoreKeys {
     }
 }
 
+/// Where the last claimed occurrence of `job` is noted, of those that are claimed under the lock `name`.
+pub(crate) fn claimed(namespace: &Namespace, name: &LockName, job: &str) -> String {
+    format!("{}claimed/{}/{}", namespace.prefix(), name.escaped(), escaped(job))
+}
+
 /// One of 256 places, by the call: few enough to stay for ever, enough for calls to seldom meet in one.
 fn settled(prefix: &str, call: CallId) -> String {
     format!("{prefix}{:02x}", call.0 & 0xff)
@@ -346,6 +379,16 @@ mod tests {
     fn two_lock_names_never_share_a_key() {
         assert_ne!(keys("a/b").owner, keys("a%2Fb").owner);
         assert_ne!(keys("a").owner, keys("A").owner);
+    }
+
+    #[test]
+    fn a_name_is_read_back_from_its_key() {
+        for name in ["leader", "a/owner", "50%\0ü", "%41"] {
+            assert_eq!(unescaped(&escaped(name)).as_deref(), Some(name));
+        }
+        for text in ["%", "%4", "%4g", "%2f", "%41", "%+1", "a/b", "%C3"] {
+            assert_eq!(unescaped(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -91,6 +91,21 @@ pub(crate) struct Holder {
     pub created: Revision,
 }
 
+impl Holder {
+    /// Who holds the lock by its owner's key, where that can be read.
+    pub fn of(owner: &Entry) -> Option<Holder> {
+        let record = OwnerRecord::read(&owner.value)?;
+        Some(Holder {
+            node: record.node,
+            lease: owner.lease?,
+            fence: fence(record.base, owner.created)?,
+            since: record.since,
+            call: record.call,
+            created: owner.created,
+        })
+    }
+}
+
 /// Somebody in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiter {
@@ -233,16 +248,7 @@ impl Line {
 
     /// Who holds the lock; `None` also where the owner's record cannot be read, which is an [`Obstacle`].
     pub fn holder(&self) -> Option<Holder> {
-        let owner = self.owner.as_ref()?;
-        let record = OwnerRecord::read(&owner.value)?;
-        Some(Holder {
-            node: record.node,
-            lease: owner.lease?,
-            fence: fence(record.base, owner.created)?,
-            since: record.since,
-            call: record.call,
-            created: owner.created,
-        })
+        self.owner.as_ref().and_then(Holder::of)
     }
 
     /// Everybody who waits, first come first.

@@ -28,6 +28,12 @@ struct PermitsRecord {
     permits: u32,
 }
 
+/// How many permits this entry says that there are; `None` where it cannot be read.
+pub(crate) fn permits_of(entry: &Entry) -> Option<u32> {
+    let record: Option<PermitsRecord> = serde_json::from_slice(&entry.value).ok();
+    record.filter(|record| record.v == RECORD).map(|record| record.permits)
+}
+
 /// The value of `held/<call>` and of `wait/<call>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ShareRecord {
@@ -127,9 +133,7 @@ impl Pool {
 
     /// How many permits there are; `None` where nobody has said so yet, or in a way that cannot be read.
     pub fn permits(&self) -> Option<u32> {
-        let record: Option<PermitsRecord> =
-            self.permits.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
-        record.filter(|record| record.v == RECORD).map(|record| record.permits)
+        self.permits.as_ref().and_then(permits_of)
     }
 
     /// How many permits are held. What cannot be read holds all of them.

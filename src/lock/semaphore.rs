@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::contest::{Heard, commit, hear_either, settle};
+use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
 use super::election::Resigned;
 use super::fenced::WITHDRAW_WITHIN;
 use super::hold::{Proof, is_settled};
@@ -141,18 +141,13 @@ impl<S: Store> Semaphore<S> {
     /// Who holds permits, and who waits for some, now.
     pub async fn state(&self) -> Result<SemaphoreState, SemaphoreError> {
         let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
-        let holder = |entry: &Entry| {
-            let record = ShareRecord::read(&entry.value)?;
-            let ShareRecord { node, permits, since, .. } = record;
-            Some(PermitsHeld { node, session: entry.lease, permits, since })
-        };
         let waiter = |entry: &Entry| {
             let (node, since) = ShareRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
             Waiter { node, session: entry.lease, since }
         };
         Ok(SemaphoreState {
             permits: pool.permits(),
-            held: pool.holding.iter().filter_map(holder).collect(),
+            held: pool.holding.iter().filter_map(PermitsHeld::of).collect(),
             waiting: pool.waiting.iter().map(waiter).collect(),
             revision: pool.revision,
         })
@@ -168,6 +163,23 @@ impl<S: Store> Semaphore<S> {
         check(permits)?;
         settle(&self.locks.store, Txn::new().then(self.keys.number(permits))).await?;
         Ok(())
+    }
+
+    /// For operators: takes from a session what it holds of the permits, without asking, and answers what that was. The
+    /// session goes on, and is told by the signals of its permits. What it still does cannot be stopped from here, and no
+    /// fence turns it away.
+    pub async fn take_from(&self, session: LeaseId) -> Result<Vec<PermitsHeld>, SemaphoreError> {
+        let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
+        let its = pool.holding.iter().filter(|entry| entry.lease == Some(session));
+        let mut taken = Vec::new();
+        for entry in its {
+            let key = entry.key.as_str();
+            let take = Txn::new().when(Compare::created_at(key, entry.created)).then(Op::delete(key));
+            // Sent again, it finds what it was to take gone: by itself, or otherwise.
+            settle(&self.locks.store, take).await?;
+            taken.extend(PermitsHeld::of(entry));
+        }
+        Ok(taken)
     }
 
     /// Removes the semaphore with its number of permits. Whoever holds some has lost them; whoever waits goes on waiting,
@@ -331,14 +343,25 @@ impl<S: Store> Permits<S> {
     /// # Errors
     ///
     /// Where the store does not answer in about ten seconds: they are given back in the background then, or when the
-    /// session ends.
+    /// session ends. And where an answer was lost, and the store has forgotten since how they ended: they are not held
+    /// any more then.
     pub async fn release(mut self) -> Result<Resigned, StoreError> {
-        let release = self.semaphore.keys.release(self.call, &self.proof);
-        let committed = settle(&self.semaphore.locks.store, release).await?;
+        let Semaphore { locks: Locks { store, .. }, keys, .. } = &self.semaphore;
+        let committed = settle(store, keys.release(self.call, &self.proof)).await?;
         self.open = false;
         self.over.end(Lost::Released);
         let settled = committed.got(0).and_then(<[Entry]>::first).is_some_and(|entry| is_settled(entry, self.call));
-        Ok(if committed.succeeded || settled { Resigned::Released } else { Resigned::HadEnded })
+        if committed.succeeded || settled {
+            return Ok(Resigned::Released);
+        }
+        match history_of(store, &self.proof, keys.settled(self.call), self.call).await? {
+            Freed::Released => Ok(Resigned::Released),
+            Freed::HadEnded => Ok(Resigned::HadEnded),
+            Freed::Untold => {
+                let why = "it has forgotten when the permits ended".to_owned();
+                Err(StoreError::Unknown { store: "the store".to_owned(), why })
+            }
+        }
     }
 }
 

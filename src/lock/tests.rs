@@ -10,6 +10,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Entry, Range, Revision};
 use crate::time::{Boot, Wall};
 
+mod claims;
 mod contexts;
 mod costs;
 mod elections;
@@ -21,6 +22,7 @@ mod lost_answers;
 mod misuse;
 mod model;
 mod operators;
+mod queues;
 mod semaphores;
 mod sessions;
 mod transactions;

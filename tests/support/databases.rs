@@ -108,6 +108,8 @@ impl Server {
                 let mut command = self.as_user(&program("mariadb-install-db"));
                 command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
                 command.arg(format!("--datadir={}", data.display()));
+                // A server that starts deletes what it finds in the place for temporary tables: each has its own.
+                command.arg(format!("--tmpdir={}", directory.display()));
                 command
             }
         };
@@ -135,6 +137,7 @@ impl Server {
                 let options = [
                     "--no-defaults".to_owned(),
                     format!("--datadir={data}"),
+                    format!("--tmpdir={}", self.directory.display()),
                     format!("--port={port}"),
                     "--bind-address=127.0.0.1".to_owned(),
                     format!("--socket={}", self.directory.join("socket").display()),

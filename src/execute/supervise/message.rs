@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
-/// The descriptors that come with a command: its pidfd, and the ends from which its output is read.
-pub(in crate::execute) const DESCRIPTORS: usize = 3;
+/// The descriptors that come with a command, at most: its pidfd, and the ends from which its output is read.
+const DESCRIPTORS: usize = 3;
 
 /// A packet, in the machine's own byte order: both sides are the same program.
 pub(super) const LENGTH: usize = 32;
@@ -144,8 +144,9 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Received {
 pub(in crate::execute) struct Announcement {
     pub socket: RawFd,
     pub packet: Packet,
-    /// From which the command's output is read.
+    /// From which the command's output is read: the first `read` of these.
     pub outputs: [RawFd; DESCRIPTORS - 1],
+    pub read: usize,
 }
 
 /// The ancillary data of one message, as cmsg(3) lays it out: a header, then the descriptors.
@@ -172,8 +173,9 @@ impl Announcement {
                 *at = byte;
             }
             let [stdout, stderr] = self.outputs;
+            let size = ((1 + self.read.min(DESCRIPTORS - 1)) * size_of::<RawFd>()) as u32;
             let mut rights = std::mem::zeroed::<Rights>();
-            rights.header.cmsg_len = libc::CMSG_LEN(size_of::<[RawFd; DESCRIPTORS]>() as u32) as _;
+            rights.header.cmsg_len = libc::CMSG_LEN(size) as _;
             rights.header.cmsg_level = libc::SOL_SOCKET;
             rights.header.cmsg_type = libc::SCM_RIGHTS;
             rights.descriptors = [pidfd as RawFd, stdout, stderr];
@@ -182,7 +184,7 @@ impl Announcement {
             message.msg_iov = &raw mut part;
             message.msg_iovlen = 1;
             message.msg_control = (&raw mut rights).cast();
-            message.msg_controllen = libc::CMSG_SPACE(size_of::<[RawFd; DESCRIPTORS]>() as u32) as _;
+            message.msg_controllen = libc::CMSG_SPACE(size) as _;
             Errno::result(libc::sendmsg(self.socket, &raw const message, libc::MSG_NOSIGNAL)).map(drop)
         }
     }

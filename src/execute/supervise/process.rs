@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 
 use super::message::{Command, Message, Received, receive, send_now};
 use super::page::{Page, Side};
-use crate::execute::census::{self, Sessions};
+use crate::execute::census::{self, Found, Member};
 use crate::execute::group;
 use crate::time::{Boot, Clock};
 
@@ -105,6 +105,8 @@ struct Charge {
     outputs: Vec<File>,
     /// When it was first seen to have been told to end.
     told_at: Option<Boot>,
+    /// What was there then outside of its group: those that descend from it are not found again once it has ended.
+    strays: Vec<Member>,
     /// It has been killed so often.
     kills: u32,
     /// When it is to be looked at again for what is left of it.
@@ -155,7 +157,16 @@ impl Supervisor {
             // The node has done so, as it is the same open file: nothing here may ever wait for a pipe.
             fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok();
         }
-        let charge = Charge { command, pidfd, outputs, told_at: None, kills: 0, look_at: None, empty: false };
+        let charge = Charge {
+            command,
+            pidfd,
+            outputs,
+            told_at: None,
+            strays: Vec::new(),
+            kills: 0,
+            look_at: None,
+            empty: false,
+        };
         self.commands.insert(command.slot, charge);
     }
 
@@ -197,12 +208,12 @@ impl Supervisor {
         for slot in slots {
             self.commands.entry(*slot).and_modify(|charge| charge.told_at = Some(now));
         }
-        let sessions = self.sessions(slots);
+        let members = self.members(slots);
         for slot in slots {
             let Some(charge) = self.commands.get_mut(slot) else { continue };
+            charge.strays = members.of(charge.command.pid).filter(|member| !member.is_in_group()).copied().collect();
             // It ended by itself, and its node is to be able to say so.
-            charge.empty =
-                sessions.are_known() && charge.has_ended() && sessions.of(charge.command.pid).next().is_none();
+            charge.empty = members.are_known() && charge.has_ended() && members.of(charge.command.pid).next().is_none();
         }
         let claims = |slot: &u32| {
             let runs = self.commands.get(slot).is_some_and(|charge| !charge.empty);
@@ -210,28 +221,32 @@ impl Supervisor {
         };
         let told: Vec<u32> = slots.iter().copied().filter(claims).collect();
         for charge in told.iter().filter_map(|slot| self.commands.get(slot)) {
-            charge.tell(self.node_gone.is_some(), &sessions);
+            charge.tell(self.node_gone.is_some(), &members);
         }
     }
 
-    /// Kills commands to the last process of their sessions, or looks at what is left of those that were.
+    /// Kills commands to the last process, or looks at what is left of those that were.
     fn kill(&mut self, slots: &[u32]) {
         // At once, and only then by looking at all processes, which takes its time on a full machine.
         for charge in slots.iter().filter_map(|slot| self.commands.get(slot)) {
             charge.signal_group(Signal::SIGKILL);
         }
-        let sessions = self.sessions(slots);
+        let members = self.members(slots);
         let now = self.clock.boot();
         for slot in slots {
             let Some(charge) = self.commands.get_mut(slot) else { continue };
-            let members = sessions.of(charge.command.pid);
-            for member in members.filter(|_| charge.owns_number()) {
+            for stray in &charge.strays {
+                // As below.
+                stray.signal(Signal::SIGKILL).ok();
+            }
+            let found = members.of(charge.command.pid);
+            for member in found.filter(|_| charge.owns_number()) {
                 // One that has ended meanwhile needs no signal, and one that may not be signalled is tried again.
                 member.signal(Signal::SIGKILL).ok();
             }
             charge.kills += 1;
             let pause = AGAIN_FIRST.saturating_mul(1 << charge.kills.min(16)).min(AGAIN_LAST);
-            charge.empty = sessions.are_known() && sessions.of(charge.command.pid).next().is_none();
+            charge.empty = members.are_known() && members.of(charge.command.pid).next().is_none();
             charge.look_at = (!charge.empty).then(|| now.plus(pause));
         }
     }
@@ -246,10 +261,10 @@ impl Supervisor {
         if ended.is_empty() {
             return;
         }
-        let sessions = self.sessions(&ended);
+        let members = self.members(&ended);
         for slot in ended {
             let Some(charge) = self.commands.get_mut(&slot) else { continue };
-            if charge.empty || (sessions.are_known() && sessions.of(charge.command.pid).next().is_none()) {
+            if charge.empty || (members.are_known() && members.of(charge.command.pid).next().is_none()) {
                 self.commands.remove(&slot);
             } else if charge.look_at.is_none_or(|at| at <= now) {
                 charge.look_at = Some(now.plus(AGAIN_LAST));
@@ -257,10 +272,10 @@ impl Supervisor {
         }
     }
 
-    fn sessions(&self, slots: &[u32]) -> Sessions {
+    fn members(&self, slots: &[u32]) -> Found {
         let leaders = slots.iter().filter_map(|slot| self.commands.get(slot)).map(|charge| charge.command.pid);
         let leaders: Vec<_> = leaders.collect();
-        if leaders.is_empty() { Sessions::default() } else { census::look(leaders) }
+        if leaders.is_empty() { Found::default() } else { census::look(leaders) }
     }
 
     /// Sleeps until something can be heard, the node dies, or it is `next`.
@@ -319,18 +334,18 @@ impl Charge {
         }
     }
 
-    /// TERM to the session, once for each process: where the node died, the kernel sends it to the leader, unless that
+    /// TERM to all of it, once for each process: where the node died, the kernel sends it to the leader, unless that
     /// has become another user's since (`setpriv`, `gosu`), which cancels it.
-    fn tell(&self, node_died: bool, sessions: &Sessions) {
+    fn tell(&self, node_died: bool, members: &Found) {
         if !self.owns_number() {
             return;
         }
         let leader_was_told = node_died && census::runs_as_we_do(self.command.pid) != Some(false);
-        let by_group = !leader_was_told || !sessions.are_known();
+        let by_group = !leader_was_told || !members.are_known();
         if by_group {
             self.signal_group(Signal::SIGTERM);
         }
-        let others = sessions.of(self.command.pid);
+        let others = members.of(self.command.pid);
         let others = others.filter(|member| !(by_group && member.is_in_group() || member.is_leader()));
         for member in others {
             // One that has ended meanwhile needs no signal, and one that may not be signalled is killed later.

@@ -198,3 +198,21 @@ async fn a_session_lost_while_waiting_gets_no_permits() {
     let (asked, ()) = tokio::join!(semaphore.acquire(&other, 1), revoke);
     assert!(matches!(asked, Err(SemaphoreError::SessionLost { .. })), "{asked:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_release_whose_answer_is_lost_is_known_for_done_though_another_was_settled_in_its_place() {
+    let pool = Pool::new().await;
+    let permits = pool.semaphore(1).acquire(&pool.session, 1).await.unwrap();
+    pool.cluster.store.expect(Kind::Release, Fault::AnswerLost);
+    // While it pauses, before it asks again, a call of the same last byte is settled.
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let keys = Keys::prefix("/fencron/v1/test/settled/");
+        let (entries, _) = pool.cluster.store.inner().range_all(keys).await.unwrap();
+        for entry in entries {
+            pool.cluster.put(&entry.key, r#"{"v":1,"call":"another"}"#).await;
+        }
+    };
+    let (released, ()) = tokio::join!(permits.release(), other);
+    assert_eq!(released.unwrap(), Resigned::Released);
+}

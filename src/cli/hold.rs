@@ -1,0 +1,423 @@
+//! `fencron lock`, `semaphore` and `elect`: a command that runs while something is held.
+
+mod acquire;
+mod signals;
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+
+pub(super) use self::acquire::semaphore_failure;
+use self::acquire::{Acquired, Held, Released};
+use self::signals::Signals;
+use super::once::say;
+use super::place::Place;
+use super::terminal::visible;
+use super::{Exit, Failure, Global, run};
+use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProgram, Wrapped};
+use crate::fence::Holding;
+use crate::lock::{Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Seen, Session, SessionError, Timing, Trust};
+use crate::store::{AnyStore, StoreUrl};
+use crate::time::Boot;
+
+/// What the session of somebody who holds a lock by a command says of it: it is no node.
+const NO_NODE: &[u8] = b"{}";
+
+/// How long a session that is not needed any more is waited for to end; after that it runs out.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a store is tried that went away meanwhile.
+const OPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// What shells add to the number of the signal that ended a command.
+const BY_SIGNAL: i32 = 128;
+
+/// How a command that was not run ends, as shells have it.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+#[derive(Args)]
+pub(super) struct LockArgs {
+    /// The lock: 1 to 200 bytes of any text but `leader`
+    name: String,
+    /// How long nobody gets the lock after its holder was lost (not after a release)
+    #[arg(long, value_name = "D", env = "FENCRON_LOCK_DELAY", value_parser = humantime::parse_duration)]
+    lock_delay: Option<Duration>,
+    #[command(flatten)]
+    hold: HoldArgs,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(super) struct ElectArgs {
+    /// What is contended for: 1 to 200 bytes of any text but `leader`. It is the lock of that name
+    name: String,
+    /// Where the lead is lost, contend for it again, and run the command anew
+    #[arg(long)]
+    again: bool,
+    #[command(flatten)]
+    hold: HoldArgs,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub(super) struct SemaphoreArgs {
+    /// The semaphore: 1 to 200 bytes of any text
+    name: String,
+    /// How many permits there are; what the first use said, or --set-permits, stays
+    #[arg(long, value_name = "N", env = "FENCRON_PERMITS", value_parser = permits())]
+    permits: u32,
+    /// How many of them to take
+    #[arg(long, value_name = "N", env = "FENCRON_TAKE", default_value_t = 1, value_parser = permits())]
+    take: u32,
+    /// Make it --permits for everybody from now on; alone, or before the command is run
+    #[arg(long)]
+    set_permits: bool,
+    #[command(flatten)]
+    hold: HoldArgs,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "CMD", required_unless_present = "set_permits")]
+    command: Vec<OsString>,
+}
+
+fn permits() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(PERMITS_MOST))
+}
+
+/// How something is waited for and held.
+#[derive(Args)]
+pub(super) struct HoldArgs {
+    /// How long to wait for it [default: as long as it takes]
+    #[arg(long, value_name = "D", env = "FENCRON_WAIT", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+    /// Do not wait: exit 3 where it cannot be had at once
+    #[arg(long = "try")]
+    at_once: bool,
+    /// How long it outlives a process that is lost
+    #[arg(long, value_name = "D", env = "FENCRON_TTL", default_value = "10s", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Who holds it, for others to read [default: host name and process id]
+    #[arg(long, env = "FENCRON_NODE", value_parser = run::node_name)]
+    node: Option<String>,
+    /// End the command after it was held for so long
+    #[arg(long, value_name = "D", env = "FENCRON_MAX_HOLD", value_parser = humantime::parse_duration)]
+    max_hold: Option<Duration>,
+    /// How long the command has from TERM to KILL when it is ended, where there is so much time
+    #[arg(long, value_name = "D", env = "FENCRON_KILL_AFTER", default_value = "10s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    kill_after: Duration,
+    /// Say who holds it and who waits before this, and when it was acquired and released
+    #[arg(short, long)]
+    verbose: bool,
+    /// Say nothing while it waits
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+/// What is to be held.
+enum What {
+    Lock { delay: Option<Duration> },
+    Lead { again: bool },
+    Permits { permits: u32, take: u32 },
+}
+
+/// Runs the command under the lock.
+pub(super) async fn lock(args: LockArgs, global: &Global) -> anyhow::Result<Exit> {
+    let name = lock_name(&args.name)?;
+    hold(What::Lock { delay: args.lock_delay }, name, (args.hold, args.command), global).await
+}
+
+/// Runs the command while this leads.
+pub(super) async fn elect(args: ElectArgs, global: &Global) -> anyhow::Result<Exit> {
+    let name = lock_name(&args.name)?;
+    hold(What::Lead { again: args.again }, name, (args.hold, args.command), global).await
+}
+
+/// Runs the command while permits are held.
+pub(super) async fn semaphore(args: SemaphoreArgs, global: &Global) -> anyhow::Result<Exit> {
+    let name = LockName::new(&args.name).map_err(|_| bad_name(&args.name))?;
+    let SemaphoreArgs { permits, take, .. } = args;
+    if args.set_permits {
+        let place = global.open_or_make(None).await?;
+        let locks = place.locks(Seen::default());
+        locks.found().await?;
+        locks.semaphore(name.clone(), permits).set_permits(permits).await.map_err(semaphore_failure)?;
+        if args.command.is_empty() {
+            say(&format!("fencron: {} has {permits} permits now", visible(name.as_str())));
+            return Ok(Exit::Done);
+        }
+    }
+    hold(What::Permits { permits, take }, name, (args.hold, args.command), global).await
+}
+
+/// The name of a lock that a person may hold.
+pub(super) fn lock_name(name: &str) -> Result<LockName, Failure> {
+    if name == LockName::leader().as_str() {
+        let why = "`leader` is the lock by which the nodes elect who fires the jobs: whoever else held it would stop the \
+                   scheduler. Choose another name";
+        return Err(Failure::wrong(why));
+    }
+    LockName::new(name).map_err(|_| bad_name(name))
+}
+
+pub(super) fn bad_name(name: &str) -> Failure {
+    let most = LockName::MOST_BYTES;
+    Failure::wrong(format!("a name is 1 to {most} bytes long; this one has {}: choose another", name.len()))
+}
+
+async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), global: &Global) -> anyhow::Result<Exit> {
+    let (args, command) = command;
+    let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let place = tokio::select! {
+        biased;
+        signal = signals.ending() => return Ok(by_signal(signal as i32)),
+        place = global.open_or_make(None) => place?,
+    };
+    let execute = SupervisorProgram::this()
+        .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
+        .context("cannot prepare to start commands")?;
+    let deadlines = execute.deadlines();
+    let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let locks = place.locks(Seen::default()).telling(tell);
+    let node = args.node.clone().unwrap_or_else(run::default_name);
+    let store = Some(global.store.clone()).filter(|store| store != StoreUrl::DEFAULT);
+    let begun = place.clock.boot();
+    let turn = Turn { what, name, args, command, node, store, timing, place, locks, execute, begun };
+    turn.take(&mut signals).await
+}
+
+/// One call of the program.
+struct Turn {
+    what: What,
+    name: LockName,
+    args: HoldArgs,
+    command: Vec<OsString>,
+    node: String,
+    /// The store that was named.
+    store: Option<String>,
+    timing: Timing,
+    place: Place,
+    locks: Locks<AnyStore>,
+    execute: Executor,
+    begun: Boot,
+}
+
+/// Why the command was ended.
+enum Over {
+    Lost(Lost),
+    HeldTooLong(Duration),
+}
+
+impl Turn {
+    async fn take(&self, signals: &mut Signals) -> anyhow::Result<Exit> {
+        let mut wait = if self.args.at_once { Some(Duration::ZERO) } else { self.args.wait };
+        let mut waited = false;
+        loop {
+            let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+            let session = tokio::select! {
+                biased;
+                signal = signals.ending() => return Ok(by_signal(signal as i32)),
+                session = self.locks.open_session(presence, self.timing, Driver::Thread) => session,
+            };
+            let left = wait.map(|wait| wait.saturating_sub(self.place.clock.boot().since(self.begun)));
+            let session = match session {
+                Ok(session) => session,
+                // Whoever has waited through half an outage waits through all of it.
+                Err(error) if waited && left != Some(Duration::ZERO) && is_passing(&error) => {
+                    tracing::warn!(%error, "the store is away: waiting for it");
+                    tokio::select! {
+                        signal = signals.ending() => return Ok(by_signal(signal as i32)),
+                        () = tokio::time::sleep(OPEN_EVERY) => continue,
+                    }
+                }
+                Err(error) => return Err(acquire::session_failure(error)),
+            };
+            let acquired = self.acquire(&session, left, signals).await;
+            let exit = match acquired {
+                Ok(Acquired::Held(held)) => self.attend(*held, &session, signals).await.map(Some),
+                Ok(Acquired::NotInTime) => Err(self.not_in_time(&session).await.into()),
+                Ok(Acquired::Cancelled(signal)) => Ok(Some(by_signal(signal as i32))),
+                // As long as it may wait, it goes to the end of the queue.
+                Ok(Acquired::SessionOver) if self.args.at_once => Err(self.not_in_time(&session).await.into()),
+                Ok(Acquired::SessionOver) => Ok(None),
+                Err(error) => Err(error),
+            };
+            if let Ok(Err(error)) = tokio::time::timeout(CLOSE_WITHIN, session.close()).await {
+                tracing::warn!(%error, "the session is left to run out");
+            }
+            match exit {
+                Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) => wait = None,
+                Ok(None) => waited = true,
+                exit => return exit.map(|exit| exit.unwrap_or(Exit::Failed)),
+            }
+        }
+    }
+
+    /// Its name, for a person.
+    fn shown(&self) -> String {
+        visible(self.name.as_str())
+    }
+
+    async fn not_in_time(&self, session: &Session<AnyStore>) -> Failure {
+        let standing =
+            self.look(session).await.ok().flatten().map_or(String::new(), |standing| format!(": {standing}"));
+        let within = match self.args.wait.filter(|_| !self.args.at_once) {
+            Some(wait) => format!("within {}", humantime::format_duration(wait)),
+            None => "at once".to_owned(),
+        };
+        Failure::new(Exit::NotAcquired, format!("{} could not be had {within}{standing}", self.shown()))
+    }
+
+    /// Runs the command while it is held.
+    async fn attend(&self, held: Held, session: &Session<AnyStore>, signals: &mut Signals) -> anyhow::Result<Exit> {
+        signals.stay_in_place()?;
+        let since = self.place.clock.boot();
+        self.tell_acquired(&held, since);
+        let running = match self.execute.wrap(self.wrapped(&held, session)).await {
+            Ok(running) => running,
+            Err(NotRun::Refused) => {
+                let (name, why) = (self.shown(), Lost::TrustLapsed);
+                say(&format!("fencron: {name} was lost ({why}) before the command was started: it was not run"));
+                return Ok(Exit::Lost);
+            }
+            Err(error) => {
+                held.release().await;
+                let code = match error {
+                    NotRun::NotFound { .. } => NOT_FOUND,
+                    NotRun::Refused | NotRun::NotExecutable { .. } | NotRun::Failed { .. } => NOT_EXECUTABLE,
+                };
+                return Err(Failure::new(Exit::Command(code), error.to_string()).into());
+            }
+        };
+        let (over, status) = self.until_over(&held, running, signals).await;
+        if let Some(Over::Lost(_)) = over {
+            return Ok(over.map_or(Exit::Lost, |over| self.tell_lost(&over)));
+        }
+        let released = held.release().await;
+        if let Some(over) = over {
+            return Ok(self.tell_lost(&over));
+        }
+        match released {
+            Released::Now => {
+                if self.args.verbose {
+                    let lasted = seconds(self.place.clock.boot().since(since));
+                    say(&format!("fencron: {} released after {lasted}", self.shown()));
+                }
+            }
+            Released::HadEnded(why) => {
+                let name = self.shown();
+                let why = format!("fencron: {name} was lost before the command had ended ({why}): another may have it");
+                say(&why);
+                return Ok(Exit::Lost);
+            }
+            Released::Unknown(why) => {
+                let (name, ttl) = (self.shown(), humantime::format_duration(self.args.ttl));
+                say(&format!(
+                    "fencron: nobody said that {name} was released ({why}): it is free in {ttl} at the latest"
+                ));
+            }
+        }
+        Ok(match status.code() {
+            Some(code) => Exit::Command(u8::try_from(code).unwrap_or(u8::MAX)),
+            None => by_signal(status.signal().unwrap_or_default()),
+        })
+    }
+
+    /// From the start of the command to the end of the last process of its group.
+    async fn until_over(&self, held: &Held, mut running: Running, signals: &mut Signals) -> (Option<Over>, ExitStatus) {
+        let lost = held.signal();
+        let mut too_long = std::pin::pin!(self.too_long());
+        let over = loop {
+            tokio::select! {
+                biased;
+                () = running.exited() => break None,
+                why = lost.lost() => break Some(Over::Lost(why)),
+                most = &mut too_long => break Some(Over::HeldTooLong(most)),
+                signal = signals.next() => running.pass_on(signal),
+            }
+        };
+        // Perhaps this process stood still meanwhile.
+        let by_supervisor = running.was_told_by_supervisor().then_some(Over::Lost(Lost::TrustLapsed));
+        let over = over.or(by_supervisor);
+        let ending = match over {
+            None => Ending::ByItself,
+            // Another may have it already: there is no more time than for killing.
+            Some(Over::Lost(Lost::Taken | Lost::SessionEnded(_))) => Ending::Forced(Some(self.timing.killed_after())),
+            Some(_) => Ending::Forced(None),
+        };
+        let mut ended = std::pin::pin!(running.end(ending));
+        // What is left of a command is as exclusive as the command was.
+        let status = tokio::select! {
+            biased;
+            status = &mut ended => return (over, status),
+            why = lost.lost(), if over.is_none() => (Over::Lost(why), ended.await),
+        };
+        (Some(status.0), status.1)
+    }
+
+    async fn too_long(&self) -> Duration {
+        match self.args.max_hold {
+            Some(most) => {
+                tokio::time::sleep(most).await;
+                most
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn wrapped(&self, held: &Held, session: &Session<AnyStore>) -> Wrapped {
+        let (trust, clock) = (session.trust(), self.place.clock.clone());
+        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(session.lease().0);
+        let holding = Holding {
+            namespace: self.place.namespace.as_str().to_owned(),
+            node: self.node.clone(),
+            name: self.name.as_str().to_owned(),
+            hold: held.hold(),
+        };
+        let mut env: Vec<(OsString, OsString)> =
+            holding.variables().into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        // So that a lock inside of this one is a lock of the same store.
+        env.extend(self.store.iter().map(|store| ("FENCRON_STORE".into(), store.into())));
+        Wrapped { argv: self.command.clone(), env, kill_after: self.args.kill_after, may_start }
+    }
+
+    fn tell_acquired(&self, held: &Held, since: Boot) {
+        if self.args.verbose {
+            let fence = held.hold().map_or(String::new(), |(_, fence)| format!(" under fence {fence}"));
+            say(&format!("fencron: {} acquired{fence} after {}", self.shown(), seconds(since.since(self.begun))));
+        }
+    }
+
+    fn tell_lost(&self, over: &Over) -> Exit {
+        let name = self.shown();
+        say(&match over {
+            Over::Lost(why) => format!("fencron: {name} was lost ({why}): the command was ended"),
+            Over::HeldTooLong(most) => {
+                let most = humantime::format_duration(*most);
+                format!("fencron: {name} was held for {most}, as long as it may be: the command was ended")
+            }
+        });
+        Exit::Lost
+    }
+}
+
+fn is_passing(error: &SessionError) -> bool {
+    matches!(error, SessionError::Store(error) if error.is_passing())
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1}s", duration.as_secs_f64())
+}
+
+fn by_signal(number: i32) -> Exit {
+    Exit::Command(u8::try_from(BY_SIGNAL + number).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,464 @@
+//! Work of a service that only one of its instances is to do, one at a time.
+//!
+//! Every instance [starts](Elected::start) the same [`Elected`], which keeps a session open, stands for election, and goes
+//! on with both by itself for as long as the service runs: a session that ended is opened again, a store that is away is
+//! waited for. What is to be done once for all instances is a **job** with **occurrences**: [`ElectedJob::claim`] answers
+//! the elected instance, once for each, with what the work needs: its fence, its instant, its proof and a signal.
+//!
+//! ```
+//! use std::time::Duration;
+//! use fencron::elected::Elected;
+//! use fencron::lock::{LockName, Locks, Namespace, Seen, Timing};
+//! use fencron::store::memory::MemoryStore; // or sqlite::SqliteStore, etcd::EtcdStore
+//! use fencron::time::Clock;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let clock = Clock::system();
+//! let locks = Locks::new(MemoryStore::new(clock.clone()), clock, Namespace::new("shop")?, Seen::default());
+//! let timing = Timing::from_ttl(Duration::from_secs(10))?;
+//! let elected = Elected::start(&locks, LockName::new("reports")?, "instance-1", timing);
+//!
+//! let nightly = elected.job("nightly")?;
+//! let due = "2026-11-21T02:00:00Z".parse()?;
+//! let claimed = nightly.claim(due).await?.expect("there is no other instance");
+//! println!("{} under fence {}", claimed.scheduled_at(), claimed.fence());
+//! drop(claimed);
+//! assert!(nightly.claim(due).await?.is_none(), "each occurrence once, whichever instance asks");
+//!
+//! elected.stop(Duration::from_secs(30)).await;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! With the feature `tokio-cron-scheduler`, `Elected::cron` makes a job of that scheduler which does all this at each of
+//! its ticks; `examples/nightly_job.rs` is a whole service.
+//!
+//! # What is promised
+//!
+//! - **One instance at a time**, as far as a lock can promise that: see [`crate::lock`]. What is written elsewhere carries
+//!   [`Claimed::stamp`] or compares [`Claimed::hold`], so that an instance which was replaced and does not know is turned
+//!   away.
+//! - **Each occurrence once at most.** It is claimed in one transaction that compares the hold and the last instant which
+//!   was claimed, before anything is done. Two instances on both sides of a hand-over, a tick that comes twice, and clocks
+//!   that disagree or go back claim nothing twice. What was claimed by an instance that then crashed is not done again.
+//! - **Fences grow** from term to term, and instants from claim to claim.
+//! - **A hand-over loses little.** Whoever asks for an occurrence while nobody is elected waits for the end of the
+//!   hand-over, for [`Elected::patience`] at most, and the new elected instance claims it then, late. Of several instants
+//!   of one job that pass meanwhile only the last is done.
+//! - **Work ends with its term**, where it heeds [`Claimed::signal`].
+//!
+//! # What is not
+//!
+//! There is no ledger: nobody can see afterwards what ran and how it ended, nothing is tried again, occurrences that pass
+//! while no instance is there (or none is elected for longer than the patience) are not made up, and nobody is told of
+//! them. Runs of one job may overlap. In the store one key per job stays, with the last instant. Where that is too little
+//! use `fencron run`, which keeps a record of every occurrence until its verdict.
+//!
+//! An instance whose clock is ahead claims ahead of time, and holds up the job on all others until their clocks have come
+//! there: keep clocks synchronized. The log says so, with the name of the key to delete.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use crate::fence::{Fence, Stamp};
+use crate::lock::{
+    CampaignError, Claim, Claims, Driver, Election, Hold, HoldSignal, LockName, Locks, Presence, Session, SessionError,
+    Term, Timing,
+};
+use crate::store::{Store, StoreError};
+use crate::time::Wall;
+
+#[cfg(feature = "tokio-cron-scheduler")]
+mod cron;
+#[cfg(feature = "tokio-cron-scheduler")]
+pub use cron::CronError;
+
+/// How many TTLs an occurrence waits for the end of a hand-over: a crashed holder is replaced within one.
+const PATIENCE_TTLS: u32 = 2;
+
+/// The first pause before a session is opened anew; it doubles.
+const REOPEN_FIRST: Duration = Duration::from_millis(200);
+
+/// The longest.
+const REOPEN_LONGEST: Duration = Duration::from_secs(5);
+
+/// How long what was told to end is waited for when an instance stops.
+const HEEDED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How far ahead of this machine's clock a claimed instant may be before it is warned of.
+const AHEAD: Duration = Duration::from_secs(60);
+
+/// The longest name of a job, in bytes.
+const JOB_BYTES: usize = 100;
+
+/// One instance's candidacy for as long as the service runs. Cheap to clone: clones are the same candidacy.
+///
+/// When the last clone is dropped, jobs among them, the session is left to run out, as a crash would;
+/// [`Elected::stop`] ends in order.
+#[derive(Clone, Debug)]
+pub struct Elected<S> {
+    shared: Arc<Shared<S>>,
+    _driver: Arc<AbortOnDropHandle<()>>,
+}
+
+/// A term of this instance, while it lasts.
+#[derive(Clone, Debug)]
+pub struct Led {
+    /// The proof and the fence.
+    pub term: Term,
+    /// Cancelled when the term is over, or may be.
+    pub signal: CancellationToken,
+}
+
+/// A job of which each occurrence is done once, by the elected instance. See [`Elected::job`].
+#[derive(Debug)]
+pub struct ElectedJob<S> {
+    /// A job keeps the candidacy up.
+    elected: Elected<S>,
+    name: Arc<str>,
+    claims: Claims<S>,
+    /// The latest instant that was asked for, in milliseconds since the epoch.
+    latest: AtomicI64,
+}
+
+/// A text that cannot be the name of a job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not the name of a job: use 1 to {JOB_BYTES} letters, digits, `.`, `_` or `-`, beginning with a letter or a \
+     digit"
+)]
+pub struct NotAJobName(String);
+
+/// An occurrence that is this instance's to do, and nobody else's. While it lives, [`Elected::stop`] waits for it.
+#[derive(Debug)]
+pub struct Claimed {
+    job: Arc<str>,
+    scheduled_at: Wall,
+    node: Arc<str>,
+    led: Led,
+    _running: TaskTrackerToken,
+}
+
+#[derive(Debug)]
+struct Shared<S> {
+    locks: Locks<S>,
+    lock: LockName,
+    node: Arc<str>,
+    timing: Timing,
+    led: watch::Sender<Option<Led>>,
+    /// What is claimed or about to be.
+    running: TaskTracker,
+    /// Nothing more is claimed.
+    stopping: CancellationToken,
+    /// Nothing runs any more that is waited for.
+    drained: CancellationToken,
+    /// The session is closed.
+    stopped: CancellationToken,
+}
+
+impl<S: Store> Elected<S> {
+    /// Stands for election for the lock `lock`, in the background, as the instance `node`, from now until
+    /// [`Elected::stop`]. An instance that crashes is replaced within the TTL of `timing`.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn start(locks: &Locks<S>, lock: LockName, node: &str, timing: Timing) -> Elected<S> {
+        let shared = Arc::new(Shared {
+            locks: locks.clone(),
+            lock,
+            node: node.into(),
+            timing,
+            led: watch::Sender::new(None),
+            running: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            drained: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+        });
+        let driver = AbortOnDropHandle::new(tokio::spawn(stand(Arc::clone(&shared))));
+        Elected { shared, _driver: Arc::new(driver) }
+    }
+
+    /// The terms of this instance, as they begin and end: `None` while another is elected, or nobody.
+    ///
+    /// To look whether this instance is elected and then to act proves nothing: compare the term's hold in the
+    /// transaction that acts, or claim.
+    pub fn terms(&self) -> watch::Receiver<Option<Led>> {
+        self.shared.led.subscribe()
+    }
+
+    /// The election that it stands in: who is elected, who waits.
+    pub fn election(&self) -> Election<S> {
+        self.shared.locks.election(self.shared.lock.clone())
+    }
+
+    /// For how long an occurrence that is asked for while nobody is elected waits for the end of the hand-over: two TTLs.
+    pub fn patience(&self) -> Duration {
+        self.shared.timing.ttl() * PATIENCE_TTLS
+    }
+
+    /// The job `name`, the same on all instances: its occurrences are told apart from those of other jobs by it.
+    ///
+    /// # Errors
+    ///
+    /// Where `name` is not 1 to 100 letters, digits, `.`, `_` or `-`, beginning with a letter or a digit.
+    pub fn job(&self, name: &str) -> Result<ElectedJob<S>, NotAJobName> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let begins_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if name.len() > JOB_BYTES || !begins_well || !name.chars().all(plain) {
+            return Err(NotAJobName(name.chars().take(JOB_BYTES + 1).collect()));
+        }
+        Ok(ElectedJob {
+            elected: self.clone(),
+            name: name.into(),
+            claims: Claims::new(self.shared.locks.clone(), &self.shared.lock, name),
+            latest: AtomicI64::new(i64::MIN),
+        })
+    }
+
+    /// Claims nothing more, waits for what runs, for `grace` at most, and resigns: another instance is elected at once.
+    /// What still runs after `grace` is told to end, by its signal, and waited for a moment longer.
+    ///
+    /// Called again, it goes on where it was.
+    pub async fn stop(&self, grace: Duration) {
+        let shared = &self.shared;
+        shared.stopping.cancel();
+        shared.running.close();
+        if tokio::time::timeout(grace, shared.running.wait()).await.is_err() {
+            let runs = shared.running.len();
+            tracing::warn!(node = %shared.node, runs, "what still runs after {grace:?} is told to end");
+            if let Some(led) = &*shared.led.borrow() {
+                led.signal.cancel();
+            }
+            if tokio::time::timeout(HEEDED_WITHIN, shared.running.wait()).await.is_err() {
+                tracing::warn!(node = %shared.node, "resigning although something runs on");
+            }
+        }
+        shared.drained.cancel();
+        shared.stopped.cancelled().await;
+    }
+}
+
+impl<S: Store> ElectedJob<S> {
+    /// The name of the job.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Claims the occurrence of the instant `at`, which has to be the same for all instances: what a schedule names, not
+    /// what time it is now.
+    ///
+    /// `None` where it is not this instance's to do: another is elected; it or a later one was claimed before; a later one
+    /// was asked for meanwhile; or the instance is stopping. While nobody is elected the answer may take as long as
+    /// [`Elected::patience`]. Dropping the future earlier may leave the occurrence claimed, and done by nobody.
+    ///
+    /// # Errors
+    ///
+    /// Where the store refuses. A store that does not answer is asked again, for as long as the patience lasts.
+    pub async fn claim(&self, at: Wall) -> Result<Option<Claimed>, StoreError> {
+        let shared = &self.elected.shared;
+        let running = shared.running.token();
+        self.latest.fetch_max(at.as_millis(), Ordering::Relaxed);
+        let Ok(taken) = tokio::time::timeout(self.elected.patience(), self.take(at)).await else {
+            tracing::debug!(job = %self.name, %at, "not elected in time, or not answered");
+            return Ok(None);
+        };
+        Ok(taken?.map(|led| Claimed {
+            job: Arc::clone(&self.name),
+            scheduled_at: at,
+            node: Arc::clone(&shared.node),
+            led,
+            _running: running,
+        }))
+    }
+
+    async fn take(&self, at: Wall) -> Result<Option<Led>, StoreError> {
+        let mut terms = self.elected.terms();
+        loop {
+            let Some(led) = self.elected.shared.elected(&mut terms).await else { return Ok(None) };
+            if self.latest.load(Ordering::Relaxed) > at.as_millis() {
+                tracing::debug!(job = %self.name, %at, "passed over: a later one is due by now");
+                return Ok(None);
+            }
+            let claim = tokio::select! {
+                biased;
+                () = led.signal.cancelled() => {
+                    tracing::warn!(job = %self.name, %at, "the term ended during the claim");
+                    continue;
+                }
+                claim = self.claims.claim(&led.term.hold, at) => claim?,
+            };
+            match claim {
+                Claim::Taken => return Ok(Some(led)),
+                Claim::Decided(until) => {
+                    self.note_decided(at, until);
+                    return Ok(None);
+                }
+                // It is told of it a little later.
+                Claim::NotHeld => led.signal.cancelled().await,
+            }
+        }
+    }
+
+    fn note_decided(&self, at: Wall, until: Wall) {
+        let now = self.elected.shared.locks.clock().wall();
+        if until.since(now) > AHEAD {
+            let key = self.claims.key();
+            let why = "claimed by a clock that is ahead: delete the key to begin anew";
+            tracing::warn!(job = %self.name, %at, %until, key, why, "not run");
+        } else {
+            tracing::debug!(job = %self.name, %at, %until, "was claimed before");
+        }
+    }
+}
+
+impl Claimed {
+    /// The name of the job.
+    pub fn job(&self) -> &str {
+        &self.job
+    }
+
+    /// The instant of the occurrence: what the schedule named, however late it is.
+    pub fn scheduled_at(&self) -> Wall {
+        self.scheduled_at
+    }
+
+    /// The fence of the term: greater for every later one.
+    pub fn fence(&self) -> Fence {
+        self.led.term.fence()
+    }
+
+    /// What a write to the same store compares in its transaction.
+    pub fn hold(&self) -> &Hold {
+        &self.led.term.hold
+    }
+
+    /// Cancelled when the term is over, or may be, and when the instance stops without patience for this.
+    pub fn signal(&self) -> CancellationToken {
+        self.led.signal.clone()
+    }
+
+    /// What an effect carries for whatever guards its receiving end: as headers, environment variables or parameters.
+    /// Its run is `<job>@<instant>`, the same on every instance.
+    pub fn stamp(&self) -> Stamp {
+        let run_id = format!("{}@{}", self.job, self.scheduled_at);
+        let stamp = self.hold().stamp(&self.node, &run_id, self.scheduled_at);
+        Stamp { job: self.job.as_ref().to_owned(), ..stamp }
+    }
+}
+
+impl<S: Store> Shared<S> {
+    /// The term of this instance, as soon as it has one; `None` when it stops.
+    async fn elected(&self, terms: &mut watch::Receiver<Option<Led>>) -> Option<Led> {
+        let lasts = |led: &Option<Led>| led.as_ref().is_some_and(|led| !led.signal.is_cancelled());
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => None,
+            led = terms.wait_for(lasts) => led.ok().and_then(|led| led.clone()),
+        }
+    }
+
+    /// Opens one session, and stands for election with it until it ends or the instance stops.
+    async fn attend(&self) -> Result<(), Broken> {
+        let presence = Presence { node: self.node.as_ref().to_owned(), record: b"{}".to_vec() };
+        let session = tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => return Ok(()),
+            session = self.locks.open_session(presence, self.timing, Driver::Thread) => session?,
+        };
+        let over = tokio::select! {
+            biased;
+            () = self.drained.cancelled() => Ok(()),
+            over = self.lead(&session) => over.map(|never| match never {}),
+            never = self.note_that_the_runtime_runs(&session) => match never {},
+        };
+        // What is held goes with the session's lease, at once.
+        if !matches!(over, Err(CampaignError::SessionEnded(_)))
+            && let Err(error) = session.close().await
+        {
+            tracing::debug!(%error, node = %self.node, "the session is left to run out");
+        }
+        over.map_err(Broken::Campaign)
+    }
+
+    async fn lead(&self, session: &Session<S>) -> Result<Infallible, CampaignError> {
+        let (to, node) = (self.led.clone(), Arc::clone(&self.node));
+        // It gives a future of its own, and is no async closure: of one of those rustc does not see that it is `Send`.
+        let publish = move |term: &Term, signal: &HoldSignal| {
+            let published = Published::new(&to, term, signal, &node);
+            async move {
+                let _published = published;
+                std::future::pending::<Option<Infallible>>().await
+            }
+        };
+        self.locks.election(self.lock.clone()).lead(session, publish).await
+    }
+
+    /// A session whose service hangs while its keep-alive runs on would keep the other instances out.
+    async fn note_that_the_runtime_runs(&self, session: &Session<S>) -> Infallible {
+        loop {
+            session.attend(self.locks.clock().boot());
+            tokio::time::sleep(self.timing.renew_every()).await;
+        }
+    }
+}
+
+/// Why a session is opened anew.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("no session: {0}")]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Campaign(CampaignError),
+}
+
+/// A term that is told of, until this is dropped, however it ends.
+struct Published {
+    to: watch::Sender<Option<Led>>,
+    led: Led,
+    node: Arc<str>,
+}
+
+impl Published {
+    fn new(to: &watch::Sender<Option<Led>>, term: &Term, signal: &HoldSignal, node: &Arc<str>) -> Published {
+        let led = Led { term: term.clone(), signal: signal.token().child_token() };
+        tracing::info!(lock.scope = %term.hold.scope(), lock.fence = %term.fence(), %node, "elected");
+        to.send_replace(Some(led.clone()));
+        Published { to: to.clone(), led, node: Arc::clone(node) }
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        self.led.signal.cancel();
+        self.to.send_replace(None);
+        tracing::info!(lock.fence = %self.led.term.fence(), node = %self.node, "no longer elected");
+    }
+}
+
+/// One session after the other, until the instance stops.
+async fn stand<S: Store>(shared: Arc<Shared<S>>) {
+    let _stopped = shared.stopped.clone().drop_guard();
+    let mut pause = REOPEN_FIRST;
+    while !shared.stopping.is_cancelled() {
+        let since = shared.locks.clock().boot();
+        if let Err(error) = shared.attend().await {
+            tracing::warn!(%error, node = %shared.node, "standing for election anew");
+        }
+        if shared.locks.clock().boot().since(since) > REOPEN_LONGEST {
+            pause = REOPEN_FIRST;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.stopping.cancelled() => {}
+        }
+        pause = (pause * 2).min(REOPEN_LONGEST);
+    }
+}

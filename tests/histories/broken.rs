@@ -1,0 +1,50 @@
+//! Locks that are broken on purpose: the judgement finds them out, through real processes and a real store.
+
+use crate::judge::{Rule, judge, tally};
+use crate::record::Object;
+use crate::scene::Scene;
+use crate::wire::Broken;
+
+/// The rules that a lock is seen to break that is broken so.
+async fn broken(broken: Broken) -> Vec<Rule> {
+    let mut scene = Scene::over_sqlite(1, Some(broken)).await;
+    match broken {
+        // Not before a lease ends that nobody kept alive, while something is held under it.
+        Broken::KeepAlives => scene.until(|run| tally(run).lost >= 2).await,
+        Broken::Grants | Broken::Releases | Broken::Permits => scene.calls(1500).await,
+    }
+    let found = judge(&scene.end().await);
+    found.iter().for_each(|(rule, told)| println!("{rule:?}: {told}"));
+    found.into_iter().map(|(rule, _)| rule).collect()
+}
+
+const LOCKS: [Object; 4] = [Object::OwnerAware, Object::Reentrant, Object::Fenced, Object::ReentrantFenced];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_grant_that_looks_at_nobody_else_is_found_out() {
+    let found = broken(Broken::Grants).await;
+    assert!(LOCKS.iter().all(|lock| found.contains(&Rule::Model(*lock))), "{found:?}");
+    assert!(!found.contains(&Rule::Model(Object::Permits)), "the semaphore is as it was: {found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_release_that_does_not_look_whose_hold_it_is_is_found_out() {
+    let found = broken(Broken::Releases).await;
+    assert!(LOCKS.iter().all(|lock| found.contains(&Rule::Model(*lock))), "{found:?}");
+    assert!(!found.contains(&Rule::Model(Object::Permits)), "the semaphore is as it was: {found:?}");
+}
+
+/// It goes on believing while another has long been granted what it held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_trust_that_outlives_the_lease_is_found_out() {
+    let found = broken(Broken::KeepAlives).await;
+    assert!(found.iter().any(|rule| matches!(rule, Rule::Model(_))), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn permits_taken_without_a_look_at_those_of_others_are_found_out() {
+    let found = broken(Broken::Permits).await;
+    assert!(found.contains(&Rule::Model(Object::Permits)), "{found:?}");
+    assert!(found.contains(&Rule::OneBeliever(Object::Permits)), "{found:?}");
+    assert!(!LOCKS.iter().any(|lock| found.contains(&Rule::Model(*lock))), "the locks are as they were: {found:?}");
+}

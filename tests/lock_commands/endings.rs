@@ -1,0 +1,166 @@
+//! How a hold ends against the will of its holder, and that nothing of its command is left when the next one begins.
+
+use nix::sys::signal::Signal;
+
+use crate::scene::{ALONE, Process, Scene, gone, over_both};
+
+/// Long enough for a busy machine to keep the lease alive, and short enough to wait for its end.
+const TTL: &str = "3s";
+
+/// It has a child of its own, neither of them heeds TERM, and both hold the witness.
+const DEAF: &str = "trap '' TERM; echo $$ >> pids; (echo term-deaf > /dev/null; exec sleep 1000) & sleep 1000; wait";
+
+fn held(scene: &Scene, command: &str, node: &str, script: &str) -> Process {
+    let script = format!("{ALONE} {script}");
+    scene.start(&[command, "deploy", "--node", node, "--ttl", TTL, "-v", "--", "sh", "-c", &script])
+}
+
+/// Two that hold it in turn, the first for ever.
+async fn two(scene: &Scene, command: &str, script: &str) -> (Process, Process) {
+    let first = held(scene, command, "first", script);
+    scene.wait_for_lines("begun", 1).await;
+    let second = held(scene, command, "second", "exit 9");
+    scene.wait_for_waiting("deploy", 1).await;
+    (first, second)
+}
+
+async fn the_command_of_who_is_killed_has_ended_before_the_next_one_begins(scene: Scene) {
+    let (first, second) = two(&scene, "lock", DEAF).await;
+    first.signal(Signal::SIGKILL);
+    second.end().await.ends(9, &["acquired under fence"]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+async fn the_command_of_who_stands_still_has_ended_before_the_next_one_begins(scene: Scene) {
+    let (first, second) = two(&scene, "lock", DEAF).await;
+    first.signal(Signal::SIGSTOP);
+    second.end().await.ends(9, &["acquired under fence"]);
+    assert_eq!(scene.fences().len(), 2);
+    first.signal(Signal::SIGCONT);
+    first.end().await.ends(4, &["deploy was lost"]);
+}
+
+async fn who_leads_is_followed_when_it_is_killed(scene: Scene) {
+    let (first, second) = two(&scene, "elect", DEAF).await;
+    first.signal(Signal::SIGKILL);
+    second.end().await.ends(9, &["acquired under fence"]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+async fn a_lock_that_is_taken_away_ends_its_command(scene: Scene) {
+    // It has its time to say good-bye, while the next one runs already: for that there are fences.
+    let good_bye = "trap 'echo good-bye >> log; exit 0' TERM; echo $FENCRON_FENCE >> begun; \
+                    while true; do sleep 0.02; done";
+    let first = scene.start(&["lock", "deploy", "--node", "first", "--", "sh", "-c", good_bye]);
+    scene.wait_for_lines("begun", 1).await;
+    let second = scene.start(&["lock", "deploy", "--", "sh", "-c", "echo $FENCRON_FENCE >> begun"]);
+    scene.wait_for_waiting("deploy", 1).await;
+    scene.run(&["unlock", "deploy"]).ends(2, &["deploy is held by first", "--force"]);
+    scene.run(&["unlock", "--force", "deploy"]).ends(0, &["was taken away from first", "cannot be stopped from here"]);
+    first.end().await.ends(4, &["deploy was lost (the lock was taken away)"]);
+    second.end().await.ends(0, &[]);
+    assert_eq!(scene.lines("log"), ["good-bye"]);
+    assert_eq!(scene.fences().len(), 2);
+    scene.run(&["unlock", "--force", "deploy"]).ends(1, &["nobody holds deploy"]);
+}
+
+over_both!(
+    the_command_of_who_is_killed_has_ended_before_the_next_one_begins,
+    the_command_of_who_stands_still_has_ended_before_the_next_one_begins,
+    who_leads_is_followed_when_it_is_killed,
+    a_lock_that_is_taken_away_ends_its_command,
+);
+
+#[tokio::test]
+async fn a_command_that_does_not_heed_term_is_killed() {
+    let scene = Scene::over_sqlite();
+    let first = held(&scene, "lock", "first", DEAF);
+    let pid = &scene.wait_for_lines("pids", 1).await[0];
+    scene.run(&["unlock", "--force", "deploy"]).ends(0, &[]);
+    first.end().await.ends(4, &[]);
+    gone(pid).await;
+    held(&scene, "lock", "second", "true").end().await.ends(0, &[]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+/// timeout(1) makes a group of its own, where it does not lead one already.
+const STRAY: &str = "timeout 1000 sleep 1000 & echo x >> ready; wait";
+
+#[tokio::test]
+async fn what_has_made_a_group_of_its_own_is_ended_too() {
+    let scene = Scene::over_sqlite();
+    let (first, second) = two(&scene, "lock", STRAY).await;
+    first.signal(Signal::SIGKILL);
+    second.end().await.ends(9, &[]);
+    let third = held(&scene, "lock", "third", STRAY);
+    scene.wait_for_lines("ready", 2).await;
+    scene.run(&["unlock", "--force", "deploy"]).ends(0, &[]);
+    third.end().await.ends(4, &[]);
+    held(&scene, "lock", "fourth", "true").end().await.ends(0, &[]);
+    assert_eq!(scene.fences().len(), 4);
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_ends_before_the_lock_is_free() {
+    let scene = Scene::over_sqlite();
+    // Deaf to TERM as well: it is killed after the time that it is given.
+    let script = "trap '' TERM; sleep 1000 & exit 3";
+    let script = format!("{ALONE} {script}");
+    let args = ["lock", "deploy", "--kill-after", "200ms", "--", "sh", "-c", &script];
+    scene.run(&args).ends(3, &[]);
+    scene.run(&args).ends(3, &[]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_held_for_too_long_is_released_once_its_command_has_ended() {
+    let scene = Scene::over_sqlite();
+    let script = format!("{ALONE} {DEAF}");
+    let options = ["lock", "deploy", "--max-hold", "500ms", "--kill-after", "200ms", "--", "sh", "-c", &script];
+    let first = scene.start(&options);
+    scene.wait_for_lines("begun", 1).await;
+    held(&scene, "lock", "second", "true").end().await.ends(0, &[]);
+    first.end().await.ends(4, &["deploy was held for 500ms, as long as it may be"]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+#[tokio::test]
+async fn who_contends_again_leads_again() {
+    let scene = Scene::over_sqlite();
+    let script = format!("{ALONE} while [ ! -e done ]; do sleep 0.02; done; exit 6");
+    let leader = scene.start(&["elect", "deploy", "--again", "--ttl", TTL, "--", "sh", "-c", &script]);
+    scene.wait_for_lines("begun", 1).await;
+    scene.run(&["unlock", "--force", "deploy"]).ends(0, &[]);
+    scene.wait_for_lines("begun", 2).await;
+    scene.write("done", "");
+    leader.end().await.ends(6, &["deploy was lost"]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+#[tokio::test]
+async fn after_a_crash_the_lock_is_held_back_for_its_delay() {
+    let scene = Scene::over_sqlite();
+    let script = format!("{ALONE} sleep 1000");
+    let options = ["lock", "deploy", "--ttl", "1s", "--lock-delay", "1m", "--", "sh", "-c", &script];
+    let first = scene.start(&options);
+    scene.wait_for_lines("begun", 1).await;
+    first.signal(Signal::SIGKILL);
+    crate::support::until("its lease has run out", async || {
+        scene.listed("deploy").filter(|listed| listed["holder"].is_null() && listed["barred"] == "delay")
+    })
+    .await;
+    scene.run(&["lock", "deploy", "--try", "--", "true"]).ends(3, &[]);
+}
+
+/// Who holds it ends its command in time; who waits goes on to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_store_ends_the_hold_and_not_the_wait() {
+    let mut scene = Scene::over_etcd().await;
+    let (first, second) = two(&scene, "lock", DEAF).await;
+    scene.server().kill();
+    let ended = first.end().await;
+    ended.ends(4, &["deploy was lost (no keep-alive was acknowledged in time)"]);
+    scene.server().restart();
+    second.end().await.ends(9, &["acquired under fence"]);
+    assert_eq!(scene.fences().len(), 2);
+}

@@ -1,0 +1,10 @@
+//! `fencron lock`, `semaphore`, `elect`, `locks` and `unlock` as people use them: real processes, over a SQLite file and
+//! over etcd.
+
+mod endings;
+mod holding;
+mod operators;
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
+mod terminal;
