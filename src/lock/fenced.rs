@@ -194,6 +194,10 @@ impl<S: Store> FencedLock<S> {
     }
 
     /// The signal by which the context's hold ends; `None` where it holds nothing here.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn signal(&self, context: &LockContext) -> Option<HoldSignal> {
         let held = context.held.get(self.key())?;
         Some(held.signal(&self.contest.locks))

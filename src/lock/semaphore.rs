@@ -333,6 +333,10 @@ impl<S: Store> Permits<S> {
     }
 
     /// The signal by which these are lost.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn signal(&self) -> HoldSignal {
         let (proof, trust) = (self.proof.clone(), self.member.trust.clone());
         HoldSignal::of(&self.semaphore.locks, proof, trust, self.over.clone())
