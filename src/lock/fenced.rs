@@ -25,6 +25,9 @@ pub use error::LockError;
 /// as good as new; its fences go on growing.
 pub const DESTROYED_SHOWS: Duration = Duration::from_secs(60);
 
+/// How long a call that is not to wait for its turn waits for the store.
+pub(super) const TRY_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a call whose time is up waits to be taken out of the queue, before it is left to be taken out later.
 pub(super) const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
 

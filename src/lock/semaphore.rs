@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
 use super::election::Resigned;
-use super::fenced::WITHDRAW_WITHIN;
+use super::fenced::{TRY_WITHIN, WITHDRAW_WITHIN};
 use super::hold::{Proof, View, is_settled};
 use super::keys::{CallId, LockName, SemaphoreKeys};
 use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
@@ -121,10 +121,11 @@ impl<S: Store> Semaphore<S> {
     ///
     /// As [`Semaphore::acquire`]; and the store's, where it does not answer in about ten seconds.
     pub async fn try_acquire(&self, session: &Session<S>, permits: u32) -> Result<Option<Permits<S>>, SemaphoreError> {
-        self.enter(session, permits, Some(Duration::from_secs(10)), false).await
+        self.enter(session, permits, Some(TRY_WITHIN), false).await
     }
 
-    /// As [`Semaphore::acquire`], but not for longer than `wait`; `None` where that was not enough.
+    /// As [`Semaphore::acquire`], but not for longer than `wait` (zero: as [`Semaphore::try_acquire`]); `None` where that
+    /// was not enough.
     ///
     /// # Errors
     ///
@@ -135,7 +136,10 @@ impl<S: Store> Semaphore<S> {
         permits: u32,
         wait: Duration,
     ) -> Result<Option<Permits<S>>, SemaphoreError> {
-        self.enter(session, permits, Some(wait), !wait.is_zero()).await
+        if wait.is_zero() {
+            return self.try_acquire(session, permits).await;
+        }
+        self.enter(session, permits, Some(wait), true).await
     }
 
     /// Who holds permits, and who waits for some, now.
@@ -214,7 +218,7 @@ impl<S: Store> Semaphore<S> {
                 return Err(SemaphoreError::SessionLost { why });
             }
             contended = self.contend(&claim, waits) => contended,
-            () = time_up => Ok(None),
+            () = time_up => if waits { Ok(None) } else { Err(no_answer().into()) },
         };
         let failed = match contended {
             Ok(Some(proof)) => {
@@ -315,6 +319,10 @@ enum Sent {
     Found,
     Enqueue,
     Take,
+}
+
+fn no_answer() -> StoreError {
+    StoreError::Unavailable { store: "the store".to_owned(), why: format!("no answer in {TRY_WITHIN:?}") }
 }
 
 fn check(permits: u32) -> Result<(), SemaphoreError> {

@@ -233,3 +233,21 @@ async fn a_place_for_permits_that_a_hand_has_written_over_is_waited_for_without_
     pool.cluster.delete(stray).await;
     got(waiting).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn acquire_within_no_time_takes_what_is_free() {
+    let pool = Pool::new().await;
+    let permits = pool.semaphore(1).acquire_within(&pool.session, 1, Duration::ZERO).await.unwrap();
+    assert!(permits.is_some(), "nobody has it");
+    assert!(pool.semaphore(1).acquire_within(&pool.session, 1, Duration::ZERO).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_not_mistaken_for_permits_that_are_taken() {
+    let pool = Pool::new().await;
+    for _ in 0..100 {
+        pool.cluster.store.expect(Kind::Look, Fault::Unavailable);
+    }
+    let answer = pool.semaphore(1).try_acquire(&pool.session, 1).await;
+    assert!(matches!(answer, Err(SemaphoreError::Store(StoreError::Unavailable { .. }))), "{answer:?}");
+}
