@@ -20,6 +20,7 @@ mod standing;
 
 pub use config::{Config, Reentrancy};
 pub use error::LockError;
+pub(super) use standing::Unanswered;
 
 /// How long those who wait for a destroyed lock, or come for it, are told that it was destroyed. After that its name is
 /// as good as new; its fences go on growing.
@@ -44,8 +45,8 @@ pub(super) enum Patience {
 /// Every new hold has a fence that is strictly greater than that of every earlier hold of the lock, whoever had it. First
 /// come, first served: also a `try_lock` does not get ahead of those who wait.
 ///
-/// A future of these methods may be dropped at any point: the call is then taken back in the background, and by the
-/// context's next operation on this lock at the latest.
+/// A future of these methods may be dropped at any point: a call to lock is then taken back in the background, one to
+/// unlock is carried out there, and by the context's next operation on this lock at the latest.
 #[derive(Clone, Debug)]
 pub struct FencedLock<S> {
     pub(super) contest: Contest<S>,
@@ -131,7 +132,10 @@ impl<S: Store> FencedLock<S> {
         let Some(held) = context.held.get_mut(key) else { return Err(self.not_the_owner()) };
         if held.count == 1 && held.is_over().is_none() {
             held.releasing = true;
-            return self.settle(context).await.map(drop);
+            let unanswered = Unanswered { contest: &self.contest, hold: Some(held.hold.clone()) };
+            let settled = self.settle(context).await.map(drop);
+            unanswered.answered();
+            return settled;
         }
         if self.stands(context).await?
             && let Some(held) = context.held.get_mut(key)

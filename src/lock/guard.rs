@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::context::LockContext;
-use super::fenced::{FencedLock, LockError, Patience};
+use super::fenced::{FencedLock, LockError, Patience, Unanswered};
 use super::hold::Hold;
 use super::session::Trust;
 use super::signal::{HoldOver, HoldSignal};
@@ -87,13 +87,7 @@ impl<S: Store> Drop for LockGuard<'_, S> {
             return;
         }
         held.releasing = true;
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (contest, hold) = (self.lock.contest.clone(), self.hold.clone());
-        runtime.spawn(async move {
-            if let Err(error) = contest.release(&hold).await {
-                tracing::warn!(%error, lock.scope = %hold.scope(), "a lock whose guard was dropped may still be held");
-            }
-        });
+        drop(Unanswered { contest: &self.lock.contest, hold: Some(self.hold.clone()) });
     }
 }
 

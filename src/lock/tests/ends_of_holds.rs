@@ -1,7 +1,9 @@
 //! How holds end when nobody unlocks as planned: lost answers, dropped futures and guards, signals, limits and delays.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use super::contexts::{Door, locked, queue_up};
 use super::*;
@@ -188,6 +190,21 @@ async fn a_dropped_guard_unlocks_and_one_that_is_unlocked_says_so() {
     let mut other = session.context();
     assert!(lock.try_lock_for(&mut other, TTL).await.unwrap());
     assert!(lock.try_guard_for(&mut context, TTL).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unlock_whose_future_is_dropped_unlocks_all_the_same() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    {
+        let mut unlocking = Box::pin(lock.unlock(&mut context));
+        let done = poll_fn(|cx| Poll::Ready(unlocking.as_mut().poll(cx).is_ready())).await;
+        assert!(!done, "a store takes longer than that");
+    }
+    assert!(lock.try_lock_for(&mut session.context(), TTL).await.unwrap(), "though the first does nothing any more");
+    assert!(!lock.is_locked_by(&mut context).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
