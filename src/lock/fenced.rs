@@ -26,6 +26,9 @@ pub(super) use standing::Unanswered;
 /// as good as new; its fences go on growing.
 pub const DESTROYED_SHOWS: Duration = Duration::from_secs(60);
 
+/// How long a call that is not to wait for its turn waits for the store.
+pub(super) const TRY_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a call whose time is up waits to be taken out of the queue, before it is left to be taken out later.
 pub(super) const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
 
@@ -198,6 +201,10 @@ impl<S: Store> FencedLock<S> {
     }
 
     /// The signal by which the context's hold ends; `None` where it holds nothing here.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn signal(&self, context: &LockContext) -> Option<HoldSignal> {
         let held = context.held.get(self.key())?;
         Some(held.signal(&self.contest.locks))

@@ -339,3 +339,30 @@ async fn a_delay_whose_lease_has_ended_is_made_anew() {
     lock.lock(&mut context).await.unwrap();
     assert_ne!(door.cluster.entry("/fencron/v1/test/lock/door/barred").await.unwrap().lease, Some(lease));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_is_older_than_the_history_is_watched_without_haste() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    let signal = lock.signal(&context).expect("it holds the lock");
+    let store = door.cluster.store.inner();
+    for _ in 0..3 {
+        door.cluster.put("/other", "").await;
+    }
+    store.compact(store.range(Range::of(Keys::one("/other"))).await.unwrap().revision);
+    tokio::task::yield_now().await;
+    door.cluster.store.traffic();
+    // In steps, so that a watcher in a hurry cannot keep the time from going on.
+    for _ in 0..20 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let watches = door.cluster.store.traffic().watches;
+    assert!((2..=6).contains(&watches), "{watches} in 20 s");
+    lock.force_unlock().await.unwrap();
+    assert_eq!(timeout(LONG, signal.lost()).await.unwrap(), Lost::Taken);
+}
