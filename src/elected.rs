@@ -256,8 +256,9 @@ impl<S: Store> ElectedJob<S> {
     /// what time it is now.
     ///
     /// `None` where it is not this instance's to do: another is elected; it or a later one was claimed before; a later one
-    /// was asked for meanwhile; or the instance is stopping. While nobody is elected the answer may take as long as
-    /// [`Elected::patience`]. Dropping the future earlier may leave the occurrence claimed, and done by nobody.
+    /// was asked for meanwhile; or the instance is stopping. Only the elected instance is answered at once: all others
+    /// might come to be it, so they wait, for [`Elected::patience`] at most. Dropping the future earlier may leave the
+    /// occurrence claimed, and done by nobody; so may a store that does not answer for as long as that.
     ///
     /// # Errors
     ///
@@ -267,7 +268,11 @@ impl<S: Store> ElectedJob<S> {
         let running = shared.running.token();
         self.latest.fetch_max(at.as_millis(), Ordering::Relaxed);
         let Ok(taken) = tokio::time::timeout(self.elected.patience(), self.take(at)).await else {
-            tracing::debug!(job = %self.name, %at, "not elected in time, or not answered");
+            if shared.led.borrow().is_some() {
+                tracing::warn!(job = %self.name, %at, "not run here: the store has not answered the claim in time");
+            } else {
+                tracing::debug!(job = %self.name, %at, "another instance is elected, or nobody");
+            }
             return Ok(None);
         };
         Ok(taken?.map(|led| Claimed {

@@ -32,6 +32,7 @@ mod clocks;
 pub mod housekeeping;
 mod leadership;
 mod migrations;
+mod news;
 mod status;
 mod work;
 
@@ -40,17 +41,17 @@ pub use status::{Role, Status};
 use clocks::Clocks;
 use housekeeping::{Chore, Pruning};
 use migrations::Gate;
+use news::follow;
 
 use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
 use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
-use crate::ledger::{Claim, Claims, Followed, Ledger, News, NodeRecord};
+use crate::ledger::{Claim, Claims, Ledger, News, NodeRecord};
 use crate::lock::{
     CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Session, SessionError, Term, Timing, Trust,
 };
 use crate::once::{OnceError, Settled};
-use crate::scheduler::view::Change;
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
 use crate::store::{Revision, Store, StoreError};
 use crate::time::{Boot, Clock, Wall};
@@ -320,34 +321,6 @@ async fn moved(trust: Option<&mut watch::Receiver<Trust>>) {
     }
 }
 
-/// Hears the ledger's news for as long as anybody listens. Returns with an error that does not pass.
-async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>) -> StoreError {
-    const PAUSE: Duration = Duration::from_millis(200);
-    let mut follow = None;
-    loop {
-        let result = match &mut follow {
-            None => ledger.follow().await.map(|begun| {
-                follow = Some(begun);
-                None
-            }),
-            Some(follow) => follow.next().await.map(Some),
-        };
-        match result {
-            Ok(Some(heard)) => {
-                if news.send(heard).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            Ok(None) => {}
-            Err(error) if !error.is_passing() && !matches!(error, StoreError::Compacted { .. }) => return error,
-            Err(error) => {
-                tracing::warn!(%error, "the ledger cannot be followed right now; trying again");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
 impl<S: Store, E: Execute> Running<S, E> {
     fn new(
         node: Node<S, E>,
@@ -464,88 +437,6 @@ impl<S: Store, E: Execute> Running<S, E> {
                     Some(Stopping { patience_until: now, give_up_at: now, told: true, drained: false, leave: true });
             }
         }
-    }
-
-    fn heard(&mut self, news: News) {
-        match news {
-            News::Changed(changes, upto) => {
-                for change in changes {
-                    self.heard_of(change);
-                }
-                self.position = Some(upto);
-            }
-            News::Reread(all, upto) => {
-                if let Some(before) = self.position.filter(|before| *before > upto) {
-                    self.locks.saw_it_go_back();
-                    self.lose_term(&format!("the store went back from revision {before} to {upto}"));
-                    self.tell(Event::WentBack);
-                }
-                self.reread(all, upto);
-            }
-        }
-        // Before an election has shown the fence base, what was seen cannot be held against it.
-        if matches!(self.standing, Standing::Leading(_) | Standing::Campaigning(_))
-            && let Some(position) = self.position
-        {
-            self.locks.saw(position);
-        }
-        self.act_if_caught_up();
-    }
-
-    fn heard_of(&mut self, change: Followed) {
-        match change {
-            Followed::Ledger(change, version) => self.tell(Event::Changed(change, version)),
-            Followed::Node { lease, alive, record } => {
-                let version = self.position.map_or(0, |at| at.0);
-                let is_new = self.heard_of_node(lease, record);
-                self.tell(Event::Changed(Change::Session { lease, alive }, version));
-                if is_new && alive {
-                    self.published_at = None; // so that the newcomer hears what the time is here
-                }
-            }
-            Followed::Other { key, at, created } => self.heard_of_owner(&key, at, created),
-        }
-    }
-
-    /// The ledger was read whole.
-    fn reread(&mut self, all: Vec<Followed>, upto: Revision) {
-        let (mut changes, mut owner) = (Vec::new(), None);
-        self.nodes.clear();
-        for told in all {
-            match told {
-                Followed::Ledger(change, version) => changes.push((change, version)),
-                Followed::Node { lease, alive, record } => {
-                    // What it says of its clock is of unknown age; it is asked to say it anew by this node's own record.
-                    changes.push((Change::Session { lease, alive }, upto.0));
-                    self.nodes.extend(record.map(|record| (lease, record)));
-                }
-                Followed::Other { key, created, .. } if key == self.election.owner_key() => owner = created,
-                Followed::Other { .. } => {}
-            }
-        }
-        self.tell(Event::Reread { changes, version: upto.0 });
-        self.position = Some(upto);
-        let nodes = &self.nodes;
-        self.clocks.keep(|lease| nodes.contains_key(&lease));
-        let owner_key = self.election.owner_key().to_owned();
-        self.heard_of_owner(&owner_key, upto, owner);
-    }
-
-    fn heard_of_node(&mut self, lease: u64, record: Option<NodeRecord>) -> bool {
-        let own = self.session.as_ref().map(|session| session.lease().0.get());
-        let is_new = !self.nodes.contains_key(&lease) && own != Some(lease);
-        match record {
-            Some(record) => {
-                self.clocks.heard(lease, record.clock, self.options.clock.wall());
-                self.nodes.insert(lease, record);
-            }
-            None => {
-                self.clocks.gone(lease);
-                self.nodes.remove(&lease);
-            }
-        }
-        self.look_at_clocks();
-        is_new
     }
 
     /// How long the loop may sleep.

@@ -209,20 +209,33 @@ impl Call<'_> {
         }
     }
 
-    /// How it stands, where nothing is left to be done.
+    /// How it stands for the holder of the lock, where nothing is left to be done.
     fn settled(&self, records: &[Recorded]) -> Result<Option<Settled>, OnceError> {
-        let differences = differences(self.steps, records);
-        if !differences.is_empty() {
-            return Err(OnceError::Different(differences));
+        match differences(self.steps, records) {
+            none if none.is_empty() => Ok(self.verdict(records)),
+            differences => Err(OnceError::Different(differences)),
         }
+    }
+
+    /// How it stands for everybody else: what somebody is at may yet fail, and then it may have been changed.
+    fn settled_by_others(&self, records: &[Recorded]) -> Result<Option<Settled>, OnceError> {
+        let ended = |recorded: &&Recorded| recorded.once.state != OnceState::Claimed;
+        let ended: Vec<Recorded> = records.iter().filter(ended).cloned().collect();
+        match differences(self.steps, &ended) {
+            none if none.is_empty() => Ok(self.verdict(records)),
+            differences => Err(OnceError::Different(differences)),
+        }
+    }
+
+    fn verdict(&self, records: &[Recorded]) -> Option<Settled> {
         for step in self.steps {
             match self.next(step, find(records, step)) {
                 Next::Nothing => {}
-                Next::Stop(settled) => return Ok(Some(settled)),
-                Next::Make | Next::FindOut => return Ok(None),
+                Next::Stop(settled) => return Some(settled),
+                Next::Make | Next::FindOut => return None,
             }
         }
-        Ok(Some(Settled::Done))
+        Some(Settled::Done)
     }
 }
 
@@ -241,7 +254,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let Some(first) = steps.first() else { return Ok(Settled::Done) };
         let (records, began_at) = self.ledger.once(&first.key).await?;
         let call = Call { steps, how, tell, began_at };
-        if let Some(settled) = call.settled(&records)? {
+        if let Some(settled) = call.settled_by_others(&records)? {
             return Ok(settled);
         }
         let give_up_at = call.how.wait.map(|wait| self.clock.boot().plus(wait));

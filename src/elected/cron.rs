@@ -29,6 +29,9 @@ pub enum CronError {
         #[source]
         source: JobSchedulerError,
     },
+    /// The scheduler itself would take it, and never call the job.
+    #[error("`{schedule}` of job `{job}` names no instant from now on, so it would never run")]
+    Never { job: String, schedule: String },
 }
 
 impl<S: Store> Elected<S> {
@@ -77,14 +80,16 @@ impl<S: Store> Elected<S> {
     ///
     /// # Errors
     ///
-    /// Where the name cannot be a job's, or the scheduler cannot read the schedule.
+    /// Where the name cannot be a job's, the scheduler cannot read the schedule, or the schedule names no instant any more.
     pub fn cron<B, R>(&self, schedule: &str, name: &str, body: B) -> Result<Job, CronError>
     where
         B: Fn(Claimed) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
         let unreadable = |source| CronError::Schedule { job: name.to_owned(), schedule: schedule.to_owned(), source };
-        let due = Arc::new(last_instant(schedule).map_err(unreadable)?);
+        let due = last_instant(schedule, self.shared.locks.clock().wall()).map_err(unreadable)?;
+        let never = || CronError::Never { job: name.to_owned(), schedule: schedule.to_owned() };
+        let due = Arc::new(due.ok_or_else(never)?);
         let (job, body) = (Arc::new(self.job(name)?), Arc::new(body));
         Job::new_async(schedule, move |_, _| {
             // Before anything else takes time.
@@ -101,15 +106,21 @@ impl<S: Store> Elected<S> {
     }
 }
 
-/// Answers, for a time, the last instant of `schedule` that is not after it, as the scheduler reads schedules.
-fn last_instant(schedule: &str) -> Result<impl Fn(Wall) -> Option<Wall> + Send + Sync + 'static, JobSchedulerError> {
+/// Answers, for a time, the last instant of `schedule` that is not after it, as the scheduler reads schedules. `None` where
+/// the schedule names no instant from `now` on.
+fn last_instant(
+    schedule: &str,
+    now: Wall,
+) -> Result<Option<impl Fn(Wall) -> Option<Wall> + Send + Sync + 'static>, JobSchedulerError> {
     let data = Job::new(schedule, |_, _| {})?.job_data()?;
     let cron = data.schedule().ok_or(JobSchedulerError::ParseSchedule)?;
-    Ok(move |now: Wall| {
-        // To the second: it takes the fraction of its question for a part of the answer.
-        let now = DateTime::<Utc>::from_timestamp(now.as_millis().div_euclid(1000), 0)?;
-        cron.find_previous_occurrence(&now, true).ok().map(Wall::from)
-    })
+    let is_to_come = second(now).is_some_and(|now| cron.find_next_occurrence(&now, true).is_ok());
+    Ok(is_to_come.then_some(move |now| cron.find_previous_occurrence(&second(now)?, true).ok().map(Wall::from)))
+}
+
+/// To the second: a schedule takes the fraction of its question for a part of the answer.
+fn second(now: Wall) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(now.as_millis().div_euclid(1000), 0)
 }
 
 async fn run<S, B, R>(job: &ElectedJob<S>, at: Wall, body: &B)
@@ -139,7 +150,8 @@ mod tests {
     use super::*;
 
     fn last(schedule: &str, now: &str) -> String {
-        last_instant(schedule).unwrap()(now.parse().unwrap()).unwrap().to_string()
+        let now = now.parse().unwrap();
+        last_instant(schedule, now).unwrap().expect("instants are to come")(now).unwrap().to_string()
     }
 
     #[test]

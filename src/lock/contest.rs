@@ -121,7 +121,7 @@ impl<S: Store> Contest<S> {
                     }
                 }
                 Step::Take(turn) => {
-                    let grant = self.keys.grant(caller, turn, now, view);
+                    let grant = self.keys.grant(caller, turn, now);
                     match self.take(caller, turn.base, grant, view, &mut backoff).await? {
                         Ok(hold) => return Ok(Contended::Won(hold)),
                         Err(line) => line,

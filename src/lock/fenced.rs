@@ -20,10 +20,14 @@ mod standing;
 
 pub use config::{Config, Reentrancy};
 pub use error::LockError;
+pub(super) use standing::Unanswered;
 
 /// How long those who wait for a destroyed lock, or come for it, are told that it was destroyed. After that its name is
 /// as good as new; its fences go on growing.
 pub const DESTROYED_SHOWS: Duration = Duration::from_secs(60);
+
+/// How long a call that is not to wait for its turn waits for the store.
+pub(super) const TRY_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a call whose time is up waits to be taken out of the queue, before it is left to be taken out later.
 pub(super) const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
@@ -41,8 +45,8 @@ pub(super) enum Patience {
 /// Every new hold has a fence that is strictly greater than that of every earlier hold of the lock, whoever had it. First
 /// come, first served: also a `try_lock` does not get ahead of those who wait.
 ///
-/// A future of these methods may be dropped at any point: the call is then taken back in the background, and by the
-/// context's next operation on this lock at the latest.
+/// A future of these methods may be dropped at any point: a call to lock is then taken back in the background, one to
+/// unlock is carried out there, and by the context's next operation on this lock at the latest.
 #[derive(Clone, Debug)]
 pub struct FencedLock<S> {
     pub(super) contest: Contest<S>,
@@ -128,7 +132,10 @@ impl<S: Store> FencedLock<S> {
         let Some(held) = context.held.get_mut(key) else { return Err(self.not_the_owner()) };
         if held.count == 1 && held.is_over().is_none() {
             held.releasing = true;
-            return self.settle(context).await.map(drop);
+            let unanswered = Unanswered { contest: &self.contest, hold: Some(held.hold.clone()) };
+            let settled = self.settle(context).await.map(drop);
+            unanswered.answered();
+            return settled;
         }
         if self.stands(context).await?
             && let Some(held) = context.held.get_mut(key)
@@ -194,6 +201,10 @@ impl<S: Store> FencedLock<S> {
     }
 
     /// The signal by which the context's hold ends; `None` where it holds nothing here.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn signal(&self, context: &LockContext) -> Option<HoldSignal> {
         let held = context.held.get(self.key())?;
         Some(held.signal(&self.contest.locks))

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::context::LockContext;
-use super::fenced::{FencedLock, LockError, Patience};
+use super::fenced::{FencedLock, LockError, Patience, Unanswered};
 use super::hold::Hold;
-use super::signal::HoldSignal;
+use super::session::Trust;
+use super::signal::{HoldOver, HoldSignal};
 use crate::fence::Fence;
 use crate::store::Store;
 
@@ -21,6 +24,9 @@ pub struct LockGuard<'a, S: Store> {
     lock: FencedLock<S>,
     context: &'a mut LockContext,
     hold: Hold,
+    /// The context may have lost the hold, or unlocked it, by the time that it is asked for its signal.
+    trust: watch::Receiver<Trust>,
+    over: HoldOver,
     open: bool,
 }
 
@@ -45,10 +51,12 @@ impl<S: Store> LockGuard<'_, S> {
     }
 
     /// The signal by which the hold ends.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn signal(&self) -> HoldSignal {
-        let held = self.context.held.get(self.lock.key());
-        let held = held.expect("the guard has borrowed the context, in which it has put its hold");
-        held.signal(&self.lock.contest.locks)
+        HoldSignal::of(&self.lock.contest.locks, self.hold.proof(), self.trust.clone(), self.over.clone())
     }
 
     /// The context, to take other locks with while this one is held.
@@ -60,9 +68,12 @@ impl<S: Store> LockGuard<'_, S> {
     ///
     /// # Errors
     ///
-    /// As [`FencedLock::unlock`].
+    /// As [`FencedLock::unlock`]; and [`LockError::NotTheOwner`] where the context has meanwhile locked anew.
     pub async fn unlock(mut self) -> Result<(), LockError> {
         self.open = false;
+        if self.context.held.get(self.lock.key()).is_some_and(|held| held.hold != self.hold) {
+            return Err(LockError::NotTheOwner { lock: self.lock.name().clone() });
+        }
         self.lock.unlock(self.context).await
     }
 }
@@ -76,13 +87,7 @@ impl<S: Store> Drop for LockGuard<'_, S> {
             return;
         }
         held.releasing = true;
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (contest, hold) = (self.lock.contest.clone(), self.hold.clone());
-        runtime.spawn(async move {
-            if let Err(error) = contest.release(&hold).await {
-                tracing::warn!(%error, lock.scope = %hold.scope(), "a lock whose guard was dropped may still be held");
-            }
-        });
+        drop(Unanswered { contest: &self.lock.contest, hold: Some(self.hold.clone()) });
     }
 }
 
@@ -116,10 +121,11 @@ impl<S: Store> FencedLock<S> {
     }
 
     fn guarded<'a>(&self, context: &'a mut LockContext) -> Result<LockGuard<'a, S>, LockError> {
-        match context.held.get(self.key()).map(|held| held.hold.clone()) {
-            Some(hold) => Ok(LockGuard { lock: self.clone(), context, hold, open: true }),
-            None => Err(LockError::NotTheOwner { lock: self.name().clone() }),
-        }
+        let Some(held) = context.held.get(self.key()) else {
+            return Err(LockError::NotTheOwner { lock: self.name().clone() });
+        };
+        let (hold, trust, over) = (held.hold.clone(), held.member.trust.clone(), held.over.clone());
+        Ok(LockGuard { lock: self.clone(), context, hold, trust, over, open: true })
     }
 
     /// Runs `body` under the lock, and unlocks. As soon as the hold is over, or may be, `body` is cancelled: it is dropped

@@ -4,7 +4,7 @@
 //!
 //! | transaction | if | then |
 //! | --- | --- | --- |
-//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call, read the one before it |
+//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call, read the one before it and barred |
 //! | grant | c(owner) = c(barred) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner, delete wait/call |
 //! | seize | c(owner) = c(barred) = 0, m(base) as read, nothing in wait/, m(settled/call) as read, c(sess) as opened | put owner |
 //! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put settled/call |
@@ -324,7 +324,7 @@ impl LockKeys {
     }
 
     /// Puts the call at the end of the queue, once, and reads who came last before it: of many who come at the same time
-    /// each is to wait for another one.
+    /// each is to wait for another one. And whether the lock is barred, which may have ended since it was looked at.
     pub fn enqueue(&self, caller: &Caller, entrance: Entrance, now: Wall, view: View) -> Txn {
         let wait = self.wait(caller.call);
         let record = WaitRecord { v: RECORD, node: caller.node.clone(), since: now };
@@ -340,16 +340,17 @@ impl LockKeys {
                 Compare::created_at(self.owner.as_str(), entrance.owner_created),
                 Compare::modified_at(self.settled(caller.call), entrance.settled_modified),
             ],
-            then: vec![Op::put_leased(wait, json(&record), caller.lease), Op::Get(waiting)],
+            then: vec![Op::put_leased(wait, json(&record), caller.lease), Op::Get(waiting), Op::get(&self.barred)],
             otherwise: self.look(Some(caller), view),
         }
     }
 
-    /// Makes the call the owner, where nobody is and nobody waits before it.
-    pub fn grant(&self, caller: &Caller, turn: Turn, now: Wall, view: View) -> Txn {
+    /// Makes the call the owner, where nobody is and nobody waits before it. Where somebody does, whom a near view has not
+    /// shown (a place that a hand has written over), it reads them all.
+    pub fn grant(&self, caller: &Caller, turn: Turn, now: Wall) -> Txn {
         let wait = self.wait(caller.call);
         let nobody_before = Test::Created(Order::Greater, Revision(turn.queued.0 - 1));
-        let mut grant = self.own(caller, turn.base, now, view);
+        let mut grant = self.own(caller, turn.base, now, View::Whole);
         grant.when.push(Compare::created_at(wait.as_str(), turn.queued));
         grant.when.push(Compare { keys: self.waiting(), test: nobody_before });
         grant.then(Op::delete(wait))

@@ -150,12 +150,13 @@ impl Line {
     /// The same queue after the call was put at its end, by a [`LockKeys::enqueue`] that was applied.
     pub fn joined(mut self, committed: Committed) -> Line {
         self.revision = committed.revision;
-        for answer in committed.answers {
-            if let Answer::Got(page) = answer {
-                self.waiting = page.entries;
-                put_in_order(&mut self.waiting);
-            }
-        }
+        let mut pages = committed.answers.into_iter().filter_map(|answer| match answer {
+            Answer::Got(page) => Some(page.entries),
+            Answer::Put | Answer::Deleted(_) => None,
+        });
+        self.waiting = pages.next().unwrap_or_default();
+        put_in_order(&mut self.waiting);
+        self.barred = pages.next().unwrap_or_default().pop();
         self
     }
 

@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::hold::{Caller, Proof, RECORD, json, settle};
+use super::hold::{Caller, Proof, RECORD, View, json, settle};
 use super::keys::{CallId, SemaphoreKeys};
 use crate::store::{Answer, Committed, Compare, Entry, Keys, Op, Order, Range, Revision, Sort, Test, Txn};
 use crate::time::Wall;
@@ -91,12 +91,12 @@ pub(crate) struct Claim {
 }
 
 impl Pool {
-    /// Reads what [`Pool::read`] expects. `queued`: since when the caller waits, as far as it knows.
-    pub fn look(keys: &SemaphoreKeys, caller: Option<&Caller>, queued: Option<Revision>) -> Vec<Op> {
+    /// Reads what [`Pool::read`] expects.
+    pub fn look(keys: &SemaphoreKeys, caller: Option<&Caller>, view: View) -> Vec<Op> {
         let all = Range::of(keys.waiting());
-        let waiting = match caller {
-            Some(_) => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
-            None => all,
+        let waiting = match view {
+            View::Whole => all,
+            View::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
         };
         let mut gets = vec![Op::get(&keys.permits), Op::Get(Range::of(keys.holding())), Op::Get(waiting)];
         if let Some(caller) = caller {
@@ -192,7 +192,7 @@ impl Pool {
                 Compare::modified_at(keys.settled(caller.call), self.settled_modified),
             ],
             then: vec![Op::put_leased(wait, Pool::record(claim, now), caller.lease)],
-            otherwise: Pool::look(keys, Some(caller), None),
+            otherwise: Pool::look(keys, Some(caller), View::Near { queued: None }),
         }
     }
 
@@ -217,7 +217,8 @@ impl Pool {
                 then.push(Op::delete(wait));
             }
         }
-        Txn { when, then, otherwise: Pool::look(keys, Some(caller), queued) }
+        // All of them, in case that a near view has not shown who is before it: a place that a hand has written over.
+        Txn { when, then, otherwise: Pool::look(keys, Some(caller), View::Whole) }
     }
 }
 

@@ -6,8 +6,8 @@ use tokio::time::timeout;
 
 use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
 use super::election::Resigned;
-use super::fenced::WITHDRAW_WITHIN;
-use super::hold::{Proof, is_settled};
+use super::fenced::{TRY_WITHIN, WITHDRAW_WITHIN};
+use super::hold::{Proof, View, is_settled};
 use super::keys::{CallId, LockName, SemaphoreKeys};
 use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
 use super::session::{Ended, Member, Session};
@@ -109,7 +109,7 @@ impl<S: Store> Semaphore<S> {
     ///
     /// # Errors
     ///
-    /// [`SemaphoreError::MoreThanThereAre`] also where their number is lowered while it waits.
+    /// [`SemaphoreError::MoreThanThereAre`] also where their number is lowered while it waits, as soon as it is its turn.
     pub async fn acquire(&self, session: &Session<S>, permits: u32) -> Result<Permits<S>, SemaphoreError> {
         let got = self.enter(session, permits, None, true).await?;
         got.ok_or_else(|| StoreError::Unusable("a call without a time limit ran out of time".to_owned()).into())
@@ -121,10 +121,11 @@ impl<S: Store> Semaphore<S> {
     ///
     /// As [`Semaphore::acquire`]; and the store's, where it does not answer in about ten seconds.
     pub async fn try_acquire(&self, session: &Session<S>, permits: u32) -> Result<Option<Permits<S>>, SemaphoreError> {
-        self.enter(session, permits, Some(Duration::from_secs(10)), false).await
+        self.enter(session, permits, Some(TRY_WITHIN), false).await
     }
 
-    /// As [`Semaphore::acquire`], but not for longer than `wait`; `None` where that was not enough.
+    /// As [`Semaphore::acquire`], but not for longer than `wait` (zero: as [`Semaphore::try_acquire`]); `None` where that
+    /// was not enough.
     ///
     /// # Errors
     ///
@@ -135,12 +136,15 @@ impl<S: Store> Semaphore<S> {
         permits: u32,
         wait: Duration,
     ) -> Result<Option<Permits<S>>, SemaphoreError> {
-        self.enter(session, permits, Some(wait), !wait.is_zero()).await
+        if wait.is_zero() {
+            return self.try_acquire(session, permits).await;
+        }
+        self.enter(session, permits, Some(wait), true).await
     }
 
     /// Who holds permits, and who waits for some, now.
     pub async fn state(&self) -> Result<SemaphoreState, SemaphoreError> {
-        let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
+        let pool = self.read(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
         let waiter = |entry: &Entry| {
             let (node, since) = ShareRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
             Waiter { node, session: entry.lease, since }
@@ -169,7 +173,7 @@ impl<S: Store> Semaphore<S> {
     /// session goes on, and is told by the signals of its permits. What it still does cannot be stopped from here, and no
     /// fence turns it away.
     pub async fn take_from(&self, session: LeaseId) -> Result<Vec<PermitsHeld>, SemaphoreError> {
-        let pool = self.read(settle(&self.locks.store, self.look(None, None)).await?)?;
+        let pool = self.read(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
         let its = pool.holding.iter().filter(|entry| entry.lease == Some(session));
         let mut taken = Vec::new();
         for entry in its {
@@ -214,7 +218,7 @@ impl<S: Store> Semaphore<S> {
                 return Err(SemaphoreError::SessionLost { why });
             }
             contended = self.contend(&claim, waits) => contended,
-            () = time_up => Ok(None),
+            () = time_up => if waits { Ok(None) } else { Err(no_answer().into()) },
         };
         let failed = match contended {
             Ok(Some(proof)) => {
@@ -243,7 +247,7 @@ impl<S: Store> Semaphore<S> {
     async fn contend(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
         let (mut backoff, mut looks) = (Backoff::new(), 0);
         let caller = &claim.caller;
-        let (mut txn, mut sent) = (self.look(Some(claim), None), Sent::Look);
+        let (mut txn, mut sent) = (self.look(Some(claim), View::Near { queued: None }), Sent::Look);
         loop {
             let looked = commit(&self.locks.store, std::mem::take(&mut txn)).await;
             let sent_before = std::mem::replace(&mut sent, Sent::Look);
@@ -255,7 +259,7 @@ impl<S: Store> Semaphore<S> {
                 Ok(committed) if sent_before == Sent::Found || committed.succeeded && sent_before == Sent::Enqueue => {
                     backoff.reset();
                     let queued = Some(committed.revision).filter(|_| sent_before == Sent::Enqueue);
-                    txn = self.look(Some(claim), queued);
+                    txn = self.look(Some(claim), View::Near { queued });
                     continue;
                 }
                 Ok(committed) => self.read(committed)?,
@@ -263,7 +267,7 @@ impl<S: Store> Semaphore<S> {
                 Err(error) if error.is_passing() => {
                     tracing::debug!(%error, call = %caller.call, "looking what became of the request");
                     backoff.wait().await;
-                    txn = self.look(Some(claim), None);
+                    txn = self.look(Some(claim), View::Near { queued: None });
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -292,14 +296,14 @@ impl<S: Store> Semaphore<S> {
                         Err(error) if error.is_passing() => backoff.wait().await,
                         Err(error) => return Err(error.into()),
                     }
-                    (self.look(Some(claim), queued), Sent::Look)
+                    (self.look(Some(claim), View::Near { queued }), Sent::Look)
                 }
             };
         }
     }
 
-    fn look(&self, claim: Option<&Claim>, queued: Option<Revision>) -> Txn {
-        Txn { then: Pool::look(&self.keys, claim.map(|claim| &claim.caller), queued), ..Txn::new() }
+    fn look(&self, claim: Option<&Claim>, view: View) -> Txn {
+        Txn { then: Pool::look(&self.keys, claim.map(|claim| &claim.caller), view), ..Txn::new() }
     }
 
     fn read(&self, committed: Committed) -> Result<Pool, StoreError> {
@@ -315,6 +319,10 @@ enum Sent {
     Found,
     Enqueue,
     Take,
+}
+
+fn no_answer() -> StoreError {
+    StoreError::Unavailable { store: "the store".to_owned(), why: format!("no answer in {TRY_WITHIN:?}") }
 }
 
 fn check(permits: u32) -> Result<(), SemaphoreError> {
@@ -333,6 +341,10 @@ impl<S: Store> Permits<S> {
     }
 
     /// The signal by which these are lost.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn signal(&self) -> HoldSignal {
         let (proof, trust) = (self.proof.clone(), self.member.trust.clone());
         HoldSignal::of(&self.semaphore.locks, proof, trust, self.over.clone())

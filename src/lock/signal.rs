@@ -139,16 +139,18 @@ async fn end_of_trust(mut trust: watch::Receiver<Trust>, clock: Clock) -> Lost {
     }
 }
 
+/// Each look tells from when on to listen: a hold may be older than the history that the store keeps.
 async fn end_of_key<S: Store>(store: &S, proof: &Proof) {
     let key = || Keys::one(proof.key.as_str());
-    let mut backoff = Backoff::new();
+    let (mut from, mut backoff) = (proof.created.next(), Backoff::new());
     loop {
-        if let Ok(mut watch) = Box::pin(store.watch(key(), proof.created.next())).await {
+        if let Ok(mut watch) = Box::pin(store.watch(key(), from)).await {
             let heard = tokio::time::timeout(RECHECK_EVERY, hear(&mut watch)).await;
             match (heard, Box::pin(store.range(Range::of(key()))).await) {
                 (_, Ok(page)) if !page.entries.iter().any(|entry| proof.is_shown_by(entry)) => return,
                 (Ok(Heard::Nothing), _) | (_, Err(_)) => {}
-                _ => {
+                (_, Ok(page)) => {
+                    from = page.revision.next();
                     backoff.reset();
                     continue;
                 }

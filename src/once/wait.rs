@@ -48,7 +48,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 answer => answer?,
             };
             tell_ended(call, &records, &mut told, &mut heard);
-            if let Some(settled) = call.settled(&records)? {
+            if let Some(settled) = call.settled_by_others(&records)? {
                 return Ok(settled);
             }
             let Ok(mut watch) = self.ledger.watch_once(key, at.next()).await else {

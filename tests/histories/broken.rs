@@ -1,6 +1,6 @@
 //! Locks that are broken on purpose: the judgement finds them out, through real processes and a real store.
 
-use crate::judge::{Rule, judge, tally};
+use crate::judge::{Rule, judge};
 use crate::record::Object;
 use crate::scene::Scene;
 use crate::wire::Broken;
@@ -10,7 +10,7 @@ async fn broken(broken: Broken) -> Vec<Rule> {
     let mut scene = Scene::over_sqlite(1, Some(broken)).await;
     match broken {
         // Not before a lease ends that nobody kept alive, while something is held under it.
-        Broken::KeepAlives => scene.until(|run| tally(run).lost >= 2).await,
+        Broken::KeepAlives => scene.loses(0).await,
         Broken::Grants | Broken::Releases | Broken::Permits => scene.calls(1500).await,
     }
     let found = judge(&scene.end().await);
@@ -37,8 +37,15 @@ async fn a_release_that_does_not_look_whose_hold_it_is_is_found_out() {
 /// It goes on believing while another has long been granted what it held.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_trust_that_outlives_the_lease_is_found_out() {
-    let found = broken(Broken::KeepAlives).await;
-    assert!(found.iter().any(|rule| matches!(rule, Rule::Model(_))), "{found:?}");
+    /// Where the machine is so busy that the worker stands still for as long as its lease lasts, it knows that it may have
+    /// lost everything, and that is nothing wrong.
+    const TRIES: u32 = 5;
+    for _ in 0..TRIES {
+        if broken(Broken::KeepAlives).await.iter().any(|rule| matches!(rule, Rule::Model(_))) {
+            return;
+        }
+    }
+    panic!("not found out in {TRIES} runs");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

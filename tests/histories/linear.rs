@@ -8,7 +8,7 @@
 //! as what is under way at once, however long the history; and the first answer that no configuration explains ends the
 //! shortest prefix that is wrong.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 
@@ -16,10 +16,10 @@ use std::hash::Hash;
 pub type Nanos = u64;
 
 /// How many calls may be under way at once, those included that never get an answer.
-const SLOTS: usize = 128;
+const SLOTS: usize = 2048;
 
 /// How many configurations one answer may have to be looked for among.
-const MOST_CONFIGURATIONS: usize = 1 << 18;
+const MOST_CONFIGURATIONS: usize = 1 << 16;
 
 /// What the objects of one kind do when they are used by one caller at a time.
 pub trait Model {
@@ -68,8 +68,28 @@ impl Refusal {
     }
 }
 
-/// A state that the model may be in, and which of the calls under way (by slot) have taken effect.
-type Configuration<S> = (S, u128);
+/// Which of the calls under way, by slot, have taken effect.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Done([u64; SLOTS / 64]);
+
+impl Done {
+    fn has(&self, slot: usize) -> bool {
+        self.0[slot / 64] & 1 << (slot % 64) != 0
+    }
+
+    fn with(mut self, slot: usize) -> Done {
+        self.0[slot / 64] |= 1 << (slot % 64);
+        self
+    }
+
+    fn without(mut self, slot: usize) -> Done {
+        self.0[slot / 64] &= !(1 << (slot % 64));
+        self
+    }
+}
+
+/// A state that the model may be in, and what has taken effect.
+type Configuration<S> = (S, Done);
 
 /// Looks for an order. Answers the most configurations that there were at once.
 pub fn linearize<M: Model>(model: &M, history: &[Operation<M::Step>]) -> Result<usize, Refusal> {
@@ -80,16 +100,17 @@ pub fn linearize<M: Model>(model: &M, history: &[Operation<M::Step>]) -> Result<
         events.extend(operation.answered.map(|at| (at.max(operation.invoked), true, index)));
     }
     events.sort_unstable();
-    let mut under_way: Vec<Option<usize>> = vec![None; SLOTS];
-    let mut configurations = HashSet::from([(model.start(), 0)]);
+    let mut under_way: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut configurations = HashSet::from([(model.start(), Done([0; SLOTS / 64]))]);
     let mut most = 1;
     for (_, is_answer, index) in events {
         if !is_answer {
-            let slot = under_way.iter().position(Option::is_none).ok_or(Refusal::TooMuch { operation: index })?;
-            under_way[slot] = Some(index);
+            let free = (0..SLOTS).find(|slot| !under_way.contains_key(slot));
+            under_way.insert(free.ok_or(Refusal::TooMuch { operation: index })?, index);
             continue;
         }
-        let slot = under_way.iter().position(|found| *found == Some(index)).expect("it was invoked before");
+        let found = under_way.iter().find(|(_, found)| **found == index);
+        let slot = *found.expect("it was invoked before").0;
         let search = Search { model, history, under_way: &under_way };
         configurations = if history[index].optional {
             // It did not take effect, or it has by now.
@@ -102,8 +123,8 @@ pub fn linearize<M: Model>(model: &M, history: &[Operation<M::Step>]) -> Result<
             search.explain(configurations, slot)?
         };
         most = most.max(configurations.len());
-        under_way[slot] = None;
-        configurations = configurations.into_iter().map(|(state, done)| (state, done & !(1 << slot))).collect();
+        under_way.remove(&slot);
+        configurations = configurations.into_iter().map(|(state, done)| (state, done.without(slot))).collect();
     }
     Ok(most)
 }
@@ -111,7 +132,7 @@ pub fn linearize<M: Model>(model: &M, history: &[Operation<M::Step>]) -> Result<
 struct Search<'a, M: Model> {
     model: &'a M,
     history: &'a [Operation<M::Step>],
-    under_way: &'a [Option<usize>],
+    under_way: &'a BTreeMap<usize, usize>,
 }
 
 impl<M: Model> Search<'_, M> {
@@ -121,12 +142,12 @@ impl<M: Model> Search<'_, M> {
         before: HashSet<Configuration<M::State>>,
         slot: usize,
     ) -> Result<HashSet<Configuration<M::State>>, Refusal> {
-        let operation = self.under_way[slot].expect("a call under way is answered");
+        let operation = self.under_way[&slot];
         let mut rest: Vec<_> = before.iter().cloned().collect();
         let mut seen = before;
         let mut explained = HashSet::new();
         while let Some((state, done)) = rest.pop() {
-            if done & 1 << slot != 0 {
+            if done.has(slot) {
                 explained.insert((state, done));
                 continue;
             }
@@ -149,14 +170,13 @@ impl<M: Model> Search<'_, M> {
     }
 
     /// What one call taking effect can make of it.
-    fn next(&self, state: &M::State, done: u128) -> Vec<Configuration<M::State>> {
-        let slots = self.under_way.iter().enumerate().filter_map(|(slot, found)| found.map(|index| (slot, index)));
-        let open = slots.filter(|(slot, _)| done & 1 << slot == 0);
+    fn next(&self, state: &M::State, done: Done) -> Vec<Configuration<M::State>> {
+        let open = self.under_way.iter().filter(|(slot, _)| !done.has(**slot));
         open.filter_map(|(slot, index)| {
-            let operation = &self.history[index];
+            let operation = &self.history[*index];
             let after = self.model.apply(state, &operation.step)?;
             let pointless = operation.optional && self.model.is_idle(state, &after);
-            (!pointless).then_some((after, done | 1 << slot))
+            (!pointless).then_some((after, done.with(*slot)))
         })
         .collect()
     }

@@ -5,7 +5,8 @@
 //! `worker.rs` plays one of the processes, over the store as `wire.rs` spoils it, and writes its history (`record.rs`);
 //! `scene.rs` starts them and does to them what a seed says; `history.rs` makes one history for each object of it;
 //! `linear.rs` puts that in order, for the models of `model.rs`; `judge.rs` holds what follows from time alone.
-//! `wrong.rs` shows that the judgement refuses what it is to refuse, and `broken.rs` that it would find it.
+//! `wrong.rs` and `rules.rs` show that the judgement refuses what it is to refuse, and `broken.rs` that it finds it in
+//! locks that are broken on purpose.
 //!
 //! ```console
 //! $ cargo test --test histories                                      # two seeds over SQLite, one over etcd
@@ -25,6 +26,7 @@ mod judge;
 mod linear;
 mod model;
 mod record;
+mod rules;
 mod scene;
 #[path = "../support/mod.rs"]
 mod support;

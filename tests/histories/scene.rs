@@ -19,7 +19,7 @@ use crate::linear::Nanos;
 use crate::record::{Answer, Call, Event, Line, Object, Tail, now};
 use crate::support::etcd::EtcdCluster;
 use crate::support::proxy::{Flow, Proxy};
-use crate::support::soon;
+use crate::support::{PATIENCE, soon};
 use crate::wire::Broken;
 use crate::worker::{PART, Part};
 
@@ -29,7 +29,7 @@ const CONTEXTS: u32 = 4;
 
 /// How long something may take that is not bound to happen, for what was done may have struck in a moment that mattered
 /// to nobody: it is then done once more.
-const LIMIT: Duration = Duration::from_secs(8);
+const LIMIT: Duration = Duration::from_secs(6);
 
 /// How many calls are made between two faults.
 const CALM: usize = 100;
@@ -268,7 +268,8 @@ impl Scene {
                     println!("{fault:?} struck nothing");
                 }
             };
-            soon(&format!("{fault:?} takes effect"), took_effect).await;
+            let in_time = tokio::time::timeout(PATIENCE * 3, took_effect).await;
+            assert!(in_time.is_ok(), "{fault:?} never takes effect");
             println!("{fault:?} took effect after {:?}", Duration::from_nanos(self.now() - began));
             *self.effects.entry(fault).or_default() += 1;
             self.calls(CALM).await;
@@ -305,18 +306,24 @@ impl Scene {
         if !self.holding(slot).await {
             return false;
         }
+        let at = self.kill_and_replace(slot);
+        let held = self.past.last_mut().map_or(Vec::new(), Worker::holds);
+        let handed_over = !held.is_empty() && self.handed_over(slot, &held, at).await;
+        self.handovers += usize::from(handed_over);
+        handed_over
+    }
+
+    /// Answers when it was killed.
+    fn kill_and_replace(&mut self, slot: usize) -> Nanos {
         let at = self.now();
         let worker = &mut self.workers[slot];
         worker.halted.push(at);
         worker.child.kill().unwrap();
         worker.child.wait().unwrap();
-        let held = worker.holds();
         let successor = self.start(slot);
         let killed = std::mem::replace(&mut self.workers[slot], successor);
         self.past.push(killed);
-        let handed_over = !held.is_empty() && self.handed_over(slot, &held, at).await;
-        self.handovers += usize::from(handed_over);
-        handed_over
+        at
     }
 
     async fn stop(&mut self, slot: usize) -> bool {
@@ -330,8 +337,10 @@ impl Scene {
         // It has stopped a little later than it was told to.
         sleep(Duration::from_millis(20)).await;
         let held = self.workers[slot].holds();
-        sleep(TTL).await;
-        let handed_over = !held.is_empty() && self.handed_over(slot, &held, at).await;
+        // Stopped amid a write to the file, it would keep everybody from everything until it goes on.
+        let since = self.now();
+        let others_go_on = tokio::time::timeout(TTL / 2, self.handed_over(slot, &Object::ALL, since)).await.is_ok();
+        let handed_over = others_go_on && !held.is_empty() && self.handed_over(slot, &held, at).await;
         self.workers[slot].signal(Signal::SIGCONT);
         self.handovers += usize::from(handed_over);
         let noticed = |event: &Event| matches!(event, Event::StoodStill { .. });
@@ -341,14 +350,18 @@ impl Scene {
     }
 
     async fn revoke(&mut self, slot: usize) -> bool {
+        if !self.holding(slot).await {
+            return false;
+        }
         let Some(lease) = self.workers[slot].lease() else { return false };
         let at = self.now();
         self.revoked.entry(lease).or_insert(at);
         self.store.revoke(LeaseId(lease.try_into().unwrap())).await.unwrap();
         let opened = |event: &Event| matches!(event, Event::Opened { .. });
         self.poll("another session", |scene| scene.workers[slot].wrote_after(at, opened)).await;
-        let lost = |event: &Event| matches!(event, Event::Answer { answer: Answer::Lost(_), .. });
-        self.workers[slot].wrote_after(at, lost)
+        // It may have held nothing any more.
+        let lost = |event: &Event| matches!(event, Event::Answer { answer: Answer::Lost(_) | Answer::HadEnded, .. });
+        self.try_poll(|scene| scene.workers[slot].wrote_after(at, lost)).await
     }
 
     async fn cut_off(&mut self, slot: usize) -> bool {
@@ -399,8 +412,23 @@ impl Scene {
         }
     }
 
-    /// Waits until so many calls more were made.
+    /// Waits until this worker has lost what it held. One whose session ends while it holds nothing, and that does not
+    /// know it, has nothing to lose any more: another takes its place.
+    pub async fn loses(&mut self, slot: usize) {
+        let lost = |event: &Event| matches!(event, Event::Answer { answer: Answer::Lost(_), .. });
+        while !self.try_poll(|scene| scene.workers[slot].wrote_after(0, lost)).await {
+            self.kill_and_replace(slot);
+        }
+    }
+
+    /// Waits until so many calls more were made, at least a hundred of them within the limit of what must happen.
     pub async fn calls(&mut self, more: usize) {
+        for done in (0..more).step_by(CALM) {
+            self.next_calls(CALM.min(more - done)).await;
+        }
+    }
+
+    async fn next_calls(&mut self, more: usize) {
         let is_call = |line: &&Line| matches!(line.event, Event::Call { .. });
         let calls = |scene: &mut Scene| {
             scene.workers.iter_mut().map(|worker| worker.lines().iter().filter(is_call).count()).sum::<usize>()

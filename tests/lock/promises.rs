@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::etcd::{Etcd, EtcdOptions};
 use crate::support::{soon, until};
-use crate::{TTL, node_of};
+use crate::{SHORT_TTL, TTL, node_for, node_of};
 
 const ALL: &str = "/fencron/v1/test/";
 const LOCKS: &str = "/fencron/v1/test/lock/";
@@ -305,7 +305,7 @@ const READY: &str = "holds and waits";
 
 /// Of each kind one that holds and one that waits, until the process is killed.
 async fn hold_and_wait<S: Store>(store: S) {
-    let ((locks, a), (_, b)) = (node_of(&store, "a").await, node_of(&store, "b").await);
+    let ((locks, a), (_, b)) = (node_for(&store, "a", SHORT_TTL).await, node_for(&store, "b", SHORT_TTL).await);
     let lock = door(&locks, Config { lock_delay: Some(Duration::from_secs(2)), ..Config::default() });
     let mut context = a.context();
     lock.lock(&mut context).await.unwrap();

@@ -79,6 +79,26 @@ fn one_that_waits_with_a_changed_text_makes_it_after_the_old_one_has_failed() {
     assert_eq!(scene.lines("effects"), ["b"]);
 }
 
+#[test]
+fn one_that_is_changed_while_it_is_made_is_refused_when_it_was_made() {
+    let scene = Scene::over_sqlite();
+    let slow = "echo begun >> begun; while [ ! -e go ]; do sleep 0.02; done";
+    scene.write("jobs.yaml", &file(&[("b", slow)]));
+    let first = scene.start("other", &["migrate"]);
+    until_there(&scene, "begun");
+    scene.write("new.yaml", &file(&[B]));
+    let mut second = scene.start("second", &["migrate", "new.yaml"]);
+    let told = second.stderr();
+    let waits = told.recv_timeout(crate::support::PATIENCE).unwrap();
+    assert!(waits.contains("other is at the migrations"), "it may fail, and then it may be changed: {waits}");
+    scene.write("go", "");
+    first.end().ends(0, &[]);
+    assert_eq!(second.end().code(), 2);
+    let told: Vec<String> = told.iter().collect();
+    assert!(told.iter().any(|line| line.contains("`b` was changed")), "{told:?}");
+    assert_eq!(scene.lines("effects"), [""; 0]);
+}
+
 fn until_there(scene: &Scene, name: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(scene.wait_for_lines(name, 1));

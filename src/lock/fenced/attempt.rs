@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{FencedLock, LockError, Patience, WITHDRAW_WITHIN};
+use super::{FencedLock, LockError, Patience, TRY_WITHIN, WITHDRAW_WITHIN};
 use crate::fence::Fence;
 use crate::lock::Backoff;
 use crate::lock::contest::{Ask, Contended, Contest};
@@ -16,9 +16,6 @@ use crate::lock::keys::CallId;
 use crate::lock::session::{Ended, RECHECK};
 use crate::lock::signal::{HoldOver, Lost};
 use crate::store::{Store, StoreError};
-
-/// How long a call that is not to wait for the lock waits for the store.
-const TRY_WITHIN: Duration = Duration::from_secs(10);
 
 /// How an attempt to lock ended, before it was put in order.
 enum End {

@@ -1,7 +1,9 @@
 //! How holds end when nobody unlocks as planned: lost answers, dropped futures and guards, signals, limits and delays.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use super::contexts::{Door, locked, queue_up};
 use super::*;
@@ -191,6 +193,21 @@ async fn a_dropped_guard_unlocks_and_one_that_is_unlocked_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unlock_whose_future_is_dropped_unlocks_all_the_same() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    {
+        let mut unlocking = Box::pin(lock.unlock(&mut context));
+        let done = poll_fn(|cx| Poll::Ready(unlocking.as_mut().poll(cx).is_ready())).await;
+        assert!(!done, "a store takes longer than that");
+    }
+    assert!(lock.try_lock_for(&mut session.context(), TTL).await.unwrap(), "though the first does nothing any more");
+    assert!(!lock.is_locked_by(&mut context).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_guard_takes_back_its_own_lock_only() {
     let door = Door::new();
     let session = door.session("a").await;
@@ -321,4 +338,31 @@ async fn a_delay_whose_lease_has_ended_is_made_anew() {
     door.cluster.store.revoke(lease).await.unwrap();
     lock.lock(&mut context).await.unwrap();
     assert_ne!(door.cluster.entry("/fencron/v1/test/lock/door/barred").await.unwrap().lease, Some(lease));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_is_older_than_the_history_is_watched_without_haste() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    let signal = lock.signal(&context).expect("it holds the lock");
+    let store = door.cluster.store.inner();
+    for _ in 0..3 {
+        door.cluster.put("/other", "").await;
+    }
+    store.compact(store.range(Range::of(Keys::one("/other"))).await.unwrap().revision);
+    tokio::task::yield_now().await;
+    door.cluster.store.traffic();
+    // In steps, so that a watcher in a hurry cannot keep the time from going on.
+    for _ in 0..20 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let watches = door.cluster.store.traffic().watches;
+    assert!((2..=6).contains(&watches), "{watches} in 20 s");
+    lock.force_unlock().await.unwrap();
+    assert_eq!(timeout(LONG, signal.lost()).await.unwrap(), Lost::Taken);
 }

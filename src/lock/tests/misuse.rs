@@ -134,3 +134,23 @@ async fn resigning_twice_or_after_another_has_followed_changes_nothing() {
     assert!(nobody.contains("`c`"), "{nobody}");
     assert!(b.still_leads(&next).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_through_the_context_of_a_guard_is_told_to_the_guard() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    let mut guard = lock.guard(&mut context).await.unwrap();
+    lock.unlock(guard.context()).await.unwrap();
+    assert_eq!(timeout(LONG, guard.signal().lost()).await.unwrap(), Lost::Released);
+    let next = lock.lock_and_get_fence(guard.context()).await.unwrap();
+    assert_eq!(timeout(LONG, guard.signal().lost()).await.unwrap(), Lost::Released, "it is the signal of its own hold");
+    assert!(matches!(guard.unlock().await, Err(LockError::NotTheOwner { .. })), "it unlocks no other");
+    assert_eq!(lock.fence(&mut context).await.unwrap(), next);
+    lock.unlock(&mut context).await.unwrap();
+
+    let mut guard = lock.guard(&mut context).await.unwrap();
+    lock.force_unlock().await.unwrap();
+    assert!(matches!(lock.fence(guard.context()).await, Err(LockError::OwnershipLost { .. })));
+    assert_eq!(timeout(LONG, guard.signal().lost()).await.unwrap(), Lost::Taken);
+}

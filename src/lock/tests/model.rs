@@ -137,7 +137,7 @@ fn transaction(caller: &Caller, request: Request) -> Txn {
         }
         Request::Grant { queued, base, base_modified } => {
             let base = Base { value: base, modified: Revision(base_modified) };
-            keys().grant(caller, Turn { queued: Revision(queued), base }, Wall::EPOCH, View::Whole)
+            keys().grant(caller, Turn { queued: Revision(queued), base }, Wall::EPOCH)
         }
         Request::Seize { base, base_modified, settled_modified } => {
             let base = Base { value: base, modified: Revision(base_modified) };

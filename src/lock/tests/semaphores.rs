@@ -1,3 +1,4 @@
+use super::queues::commits_in_20_s;
 use super::*;
 
 struct Pool {
@@ -215,4 +216,38 @@ async fn a_release_whose_answer_is_lost_is_known_for_done_though_another_was_set
     };
     let (released, ()) = tokio::join!(permits.release(), other);
     assert_eq!(released.unwrap(), Resigned::Released);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_for_permits_that_a_hand_has_written_over_is_waited_for_without_haste() {
+    let pool = Pool::new().await;
+    let held = pool.semaphore(1).acquire(&pool.session, 1).await.unwrap();
+    let stray = "/fencron/v1/test/sem/gpu/wait/by-hand";
+    pool.cluster.put(stray, "").await;
+    let waiting = pool.queue_up(1).await;
+    pool.cluster.put(stray, "").await;
+    held.release().await.unwrap();
+    let commits = commits_in_20_s(&pool.cluster).await;
+    assert!(commits <= 20, "{commits} in 20 s");
+    assert!(!waiting.is_finished(), "somebody is before it");
+    pool.cluster.delete(stray).await;
+    got(waiting).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn acquire_within_no_time_takes_what_is_free() {
+    let pool = Pool::new().await;
+    let permits = pool.semaphore(1).acquire_within(&pool.session, 1, Duration::ZERO).await.unwrap();
+    assert!(permits.is_some(), "nobody has it");
+    assert!(pool.semaphore(1).acquire_within(&pool.session, 1, Duration::ZERO).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_not_mistaken_for_permits_that_are_taken() {
+    let pool = Pool::new().await;
+    for _ in 0..100 {
+        pool.cluster.store.expect(Kind::Look, Fault::Unavailable);
+    }
+    let answer = pool.semaphore(1).try_acquire(&pool.session, 1).await;
+    assert!(matches!(answer, Err(SemaphoreError::Store(StoreError::Unavailable { .. }))), "{answer:?}");
 }

@@ -40,7 +40,7 @@ impl Bench {
     }
 
     fn grant(&self, caller: usize, queued: Revision) -> Txn {
-        self.keys.grant(&self.callers[caller], Turn { queued, base: self.base }, Wall::EPOCH, View::Whole)
+        self.keys.grant(&self.callers[caller], Turn { queued, base: self.base }, Wall::EPOCH)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::run::{OpenState, Source};
+use super::super::run::{Done, OpenState, Source, Watermark};
 use super::super::*;
 use crate::job::{
     Ended, Guarantee, History, Job, JobName, Missed, MissedRun, OnLostLeadership, Outcome, Overlap, Retry, RunId, Task,

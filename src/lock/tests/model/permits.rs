@@ -10,7 +10,7 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::contents::Contents;
 use super::{caller, lease};
-use crate::lock::hold::{Manner, Proof};
+use crate::lock::hold::{Manner, Proof, View};
 use crate::lock::keys::{LockName, Namespace, SemaphoreKeys};
 use crate::lock::permits::{Claim, Next, Pool};
 use crate::store::{Entry, Keys, Op, Revision, Txn};
@@ -170,7 +170,8 @@ impl Sharing {
 
     fn look(&self, world: &mut World, call: usize) -> bool {
         let Phase::Looking { queued } = world.calls[call] else { return false };
-        let look = Txn { then: Pool::look(&keys(), Some(&self.claim(call).caller), queued), ..Txn::new() };
+        let (claim, view) = (self.claim(call), View::Near { queued });
+        let look = Txn { then: Pool::look(&keys(), Some(&claim.caller), view), ..Txn::new() };
         let pool = Pool::read(world.contents.commit(&look).unwrap()).unwrap();
         self.decide(world, call, &pool)
     }
@@ -213,7 +214,7 @@ impl Sharing {
 
     /// Whether permits may just have been granted to `call`, when `waited` were waiting.
     fn wrong_with(&self, world: &mut World, call: usize, waited: &[Entry]) -> Option<&'static str> {
-        let look = Txn { then: Pool::look(&keys(), None, None), ..Txn::new() };
+        let look = Txn { then: Pool::look(&keys(), None, View::Whole), ..Txn::new() };
         let pool = Pool::read(world.contents.commit(&look).unwrap()).unwrap();
         let own = keys().wait(self.claim(call).caller.call);
         let place = waited.iter().find(|entry| entry.key == own).map_or(Revision(u64::MAX), |entry| entry.created);
