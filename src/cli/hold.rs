@@ -272,7 +272,8 @@ impl Turn {
             }
             match exit {
                 // What it was lost to may be an outage of the store, and that is waited through as well.
-                Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) => {
+                // Whoever is to end has no use for another term.
+                Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) && !signals.told_to_end() => {
                     (wait, waited) = (None, true)
                 }
                 Ok(None) => waited = true,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::context::Progress;
 use super::election::CampaignError;
@@ -22,8 +23,11 @@ pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(5);
 /// store that is written to all the time it would never wait.
 const LOOKS_IN_A_ROW: u32 = 4;
 
-/// How often a transaction that may be repeated is sent until its answer arrives: about ten seconds.
+/// How often, at most, a transaction that may be repeated is sent until its answer arrives.
 const SETTLE_ATTEMPTS: u32 = 10;
+
+/// How long after the first time it is sent again: a store may take seconds to say that it does not answer.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long the history of a lock is waited for.
 const HISTORY_WITHIN: Duration = Duration::from_secs(5);
@@ -321,9 +325,12 @@ pub(super) async fn commit<S: Store>(store: &S, txn: Txn) -> Result<Committed, S
 pub(super) async fn settle<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
     let mut backoff = Backoff::new();
     let mut attempt = 1;
+    let began = Instant::now();
     loop {
         match commit(store, txn.clone()).await {
-            Err(error) if error.is_passing() && attempt < SETTLE_ATTEMPTS => attempt += 1,
+            Err(error) if error.is_passing() && attempt < SETTLE_ATTEMPTS && began.elapsed() < SETTLE_WITHIN => {
+                attempt += 1
+            }
             result => return result,
         }
         backoff.wait().await;

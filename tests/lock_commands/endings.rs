@@ -160,6 +160,19 @@ async fn who_contends_again_leads_again() {
 }
 
 #[tokio::test]
+async fn who_was_told_to_end_does_not_contend_again() {
+    let scene = Scene::over_sqlite();
+    let script = format!("trap 'echo told >> told' TERM; {ALONE} while :; do sleep 0.02; done");
+    let leader = scene.start(&["elect", "deploy", "--again", "--ttl", TTL, "--", "sh", "-c", &script]);
+    scene.wait_for_lines("begun", 1).await;
+    leader.signal(Signal::SIGTERM);
+    scene.wait_for_lines("told", 1).await;
+    scene.run(&["unlock", "--force", "deploy"]).ends(0, &[]);
+    leader.end().await.ends(4, &["deploy was lost"]);
+    assert_eq!(scene.fences().len(), 1);
+}
+
+#[tokio::test]
 async fn after_a_crash_the_lock_is_held_back_for_its_delay() {
     let scene = Scene::over_sqlite();
     let script = format!("{ALONE} sleep 1000");

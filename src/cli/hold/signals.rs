@@ -17,6 +17,7 @@ pub(super) struct Signals {
     told: mpsc::Receiver<Signal>,
     tell: mpsc::Sender<Signal>,
     stays_in_place: bool,
+    told_to_end: bool,
 }
 
 impl Signals {
@@ -24,7 +25,7 @@ impl Signals {
     /// and so does the command.
     pub fn listen() -> io::Result<Signals> {
         let (tell, told) = mpsc::channel(WAITING);
-        let signals = Signals { told, tell, stays_in_place: false };
+        let signals = Signals { told, tell, stays_in_place: false, told_to_end: false };
         let ignored = ignored();
         for wanted in PASSED_ON.into_iter().filter(|wanted| !ignores(ignored, *wanted)) {
             signals.hear(wanted)?;
@@ -57,10 +58,18 @@ impl Signals {
     /// The next one. Cancel safe.
     pub async fn next(&mut self) -> Signal {
         match self.told.recv().await {
-            Some(signal) => signal,
+            Some(signal) => {
+                self.told_to_end |= !matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2);
+                signal
+            }
             // Not while `self` keeps a sender.
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether there was one that tells to end, whatever the command made of it.
+    pub fn told_to_end(&self) -> bool {
+        self.told_to_end
     }
 
     /// The next one that ends who waits. Cancel safe.
