@@ -2,7 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::scene::{ALONE, Process, Scene, gone, over_both};
+use crate::scene::{ALONE, Process, Scene, gone};
+use crate::support::over_both;
 
 /// Long enough for a busy machine to keep the lease alive, and short enough to wait for its end.
 const TTL: &str = "3s";

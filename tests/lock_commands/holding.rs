@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::scene::{ALONE, Process, Scene, over_both};
+use crate::scene::{ALONE, Process, Scene};
+use crate::support::over_both;
 
 /// As long as the file is there, it goes on.
 const WHILE: &str = "while [ -e go ]; do sleep 0.02; done";

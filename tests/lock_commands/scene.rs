@@ -200,22 +200,3 @@ pub async fn gone(pid: &str) {
     })
     .await;
 }
-
-/// Runs each fact over both stores.
-macro_rules! over_both {
-    ($($fact:ident),* $(,)?) => {
-        mod over_sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_sqlite()).await;
-            })*
-        }
-        mod over_etcd {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_etcd().await).await;
-            })*
-        }
-    };
-}
-pub(crate) use over_both;

@@ -2,7 +2,7 @@
 
 use crate::scene::{MANY, Ran, Scene};
 use crate::snare::{Catch, Snare};
-use crate::support::until;
+use crate::support::{over_both, until};
 
 /// A migration that waits before and after its effect for as long as a file is there.
 fn jobs(setting: &str) -> String {
@@ -113,23 +113,6 @@ async fn killed_before_the_effect_of_what_can_be_verified(scene: Scene) {
 
 async fn killed_after_the_effect_of_what_can_be_verified(scene: Scene) {
     killed_in_the_middle(scene, VERIFIED, "after").await;
-}
-
-macro_rules! over_both {
-    ($($fact:ident),* $(,)?) => {
-        mod over_sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_sqlite()).await;
-            })*
-        }
-        mod over_etcd {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_etcd().await).await;
-            })*
-        }
-    };
 }
 
 over_both!(

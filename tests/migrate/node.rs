@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::scene::{Process, Scene};
-use crate::support::until;
+use crate::support::{over_both, until};
 
 fn jobs(migrations: &str) -> String {
     format!(
@@ -81,23 +81,6 @@ async fn a_new_file_is_in_force_when_its_migrations_are_made(scene: Scene) {
     let lines = scene.lines("effects");
     let at = |line: &str| lines.iter().position(|other| other == line).unwrap();
     assert!(at("b") < at("tock"), "{lines:?}");
-}
-
-macro_rules! over_both {
-    ($($fact:ident),* $(,)?) => {
-        mod over_sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_sqlite()).await;
-            })*
-        }
-        mod over_etcd {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_etcd().await).await;
-            })*
-        }
-    };
 }
 
 over_both!(

@@ -1,7 +1,7 @@
 //! `fencron once`: the same promises for any command.
 
 use crate::scene::{MANY, Process, Ran, Scene};
-use crate::support::until;
+use crate::support::{over_both, until};
 
 const SHELL: &str =
     "echo hello; echo $FENCRON_RUN_ID >> effects; while [ -e after ]; do sleep 0.02; done; exit $(cat code)";
@@ -130,23 +130,6 @@ async fn who_runs_it_misses_nothing_of_its_output(scene: Scene) {
     ran.ends(0, &[]);
     let numbers: Vec<u32> = ran.stdout().lines().map(|line| line.parse().unwrap()).collect();
     assert!(numbers.into_iter().eq(1..=600_000), "all of it, in order");
-}
-
-macro_rules! over_both {
-    ($($fact:ident),* $(,)?) => {
-        mod over_sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_sqlite()).await;
-            })*
-        }
-        mod over_etcd {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(crate::scene::Scene::over_etcd().await).await;
-            })*
-        }
-    };
 }
 
 over_both!(

@@ -1,6 +1,6 @@
 //! What the integration tests share: real etcd servers, and a network between them and us that can be made to fail.
 
-#![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part of this")]
 
 pub mod certificates;
 pub mod databases;
@@ -33,3 +33,22 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl F
     })
     .await
 }
+
+/// Runs each fact in a `Scene` over SQLite and in one over etcd.
+macro_rules! over_both {
+    ($($fact:ident),* $(,)?) => {
+        mod over_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                super::$fact(crate::scene::Scene::over_sqlite()).await;
+            })*
+        }
+        mod over_etcd {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $fact() {
+                super::$fact(crate::scene::Scene::over_etcd().await).await;
+            })*
+        }
+    };
+}
+pub(crate) use over_both;

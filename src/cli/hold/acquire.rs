@@ -82,7 +82,6 @@ impl Turn {
             let semaphore = self.locks.semaphore(self.name.clone(), permits);
             let permits = match wait {
                 None => semaphore.acquire(session, take).await.map(Some),
-                Some(Duration::ZERO) => semaphore.try_acquire(session, take).await,
                 Some(wait) => semaphore.acquire_within(session, take, wait).await,
             };
             return Ok(permits?.map(Held::Permits));
