@@ -127,10 +127,12 @@ async fn reload_and_hand_over(directory: &Path, figures: &mut Figures) {
 /// None of the jobs that are due all the time was late, or not run, from then on.
 fn judge_reload(verdicts: &[Done], from: Duration, figures: &mut Figures) {
     let meanwhile: Vec<&Done> = verdicts.iter().filter(|done| since_epoch(done.at) >= from).collect();
-    let seconds: std::collections::BTreeSet<_> = meanwhile.iter().map(|done| done.at).collect();
+    // A second of which nothing at all is left counts as well, so the span is what they ought to fill.
+    let instants = || meanwhile.iter().map(|done| since_epoch(done.at).as_secs());
+    let seconds = instants().max().zip(instants().min()).map_or(0, |(last, first)| (last - first + 1) as usize);
     let not_run = meanwhile.iter().filter(|done| done.verdict != Verdict::Succeeded).count();
     // The last second is not over yet.
-    let missing = (seconds.len().saturating_sub(1) * DENSE).saturating_sub(meanwhile.len());
+    let missing = (seconds.saturating_sub(1) * DENSE).saturating_sub(meanwhile.len());
     let late = Spread::of(meanwhile.iter().filter_map(|done| done.lateness).collect());
     let reached = format!("{not_run} not run, {missing} missing, late by: {late}");
     let met = not_run == 0 && missing == 0 && late.most() < ON_TIME;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_client::LockOptions;
+use etcd_client::{GetOptions, LockOptions};
 use fencron::store::Store;
 use fencron::store::etcd::EtcdStore;
 use fencron::store::sqlite::SqliteStore;
@@ -10,7 +10,7 @@ use fencron::time::Clock;
 
 use crate::figures::{Figures, millis};
 use crate::support::etcd::{Etcd, EtcdOptions};
-use crate::support::soon;
+use crate::support::{soon, until};
 use crate::{door, node, until_they_wait};
 
 const CROWDS: [usize; 3] = [10, 100, 1000];
@@ -101,7 +101,14 @@ async fn recipe(etcd: &Etcd, waiters: usize) -> Duration {
             client.unlock(held.key()).await.unwrap();
         });
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The owner's key, and one for each that waits; then until they listen, as above.
+    until("all wait", async || {
+        let count = Some(GetOptions::new().with_prefix().with_count_only());
+        let standing = clients[0].kv_client().get("crowd/", count).await.unwrap().count();
+        (standing == i64::try_from(waiters + 1).unwrap()).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let begun = Clock::system().boot();
     clients[0].unlock(first.key()).await.unwrap();
     soon("all have their turn", queue.join_all()).await;
