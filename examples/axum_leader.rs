@@ -94,7 +94,7 @@ async fn stand(name: &str, file: &Path) -> Result<Elected<SqliteStore>, Failure>
     let clock = Clock::system();
     let store = SqliteStore::open(file, clock.clone()).await?;
     let locks = Locks::new(store, clock, Namespace::new("shop")?, Seen::default());
-    Ok(Elected::start(&locks, LockName::leader(), name, Timing::from_ttl(Duration::from_secs(10))?))
+    Ok(Elected::start(&locks, LockName::new("web")?, name, Timing::from_ttl(Duration::from_secs(10))?))
 }
 
 /// The body of `GET /leader`.

@@ -172,7 +172,7 @@ pub use signal::{HoldSignal, Lost};
 /// let presence = Presence { node: "a".into(), record: b"{}".to_vec() };
 /// let session = locks.open_session(presence, timing, Driver::Thread).await?;
 ///
-/// let election = locks.election(LockName::leader());
+/// let election = locks.election(LockName::new("report")?);
 /// let term = election.campaign(&session, CallId::random()).await?;
 /// assert!(session.trust().borrow().holds(clock.boot()));
 ///
