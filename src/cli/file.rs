@@ -1,9 +1,16 @@
-//! Reading a jobs file, in the same way for every command.
+//! Reading a jobs file, in the same way for every command, and noticing that what was read has changed.
 
-use std::fs::{File, OpenOptions};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sha2::{Digest as _, Sha256};
 
 use super::Failure;
 use crate::config::{self, Config, MAX_FILE_BYTES, MAX_MIGRATIONS, Problems, Sources};
@@ -12,47 +19,136 @@ use crate::job::MAX_SCRIPT_BYTES;
 /// The jobs file where none is named.
 pub(super) const DEFAULT: &str = "jobs.yaml";
 
+/// How long a pipe in the place of a jobs file may say nothing, in milliseconds.
+const PIPE_WITHIN: u16 = 10_000;
+
+/// How much of a pipe is read at once.
+const CHUNK: usize = 64 << 10;
+
+/// What is done where the jobs file is a pipe, such as `<(envsubst < jobs.template)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pipe {
+    /// Whoever writes to it is waited for.
+    Wait,
+    /// It is refused.
+    Refuse,
+}
+
+/// A jobs file as it was read.
+pub(super) struct Reading {
+    /// What it says: a [`Failure`] where it cannot be read, [`Problems`] where it is wrong.
+    pub config: anyhow::Result<Config>,
+    /// What was read for it, whatever came of it.
+    pub files: Footprint,
+}
+
 /// Reads and checks the jobs file at `path`.
 ///
 /// # Errors
 ///
 /// A [`Failure`] where it cannot be read, [`Problems`] where it is wrong.
 pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
-    parse(path, &bytes(path)?).map_err(anyhow::Error::new)
+    look(path, Pipe::Wait).config
+}
+
+/// Reads and checks the jobs file at `path`, and remembers all that was read for it.
+pub(super) fn look(path: &Path, pipe: Pipe) -> Reading {
+    let files = RefCell::default();
+    let config = bytes_of(path, pipe, &files)
+        .map_err(anyhow::Error::new)
+        .and_then(|bytes| parse_noting(path, &bytes, &files).map_err(anyhow::Error::new));
+    Reading { config, files: files.into_inner() }
 }
 
 /// The bytes of the file, or one more than a file may have.
 pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let most = MAX_FILE_BYTES as u64 + 1;
-    match File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)) {
-        Ok(_) => Ok(bytes),
-        Err(error) => {
-            let what_to_do = match error.kind() {
-                std::io::ErrorKind::NotFound => ": name the jobs file, like `fencron run jobs.example.yaml`",
-                _ => "",
-            };
-            Err(Failure::wrong(format!("cannot read {}: {error}{what_to_do}", path.display())))
-        }
-    }
+    bytes_of(path, Pipe::Wait, &RefCell::default())
 }
 
-/// The text of a file that `${file:PATH}` names. Only of a regular one: a pipe would keep the node waiting, and what is
-/// read from a device would be gone, or never end.
-fn secret(path: &Path) -> io::Result<String> {
-    // Opening a pipe waits for whoever writes to it, unless told not to; reading a regular file knows no waiting.
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
+/// Checks what was read from `path`.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Problems> {
+    parse_noting(path, bytes, &RefCell::default())
+}
+
+fn bytes_of(path: &Path, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Vec<u8>, Failure> {
+    let stat = Stat::of(path);
+    let read = open(path).and_then(|file| read_at_most(file, MAX_FILE_BYTES as u64 + 1, pipe));
+    files.borrow_mut().note(path, stat, Content::of(read.as_deref()));
+    read.map_err(|error| {
+        let what_to_do = match error.kind() {
+            io::ErrorKind::NotFound => ": name the jobs file, like `fencron run jobs.example.yaml`",
+            _ => "",
+        };
+        Failure::wrong(format!("cannot read {}: {error}{what_to_do}", path.display()))
+    })
+}
+
+fn parse_noting(path: &Path, bytes: &[u8], files: &RefCell<Footprint>) -> Result<Config, Problems> {
+    let file = |path: &Path| {
+        let stat = Stat::of(path);
+        let read = secret(path);
+        files.borrow_mut().note(path, stat, Content::of(read.as_deref().map(str::as_bytes)));
+        read
+    };
+    let dir = |path: &Path| {
+        let stat = Stat::of(path);
+        let listed = directory(path);
+        if let Ok(Some(names)) = &listed {
+            files.borrow_mut().note(path, stat, Content::Directory(sorted(names.clone())));
+        }
+        listed
+    };
+    let sources = Sources { env: &|name| std::env::var(name).ok(), file: &file, dir: &dir };
+    config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
+}
+
+/// Opens what stands at the path without waiting for anything: opening a pipe would wait for whoever writes to it.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)
+}
+
+/// What is in it, but `most` bytes at most. Only of a regular file, or of a pipe where that is waited for: what is read
+/// from a device would be gone, or never end.
+fn read_at_most(file: File, most: u64, pipe: Pipe) -> io::Result<Vec<u8>> {
+    let kind = file.metadata()?.file_type();
+    let mut bytes = Vec::new();
+    if kind.is_file() {
+        file.take(most).read_to_end(&mut bytes)?;
+    } else if kind.is_fifo() && pipe == Pipe::Wait {
+        read_pipe(file, most, &mut bytes)?;
+    } else {
         return Err(io::Error::other("it is no regular file"));
     }
-    let mut text = String::new();
+    Ok(bytes)
+}
+
+fn read_pipe(mut file: File, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    while (bytes.len() as u64) < most {
+        let ready = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::from(PIPE_WITHIN))?;
+        if ready == 0 {
+            let why = format!("it is a pipe, and nobody has written to it for {} s", PIPE_WITHIN / 1000);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&chunk[..length]),
+            Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The text of a file that `${file:PATH}` names.
+fn secret(path: &Path) -> io::Result<String> {
     // With its line end.
     let most = MAX_SCRIPT_BYTES as u64 + 2;
-    file.take(most + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > most {
+    let bytes = read_at_most(open(path)?, most + 1, Pipe::Refuse)?;
+    if bytes.len() as u64 > most {
         return Err(io::Error::other(format!("it has more than {MAX_SCRIPT_BYTES} bytes")));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 /// The names of what is in a directory; `None`: it is none.
@@ -61,7 +157,7 @@ fn directory(path: &Path) -> io::Result<Option<Vec<String>>> {
         return Ok(None);
     }
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(path)? {
+    for entry in fs::read_dir(path)? {
         if names.len() > MAX_MIGRATIONS {
             return Err(io::Error::other(format!("more than {MAX_MIGRATIONS} files are in it")));
         }
@@ -71,10 +167,82 @@ fn directory(path: &Path) -> io::Result<Option<Vec<String>>> {
     Ok(Some(names))
 }
 
-/// Checks what was read from `path`.
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Problems> {
-    let sources = Sources { env: &|name| std::env::var(name).ok(), file: &secret, dir: &directory };
-    config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
+/// The files and directories that a configuration was read from, as they were then.
+#[derive(Debug, Default)]
+pub(super) struct Footprint(BTreeMap<PathBuf, (Stat, Content)>);
+
+impl Footprint {
+    /// What is read more than once counts as it was the first time.
+    fn note(&mut self, path: &Path, stat: Stat, content: Content) {
+        self.0.entry(path.to_owned()).or_insert((stat, content));
+    }
+
+    /// Whether any of it is another one now, or was written to: by what the filesystem says of it, and where `whole` is
+    /// asked for, by all that is in it.
+    pub fn has_changed(&self, whole: bool) -> bool {
+        self.0.iter().any(|(path, (stat, content))| Stat::of(path) != *stat || (whole && content.now(path) != *content))
+    }
+}
+
+/// What tells that a path leads to another file, or that the file was written to, without reading it. The path is
+/// followed anew each time: a link on the way may lead elsewhere now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stat {
+    Is { identity: (u64, u64), size: u64, modified: (i64, i64), changed: (i64, i64) },
+    IsNot(io::ErrorKind),
+}
+
+impl Stat {
+    fn of(path: &Path) -> Stat {
+        let meta = fs::metadata(path).and_then(|meta| match meta.is_file() {
+            // A network filesystem asks its server again when a file is opened, and may not do so before.
+            true => open(path)?.metadata(),
+            false => Ok(meta),
+        });
+        match meta {
+            Ok(meta) => Stat::Is {
+                identity: (meta.dev(), meta.ino()),
+                size: meta.size(),
+                modified: (meta.mtime(), meta.mtime_nsec()),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+            },
+            Err(error) => Stat::IsNot(error.kind()),
+        }
+    }
+}
+
+/// What was in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    /// The SHA-256 of a file.
+    File([u8; 32]),
+    Directory(Vec<String>),
+    Unreadable,
+}
+
+impl Content {
+    fn of<E>(read: Result<&[u8], E>) -> Content {
+        read.map_or(Content::Unreadable, |bytes| Content::File(Sha256::digest(bytes).into()))
+    }
+
+    /// What is in it now, if it is of the same kind.
+    fn now(&self, path: &Path) -> Content {
+        match self {
+            Content::Directory(_) => match directory(path) {
+                Ok(Some(names)) => Content::Directory(sorted(names)),
+                _ => Content::Unreadable,
+            },
+            // Longer than any that is accepted: the rest does not count.
+            _ => Content::of(
+                open(path).and_then(|file| read_at_most(file, MAX_FILE_BYTES as u64 + 1, Pipe::Refuse)).as_deref(),
+            ),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::file::{self, Footprint, Pipe, Reading};
 use super::place::{Place, open_store};
-use super::{Exit, Failure, Global, file};
+use super::{Exit, Failure, Global};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
@@ -45,7 +46,7 @@ const START_TAKES: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// The jobs file; it is read again when it changes, and on SIGHUP
+    /// The jobs file; it is read again when it, or a file that it names, changes, and on SIGHUP
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
     /// The node's name, unique among the replicas [default: host name and process id]
@@ -88,7 +89,8 @@ fn host_and_port(text: &str) -> Result<String, String> {
 pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
     // First of all: until it is heard, this signal ends a process.
     let hangup = signal(SignalKind::hangup())?;
-    let config = file::read(&args.file)?;
+    let Reading { config, files } = file::look(&args.file, Pipe::Wait);
+    let config = config?;
     let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let url = global.url()?;
     let named = global.namespace()?;
@@ -97,13 +99,15 @@ pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> 
     let store = open_store(&url, &clock).await?;
     let place = Place { url, store, namespace, clock };
     let kept_name = named.is_none().then(|| place.namespace.clone());
-    start(args, Begun { timing, config, place, kept_name, hangup }).await
+    start(args, Begun { timing, config, files, place, kept_name, hangup }).await
 }
 
 /// What a node has before it begins.
 struct Begun {
     timing: Timing,
     config: Config,
+    /// What it was read from.
+    files: Footprint,
     place: Place,
     /// The namespace that the file names and has to go on naming, where it does.
     kept_name: Option<Namespace>,
@@ -111,7 +115,7 @@ struct Begun {
 }
 
 async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
-    let Begun { timing, config, place, kept_name, hangup } = begun;
+    let Begun { timing, config, files, place, kept_name, hangup } = begun;
     let (order, orders) = mpsc::channel(QUEUE);
     let (chore, chores) = mpsc::channel(QUEUE);
     let ending = CancellationToken::new();
@@ -149,7 +153,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     };
     let serving = tokio::spawn(api::serve(listener, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
-    let reload = reload::Reload::new(args.file, kept_name, &config, order.clone());
+    let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone());
     beside.spawn(reload.run(hangup));
     let housekeeping = Housekeeping::start(chore).await.context("cannot start the housekeeping")?;
 

@@ -1,97 +1,112 @@
 //! The jobs file as it changes under a running node.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
-use crate::cli::file;
+use crate::cli::file::{self, Footprint, Pipe, Reading};
 use crate::config::{Config, Migration};
 use crate::job::{Job, JobName};
 use crate::lock::Namespace;
 use crate::node::Order;
 
-/// A file that is being written changes more than once: it is read when it has been quiet for so long.
+/// How often it is looked whether the file, and those that it names, are still the same.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How many of those looks are by what filesystems say of files; the next one is by all that is in them.
+const LOOKS_FROM_OUTSIDE: u32 = 4;
+
+/// A file that is being written changes more than once: it counts when it has been the same for so long.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Reads the jobs file again when it has changed, and on SIGHUP; what is wrong leaves the old one in force.
+/// How often a file that goes on changing is read before it counts as it is.
+const READS_MOST: u32 = 10;
+
+/// Reads the jobs file again when it, or a file that it names, has changed, and on SIGHUP; what is wrong leaves the old
+/// one in force.
 pub(super) struct Reload {
     path: PathBuf,
     /// The namespace that the file has to go on naming; `None`: an option names it, whatever the file says.
     namespace: Option<Namespace>,
     /// The digest of the last text that was looked at, whether it was taken or refused.
     digest: String,
-    stat: Option<Stat>,
+    /// What was read when it was last looked at.
+    files: Arc<Footprint>,
     /// The jobs and migrations of the last text that was taken.
     jobs: Arc<BTreeMap<JobName, Arc<Job>>>,
     migrations: Vec<Migration>,
     orders: mpsc::Sender<Order>,
 }
 
-/// What tells that a file is another one, or was written to, without reading it.
-type Stat = (u64, u64, u64, i64, i64);
-
-fn stat(path: &Path) -> Option<Stat> {
-    let meta = fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
-}
-
 impl Reload {
-    pub fn new(path: PathBuf, namespace: Option<Namespace>, config: &Config, orders: mpsc::Sender<Order>) -> Reload {
-        let stat = stat(&path);
+    pub fn new(
+        path: PathBuf,
+        namespace: Option<Namespace>,
+        read: (&Config, Footprint),
+        orders: mpsc::Sender<Order>,
+    ) -> Reload {
+        let (config, files) = read;
         let (jobs, migrations) = (Arc::new(config.jobs.clone()), config.migrations.clone());
-        Reload { path, namespace, digest: config.digest.clone(), stat, jobs, migrations, orders }
+        Reload { path, namespace, digest: config.digest.clone(), files: Arc::new(files), jobs, migrations, orders }
     }
 
     /// Goes on until the node has ended.
     pub async fn run(mut self, mut hangup: Signal) {
-        let (changed, mut changes) = mpsc::channel(1);
-        let watcher = watch(&self.path, changed);
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "changes of the jobs file are not noticed: send SIGHUP after a change");
-        }
+        let mut looks = 0;
         while !self.orders.is_closed() {
-            let asked = tokio::select! {
-                _ = hangup.recv() => true,
-                Some(()) = changes.recv() => {
-                    tokio::time::sleep(QUIET).await;
-                    while changes.try_recv().is_ok() {}
-                    false
+            tokio::select! {
+                _ = hangup.recv() => self.look(true).await,
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    looks = (looks + 1) % (LOOKS_FROM_OUTSIDE + 1);
+                    if self.has_changed(looks == 0).await {
+                        self.look(false).await;
+                    }
                 }
-            };
-            if asked || stat(&self.path) != self.stat {
-                self.look(asked).await;
             }
         }
     }
 
+    /// What a filesystem does not answer keeps a thread of its own waiting, and nothing else.
+    async fn has_changed(&self, whole: bool) -> bool {
+        let files = Arc::clone(&self.files);
+        tokio::task::spawn_blocking(move || files.has_changed(whole)).await.unwrap_or(true)
+    }
+
+    /// What the file says when nobody writes to it any more.
+    async fn read(&mut self, asked: bool) -> anyhow::Result<Compared> {
+        let mut reads = 1;
+        loop {
+            let (path, before) = (self.path.clone(), Arc::clone(&self.jobs));
+            let read = move || {
+                let Reading { config, files } = file::look(&path, Pipe::Refuse);
+                (config.map(|config| Compared::with(&before, config)), files)
+            };
+            let (compared, files) = tokio::task::spawn_blocking(read).await?;
+            self.files = Arc::new(files);
+            if asked || reads == READS_MOST {
+                return compared;
+            }
+            tokio::time::sleep(QUIET).await;
+            if !self.has_changed(false).await {
+                return compared;
+            }
+            reads += 1;
+        }
+    }
+
     async fn look(&mut self, asked: bool) {
-        self.stat = stat(&self.path);
-        let path = self.path.clone();
-        let before = Arc::clone(&self.jobs);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut config = file::read(&path)?;
-            config.keep_unchanged(&before);
-            let jobs = Arc::new(config.jobs.clone());
-            // The same text makes other jobs where a file that it names by `${file:…}` has changed.
-            let same = jobs.len() == before.len() && jobs.values().zip(before.values()).all(|(a, b)| Arc::ptr_eq(a, b));
-            anyhow::Ok((config, jobs, same))
-        });
-        let (config, jobs, same) = match read.await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => {
+        let Compared { config, jobs, same } = match self.read(asked).await {
+            Ok(compared) => compared,
+            Err(error) => {
                 tracing::error!(file = %self.path.display(), "the jobs file is refused, the old one stays in force:");
                 error.to_string().lines().for_each(|line| tracing::error!("{line}"));
                 self.digest = String::new();
                 return;
             }
-            Err(error) => return tracing::error!(%error, "reading the jobs file broke off"),
         };
         if config.digest == self.digest && same && config.migrations == self.migrations {
             if asked {
@@ -119,16 +134,19 @@ impl Reload {
     }
 }
 
-/// Watches the directory, since files are replaced by renaming and, in Kubernetes, by links to other directories.
-fn watch(path: &Path, changed: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let read_only = event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_)));
-        // A full channel means that a look is due already.
-        if !read_only {
-            changed.try_send(()).ok();
-        }
-    })?;
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
+/// A configuration, compared with the jobs that are in force.
+struct Compared {
+    config: Config,
+    jobs: Arc<BTreeMap<JobName, Arc<Job>>>,
+    /// The same text makes other jobs where a file that it names has changed.
+    same: bool,
+}
+
+impl Compared {
+    fn with(before: &BTreeMap<JobName, Arc<Job>>, mut config: Config) -> Compared {
+        config.keep_unchanged(before);
+        let jobs = Arc::new(config.jobs.clone());
+        let same = jobs.len() == before.len() && jobs.values().zip(before.values()).all(|(a, b)| Arc::ptr_eq(a, b));
+        Compared { config, jobs, same }
+    }
 }

@@ -1,0 +1,186 @@
+//! The jobs file as it changes, in the layouts in which files are brought to a node.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::{JOBS, NodeProcess, Place};
+
+/// The jobs file with another output of `fine`.
+fn saying(words: &str) -> String {
+    JOBS.replace("hello", words)
+}
+
+/// What `fine` prints from now on.
+fn output_of_fine(place: &Place) -> String {
+    let run = place.trigger("fine");
+    place.wait_for_state(&run, "succeeded")["output"].as_str().unwrap().to_owned()
+}
+
+fn takes(node: &NodeProcess, place: &Place, words: &str) {
+    node.wait_for("took a new configuration");
+    assert_eq!(output_of_fine(place), format!("{words}\n"));
+}
+
+/// A node with this file, which leads.
+fn leader_with(place: &Place, file: &str) -> NodeProcess {
+    let node = place.starting("a", &[file]);
+    node.wait_for(" leading ");
+    node
+}
+
+#[test]
+fn a_link_to_a_directory_on_the_way_that_leads_elsewhere_is_noticed() {
+    let place = Place::new();
+    for (release, words) in [("1", "first"), ("2", "second"), ("3", "third")] {
+        let config = place.path("releases").join(release).join("config");
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("jobs.yaml"), saying(words)).unwrap();
+    }
+    symlink("releases/1", place.path("current")).unwrap();
+    let node = leader_with(&place, "current/config/jobs.yaml");
+    for (release, words) in [("2", "second"), ("3", "third")] {
+        symlink(format!("releases/{release}"), place.path("next")).unwrap();
+        fs::rename(place.path("next"), place.path("current")).unwrap();
+        takes(&node, &place, words);
+    }
+    // Nor is an edit behind the link overlooked.
+    fs::write(place.path("releases/3/config/jobs.yaml"), saying("edited")).unwrap();
+    takes(&node, &place, "edited");
+}
+
+#[test]
+fn a_file_that_is_mounted_by_itself_and_edited_where_it_comes_from_is_noticed() {
+    let place = Place::new();
+    for directory in ["host", "bind"] {
+        fs::create_dir(place.path(directory)).unwrap();
+        place.write(&format!("{directory}/jobs.yaml"), JOBS);
+    }
+    // A mount of the node's alone, as in a container.
+    let program = env!("CARGO_BIN_EXE_fencron");
+    let script = format!("mount --bind host/jobs.yaml bind/jobs.yaml && exec {program} run bind/jobs.yaml --ttl 2s");
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", &script]).current_dir(place.path(""));
+    let node = NodeProcess::spawn(command);
+    node.wait_for(" leading ");
+    place.write("host/jobs.yaml", &saying("edited on the host"));
+    takes(&node, &place, "edited on the host");
+}
+
+/// As the kubelet does it: the files of a volume are links into `..data`, and that is a link which is replaced.
+#[test]
+fn a_config_map_that_is_replaced_is_noticed() {
+    let place = Place::new();
+    let write = |version: &str, words: &str| {
+        fs::create_dir_all(place.path("etc").join(version)).unwrap();
+        fs::write(place.path("etc").join(version).join("jobs.yaml"), saying(words)).unwrap();
+        symlink(version, place.path("etc/..data_tmp")).unwrap();
+        fs::rename(place.path("etc/..data_tmp"), place.path("etc/..data")).unwrap();
+    };
+    write("..1", "first");
+    symlink("..data/jobs.yaml", place.path("etc/jobs.yaml")).unwrap();
+    let node = leader_with(&place, "etc/jobs.yaml");
+    write("..2", "second");
+    fs::remove_dir_all(place.path("etc/..1")).unwrap();
+    takes(&node, &place, "second");
+}
+
+/// As `rsync --times`, `cp --preserve` and images of files without dates leave it.
+#[test]
+fn another_file_of_the_same_size_and_date_is_noticed() {
+    let place = Place::new();
+    let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let write = |name: &str, words: &str| {
+        place.write(name, &saying(words));
+        fs::File::options().write(true).open(place.path(name)).unwrap().set_modified(date).unwrap();
+    };
+    write("jobs.yaml", "hallo");
+    let node = place.leader("a", &[]);
+    write("other", "howdy");
+    fs::rename(place.path("other"), place.path("jobs.yaml")).unwrap();
+    takes(&node, &place, "howdy");
+    write("jobs.yaml", "salve");
+    takes(&node, &place, "salve");
+}
+
+#[test]
+fn a_file_that_is_gone_for_a_while_stays_in_force_and_is_taken_when_it_is_back() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    fs::remove_file(place.path("jobs.yaml")).unwrap();
+    node.wait_for("the jobs file is refused");
+    assert_eq!(output_of_fine(&place), "hello\n");
+    place.write("jobs.yaml", &saying("back"));
+    takes(&node, &place, "back");
+}
+
+#[test]
+fn what_would_never_end_in_the_place_of_the_file_is_refused_and_the_file_taken_when_it_is_back() {
+    let place = Place::new();
+    let node = place.leader("a", &[]);
+    let fifo = |path: &Path| mkfifo(path, Mode::S_IRWXU).unwrap();
+    let device = |path: &Path| symlink("/dev/zero", path).unwrap();
+    let directory = |path: &Path| fs::create_dir(path).unwrap();
+    for (make, words) in [(&fifo as &dyn Fn(&Path), "one"), (&device, "two"), (&directory, "three")] {
+        make(&place.path("new"));
+        fs::remove_file(place.path("jobs.yaml")).unwrap();
+        fs::rename(place.path("new"), place.path("jobs.yaml")).unwrap();
+        node.wait_for("it is no regular file");
+        fs::remove_file(place.path("jobs.yaml")).or_else(|_| fs::remove_dir(place.path("jobs.yaml"))).unwrap();
+        place.write("jobs.yaml", &saying(words));
+        takes(&node, &place, words);
+    }
+}
+
+const NAMING_OTHERS: &str = "
+version: 1
+namespace: shop
+jobs:
+  show: {schedule: '@at 2099-01-01T00:00:00Z', shell: 'echo $SECRET', env: {SECRET: '${file:run/secret}'}}
+  write: {schedule: '@at 2099-01-01T00:00:00Z', sql: {database: 'sqlite:shop.db', file: write.sql}}
+";
+
+#[test]
+fn a_file_that_the_jobs_file_names_is_noticed_when_it_changes() {
+    let place = Place::with(NAMING_OTHERS);
+    fs::create_dir(place.path("run")).unwrap();
+    place.write("run/secret", "four");
+    place.write("write.sql", "SELECT 'before';");
+    let node = place.leader("a", &[]);
+    let output = |job: &str| {
+        let run = place.trigger(job);
+        place.wait_for_state(&run, "succeeded")["output"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(output("show"), "four\n");
+    place.write("new", "five");
+    fs::rename(place.path("new"), place.path("run/secret")).unwrap();
+    node.wait_for("took a new configuration");
+    assert_eq!(output("show"), "five\n");
+    place.write("write.sql", "SELECT 'behind';");
+    node.wait_for("took a new configuration");
+    assert!(output("write").contains("behind"));
+    // One that is missing is waited for.
+    fs::remove_file(place.path("run/secret")).unwrap();
+    node.wait_for("the jobs file is refused");
+    place.write("run/secret", "six");
+    node.wait_for("took a new configuration");
+    assert_eq!(output("show"), "six\n");
+}
+
+#[test]
+fn a_pipe_is_read_once_and_one_that_says_nothing_is_refused() {
+    let place = Place::new();
+    let mut command = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_fencron");
+    command.args(["-c", &format!("cat jobs.yaml | {program} validate /dev/stdin")]).current_dir(place.path(""));
+    let said = command.output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    mkfifo(&place.path("silent"), Mode::S_IRWXU).unwrap();
+    place.run(&["validate", "silent"]).fails(2, &["cannot read silent", "nobody has written to it"]);
+    place.run(&["validate", "/dev/zero"]).fails(2, &["it is no regular file"]);
+}
