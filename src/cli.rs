@@ -262,6 +262,11 @@ impl Command {
     }
 }
 
+/// A duration of an option, in the language of the jobs file.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    crate::time::parse_duration(text).map_err(|why| format!("it {why}"))
+}
+
 /// The name that was probably meant, as the end of a message; empty where none is near.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
     /// How alike two names have to be, from 0 to 1, for one to be taken for the other.

@@ -33,7 +33,7 @@ use crate::job::{Guarantee, Job, StopReason};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
 use crate::lock::{CallId, CampaignError, Driver, Locks, Presence, Resigned, Session, SessionError, Term, Timing};
 use crate::store::{Revision, Store, StoreError};
-use crate::time::Clock;
+use crate::time::{Clock, written};
 
 mod order;
 mod turn;
@@ -131,7 +131,7 @@ pub enum OnceError {
     /// The migrations asked for are not those that were made.
     #[error("{}", order::listed(.0))]
     Different(Vec<Difference>),
-    #[error("{holder} was at it for longer than the {} that were to be waited", humantime::format_duration(*.waited))]
+    #[error("{holder} was at it for longer than the {} that were to be waited", written(*.waited))]
     NotInTime { holder: String, waited: Duration },
     /// Nothing of it is left running, and what was claimed is recorded as far as that is known.
     #[error("stopped before it was done: {}", .0.as_str())]

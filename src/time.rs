@@ -3,12 +3,16 @@
 //! This is the only module that reads real clocks. Everything else is handed a [`Clock`] or an instant, which is
 //! what lets the core be tested by moving time by hand, and lets the simulation give each node a clock of its own.
 
+mod duration;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use duration::{NotADuration, parse_duration, written};
 
 /// A wall-clock instant: whole milliseconds since the Unix epoch, in UTC.
 ///

@@ -67,7 +67,7 @@ fn replicas_of_compose_have_their_time_to_stop_and_a_directory_of_jobs() {
             continue;
         }
         replicas += 1;
-        let grace = humantime::parse_duration(service["stop_grace_period"].as_str().unwrap()).unwrap();
+        let grace = fencron::time::parse_duration(service["stop_grace_period"].as_str().unwrap()).unwrap();
         assert!(grace > STOPPED_WITHIN, "{grace:?}");
         let mounted = service["volumes"][0].as_str().unwrap();
         let (host, inside) = mounted.strip_suffix(":ro").unwrap().split_once(':').unwrap();

@@ -62,13 +62,13 @@ struct RuleArgs {
     // A text: what is no URL of a state may hold a password, and clap would show it.
     state: String,
     /// For how long an answer is replayed; after that the same key is done again
-    #[arg(long, value_name = "D", default_value = "7d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "7d", value_parser = super::duration)]
     keep: Duration,
     /// How many keys are kept; beyond it new ones are turned away
     #[arg(long, value_name = "N", default_value_t = Options::default().keys_most)]
     keys_most: u64,
     /// How long to wait for what older fences have in flight
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = super::duration)]
     wait: Duration,
     /// What to do where nobody knows whether it was done
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
@@ -131,19 +131,19 @@ struct ProxyArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Options::default().body_most)]
     body_most: usize,
     /// How long the body of a guarded request may take to come
-    #[arg(long, value_name = "D", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = super::duration)]
     body_within: Duration,
     /// How large an answer may be to be replayed, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Options::default().answer_most)]
     answer_most: usize,
     /// How long the service may take
-    #[arg(long, value_name = "D", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = super::duration)]
     timeout: Duration,
     /// Where /healthz and /readyz of the guard itself are answered [default: nowhere]
     #[arg(long, value_name = "ADDR")]
     health_listen: Option<SocketAddr>,
     /// How long requests may go on when the guard is told to stop
-    #[arg(long, value_name = "D", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = super::duration)]
     shutdown_grace: Duration,
 }
 

@@ -22,7 +22,7 @@ use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProg
 use crate::fence::{Holding, UNDER_ANOTHER};
 use crate::lock::{Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Seen, Session, SessionError, Timing, Trust};
 use crate::store::{AnyStore, StoreUrl};
-use crate::time::Boot;
+use crate::time::{Boot, written};
 
 /// What the session of somebody who holds a lock by a command says of it: it is no node.
 const NO_NODE: &[u8] = b"{}";
@@ -54,7 +54,7 @@ pub(super) struct LockArgs {
     /// The lock: 1 to 200 bytes of any text but `leader`
     name: String,
     /// How long nobody gets the lock after its holder was lost (not after a release)
-    #[arg(long, value_name = "D", env = "FENCRON_LOCK_DELAY", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", env = "FENCRON_LOCK_DELAY", value_parser = super::duration)]
     lock_delay: Option<Duration>,
     #[command(flatten)]
     hold: HoldArgs,
@@ -105,23 +105,23 @@ fn permits() -> clap::builder::RangedI64ValueParser<u32> {
 #[derive(Args)]
 pub(super) struct HoldArgs {
     /// How long to wait for it [default: as long as it takes]
-    #[arg(long, value_name = "D", env = "FENCRON_WAIT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", env = "FENCRON_WAIT", value_parser = super::duration)]
     wait: Option<Duration>,
     /// Do not wait: exit 3 where it cannot be had at once
     #[arg(long = "try")]
     at_once: bool,
     /// How long it outlives a process that is lost
-    #[arg(long, value_name = "D", env = "FENCRON_TTL", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", env = "FENCRON_TTL", default_value = "10s", value_parser = super::duration)]
     ttl: Duration,
     /// Who holds it, for others to read [default: host name and process id]
     #[arg(long, env = "FENCRON_NODE", value_parser = run::node_name)]
     node: Option<String>,
     /// End the command after it was held for so long
-    #[arg(long, value_name = "D", env = "FENCRON_MAX_HOLD", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", env = "FENCRON_MAX_HOLD", value_parser = super::duration)]
     max_hold: Option<Duration>,
     /// How long the command has from TERM to KILL when it is ended, where there is so much time
     #[arg(long, value_name = "D", env = "FENCRON_KILL_AFTER", default_value = "10s")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = super::duration)]
     kill_after: Duration,
     /// Say who holds it and who waits before this, and when it was acquired and released
     #[arg(short, long)]
@@ -292,7 +292,7 @@ impl Turn {
         let standing = standing.ok().and_then(Result::ok).flatten();
         let standing = standing.map_or(String::new(), |standing| format!(": {standing}"));
         let within = match self.args.wait.filter(|_| !self.args.at_once) {
-            Some(wait) => format!("within {}", humantime::format_duration(wait)),
+            Some(wait) => format!("within {}", written(wait)),
             None => "at once".to_owned(),
         };
         Failure::new(Exit::NotAcquired, format!("{} could not be had {within}{standing}", self.shown()))
@@ -343,7 +343,7 @@ impl Turn {
                 return Ok(Exit::Lost);
             }
             Released::Unknown(why) => {
-                let (name, ttl) = (self.shown(), humantime::format_duration(self.args.ttl));
+                let (name, ttl) = (self.shown(), written(self.args.ttl));
                 say(&format!(
                     "fencron: nobody said that {name} was released ({why}): it is free in {ttl} at the latest"
                 ));
@@ -426,7 +426,7 @@ impl Turn {
         say(&match over {
             Over::Lost(why) => format!("fencron: {name} was lost ({why}): the command was ended"),
             Over::HeldTooLong(most) => {
-                let most = humantime::format_duration(*most);
+                let most = written(*most);
                 format!("fencron: {name} was held for {most}, as long as it may be: the command was ended")
             }
         });

@@ -17,7 +17,7 @@ use crate::ledger::{Once, OnceKey, OnceState, Recorded};
 use crate::lock::Seen;
 use crate::once::{How, Settled, Step, Tell, Told, differences};
 use crate::store::Revision;
-use crate::time::Wall;
+use crate::time::{Wall, written};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -279,8 +279,7 @@ async fn view(place: &Place, id: &str, checksum: &str, recorded: Option<&Recorde
 fn views_text(views: &[MigrationView]) -> String {
     let shown = |text: Option<String>| text.unwrap_or_default();
     let rows = views.iter().map(|view| {
-        let took =
-            view.duration_ms.map(|ms| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string());
+        let took = view.duration_ms.map(|ms| written(std::time::Duration::from_millis(ms)));
         vec![
             view.id.clone(),
             view.state.to_owned(),

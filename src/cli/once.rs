@@ -43,7 +43,7 @@ pub(super) struct OnceArgs {
     #[arg(long, value_name = "TEXT", conflicts_with = "idempotent")]
     verify: Option<String>,
     /// How long the command may take
-    #[arg(long, env = "FENCRON_ONCE_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FENCRON_ONCE_TIMEOUT", value_parser = super::duration)]
     timeout: Option<Duration>,
     #[command(flatten)]
     patience: Patience,
@@ -62,10 +62,10 @@ pub(super) struct OnceArgs {
 #[derive(Args)]
 pub(super) struct Patience {
     /// How long to wait while another is at it [default: as long as it takes]
-    #[arg(long, env = "FENCRON_WAIT", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FENCRON_WAIT", value_parser = super::duration)]
     pub wait: Option<Duration>,
     /// How long the lock outlives a process that is lost
-    #[arg(long, env = "FENCRON_TTL", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FENCRON_TTL", default_value = "10s", value_parser = super::duration)]
     pub ttl: Duration,
     /// Who it is done by, for others to read [default: host name and process id]
     #[arg(long, env = "FENCRON_NODE", value_parser = run::node_name)]

@@ -24,7 +24,7 @@ use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing, Trust};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
 use crate::store::{AnyStore, StoreUrl};
-use crate::time::{Clock, Wall};
+use crate::time::{Clock, Wall, written};
 
 mod reload;
 
@@ -53,7 +53,7 @@ pub(super) struct RunArgs {
     #[arg(long, env = "FENCRON_NODE", value_parser = node_name)]
     node: Option<String>,
     /// How long the leadership outlives a node that is cut off
-    #[arg(long, env = "FENCRON_TTL", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FENCRON_TTL", default_value = "10s", value_parser = super::duration)]
     ttl: Duration,
     /// Where the HTTP listener listens; port 0 is any free port
     #[arg(long, value_name = "ADDR", env = "FENCRON_LISTEN", default_value = "127.0.0.1:0")]
@@ -62,10 +62,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDR", env = "FENCRON_ADVERTISE", value_parser = host_and_port)]
     advertise: Option<String>,
     /// How long running jobs may go on when the node is told to stop
-    #[arg(long, env = "FENCRON_SHUTDOWN_GRACE", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FENCRON_SHUTDOWN_GRACE", default_value = "30s", value_parser = super::duration)]
     shutdown_grace: Duration,
     /// How far the node's clock may be from the others' for it to lead
-    #[arg(long, env = "FENCRON_MAX_CLOCK_SKEW", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FENCRON_MAX_CLOCK_SKEW", default_value = "2s", value_parser = super::duration)]
     max_clock_skew: Duration,
     /// Where the node remembers, outside of the store, the highest fence it has seen
     #[arg(long, value_name = "DIR", env = "FENCRON_STATE_DIR", default_value = ".fencron")]
@@ -265,7 +265,7 @@ fn next_fires(config: &Config, now: Wall) -> Vec<String> {
     let mut next: Vec<_> = config.jobs.values().take(NEXT_LOOKED_AT).filter_map(next).collect();
     next.sort();
     let shown = next.iter().take(NEXT_TOLD).map(|(at, job)| {
-        let wait = humantime::format_duration(Duration::from_secs(at.since(now).as_secs()));
+        let wait = written(Duration::from_secs(at.since(now).as_secs()));
         format!("{job} is due next at {at}, in {wait}")
     });
     shown.collect()

@@ -16,7 +16,7 @@ use crate::ledger::{AskError, Asked, BACKFILL_MOST, Ledger, Resolution, RunRow};
 use crate::lock::{LockName, Seen};
 use crate::scheduler::run::{Done, Source};
 use crate::store::AnyStore;
-use crate::time::Wall;
+use crate::time::{Wall, written};
 
 /// How often a run that is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -41,7 +41,7 @@ pub(super) struct TriggerArgs {
     #[arg(long, env = "FENCRON_TRIGGER_WAIT", value_parser = FalseyValueParser::new())]
     wait: bool,
     /// How long to wait [default: as long as it takes]
-    #[arg(long, env = "FENCRON_TRIGGER_TIMEOUT", requires = "wait", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "FENCRON_TRIGGER_TIMEOUT", requires = "wait", value_parser = super::duration)]
     timeout: Option<Duration>,
 }
 
@@ -178,7 +178,7 @@ pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut 
         Some(most) => match tokio::time::timeout(most, verdict).await {
             Ok(done) => done?,
             Err(_) => {
-                let most = humantime::format_duration(most);
+                let most = written(most);
                 terminal
                     .say(format_args!("fencron: {run} has not ended in {most}; it goes on: `fencron logs -f {run}`"));
                 return Ok(Exit::OutcomeUnknown);

@@ -193,7 +193,7 @@ impl Policies {
         if let Some(Placed { node, .. }) = self.max
             && max < initial
         {
-            let [initial, max] = [initial, max].map(super::walk::written);
+            let [initial, max] = [initial, max].map(crate::time::written);
             let retry = Path::Key(job, "retry");
             let backoff = Path::Key(&retry, "backoff");
             let message = format!("the longest pause ({max}) is shorter than the first ({initial})");

@@ -70,7 +70,7 @@ fn shape(shape: &'static Shape) -> Value {
         Shape::Word(words) => or_filled(json!({ "enum": words })),
         Shape::Count { least, most } => or_filled(json!({ "type": "integer", "minimum": least, "maximum": most })),
         Shape::Duration { or_none, .. } => {
-            let duration = r"^\s*([0-9.]+\s*[A-Za-zµ]+\s*)+$";
+            let duration = r"^\s*([0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d|w)\s*)+$";
             let pattern = if *or_none { format!("^none$|{duration}") } else { duration.to_owned() };
             or_filled(json!({ "type": "string", "pattern": pattern, "examples": ["30s", "10m", "1h 30m", "7d"] }))
         }

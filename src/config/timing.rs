@@ -10,10 +10,10 @@ use chrono_tz::Tz;
 use super::fill::Filled;
 use super::keys::{self, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS};
 use super::policy::Placed;
-use super::walk::{Entry, Fields, Path, Spot, Walk, written};
+use super::walk::{Entry, Fields, Path, Spot, Walk};
 use crate::job::check_name;
 use crate::schedule::{Calendar, Dst, Fold, Gap, Jitter, Schedule, ScheduleError, ScheduleSpec, Zones};
-use crate::time::Wall;
+use crate::time::{Wall, written};
 
 /// From when on the distance of occurrences is looked at, for warnings: any instant does, so it is a fixed one.
 const SAMPLED_FROM: Wall = Wall::from_millis(1_767_225_600_000);

@@ -10,6 +10,7 @@ use super::keys::{self, Key, Shape};
 use super::problem::{Findings, quoted};
 use super::tree::{NodeId, Tree, Value};
 use crate::job::Text;
+use crate::time::{parse_duration, written};
 
 /// The keys and indices from the root to a value, kept on the stack until a message needs them.
 #[derive(Clone, Copy)]
@@ -321,7 +322,7 @@ impl<'t> Walk<'t> {
         };
         self.read("a duration", spot, |text| match text {
             "none" if or_none => Ok(None),
-            _ => parse_duration(text, least, most).map(Some).map_err(|why| {
+            _ => duration_within(text, least, most).map(Some).map_err(|why| {
                 let or_none = if or_none { " (or `none`)" } else { "" };
                 format!("{why}{or_none}")
             }),
@@ -339,28 +340,13 @@ impl<'t> Walk<'t> {
     }
 }
 
-fn parse_duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let number_alone = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-    if number_alone {
-        return Err("is a number without a unit: write it like `30s`, `10m` or `2h`".to_owned());
-    }
-    let duration = humantime::parse_duration(text)
-        .map_err(|_| "is not a duration: write it like `30s`, `10m`, `1h 30m` or `7d`".to_owned())?;
+fn duration_within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|why| why.to_string())?;
     if duration < least || duration > most {
         let [least, most] = [least, most].map(written);
         return Err(format!("is out of bounds: give a duration from {least} to {most}"));
     }
     Ok(duration)
-}
-
-/// A duration as one would write it.
-pub fn written(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0 => humantime::format_duration(duration).to_string(),
-        _ if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
-        _ => humantime::format_duration(duration).to_string(),
-    }
 }
 
 fn parse_rate(text: &str) -> Result<Duration, String> {
@@ -386,7 +372,7 @@ mod tests {
 
     #[test]
     fn durations_are_read_within_bounds() {
-        let parse = |text| parse_duration(text, Duration::from_secs(1), Duration::from_secs(86_400));
+        let parse = |text| duration_within(text, Duration::from_secs(1), Duration::from_secs(86_400));
         assert_eq!(parse("1h 30m"), Ok(Duration::from_secs(5_400)));
         assert!(parse("30").unwrap_err().contains("without a unit"));
         assert!(parse("2d").unwrap_err().contains("1s to 1d"));

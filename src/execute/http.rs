@@ -23,7 +23,7 @@ use super::output::OutputSink;
 use super::{MayStart, Started, Stop};
 use crate::fence::Stamp;
 use crate::job::{Again, Http, Job, Outcome, StopReason};
-use crate::time::{Clock, Wall};
+use crate::time::{Clock, Wall, written};
 
 /// What a request is made with.
 pub(super) struct Run<'a> {
@@ -128,7 +128,7 @@ fn before_answer(cut: Cut, job: &Job, http: &Http, gate: &Gate) -> Outcome {
         Cut::Stopped(reason) => Outcome::Stopped(reason),
         Cut::Broken(why) => unanswered(http, &why),
         Cut::TimedOut => {
-            let limit = humantime::format_duration(job.timeout.unwrap_or_default());
+            let limit = written(job.timeout.unwrap_or_default());
             let may_repeat = if sent { http.may_repeat_unanswered() } else { http.may_repeat_unsent() };
             match (sent && !http.is_idempotent(), may_repeat) {
                 (true, _) => unanswered(http, &format!("the timeout of {limit} has passed")),

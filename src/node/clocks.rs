@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::time::Wall;
+use crate::time::{Wall, written};
 
 /// How far the other nodes' clocks are from this one's, by what they published and when it was heard.
 ///
@@ -51,7 +51,7 @@ impl Clocks {
         if theirs.abs() <= most {
             return None;
         }
-        let off = humantime::format_duration(Duration::from_millis(theirs.unsigned_abs()));
+        let off = written(Duration::from_millis(theirs.unsigned_abs()));
         let way = if theirs < 0 { "ahead of" } else { "behind" };
         Some(format!("its clock is {off} {way} the other nodes' (more than --max-clock-skew): set the clock"))
     }

@@ -13,7 +13,7 @@ use crate::job::{History, Job, JobName};
 use crate::ledger::{Ledger, NodeRecord};
 use crate::lock::Hold;
 use crate::store::{Store, StoreError};
-use crate::time::Wall;
+use crate::time::{Wall, written};
 
 /// Something that a leader does now and then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +176,7 @@ pub(super) fn compare_configs<'a>(own: &str, nodes: impl Iterator<Item = &'a Nod
 
 pub(super) fn look_for_overdue(overdue: Duration) {
     if overdue > OVERDUE {
-        let overdue = humantime::format_duration(Duration::from_secs(overdue.as_secs()));
+        let overdue = written(Duration::from_secs(overdue.as_secs()));
         tracing::warn!(%overdue, "occurrences are due and not decided: the store is slow, or there are more than it takes");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::field::{self, Field, Wrong};
 use super::pattern::Pattern;
 use super::rule::Rule;
-use crate::time::Wall;
+use crate::time::{Wall, parse_duration};
 
 /// The longest expression, in bytes.
 pub(super) const LONGEST_EXPRESSION: usize = 1_000;
@@ -88,9 +88,7 @@ fn not_a_name<'a>(name: &'a str, rest: Option<&str>) -> Wrong<'a> {
 
 fn every(text: &str) -> Result<Rule, Wrong<'_>> {
     let shown = field::shorten(text);
-    let span = humantime::parse_duration(text).map_err(|cause| {
-        Wrong::new(text, format!("`@every {shown}`: {cause}; write a length like 90s, 15m or 1h 30m"))
-    })?;
+    let span = parse_duration(text).map_err(|why| Wrong::new(text, format!("`@every {shown}`: it {why}")))?;
     if span < Duration::from_secs(1) || span.subsec_nanos() != 0 {
         let message =
             format!("`@every {shown}`: it must be whole seconds, and at least one; write a length like 1s or 15m");
@@ -134,7 +132,7 @@ fn fields<'a>(text: &'a str, job: &str) -> Result<Pattern, Wrong<'a>> {
 
 fn wrong_count<'a>(text: &'a str, parts: &[&str], count: usize) -> Wrong<'a> {
     let hint = if let [one] = parts {
-        match humantime::parse_duration(one) {
+        match parse_duration(one) {
             Ok(_) => format!("; did you mean `@every {one}`?"),
             Err(_) => String::new(),
         }

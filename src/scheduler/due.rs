@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::run::Many;
 use crate::job::{Job, JobName, MissedRun, Trigger};
 use crate::schedule::Occurrence;
-use crate::time::Wall;
+use crate::time::{Wall, written};
 
 /// An occurrence decided this much after its start, or more, was missed; less, it is only late. A hand-over between
 /// leaders is well within it, so it costs no occurrence, whatever `missed:` says.
@@ -205,10 +205,7 @@ fn decide_missed(job: &Job, occurrences: &[Occurrence], now: Wall) -> Vec<What> 
         }
         if too_old(occurrence) {
             let within = policy.within.unwrap_or_default();
-            return What::Skip(format!(
-                "missed: no leader within {} (`missed.within`)",
-                humantime::format_duration(within)
-            ));
+            return What::Skip(format!("missed: no leader within {} (`missed.within`)", written(within)));
         }
         if index >= first_to_run {
             nth += 1;

@@ -52,6 +52,23 @@ fn a_file_that_is_not_there_is_wrong_usage() {
 }
 
 #[test]
+fn options_take_the_durations_of_the_file_and_no_other_unit() {
+    let place = Place::new();
+    for option in [
+        &["run", "--ttl", "5M"][..],
+        &["run", "--shutdown-grace", "1y"],
+        &["lock", "a", "--wait", "5S", "--", "true"],
+        &["lock", "a", "--max-hold", "2days", "--", "true"],
+        &["once", "a", "--timeout", "1month", "--", "true"],
+        &["trigger", "a", "--wait", "--timeout", "5M"],
+    ] {
+        place
+            .run(option)
+            .fails(2, &["it has an unknown unit: the units are `ms`, `s`, `m` (minutes), `h`, `d` and `w`"]);
+    }
+}
+
+#[test]
 fn next_tells_utc_and_local_time_and_what_the_clocks_do() {
     let zone = "{schedule: '30 2 * * *', timezone: Europe/Berlin, shell: x}";
     let place =

@@ -61,7 +61,9 @@ fn a_wrong_name_is_answered_with_the_closest() {
     refused("@every", "@every", &["@every 15m"]);
     refused("@every 500ms", "500ms", &["at least one"]);
     refused("@every 1500ms", "1500ms", &["whole seconds"]);
-    refused("@every soon", "soon", &["90s"]);
+    refused("@every soon", "soon", &["30s"]);
+    refused("@every 5M", "5M", &["unknown unit", "`m` (minutes)"]);
+    refused("@every 2days", "2days", &["unknown unit"]);
     refused("@at 2026-12-01 03:00", "2026", &["offset from UTC"]);
     refused("", "", &["empty"]);
 }
