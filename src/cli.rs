@@ -5,7 +5,9 @@
 mod check;
 mod fence;
 mod file;
+mod find;
 mod guard;
+mod handover;
 mod health;
 mod hold;
 mod locks;
@@ -28,7 +30,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Problems;
 use crate::ledger::AskError;
-use crate::store::{StoreError, StoreUrl};
+use crate::store::StoreError;
 use crate::time::Clock;
 use logging::LogFormat;
 use terminal::{Closed, Terminal};
@@ -46,10 +48,11 @@ struct Cli {
 /// Where, and how it is shown: the options that every command takes.
 #[derive(Args)]
 struct Global {
-    /// sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… (TLS), or memory: (to try `run` alone)
+    /// sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… (TLS), or memory: (to try `run` alone) [default: the file
+    /// .fencron/state.db here, which `run` and `migrate` make; for others also the nearest above]
     #[arg(long, global = true, value_name = "URL", env = "FENCRON_STORE", hide_env_values = true)]
-    #[arg(default_value = StoreUrl::DEFAULT, help_heading = "Global options")]
-    store: String,
+    #[arg(help_heading = "Global options")]
+    store: Option<String>,
     /// What keeps clusters apart in one store [default: that of the jobs file, or the only one in the store]
     #[arg(long, global = true, value_name = "NS", env = "FENCRON_NAMESPACE", help_heading = "Global options")]
     namespace: Option<String>,

@@ -13,7 +13,7 @@
 //!   session, as timeout(1) makes one, are ended and waited for too. A process that makes itself a session of its own
 //!   is out of reach, and does not keep the attempt open, even where it holds on to the output.
 //! - It inherits the node's environment without the variables that begin with `FENCRON_`: the store's address may hold
-//!   a password. A command that is to use the store is told so by an argument.
+//!   a password. What it is told of the store instead is said by [`Executor::handing`].
 //! - Why it was ended decides the outcome: a command that is stopped and then exits with 0 was stopped.
 //! - When the future of [`Execute::run`] is dropped, its group is killed at once.
 //! - When the node is killed or stands still, a [supervisor](SupervisorProgram) ends the command and what it has
@@ -28,6 +28,7 @@ mod command;
 mod group;
 mod http;
 mod output;
+mod room;
 #[expect(unsafe_code, reason = "a child is started by clone(CLONE_VFORK), which has no safe wrapper")]
 mod spawn;
 mod sql;
@@ -35,6 +36,7 @@ mod sql;
 mod supervise;
 mod wrapped;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -119,6 +121,7 @@ pub struct Executor {
     starter: Starter,
     roots: http::Roots,
     room: Arc<Semaphore>,
+    handed: Arc<Vec<(OsString, OsString)>>,
 }
 
 impl Executor {
@@ -135,7 +138,14 @@ impl Executor {
     /// When the system gives it no thread, no `/dev/null`, or when `supervisor` is none.
     pub fn new(clock: Clock, max_running: usize, supervisor: SupervisorProgram) -> io::Result<Executor> {
         let room = Arc::new(Semaphore::new(max_running.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Executor { clock, starter: Starter::new(supervisor)?, roots: http::Roots::default(), room })
+        let (starter, handed) = (Starter::new(supervisor)?, Arc::default());
+        Ok(Executor { clock, starter, roots: http::Roots::default(), room, handed })
+    }
+
+    /// Gives these variables to the commands of jobs, so that what is run there finds the store of this program.
+    #[must_use]
+    pub fn handing(self, variables: Vec<(OsString, OsString)>) -> Executor {
+        Executor { handed: Arc::new(variables), ..self }
     }
 
     /// Where it is told how long the leases hold that commands are started under: see [`MayStart::under`].
@@ -155,7 +165,8 @@ impl Execute for Executor {
         let (outcome, started_at) = match (room, &job.task) {
             (Err(reason), _) => (Outcome::Stopped(reason), None),
             (Ok(_room), Task::Command(argv)) => {
-                let run = command::Run { job: &job, argv, stamp: &stamp, stop, may_start, started, clock: &self.clock };
+                let (clock, handed) = (&self.clock, self.handed.as_slice());
+                let run = command::Run { job: &job, argv, stamp: &stamp, handed, stop, may_start, started, clock };
                 command::run(run, &self.starter, &mut output).await
             }
             (Ok(_room), Task::Http(http)) => {

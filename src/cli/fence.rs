@@ -71,7 +71,7 @@ struct FenceView {
 }
 
 async fn observe(args: &StateArgs, global: &Global) -> anyhow::Result<(Place, Locks<AnyStore>, Standing)> {
-    let place = global.open(None).await?;
+    let place = global.open_here().await?;
     let file = SeenFile::new(&args.state_dir, &place.url.to_string(), &place.namespace);
     let locks = place.locks(file.load()?).kept_in(file);
     let standing = locks.election(LockName::leader()).observe().await?;

@@ -141,7 +141,7 @@ fn read_pipe(mut file: File, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// The text of a file that `${file:PATH}` names.
-fn secret(path: &Path) -> io::Result<String> {
+pub(super) fn secret(path: &Path) -> io::Result<String> {
     // With its line end.
     let most = MAX_SCRIPT_BYTES as u64 + 2;
     let bytes = read_at_most(open(path)?, most + 1, Pipe::Refuse)?;

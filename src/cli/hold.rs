@@ -15,13 +15,13 @@ pub(super) use self::acquire::semaphore_failure;
 use self::acquire::{Acquired, Held, Released};
 use self::signals::Signals;
 use super::once::say;
-use super::place::Place;
+use super::place::{ETCD_PASSWORD, ETCD_USER, Place};
 use super::terminal::visible;
-use super::{Exit, Failure, Global, run};
+use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProgram, Wrapped};
 use crate::fence::{Holding, UNDER_ANOTHER};
 use crate::lock::{Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Seen, Session, SessionError, Timing, Trust};
-use crate::store::{AnyStore, StoreUrl};
+use crate::store::AnyStore;
 use crate::time::{Boot, written};
 
 /// What the session of somebody who holds a lock by a command says of it: it is no node.
@@ -158,7 +158,7 @@ pub(super) async fn semaphore(args: SemaphoreArgs, global: &Global) -> anyhow::R
     let name = LockName::new(&args.name).map_err(|_| bad_name(&args.name))?;
     let SemaphoreArgs { permits, take, .. } = args;
     if args.set_permits {
-        let place = global.open_or_make(None).await?;
+        let place = global.open_found_or_make(None).await?;
         let locks = place.locks(Seen::default());
         locks.found().await?;
         locks.semaphore(name.clone(), permits).set_permits(permits).await.map_err(semaphore_failure)?;
@@ -192,7 +192,7 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
     let place = tokio::select! {
         biased;
         signal = signals.ending() => return Ok(by_signal(signal as i32)),
-        place = global.open_or_make(None) => place?,
+        place = global.open_found_or_make(None) => place?,
     };
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
@@ -201,9 +201,8 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     let locks = place.locks(Seen::default()).telling(tell);
     let node = args.node.clone().unwrap_or_else(run::default_name);
-    let store = Some(global.store.clone()).filter(|store| store != StoreUrl::DEFAULT);
     let begun = place.clock.boot();
-    let turn = Turn { what, name, args, command, node, store, timing, place, locks, execute, begun };
+    let turn = Turn { what, name, args, command, node, timing, place, locks, execute, begun };
     turn.take(&mut signals).await
 }
 
@@ -214,8 +213,6 @@ struct Turn {
     args: HoldArgs,
     command: Vec<OsString>,
     node: String,
-    /// The store that was named.
-    store: Option<String>,
     timing: Timing,
     place: Place,
     locks: Locks<AnyStore>,
@@ -406,12 +403,13 @@ impl Turn {
             name: self.name.as_str().to_owned(),
             hold: held.hold(),
         };
-        let mut env: Vec<(OsString, OsString)> =
-            holding.variables().into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         // So that a lock inside of this one is a lock of the same store.
-        env.extend(self.store.iter().map(|store| ("FENCRON_STORE".into(), store.into())));
+        let (mut env, has_access) = self.place.handed_over(&handover::passing_dir());
+        env.extend(holding.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
+        let without = if has_access { vec![ETCD_USER.into(), ETCD_PASSWORD.into()] } else { Vec::new() };
         let keeps_session = UNDER_ANOTHER.iter().any(|name| std::env::var_os(name).is_some());
-        Wrapped { argv: self.command.clone(), env, kill_after: self.args.kill_after, keeps_session, may_start }
+        let (argv, kill_after) = (self.command.clone(), self.args.kill_after);
+        Wrapped { argv, env, without, kill_after, keeps_session, may_start }
     }
 
     fn tell_acquired(&self, held: &Held, since: Boot) {

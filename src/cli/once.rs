@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::place::Place;
 use super::terminal::Terminal;
-use super::{Exit, Failure, Global, run, steer};
+use super::{Exit, Failure, Global, handover, run, steer};
 use crate::execute::{Executor, Outputs, Stop, Stopper, SupervisorProgram};
 use crate::job::{
     Guarantee, History, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, StopReason, Task, Text,
@@ -89,7 +89,7 @@ pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit
         let place = global.open(None).await?;
         return settle_by_hand(&place, &key, args.resolve, &terminal).await;
     }
-    let place = global.open_or_make(None).await?;
+    let place = global.open_found_or_make(None).await?;
     let step = step(&key, &args);
     let runner = runner(&place, &args.patience)?;
     let told_of_end = Arc::new(AtomicBool::new(false));
@@ -212,7 +212,8 @@ pub(super) fn runner(place: &Place, patience: &Patience) -> anyhow::Result<Runne
     let timing = Timing::from_ttl(patience.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
-        .context("cannot prepare to start commands")?;
+        .context("cannot prepare to start commands")?
+        .handing(place.handed_over(&handover::passing_dir()).0);
     let deadlines = execute.deadlines();
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     Ok(Runner {

@@ -1,8 +1,15 @@
 //! Where a command works: the store and the namespace.
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
 use anyhow::Context as _;
 
-use super::{Failure, Global};
+use super::find::{self, Found};
+use super::handover::{self, Handover};
+use super::once::say;
+use super::{Exit, Failure, Global};
 use crate::config::DEFAULT_NAMESPACE;
 use crate::ledger::Ledger;
 use crate::lock::{Locks, Namespace, Seen};
@@ -11,7 +18,10 @@ use crate::time::Clock;
 
 /// The environment variable with the password of an etcd store whose URL holds none. No option: the arguments of a
 /// process are public.
-const ETCD_PASSWORD: &str = "FENCRON_ETCD_PASSWORD";
+pub(super) const ETCD_PASSWORD: &str = "FENCRON_ETCD_PASSWORD";
+
+/// That with the user.
+pub(super) const ETCD_USER: &str = "FENCRON_ETCD_USER";
 
 /// How often a file is tried to be opened that others keep busy: fifty replicas may start at once, on a slow disk.
 const OPEN_TRIES: u32 = 5;
@@ -22,9 +32,15 @@ pub(super) struct Place {
     pub store: AnyStore,
     pub namespace: Namespace,
     pub clock: Clock,
+    /// What commands are told of the store.
+    handover: OnceLock<Handover>,
 }
 
 impl Place {
+    pub fn new(url: StoreUrl, store: AnyStore, namespace: Namespace, clock: Clock) -> Place {
+        Place { url, store, namespace, clock, handover: OnceLock::new() }
+    }
+
     pub fn ledger(&self) -> Ledger<AnyStore> {
         Ledger::new(self.store.clone(), self.namespace.clone())
     }
@@ -32,12 +48,42 @@ impl Place {
     pub fn locks(&self, seen: Seen) -> Locks<AnyStore> {
         Locks::new(self.store.clone(), self.clock.clone(), self.namespace.clone(), seen)
     }
+
+    /// The variables by which a `fencron` in a command finds this store. They hold for as long as this lives. A password is
+    /// in a file in `dir`, which nobody but this user can read; `true`: it is, and needs to be in no variable.
+    pub fn handed_over(&self, dir: &Path) -> (Vec<(OsString, OsString)>, bool) {
+        let handover = match self.handover.get() {
+            Some(handover) => handover,
+            None => match Handover::new(&self.url, dir) {
+                Ok(handover) => self.handover.get_or_init(|| handover),
+                Err(error) => {
+                    let dir = dir.display();
+                    tracing::warn!(%error, %dir, "commands are not told of the store: a `fencron` in them has to be");
+                    return (Vec::new(), false);
+                }
+            },
+        };
+        (handover.variables(), handover.has_access())
+    }
+}
+
+/// Where a store is looked for that nobody has named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// In this directory, where it is made if it is not there.
+    Here,
+    /// Also in those above; it has to be there.
+    HereAndAbove,
 }
 
 impl Global {
-    /// The store's URL, with the credentials that stand beside it.
+    /// The store's URL that was named, or that of this directory; with the credentials that stand beside it.
     pub fn url(&self) -> Result<StoreUrl, Failure> {
-        let url = self.store.parse().map_err(|error| Failure::wrong(format!("--store (FENCRON_STORE): {error}")))?;
+        self.url_of(self.store.as_deref().unwrap_or(StoreUrl::DEFAULT))
+    }
+
+    fn url_of(&self, text: &str) -> Result<StoreUrl, Failure> {
+        let url = text.parse().map_err(|error| Failure::wrong(format!("--store (FENCRON_STORE): {error}")))?;
         let StoreUrl::Etcd(mut config) = url else { return Ok(url) };
         let (has_user, has_password) = config.has_credentials();
         if let Some(user) = self.etcd_user.as_ref().filter(|_| !has_user) {
@@ -46,7 +92,47 @@ impl Global {
         if let Some(password) = std::env::var(ETCD_PASSWORD).ok().filter(|_| !has_password) {
             config = config.with_password(password);
         }
+        if config.has_credentials() == (false, false) {
+            let handed = handover::credentials(&StoreUrl::Etcd(config.clone())).map_err(|error| {
+                let why = "the program that handed it over has ended, or this is another user";
+                Failure::new(Exit::StoreUnreachable, format!("{}: {error}: {why}", handover::ACCESS))
+            })?;
+            if let Some((user, password)) = handed {
+                config = config.with_user(user).with_password(password);
+            }
+        }
         Ok(StoreUrl::Etcd(config))
+    }
+
+    /// The store that was named, or is found in this directory or one above.
+    ///
+    /// # Errors
+    ///
+    /// Where none is, which ends the program with `exit`.
+    fn url_found(&self, exit: Exit) -> Result<StoreUrl, Failure> {
+        if self.store.is_some() {
+            return self.url();
+        }
+        let name_it = "name one with --store or FENCRON_STORE, like sqlite:/var/lib/fencron/state.db or \
+                       etcd://10.0.0.1:2379";
+        match find::find() {
+            Ok(Found::Here) => self.url(),
+            Ok(Found::Above(path)) => Ok(StoreUrl::Sqlite(path)),
+            Ok(Found::Foreign(path)) => {
+                let path = path.display();
+                let why = format!("no store is named, and the nearest, {path}, belongs to another user: {name_it}");
+                Err(Failure::new(exit, why))
+            }
+            Ok(Found::Nothing) => {
+                let why = format!(
+                    "there is no store {} here or in a directory above, and none is named: {name_it}. (`fencron run` and \
+                     `migrate` make it in the directory where they are started)",
+                    StoreUrl::DEFAULT
+                );
+                Err(Failure::new(exit, why))
+            }
+            Err(error) => Err(Failure::new(exit, format!("cannot look for a store here ({error}): {name_it}"))),
+        }
     }
 
     /// The namespace that the options name.
@@ -58,37 +144,69 @@ impl Global {
     /// Opens a store that has been used already, and the namespace that the options name, or `file` does, or else the
     /// only one that there is.
     pub async fn open(&self, file: Option<&str>) -> anyhow::Result<Place> {
-        let url = self.url()?;
-        match &url {
-            StoreUrl::Memory => {
-                let why = "`memory:` is a store of one process: nothing but `fencron run` can be done with it";
-                return Err(Failure::wrong(why).into());
-            }
-            StoreUrl::Sqlite(path) if !path.exists() => {
-                let why = format!(
-                    "there is no store {url}: no node has run with it yet. Is this the directory in which it runs? \
-                     Otherwise say where the store is with --store or FENCRON_STORE"
-                );
-                return Err(Failure::new(super::Exit::StoreUnreachable, why).into());
-            }
-            _ => {}
+        self.open_existing(self.url_found(Exit::StoreUnreachable)?, file).await
+    }
+
+    /// As [`Global::open`], but does not look in the directories above: for what reads beside the store what a node keeps
+    /// in the directory where it runs.
+    pub async fn open_here(&self) -> anyhow::Result<Place> {
+        self.open_existing(self.url()?, None).await
+    }
+
+    async fn open_existing(&self, url: StoreUrl, file: Option<&str>) -> anyhow::Result<Place> {
+        refuse_memory(&url)?;
+        if let StoreUrl::Sqlite(path) = &url
+            && !path.exists()
+        {
+            let why = format!(
+                "there is no store {url}: no node has run with it yet. Is this the directory in which it runs? \
+                 Otherwise say where the store is with --store or FENCRON_STORE"
+            );
+            return Err(Failure::new(Exit::StoreUnreachable, why).into());
         }
         self.open_at(url, file).await
     }
 
-    /// As [`Global::open`], and makes a store of one machine where there is none yet.
+    /// As [`Global::open`], and makes a store of one machine where there is none yet: the one that is named, or in this
+    /// directory.
     pub async fn open_or_make(&self, file: Option<&str>) -> anyhow::Result<Place> {
-        let url = self.url()?;
-        if url == StoreUrl::Memory {
-            return self.open(file).await;
-        }
+        self.open_looking(Look::Here, file).await
+    }
+
+    /// As [`Global::open_or_make`], but where none is named it has to be there already, here or above: what is made where
+    /// somebody happens to be is another one in each directory, and holds nobody off.
+    pub async fn open_found_or_make(&self, file: Option<&str>) -> anyhow::Result<Place> {
+        self.open_looking(Look::HereAndAbove, file).await
+    }
+
+    async fn open_looking(&self, look: Look, file: Option<&str>) -> anyhow::Result<Place> {
+        let url = match look {
+            Look::Here => self.url()?,
+            Look::HereAndAbove => self.url_found(Exit::Wrong)?,
+        };
+        refuse_memory(&url)?;
+        let made = made(&url);
         let mut tries = 1;
-        loop {
+        let place = loop {
             match self.open_at(url.clone(), file).await {
                 Err(error) if tries < OPEN_TRIES && is_busy_file(&url, &error) => tries += 1,
-                result => return result,
+                result => break result?,
+            }
+        };
+        if let Some(path) = made {
+            say(&format!("fencron: made the store {}", path.display()));
+            if let Some(other) = self.passed_over() {
+                say(&format!("fencron: {other}"));
             }
         }
+        Ok(place)
+    }
+
+    /// That there is another store above, where one was made here since none was named.
+    pub fn passed_over(&self) -> Option<String> {
+        let above = std::env::current_dir().ok()?.parent().map(Path::to_owned)?;
+        let (None, Some(path)) = (&self.store, find::nearest(&above)) else { return None };
+        Some(format!("the store {} is another one, and not used: name it with --store if it was meant", path.display()))
     }
 
     async fn open_at(&self, url: StoreUrl, file: Option<&str>) -> anyhow::Result<Place> {
@@ -99,8 +217,25 @@ impl Global {
             Some(namespace) => namespace,
             None => only_namespace(&store).await?,
         };
-        Ok(Place { url, store, namespace, clock })
+        Ok(Place::new(url, store, namespace, clock))
     }
+}
+
+fn refuse_memory(url: &StoreUrl) -> Result<(), Failure> {
+    if *url == StoreUrl::Memory {
+        let why = "`memory:` is a store of one process: nothing but `fencron run` can be done with it";
+        return Err(Failure::wrong(why));
+    }
+    Ok(())
+}
+
+/// The file that opening the store is going to make.
+pub(super) fn made(url: &StoreUrl) -> Option<PathBuf> {
+    let StoreUrl::Sqlite(path) = url else { return None };
+    if path.exists() {
+        return None;
+    }
+    Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
 }
 
 fn is_busy_file(url: &StoreUrl, error: &anyhow::Error) -> bool {

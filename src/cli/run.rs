@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::file::{self, Footprint, Pipe, Reading};
-use super::place::{Place, open_store};
-use super::{Exit, Failure, Global};
+use super::place::{Place, made, open_store};
+use super::{Exit, Failure, Global, handover};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
@@ -94,12 +94,36 @@ pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> 
     let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let url = global.url()?;
     let named = global.namespace()?;
+    refuse_inside_of_itself(global)?;
     let namespace = named.clone().map_or_else(|| Namespace::new(&config.namespace), Ok)?;
     let clock = Clock::system();
+    let made = made(&url);
     let store = open_store(&url, &clock).await?;
-    let place = Place { url, store, namespace, clock };
+    if let Some(path) = made {
+        tracing::info!("made the store {}", path.display());
+        if let Some(other) = global.passed_over() {
+            tracing::warn!("{other}");
+        }
+    }
+    let place = Place::new(url, store, namespace, clock);
     let kept_name = named.is_none().then(|| place.namespace.clone());
     start(args, Begun { timing, config, files, place, kept_name, hangup }).await
+}
+
+/// A job is told of its node's store and namespace. A node that took them for its own would contend for the leadership of
+/// the cluster that runs it, with another file.
+fn refuse_inside_of_itself(global: &Global) -> Result<(), Failure> {
+    let told = |name: &str| std::env::var(name).ok();
+    let is_told = told("FENCRON_JOB").is_some() && global.store.is_some() && global.namespace.is_some();
+    if is_told && global.store == told(handover::STORE) && global.namespace == told("FENCRON_NAMESPACE") {
+        let job = told("FENCRON_JOB").unwrap_or_default();
+        let why = format!(
+            "this is a command of the job {job}, and a node here would contend for the leadership of the node that runs \
+             it: name another store with --store, or another namespace with --namespace"
+        );
+        return Err(Failure::wrong(why));
+    }
+    Ok(())
 }
 
 /// What a node has before it begins.
@@ -129,7 +153,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     file.save(&seen)?;
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
-        .context("cannot prepare to start commands")?;
+        .context("cannot prepare to start commands")?
+        .handing(place.handed_over(&args.state_dir).0);
     let deadlines = execute.deadlines();
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     let locks = place.locks(seen).kept_in(file).telling(tell);

@@ -15,6 +15,7 @@ use tokio::net::unix::pipe;
 
 use super::group::{Leader, Reach};
 use super::output::{OutputSink, Stream};
+use super::room::{Tries, is_lacking};
 use super::spawn::{Gate, Image, NotStarted, StartError, Starter, Ties, candidates};
 use super::supervise::Life;
 use super::{MayStart, Started, Stop};
@@ -32,6 +33,8 @@ pub(super) struct Run<'a> {
     pub job: &'a Job,
     pub argv: &'a [Text],
     pub stamp: &'a Stamp,
+    /// What it is told of the store.
+    pub handed: &'a [(OsString, OsString)],
     pub stop: Stop,
     pub may_start: MayStart,
     pub started: Started,
@@ -40,14 +43,9 @@ pub(super) struct Run<'a> {
 
 /// Runs a command until its whole process group is gone. Returns how it ended and when it was started.
 pub(super) async fn run(run: Run<'_>, starter: &Starter, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
-    let (image, readers, mut pipes) = match prepare(&run) {
-        Ok(prepared) => prepared,
-        Err(reason) => return (Outcome::NotStarted(reason), None),
-    };
-    let (mut leader, at) = match starter.start((image, readers), gate(&run)).await {
-        Ok(started) => started,
-        Err(NotStarted::Refused(reason)) => return (Outcome::Stopped(reason), None),
-        Err(NotStarted::Failed(error)) => return (Outcome::NotStarted(not_started(&run, error)), None),
+    let Begun { mut leader, at, mut pipes } = match begin(&run, starter).await {
+        Ok(begun) => begun,
+        Err(outcome) => return (outcome, None),
     };
     run.started.at(at);
     let outcome = {
@@ -60,6 +58,52 @@ pub(super) async fn run(run: Run<'_>, starter: &Starter, output: &mut OutputSink
     };
     pipes.read_rest(output).await;
     (outcome, Some(at))
+}
+
+/// A command that was started.
+struct Begun {
+    leader: Leader,
+    at: Wall,
+    pipes: Pipes,
+}
+
+/// Why a command was not started.
+enum NotBegun {
+    Stopped(StopReason),
+    /// The system had no room for it.
+    NoRoom(String),
+    Failed(String),
+}
+
+/// Starts it, if need be once there is room for it.
+async fn begin(run: &Run<'_>, starter: &Starter) -> Result<Begun, Outcome> {
+    let (mut stop, mut tries) = (run.stop.clone(), Tries::new(&run.job.name, run.job.timeout, run.clock));
+    loop {
+        let why = match try_to_begin(run, starter).await {
+            Ok(begun) => {
+                tries.end();
+                return Ok(begun);
+            }
+            Err(NotBegun::Stopped(reason)) => return Err(Outcome::Stopped(reason)),
+            Err(NotBegun::Failed(why)) => return Err(Outcome::NotStarted(why)),
+            Err(NotBegun::NoRoom(why)) => why,
+        };
+        tokio::select! {
+            biased;
+            reason = stop.requested() => return Err(Outcome::Stopped(reason)),
+            again = tries.pause(&why) => again.map_err(Outcome::NotStarted)?,
+        }
+    }
+}
+
+async fn try_to_begin(run: &Run<'_>, starter: &Starter) -> Result<Begun, NotBegun> {
+    let (image, readers, pipes) = prepare(run)?;
+    match starter.start((image, readers), gate(run)).await {
+        Ok((leader, at)) => Ok(Begun { leader, at, pipes }),
+        Err(NotStarted::Refused(reason)) => Err(NotBegun::Stopped(reason)),
+        Err(NotStarted::Failed(error)) if error.is_lack_of_room() => Err(NotBegun::NoRoom(not_started(run, error))),
+        Err(NotStarted::Failed(error)) => Err(NotBegun::Failed(not_started(run, error))),
+    }
 }
 
 /// Asked by the starting thread at the last moment, for the request may have waited in its queue.
@@ -177,12 +221,22 @@ fn read_some(pipe: &pipe::Receiver, stream: Stream, output: &mut OutputSink) -> 
     }
 }
 
-/// Makes everything ready that the start needs; the error is the reason to show.
-fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), String> {
-    let env = environment(run.job, run.stamp);
+impl From<String> for NotBegun {
+    fn from(why: String) -> NotBegun {
+        NotBegun::Failed(why)
+    }
+}
+
+/// Makes everything ready that the start needs.
+fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
+    let env = environment(run);
     let program = run.argv.first().map_or("", Text::expose);
     let path = env.get(&OsString::from("PATH")).map(OsString::as_os_str);
-    let no_pipe = |error: io::Error| format!("no pipe for the output: {error}: raise the limit of open files");
+    let no_pipe = |error: io::Error| {
+        let why = format!("no pipe for the output: {error}: raise the limit of open files");
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+        if is_lacking(errno) { NotBegun::NoRoom(why) } else { NotBegun::Failed(why) }
+    };
     let (stdout, stdout_writer) = io::pipe().map_err(no_pipe)?;
     let (stderr, stderr_writer) = io::pipe().map_err(no_pipe)?;
     let image = Image {
@@ -202,14 +256,14 @@ fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), String> {
     Ok((image, readers, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
 }
 
-/// Inherited, then the job's own, then the stamp: the later wins. The node's own settings are not inherited: there are
-/// passwords among them, and what the stamp of an outer fencron says is not so here.
-fn environment(job: &Job, stamp: &Stamp) -> BTreeMap<OsString, OsString> {
+/// Inherited, then the job's own, then the way to the store, then the stamp: the later wins. The node's own settings are
+/// not inherited: there are passwords among them, and what the stamp of an outer fencron says is not so here.
+fn environment(run: &Run<'_>) -> BTreeMap<OsString, OsString> {
     let ours = |name: &OsString| name.as_encoded_bytes().starts_with(OUR_VARIABLES.as_bytes());
     let inherited = env::vars_os().filter(|(name, _)| !ours(name));
-    let own = job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
-    let stamped = stamp.variables().map(|(name, value)| (name.into(), value.into()));
-    inherited.chain(own).chain(stamped).collect()
+    let own = run.job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
+    let stamped = run.stamp.variables().map(|(name, value)| (name.into(), value.into()));
+    inherited.chain(own).chain(run.handed.iter().cloned()).chain(stamped).collect()
 }
 
 pub(super) fn assignment((mut name, value): (OsString, OsString)) -> OsString {

@@ -20,6 +20,7 @@ pub(super) use self::client::Roots;
 use self::client::build;
 use super::command::elapsed;
 use super::output::OutputSink;
+use super::room::Tries;
 use super::{MayStart, Started, Stop};
 use crate::fence::Stamp;
 use crate::job::{Again, Http, Job, Outcome, StopReason};
@@ -43,7 +44,7 @@ pub(super) async fn run(run: Run<'_>, roots: &Roots, output: &mut OutputSink) ->
         stop: stop.clone(),
         may_start,
         clock: clock.clone(),
-        state: Mutex::new(GateState { started: Some(started), sent_at: None, refused: None }),
+        state: Mutex::new(GateState { started: Some(started), sent_at: None, refused: None, no_room: None }),
     });
     let outcome = {
         let mut cut = std::pin::pin!(async {
@@ -55,7 +56,7 @@ pub(super) async fn run(run: Run<'_>, roots: &Roots, output: &mut OutputSink) ->
         });
         let answer = tokio::select! {
             biased;
-            answer = send(http, stamp, roots, &gate) => answer,
+            answer = send((job, http), stamp, roots, &gate) => answer,
             cut = &mut cut => Err(before_answer(cut, job, http, &gate)),
         };
         match answer {
@@ -87,25 +88,39 @@ enum Cut {
     Broken(String),
 }
 
-/// Sends the request, and waits for the head of its answer.
-async fn send(http: &Http, stamp: &Stamp, roots: &Roots, gate: &Arc<Gate>) -> Result<Response, Outcome> {
+/// Sends the request, if need be once there is room for its connection, and waits for the head of its answer.
+async fn send((job, http): (&Job, &Http), stamp: &Stamp, roots: &Roots, gate: &Arc<Gate>) -> Result<Response, Outcome> {
     let never = |why: String| Outcome::Failed { why: format!("{}: {why}", Target(http)), again: Again::Never };
-    let unsent = |why: String| {
-        let again = if http.may_repeat_unsent() { Again::AsConfigured } else { Again::Never };
-        Outcome::Failed { why: format!("{} was not sent: {why}", Target(http)), again }
-    };
-    let client = build(http, roots, Arc::clone(gate)).await.map_err(never)?;
-    let request = client::request(&client, http, stamp).map_err(never)?;
-    client.execute(request).await.map_err(|error| {
-        let hidden = http.url.is_secret();
+    let mut tries = Tries::new(&job.name, job.timeout, &gate.clock);
+    loop {
+        let client = build(http, roots, Arc::clone(gate)).await.map_err(never)?;
+        let request = client::request(&client, http, stamp).map_err(never)?;
+        let error = match client.execute(request).await {
+            Ok(answer) => {
+                tries.end();
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        let why = trouble::in_words(&error, http.url.is_secret());
         if let Some(reason) = gate.refused() {
-            Outcome::Stopped(reason)
-        } else if gate.sent_at().is_none() || trouble::is_refusal_of_handshake(&error) {
-            unsent(trouble::in_words(&error, hidden))
-        } else {
-            unanswered(http, &trouble::in_words(&error, hidden))
+            return Err(Outcome::Stopped(reason));
         }
-    })
+        if gate.sent_at().is_some() && !trouble::is_refusal_of_handshake(&error) {
+            return Err(unanswered(http, &why));
+        }
+        if gate.sent_at().is_some() || !trouble::is_lack_of_room(&error) {
+            return Err(unsent(http, &why));
+        }
+        gate.state().no_room = Some(why.clone());
+        tries.pause(&why).await.map_err(|why| unsent(http, &why))?;
+    }
+}
+
+/// Nothing of it was sent.
+fn unsent(http: &Http, why: &str) -> Outcome {
+    let again = if http.may_repeat_unsent() { Again::AsConfigured } else { Again::Never };
+    Outcome::Failed { why: format!("{} was not sent: {why}", Target(http)), again }
 }
 
 /// It was sent, and no whole answer came.
@@ -129,6 +144,9 @@ fn before_answer(cut: Cut, job: &Job, http: &Http, gate: &Gate) -> Outcome {
         Cut::Broken(why) => unanswered(http, &why),
         Cut::TimedOut => {
             let limit = written(job.timeout.unwrap_or_default());
+            if let Some(why) = gate.state().no_room.take().filter(|_| !sent) {
+                return unsent(http, &format!("{why} (tried again for {limit}; nothing of it was begun)"));
+            }
             let may_repeat = if sent { http.may_repeat_unanswered() } else { http.may_repeat_unsent() };
             match (sent && !http.is_idempotent(), may_repeat) {
                 (true, _) => unanswered(http, &format!("the timeout of {limit} has passed")),
@@ -170,6 +188,8 @@ struct GateState {
     started: Option<Started>,
     sent_at: Option<Wall>,
     refused: Option<StopReason>,
+    /// Why the system made no connection for it at the last try.
+    no_room: Option<String>,
 }
 
 /// The gate did not let a request pass.

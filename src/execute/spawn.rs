@@ -39,6 +39,7 @@ use tokio::sync::oneshot;
 
 use super::census::Census;
 use super::group::Leader;
+use super::room::is_lacking;
 use super::supervise::{Announcement, LaunchError, Life, Supervision, SupervisorProgram};
 use crate::job::StopReason;
 use crate::time::Wall;
@@ -82,6 +83,20 @@ pub(super) enum StartError {
     Program(Errno),
     /// The supervisor cannot be told of it.
     Unsupervised(Errno),
+}
+
+impl StartError {
+    /// Whether it was for want of something that there may be more of later. Whatever the step, no program was begun.
+    pub(super) fn is_lack_of_room(self) -> bool {
+        match self {
+            // A supervisor that does not read what it is told is none that there is no room for.
+            StartError::Unsupervised(Errno::EAGAIN) => false,
+            StartError::NoRoom(errno) | StartError::Program(errno) | StartError::Unsupervised(errno) => {
+                is_lacking(errno)
+            }
+            StartError::Dir(errno) => is_lacking(errno),
+        }
+    }
 }
 
 /// Why a process was not started.

@@ -38,13 +38,21 @@ const OFFER_EVERY: Duration = Duration::from_secs(1);
 /// How many stops may wait to be looked at.
 const STOPS: usize = 16;
 
+/// The first pause before a start is tried again for which the system had no room. The pauses double.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+
+/// How long such a start is tried. Others wait for what is held meanwhile.
+const TRIED_MOST: Duration = Duration::from_secs(10);
+
 /// A command that is to take the place of this process for its user.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Wrapped {
     /// The program and its arguments.
     pub argv: Vec<OsString>,
     /// What is put in its environment beside that of this process.
     pub env: Vec<(OsString, OsString)>,
+    /// What it does not get of the environment of this process.
+    pub without: Vec<OsString>,
     /// How long it has from TERM to KILL when it is ended, where it has so much time.
     pub kill_after: Duration,
     /// Without a terminal too it is to stay in the session of this process, by which somebody else may end both.
@@ -105,7 +113,9 @@ impl Executor {
     /// let executor = Executor::new(Clock::system(), 1, SupervisorProgram::this()?)?;
     /// let argv = ["vi", "notes"].map(Into::into).into();
     /// let kill_after = Duration::from_secs(10);
-    /// let wrapped = Wrapped { argv, env: Vec::new(), kill_after, keeps_session: false, may_start: MayStart::always() };
+    /// let may_start = MayStart::always();
+    /// let wrapped =
+    ///     Wrapped { argv, env: Vec::new(), without: Vec::new(), kill_after, keeps_session: false, may_start };
     /// let mut running = executor.wrap(wrapped).await?;
     /// running.exited().await;
     /// let status = running.end(Ending::ByItself).await;
@@ -119,23 +129,43 @@ impl Executor {
     pub async fn wrap(&self, wrapped: Wrapped) -> Result<Running, NotRun> {
         let room = self.room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let program = wrapped.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
-        let failed = |why: String| NotRun::Failed { program: program.clone(), why };
-        let mut terminal = Terminal::controlling();
-        let ties = match &mut terminal {
-            Some(terminal) => terminal.ties().map_err(|error| failed(error.to_string()))?,
-            None if wrapped.keeps_session => Ties::Session { terminal: None },
-            None => Ties::Files,
-        };
-        let keeps_session = matches!(ties, Ties::Session { .. });
-        let (kill_after, gate) = (wrapped.kill_after, gate(&wrapped.may_start, self));
-        let image = image(wrapped, ties).map_err(failed)?;
-        match self.starter.start((image, Vec::new()), gate).await {
-            Ok((leader, _)) => {
-                let stops = watch_stops(leader.pid()).map_err(|error| failed(error.to_string()))?;
-                Ok(Running { leader, kill_after, terminal, keeps_session, stops, wants_terminal: false, _room: room })
+        let since = self.clock.boot();
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let failed = |why: String| NotRun::Failed { program: program.clone(), why };
+            let mut terminal = Terminal::controlling();
+            let ties = match &mut terminal {
+                Some(terminal) => terminal.ties().map_err(|error| failed(error.to_string()))?,
+                None if wrapped.keeps_session => Ties::Session { terminal: None },
+                None => Ties::Files,
+            };
+            let keeps_session = matches!(ties, Ties::Session { .. });
+            let (kill_after, gate) = (wrapped.kill_after, gate(&wrapped.may_start, self));
+            let image = image(&wrapped, ties).map_err(failed)?;
+            match self.starter.start((image, Vec::new()), gate).await {
+                Ok((leader, _)) => {
+                    let stops = watch_stops(leader.pid()).map_err(|error| failed(error.to_string()))?;
+                    return Ok(Running {
+                        leader,
+                        kill_after,
+                        terminal,
+                        keeps_session,
+                        stops,
+                        wants_terminal: false,
+                        _room: room,
+                    });
+                }
+                Err(NotStarted::Failed(error))
+                    if error.is_lack_of_room() && self.clock.boot().since(since) < TRIED_MOST =>
+                {
+                    tracing::warn!(?error, program, "the system has no room to start it now: trying again");
+                }
+                // The terminal drops here, which takes it back: the child may have had it for a moment.
+                Err(not_started) => return Err(not_run(program, not_started)),
             }
-            // The terminal drops here, which takes it back: the child may have had it for a moment.
-            Err(not_started) => Err(not_run(program, not_started)),
+            drop(terminal);
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
 }
@@ -145,9 +175,10 @@ fn gate(may_start: &MayStart, executor: &Executor) -> Gate {
     Box::new(move || if may_start.now() { Ok(clock.wall()) } else { Err(StopReason::LostLeadership) })
 }
 
-fn image(wrapped: Wrapped, ties: Ties) -> Result<Image, String> {
-    let Wrapped { argv, env, kill_after, may_start, .. } = wrapped;
+fn image(wrapped: &Wrapped, ties: Ties) -> Result<Image, String> {
+    let Wrapped { argv, env, without, kill_after, may_start, .. } = wrapped.clone();
     let mut all: std::collections::BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    all.retain(|name, _| !without.contains(name));
     all.extend(env);
     let path = all.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let program = argv.first().map(OsString::as_os_str).unwrap_or_default();

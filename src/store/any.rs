@@ -1,6 +1,7 @@
 //! The store that a URL names.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -34,6 +35,29 @@ pub enum StoreUrl {
 impl StoreUrl {
     /// The store where none is named.
     pub const DEFAULT: &'static str = "sqlite:.fencron/state.db";
+
+    /// The URL for other processes of this machine, in whichever directory they are: with absolute paths, and without user
+    /// and password.
+    ///
+    /// ```
+    /// use fencron::store::StoreUrl;
+    /// let url: StoreUrl = "etcds://shop:s3cret@10.0.0.1?ca=/etc/ca.pem".parse().unwrap();
+    /// assert_eq!(url.for_others().unwrap(), "etcds://10.0.0.1:2379?ca=/etc/ca.pem");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where the directory of this process is gone, or a path is no text.
+    pub fn for_others(&self) -> io::Result<String> {
+        match self {
+            StoreUrl::Memory => Ok(self.to_string()),
+            StoreUrl::Sqlite(path) => match std::path::absolute(path)?.to_str() {
+                Some(path) => Ok(format!("sqlite:{path}")),
+                None => Err(io::Error::other("the path of the store is no text")),
+            },
+            StoreUrl::Etcd(config) => config.for_others(),
+        }
+    }
 }
 
 /// A text that does not say where a store is.

@@ -85,3 +85,85 @@ async fn the_node_may_open_more_files_than_it_was_started_with_and_a_command_may
         sleeper.end().await;
     }
 }
+
+/// Lowers a limit of this process, and returns what takes it back.
+fn lower(resource: nix::sys::resource::Resource, to: u64) -> impl Fn() {
+    let (soft, hard) = nix::sys::resource::getrlimit(resource).unwrap();
+    nix::sys::resource::setrlimit(resource, to, hard).unwrap();
+    move || nix::sys::resource::setrlimit(resource, soft, hard).unwrap()
+}
+
+/// This test alone, and as a user whom the limit of processes binds.
+fn apart_as_nobody(name: &str) -> std::process::Command {
+    let apart = in_a_process_of_its_own(name);
+    let mut as_nobody = std::process::Command::new("setpriv");
+    as_nobody.args(["--reuid=61234", "--regid=61234", "--clear-groups", "--"]);
+    as_nobody.arg(apart.get_program()).args(apart.get_args()).env("FENCRON_TEST_APART", "1");
+    as_nobody
+}
+
+/// Lets the attempts try: the first try of each is made when its task is first polled, and answered by a thread.
+async fn tried(tries: &std::sync::atomic::AtomicUsize, times: usize) {
+    comes_true(|| tries.load(std::sync::atomic::Ordering::SeqCst) >= times).await;
+}
+
+#[tokio::test]
+async fn what_there_is_no_process_for_is_started_when_there_is() {
+    const NAME: &str = "execute::limits::what_there_is_no_process_for_is_started_when_there_is";
+    if !is_apart() {
+        return assert!(apart_as_nobody(NAME).status().unwrap().success());
+    }
+    let executor = executor();
+    let give_back = lower(nix::sys::resource::Resource::RLIMIT_NPROC, 1);
+    let tries = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&tries);
+    let count = move || counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < usize::MAX;
+    let mut attempts: Vec<_> =
+        (0..20).map(|_| begin_if(&executor, command(["true"]), MayStart::new(count.clone()))).collect();
+    // Of each more than one try, on the average: none has given up.
+    tried(&tries, 60).await;
+    assert!(attempts.iter_mut().all(|attempt| !attempt.ended.is_finished()));
+    let stopped = attempts.pop().unwrap();
+    stopped.stopper.stop(StopReason::Asked);
+    assert_eq!(stopped.end().await.outcome, Outcome::Stopped(StopReason::Asked));
+
+    let mut short = command(["true"]);
+    short.timeout = Some(std::time::Duration::from_millis(100));
+    let ended = begin(&executor, short).end().await;
+    let Outcome::NotStarted(why) = &ended.outcome else { panic!("{ended:?}") };
+    assert!(
+        why.contains("tried again for 100ms; nothing of it was begun") && why.contains("limit of processes"),
+        "{why}"
+    );
+    assert_eq!(ended.started_at, None);
+
+    give_back();
+    for attempt in attempts {
+        assert_eq!(attempt.end().await.outcome, Outcome::Exited(0));
+    }
+}
+
+#[tokio::test]
+async fn what_there_is_no_open_file_for_is_started_when_there_is() {
+    const NAME: &str = "execute::limits::what_there_is_no_open_file_for_is_started_when_there_is";
+    if !is_apart() {
+        return assert!(in_a_process_of_its_own(NAME).status().unwrap().success());
+    }
+    let executor = executor();
+    let next = std::os::fd::AsRawFd::as_raw_fd(&std::fs::File::open("/dev/null").unwrap());
+    // From none at all to one that is too few.
+    for room in 0..5 {
+        let give_back = lower(nix::sys::resource::Resource::RLIMIT_NOFILE, u64::try_from(next).unwrap() + room);
+        let attempts: Vec<_> = (0..5).map(|_| begin(&executor, command(["true"]))).collect();
+        let mut short = command(["true"]);
+        short.timeout = Some(std::time::Duration::from_millis(50));
+        let ended = begin(&executor, short).end().await;
+        let Outcome::NotStarted(why) = &ended.outcome else { panic!("{ended:?} with {room}") };
+        assert!(why.contains("limit of open files") && why.contains("nothing of it was begun"), "{why}");
+        assert!(attempts.iter().all(|attempt| !attempt.ended.is_finished()), "none has given up with {room}");
+        give_back();
+        for attempt in attempts {
+            assert_eq!(attempt.end().await.outcome, Outcome::Exited(0));
+        }
+    }
+}

@@ -5,6 +5,7 @@ mod endings;
 mod holding;
 mod operators;
 mod scene;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;

@@ -3,7 +3,10 @@
 use std::error::Error as StdError;
 use std::io;
 
+use nix::errno::Errno;
 use rustls::{AlertDescription, CertificateError};
+
+use crate::execute::room::is_lacking;
 
 type Cause<'e> = &'e (dyn StdError + 'static);
 
@@ -38,6 +41,12 @@ pub(super) fn is_refusal_of_handshake(error: &reqwest::Error) -> bool {
             | AlertDescription::AccessDenied
             | AlertDescription::CertificateRequired
     )
+}
+
+/// Whether this system had no room for a connection.
+pub(super) fn is_lack_of_room(error: &reqwest::Error) -> bool {
+    let errno = find::<io::Error>(error).and_then(io::Error::raw_os_error);
+    errno.is_some_and(|errno| is_lacking(Errno::from_raw(errno)))
 }
 
 /// Why no answer came, and what to do. `hidden`: the name of the host is not to be shown.

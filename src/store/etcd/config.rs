@@ -1,6 +1,7 @@
 //! Where the members are, who asks, and how long to wait.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -121,8 +122,28 @@ impl EtcdConfig {
         self.timeouts
     }
 
-    /// User and password, where a user is given.
-    pub(super) fn credentials(&self) -> Option<(String, String)> {
+    /// The URL with absolute paths, and without user and password.
+    pub(in crate::store) fn for_others(&self) -> io::Result<String> {
+        let mut url = self.to_string();
+        let Some(tls) = &self.tls else { return Ok(url) };
+        let (cert, key) = tls.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())).unzip();
+        let mut between = '?';
+        for (name, path) in [("ca", tls.ca.as_deref()), ("cert", cert), ("key", key)] {
+            if let Some(path) = path {
+                let path = std::path::absolute(path)?;
+                let text = path.to_str().ok_or_else(|| io::Error::other(format!("the path of `{name}` is no text")))?;
+                url += &format!("{between}{name}={}", encoded(text));
+                between = '&';
+            }
+        }
+        if let Some(domain) = &tls.domain {
+            url += &format!("{between}domain={}", encoded(domain));
+        }
+        Ok(url)
+    }
+
+    /// User and password, where a user is given. What is shown or logged is not to hold them.
+    pub fn credentials(&self) -> Option<(String, String)> {
         self.user.clone().map(|user| (user, self.password.clone()))
     }
 
@@ -266,6 +287,12 @@ fn endpoint(text: &str) -> Result<String, NotAnEtcdUrl> {
     }
 }
 
+/// A text with all percent-encoded that could be taken for punctuation.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 /// A percent-encoded text, decoded.
 fn decoded(text: &str) -> Result<String, NotAnEtcdUrl> {
     // The text may be a password: the error must not repeat it.
@@ -307,6 +334,18 @@ mod tests {
     fn a_url_carries_the_user_and_what_is_percent_encoded() {
         let config = parsed("etcd://shop:p%40ss%3A%25@a");
         assert_eq!(config.credentials(), Some(("shop".into(), "p@ss:%".into())));
+    }
+
+    #[test]
+    fn what_others_are_told_names_the_same_store_without_who_asks() {
+        let url = "etcds://shop:s3cret@a,[::1]:2?ca=/c%26a%20%C3%A9.pem&cert=/c&key=/k&domain=etcd.local";
+        let told = parsed(url).for_others().unwrap();
+        assert!(!told.contains("s3cret") && !told.contains("shop"), "{told}");
+        let (mut meant, again) = (parsed(url), parsed(&told));
+        (meant.user, meant.password) = (None, String::new());
+        assert_eq!(again, meant);
+        let relative = parsed("etcds://a?ca=ca.pem").for_others().unwrap();
+        assert!(relative.ends_with("/ca.pem") && relative.starts_with("etcds://a:2379?ca=/"), "{relative}");
     }
 
     #[test]

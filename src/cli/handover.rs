@@ -1,0 +1,227 @@
+//! What a command is told of the store of the program that runs it, so that a `fencron` in it works with the same one.
+//!
+//! The address goes into the environment, which everything that the command starts inherits, and which is shown and logged
+//! by many a tool. User and password do not: they are in a file for this user only, with the store that they are for, and
+//! the environment names the file.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use super::file;
+use crate::store::StoreUrl;
+
+/// The store, without what is secret.
+pub(super) const STORE: &str = "FENCRON_STORE";
+
+/// The file with the user and the password for it.
+pub(super) const ACCESS: &str = "FENCRON_STORE_ACCESS";
+
+/// What the names of these files begin with.
+const PREFIX: &str = "fencron-access-";
+
+/// How many names of a directory are looked at for files that a killed program left.
+const SWEPT_MOST: usize = 10_000;
+
+/// How often a file is made that another program took for one that was left, before this one had locked it.
+const MAKE_TRIES: u32 = 5;
+
+/// User and password, and the store that they are for: no other is ever told them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Access {
+    store: String,
+    user: String,
+    password: String,
+}
+
+/// What commands are told, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Handover {
+    variables: Vec<(OsString, OsString)>,
+    file: Option<AccessFile>,
+}
+
+impl Handover {
+    /// For the commands of a program that works with `url`. A file is made in `dir` where there is a password.
+    pub fn new(url: &StoreUrl, dir: &Path) -> io::Result<Handover> {
+        let store = url.for_others()?;
+        let mut handover = Handover { variables: vec![(STORE.into(), store.clone().into())], file: None };
+        let StoreUrl::Etcd(config) = url else { return Ok(handover) };
+        let Some((user, password)) = config.credentials() else { return Ok(handover) };
+        let access = Access { store, user, password };
+        let path = match inherited().filter(|path| read(path).is_ok_and(|inherited| inherited == access)) {
+            Some(path) => path,
+            None => handover.file.insert(AccessFile::make(dir, &access)?).path.clone(),
+        };
+        handover.variables.push((ACCESS.into(), path.into()));
+        Ok(handover)
+    }
+
+    pub fn variables(&self) -> Vec<(OsString, OsString)> {
+        self.variables.clone()
+    }
+
+    /// Whether user and password are in a file that the command can read, so that it needs them nowhere else.
+    pub fn has_access(&self) -> bool {
+        self.variables.iter().any(|(name, _)| name == ACCESS)
+    }
+}
+
+/// The file that was handed to this program.
+fn inherited() -> Option<PathBuf> {
+    std::env::var_os(ACCESS).map(PathBuf::from)
+}
+
+/// User and password for the store at `url`, where this program was handed them.
+///
+/// # Errors
+///
+/// Where `url` is the store that was handed over, and the file cannot be read.
+pub(super) fn credentials(url: &StoreUrl) -> io::Result<Option<(String, String)>> {
+    let Some(path) = inherited() else { return Ok(None) };
+    let store = url.for_others()?;
+    match read(&path) {
+        Ok(access) => Ok((access.store == store).then_some((access.user, access.password))),
+        Err(_) if std::env::var_os(STORE).is_none_or(|handed| handed != *store) => Ok(None),
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+fn read(path: &Path) -> io::Result<Access> {
+    let text = file::secret(path)?;
+    // What serde says may repeat a part of it.
+    serde_json::from_str(&text).map_err(|_| io::Error::other("it is not what a program of this version writes"))
+}
+
+/// Where a program keeps it that has no directory of its own.
+pub(super) fn passing_dir() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    runtime.filter(|dir| dir.is_absolute() && dir.is_dir()).unwrap_or_else(std::env::temp_dir)
+}
+
+/// A file that is gone with this value; with the next one in its directory, where this program is killed.
+#[derive(Debug)]
+struct AccessFile {
+    path: PathBuf,
+    /// Locked for as long as somebody means it.
+    _file: File,
+}
+
+impl AccessFile {
+    fn make(dir: &Path, access: &Access) -> io::Result<AccessFile> {
+        let dir = std::path::absolute(dir)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        sweep(&dir);
+        let mut tries = 1;
+        loop {
+            let made = AccessFile::make_one(&dir)?;
+            // Another program may have swept it between the two steps.
+            if made._file.metadata()?.nlink() > 0 {
+                (&made._file).write_all(&serde_json::to_vec(access)?)?;
+                return Ok(made);
+            }
+            if tries == MAKE_TRIES {
+                return Err(io::Error::other("it was removed as soon as it was made"));
+            }
+            tries += 1;
+        }
+    }
+
+    fn make_one(dir: &Path) -> io::Result<AccessFile> {
+        let path = dir.join(format!("{PREFIX}{:016x}", RandomState::new().hash_one(std::process::id())));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(&path)?;
+        let made = AccessFile { path, _file: file };
+        made._file.lock()?;
+        made._file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        Ok(made)
+    }
+}
+
+impl Drop for AccessFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Removes what programs of this user left that were killed: nobody has it locked any more.
+fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().take(SWEPT_MOST) {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            sweep_one(&entry.path());
+        }
+    }
+}
+
+fn sweep_one(path: &Path) {
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOFOLLOW).open(path) else { return };
+    let is_ours = file.metadata().is_ok_and(|found| found.is_file() && found.uid() == geteuid().as_raw());
+    if is_ours && file.try_lock().is_ok() {
+        fs::remove_file(path).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(dir: &Path) -> Vec<PathBuf> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn what_is_secret_is_in_a_file_for_this_user_that_goes_with_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let url: StoreUrl = "etcds://shop:p%40ss@a?ca=certs/ca.pem".parse().unwrap();
+        let handover = Handover::new(&url, dir.path()).unwrap();
+        let shown = format!("{:?}", handover.variables());
+        assert!(!shown.contains("p@ss") && !shown.contains("p%40ss") && !shown.contains("shop"), "{shown}");
+        let store = handover.variables()[0].1.to_str().unwrap().to_owned();
+        let ca = std::path::absolute("certs/ca.pem").unwrap();
+        assert_eq!(store, format!("etcds://a:2379?ca={}", ca.display()));
+        let [path] = &files(dir.path())[..] else { panic!("one file") };
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o600);
+        let access = read(path).unwrap();
+        assert_eq!((access.store, access.user, access.password), (store, "shop".into(), "p@ss".into()));
+        drop(handover);
+        assert!(files(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_swept_and_what_is_in_use_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join(format!("{PREFIX}0"));
+        fs::write(&left, "{}").unwrap();
+        fs::write(dir.path().join("another"), "").unwrap();
+        let url: StoreUrl = "etcd://shop:s3cret@a".parse().unwrap();
+        let first = Handover::new(&url, dir.path()).unwrap();
+        assert!(!left.exists());
+        let _second = Handover::new(&url, dir.path()).unwrap();
+        assert!(first.file.as_ref().unwrap().path.exists());
+        assert_eq!(files(dir.path()).len(), 3);
+    }
+
+    #[test]
+    fn a_store_without_a_password_needs_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for (url, told) in [
+            ("sqlite:/a/b.db", "sqlite:/a/b.db"),
+            ("memory:", "memory:"),
+            ("etcd://a,[::1]:1", "etcd://a:2379,[::1]:1"),
+        ] {
+            let handover = Handover::new(&url.parse().unwrap(), dir.path()).unwrap();
+            assert_eq!(handover.variables(), [(STORE.into(), told.into())]);
+            assert!(!handover.has_access());
+        }
+        assert!(files(dir.path()).is_empty());
+    }
+}
