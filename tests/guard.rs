@@ -7,6 +7,7 @@ mod guard {
     mod bounds;
     mod door;
     mod exec;
+    mod file;
     mod layer;
     mod proxy;
     mod rules;

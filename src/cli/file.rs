@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::Failure;
 use crate::config::{self, Config, MAX_FILE_BYTES, MAX_MIGRATIONS, Problems, Sources};
 use crate::job::MAX_SCRIPT_BYTES;
+use crate::store::sqlite::file::is_opened_here;
 
 /// The jobs file where none is named.
 pub(super) const DEFAULT: &str = "jobs.yaml";
@@ -102,8 +103,12 @@ fn parse_noting(path: &Path, bytes: &[u8], files: &RefCell<Footprint>) -> Result
     config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
 }
 
-/// Opens what stands at the path without waiting for anything: opening a pipe would wait for whoever writes to it.
+/// Opens what stands at the path without waiting for anything: opening a pipe would wait for whoever writes to it. A
+/// database that this process uses is left alone.
 fn open(path: &Path) -> io::Result<File> {
+    if is_opened_here(path) {
+        return Err(io::Error::other("it is a database that this node works with"));
+    }
     OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)
 }
 
@@ -256,6 +261,15 @@ mod tests {
         std::fs::write(&path, "hunter2\n").unwrap();
         std::os::unix::fs::symlink(&path, dir.path().join("link")).unwrap();
         assert_eq!(secret(&dir.path().join("link")).unwrap(), "hunter2\n");
+    }
+
+    /// Closing it again would drop the locks that the store's own connections have on it.
+    #[tokio::test]
+    async fn a_database_that_this_process_works_with_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let _store = crate::store::sqlite::SqliteStore::open(&path, crate::time::Clock::system()).await.unwrap();
+        assert!(secret(&path).unwrap_err().to_string().contains("a database that this node works with"));
     }
 
     #[test]

@@ -28,8 +28,9 @@ use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, Store
 use crate::time::Clock;
 
 mod contents;
-mod file;
+pub(crate) mod file;
 mod reader;
+mod tables;
 mod writer;
 
 pub use contents::HISTORY;
@@ -89,11 +90,11 @@ impl SqliteStore {
         let (reply, opened) = oneshot::channel();
         let named = path.clone();
         spawn("fencron-sqlite-open", move || drop(reply.send(open_twice(&named))))?;
-        let (file, to_write, to_read) = match timeout(ANSWER_WITHIN, opened).await {
+        let opened = match timeout(ANSWER_WITHIN, opened).await {
             Ok(Ok(opened)) => opened?,
             _ => return Err(unavailable(&path, "opening it took too long")),
         };
-        Threads::start(file, clock, to_write, to_read).map(|threads| SqliteStore { threads: Arc::new(threads) })
+        Threads::start(opened, clock).map(|threads| SqliteStore { threads: Arc::new(threads) })
     }
 
     /// Forgets the history before `revision` (or the current one, where that is less): reads and watches from before
@@ -103,10 +104,18 @@ impl SqliteStore {
     }
 }
 
-fn open_twice(path: &Path) -> Result<(File, Connection, Connection), StoreError> {
-    let (file, to_write) = File::open(path)?;
+/// The file, and what its two threads work with.
+struct Opened {
+    file: File,
+    boot: Arc<str>,
+    to_write: Connection,
+    to_read: Connection,
+}
+
+fn open_twice(path: &Path) -> Result<Opened, StoreError> {
+    let (file, to_write, boot) = tables::open(path)?;
     let to_read = file.connect()?;
-    Ok((file, to_write, to_read))
+    Ok(Opened { file, boot: boot.into(), to_write, to_read })
 }
 
 fn unavailable(path: &Path, why: &str) -> StoreError {
@@ -121,12 +130,14 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreErr
 }
 
 impl Threads {
-    fn start(file: File, clock: Clock, to_write: Connection, to_read: Connection) -> Result<Threads, StoreError> {
+    fn start(opened: Opened, clock: Clock) -> Result<Threads, StoreError> {
+        let Opened { file, boot, to_write, to_read } = opened;
         let (writer, write_requests) = mpsc::channel();
         let (reader, read_requests) = mpsc::channel();
         let told = Arc::new(AtomicBool::new(false));
         let write_thread = Writer {
             file: file.clone(),
+            boot: Arc::clone(&boot),
             connection: to_write,
             clock: clock.clone(),
             requests: write_requests,
@@ -135,6 +146,7 @@ impl Threads {
         };
         let read_thread = Reader {
             file: file.clone(),
+            boot,
             connection: to_read,
             clock: clock.clone(),
             requests: read_requests,

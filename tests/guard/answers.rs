@@ -315,12 +315,12 @@ fn bad_usage_is_said_without_secrets() {
     let other = format!("sqlite:{}", directory.path().join("other").display());
     let fence = ["--fence", "7", "--scope", "s", "--", "true"];
     for (state, code, says) in [
-        (other.as_str(), 5, "another kind of file"),
+        (other.as_str(), 5, "not a SQLite database"),
         ("memory", 2, "write sqlite:PATH"),
         ("postgres://u:hunter2@127.0.0.1:1/d", 5, "postgres://127.0.0.1:1/d cannot be used now"),
         ("postgres://127.0.0.1:1/d?user=u&password=p@hunter2", 5, "cannot be used now"),
         ("postgresx://u:hunter2@127.0.0.1:1/d", 2, "this is no state of a guard"),
-        ("sqlite:/no/such/directory/guard.db", 5, "cannot be opened or made"),
+        ("sqlite:/no/such/directory/guard.db", 5, "it cannot be created"),
     ] {
         let (got, stderr) = run(&[&["exec", "r", "--state", state], &fence[..]].concat());
         assert!(got == code && stderr.contains(says), "{state}: {got} {stderr}");

@@ -7,13 +7,12 @@
 //! stopped for a while.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -23,13 +22,12 @@ use uuid::Uuid;
 use super::{Bounds, KEY_OVERHEAD, SWEEP, StateError};
 use crate::fence::Fence;
 use crate::guard::{Answer, Answered, Asked, Decision, End, Entry, Found, InDoubt, Progress, SCOPES_MOST, decide};
+use crate::store::StoreError;
+use crate::store::sqlite::file::{File, Kind};
 use crate::time::{Clock, Wall};
 
-/// `fgrd`, in the file's header.
-const APPLICATION_ID: i32 = 0x6667_7264;
-
-/// The version of the tables, in the file's header.
-const SCHEMA_VERSION: i32 = 1;
+/// `fgrd` stands in the header.
+const KIND: Kind = Kind { application_id: 0x6667_7264, schema_version: 1, schema: SCHEMA, with_directory: false };
 
 const SCHEMA: &str = "
     CREATE TABLE scopes (name TEXT PRIMARY KEY, fence INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -60,16 +58,18 @@ const IN_DOUBT: i64 = 2;
 const QUEUE: usize = 1024;
 const BATCH: usize = 256;
 
-/// How long a connection pauses before it tries again for a lock that another one holds, and how often it tries.
-const BUSY_PAUSE: Duration = Duration::from_micros(300);
-const BUSY_TRIES: i32 = 16_667;
-
-/// How many prepared statements are kept: more than there are.
-const STATEMENTS: usize = 32;
-
 enum Job {
     Ask(Asked, InDoubt, oneshot::Sender<Result<Answered, StateError>>),
     End(Uuid, End, oneshot::Sender<Result<(), StateError>>),
+}
+
+impl Job {
+    fn fail(self, error: &StateError) {
+        match self {
+            Job::Ask(_, _, reply) => drop(reply.send(Err(error.clone()))),
+            Job::End(_, _, reply) => drop(reply.send(Err(error.clone()))),
+        }
+    }
 }
 
 /// What is answered when the transaction stands.
@@ -132,11 +132,21 @@ fn unavailable(path: &Path, why: &dyn fmt::Display) -> StateError {
     StateError::Unavailable { state: format!("sqlite:{}", path.display()), why: why.to_string() }
 }
 
+fn cannot_use(path: &Path, error: StoreError) -> StateError {
+    match error {
+        StoreError::Unavailable { why, .. } | StoreError::Unknown { why, .. } => unavailable(path, &why),
+        StoreError::Denied { why, .. } | StoreError::Unusable(why) => {
+            StateError::Unusable { state: format!("sqlite:{}", path.display()), why }
+        }
+        other => unavailable(path, &other),
+    }
+}
+
 /// The file whose lock says that a guard lives.
 struct Life {
     state: PathBuf,
     name: String,
-    lock: File,
+    lock: fs::File,
 }
 
 impl Life {
@@ -167,7 +177,7 @@ impl Life {
             return true;
         }
         let path = Life::path(&self.state, name);
-        let file = match File::open(&path) {
+        let file = match fs::File::open(&path) {
             Ok(file) => file,
             Err(error) => return error.kind() != io::ErrorKind::NotFound,
         };
@@ -189,6 +199,7 @@ impl Drop for Life {
 
 /// Works on the file, in its thread.
 struct Worker {
+    file: File,
     connection: Connection,
     bounds: Bounds,
     clock: Clock,
@@ -197,9 +208,10 @@ struct Worker {
 
 impl Worker {
     fn open(path: &Path, bounds: Bounds, clock: Clock) -> Result<Worker, StateError> {
-        let connection = connect(path)?;
-        let life = Life::begin(path).map_err(|error| unavailable(path, &error))?;
-        let mut worker = Worker { connection, bounds, clock, life: Arc::new(life) };
+        let (file, connection) = File::open(path, &KIND, |_, _| Ok(())).map_err(|error| cannot_use(path, error))?;
+        // Beside the file itself, whatever links led to it: all guards look for each other there.
+        let life = Life::begin(file.path()).map_err(|error| unavailable(path, &error))?;
+        let mut worker = Worker { file, connection, bounds, clock, life: Arc::new(life) };
         worker.bury().map_err(|error| unavailable(path, &error))?;
         Ok(worker)
     }
@@ -241,23 +253,13 @@ impl Worker {
 
     /// Does all of `jobs` in one transaction, and answers when it stands.
     fn work(&mut self, jobs: Vec<Job>) {
-        let now = self.clock.wall();
+        // What is written to a file that was replaced, nobody who opens the path will see.
+        if let Err(error) = self.file.check_in_place() {
+            let error = cannot_use(&self.life.state, error);
+            return jobs.into_iter().for_each(|job| job.fail(&error));
+        }
         let mut replies = Vec::with_capacity(jobs.len());
-        let done = (|| {
-            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let contents = Contents { transaction: &transaction, bounds: &self.bounds, life: &self.life, now };
-            contents.sweep()?;
-            for job in jobs {
-                replies.push(match job {
-                    Job::Ask(asked, in_doubt, reply) => Reply::Ask(contents.ask(&asked, in_doubt)?, reply),
-                    Job::End(id, end, reply) => {
-                        contents.end(id, &end)?;
-                        Reply::End(reply)
-                    }
-                });
-            }
-            transaction.commit()
-        })();
+        let done = self.transact(jobs, &mut replies);
         // Whoever asked may have gone. Those whose jobs were not reached see that nobody answers.
         let failed = done.err().map(|error: rusqlite::Error| unavailable(&self.life.state, &error));
         for reply in replies {
@@ -267,65 +269,22 @@ impl Worker {
             }
         }
     }
-}
 
-fn connect(path: &Path) -> Result<Connection, StateError> {
-    let unusable = |why: String| StateError::Unusable { state: format!("sqlite:{}", path.display()), why };
-    let mut create = OpenOptions::new();
-    create.write(true).create(true).truncate(false).mode(0o600);
-    create.open(path).map_err(|error| unusable(format!("it cannot be opened or made: {error}")))?;
-    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => unusable("it is another kind of file".to_owned()),
-        _ => unavailable(path, &error),
-    };
-    let mut connection = Connection::open(path).map_err(failed)?;
-    let version = prepare(&mut connection).map_err(failed)?;
-    match version {
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(connection),
-        (APPLICATION_ID, version) => Err(unusable(format!("it was made by another fencron: version {version}"))),
-        _ => Err(unusable("it belongs to another application: name a file of the guard's own".to_owned())),
-    }
-}
-
-/// Makes the tables where the file is empty, and answers whose it is.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<(i32, i32)> {
-    connection.busy_handler(Some(|tries| {
-        thread::sleep(BUSY_PAUSE);
-        tries < BUSY_TRIES
-    }))?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let empty: bool = transaction.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
-    if empty {
-        transaction.execute_batch(SCHEMA)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    }
-    transaction.commit()?;
-    let found: (i32, i32) = (
-        connection.pragma_query_value(None, "application_id", |row| row.get(0))?,
-        connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
-    );
-    if found == (APPLICATION_ID, SCHEMA_VERSION) {
-        write_ahead(connection)?;
-        connection.pragma_update(None, "synchronous", "full")?;
-    }
-    Ok(found)
-}
-
-/// Turns to WAL mode. For this alone SQLite does not wait for the others that have the file open at the same time.
-fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
-    let mut tries = 0;
-    loop {
-        match connection.pragma_update(None, "journal_mode", "wal") {
-            Err(error)
-                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) && tries < BUSY_TRIES =>
-            {
-                thread::sleep(BUSY_PAUSE);
-                tries += 1;
-            }
-            done => return done,
+    fn transact(&mut self, jobs: Vec<Job>, replies: &mut Vec<Reply>) -> rusqlite::Result<()> {
+        let now = self.clock.wall();
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let contents = Contents { transaction: &transaction, bounds: &self.bounds, life: &self.life, now };
+        contents.sweep()?;
+        for job in jobs {
+            replies.push(match job {
+                Job::Ask(asked, in_doubt, reply) => Reply::Ask(contents.ask(&asked, in_doubt)?, reply),
+                Job::End(id, end, reply) => {
+                    contents.end(id, &end)?;
+                    Reply::End(reply)
+                }
+            });
         }
+        transaction.commit()
     }
 }
 

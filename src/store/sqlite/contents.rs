@@ -45,12 +45,18 @@ pub(super) enum Next {
 }
 
 impl<'c> Contents<'c> {
-    /// The contents as of the transaction that is open on `connection`, at `now`, which was read inside it.
-    pub(super) fn load(connection: &'c Connection, file: &File, now: Boot) -> Result<Contents<'c>, Failure> {
+    /// The contents as of the transaction that is open on `connection`, at `now`, which was read inside it. `ours` is the
+    /// boot whose clock that is.
+    pub(super) fn load(
+        connection: &'c Connection,
+        file: &File,
+        ours: &str,
+        now: Boot,
+    ) -> Result<Contents<'c>, Failure> {
         let (revision, kept_from, boot) = connection
             .prepare_cached("SELECT revision, kept_from, boot FROM meta")?
             .query_row([], |row| Ok((revision(row, 0)?, revision(row, 1)?, row.get::<_, String>(2)?)))?;
-        if boot != file.boot {
+        if boot != ours {
             return Err(StoreError::Unusable(format!(
                 "{} is now used by a process with another boot id or time namespace than this one: a SQLite store is \
                  for the processes of one machine that see the same clock; use etcd",

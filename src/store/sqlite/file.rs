@@ -1,10 +1,12 @@
-//! The file: how it is created, recognised and opened, whose boot its leases belong to, and what its errors mean.
+//! A file of SQLite: how it is created, recognised and opened, and what its errors mean. The one way in which a database
+//! of fencron's own is opened, a store's and a guard's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -12,36 +14,16 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::store::StoreError;
 
-/// `fenc`, in the file's header: it tells our files from those of other applications.
-const APPLICATION_ID: i32 = 0x6665_6e63;
-
-/// The version of the tables. A file with a greater one was written by a newer fencron.
-const SCHEMA_VERSION: i32 = 1;
-
-/// The tables. `log` keeps what each change made of a key (`value` is null: deleted) and what the key was before it.
-const SCHEMA: &str = "
-    CREATE TABLE meta (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        revision INTEGER NOT NULL,
-        kept_from INTEGER NOT NULL,
-        boot TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE entries (
-        key TEXT PRIMARY KEY, value BLOB NOT NULL,
-        created INTEGER NOT NULL, modified INTEGER NOT NULL, lease INTEGER
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
-    CREATE TABLE leases (
-        nth INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL
-    ) STRICT;
-    CREATE INDEX leases_by_deadline ON leases (deadline);
-    CREATE TABLE log (
-        revision INTEGER NOT NULL, nth INTEGER NOT NULL, key TEXT NOT NULL,
-        value BLOB, created INTEGER, lease INTEGER,
-        old_value BLOB, old_created INTEGER, old_modified INTEGER, old_lease INTEGER,
-        PRIMARY KEY (revision, nth)
-    ) STRICT, WITHOUT ROWID;
-";
+/// What a file is to hold.
+pub(crate) struct Kind {
+    /// In the file's header: it tells our files from those of other applications.
+    pub application_id: i32,
+    /// The version of the tables, in the file's header. A file with a greater one was written by a newer fencron.
+    pub schema_version: i32,
+    pub schema: &'static str,
+    /// Whether the directory is made as well; otherwise a path that was mistyped is an error.
+    pub with_directory: bool,
+}
 
 /// How long a connection pauses before it tries again for a lock that another one holds. SQLite's own handler backs
 /// off to 100 ms, and starves writers for seconds where several processes write.
@@ -64,29 +46,41 @@ const STATEMENTS: usize = 64;
 const WAL_KEPT: u32 = 16 << 20;
 
 /// One opening at a time in a process: closing any descriptor of a file drops all of the process's POSIX locks on it,
-/// and creating the file with its mode opens and closes one.
-static OPENING: Mutex<()> = Mutex::new(());
+/// and creating the file with its mode opens and closes one. Holds device and inode of all that were opened.
+static OPENED: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
 
-/// A file that was opened as a store.
+fn opened() -> MutexGuard<'static, BTreeSet<(u64, u64)>> {
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this process has opened the file as a database. Nothing else may open it then, to read it for example: see
+/// [`OPENED`].
+pub(crate) fn is_opened_here(path: &Path) -> bool {
+    identity(path).is_ok_and(|identity| opened().contains(&identity))
+}
+
+/// A file that was opened as a database. Whatever of this project keeps a database of its own opens it so.
 #[derive(Clone, Debug)]
-pub(super) struct File {
+pub(crate) struct File {
     path: PathBuf,
     /// Device and inode: a file that is deleted or replaced while it is in use would let two nodes lead.
     identity: (u64, u64),
-    /// Whose boot clock the leases are measured by.
-    pub(super) boot: String,
 }
 
 impl File {
-    /// Opens the file, creates it with its directory where it is not there, and makes its tables.
-    pub(super) fn open(path: &Path) -> Result<(File, Connection), StoreError> {
-        let boot = boot_identity()?;
-        let _opening = OPENING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        create(path).map_err(|error| denied(path, &format!("it cannot be created: {error}")))?;
+    /// Opens the file, creates it where it is not there, and makes its tables. `begin` is done in the
+    /// same transaction, and told whether the tables were there before.
+    pub(crate) fn open(
+        path: &Path,
+        kind: &Kind,
+        begin: impl Fn(&Connection, bool) -> rusqlite::Result<()>,
+    ) -> Result<(File, Connection), StoreError> {
+        let mut opened = opened();
+        create(path, kind.with_directory).map_err(|error| denied(path, &format!("it cannot be created: {error}")))?;
         refuse_network(path)?;
         let mut tries = 0;
         let connection = loop {
-            match prepare(path, &boot) {
+            match prepare(path, kind, &begin) {
                 Err(Failure::Sqlite(error)) if is_busy(&error) && tries < OPEN_TRIES => tries += 1,
                 Err(failure) => return Err(failure.told(path)),
                 Ok(connection) => break connection,
@@ -94,25 +88,26 @@ impl File {
             thread::sleep(OPEN_PAUSE);
         };
         let identity = identity(path).map_err(|error| denied(path, &error.to_string()))?;
+        opened.insert(identity);
         // The same file under its own name, wherever the process goes.
         let path = fs::canonicalize(path).map_err(|error| denied(path, &error.to_string()))?;
-        Ok((File { path, identity, boot }, connection))
+        Ok((File { path, identity }, connection))
     }
 
     /// Another connection to it.
-    pub(super) fn connect(&self) -> Result<Connection, StoreError> {
-        let _opening = OPENING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(crate) fn connect(&self) -> Result<Connection, StoreError> {
+        let _opening = opened();
         self.check_in_place()?;
         connect(&self.path).and_then(wait_when_busy).map_err(|error| self.explain(&error))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Refuses where the path no longer leads to the file that was opened: what is written to it now, nobody who
     /// opens the path will see.
-    pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
+    pub(crate) fn check_in_place(&self) -> Result<(), StoreError> {
         match identity(&self.path) {
             Ok(found) if found == self.identity => Ok(()),
             _ => Err(StoreError::Unusable(format!(
@@ -124,7 +119,7 @@ impl File {
     }
 
     /// Bytes on disk, the write-ahead log included.
-    pub(super) fn size(&self) -> Option<u64> {
+    pub(crate) fn size(&self) -> Option<u64> {
         let mut log = self.path.clone().into_os_string();
         log.push("-wal");
         let size = fs::metadata(&self.path).ok()?.len();
@@ -132,7 +127,7 @@ impl File {
     }
 
     /// What an operator ought to know of where the file lies.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         match filesystem(&self.path) {
             Some((name, Reach::Unclear)) => vec![format!(
                 "{} is on a {name} filesystem: make sure that only this machine uses it, or use etcd",
@@ -143,31 +138,31 @@ impl File {
     }
 
     /// The error as a person can act on it. For a request whose commit was not begun, or is certain to have failed.
-    pub(super) fn explain(&self, error: &rusqlite::Error) -> StoreError {
+    pub(crate) fn explain(&self, error: &rusqlite::Error) -> StoreError {
         explain(&self.path, error)
     }
 
     /// What to answer where the commit itself failed: the log may have been written before the disk said no, and only
     /// a full disk is certain not to have taken it (the frame that makes a commit is the last that is written).
-    pub(super) fn explain_commit(&self, error: &rusqlite::Error) -> StoreError {
+    pub(crate) fn explain_commit(&self, error: &rusqlite::Error) -> StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => self.explain(error),
             _ => StoreError::Unknown { store: store(&self.path), why: error.to_string() },
         }
     }
 
-    pub(super) fn unavailable(&self, why: &str) -> StoreError {
+    pub(crate) fn unavailable(&self, why: &str) -> StoreError {
         StoreError::Unavailable { store: store(&self.path), why: why.to_owned() }
     }
 
-    pub(super) fn unknown(&self, why: &str) -> StoreError {
+    pub(crate) fn unknown(&self, why: &str) -> StoreError {
         StoreError::Unknown { store: store(&self.path), why: why.to_owned() }
     }
 }
 
 /// Why something could not be done to the contents.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The answer to this request: nothing was changed by it, others go on.
     Answer(StoreError),
     /// SQLite failed: nothing of the transaction stands.
@@ -195,20 +190,9 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// What tells this boot, and this view of its clock, from every other: the kernel's id of the boot, and the time
-/// namespace, in which `CLOCK_BOOTTIME` may be set off.
-fn boot_identity() -> Result<String, StoreError> {
-    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-    let boot = fs::read_to_string(BOOT_ID).map_err(|error| {
-        StoreError::Unusable(format!("{BOOT_ID} tells which boot leases belong to, and cannot be read ({error})"))
-    })?;
-    // Kernels before 5.6 have no time namespaces: then there is only one.
-    let namespace = fs::read_link("/proc/self/ns/time").map(|link| link.display().to_string()).unwrap_or_default();
-    Ok(format!("{} {namespace}", boot.trim()))
-}
-
-fn create(path: &Path) -> io::Result<()> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+fn create(path: &Path, with_directory: bool) -> io::Result<()> {
+    let directory = path.parent().filter(|directory| with_directory && !directory.as_os_str().is_empty());
+    if let Some(directory) = directory {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
@@ -242,13 +226,17 @@ fn wait_when_busy(mut connection: Connection) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A connection to a file that is ours, with its tables made and its leases of this boot.
-fn prepare(path: &Path, boot: &str) -> Result<Connection, Failure> {
+/// A connection to a file that is ours, with its tables made.
+fn prepare(
+    path: &Path,
+    kind: &Kind,
+    begin: &impl Fn(&Connection, bool) -> rusqlite::Result<()>,
+) -> Result<Connection, Failure> {
     let connection = connect(path)?;
     // Before anything is changed in a file that may be somebody else's. In one transaction: another process may be making
     // the tables right now, and half of what it made would look like a stranger's.
     connection.execute_batch("BEGIN")?;
-    let recognised = recognise(path, &connection);
+    let recognised = recognise(path, kind, &connection);
     connection.execute_batch("ROLLBACK")?;
     recognised?;
     if connection.is_readonly("main")? {
@@ -260,7 +248,7 @@ fn prepare(path: &Path, boot: &str) -> Result<Connection, Failure> {
         return Err(StoreError::Unusable(why).into());
     }
     connection.execute_batch("BEGIN IMMEDIATE")?;
-    let made = recognise(path, &connection).and_then(|ours| Ok(make(&connection, ours, boot)?));
+    let made = recognise(path, kind, &connection).and_then(|ours| Ok(make(&connection, kind, ours, begin)?));
     match made {
         Ok(()) => connection.execute_batch("COMMIT")?,
         Err(failure) => {
@@ -272,19 +260,20 @@ fn prepare(path: &Path, boot: &str) -> Result<Connection, Failure> {
 }
 
 /// Whether the file has our tables; `false`: it is empty. Anything else is not ours to touch.
-fn recognise(path: &Path, connection: &Connection) -> Result<bool, Failure> {
+fn recognise(path: &Path, kind: &Kind, connection: &Connection) -> Result<bool, Failure> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let things: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let path = path.display();
     if application == 0 && version == 0 && things == 0 {
         Ok(false)
-    } else if application != APPLICATION_ID {
+    } else if application != kind.application_id {
         Err(StoreError::Unusable(format!("{path} is a database of another application: name another file")).into())
-    } else if version > SCHEMA_VERSION {
+    } else if version > kind.schema_version {
         Err(StoreError::Unusable(format!(
-            "{path} was written by a newer fencron (tables of version {version}; this one knows {SCHEMA_VERSION}): \
-             run that version, or name another file"
+            "{path} was written by a newer fencron (tables of version {version}; this one knows {}): \
+             run that version, or name another file",
+            kind.schema_version
         ))
         .into())
     } else {
@@ -292,24 +281,20 @@ fn recognise(path: &Path, connection: &Connection) -> Result<bool, Failure> {
     }
 }
 
-/// Makes the tables where there are none, and ends what another boot left: a lease cannot outlive its machine's boot.
-///
-/// The next transaction finds those leases due, and ends them with their keys. The history goes as well: nobody who
-/// watched it is left.
-fn make(connection: &Connection, ours: bool, boot: &str) -> rusqlite::Result<()> {
+/// Makes the tables where there are none.
+fn make(
+    connection: &Connection,
+    kind: &Kind,
+    ours: bool,
+    begin: &impl Fn(&Connection, bool) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
     if !ours {
-        connection.execute_batch(SCHEMA)?;
-        connection.execute_batch(&format!(
-            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        ))?;
-        connection.execute("INSERT INTO meta VALUES (1, 1, 0, ?1)", [boot])?;
+        connection.execute_batch(kind.schema)?;
+        let (application, version) = (kind.application_id, kind.schema_version);
+        connection
+            .execute_batch(&format!("PRAGMA application_id = {application}; PRAGMA user_version = {version};"))?;
     }
-    let of: String = connection.query_row("SELECT boot FROM meta", [], |row| row.get(0))?;
-    if of != boot {
-        connection.execute_batch("UPDATE leases SET deadline = 0; DELETE FROM log;")?;
-        connection.execute("UPDATE meta SET boot = ?1, kept_from = revision", [boot])?;
-    }
-    Ok(())
+    begin(connection, ours)
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {

@@ -57,6 +57,8 @@ pub(super) struct Watching {
 /// What the thread owns.
 pub(super) struct Reader {
     pub(super) file: File,
+    /// Whose boot clock the leases are measured by.
+    pub(super) boot: Arc<str>,
     pub(super) connection: Connection,
     pub(super) clock: Clock,
     pub(super) requests: mpsc::Receiver<ToReader>,
@@ -115,7 +117,7 @@ impl Reader {
 
     fn read(&self, question: &Question) -> Result<Read, Failure> {
         let snapshot = self.connection.unchecked_transaction()?;
-        let contents = Contents::load(&snapshot, &self.file, self.clock.boot())?;
+        let contents = Contents::load(&snapshot, &self.file, &self.boot, self.clock.boot())?;
         if !question.as_it_is && contents.is_due()? {
             return Ok(Read::LeaseDue);
         }
@@ -136,7 +138,7 @@ impl Reader {
     /// Sends every watch what is new to it. `false`: one has no room for it now.
     fn report(&mut self) -> Result<bool, Failure> {
         let snapshot = self.connection.unchecked_transaction()?;
-        let contents = Contents::load(&snapshot, &self.file, self.clock.boot())?;
+        let contents = Contents::load(&snapshot, &self.file, &self.boot, self.clock.boot())?;
         self.watches.next_deadline = contents.next_deadline()?;
         let mut all_told = true;
         for _ in 0..self.watches.open.len() {

@@ -53,6 +53,8 @@ pub(super) enum ToWriter {
 /// What the thread owns.
 pub(super) struct Writer {
     pub(super) file: File,
+    /// Whose boot clock the leases are measured by.
+    pub(super) boot: Arc<str>,
     pub(super) connection: Connection,
     pub(super) clock: Clock,
     pub(super) requests: mpsc::Receiver<ToWriter>,
@@ -133,7 +135,7 @@ impl Writer {
 
     fn evaluate(&self, writes: &[&Write]) -> Result<Vec<Result<Written, StoreError>>, Failure> {
         // The clock is read under the write lock: nobody's later transaction can have an earlier instant.
-        let mut contents = Contents::load(&self.connection, &self.file, self.clock.boot())?;
+        let mut contents = Contents::load(&self.connection, &self.file, &self.boot, self.clock.boot())?;
         contents.expire()?;
         let mut answers = Vec::with_capacity(writes.len());
         for write in writes {

@@ -1,0 +1,71 @@
+//! The tables of a store, and whose boot its leases belong to.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::file::{File, Kind};
+use crate::store::StoreError;
+
+/// `fenc` stands in the header.
+const KIND: Kind = Kind { application_id: 0x6665_6e63, schema_version: 1, schema: SCHEMA, with_directory: true };
+
+/// The tables. `log` keeps what each change made of a key (`value` is null: deleted) and what the key was before it.
+const SCHEMA: &str = "
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        revision INTEGER NOT NULL,
+        kept_from INTEGER NOT NULL,
+        boot TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE entries (
+        key TEXT PRIMARY KEY, value BLOB NOT NULL,
+        created INTEGER NOT NULL, modified INTEGER NOT NULL, lease INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
+    CREATE TABLE leases (
+        nth INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, ttl INTEGER NOT NULL, deadline INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX leases_by_deadline ON leases (deadline);
+    CREATE TABLE log (
+        revision INTEGER NOT NULL, nth INTEGER NOT NULL, key TEXT NOT NULL,
+        value BLOB, created INTEGER, lease INTEGER,
+        old_value BLOB, old_created INTEGER, old_modified INTEGER, old_lease INTEGER,
+        PRIMARY KEY (revision, nth)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Opens the file as a store's, and ends what another boot left: a lease cannot outlive its machine's boot. Answers whose
+/// boot clock the leases are measured by, too.
+pub(super) fn open(path: &Path) -> Result<(File, Connection, String), StoreError> {
+    let boot = boot_identity()?;
+    let (file, connection) = File::open(path, &KIND, |connection, ours| begin(connection, ours, &boot))?;
+    Ok((file, connection, boot))
+}
+
+/// What tells this boot, and this view of its clock, from every other: the kernel's id of the boot, and the time
+/// namespace, in which `CLOCK_BOOTTIME` may be set off.
+fn boot_identity() -> Result<String, StoreError> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(BOOT_ID).map_err(|error| {
+        StoreError::Unusable(format!("{BOOT_ID} tells which boot leases belong to, and cannot be read ({error})"))
+    })?;
+    // Kernels before 5.6 have no time namespaces: then there is only one.
+    let namespace = fs::read_link("/proc/self/ns/time").map(|link| link.display().to_string()).unwrap_or_default();
+    Ok(format!("{} {namespace}", boot.trim()))
+}
+
+/// The next transaction finds the leases of another boot due, and ends them with their keys. The history goes as well:
+/// nobody who watched it is left.
+fn begin(connection: &Connection, ours: bool, boot: &str) -> rusqlite::Result<()> {
+    if !ours {
+        connection.execute("INSERT INTO meta VALUES (1, 1, 0, ?1)", [boot])?;
+    }
+    let of: String = connection.query_row("SELECT boot FROM meta", [], |row| row.get(0))?;
+    if of != boot {
+        connection.execute_batch("UPDATE leases SET deadline = 0; DELETE FROM log;")?;
+        connection.execute("UPDATE meta SET boot = ?1, kept_from = revision", [boot])?;
+    }
+    Ok(())
+}
