@@ -69,8 +69,8 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::fence::{Fence, Stamp};
 use crate::lock::{
-    CampaignError, Claim, Claims, Driver, Election, Hold, HoldSignal, LockName, Locks, Presence, Session, SessionError,
-    Term, Timing,
+    CallId, CampaignError, Claim, Claims, Driver, Election, Hold, HoldSignal, LockName, Locks, Lookout, Presence,
+    Session, SessionError, Term, Timing,
 };
 use crate::store::{Store, StoreError};
 use crate::time::Wall;
@@ -115,6 +115,7 @@ pub struct Led {
     pub term: Term,
     /// Cancelled when the term is over, or may be.
     pub signal: CancellationToken,
+    lookout: Lookout,
 }
 
 /// A job of which each occurrence is done once, by the elected instance. See [`Elected::job`].
@@ -286,6 +287,7 @@ impl<S: Store> ElectedJob<S> {
 
     async fn take(&self, at: Wall) -> Result<Option<Led>, StoreError> {
         let mut terms = self.elected.terms();
+        let call = CallId::random();
         loop {
             let Some(led) = self.elected.shared.elected(&mut terms).await else { return Ok(None) };
             if self.latest.load(Ordering::Relaxed) > at.as_millis() {
@@ -298,14 +300,16 @@ impl<S: Store> ElectedJob<S> {
                     tracing::warn!(job = %self.name, %at, "the term ended during the claim");
                     continue;
                 }
-                claim = self.claims.claim(&led.term.hold, at) => claim?,
+                claim = self.claims.claim(call, &led.term.hold, at) => claim?,
             };
             match claim {
-                Claim::Taken => return Ok(Some(led)),
+                Claim::Taken if led.lookout.lost().is_none() => return Ok(Some(led)),
                 Claim::Decided(until) => {
                     self.note_decided(at, until);
                     return Ok(None);
                 }
+                // What was claimed too late to be begun is this call's still, under the next term of this instance.
+                Claim::Taken => led.signal.cancelled().await,
                 // It is told of it a little later.
                 Claim::NotHeld => led.signal.cancelled().await,
             }
@@ -433,7 +437,8 @@ struct Published {
 
 impl Published {
     fn new(to: &watch::Sender<Option<Led>>, term: &Term, signal: &HoldSignal, node: &Arc<str>) -> Published {
-        let led = Led { term: term.clone(), signal: signal.token().child_token() };
+        let (signal, lookout) = (signal.token().child_token(), signal.lookout());
+        let led = Led { term: term.clone(), signal, lookout };
         tracing::info!(lock.scope = %term.hold.scope(), lock.fence = %term.fence(), %node, "elected");
         to.send_replace(Some(led.clone()));
         Published { to: to.clone(), led, node: Arc::clone(node) }

@@ -93,6 +93,7 @@
 //! | a request is applied late, or twice | its comparisons fail (table in `lock/hold.rs`) |
 //! | a campaign is dropped half-way | it may still win: [`Election::withdraw`] it, or campaign again under the same [`CallId`], which adopts what was won |
 //! | the lease ends while its owner waits | the grant compares the session's key: it never wins |
+//! | the process stands still past its trust, then reads what it was granted | the clock is looked at last (`lock/handout.rs`): it is given back, and answered as lost |
 //! | the process dies | its lease ends, and everything under it goes |
 //! | an operator deletes the owner's key | the hold is over: its writes fail, it is never put again; the next waiter gets a greater fence |
 //! | an operator deletes `base` | nothing is granted: [`FenceBaseError`], `fencron fence repair` |
@@ -120,6 +121,7 @@ mod context;
 mod election;
 mod fenced;
 mod guard;
+mod handout;
 mod hold;
 mod keys;
 mod lease;
@@ -152,6 +154,7 @@ pub use repair::Repaired;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
 pub use semaphore::{Permits, PermitsHeld, Semaphore, SemaphoreError, SemaphoreState};
 pub use session::{Driver, Ended, Presence, Session, SessionError, Trust};
+pub(crate) use signal::Lookout;
 pub use signal::{HoldSignal, Lost};
 
 /// The sessions and locks of one namespace of one store, and what this process has seen of them. Cheap to clone; clones

@@ -266,7 +266,11 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 tracing::debug!(%error, "could not close the session: it ends by itself");
             }
             match result {
-                Err(OnceError::Campaign(CampaignError::SessionEnded(_))) if sessions < SESSIONS_MOST => sessions += 1,
+                Err(OnceError::Campaign(CampaignError::SessionEnded(_) | CampaignError::TrustLapsed))
+                    if sessions < SESSIONS_MOST =>
+                {
+                    sessions += 1;
+                }
                 result => return result,
             }
         }

@@ -245,9 +245,8 @@ pub(super) fn failure(error: OnceError) -> anyhow::Error {
         OnceError::NotInTime { .. } => Exit::NotAcquired,
         OnceError::Lost { .. } => Exit::Lost,
         OnceError::Stopped(_) => Exit::Failed,
-        OnceError::Campaign(CampaignError::SessionEnded(_)) | OnceError::Session(SessionError::Ended { .. }) => {
-            Exit::Lost
-        }
+        OnceError::Campaign(CampaignError::SessionEnded(_) | CampaignError::TrustLapsed)
+        | OnceError::Session(SessionError::Ended { .. }) => Exit::Lost,
         OnceError::Campaign(CampaignError::Store(store))
         | OnceError::Session(SessionError::Store(store))
         | OnceError::Store(store) => match store {

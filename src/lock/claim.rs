@@ -69,14 +69,18 @@ impl<S: Store> Claims<S> {
     }
 
     /// Takes the occurrence `at`, where `hold` stands and nothing as late was taken before. It goes on trying while the
-    /// store is away. Dropping the future may leave the occurrence taken, by nobody.
-    pub async fn claim(&self, hold: &Hold, at: Wall) -> Result<Claim, StoreError> {
-        let call = CallId::random().to_string();
-        let value = json(&ClaimRecord { v: RECORD, at, fence: hold.fence().get(), call: call.clone() });
+    /// store is away. Dropping the future may leave the occurrence taken, by nobody; the same `call` finds it again, and
+    /// takes it over under a later hold.
+    pub async fn claim(&self, call: CallId, hold: &Hold, at: Wall) -> Result<Claim, StoreError> {
+        let (call, fence) = (call.to_string(), hold.fence().get());
+        let value = json(&ClaimRecord { v: RECORD, at, fence, call: call.clone() });
         let mut backoff = Backoff::new();
+        // What the call has put under an earlier hold.
+        let mut put_before = None;
         loop {
             // What was decided may have been deleted since, by hand: that it is there still is for the store to say.
-            let unchanged = self.seen().filter(|seen| seen.until < at).map_or(Revision(0), |seen| seen.modified);
+            let seen = put_before.or_else(|| self.seen().filter(|seen| seen.until < at));
+            let unchanged = seen.map_or(Revision(0), |seen: Decided| seen.modified);
             let txn = hold.still_held().into_iter().fold(Txn::new(), Txn::when);
             let txn = txn.when(Compare::modified_at(self.key.as_str(), unchanged));
             let txn = txn.then(Op::put(self.key.as_str(), value.clone())).otherwise(Op::get(self.key.as_str()));
@@ -95,11 +99,13 @@ impl<S: Store> Claims<S> {
             }
             let found = self.found(&committed)?;
             let is_ours = found.as_ref().is_some_and(|(record, _)| record.call == call);
+            let is_of_this_hold = found.as_ref().is_some_and(|(record, _)| record.fence == fence);
             let found = found.map(|(record, modified)| Decided { until: record.at, modified });
             self.note(found);
             match found {
-                _ if is_ours => return Ok(Claim::Taken),
-                Some(found) if found.until >= at => return Ok(Claim::Decided(found.until)),
+                _ if is_ours && is_of_this_hold => return Ok(Claim::Taken),
+                Some(found) if is_ours && found.modified != unchanged => put_before = Some(found),
+                Some(found) if !is_ours && found.until >= at => return Ok(Claim::Decided(found.until)),
                 found if found.map_or(Revision(0), |found| found.modified) == unchanged => return Ok(Claim::NotHeld),
                 _ => {}
             }

@@ -45,6 +45,13 @@ pub enum CampaignError {
     FenceBase(#[from] FenceBaseError),
     #[error(transparent)]
     StoreWentBack(#[from] StoreWentBack),
+    /// The lock was granted, but not before the session's trust had lapsed: another may hold it by now, so it was given
+    /// back. The session may go on: campaign again, with another call.
+    #[error(
+        "the lock was granted after the session's trust had lapsed (no keep-alive was acknowledged in time), and was given \
+         back: campaign again"
+    )]
+    TrustLapsed,
     /// The session would wait for itself.
     #[error("call {0} of the same session holds the lock or waits for it already: resign or withdraw it first")]
     OtherCall(CallId),
@@ -117,18 +124,22 @@ impl<S: Store> Election<S> {
     /// Dropping the future leaves the call in the queue, where it may still win: [`Election::withdraw`] it, or campaign
     /// again with the same session and call, which goes on where this one was, and adopts what it won.
     pub async fn campaign(&self, session: &Session<S>, call: CallId) -> Result<Term, CampaignError> {
-        let caller = session.caller(call);
+        let (member, caller) = (session.member(), session.caller(call));
         let contended = tokio::select! {
             biased;
             why = session.ended() => Err(CampaignError::SessionEnded(why)),
-            contended = self.contest.contend(&caller, Ask::Wait(None)) => contended,
-        }?;
+            contended = self.contest.win(&member, &caller, Ask::Wait(None)) => contended,
+        };
         match contended {
-            Contended::Won(hold) => {
-                self.contest.locks.save_seen().await;
-                Ok(Term { hold })
+            Ok(Contended::Won(hold)) => Ok(Term { hold }),
+            Err(CampaignError::TrustLapsed) => {
+                if let Err(error) = self.contest.take_back(&caller).await {
+                    tracing::warn!(%error, %call, "a lock that was won too late is given back in the background");
+                }
+                Err(CampaignError::TrustLapsed)
             }
-            Contended::Busy | Contended::Destroyed => {
+            Err(error) => Err(error),
+            Ok(Contended::Busy | Contended::Destroyed) => {
                 let why = format!("a candidate for `{}` was told not to wait", self.contest.keys.owner);
                 Err(StoreError::Unusable(why).into())
             }

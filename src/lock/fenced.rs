@@ -29,9 +29,6 @@ pub const DESTROYED_SHOWS: Duration = Duration::from_secs(60);
 /// How long a call that is not to wait for its turn waits for the store.
 pub(super) const TRY_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a call whose time is up waits to be taken out of the queue, before it is left to be taken out later.
-pub(super) const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
-
 /// How long a call waits for its turn.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Patience {
@@ -71,7 +68,8 @@ impl<S: Store> FencedLock<S> {
     ///
     /// At once, without waiting: [`LockError::LimitReached`], [`LockError::OwnershipLost`], [`LockError::SessionLost`],
     /// [`LockError::LockDestroyed`]. While it waits: the last two, and [`LockError::WaitCancelled`]. A store that is away
-    /// is no error: it goes on trying until the session ends.
+    /// is no error: it goes on trying until the session ends. A lock that is granted when the session's trust has lapsed is
+    /// given back, and answered as [`LockError::SessionLost`].
     pub async fn lock(&self, context: &mut LockContext) -> Result<(), LockError> {
         self.lock_and_get_fence(context).await.map(drop)
     }
@@ -259,7 +257,7 @@ impl<S: Store> FencedLock<S> {
             return Ok(Some(held.hold.fence()));
         }
         if let Some(why) = context.member.is_over() {
-            return Err(LockError::SessionLost { why });
+            return Err(LockError::SessionLost { why: Lost::SessionEnded(why) });
         }
         self.acquire(context, patience).await
     }

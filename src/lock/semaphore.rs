@@ -6,7 +6,8 @@ use tokio::time::timeout;
 
 use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
 use super::election::Resigned;
-use super::fenced::{TRY_WITHIN, WITHDRAW_WITHIN};
+use super::fenced::TRY_WITHIN;
+use super::handout::WITHDRAW_WITHIN;
 use super::hold::{Proof, View, is_settled};
 use super::keys::{CallId, LockName, SemaphoreKeys};
 use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
@@ -41,8 +42,10 @@ pub enum SemaphoreError {
     MoreThanThereAre { semaphore: LockName, asked: u32, permits: u32 },
     #[error("a semaphore has 1 to {PERMITS_MOST} permits, and so many may be asked for; not {0}")]
     OutOfBounds(u32),
-    #[error("the session is over ({why}): open another")]
-    SessionLost { why: Ended },
+    /// With [`Lost::TrustLapsed`] the permits were granted too late to be acted on, and were given back; the session may go
+    /// on, and then permits may be asked for again.
+    #[error("nothing can be had under the session ({why}): open another")]
+    SessionLost { why: Lost },
     /// It may hold permits or wait for them: that is taken back in the background, and ends with the session at last.
     #[error("it is not known whether the request for permits of `{semaphore}` took effect ({source})")]
     OutcomeUnknown { semaphore: LockName, source: StoreError },
@@ -215,17 +218,29 @@ impl<S: Store> Semaphore<S> {
             biased;
             why = member.ended() => {
                 abandoned.call = None;
-                return Err(SemaphoreError::SessionLost { why });
+                return Err(SemaphoreError::SessionLost { why: Lost::SessionEnded(why) });
             }
             contended = self.contend(&claim, waits) => contended,
             () = time_up => if waits { Ok(None) } else { Err(no_answer().into()) },
         };
         let failed = match contended {
-            Ok(Some(proof)) => {
-                abandoned.call = None;
-                let (call, over) = (claim.caller.call, HoldOver::default());
-                return Ok(Some(Permits { semaphore: self.clone(), member, call, proof, permits, over, open: true }));
-            }
+            // The last look at the clock, as `handout` has it for locks.
+            Ok(Some(proof)) => match member.lost(&self.locks.clock) {
+                None => {
+                    abandoned.call = None;
+                    let (call, over) = (claim.caller.call, HoldOver::default());
+                    return Ok(Some(Permits {
+                        semaphore: self.clone(),
+                        member,
+                        call,
+                        proof,
+                        permits,
+                        over,
+                        open: true,
+                    }));
+                }
+                Some(why) => Some(SemaphoreError::SessionLost { why }),
+            },
             Ok(None) => None,
             Err(error) => Some(error),
         };
@@ -263,7 +278,7 @@ impl<S: Store> Semaphore<S> {
                     continue;
                 }
                 Ok(committed) => self.read(committed)?,
-                Err(StoreError::LeaseEnded(_)) => return Err(SemaphoreError::SessionLost { why: Ended::Refused }),
+                Err(StoreError::LeaseEnded(_)) => return Err(session_over(Ended::Refused)),
                 Err(error) if error.is_passing() => {
                     tracing::debug!(%error, call = %caller.call, "looking what became of the request");
                     backoff.wait().await;
@@ -275,7 +290,7 @@ impl<S: Store> Semaphore<S> {
             let queued = pool.queued(&self.keys, caller.call);
             (txn, sent) = match pool.next(&self.keys, claim, self.locks.clock.wall()) {
                 Next::Adopt(proof) => return Ok(Some(proof)),
-                Next::SessionGone => return Err(SemaphoreError::SessionLost { why: Ended::KeyGone }),
+                Next::SessionGone => return Err(session_over(Ended::KeyGone)),
                 Next::TooMany { permits } => {
                     let (semaphore, asked) = (self.name.clone(), claim.permits);
                     return Err(SemaphoreError::MoreThanThereAre { semaphore, asked, permits });
@@ -319,6 +334,10 @@ enum Sent {
     Found,
     Enqueue,
     Take,
+}
+
+fn session_over(why: Ended) -> SemaphoreError {
+    SemaphoreError::SessionLost { why: Lost::SessionEnded(why) }
 }
 
 fn no_answer() -> StoreError {

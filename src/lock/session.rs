@@ -12,9 +12,10 @@ use super::context::LockContext;
 use super::hold::Caller;
 use super::keys::CallId;
 use super::lease::{Lease, Timing};
+use super::signal::Lost;
 use super::{Backoff, Locks};
 use crate::store::{Compare, Entry, Keys, LeaseId, Op, Range, Revision, Store, StoreError, Txn};
-use crate::time::Boot;
+use crate::time::{Boot, Clock};
 
 mod keeper;
 
@@ -64,7 +65,16 @@ pub struct Trust {
 impl Trust {
     /// Whether the session may be acted on at `now`.
     pub fn holds(&self, now: Boot) -> bool {
-        self.ended.is_none() && now < self.trusted_until
+        self.lost(now).is_none()
+    }
+
+    /// Why nothing may be acted on under the session at `now`, where that is so. Whoever asks compares the clock: what
+    /// keeps the session alive may not have had its turn to say so, and is then late by as much as the machine is busy.
+    pub fn lost(&self, now: Boot) -> Option<Lost> {
+        match self.ended {
+            Some(why) => Some(Lost::SessionEnded(why)),
+            None => (now >= self.trusted_until).then_some(Lost::TrustLapsed),
+        }
     }
 }
 
@@ -311,6 +321,11 @@ impl Member {
             session_created: self.session_created,
             delay: None,
         }
+    }
+
+    /// Why nothing may be handed out under the session at this moment, where that is so.
+    pub fn lost(&self, clock: &Clock) -> Option<Lost> {
+        self.trust.borrow().lost(clock.boot())
     }
 
     /// Why the session is over, where it is.

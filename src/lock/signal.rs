@@ -71,9 +71,32 @@ impl HoldOver {
 /// It watches the lock for as long as it lives.
 #[derive(Debug)]
 pub struct HoldSignal {
+    lookout: Lookout,
+    _vigil: AbortOnDropHandle<()>,
+}
+
+/// What is known of a hold at any moment, for its signal and for whoever hands something out under it.
+#[derive(Clone, Debug)]
+pub(crate) struct Lookout {
     lost: watch::Receiver<Option<Lost>>,
     token: CancellationToken,
-    _vigil: AbortOnDropHandle<()>,
+    /// What was noticed by a look at the clock, before the vigil had its turn. It stays, as all that is told does.
+    noticed: HoldOver,
+    trust: watch::Receiver<Trust>,
+    clock: Clock,
+}
+
+impl Lookout {
+    /// Why the hold is over or may be, at this moment.
+    pub fn lost(&self) -> Option<Lost> {
+        let told = *self.lost.borrow();
+        told.or_else(|| self.noticed.why()).or_else(|| {
+            let why = self.trust.borrow().lost(self.clock.boot())?;
+            self.noticed.end(why);
+            self.token.cancel();
+            Some(why)
+        })
+    }
 }
 
 impl HoldSignal {
@@ -86,22 +109,26 @@ impl HoldSignal {
         let (told, lost) = watch::channel(None);
         let token = CancellationToken::new();
         let (store, clock, cancel) = (locks.store.clone(), locks.clock.clone(), token.clone());
+        let noticed = HoldOver::default();
+        let lookout =
+            Lookout { lost, token, noticed: noticed.clone(), trust: trust.clone(), clock: locks.clock.clone() };
         let vigil = tokio::spawn(async move {
             let why = tokio::select! {
                 biased;
                 why = over.ended() => why,
+                why = noticed.ended() => why,
                 why = end_of_trust(trust, clock) => why,
                 () = end_of_key(&store, &proof) => Lost::Taken,
             };
             told.send_replace(Some(why));
             cancel.cancel();
         });
-        HoldSignal { lost, token, _vigil: AbortOnDropHandle::new(vigil) }
+        HoldSignal { lookout, _vigil: AbortOnDropHandle::new(vigil) }
     }
 
     /// Waits until the hold is over.
     pub async fn lost(&self) -> Lost {
-        let mut lost = self.lost.clone();
+        let mut lost = self.lookout.lost.clone();
         match lost.wait_for(Option::is_some).await {
             Ok(lost) => (*lost).unwrap_or(Lost::Released),
             // The runtime is shutting down.
@@ -109,32 +136,33 @@ impl HoldSignal {
         }
     }
 
-    /// Why the hold is over, where it is.
+    /// Why the hold is over, or may be, at this moment: also where nobody had a turn to say so yet.
     pub fn is_lost(&self) -> Option<Lost> {
-        *self.lost.borrow()
+        self.lookout.lost()
+    }
+
+    pub(crate) fn lookout(&self) -> Lookout {
+        self.lookout.clone()
     }
 
     /// A token that is cancelled when the hold is over.
     pub fn token(&self) -> CancellationToken {
-        self.token.clone()
+        self.lookout.token.clone()
     }
 }
 
 async fn end_of_trust(mut trust: watch::Receiver<Trust>, clock: Clock) -> Lost {
     let mut attended = true;
     loop {
-        let Trust { trusted_until, ended, .. } = *trust.borrow_and_update();
-        if let Some(why) = ended {
-            return Lost::SessionEnded(why);
-        }
+        let current = *trust.borrow_and_update();
         let now = clock.boot();
-        if now >= trusted_until {
-            return Lost::TrustLapsed;
+        if let Some(why) = current.lost(now) {
+            return why;
         }
         tokio::select! {
             changed = trust.changed(), if attended => attended = changed.is_ok(),
             // The timers of a machine stand still while it is suspended.
-            () = tokio::time::sleep(trusted_until.since(now).min(RECHECK)) => {}
+            () = tokio::time::sleep(current.trusted_until.since(now).min(RECHECK)) => {}
         }
     }
 }

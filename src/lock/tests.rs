@@ -1,5 +1,7 @@
 //! Sessions and elections over the memory store, in paused time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -16,6 +18,7 @@ mod costs;
 mod elections;
 mod ends_of_holds;
 mod faulty;
+mod lapses;
 mod leadership;
 mod leftovers;
 mod lost_answers;
@@ -45,11 +48,14 @@ struct Node {
     election: Election<Faulty>,
 }
 
-/// The clocks of a paused runtime: its own time, and a wall clock that began in 2026.
-fn paused_clock() -> Clock {
+/// The clocks of a paused runtime: its own time and what it stood still for, and a wall clock that began in 2026.
+fn paused_clock(standstill: Arc<AtomicU64>) -> Clock {
     let start = Instant::now();
     let epoch: Wall = "2026-11-21T00:00:00Z".parse().unwrap();
-    Clock::from_fn(move || (Boot::from_duration(start.elapsed()), epoch.plus(start.elapsed())))
+    Clock::from_fn(move || {
+        let elapsed = start.elapsed() + Duration::from_millis(standstill.load(Ordering::SeqCst));
+        (Boot::from_duration(elapsed), epoch.plus(elapsed))
+    })
 }
 
 fn call(number: u128) -> CallId {
@@ -58,8 +64,9 @@ fn call(number: u128) -> CallId {
 
 impl Cluster {
     fn new() -> Cluster {
-        let clock = paused_clock();
-        Cluster { store: Faulty::new(MemoryStore::new(clock.clone())), clock }
+        let standstill = Arc::default();
+        let clock = paused_clock(Arc::clone(&standstill));
+        Cluster { store: Faulty::standing_still(MemoryStore::new(clock.clone()), standstill), clock }
     }
 
     fn locks(&self) -> Locks<Faulty> {

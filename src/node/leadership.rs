@@ -141,6 +141,12 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.standing = Standing::Idle;
                 self.replace_session();
             }
+            // Not the session's end: what the node runs under it goes on.
+            Err(CampaignError::TrustLapsed) => {
+                tracing::warn!("the leadership was won too late to be acted on: given back, and campaigning again");
+                self.lost_at = Some(self.options.clock.boot());
+                self.withdraw(call);
+            }
             Err(CampaignError::OtherCall(other)) => {
                 tracing::warn!(call = %other, "an earlier call of this session still stands: taking it back");
                 self.withdraw(other);

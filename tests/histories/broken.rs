@@ -11,12 +11,16 @@ async fn broken(broken: Broken) -> Vec<Rule> {
     match broken {
         // Not before a lease ends that nobody kept alive, while something is held under it.
         Broken::KeepAlives => scene.loses(0).await,
+        Broken::Handouts | Broken::Nothing => scene.oversleeps(0, LATE).await,
         Broken::Grants | Broken::Releases | Broken::Permits => scene.calls(1500).await,
     }
     let found = judge(&scene.end().await);
     found.iter().for_each(|(rule, told)| println!("{rule:?}: {told}"));
     found.into_iter().map(|(rule, _)| rule).collect()
 }
+
+/// How many answers are read late in a run.
+const LATE: usize = 5;
 
 const LOCKS: [Object; 4] = [Object::OwnerAware, Object::Reentrant, Object::Fenced, Object::ReentrantFenced];
 
@@ -46,6 +50,24 @@ async fn a_trust_that_outlives_the_lease_is_found_out() {
         }
     }
     panic!("not found out in {TRIES} runs");
+}
+
+/// A hold that was granted before its process stood still, and that another has by the time that the answer is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_hold_that_is_handed_out_without_a_look_at_the_clock_is_found_out() {
+    /// A worker that is not scheduled for a while is no believer.
+    const TRIES: u32 = 5;
+    for _ in 0..TRIES {
+        if broken(Broken::Handouts).await.iter().any(|rule| matches!(rule, Rule::OneBeliever(_))) {
+            return;
+        }
+    }
+    panic!("not found out in {TRIES} runs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_hold_whose_answer_is_read_late_is_not_handed_out() {
+    assert_eq!(broken(Broken::Nothing).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

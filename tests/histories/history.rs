@@ -138,7 +138,12 @@ impl Run {
             {
                 history[earlier].answered = Some(at);
             }
-            let Some((step, optional)) = step(entry) else { continue };
+            let Some((mut step, optional)) = step(entry) else { continue };
+            if let (Step::NotOwner { context }, Some((at, Answer::Lost(_)))) = (&step, entry.answer)
+                && self.lapsed_between(entry, at)
+            {
+                step = Step::GivenBack { context: *context };
+            }
             if optional && matches!(entry.call, Call::Unlock(_)) {
                 if open.contains_key(&owner) {
                     continue;
@@ -154,6 +159,23 @@ impl Run {
             });
         }
         history
+    }
+
+    /// Whether, at some moment of the call, no keep-alive of its session had been acknowledged in time. The session may
+    /// have gone on after that, and a hold that was asked for at that moment is given back all the same.
+    fn lapsed_between(&self, entry: &Entry, answered: Nanos) -> bool {
+        let mut until = None;
+        for line in &self.processes[entry.process].lines {
+            let Event::Trust { lease, until: next, ended: false } = line.event else { continue };
+            if lease != entry.lease || line.at > answered {
+                continue;
+            }
+            if line.at >= entry.invoked && until.is_some_and(|until| until <= line.at) {
+                return true;
+            }
+            until = until.max(Some(next));
+        }
+        until.is_some_and(|until| until <= answered)
     }
 
     fn end(&self, lease: u64, end: End) -> Operation<Step> {

@@ -37,6 +37,11 @@ pub enum Step {
     NotOwner {
         context: Context,
     },
+    /// It was told that it does not hold the lock any more, and if it did, then its session's trust had lapsed: it was
+    /// given back.
+    GivenBack {
+        context: Context,
+    },
     /// It holds the lock under this fence.
     Shown {
         context: Context,
@@ -137,6 +142,10 @@ impl Model for Mutex {
                 Some(Held { holder: Some(left).filter(|left| left.count > 0), ..held.clone() })
             }
             Step::NotOwner { context } => same_if(holder_if(context).is_none()),
+            Step::GivenBack { context } => {
+                let holder = held.holder.filter(|holder| holder.context != context);
+                Some(Held { holder, ..held.clone() })
+            }
             Step::Shown { context, fence } => {
                 let holder = holder_if(context)?;
                 same_if(!self.fenced || holder.fence.is_none_or(|found| found == fence))

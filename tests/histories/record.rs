@@ -107,6 +107,8 @@ pub enum Harm {
     Late,
     /// It is applied, answered, and applied once more later.
     Repeated,
+    /// It is a grant that is applied, and its answer is read when another has been granted the same.
+    Overslept,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -101,6 +101,25 @@ fn a_hold_that_is_lost_while_its_session_is_trusted_is_found() {
     assert_eq!(rules(processes), []);
 }
 
+/// No keep-alive was acknowledged in time, and then one was: what was asked for in between was given back.
+#[test]
+fn a_hold_that_is_given_back_after_a_lapse_is_right_and_one_that_is_given_back_without_is_found() {
+    let trust = |until| Event::Trust { lease: 1, until, ended: false };
+    let given_back = |from, to| {
+        let lost = vec![(from, call(2, 1, Call::Fence)), (to, answer(2, Answer::Lost(7)))];
+        let mut process = process("a", 1, &[locks(1, (5, 10), 7), lost, vec![(99, Event::Done)]].concat());
+        process.lines[1].event = trust(18);
+        process.lines.push(Line { at: 22, event: trust(2_000) });
+        process.lines.sort_by_key(|line| line.at);
+        process
+    };
+    let other = process("b", 2, &[&locks(2, (12, 30), 8)[..], &[(99, Event::Done)]].concat());
+    assert_eq!(rules(vec![given_back(17, 19), other.clone()]), []);
+    assert_eq!(rules(vec![given_back(20, 25), other.clone()]), []);
+    assert_eq!(rules(vec![given_back(23, 25), other.clone()]), [Rule::Model(Object::Fenced)]);
+    assert_eq!(rules(vec![given_back(11, 17), other]), [Rule::Model(Object::Fenced)]);
+}
+
 /// Both calls together unlocked once, and that before whatever the context did next.
 #[test]
 fn an_unlocking_of_which_nobody_knows_is_settled_by_the_next_call() {

@@ -16,7 +16,7 @@ use crate::TTL;
 use crate::chance::Chance;
 use crate::history::{Process, Run};
 use crate::linear::Nanos;
-use crate::record::{Answer, Call, Event, Line, Object, Tail, now};
+use crate::record::{Answer, Call, Event, Harm, Line, Object, Tail, now};
 use crate::support::etcd::EtcdCluster;
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::{PATIENCE, soon};
@@ -215,7 +215,8 @@ impl Scene {
         };
         let seed = Chance::of(self.seed, &name).draw();
         // Somebody has to be well, to be granted what another loses without knowing it.
-        let broken = self.broken.filter(|broken| *broken != Broken::KeepAlives || slot == 0);
+        let one = [Broken::KeepAlives, Broken::Handouts, Broken::Nothing];
+        let broken = self.broken.filter(|broken| !one.contains(broken) || slot == 0);
         let part = Part { name: name.clone(), seed, store, file: file.clone(), contexts: CONTEXTS, broken };
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -418,6 +419,17 @@ impl Scene {
         let lost = |event: &Event| matches!(event, Event::Answer { answer: Answer::Lost(_), .. });
         while !self.try_poll(|scene| scene.workers[slot].wrote_after(0, lost)).await {
             self.kill_and_replace(slot);
+        }
+    }
+
+    /// Waits until this worker has read so many answers late.
+    pub async fn oversleeps(&mut self, slot: usize, times: usize) {
+        let late = |line: &&Line| line.event == Event::Harm(Harm::Overslept);
+        for time in 1..=times {
+            self.poll("an answer is read late", |scene| {
+                scene.workers[slot].lines().iter().filter(late).count() >= time
+            })
+            .await;
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use fencron::store::{
     About, Answer, AnyStore, Committed, Compare, Entry, Keys, LeaseId, Op, Page, Range, Store, StoreError, Txn, Watch,
 };
+use fencron::time::{Boot, Clock, Wall};
 use serde::{Deserialize, Serialize};
 
 use crate::chance::Chance;
@@ -27,10 +28,61 @@ pub enum Broken {
     KeepAlives,
     /// Permits are taken without looking which those of other sessions hold.
     Permits,
+    /// Answers are read late ([`Harm::Overslept`]), as by a process that stood still, and nobody looks at the clock then.
+    Handouts,
+    /// Answers are read late, and nothing is wrong with the lock.
+    Nothing,
+}
+
+/// Whether the process stands still, as far as it can know: its keep-alive has no turn, and its clock does not go on where
+/// it is not looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Standstill(Arc<Mutex<Option<(Boot, Wall)>>>);
+
+impl Standstill {
+    fn stopped_at(&self) -> Option<(Boot, Wall)> {
+        *self.0.lock().unwrap()
+    }
+
+    /// The clock of the locks of a process that is broken so.
+    pub fn clock(&self, broken: Option<Broken>) -> Clock {
+        let (system, still) = (Clock::system(), self.clone());
+        if broken != Some(Broken::Handouts) {
+            return system;
+        }
+        Clock::from_fn(move || still.stopped_at().unwrap_or_else(|| (system.boot(), system.wall())))
+    }
+
+    fn begins(&self) -> bool {
+        let mut stopped_at = self.0.lock().unwrap();
+        let clock = Clock::system();
+        stopped_at.is_none() && stopped_at.replace((clock.boot(), clock.wall())).is_none()
+    }
+
+    fn ends(&self) {
+        *self.0.lock().unwrap() = None;
+    }
 }
 
 /// Which of a thousand transactions meet each harm.
 const HARM_PERMILLE: u64 = 20;
+
+/// Ends the standstill a moment after the answer was read, or the call was given up.
+struct Waking(Standstill);
+
+impl Drop for Waking {
+    fn drop(&mut self) {
+        let standstill = self.0.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            standstill.ends();
+        });
+    }
+}
+
+/// Which of a thousand grants are read late, and how long they are waited for to be of no worth.
+const LATE_PERMILLE: u64 = 100;
+const LATE_WITHIN: Duration = Duration::from_secs(8);
 
 /// So many keep-alives in a row but one do not reach the store: enough for the lease to end meanwhile.
 const LIES: u64 = 8;
@@ -45,6 +97,7 @@ pub struct Wire {
     lease: Arc<AtomicU64>,
     /// How many keep-alives there were.
     lies: Arc<AtomicU64>,
+    standstill: Standstill,
 }
 
 fn writes(txn: &Txn) -> bool {
@@ -71,7 +124,7 @@ impl Broken {
         match self {
             Broken::Grants => key.ends_with("/owner"),
             Broken::Permits => key.contains("/held/"),
-            Broken::Releases | Broken::KeepAlives => false,
+            Broken::Releases | Broken::KeepAlives | Broken::Handouts | Broken::Nothing => false,
         }
     }
 
@@ -81,15 +134,21 @@ impl Broken {
                 txn.when.retain(|Compare { keys, .. }| matches!(keys, Keys::One(_)) && !ends_in(keys, "/owner"));
             }
             Broken::Permits => txn.when.retain(|Compare { keys, .. }| matches!(keys, Keys::One(_))),
-            Broken::KeepAlives => {}
+            Broken::KeepAlives | Broken::Handouts | Broken::Nothing => {}
         }
         txn
     }
 }
 
 impl Wire {
-    pub fn new(inner: AnyStore, chance: Chance, recorder: Recorder, broken: Option<Broken>) -> Wire {
+    pub fn new(
+        inner: AnyStore,
+        chance: Chance,
+        recorder: Recorder,
+        (broken, standstill): (Option<Broken>, Standstill),
+    ) -> Wire {
         Wire {
+            standstill,
             inner,
             chance: Arc::new(Mutex::new(chance)),
             recorder,
@@ -104,6 +163,39 @@ impl Wire {
         let harms = [Harm::AnswerLost, Harm::Lost, Harm::Late, Harm::Repeated];
         let harm = harms.into_iter().find(|_| chance.permille(HARM_PERMILLE));
         (harm, Duration::from_millis(chance.within(0, LATEST_MS)))
+    }
+
+    /// Which lock's answer is read late.
+    fn oversleeps(&self, txn: &Txn) -> Option<String> {
+        if !matches!(self.broken, Some(Broken::Handouts | Broken::Nothing)) {
+            return None;
+        }
+        let granted = txn.then.iter().find_map(|op| match op {
+            Op::Put { key, .. } if key.ends_with("/owner") => Some(key.clone()),
+            _ => None,
+        })?;
+        let now = self.chance.lock().unwrap().permille(LATE_PERMILLE) && self.standstill.begins();
+        now.then_some(granted)
+    }
+
+    /// Returns when another session has been granted the lock, or that has not come to be.
+    async fn oversleep(&self, owner: &str) {
+        let own = self.lease.load(Ordering::Relaxed);
+        let taken = async {
+            loop {
+                let page = self.inner.range(Range::of(Keys::one(owner))).await;
+                let holder = page.ok().and_then(|page| page.entries.first().and_then(|entry| entry.lease));
+                if holder.is_some_and(|lease| lease.0.get() != own) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(LATE_WITHIN, taken).await.is_ok() {
+            // Whoever got it knows it by now.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            self.recorder.note(Event::Harm(Harm::Overslept));
+        }
     }
 
     fn as_seen(&self, mut answer: Committed) -> Committed {
@@ -147,6 +239,9 @@ impl Store for Wire {
         if self.broken == Some(Broken::KeepAlives) && self.lies.fetch_add(1, Ordering::Relaxed) % LIES < LIES - 1 {
             return Ok(crate::TTL);
         }
+        while self.standstill.stopped_at().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self.inner.keep_alive(lease).await
     }
 
@@ -155,6 +250,14 @@ impl Store for Wire {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        if let Some(owner) = self.oversleeps(&txn) {
+            let _awake = Waking(self.standstill.clone());
+            let answer = self.inner.commit(txn).await;
+            if answer.as_ref().is_ok_and(|committed| committed.succeeded) {
+                self.oversleep(&owner).await;
+            }
+            return answer;
+        }
         let broken = self.broken.filter(|broken| broken.concerns(&txn));
         let txn = broken.map_or_else(|| txn.clone(), |broken| broken.spoil(txn.clone()));
         if broken == Some(Broken::Grants) {
@@ -185,6 +288,8 @@ impl Store for Wire {
                 self.inner.commit(txn).await?;
                 Err(lost("the answer was lost"))
             }
+            // Not drawn: it takes a grant, and another who wants the same.
+            Some(Harm::Overslept) => self.inner.commit(txn).await,
             Some(Harm::Late) => {
                 self.later(txn, delay);
                 Err(lost("held up"))

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::chance::Chance;
 use crate::record::{Answer, Call, Event, Object, Patience, Recorder, now};
-use crate::wire::{Broken, Wire};
+use crate::wire::{Broken, Standstill, Wire};
 
 /// In the environment of a worker: its part, as JSON.
 pub const PART: &str = "FENCRON_HISTORIES_PART";
@@ -56,8 +56,11 @@ pub async fn play(part: Part) {
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     };
-    let wire = Wire::new(store, Chance::of(part.seed, "wire"), recorder.clone(), part.broken);
+    let standstill = Standstill::default();
+    let chance = Chance::of(part.seed, "wire");
+    let wire = Wire::new(store, chance, recorder.clone(), (part.broken, standstill.clone()));
     let note = recorder.clone();
+    let clock = standstill.clock(part.broken);
     let locks = Locks::new(wire, clock, Namespace::new("histories").unwrap(), Seen::default());
     let locks = locks.telling(move |trust| {
         let until = u64::try_from(trust.trusted_until.since_boot().as_nanos()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::PATIENCE;
+use super::ports::Port;
 
 /// The user and the password of both servers.
 pub const USER: &str = "fencron";
@@ -28,7 +29,7 @@ pub enum Kind {
 /// A server with nothing in it but what a test puts there.
 pub struct Server {
     kind: Kind,
-    port: u16,
+    port: Port,
     directory: PathBuf,
     options: Vec<String>,
     running: Option<Running>,
@@ -66,7 +67,7 @@ impl Server {
     /// which the server may read.
     pub fn start_with(kind: Kind, options: impl FnOnce(&Path) -> Vec<String>) -> Server {
         let directory = tempfile::Builder::new().prefix("fencron-db-").tempdir().unwrap().keep();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::free();
         let mut server = Server { kind, port, directory, options: Vec::new(), running: None };
         server.initialize();
         server.options = options(&server.directory);
@@ -119,7 +120,7 @@ impl Server {
     }
 
     fn launch(&mut self) {
-        let (data, port) = (self.data().display().to_string(), self.port);
+        let (data, port) = (self.data().display().to_string(), self.port.number());
         let mut arguments: Vec<String> = match self.kind {
             Kind::Postgres => {
                 let sockets = self.directory.display();
@@ -174,7 +175,7 @@ impl Server {
     fn wait_until_ready(&self) {
         const PAUSE: Duration = Duration::from_millis(50);
         for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.answers() {
+            if TcpStream::connect(("127.0.0.1", self.port.number())).is_ok() && self.answers() {
                 return;
             }
             std::thread::sleep(PAUSE);
@@ -189,7 +190,7 @@ impl Server {
 
     /// Its own command-line client, asking `sql` of `database`.
     fn client(&self, database: &str, sql: &str) -> Command {
-        let port = self.port.to_string();
+        let port = self.port.number().to_string();
         match self.kind {
             Kind::Postgres => {
                 let database = if database.is_empty() { "postgres" } else { database };
@@ -219,7 +220,7 @@ impl Server {
             Kind::Postgres => "postgres",
             Kind::Mariadb => "mysql",
         };
-        let url = format!("{scheme}://{USER}:{PASSWORD}@127.0.0.1:{}/{name}", self.port);
+        let url = format!("{scheme}://{USER}:{PASSWORD}@127.0.0.1:{}/{name}", self.port.number());
         Database { name, url }
     }
 
@@ -236,7 +237,7 @@ impl Server {
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Stops the server's main process where it stands; [`Server::thaw`] lets it go on. Of PostgreSQL, connections that

@@ -1,7 +1,6 @@
 //! Real etcd servers, started for a test and gone with it.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -13,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::certificates::Certificates;
+use super::ports::Port;
 use super::{soon, until};
 
 /// How a server is to be run.
@@ -38,8 +38,8 @@ impl EtcdOptions {
 /// One server, alone or a member of a cluster. Killed when it is dropped, and when the test's process ends.
 pub struct Etcd {
     name: String,
-    client_port: u16,
-    peer_port: u16,
+    client_port: Port,
+    peer_port: Port,
     /// `name=url` of every member.
     cluster: String,
     options: EtcdOptions,
@@ -105,31 +105,25 @@ fn etcdctl(arguments: &[&str]) -> String {
     text
 }
 
-/// Ports that nobody used a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
-}
-
 impl Etcd {
     /// A cluster of one, ready to serve.
     pub async fn start(options: EtcdOptions) -> Etcd {
-        let [client_port, peer_port] = free_ports();
-        let mut etcd = Etcd::member("alone", client_port, peer_port, options);
-        etcd.cluster = format!("alone=http://127.0.0.1:{peer_port}");
+        let mut etcd = Etcd::member("alone", options);
+        etcd.cluster = format!("alone=http://127.0.0.1:{}", etcd.peer_port.number());
         etcd.launch();
         etcd.ready().await;
         etcd
     }
 
-    fn member(name: &str, client_port: u16, peer_port: u16, options: EtcdOptions) -> Etcd {
+    fn member(name: &str, options: EtcdOptions) -> Etcd {
+        let (client_port, peer_port) = (Port::free(), Port::free());
         let directory = tempfile::tempdir().unwrap();
         Etcd { name: name.into(), client_port, peer_port, cluster: String::new(), options, directory, running: None }
     }
 
     /// Where clients are to connect.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port)
+        format!("127.0.0.1:{}", self.client_port.number())
     }
 
     /// How to reach it, alone.
@@ -157,8 +151,8 @@ impl Etcd {
 
     fn launch(&mut self) {
         let scheme = if self.options.tls.is_some() { "https" } else { "http" };
-        let client = format!("{scheme}://127.0.0.1:{}", self.client_port);
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let client = format!("{scheme}://127.0.0.1:{}", self.client_port.number());
+        let peer = format!("http://127.0.0.1:{}", self.peer_port.number());
         let data = self.data().display().to_string();
         let mut arguments: Vec<String> = [
             "--name",
@@ -278,7 +272,7 @@ impl Etcd {
     pub fn restore_snapshot(&mut self, file: &Path) {
         self.kill();
         std::fs::remove_dir_all(self.data()).unwrap();
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let peer = format!("http://127.0.0.1:{}", self.peer_port.number());
         etcdctl(&[
             "snapshot",
             "restore",
@@ -307,13 +301,9 @@ impl EtcdCluster {
     }
 
     pub async fn start_with(size: usize, options: EtcdOptions) -> EtcdCluster {
-        let mut members: Vec<Etcd> = (0..size)
-            .map(|index| {
-                let [client_port, peer_port] = free_ports();
-                Etcd::member(&format!("m{index}"), client_port, peer_port, options.clone())
-            })
-            .collect();
-        let url = |member: &Etcd| format!("{}=http://127.0.0.1:{}", member.name, member.peer_port);
+        let mut members: Vec<Etcd> =
+            (0..size).map(|index| Etcd::member(&format!("m{index}"), options.clone())).collect();
+        let url = |member: &Etcd| format!("{}=http://127.0.0.1:{}", member.name, member.peer_port.number());
         let all = members.iter().map(url).collect::<Vec<_>>().join(",");
         for member in &mut members {
             member.cluster.clone_from(&all);

@@ -5,6 +5,7 @@
 pub mod certificates;
 pub mod databases;
 pub mod etcd;
+pub mod ports;
 pub mod proxy;
 
 use std::future::Future;

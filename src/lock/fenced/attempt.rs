@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{FencedLock, LockError, Patience, TRY_WITHIN, WITHDRAW_WITHIN};
+use super::{FencedLock, LockError, Patience, TRY_WITHIN};
 use crate::fence::Fence;
 use crate::lock::Backoff;
-use crate::lock::contest::{Ask, Contended, Contest};
+use crate::lock::contest::{Ask, Contended};
 use crate::lock::context::{Held, LockContext};
 use crate::lock::election::CampaignError;
+use crate::lock::handout::Abandoned;
 use crate::lock::hold::{Caller, Hold};
 use crate::lock::keys::CallId;
 use crate::lock::session::{Ended, RECHECK};
@@ -34,7 +34,7 @@ impl<S: Store> FencedLock<S> {
     ) -> Result<Option<Fence>, LockError> {
         let mut caller = context.member.caller(CallId::random());
         context.pending.insert(self.key().to_owned(), caller.clone());
-        let abandoned = Abandoned { contest: &self.contest, caller: Some(caller.clone()) };
+        let abandoned = Abandoned::new(&self.contest, &caller);
         let time_up = async {
             match patience {
                 Patience::Forever => std::future::pending().await,
@@ -49,11 +49,9 @@ impl<S: Store> FencedLock<S> {
             contended = self.contend(context, &mut caller, patience) => End::Contended(contended),
             () = time_up => End::TimeUp,
         };
-        let result = self.conclude(context, caller, end, patience).await;
-        if !context.pending.contains_key(self.key()) {
-            abandoned.settled();
-        }
-        result
+        // What is not handed out now is taken back there, also where that is not waited for.
+        abandoned.settled();
+        self.conclude(context, caller, end, patience).await
     }
 
     async fn contend(
@@ -78,7 +76,7 @@ impl<S: Store> FencedLock<S> {
                     Err(error) => return Err(error.into()),
                 }
             }
-            match self.contest.contend(caller, ask).await {
+            match self.contest.win(&context.member, caller, ask).await {
                 Err(CampaignError::Store(StoreError::LeaseEnded(lease))) if caller.delay == Some(lease) => {
                     context.member.forget_delay(lease);
                 }
@@ -97,15 +95,15 @@ impl<S: Store> FencedLock<S> {
     ) -> Result<Option<Fence>, LockError> {
         let key = self.key();
         let refused = match end {
+            // Handed out without another `await`: the clock was looked at when it was won.
             End::Contended(Ok(Contended::Won(hold))) => {
-                self.contest.locks.save_seen().await;
                 context.pending.remove(key);
                 return Ok(Some(self.hold_on(context, caller, hold)));
             }
             // What the session had of this call goes with it.
             End::SessionEnded(why) | End::Contended(Err(CampaignError::SessionEnded(why))) => {
                 context.pending.remove(key);
-                return Err(LockError::SessionLost { why });
+                return Err(LockError::SessionLost { why: Lost::SessionEnded(why) });
             }
             // Without waiting, nothing was put in the queue.
             End::Contended(Ok(Contended::Busy)) => {
@@ -124,17 +122,12 @@ impl<S: Store> FencedLock<S> {
             }
             End::TimeUp => None,
         };
-        match timeout(WITHDRAW_WITHIN, self.contest.withdraw(&caller)).await {
-            Ok(Ok(())) => {
+        match self.contest.take_back(&caller).await {
+            Ok(()) => {
                 context.pending.remove(key);
                 refused.map_or(Ok(None), Err)
             }
-            Ok(Err(source)) => Err(refused.unwrap_or_else(|| self.unknown(source))),
-            Err(_) => {
-                let why = format!("no answer in {WITHDRAW_WITHIN:?}");
-                let source = StoreError::Unknown { store: "the store".to_owned(), why };
-                Err(refused.unwrap_or_else(|| self.unknown(source)))
-            }
+            Err(source) => Err(refused.unwrap_or_else(|| self.unknown(source))),
         }
     }
 
@@ -170,32 +163,6 @@ impl<S: Store> FencedLock<S> {
             tracing::warn!(lock.scope = %hold.scope(), lock.fence = %hold.fence(), "held for as long as it may be");
             if let Err(error) = contest.release(&hold).await {
                 tracing::warn!(%error, lock.scope = %hold.scope(), "it ends with its session, or when its holder asks");
-            }
-        });
-    }
-}
-
-/// Takes a call back whose future was dropped, in the background: otherwise its place in the queue would keep everybody
-/// waiting.
-struct Abandoned<'a, S: Store> {
-    contest: &'a Contest<S>,
-    caller: Option<Caller>,
-}
-
-impl<S: Store> Abandoned<'_, S> {
-    fn settled(mut self) {
-        self.caller = None;
-    }
-}
-
-impl<S: Store> Drop for Abandoned<'_, S> {
-    fn drop(&mut self) {
-        // Where the runtime is gone already, the context's next operation or the session's end does it.
-        let (Some(caller), Ok(runtime)) = (self.caller.take(), tokio::runtime::Handle::try_current()) else { return };
-        let contest = self.contest.clone();
-        runtime.spawn(async move {
-            if let Err(error) = contest.withdraw(&caller).await {
-                tracing::warn!(%error, call = %caller.call, "a call that nobody waits for may stand in the queue");
             }
         });
     }

@@ -6,7 +6,6 @@ use crate::lock::election::CampaignError;
 use crate::lock::hold::FenceBaseError;
 use crate::lock::keys::LockName;
 use crate::lock::seen::StoreWentBack;
-use crate::lock::session::Ended;
 use crate::lock::signal::Lost;
 use crate::store::StoreError;
 
@@ -28,9 +27,10 @@ pub enum LockError {
     #[error("the wait for `{lock}` was cancelled")]
     WaitCancelled { lock: LockName },
     /// The context's session is over, and it held nothing here: move it to another session
-    /// ([`LockContext::move_to`](crate::lock::LockContext::move_to)).
-    #[error("the context's session is over ({why}): open another, and move the context to it")]
-    SessionLost { why: Ended },
+    /// ([`LockContext::move_to`](crate::lock::LockContext::move_to)). With [`Lost::TrustLapsed`] the lock was granted too
+    /// late to be acted on, and was given back; the session may go on, and then the context may lock again.
+    #[error("nothing can be had under the context's session ({why}): open another, and move the context to it")]
+    SessionLost { why: Lost },
     /// What became of the call is not known yet. The context remembers it: its next operation on this lock settles it
     /// first, and the session's end does in any case.
     #[error("it is not known whether the request for `{lock}` took effect ({source}): the next call settles it")]
@@ -50,7 +50,8 @@ pub enum LockError {
 impl From<CampaignError> for LockError {
     fn from(error: CampaignError) -> LockError {
         match error {
-            CampaignError::SessionEnded(why) => LockError::SessionLost { why },
+            CampaignError::SessionEnded(why) => LockError::SessionLost { why: Lost::SessionEnded(why) },
+            CampaignError::TrustLapsed => LockError::SessionLost { why: Lost::TrustLapsed },
             CampaignError::FenceBase(error) => LockError::FenceBase(error),
             CampaignError::StoreWentBack(error) => LockError::StoreWentBack(error),
             CampaignError::Store(error) => LockError::Store(error),

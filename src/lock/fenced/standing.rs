@@ -8,6 +8,7 @@ use super::{FencedLock, LockError};
 use crate::lock::Backoff;
 use crate::lock::contest::{Contest, Freed};
 use crate::lock::context::{Held, LockContext};
+use crate::lock::handout::WITHDRAW_WITHIN;
 use crate::lock::hold::{Hold, View};
 use crate::lock::signal::Lost;
 use crate::store::{Store, StoreError};
@@ -95,7 +96,11 @@ impl<S: Store> FencedLock<S> {
             line = look => line.map_err(|_| None),
         };
         match line {
-            Ok(Ok(line)) if line.shows(&held.hold) => Ok(true),
+            // The answer may have come late: what is held no longer is not to be answered as held.
+            Ok(Ok(line)) if line.shows(&held.hold) => match held.member.lost(&self.contest.locks.clock) {
+                None => Ok(true),
+                Some(why) => Err(self.lose(context, why).await),
+            },
             Ok(Ok(_)) => Err(self.lose(context, Lost::Taken).await),
             Ok(Err(error)) => Err(error.into()),
             Err(Some(why)) => Err(self.lose(context, Lost::SessionEnded(why)).await),
@@ -113,13 +118,20 @@ impl<S: Store> FencedLock<S> {
         held.over.end(why);
         // Whatever the session had is gone with it.
         if !matches!(why, Lost::SessionEnded(_)) {
-            match self.contest.observe(View::Near { queued: None }).await {
-                Ok((line, _)) if line.is_destroyed() => return self.was_destroyed(),
-                Ok(_) | Err(_) => {}
+            // Remembered first, since this may be dropped: after a lapse of trust the store may still show the hold.
+            context.pending.insert(self.key().to_owned(), held.caller.clone());
+            match self.contest.take_back(&held.caller).await {
+                Ok(()) => drop(context.pending.remove(self.key())),
+                Err(error) => {
+                    tracing::debug!(%error, lock.scope = %held.hold.scope(), "the lost hold's call is settled later");
+                }
             }
-            if let Err(error) = self.contest.withdraw(&held.caller).await {
-                tracing::debug!(%error, lock.scope = %held.hold.scope(), "the lost hold's call is settled later");
-                context.pending.insert(self.key().to_owned(), held.caller.clone());
+            let observed = timeout(WITHDRAW_WITHIN, self.contest.observe(View::Near { queued: None }));
+            if !context.pending.contains_key(self.key())
+                && let Ok(Ok((line, _))) = observed.await
+                && line.is_destroyed()
+            {
+                return self.was_destroyed();
             }
         }
         LockError::OwnershipLost { lock: self.name.clone(), fence: held.hold.fence(), why }

@@ -266,7 +266,10 @@ async fn ownership_lost_with_the_session_is_told_once_and_then_session_lost() {
         let Err(LockError::OwnershipLost { fence, why, .. }) = lost else { panic!("{number}: {lost:?}") };
         assert_eq!((fence, why), (first, Lost::SessionEnded(Ended::Refused)));
         let refused = lock.lock(&mut context).await;
-        assert!(matches!(refused, Err(LockError::SessionLost { why: Ended::Refused })), "{number}: {refused:?}");
+        assert!(
+            matches!(refused, Err(LockError::SessionLost { why: Lost::SessionEnded(Ended::Refused) })),
+            "{number}: {refused:?}"
+        );
         context.move_to(&next);
         assert!(lock.lock_and_get_fence(&mut context).await.unwrap() > first, "{number}");
     }

@@ -1,6 +1,7 @@
 //! A store that loses, delays and repeats what is sent through it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,7 +32,14 @@ pub enum Fault {
     Late,
     /// The store cannot be reached.
     Unavailable,
+    /// It is answered, and the process stands still before it reads the answer: for [`STANDSTILL`], by its clock. Nobody
+    /// else has had a turn when it goes on.
+    StandsStill,
 }
+
+/// Longer than a session of ten seconds may be trusted, and shorter than it lives: its keep-alive, which looks at the clock
+/// once in a second, comes in time, and whether what was held is released can be seen.
+pub const STANDSTILL: Duration = Duration::from_millis(8_950);
 
 #[derive(Clone, Debug)]
 pub struct Faulty {
@@ -49,6 +57,8 @@ struct Shared {
     past_is_told_after: Mutex<Option<Duration>>,
     watches_are_silent: Mutex<bool>,
     traffic: Mutex<Traffic>,
+    /// For how long the process stood still, in milliseconds.
+    standstill: Arc<AtomicU64>,
 }
 
 /// What went to and fro.
@@ -64,6 +74,11 @@ pub struct Traffic {
 
 impl Faulty {
     pub fn new(inner: MemoryStore) -> Faulty {
+        Faulty::standing_still(inner, Arc::default())
+    }
+
+    /// As seen by a process whose clock adds `standstill`.
+    pub fn standing_still(inner: MemoryStore, standstill: Arc<AtomicU64>) -> Faulty {
         let shared = Shared {
             inner: Mutex::new(inner),
             faults: Mutex::default(),
@@ -74,6 +89,7 @@ impl Faulty {
             past_is_told_after: Mutex::default(),
             watches_are_silent: Mutex::default(),
             traffic: Mutex::default(),
+            standstill,
         };
         Faulty { shared: Arc::new(shared) }
     }
@@ -147,6 +163,11 @@ impl Faulty {
     /// The same, and it goes on being counted.
     pub fn peek(&self) -> Traffic {
         *self.shared.traffic.lock().unwrap()
+    }
+
+    /// The process stands still, from one moment to the next.
+    pub fn stand_still(&self) {
+        self.shared.standstill.fetch_add(STANDSTILL.as_millis() as u64, Ordering::SeqCst);
     }
 
     fn count(&self, answer: &Result<Committed, StoreError>) {
@@ -225,6 +246,11 @@ impl Store for Faulty {
             Some(Fault::Late) => {
                 self.shared.late.lock().unwrap().push(txn);
                 Err(unknown())
+            }
+            Some(Fault::StandsStill) => {
+                let answer = self.inner().commit(txn).await;
+                self.stand_still();
+                answer
             }
             Some(Fault::Unavailable) => {
                 Err(StoreError::Unavailable { store: "faulty".into(), why: "on purpose".into() })

@@ -43,8 +43,8 @@ async fn a_context_reused_after_its_loss_is_told_what_to_do() {
     );
     assert_eq!(told(lock.unlock(&mut context).await), lost);
     assert_eq!(told(lock.unlock(&mut context).await), NOT_HELD, "it is told once");
-    let over = "the context's session is over (the store says that its lease has ended): open another, and move the \
-                context to it";
+    let over = "nothing can be had under the context's session (the session is over: the store says that its lease has \
+                ended): open another, and move the context to it";
     assert_eq!(told(lock.lock(&mut context).await), over);
     assert_eq!(told(lock.try_lock(&mut context).await), over);
     context.move_to(&next);
@@ -117,7 +117,8 @@ async fn asking_for_permits_that_cannot_be_is_told() {
     cluster.store.revoke(session.lease()).await.unwrap();
     timeout(LONG, session.ended()).await.unwrap();
     assert_eq!(permits.release().await.unwrap(), Resigned::HadEnded);
-    let over = "the session is over (the store says that its lease has ended): open another";
+    let over = "nothing can be had under the session (the session is over: the store says that its lease has ended): \
+                open another";
     assert_eq!(told(semaphore.acquire(&session, 1).await), over);
 }
 
