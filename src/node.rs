@@ -34,14 +34,16 @@ mod leadership;
 mod migrations;
 mod news;
 mod status;
+mod troubles;
 mod work;
 
 pub use status::{Role, Status};
 
-use clocks::Clocks;
+use clocks::{Clocks, Steps};
 use housekeeping::{Chore, Pruning};
 use migrations::Gate;
 use news::follow;
+use troubles::{Publications, Troubles};
 
 use crate::config::Config;
 use crate::execute::{Execute, Outputs, Stopper};
@@ -90,6 +92,8 @@ pub struct Options {
 pub enum Order {
     /// Take this configuration in place of the one before.
     Reload(Box<Config>),
+    /// The jobs file was refused, for this reason.
+    Refused(String),
     /// Drain, resign, and end.
     Stop,
     /// End now: what runs is killed.
@@ -229,6 +233,11 @@ struct Running<S, E> {
     claims: Option<Claims>,
     position: Option<Revision>,
     clocks: Clocks,
+    steps: Steps,
+    troubles: Troubles,
+    publications: Publications,
+    /// When the store last answered, where it has not for so long that the session may have ended.
+    silent_since: Option<Boot>,
     nodes: BTreeMap<u64, NodeRecord>,
     /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
     owner: Option<(Revision, Option<u64>)>,
@@ -351,6 +360,10 @@ impl<S: Store, E: Execute> Running<S, E> {
             claims: None,
             position: None,
             clocks: Clocks::default(),
+            steps: Steps::default(),
+            troubles: Troubles::default(),
+            publications: Publications::default(),
+            silent_since: None,
             nodes: BTreeMap::new(),
             owner: None,
             stands_back: None,
@@ -386,8 +399,10 @@ impl<S: Store, E: Execute> Running<S, E> {
             Happened::Time => {}
         }
         self.look_at_trust();
+        self.look_at_silence();
         self.attend();
         self.tell(Event::Tick);
+        self.look_at_watermark();
         self.campaign();
         self.send_transitions();
         self.publish_in_time();
@@ -396,7 +411,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// Tells the scheduler, and does what it answers.
     fn tell(&mut self, event: Event) {
-        let now = self.options.clock.wall();
+        let now = self.look_at_own_clock();
         for action in self.scheduler.handle(event, now) {
             self.act(action);
         }
@@ -424,7 +439,15 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     fn ordered(&mut self, order: Option<Order>) {
         match order {
-            Some(Order::Reload(config)) => self.offered(config),
+            Some(Order::Reload(config)) => {
+                self.troubles.file_taken();
+                self.published_at = None;
+                self.offered(config);
+            }
+            Some(Order::Refused(why)) => {
+                self.troubles.file_refused(&why, self.options.clock.wall());
+                self.published_at = None;
+            }
             Some(Order::Stop) | None if self.stopping.is_none_or(|stopping| !stopping.leave) => {
                 tracing::info!(running = self.runs.len(), "stopping: nothing new is started");
                 self.drain(true);
@@ -470,8 +493,10 @@ impl<S: Store, E: Execute> Running<S, E> {
         reasons.extend(self.stands_back.clone());
         reasons.extend(self.gate.closed());
         reasons.extend(self.obstacle().map(str::to_owned));
+        reasons.extend(self.troubles.in_the_way().cloned());
         let ready = reasons.is_empty();
         reasons.extend(self.gate.refused());
+        reasons.extend(self.troubles.beside(self.options.clock.boot()).cloned());
         let leading = matches!(self.standing, Standing::Leading(_));
         let status = Status {
             node: self.options.name.clone(),

@@ -172,6 +172,11 @@ impl Clock {
         Clock(Arc::new(read))
     }
 
+    /// What both clocks say, at one moment.
+    pub fn both(&self) -> (Boot, Wall) {
+        (self.0)()
+    }
+
     /// What the boot clock says.
     pub fn boot(&self) -> Boot {
         (self.0)().0
@@ -196,11 +201,22 @@ fn read_system_clocks() -> (Boot, Wall) {
     const BOOT: ClockId = ClockId::CLOCK_BOOTTIME;
     #[cfg(not(target_os = "linux"))]
     const BOOT: ClockId = ClockId::CLOCK_MONOTONIC; // macOS counts suspend in this one
-    let boot = clock_gettime(BOOT).expect("every supported system has a boot clock");
-    let wall = clock_gettime(ClockId::CLOCK_REALTIME).expect("every system has a wall clock");
-    let millis = wall.tv_sec() * 1000 + wall.tv_nsec() / 1_000_000;
-    (Boot(Duration::from(boot)), Wall::from_millis(millis))
+    let boot = || Boot(Duration::from(clock_gettime(BOOT).expect("every supported system has a boot clock")));
+    let mut tries = 0;
+    loop {
+        let before = boot();
+        let wall = clock_gettime(ClockId::CLOCK_REALTIME).expect("every system has a wall clock");
+        // A process that stood still between the two would take its wall clock for one that was set.
+        if boot().since(before) < READ_WITHIN || tries == READ_AGAIN_MOST {
+            return (before, Wall::from_millis(wall.tv_sec() * 1000 + wall.tv_nsec() / 1_000_000));
+        }
+        tries += 1;
+    }
 }
+
+/// How far apart both clocks may be read, and how often they are read again for it.
+const READ_WITHIN: Duration = Duration::from_millis(100);
+const READ_AGAIN_MOST: u32 = 10;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! A whole node over the memory store, time paused: what a person would see first.
 #![cfg(feature = "scheduler")]
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -276,4 +277,110 @@ async fn a_leader_that_a_guard_turns_away_finds_out_that_it_was_replaced() {
         tokio::time::timeout(Duration::from_secs(5), node.status.wait_for(|status| status.fence.is_none())).await;
     assert!(heard.is_ok(), "it still takes itself for the leader");
     node.task.abort();
+}
+
+/// Three machines' wall clocks over one true time, each set so far off.
+fn machine_clock(truth: &Clock, off_ms: &Arc<AtomicI64>) -> Clock {
+    let (truth, off) = (truth.clone(), Arc::clone(off_ms));
+    Clock::from_fn(move || {
+        let (boot, wall) = truth.both();
+        (boot, Wall::from_millis(wall.as_millis() + off.load(Ordering::Relaxed)))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_clock_leaves_the_others_steps_down_before_it_decides_anything_by_it() {
+    const DAY: i64 = 86_400_000;
+    for by in [DAY, -DAY] {
+        let truth = sim_clock();
+        let store = MemoryStore::new(truth.clone());
+        let recorder = Recorder { clock: truth.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+        let offsets: [Arc<AtomicI64>; 3] = std::array::from_fn(|_| Arc::default());
+        let mut nodes = Vec::new();
+        for (name, off) in ["a", "b", "c"].iter().zip(&offsets) {
+            nodes.push(start(name, &store, &machine_clock(&truth, off), &recorder, config(EVERY_SECOND)));
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        assert!(nodes[0].status.borrow().fence.is_some());
+        offsets[0].store(by, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let status = nodes[0].status.borrow().clone();
+        assert!(status.fence.is_none() && !status.ready, "{status:?}");
+        let told = status.reasons.join("; ");
+        assert!(told.contains("the other nodes'") && told.contains("its clock was set"), "{told}");
+        let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+        let decided = ledger.watermark().await.unwrap().unwrap().instant;
+        let now = truth.wall();
+        assert!(decided <= now && now.since(decided) < Duration::from_secs(3), "{decided} at {now}");
+        assert!(nodes[1].status.borrow().fence.is_some(), "the next leads");
+        assert!(verdicts(&store).await.iter().all(|row| row.verdict() != Some(Verdict::Skipped)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_behind_what_was_decided_is_told() {
+    let truth = sim_clock();
+    let store = MemoryStore::new(truth.clone());
+    let recorder = Recorder { clock: truth.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let off: Arc<AtomicI64> = Arc::new(AtomicI64::new(3_600_000));
+    let node = start("a", &store, &machine_clock(&truth, &off), &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(node.status.borrow().ready);
+    off.store(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let status = node.status.borrow().clone();
+    let told = status.reasons.join("; ");
+    assert!(!status.ready && told.contains("59m 5") && told.contains("fencron rewind"), "{told}");
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let record = ledger.nodes().await.unwrap().remove(0).1;
+    assert!(record.troubles.iter().any(|trouble| trouble.contains("fencron rewind")), "{:?}", record.troubles);
+    // It catches up.
+    off.store(3_600_000, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(node.status.borrow().ready, "{:?}", node.status.borrow().reasons);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jobs_file_that_was_refused_is_told_until_one_is_taken() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let node = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.orders.send(Order::Refused("jobs.yaml:3:1: unknown key `x`\n  | x: 1\n".to_owned())).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let status = node.status.borrow().clone();
+    let since = clock.wall().minus(Duration::from_secs(1));
+    assert!(status.ready, "it goes on with the old one");
+    let told =
+        format!("the jobs file is refused since {since}, the old one stays in force: jobs.yaml:3:1: unknown key `x`");
+    assert_eq!(status.reasons, [told.as_str()]);
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    assert_eq!(ledger.nodes().await.unwrap()[0].1.troubles, [told]);
+    node.orders.send(Order::Reload(Box::new(config(EVERY_SECOND)))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.status.borrow().reasons, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_nodes_of_one_name_say_so_and_one_that_was_started_again_does_not() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let crashed = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    crashed.task.abort();
+    let first = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(first.status.borrow().reasons, [""; 0]);
+    let second = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    for node in [&first, &second] {
+        let told = node.status.borrow().reasons.join("; ");
+        assert!(told.contains("another node has the name a too"), "{told}");
+    }
+    second.orders.send(Order::Stop).await.unwrap();
+    second.task.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(first.status.borrow().reasons, [""; 0]);
 }

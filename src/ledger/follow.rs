@@ -16,7 +16,7 @@ pub enum Followed {
     Ledger(Told, Version),
     /// A session began, or its node published something new with it; or it is gone, and then nothing of what its node
     /// claimed is in anybody's hands. `record` is `None` also where a newer version wrote it.
-    Node { lease: u64, alive: bool, record: Option<NodeRecord> },
+    Node { lease: u64, alive: bool, record: Option<NodeRecord>, version: Version },
     /// Something else changed, such as the key of a lock's owner: it is gone, or came to be at this revision, on this
     /// lease.
     Other { key: String, at: Revision, created: Option<(Revision, Option<u64>)> },
@@ -55,7 +55,7 @@ impl<S: Store> Ledger<S> {
         let version = entry.modified.0;
         if let Some(lease) = self.namespace.session_of(&entry.key) {
             let record = NodeRecord::decode(&entry.value);
-            return Some(Followed::Node { lease: lease.0.get(), alive: true, record });
+            return Some(Followed::Node { lease: lease.0.get(), alive: true, record, version });
         }
         let Some(about) = self.keys.about(&entry.key) else {
             let lease = entry.lease.map(|lease| lease.0.get());
@@ -86,7 +86,8 @@ impl<S: Store> Ledger<S> {
 
     fn told_gone(&self, key: &str, revision: Revision) -> Option<Followed> {
         if let Some(lease) = self.namespace.session_of(key) {
-            return Some(Followed::Node { lease: lease.0.get(), alive: false, record: None });
+            let lease = lease.0.get();
+            return Some(Followed::Node { lease, alive: false, record: None, version: revision.0 });
         }
         let Some(about) = self.keys.about(key) else {
             return Some(Followed::Other { key: key.to_owned(), at: revision, created: None });

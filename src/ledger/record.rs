@@ -26,6 +26,12 @@ pub struct NodeRecord {
     pub clock: Wall,
     /// Why it does not campaign, for people; `None`: it does.
     pub stands_back: Option<String>,
+    /// Up to which version it had heard of the ledger when it looked at its clock: it was later than what that holds.
+    #[serde(default)]
+    pub heard: u64,
+    /// What else a person ought to know of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 impl NodeRecord {

@@ -1,37 +1,107 @@
-//! Which clock is wrong, as far as the nodes can tell from each other's. Pure.
+//! Which clock is wrong, as far as the nodes can tell from each other's, and whether this one was set. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::time::{Wall, written};
+use crate::time::{Boot, Wall, written};
+
+/// By how much a wall clock has to leave the boot clock, from one look to the next, to have been set.
+const SET_BY: Duration = Duration::from_secs(1);
+
+/// How much two measurements of one clock may differ.
+const ALIKE: i64 = 1_000;
+
+/// How long a clock has to be measured alike that delay alone may make look behind.
+const CONFIRMED_AFTER: Duration = Duration::from_secs(2);
+
+/// Looks at this machine's two clocks, for a wall clock that is set.
+#[derive(Debug, Default)]
+pub struct Steps {
+    last: Option<(Boot, Wall)>,
+}
+
+impl Steps {
+    /// By how many milliseconds the wall clock was set since the last look, where it was: forward (positive) or back.
+    pub fn look(&mut self, boot: Boot, wall: Wall) -> Option<i64> {
+        let (boot_before, wall_before) = self.last.replace((boot, wall))?;
+        let passed = i64::try_from(boot.since(boot_before).as_millis()).unwrap_or(i64::MAX);
+        let by = wall.as_millis().saturating_sub(wall_before.as_millis()).saturating_sub(passed);
+        (u128::from(by.unsigned_abs()) >= SET_BY.as_millis()).then_some(by)
+    }
+}
 
 /// How far the other nodes' clocks are from this one's, by what they published and when it was heard.
 ///
-/// A record takes a moment to arrive, so an offset is a little too low; what counts is seconds.
+/// A record may be delayed before it is written, and before it is heard. Each delay makes the other clock look further
+/// behind than it is, never further ahead. So what looks ahead is believed at once; what looks behind is believed as
+/// far as no delay explains it, and whole where it was measured alike for [`CONFIRMED_AFTER`].
 #[derive(Debug, Default)]
 pub struct Clocks {
-    offsets: BTreeMap<u64, i64>,
+    theirs: BTreeMap<u64, Offset>,
+}
+
+/// How far one clock is from this node's, in milliseconds: positive is ahead.
+#[derive(Debug, Default)]
+struct Offset {
+    believed: i64,
+    /// What was measured and delay may explain, and since when it is measured alike.
+    doubted: Option<(i64, Boot)>,
+}
+
+/// What another node said of its clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Said {
+    pub theirs: Wall,
+    pub ours: Wall,
+    pub heard_at: Boot,
+    /// The longest that it can have been on its way; `None`: nobody knows.
+    pub delay_most: Option<Duration>,
 }
 
 impl Clocks {
-    /// The node of this session published that its clock is at `theirs`; ours is at `ours`.
-    pub fn heard(&mut self, lease: u64, theirs: Wall, ours: Wall) {
-        self.offsets.insert(lease, theirs.as_millis() - ours.as_millis());
+    /// The node of this session published what its clock says.
+    pub fn heard(&mut self, lease: u64, said: Said) {
+        let measured = said.theirs.as_millis().saturating_sub(said.ours.as_millis());
+        let offset = self.theirs.entry(lease).or_default();
+        if measured >= offset.believed {
+            *offset = Offset { believed: measured, doubted: None };
+            return;
+        }
+        if let Some(delay) = said.delay_most {
+            let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+            offset.believed = offset.believed.min(measured.saturating_add(delay));
+        }
+        match offset.doubted {
+            Some((doubted, since)) if measured.abs_diff(doubted) <= ALIKE.unsigned_abs() => {
+                if said.heard_at.since(since) >= CONFIRMED_AFTER {
+                    offset.believed = measured;
+                }
+            }
+            _ => offset.doubted = Some((measured, said.heard_at)),
+        }
+    }
+
+    /// This node's clock was set by so many milliseconds.
+    pub fn own_was_set(&mut self, by: i64) {
+        for offset in self.theirs.values_mut() {
+            offset.believed = offset.believed.saturating_sub(by);
+            offset.doubted = offset.doubted.map(|(doubted, since)| (doubted.saturating_sub(by), since));
+        }
     }
 
     /// Whether the node of this session has said what its clock shows.
     pub fn has_heard(&self, lease: u64) -> bool {
-        self.offsets.contains_key(&lease)
+        self.theirs.contains_key(&lease)
     }
 
     /// The session is gone.
     pub fn gone(&mut self, lease: u64) {
-        self.offsets.remove(&lease);
+        self.theirs.remove(&lease);
     }
 
     /// Only these sessions are there; what was heard of the others is forgotten.
     pub fn keep(&mut self, there: impl Fn(u64) -> bool) {
-        self.offsets.retain(|lease, _| there(*lease));
+        self.theirs.retain(|lease, _| there(*lease));
     }
 
     /// Why this node should not lead, if it should not: most of the nodes, without it, agree with each other within
@@ -42,7 +112,7 @@ impl Clocks {
     pub fn stands_back(&self, own: u64, leader: Option<u64>, most: Duration) -> Option<String> {
         let most = i64::try_from(most.as_millis()).unwrap_or(i64::MAX);
         let mut others: Vec<i64> =
-            self.offsets.iter().filter(|(lease, _)| **lease != own).map(|(_, offset)| *offset).collect();
+            self.theirs.iter().filter(|(lease, _)| **lease != own).map(|(_, offset)| offset.believed).collect();
         others.sort_unstable();
         let agreeing = largest_agreement(&others, most);
         let outvoted = agreeing.len() * 2 > others.len() + 1;
@@ -51,10 +121,17 @@ impl Clocks {
         if theirs.abs() <= most {
             return None;
         }
-        let off = written(Duration::from_millis(theirs.unsigned_abs()));
+        let off = rounded(theirs);
         let way = if theirs < 0 { "ahead of" } else { "behind" };
         Some(format!("its clock is {off} {way} the other nodes' (more than --max-clock-skew): set the clock"))
     }
+}
+
+/// How far that is, for a person: what is far is told in whole seconds.
+pub(super) fn rounded(millis: i64) -> String {
+    let millis = millis.unsigned_abs();
+    let told = if millis < 10_000 { millis } else { millis.saturating_add(500) / 1000 * 1000 };
+    written(Duration::from_millis(told))
 }
 
 /// The most of the sorted `offsets` that are within `most` of each other.
@@ -72,24 +149,91 @@ mod tests {
 
     const MOST: Duration = Duration::from_secs(2);
 
+    const HERE: i64 = 1_000_000;
+
+    /// What a node says whose clock is so far off, heard at this instant, after a delay of at most so long.
+    fn said(offset: i64, heard_ms: u64, delay_most: Option<u64>) -> Said {
+        Said {
+            theirs: Wall::from_millis(HERE + offset),
+            ours: Wall::from_millis(HERE),
+            heard_at: Boot::from_duration(Duration::from_millis(heard_ms)),
+            delay_most: delay_most.map(Duration::from_millis),
+        }
+    }
+
     fn clocks(offsets: &[(u64, i64)]) -> Clocks {
         let mut clocks = Clocks::default();
-        for (lease, offset) in offsets {
-            clocks.heard(*lease, Wall::from_millis(1_000_000 + offset), Wall::from_millis(1_000_000));
-        }
+        offsets.iter().for_each(|(lease, offset)| clocks.heard(*lease, said(*offset, 0, Some(0))));
         clocks
     }
 
     /// Which of nodes with these clocks stand back, where nobody leads.
-    fn standing_back(clocks: &[i64]) -> Vec<usize> {
+    fn standing_back(nodes: &[i64]) -> Vec<usize> {
         let stands_back = |own: usize| {
-            let mut heard = Clocks::default();
-            for (lease, clock) in clocks.iter().enumerate() {
-                heard.heard(lease as u64, Wall::from_millis(*clock), Wall::from_millis(clocks[own]));
-            }
-            heard.stands_back(own as u64, None, MOST).is_some()
+            let offsets: Vec<(u64, i64)> = (0..).zip(nodes).map(|(lease, clock)| (lease, clock - nodes[own])).collect();
+            clocks(&offsets).stands_back(own as u64, None, MOST).is_some()
         };
-        (0..clocks.len()).filter(|own| stands_back(*own)).collect()
+        (0..nodes.len()).filter(|own| stands_back(*own)).collect()
+    }
+
+    /// What is believed of a clock that says these offsets, each heard at its instant after at most its delay.
+    fn believed(heard: &[(i64, u64, Option<u64>)]) -> i64 {
+        let mut clocks = Clocks::default();
+        heard.iter().for_each(|(offset, at, delay)| clocks.heard(1, said(*offset, *at, *delay)));
+        clocks.theirs[&1].believed
+    }
+
+    #[test]
+    fn a_record_that_may_have_come_late_makes_no_clock_look_behind() {
+        let in_time = (0, 0, Some(20));
+        // Three records that were written during a cut of 17 s come together, then one in time.
+        let late = [(-17_000, 17_000, Some(18_000)), (-12_000, 17_001, Some(18_001)), (-7_000, 17_002, Some(18_002))];
+        assert_eq!(believed(&[&[in_time], &late[..]].concat()), 0);
+        assert_eq!(believed(&[&late[..], &[(-3, 20_000, Some(4_000))]].concat()), 0, "nothing was heard before");
+        assert_eq!(believed(&[in_time, (-17_000, 17_000, None), (0, 22_000, Some(20))]), 0);
+    }
+
+    #[test]
+    fn a_clock_that_no_delay_makes_look_behind_is_believed_at_once() {
+        assert_eq!(believed(&[(-300_000, 0, Some(20))]), -299_980);
+    }
+
+    #[test]
+    fn a_clock_that_goes_on_looking_behind_is_behind() {
+        let heard: Vec<_> = (0..3).map(|nth| (-3_000, nth * 5_000, Some(4_500))).collect();
+        assert_eq!(believed(&heard[..1]), 0);
+        assert_eq!(believed(&heard), -3_000);
+        let unknown = [(-3_000, 0, None), (-3_010, 5_000, None)];
+        assert_eq!(believed(&unknown), -3_010);
+    }
+
+    #[test]
+    fn a_clock_that_looks_ahead_is_believed_at_once() {
+        assert_eq!(believed(&[(0, 0, Some(20)), (60_000, 5_000, None)]), 60_000);
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_leaves_the_boot_clock() {
+        let at = |boot: u64, wall: i64| (Boot::from_duration(Duration::from_millis(boot)), Wall::from_millis(wall));
+        let mut steps = Steps::default();
+        let mut look = |boot, wall| {
+            let (boot, wall) = at(boot, wall);
+            steps.look(boot, wall)
+        };
+        assert_eq!(look(1_000, 50_000), None);
+        assert_eq!(look(2_000, 51_010), None, "it runs a little fast");
+        assert_eq!(look(62_000, 111_000), None, "the process stood still, or the machine slept");
+        assert_eq!(look(63_000, 3_712_000), Some(3_600_000));
+        assert_eq!(look(64_000, 3_713_000), None);
+        assert_eq!(look(65_000, 114_000), Some(-3_600_000));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_off_the_others_at_once() {
+        let mut clocks = clocks(&[(1, 0), (2, 10), (3, -10)]);
+        assert_eq!(clocks.stands_back(1, Some(1), MOST), None);
+        clocks.own_was_set(86_400_000);
+        assert!(clocks.stands_back(1, Some(1), MOST).unwrap().contains("1day ahead"), "though it leads");
     }
 
     #[test]

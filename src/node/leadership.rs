@@ -11,6 +11,7 @@ use crate::ledger::{Claims, NodeRecord};
 use crate::lock::{CallId, CampaignError, Ended, Presence, Session, SessionError, Term};
 use crate::scheduler::Event;
 use crate::store::{Revision, Store};
+use crate::time::{Wall, written};
 
 /// The pause before a session is opened, or a campaign begun, again after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -45,7 +46,9 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Opens a session, trying until there is one.
     pub(super) fn open_session(&mut self) {
         self.standing = Standing::Away;
-        let presence = Presence { node: self.options.name.clone(), record: self.record().encode() };
+        let record = self.record();
+        self.publications.sent(record.clock, self.options.clock.boot());
+        let presence = Presence { node: self.options.name.clone(), record: record.encode() };
         let (locks, timing, driver) = (self.locks.clone(), self.options.timing, self.options.driver);
         let pause = if self.obstacle().is_some() { PAUSE_AT_OBSTACLE } else { Duration::ZERO };
         self.tasks.spawn(async move {
@@ -70,7 +73,8 @@ impl<S: Store, E: Execute> Running<S, E> {
                 tracing::info!(lease = %session.lease(), node = self.options.name, "opened a session");
                 self.trust = Some(session.trust());
                 self.session = Some(Arc::new(session));
-                self.published_at = Some(self.options.clock.wall());
+                // The record that it was opened with may have been long under way.
+                self.published_at = None;
                 self.present_since = self.options.clock.boot();
                 self.standing = Standing::Idle;
                 self.tell(Event::Session { lease });
@@ -186,6 +190,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         let hold = hold.clone();
         if self.owner.is_none_or(|(created, _)| created != hold.created()) {
             return self.lose_term("its owner key was gone again by the time the ledger was seen up to the election");
+        }
+        if let Some(why) = self.stands_back.clone() {
+            return self.lose_term(&why);
         }
         let fence = hold.fence();
         tracing::info!(%fence, node = self.options.name, "leading");
@@ -319,7 +326,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.stands_back = stands_back;
         self.published_at = None;
-        match (&self.stands_back, &self.standing) {
+        match (self.stands_back.clone(), &self.standing) {
             (Some(why), Standing::Campaigning(call)) => {
                 tracing::warn!("this node does not campaign: {why}");
                 let call = *call;
@@ -328,13 +335,64 @@ impl<S: Store, E: Execute> Running<S, E> {
                 }
                 self.withdraw(call);
             }
-            (Some(why), Standing::Leading(_)) => tracing::warn!("this node leads, but {why}"),
+            // From here on it claims nothing more, so that nothing is decided before its time, or skipped.
+            (Some(why), Standing::Leading(_)) if self.stopping.is_none() => {
+                tracing::warn!("this node steps down: {why}");
+                self.drain(false);
+            }
             (Some(why), _) => tracing::warn!("this node does not campaign: {why}"),
             (None, _) => tracing::info!("this node's clock agrees with the others' again"),
         }
     }
 
+    /// Looks whether the wall clock was set, before anything is decided by it; answers what it says.
+    pub(super) fn look_at_own_clock(&mut self) -> Wall {
+        let (boot, wall) = self.options.clock.both();
+        if let Some(by) = self.steps.look(boot, wall) {
+            let what = self.troubles.clock_set(by, (boot, wall));
+            tracing::warn!(
+                "{what}: time that was jumped over counts as missed, and what is decided is not decided again"
+            );
+            self.clocks.own_was_set(by);
+            self.published_at = None;
+            self.look_at_clocks();
+        }
+        wall
+    }
+
+    /// Says when the clock falls behind what has been decided, and when it has caught up.
+    pub(super) fn look_at_watermark(&mut self) {
+        let decided = self.scheduler.view().watermark.as_ref().map(|mark| mark.instant);
+        let (now, most) = (self.options.clock.wall(), self.options.max_clock_skew);
+        match self.troubles.behind(decided, now, most) {
+            None => return,
+            Some("") => tracing::info!("this node's clock has caught up with what has been decided"),
+            Some(what) => tracing::warn!("this node: {what}"),
+        }
+        self.published_at = None;
+    }
+
+    /// Says when the store has not answered for so long that the session may have ended, and when it answers again.
+    pub(super) fn look_at_silence(&mut self) {
+        let Some(trust) = self.trust.as_ref().map(|trust| *trust.borrow()) else { return };
+        let now = self.options.clock.boot();
+        if trust.holds(now) {
+            if let Some(since) = self.silent_since.take() {
+                let away = written(Duration::from_secs(now.since(since).as_secs()));
+                tracing::info!(%away, "the store is back: it had not answered for {away}");
+            }
+        } else if trust.ended.is_none() && self.silent_since.is_none() {
+            let timing = self.options.timing;
+            // When the last keep-alive was sent that was acknowledged.
+            let since = trust.trusted_until.minus(timing.ttl().saturating_sub(timing.margin()));
+            self.silent_since = Some(since);
+            let silent = written(Duration::from_secs(now.since(since).as_secs()));
+            tracing::warn!(%silent, "the store has not answered for {silent}");
+        }
+    }
+
     fn record(&self) -> NodeRecord {
+        let boot = self.options.clock.boot();
         NodeRecord {
             node: self.options.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -343,6 +401,8 @@ impl<S: Store, E: Execute> Running<S, E> {
             address: self.options.address.clone(),
             clock: self.options.clock.wall(),
             stands_back: self.stands_back.clone().or_else(|| self.gate.closed()).or_else(|| self.gate.refused()),
+            heard: self.position.map_or(0, |position| position.0),
+            troubles: self.troubles.in_the_way().chain(self.troubles.beside(boot)).cloned().collect(),
         }
     }
 
@@ -353,12 +413,24 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Some(session) = self.session.clone().filter(|_| due && !self.publishing) else { return };
         self.published_at = Some(now);
         self.publishing = true;
-        let record = self.record().encode();
+        let record = self.record();
+        self.publications.sent(record.clock, self.options.clock.boot());
+        let record = record.encode();
         self.tasks.spawn(async move { Answer::Published(session.publish(record).await) });
     }
 
     pub(super) fn published(&mut self, result: Result<(), SessionError>) {
         self.publishing = false;
+        let now = self.options.clock.wall();
+        let why = match &result {
+            Err(SessionError::Store(error)) => Some(error.to_string()),
+            Err(_) | Ok(()) => None,
+        };
+        let takes_writes = why.is_none();
+        if self.troubles.unwritten(why, now) && takes_writes {
+            tracing::info!("the store takes what this node writes again");
+            self.published_at = None;
+        }
         let Err(error) = result else { return };
         tracing::warn!(%error, "could not publish this node's record");
         let own = self.session.as_ref().map(|session| session.lease());

@@ -69,9 +69,8 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn heard_of(&mut self, change: Followed) {
         match change {
             Followed::Ledger(change, version) => self.tell(Event::Changed(change, version)),
-            Followed::Node { lease, alive, record } => {
-                let version = self.position.map_or(0, |at| at.0);
-                let is_new = self.heard_of_node(lease, record);
+            Followed::Node { lease, alive, record, version } => {
+                let is_new = self.heard_of_node(lease, record, version);
                 self.tell(Event::Changed(Change::Session { lease, alive }, version));
                 if is_new && alive {
                     self.published_at = None; // so that the newcomer hears what the time is here
@@ -88,7 +87,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         for told in all {
             match told {
                 Followed::Ledger(change, version) => changes.push((change, version)),
-                Followed::Node { lease, alive, record } => {
+                Followed::Node { lease, alive, record, .. } => {
                     // What it says of its clock is of unknown age; it is asked to say it anew by this node's own record.
                     changes.push((Change::Session { lease, alive }, upto.0));
                     self.nodes.extend(record.map(|record| (lease, record)));
@@ -105,12 +104,17 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.heard_of_owner(&owner_key, upto, owner);
     }
 
-    fn heard_of_node(&mut self, lease: u64, record: Option<NodeRecord>) -> bool {
+    fn heard_of_node(&mut self, lease: u64, record: Option<NodeRecord>, version: u64) -> bool {
         let own = self.session.as_ref().map(|session| session.lease().0.get());
         let is_new = !self.nodes.contains_key(&lease) && own != Some(lease);
         match record {
             Some(record) => {
-                self.clocks.heard(lease, record.clock, self.options.clock.wall());
+                if own == Some(lease) {
+                    self.publications.heard(record.clock, version);
+                } else {
+                    self.clocks.heard(lease, self.publications.said(&record, self.options.clock.both()));
+                    self.heard_of_namesake(&record);
+                }
                 self.nodes.insert(lease, record);
             }
             None => {
@@ -120,5 +124,17 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.look_at_clocks();
         is_new
+    }
+
+    /// Another process that has just published goes by this node's name: what both do is told apart by nothing.
+    fn heard_of_namesake(&mut self, record: &NodeRecord) {
+        // A former session of this process, of which something is still to be heard, is no other one.
+        if record.node != self.options.name || record.started_at == self.started_at {
+            return;
+        }
+        if let Some(what) = self.troubles.namesake(record, self.options.clock.boot()) {
+            tracing::error!("{what}");
+            self.published_at = None;
+        }
     }
 }

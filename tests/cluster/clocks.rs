@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::referee::record::Fact;
 use super::scene::Scene;
 use super::support::until;
 
@@ -12,6 +13,72 @@ fn libfaketime() -> PathBuf {
     let places = directories.chain(["/usr/lib".into(), "/usr/local/lib".into()]);
     let found = places.map(|directory| directory.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
     found.expect("libfaketime is needed for this: `tests/run` installs it (Debian: libfaketime)")
+}
+
+/// A node's clock, which can be set while the node runs.
+struct FakedClock(PathBuf);
+
+impl FakedClock {
+    /// The clock that `node` will have from its next start on.
+    fn of(scene: &mut Scene, node: usize) -> FakedClock {
+        let file = scene.path(&format!("clock-{node}"));
+        scene.nodes[node].variables = vec![
+            ("LD_PRELOAD".into(), libfaketime().display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE".into(), file.display().to_string()),
+            ("FAKETIME_NO_CACHE".into(), "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC".into(), "1".into()),
+        ];
+        let clock = FakedClock(file);
+        clock.set(0);
+        clock
+    }
+
+    /// Sets it so many seconds off the truth, at once.
+    fn set(&self, seconds: i64) {
+        let beside = self.0.with_extension("new");
+        std::fs::write(&beside, format!("{seconds:+}s\n")).unwrap();
+        std::fs::rename(&beside, &self.0).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_clock_is_set_steps_down() {
+    let mut scene = Scene::over_sqlite(&[]).await;
+    let clock = FakedClock::of(&mut scene, 0);
+    scene.start(0);
+    let (leader, fence) = scene.leader_after(0).await;
+    assert_eq!(leader, 0);
+    scene.start(1);
+    scene.start(2);
+    for node in [1, 2] {
+        scene.joined(node).await;
+    }
+    scene.nodes[0].says(scene.nodes[0].begin(), "leading").await;
+    let heard = async || {
+        let nodes = scene.nodes[1].json(&["status"])["nodes"].as_array()?.len();
+        let waiting = scene.nodes[1].json(&["status"])["waiting"].as_array()?.len();
+        (nodes == 3 && waiting == 2).then_some(())
+    };
+    until("both others wait", heard).await;
+    // Both have published what their clocks say, and the leader has heard it.
+    scene.claims(6).await;
+
+    let since = scene.nodes[0].now();
+    scene.shock("its clock is set");
+    scene.mark(Fact::Drains);
+    clock.set(86_400);
+    scene.nodes[0].says(since, "its clock was set forward by 1day").await;
+    scene.nodes[0].says(since, "this node steps down: its clock is 1day ahead of the other nodes'").await;
+    let (next, fence) = scene.leader_after(fence).await;
+    assert_ne!(next, 0, "the one with the wrong clock");
+    scene.claims(3).await;
+    let status = scene.nodes[next].json(&["status"]);
+    assert!(status.get("behind_ms").is_none(), "nothing was decided by the clock that is ahead: {status}");
+    clock.set(0);
+    scene.nodes[0].says(since, "its clock was set back by 1day").await;
+    scene.nodes[0].says(since, "agrees with the others' again").await;
+    assert_eq!(scene.leader_after(fence - 1).await, (next, fence), "nobody took the leadership over");
+    scene.judge(&[("failovers", 1)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

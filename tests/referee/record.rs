@@ -174,7 +174,8 @@ pub enum Fact {
     TroubleEnds(String),
     /// Something went wrong at one point: a crash, a cut, a revoked lease.
     Shock(String),
-    /// The leader was asked to stop or to step down: it claims nothing more while it waits for what runs.
+    /// The leader was asked to stop or to step down, or its clock is off: it claims nothing more while it waits for what
+    /// runs.
     Drains,
     /// A node cannot take part, or can again, for a reason that lies outside of it.
     Impaired(String),

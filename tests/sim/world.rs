@@ -300,6 +300,8 @@ impl<'a> World<'a> {
             Deed::SetClock(whom, off, lasts) => {
                 let at = self.whom(whom);
                 self.machines[at].clock.set_offset(off);
+                // A leader that is off all others steps down, and so does one whom all others have become right about.
+                self.net.note(Fact::Drains);
                 self.net.note(Fact::TroubleBegins(format!("the clock of n{at} is off by {off} ms")));
                 self.end_in(lasts, Ending::SetClockRight(at));
             }
@@ -410,6 +412,7 @@ impl<'a> World<'a> {
             }
             Ending::SetClockRight(at) => {
                 self.machines[at].clock.set_offset(0);
+                self.net.note(Fact::Drains);
                 self.net.note(Fact::TroubleEnds(format!("the clock of n{at}")));
             }
             Ending::TakeKeyAway(key) => {

@@ -98,14 +98,21 @@ impl Reload {
         }
     }
 
+    /// What comes next is looked at whole, even if it is as it was; the node tells of it meanwhile.
+    async fn refuse(&mut self, why: String) {
+        self.digest = String::new();
+        if self.orders.send(Order::Refused(why)).await.is_err() {
+            tracing::debug!("the node has ended");
+        }
+    }
+
     async fn look(&mut self, asked: bool) {
         let Compared { config, jobs, same } = match self.read(asked).await {
             Ok(compared) => compared,
             Err(error) => {
                 tracing::error!(file = %self.path.display(), "the jobs file is refused, the old one stays in force:");
                 error.to_string().lines().for_each(|line| tracing::error!("{line}"));
-                self.digest = String::new();
-                return;
+                return self.refuse(error.to_string()).await;
             }
         };
         if config.digest == self.digest && same && config.migrations == self.migrations {
@@ -119,8 +126,8 @@ impl Reload {
                 was = %namespace, is = config.namespace,
                 "the jobs file is refused, the old one stays in force: a node cannot change its namespace"
             );
-            self.digest = String::new();
-            return;
+            let why = format!("a node cannot change its namespace, from {namespace} to {}", config.namespace);
+            return self.refuse(why).await;
         }
         for warning in config.warnings.list() {
             tracing::warn!("{}:{}:{}: {}", self.path.display(), warning.line, warning.column, warning.message);
