@@ -159,7 +159,9 @@ impl Scheduler {
 
     fn begin(&mut self, open: &Open, fence: Fence) {
         if self.room_left() == 0 {
-            self.crowd.insert((open.starts, open.id.clone()));
+            // What follows a run is to start when a leader said so, whose clock may have been ahead.
+            let turn = if matches!(open.source, Source::After(_)) { open.at } else { open.starts };
+            self.crowd.insert((turn, open.id.clone()));
             return;
         }
         let to = Open {

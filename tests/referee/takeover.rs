@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::record::{Fact, Millis, Record, instant};
+use super::record::{Fact, Millis, Record, instant, job_of};
 use super::{Findings, Rule};
 
 /// Beyond the TTL and the margin: what a successor may take to notice, to win, to catch up and to claim.
@@ -86,11 +86,16 @@ fn decided_in_time(record: &Record, found: &mut Findings) {
 fn settles(record: &Record, found: &mut Findings) {
     let mut open: HashMap<&str, Millis> = HashMap::new();
     let mut running: BTreeSet<&str> = BTreeSet::new();
+    // When a run of each job ended last, and the instants of those.
+    let mut ended: HashMap<&str, Vec<(Option<i64>, Millis)>> = HashMap::new();
     let mut leads = false;
     for (at, fact) in &record.facts {
         match fact {
             Fact::Open { run, .. } => drop(open.insert(run, *at)),
-            Fact::OpenGone { run, .. } => drop(open.remove(run.as_str())),
+            Fact::OpenGone { run, .. } => {
+                open.remove(run.as_str());
+                ended.entry(job_of(run)).or_default().push((instant(run), *at));
+            }
             Fact::Started { attempt, .. } => drop(running.insert(&attempt.run)),
             Fact::Ended { attempt, .. } => drop(running.remove(attempt.run.as_str())),
             Fact::Owner { .. } => leads = true,
@@ -103,7 +108,12 @@ fn settles(record: &Record, found: &mut Findings) {
     }
     // A clock that was ahead has claimed what is due only later: that waits for its time.
     let due = |run: &str| instant(run).map_or(0, |at| (at - record.wall_start).max(0) as Millis);
-    let idle = |run: &str, since: Millis| since.max(record.healed).max(due(run)) + IDLE < record.end;
+    // One that waits in its job's queue moves up whenever one before it ends.
+    let moved_up = |run: &str| {
+        let before = ended.get(job_of(run)).into_iter().flatten().filter(|(at, _)| *at < instant(run));
+        before.map(|(_, at)| *at).max().unwrap_or_default()
+    };
+    let idle = |run: &str, since: Millis| since.max(record.healed).max(due(run)).max(moved_up(run)) + IDLE < record.end;
     let mut stuck: Vec<_> = open.iter().filter(|(run, since)| idle(run, **since)).collect();
     stuck.sort();
     for (run, since) in stuck {
