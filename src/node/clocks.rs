@@ -233,7 +233,7 @@ mod tests {
         let mut clocks = clocks(&[(1, 0), (2, 10), (3, -10)]);
         assert_eq!(clocks.stands_back(1, Some(1), MOST), None);
         clocks.own_was_set(86_400_000);
-        assert!(clocks.stands_back(1, Some(1), MOST).unwrap().contains("1day ahead"), "though it leads");
+        assert!(clocks.stands_back(1, Some(1), MOST).unwrap().contains("1d ahead"), "though it leads");
     }
 
     #[test]

@@ -67,15 +67,15 @@ async fn a_leader_whose_clock_is_set_steps_down() {
     scene.shock("its clock is set");
     scene.mark(Fact::Drains);
     clock.set(86_400);
-    scene.nodes[0].says(since, "its clock was set forward by 1day").await;
-    scene.nodes[0].says(since, "this node steps down: its clock is 1day ahead of the other nodes'").await;
+    scene.nodes[0].says(since, "its clock was set forward by 1d").await;
+    scene.nodes[0].says(since, "this node steps down: its clock is 1d ahead of the other nodes'").await;
     let (next, fence) = scene.leader_after(fence).await;
     assert_ne!(next, 0, "the one with the wrong clock");
     scene.claims(3).await;
     let status = scene.nodes[next].json(&["status"]);
     assert!(status.get("behind_ms").is_none(), "nothing was decided by the clock that is ahead: {status}");
     clock.set(0);
-    scene.nodes[0].says(since, "its clock was set back by 1day").await;
+    scene.nodes[0].says(since, "its clock was set back by 1d").await;
     scene.nodes[0].says(since, "agrees with the others' again").await;
     assert_eq!(scene.leader_after(fence - 1).await, (next, fence), "nobody took the leadership over");
     scene.judge(&[("failovers", 1)]).await;
