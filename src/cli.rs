@@ -6,6 +6,7 @@ mod check;
 mod fence;
 mod file;
 mod find;
+mod first;
 mod guard;
 mod handover;
 mod health;
@@ -190,6 +191,12 @@ impl Failure {
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     crate::execute::supervise_if_asked();
+    // Never refused where it is asked for.
+    crate::execute::hide().ok();
+    if first::is_first() { first::run(run) } else { run() }
+}
+
+fn run() -> ExitCode {
     // Fails only where a provider is installed already, which then is this one.
     rustls::crypto::ring::default_provider().install_default().ok();
     let Cli { global, command } = Cli::parse();

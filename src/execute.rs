@@ -49,7 +49,7 @@ pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };
 use self::spawn::Starter;
-pub use self::supervise::{Deadlines, SupervisorProgram, supervise_if_asked};
+pub use self::supervise::{Deadlines, SupervisorProgram, hide, supervise_if_asked};
 pub use self::wrapped::{Ending, NotRun, Running, Wrapped};
 use crate::fence::Stamp;
 use crate::job::{Ended, Job, Outcome, StopReason, Task};

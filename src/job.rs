@@ -8,7 +8,6 @@ mod sql;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -221,7 +220,7 @@ pub struct Job {
     /// Variables for the command, beside those that it inherits and those of its stamp.
     pub env: BTreeMap<String, Text>,
     /// Where the command starts; `None`: where the node does.
-    pub dir: Option<PathBuf>,
+    pub dir: Option<Text>,
     /// How long an attempt may take; `None`: as long as it wants.
     pub timeout: Option<Duration>,
     /// How long a command that was told to end (TERM) has before it is killed.

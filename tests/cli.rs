@@ -4,6 +4,8 @@
 mod commands;
 #[path = "cli/node.rs"]
 mod node;
+#[path = "cli/process.rs"]
+mod process;
 #[path = "cli/reload.rs"]
 mod reload;
 #[path = "cli/steering.rs"]

@@ -1,7 +1,6 @@
 //! The policies of a job: read where they are given, laid over the defaults, and settled.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keys::{self, MAX_VARIABLES};
@@ -45,7 +44,7 @@ pub struct Policies {
     pub rules: Rules,
     pub jitter: Option<Placed<Duration>>,
     pub env: BTreeMap<String, Text>,
-    pub dir: Option<PathBuf>,
+    pub dir: Option<Text>,
     pub timeout: Option<Option<Duration>>,
     pub kill_after: Option<Duration>,
     overlap: Option<usize>,
@@ -267,13 +266,13 @@ fn place<T>(spot: Spot, value: Option<T>) -> Option<Placed<T>> {
     value.map(|value| Placed { value, node: spot.node })
 }
 
-fn read_dir(walk: &mut Walk, spot: Spot) -> Option<PathBuf> {
+fn read_dir(walk: &mut Walk, spot: Spot) -> Option<Text> {
     let text = walk.text(spot)?;
     if text.expose().is_empty() {
         walk.wrong(spot, "expected a directory, found an empty text".to_owned());
         return None;
     }
-    Some(PathBuf::from(text.expose()))
+    Some(text)
 }
 
 fn read_env(walk: &mut Walk, spot: Spot) -> BTreeMap<String, Text> {

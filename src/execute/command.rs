@@ -243,7 +243,7 @@ fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
         candidates: c_strings(candidates(program, path), "the program's name")?,
         args: c_strings(run.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
         env: c_strings(env.into_iter().map(assignment), "a variable of the environment")?,
-        dir: c_strings(run.job.dir.iter().map(|dir| dir.clone().into()), "the name of its directory")?.pop(),
+        dir: c_strings(run.job.dir.iter().map(|dir| dir.expose().into()), "the name of its directory")?.pop(),
         ties: Ties::None { stdout: stdout_writer, stderr: stderr_writer },
         life: Life {
             lease: run.may_start.lease(),
@@ -284,7 +284,7 @@ fn not_started(run: &Run<'_>, error: StartError) -> String {
     let why = |errno: Errno| errno.desc();
     match error {
         StartError::Dir(errno) => {
-            let dir = run.job.dir.as_deref().unwrap_or(".".as_ref()).display();
+            let dir = run.job.dir.as_ref().map_or_else(|| ".".to_owned(), Text::to_string);
             format!("cannot start in the directory `{dir}`: {}: create it, or correct `dir`", why(errno))
         }
         StartError::NoRoom(errno @ (Errno::EMFILE | Errno::ENFILE)) => {

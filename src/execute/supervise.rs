@@ -102,6 +102,17 @@ pub fn supervise_if_asked() {
     }
 }
 
+/// Hides the memory, the environment and the open files of this process from others of its user: there are passwords among
+/// them, and the means to keep a command alive that is to end. Commands run as the same user. (Those of root are not kept
+/// out by this.) It leaves no core dump then.
+///
+/// # Errors
+///
+/// None that is known: the system takes it from everybody.
+pub fn hide() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// What the supervisor has to know of a command that is to be started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Life {
@@ -324,7 +335,8 @@ fn spawn(program: &SupervisorProgram, page: &Page) -> io::Result<(OwnedFd, Child
     // It knows nothing and can do nothing but what these three are for. The variables may hold passwords.
     command.arg0(NAME).arg(format!("node={}", std::process::id())).env_clear().current_dir("/");
     command.envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)));
-    command.stdin(Stdio::from(theirs)).stdout(Stdio::from(page.file()?)).stderr(Stdio::from(own_pidfd()?));
+    let [cells, slots] = page.files()?;
+    command.stdin(Stdio::from(theirs)).stdout(Stdio::from(cells)).stderr(Stdio::from(slots));
     let mut child = command.spawn().map_err(|error| {
         io::Error::new(error.kind(), format!("the supervisor `{}` cannot be executed: {error}", program.0.display()))
     })?;
@@ -344,11 +356,6 @@ fn spawn(program: &SupervisorProgram, page: &Page) -> io::Result<(OwnedFd, Child
             Err(io::Error::other(why))
         }
     }
-}
-
-/// What stands for this process and no other, ever.
-fn own_pidfd() -> Result<OwnedFd, Errno> {
-    pidfd_open(nix::unistd::getpid().as_raw())
 }
 
 fn pidfd_open(pid: libc::pid_t) -> Result<OwnedFd, Errno> {

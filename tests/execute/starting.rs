@@ -67,7 +67,7 @@ async fn a_command_starts_in_its_directory_and_relative_paths_are_seen_from_ther
     let dir = tempfile::tempdir().unwrap();
     script(&dir.path().join("here.sh"), "#!/bin/sh\npwd -P\n");
     let mut job = command(["./here.sh"]);
-    job.dir = Some(dir.path().into());
+    job.dir = Some(Text::plain(dir.path().to_str().unwrap()));
     let ended = run(job).await;
     assert_eq!(ended.outcome, Outcome::Exited(0));
     assert_eq!(ended.output.trim_end(), dir.path().canonicalize().unwrap().to_str().unwrap());
@@ -120,7 +120,7 @@ async fn what_cannot_be_started_is_named_with_what_to_do() {
     std::fs::write(dir.path().join("plain"), "#!/bin/sh\n").unwrap();
     let long = "x".repeat(4 << 20);
     let mut elsewhere = command(["true"]);
-    elsewhere.dir = Some("/nowhere".into());
+    elsewhere.dir = Some(Text::plain("/nowhere"));
     let cases = [
         (command(["no-such-program"]), vec!["`no-such-program`", "No such file", "PATH: install it"]),
         (command(["/nowhere/x"]), vec!["`/nowhere/x`", "No such file", "is the path right"]),
@@ -143,8 +143,13 @@ async fn what_cannot_be_started_is_named_with_what_to_do() {
 async fn what_came_from_a_secret_is_not_shown() {
     let mut job = command([]);
     job.task = Task::Command(vec![Text::secret("/hunter2")]);
-    let reason = reason(job).await;
+    let reason = self::reason(job).await;
     assert!(reason.contains("`***`") && !reason.contains("hunter2"), "{reason}");
+    let mut job = command(["true"]);
+    job.dir = Some(Text::secret("/nowhere/hunter2"));
+    assert!(!format!("{job:?}").contains("hunter2"), "{job:?}");
+    let reason = self::reason(job).await;
+    assert!(reason.contains("the directory `***`") && !reason.contains("hunter2"), "{reason}");
 }
 
 #[tokio::test]

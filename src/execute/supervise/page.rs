@@ -2,7 +2,12 @@
 //! end.
 //!
 //! It is read and written without any message, so that it says what is so even when either of the two stands still.
+//!
+//! Commands run as the same user, and may look for it in `/proc`. It is two files: the one with the limits can be written
+//! through the node's own mapping alone, which is made before it is sealed. Whoever opens the other can have a command told
+//! to end or not told, but cannot make it outlive the lease.
 
+use std::ffi::CStr;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +15,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::ftruncate;
@@ -31,6 +38,8 @@ pub(super) struct Limits {
 }
 
 /// One lease. Only the node writes.
+#[derive(Debug)]
+#[repr(C)]
 struct Cell {
     /// 0: none.
     lease: AtomicU64,
@@ -41,12 +50,10 @@ struct Cell {
 }
 
 /// The layout that both sides agree on: they are the same program.
-#[repr(C)]
-struct Layout {
-    cells: [Cell; LEASES],
-    /// Who told the command to end: `RUNNING`, `TOLD_BY_NODE` or `TOLD_BY_SUPERVISOR`.
-    slots: [AtomicU32; SLOTS as usize],
-}
+type Cells = [Cell; LEASES];
+
+/// Who told each command to end: `RUNNING`, `TOLD_BY_NODE` or `TOLD_BY_SUPERVISOR`.
+type Slots = [AtomicU32; SLOTS as usize];
 
 const RUNNING: u32 = 0;
 const TOLD_BY_NODE: u32 = 1;
@@ -59,58 +66,95 @@ pub(super) enum Side {
     Supervisor,
 }
 
-/// The mapping of it in this process.
+/// A mapping of shared memory that is a `T`, which is made of nothing but atomics.
 #[derive(Debug)]
-pub(super) struct Page {
-    memory: NonNull<Layout>,
+struct Shared<T> {
+    memory: NonNull<T>,
     file: OwnedFd,
 }
 
 // SAFETY: all that is in it are atomics, and the mapping lasts as long as the value.
-unsafe impl Send for Page {}
+unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Page {}
+unsafe impl<T> Sync for Shared<T> {}
 
-impl Page {
-    /// New memory that can be shared. Pages of it that nobody touched cost nothing.
-    pub(super) fn new() -> io::Result<Page> {
-        let file = memfd_create(c"fencron-trust", MFdFlags::MFD_CLOEXEC)?;
-        ftruncate(&file, i64::try_from(size_of::<Layout>()).expect("it is small"))?;
-        Page::map(file)
+impl<T> Shared<T> {
+    /// New memory, whose size stays. Pages of it that nobody touched cost nothing.
+    fn new(name: &CStr) -> io::Result<Shared<T>> {
+        let file = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        ftruncate(&file, i64::try_from(size_of::<T>()).expect("it is small"))?;
+        // A file that was made shorter would kill whoever reads it by SIGBUS.
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))?;
+        Shared::map(file, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
 
-    /// The memory behind a file that [`Page::new`] made.
-    pub(super) fn map(file: OwnedFd) -> io::Result<Page> {
-        let length = u64::try_from(size_of::<Layout>()).expect("it is small");
+    /// The memory behind a file that [`Shared::new`] made.
+    fn map(file: OwnedFd, access: ProtFlags) -> io::Result<Shared<T>> {
+        let length = u64::try_from(size_of::<T>()).expect("it is small");
         if nix::sys::stat::fstat(&file)?.st_size.cast_unsigned() < length {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not the memory that a node shares"));
         }
-        let size = NonZeroUsize::new(size_of::<Layout>()).expect("it has fields");
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let size = NonZeroUsize::new(size_of::<T>()).expect("it has fields");
         // SAFETY: a new mapping, of a file that is as long as that and whose bytes may be anything, as atomics may.
         let memory = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, &file, 0)? };
-        Ok(Page { memory: memory.cast(), file })
+        Ok(Shared { memory: memory.cast(), file })
+    }
+
+    fn get(&self) -> &T {
+        // SAFETY: mapped until this is dropped, aligned to a page, and only ever touched as atomics.
+        unsafe { self.memory.as_ref() }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size, and nothing borrows from it any more.
+        let unmapped = unsafe { munmap(self.memory.cast(), size_of::<T>()) };
+        debug_assert!(unmapped.is_ok(), "it was mapped");
+    }
+}
+
+/// The mapping of it in this process.
+#[derive(Debug)]
+pub(super) struct Page {
+    cells: Shared<Cells>,
+    slots: Shared<Slots>,
+}
+
+impl Page {
+    /// New memory that can be shared.
+    pub(super) fn new() -> io::Result<Page> {
+        let page = Page { cells: Shared::new(c"fencron-trust")?, slots: Shared::new(c"fencron-told")? };
+        match fcntl(&page.cells.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_FUTURE_WRITE)) {
+            // Linux before 5.1 does not know it.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        fcntl(&page.cells.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL))?;
+        fcntl(&page.slots.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL))?;
+        Ok(page)
+    }
+
+    /// The memory of a node, in its supervisor: the limits can be read only.
+    pub(super) fn map([cells, slots]: [OwnedFd; 2]) -> io::Result<Page> {
+        let cells = Shared::map(cells, ProtFlags::PROT_READ)?;
+        Ok(Page { cells, slots: Shared::map(slots, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)? })
     }
 
     /// What is handed to the supervisor.
-    pub(super) fn file(&self) -> io::Result<OwnedFd> {
-        self.file.as_fd().try_clone_to_owned()
-    }
-
-    fn layout(&self) -> &Layout {
-        // SAFETY: mapped until this is dropped, aligned to a page, and only ever touched as atomics.
-        unsafe { self.memory.as_ref() }
+    pub(super) fn files(&self) -> io::Result<[OwnedFd; 2]> {
+        Ok([self.cells.file.as_fd().try_clone_to_owned()?, self.slots.file.as_fd().try_clone_to_owned()?])
     }
 
     /// Where the limits of `lease` stand; `None`: nobody has told them.
     pub(super) fn cell_of(&self, lease: u64) -> Option<u32> {
-        let found = self.layout().cells.iter().position(|cell| cell.lease.load(Ordering::SeqCst) == lease)?;
+        let found = self.cells.get().iter().position(|cell| cell.lease.load(Ordering::SeqCst) == lease)?;
         u32::try_from(found).ok().filter(|_| lease != 0)
     }
 
     /// Tells the limits of `lease`, and returns whether they came nearer. Of the calls one may be made at a time.
     pub(super) fn tell(&self, lease: u64, trusted_until: Boot, killed_after: Duration) -> bool {
-        let cells = &self.layout().cells;
+        let cells = self.cells.get();
         let until = nanos(trusted_until.since_boot());
         let known = cells.iter().find(|cell| cell.lease.load(Ordering::SeqCst) == lease);
         if let Some(cell) = known {
@@ -129,7 +173,7 @@ impl Page {
     /// The limits of `lease`, which stood in `cell`. Those of a lease that is forgotten are long past.
     pub(super) fn limits(&self, cell: u32, lease: u64) -> Limits {
         let past = Limits { trusted_until: Boot::default(), killed_at: Boot::default() };
-        let Some(cell) = usize::try_from(cell).ok().and_then(|cell| self.layout().cells.get(cell)) else { return past };
+        let Some(cell) = usize::try_from(cell).ok().and_then(|cell| self.cells.get().get(cell)) else { return past };
         let before = cell.lease.load(Ordering::SeqCst);
         let trusted_until = instant(cell.trusted_until.load(Ordering::SeqCst));
         let killed_at = trusted_until.plus(Duration::from_nanos(cell.killed_after.load(Ordering::SeqCst)));
@@ -138,7 +182,7 @@ impl Page {
     }
 
     fn slot(&self, slot: u32) -> Option<&AtomicU32> {
-        self.layout().slots.get(usize::try_from(slot).ok()?)
+        self.slots.get().get(usize::try_from(slot).ok()?)
     }
 
     /// A command takes this slot.
@@ -168,14 +212,6 @@ impl Page {
     }
 }
 
-impl Drop for Page {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map` with this size, and nothing borrows from it any more.
-        let unmapped = unsafe { munmap(self.memory.cast(), size_of::<Layout>()) };
-        debug_assert!(unmapped.is_ok(), "it was mapped");
-    }
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -197,13 +233,36 @@ mod tests {
     #[test]
     fn what_the_node_tells_is_read_through_the_other_mapping() {
         let node = Page::new().unwrap();
-        let supervisor = Page::map(node.file().unwrap()).unwrap();
+        let supervisor = Page::map(node.files().unwrap()).unwrap();
         assert!(!node.tell(7, ms(1_000), KILLED_AFTER));
         let cell = node.cell_of(7).unwrap();
         assert_eq!(supervisor.limits(cell, 7), Limits { trusted_until: ms(1_000), killed_at: ms(1_075) });
         assert!(!node.tell(7, ms(2_000), KILLED_AFTER), "further away");
         assert!(node.tell(7, ms(500), KILLED_AFTER), "nearer");
         assert_eq!(supervisor.limits(cell, 7).trusted_until, ms(500));
+    }
+
+    /// Opens what a descriptor of this process stands for once more, as others of the same user find it in `/proc`.
+    fn open_again(file: &OwnedFd) -> io::Result<std::fs::File> {
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+        std::fs::OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    #[test]
+    fn who_opens_the_memory_of_a_node_cannot_prolong_the_trust_in_its_lease() {
+        use std::os::unix::fs::FileExt as _;
+        let node = Page::new().unwrap();
+        node.tell(7, ms(1_000), KILLED_AFTER);
+        let opened = open_again(&node.cells.file).unwrap();
+        assert!(opened.write_at(&[0xff; 16], 0).is_err(), "sealed");
+        assert!(opened.set_len(0).is_err(), "whoever reads it would die of that");
+        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        assert!(Shared::<Cells>::map(opened.into(), writable).is_err(), "sealed");
+        assert!(open_again(&node.slots.file).unwrap().set_len(0).is_err());
+        let supervisor = Page::map(node.files().unwrap()).unwrap();
+        node.tell(7, ms(2_000), KILLED_AFTER);
+        let cell = node.cell_of(7).unwrap();
+        assert_eq!(supervisor.limits(cell, 7).trusted_until, ms(2_000), "the node still writes");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the supervisor does. One thread that sleeps until a packet, the death of its node, or the next deadline.
 //!
-//! It owns no session, no store and no log. Its three standard descriptors are the socket, the shared memory, and the
-//! pidfd of its node; it has no others but those of the commands.
+//! It owns no session, no store and no log. Its three standard descriptors are the socket and the shared memory; it has
+//! no others but a pidfd of its node, and those of the commands.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -56,6 +56,7 @@ pub(super) fn main() -> i32 {
 
 /// Takes leave of whoever started this: session, terminal, files, signals.
 fn settle() -> Result<Supervisor, Errno> {
+    super::hide().map_err(|_| Errno::EPERM)?;
     for ignored in IGNORED {
         // SAFETY: no handler of ours is installed, this has it ignored.
         unsafe { signal(ignored, SigHandler::SigIgn)? };
@@ -67,8 +68,14 @@ fn settle() -> Result<Supervisor, Errno> {
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     let take = |standard: BorrowedFd<'_>| standard.try_clone_to_owned().map_err(|_| Errno::EBADF);
     let socket = take(std::io::stdin().as_fd())?;
-    let page = Page::map(take(std::io::stdout().as_fd())?).map_err(|_| Errno::EBADF)?;
-    let node = take(std::io::stderr().as_fd())?;
+    let files = [take(std::io::stdout().as_fd())?, take(std::io::stderr().as_fd())?];
+    let page = Page::map(files).map_err(|_| Errno::EBADF)?;
+    let parent = nix::unistd::getppid();
+    let node = super::pidfd_open(parent.as_raw())?;
+    // Had the node died before that, the number might be another's by now, and this process another's child.
+    if nix::unistd::getppid() != parent || parent.as_raw() != node_of(std::env::args()).ok_or(Errno::EINVAL)? {
+        return Err(Errno::ESRCH);
+    }
     let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
     send_now(socket.as_fd(), Message::Look)?;
     Ok(Supervisor {
@@ -80,6 +87,11 @@ fn settle() -> Result<Supervisor, Errno> {
         node_gone: None,
         commands: BTreeMap::new(),
     })
+}
+
+/// The process that started this one, as it says itself.
+fn node_of(mut args: impl Iterator<Item = String>) -> Option<libc::pid_t> {
+    args.find_map(|arg| arg.strip_prefix("node=")?.parse().ok())
 }
 
 struct Supervisor {
