@@ -44,8 +44,11 @@ pub(super) struct Contest<S> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Contended {
     Won(Hold),
-    /// It would have to wait, and was not to.
-    Busy,
+    /// It would have to wait, and was not to. Where it has `asked` for the lock before, that request may yet arrive, and has
+    /// to be taken back.
+    Busy {
+        asked: bool,
+    },
     /// The lock was destroyed a moment ago.
     Destroyed,
 }
@@ -92,7 +95,7 @@ impl<S: Store> Contest<S> {
     /// Contends until the call has won; it goes on trying while the store is away. Dropping the future leaves the call
     /// where it is: in the queue, or even the owner.
     pub async fn contend(&self, caller: &Caller, ask: Ask<'_>) -> Result<Contended, CampaignError> {
-        let (mut backoff, mut looks) = (Backoff::new(), 0);
+        let (mut backoff, mut looks, mut asked) = (Backoff::new(), 0, false);
         let mut reported = Vec::new();
         let view = self.view(None, caller, ask);
         let mut line = self.look(caller, view, &mut backoff).await?;
@@ -113,7 +116,9 @@ impl<S: Store> Contest<S> {
                 Step::NoBase(error) => return Err(error.into()),
                 Step::Destroyed => return Ok(Contended::Destroyed),
                 Step::Adopt(hold) => return Ok(Contended::Won(hold)),
-                Step::Wait { .. } | Step::Enqueue(_) if matches!(ask, Ask::AtOnce) => return Ok(Contended::Busy),
+                Step::Wait { .. } | Step::Enqueue(_) if matches!(ask, Ask::AtOnce) => {
+                    return Ok(Contended::Busy { asked });
+                }
                 Step::Wait { behind } => {
                     self.wait(caller, line, &behind, (ask, view), (&mut backoff, &mut looks)).await?
                 }
@@ -132,6 +137,7 @@ impl<S: Store> Contest<S> {
                     }
                 }
                 Step::Seize { base, settled_modified } => {
+                    asked = true;
                     let seize = self.keys.seize(caller, base, settled_modified, now);
                     match self.take(caller, base, seize, view, &mut backoff).await? {
                         Ok(hold) => return Ok(Contended::Won(hold)),

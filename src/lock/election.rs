@@ -139,7 +139,7 @@ impl<S: Store> Election<S> {
                 Err(CampaignError::TrustLapsed)
             }
             Err(error) => Err(error),
-            Ok(Contended::Busy | Contended::Destroyed) => {
+            Ok(Contended::Busy { .. } | Contended::Destroyed) => {
                 let why = format!("a candidate for `{}` was told not to wait", self.contest.keys.owner);
                 Err(StoreError::Unusable(why).into())
             }

@@ -105,11 +105,12 @@ impl<S: Store> FencedLock<S> {
                 context.pending.remove(key);
                 return Err(LockError::SessionLost { why: Lost::SessionEnded(why) });
             }
-            // Without waiting, nothing was put in the queue.
-            End::Contended(Ok(Contended::Busy)) => {
+            // Nothing was sent that could take effect.
+            End::Contended(Ok(Contended::Busy { asked: false })) => {
                 context.pending.remove(key);
                 return Ok(None);
             }
+            End::Contended(Ok(Contended::Busy { asked: true })) => None,
             End::Contended(Ok(Contended::Destroyed)) => Some(self.was_destroyed()),
             End::Contended(Err(error)) => Some(error.into()),
             End::TimeUp if matches!(patience, Patience::None) => {

@@ -98,6 +98,36 @@ async fn a_request_that_arrives_after_the_loss_takes_nothing() {
     assert!(!lock.is_locked().await.unwrap());
 }
 
+/// Otherwise the lock would be held by nobody, for as long as that session lives.
+#[tokio::test(start_paused = true)]
+async fn a_try_that_was_answered_no_does_not_lock_later() {
+    for way in 0..2 {
+        let door = Door::new();
+        let (session, other) = (door.session("a").await, door.session("b").await);
+        let (lock, mut context, mut holder) = (door.lock(), session.context(), other.context());
+        door.cluster.store.expect(Kind::Grant, Fault::Late);
+        let tries = async {
+            if way == 0 {
+                lock.try_lock(&mut context).await
+            } else {
+                lock.try_lock_for(&mut context, Duration::ZERO).await
+            }
+        };
+        // While it pauses, before it looks again, another locks.
+        let locks = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            door.lock().lock(&mut holder).await
+        };
+        let (tried, locked) = tokio::join!(tries, locks);
+        locked.unwrap();
+        assert!(!tried.unwrap() && door.cluster.store.all_met());
+        lock.unlock(&mut holder).await.unwrap();
+        assert_eq!(door.cluster.store.deliver().await, 0, "the late request takes nothing");
+        assert!(!lock.is_locked().await.unwrap());
+        assert!(door.keys().await.is_empty());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_of_unlock_is_settled_by_the_next_call() {
     let door = Door::new();
