@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `/healthz` | 200 while the node's loop turns, 503 when it has not for [`HANGS_AFTER`] |
 //! | `/readyz` | the node's [`Status`]: 200 when it can take part, 503 with the reasons when not |
-//! | `/api/v1/status` | the cluster, as `fencron status -o json` ([`view::Overview`]) |
+//! | `/api/v1/status` | the cluster, as `fencron status -o json` ([`view::Overview`]); 503 with the node's [`Status`] where the store does not answer in [`STORE_WITHIN`] |
 //! | `/api/v1/runs/{run}/output` | what a run wrote so far; with `?follow=1`, also what it goes on to write |
 //!
 //! Everything is read-only. Whoever reaches the listener may read the output of jobs, so it listens on the machine
@@ -33,7 +33,7 @@ use crate::listen;
 use crate::lock::Locks;
 use crate::node::Status;
 use crate::store::{Store, StoreError};
-use crate::time::{Boot, Clock};
+use crate::time::{Boot, Clock, written};
 use view::Overview;
 
 /// How large the body of a request may be, in bytes. None is needed.
@@ -42,6 +42,10 @@ pub const BODY_MOST: usize = 16 * 1024;
 /// How long the node's loop may not have turned before the node counts as hanging. It turns once in a second, but for
 /// the end, when the last verdicts are written.
 pub const HANGS_AFTER: Duration = Duration::from_secs(30);
+
+/// How long the store may take to say what the cluster looks like. People, and what watches over nodes, ask most of all
+/// when the store is away, and cannot wait for as long as a store is tried.
+pub const STORE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the listener answers from.
 #[derive(Clone, Debug)]
@@ -88,11 +92,24 @@ async fn ready<S: Store>(State(api): State<Api<S>>) -> Response {
     json(code, &status)
 }
 
+/// What the store says, or what this node knows where it says nothing.
 async fn status<S: Store>(State(api): State<Api<S>>) -> Response {
-    match Overview::look(&api.ledger, &api.locks, api.clock.wall()).await {
-        Ok(overview) => json(StatusCode::OK, &overview),
-        Err(error) => store_error(&error),
-    }
+    let looked = Overview::look(&api.ledger, &api.locks, api.clock.wall());
+    let why = match tokio::time::timeout(STORE_WITHIN, looked).await {
+        Ok(Ok(overview)) => return json(StatusCode::OK, &overview),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the store has not answered within {}", written(STORE_WITHIN)),
+    };
+    let node = api.status.borrow().clone();
+    json(StatusCode::SERVICE_UNAVAILABLE, &Alone { message: why, node })
+}
+
+/// The answer of a node whose store says nothing.
+#[derive(Serialize)]
+struct Alone {
+    message: String,
+    /// As `/readyz` has it.
+    node: Status,
 }
 
 #[derive(Serialize)]
@@ -126,7 +143,70 @@ mod tests {
     use crate::config::{Sources, parse};
     use crate::lock::{Namespace, Seen};
     use crate::store::memory::MemoryStore;
+    use crate::store::{About, Committed, Keys, LeaseId, Page, Range, Revision, Txn, Watch};
     use crate::time::Wall;
+
+    /// Nothing is ever heard of it.
+    #[derive(Clone, Debug)]
+    struct Silent;
+
+    impl Store for Silent {
+        async fn grant(&self, _: Duration) -> Result<(LeaseId, Duration), StoreError> {
+            std::future::pending().await
+        }
+
+        async fn keep_alive(&self, _: LeaseId) -> Result<Duration, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn revoke(&self, _: LeaseId) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+
+        async fn commit(&self, _: Txn) -> Result<Committed, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn range(&self, _: Range) -> Result<Page, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn watch(&self, _: Keys, _: Revision) -> Result<Watch, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn about(&self) -> Result<About, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn apart(&self) -> Result<Silent, StoreError> {
+            Ok(Silent)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_says_nothing_does_not_hold_up_what_the_node_knows() {
+        let clock = Clock::system();
+        let namespace = Namespace::new("test").unwrap();
+        let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
+        let router = router(Api {
+            status: watch::channel(Status::starting("a", &config)).1,
+            turned: watch::channel(clock.boot()).1,
+            ledger: Ledger::new(Silent, namespace.clone()),
+            locks: Locks::new(Silent, clock.clone(), namespace, Seen::default()),
+            outputs: Outputs::new(clock.clone()),
+            clock,
+        });
+        let asked = tokio::time::Instant::now();
+        let answer = router.oneshot(Request::get("/api/v1/status").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!((answer.status(), asked.elapsed()), (StatusCode::SERVICE_UNAVAILABLE, STORE_WITHIN));
+        let body = axum::body::to_bytes(answer.into_body(), BODY_MOST).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            (&body["message"], &body["node"]["node"]),
+            (&"the store has not answered within 1s".into(), &"a".into())
+        );
+    }
 
     #[tokio::test]
     async fn a_node_whose_loop_does_not_turn_is_not_healthy() {

@@ -17,11 +17,13 @@ mod logs;
 mod look;
 mod migrate;
 mod once;
+mod outage;
 mod place;
 mod run;
 mod steer;
 mod terminal;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::config::Problems;
 use crate::ledger::AskError;
 use crate::store::StoreError;
+use crate::threads;
 use crate::time::Clock;
 use logging::LogFormat;
 use terminal::{Closed, Terminal};
@@ -232,12 +235,16 @@ impl Command {
 
     /// What the command works on: a node has work for many threads.
     fn runtime(&self) -> std::io::Result<Runtime> {
-        let mut builder = match self {
-            Command::Run(_) => Builder::new_multi_thread(),
-            Command::Guard(args) if args.has_work_for_many_threads() => Builder::new_multi_thread(),
-            _ => Builder::new_current_thread(),
+        let has_work_for_many = match self {
+            Command::Run(_) => true,
+            Command::Guard(args) => args.has_work_for_many_threads(),
+            _ => false,
         };
-        builder.enable_all().build()
+        if !has_work_for_many {
+            return threads::runtime(&mut Builder::new_current_thread(), 0);
+        }
+        let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        threads::runtime(Builder::new_multi_thread().worker_threads(workers), workers)
     }
 
     async fn run(self, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {

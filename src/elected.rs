@@ -70,7 +70,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::fence::{Fence, Stamp};
 use crate::lock::{
     CallId, CampaignError, Claim, Claims, Driver, Election, Hold, HoldSignal, LockName, Locks, Lookout, Presence,
-    Session, SessionError, Term, Timing,
+    Reopening, Session, SessionError, Term, Timing,
 };
 use crate::store::{Store, StoreError};
 use crate::time::Wall;
@@ -82,12 +82,6 @@ pub use cron::CronError;
 
 /// How many TTLs an occurrence waits for the end of a hand-over: a crashed holder is replaced within one.
 const PATIENCE_TTLS: u32 = 2;
-
-/// The first pause before a session is opened anew; it doubles.
-const REOPEN_FIRST: Duration = Duration::from_millis(200);
-
-/// The longest.
-const REOPEN_LONGEST: Duration = Duration::from_secs(5);
 
 /// How long what was told to end is waited for when an instance stops.
 const HEEDED_WITHIN: Duration = Duration::from_secs(1);
@@ -456,19 +450,14 @@ impl Drop for Published {
 /// One session after the other, until the instance stops.
 async fn stand<S: Store>(shared: Arc<Shared<S>>) {
     let _stopped = shared.stopped.clone().drop_guard();
-    let mut pause = REOPEN_FIRST;
+    let mut reopening = Reopening::new();
     while !shared.stopping.is_cancelled() {
-        let since = shared.locks.clock().boot();
+        tokio::select! {
+            () = tokio::time::sleep(reopening.pause(shared.locks.clock().boot())) => {}
+            () = shared.stopping.cancelled() => return,
+        }
         if let Err(error) = shared.attend().await {
             tracing::warn!(%error, node = %shared.node, "standing for election anew");
         }
-        if shared.locks.clock().boot().since(since) > REOPEN_LONGEST {
-            pause = REOPEN_FIRST;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shared.stopping.cancelled() => {}
-        }
-        pause = (pause * 2).min(REOPEN_LONGEST);
     }
 }

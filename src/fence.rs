@@ -51,6 +51,16 @@ impl Scope {
         if name == "leader" { Scope::leader(namespace) } else { Scope(format!("{namespace}/lock/{name}")) }
     }
 
+    /// The scope of a namespace's migrations.
+    pub fn migrations(namespace: &str) -> Scope {
+        Scope(format!("{namespace}/migrations"))
+    }
+
+    /// The scope of what `fencron once` does under a key.
+    pub fn once(namespace: &str, key: &str) -> Scope {
+        Scope(format!("{namespace}/once/{key}"))
+    }
+
     /// The scope as it is written on an effect.
     pub fn as_str(&self) -> &str {
         &self.0

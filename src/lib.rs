@@ -33,6 +33,7 @@
 #![deny(clippy::unwrap_used, clippy::let_underscore_must_use, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod fence;
+mod threads;
 pub mod time;
 
 #[cfg(feature = "scheduler")]

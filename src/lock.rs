@@ -108,13 +108,12 @@
 //! A session that ended ([`Trust::ended`]) does not come back: stop what runs, drop it, and open another. A session
 //! that is dropped without [`Session::close`] leaves its lease to run out, as a crash would.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
 
 use crate::store::{Compare, Keys, Op, Store, StoreError, Txn};
 use crate::time::Clock;
 
+mod backoff;
 mod claim;
 mod contest;
 mod context;
@@ -137,6 +136,7 @@ mod signal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backoff::{Backoff, Reopening};
 pub(crate) use claim::{Claim, Claims};
 pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
 pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Standing, StepDownError, Term};
@@ -145,7 +145,7 @@ pub use guard::{Holding, LockGuard};
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
 #[cfg(feature = "scheduler")]
 pub(crate) use keys::escaped;
-pub use keys::{CallId, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
+pub use keys::{CallId, LockKind, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
 pub use list::{Bar, LOCKS_LISTED, Listing, LockListed, SemaphoreListed};
@@ -287,29 +287,5 @@ impl<S: Store> Locks<S> {
         let found = Txn::new().when(nothing).then(Op::put(self.namespace.base_key(), "0"));
         contest::commit(&self.store, found).await?;
         Ok(())
-    }
-}
-
-/// Pauses between attempts that double, up to a bound.
-#[derive(Debug)]
-struct Backoff {
-    pause: Duration,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(2);
-
-    fn new() -> Backoff {
-        Backoff { pause: Backoff::FIRST }
-    }
-
-    fn reset(&mut self) {
-        self.pause = Backoff::FIRST;
-    }
-
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(Backoff::LONGEST);
     }
 }

@@ -51,7 +51,8 @@ use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
 use crate::ledger::{Claim, Claims, Ledger, News, NodeRecord};
 use crate::lock::{
-    CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Session, SessionError, Term, Timing, Trust,
+    CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Reopening, Session, SessionError, Term, Timing,
+    Trust,
 };
 use crate::once::{OnceError, Settled};
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
@@ -246,6 +247,7 @@ struct Running<S, E> {
     obstacle: Option<(String, Boot)>,
     /// When this node last lost a term.
     lost_at: Option<Boot>,
+    reopening: Reopening,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
     pruning: Pruning,
@@ -369,6 +371,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             stands_back: None,
             obstacle: None,
             lost_at: None,
+            reopening: Reopening::new(),
             transitions: VecDeque::new(),
             transitions_under_way: 0,
             pruning: Pruning::default(),

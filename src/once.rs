@@ -31,9 +31,11 @@ use crate::execute::{Execute, Outputs, Stop};
 use crate::fence::Fence;
 use crate::job::{Guarantee, Job, StopReason};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
-use crate::lock::{CallId, CampaignError, Driver, Locks, Presence, Resigned, Session, SessionError, Term, Timing};
+use crate::lock::{
+    Backoff, CallId, CampaignError, Driver, Locks, Presence, Reopening, Resigned, Session, SessionError, Term, Timing,
+};
 use crate::store::{Revision, Store, StoreError};
-use crate::time::{Clock, written};
+use crate::time::{Boot, Clock, written};
 
 mod order;
 mod turn;
@@ -44,10 +46,6 @@ pub use turn::OUTPUT_SHOWN_EVERY;
 
 /// How often one call opens a session anew, where those before ended while it waited.
 const SESSIONS_MOST: u32 = 20;
-
-/// How often a session is tried to be opened, and the pause in between.
-const SESSION_TRIES: u32 = 10;
-const SESSION_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the session of somebody who only waits for a lock says of it: it is no node.
 const NO_NODE: &[u8] = b"{}";
@@ -112,6 +110,10 @@ pub enum Settled {
 pub enum Told {
     /// Somebody else holds the lock.
     Waits { holder: String },
+    /// The store does not answer, and is waited for.
+    Away { why: String },
+    /// It answers again.
+    Back,
     /// It was claimed, here.
     Starts { name: String, attempt: u32, fence: Fence },
     /// What it writes, here or where it is done.
@@ -239,6 +241,30 @@ impl Call<'_> {
     }
 }
 
+/// Tells that the store is waited for, once for each time that it is away.
+struct Away<'a> {
+    tell: &'a Tell,
+    lasts: bool,
+}
+
+impl Away<'_> {
+    fn new(tell: &Tell) -> Away<'_> {
+        Away { tell, lasts: false }
+    }
+
+    fn goes_on(&mut self, why: &impl fmt::Display) {
+        if !std::mem::replace(&mut self.lasts, true) {
+            (self.tell)(Told::Away { why: why.to_string() });
+        }
+    }
+
+    fn is_over(&mut self) {
+        if std::mem::take(&mut self.lasts) {
+            (self.tell)(Told::Back);
+        }
+    }
+}
+
 fn find<'r>(records: &'r [Recorded], step: &Step) -> Option<&'r Recorded> {
     records.iter().find(|recorded| recorded.once.name == step.key.name())
 }
@@ -251,16 +277,18 @@ impl<S: Store, E: Execute> Runner<S, E> {
     ///
     /// See [`OnceError`]; what was done until then is recorded.
     pub async fn run(&self, steps: &[Step], how: How, tell: &Tell) -> Result<Settled, OnceError> {
-        let Some(first) = steps.first() else { return Ok(Settled::Done) };
-        let (records, began_at) = self.ledger.once(&first.key).await?;
+        if steps.is_empty() {
+            return Ok(Settled::Done);
+        }
+        let give_up_at = how.wait.map(|wait| self.clock.boot().plus(wait));
+        let (records, began_at) = self.recorded(steps, (&how, tell), give_up_at).await?;
         let call = Call { steps, how, tell, began_at };
         if let Some(settled) = call.settled_by_others(&records)? {
             return Ok(settled);
         }
-        let give_up_at = call.how.wait.map(|wait| self.clock.boot().plus(wait));
-        let mut sessions = 1;
+        let (mut reopening, mut sessions) = (Reopening::new(), 1);
         loop {
-            let session = self.open_session(&call).await?;
+            let session = self.open_session(&call, give_up_at, &mut reopening).await?;
             let result = Box::pin(self.take_part(&session, &call, give_up_at)).await;
             if let Err(error) = session.close().await {
                 tracing::debug!(%error, "could not close the session: it ends by itself");
@@ -276,16 +304,26 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
-    /// A session, though the first may end as it begins where the store is busy.
-    async fn open_session(&self, call: &Call<'_>) -> Result<Session<S>, OnceError> {
-        let mut tries = 1;
+    /// A session, however long the store is away, up to `give_up_at`; though the first may end as it begins where the store
+    /// is busy.
+    async fn open_session(
+        &self,
+        call: &Call<'_>,
+        give_up_at: Option<Boot>,
+        reopening: &mut Reopening,
+    ) -> Result<Session<S>, OnceError> {
+        let mut away = Away::new(call.tell);
         loop {
             let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+            let pause = reopening.pause(self.clock.boot());
             let mut stop = call.how.stop.clone();
             let opened = tokio::select! {
                 biased;
                 reason = stop.requested() => return Err(OnceError::Stopped(reason)),
-                opened = self.locks.open_session(presence, self.timing, self.driver) => opened,
+                opened = async {
+                    tokio::time::sleep(pause).await;
+                    self.locks.open_session(presence, self.timing, self.driver).await
+                } => opened,
             };
             let passes = match &opened {
                 Err(SessionError::Ended { .. }) => true,
@@ -293,21 +331,48 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 Ok(_) | Err(SessionError::Thread(_)) => false,
             };
             match opened {
-                Err(error) if passes && tries < SESSION_TRIES => {
-                    tracing::info!(%error, "no session with the store yet; trying again");
+                Err(error) if passes && !self.is_reached(give_up_at) => away.goes_on(&error),
+                opened => {
+                    away.is_over();
+                    return Ok(opened?);
                 }
-                opened => return Ok(opened?),
             }
-            tries += 1;
-            tokio::time::sleep(SESSION_PAUSE).await;
         }
+    }
+
+    /// What is recorded of the steps, however long the store is away, up to `give_up_at`.
+    async fn recorded(
+        &self,
+        steps: &[Step],
+        (how, tell): (&How, &Tell),
+        give_up_at: Option<Boot>,
+    ) -> Result<(Vec<Recorded>, Revision), OnceError> {
+        let (mut away, mut backoff, mut stop) = (Away::new(tell), Backoff::new(), how.stop.clone());
+        loop {
+            match self.ledger.once(&steps[0].key).await {
+                Err(error) if error.is_passing() && !self.is_reached(give_up_at) => away.goes_on(&error),
+                recorded => {
+                    away.is_over();
+                    return Ok(recorded?);
+                }
+            }
+            tokio::select! {
+                biased;
+                reason = stop.requested() => return Err(OnceError::Stopped(reason)),
+                () = backoff.wait() => {}
+            }
+        }
+    }
+
+    fn is_reached(&self, at: Option<Boot>) -> bool {
+        at.is_some_and(|at| self.clock.boot() >= at)
     }
 
     async fn take_part(
         &self,
         session: &Session<S>,
         call: &Call<'_>,
-        give_up_at: Option<crate::time::Boot>,
+        give_up_at: Option<Boot>,
     ) -> Result<Settled, OnceError> {
         let election = self.locks.election(call.steps[0].key.lock());
         let mut stop = call.how.stop.clone();
@@ -321,7 +386,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
             }
         };
-        let settled = Box::pin(self.take_turn(session, &term, call)).await;
+        let settled = Box::pin(self.take_turn((session, &election), &term, call)).await;
         self.resign(&election, &term).await;
         settled
     }
@@ -333,7 +398,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
-    async fn reached(&self, at: Option<crate::time::Boot>) {
+    async fn reached(&self, at: Option<Boot>) {
         /// Timers stand still while the machine is suspended; the boot clock does not.
         const RECHECK: Duration = Duration::from_secs(1);
         let Some(at) = at else { return std::future::pending().await };

@@ -12,6 +12,7 @@ use fencron::store::{
 use fencron::time::Clock;
 use support::certificates::Certificates;
 use support::etcd::{Etcd, EtcdCluster, EtcdOptions};
+use support::imitation::{Imitation, Manner};
 use support::proxy::{Flow, Proxy};
 use support::{soon, until};
 
@@ -622,4 +623,25 @@ async fn a_watch_says_whether_what_it_has_missed_is_told_late() {
     assert!(!store.watch(Keys::one("a"), put.next()).await.unwrap().is_behind());
     store.commit(Txn::new().then(Op::put("b", "1"))).await.unwrap();
     assert!(store.watch(Keys::one("a"), put.next()).await.unwrap().is_behind(), "whatever was written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_looks_like_etcd_is_refused_by_name() {
+    let config = |server: &Imitation| EtcdConfig::new([server.endpoint()]).unwrap();
+    let kine = Imitation::start(Manner::Kine).await;
+    let refused = EtcdStore::connect(config(&kine)).await.expect_err("it is not etcd");
+    assert!(
+        matches!(&refused, StoreError::Unusable(why) if why.contains("is not etcd") && why.contains("kine")),
+        "{refused}"
+    );
+    // Whoever does not ask for the status first finds it out by the lease, or at the first keep-alive at the latest.
+    let lessor = Imitation::start(Manner::MemberWithKinesLeases).await;
+    let store = EtcdStore::connect(config(&lessor)).await.unwrap();
+    let refused = store.grant(Duration::from_secs(10)).await.expect_err("all would share that lease");
+    assert!(matches!(&refused, StoreError::Unusable(why) if why.contains("under the id 10")), "{refused}");
+    let mortal = Imitation::start(Manner::NoKeepAlive).await;
+    let store = EtcdStore::connect(config(&mortal)).await.unwrap();
+    let (lease, _) = store.grant(Duration::from_secs(10)).await.unwrap();
+    let refused = store.keep_alive(lease).await.expect_err("it cannot");
+    assert!(matches!(&refused, StoreError::Unusable(why) if why.contains("keep alive is not supported")), "{refused}");
 }

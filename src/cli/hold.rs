@@ -15,14 +15,17 @@ pub(super) use self::acquire::semaphore_failure;
 use self::acquire::{Acquired, Held, Released};
 use self::signals::Signals;
 use super::once::say;
+use super::outage::{self, Outage};
 use super::place::{ETCD_PASSWORD, ETCD_USER, Place};
 use super::terminal::visible;
 use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProgram, Wrapped};
 use crate::fence::{Holding, UNDER_ANOTHER};
-use crate::lock::{Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Seen, Session, SessionError, Timing, Trust};
+use crate::lock::{
+    Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Reopening, Seen, Session, SessionError, Timing, Trust,
+};
 use crate::store::AnyStore;
-use crate::time::{Boot, written};
+use crate::time::{Boot, Clock, written};
 
 /// What the session of somebody who holds a lock by a command says of it: it is no node.
 const NO_NODE: &[u8] = b"{}";
@@ -35,9 +38,6 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long it may take to learn who holds what could not be had.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
-
-/// How often a store is tried that went away meanwhile.
-const OPEN_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest `--lock-delay`. (A store has a bound of its own, a little above.)
 const LOCK_DELAY_MOST_DAYS: u64 = 365;
@@ -158,7 +158,8 @@ pub(super) async fn semaphore(args: SemaphoreArgs, global: &Global) -> anyhow::R
     let name = LockName::new(&args.name).map_err(|_| bad_name(&args.name))?;
     let SemaphoreArgs { permits, take, .. } = args;
     if args.set_permits {
-        let place = global.open_found_or_make(None).await?;
+        let place =
+            outage::opened(global, args.hold.patience(), async || global.open_found_or_make(None).await).await?;
         let locks = place.locks(Seen::default());
         locks.found().await?;
         locks.semaphore(name.clone(), permits).set_permits(permits).await.map_err(semaphore_failure)?;
@@ -189,10 +190,11 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
     let (args, command) = command;
     let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let begun = Clock::system().boot();
     let place = tokio::select! {
         biased;
         signal = signals.ending() => return Ok(by_signal(signal as i32)),
-        place = global.open_found_or_make(None) => place?,
+        place = outage::opened(global, args.patience(), async || global.open_found_or_make(None).await) => place?,
     };
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
@@ -201,7 +203,6 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     let locks = place.locks(Seen::default()).telling(tell);
     let node = args.node.clone().unwrap_or_else(run::default_name);
-    let begun = place.clock.boot();
     let turn = Turn { what, name, args, command, node, timing, place, locks, execute, begun };
     turn.take(&mut signals).await
 }
@@ -228,30 +229,27 @@ enum Over {
 
 impl Turn {
     async fn take(&self, signals: &mut Signals) -> anyhow::Result<Exit> {
-        let mut wait = if self.args.at_once { Some(Duration::ZERO) } else { self.args.wait };
-        let mut waited = false;
+        let (mut wait, _) = self.args.patience();
+        let (mut reopening, mut outage) = (Reopening::new(), Outage::new(self.args.quiet));
         loop {
-            let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+            let left = || wait.map(|wait| wait.saturating_sub(self.place.clock.boot().since(self.begun)));
             let session = tokio::select! {
                 biased;
                 signal = signals.ending() => return Ok(by_signal(signal as i32)),
-                session = self.locks.open_session(presence, self.timing, Driver::Thread) => session,
+                session = self.open_session(&mut reopening) => session,
+                () = until_over(left().filter(|left| !left.is_zero())) => return Err(self.unanswered().into()),
             };
-            let left = wait.map(|wait| wait.saturating_sub(self.place.clock.boot().since(self.begun)));
+            let left = left();
             let session = match session {
                 Ok(session) => session,
-                // Whoever has waited through half an outage waits through all of it.
-                Err(error) if waited && left != Some(Duration::ZERO) && is_passing(&error) => {
-                    tracing::warn!(%error, "the store is away: waiting for it");
-                    tokio::select! {
-                        signal = signals.ending() => return Ok(by_signal(signal as i32)),
-                        () = tokio::time::sleep(OPEN_EVERY) => continue,
-                    }
+                // The store is away; or this process stood still while it was opened, for longer than it lives by itself.
+                Err(error) if left != Some(Duration::ZERO) && may_come(&error) => {
+                    outage.goes_on(&error);
+                    continue;
                 }
-                // This process stood still while it was opened, for longer than it lives by itself.
-                Err(SessionError::Ended { .. }) if left != Some(Duration::ZERO) => continue,
                 Err(error) => return Err(acquire::session_failure(error)),
             };
+            outage.is_over();
             let acquired = self.acquire(&session, left, signals).await;
             let exit = match acquired {
                 Ok(Acquired::Held(held)) => self.attend(*held, &session, signals).await.map(Some),
@@ -271,12 +269,24 @@ impl Turn {
                 // What it was lost to may be an outage of the store, and that is waited through as well.
                 // Whoever is to end has no use for another term.
                 Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) && !signals.told_to_end() => {
-                    (wait, waited) = (None, true)
+                    wait = None;
                 }
-                Ok(None) => waited = true,
+                Ok(None) => {}
                 exit => return exit.map(|exit| exit.unwrap_or(Exit::Failed)),
             }
         }
+    }
+
+    async fn open_session(&self, reopening: &mut Reopening) -> Result<Session<AnyStore>, SessionError> {
+        tokio::time::sleep(reopening.pause(self.place.clock.boot())).await;
+        let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+        self.locks.open_session(presence, self.timing, Driver::Thread).await
+    }
+
+    fn unanswered(&self) -> Failure {
+        let within = written(self.args.wait.unwrap_or_default());
+        let why = format!("{} could not be had within {within}, and the store does not answer", self.shown());
+        Failure::new(Exit::StoreUnreachable, why)
     }
 
     /// Its name, for a person.
@@ -432,8 +442,27 @@ impl Turn {
     }
 }
 
-fn is_passing(error: &SessionError) -> bool {
-    matches!(error, SessionError::Store(error) if error.is_passing())
+impl HoldArgs {
+    /// How long it is waited for, and whether nothing is said of that.
+    fn patience(&self) -> (Option<Duration>, bool) {
+        (if self.at_once { Some(Duration::ZERO) } else { self.wait }, self.quiet)
+    }
+}
+
+/// Whether another attempt at a session may be better.
+fn may_come(error: &SessionError) -> bool {
+    match error {
+        SessionError::Store(error) => error.is_passing(),
+        SessionError::Ended { .. } => true,
+        SessionError::Thread(_) => false,
+    }
+}
+
+async fn until_over(left: Option<Duration>) {
+    match left {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn seconds(duration: Duration) -> String {

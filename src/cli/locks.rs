@@ -1,6 +1,6 @@
 //! `fencron locks` and `unlock`: what is held, and taking it away.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::hold::{bad_name, semaphore_failure};
@@ -9,7 +9,8 @@ use super::terminal::{Terminal, table, visible};
 use super::{Exit, Failure, Global};
 use crate::fence::Fence;
 use crate::lock::{
-    Bar, Config, HeldBy, LOCKS_LISTED, LockError, LockListed, LockName, Locks, PermitsHeld, Seen, SemaphoreListed,
+    Bar, Config, HeldBy, LOCKS_LISTED, LockError, LockKind, LockListed, LockName, Locks, PermitsHeld, Seen,
+    SemaphoreListed,
 };
 use crate::store::{AnyStore, LeaseId};
 use crate::time::Wall;
@@ -31,9 +32,23 @@ pub(super) struct UnlockArgs {
     /// Take it away from whoever holds it, without asking them
     #[arg(long)]
     force: bool,
+    /// Which of the locks of that name: what `locks` shows as its kind
+    #[arg(long, value_enum, default_value = "lock", conflicts_with = "session")]
+    kind: Kind,
     /// Of a semaphore: from which session, as `fencron locks -o json` shows it
     #[arg(long, value_name = "ID", value_parser = session)]
     session: Option<LeaseId>,
+}
+
+/// The locks that may be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// One that `lock`, `elect` or a program holds.
+    Lock,
+    /// That of the migrations: NAME is `migrations`.
+    Migrations,
+    /// That of `once NAME`.
+    Once,
 }
 
 fn session(text: &str) -> Result<LeaseId, String> {
@@ -45,7 +60,7 @@ fn session(text: &str) -> Result<LeaseId, String> {
 #[derive(Serialize)]
 struct LockView {
     name: String,
-    /// `lock`, `leader` or `semaphore`.
+    /// `lock`, `leader`, `migrations`, `once` or `semaphore`.
     kind: &'static str,
     /// Who holds it; `null`: nobody, or a semaphore.
     holder: Option<String>,
@@ -91,7 +106,7 @@ impl LockView {
             Bar::Destroyed => "destroyed",
         });
         LockView {
-            kind: if name == LockName::leader() { "leader" } else { "lock" },
+            kind: kind_of(&name),
             name: name.as_str().to_owned(),
             session: holder.as_ref().map(|holder| holder.session.to_string()),
             fence: holder.as_ref().map(|holder| holder.fence),
@@ -122,6 +137,15 @@ impl LockView {
             permits,
             holders: held.into_iter().map(share).collect(),
         }
+    }
+}
+
+fn kind_of(name: &LockName) -> &'static str {
+    match name.kind() {
+        LockKind::Named if *name == LockName::leader() => "leader",
+        LockKind::Named => "lock",
+        LockKind::Migrations => "migrations",
+        LockKind::Once => "once",
     }
 }
 
@@ -156,12 +180,17 @@ fn locks_table(views: &[LockView]) -> String {
 
 /// Takes a lock away.
 pub(super) async fn unlock(args: &UnlockArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    if args.name == LockName::leader().as_str() {
+    if args.kind == Kind::Lock && args.name == LockName::leader().as_str() {
         let why = "`leader` is held by the node that leads: `fencron step-down` asks it to let another one lead, and lets \
                    its runs end first";
         return Err(Failure::wrong(why).into());
     }
-    let name = LockName::new(&args.name).map_err(|_| bad_name(&args.name))?;
+    let name = match args.kind {
+        Kind::Lock => LockName::new(&args.name).map_err(|_| bad_name(&args.name))?,
+        Kind::Once => LockName::once(&args.name).map_err(|_| bad_name(&args.name))?,
+        Kind::Migrations if args.name == LockName::migrations().as_str() => LockName::migrations(),
+        Kind::Migrations => return Err(Failure::wrong("the lock of the migrations has the name `migrations`").into()),
+    };
     let place = global.open(None).await?;
     let locks = place.locks(Seen::default());
     match args.session {

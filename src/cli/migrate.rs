@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::once::{As, CHECKSUM_SHOWN, Patience, failure, resolve_as, runner, say, stop_on_signals};
+use super::outage::{self, BACK, say_away};
 use super::place::Place;
 use super::terminal::{Terminal, table};
 use super::{Exit, Failure, Global, file, look, steer};
@@ -104,7 +105,9 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
         terminal.say(format_args!("fencron: {} has no migrations: nothing to do", args.file.display()));
         return Ok(Exit::Done);
     }
-    let place = global.open_or_make(Some(&config.namespace)).await?;
+    let namespace = Some(config.namespace.as_str());
+    let patience = (args.patience.wait, false);
+    let place = outage::opened(global, patience, async || global.open_or_make(namespace).await).await?;
     let steps: Vec<Step> = config.migrations.iter().map(Step::from).collect();
     let runner = runner(&place, &args.patience)?;
     let (stopper, stop) = Stop::channel();
@@ -139,6 +142,8 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
 fn teller() -> Tell {
     Arc::new(|told| match told {
         Told::Waits { holder } => say(&format!("fencron: {holder} is at the migrations: waiting for it")),
+        Told::Away { why } => say_away(&why),
+        Told::Back => say(BACK),
         Told::Starts { name, attempt, fence } => {
             say(&format!("fencron: migration {name} begins (attempt {attempt}, fence {fence})"));
         }

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::outage::{self, BACK, say_away};
 use super::place::Place;
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global, handover, run, steer};
@@ -89,7 +90,8 @@ pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit
         let place = global.open(None).await?;
         return settle_by_hand(&place, &key, args.resolve, &terminal).await;
     }
-    let place = global.open_found_or_make(None).await?;
+    let patience = (args.patience.wait, false);
+    let place = outage::opened(global, patience, async || global.open_found_or_make(None).await).await?;
     let step = step(&key, &args);
     let runner = runner(&place, &args.patience)?;
     let told_of_end = Arc::new(AtomicBool::new(false));
@@ -184,6 +186,8 @@ fn teller(key: &str, told_of_end: Arc<AtomicBool>) -> Tell {
     let key = key.to_owned();
     Arc::new(move |told| match told {
         Told::Waits { holder } => say(&format!("fencron: {holder} is at {key}: waiting for it")),
+        Told::Away { why } => say_away(&why),
+        Told::Back => say(BACK),
         Told::Starts { .. } => {}
         Told::Output { text, .. } => write_out(&text),
         Told::Missed { bytes, .. } => say(&format!("fencron: {bytes} bytes of its output are not shown")),

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::file::{self, Footprint, Pipe, Reading};
 use super::place::{Place, made, open_store};
-use super::{Exit, Failure, Global, handover};
+use super::{Exit, Failure, Global, handover, outage};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
@@ -23,6 +23,7 @@ use crate::job::{Job, Trigger};
 use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing, Trust};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
+use crate::store::etcd::EtcdStore;
 use crate::store::{AnyStore, StoreUrl};
 use crate::time::{Clock, Wall, written};
 
@@ -98,7 +99,7 @@ pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> 
     let namespace = named.clone().map_or_else(|| Namespace::new(&config.namespace), Ok)?;
     let clock = Clock::system();
     let made = made(&url);
-    let store = open_store(&url, &clock).await?;
+    let store = open_or_begin_without(&url, &clock).await?;
     if let Some(path) = made {
         tracing::info!("made the store {}", path.display());
         if let Some(other) = global.passed_over() {
@@ -108,6 +109,17 @@ pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> 
     let place = Place::new(url, store, namespace, clock);
     let kept_name = named.is_none().then(|| place.namespace.clone());
     start(args, Begun { timing, config, files, place, kept_name, hangup }).await
+}
+
+/// A node starts without a cluster that does not answer now: it is ready when that does.
+async fn open_or_begin_without(url: &StoreUrl, clock: &Clock) -> anyhow::Result<AnyStore> {
+    match (open_store(url, clock).await, url) {
+        (Err(error), StoreUrl::Etcd(config)) if outage::is_away(&error) => {
+            tracing::warn!("{error:#}: starting without it, and not ready until it answers");
+            Ok(AnyStore::Etcd(EtcdStore::connect_later(config.clone())))
+        }
+        (opened, _) => opened,
+    }
 }
 
 /// A job is told of its node's store and namespace. A node that took them for its own would contend for the leadership of

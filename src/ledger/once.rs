@@ -26,10 +26,6 @@ use crate::time::Wall;
 /// How often a verdict is sent that gets no answer: for about a minute.
 const VERDICT_TRIES: u32 = 60;
 
-/// The lock under which migrations are made, and what the lock of another key begins with.
-const MIGRATIONS_LOCK: &str = "migrations";
-const ONCE_LOCK: &str = "once.";
-
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnceKind {
@@ -57,8 +53,8 @@ pub enum NotAKey {
 }
 
 impl OnceKey {
-    /// The longest key, in bytes: that of its lock has to fit as well.
-    pub const MOST_BYTES: usize = LockName::MOST_BYTES - ONCE_LOCK.len();
+    /// The longest key, in bytes. Its lock has it for a name.
+    pub const MOST_BYTES: usize = 195;
 
     /// The migration with this id.
     pub fn migration(id: &str) -> OnceKey {
@@ -86,11 +82,10 @@ impl OnceKey {
 
     /// The lock that whoever claims it holds. All migrations have one: they are made in their order.
     pub fn lock(&self) -> LockName {
-        let name = match self.kind {
-            OnceKind::Migration => MIGRATIONS_LOCK.to_owned(),
-            OnceKind::Once => format!("{ONCE_LOCK}{}", self.name),
-        };
-        LockName::new(&name).expect("keys are short enough for their locks")
+        match self.kind {
+            OnceKind::Migration => LockName::migrations(),
+            OnceKind::Once => LockName::once(&self.name).expect("keys are as short as the names of locks"),
+        }
     }
 
     /// The identity of the effect: the same for every attempt that is ever made of it.

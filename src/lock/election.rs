@@ -187,7 +187,7 @@ impl<S: Store> Election<S> {
     ) -> Result<T, CampaignError> {
         loop {
             let term = self.campaign(session, CallId::random()).await?;
-            let signal = HoldSignal::of(&self.contest.locks, term.hold.proof(), session.trust(), HoldOver::default());
+            let signal = self.signal(session, &term);
             let led = tokio::select! {
                 biased;
                 _ = signal.lost() => None,
@@ -198,6 +198,15 @@ impl<S: Store> Election<S> {
                 return Ok(led);
             }
         }
+    }
+
+    /// The signal by which a term of the session ends.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn signal(&self, session: &Session<S>, term: &Term) -> HoldSignal {
+        HoldSignal::of(&self.contest.locks, term.hold.proof(), session.trust(), HoldOver::default())
     }
 
     /// Resigns, however long the store is away: as long as the old term may stand, the session cannot campaign anew.

@@ -6,12 +6,17 @@
 //! /fencron/v1/<namespace>/lock/<name>/owner          who holds it; under the holder's lease
 //! /fencron/v1/<namespace>/lock/<name>/wait/<call>    who waits for it; under the waiter's lease
 //! /fencron/v1/<namespace>/lock/<name>/barred         why nobody is granted it for now; always under a lease
+//! /fencron/v1/<namespace>/lock/~migrations/…         the same of the lock under which migrations are made
+//! /fencron/v1/<namespace>/lock/~once.<key>/…         the same of the lock under which `once <key>` is done
 //! /fencron/v1/<namespace>/sem/<name>/permits         how many permits there are; no lease
 //! /fencron/v1/<namespace>/sem/<name>/held/<call>     who holds how many; under the holder's lease
 //! /fencron/v1/<namespace>/sem/<name>/wait/<call>     who waits for how many; under the waiter's lease
 //! /fencron/v1/<namespace>/settled/<00 to ff>         the call that was last settled, of those that end so; no lease
 //! /fencron/v1/<namespace>/claimed/<name>/<job>       the last occurrence of a program's job, of those it claims; no lease
 //! ```
+//!
+//! Names are escaped, and no escaped name has a `~`: what is used inside has places of its own, which no name that a user
+//! gives can reach.
 //!
 //! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. What tells a late
 //! request of a call from one that is still wanted is in `settled`, whose 256 keys all calls of a namespace share.
@@ -118,6 +123,15 @@ impl Namespace {
         format!("{}lock/{}", self.prefix(), escaped(name))
     }
 
+    /// The same for the locks that are used inside.
+    pub(super) fn inner_locks_of(&self, name: &str) -> Vec<String> {
+        let once = format!("{}lock/{ONCE_PLACE}{}", self.prefix(), escaped(name));
+        let migrations = LockName::migrations();
+        let migrations =
+            migrations.as_str().starts_with(name).then(|| format!("{}lock/{MIGRATIONS_PLACE}/", self.prefix()));
+        migrations.into_iter().chain([once]).collect()
+    }
+
     /// The same for semaphores.
     pub(super) fn semaphores_of(&self, name: &str) -> String {
         format!("{}sem/{}", self.prefix(), escaped(name))
@@ -142,7 +156,25 @@ fn is_plain(byte: u8) -> bool {
 
 /// The name of a lock: any text of 1 to [`LockName::MOST_BYTES`] bytes. The one named `leader` is the leadership.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct LockName(Arc<str>);
+pub struct LockName {
+    kind: LockKind,
+    text: Arc<str>,
+}
+
+/// What a lock is used for. Two locks of different kinds are never the same, whatever their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockKind {
+    /// Whatever its users make of it.
+    Named,
+    /// Inside: migrations are made under it.
+    Migrations,
+    /// Inside: `fencron once` does under it what its key names.
+    Once,
+}
+
+/// What the places of the locks that are used inside begin with.
+const MIGRATIONS_PLACE: &str = "~migrations";
+const ONCE_PLACE: &str = "~once.";
 
 /// A text that cannot be the name of a lock.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,7 +190,7 @@ impl LockName {
     /// The name, where `text` is neither empty nor too long.
     pub fn new(text: &str) -> Result<LockName, NotALockName> {
         if (1..=LockName::MOST_BYTES).contains(&text.len()) {
-            Ok(LockName(text.into()))
+            Ok(LockName { kind: LockKind::Named, text: text.into() })
         } else {
             Err(NotALockName { bytes: text.len() })
         }
@@ -166,15 +198,56 @@ impl LockName {
 
     /// The lock whose owner leads the namespace.
     pub fn leader() -> LockName {
-        LockName("leader".into())
+        LockName { kind: LockKind::Named, text: "leader".into() }
+    }
+
+    /// The lock under which migrations are made, all of them.
+    pub fn migrations() -> LockName {
+        LockName { kind: LockKind::Migrations, text: "migrations".into() }
+    }
+
+    /// The lock under which `fencron once` does what `key` names.
+    ///
+    /// # Errors
+    ///
+    /// As [`LockName::new`].
+    pub fn once(key: &str) -> Result<LockName, NotALockName> {
+        Ok(LockName { kind: LockKind::Once, ..LockName::new(key)? })
+    }
+
+    /// What it is used for.
+    pub fn kind(&self) -> LockKind {
+        self.kind
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
+    /// Its place among the locks of a namespace.
     fn escaped(&self) -> String {
-        escaped(&self.0)
+        match self.kind {
+            LockKind::Named => escaped(&self.text),
+            LockKind::Migrations => MIGRATIONS_PLACE.to_owned(),
+            LockKind::Once => format!("{ONCE_PLACE}{}", escaped(&self.text)),
+        }
+    }
+
+    /// The name whose place this is; `None` where it is that of none.
+    pub(super) fn at_place(place: &str) -> Option<LockName> {
+        match place.strip_prefix(ONCE_PLACE) {
+            Some(key) => LockName::once(&unescaped(key)?).ok(),
+            None if place == MIGRATIONS_PLACE => Some(LockName::migrations()),
+            None => LockName::new(&unescaped(place)?).ok(),
+        }
+    }
+
+    fn scope(&self, namespace: &Namespace) -> Scope {
+        match self.kind {
+            LockKind::Named => Scope::lock(namespace.as_str(), &self.text),
+            LockKind::Migrations => Scope::migrations(namespace.as_str()),
+            LockKind::Once => Scope::once(namespace.as_str(), &self.text),
+        }
     }
 }
 
@@ -210,7 +283,7 @@ pub(crate) fn unescaped(text: &str) -> Option<String> {
 
 impl fmt::Display for LockName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -267,7 +340,7 @@ impl LockKeys {
             base: namespace.base_key(),
             owner: format!("{prefix}owner"),
             barred: format!("{prefix}barred"),
-            scope: Scope::lock(namespace.as_str(), name.as_str()),
+            scope: name.scope(namespace),
             waiting: format!("{prefix}wait/"),
             settled: namespace.settled(),
             prefix,
@@ -379,6 +452,27 @@ mod tests {
     fn two_lock_names_never_share_a_key() {
         assert_ne!(keys("a/b").owner, keys("a%2Fb").owner);
         assert_ne!(keys("a").owner, keys("A").owner);
+    }
+
+    #[test]
+    fn no_name_of_a_user_is_that_of_a_lock_that_is_used_inside() {
+        let namespace = Namespace::new("shop").unwrap();
+        let once = LockName::once("a/b").unwrap();
+        let inside = [LockName::migrations(), once];
+        for name in &inside {
+            let text = name.as_str();
+            let keys_of = |name: &LockName| LockKeys::new(&namespace, name);
+            let inner = keys_of(name);
+            let place = inner.owner.strip_prefix("/fencron/v1/shop/lock/").unwrap().strip_suffix("/owner").unwrap();
+            for user in
+                [text.to_owned(), format!("once.{text}"), format!("once/{text}"), format!("~{text}"), place.to_owned()]
+            {
+                let user = keys_of(&LockName::new(&user).unwrap());
+                assert!(user.owner != inner.owner && user.scope != inner.scope, "{user:?} is {inner:?}");
+            }
+            assert_eq!(LockName::at_place(place).as_ref(), Some(name));
+        }
+        assert_eq!(LockName::at_place("~other"), None);
     }
 
     #[test]

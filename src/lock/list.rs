@@ -3,7 +3,7 @@
 use super::Locks;
 use super::context::HeldBy;
 use super::hold::Barred;
-use super::keys::{LockName, unescaped};
+use super::keys::LockName;
 use super::line::Holder;
 use super::permits::{ShareRecord, permits_of};
 use super::semaphore::PermitsHeld;
@@ -15,7 +15,7 @@ pub const LOCKS_LISTED: usize = 1000;
 /// What is held or waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Also those of elections, which are the same, and the leader's; by their names.
+    /// Also those of elections, which are the same, the leader's, and those that are used inside; by their names.
     pub locks: Vec<LockListed>,
     /// Also those that nobody uses now, but whose number of permits stays.
     pub semaphores: Vec<SemaphoreListed>,
@@ -80,11 +80,14 @@ impl<S: Store> Locks<S> {
     pub async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         let mut listing = Listing::default();
         let namespace = self.namespace();
-        let more_locks = self
-            .visit(&namespace.locks_of(prefix), &namespace.locks_of(""), |name, part, entry| {
-                listing.note_lock(name, part, entry)
-            })
-            .await?;
+        // Without a prefix those that are used inside are among the others.
+        let inside = if prefix.is_empty() { Vec::new() } else { namespace.inner_locks_of(prefix) };
+        let mut more_locks = false;
+        for start in [namespace.locks_of(prefix)].into_iter().chain(inside) {
+            more_locks |= self
+                .visit(&start, &namespace.locks_of(""), |name, part, entry| listing.note_lock(name, part, entry))
+                .await?;
+        }
         let more_semaphores = self
             .visit(&namespace.semaphores_of(prefix), &namespace.semaphores_of(""), |name, part, entry| {
                 listing.note_permits(name, part, entry)
@@ -114,7 +117,7 @@ impl<S: Store> Locks<S> {
             for entry in &page.entries {
                 let place = entry.key.strip_prefix(root).and_then(|rest| rest.split_once('/'));
                 // What was written by another hand is not ours to name.
-                let named = place.and_then(|(name, part)| Some((LockName::new(&unescaped(name)?).ok()?, part)));
+                let named = place.and_then(|(name, part)| Some((LockName::at_place(name)?, part)));
                 if let Some((name, part)) = named
                     && !note(name, part, entry)
                 {

@@ -51,6 +51,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let presence = Presence { node: self.options.name.clone(), record: record.encode() };
         let (locks, timing, driver) = (self.locks.clone(), self.options.timing, self.options.driver);
         let pause = if self.obstacle().is_some() { PAUSE_AT_OBSTACLE } else { Duration::ZERO };
+        let pause = pause.max(self.reopening.pause(self.options.clock.boot()));
         self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             loop {

@@ -246,6 +246,8 @@ async fn changed<S: Store>(ledger: &Ledger<S>, key: &OnceKey, about: Option<Box<
 fn teller(begun: Arc<AtomicBool>) -> Tell {
     Arc::new(move |told| match told {
         Told::Waits { holder } => tracing::info!(holder, "another makes the migrations: waiting for it"),
+        Told::Away { why } => tracing::warn!(why, "the store does not answer: the migrations wait for it"),
+        Told::Back => tracing::info!("the store answers again: going on with the migrations"),
         Told::Starts { name, attempt, fence } => {
             begun.store(true, Ordering::SeqCst);
             tracing::info!(migration = name, attempt, %fence, "making a migration");

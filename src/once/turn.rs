@@ -9,9 +9,9 @@ use crate::execute::{Execute, Follow, Heard, MayStart, Started, Stop, Stopper, W
 use crate::fence::Stamp;
 use crate::job::{Again, Ended, Job, OUTPUT_KEPT, Outcome, RunId, StopReason, Task};
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
-use crate::lock::{Hold, Session, Term, Trust};
-use crate::store::{Change, Keys, Store, Watch, Watched};
-use crate::time::{Clock, Wall};
+use crate::lock::{CampaignError, Election, Hold, HoldSignal, Session, Term, Trust};
+use crate::store::Store;
+use crate::time::Wall;
 
 /// How often those who wait are shown what the holder writes.
 pub const OUTPUT_SHOWN_EVERY: Duration = Duration::from_millis(250);
@@ -19,13 +19,11 @@ pub const OUTPUT_SHOWN_EVERY: Duration = Duration::from_millis(250);
 /// How often, at least, what its target knows of is made again in one claim when nobody could say how it ended.
 const IN_DOUBT_TRIES: u32 = 3;
 
-/// The longest that the trust is taken for granted without a look at the boot clock.
-const LOOK_AT_TRUST: Duration = Duration::from_secs(1);
-
-/// A hold, and what it is trusted by.
+/// A hold, what it is trusted by, and what tells that it is over.
 struct Turn<'a> {
     hold: &'a Hold,
     trust: watch::Receiver<Trust>,
+    signal: HoldSignal,
 }
 
 /// How all attempts of one claim ended.
@@ -38,12 +36,20 @@ struct Made {
 impl<S: Store, E: Execute> Runner<S, E> {
     pub(super) async fn take_turn(
         &self,
-        session: &Session<S>,
+        (session, election): (&Session<S>, &Election<S>),
         term: &Term,
         call: &Call<'_>,
     ) -> Result<Settled, OnceError> {
-        let turn = Turn { hold: &term.hold, trust: session.trust() };
-        let (records, _) = self.ledger.once(&call.steps[0].key).await?;
+        let turn = Turn { hold: &term.hold, trust: session.trust(), signal: election.signal(session, term) };
+        let recorded = tokio::select! {
+            biased;
+            recorded = self.recorded(call.steps, (&call.how, call.tell), None) => Some(recorded?),
+            _ = turn.signal.lost() => None,
+        };
+        let Some((records, _)) = recorded else {
+            // Nothing was begun: whoever has the lock next does it, and this may be the one.
+            return Err(CampaignError::TrustLapsed.into());
+        };
         // Whoever had the turn before may have changed everything.
         if let Some(settled) = call.settled(&records)? {
             return Ok(settled);
@@ -149,7 +155,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
             claimed = self.ledger.claim_once(turn.hold, &step.key, before, &claim) => claimed?,
             // Whether it was claimed is not known: if so, nothing of it was begun, and whoever comes next finds out.
             reason = stop.requested() => return Err(OnceError::Stopped(reason)),
-            () = self.lost(turn) => None,
+            _ = turn.signal.lost() => None,
         };
         let Some(claimed) = claimed else {
             let why = "the claim was refused: another holds the lock, or somebody resolved it meanwhile".to_owned();
@@ -210,7 +216,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
             tokio::select! {
                 biased;
                 _ = stop.requested() => return Ok(Made { ended, attempts }),
-                () = self.lost(turn) => return Ok(Made { ended, attempts }),
+                _ = turn.signal.lost() => return Ok(Made { ended, attempts }),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -281,36 +287,13 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 stopper.stop(reason);
                 false
             }
-            () = self.lost(turn) => {
+            _ = turn.signal.lost() => {
                 tracing::error!(fence = %turn.hold.fence(), "the lock is lost, or may be: stopping what runs under it");
                 stopper.stop(StopReason::LostLeadership);
                 true
             }
         };
         (run.await, lost)
-    }
-
-    /// Resolves when the hold may not be trusted any more.
-    async fn lost(&self, turn: &Turn<'_>) {
-        let owner = self.ledger.store().watch(Keys::one(turn.hold.owner_key()), turn.hold.created().next()).await;
-        let mut owner = owner.ok();
-        let mut trust = turn.trust.clone();
-        loop {
-            let now = self.clock.boot();
-            let current = *trust.borrow_and_update();
-            if !current.holds(now) {
-                return;
-            }
-            tokio::select! {
-                changed = trust.changed() => if changed.is_err() {
-                    return trust_ends(&turn.trust, &self.clock).await;
-                },
-                gone = owner_gone(&mut owner) => if gone {
-                    return;
-                },
-                () = tokio::time::sleep(current.trusted_until.since(now).min(LOOK_AT_TRUST)) => {}
-            }
-        }
     }
 
     /// Shows those who wait elsewhere what is written, for as long as somebody writes.
@@ -351,28 +334,6 @@ async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
             }
         };
         (call.tell)(told);
-    }
-}
-
-async fn trust_ends(trust: &watch::Receiver<Trust>, clock: &Clock) {
-    loop {
-        let (current, now) = (*trust.borrow(), clock.boot());
-        if !current.holds(now) {
-            return;
-        }
-        tokio::time::sleep(current.trusted_until.since(now).min(LOOK_AT_TRUST)).await;
-    }
-}
-
-/// Whether the owner's key is gone. Never answers where it cannot be watched: claims and verdicts compare it anyway.
-async fn owner_gone(watch: &mut Option<Watch>) -> bool {
-    let Some(open) = watch else { return std::future::pending().await };
-    match open.next().await {
-        Some(Watched::Changes(changes)) => changes.iter().any(|change| matches!(change, Change::Deleted { .. })),
-        Some(Watched::Compacted(_)) | None => {
-            *watch = None;
-            false
-        }
     }
 }
 

@@ -34,6 +34,9 @@ use fault::Subject;
 use members::{Asked, Members, Nature};
 use watch::Watcher;
 
+/// How often a cluster that does not answer is asked for its version.
+const ASK_AGAIN_EVERY: Duration = Duration::from_secs(5);
+
 /// The largest answer that is read: a page of [`PAGE`](super::PAGE) entries may be that large.
 const MAX_ANSWER: usize = 256 << 20;
 
@@ -72,13 +75,34 @@ impl EtcdStore {
     ///
     /// [`StoreError::Unavailable`] when none answers in time, or none knows a leader; [`StoreError::Denied`] when the
     /// credentials are wrong or a certificate's file cannot be read; [`StoreError::Unusable`] when the endpoints
-    /// belong to different clusters.
+    /// belong to different clusters, or to something that only looks like etcd.
     pub async fn connect(config: EtcdConfig) -> Result<EtcdStore, StoreError> {
         let store = EtcdStore::of(config, Arc::default());
         for warning in store.about().await?.warnings {
             tracing::warn!("{warning}");
         }
         Ok(store)
+    }
+
+    /// As [`EtcdStore::connect`], without waiting for a member that answers: every call waits for one. What is wrong with
+    /// the version is logged when that is.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn connect_later(config: EtcdConfig) -> EtcdStore {
+        let store = EtcdStore::of(config, Arc::default());
+        let asked = store.clone();
+        tokio::spawn(async move {
+            loop {
+                match asked.about().await {
+                    Ok(about) => return about.warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+                    Err(error) if error.is_passing() => tokio::time::sleep(ASK_AGAIN_EVERY).await,
+                    Err(error) => return tracing::error!(%error, "the store cannot be used"),
+                }
+            }
+        });
+        store
     }
 
     /// A store whose connections are made when they are needed.
@@ -113,6 +137,11 @@ impl Store for EtcdStore {
         let asked = self.asked(Nature::Repeatable, Subject::default());
         let granted =
             self.members.call(asked, |client| async move { client.lease_client().grant(seconds, None).await }).await?;
+        if granted.error().is_empty()
+            && let Some(sign) = defects::lease_sign(granted.id(), seconds, whole_seconds(granted.ttl()))
+        {
+            return Err(defects::imitation("this store", &sign));
+        }
         match translate::lease(granted.id()) {
             Some(lease) => Ok((lease, whole_seconds(granted.ttl()))),
             None => Err(StoreError::Unusable(format!("etcd granted no lease: {}", granted.error()))),

@@ -209,7 +209,7 @@ async fn who_contends_again_waits_through_an_outage_of_the_store() {
     let leader = scene.start(&["elect", "deploy", "--again", "--ttl", TTL, "--", "sh", "-c", &script]);
     scene.wait_for_lines("begun", 1).await;
     scene.server().kill();
-    leader.wait_for("the store is away: waiting for it").await;
+    leader.wait_for("waiting for the store, which does not answer").await;
     scene.server().restart();
     scene.wait_for_lines("begun", 2).await;
     scene.write("done", "");

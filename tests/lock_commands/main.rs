@@ -3,9 +3,12 @@
 
 mod endings;
 mod holding;
+mod inside;
 mod operators;
+mod outages;
 mod scene;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;
+mod threads;

@@ -140,6 +140,11 @@ impl Process {
         until(words, async || self.stderr.lock().unwrap().contains(words).then_some(())).await;
     }
 
+    /// What it has said on stderr so far.
+    pub fn said(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
     pub async fn ended(&mut self) -> ExitStatus {
         let child = Mutex::new(&mut self.child);
         until("it ends", async || child.lock().unwrap().try_wait().unwrap()).await

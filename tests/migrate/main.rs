@@ -11,3 +11,4 @@ mod snare;
 mod sql;
 #[path = "../support/mod.rs"]
 mod support;
+mod taken;

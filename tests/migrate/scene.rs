@@ -90,6 +90,11 @@ impl Scene {
         }
     }
 
+    /// The server that is the store.
+    pub fn server(&self) -> &Etcd {
+        self.etcd.as_ref().expect("only etcd is a server")
+    }
+
     /// Of the server that is the store.
     pub fn store_endpoint(&self) -> String {
         self.etcd.as_ref().expect("only etcd is a server").endpoint()

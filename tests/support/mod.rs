@@ -5,6 +5,8 @@
 pub mod certificates;
 pub mod databases;
 pub mod etcd;
+#[cfg(feature = "scheduler")]
+pub mod imitation;
 pub mod ports;
 pub mod proxy;
 

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use super::signals::Signals;
 use super::{Turn, What};
 use crate::cli::once::say;
+use crate::cli::outage::Outage;
 use crate::cli::terminal::visible;
 use crate::cli::{Exit, Failure};
 use crate::fence::{Fence, Scope};
@@ -114,13 +115,20 @@ impl Turn {
         if self.args.quiet || self.args.at_once {
             return std::future::pending().await;
         }
-        let mut told = String::new();
+        let (mut told, mut outage) = (String::new(), Outage::new(false));
         let mut pause = if self.args.verbose { Duration::ZERO } else { TOLD_AFTER };
         loop {
             tokio::time::sleep(pause).await;
             pause = LOOK_EVERY;
-            // A store that does not answer now is asked again.
-            let Ok(Some(standing)) = self.look(session).await else { continue };
+            let standing = match self.look(session).await {
+                Ok(standing) => standing,
+                Err(error) => {
+                    outage.goes_on(&error);
+                    continue;
+                }
+            };
+            outage.is_over();
+            let Some(standing) = standing else { continue };
             if standing != told {
                 say(&format!("fencron: waiting: {standing}"));
                 told = standing;

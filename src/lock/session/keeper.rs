@@ -11,6 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::{Delays, Ended, RECHECK, Told, Trust};
 use crate::lock::lease::{Lease, Next, Timing};
 use crate::store::{LeaseId, Store, StoreError};
+use crate::threads;
 use crate::time::{Boot, Clock};
 
 /// How many keep-alives of one lease may be under way at once.
@@ -55,10 +56,10 @@ type Answered = (Boot, Result<Duration, StoreError>);
 
 impl<S: Store> Keeper<S> {
     pub fn on_a_thread(self, abandoned: oneshot::Receiver<()>) -> io::Result<()> {
-        let work = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let work = move || match threads::runtime(&mut tokio::runtime::Builder::new_current_thread(), 0) {
             Ok(runtime) => runtime.block_on(self.run_apart(abandoned)),
             Err(error) => {
-                tracing::error!(%error, "the session cannot be kept alive: no runtime for its thread");
+                tracing::error!(%error, "the session cannot be kept alive: the system gives no threads for it");
                 self.publish(Some(Ended::Unattended));
             }
         };

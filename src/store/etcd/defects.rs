@@ -1,4 +1,8 @@
-//! What is known to be wrong with a server's version.
+//! What is known to be wrong with a server: with its version, or since it is another one.
+
+use std::time::Duration;
+
+use crate::store::StoreError;
 
 /// A defect that matters to locks, and the first version of each series that is free of it.
 struct Defect {
@@ -58,9 +62,53 @@ fn parsed(version: &str) -> Option<(u64, u64, u64)> {
     Some(numbers)
 }
 
+/// The error for `store`, which answers as etcd and is something else, as `sign` shows.
+///
+/// kine, which offers etcd's protocol over SQL databases to Kubernetes, is the one that people have: its leases are granted
+/// under their TTL for an id, so that all sessions share one, and neither kept alive nor revoked.
+pub(super) fn imitation(store: &str, sign: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "{store} is not etcd: {sign}. kine and others offer a part of etcd's protocol, without the leases by which a lock ends \
+         when its holder is lost, and fencron cannot use them: name the members of an etcd cluster (3.4 or later), or on one \
+         machine a file (sqlite:PATH)"
+    ))
+}
+
+/// What an answer to a status that names this cluster says against its being etcd's.
+pub(super) fn status_sign(cluster: Option<u64>) -> Option<&'static str> {
+    matches!(cluster, None | Some(0)).then_some("it belongs to no cluster, which every member of etcd does")
+}
+
+/// What a lease that was granted under this id for this time says against its being etcd's.
+pub(super) fn lease_sign(id: i64, asked: i64, granted: Duration) -> Option<String> {
+    let is_its_time = id == asked || id == i64::try_from(granted.as_secs()).unwrap_or(i64::MAX);
+    is_its_time.then(|| format!("it granted a lease of {asked} s under the id {id}, and would do so to everybody"))
+}
+
+/// What an error says against its being etcd's.
+pub(super) fn error_sign(text: &str, is_unimplemented: bool) -> Option<String> {
+    let lacks = text.starts_with("lease ") && text.ends_with(" is not supported");
+    let knows_few = text.starts_with("unsupported transaction");
+    (lacks || knows_few || is_unimplemented)
+        .then(|| format!("it answered `{}`", text.chars().take(200).collect::<String>()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_looks_like_etcd_is_told_by_its_answers() {
+        assert_eq!(status_sign(Some(0xcdf8_181e_3227_7a10)), None);
+        assert!(status_sign(Some(0)).is_some() && status_sign(None).is_some());
+        let seconds = Duration::from_secs;
+        assert_eq!(lease_sign(0x694d_7172_8f6c_9d12, 10, seconds(10)), None);
+        assert!(lease_sign(10, 10, seconds(10)).is_some() && lease_sign(0, 10, seconds(0)).is_some());
+        assert!(error_sign("lease keep alive is not supported", false).is_some());
+        assert!(error_sign("unsupported transaction: compare:<…>", false).is_some());
+        assert!(error_sign("unknown service etcdserverpb.Lease", true).is_some());
+        assert_eq!(error_sign("etcdserver: requested lease not found", false), None);
+    }
 
     #[test]
     fn a_repaired_version_has_nothing_to_warn_of() {

@@ -8,6 +8,7 @@ use std::error::Error;
 
 use etcd_client::Error as ClientError;
 
+use super::defects;
 use crate::store::{LeaseId, Revision, StoreError};
 
 /// What is known of a request that failed, and so what comes next.
@@ -88,15 +89,18 @@ pub(super) fn sort(error: &ClientError, subject: Subject, store: &str) -> Fault 
             "{store}: etcd has found its members' data to differ (alarm CORRUPT): repair the cluster before it is used"
         ))),
         text if text.starts_with("grpc: received message larger than max") => refused(TOO_LARGE),
-        _ => unsaid(error),
+        _ => unsaid(error, store),
     }
 }
 
 /// Sorts an error that is not one of etcd's own, or not one that settles anything.
-fn unsaid(error: &ClientError) -> Fault {
+fn unsaid(error: &ClientError, store: &str) -> Fault {
     match error {
         ClientError::GRpcStatus(status) => {
-            if status.code() == tonic::Code::Unauthenticated {
+            let is_unimplemented = status.code() == tonic::Code::Unimplemented;
+            if let Some(sign) = defects::error_sign(status.message(), is_unimplemented) {
+                Fault::Final(defects::imitation(store, &sign))
+            } else if status.code() == tonic::Code::Unauthenticated {
                 Fault::Token(status.message().to_owned())
             } else if chain(status).any(|cause| cause.is::<tonic::ConnectError>()) {
                 Fault::NotSent(reason(status))

@@ -11,6 +11,7 @@ use etcd_client::{
 use tokio::time::{sleep, timeout};
 
 use super::config::EtcdConfig;
+use super::defects;
 use super::fault::{Fault, Subject, says_authentication_is_off, sort};
 use super::watch::Opened;
 use crate::store::{Revision, StoreError};
@@ -292,7 +293,11 @@ impl Members {
         let options = self.config.options().await.map_err(Fault::Final)?;
         let mut client = Client::connect([self.config.uri(&seat.endpoint)], Some(options)).await.map_err(sorted)?;
         self.authenticate(&mut client).await.map_err(sorted)?;
-        self.check_cluster(seat, &client.status().await.map_err(sorted)?).map_err(Fault::Final)?;
+        let status = client.status().await.map_err(sorted)?;
+        if let Some(sign) = defects::status_sign(status.header().map(ResponseHeader::cluster_id)) {
+            return Err(Fault::Final(defects::imitation(&self.name(seat), sign)));
+        }
+        self.check_cluster(seat, &status).map_err(Fault::Final)?;
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Ok(Connection { client, number, token: Arc::default() })

@@ -1,0 +1,83 @@
+//! A store that is away when a command begins, or while it waits.
+
+use std::time::Duration;
+
+use super::once::say;
+use super::place::Place;
+use super::{Exit, Failure, Global};
+use crate::lock::Backoff;
+use crate::store::{StoreError, StoreUrl};
+use crate::time::written;
+
+/// What is said when a store that was waited for answers.
+pub(super) const BACK: &str = "fencron: the store answers again";
+
+pub(super) fn say_away(why: &impl std::fmt::Display) {
+    say(&format!("fencron: waiting for the store, which does not answer: {why}"));
+}
+
+/// Says that a store is waited for, once for each time that it is away.
+#[derive(Debug)]
+pub(super) struct Outage {
+    quiet: bool,
+    lasts: bool,
+}
+
+impl Outage {
+    pub fn new(quiet: bool) -> Outage {
+        Outage { quiet, lasts: false }
+    }
+
+    pub fn goes_on(&mut self, why: &impl std::fmt::Display) {
+        if !std::mem::replace(&mut self.lasts, true) && !self.quiet {
+            say_away(why);
+        }
+    }
+
+    pub fn is_over(&mut self) {
+        if std::mem::take(&mut self.lasts) && !self.quiet {
+            say(BACK);
+        }
+    }
+}
+
+/// What `open` opens, for as long as `wait` says also where the store is away: `None`, however long it takes; zero, only for
+/// as long as one attempt takes.
+///
+/// Only servers are waited for: a file that is not there does not come by itself.
+pub(super) async fn opened(
+    global: &Global,
+    (wait, quiet): (Option<Duration>, bool),
+    open: impl AsyncFn() -> anyhow::Result<Place>,
+) -> anyhow::Result<Place> {
+    let waits = wait != Some(Duration::ZERO) && matches!(global.url(), Ok(StoreUrl::Etcd(_)));
+    let patiently = async {
+        let (mut outage, mut backoff) = (Outage::new(quiet), Backoff::new());
+        loop {
+            match open().await {
+                Err(error) if waits && is_away(&error) => outage.goes_on(&format!("{error:#}")),
+                opened => {
+                    outage.is_over();
+                    return opened;
+                }
+            }
+            backoff.wait().await;
+        }
+    };
+    match wait.filter(|_| waits) {
+        None => patiently.await,
+        Some(wait) => tokio::time::timeout(wait, patiently).await.unwrap_or_else(|_| {
+            let why = format!(
+                "cannot use the store: it has not answered within {} (check with `etcdctl endpoint health` that it runs, and \
+                 that the address is right)",
+                written(wait)
+            );
+            Err(Failure::new(Exit::StoreUnreachable, why).into())
+        }),
+    }
+}
+
+/// Whether the store may answer yet.
+pub(super) fn is_away(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(StoreError::is_passing)
+}
