@@ -9,8 +9,8 @@ use tokio::runtime::{Builder, Runtime};
 /// How long a thread for what blocks is kept though nothing blocks: for as long as the runtime lasts.
 const KEPT_FOR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Builds a runtime that has all of its threads from the beginning: `workers` of them, and one for what blocks (looking up a
-/// host, writing a file).
+/// Builds a runtime that has all of its threads from the beginning: `workers` of them, and one for what blocks (looking up
+/// a host, writing a file).
 ///
 /// tokio panics where it needs a thread and the system gives none (a limit of processes, a full cgroup). Once a runtime has
 /// one thread for what blocks, all else that blocks waits for that one instead. So it is made here, and kept; where the

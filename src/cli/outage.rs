@@ -41,8 +41,8 @@ impl Outage {
     }
 }
 
-/// What `open` opens, for as long as `wait` says also where the store is away: `None`, however long it takes; zero, only for
-/// as long as one attempt takes.
+/// What `open` opens, for as long as `wait` says also where the store is away: `None`, however long it takes; zero, only
+/// for as long as one attempt takes.
 ///
 /// Only servers are waited for: a file that is not there does not come by itself.
 pub(super) async fn opened(
@@ -68,8 +68,8 @@ pub(super) async fn opened(
         None => patiently.await,
         Some(wait) => tokio::time::timeout(wait, patiently).await.unwrap_or_else(|_| {
             let why = format!(
-                "cannot use the store: it has not answered within {} (check with `etcdctl endpoint health` that it runs, and \
-                 that the address is right)",
+                "cannot use the store: it has not answered within {} (check with `etcdctl endpoint health` that it runs, \
+                 and that the address is right)",
                 written(wait)
             );
             Err(Failure::new(Exit::StoreUnreachable, why).into())

@@ -44,8 +44,8 @@ pub(super) struct Contest<S> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Contended {
     Won(Hold),
-    /// It would have to wait, and was not to. Where it has `asked` for the lock before, that request may yet arrive, and has
-    /// to be taken back.
+    /// It would have to wait, and was not to. Where it has `asked` for the lock before, that request may yet arrive, and
+    /// has to be taken back.
     Busy {
         asked: bool,
     },

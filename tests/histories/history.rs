@@ -121,6 +121,8 @@ impl Run {
         let mut history: Vec<_> = self.ends().into_iter().map(|(lease, end)| self.end(lease, end)).collect();
         // The unlocking of which a context does not know what became of it.
         let mut open: BTreeMap<Context, usize> = BTreeMap::new();
+        // Since when a context has asked without hearing an answer that says anything.
+        let mut dropped: BTreeMap<Context, Nanos> = BTreeMap::new();
         for entry in self.entries().iter().filter(|entry| entry.object == object) {
             let owner = entry.owner();
             if let (Call::Unlock(_), Some((at, Answer::Done)), Some(earlier)) =
@@ -138,11 +140,19 @@ impl Run {
             {
                 history[earlier].answered = Some(at);
             }
-            let Some((mut step, optional)) = step(entry) else { continue };
+            // It may have been given back by a call before this one, whose future was dropped before it could tell.
+            let since = *dropped.entry(owner).or_insert(entry.invoked);
+            if entry.conclusive().is_some() {
+                dropped.remove(&owner);
+            }
+            let Some((step, optional)) = step(entry) else { continue };
             if let (Step::NotOwner { context }, Some((at, Answer::Lost(_)))) = (&step, entry.answer)
-                && self.lapsed_between(entry, at)
+                && self.lapsed_between(entry, (since, at))
             {
-                step = Step::GivenBack { context: *context };
+                let (answered, who) = (Some(at), format!("{}/{}", self.processes[entry.process].name, entry.context));
+                let step = Step::GivenBack { context: *context };
+                history.push(Operation { invoked: since, answered, optional: false, step, who });
+                continue;
             }
             if optional && matches!(entry.call, Call::Unlock(_)) {
                 if open.contains_key(&owner) {
@@ -163,14 +173,14 @@ impl Run {
 
     /// Whether, at some moment of the call, no keep-alive of its session had been acknowledged in time. The session may
     /// have gone on after that, and a hold that was asked for at that moment is given back all the same.
-    fn lapsed_between(&self, entry: &Entry, answered: Nanos) -> bool {
+    fn lapsed_between(&self, entry: &Entry, (since, answered): (Nanos, Nanos)) -> bool {
         let mut until = None;
         for line in &self.processes[entry.process].lines {
             let Event::Trust { lease, until: next, ended: false } = line.event else { continue };
             if lease != entry.lease || line.at > answered {
                 continue;
             }
-            if line.at >= entry.invoked && until.is_some_and(|until| until <= line.at) {
+            if line.at >= since && until.is_some_and(|until| until <= line.at) {
                 return true;
             }
             until = until.max(Some(next));

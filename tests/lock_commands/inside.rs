@@ -6,7 +6,8 @@ use crate::scene::Scene;
 use crate::support::over_both;
 
 const FENCRON: &str = env!("CARGO_BIN_EXE_fencron");
-const JOBS: &str = "version: 1\nnamespace: shop\nmigrations: [{id: m, shell: 'echo $FENCRON_SCOPE $FENCRON_FENCE >> made'}]\njobs: {}\n";
+const JOBS: &str = "version: 1\nnamespace: shop\njobs: {}\n\
+                    migrations: [{id: m, shell: 'echo $FENCRON_SCOPE $FENCRON_FENCE >> made'}]\n";
 
 async fn a_lock_by_which_something_is_done_once_is_not_waited_for_under_a_lock_of_its_name(scene: Scene) {
     scene.write("jobs.yaml", JOBS);

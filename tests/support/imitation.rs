@@ -1,5 +1,5 @@
-//! A server that looks like etcd and is none: it answers as kine does (pkg/server/lease.go, maintenance.go), as far as it is
-//! asked here.
+//! A server that looks like etcd and is none: it answers as kine does (pkg/server/lease.go, maintenance.go), as far as it
+//! is asked here.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -61,7 +61,7 @@ impl<S: Store> FencedLock<S> {
             _ => self.contest.release(&held.hold).await.map_err(|source| self.unknown(source))?,
         };
         match freed {
-            Freed::Released if !held.over.why().is_some_and(|why| why == Lost::HeldTooLong) => {
+            Freed::Released if held.over.why().is_none() => {
                 held.over.end(Lost::Released);
                 context.held.remove(key);
                 Ok(true)
@@ -114,16 +114,17 @@ impl<S: Store> FencedLock<S> {
     /// The context's hold is over: what to tell it. The call is settled, so that no request of it that is still under way
     /// takes the lock once more.
     async fn lose(&self, context: &mut LockContext, why: Lost) -> LockError {
-        let Some(held) = self.forget(context) else { return self.not_the_owner() };
+        let Some(held) = context.held.get(self.key()) else { return self.not_the_owner() };
         held.over.end(why);
+        let (caller, scope, fence) = (held.caller.clone(), held.hold.scope().clone(), held.hold.fence());
         // Whatever the session had is gone with it.
         if !matches!(why, Lost::SessionEnded(_)) {
             // Remembered first, since this may be dropped: after a lapse of trust the store may still show the hold.
-            context.pending.insert(self.key().to_owned(), held.caller.clone());
-            match self.contest.take_back(&held.caller).await {
+            context.pending.insert(self.key().to_owned(), caller.clone());
+            match self.contest.take_back(&caller).await {
                 Ok(()) => drop(context.pending.remove(self.key())),
                 Err(error) => {
-                    tracing::debug!(%error, lock.scope = %held.hold.scope(), "the lost hold's call is settled later");
+                    tracing::debug!(%error, lock.scope = %scope, "the lost hold's call is settled later");
                 }
             }
             let observed = timeout(WITHDRAW_WITHIN, self.contest.observe(View::Near { queued: None }));
@@ -131,10 +132,13 @@ impl<S: Store> FencedLock<S> {
                 && let Ok(Ok((line, _))) = observed.await
                 && line.is_destroyed()
             {
+                self.forget(context);
                 return self.was_destroyed();
             }
         }
-        LockError::OwnershipLost { lock: self.name.clone(), fence: held.hold.fence(), why }
+        // Not before it is told: where this was dropped, the next operation tells it.
+        self.forget(context);
+        LockError::OwnershipLost { lock: self.name.clone(), fence, why }
     }
 
     fn forget(&self, context: &mut LockContext) -> Option<Held> {

@@ -109,9 +109,13 @@ async fn what_was_lost_by_a_lapse_is_given_back_though_the_store_is_away_or_the_
         }
         let asked = timeout(Duration::from_millis(if dropped { 10 } else { 60_000 }), lock.fence(&mut context)).await;
         assert_eq!(asked.is_err(), dropped, "{asked:?}");
-        drop(context);
         trust_comes_back(&door.cluster, &other).await;
         assert!(lock.try_lock_for(&mut other.context(), Duration::from_secs(5)).await.unwrap(), "{dropped}");
+        if dropped {
+            let told = lock.lock(&mut context).await;
+            assert!(matches!(told, Err(LockError::OwnershipLost { why: Lost::TrustLapsed, .. })), "{told:?}");
+        }
+        assert_eq!(lock.lock_count(&mut context).await.unwrap(), 0, "it is told once");
     }
 }
 

@@ -68,9 +68,9 @@ fn parsed(version: &str) -> Option<(u64, u64, u64)> {
 /// under their TTL for an id, so that all sessions share one, and neither kept alive nor revoked.
 pub(super) fn imitation(store: &str, sign: &str) -> StoreError {
     StoreError::Unusable(format!(
-        "{store} is not etcd: {sign}. kine and others offer a part of etcd's protocol, without the leases by which a lock ends \
-         when its holder is lost, and fencron cannot use them: name the members of an etcd cluster (3.4 or later), or on one \
-         machine a file (sqlite:PATH)"
+        "{store} is not etcd: {sign}. kine and others offer a part of etcd's protocol, without the leases by which a lock \
+         ends when its holder is lost, and fencron cannot use them: name the members of an etcd cluster (3.4 or later), or \
+         on one machine a file (sqlite:PATH)"
     ))
 }
 
