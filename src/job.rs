@@ -14,7 +14,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
-pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, STAMP_NAMES, Script, Statement};
+pub use script::{
+    Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement, sqlite,
+};
 pub use sql::{Database, Encryption, Scalar, Server, Sql, Target};
 
 use crate::fence::Fence;
@@ -451,6 +453,8 @@ pub enum Outcome {
     Failed { why: String, again: Again },
     /// It may have been done, or not: no answer came that would say.
     InDoubt(String),
+    /// A part of it lasts, or may, and the target cannot tell more: a person has to look, and nobody repeats it.
+    Partial(String),
 }
 
 /// Whether, and when, a failed attempt may be repeated.

@@ -14,6 +14,7 @@ use super::{Exit, Failure, Global, file, look, steer};
 use crate::config::Config;
 use crate::execute::Stop;
 use crate::fence::Fence;
+use crate::job::Guarantee;
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
 use crate::lock::Seen;
 use crate::once::{How, Settled, Step, Tell, Told, differences};
@@ -120,11 +121,15 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
     match settled {
         Settled::Done => Ok(Exit::Done),
         Settled::Failed(once) => {
-            let why = format!(
-                "migration {} failed: {}. Put it right and run this again: with --retry-failed where it is unchanged, for \
-                 it may have done a part",
-                once.name, once.reason
-            );
+            let made = config.migrations.iter().find(|migration| migration.id == once.name);
+            let advice = match made.map(|migration| migration.job.guarantee) {
+                Some(Guarantee::ExactlyOnce) => "It left nothing behind. Put it right, and run this again",
+                Some(Guarantee::AtLeastOnce) => "Put it right, and run this again: it is made again as a whole",
+                Some(Guarantee::AtMostOnce) | None => {
+                    "Put it right and run this again: with --retry-failed where it is unchanged, for it may have done a part"
+                }
+            };
+            let why = format!("migration {} failed: {}. {advice}", once.name, once.reason);
             Err(Failure::new(Exit::Failed, why).into())
         }
         Settled::Unknown(once) => {

@@ -5,6 +5,8 @@
 //! then the job's statements, and the commit. See [`crate::guard::sql`] for the rows and their locks.
 //!
 //! - What failed, or was stopped, before the commit was sent is known to have had no effect.
+//! - Before the commit the database is asked whether the transaction is still the one that holds the guard's rows: a
+//!   statement may have ended it. What was committed then stays in doubt, for whoever comes next too.
 //! - A commit that was not answered is settled by asking for the occurrence's row: inserting it again waits until
 //!   the server is through with the transaction that may have inserted it.
 //! - Without a transaction, the guard is asked before the first statement; what happens in between nobody sees, and
@@ -13,6 +15,7 @@
 mod driver;
 mod message;
 mod mysql;
+mod occurrence;
 mod postgres;
 mod sqlite;
 mod steps;
@@ -150,7 +153,7 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
     let outcome = match ended {
         Ok(outcome) => {
             if outcome == Outcome::Done {
-                steps::prune::<D>(&mut session, job, stamp, clock).await;
+                occurrence::prune::<D>(&mut session, job, stamp, clock).await;
             }
             goodbye(session).await;
             outcome
@@ -165,6 +168,10 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
                 true => Outcome::InDoubt(messages.in_doubt(&failure, place)),
                 false => messages.failed(&failure, place),
             }
+        }
+        Err(Broken::Partial(failure, place)) => {
+            drop(session);
+            Outcome::Partial(messages.partial(&failure, place))
         }
         Err(Broken::Unanswered(failure)) => {
             drop(session);
@@ -224,7 +231,7 @@ fn stopped(ended: Option<Result<Outcome, Broken>>, why: Outcome, progress: &Prog
     match ended {
         // It was through before it was told.
         Some(Ok(outcome)) => Ok(outcome),
-        Some(Err(Broken::Unanswered(failure))) => Err(Broken::Unanswered(failure)),
+        Some(Err(broken @ (Broken::Unanswered(_) | Broken::Partial(..)))) => Err(broken),
         None if progress.is(COMMITTING) => {
             Err(Broken::Unanswered(Failure::lost("the commit was not answered in time")))
         }
@@ -258,7 +265,7 @@ async fn settle<D: Driver>(lost: &Unanswered<'_>, stop: &mut Stop) -> Outcome {
     let asking = async {
         loop {
             if let Ok(mut session) = connect::<D>(lost.sql).await
-                && let Ok(found) = steps::look::<D>(&mut session, lost.sql, lost.stamp).await
+                && let Ok(found) = occurrence::look::<D>(&mut session, lost.sql, lost.stamp).await
             {
                 goodbye(session).await;
                 return found;

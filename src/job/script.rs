@@ -1,20 +1,22 @@
 //! A script of SQL as its statements, each with its place, and the names in them that are filled in.
 //!
-//! What is looked at is what tells where a statement ends and where a name stands for a value: quotes, comments,
-//! PostgreSQL's dollar quotes, the bodies of SQLite's triggers, MySQL's `DELIMITER`. All else is the database's matter.
+//! A statement ends where the database's own client would end it ([`reader`]), and the database is asked whether it
+//! agrees. What a statement does is told by its first words ([`transaction`]), in SQLite by SQLite ([`sqlite`]); that is
+//! advice to whoever writes the script, and what counts is what the database says when it runs.
 
 mod lexer;
+mod reader;
+pub mod sqlite;
+mod transaction;
 
 use super::Database;
-use lexer::{Lexer, Token};
+pub use lexer::Quoting;
+use reader::Reader;
 
 /// The longest script, in bytes.
 pub const MAX_SCRIPT_BYTES: usize = 1 << 20;
 /// The most statements of a script.
 pub const MAX_STATEMENTS: usize = 10_000;
-/// How many of a statement's first words are looked at to know what it does.
-const WORDS: usize = 12;
-
 /// The names that every script may use: what the stamp says.
 pub const STAMP_NAMES: [&str; 5] = ["fence", "scope", "run_id", "scheduled_at", "attempt"];
 
@@ -24,6 +26,9 @@ pub struct Script {
     /// The file that they came from; `None`: they stand in the configuration.
     pub file: Option<String>,
     pub statements: Vec<Statement>,
+    kind: Database,
+    /// What they were read from.
+    source: String,
 }
 
 /// One statement.
@@ -37,6 +42,10 @@ pub struct Statement {
     pub place: Place,
     /// Its first words, in upper case, without comments.
     words: Vec<String>,
+    /// What SQLite says of it; elsewhere nothing.
+    meaning: sqlite::Meaning,
+    /// The script has switched foreign keys off before it, and not on again (SQLite).
+    pub without_keys: bool,
 }
 
 /// A name in a statement, without its colon.
@@ -93,18 +102,20 @@ impl Script {
     /// The first thing that keeps it from being taken apart: a quote without an end, a placeholder that is not a
     /// name, more than fits the bounds.
     pub fn read(text: &str, kind: Database) -> Result<Script, Fault> {
+        if let Some(at) = text.find('\0') {
+            // What comes behind it, a database would pass over without a word.
+            let message = "there is a NUL byte here: no database takes one in a statement".to_owned();
+            return Err(Fault { place: Place::of(text, at), message });
+        }
         if text.len() > MAX_SCRIPT_BYTES {
             let message = format!("the script has more than {MAX_SCRIPT_BYTES} bytes: make several jobs of it");
             return Err(Fault { place: Place { line: 1, column: 1 }, message });
         }
-        Reader {
-            kind,
-            text,
-            lexer: Lexer::new(kind, text),
-            delimiter: None,
-            counted: (0, Place { line: 1, column: 1 }),
+        let mut statements = Reader::new(kind, Quoting::usual(kind), text).statements()?;
+        if kind == Database::Sqlite {
+            sqlite::judge(&mut statements)?;
         }
-        .script()
+        Ok(Script { file: None, statements, kind, source: text.to_owned() })
     }
 
     /// The same statements, as those of the file `name`.
@@ -120,263 +131,21 @@ impl Script {
             None => format!("line {}, column {} of the statement", place.line, place.column),
         }
     }
-}
 
-/// A statement while it is read.
-#[derive(Default)]
-struct Open {
-    /// The bytes of the script that it is made of.
-    start: Option<usize>,
-    end: usize,
-    words: Vec<String>,
-    names: Vec<(usize, usize)>,
-    /// How deep `BEGIN … END` is nested, where that may hold statements.
-    depth: usize,
-    /// Of a trigger's end: a `;`, then `END`.
-    semicolon: bool,
-    ended: bool,
-    begun: bool,
-}
-
-struct Reader<'t> {
-    kind: Database,
-    text: &'t str,
-    lexer: Lexer<'t>,
-    /// What ends a statement in the place of `;`.
-    delimiter: Option<&'t str>,
-    /// How far lines were counted, and what was found.
-    counted: (usize, Place),
-}
-
-impl Reader<'_> {
-    fn script(mut self) -> Result<Script, Fault> {
-        let mut statements = Vec::new();
-        loop {
-            let (statement, more) = self.statement()?;
-            statements.extend(statement);
-            if statements.len() > MAX_STATEMENTS {
-                return Err(self.fault(0, format!("the script has more than {MAX_STATEMENTS} statements")));
-            }
-            if !more {
-                return Ok(Script { file: None, statements });
-            }
-        }
+    /// The first statement that is another one where quotes are read so; `None`: they are all the same.
+    pub fn differs(&self, quoting: Quoting) -> Option<Place> {
+        let mut others = Vec::new();
+        let fault = Reader::new(self.kind, quoting, &self.source).read_into(&mut others).err();
+        let mut pairs = self.statements.iter().zip(&others);
+        let differing = pairs.find(|(ours, other)| ours.text != other.text || ours.place != other.place);
+        let one_more = || self.statements.get(others.len()).or_else(|| others.get(self.statements.len()));
+        let differing = differing.map(|(ours, _)| ours).or_else(one_more);
+        differing.map(|statement| statement.place).or_else(|| fault.map(|fault| fault.place))
     }
 
-    fn fault(&self, at: usize, message: String) -> Fault {
-        Fault { place: Place::of(self.text, at), message }
-    }
-
-    /// The next statement, if it is not empty, and whether there may be one after it.
-    fn statement(&mut self) -> Result<(Option<Statement>, bool), Fault> {
-        let mut open = Open::default();
-        loop {
-            if let Some(delimiter) = self.delimiter
-                && self.lexer.skip(delimiter)
-            {
-                return self.close(open).map(|statement| (statement, true));
-            }
-            let at = self.lexer.at();
-            let token = self.lexer.next().map_err(|message| self.fault(at, message))?;
-            let end = self.lexer.at();
-            match token {
-                None => return self.close(open).map(|statement| (statement, false)),
-                Some(Token::Blank) => continue,
-                Some(Token::Semicolon) if self.delimiter.is_none() && self.ends(&mut open) => {
-                    self.refuse_bare_routine(&open)?;
-                    return self.close(open).map(|statement| (statement, true));
-                }
-                Some(Token::Word) if open.start.is_none() && self.is_delimiter(at, end) => {
-                    let line = self.lexer.rest_of_line();
-                    self.delimiter = Some(line.trim()).filter(|delimiter| *delimiter != ";");
-                    if line.trim().is_empty() {
-                        return Err(self.fault(at, "`DELIMITER` names none: write one behind it".to_owned()));
-                    }
-                    continue;
-                }
-                Some(Token::Word) => self.word(&mut open, at, end)?,
-                Some(Token::Name) => open.names.push((at, end)),
-                Some(Token::Placeholder) => {
-                    let message = format!("`{}` stands for no value here: write `:name`", &self.text[at..end]);
-                    return Err(self.fault(at, message));
-                }
-                Some(Token::Backslash) if open.start.is_none() => {
-                    let message = "commands of psql (`\\…`) are not SQL: only statements can be run".to_owned();
-                    return Err(self.fault(at, message));
-                }
-                Some(Token::Semicolon | Token::Backslash | Token::Other) => {}
-            }
-            if !matches!(token, Some(Token::Semicolon)) {
-                let is_end = matches!(token, Some(Token::Word)) && self.text[at..end].eq_ignore_ascii_case("END");
-                open.ended = open.semicolon && is_end;
-                open.semicolon = false;
-            }
-            open.start.get_or_insert(at);
-            open.end = end;
-        }
-    }
-
-    fn is_delimiter(&self, at: usize, end: usize) -> bool {
-        self.kind == Database::Mysql && self.text[at..end].eq_ignore_ascii_case("DELIMITER")
-    }
-
-    /// Whether a `;` here is the end of the statement.
-    fn ends(&self, open: &mut Open) -> bool {
-        let trigger = self.kind == Database::Sqlite && open.makes(&["TRIGGER"]);
-        if trigger && !open.ended {
-            (open.semicolon, open.ended) = (true, false);
-            return false;
-        }
-        open.depth == 0
-    }
-
-    fn word(&self, open: &mut Open, at: usize, end: usize) -> Result<(), Fault> {
-        let word = self.text[at..end].to_ascii_uppercase();
-        if self.kind == Database::Postgres && open.makes(&["FUNCTION", "PROCEDURE"]) {
-            match word.as_str() {
-                "BEGIN" => open.depth += 1,
-                "CASE" if open.depth > 0 => open.depth += 1,
-                "END" => open.depth = open.depth.saturating_sub(1),
-                _ => {}
-            }
-        }
-        let copies = open.words.first().is_some_and(|first| first == "COPY");
-        if self.kind == Database::Postgres && copies && matches!(word.as_str(), "STDIN" | "STDOUT") {
-            let message = format!("there is no {word} here: copy from or to a file of the server, or use INSERT");
-            return Err(self.fault(at, message));
-        }
-        open.begun |= word == "BEGIN";
-        if open.words.len() < WORDS {
-            open.words.push(word);
-        }
-        Ok(())
-    }
-
-    /// Without a `DELIMITER`, the first `;` of a routine's body would be the end of it.
-    fn refuse_bare_routine(&self, open: &Open) -> Result<(), Fault> {
-        let routine = open.makes(&["PROCEDURE", "FUNCTION", "TRIGGER", "EVENT"]);
-        if self.kind == Database::Mysql && open.begun && routine {
-            let message = "where the body ends cannot be told from its `;`: put `DELIMITER //` in a line before the \
-                           statement, `//` behind it, and `DELIMITER ;` after that";
-            return Err(self.fault(open.start.unwrap_or(0), message.to_owned()));
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, open: Open) -> Result<Option<Statement>, Fault> {
-        let Some(start) = open.start else { return Ok(None) };
-        let place = self.place(start);
-        let mut text = String::with_capacity(open.end - start);
-        let mut copied = start;
-        let mut names = Vec::new();
-        for (index, (from, to)) in open.names.iter().copied().enumerate() {
-            text.push_str(&self.text[copied..from]);
-            let placeholder = match self.kind {
-                Database::Postgres => format!("${}", index + 1),
-                Database::Mysql => "?".to_owned(),
-                Database::Sqlite => self.text[from..to].to_owned(),
-            };
-            let width = to - from;
-            text.push_str(&format!("{placeholder:width$}"));
-            copied = to;
-            let inner = Place::within(&self.text[start..open.end], from - start, place);
-            names.push(Name { name: self.text[from + 1..to].to_owned(), place: inner });
-        }
-        text.push_str(&self.text[copied..open.end]);
-        Ok(Some(Statement { text, names, place, words: open.words }))
-    }
-
-    /// The place of a byte that is not before the last one asked for: lines are not counted again each time.
-    fn place(&mut self, at: usize) -> Place {
-        let (from, place) = self.counted;
-        let found = Place::within(&self.text[from..], at - from, place);
-        self.counted = (at, found);
-        found
-    }
-}
-
-impl Open {
-    /// Whether it is a `CREATE` of one of these.
-    fn makes(&self, what: &[&str]) -> bool {
-        self.words.first().is_some_and(|first| first == "CREATE")
-            && self.words.iter().skip(1).any(|word| what.contains(&word.as_str()))
-    }
-}
-
-impl Statement {
-    /// Why it cannot be part of a transaction that others began; `None`: as far as its words tell, it can.
-    pub fn why_not_in_transaction(&self, kind: Database) -> Option<String> {
-        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
-        let shown = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
-        if begins_or_ends(&words, kind) {
-            return Some(format!(
-                "`{}` is not for the script to say: fencron begins the transaction, and commits it with the guard's \
-                 rows. Remove it, or write `transaction: false`",
-                words[0]
-            ));
-        }
-        match kind {
-            Database::Mysql if commits(&words) => Some(format!(
-                "`{shown}` commits by itself in MySQL, and what came before it too: write `transaction: false` (the \
-                 job cannot be `exactly_once` then)"
-            )),
-            Database::Postgres | Database::Sqlite if stands_alone(&words, kind) => Some(format!(
-                "`{shown}` cannot run in a transaction here: write `transaction: false` (the job cannot be \
-                 `exactly_once` then)"
-            )),
-            _ => None,
-        }
-    }
-
-    /// Whether it may run statements that the script does not show, as `CALL` does.
-    pub fn may_run_others(&self) -> bool {
-        const PLAIN: [&str; 7] = ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "VALUES"];
-        self.words.first().is_none_or(|word| !PLAIN.contains(&word.as_str()))
-    }
-}
-
-fn begins_or_ends(words: &[&str], kind: Database) -> bool {
-    match words {
-        ["ROLLBACK", rest @ ..] => !rest.contains(&"TO"),
-        ["BEGIN" | "COMMIT", ..] | ["START", "TRANSACTION", ..] => true,
-        ["END" | "ABORT", ..] => kind != Database::Mysql,
-        ["PREPARE", "TRANSACTION", ..] => kind == Database::Postgres,
-        ["XA", ..] => kind == Database::Mysql,
-        ["SET", rest @ ..] => kind == Database::Mysql && rest.iter().take(2).any(|word| *word == "AUTOCOMMIT"),
-        _ => false,
-    }
-}
-
-/// <https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html>, <https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/>
-fn commits(words: &[&str]) -> bool {
-    match words {
-        ["CREATE" | "DROP", "TEMPORARY", "TABLE", ..] => false,
-        ["CREATE", "OR", "REPLACE", "TEMPORARY", "TABLE", ..] => false,
-        ["ALTER" | "CREATE" | "DROP" | "RENAME" | "TRUNCATE" | "GRANT" | "REVOKE" | "LOCK" | "UNLOCK", ..] => true,
-        ["ANALYZE" | "CHECK" | "OPTIMIZE" | "REPAIR" | "FLUSH" | "RESET" | "CACHE" | "INSTALL" | "UNINSTALL", ..] => {
-            // MariaDB's `ANALYZE SELECT` only shows a plan.
-            !matches!(words, ["ANALYZE", "SELECT" | "UPDATE" | "DELETE" | "INSERT" | "FORMAT", ..])
-        }
-        ["LOAD", "INDEX", ..] | ["SET", "PASSWORD", ..] | ["SET", "DEFAULT", "ROLE", ..] => true,
-        ["START" | "STOP" | "CHANGE", ..] => true,
-        _ => false,
-    }
-}
-
-fn stands_alone(words: &[&str], kind: Database) -> bool {
-    if kind == Database::Sqlite {
-        return matches!(words, ["VACUUM" | "ATTACH" | "DETACH", ..]);
-    }
-    match words {
-        ["VACUUM", ..] | ["CLUSTER"] | ["ALTER", "SYSTEM", ..] => true,
-        ["CREATE" | "DROP", "DATABASE" | "TABLESPACE", ..] => true,
-        ["CREATE" | "DROP", "INDEX", rest @ ..] | ["CREATE", "UNIQUE", "INDEX", rest @ ..] => {
-            rest.first() == Some(&"CONCURRENTLY")
-        }
-        ["REINDEX", rest @ ..] => {
-            rest.iter().take(4).any(|word| matches!(*word, "CONCURRENTLY" | "DATABASE" | "SYSTEM"))
-        }
-        _ => false,
+    /// Whether it wants foreign keys not to be enforced for a while (SQLite).
+    pub fn switches_keys_off(&self) -> bool {
+        self.statements.iter().any(|statement| statement.meaning == sqlite::Meaning::Keys(false))
     }
 }
 

@@ -200,6 +200,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
                     (0, Duration::ZERO)
                 }
                 Outcome::Failed { again: Again::Never, .. } | Outcome::Fenced { .. } => (0, Duration::ZERO),
+                Outcome::Partial(_) => (0, Duration::ZERO),
                 Outcome::Failed { again: Again::After(least), .. } => (retry.attempts, *least),
                 Outcome::InDoubt(_) if step.is_known_to_its_target() => {
                     (retry.attempts.max(IN_DOUBT_TRIES), Duration::ZERO)
@@ -340,7 +341,7 @@ async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
 /// Whether an outcome leaves open whether it was done: a request that is given up may have arrived.
 fn is_in_doubt(step: &Step, outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::InDoubt(_) => true,
+        Outcome::InDoubt(_) | Outcome::Partial(_) => true,
         Outcome::TimedOut | Outcome::Stopped(_) => {
             !matches!(step.job.task, Task::Command(_)) && !step.is_known_to_its_target()
         }
@@ -356,7 +357,8 @@ fn reason_of(outcome: &Outcome) -> String {
         Outcome::TimedOut => "it took longer than its `timeout`".to_owned(),
         Outcome::Stopped(StopReason::LostLeadership) => "stopped: its lock was lost, or may have been".to_owned(),
         Outcome::Stopped(reason) => format!("stopped: {}", reason.as_str()),
-        Outcome::NotStarted(why) | Outcome::InDoubt(why) | Outcome::Failed { why, .. } => why.clone(),
+        Outcome::NotStarted(why) | Outcome::Failed { why, .. } => why.clone(),
+        Outcome::InDoubt(why) | Outcome::Partial(why) => why.clone(),
         Outcome::AlreadyApplied => "already applied".to_owned(),
         Outcome::Fenced { seen: Some(seen) } => format!("turned away: its target has seen the greater fence {seen}"),
         Outcome::Fenced { seen: None } => "turned away: its target has seen a greater fence".to_owned(),
@@ -369,7 +371,7 @@ fn verdict(step: &Step, claim: Once, ended: Ended, attempts: u32) -> Once {
     let state = match &outcome {
         Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => OnceState::Done,
         outcome if started_at.is_some() && is_in_doubt(step, outcome) => OnceState::Unknown,
-        Outcome::InDoubt(_) => OnceState::Unknown,
+        Outcome::InDoubt(_) | Outcome::Partial(_) => OnceState::Unknown,
         _ => OnceState::Failed,
     };
     let exit_code = match outcome {

@@ -87,7 +87,7 @@ impl Scheduler {
                 (Verdict::Cancelled, format!("fenced: the target has seen {seen}"), None)
             }
             Outcome::Failed { why, .. } => (Verdict::Failed, why.clone(), None),
-            Outcome::InDoubt(why) => (Verdict::Unknown, why.clone(), None),
+            Outcome::InDoubt(why) | Outcome::Partial(why) => (Verdict::Unknown, why.clone(), None),
         };
         let done = Done {
             finished_at: ended.finished_at,
@@ -327,6 +327,7 @@ fn pause_after(outcome: &Outcome, job: &Job, attempt: u32) -> Option<Duration> {
     match outcome {
         Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => None,
         Outcome::Stopped(_) | Outcome::Fenced { .. } | Outcome::Failed { again: Again::Never, .. } => None,
+        Outcome::Partial(_) => None,
         Outcome::Exited(_) | Outcome::Signalled(_) | Outcome::TimedOut | Outcome::NotStarted(_) => configured(),
         Outcome::Failed { again: Again::AsConfigured, .. } => configured(),
         Outcome::Failed { again: Again::After(asked), .. } => {

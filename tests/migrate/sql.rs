@@ -222,3 +222,63 @@ fn the_files_of_a_directory_are_a_migration_each_in_the_order_of_their_names() {
     scene.write("changes/004 four.sql", "SELECT 1");
     scene.run(&["migrate"]).ends(2, &["the name of the file `004 four.sql` cannot be part of a migration's id"]);
 }
+
+/// SQLite's own procedure for changing a table (<https://sqlite.org/lang_altertable.html#otheralter>).
+#[test]
+fn a_table_is_rebuilt_by_a_migration_as_sqlite_documents_it() {
+    let scene = Scene::over_sqlite();
+    let target = rusqlite::Connection::open(scene.path("t.db")).unwrap();
+    let tables = "CREATE TABLE parent (id INTEGER PRIMARY KEY, name TEXT, old TEXT);
+        CREATE TABLE child (id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent ON DELETE CASCADE);
+        INSERT INTO parent VALUES (1, 'a', 'x'); INSERT INTO child VALUES (10, 1);";
+    target.execute_batch(tables).unwrap();
+    let rebuild = "PRAGMA foreign_keys=OFF;\nCREATE TABLE n(id INTEGER PRIMARY KEY, name TEXT);\n\
+        INSERT INTO n SELECT id, name FROM parent;\nDROP TABLE parent;\nALTER TABLE n RENAME TO parent;\n\
+        PRAGMA foreign_keys=ON;\n";
+    scene.write("rebuild.sql", rebuild);
+    let jobs = "version: 1\nmigrations:\n  - {id: rebuild, sql: {database: 'sqlite:t.db', file: rebuild.sql}}\n";
+    scene.write("jobs.yaml", jobs);
+    scene.run(&["migrate"]).ends(0, &["rebuild: done"]);
+    let count =
+        |of: &str| target.query_row(&format!("SELECT count(*) FROM {of}"), [], |row| row.get::<_, u32>(0)).unwrap();
+    assert_eq!((count("child"), count("pragma_table_info('parent')")), (1, 2));
+    scene.write("rebuild.sql", &rebuild.replace("OFF;\n", "OFF;\nPRAGMA journal_mode=WAL;\n"));
+    scene.run(&["migrate"]).ends(2, &["rebuild.sql:2:1", "`PRAGMA journal_mode` has no effect in a transaction"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_was_committed_in_part_is_never_done() {
+    let (server, database) = with_table(Kind::Mariadb).await;
+    let early = "DELIMITER //\nCREATE PROCEDURE early() BEGIN INSERT INTO effects VALUES ('part'); COMMIT; END//";
+    server.ask(&database.name, early);
+    let scene = over(Scene::over_sqlite(), &database.url);
+    scene.write("jobs.yaml", &JOBS.replace("INSERT INTO effects (run_id) VALUES (:run_id)", "CALL early(); SELECT 1"));
+    scene.run(&["migrate"]).ends(6, &["this statement ended the transaction", "migrate resolve first --as done"]);
+    for _ in 0..2 {
+        scene.run(&["migrate", "resolve", "first", "--as", "retry"]).ends(0, &[]);
+        scene.run(&["migrate"]).ends(6, &["a part of the script is committed"]);
+        assert_eq!(scene.state("first"), "unknown");
+    }
+    assert_eq!(effects(server, &database), "part");
+}
+
+#[test]
+fn what_failed_in_a_transaction_is_said_to_have_left_nothing() {
+    let scene = Scene::over_sqlite();
+    let jobs = |transaction: &str, to: &str| {
+        format!(
+            "version: 1\nmigrations:\n  - {{id: one, sql: {{database: 'sqlite:t.db', transaction: {transaction}, \
+             statement: 'CREATE TABLE t (n); INSERT INTO {to} VALUES (1)'}}}}\n"
+        )
+    };
+    scene.write("jobs.yaml", &jobs("true", "u"));
+    let ran = scene.run(&["migrate"]);
+    ran.ends(1, &["no such table: u", "It left nothing behind. Put it right, and run this again"]);
+    assert!(!ran.stderr().contains("may have done a part"), "{}", ran.stderr());
+    scene.write("jobs.yaml", &jobs("true", "t"));
+    scene.run(&["migrate"]).ends(0, &["one: done"]);
+    drop(scene);
+    let scene = Scene::over_sqlite();
+    scene.write("jobs.yaml", &jobs("false", "u"));
+    scene.run(&["migrate"]).ends(1, &["with --retry-failed where it is unchanged, for it may have done a part"]);
+}

@@ -134,7 +134,7 @@ async fn what_ends_the_transaction_by_itself_leaves_no_success() {
     let made = attempt(&db.url(), early, ", transaction: false").at("2026-11-20T00:00:00Z").outcome().await;
     assert_eq!(made, Outcome::Done);
     let outcome = attempt(&db.url(), "CALL early(); INSERT INTO effects VALUES (2, 'y')", "").outcome().await;
-    let Outcome::InDoubt(why) = outcome else { panic!("{outcome:?}") };
+    let Outcome::Partial(why) = outcome else { panic!("{outcome:?}") };
     assert!(why.contains("line 1, column 1") && why.contains("transaction: false"), "{why}");
     let chained =
         "DELIMITER //\nCREATE PROCEDURE chained() BEGIN INSERT INTO effects VALUES (3, 'x'); COMMIT AND CHAIN; END//";
@@ -142,7 +142,7 @@ async fn what_ends_the_transaction_by_itself_leaves_no_success() {
     assert_eq!(made, Outcome::Done);
     let script = "CALL chained(); INSERT INTO effects VALUES (4, 'y')";
     let outcome = attempt(&db.url(), script, "").at("2026-11-22T00:00:00Z").outcome().await;
-    let Outcome::InDoubt(why) = outcome else { panic!("{outcome:?}") };
+    let Outcome::Partial(why) = outcome else { panic!("{outcome:?}") };
     assert!(why.contains("began another one"), "{why}");
     let db = postgres();
     let outcome = attempt(&db.url(), "ALTER TABLE locks DETACH PARTITION x CONCURRENTLY", "").outcome().await;

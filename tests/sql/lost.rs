@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fencron::job::{Outcome, StopReason};
 
-use crate::scene::{attempt, attempt_of, each, failed, postgres, servers};
+use crate::scene::{attempt, attempt_of, each, failed, mariadb, postgres, servers};
 use crate::support::databases::{Kind, Server};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::{soon, until};
@@ -189,22 +189,54 @@ async fn a_server_that_is_killed_in_the_middle_has_done_nothing() {
     }
 }
 
+/// What `pg_dump` writes first, and what a script for MariaDB may: none has a say in how long a silent node is waited for.
+const HEADER: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+    SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET client_connection_check_interval = 0; \
+    SELECT pg_catalog.set_config('search_path', '', false); SET default_table_access_method = heap; ";
+const HEADER_OF_MARIADB: &str = "SET SESSION wait_timeout = 28800, idle_transaction_timeout = 0; ";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_ends_the_transaction_of_a_node_that_is_silent() {
-    let db = postgres();
+    silent(postgres(), "", SLOW).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_script_sets_does_not_keep_the_server_from_ending_a_silent_node() {
+    let qualified = "INSERT INTO public.effects VALUES (1, 'x'); UPDATE public.locks SET n = n + 1 WHERE id = 1";
+    let bound = "INSERT INTO public.effects VALUES (:attempt, set_config('idle_in_transaction_session_timeout', '0', \
+                 false)); UPDATE public.locks SET n = n + 1 WHERE id = 1";
+    let ways = [(postgres(), HEADER, qualified), (postgres(), "", bound), (mariadb(), HEADER_OF_MARIADB, SLOW)];
+    for way in ways.map(|(db, header, rest)| tokio::spawn(silent(db, header, rest))) {
+        way.await.unwrap();
+    }
+}
+
+/// A node that is silent once its statements are through: the next waits for as long as the server keeps it.
+async fn silent(db: crate::scene::Target, header: &str, rest: &str) {
     let proxy = Proxy::start(&db.endpoint()).await;
     let held = db.hold().await;
-    let zombie = attempt(&db.url_at(&proxy.endpoint()), SLOW, "").start();
+    let zombie = attempt(&db.url_at(&proxy.endpoint()), &format!("{header}{rest}"), "").start();
     db.somebody_waits().await;
     // Its requests do not arrive, as if it had been stopped: it holds the guard's row.
     proxy.requests(Flow::Hold);
     held.release().await;
     let begun = tokio::time::Instant::now();
     let next = attempt(&db.url(), SLOW, "").fence(8).at("2026-11-22T00:00:00Z").outcome().await;
-    assert_eq!(next, Outcome::Done, "the successor gets in");
-    assert!(begun.elapsed() > Duration::from_secs(5), "it had to wait: {:?}", begun.elapsed());
+    assert_eq!(next, Outcome::Done, "{}: the successor gets in", db.name());
+    assert!(begun.elapsed() > Duration::from_secs(5), "{}: it had to wait: {:?}", db.name(), begun.elapsed());
     proxy.pass();
     let ended = zombie.ended().await;
     assert!(matches!(ended.outcome, Outcome::Failed { .. } | Outcome::Fenced { .. }), "{:?}", ended.outcome);
-    assert_eq!(db.effects(), "1", "only the successor's");
+    assert_eq!(db.effects(), "1", "{}: only the successor's", db.name());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_runs_as_it_is() {
+    let dump = format!(
+        "--\n-- PostgreSQL database dump\n--\n\\restrict x1\n{HEADER}CREATE TABLE public.b (id int);\n\\unrestrict x1\n"
+    );
+    let db = postgres();
+    let ended = attempt(&db.url(), &dump, "").ended().await;
+    assert_eq!(ended.outcome, Outcome::Done, "{}", ended.output);
+    assert_eq!(db.ask("SELECT count(*) FROM b"), "0");
 }

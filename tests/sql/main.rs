@@ -9,3 +9,4 @@ mod bodies;
 mod guard;
 mod lost;
 mod scene;
+mod transaction;

@@ -223,6 +223,14 @@ pub fn attempt(url: &str, statement: &str, more: &str) -> Attempt {
     attempt_of(&format!("sql: {{database: '{url}', statement: {statement}{more}}}"), &HashMap::new())
 }
 
+/// What is wrong with the file of such a job; empty: nothing.
+pub fn problems(url: &str, statement: &str, more: &str) -> String {
+    let statement = serde_json::to_string(statement).unwrap();
+    let sql = format!("{{database: '{url}', statement: {statement}{more}}}");
+    let text = format!("version: 1\njobs:\n  pay:\n    schedule: '@daily'\n    sql: {sql}\n");
+    parse(&text, &Sources::none()).err().map_or_else(String::new, |problems| problems.to_string())
+}
+
 /// As [`attempt`], of a whole job.
 pub fn attempt_of(job: &str, variables: &HashMap<&str, &str>) -> Attempt {
     let text = format!("version: 1\njobs:\n  pay:\n    schedule: '@daily'\n    {job}\n");

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::guard::sql::Dialect;
-use crate::job::Target;
+use crate::job::{Quoting, Script, Statement, Target};
 
 /// How long making a connection may take, logging in included.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -86,6 +86,9 @@ pub enum Kind {
     Duplicate,
     /// It would fail again.
     Never,
+    /// The transaction that was begun is not open any more, though nobody of us has ended it: what was done in it may
+    /// be committed.
+    Gone,
     /// It may go well at another time.
     Later,
 }
@@ -99,10 +102,33 @@ impl Failure {
         Failure { kind: Kind::Never, message: why.into(), code: String::new(), at: None }
     }
 
+    pub fn gone(why: impl Into<String>) -> Failure {
+        Failure { kind: Kind::Gone, ..Failure::never(why) }
+    }
+
     /// What the database says, with its code.
     pub fn shown(&self) -> String {
         if self.code.is_empty() { self.message.clone() } else { format!("{} ({})", self.message, self.code) }
     }
+}
+
+/// A statement of the script, when it is its turn.
+pub struct Turn<'a> {
+    pub script: &'a Script,
+    pub statement: &'a Statement,
+    pub next: Option<&'a Statement>,
+    pub values: Vec<Value>,
+    pub in_transaction: bool,
+}
+
+/// Fails where quotes are read as in `now`, by the session's setting `setting`, and the script is another one then.
+pub fn check_quoting(script: &Script, now: Quoting, setting: &str) -> Result<(), Failure> {
+    let Some(place) = script.differs(now) else { return Ok(()) };
+    Err(Failure::never(format!(
+        "with {setting} the server would read the script otherwise than it was read, from {} on: write the quotes and \
+         backslashes there so that they mean the same with and without it, or change the setting",
+        script.at(place)
+    )))
 }
 
 /// A connection to a database. When it is dropped, what it did not commit is undone.
@@ -113,14 +139,29 @@ pub trait Driver: Sized + Send {
     const DIALECT: Dialect;
     /// Begins a transaction that is to write.
     const BEGIN: &'static str;
+    /// A statement may end the transaction and not look like it, since what it calls does.
+    const HIDES_COMMITS: bool;
 
     fn connect(target: &Target) -> impl Future<Output = Result<Self, Failure>> + Send;
 
     /// Runs one statement, with `values` for its placeholders in their order.
     fn ask(&mut self, text: &str, values: &[Value]) -> impl Future<Output = Result<Answer, Failure>> + Send;
 
-    /// Whether the transaction that was begun is still open, as far as the connection knows.
-    fn is_in_transaction(&self) -> bool;
+    /// Makes the session ready for `script`, before the transaction begins that it runs in, if it runs in one.
+    fn enter(&mut self, script: &Script, in_transaction: bool) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Remembers which transaction this is: the one in which the guard's rows were written.
+    fn mark(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Runs a statement of the script, after which the session's bounds are what they were. In a transaction it fails
+    /// with [`Kind::Gone`] where the one that was marked is seen to be over.
+    fn perform(&mut self, turn: &Turn<'_>) -> impl Future<Output = Result<Answer, Failure>> + Send;
+
+    /// Whether the transaction is still the one that was marked, and may be committed; asks for what is not known.
+    fn confirm(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Asks whether a transaction is open.
+    fn is_open(&mut self) -> impl Future<Output = Result<bool, Failure>> + Send;
 
     fn canceller(&self) -> Self::Canceller;
 

@@ -13,18 +13,28 @@ const MESSAGE_KEPT: usize = 2_000;
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// The password, and parameters that were filled in from outside.
+    /// The password or the path, and parameters that were filled in from outside.
     pub fn of(sql: &Sql) -> Secrets {
-        let password = match &sql.target {
+        let access = match &sql.target {
             Target::Server(server) => server.password.as_ref(),
-            Target::File(_) => None,
+            Target::File(path) => Some(path).filter(|path| path.is_secret()),
         };
         let params = sql.params.values().filter_map(|value| match value {
             Scalar::Text(text) if text.is_secret() => Some(text),
             _ => None,
         });
-        let mut secrets: Vec<String> =
-            password.into_iter().chain(params).map(|text| text.expose().to_owned()).collect();
+        Secrets::new(access.into_iter().chain(params))
+    }
+
+    /// What else a server may say of who cannot come in. These are short words, and a job's own output may have them.
+    fn of_access(sql: &Sql) -> Secrets {
+        let Target::Server(server) = &sql.target else { return Secrets(Vec::new()) };
+        let named = [Some(&server.host), server.user.as_ref(), server.database.as_ref()];
+        Secrets::new(named.into_iter().flatten().filter(|text| text.is_secret()))
+    }
+
+    fn new<'t>(texts: impl Iterator<Item = &'t Text>) -> Secrets {
+        let mut secrets: Vec<String> = texts.map(|text| text.expose().to_owned()).collect();
         secrets.retain(|secret| !secret.trim().is_empty());
         // A secret may be a part of another one.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -95,7 +105,7 @@ impl Messages<'_> {
 
     /// There is no connection.
     pub fn unreachable(&self, failure: &Failure) -> Outcome {
-        let (target, said) = (self.target(), self.said(failure));
+        let (target, said) = (self.target(), Secrets::of_access(self.sql).hidden(&self.said(failure)));
         let code = failure.code.as_str();
         let (advice, again) = match failure.kind {
             Kind::Never if code.starts_with("28") => ("correct the user or the password in `database`", Again::Never),
@@ -120,7 +130,7 @@ impl Messages<'_> {
             Kind::NotInTransaction => {
                 (format!("{said}: write `transaction: false` (the job cannot be `exactly_once` then)"), Again::Never)
             }
-            Kind::NoTable | Kind::NoRight | Kind::Never => (said, Again::Never),
+            Kind::NoTable | Kind::NoRight | Kind::Never | Kind::Gone => (said, Again::Never),
             Kind::Duplicate | Kind::Later => (said, Again::AsConfigured),
         };
         Outcome::Failed { why, again }
@@ -129,6 +139,11 @@ impl Messages<'_> {
     /// A statement outside of a transaction was not answered.
     pub fn in_doubt(&self, failure: &Failure, place: Option<Place>) -> String {
         format!("nobody can tell whether it was done: {}", self.located(failure, place))
+    }
+
+    /// The transaction was ended in the middle, and not by us.
+    pub fn partial(&self, failure: &Failure, place: Option<Place>) -> String {
+        self.located(failure, place)
     }
 
     /// The commit was not answered, and the database could not be asked.

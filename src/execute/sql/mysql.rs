@@ -6,13 +6,25 @@ use mysql_async::consts::StatusFlags;
 use mysql_async::prelude::{Protocol, Queryable};
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, Params, QueryResult, SslOpts};
 
-use super::driver::{Answer, Driver, Failure, IDLE_LIMIT, Kind, Value, cut};
+use super::driver::{Answer, Driver, Failure, IDLE_LIMIT, Kind, Turn, Value, check_quoting, cut};
 use super::tls;
 use crate::guard::sql::Dialect;
-use crate::job::{Encryption, Server, Target, Text};
+use crate::job::{Encryption, Quoting, Script, Server, Target, Text};
+
+/// Stands in the transaction in which the guard's rows were written, and in no other.
+const SAVEPOINT: &str = "fencron_has_begun";
+/// "There is no such variable": only MariaDB counts a silent transaction by itself.
+const UNKNOWN_VARIABLE: &str = "error 1193";
+/// "There is no such savepoint."
+const UNKNOWN_SAVEPOINT: &str = "error 1305";
 
 pub struct Mysql {
     conn: Conn,
+    /// The statement that sets the bounds of the session.
+    bounds: String,
+    quoting: Quoting,
+    /// A savepoint stands in the transaction.
+    marked: bool,
 }
 
 impl Driver for Mysql {
@@ -20,6 +32,7 @@ impl Driver for Mysql {
 
     const DIALECT: Dialect = Dialect::Mysql;
     const BEGIN: &'static str = "START TRANSACTION";
+    const HIDES_COMMITS: bool = true;
 
     async fn connect(target: &Target) -> Result<Mysql, Failure> {
         let Target::Server(server) = target else { unreachable!("a MySQL database is on a server") };
@@ -30,11 +43,22 @@ impl Driver for Mysql {
             }
             other => other,
         };
-        let mut mysql = Mysql { conn: conn.map_err(|error| refused(&error))? };
+        let conn = conn.map_err(|error| refused(&error))?;
+        let idle = IDLE_LIMIT.as_secs();
+        let bounds = format!("SET SESSION wait_timeout = {idle}");
+        let quoting = Quoting { backslash: true, double_is_name: false };
+        let mut mysql = Mysql { conn, bounds, quoting, marked: false };
         // Instants are bound as UTC, and a TIMESTAMP is read in the session's zone. A statement outside of a transaction
         // has to last, whatever the server's default.
-        let idle = IDLE_LIMIT.as_secs();
-        mysql.ask(&format!("SET SESSION autocommit = 1, time_zone = '+00:00', wait_timeout = {idle}"), &[]).await?;
+        let first = format!("SET SESSION autocommit = 1, time_zone = '+00:00', wait_timeout = {idle}");
+        mysql.ask(&first, &[]).await?;
+        let more = format!("{}, idle_transaction_timeout = {idle}", mysql.bounds);
+        match mysql.ask(&more, &[]).await {
+            Ok(_) => mysql.bounds = more,
+            Err(failure) if failure.code.ends_with(UNKNOWN_VARIABLE) => {}
+            Err(failure) => return Err(failure),
+        }
+        mysql.quoting = mysql.ask_quoting().await?;
         Ok(mysql)
     }
 
@@ -54,9 +78,58 @@ impl Driver for Mysql {
         asked.map_err(|error| failure(&error))
     }
 
-    fn is_in_transaction(&self) -> bool {
-        // An answer of rows has no such packet: then the last statement that had one tells.
-        self.conn.last_ok_packet().is_none_or(|ok| ok.status_flags().contains(StatusFlags::SERVER_STATUS_IN_TRANS))
+    async fn enter(&mut self, script: &Script, _: bool) -> Result<(), Failure> {
+        check_quoting(script, self.quoting, QUOTES)
+    }
+
+    async fn mark(&mut self) -> Result<(), Failure> {
+        self.ask(&format!("SAVEPOINT {SAVEPOINT}"), &[]).await.map(|_| self.marked = true)
+    }
+
+    async fn perform(&mut self, turn: &Turn<'_>) -> Result<Answer, Failure> {
+        let (text, may_set) = (turn.statement.text.as_str(), turn.statement.may_set());
+        let asked_after = turn.next.is_some_and(crate::job::Statement::asks_after_the_last);
+        // In one message: a node that stands still from then on has told the server.
+        let together = may_set && turn.values.is_empty() && !asked_after;
+        let answer = match together {
+            true => self.ask(&format!("{text}\n;{}", self.bounds), &[]).await?,
+            false => self.ask(text, &turn.values).await?,
+        };
+        if turn.in_transaction && !self.is_in_transaction() {
+            return Err(Failure::gone(
+                "this statement ended the transaction: what came before it is committed, and what comes after it was \
+                 not done: write `transaction: false`",
+            ));
+        }
+        if may_set && !together && !asked_after {
+            self.ask(&self.bounds.clone(), &[]).await?;
+        }
+        if may_set && text.to_ascii_uppercase().contains("SQL_MODE") {
+            let quoting = self.ask_quoting().await?;
+            if quoting != self.quoting {
+                self.quoting = quoting;
+                check_quoting(turn.script, quoting, QUOTES)?;
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn confirm(&mut self) -> Result<(), Failure> {
+        if !std::mem::take(&mut self.marked) {
+            return Ok(());
+        }
+        match self.ask(&format!("RELEASE SAVEPOINT {SAVEPOINT}"), &[]).await {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.code.ends_with(UNKNOWN_SAVEPOINT) => Err(Failure::gone(
+                "a statement ended the transaction and began another one: what came before that is committed, and what \
+                 came after it is undone: write `transaction: false`",
+            )),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn is_open(&mut self) -> Result<bool, Failure> {
+        Ok(self.is_in_transaction())
     }
 
     fn canceller(&self) -> Self::Canceller {
@@ -73,6 +146,24 @@ impl Driver for Mysql {
 
     async fn close(self) {
         self.conn.disconnect().await.ok();
+    }
+}
+
+/// The settings by which quotes are read otherwise.
+const QUOTES: &str = "this `sql_mode` (ANSI_QUOTES, NO_BACKSLASH_ESCAPES)";
+
+impl Mysql {
+    fn is_in_transaction(&self) -> bool {
+        // An answer of rows has no such packet: then the last statement that had one tells.
+        self.conn.last_ok_packet().is_none_or(|ok| ok.status_flags().contains(StatusFlags::SERVER_STATUS_IN_TRANS))
+    }
+
+    async fn ask_quoting(&mut self) -> Result<Quoting, Failure> {
+        let has = |mode: &str| format!("FIND_IN_SET('{mode}', @@SESSION.sql_mode) > 0");
+        let asked = format!("SELECT {}, {}", has("NO_BACKSLASH_ESCAPES"), has("ANSI_QUOTES"));
+        let answer = self.ask(&asked, &[]).await?;
+        let mut modes = answer.rows.into_iter().flatten().map(|found| found.as_deref() == Some("1"));
+        Ok(Quoting { backslash: !modes.next().unwrap_or(false), double_is_name: modes.next().unwrap_or(false) })
     }
 }
 

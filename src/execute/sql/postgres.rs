@@ -12,21 +12,32 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{ErrorPosition, Severity};
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{CancelToken, Client, Config, Error, SimpleQueryMessage};
+use tokio_postgres::{CancelToken, Client, Config, Error, SimpleQueryMessage, Statement as Prepared};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::driver::{Answer, CONNECT_LIMIT, Driver, Failure, IDLE_LIMIT, Kind, Value, cut};
+use super::driver::{Answer, CONNECT_LIMIT, Driver, Failure, IDLE_LIMIT, Kind, Turn, Value, check_quoting, cut};
 use super::tls;
 use crate::guard::sql::Dialect;
-use crate::job::{Encryption, Server, Target, Text};
+use crate::job::{Database, Encryption, Quoting, Script, Server, Target, Text};
 
 /// How often the server looks, while a statement runs, whether its client is still there.
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+
+/// The transaction that is open, as far as it has written, and how the session reads quotes.
+const WHERE: &str =
+    "SELECT pg_catalog.txid_current_if_assigned(), pg_catalog.current_setting('standard_conforming_strings')";
+/// The setting by which a backslash escapes in `'…'`.
+const OLD_QUOTES: &str = "standard_conforming_strings = off";
 
 pub struct Postgres {
     client: Client,
     tls: MakeRustlsConnect,
     connection: Connection,
+    /// The statements that set the bounds of the session.
+    bounds: String,
+    /// The transaction in which the guard's rows stand.
+    marked: Option<String>,
+    quoting: Quoting,
 }
 
 /// The task that speaks with the server. It ends with this: otherwise it would wait for answers that nobody wants.
@@ -43,25 +54,31 @@ impl Driver for Postgres {
 
     const DIALECT: Dialect = Dialect::Postgres;
     const BEGIN: &'static str = "BEGIN";
+    /// In a transaction that others began, neither a routine nor a `DO` can.
+    const HIDES_COMMITS: bool = false;
 
     async fn connect(target: &Target) -> Result<Postgres, Failure> {
         let Target::Server(server) = target else { unreachable!("a PostgreSQL database is on a server") };
         let tls = MakeRustlsConnect::new(tls::config(server).map_err(Failure::never)?);
         let (client, connection) = config(server).connect(tls.clone()).await.map_err(|error| refused(&error))?;
+        let old_quotes = connection.parameter("standard_conforming_strings") == Some("off");
         let connection = Connection(tokio::spawn(async move {
             // What goes wrong with it, whoever waits for an answer hears.
             connection.await.ok();
         }));
-        let mut postgres = Postgres { client, tls, connection };
-        let idle = IDLE_LIMIT.as_millis();
-        postgres.ask(&format!("SET idle_in_transaction_session_timeout = {idle}"), &[]).await?;
+        let bounds = format!("SET idle_in_transaction_session_timeout = {}", IDLE_LIMIT.as_millis());
+        let quoting = quoting(old_quotes);
+        let mut postgres = Postgres { client, tls, connection, bounds, marked: None, quoting };
+        postgres.ask(&postgres.bounds.clone(), &[]).await?;
         // Without it, the statement of a node that is gone holds up its successor until it is through. Before version
         // 14 there is no such setting.
-        let presence = PRESENCE_EVERY.as_millis();
-        match postgres.ask(&format!("SET client_connection_check_interval = {presence}"), &[]).await {
-            Err(failure) if failure.kind == Kind::Lost => Err(failure),
-            _ => Ok(postgres),
+        let presence = format!("SET client_connection_check_interval = {}", PRESENCE_EVERY.as_millis());
+        match postgres.ask(&presence, &[]).await {
+            Err(failure) if failure.kind == Kind::Lost => return Err(failure),
+            Err(_) => {}
+            Ok(_) => postgres.bounds = format!("{}; {presence}", postgres.bounds),
         }
+        Ok(postgres)
     }
 
     async fn ask(&mut self, text: &str, values: &[Value]) -> Result<Answer, Failure> {
@@ -69,9 +86,59 @@ impl Driver for Postgres {
         asked.map_err(|error| failure(&error, text))
     }
 
-    /// The server itself sees to it that a statement in a transaction does not end it.
-    fn is_in_transaction(&self) -> bool {
-        true
+    async fn enter(&mut self, script: &Script, _: bool) -> Result<(), Failure> {
+        check_quoting(script, self.quoting, OLD_QUOTES)
+    }
+
+    async fn mark(&mut self) -> Result<(), Failure> {
+        let answer = self.ask(WHERE, &[]).await?;
+        self.marked = answer.rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
+        match self.marked {
+            Some(_) => Ok(()),
+            None => Err(Failure::never("PostgreSQL names no transaction that the guard's rows are written in")),
+        }
+    }
+
+    async fn perform(&mut self, turn: &Turn<'_>) -> Result<Answer, Failure> {
+        let (text, plain) = (turn.statement.text.as_str(), turn.values.is_empty());
+        // What goes the simple way may be several statements, and one of them a COMMIT, if the server reads it
+        // otherwise. It prepares one only.
+        let prepared = match plain && !(turn.in_transaction && text.contains(';')) {
+            true => None,
+            false => Some(self.client.prepare(text).await.map_err(|error| failure(&error, text))?),
+        };
+        let asking = async {
+            match prepared.filter(|_| !plain) {
+                Some(statement) => self.execute(&statement, &turn.values).await,
+                None => self.simple(text).await,
+            }
+        };
+        // They are under way before there is an answer: a node that stands still from then on has told the server.
+        let after = format!("{WHERE}; {}", self.bounds);
+        let (answer, after) = tokio::join!(biased; asking, self.simple(&after));
+        let answer = answer.map_err(|error| failure(&error, text))?;
+        match after.map_err(|error| failure(&error, "")) {
+            Ok(after) => self.look_at(turn, after)?,
+            // The transaction that the script itself has begun may have failed.
+            Err(failure) if turn.in_transaction || failure.kind == Kind::Lost => return Err(failure),
+            Err(_) => {}
+        }
+        Ok(answer)
+    }
+
+    /// It was asked with the last statement.
+    async fn confirm(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn is_open(&mut self) -> Result<bool, Failure> {
+        match self.ask("SAVEPOINT fencron", &[]).await {
+            Ok(_) => Ok(true),
+            // There is none, or one that has failed.
+            Err(failure) if failure.code == "25P01" => Ok(false),
+            Err(failure) if failure.code == "25P02" => Ok(true),
+            Err(failure) => Err(failure),
+        }
     }
 
     fn canceller(&self) -> Self::Canceller {
@@ -138,9 +205,13 @@ impl Postgres {
 
     async fn extended(&self, text: &str, values: &[Value]) -> Result<Answer, Error> {
         let statement = self.client.prepare(text).await?;
+        self.execute(&statement, values).await
+    }
+
+    async fn execute(&self, statement: &Prepared, values: &[Value]) -> Result<Answer, Error> {
         let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
         let mut answer = Answer { columns, ..Answer::default() };
-        let rows = self.client.query_raw(&statement, values.iter().map(Bound)).await?;
+        let rows = self.client.query_raw(statement, values.iter().map(Bound)).await?;
         let mut rows = std::pin::pin!(rows);
         while let Some(row) = rows.next().await {
             let row = row?;
@@ -151,6 +222,31 @@ impl Postgres {
         answer.affected = rows.rows_affected().unwrap_or(0);
         Ok(answer)
     }
+
+    /// Judges what [`WHERE`] answered after a statement.
+    fn look_at(&mut self, turn: &Turn<'_>, after: Answer) -> Result<(), Failure> {
+        let Some([transaction, standard]) = after.rows.first().and_then(|row| row.first_chunk()) else {
+            return Err(Failure::lost("an answer without the row that was asked for"));
+        };
+        if turn.in_transaction {
+            self.is_marked(transaction.as_deref())?;
+        }
+        let quoting = quoting(standard.as_deref() == Some("off"));
+        if quoting != self.quoting {
+            self.quoting = quoting;
+            check_quoting(turn.script, quoting, OLD_QUOTES)?;
+        }
+        Ok(())
+    }
+
+    fn is_marked(&self, transaction: Option<&str>) -> Result<(), Failure> {
+        let same = transaction.is_some() && transaction == self.marked.as_deref();
+        if same { Ok(()) } else { Err(Failure::gone("the transaction is not the one that the guard let in")) }
+    }
+}
+
+fn quoting(old_quotes: bool) -> Quoting {
+    Quoting { backslash: old_quotes, ..Quoting::usual(Database::Postgres) }
 }
 
 fn text_of(shown: Option<Shown>) -> Option<String> {

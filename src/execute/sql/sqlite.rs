@@ -1,5 +1,7 @@
 //! SQLite: a file, and a thread that may wait for it.
 
+mod rules;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,20 +11,26 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error, InterruptHandle, OpenFlags, ToSql};
 use tokio::task::spawn_blocking;
 
-use super::driver::{Answer, Driver, Failure, Kind, Value, cut};
+use self::rules::Rules;
+use super::driver::{Answer, Driver, Failure, Kind, Turn, Value, cut};
 use crate::guard::sql::Dialect;
-use crate::job::Target;
+use crate::job::{Script, Target};
 
 /// How long one try waits for a lock: SQLite cannot be interrupted while it does.
 const BUSY_STEP: Duration = Duration::from_millis(250);
 /// How often a statement is tried that finds the database locked.
 const BUSY_TRIES: u32 = 240;
+/// How many rows are named that refer to what is not there.
+const BROKEN_SHOWN: usize = 5;
 
 pub struct Sqlite {
     /// Not here while a thread has it.
     connection: Option<Connection>,
     interrupt: Arc<Interrupt>,
     in_transaction: bool,
+    rules: Arc<Rules>,
+    /// Foreign keys are not enforced on this connection, since the script wants them off for a while.
+    without_keys: bool,
 }
 
 /// Ends the statement that runs, and the waiting for a lock, which SQLite itself would go on with.
@@ -37,6 +45,7 @@ impl Driver for Sqlite {
     const DIALECT: Dialect = Dialect::Sqlite;
     /// Not to find later that another one writes: that could not be waited for.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const HIDES_COMMITS: bool = false;
 
     async fn connect(target: &Target) -> Result<Sqlite, Failure> {
         let Target::File(path) = target else { unreachable!("a SQLite database is a file") };
@@ -44,38 +53,93 @@ impl Driver for Sqlite {
         let opened = spawn_blocking(move || {
             let flags =
                 OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(path, flags)?;
+            let mut connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(BUSY_STEP)?;
-            Ok(connection)
+            let rules = Rules::of(&mut connection)?;
+            Ok((connection, rules))
         });
-        let connection = opened.await.map_err(|_| panicked())?.map_err(|error| failure(&error))?;
+        let (connection, rules) = opened.await.map_err(|_| panicked())?.map_err(|error| failure(&error))?;
         let interrupt = Arc::new(Interrupt { handle: connection.get_interrupt_handle(), told: AtomicBool::new(false) });
-        Ok(Sqlite { connection: Some(connection), interrupt, in_transaction: false })
+        Ok(Sqlite { connection: Some(connection), interrupt, in_transaction: false, rules, without_keys: false })
     }
 
     async fn ask(&mut self, text: &str, values: &[Value]) -> Result<Answer, Failure> {
-        let mut tries = 1;
-        loop {
-            let Some(connection) = self.connection.take() else { return Err(panicked()) };
-            let (text, values) = (text.to_owned(), values.to_vec());
-            let asked = spawn_blocking(move || {
-                let outside = connection.is_autocommit() || text == "COMMIT";
-                let answer = ask(&connection, &text, &values);
-                (connection, answer, outside)
-            });
-            let (connection, answer, outside) = asked.await.map_err(|_| panicked())?;
-            self.in_transaction = !connection.is_autocommit();
-            self.connection = Some(connection);
-            match answer {
-                // Nothing is held that another one could wait for, or nothing is lost by waiting.
-                Err(error) if outside && is_busy(&error) && tries < BUSY_TRIES && !self.is_told() => tries += 1,
-                other => return other.map_err(|error| failure(&error)),
+        let (text, values) = (text.to_owned(), values.to_vec());
+        let commits = text == "COMMIT";
+        self.with(commits, Arc::new(move |connection: &Connection| ask(connection, &text, &values, |_| Ok(())))).await
+    }
+
+    /// Before the transaction: in it, SQLite would pass over that in silence. The connection is closed after the run.
+    async fn enter(&mut self, script: &Script, in_transaction: bool) -> Result<(), Failure> {
+        self.without_keys = in_transaction && script.switches_keys_off();
+        if self.without_keys {
+            self.ask("PRAGMA foreign_keys = OFF", &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// The authorizer lets nothing end it.
+    async fn mark(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn perform(&mut self, turn: &Turn<'_>) -> Result<Answer, Failure> {
+        let (text, values) = (turn.statement.text.clone(), turn.values.clone());
+        let rules = Arc::clone(&self.rules);
+        // Where the script has not switched them off, they are off all the same.
+        let keys_missed = self.without_keys && !turn.statement.without_keys;
+        let in_transaction = turn.in_transaction;
+        let performing = move |connection: &Connection| {
+            if in_transaction {
+                rules.begin();
             }
+            let parents = |connection: &Connection| match in_transaction && keys_missed {
+                true => rules.refuse_parents(connection),
+                false => Ok(()),
+            };
+            let answer = ask(connection, &text, &values, parents);
+            rules.end();
+            // A `PRAGMA busy_timeout` of the script would make it deaf.
+            connection.busy_timeout(BUSY_STEP)?;
+            answer
+        };
+        let answer = self.with(false, Arc::new(performing)).await;
+        if let Some(why) = self.rules.refused() {
+            return Err(Failure { at: None, ..Failure::never(why) });
+        }
+        let answer = answer?;
+        match turn.in_transaction && !self.in_transaction {
+            true => Err(Failure::gone("this statement ended the transaction: write `transaction: false`")),
+            false => Ok(answer),
         }
     }
 
-    fn is_in_transaction(&self) -> bool {
-        self.in_transaction
+    async fn confirm(&mut self) -> Result<(), Failure> {
+        if !self.in_transaction {
+            return Err(Failure::gone("the transaction is over, and nobody can tell what ended it"));
+        }
+        if !self.without_keys {
+            return Ok(());
+        }
+        let answer = self.ask("PRAGMA foreign_key_check", &[]).await?;
+        if answer.row_count == 0 {
+            return Ok(());
+        }
+        let of = |row: &Vec<Option<String>>| {
+            let shown = |index: usize| row.get(index).cloned().flatten().unwrap_or_else(|| "?".to_owned());
+            format!("row {} of {} refers to {}", shown(1), shown(0), shown(2))
+        };
+        let some: Vec<String> = answer.rows.iter().take(BROKEN_SHOWN).map(of).collect();
+        Err(Failure::never(format!(
+            "`PRAGMA foreign_key_check` finds {} that refer to what is not there ({}), so that nothing was committed: \
+             foreign keys were off. Rows that were so before have to be put right too",
+            if answer.row_count == 1 { "1 row".to_owned() } else { format!("{} rows", answer.row_count) },
+            some.join(", ")
+        )))
+    }
+
+    async fn is_open(&mut self) -> Result<bool, Failure> {
+        Ok(self.in_transaction)
     }
 
     fn canceller(&self) -> Self::Canceller {
@@ -95,7 +159,32 @@ impl Driver for Sqlite {
     }
 }
 
+/// What a thread does with the connection; more than once, where the database is locked.
+type Doing = Arc<dyn Fn(&Connection) -> rusqlite::Result<Answer> + Send + Sync>;
+
 impl Sqlite {
+    /// Has a thread do it, again and again for as long as the file is locked and nothing is lost by waiting.
+    async fn with(&mut self, commits: bool, doing: Doing) -> Result<Answer, Failure> {
+        let mut tries = 1;
+        loop {
+            let Some(connection) = self.connection.take() else { return Err(panicked()) };
+            let doing = Arc::clone(&doing);
+            let asked = spawn_blocking(move || {
+                let outside = connection.is_autocommit() || commits;
+                let answer = doing(&connection);
+                (connection, answer, outside)
+            });
+            let (connection, answer, outside) = asked.await.map_err(|_| panicked())?;
+            self.in_transaction = !connection.is_autocommit();
+            self.connection = Some(connection);
+            match answer {
+                // Nothing is held that another one could wait for, or nothing is lost by waiting.
+                Err(error) if outside && is_busy(&error) && tries < BUSY_TRIES && !self.is_told() => tries += 1,
+                other => return other.map_err(|error| failure(&error)),
+            }
+        }
+    }
+
     fn is_told(&self) -> bool {
         self.interrupt.told.load(Ordering::SeqCst)
     }
@@ -109,9 +198,16 @@ fn is_busy(error: &Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
 
-fn ask(connection: &Connection, text: &str, values: &[Value]) -> rusqlite::Result<Answer> {
+/// Runs one statement, unless `check` says otherwise once it is prepared.
+fn ask(
+    connection: &Connection,
+    text: &str,
+    values: &[Value],
+    check: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<Answer> {
     let changes = connection.total_changes();
     let mut statement = connection.prepare(text)?;
+    check(connection)?;
     // What is not bound would be NULL without a word.
     if statement.parameter_count() != values.len() {
         return Err(Error::InvalidParameterCount(values.len(), statement.parameter_count()));

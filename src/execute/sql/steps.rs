@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::driver::{Answer, Driver, Failure, IDLE_LIMIT, Kind, Value};
+use super::driver::{Answer, Driver, Failure, Kind, Turn, Value};
 use super::message::Messages;
+use super::occurrence::{self, fence_of};
 use super::{COMMITTING, LOOSE, Progress, STOPPING};
 use crate::execute::MayStart;
 use crate::execute::output::{OutputSink, Stream};
 use crate::fence::Stamp;
 use crate::guard::sql::{Dialect, Standing};
 use crate::job::{Database, Guarantee, Job, Outcome, Place, Scalar, Sql, Statement};
-use crate::time::Clock;
 
 /// How often a transaction is made again that lost against another one.
 pub const CONFLICTS_MOST: u32 = 8;
@@ -19,20 +19,14 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 /// How often the way from the beginning to the guard is gone: to make the tables, to advance the row, after a newer
 /// fence was let in meanwhile.
 const ROUNDS_MOST: u32 = 8;
-/// How long the row of an occurrence is kept at least.
-pub const DONE_KEPT: Duration = Duration::from_secs(90 * 86_400);
-/// How many rows of that age a run deletes at most, and how long that may take.
-pub const PRUNED_AT_ONCE: u32 = 20;
-const PRUNE_LIMIT: Duration = Duration::from_secs(5);
-
-const _: () = assert!(PRUNE_LIMIT.as_millis() < IDLE_LIMIT.as_millis(), "what is too old is no reason to wait");
-
 /// Why an attempt has no end of its own.
 pub enum Broken {
     /// It is to stop, and nothing of it lasts.
     Stopped,
     /// A statement failed: one of the job's, at this place, or one of ours.
     Failed(Failure, Option<Place>),
+    /// The transaction was ended by another than us, so that a part of it may last.
+    Partial(Failure, Option<Place>),
     /// The commit was sent, and has not succeeded as far as is known.
     Unanswered(Failure),
 }
@@ -66,6 +60,7 @@ enum Gate {
 impl<D: Driver> Steps<'_, D> {
     pub async fn run(&mut self) -> Result<Outcome, Broken> {
         let mut conflicts = 0;
+        self.session.enter(&self.sql.script, self.sql.transaction).await?;
         loop {
             let ended = if self.sql.transaction { self.transaction().await } else { self.one_by_one().await };
             match ended {
@@ -110,6 +105,10 @@ impl<D: Driver> Steps<'_, D> {
         Err(never_held())
     }
 
+    fn may_hide_a_commit(&self) -> bool {
+        D::HIDES_COMMITS && self.sql.script.statements.iter().any(Statement::may_run_others)
+    }
+
     /// Asks the guard, in the transaction that has just begun. Where it has to be asked again, that is over.
     async fn gate(&mut self) -> Result<Gate, Broken> {
         let statements = D::DIALECT.statements();
@@ -131,8 +130,13 @@ impl<D: Driver> Steps<'_, D> {
         if self.job.guarantee != Guarantee::ExactlyOnce {
             return Ok(Gate::Open);
         }
-        match insert(self.session, self.sql, self.stamp).await {
-            Ok(true) => Ok(Gate::Open),
+        match occurrence::insert(self.session, self.sql, self.stamp).await {
+            Ok(true) if !self.may_hide_a_commit() => Ok(Gate::Open),
+            Ok(true) => match occurrence::begin(self.session, self.stamp).await {
+                Ok(true) => Ok(Gate::Open),
+                Ok(false) => Ok(Gate::Closed(Outcome::Partial(occurrence::cut_short(self.stamp)))),
+                Err(failure) => Err(self.of_guard(failure).into()),
+            },
             Ok(false) => self.found().await.map(Gate::Closed),
             // Another one may be about to make the second table, too.
             Err(failure) => self.without_tables(failure).await,
@@ -151,8 +155,14 @@ impl<D: Driver> Steps<'_, D> {
 
     /// The occurrence has a row: was it the same that was applied?
     async fn found(&mut self) -> Result<Outcome, Broken> {
+        if D::HIDES_COMMITS {
+            let begun = occurrence::has_begun(self.session, self.stamp).await;
+            if begun.map_err(|failure| self.of_guard(failure))? {
+                return Ok(Outcome::Partial(occurrence::cut_short(self.stamp)));
+            }
+        }
         let Some(ours) = &self.sql.checksum else { return Ok(Outcome::AlreadyApplied) };
-        let row = read(self.session, self.stamp).await.map_err(|failure| self.of_guard(failure))?;
+        let row = occurrence::read(self.session, self.stamp).await.map_err(|failure| self.of_guard(failure))?;
         let theirs = row.and_then(|(_, checksum)| checksum);
         if theirs.as_ref() == Some(ours) {
             return Ok(Outcome::AlreadyApplied);
@@ -169,7 +179,7 @@ impl<D: Driver> Steps<'_, D> {
     fn of_guard(&self, failure: Failure) -> Failure {
         match failure.kind {
             Kind::NoRight => self.messages.no_right_to_guard(&failure),
-            _ if failure.code.ends_with("error 1205") => Failure { kind: Kind::Conflict, ..failure },
+            _ if is_lock_timeout(&failure) => Failure { kind: Kind::Conflict, ..failure },
             _ => failure,
         }
     }
@@ -191,31 +201,19 @@ impl<D: Driver> Steps<'_, D> {
 
     /// The job's statements and the commit, behind the guard.
     async fn body(&mut self) -> Result<Outcome, Broken> {
-        let sql = self.sql;
-        // A procedure in MySQL may end the transaction and begin another one: this is gone then.
-        let marked = D::DIALECT == Dialect::Mysql && sql.script.statements.iter().any(Statement::may_run_others);
-        if marked {
-            self.ask("SAVEPOINT fencron", &[]).await?;
+        let home = match self.job.guarantee {
+            Guarantee::ExactlyOnce if self.may_hide_a_commit() => Some(occurrence::home(self.session).await?),
+            _ => None,
+        };
+        if self.may_hide_a_commit() || !D::HIDES_COMMITS {
+            self.session.mark().await?;
         }
-        for statement in &sql.script.statements {
-            self.statement(statement).await?;
-            if !self.session.is_in_transaction() {
-                // It lasts, with the occurrence's row, and what was to come after it is missing.
-                self.progress.come_to(LOOSE);
-                let why = "this statement ended the transaction: what came before it is committed, and what comes after \
-                           it was not done: write `transaction: false`";
-                return Err(Broken::Failed(Failure::lost(why), Some(statement.place)));
-            }
-        }
+        self.statements(true).await?;
         self.check()?;
-        if marked && let Err(failure) = self.ask("RELEASE SAVEPOINT fencron", &[]).await {
-            if !failure.code.ends_with("error 1305") {
-                return Err(failure.into());
-            }
-            self.progress.come_to(LOOSE);
-            let why = "a statement ended the transaction and began another one: what came before that is committed, and \
-                       what came after it is undone: write `transaction: false`";
-            return Err(Broken::Failed(Failure::lost(why), None));
+        self.session.confirm().await.map_err(|failure| broken(failure, None))?;
+        if let Some(home) = &home {
+            let ended = occurrence::end(self.session, self.stamp, home).await;
+            ended.map_err(|failure| broken(self.of_guard(failure), None))?;
         }
         self.progress.come_to(COMMITTING);
         match self.ask("COMMIT", &[]).await {
@@ -250,31 +248,69 @@ impl<D: Driver> Steps<'_, D> {
         if !self.may_start.now() {
             return Err(Broken::Stopped);
         }
-        let sql = self.sql;
-        for statement in &sql.script.statements {
-            self.check()?;
-            self.progress.come_to(LOOSE);
-            self.statement(statement).await?;
+        self.statements(false).await?;
+        if self.session.is_open().await? {
+            let why = "the script began a transaction and did not end it, so that what came after its beginning is \
+                       undone: write `COMMIT` at the end of it";
+            return Err(Failure::never(why).into());
         }
         Ok(Outcome::Done)
     }
 
-    async fn statement(&mut self, statement: &Statement) -> Result<(), Broken> {
-        self.check()?;
-        let values = values_of(statement, self.sql, self.stamp);
-        match self.ask(&statement.text, &values).await {
-            Ok(answer) => {
-                let text = self.messages.answer(statement.place, &answer);
-                self.output.write(Stream::Stdout, text.as_bytes());
-                Ok(())
+    async fn statements(&mut self, in_transaction: bool) -> Result<(), Broken> {
+        let (sql, stamp) = (self.sql, self.stamp);
+        let script = &sql.script;
+        for (index, statement) in script.statements.iter().enumerate() {
+            self.check()?;
+            if !in_transaction {
+                self.progress.come_to(LOOSE);
             }
-            Err(failure) => {
-                let at = failure.at.unwrap_or(0);
-                let place = Place::within(&statement.text, at, statement.place);
-                Err(Broken::Failed(failure, Some(place)))
+            let values = values_of(statement, sql, stamp);
+            let next = script.statements.get(index + 1);
+            let turn = Turn { script, statement, next, values, in_transaction };
+            match self.session.perform(&turn).await {
+                Ok(answer) => {
+                    let text = self.messages.answer(statement.place, &answer);
+                    self.output.write(Stream::Stdout, text.as_bytes());
+                }
+                Err(failure) => return Err(self.why_broken(failure, statement, in_transaction).await),
             }
         }
+        Ok(())
     }
+
+    /// What a statement that failed has done to the transaction.
+    async fn why_broken(&mut self, mut failure: Failure, statement: &Statement, in_transaction: bool) -> Broken {
+        let at = failure.at.unwrap_or(0);
+        let place = Some(Place::within(&statement.text, at, statement.place));
+        if D::DIALECT == Dialect::Mysql && failure.code.ends_with("error 1064") && statement.looks_cut_up() {
+            failure.message.push_str(
+                ": if this `;` is part of a body, put `DELIMITER //` in a line before the statement, `//` behind it, and \
+                 `DELIMITER ;` after that",
+            );
+        }
+        // What it called may have committed before it failed. A transaction that lost against another is undone whole,
+        // and whoever makes it again finds out.
+        let may_be_gone = in_transaction && D::HIDES_COMMITS && !matches!(failure.kind, Kind::Lost | Kind::Conflict);
+        if may_be_gone
+            && failure.kind != Kind::Gone
+            && !is_lock_timeout(&failure)
+            && let Err(gone) = self.session.confirm().await
+            && gone.kind == Kind::Gone
+        {
+            failure = Failure { message: format!("{}; and {}", failure.message, gone.message), ..gone };
+        }
+        broken(failure, place)
+    }
+}
+
+fn is_lock_timeout(failure: &Failure) -> bool {
+    failure.code.ends_with("error 1205")
+}
+
+/// A transaction that is not the one which was begun may have left something.
+fn broken(failure: Failure, place: Option<Place>) -> Broken {
+    if failure.kind == Kind::Gone { Broken::Partial(failure, place) } else { Broken::Failed(failure, place) }
 }
 
 /// However often it was advanced, the guard's row never stood at this fence.
@@ -290,86 +326,6 @@ fn unless_lost(failure: Failure) -> Result<Answer, Failure> {
 
 fn first(answer: &Answer) -> Option<&str> {
     answer.rows.first()?.first()?.as_deref()
-}
-
-/// Fences stay below 2^53: see [`crate::fence::Fence`].
-fn fence_of(stamp: &Stamp) -> Value {
-    Value::Integer(i64::try_from(stamp.fence.get()).unwrap_or(i64::MAX))
-}
-
-/// Inserts the row of the occurrence; false: it is there already. Waits for a transaction that has inserted it and is
-/// not over.
-async fn insert<D: Driver>(session: &mut D, sql: &Sql, stamp: &Stamp) -> Result<bool, Failure> {
-    let checksum = sql.checksum.clone().map_or(Value::Null, Value::Text);
-    let row = [Value::Text(stamp.scope.to_string()), Value::Text(stamp.run_id.clone()), fence_of(stamp), checksum];
-    match session.ask(D::DIALECT.statements().insert_occurrence, &row).await {
-        Ok(answer) => Ok(answer.affected > 0),
-        Err(failure) if failure.kind == Kind::Duplicate => Ok(false),
-        Err(failure) => Err(failure),
-    }
-}
-
-/// The fence and the checksum of the occurrence's row.
-async fn read<D: Driver>(session: &mut D, stamp: &Stamp) -> Result<Option<(u64, Option<String>)>, Failure> {
-    let key = [Value::Text(stamp.scope.to_string()), Value::Text(stamp.run_id.clone())];
-    let answer = session.ask(D::DIALECT.statements().read_occurrence, &key).await?;
-    let Some(row) = answer.rows.into_iter().next() else { return Ok(None) };
-    let mut row = row.into_iter();
-    let fence = row.next().flatten().and_then(|fence| fence.parse().ok()).unwrap_or(0);
-    Ok(Some((fence, row.next().flatten())))
-}
-
-/// The fence under which the occurrence was applied; `None`: it was not, for certain.
-pub async fn look<D: Driver>(session: &mut D, sql: &Sql, stamp: &Stamp) -> Result<Option<u64>, Failure> {
-    session.ask(D::BEGIN, &[]).await?;
-    let found = match insert(session, sql, stamp).await {
-        Ok(true) => None,
-        Ok(false) => {
-            let found = read(session, stamp).await?;
-            Some(found.map_or(0, |(fence, _)| fence))
-        }
-        // Then nothing was ever applied here.
-        Err(failure) if failure.kind == Kind::NoTable => None,
-        Err(failure) => return Err(failure),
-    };
-    session.ask("ROLLBACK", &[]).await?;
-    Ok(found)
-}
-
-/// Deletes a few rows of occurrences of this job that nobody will ask for any more. The rows of migrations have a
-/// checksum, and stay. A transaction of its own, for it may fail: then the rows stay for now.
-pub async fn prune<D: Driver>(session: &mut D, job: &Job, stamp: &Stamp, clock: &Clock) {
-    if job.guarantee != Guarantee::ExactlyOnce {
-        return;
-    }
-    let kept = DONE_KEPT.max(job.history.age);
-    let before = clock.wall().minus(kept);
-    let values = [
-        Value::Text(stamp.scope.to_string()),
-        Value::Text(format!("{}@", job.name)),
-        Value::Text(format!("{}@{before}", job.name)),
-        Value::Integer(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX)),
-    ];
-    // The range of run ids finds them by the key; their age is the database's to say, whose clock wrote it.
-    let text = match D::DIALECT {
-        Dialect::Postgres => format!(
-            "DELETE FROM fencron_done WHERE (scope, run_id) IN (SELECT scope, run_id FROM fencron_done \
-             WHERE scope = $1 AND run_id >= $2 AND run_id < $3 AND checksum IS NULL \
-             AND applied_at < now() - make_interval(secs => $4) LIMIT {PRUNED_AT_ONCE} FOR UPDATE SKIP LOCKED)"
-        ),
-        Dialect::Mysql => format!(
-            "DELETE FROM fencron_done WHERE scope = ? AND run_id >= ? AND run_id < ? AND checksum IS NULL \
-             AND applied_at < NOW(6) - INTERVAL ? SECOND ORDER BY scope, run_id LIMIT {PRUNED_AT_ONCE}"
-        ),
-        Dialect::Sqlite => format!(
-            "DELETE FROM fencron_done WHERE (scope, run_id) IN (SELECT scope, run_id FROM fencron_done \
-             WHERE scope = ?1 AND run_id >= ?2 AND run_id < ?3 AND checksum IS NULL \
-             AND applied_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ?4 || ' seconds') LIMIT {PRUNED_AT_ONCE})"
-        ),
-    };
-    if let Ok(Err(failure)) = tokio::time::timeout(PRUNE_LIMIT, session.ask(&text, &values)).await {
-        tracing::debug!(job = job.name.as_str(), "old rows of fencron_done were not deleted: {}", failure.shown());
-    }
 }
 
 /// What the placeholders of `statement` stand for, in their order.
