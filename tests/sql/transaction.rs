@@ -138,6 +138,11 @@ async fn statements_that_hold_semicolons_are_one_to_the_server() {
                   DROP PROCEDURE IF EXISTS q$$\nDELIMITER ;\nCALL p();\nINSERT INTO effects VALUES (2, 'it\\'s; x') # ;\n";
     let ended = attempt(&db.url(), script, ", transaction: false").ended().await;
     assert_eq!((ended.outcome, db.effects().as_str()), (Outcome::Done, "1,2"), "{}", ended.output);
+    let block = "DELIMITER //\nBEGIN NOT ATOMIC SET @n = 3; INSERT INTO effects VALUES (@n, ';'); END//\nDELIMITER ;\n\
+                 UPDATE locks SET n = n + 1; SELECT ROW_COUNT() AS changed";
+    let ended = attempt(&db.url(), block, "").at("2026-11-23T00:00:00Z").ended().await;
+    assert_eq!((ended.outcome, db.effects().as_str()), (Outcome::Done, "1,2,3"), "{}", ended.output);
+    assert!(ended.output.ends_with("changed\n2\n"), "what is asked after the last statement: {}", ended.output);
     let cut = "SELECT 1;\nCREATE PROCEDURE r() BEGIN SELECT 1; SELECT 2; END";
     let outcome = attempt(&db.url(), cut, ", transaction: false").at(NEXT).outcome().await;
     assert!(failed(&outcome).0.contains("DELIMITER //"), "{outcome:?}");

@@ -208,9 +208,11 @@ impl<D: Driver> Steps<'_, D> {
         if self.may_hide_a_commit() || !D::HIDES_COMMITS {
             self.session.mark().await?;
         }
-        self.statements(true).await?;
-        self.check()?;
-        self.session.confirm().await.map_err(|failure| broken(failure, None))?;
+        let ran = self.statements(true).await.and_then(|()| self.check());
+        if matches!(ran, Ok(()) | Err(Broken::Stopped)) {
+            self.session.confirm().await.map_err(|failure| broken(failure, None))?;
+        }
+        ran?;
         if let Some(home) = &home {
             let ended = occurrence::end(self.session, self.stamp, home).await;
             ended.map_err(|failure| broken(self.of_guard(failure), None))?;
