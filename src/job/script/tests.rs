@@ -188,6 +188,8 @@ fn what_cannot_be_in_a_transaction_is_known_by_its_words() {
         ("TRUNCATE t", Mysql),
         ("SET @@autocommit = 1", Mysql),
         ("ROLLBACK", Mysql),
+        ("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", Mysql),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Postgres),
     ];
     for (text, kind) in bad {
         assert!(why(text, kind).is_some_and(|why| why.contains("transaction: false")), "{text}");

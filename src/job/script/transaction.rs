@@ -16,6 +16,12 @@ impl Statement {
         if begins_or_ends(&words, kind) {
             return Some(not_for_the_script(words[0]));
         }
+        if is_for_the_next(&words, kind) {
+            return Some(format!(
+                "`{shown}` takes effect from the next transaction on, and there is none after this one: remove it, or write \
+                 `transaction: false` (the job cannot be `exactly_once` then)"
+            ));
+        }
         match kind {
             Database::Mysql if commits(&words) => Some(format!(
                 "`{shown}` commits by itself in MySQL, and what came before it too: write `transaction: false` (the \
@@ -74,6 +80,15 @@ fn begins_or_ends(words: &[&str], kind: Database) -> bool {
         ["PREPARE", "TRANSACTION", ..] => kind == Database::Postgres,
         ["XA", ..] => kind == Database::Mysql,
         ["SET", rest @ ..] => kind == Database::Mysql && rest.iter().take(2).any(|word| *word == "AUTOCOMMIT"),
+        _ => false,
+    }
+}
+
+/// Which in a transaction the server passes over in silence.
+fn is_for_the_next(words: &[&str], kind: Database) -> bool {
+    match words {
+        ["SET", "SESSION", "TRANSACTION", ..] => kind == Database::Mysql,
+        ["SET", "SESSION", "CHARACTERISTICS", ..] => kind == Database::Postgres,
         _ => false,
     }
 }
