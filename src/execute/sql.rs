@@ -162,17 +162,11 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
             goodbye(session).await;
             Outcome::Stopped(stop.asked().unwrap_or(StopReason::LostLeadership))
         }
-        Err(Broken::Failed(failure, place)) => {
-            drop(session);
-            match progress.is(LOOSE) && failure.kind == Kind::Lost {
-                true => Outcome::InDoubt(messages.in_doubt(&failure, place)),
-                false => messages.failed(&failure, place),
-            }
+        Err(Broken::Failed(failure, place)) if progress.is(LOOSE) && failure.kind == Kind::Lost => {
+            Outcome::InDoubt(messages.in_doubt(&failure, place))
         }
-        Err(Broken::Partial(failure, place)) => {
-            drop(session);
-            Outcome::Partial(messages.partial(&failure, place))
-        }
+        Err(Broken::Failed(failure, place)) => messages.failed(&failure, place),
+        Err(Broken::Partial(failure, place)) => Outcome::Partial(messages.partial(&failure, place)),
         Err(Broken::Unanswered(failure)) => {
             drop(session);
             settle::<D>(&Unanswered { job, sql, stamp, messages: &messages, failure }, &mut stop).await

@@ -118,7 +118,7 @@ impl<'t> Reader<'t> {
     }
 
     fn is_delimiter(&self, at: usize) -> bool {
-        let word = self.text[at..].as_bytes();
+        let word = &self.text.as_bytes()[at..];
         let other = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
         self.kind == Database::Mysql
             && word.get(..9).is_some_and(|word| word.eq_ignore_ascii_case(b"DELIMITER"))

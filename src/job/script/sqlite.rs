@@ -70,12 +70,11 @@ pub fn refusal(action: &AuthAction) -> Option<String> {
 /// Asks SQLite what each of these is.
 pub(super) fn judge(statements: &mut [Statement]) -> Result<(), Fault> {
     let mut without_keys = false;
-    for index in 0..statements.len() {
+    for statement in statements {
         let asked = SCRATCH.with(|scratch| match scratch {
-            Ok(scratch) => scratch.meaning(&statements[index].text),
+            Ok(scratch) => scratch.meaning(&statement.text),
             Err(error) => Err(error.clone()),
         });
-        let statement = &mut statements[index];
         statement.meaning = asked.map_err(|error| Fault {
             place: statement.place,
             message: format!("SQLite cannot be asked what this is: {error}"),
