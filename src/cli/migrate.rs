@@ -126,7 +126,8 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
                 Some(Guarantee::ExactlyOnce) => "It left nothing behind. Put it right, and run this again",
                 Some(Guarantee::AtLeastOnce) => "Put it right, and run this again: it is made again as a whole",
                 Some(Guarantee::AtMostOnce) | None => {
-                    "Put it right and run this again: with --retry-failed where it is unchanged, for it may have done a part"
+                    "Put it right and run this again: with --retry-failed where it is unchanged, for it may have done a \
+                     part"
                 }
             };
             let why = format!("migration {} failed: {}. {advice}", once.name, once.reason);

@@ -134,8 +134,9 @@ async fn statements_that_hold_semicolons_are_one_to_the_server() {
     assert_eq!(ended.outcome, Outcome::Done, "{}", ended.output);
     assert_eq!((db.effects().as_str(), db.ask("SELECT max(n) FROM locks").as_str()), ("2,3", "2"));
     let db = mariadb();
-    let script = "DELIMITER $$\nCREATE PROCEDURE p() again:LOOP INSERT INTO effects VALUES (1, 'x'); LEAVE again; END LOOP$$\n\
-                  DROP PROCEDURE IF EXISTS q$$\nDELIMITER ;\nCALL p();\nINSERT INTO effects VALUES (2, 'it\\'s; x') # ;\n";
+    let script = "DELIMITER $$\nCREATE PROCEDURE p() again:LOOP INSERT INTO effects VALUES (1, 'x'); LEAVE again; \
+                  END LOOP$$\nDROP PROCEDURE IF EXISTS q$$\nDELIMITER ;\nCALL p();\n\
+                  INSERT INTO effects VALUES (2, 'it\\'s; x') # ;\n";
     let ended = attempt(&db.url(), script, ", transaction: false").ended().await;
     assert_eq!((ended.outcome, db.effects().as_str()), (Outcome::Done, "1,2"), "{}", ended.output);
     let block = "DELIMITER //\nBEGIN NOT ATOMIC SET @n = 3; INSERT INTO effects VALUES (@n, ';'); END//\nDELIMITER ;\n\

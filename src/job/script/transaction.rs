@@ -18,8 +18,8 @@ impl Statement {
         }
         if is_for_the_next(&words, kind) {
             return Some(format!(
-                "`{shown}` takes effect from the next transaction on, and there is none after this one: remove it, or write \
-                 `transaction: false` (the job cannot be `exactly_once` then)"
+                "`{shown}` takes effect from the next transaction on, and there is none after this one: remove it, or \
+                 write `transaction: false` (the job cannot be `exactly_once` then)"
             ));
         }
         match kind {
