@@ -152,6 +152,12 @@ pub struct Fire {
     pub note: Option<String>,
 }
 
+/// What an expression that can be read probably does not mean, for a person: both fields of a day restricted, or every
+/// second of some minutes.
+pub fn surprise(expression: &str) -> Option<String> {
+    parse::surprise(expression)
+}
+
 /// When a job is due.
 ///
 /// ```

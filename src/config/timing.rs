@@ -12,7 +12,7 @@ use super::keys::{self, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS};
 use super::policy::Placed;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
 use crate::job::check_name;
-use crate::schedule::{Calendar, Dst, Fold, Gap, Jitter, Schedule, ScheduleError, ScheduleSpec, Zones};
+use crate::schedule::{Calendar, Dst, Fold, Gap, Jitter, Schedule, ScheduleError, ScheduleSpec, Zones, surprise};
 use crate::time::{Wall, written};
 
 /// From when on the distance of occurrences is looked at, for warnings: any instant does, so it is a fixed one.
@@ -183,6 +183,11 @@ impl<'c> Schedules<'c> {
             items.iter().filter_map(|item| walk.filled("a schedule like \"0 2 * * *\"", *item)).collect();
         if filled.len() < items.len() {
             return None;
+        }
+        for (item, filled) in items.iter().zip(&filled).filter(|(_, filled)| !filled.secret) {
+            if let Some(message) = surprise(&filled.text) {
+                walk.odd(*item, message);
+            }
         }
         let texts: Vec<&str> = filled.iter().map(|filled| filled.text.as_ref()).collect();
         // `H` makes a schedule of its own for each job; the fingerprint then says which are alike.

@@ -142,7 +142,7 @@ pub(super) fn read<'a>(pattern: &mut Pattern, field: Field, text: &'a str, job: 
         }
     }
     let Values { bits, years, whole, stepped } = values;
-    let any = matches!(text, "*" | "?");
+    let star = starred(text);
     match field {
         Field::Second => pattern.seconds = bits,
         Field::Minute => pattern.minutes = bits,
@@ -150,12 +150,23 @@ pub(super) fn read<'a>(pattern: &mut Pattern, field: Field, text: &'a str, job: 
             pattern.hours = bits as u32;
             pattern.interval = whole || stepped || bits.count_ones() == 24;
         }
-        Field::Date => (pattern.days.dates, pattern.days.any_date) = (bits as u32, any),
+        Field::Date => (pattern.days.dates, pattern.days.starred_date) = (bits as u32, star),
         Field::Month => pattern.months = bits as u16,
-        Field::Weekday => (pattern.days.weekdays, pattern.days.any_weekday) = (bits as u8, any),
+        Field::Weekday => (pattern.days.weekdays, pattern.days.starred_weekday) = (bits as u8, star),
         Field::Year => pattern.years = (!whole).then(|| Box::new(years)),
     }
     Ok(())
+}
+
+/// Whether a field begins with a star: what vixie cron looks at, and nothing else, to decide how the two fields of a day
+/// go together. So `*/2` is a star, and `1-31` and `15,*` are none. `?` is another way to write `*`.
+pub(super) fn starred(text: &str) -> bool {
+    text.starts_with(['*', '?'])
+}
+
+/// Whether a field names all its values by a star.
+pub(super) fn is_whole(text: &str) -> bool {
+    matches!(text, "*" | "?" | "*/1")
 }
 
 impl Values {

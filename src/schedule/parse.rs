@@ -51,6 +51,37 @@ pub(super) fn uses_hash(expression: &str) -> bool {
         && expression.split(|c: char| c.is_whitespace() || c == ',').any(stands_alone)
 }
 
+/// What an expression that can be read probably does not mean, for a person.
+pub(super) fn surprise(expression: &str) -> Option<String> {
+    let parts: Vec<&str> = expression.split_whitespace().collect();
+    let (second, [minute, _, date, _, weekday]) = match parts[..] {
+        [minute, hour, date, month, weekday] => (None, [minute, hour, date, month, weekday]),
+        [second, minute, hour, date, month, weekday] | [second, minute, hour, date, month, weekday, _] => {
+            (Some(second), [minute, hour, date, month, weekday])
+        }
+        _ => return None,
+    };
+    if second.is_some_and(field::is_whole) && !field::is_whole(minute) {
+        let shown = field::shorten(minute);
+        return Some(format!(
+            "the seconds, which come first, are `*`: it fires 60 times in each minute that `{shown}` names; for once a minute \
+             write 0 in the place of that `*` (`0-59`, where every second is meant)"
+        ));
+    }
+    if field::is_whole(date) || field::is_whole(weekday) {
+        return None;
+    }
+    let shown = format!("day of month `{}` and weekday `{}`", field::shorten(date), field::shorten(weekday));
+    Some(if field::starred(date) || field::starred(weekday) {
+        format!("{shown}: it fires on the days that fit both, since one of them begins with `*`")
+    } else {
+        format!(
+            "{shown} are both restricted: it fires on the days that fit either; where that is meant, write a list of two \
+             expressions, each with a `*` for the other"
+        )
+    })
+}
+
 fn named<'a>(text: &'a str, job: &str) -> Result<Rule, Wrong<'a>> {
     match NAMED.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
         Some((_, meaning)) => Ok(Rule::Pattern(fields(meaning, job).expect("the names stand for sound expressions"))),

@@ -41,8 +41,8 @@ impl Years {
 /// Which days of which months. A date is bit 1 to 31; a weekday is bit 0 (Sunday) to 6.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Days {
-    /// The day-of-month field is `*`.
-    pub any_date: bool,
+    /// The day-of-month field begins with `*`.
+    pub starred_date: bool,
     pub dates: u32,
     /// `L` is bit 0, `L-3` bit 3.
     pub before_last: u32,
@@ -50,8 +50,8 @@ pub(super) struct Days {
     pub nearest_workday: u32,
     /// `LW`
     pub last_workday: bool,
-    /// The weekday field is `*`.
-    pub any_weekday: bool,
+    /// The weekday field begins with `*`.
+    pub starred_weekday: bool,
     pub weekdays: u8,
     /// `MON#2` is in the set at index 1.
     pub nth_weekdays: [u8; 5],
@@ -193,12 +193,8 @@ impl Pattern {
         }
         let all = u32::MAX >> (31 - month.length) & !1;
         let days = &self.days;
-        all & match (days.any_date, days.any_weekday) {
-            (true, true) => all,
-            (true, false) => days.by_weekday(month),
-            (false, true) => days.by_date(month),
-            (false, false) => days.by_date(month) | days.by_weekday(month),
-        }
+        let (by_date, by_weekday) = (days.by_date(month), days.by_weekday(month));
+        all & if days.starred_date || days.starred_weekday { by_date & by_weekday } else { by_date | by_weekday }
     }
 }
 

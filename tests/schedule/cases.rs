@@ -322,6 +322,68 @@ fn a_restricted_day_of_month_and_a_restricted_weekday_mean_either() {
     );
 }
 
+/// The days of November 2026, which begins on a Sunday, on which `day month weekday` fires.
+fn november(days: &str) -> Vec<u32> {
+    let schedule = schedule(&format!("0 9 {days}"), "UTC", DEFAULT);
+    let fires = local(&schedule, "2026-10-31T12:00:00Z", "2026-12-01T00:00:00Z");
+    fires.iter().map(|at| at[8..10].parse().unwrap()).collect()
+}
+
+#[test]
+fn a_day_must_fit_both_fields_where_one_begins_with_a_star() {
+    let weekdays: Vec<u32> = (1..=30).filter(|day| !matches!(day % 7, 0 | 1)).collect();
+    let all: Vec<u32> = (1..=30).collect();
+    // Every day of the month, however it is written, leaves the weekdays.
+    for days in ["* * 1-5", "*/1 * 1-5", "? * 1-5", "*,15 * 1-5", "*/1 * MON,TUE,WED,THU,FRI"] {
+        assert_eq!(november(days), weekdays, "{days}");
+    }
+    let odd_weekdays: Vec<u32> = weekdays.iter().copied().filter(|day| day % 2 == 1).collect();
+    assert_eq!(november("*/2 * 1-5"), odd_weekdays);
+    assert_eq!(november("1-15 * */1"), (1..=15).collect::<Vec<_>>());
+    // Sunday, Tuesday, Thursday and Saturday of the first week.
+    assert_eq!(november("1-7 * */2"), [1, 3, 5, 7]);
+    // What begins with no star restricts, be it ever so much.
+    for days in ["1-31 * 1-5", "15,* * 1-5", "1-31/1 * 1-5", "13 * 0-6"] {
+        assert_eq!(november(days), all, "{days}");
+    }
+}
+
+#[test]
+fn what_an_expression_probably_does_not_mean_is_said() {
+    use fencron::schedule::surprise;
+    for (expression, said) in [
+        ("0 0 13 * FRI", "fit either"),
+        ("0 0 0 13 * FRI", "fit either"),
+        ("0 0 0 13 * FRI 2027", "fit either"),
+        ("0 0 1-31 * 1-5", "fit either"),
+        ("0 0 */2 * 1-5", "fit both"),
+        ("0 0 L * */2", "fit both"),
+        ("* */5 * * * *", "60 times"),
+        ("* 0 2 * * *", "60 times"),
+        ("*/1 30 2 1 1 * 2027", "60 times"),
+    ] {
+        let message = surprise(expression).unwrap_or_else(|| panic!("{expression}: nothing is said"));
+        assert!(message.contains(said), "{expression}: {message}");
+        schedule(expression, "UTC", DEFAULT);
+    }
+    for expression in [
+        "0 0 * * FRI",
+        "0 0 13 * ?",
+        "0 9 */1 * 1-5",
+        "0 0 13 * */1",
+        "0 0 */2 * *",
+        "* * * * * *",
+        "0 */5 * * * *",
+        "0-59 */5 * * * *",
+        "* * 2 * * *",
+        "@daily",
+        "@every 15m",
+        "* 5 * * *",
+    ] {
+        assert_eq!(surprise(expression), None, "{expression}");
+    }
+}
+
 #[test]
 fn days_counted_from_the_end_and_working_days_stay_in_their_month() {
     let year = ("2025-12-31T12:00:00Z", "2026-12-31T12:00:00Z");
