@@ -145,6 +145,7 @@ impl<S: Store> Ledger<S> {
             txn = txn.then(Op::put(self.keys.job(job), encode(KnownRecord::from(known))));
         }
         let watermark = WatermarkRecord::new(&batch.watermark, name.to_owned());
+        let txn = txn.then(claims.hold.mark());
         txn.then(Op::put(self.keys.watermark(), encode(watermark))).otherwise(Op::get(self.keys.watermark()))
     }
 

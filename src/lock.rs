@@ -100,7 +100,7 @@
 //! | the same, and a context held the lock | its next operation says [`LockError::OwnershipLost`], once |
 //! | a future or a guard of a lock is dropped | the call is taken back in the background, and by the context's next operation at the latest |
 //! | a key without a lease lies in the way | it is reported, in the log and as an [`Obstacle`] of [`Election::observe`], until it is deleted |
-//! | the store was restored from a backup | a node that has [`Seen`] more refuses it: [`StoreWentBack`], `fencron fence repair` |
+//! | the store was restored from a backup | whoever has [`Seen`] more refuses it, and has all others refuse it: [`StoreWentBack`], `fencron fence repair` |
 //! | the store is away | calls go on trying, with pauses; trust lapses by itself |
 //!
 //! # Failure handling by the caller
@@ -110,7 +110,7 @@
 
 use tokio::sync::watch;
 
-use crate::store::{Compare, Keys, Op, Store, StoreError, Txn};
+use crate::store::Store;
 use crate::time::Clock;
 
 mod backoff;
@@ -125,7 +125,9 @@ mod hold;
 mod keys;
 mod lease;
 mod line;
+mod lineage;
 mod list;
+mod memory;
 mod permits;
 mod repair;
 mod seen;
@@ -148,6 +150,7 @@ pub(crate) use keys::escaped;
 pub use keys::{CallId, LockKind, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};
 pub use line::{Obstacle, Reason, Waiter};
+pub use lineage::Link;
 pub use list::{Bar, LOCKS_LISTED, Listing, LockListed, SemaphoreListed};
 pub use permits::PERMITS_MOST;
 pub use repair::Repaired;
@@ -193,7 +196,7 @@ pub struct Locks<S> {
     clock: Clock,
     namespace: Namespace,
     seen: watch::Sender<Seen>,
-    kept_in: Option<SeenFile>,
+    kept_in: Option<memory::Kept>,
     told: session::Told,
 }
 
@@ -203,10 +206,10 @@ impl<S: Store> Locks<S> {
         Locks { store, clock, namespace, seen: watch::Sender::new(seen), kept_in: None, told: session::Told::default() }
     }
 
-    /// Saves what was seen in `file` whenever a campaign is won, before its term is handed out.
+    /// Saves what was seen in `file` whenever something was granted, before it is handed out.
     #[must_use]
     pub fn kept_in(mut self, file: SeenFile) -> Locks<S> {
-        self.kept_in = Some(file);
+        self.kept_in = Some(memory::Kept::new(file));
         self
     }
 
@@ -217,18 +220,6 @@ impl<S: Store> Locks<S> {
     pub fn telling(mut self, told: impl Fn(&Trust) + Send + Sync + 'static) -> Locks<S> {
         self.told = session::Told::new(told);
         self
-    }
-
-    /// Saves what has been seen so far, where there is a file for it. A term is not given up because the disk is full:
-    /// what is lost by that is only the memory of a store that is restored later.
-    pub async fn save_seen(&self) {
-        let Some(file) = self.kept_in.clone() else { return };
-        let seen = *self.seen.borrow();
-        match tokio::task::spawn_blocking(move || file.save(&seen)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "a store that is restored from a backup may go unnoticed"),
-            Err(error) => tracing::error!(%error, "saving what was seen of the store broke off"),
-        }
     }
 
     pub fn namespace(&self) -> &Namespace {
@@ -274,18 +265,5 @@ impl<S: Store> Locks<S> {
     /// is kept in the store, and changed by [`Semaphore::set_permits`].
     pub fn semaphore(&self, name: LockName, permits: u32) -> Semaphore<S> {
         Semaphore::new(self.clone(), name, permits)
-    }
-
-    /// Writes the fence base where the namespace is entirely empty and this node has never seen it otherwise. Opening a
-    /// session does so; whoever writes to a namespace without one calls it before, as a namespace that has keys but no
-    /// base counts as damaged.
-    pub async fn found(&self) -> Result<(), StoreError> {
-        if !self.seen.borrow().is_nothing() {
-            return Ok(());
-        }
-        let nothing = Compare::absent(Keys::prefix(self.namespace.prefix()));
-        let found = Txn::new().when(nothing).then(Op::put(self.namespace.base_key(), "0"));
-        contest::commit(&self.store, found).await?;
-        Ok(())
     }
 }

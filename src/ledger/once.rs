@@ -268,11 +268,12 @@ impl<S: Store> Ledger<S> {
     ) -> Result<Option<Revision>, StoreError> {
         let (record, value) = (self.keys.once_record(key), encode(once));
         let proof = hold.into_iter().flat_map(Hold::still_held);
-        let txn = proof
+        let mut txn = proof
             .fold(Txn::new(), Txn::when)
             .when(Compare::modified_at(&record, unchanged_since))
             .then(Op::put(&record, value.clone()))
             .otherwise(Op::get(&record));
+        txn.then.extend(hold.map(Hold::mark));
         let mut pause = Pauses::new();
         loop {
             match self.store.commit(txn.clone()).await {

@@ -16,7 +16,11 @@ const WEIGHT_MOST: usize = 120;
 /// The most bytes of one transaction of changes: outputs are in it.
 const BYTES_MOST: usize = TXN_BYTES / 2;
 
-const _: () = assert!(2 + 2 + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
+/// The weight of a hold: two comparisons, and no more operations than that.
+const AUTHORITY: usize = 2;
+
+const _: () =
+    assert!(AUTHORITY + 2 + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
 
 /// What of the changes one transaction makes.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +34,7 @@ enum Part {
 impl<S: Store> Ledger<S> {
     /// Takes from the front of `waiting` what fits into one transaction: changes on one authority.
     pub fn next_transitions(waiting: &mut std::collections::VecDeque<Transition>) -> Vec<Transition> {
-        let (mut taken, mut weight, mut bytes) = (Vec::new(), 2, 0);
+        let (mut taken, mut weight, mut bytes) = (Vec::new(), AUTHORITY, 0);
         while let Some(next) = waiting.front() {
             let same_authority = taken.first().is_none_or(|first: &Transition| first.fence == next.fence);
             weight += weight_of(next);
@@ -103,7 +107,8 @@ impl<S: Store> Ledger<S> {
         let mut txn = Txn::new();
         if let Some(hold) = hold {
             txn = hold.still_held().into_iter().fold(txn, Txn::when);
-            txn = txn.otherwise(Op::get(hold.owner_key()));
+            // An attempt that is begun is as much of a claim as the first one was.
+            txn = txn.then(hold.mark()).otherwise(Op::get(hold.owner_key()));
         }
         for transition in transitions {
             let key = self.keys.open(&transition.run);

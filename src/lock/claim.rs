@@ -83,6 +83,7 @@ impl<S: Store> Claims<S> {
             let unchanged = seen.map_or(Revision(0), |seen: Decided| seen.modified);
             let txn = hold.still_held().into_iter().fold(Txn::new(), Txn::when);
             let txn = txn.when(Compare::modified_at(self.key.as_str(), unchanged));
+            let txn = txn.then(hold.mark());
             let txn = txn.then(Op::put(self.key.as_str(), value.clone())).otherwise(Op::get(self.key.as_str()));
             let committed = match commit(&self.locks.store, txn).await {
                 Ok(committed) => committed,
@@ -95,6 +96,7 @@ impl<S: Store> Claims<S> {
             };
             if committed.succeeded {
                 self.note(Some(Decided { until: at, modified: committed.revision }));
+                self.locks.saw_claim(hold, committed.revision);
                 return Ok(Claim::Taken);
             }
             let found = self.found(&committed)?;

@@ -13,7 +13,6 @@ use super::line::{Line, Obstacle, Step};
 use super::seen::{Seen, StoreWentBack};
 use super::session::Ended;
 use super::{Backoff, Locks};
-use crate::fence::Fence;
 use crate::store::{Change, Committed, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 
 /// How long a waiter trusts its watches before it looks for itself.
@@ -95,6 +94,16 @@ impl<S: Store> Contest<S> {
     /// Contends until the call has won; it goes on trying while the store is away. Dropping the future leaves the call
     /// where it is: in the queue, or even the owner.
     pub async fn contend(&self, caller: &Caller, ask: Ask<'_>) -> Result<Contended, CampaignError> {
+        let contended = self.contend_here(caller, ask).await;
+        if let Err(CampaignError::StoreWentBack(_)) = &contended
+            && let Err(error) = self.locks.verify().await
+        {
+            tracing::warn!(%error, "the others could not be told that the store went back");
+        }
+        contended
+    }
+
+    async fn contend_here(&self, caller: &Caller, ask: Ask<'_>) -> Result<Contended, CampaignError> {
         let (mut backoff, mut looks, mut asked) = (Backoff::new(), 0, false);
         let mut reported = Vec::new();
         let view = self.view(None, caller, ask);
@@ -162,11 +171,13 @@ impl<S: Store> Contest<S> {
         &self,
         caller: &Caller,
         base: Base,
-        grant: Txn,
+        mut grant: Txn,
         view: View,
         backoff: &mut Backoff,
     ) -> Result<Result<Hold, Line>, CampaignError> {
         let seen = self.locks.current();
+        // The line may have been looked at, or its owner's end heard of, before the store went back.
+        grant.when.extend(self.keys.past.unforgotten(seen.marked).filter(|_| base.value == seen.base));
         match self.attempt(caller, grant, view, backoff).await? {
             Attempt::Applied(committed) => self.granted(caller, base, committed.revision, seen).await.map(Ok),
             Attempt::Look(line) => Ok(Err(*line)),
@@ -177,7 +188,7 @@ impl<S: Store> Contest<S> {
     async fn granted(&self, caller: &Caller, base: Base, created: Revision, seen: Seen) -> Result<Hold, CampaignError> {
         let Some(hold) = self.keys.hold(caller, base.value, created) else {
             let why = "the fences counted from it have reached their end".to_owned();
-            return Err(FenceBaseError::Unreadable { key: self.keys.base.clone(), why }.into());
+            return Err(FenceBaseError::Unreadable { key: self.keys.past.base.clone(), why }.into());
         };
         if let Err(went_back) = seen.check(base.value, created) {
             self.locks.distrust(seen.base);
@@ -185,6 +196,8 @@ impl<S: Store> Contest<S> {
             return Err(went_back.into());
         }
         self.locks.note(base.value, created, Some(hold.fence()));
+        self.locks.saw_mark(base.value, created);
+        self.locks.renew_beside(hold.still_held(), self.keys.is_leaders());
         tracing::info!(lock.scope = %hold.scope(), lock.fence = %hold.fence(), lock.node = %caller.node, "granted");
         Ok(hold)
     }
@@ -236,7 +249,7 @@ impl<S: Store> Contest<S> {
     /// `seen` is from before the question was sent: answers may overtake each other.
     fn read(&self, committed: Committed, seen: &Seen) -> Result<Line, CampaignError> {
         let line = self.parse(committed)?;
-        self.locks.check(&line, seen)?;
+        self.check(&line, seen)?;
         Ok(line)
     }
 
@@ -245,12 +258,16 @@ impl<S: Store> Contest<S> {
         Line::read(&self.keys, committed).ok_or_else(other)
     }
 
+    fn check(&self, line: &Line, seen: &Seen) -> Result<(), StoreWentBack> {
+        self.locks.check(&line.past, line.revision, line.holder().map(|holder| holder.fence), seen)
+    }
+
     /// The line, for who only looks; and whether the store is as old as it was.
     pub async fn observe(&self, view: View) -> Result<(Line, Result<(), StoreWentBack>), StoreError> {
         let seen = self.locks.current();
         let look = Txn { then: self.keys.look(None, view), ..Txn::new() };
         let line = self.parse(commit(&self.locks.store, look).await?)?;
-        let age = self.locks.check(&line, &seen);
+        let age = self.check(&line, &seen);
         Ok((line, age))
     }
 
@@ -445,58 +462,4 @@ fn report_new(obstacles: Vec<Obstacle>, reported: &mut Vec<Obstacle>) {
         tracing::warn!(lock.key = %obstacle.key, "waiting in vain: {obstacle}");
     }
     *reported = obstacles;
-}
-
-impl<S: Store> Locks<S> {
-    /// What has been seen so far: to be read before a question is sent, and held against its answer.
-    fn current(&self) -> Seen {
-        *self.seen.borrow()
-    }
-
-    fn note(&self, base: u64, revision: Revision, fence: Option<Fence>) {
-        let noted = |seen: &mut Seen| {
-            let before = *seen;
-            seen.note(base, revision, fence);
-            *seen != before
-        };
-        self.seen.send_if_modified(noted);
-    }
-
-    /// Notes a revision that the store was seen at since the last election or observation: what is below it later is an
-    /// older store.
-    pub fn saw(&self, revision: Revision) {
-        // Read before it is written: the two lock.
-        let base = self.seen.borrow().base;
-        self.note(base, revision, None);
-    }
-
-    /// Notes that the store was found older than it had been, as counted from `base`: from here on nothing is taken from
-    /// it, however far it grows, until it is repaired.
-    fn distrust(&self, base: u64) {
-        self.seen.send_if_modified(|seen| seen.base == base && !std::mem::replace(&mut seen.went_back, true));
-    }
-
-    /// Notes that a follower of the store was shown a revision below one it had been shown before.
-    pub fn saw_it_go_back(&self) {
-        let base = self.seen.borrow().base;
-        self.distrust(base);
-    }
-
-    /// Refuses a line of a store that is older than `seen`, and notes what it shows otherwise.
-    fn check(&self, line: &Line, seen: &Seen) -> Result<(), StoreWentBack> {
-        match &line.base {
-            Ok(base) => {
-                seen.check(base.value, line.revision).inspect_err(|_| self.distrust(seen.base))?;
-                self.note(base.value, line.revision, line.holder().map(|holder| holder.fence));
-            }
-            // Without its base a store that is behind is still behind: say that, rather than that the base is missing.
-            Err(_) if line.revision < seen.revision || seen.went_back => {
-                self.distrust(seen.base);
-                let found = Seen { revision: line.revision, ..Seen::default() };
-                return Err(StoreWentBack { seen: *seen, found });
-            }
-            Err(_) => {}
-        }
-        Ok(())
-    }
 }

@@ -278,11 +278,16 @@ impl<S: Store> Election<S> {
                 Some(Leader { node, session, fence, since, record })
             }
         };
+        let base = match line.past.base.as_ref() {
+            // Nothing hinders anybody there: whoever comes first founds it.
+            Err(FenceBaseError::Missing { .. }) if self.contest.locks.is_new().await? => Ok(()),
+            base => base.map(drop).map_err(Clone::clone),
+        };
         Ok(Standing {
             leader,
             waiting: line.waiters(),
             obstacles: line.obstacles(),
-            base: line.base.as_ref().map(drop).map_err(Clone::clone),
+            base,
             age,
             revision: line.revision,
         })

@@ -5,8 +5,8 @@
 //! | transaction | if | then |
 //! | --- | --- | --- |
 //! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call, read the one before it and barred |
-//! | grant | c(owner) = c(barred) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner, delete wait/call |
-//! | seize | c(owner) = c(barred) = 0, m(base) as read, nothing in wait/, m(settled/call) as read, c(sess) as opened | put owner |
+//! | grant | c(owner) = c(barred) = c(refused) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner and mark, delete wait/call |
+//! | seize | c(owner) = c(barred) = c(refused) = 0, m(base) as read, nothing in wait/, m(settled/call) as read, c(sess) as opened | put owner and mark |
 //! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put settled/call |
 //! | withdraw | | delete wait/call, put settled/call |
 //!
@@ -18,6 +18,8 @@
 //!
 //! An election never seizes: if a hand deletes the owner's key, a seizure that is still on its way could make an owner
 //! that does not know of it. A [`FencedLock`](super::FencedLock) settles the call as soon as it notices.
+//!
+//! Whoever has seen the mark compares in a grant as well that m(mark) is no less (`lock/lineage.rs`).
 //!
 //! Comparing the session's key in the grant is what etcd's own `Election.Campaign` lacks (etcd #19597): a lease that
 //! was lost while waiting never wins.
@@ -137,6 +139,8 @@ impl Proof {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
     owner_key: String,
+    mark: Op,
+    base: u64,
     scope: Scope,
     created: Revision,
     lease: LeaseId,
@@ -183,6 +187,17 @@ impl Hold {
     /// The call that won it.
     pub fn call(&self) -> CallId {
         self.call
+    }
+
+    /// What everything that is claimed under this hold puts in its own transaction: by it a store that was restored from
+    /// before is known.
+    pub(crate) fn mark(&self) -> Op {
+        self.mark.clone()
+    }
+
+    /// What its fence was counted from.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
     }
 
     /// The key that shows the hold.
@@ -314,7 +329,8 @@ impl LockKeys {
             // A place in the queue is never put again, so that who was put last is who came last.
             View::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
         };
-        let mut gets = vec![Op::get(&self.base), Op::get(&self.owner), Op::get(&self.barred), Op::Get(waiting)];
+        let mut gets = self.past.look().to_vec();
+        gets.extend([Op::get(&self.owner), Op::get(&self.barred), Op::Get(waiting)]);
         if let Some(caller) = caller {
             gets.push(Op::get(&caller.session_key));
             gets.push(Op::get(self.settled(caller.call)));
@@ -372,14 +388,15 @@ impl LockKeys {
             base: base.value,
             delayed: caller.delay.is_some(),
         };
-        let mut then = vec![Op::put_leased(&self.owner, json(&record), caller.lease)];
+        let mut then = vec![Op::put_leased(&self.owner, json(&record), caller.lease), self.past.marked(base.value)];
         let bar = json(&BarredRecord { v: RECORD, why: Barred::Delay });
         then.extend(caller.delay.map(|lease| Op::put_leased(&self.barred, bar, lease)));
         Txn {
             when: vec![
                 Compare::absent(Keys::one(self.owner.as_str())),
                 Compare::absent(Keys::one(self.barred.as_str())),
-                Compare::modified_at(self.base.as_str(), base.modified),
+                self.past.trusted(),
+                Compare::modified_at(self.past.base.as_str(), base.modified),
                 Compare::created_at(caller.session_key.as_str(), caller.session_created),
             ],
             then,
@@ -391,6 +408,8 @@ impl LockKeys {
     pub fn hold(&self, caller: &Caller, base: u64, created: Revision) -> Option<Hold> {
         Some(Hold {
             owner_key: self.owner.clone(),
+            mark: self.past.marked(base),
+            base,
             scope: self.scope.clone(),
             created,
             lease: caller.lease,

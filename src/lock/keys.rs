@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! /fencron/v1/<namespace>/base                       what fences are counted from; no lease
+//! /fencron/v1/<namespace>/mark                       put by every grant and claim (`lock/lineage.rs`); no lease
+//! /fencron/v1/<namespace>/lineage                    links by which a restored store is known; no lease
+//! /fencron/v1/<namespace>/refused                    why nothing is granted in a store that went back; no lease
 //! /fencron/v1/<namespace>/sess/<lease>               a session's record; under its lease
 //! /fencron/v1/<namespace>/lock/<name>/owner          who holds it; under the holder's lease
 //! /fencron/v1/<namespace>/lock/<name>/wait/<call>    who waits for it; under the waiter's lease
@@ -26,6 +29,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::lineage::PastKeys;
 use crate::fence::Scope;
 use crate::store::{Keys, LeaseId, Range, Store, StoreError};
 
@@ -108,6 +112,18 @@ impl Namespace {
 
     pub(crate) fn base_key(&self) -> String {
         format!("{}base", self.prefix())
+    }
+
+    pub(crate) fn mark_key(&self) -> String {
+        format!("{}mark", self.prefix())
+    }
+
+    pub(crate) fn lineage_key(&self) -> String {
+        format!("{}lineage", self.prefix())
+    }
+
+    pub(crate) fn refused_key(&self) -> String {
+        format!("{}refused", self.prefix())
     }
 
     fn settled(&self) -> String {
@@ -324,7 +340,7 @@ impl fmt::Debug for CallId {
 /// The keys of one lock, and what its fences are comparable within.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LockKeys {
-    pub base: String,
+    pub past: PastKeys,
     pub owner: String,
     pub barred: String,
     pub scope: Scope,
@@ -337,7 +353,7 @@ impl LockKeys {
     pub fn new(namespace: &Namespace, name: &LockName) -> LockKeys {
         let prefix = format!("{}lock/{}/", namespace.prefix(), name.escaped());
         LockKeys {
-            base: namespace.base_key(),
+            past: PastKeys::new(namespace),
             owner: format!("{prefix}owner"),
             barred: format!("{prefix}barred"),
             scope: name.scope(namespace),
@@ -345,6 +361,11 @@ impl LockKeys {
             settled: namespace.settled(),
             prefix,
         }
+    }
+
+    /// Whether the lock is the leadership.
+    pub fn is_leaders(&self) -> bool {
+        self.scope.as_str().ends_with("/leader") && !self.scope.as_str().contains("/lock/")
     }
 
     /// Everything of the lock.
@@ -376,6 +397,7 @@ impl LockKeys {
 /// The keys of one semaphore.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SemaphoreKeys {
+    pub past: PastKeys,
     pub permits: String,
     prefix: String,
     settled: String,
@@ -384,7 +406,8 @@ pub(crate) struct SemaphoreKeys {
 impl SemaphoreKeys {
     pub fn new(namespace: &Namespace, name: &LockName) -> SemaphoreKeys {
         let prefix = format!("{}sem/{}/", namespace.prefix(), name.escaped());
-        SemaphoreKeys { permits: format!("{prefix}permits"), settled: namespace.settled(), prefix }
+        let (past, settled) = (PastKeys::new(namespace), namespace.settled());
+        SemaphoreKeys { past, permits: format!("{prefix}permits"), settled, prefix }
     }
 
     /// Everything of the semaphore.

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::hold::{Barred, Base, Caller, Entrance, FenceBaseError, Hold, Manner, OwnerRecord, Turn, WaitRecord, fence};
 use super::keys::{CallId, LockKeys};
+use super::lineage::Past;
 use crate::fence::Fence;
 use crate::store::{Answer, Committed, Entry, LeaseId, Revision};
 use crate::time::Wall;
@@ -15,7 +16,7 @@ use crate::time::Wall;
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub revision: Revision,
-    pub base: Result<Base, FenceBaseError>,
+    pub past: Past,
     owner: Option<Entry>,
     barred: Option<Entry>,
     settled_modified: Revision,
@@ -127,7 +128,7 @@ impl Line {
             Answer::Got(page) => Some(page.entries),
             Answer::Put | Answer::Deleted(_) => None,
         });
-        let base = pages.next()??;
+        let past = keys.past.read(&mut pages)?;
         let owner = pages.next()??.pop();
         let barred = pages.next()??.pop();
         let mut waiting = pages.next()??;
@@ -138,7 +139,7 @@ impl Line {
         waiting.dedup_by(|one, other| one.key == other.key);
         Some(Line {
             revision: committed.revision,
-            base: Base::read(&keys.base, base.first()),
+            past,
             owner,
             barred,
             settled_modified: settled.first().map_or(Revision(0), |entry| entry.modified),
@@ -178,7 +179,7 @@ impl Line {
         if manner == Manner::Context && self.is_destroyed() {
             return Step::Destroyed;
         }
-        let base = match &self.base {
+        let base = match &self.past.base {
             Ok(base) => *base,
             Err(error) => return Step::NoBase(error.clone()),
         };

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hold::{Caller, Proof, RECORD, View, json, settle};
 use super::keys::{CallId, SemaphoreKeys};
+use super::lineage::Past;
 use crate::store::{Answer, Committed, Compare, Entry, Keys, Op, Order, Range, Revision, Sort, Test, Txn};
 use crate::time::Wall;
 
@@ -53,6 +54,7 @@ impl ShareRecord {
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pub revision: Revision,
+    pub past: Past,
     permits: Option<Entry>,
     pub holding: Vec<Entry>,
     /// In the order of their arrival; of a caller's view, those that matter to it.
@@ -98,7 +100,8 @@ impl Pool {
             View::Whole => all,
             View::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
         };
-        let mut gets = vec![Op::get(&keys.permits), Op::Get(Range::of(keys.holding())), Op::Get(waiting)];
+        let mut gets = keys.past.look().to_vec();
+        gets.extend([Op::get(&keys.permits), Op::Get(Range::of(keys.holding())), Op::Get(waiting)]);
         if let Some(caller) = caller {
             gets.push(Op::get(&caller.session_key));
             gets.push(Op::get(keys.settled(caller.call)));
@@ -108,11 +111,12 @@ impl Pool {
     }
 
     /// What a committed [`Pool::look`] answered. `None` where the answers are not those of a look.
-    pub fn read(committed: Committed) -> Option<Pool> {
+    pub fn read(keys: &SemaphoreKeys, committed: Committed) -> Option<Pool> {
         let mut pages = committed.answers.into_iter().map(|answer| match answer {
             Answer::Got(page) => Some(page.entries),
             Answer::Put | Answer::Deleted(_) => None,
         });
+        let past = keys.past.read(&mut pages)?;
         let permits = pages.next()??.pop();
         let holding = pages.next()??;
         let mut waiting = pages.next()??;
@@ -123,6 +127,7 @@ impl Pool {
         waiting.dedup_by(|one, other| one.key == other.key);
         Some(Pool {
             revision: committed.revision,
+            past,
             permits,
             holding,
             waiting,
@@ -206,8 +211,10 @@ impl Pool {
             Compare { keys: keys.holding(), test: nobody_since },
             Compare::modified_at(keys.settled(caller.call), self.settled_modified),
             Compare::created_at(caller.session_key.as_str(), caller.session_created),
+            keys.past.trusted(),
         ];
-        let mut then = vec![Op::put_leased(held, Pool::record(claim, now), caller.lease)];
+        let mark = keys.past.marked(self.past.base.as_ref().map_or(0, |base| base.value));
+        let mut then = vec![Op::put_leased(held, Pool::record(claim, now), caller.lease), mark];
         match queued {
             None => when.push(Compare::absent(keys.waiting())),
             Some(queued) => {

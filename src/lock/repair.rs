@@ -1,6 +1,7 @@
 //! `fencron fence repair`: making fences greater than everything seen, after a base was lost or a store went back.
 
 use super::hold::{Base, FENCE_LIMIT, OwnerRecord, fence};
+use super::lineage::{Lineage, PastKeys, random_id};
 use super::{Backoff, Locks};
 use crate::fence::Fence;
 use crate::store::{Compare, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn};
@@ -23,7 +24,8 @@ pub struct Repaired {
 
 impl<S: Store> Locks<S> {
     /// Sets the fence base of the namespace above every fence that this node has seen, that the store still shows, and
-    /// that a clock of now stands for; and, in the same transaction, ends every hold and session of the namespace.
+    /// that a clock of now stands for; and, in the same transaction, ends every hold and session of the namespace, and
+    /// what somebody has told of a store that went back.
     ///
     /// Run it where the node that saw the most keeps its [`SeenFile`](super::SeenFile): a node that has seen a higher
     /// fence goes on refusing the store. `above` is a fence that something else has seen, a guard for one: the base is
@@ -39,7 +41,8 @@ impl<S: Store> Locks<S> {
         for _ in 0..ATTEMPTS {
             match self.repair_once(above, &mut written).await {
                 Ok(Some(repaired)) => {
-                    self.seen.send_modify(|seen| seen.note(repaired.base, repaired.revision, None));
+                    self.note(repaired.base, repaired.revision, None);
+                    self.saw_mark(repaired.base, repaired.revision);
                     return Ok(repaired);
                 }
                 Ok(None) => {}
@@ -57,7 +60,8 @@ impl<S: Store> Locks<S> {
         above: Option<Fence>,
         written: &mut Option<Repaired>,
     ) -> Result<Option<Repaired>, StoreError> {
-        let base_key = self.namespace.base_key();
+        let keys = PastKeys::new(&self.namespace);
+        let base_key = keys.base.clone();
         let page = self.store.range(Range::of(Keys::one(base_key.as_str()))).await?;
         let entry = page.entries.first();
         let base_before = Base::read(&base_key, entry).ok().map(|base| base.value);
@@ -68,11 +72,16 @@ impl<S: Store> Locks<S> {
         let (mut found, _) = self.store.range_all(locks.clone()).await?;
         found.extend(self.store.range_all(sessions.clone()).await?.0);
         let base = self.next_base(above, base_before, &found)?;
-        let txn = Txn::new()
+        let lineage = self.store.range(Range::of(Keys::one(keys.lineage.as_str()))).await?.entries;
+        let lineage = Lineage::read(lineage.first()).map(|lineage| lineage.grown(random_id(), self.clock.wall()));
+        let mut txn = Txn::new()
             .when(Compare::modified_at(base_key.as_str(), entry.map_or(Revision(0), |entry| entry.modified)))
             .then(Op::put(base_key, base.to_string()))
+            .then(keys.marked(base))
+            .then(Op::delete(&keys.refused))
             .then(Op::Delete(locks))
             .then(Op::Delete(sessions));
+        txn.then.extend(lineage.map(|lineage| Op::put(&keys.lineage, lineage.encoded())));
         let removed = found.into_iter().map(|entry| entry.key).collect();
         let repaired = Repaired { base, base_before, removed, revision: Revision(0) };
         *written = Some(repaired.clone());

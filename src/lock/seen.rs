@@ -1,23 +1,23 @@
 //! Fences that survive a store restored from a backup.
 //!
 //! A restored etcd has the same cluster id, the same raft term and a *lower* revision, and even the leases of the dead
-//! are accepted again: nothing inside a store tells that it went back. So every node remembers, outside of it, the
-//! highest it has seen, and refuses a store that is behind that, until a person has decided what the present is
-//! (`fencron fence repair`).
-
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+//! are accepted again: nothing inside a store tells that it went back. So everybody who takes a hold remembers, outside
+//! of it, the most that was seen: revision and fence, the mark of the last grant or claim, and links of the store's
+//! lineage ([`lineage`](super::lineage)). A store that does not know of these is refused, until a person has decided what
+//! the present is (`fencron fence repair`).
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::keys::Namespace;
+use super::hold::{FENCE_LIMIT, FenceBaseError};
+use super::lineage::{Lineage, Link, Past};
 use crate::fence::Fence;
 use crate::store::Revision;
 
-/// The highest that was seen of one namespace of one store.
+mod file;
+
+pub use file::{SeenFile, SeenFileError};
+
+/// The most that was seen of one namespace of one store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// What fences were counted from. It only changes by a repair, after which revisions are counted anew.
@@ -30,24 +30,33 @@ pub struct Seen {
     /// none the truer for it: only a repair, which is another base, makes it good.
     #[serde(default)]
     pub went_back: bool,
+    /// When something was last granted or claimed, under that base; 0: not as far as was seen.
+    #[serde(default)]
+    pub marked: Revision,
+    /// The newest link of the store's lineage, under that base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
+    /// The newest of those links that a lineage keeps for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub milestone: Option<Link>,
+    /// The first link of all: it tells an older state of this store from another store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Link>,
 }
 
 /// The store is older than it was: it was restored from a backup, or it is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the store went back in time: it is at revision {} (fence base {}), and was at revision {} (fence base {}, fence \
-     {}) before it was set back. It was restored from a backup, or is not the same store. Nothing is granted, so that no \
-     fence and no claim is given out twice: if this is the store you mean, run `fencron fence repair`",
-    found.revision, found.base, seen.revision, seen.base, seen.fence
+    "the store went back in time: {why}. It was restored from a backup, made anew, or is not the same store. Nothing is \
+     granted, so that no fence and no claim is given out twice: if this is the store you mean, run `fencron fence repair`"
 )]
 pub struct StoreWentBack {
-    pub seen: Seen,
-    pub found: Seen,
+    pub why: String,
 }
 
 impl Seen {
     /// Whether a store that answers with this base and revision, to a question put *after* `self` was seen, can be the
-    /// same one, no older. A repair that knew of everything seen here is taken for what it is.
+    /// same one, no older, as far as numbers tell. A repair that knew of everything seen here is taken for what it is.
     ///
     /// ```
     /// use fencron::lock::Seen;
@@ -58,22 +67,112 @@ impl Seen {
     /// assert!(seen.check(1_700_000_000_000, Revision(4)).is_ok(), "restored and repaired");
     /// ```
     pub fn check(&self, base: u64, revision: Revision) -> Result<(), StoreWentBack> {
-        let goes_on = base == self.base && revision >= self.revision && !self.went_back;
-        let was_repaired = base > self.base && base >= self.fence;
-        if goes_on || was_repaired {
+        if self.was_repaired(base) {
             return Ok(());
         }
-        Err(StoreWentBack { seen: *self, found: Seen { base, revision, ..Seen::default() } })
+        let Seen { base: own, revision: before, fence, .. } = *self;
+        let why = if base != own || revision < before {
+            format!(
+                "it is at revision {revision} (fence base {base}), and was at revision {before} (fence base {own}, fence \
+                 {fence}) before it was set back"
+            )
+        } else if self.went_back {
+            format!(
+                "it was found to be older than revision {before}, and what is written to it since makes that no truer"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(StoreWentBack { why })
+    }
+
+    /// The same by all that a look at `revision` shows.
+    pub(super) fn check_past(&self, past: &Past, revision: Revision) -> Result<(), StoreWentBack> {
+        match &past.base {
+            Ok(base) => {
+                self.check(base.value, revision)?;
+                if !self.was_repaired(base.value) && past.marked < self.marked {
+                    let (last, gone) = (past.marked, self.marked);
+                    let why = format!(
+                        "it is at revision {revision}, but does not know what was granted or claimed at revision {gone}: \
+                         the last that it knows of is of revision {last}"
+                    );
+                    return Err(StoreWentBack { why });
+                }
+            }
+            // Without its base a store that is behind is still behind: say that, rather than that the base is missing.
+            Err(base) if revision < self.revision || self.went_back => {
+                let missing =
+                    if matches!(base, FenceBaseError::Missing { .. }) { ", without a fence base" } else { "" };
+                let (before, fence) = (self.revision, self.fence);
+                let why =
+                    format!("it is at revision {revision}{missing}, and was at revision {before} (fence {fence})");
+                return Err(StoreWentBack { why });
+            }
+            Err(_) => {}
+        }
+        past.refused.as_ref().map_or(Ok(()), |why| Err(StoreWentBack { why: why.clone() }))
+    }
+
+    /// The same by the lineage, which stands under `base`.
+    pub(super) fn check_lineage(&self, base: u64, lineage: &Lineage) -> Result<(), StoreWentBack> {
+        if self.was_repaired(base) {
+            return Ok(());
+        }
+        let missing = [self.link, self.milestone].into_iter().flatten().find(|link| lineage.has(*link) == Some(false));
+        let Some(Link { number, .. }) = missing else { return Ok(()) };
+        let newest = lineage.newest().map_or(0, |link| link.number);
+        let why = format!(
+            "its lineage has {newest} links, and not the one that was seen as number {number}: it was set back, and has \
+             been written to since"
+        );
+        Err(StoreWentBack { why })
+    }
+
+    /// Whether that lineage is one of this very store, at whatever time.
+    pub(super) fn is_of_same_store(&self, lineage: &Lineage) -> bool {
+        self.origin.is_some() && self.origin == lineage.first()
+    }
+
+    fn was_repaired(&self, base: u64) -> bool {
+        base > self.base && base >= self.fence && base < FENCE_LIMIT
     }
 
     /// Adds what was seen. What is older than the rest is left out: answers may come in any order.
     pub fn note(&mut self, base: u64, revision: Revision, fence: Option<Fence>) {
-        if base > self.base {
-            (self.base, self.revision, self.went_back) = (base, revision, false);
-        } else if base == self.base {
-            self.revision = self.revision.max(revision);
+        self.add(&Seen { base, revision, fence: fence.map_or(0, Fence::get), ..Seen::default() });
+    }
+
+    /// Adds when the mark was put, under that base.
+    pub(super) fn note_mark(&mut self, base: u64, marked: Revision) {
+        if base == self.base {
+            self.marked = self.marked.max(marked);
         }
-        self.fence = self.fence.max(fence.map_or(0, Fence::get));
+    }
+
+    /// Adds what a lineage shows that was found to be right, under that base.
+    pub(super) fn note_lineage(&mut self, base: u64, lineage: &Lineage) {
+        let newest = lineage.newest();
+        if base == self.base && newest.map(|link| link.number) >= self.link.map(|link| link.number) {
+            (self.link, self.milestone, self.origin) = (newest, lineage.milestone(), lineage.first());
+        }
+    }
+
+    /// Adds all that `other` has seen of the same store.
+    pub(super) fn add(&mut self, other: &Seen) {
+        let fence = self.fence.max(other.fence);
+        if other.base > self.base {
+            *self = Seen { origin: other.origin.or(self.origin), ..*other };
+        } else if other.base == self.base {
+            self.revision = self.revision.max(other.revision);
+            self.marked = self.marked.max(other.marked);
+            self.went_back |= other.went_back;
+            if other.link.map(|link| link.number) >= self.link.map(|link| link.number) {
+                (self.link, self.milestone) = (other.link, other.milestone);
+                self.origin = other.origin.or(self.origin);
+            }
+        }
+        self.fence = fence;
     }
 
     /// Whether nothing has ever been seen.
@@ -82,99 +181,14 @@ impl Seen {
     }
 }
 
-/// Where a node keeps what it has [`Seen`] across its restarts. Its calls block on the disk.
-#[derive(Clone, Debug)]
-pub struct SeenFile {
-    path: PathBuf,
-}
-
-/// The file cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum SeenFileError {
-    #[error("cannot {what} {path}, which remembers the highest fence seen: {source}", path = path.display())]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error(
-        "{path}, which remembers the highest fence seen, is damaged ({why}): delete it if you know that the store was \
-         not restored from a backup; otherwise run `fencron fence repair` where the file of another node is whole",
-        path = path.display()
-    )]
-    Damaged { path: PathBuf, why: String },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SeenRecord {
-    v: u32,
-    seen: Seen,
-}
-
-/// The version of the file.
-const RECORD: u32 = 1;
-
-impl SeenFile {
-    /// The file for one namespace of the store at `store_url`, in the directory `state`, which is created when first
-    /// needed. The URL is only hashed: it may carry a password.
-    pub fn new(state: &Path, store_url: &str, namespace: &Namespace) -> SeenFile {
-        let hash = Sha256::digest(format!("{store_url}\n{namespace}"));
-        let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        SeenFile { path: state.join(format!("seen-{namespace}-{hash}.json")) }
-    }
-
-    /// What was saved; nothing, where nothing ever was.
-    pub fn load(&self) -> Result<Seen, SeenFileError> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::default()),
-            Err(error) => return Err(self.failed("read", error)),
-        };
-        let damaged = |why: String| SeenFileError::Damaged { path: self.path.clone(), why };
-        let record: SeenRecord = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if record.v == RECORD { Ok(record.seen) } else { Err(damaged(format!("version {} is not known", record.v))) }
-    }
-
-    /// Adds `seen` to what was saved, by this node or by another that keeps its state here, so that a crash at any
-    /// moment leaves the old file or the new one.
-    pub fn save(&self, seen: &Seen) -> Result<(), SeenFileError> {
-        static SAVED: AtomicU64 = AtomicU64::new(0);
-        let directory = self.path.parent().expect("the path was joined to a directory");
-        fs::create_dir_all(directory).map_err(|error| self.failed("create the directory of", error))?;
-        // One at a time, whichever process they are of: what one adds must not be lost by another's replacing it.
-        let held = File::open(directory).and_then(|dir| dir.lock().map(|()| dir));
-        let held = held.map_err(|error| self.failed("lock the directory of", error))?;
-        let mut all = self.load()?;
-        all.note(seen.base, seen.revision, Fence::new(seen.fence));
-        all.went_back |= seen.went_back && seen.base == all.base;
-        let beside =
-            self.path.with_extension(format!("tmp-{}-{}", std::process::id(), SAVED.fetch_add(1, Ordering::Relaxed)));
-        let text = serde_json::to_vec(&SeenRecord { v: RECORD, seen: all }).expect("numbers can be written");
-        write_through(&beside, &text).map_err(|error| self.failed("write", error))?;
-        fs::rename(&beside, &self.path).map_err(|error| self.failed("replace", error))?;
-        // The new name is only safe once the directory is.
-        held.sync_all().map_err(|error| self.failed("sync the directory of", error))
-    }
-
-    fn failed(&self, what: &'static str, source: io::Error) -> SeenFileError {
-        SeenFileError::Io { what, path: self.path.clone(), source }
-    }
-}
-
-fn write_through(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(text)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::hold::Base;
+    use crate::time::Wall;
 
     fn seen(base: u64, revision: u64, fence: u64) -> Seen {
-        Seen { base, revision: Revision(revision), fence, went_back: false }
+        Seen { base, revision: Revision(revision), fence, ..Seen::default() }
     }
 
     #[test]
@@ -191,17 +205,6 @@ mod tests {
         assert!(went_back.check(1000, Revision(12)).is_ok());
         went_back.note(1000, Revision(12), None);
         assert!(went_back.check(1000, Revision(13)).is_ok());
-    }
-
-    #[test]
-    fn that_a_store_went_back_is_remembered_until_it_is_repaired() {
-        let state = tempfile::tempdir().unwrap();
-        let file = SeenFile::new(state.path(), "memory:", &Namespace::new("shop").unwrap());
-        file.save(&Seen { went_back: true, ..seen(0, 10, 5) }).unwrap();
-        file.save(&seen(0, 11, 5)).unwrap();
-        assert!(file.load().unwrap().went_back, "another node, which has not found out, changes nothing");
-        file.save(&seen(1000, 3, 5)).unwrap();
-        assert!(!file.load().unwrap().went_back);
     }
 
     #[test]
@@ -228,54 +231,65 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_was_saved_is_loaded() {
-        let state = tempfile::tempdir().unwrap();
-        let file =
-            SeenFile::new(&state.path().join("new"), "etcd://user:secret@host", &Namespace::new("shop").unwrap());
-        assert_eq!(file.load().unwrap(), Seen::default());
-        for seen in [seen(1, 2, 3), seen(4, 5, 6)] {
-            file.save(&seen).unwrap();
-            assert_eq!(file.load().unwrap(), seen);
-        }
-        let names: Vec<_> =
-            fs::read_dir(state.path().join("new")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names.len(), 1, "nothing is left beside it: {names:?}");
+    fn past(base: u64, marked: u64) -> Past {
+        let base = Ok(Base { value: base, modified: Revision(2) });
+        Past { base, marked: Revision(marked), refused: None }
+    }
+
+    fn lineage(links: u64) -> Lineage {
+        (1..=links).fold(Lineage::default(), |lineage, number| lineage.grown(number, Wall::EPOCH))
     }
 
     #[test]
-    fn what_several_save_at_once_is_all_kept() {
-        let state = tempfile::tempdir().unwrap();
-        let file = SeenFile::new(state.path(), "memory:", &Namespace::new("shop").unwrap());
-        std::thread::scope(|scope| {
-            for (first, file) in (1..=4).zip(std::iter::repeat(&file)) {
-                scope.spawn(move || {
-                    for step in 0..50 {
-                        let number = first + 4 * step;
-                        file.save(&seen(0, number, number)).unwrap();
-                        assert!(file.load().unwrap().fence >= number, "forgotten");
-                    }
-                });
-            }
-        });
-        assert_eq!(file.load().unwrap(), seen(0, 200, 200));
+    fn a_store_that_does_not_know_of_the_last_grant_is_refused_however_far_its_revision_has_grown() {
+        let seen = Seen { marked: Revision(8), ..seen(0, 10, 8) };
+        assert!(seen.check_past(&past(0, 8), Revision(1000)).is_ok());
+        let error = seen.check_past(&past(0, 7), Revision(1000)).unwrap_err();
+        assert!(error.to_string().contains("granted or claimed at revision 8"), "{error}");
+        assert!(seen.check_past(&past(1000, 3), Revision(12)).is_ok(), "repaired");
     }
 
     #[test]
-    fn stores_and_namespaces_have_files_of_their_own() {
-        let file =
-            |url: &str, namespace: &str| SeenFile::new(Path::new("s"), url, &Namespace::new(namespace).unwrap()).path;
-        assert_ne!(file("sqlite:a", "shop"), file("sqlite:b", "shop"));
-        assert_ne!(file("sqlite:a", "shop"), file("sqlite:a", "bar"));
+    fn what_somebody_refused_is_refused_by_who_has_seen_nothing() {
+        let refused = Past { refused: Some("so".into()), ..past(0, 8) };
+        assert!(Seen::default().check_past(&refused, Revision(9)).is_err());
     }
 
     #[test]
-    fn a_damaged_file_is_no_reason_to_trust() {
-        let state = tempfile::tempdir().unwrap();
-        let file = SeenFile::new(state.path(), "memory:", &Namespace::new("shop").unwrap());
-        for text in ["", "{}", r#"{"v":2,"seen":{"base":0,"revision":0,"fence":0}}"#] {
-            fs::write(&file.path, text).unwrap();
-            assert!(matches!(file.load(), Err(SeenFileError::Damaged { .. })), "{text}");
-        }
+    fn a_lineage_without_a_link_that_was_seen_is_refused() {
+        let mut seen = seen(0, 10, 5);
+        seen.note_lineage(0, &lineage(40));
+        assert!(seen.check_lineage(0, &lineage(41)).is_ok());
+        assert!(seen.check_lineage(0, &lineage(39)).is_err(), "it went back");
+        assert!(seen.check_lineage(0, &lineage(39).grown(99, Wall::EPOCH)).is_err(), "and went on");
+        assert!(seen.check_lineage(0, &Lineage::default()).is_err(), "it is gone");
+        assert!(seen.check_lineage(1000, &lineage(39)).is_ok(), "repaired");
+        assert!(seen.is_of_same_store(&lineage(1)) && !seen.is_of_same_store(&Lineage::default()));
+    }
+
+    #[test]
+    fn a_link_that_was_left_out_is_vouched_for_by_a_milestone() {
+        let mut seen = seen(0, 10, 5);
+        seen.note_lineage(0, &lineage(40));
+        assert!(seen.check_lineage(0, &lineage(500)).is_ok());
+        let other = (32..=500).fold(lineage(31), |lineage, number| lineage.grown(number + 1, Wall::EPOCH));
+        assert!(seen.check_lineage(0, &other).is_err());
+    }
+
+    #[test]
+    fn what_an_older_version_saved_is_read() {
+        let text = r#"{"base":0,"revision":24,"fence":20}"#;
+        assert_eq!(serde_json::from_str::<Seen>(text).unwrap(), seen(0, 24, 20));
+    }
+
+    #[test]
+    fn marks_and_links_are_counted_anew_after_a_repair() {
+        let mut all = Seen { marked: Revision(8), ..seen(0, 10, 8) };
+        all.note_lineage(0, &lineage(3));
+        all.note(1000, Revision(4), None);
+        assert_eq!((all.marked, all.link, all.fence), (Revision(0), None, 8));
+        assert_eq!(all.origin, lineage(1).first(), "it is the same store");
+        all.note_mark(0, Revision(11));
+        assert_eq!(all.marked, Revision(0), "a late answer of the time before");
     }
 }

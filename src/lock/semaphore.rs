@@ -11,6 +11,7 @@ use super::handout::WITHDRAW_WITHIN;
 use super::hold::{Proof, View, is_settled};
 use super::keys::{CallId, LockName, SemaphoreKeys};
 use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
+use super::seen::{Seen, StoreWentBack};
 use super::session::{Ended, Member, Session};
 use super::signal::{HoldOver, HoldSignal, Lost};
 use super::{Backoff, Locks, Waiter};
@@ -49,6 +50,8 @@ pub enum SemaphoreError {
     /// It may hold permits or wait for them: that is taken back in the background, and ends with the session at last.
     #[error("it is not known whether the request for permits of `{semaphore}` took effect ({source})")]
     OutcomeUnknown { semaphore: LockName, source: StoreError },
+    #[error(transparent)]
+    StoreWentBack(#[from] StoreWentBack),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -147,7 +150,7 @@ impl<S: Store> Semaphore<S> {
 
     /// Who holds permits, and who waits for some, now.
     pub async fn state(&self) -> Result<SemaphoreState, SemaphoreError> {
-        let pool = self.read(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
+        let pool = self.parse(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
         let waiter = |entry: &Entry| {
             let (node, since) = ShareRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
             Waiter { node, session: entry.lease, since }
@@ -176,7 +179,7 @@ impl<S: Store> Semaphore<S> {
     /// session goes on, and is told by the signals of its permits. What it still does cannot be stopped from here, and no
     /// fence turns it away.
     pub async fn take_from(&self, session: LeaseId) -> Result<Vec<PermitsHeld>, SemaphoreError> {
-        let pool = self.read(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
+        let pool = self.parse(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
         let its = pool.holding.iter().filter(|entry| entry.lease == Some(session));
         let mut taken = Vec::new();
         for entry in its {
@@ -260,15 +263,34 @@ impl<S: Store> Semaphore<S> {
 
     /// `None`: it would have to wait, and is not to.
     async fn contend(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
+        let contended = self.contend_here(claim, waits).await;
+        if let Ok(Some(proof)) = &contended {
+            self.locks.renew_beside(proof.still_stands(), false);
+            self.locks.save_seen().await;
+        }
+        if let Err(SemaphoreError::StoreWentBack(_)) = &contended
+            && let Err(error) = self.locks.verify().await
+        {
+            tracing::warn!(%error, "the others could not be told that the store went back");
+        }
+        contended
+    }
+
+    async fn contend_here(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
         let (mut backoff, mut looks) = (Backoff::new(), 0);
         let caller = &claim.caller;
-        let (mut txn, mut sent) = (self.look(Some(claim), View::Near { queued: None }), Sent::Look);
+        let (mut txn, mut sent, mut base) = (self.look(Some(claim), View::Near { queued: None }), Sent::Look, None);
         loop {
+            let seen = self.locks.current();
+            if sent == Sent::Take {
+                txn.when.extend(self.keys.past.unforgotten(seen.marked).filter(|_| base == Some(seen.base)));
+            }
             let looked = commit(&self.locks.store, std::mem::take(&mut txn)).await;
             let sent_before = std::mem::replace(&mut sent, Sent::Look);
             let pool = match looked {
                 Ok(committed) if committed.succeeded && sent_before == Sent::Take => {
                     let (key, created) = (self.keys.held(caller.call), committed.revision);
+                    self.locks.saw_mark(seen.base, created);
                     return Ok(Some(Proof { key, created, lease: caller.lease }));
                 }
                 Ok(committed) if sent_before == Sent::Found || committed.succeeded && sent_before == Sent::Enqueue => {
@@ -277,7 +299,7 @@ impl<S: Store> Semaphore<S> {
                     txn = self.look(Some(claim), View::Near { queued });
                     continue;
                 }
-                Ok(committed) => self.read(committed)?,
+                Ok(committed) => self.read(committed, &seen)?,
                 Err(StoreError::LeaseEnded(_)) => return Err(session_over(Ended::Refused)),
                 Err(error) if error.is_passing() => {
                     tracing::debug!(%error, call = %caller.call, "looking what became of the request");
@@ -288,6 +310,7 @@ impl<S: Store> Semaphore<S> {
                 Err(error) => return Err(error.into()),
             };
             let queued = pool.queued(&self.keys, caller.call);
+            base = pool.past.base.as_ref().ok().map(|base| base.value);
             (txn, sent) = match pool.next(&self.keys, claim, self.locks.clock.wall()) {
                 Next::Adopt(proof) => return Ok(Some(proof)),
                 Next::SessionGone => return Err(session_over(Ended::KeyGone)),
@@ -321,9 +344,16 @@ impl<S: Store> Semaphore<S> {
         Txn { then: Pool::look(&self.keys, claim.map(|claim| &claim.caller), view), ..Txn::new() }
     }
 
-    fn read(&self, committed: Committed) -> Result<Pool, StoreError> {
+    fn parse(&self, committed: Committed) -> Result<Pool, StoreError> {
         let other = || StoreError::Unusable("the store answered something else than was asked".to_owned());
-        Pool::read(committed).ok_or_else(other)
+        Pool::read(&self.keys, committed).ok_or_else(other)
+    }
+
+    /// `seen` is from before the question was sent.
+    fn read(&self, committed: Committed, seen: &Seen) -> Result<Pool, SemaphoreError> {
+        let pool = self.parse(committed)?;
+        self.locks.check(&pool.past, pool.revision, None, seen)?;
+        Ok(pool)
     }
 }
 

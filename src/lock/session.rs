@@ -152,6 +152,8 @@ impl<S: Store> Session<S> {
         driver: Driver,
     ) -> Result<Session<S>, SessionError> {
         locks.found().await?;
+        // Whoever asks for a hold under it is told; the node is there to be seen all the same.
+        locks.verify().await?.ok();
         let asked_at = locks.clock.boot();
         let (id, ttl) = Box::pin(locks.store.grant(timing.ttl())).await?;
         let lease = Lease::granted(timing, asked_at, ttl);

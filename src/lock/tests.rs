@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::store::memory::MemoryStore;
-use crate::store::{Entry, Range, Revision};
+use crate::store::{Compare, Entry, Keys, Op, Range, Revision, StoreError, Txn};
 use crate::time::{Boot, Wall};
 
 mod claims;
@@ -21,6 +21,7 @@ mod faulty;
 mod lapses;
 mod leadership;
 mod leftovers;
+mod lineage;
 mod lost_answers;
 mod misuse;
 mod model;

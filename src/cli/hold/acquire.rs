@@ -276,7 +276,7 @@ pub(in crate::cli) fn semaphore_failure(error: SemaphoreError) -> anyhow::Error 
     let exit = match error {
         SemaphoreError::Store(error) => return error.into(),
         SemaphoreError::MoreThanThereAre { .. } | SemaphoreError::OutOfBounds(_) => Exit::Wrong,
-        SemaphoreError::OutcomeUnknown { .. } => Exit::StoreUnreachable,
+        SemaphoreError::OutcomeUnknown { .. } | SemaphoreError::StoreWentBack(_) => Exit::StoreUnreachable,
         SemaphoreError::SessionLost { .. } => Exit::Lost,
     };
     Failure::new(exit, error.to_string()).into()

@@ -172,7 +172,7 @@ impl Sharing {
         let Phase::Looking { queued } = world.calls[call] else { return false };
         let (claim, view) = (self.claim(call), View::Near { queued });
         let look = Txn { then: Pool::look(&keys(), Some(&claim.caller), view), ..Txn::new() };
-        let pool = Pool::read(world.contents.commit(&look).unwrap()).unwrap();
+        let pool = Pool::read(&keys(), world.contents.commit(&look).unwrap()).unwrap();
         self.decide(world, call, &pool)
     }
 
@@ -206,7 +206,7 @@ impl Sharing {
             }
             (Kind::Found, _) => world.calls[call] = Phase::Looking { queued: None },
             (Kind::Enqueue | Kind::Take, Some(committed)) => {
-                let pool = Pool::read(committed).expect("what failed looks");
+                let pool = Pool::read(&keys(), committed).expect("what failed looks");
                 self.decide(world, call, &pool);
             }
         }
@@ -215,7 +215,7 @@ impl Sharing {
     /// Whether permits may just have been granted to `call`, when `waited` were waiting.
     fn wrong_with(&self, world: &mut World, call: usize, waited: &[Entry]) -> Option<&'static str> {
         let look = Txn { then: Pool::look(&keys(), None, View::Whole), ..Txn::new() };
-        let pool = Pool::read(world.contents.commit(&look).unwrap()).unwrap();
+        let pool = Pool::read(&keys(), world.contents.commit(&look).unwrap()).unwrap();
         let own = keys().wait(self.claim(call).caller.call);
         let place = waited.iter().find(|entry| entry.key == own).map_or(Revision(u64::MAX), |entry| entry.created);
         if pool.held() > u64::from(pool.permits().unwrap()) {

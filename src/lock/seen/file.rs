@@ -1,0 +1,311 @@
+//! What was seen, on a disk.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Seen;
+use crate::lock::keys::Namespace;
+
+/// The version of the file.
+const RECORD: u32 = 1;
+
+/// How long whoever else saves is waited for. Beyond that, something else holds the directory, and it is saved all the
+/// same: at worst what another process adds at this very moment is forgotten.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
+const LOCK_EVERY: Duration = Duration::from_millis(10);
+
+/// A file that was to replace the old one, and is so old, was left by a crash.
+const LEFT_AFTER: Duration = Duration::from_secs(60);
+
+/// How many entries of the directory are looked at for such files.
+const SWEPT_MOST: usize = 10_000;
+
+/// Only for whoever runs the program, whatever its umask says.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Where a node keeps what it has [`Seen`] across its restarts. Its calls block on the disk.
+#[derive(Clone, Debug)]
+pub struct SeenFile {
+    path: PathBuf,
+    /// Where earlier versions kept it; read where there is nothing at `path`.
+    earlier: Vec<PathBuf>,
+    /// What crashes have left was looked for.
+    swept: Arc<AtomicBool>,
+}
+
+/// The file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SeenFileError {
+    #[error("cannot {what} {path}, which remembers the highest fence seen: {source}", path = path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{path}, which remembers the highest fence seen, is damaged ({why}): delete it if you know that the store was \
+         not restored from a backup; otherwise run `fencron fence repair` where the file of another node is whole",
+        path = path.display()
+    )]
+    Damaged { path: PathBuf, why: String },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SeenRecord {
+    v: u32,
+    seen: Seen,
+}
+
+impl SeenFile {
+    /// The file for one namespace of a store, in the directory `state`, which is created when first needed. `store` is
+    /// what tells the store from others; it is only hashed, since a URL may carry a password.
+    pub fn new(state: &Path, store: &str, namespace: &Namespace) -> SeenFile {
+        let path = state.join(file_name(store, namespace));
+        SeenFile { path, earlier: Vec::new(), swept: Arc::default() }
+    }
+
+    /// Reads what was kept in `state` under `store` for as long as nothing is kept in this file.
+    #[must_use]
+    pub fn or_earlier(mut self, state: &Path, store: &str, namespace: &Namespace) -> SeenFile {
+        self.earlier.push(state.join(file_name(store, namespace)));
+        self
+    }
+
+    /// Where it is kept.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was saved; nothing, where nothing ever was.
+    pub fn load(&self) -> Result<Seen, SeenFileError> {
+        for path in [&self.path].into_iter().chain(&self.earlier) {
+            match fs::read(path) {
+                Ok(text) => return parse(path, &text),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(SeenFileError::Io { what: "read", path: path.clone(), source: error }),
+            }
+        }
+        Ok(Seen::default())
+    }
+
+    /// Adds `seen` to what was saved, by this node or by another that keeps its state here, so that a crash at any
+    /// moment leaves the old file or the new one.
+    pub fn save(&self, seen: &Seen) -> Result<(), SeenFileError> {
+        let directory = self.path.parent().expect("the path was joined to a directory");
+        make_private(directory).map_err(|error| self.failed("create the directory of", error))?;
+        let opened = File::open(directory).map_err(|error| self.failed("open the directory of", error))?;
+        // One at a time, whichever process they are of: what one adds must not be lost by another's replacing it.
+        if !lock_for_a_while(&opened) {
+            tracing::debug!(directory = %directory.display(), "somebody else keeps it locked: saving all the same");
+        }
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            self.sweep(directory);
+        }
+        let mut all = self.load()?;
+        all.add(seen);
+        let text = serde_json::to_vec(&SeenRecord { v: RECORD, seen: all }).expect("numbers can be written");
+        let beside = self.beside();
+        if let Err(error) = write_through(&beside, &text).and_then(|()| fs::rename(&beside, &self.path)) {
+            fs::remove_file(&beside).ok();
+            return Err(self.failed("replace", error));
+        }
+        // The new name is only safe once the directory is.
+        opened.sync_all().map_err(|error| self.failed("sync the directory of", error))
+    }
+
+    /// A name that no other writer uses.
+    fn beside(&self) -> PathBuf {
+        static SAVED: AtomicU64 = AtomicU64::new(0);
+        let number = SAVED.fetch_add(1, Ordering::Relaxed);
+        self.path.with_extension(format!("tmp-{}-{number}", std::process::id()))
+    }
+
+    /// Removes what writers have left that were killed.
+    fn sweep(&self, directory: &Path) {
+        let stem = self.path.file_stem().map(|stem| format!("{}.tmp-", stem.to_string_lossy())).unwrap_or_default();
+        let is_old = |entry: &fs::DirEntry| {
+            let written = entry.metadata().and_then(|about| about.modified());
+            written.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > LEFT_AFTER))
+        };
+        let entries = fs::read_dir(directory).into_iter().flatten().take(SWEPT_MOST).flatten();
+        for left in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&stem)).filter(is_old) {
+            if let Err(error) = fs::remove_file(left.path()) {
+                tracing::debug!(%error, path = %left.path().display(), "a file that a crash has left stays");
+            }
+        }
+    }
+
+    fn failed(&self, what: &'static str, source: io::Error) -> SeenFileError {
+        SeenFileError::Io { what, path: self.path.clone(), source }
+    }
+}
+
+fn file_name(store: &str, namespace: &Namespace) -> String {
+    let hash = Sha256::digest(format!("{store}\n{namespace}"));
+    let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("seen-{namespace}-{hash}.json")
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Seen, SeenFileError> {
+    let damaged = |why: String| SeenFileError::Damaged { path: path.to_owned(), why };
+    let record: SeenRecord = serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
+    if record.v == RECORD { Ok(record.seen) } else { Err(damaged(format!("version {} is not known", record.v))) }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Creates the directory, where it is not there, for its owner alone. One that is there is left as it is.
+fn make_private(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+    fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
+}
+
+fn lock_for_a_while(directory: &File) -> bool {
+    let mut left = LOCK_WITHIN;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return true,
+            Err(TryLockError::WouldBlock) if !left.is_zero() => {}
+            Err(_) => return false,
+        }
+        thread::sleep(LOCK_EVERY.min(left));
+        left = left.saturating_sub(LOCK_EVERY);
+    }
+}
+
+fn write_through(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Revision;
+
+    fn seen(base: u64, revision: u64, fence: u64) -> Seen {
+        Seen { base, revision: Revision(revision), fence, ..Seen::default() }
+    }
+
+    fn shop() -> Namespace {
+        Namespace::new("shop").unwrap()
+    }
+
+    #[test]
+    fn that_a_store_went_back_is_remembered_until_it_is_repaired() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &shop());
+        file.save(&Seen { went_back: true, ..seen(0, 10, 5) }).unwrap();
+        file.save(&seen(0, 11, 5)).unwrap();
+        assert!(file.load().unwrap().went_back, "another node, which has not found out, changes nothing");
+        file.save(&seen(1000, 3, 5)).unwrap();
+        assert!(!file.load().unwrap().went_back);
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(&state.path().join("new"), "etcd://user:secret@host", &shop());
+        assert_eq!(file.load().unwrap(), Seen::default());
+        for seen in [seen(1, 2, 3), seen(4, 5, 6)] {
+            file.save(&seen).unwrap();
+            assert_eq!(file.load().unwrap(), seen);
+        }
+        let names: Vec<_> =
+            fs::read_dir(state.path().join("new")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 1, "nothing is left beside it: {names:?}");
+    }
+
+    #[test]
+    fn what_several_save_at_once_is_all_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &shop());
+        std::thread::scope(|scope| {
+            for (first, file) in (1..=4).zip(std::iter::repeat(&file)) {
+                scope.spawn(move || {
+                    for step in 0..50 {
+                        let number = first + 4 * step;
+                        file.save(&seen(0, number, number)).unwrap();
+                        assert!(file.load().unwrap().fence >= number, "forgotten");
+                    }
+                });
+            }
+        });
+        assert_eq!(file.load().unwrap(), seen(0, 200, 200));
+    }
+
+    #[test]
+    fn stores_and_namespaces_have_files_of_their_own() {
+        let file =
+            |url: &str, namespace: &str| SeenFile::new(Path::new("s"), url, &Namespace::new(namespace).unwrap()).path;
+        assert_ne!(file("sqlite:a", "shop"), file("sqlite:b", "shop"));
+        assert_ne!(file("sqlite:a", "shop"), file("sqlite:a", "bar"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_reason_to_trust() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &shop());
+        for text in ["", "{}", r#"{"v":2,"seen":{"base":0,"revision":0,"fence":0}}"#] {
+            fs::write(&file.path, text).unwrap();
+            assert!(matches!(file.load(), Err(SeenFileError::Damaged { .. })), "{text}");
+        }
+    }
+    #[test]
+    fn what_an_earlier_version_kept_elsewhere_is_read_until_something_is_kept_here() {
+        let (state, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let earlier = SeenFile::new(old.path(), "sqlite:a", &shop());
+        earlier.save(&seen(0, 24, 20)).unwrap();
+        let file = SeenFile::new(state.path(), "sqlite:/b/a", &shop()).or_earlier(old.path(), "sqlite:a", &shop());
+        assert_eq!(file.load().unwrap(), seen(0, 24, 20));
+        file.save(&seen(0, 25, 0)).unwrap();
+        earlier.save(&seen(0, 100, 100)).unwrap();
+        assert_eq!(file.load().unwrap(), seen(0, 25, 20));
+    }
+
+    #[test]
+    fn a_directory_that_somebody_else_keeps_locked_is_not_waited_for_without_end() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &shop());
+        let theirs = File::open(state.path()).unwrap();
+        theirs.lock().unwrap();
+        file.save(&seen(0, 2, 3)).unwrap();
+        assert_eq!(file.load().unwrap(), seen(0, 2, 3));
+    }
+
+    #[test]
+    fn what_a_crash_has_left_is_removed_and_what_is_being_written_is_not() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &shop());
+        let (left, fresh) = (file.path.with_extension("tmp-1-1"), file.path.with_extension("tmp-1-2"));
+        let other = state.path().join("seen-bar-0.tmp-1-1");
+        let long_ago = SystemTime::now() - LEFT_AFTER * 2;
+        for path in [&left, &fresh, &other] {
+            fs::write(path, "half").unwrap();
+        }
+        for path in [&left, &other] {
+            File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+        file.save(&seen(0, 2, 3)).unwrap();
+        assert!(!left.exists() && fresh.exists() && other.exists());
+    }
+}
