@@ -15,6 +15,7 @@ mod locks;
 mod logging;
 mod logs;
 mod look;
+mod memory;
 mod migrate;
 mod once;
 mod outage;
@@ -24,6 +25,7 @@ mod steer;
 mod terminal;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -71,6 +73,10 @@ struct Global {
     /// The user of an etcd store whose URL names none
     #[arg(long, global = true, value_name = "USER", env = "FENCRON_ETCD_USER", help_heading = "Global options")]
     etcd_user: Option<String>,
+    /// Where it is remembered, outside of the store, what was seen of it: by that a restored store is known
+    /// [default: $XDG_STATE_HOME/fencron, ~/.local/state/fencron, or /var/lib/fencron]
+    #[arg(long, global = true, value_name = "DIR", env = "FENCRON_STATE_DIR", help_heading = "Global options")]
+    state_dir: Option<PathBuf>,
 }
 
 /// How data is printed.

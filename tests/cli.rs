@@ -70,6 +70,7 @@ impl Place {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FENCRON_") || name == "RUST_LOG") {
             command.env_remove(name);
         }
+        command.env("FENCRON_STATE_DIR", self.path("state"));
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }

@@ -1,7 +1,5 @@
 //! `fencron fence`: what fences are counted from, and repairing it.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -10,7 +8,7 @@ use super::terminal::Terminal;
 use super::{Exit, Failure, Global};
 use crate::fence::{Fence, Scope};
 use crate::ledger::Find;
-use crate::lock::{LockName, Locks, Seen, SeenFile, Standing};
+use crate::lock::{LockName, Locks, Seen, Standing};
 use crate::store::AnyStore;
 use crate::time::Wall;
 
@@ -23,22 +21,13 @@ pub(super) struct FenceArgs {
 #[derive(Subcommand)]
 enum FenceCommand {
     /// Show the fence of the leader, and whether the store can be trusted to count on
-    Show(StateArgs),
+    Show,
     /// Make every later fence greater than all that were seen, after the store was restored or damaged
     Repair(RepairArgs),
 }
 
 #[derive(Args)]
-struct StateArgs {
-    /// Where a node remembers the highest fence it has seen: that of the node that saw the most
-    #[arg(long, value_name = "DIR", env = "FENCRON_STATE_DIR", default_value = ".fencron")]
-    state_dir: PathBuf,
-}
-
-#[derive(Args)]
 struct RepairArgs {
-    #[command(flatten)]
-    state: StateArgs,
     /// Go above this fence too: one that a guard has seen, where the store that gave it is lost
     #[arg(long, value_name = "FENCE", value_parser = a_fence)]
     above: Option<Fence>,
@@ -49,7 +38,7 @@ struct RepairArgs {
 
 pub(super) async fn run(args: &FenceArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     match &args.command {
-        FenceCommand::Show(args) => show(args, global, terminal).await,
+        FenceCommand::Show => show(global, terminal).await,
         FenceCommand::Repair(args) => repair(args, global, terminal).await,
     }
 }
@@ -70,16 +59,15 @@ struct FenceView {
     problem: Option<String>,
 }
 
-async fn observe(args: &StateArgs, global: &Global) -> anyhow::Result<(Place, Locks<AnyStore>, Standing)> {
-    let place = global.open_here().await?;
-    let file = SeenFile::new(&args.state_dir, &place.url.to_string(), &place.namespace);
-    let locks = place.locks(file.load()?).kept_in(file);
+async fn observe(global: &Global) -> anyhow::Result<(Place, Locks<AnyStore>, Standing)> {
+    let place = global.open(None).await?;
+    let locks = place.remembering(global)?;
     let standing = locks.election(LockName::leader()).observe().await?;
     Ok((place, locks, standing))
 }
 
-async fn show(args: &StateArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let (place, locks, standing) = observe(args, global).await?;
+async fn show(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let (place, locks, standing) = observe(global).await?;
     let problem = standing.age.err().map(|error| error.to_string());
     let problem = problem.or(standing.base.err().map(|error| error.to_string()));
     let leader = standing.leader;
@@ -129,7 +117,7 @@ struct RepairView {
 }
 
 async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let (place, locks, standing) = observe(&args.state, global).await?;
+    let (place, locks, standing) = observe(global).await?;
     let ledger = place.ledger();
     let open = Find { open: true, limit: usize::MAX, ..Find::default() };
     let (open, nodes) = (ledger.runs(&open, |_| true).await?.len(), ledger.nodes().await?.len());

@@ -22,7 +22,7 @@ use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProgram, Wrapped};
 use crate::fence::{Holding, UNDER_ANOTHER};
 use crate::lock::{
-    Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Reopening, Seen, Session, SessionError, Timing, Trust,
+    Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Reopening, Session, SessionError, Timing, Trust,
 };
 use crate::store::AnyStore;
 use crate::time::{Boot, Clock, written};
@@ -160,7 +160,7 @@ pub(super) async fn semaphore(args: SemaphoreArgs, global: &Global) -> anyhow::R
     if args.set_permits {
         let place =
             outage::opened(global, args.hold.patience(), async || global.open_found_or_make(None).await).await?;
-        let locks = place.locks(Seen::default());
+        let locks = place.recalling(global);
         locks.found().await?;
         locks.semaphore(name.clone(), permits).set_permits(permits).await.map_err(semaphore_failure)?;
         if args.command.is_empty() {
@@ -201,7 +201,7 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
         .context("cannot prepare to start commands")?;
     let deadlines = execute.deadlines();
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = place.locks(Seen::default()).telling(tell);
+    let locks = place.remembering(global)?.telling(tell);
     let node = args.node.clone().unwrap_or_else(run::default_name);
     let turn = Turn { what, name, args, command, node, timing, place, locks, execute, begun };
     turn.take(&mut signals).await

@@ -15,7 +15,6 @@ use crate::api::view::{Overview, RunView, state_of};
 use crate::config::Config;
 use crate::job::{JobName, Trigger, Verdict};
 use crate::ledger::{Find, Ledger, RunRow};
-use crate::lock::Seen;
 use crate::scheduler::run::Done;
 use crate::store::{AnyStore, StoreError};
 use crate::time::Wall;
@@ -23,7 +22,7 @@ use crate::time::Wall;
 /// Says who leads, who is there, and what keeps jobs from being fired.
 pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
-    let overview = Overview::look(&place.ledger(), &place.locks(Seen::default()), place.clock.wall()).await?;
+    let overview = Overview::look(&place.ledger(), &place.recalling(global), place.clock.wall()).await?;
     terminal.show(&overview, status_text)?;
     Ok(Exit::Done)
 }

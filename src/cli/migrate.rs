@@ -16,7 +16,6 @@ use crate::execute::Stop;
 use crate::fence::Fence;
 use crate::job::Guarantee;
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
-use crate::lock::Seen;
 use crate::once::{How, Settled, Step, Tell, Told, differences};
 use crate::store::Revision;
 use crate::time::{Wall, written};
@@ -92,7 +91,7 @@ pub(super) async fn run(args: MigrateArgs, global: &Global, terminal: &mut Termi
         Some(What::Resolve { id, how, file }) => {
             let config = look::config_beside(file.as_deref(), terminal)?;
             let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
-            resolve(&place, config.as_ref(), id, *how).await?;
+            resolve(&place, config.as_ref(), (id, *how), global).await?;
             let what = if *how == As::Done { "recorded as done" } else { "to be made by whoever comes next" };
             terminal.say(format_args!("fencron: migration {id}: {what}"));
             Ok(Exit::Done)
@@ -110,7 +109,7 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
     let patience = (args.patience.wait, false);
     let place = outage::opened(global, patience, async || global.open_or_make(namespace).await).await?;
     let steps: Vec<Step> = config.migrations.iter().map(Step::from).collect();
-    let runner = runner(&place, &args.patience)?;
+    let runner = runner(&place, &args.patience, global)?;
     let (stopper, stop) = Stop::channel();
     let signals = tokio::spawn(stop_on_signals(stopper)?);
     let how = How { retry_failed: args.retry_failed, wait: args.patience.wait, stop };
@@ -168,7 +167,7 @@ fn teller() -> Tell {
     })
 }
 
-async fn resolve(place: &Place, config: Option<&Config>, id: &str, how: As) -> anyhow::Result<()> {
+async fn resolve(place: &Place, config: Option<&Config>, (id, how): (&str, As), global: &Global) -> anyhow::Result<()> {
     let key = OnceKey::migration(id);
     let ledger = place.ledger();
     let (records, _) = ledger.once(&key).await?;
@@ -196,7 +195,7 @@ async fn resolve(place: &Place, config: Option<&Config>, id: &str, how: As) -> a
         return Err(Failure::new(Exit::Failed, format!("{id} was never begun: there is nothing to retry")).into());
     }
     // Made before fencron was there, or by hand.
-    place.locks(Seen::default()).found().await?;
+    place.recalling(global).found().await?;
     let asked = steer::asked(place);
     let once = Once {
         name: id.to_owned(),

@@ -20,7 +20,7 @@ use crate::job::{
     Trigger,
 };
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
-use crate::lock::{CampaignError, Driver, Seen, SessionError, Timing, Trust};
+use crate::lock::{CampaignError, Driver, SessionError, Timing, Trust};
 use crate::once::{How, OnceError, Runner, Settled, Step, Tell, Told};
 use crate::store::{AnyStore, StoreError};
 
@@ -93,7 +93,7 @@ pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit
     let patience = (args.patience.wait, false);
     let place = outage::opened(global, patience, async || global.open_found_or_make(None).await).await?;
     let step = step(&key, &args);
-    let runner = runner(&place, &args.patience)?;
+    let runner = runner(&place, &args.patience, global)?;
     let told_of_end = Arc::new(AtomicBool::new(false));
     let tell = teller(&args.key, Arc::clone(&told_of_end));
     let (stopper, stop) = Stop::channel();
@@ -212,7 +212,11 @@ fn write_out(text: &str) {
 }
 
 /// What does things once, from a command line.
-pub(super) fn runner(place: &Place, patience: &Patience) -> anyhow::Result<Runner<AnyStore, Executor>> {
+pub(super) fn runner(
+    place: &Place,
+    patience: &Patience,
+    global: &Global,
+) -> anyhow::Result<Runner<AnyStore, Executor>> {
     let timing = Timing::from_ttl(patience.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
@@ -222,7 +226,7 @@ pub(super) fn runner(place: &Place, patience: &Patience) -> anyhow::Result<Runne
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     Ok(Runner {
         ledger: place.ledger(),
-        locks: place.locks(Seen::default()).telling(tell),
+        locks: place.remembering(global)?.telling(tell),
         execute,
         outputs: Outputs::new(place.clock.clone()),
         clock: place.clock.clone(),

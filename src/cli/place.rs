@@ -147,12 +147,6 @@ impl Global {
         self.open_existing(self.url_found(Exit::StoreUnreachable)?, file).await
     }
 
-    /// As [`Global::open`], but does not look in the directories above: for what reads beside the store what a node keeps
-    /// in the directory where it runs.
-    pub async fn open_here(&self) -> anyhow::Result<Place> {
-        self.open_existing(self.url()?, None).await
-    }
-
     async fn open_existing(&self, url: StoreUrl, file: Option<&str>) -> anyhow::Result<Place> {
         refuse_memory(&url)?;
         if let StoreUrl::Sqlite(path) = &url

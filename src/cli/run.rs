@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::file::{self, Footprint, Pipe, Reading};
+use super::memory::Memory;
 use super::place::{Place, made, open_store};
 use super::{Exit, Failure, Global, handover, outage};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Trigger};
-use crate::lock::{Driver, Locks, Namespace, Seen, SeenFile, Timing, Trust};
+use crate::lock::{Driver, Locks, Namespace, Seen, Timing, Trust};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
 use crate::store::etcd::EtcdStore;
@@ -68,9 +69,6 @@ pub(super) struct RunArgs {
     /// How far the node's clock may be from the others' for it to lead
     #[arg(long, env = "FENCRON_MAX_CLOCK_SKEW", default_value = "2s", value_parser = super::duration)]
     max_clock_skew: Duration,
-    /// Where the node remembers, outside of the store, the highest fence it has seen
-    #[arg(long, value_name = "DIR", env = "FENCRON_STATE_DIR", default_value = ".fencron")]
-    state_dir: PathBuf,
     /// How many commands run at once; the others wait
     #[arg(long, value_name = "N", env = "FENCRON_MAX_RUNNING", default_value_t = MAX_RUNNING)]
     max_running: usize,
@@ -108,7 +106,8 @@ pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> 
     }
     let place = Place::new(url, store, namespace, clock);
     let kept_name = named.is_none().then(|| place.namespace.clone());
-    start(args, Begun { timing, config, files, place, kept_name, hangup }).await
+    let memory = Memory::of(&place, global)?;
+    start(args, Begun { timing, config, files, place, memory, kept_name, hangup }).await
 }
 
 /// A node starts without a cluster that does not answer now: it is ready when that does.
@@ -145,13 +144,14 @@ struct Begun {
     /// What it was read from.
     files: Footprint,
     place: Place,
+    memory: Memory,
     /// The namespace that the file names and has to go on naming, where it does.
     kept_name: Option<Namespace>,
     hangup: Signal,
 }
 
 async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
-    let Begun { timing, config, files, place, kept_name, hangup } = begun;
+    let Begun { timing, config, files, place, memory, kept_name, hangup } = begun;
     let (order, orders) = mpsc::channel(QUEUE);
     let (chore, chores) = mpsc::channel(QUEUE);
     let ending = CancellationToken::new();
@@ -160,16 +160,14 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let asked_to_stop = signals(&order, &mut beside)?;
 
     let name = args.node.unwrap_or_else(default_name);
-    let file = SeenFile::new(&args.state_dir, &place.url.to_string(), &place.namespace);
-    let seen = file.load()?;
-    file.save(&seen)?;
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
         .context("cannot prepare to start commands")?
-        .handing(place.handed_over(&args.state_dir).0);
+        .handing(place.handed_over(&beside_memory).0);
     let deadlines = execute.deadlines();
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = place.locks(seen).kept_in(file).telling(tell);
+    let beside_memory = memory.directory();
+    let locks = memory.try_out(&place).await?.telling(tell);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;

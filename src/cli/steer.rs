@@ -154,7 +154,7 @@ async fn job_at(args: &JobArgs, global: &Global, terminal: &Terminal) -> anyhow:
     let config = config.filter(|config| config.namespace == place.namespace.as_str());
     let job = known_job(&place.ledger(), &args.job, config.as_ref()).await?;
     // What is asked for may come before the first node: it would find a namespace with keys, and none to count from.
-    place.locks(Seen::default()).found().await?;
+    place.recalling(global).found().await?;
     Ok((place, job))
 }
 
@@ -263,7 +263,7 @@ pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mu
     let config = file::read(&args.file)?;
     let job = check::find(&config, &args.job)?;
     let place = global.open(Some(&config.namespace)).await?;
-    place.locks(Seen::default()).found().await?;
+    place.recalling(global).found().await?;
     let Trigger::Schedule { schedule, .. } = &job.trigger else {
         let why = format!("`{}` has no schedule, so no instants of the past: `fencron trigger` runs it now", job.name);
         return Err(Failure::wrong(why).into());

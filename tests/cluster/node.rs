@@ -51,7 +51,7 @@ impl Node {
         // The kernel kills what setpriv starts when the thread ends that started it, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_fencron"), "--store", &self.store]);
-        command.args(arguments).current_dir(&self.directory).stdin(Stdio::null());
+        command.args(arguments).current_dir(&self.directory).env("FENCRON_STATE_DIR", "state").stdin(Stdio::null());
         command
     }
 
@@ -61,7 +61,7 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let ttl = format!("{}ms", ttl.as_millis());
         let file = self.file.display().to_string();
-        let fixed = ["run", &file, "--node", &self.name, "--ttl", &ttl, "--state-dir", "state"];
+        let fixed = ["run", &file, "--node", &self.name, "--ttl", &ttl];
         let mut command = self.command(&fixed);
         command.args(&self.arguments).envs(self.variables.iter().cloned());
         command.env("FENCRON_LOG", "info,fencron=debug").stdout(Stdio::null()).stderr(log);

@@ -51,10 +51,10 @@ async fn a_restored_etcd_is_refused_until_it_is_repaired_and_nothing_is_done_twi
     let begun_before = scene.effects.lines().len();
     let (status, body) = scene.nodes[leader].http("/readyz").await;
     assert!(status == 503 && body.contains("fencron fence repair"), "{status} {body}");
-    let (code, printed, _) = scene.nodes[leader].fencron(&["fence", "show", "--state-dir", "state"]);
+    let (code, printed, _) = scene.nodes[leader].fencron(&["fence", "show"]);
     assert!(code == Some(1) && printed.contains("went back in time"), "{code:?} {printed}");
 
-    let (code, printed, said) = scene.nodes[leader].fencron(&["fence", "repair", "--yes", "--state-dir", "state"]);
+    let (code, printed, said) = scene.nodes[leader].fencron(&["fence", "repair", "--yes"]);
     assert_eq!(code, Some(0), "{printed}{said}");
     let (_, next) = scene.leader_after(fence).await;
     scene.begins("tick", next).await;

@@ -84,7 +84,7 @@ fn command(dir: &TempDir, args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FENCRON_") || name == "RUST_LOG") {
         command.env_remove(name);
     }
-    command.args(args).current_dir(dir.path()).stdin(Stdio::null());
+    command.args(args).current_dir(dir.path()).env("FENCRON_STATE_DIR", dir.path()).stdin(Stdio::null());
     command
 }
 

@@ -6,6 +6,7 @@ mod holding;
 mod inside;
 mod operators;
 mod outages;
+mod restored;
 mod scene;
 mod store;
 #[path = "../support/mod.rs"]

@@ -80,6 +80,7 @@ impl Scene {
             command.env_remove(name);
         }
         command.env("FENCRON_STORE", self.store_url()).env("FENCRON_NAMESPACE", "shop");
+        command.env("FENCRON_STATE_DIR", self.path("state"));
         command.args(args).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -106,6 +106,7 @@ impl Scene {
             command.env_remove(name);
         }
         command.args(["--store", store, "--namespace", "shop"]).args(args).current_dir(self.dir.path());
+        command.env("FENCRON_STATE_DIR", self.dir.path().join("state"));
         command.env("DATABASE_URL", &self.database).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
