@@ -25,6 +25,7 @@ mod prune;
 mod record;
 mod request;
 mod transition;
+mod watermark;
 
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};

@@ -51,7 +51,8 @@ use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
 use crate::ledger::{Claim, Claims, Ledger, News, NodeRecord};
 use crate::lock::{
-    CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Reopening, Session, SessionError, Term, Timing,
+    CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Reopening, Session, SessionError, StoreWentBack,
+    Term, Timing,
     Trust,
 };
 use crate::once::{OnceError, Settled};
@@ -173,6 +174,7 @@ enum Answer<S> {
         result: Result<bool, StoreError>,
     },
     Pruned(Result<Option<Vec<JobName>>, StoreError>),
+    Verified(Result<Result<(), StoreWentBack>, StoreError>),
     Done(&'static str, Result<(), StoreError>),
 }
 
@@ -243,6 +245,8 @@ struct Running<S, E> {
     /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
     owner: Option<(Revision, Option<u64>)>,
     stands_back: Option<String>,
+    /// Why the watermark cannot be gone by.
+    damage: Option<String>,
     /// What the last attempt to take part met, and when.
     obstacle: Option<(String, Boot)>,
     /// When this node last lost a term.
@@ -369,6 +373,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             nodes: BTreeMap::new(),
             owner: None,
             stands_back: None,
+            damage: None,
             obstacle: None,
             lost_at: None,
             reopening: Reopening::new(),
@@ -435,6 +440,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::MigrationsMoved(turn) => self.migrations_moved(turn),
             Answer::Looked { hold, seen, result } => self.looked_at_own_term(&hold, seen, result),
             Answer::Pruned(result) => self.pruned(result),
+            Answer::Verified(result) => self.verified(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),
             Answer::Done(..) => {}
         }
@@ -494,6 +500,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             reasons.push("stopping".to_owned());
         }
         reasons.extend(self.stands_back.clone());
+        reasons.extend(self.damage.clone());
         reasons.extend(self.gate.closed());
         reasons.extend(self.obstacle().map(str::to_owned));
         reasons.extend(self.troubles.in_the_way().cloned());

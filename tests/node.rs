@@ -384,3 +384,100 @@ async fn two_nodes_of_one_name_say_so_and_one_that_was_started_again_does_not() 
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(first.status.borrow().reasons, [""; 0]);
 }
+
+const WATERMARK: &str = "/fencron/v1/t/watermark";
+
+/// A node that has fired some occurrences, and whose watermark is then changed by `harm`.
+async fn harmed(harm: Op) -> (MemoryStore, Clock, Recorder, Handle) {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let node = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_millis(10_500)).await;
+    assert!(node.status.borrow().ready && recorder.starts.lock().unwrap().len() >= 9);
+    store.commit(Txn::new().then(harm)).await.unwrap();
+    (store, clock, recorder, node)
+}
+
+/// Nobody leads, without trying again and again; `status` and the node say why. Then the watermark is set anew.
+async fn stands_back_until_set_anew(
+    (store, clock, recorder, node): (MemoryStore, Clock, Recorder, Handle),
+    says: &str,
+) {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (before, begun) = (store.about_revision().await, recorder.starts.lock().unwrap().len());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(store.about_revision().await - before <= 25, "it keeps the store busy");
+    let status = node.status.borrow().clone();
+    assert!(!status.ready && status.fence.is_none(), "{status:?}");
+    let explains = |text: &str| text.contains(says) && text.contains(WATERMARK) && text.contains("fencron rewind --to");
+    assert!(status.reasons.iter().any(|reason| explains(reason)), "{status:?}");
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let locks = Locks::new(store.clone(), clock.clone(), Namespace::new("t").unwrap(), Seen::default());
+    let overview = fencron::api::view::Overview::look(&ledger, &locks, clock.wall()).await.unwrap();
+    assert!(overview.obstacles.iter().any(|obstacle| explains(obstacle)), "{overview:?}");
+    assert_eq!(recorder.starts.lock().unwrap().len(), begun, "something is fired");
+
+    // Another one that starts now finds the same.
+    let other = start("b", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!other.status.borrow().ready && other.status.borrow().fence.is_none(), "{:?}", other.status.borrow());
+
+    ledger.skip_to(clock.wall()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(node.status.borrow().ready && other.status.borrow().ready, "{:?}", node.status.borrow());
+    let mut starts = recorder.starts.lock().unwrap().clone();
+    assert!(starts.len() >= begun + 5, "{starts:?}");
+    let all = starts.len();
+    starts.sort();
+    starts.dedup();
+    assert_eq!(starts.len(), all, "something was started twice");
+}
+
+trait Asked {
+    async fn about_revision(&self) -> u64;
+}
+
+impl Asked for MemoryStore {
+    async fn about_revision(&self) -> u64 {
+        self.range(Range { limit: 1, ..Range::of(Keys::one(WATERMARK)) }).await.unwrap().revision.0
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watermark_that_cannot_be_read_is_an_obstacle_that_names_the_way_out() {
+    stands_back_until_set_anew(harmed(Op::put(WATERMARK, "garbage")).await, "cannot be read").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watermark_of_a_newer_version_is_an_obstacle_that_says_so() {
+    let newer = r#"{"v":2,"r":{"upto":"2026-11-21T02:00:00Z"}}"#;
+    stands_back_until_set_anew(harmed(Op::put(WATERMARK, newer)).await, "newer version").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watermark_that_was_deleted_is_an_obstacle_that_names_the_way_out() {
+    stands_back_until_set_anew(harmed(Op::delete(WATERMARK)).await, "was deleted").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_in_which_nothing_was_due_yet_leads_without_a_watermark() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let yearly = || config("version: 1\njobs:\n  rare: {schedule: '0 0 1 1 *', command: [x]}\n");
+    let node = start("a", &store, &clock, &recorder, yearly());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let source = fencron::scheduler::run::Source::Trigger { by: "me".into() };
+    ledger
+        .ask_for_runs(&fencron::job::JobName::new("rare").unwrap(), &[clock.wall()], "t-1", &source, clock.wall())
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(recorder.starts.lock().unwrap().len(), 1);
+    node.task.abort();
+    let node = start("b", &store, &clock, &recorder, yearly());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(node.status.borrow().ready && node.status.borrow().fence.is_some(), "{:?}", node.status.borrow());
+}

@@ -184,7 +184,8 @@ impl Overview {
         let nodes = ledger.nodes().await?;
         let watermark = ledger.watermark().await?.map(|mark| mark.instant);
         let paused = ledger.paused().await?.into_iter().map(|(job, _)| job).collect();
-        let obstacles = obstacles(&standing, &nodes);
+        let mut obstacles = obstacles(&standing, &nodes);
+        obstacles.extend(ledger.watermark_damage().await?);
         let waiting = standing.waiting.iter().filter_map(|waiter| waiter.node.clone()).collect();
         let leads = standing.leader.as_ref().map(|leader| leader.session.0.get());
         let leader = standing.leader.map(|leader| LeaderView {

@@ -17,6 +17,12 @@ pub enum Followed {
     /// A session began, or its node published something new with it; or it is gone, and then nothing of what its node
     /// claimed is in anybody's hands. `record` is `None` also where a newer version wrote it.
     Node { lease: u64, alive: bool, record: Option<NodeRecord>, version: Version },
+    /// Something was granted or claimed, under fences that are counted from `base`.
+    Mark { base: u64, at: Revision },
+    /// The lineage of the store has another link.
+    Lineage,
+    /// The watermark cannot be gone by: why, for a person. Until it is told anew, nothing is to be fired.
+    Damaged(String),
     /// Something else changed, such as the key of a lock's owner: it is gone, or came to be at this revision, on this
     /// lease.
     Other { key: String, at: Revision, created: Option<(Revision, Option<u64>)> },
@@ -66,7 +72,17 @@ impl<S: Store> Ledger<S> {
             });
         };
         let told = match about {
-            About::Watermark => decode::<WatermarkRecord>(&entry.value).map(|r| Told::Watermark(r.watermark())),
+            About::Mark => {
+                let base = std::str::from_utf8(&entry.value).ok().and_then(|base| base.parse().ok());
+                return base.map(|base| Followed::Mark { base, at: entry.modified });
+            }
+            About::Lineage => return Some(Followed::Lineage),
+            About::Watermark => {
+                if let Some(damage) = self.damage_of(entry) {
+                    return Some(Followed::Damaged(damage));
+                }
+                decode::<WatermarkRecord>(&entry.value).map(|r| Told::Watermark(r.watermark()))
+            }
             About::Job(job) => decode::<KnownRecord>(&entry.value).map(|r| Told::Job(job, Some(r.into()))),
             About::Pause(job) => Some(Told::Paused(job, true)),
             About::Open(run) => {
@@ -93,7 +109,8 @@ impl<S: Store> Ledger<S> {
             return Some(Followed::Other { key: key.to_owned(), at: revision, created: None });
         };
         let told = match about {
-            About::Watermark => return None,
+            About::Mark | About::Lineage => return None,
+            About::Watermark => return Some(Followed::Damaged(self.missing_watermark())),
             About::Job(job) => Told::Job(job, None),
             About::Pause(job) => Told::Paused(job, false),
             About::Open(run) => Told::Open(run, None),
@@ -143,7 +160,11 @@ impl<S: Store> Follow<S> {
         let (entries, revision) = self.ledger.store.range_all(keys.clone()).await?;
         self.watch = Some(self.ledger.store.watch(keys, revision.next()).await?);
         self.position = revision;
-        let told = entries.iter().filter_map(|entry| self.ledger.told(entry)).collect();
+        let mut told: Vec<Followed> = entries.iter().filter_map(|entry| self.ledger.told(entry)).collect();
+        let is_of_watermark = |told: &Followed| matches!(told, Followed::Ledger(Told::Watermark(_), _));
+        if !told.iter().any(|told| is_of_watermark(told) || matches!(told, Followed::Damaged(_))) {
+            told.extend(self.ledger.watermark_damage().await?.map(Followed::Damaged));
+        }
         Ok(News::Reread(told, revision))
     }
 }

@@ -11,6 +11,8 @@ use crate::time::Wall;
 #[derive(Clone, Debug)]
 pub(super) struct LedgerKeys {
     prefix: String,
+    mark: String,
+    lineage: String,
 }
 
 /// What a key is about.
@@ -22,11 +24,15 @@ pub(super) enum About {
     Open(RunId),
     Cancel(RunId),
     StepDown,
+    /// Put by every grant and claim.
+    Mark,
+    /// By which a restored store is known.
+    Lineage,
 }
 
 impl LedgerKeys {
     pub fn new(namespace: &Namespace) -> LedgerKeys {
-        LedgerKeys { prefix: namespace.prefix() }
+        LedgerKeys { prefix: namespace.prefix(), mark: namespace.mark_key(), lineage: namespace.lineage_key() }
     }
 
     /// All that nodes follow: everything but the history.
@@ -140,6 +146,12 @@ impl LedgerKeys {
         let rest = key.strip_prefix(&self.prefix)?;
         if rest == "watermark" {
             return Some(About::Watermark);
+        }
+        if key == self.mark {
+            return Some(About::Mark);
+        }
+        if key == self.lineage {
+            return Some(About::Lineage);
         }
         if rest == "ask/step-down" {
             return Some(About::StepDown);

@@ -62,6 +62,12 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> 
     (envelope.v <= VERSION).then_some(envelope.record)
 }
 
+/// Whether a later version wrote this.
+pub(super) fn is_newer(bytes: &[u8]) -> bool {
+    let envelope = serde_json::from_slice::<Envelope<serde_json::Value>>(bytes);
+    envelope.is_ok_and(|envelope| envelope.v > VERSION)
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StateRecord {

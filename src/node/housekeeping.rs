@@ -20,6 +20,8 @@ use crate::time::{Wall, written};
 pub enum Chore {
     /// Delete history that is beyond its job's bounds.
     Prune,
+    /// Add a link to the lineage, by which a restored store is known.
+    RenewLineage,
     /// Look at the store's version, size and alarms.
     CheckStore,
     /// Look whether the nodes have the same configuration.
@@ -29,8 +31,9 @@ pub enum Chore {
 }
 
 /// The chores, by when they are done (six fields, seconds first; UTC).
-const CHORES: [(&str, Chore); 4] = [
+const CHORES: [(&str, Chore); 5] = [
     ("17 * * * * *", Chore::Prune),
+    ("27 */10 * * * *", Chore::RenewLineage),
     ("37 */10 * * * *", Chore::CheckStore),
     ("47 * * * * *", Chore::CompareConfigs),
     ("*/30 * * * * *", Chore::LookForOverdue),

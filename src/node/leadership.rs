@@ -8,9 +8,9 @@ use super::{Answer, LAST_WORDS, PUBLISH_EVERY, Running, Standing, Stopping};
 use crate::execute::Execute;
 use crate::job::StopReason;
 use crate::ledger::{Claims, NodeRecord};
-use crate::lock::{CallId, CampaignError, Ended, Presence, Session, SessionError, Term};
+use crate::lock::{CallId, CampaignError, Ended, Presence, Session, SessionError, StoreWentBack, Term};
 use crate::scheduler::Event;
-use crate::store::{Revision, Store};
+use crate::store::{Revision, Store, StoreError};
 use crate::time::{Wall, written};
 
 /// The pause before a session is opened, or a campaign begun, again after a failure.
@@ -95,7 +95,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.look_at_clocks();
         let Some(session) = self.session.clone() else { return };
-        let may_not = !self.gate.is_open() || self.stands_back.is_some();
+        let may_not = !self.gate.is_open() || self.stands_back.is_some() || self.damage.is_some();
         if may_not || self.position.is_none() || self.waits_for_clocks(&session) {
             return;
         }
@@ -120,6 +120,43 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn obstacle(&self) -> Option<&str> {
         let (what, met_at) = self.obstacle.as_ref()?;
         (self.options.clock.boot().since(*met_at) < OBSTACLE_LASTS).then_some(what)
+    }
+
+    /// The watermark cannot be gone by (`None`: it can): this node does not lead, or it would fire again what was fired.
+    pub(super) fn damaged(&mut self, damage: Option<String>) {
+        if self.damage == damage {
+            return;
+        }
+        self.damage = damage;
+        self.published_at = None;
+        let Some(why) = self.damage.clone() else {
+            return tracing::info!("the watermark can be gone by again");
+        };
+        tracing::error!("this node does not lead: {why}");
+        if let Standing::Campaigning(call) = self.standing {
+            if let Some(campaign) = self.campaign.take() {
+                campaign.abort();
+            }
+            self.withdraw(call);
+        }
+        self.lose_term(&why);
+    }
+
+    /// Looks whether the store still knows of all that was seen of it, and tells the others where it does not.
+    pub(super) fn verify(&mut self) {
+        let locks = self.locks.clone();
+        self.tasks.spawn(async move { Answer::Verified(locks.verify().await) });
+    }
+
+    pub(super) fn verified(&mut self, result: Result<Result<(), StoreWentBack>, StoreError>) {
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(went_back)) => {
+                self.obstacle = Some((went_back.to_string(), self.options.clock.boot()));
+                self.lose_term(&went_back.to_string());
+            }
+            Err(error) => tracing::debug!(%error, "could not look whether the store is as old as it was"),
+        }
     }
 
     /// Whether the nodes that are there may yet say what their clocks show: they do when they see a new session.
@@ -401,7 +438,12 @@ impl<S: Store, E: Execute> Running<S, E> {
             started_at: self.started_at,
             address: self.options.address.clone(),
             clock: self.options.clock.wall(),
-            stands_back: self.stands_back.clone().or_else(|| self.gate.closed()).or_else(|| self.gate.refused()),
+            stands_back: self
+                .stands_back
+                .clone()
+                .or_else(|| self.damage.clone())
+                .or_else(|| self.gate.closed())
+                .or_else(|| self.gate.refused()),
             heard: self.position.map_or(0, |position| position.0),
             troubles: self.troubles.in_the_way().chain(self.troubles.beside(boot)).cloned().collect(),
         }

@@ -68,7 +68,15 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     fn heard_of(&mut self, change: Followed) {
         match change {
-            Followed::Ledger(change, version) => self.tell(Event::Changed(change, version)),
+            Followed::Ledger(change, version) => {
+                if matches!(change, Change::Watermark(_)) {
+                    self.damaged(None);
+                }
+                self.tell(Event::Changed(change, version));
+            }
+            Followed::Mark { base, at } => self.locks.saw_mark(base, at),
+            Followed::Lineage => self.verify(),
+            Followed::Damaged(why) => self.damaged(Some(why)),
             Followed::Node { lease, alive, record, version } => {
                 let is_new = self.heard_of_node(lease, record, version);
                 self.tell(Event::Changed(Change::Session { lease, alive }, version));
@@ -82,7 +90,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// The ledger was read whole.
     fn reread(&mut self, all: Vec<Followed>, upto: Revision) {
-        let (mut changes, mut owner) = (Vec::new(), None);
+        let (mut changes, mut owner, mut damage) = (Vec::new(), None, None);
         self.nodes.clear();
         for told in all {
             match told {
@@ -92,12 +100,16 @@ impl<S: Store, E: Execute> Running<S, E> {
                     changes.push((Change::Session { lease, alive }, upto.0));
                     self.nodes.extend(record.map(|record| (lease, record)));
                 }
+                Followed::Mark { base, at } => self.locks.saw_mark(base, at),
+                Followed::Lineage => self.verify(),
+                Followed::Damaged(why) => damage = Some(why),
                 Followed::Other { key, created, .. } if key == self.election.owner_key() => owner = created,
                 Followed::Other { .. } => {}
             }
         }
         self.tell(Event::Reread { changes, version: upto.0 });
         self.position = Some(upto);
+        self.damaged(damage);
         let nodes = &self.nodes;
         self.clocks.keep(|lease| nodes.contains_key(&lease));
         let owner_key = self.election.owner_key().to_owned();

@@ -297,6 +297,12 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.tasks
                     .spawn(async move { Answer::Pruned(super::housekeeping::prune(&ledger, &hold, turn, now).await) });
             }
+            Chore::RenewLineage => {
+                let locks = self.locks.clone();
+                self.tasks.spawn(async move {
+                    Answer::Done("renew the lineage of the store", locks.renew_lineage(&hold, true).await)
+                });
+            }
             Chore::CheckStore => {
                 self.tasks.spawn(async move {
                     Answer::Done("check the store", super::housekeeping::check_store(&ledger).await)
