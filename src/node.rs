@@ -52,8 +52,7 @@ use crate::job::{Ended, JobName, RunId};
 use crate::ledger::{Claim, Claims, Ledger, News, NodeRecord};
 use crate::lock::{
     CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Reopening, Session, SessionError, StoreWentBack,
-    Term, Timing,
-    Trust,
+    Term, Timing, Trust,
 };
 use crate::once::{OnceError, Settled};
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};

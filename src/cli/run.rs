@@ -160,14 +160,15 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let asked_to_stop = signals(&order, &mut beside)?;
 
     let name = args.node.unwrap_or_else(default_name);
+    let beside_memory = memory.directory();
+    let locks = memory.try_out(&place).await?;
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&beside_memory).0);
     let deadlines = execute.deadlines();
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let beside_memory = memory.directory();
-    let locks = memory.try_out(&place).await?.telling(tell);
+    let locks = locks.telling(tell);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;

@@ -170,7 +170,7 @@ impl<S: Store> Locks<S> {
             return Ok(());
         }
         // A repair that has come in between is the present.
-        let base_modified = found.past.base.as_ref().map_or(None, |base| Some(base.modified));
+        let base_modified = found.past.base.as_ref().ok().map(|base| base.modified);
         let unrepaired = match base_modified {
             Some(modified) => Compare::modified_at(keys.base.as_str(), modified),
             None => Compare::absent(Keys::one(keys.base.as_str())),

@@ -2,12 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,9 +18,9 @@ use crate::lock::keys::Namespace;
 /// The version of the file.
 const RECORD: u32 = 1;
 
-/// How long whoever else saves is waited for. Beyond that, something else holds the directory, and it is saved all the
-/// same: at worst what another process adds at this very moment is forgotten.
-const LOCK_WITHIN: Duration = Duration::from_millis(500);
+/// How long whoever else saves is waited for. Beyond that, something else holds the file, and it is saved all the same: at
+/// worst what another process adds at this very moment is forgotten.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
 const LOCK_EVERY: Duration = Duration::from_millis(10);
 
 /// A file that was to replace the old one, and is so old, was left by a crash.
@@ -107,22 +107,54 @@ impl SeenFile {
         make_private(directory).map_err(|error| self.failed("create the directory of", error))?;
         let opened = File::open(directory).map_err(|error| self.failed("open the directory of", error))?;
         // One at a time, whichever process they are of: what one adds must not be lost by another's replacing it.
-        if !lock_for_a_while(&opened) {
-            tracing::debug!(directory = %directory.display(), "somebody else keeps it locked: saving all the same");
-        }
-        if !self.swept.swap(true, Ordering::Relaxed) {
-            self.sweep(directory);
+        let alone = self.lock(&self.load()?).map_err(|error| self.failed("lock", error))?;
+        if alone.is_none() {
+            tracing::debug!(path = %self.path.display(), "somebody else keeps it locked: saving all the same");
         }
         let mut all = self.load()?;
         all.add(seen);
-        let text = serde_json::to_vec(&SeenRecord { v: RECORD, seen: all }).expect("numbers can be written");
-        let beside = self.beside();
-        if let Err(error) = write_through(&beside, &text).and_then(|()| fs::rename(&beside, &self.path)) {
-            fs::remove_file(&beside).ok();
-            return Err(self.failed("replace", error));
+        self.put(&all, |beside| fs::rename(beside, &self.path)).map_err(|error| self.failed("replace", error))?;
+        drop(alone);
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            self.sweep(directory);
         }
         // The new name is only safe once the directory is.
         opened.sync_all().map_err(|error| self.failed("sync the directory of", error))
+    }
+
+    /// Locks the file, which others replace by another one while it is waited for; made to hold `before` where there is
+    /// none. `None`: it is held for too long.
+    fn lock(&self, before: &Seen) -> io::Result<Option<File>> {
+        let mut left = LOCK_WITHIN;
+        loop {
+            let file = match File::open(&self.path) {
+                Ok(file) => file,
+                Err(error) if is_absent(&error) => match self.put(before, |beside| fs::hard_link(beside, &self.path)) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => continue,
+                },
+                Err(error) => return Err(error),
+            };
+            match file.try_lock() {
+                Ok(()) if is_still(&file, &self.path)? => return Ok(Some(file)),
+                Ok(()) => continue,
+                Err(TryLockError::WouldBlock) if !left.is_zero() => {}
+                Err(_) => return Ok(None),
+            }
+            thread::sleep(LOCK_EVERY.min(left));
+            left = left.saturating_sub(LOCK_EVERY);
+        }
+    }
+
+    /// Writes it beside, and has that put in its place; nothing stays beside.
+    fn put(&self, seen: &Seen, place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+        let text = serde_json::to_vec(&SeenRecord { v: RECORD, seen: *seen }).expect("numbers can be written");
+        let beside = self.beside();
+        let placed = write_through(&beside, &text).and_then(|()| place(&beside));
+        match fs::remove_file(&beside) {
+            Err(error) if !is_absent(&error) => placed.and(Err(error)),
+            _ => placed,
+        }
     }
 
     /// A name that no other writer uses.
@@ -132,12 +164,13 @@ impl SeenFile {
         self.path.with_extension(format!("tmp-{}-{number}", std::process::id()))
     }
 
-    /// Removes what writers have left that were killed.
+    /// Removes what writers have left that were killed: long before this file was written, by the clock of the disk.
     fn sweep(&self, directory: &Path) {
+        let Ok(now) = fs::metadata(&self.path).and_then(|about| about.modified()) else { return };
         let stem = self.path.file_stem().map(|stem| format!("{}.tmp-", stem.to_string_lossy())).unwrap_or_default();
         let is_old = |entry: &fs::DirEntry| {
             let written = entry.metadata().and_then(|about| about.modified());
-            written.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > LEFT_AFTER))
+            written.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_AFTER))
         };
         let entries = fs::read_dir(directory).into_iter().flatten().take(SWEPT_MOST).flatten();
         for left in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&stem)).filter(is_old) {
@@ -177,17 +210,14 @@ fn make_private(directory: &Path) -> io::Result<()> {
     fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
 }
 
-fn lock_for_a_while(directory: &File) -> bool {
-    let mut left = LOCK_WITHIN;
-    loop {
-        match directory.try_lock() {
-            Ok(()) => return true,
-            Err(TryLockError::WouldBlock) if !left.is_zero() => {}
-            Err(_) => return false,
-        }
-        thread::sleep(LOCK_EVERY.min(left));
-        left = left.saturating_sub(LOCK_EVERY);
-    }
+/// Whether this is the file that is found under that name.
+fn is_still(file: &File, path: &Path) -> io::Result<bool> {
+    let found = match fs::metadata(path) {
+        Err(error) if is_absent(&error) => return Ok(false),
+        found => found?,
+    };
+    let own = file.metadata()?;
+    Ok((own.dev(), own.ino()) == (found.dev(), found.ino()))
 }
 
 fn write_through(path: &Path, text: &[u8]) -> io::Result<()> {
@@ -283,11 +313,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_somebody_else_keeps_locked_is_not_waited_for_without_end() {
+    fn a_directory_or_a_file_that_somebody_else_keeps_locked_is_not_waited_for_without_end() {
         let state = tempfile::tempdir().unwrap();
         let file = SeenFile::new(state.path(), "memory:", &shop());
-        let theirs = File::open(state.path()).unwrap();
-        theirs.lock().unwrap();
+        file.save(&seen(0, 1, 1)).unwrap();
+        let (directory, itself) = (File::open(state.path()).unwrap(), File::open(&file.path).unwrap());
+        directory.lock().unwrap();
+        itself.lock().unwrap();
         file.save(&seen(0, 2, 3)).unwrap();
         assert_eq!(file.load().unwrap(), seen(0, 2, 3));
     }
@@ -298,10 +330,10 @@ mod tests {
         let file = SeenFile::new(state.path(), "memory:", &shop());
         let (left, fresh) = (file.path.with_extension("tmp-1-1"), file.path.with_extension("tmp-1-2"));
         let other = state.path().join("seen-bar-0.tmp-1-1");
-        let long_ago = SystemTime::now() - LEFT_AFTER * 2;
         for path in [&left, &fresh, &other] {
             fs::write(path, "half").unwrap();
         }
+        let long_ago = fs::metadata(&fresh).unwrap().modified().unwrap() - LEFT_AFTER * 2;
         for path in [&left, &other] {
             File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
         }

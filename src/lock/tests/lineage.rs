@@ -196,3 +196,18 @@ async fn a_new_namespace_needs_no_repair() {
     cluster.put("/fencron/v1/test/job/a", "{}").await;
     assert!(cluster.locks().election(LockName::leader()).observe().await.unwrap().base.is_err(), "it had one");
 }
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_up_nobody_for_long() {
+    let cluster = Cluster::new();
+    let state = tempfile::tempdir().unwrap();
+    let file = SeenFile::new(state.path(), "memory:", &Namespace::new("test").unwrap());
+    // Whoever opens a pipe to read from it waits until somebody writes.
+    nix::unistd::mkfifo(file.path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let locks = cluster.locks().kept_in(file.clone());
+    let node = Node::open(&locks, "n").await;
+    let term = timeout(Duration::from_secs(60), node.election.campaign(&node.session, call(1))).await;
+    assert!(node.still_leads(&term.expect("it leads without having saved").unwrap()).await);
+    // What hangs comes to an end, so that the test does.
+    std::fs::write(file.path(), "").unwrap();
+}
