@@ -88,10 +88,12 @@ fn settles(record: &Record, found: &mut Findings) {
     let mut running: BTreeSet<&str> = BTreeSet::new();
     // When a run of each job ended last, and the instants of those.
     let mut ended: HashMap<&str, Vec<(Option<i64>, Millis)>> = HashMap::new();
-    let mut leads = false;
+    let (mut leads, mut decided) = (false, 0);
     for (at, fact) in &record.facts {
         match fact {
-            Fact::Open { run, .. } => drop(open.insert(run, *at)),
+            // A clock that was ahead has also said when a retry is due: that waits until the time is what it was by it.
+            Fact::Open { run, .. } => drop(open.insert(run, decided.max(*at))),
+            Fact::Decided { instant, .. } => decided = decided.max((instant - record.wall_start).max(0) as Millis),
             Fact::OpenGone { run, .. } => {
                 open.remove(run.as_str());
                 ended.entry(job_of(run)).or_default().push((instant(run), *at));
