@@ -26,7 +26,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::keys::{CallId, LockKeys};
+use super::keys::{CallId, LockKeys, mark_of};
 use crate::fence::{Fence, Scope, Stamp};
 use crate::store::{Compare, Entry, Keys, LeaseId, Op, Order, Range, Revision, Sort, Test, Txn};
 use crate::time::Wall;
@@ -139,8 +139,6 @@ impl Proof {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
     owner_key: String,
-    mark: Op,
-    base: u64,
     scope: Scope,
     created: Revision,
     lease: LeaseId,
@@ -192,12 +190,12 @@ impl Hold {
     /// What everything that is claimed under this hold puts in its own transaction: by it a store that was restored from
     /// before is known.
     pub(crate) fn mark(&self) -> Op {
-        self.mark.clone()
+        Op::put(mark_of(&self.scope), self.base().to_string())
     }
 
     /// What its fence was counted from.
     pub(crate) fn base(&self) -> u64 {
-        self.base
+        self.fence.get() - self.created.0
     }
 
     /// The key that shows the hold.
@@ -408,8 +406,6 @@ impl LockKeys {
     pub fn hold(&self, caller: &Caller, base: u64, created: Revision) -> Option<Hold> {
         Some(Hold {
             owner_key: self.owner.clone(),
-            mark: self.past.marked(base),
-            base,
             scope: self.scope.clone(),
             created,
             lease: caller.lease,

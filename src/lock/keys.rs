@@ -446,6 +446,11 @@ impl SemaphoreKeys {
     }
 }
 
+/// Where the mark of the namespace of `scope` is.
+pub(super) fn mark_of(scope: &Scope) -> String {
+    format!("{ROOT}{}/mark", scope.as_str().split('/').next().unwrap_or_default())
+}
+
 /// Where the last claimed occurrence of `job` is noted, of those that are claimed under the lock `name`.
 pub(crate) fn claimed(namespace: &Namespace, name: &LockName, job: &str) -> String {
     format!("{}claimed/{}/{}", namespace.prefix(), name.escaped(), escaped(job))
@@ -505,6 +510,14 @@ mod tests {
         }
         for text in ["%", "%4", "%4g", "%2f", "%41", "%+1", "a/b", "%C3"] {
             assert_eq!(unescaped(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn all_holds_of_a_namespace_put_the_same_mark() {
+        let namespace = Namespace::new("shop").unwrap();
+        for name in ["leader", "a/b"] {
+            assert_eq!(mark_of(&keys(name).scope), namespace.mark_key());
         }
     }
 

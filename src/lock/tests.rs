@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::store::memory::MemoryStore;
-use crate::store::{Compare, Entry, Keys, Op, Range, Revision, StoreError, Txn};
+use crate::store::{Entry, Keys, Op, Range, Revision, StoreError, Txn};
 use crate::time::{Boot, Wall};
 
 mod claims;
