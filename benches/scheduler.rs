@@ -25,6 +25,7 @@ const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 fn job(number: usize, schedule: &Arc<Schedule>) -> Job {
     Job {
         name: JobName::new(&format!("job-{number:06}")).expect("a name"),
+        description: None,
         trigger: Trigger::Schedule { schedule: Arc::clone(schedule), jitter: Jitter::none() },
         task: Task::Command(vec![Text::plain("true")]),
         env: BTreeMap::new(),

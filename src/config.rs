@@ -10,6 +10,7 @@
 //!
 //! `docs/configuration.md` describes the language for people; [`schema`] for editors, from the same table.
 
+mod env_file;
 mod fill;
 mod http;
 mod jobs;
@@ -33,8 +34,9 @@ pub use http::{
     MAX_BODY_BYTES, MAX_CONNECT_TIMEOUT, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REDIRECTS, MAX_STATUSES, MAX_URL_BYTES,
 };
 pub use keys::{
-    MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS, MAX_JITTER, MAX_JOBS,
-    MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT, MAX_VARIABLES,
+    MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_ENV_FILES, MAX_EXPRESSIONS, MAX_JITTER,
+    MAX_JOBS, MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT,
+    MAX_VARIABLES,
 };
 pub use migrations::{MAX_MIGRATIONS, Migration};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
@@ -72,6 +74,8 @@ pub struct Config {
     pub digest: String,
     /// What can be done as it is written, but is probably not meant.
     pub warnings: Problems,
+    /// How many values nothing can be said of: see [`Sources::open`].
+    pub left_open: usize,
 }
 
 impl Config {
@@ -120,10 +124,11 @@ pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
     let mut walk = Walk::new(&tree, sources);
     walk.wrong = wrong;
     let read = read(&mut walk);
-    let Walk { wrong, odd, .. } = walk;
+    let Walk { wrong, odd, left_open, .. } = walk;
     match read {
         Some((namespace, jobs, migrations)) if wrong.is_empty() => {
-            Ok(Config { namespace, jobs, migrations, digest: digest(bytes), warnings: odd.locate(text) })
+            let (digest, warnings) = (digest(bytes), odd.locate(text));
+            Ok(Config { namespace, jobs, migrations, digest, warnings, left_open })
         }
         _ => Err(wrong.locate(text)),
     }
@@ -185,6 +190,8 @@ fn read(walk: &mut Walk) -> Option<Read> {
             }
         })
     });
+    // Left open, it is any: nothing else in the file depends on it.
+    let namespace = namespace.or_else(|| walk.sources.open.then(|| DEFAULT_NAMESPACE.to_owned()));
     let calendars = Calendars::read(walk, fields.get("calendars"));
     let defaults = fields.get("defaults");
     let defaults = defaults.as_ref().and_then(|spot| walk.fields(spot));
@@ -216,7 +223,7 @@ fn check_version(walk: &mut Walk, fields: &Fields, root: Spot) -> Option<()> {
         }
         return Some(());
     };
-    let filled = walk.filled("the version `1`", spot)?;
+    let filled = walk.known("the version `1`", spot)?;
     if filled.text != "1" {
         walk.wrong = Findings::default();
         let (given, version) = (filled.shown(), env!("CARGO_PKG_VERSION"));

@@ -88,6 +88,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 ///
 /// # let job = Arc::new(Job {
 /// #     name: JobName::new("greet").unwrap(),
+/// #     description: None,
 /// #     trigger: Trigger::After { job: JobName::new("other").unwrap(), on: On::Success },
 /// #     task: Task::Command(vec![Text::plain("echo"), Text::plain("hello")]),
 /// #     env: Default::default(),

@@ -17,7 +17,7 @@ pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use script::{
     Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement, sqlite,
 };
-pub use sql::{Database, Encryption, Scalar, Server, Sql, Target};
+pub use sql::{Binding, Database, Encryption, Scalar, Server, Session, Sql, Target, WantedServer};
 
 use crate::fence::Fence;
 use crate::schedule::{Jitter, Schedule};
@@ -217,6 +217,8 @@ impl fmt::Debug for Text {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
     pub name: JobName,
+    /// What it is for, in a few words.
+    pub description: Option<Text>,
     pub trigger: Trigger,
     pub task: Task,
     /// Variables for the command, beside those that it inherits and those of its stamp.
@@ -242,6 +244,8 @@ pub enum Trigger {
     Schedule { schedule: Arc<Schedule>, jitter: Jitter },
     /// The end of another job's run.
     After { job: JobName, on: On },
+    /// Nothing but a person who asks for it.
+    Disabled,
 }
 
 /// Which ends of the other job's run count.

@@ -22,10 +22,12 @@
 mod calendar;
 mod field;
 mod jitter;
+mod moment;
 mod parse;
 mod pattern;
 mod rule;
 mod zone;
+mod zone_name;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,8 +38,10 @@ use sha2::{Digest, Sha256};
 pub use calendar::{Calendar, CalendarError, MOST_DATES};
 pub use jitter::{Jitter, MAX_JITTER};
 pub use zone::Zones;
+pub use zone_name::advice as zone_advice;
 
 use crate::time::Wall;
+use moment::Moment;
 use pattern::{DAY_SECONDS, LocalDay};
 use rule::Rule;
 use zone::Zone;
@@ -187,8 +191,22 @@ pub struct Schedule {
     zone: Arc<Zone>,
     dst: Dst,
     except: Box<[Arc<Calendar>]>,
+    /// Nothing fires before the first, nor after the last.
+    within: (Option<Wall>, Option<Wall>),
     text: Box<str>,
     fingerprint: u64,
+}
+
+/// A text that says from when on, or until when, a schedule counts, and is no instant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WithinError {
+    /// The text of the start, or else of the end.
+    #[error("is no time: write it like {forms}", forms = moment::FORMS)]
+    NotAMoment { start: bool },
+    #[error("lies before the start: nothing would ever fire")]
+    EndsBeforeItStarts,
+    #[error("leaves no instant at which it fires")]
+    NeverFires,
 }
 
 impl Schedule {
@@ -222,7 +240,8 @@ impl Schedule {
         let Some(zone) = zone.filter(|_| errors.is_empty()) else { return Err(errors) };
         let (rules, except) = (rules.into_boxed_slice(), spec.except.to_vec().into_boxed_slice());
         let text = spec.expressions.iter().map(|text| spaced_once(text)).collect::<Vec<_>>().join("; ").into();
-        let schedule = Schedule { rules, zone, dst: spec.dst, except, text, fingerprint: fingerprint(spec) };
+        let (fingerprint, within) = (fingerprint(spec), (None, None));
+        let schedule = Schedule { rules, zone, dst: spec.dst, except, within, text, fingerprint };
         if schedule.next_after(BEFORE_ALL).is_none() {
             let message = "it can never fire: every instant is on a date of its `except` calendars".to_owned();
             return Err(vec![ScheduleError::Whole { message }]);
@@ -230,8 +249,54 @@ impl Schedule {
         Ok(schedule)
     }
 
+    /// The same schedule, of which only what lies between `start` and `end` counts, both included. Each is a day of the
+    /// schedule's zone, a time by its clocks, or an instant with its offset from UTC.
+    ///
+    /// # Errors
+    ///
+    /// Where one of them is none of these, or nothing would ever fire.
+    ///
+    /// ```
+    /// # use fencron::schedule::{Dst, Schedule, ScheduleSpec, Zones};
+    /// # let spec = ScheduleSpec {
+    /// #     expressions: &["@daily"], timezone: "Europe/Berlin", dst: Dst::default(), except: &[], job: "sync",
+    /// # };
+    /// let daily = Schedule::parse(&spec, &mut Zones::new()).unwrap();
+    /// let december = daily.within(Some("2026-12-01"), Some("2026-12-31")).unwrap();
+    /// let first = december.next_after("2026-11-21T00:00:00Z".parse().unwrap()).unwrap();
+    /// assert_eq!(first.to_string(), "2026-11-30T23:00:00Z");
+    /// assert_eq!(december.next_after("2026-12-31T00:00:00Z".parse().unwrap()), None);
+    /// ```
+    pub fn within(self, start: Option<&str>, end: Option<&str>) -> Result<Schedule, WithinError> {
+        let read = |text: Option<&str>, start| match text.map(Moment::read) {
+            Some(None) => Err(WithinError::NotAMoment { start }),
+            moment => Ok(moment.flatten()),
+        };
+        let start_at = read(start, true)?.map(|moment| moment.first(&self.zone));
+        let end_at = read(end, false)?.map(|moment| moment.last(&self.zone));
+        if start_at.zip(end_at).is_some_and(|(start, end)| end < start) {
+            return Err(WithinError::EndsBeforeItStarts);
+        }
+        let mut hash = Sha256::new();
+        hash.update(self.fingerprint.to_be_bytes());
+        hash.update(format!("{start_at:?} {end_at:?}"));
+        let fingerprint = if start.or(end).is_some() { short(hash) } else { self.fingerprint };
+        let schedule = Schedule { within: (start_at, end_at), fingerprint, ..self };
+        if schedule.next_after(BEFORE_ALL).is_none() {
+            return Err(WithinError::NeverFires);
+        }
+        Ok(schedule)
+    }
+
     /// The first instant after `after`; `None` when none is left (or none within 400 years).
-    pub fn next_after(&self, mut after: Wall) -> Option<Wall> {
+    pub fn next_after(&self, after: Wall) -> Option<Wall> {
+        let (start, end) = self.within;
+        let just_before = start.map(|start| Wall::from_millis(start.as_millis() - 1));
+        let found = self.next_unbounded(just_before.map_or(after, |before| before.max(after)))?;
+        Some(found).filter(|found| end.is_none_or(|end| *found <= end))
+    }
+
+    fn next_unbounded(&self, mut after: Wall) -> Option<Wall> {
         loop {
             let found = self.rules.iter().filter_map(|rule| rule.next(&self.zone, self.dst, after)).min()?;
             match self.excepted_around(found) {
@@ -242,7 +307,14 @@ impl Schedule {
     }
 
     /// The last instant before `before`; `None` when there is none (or none within 400 years).
-    pub fn previous_before(&self, mut before: Wall) -> Option<Wall> {
+    pub fn previous_before(&self, before: Wall) -> Option<Wall> {
+        let (start, end) = self.within;
+        let just_after = end.map(|end| Wall::from_millis(end.as_millis() + 1));
+        let found = self.previous_unbounded(just_after.map_or(before, |after| after.min(before)))?;
+        Some(found).filter(|found| start.is_none_or(|start| *found >= start))
+    }
+
+    fn previous_unbounded(&self, mut before: Wall) -> Option<Wall> {
         loop {
             let found = self.rules.iter().filter_map(|rule| rule.previous(&self.zone, self.dst, before)).max()?;
             match self.excepted_around(found) {
@@ -411,6 +483,10 @@ fn fingerprint(spec: &ScheduleSpec<'_>) -> u64 {
     let mut calendars: Vec<String> = spec.except.iter().map(|calendar| calendar.canonical()).collect();
     calendars.sort_unstable();
     calendars.iter().for_each(|calendar| add(calendar));
+    short(hash)
+}
+
+fn short(hash: Sha256) -> u64 {
     let digest: [u8; 32] = hash.finalize().into();
     u64::from_be_bytes(digest[..8].try_into().expect("eight of 32 bytes"))
 }

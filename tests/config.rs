@@ -8,6 +8,9 @@ use fencron::config::{self, Config, Problems, Sources, from_bytes, parse};
 use fencron::job::{Guarantee, Job, JobName, MAX_FOLLOWERS, MissedRun, On, Overlap, Task, Trigger};
 use fencron::time::{Boot, Clock};
 
+#[path = "config/words.rs"]
+mod words;
+
 const EXAMPLE: &str = include_str!("../jobs.example.yaml");
 
 fn read(text: &str) -> Result<Config, Problems> {
@@ -418,7 +421,7 @@ fn equal_schedules_are_one() {
         .values()
         .map(|job| match &job.trigger {
             Trigger::Schedule { schedule, .. } => schedule.clone(),
-            Trigger::After { .. } => unreachable!(),
+            Trigger::After { .. } | Trigger::Disabled => unreachable!(),
         })
         .collect();
     assert!(std::sync::Arc::ptr_eq(&schedules[0], &schedules[1]));

@@ -22,16 +22,18 @@ pub(super) struct ValidateArgs {
     /// The jobs file
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
+    /// Leave open what `${NAME}` and `${file:…}` stand for: for a check where the secrets of the nodes are not to be had
+    #[arg(long)]
+    no_env: bool,
 }
 
 /// Says everything that is wrong with a file.
 pub(super) fn validate(args: &ValidateArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    match file::parse(&args.file, &file::bytes(&args.file)?) {
+    match file::parse(&args.file, &file::bytes(&args.file)?, args.no_env) {
         Ok(config) => {
             warn(&args.file, &config, terminal);
-            let (file, jobs) = (args.file.display(), config.jobs.len());
             let fine: [(); 0] = [];
-            terminal.show(&fine, |_| format!("{file}: nothing is wrong with its {jobs} jobs\n"))?;
+            terminal.show(&fine, |_| format!("{}\n", praise(&args.file, &config)))?;
             Ok(Exit::Done)
         }
         Err(problems) => {
@@ -42,6 +44,19 @@ pub(super) fn validate(args: &ValidateArgs, terminal: &mut Terminal) -> anyhow::
             Ok(Exit::Wrong)
         }
     }
+}
+
+fn praise(path: &Path, config: &Config) -> String {
+    let jobs = match config.jobs.len() {
+        1 => "one job".to_owned(),
+        jobs => format!("{jobs} jobs"),
+    };
+    let open = match config.left_open {
+        0 => String::new(),
+        1 => "; one value comes from elsewhere, and was not looked at".to_owned(),
+        open => format!("; {open} values come from elsewhere, and were not looked at"),
+    };
+    format!("{}: nothing is wrong with its {jobs}{open}", path.display())
 }
 
 fn warn(path: &Path, config: &Config, terminal: &Terminal) {
@@ -85,6 +100,9 @@ pub(super) struct NextArgs {
     /// After this instant (RFC 3339) [default: now]
     #[arg(long, value_name = "T", env = "FENCRON_NEXT_FROM")]
     from: Option<Wall>,
+    /// Leave open what `${NAME}` and `${file:…}` stand for; jobs whose schedule depends on it are left out
+    #[arg(long)]
+    no_env: bool,
 }
 
 /// When a job fires next.
@@ -96,11 +114,13 @@ struct NextView {
     /// For a job without a schedule: what makes it due.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
+    /// `false`: it is not due until the file says so.
+    enabled: bool,
 }
 
 /// Says when the jobs of a file fire, and what the rules of their zones do to it.
 pub(super) fn next(args: &NextArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let config = file::read(&args.file)?;
+    let config = file::parse(&args.file, &file::bytes(&args.file)?, args.no_env)?;
     warn(&args.file, &config, terminal);
     let from = args.from.unwrap_or_else(|| Clock::system().wall());
     let only = args.job.as_deref().map(|name| find(&config, name)).transpose()?;
@@ -136,9 +156,10 @@ fn next_view(job: &Job, from: Wall, count: u32) -> NextView {
             let fires = schedule.between(from, Wall::MAX).take(count as usize).map(|at| schedule.explain(at));
             (Some(schedule.timezone()), fires.collect())
         }
-        Trigger::After { .. } => (None, Vec::new()),
+        Trigger::After { .. } | Trigger::Disabled => (None, Vec::new()),
     };
-    NextView { job: job.name.clone(), timezone, fires, after: after(&job.trigger) }
+    let enabled = job.trigger != Trigger::Disabled;
+    NextView { job: job.name.clone(), timezone, fires, after: after(&job.trigger), enabled }
 }
 
 fn next_table(views: &[NextView]) -> String {
@@ -152,7 +173,11 @@ fn next_table(views: &[NextView]) -> String {
             .map(|fire| row(fire.scheduled_at.to_string(), &fire.local, fire.note.as_deref().unwrap_or("")))
             .collect();
         if rows.is_empty() {
-            let why = view.after.as_ref().map_or("never again".to_owned(), |after| format!("after {after}"));
+            let why = match &view.after {
+                Some(after) => format!("after {after}"),
+                None if !view.enabled => "not enabled".to_owned(),
+                None => "never again".to_owned(),
+            };
             rows.push(row("-".to_owned(), "-", &why));
         }
         rows

@@ -57,7 +57,7 @@ pub(super) fn look(path: &Path, pipe: Pipe) -> Reading {
     let files = RefCell::default();
     let config = bytes_of(path, pipe, &files)
         .map_err(anyhow::Error::new)
-        .and_then(|bytes| parse_noting(path, &bytes, &files).map_err(anyhow::Error::new));
+        .and_then(|bytes| parse_noting(path, &bytes, false, &files).map_err(anyhow::Error::new));
     Reading { config, files: files.into_inner() }
 }
 
@@ -66,9 +66,9 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     bytes_of(path, Pipe::Wait, &RefCell::default())
 }
 
-/// Checks what was read from `path`.
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Problems> {
-    parse_noting(path, bytes, &RefCell::default())
+/// Checks what was read from `path`; with `open`, as far as that goes without what comes from outside of the file.
+pub(super) fn parse(path: &Path, bytes: &[u8], open: bool) -> Result<Config, Problems> {
+    parse_noting(path, bytes, open, &RefCell::default())
 }
 
 fn bytes_of(path: &Path, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Vec<u8>, Failure> {
@@ -84,7 +84,7 @@ fn bytes_of(path: &Path, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Vec<u
     })
 }
 
-fn parse_noting(path: &Path, bytes: &[u8], files: &RefCell<Footprint>) -> Result<Config, Problems> {
+fn parse_noting(path: &Path, bytes: &[u8], open: bool, files: &RefCell<Footprint>) -> Result<Config, Problems> {
     let file = |path: &Path| {
         let stat = Stat::of(path);
         let read = secret(path);
@@ -99,7 +99,7 @@ fn parse_noting(path: &Path, bytes: &[u8], files: &RefCell<Footprint>) -> Result
         }
         listed
     };
-    let sources = Sources { env: &|name| std::env::var(name).ok(), file: &file, dir: &dir };
+    let sources = Sources { env: &|name| std::env::var(name).ok(), file: &file, dir: &dir, open };
     config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
 }
 

@@ -102,6 +102,8 @@ pub(super) struct JobsArgs {
 #[derive(Serialize)]
 struct JobView {
     name: JobName,
+    /// What the file says that it is for.
+    description: Option<String>,
     /// Its expressions, or what it follows; `null` where no file says it.
     schedule: Option<String>,
     timezone: Option<&'static str>,
@@ -169,15 +171,18 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
     let mut views = Vec::with_capacity(names.len());
     for name in names {
         let last = verdicts.as_mut().map(|verdicts| verdicts.remove(&name));
-        let trigger = config.and_then(|config| config.jobs.get(&name)).map(|job| &job.trigger);
+        let job = config.and_then(|config| config.jobs.get(&name));
+        let trigger = job.map(|job| &job.trigger);
         let (schedule, timezone, next_fire) = match trigger {
             Some(Trigger::Schedule { schedule, .. }) => {
                 (Some(schedule.text().to_owned()), Some(schedule.timezone()), schedule.next_after(now))
             }
+            Some(Trigger::Disabled) => (Some("not enabled".to_owned()), None, None),
             Some(follows) => (check::after(follows).map(|after| format!("after {after}")), None, None),
             None => (None, None, None),
         };
         views.push(JobView {
+            description: job.and_then(|job| job.description.as_ref()).map(ToString::to_string),
             schedule,
             timezone,
             next_fire,
@@ -226,7 +231,12 @@ fn jobs_table(views: &[JobView]) -> String {
         row
     });
     let head = ["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST VERDICT", "OF"];
-    table(if has_verdicts { &head } else { &head[..4] }, rows)
+    let table = table(if has_verdicts { &head } else { &head[..4] }, rows);
+    // Of many jobs it would be wider than a terminal.
+    match views {
+        [JobView { description: Some(description), .. }] => format!("{table}\n{description}\n"),
+        _ => table,
+    }
 }
 
 #[derive(Args)]

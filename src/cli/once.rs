@@ -153,6 +153,7 @@ fn step(key: &OnceKey, args: &OnceArgs) -> Step {
     let plain = |text: &String| Text::plain(text.as_str());
     let job = |task, guarantee, timeout| Job {
         name: JobName::new("once").expect("it is a name"),
+        description: None,
         trigger: Trigger::After { job: JobName::new("once").expect("it is a name"), on: On::End },
         task,
         env: Default::default(),

@@ -296,7 +296,7 @@ fn next_fires(config: &Config, now: Wall) -> Vec<String> {
     let after = now.plus(START_TAKES);
     let next = |job: &Arc<Job>| match &job.trigger {
         Trigger::Schedule { schedule, jitter } => Some((schedule.next_start(*jitter, after)?.starts, job.name.clone())),
-        Trigger::After { .. } => None,
+        Trigger::After { .. } | Trigger::Disabled => None,
     };
     let mut next: Vec<_> = config.jobs.values().take(NEXT_LOOKED_AT).filter_map(next).collect();
     next.sort();

@@ -15,6 +15,7 @@ use super::problem::quoted;
 ///     env: &|name| std::env::var(name).ok(),
 ///     file: &|path| std::fs::read_to_string(path),
 ///     dir: &|_| Ok(None),
+///     open: false,
 /// };
 /// # assert!((sources.env)("FENCRON_NO_SUCH_VARIABLE").is_none());
 /// ```
@@ -25,12 +26,15 @@ pub struct Sources<'s> {
     pub file: &'s dyn Fn(&Path) -> io::Result<String>,
     /// The names of what is in this directory, in any order; `None`: it is no directory.
     pub dir: &'s dyn Fn(&Path) -> io::Result<Option<Vec<String>>>,
+    /// What `${NAME}` and `${file:PATH}` stand for is left open, and so is whatever depends on it: a file is checked
+    /// where the secrets of its nodes are not to be had. Defaults (`${NAME:-default}`) stand in all the same.
+    pub open: bool,
 }
 
 impl Sources<'static> {
     /// No variables and no files: every `${…}` without a default is a problem.
     pub fn none() -> Sources<'static> {
-        Sources { env: &|_| None, file: &|_| Err(io::ErrorKind::NotFound.into()), dir: &|_| Ok(None) }
+        Sources { env: &|_| None, file: &|_| Err(io::ErrorKind::NotFound.into()), dir: &|_| Ok(None), open: false }
     }
 }
 
@@ -40,6 +44,8 @@ pub struct Filled<'t> {
     pub text: Cow<'t, str>,
     /// Whether something from outside of the file is in it.
     pub secret: bool,
+    /// Whether something in it is left open: see [`Sources::open`].
+    pub open: bool,
 }
 
 impl Filled<'_> {
@@ -58,9 +64,10 @@ pub type Fault = (usize, String);
 /// Replaces every `${…}` in `text`; all that cannot be replaced, otherwise.
 pub fn fill<'t>(text: &'t str, sources: &Sources) -> Result<Filled<'t>, Vec<Fault>> {
     if !text.contains("${") {
-        return Ok(Filled { text: Cow::Borrowed(text), secret: false });
+        return Ok(Filled { text: Cow::Borrowed(text), secret: false, open: false });
     }
-    let (mut filled, mut secret, mut faults) = (String::with_capacity(text.len()), false, Vec::new());
+    let (mut filled, mut secret, mut open) = (String::with_capacity(text.len()), false, false);
+    let mut faults = Vec::new();
     let mut rest = text;
     while let Some(dollar) = rest.find("${").filter(|_| faults.len() < MAX_FAULTS) {
         let at = text.len() - rest.len() + dollar;
@@ -77,9 +84,10 @@ pub fn fill<'t>(text: &'t str, sources: &Sources) -> Result<Filled<'t>, Vec<Faul
             break;
         };
         match resolve(&rest[..end], sources) {
-            Ok(Filled { text, secret: outside }) => {
-                filled.push_str(&text);
-                secret |= outside;
+            Ok(part) => {
+                filled.push_str(&part.text);
+                secret |= part.secret;
+                open |= part.open;
             }
             Err(message) => faults.push((at, message)),
         }
@@ -90,13 +98,15 @@ pub fn fill<'t>(text: &'t str, sources: &Sources) -> Result<Filled<'t>, Vec<Faul
         }
     }
     filled.push_str(rest);
-    if faults.is_empty() { Ok(Filled { text: Cow::Owned(filled), secret }) } else { Err(faults) }
+    if faults.is_empty() { Ok(Filled { text: Cow::Owned(filled), secret, open }) } else { Err(faults) }
 }
 
 /// What stands for the inside of one `${…}`.
 fn resolve<'t>(inside: &'t str, sources: &Sources) -> Result<Filled<'t>, String> {
+    let outside = |text: String| Filled { text: text.into(), secret: true, open: false };
+    let left_open = || Filled { text: Cow::Borrowed(inside), secret: true, open: true };
     if let Some(path) = inside.strip_prefix("file:") {
-        return read(path, sources).map(|text| Filled { text: text.into(), secret: true });
+        return if sources.open { Ok(left_open()) } else { read(path, sources).map(outside) };
     }
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -114,10 +124,11 @@ fn resolve<'t>(inside: &'t str, sources: &Sources) -> Result<Filled<'t>, String>
         return Err(format!("the default of `${{{name}:-…}}` cannot have another `${{…}}` in it"));
     }
     // As in the shell: `:-` also stands in for a variable that is empty.
-    match ((sources.env)(name), default) {
-        (Some(value), None) => Ok(Filled { text: value.into(), secret: true }),
-        (Some(value), Some(_)) if !value.is_empty() => Ok(Filled { text: value.into(), secret: true }),
-        (_, Some(default)) => Ok(Filled { text: default.into(), secret: false }),
+    match ((!sources.open).then(|| (sources.env)(name)).flatten(), default) {
+        (Some(value), None) => Ok(outside(value)),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(outside(value)),
+        (_, Some(default)) => Ok(Filled { text: default.into(), secret: false, open: false }),
+        (None, None) if sources.open => Ok(left_open()),
         (None, None) => Err(format!(
             "the environment variable {} is not set: set it where the node starts, or write ${{{name}:-default}}",
             quoted(name)
@@ -161,7 +172,7 @@ mod tests {
             },
             ..Sources::none()
         };
-        fill(text, &sources).map(|Filled { text, secret }| (text.into_owned(), secret))
+        fill(text, &sources).map(|Filled { text, secret, .. }| (text.into_owned(), secret))
     }
 
     #[test]
@@ -196,6 +207,20 @@ mod tests {
         let sources = Sources { env: &|_| Some("x".repeat(100_000)), ..Sources::none() };
         assert!(fill(&"${A}".repeat(1_000), &sources).unwrap_err()[0].1.contains("longer than 131071 bytes"));
         assert_eq!(filled(&"${A}".repeat(1_000)).unwrap_err().len(), MAX_FAULTS);
+    }
+
+    #[test]
+    fn what_is_left_open_is_not_looked_up_and_defaults_stand_in() {
+        let unread: &dyn Fn(&str) -> Option<String> = &|name| panic!("{name} is asked for");
+        let sources = Sources { env: &|_| Some("hunter2".into()), open: true, ..Sources::none() };
+        let filled = fill("a ${HOST} ${file:/none}", &sources).unwrap();
+        assert!(filled.open && filled.secret && !filled.text.contains("hunter2"), "{filled:?}");
+        let filled = fill("${HOST:-db}", &sources).unwrap();
+        assert_eq!((filled.text.as_ref(), filled.open, filled.secret), ("db", false, false));
+        assert!(
+            fill("${file:}${1}", &Sources { env: unread, ..sources }).is_err(),
+            "what is no `${{…}}` is still wrong"
+        );
     }
 
     #[test]

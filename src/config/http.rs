@@ -136,6 +136,9 @@ fn read_text(walk: &mut Walk, spot: Spot, most: usize) -> Option<Text> {
 
 fn read_url(walk: &mut Walk, spot: Spot) -> Option<Text> {
     let text = read_text(walk, spot, MAX_URL_BYTES)?;
+    if walk.is_open(&text) {
+        return Some(text);
+    }
     let why = match Url::parse(text.expose()) {
         Err(error) => format!("is not a URL: {error}"),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "is not an `http://` or `https://` URL".to_owned(),
@@ -320,7 +323,7 @@ fn read_retry_on(walk: &mut Walk, spot: Spot) -> Option<RetryOn> {
         match range {
             Some(Some(range)) => statuses.push(range),
             Some(None) => {
-                let word = walk.filled("a word", item)?;
+                let word = walk.known("a word", item)?;
                 connect |= word.text == CONNECT;
                 no_answer |= word.text == NO_ANSWER;
             }
@@ -354,6 +357,11 @@ fn read_files(walk: &mut Walk, fields: &Fields, url: Option<&Text>) -> (Option<T
 /// The name of a file that has `mark` in it.
 fn read_pem(walk: &mut Walk, spot: Spot, mark: &str, what: &str) -> Option<Text> {
     let name = walk.text(spot)?;
+    // Where secrets are not to be had, neither are the files of certificates.
+    if walk.sources.open {
+        walk.left_open += 1;
+        return Some(name);
+    }
     let shown = if name.is_secret() { "that `${…}` names here".to_owned() } else { quoted(name.expose()) };
     let message = match (walk.sources.file)(FilePath::new(name.expose())) {
         Err(error) => format!("the file {shown} cannot be read: {error}"),

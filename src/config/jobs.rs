@@ -7,7 +7,7 @@ use super::fill::Filled;
 use super::keys::{self, MAX_ARGS, MAX_JOBS};
 use super::policy::{Policies, warn_of_idle};
 use super::problem::quoted;
-use super::timing::Schedules;
+use super::timing::{Schedules, read_within};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
 use crate::job::{Job, JobName, MAX_FOLLOWERS, On, Task, Text, Trigger};
@@ -70,20 +70,26 @@ impl Reader<'_, '_> {
         let fields = walk.fields(&spot)?;
         let policies = Policies::read(walk, &fields, self.schedules.calendars()).over(self.defaults);
         let at_key = Spot { node: key, ..spot };
+        let left_open = walk.left_open;
         let task = read_task(walk, &fields, at_key);
+        // What would be done is left open, and when it would be is not.
+        let unknown = (task.is_none() && walk.left_open > left_open && walk.wrong.count() == wrong_before)
+            .then(|| Task::Command(vec![Text::secret("")]));
         let trigger = self.trigger(walk, &fields, &policies, (name, at_key));
         // All of these are looked at, whatever is wrong with the others.
         let (overlap, retry) = (policies.overlap(walk, &fields), policies.retry(walk, &spot.path));
         let guarantee = policies.guarantee(walk, &spot.path, task.as_ref());
+        let enabled = fields.get("enabled").is_none_or(|spot| walk.word(spot) != Some(1));
         if let Some(Task::Http(_) | Task::Sql(_)) = task
-            && let Some(spot) = fields.first_of(&["env", "dir", "kill_after"])
+            && let Some(spot) = fields.first_of(&["env", "env_file", "dir", "kill_after"])
         {
             walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
         }
         let job = Job {
             name: name.clone(),
-            trigger: trigger?,
-            task: task?,
+            description: fields.get("description").and_then(|spot| walk.text(spot)),
+            trigger: if enabled { trigger? } else { trigger.and(Some(Trigger::Disabled))? },
+            task: task.or(unknown)?,
             timeout: policies.timeout.flatten(),
             kill_after: policies.kill_after(),
             overlap,
@@ -106,9 +112,10 @@ impl Reader<'_, '_> {
         policies: &Policies,
         (name, at_key): (&JobName, Spot),
     ) -> Option<Trigger> {
+        let within = read_within(walk, fields);
         match (fields.get("schedule"), fields.get("after")) {
-            (Some(spot), None) => {
-                let schedule = self.schedules.read(walk, spot, &policies.rules, name.as_str())?;
+            (Some(_), None) => {
+                let schedule = self.schedules.read(walk, fields, (&policies.rules, within), name.as_str())?;
                 let jitter = self.schedules.jitter(walk, policies.jitter, &schedule, (name.as_str(), &at_key.path));
                 Some(Trigger::Schedule { schedule, jitter })
             }
@@ -128,7 +135,7 @@ impl Reader<'_, '_> {
     }
 
     fn after(&mut self, walk: &mut Walk, job: &Fields, spot: Spot, name: &JobName) -> Option<Trigger> {
-        for idle in ["timezone", "dst", "except", "jitter", "missed"] {
+        for idle in ["timezone", "dst", "except", "jitter", "missed", "start", "end"] {
             if let Some(spot) = job.get(idle) {
                 walk.wrong(spot, format!("`{idle}` needs a `schedule`: this job runs after another one"));
             }
@@ -145,7 +152,7 @@ impl Reader<'_, '_> {
             walk.wrong(spot, "`after` names no job: write `after: {job: NAME}`".to_owned());
             return None;
         };
-        let filled = walk.filled("the name of a job", spot)?;
+        let filled = walk.known("the name of a job", spot)?;
         let Ok(target) = JobName::new(&filled.text) else {
             walk.wrong(spot, format!("{} is not the name of a job", filled.shown()));
             return None;
@@ -211,7 +218,7 @@ fn check_links(walk: &mut Walk, jobs: Spot, entries: &[Entry], links: &[Link]) {
     for link in links {
         if !names.contains(link.target.as_str()) {
             let target = quoted(link.target.as_str());
-            let named = Filled { text: link.target.as_str().into(), secret: link.secret };
+            let named = Filled { text: link.target.as_str().into(), secret: link.secret, open: false };
             let message = match walk.guess(&named, names.iter().copied()) {
                 _ if link.secret => "there is no job of the name that `${…}` stands for here".to_owned(),
                 Some(meant) => format!("there is no job {target}: did you mean `{meant}`?"),

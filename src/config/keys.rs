@@ -61,6 +61,11 @@ pub enum Shape {
     },
     /// A map with the keys of these tables.
     Map(&'static [&'static [Key]]),
+    /// The same, or the value of its key `key` alone.
+    MapOr {
+        key: &'static str,
+        of: &'static [&'static [Key]],
+    },
     /// A map from names to values of one shape.
     Named {
         of: &'static Shape,
@@ -80,6 +85,8 @@ pub const MAX_EXPRESSIONS: usize = 100;
 pub const MAX_ARGS: usize = 1_000;
 /// How many variables a job may set.
 pub const MAX_VARIABLES: usize = 1_000;
+/// How many files of variables a job may name.
+pub const MAX_ENV_FILES: usize = 10;
 /// The longest argument or variable, in bytes: Linux starts no program with a longer one (`MAX_ARG_STRLEN`).
 pub const MAX_TEXT_BYTES: usize = 131_071;
 /// The longest jitter.
@@ -185,10 +192,34 @@ pub static OWN: &[Key] = &[
     key("http", Shape::Map(super::http::HTTP), "A request to make.").also(&["request", "webhook", "curl"]),
     key("sql", Shape::Map(super::sql::SQL), "Statements to run in a database.").also(&["query", "database"]),
     key("shell", Shape::Text, "A text that `/bin/sh -c` runs.").also(&["script", "sh", "bash"]),
-    key("after", Shape::Map(AFTER), "Runs after another job instead of by a schedule.").also(&[
-        "depends_on",
-        "needs",
-        "requires",
+    key(
+        "after",
+        Shape::MapOr { key: "job", of: AFTER },
+        "Runs after another job instead of by a schedule; a name alone: after its success.",
+    )
+    .also(&["depends_on", "needs", "requires"]),
+    key("description", Shape::Text, "What the job is for, in a few words.").also(&["comment", "title", "summary"]),
+    key(
+        "enabled",
+        Shape::Word(FLAG),
+        "`false`: it is not due, neither by its schedule nor after another job; it can still be triggered.",
+    )
+    .default("true")
+    .also(&["active", "disabled", "suspend", "suspended", "paused"]),
+    key(
+        "start",
+        Shape::Text,
+        "From when on its schedule counts: a day, a time by the clocks of its zone, or an instant with its offset.",
+    )
+    .also(&["start_at", "start_date", "starts", "not_before", "from", "since"]),
+    key("end", Shape::Text, "Until when its schedule counts, that day or instant included.").also(&[
+        "end_at",
+        "end_date",
+        "ends",
+        "not_after",
+        "until",
+        "expires",
+        "expires_at",
     ]),
 ];
 
@@ -226,6 +257,7 @@ pub static POLICIES: &[Key] = &[
         "Variables for the command, added to those of the node; a job's are added to those of `defaults`.",
     )
     .also(&["environment", "vars", "variables"]),
+    ENV_FILE,
     key("dir", Shape::Text, "The directory in which the command starts; the node's where it is not given.").also(&[
         "cwd",
         "workdir",
@@ -257,8 +289,12 @@ pub static POLICIES: &[Key] = &[
     key("max_running", Shape::Count { least: 1, most: MAX_RUNNING }, "How many may run at once with `overlap: allow`.")
         .default("10")
         .also(&["max_concurrent", "max_parallel"]),
-    key("missed", Shape::Map(MISSED), "What becomes of occurrences that passed with no leader to fire them.")
-        .also(&["misfire", "catchup", "catch_up"]),
+    key(
+        "missed",
+        Shape::MapOr { key: "run", of: MISSED },
+        "What becomes of occurrences that passed with no leader to fire them; `missed: all` is `missed: {run: all}`.",
+    )
+    .also(&["misfire", "catchup", "catch_up"]),
     key("retry", Shape::Map(RETRY), "How often, and after what pause, a failed attempt is repeated.")
         .also(&["retries", "max_retries"]),
     key(
@@ -317,6 +353,14 @@ static HISTORY: &[&[Key]] = &[&[
     key("for", duration(SECOND, MAX_AGE), "Those of so long.").default("30d"),
 ]];
 
+pub const ENV_FILE: Key = key(
+    "env_file",
+    Shape::Texts { most: MAX_ENV_FILES },
+    "Files of `NAME=value` lines with variables for the command; `env` wins over them.",
+)
+.also(&["envfile", "environment_file", "dotenv"]);
+
+pub static FLAG: &[&str] = &["true", "false"];
 pub static ENDS: &[&str] = &["success", "failure", "end"];
 pub static OVERLAPS: &[&str] = &["skip", "queue", "replace", "allow"];
 pub static GUARANTEES: &[&str] = &["at_most_once", "at_least_once", "exactly_once"];
@@ -325,7 +369,7 @@ pub static GAPS: &[&str] = &["shift", "skip"];
 pub static FOLDS: &[&str] = &["first", "last", "both"];
 pub static MISSED_RUNS: &[&str] = &["skip", "latest", "all"];
 
-/// Top-level keys that begin so are left alone: a place for YAML anchors.
+/// Keys that begin so are left alone wherever keys are known: a place for YAML anchors, and for others' tools.
 pub const ANCHOR_PLACE: &str = "x-";
 
 /// The key called `name`, and its place in the tables.

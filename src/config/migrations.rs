@@ -52,7 +52,7 @@ static MIGRATION: &[&[Key]] = &[&[
         .also(&["query", "database"]),
     key("verify", Shape::Map(VERIFY), "A probe that succeeds where it was done, for when nobody knows.")
         .also(&["check", "probe"]),
-    key("idempotent", Shape::Word(FLAG), "Whether it may be made again when nobody knows whether it was done.")
+    key("idempotent", Shape::Word(keys::FLAG), "Whether it may be made again when nobody knows whether it was done.")
         .default("false")
         .also(&["repeatable"]),
     key("env", Shape::Named { of: &Shape::Text, most: MAX_VARIABLES }, "Variables for the command.").also(&[
@@ -60,6 +60,7 @@ static MIGRATION: &[&[Key]] = &[&[
         "vars",
         "variables",
     ]),
+    keys::ENV_FILE,
     key("dir", Shape::Text, "The directory in which the command starts; the node's where it is not given.").also(&[
         "cwd",
         "workdir",
@@ -88,7 +89,6 @@ static VERIFY: &[&[Key]] = &[&[
 ]];
 
 const TIMEOUT: Shape = keys::duration_or_none(MILLISECOND, MAX_TIMEOUT);
-static FLAG: &[&str] = &["true", "false"];
 
 /// Reads the list. What is wrong with one of them is noted, and it is left out.
 pub fn read(walk: &mut Walk, spot: Spot) -> Vec<Migration> {
@@ -118,7 +118,7 @@ fn read_id<'p>(walk: &mut Walk, fields: &Fields<'p>, spot: Spot<'p>) -> Option<(
         }
         return None;
     };
-    let filled: Filled = walk.filled("the id of a migration", at)?;
+    let filled: Filled = walk.known("the id of a migration", at)?;
     match JobName::new(&filled.text) {
         Ok(id) => Some((id, at)),
         Err(_) => {
@@ -145,7 +145,7 @@ fn read_one(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<M
     let verify = fields.get("verify").and_then(|spot| read_verify(walk, spot, id));
     let first = deeds.first().map(|deed| &deed.task);
     if let Some(Task::Http(_) | Task::Sql(_)) = first
-        && let Some(spot) = fields.first_of(&["env", "dir", "kill_after"])
+        && let Some(spot) = fields.first_of(&["env", "env_file", "dir", "kill_after"])
     {
         walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
     }
@@ -250,6 +250,7 @@ fn read_verify(walk: &mut Walk, spot: Spot, id: &JobName) -> Option<Arc<Job>> {
 fn as_job(id: &JobName, task: Task, policies: Policies) -> Job {
     Job {
         name: id.clone(),
+        description: None,
         trigger: Trigger::After { job: id.clone(), on: On::End },
         task,
         timeout: policies.timeout.flatten(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::env_file;
 use super::keys::{self, MAX_VARIABLES};
 use super::problem::quoted;
 use super::timing::{Calendars, Rules};
@@ -74,7 +75,7 @@ impl Policies {
         let mut policies = Policies {
             rules: Rules::read(walk, fields, calendars),
             jitter,
-            env: fields.get("env").map(|spot| read_env(walk, spot)).unwrap_or_default(),
+            env: read_variables(walk, fields),
             dir: fields.get("dir").and_then(|spot| read_dir(walk, spot)),
             timeout: fields.get("timeout").and_then(|spot| walk.duration_or_none(spot)),
             kill_after: fields.get("kill_after").and_then(|spot| walk.duration(spot)),
@@ -93,7 +94,7 @@ impl Policies {
     /// Reads what a migration can say of how it is executed.
     pub fn of_migration(walk: &mut Walk, fields: &Fields) -> Policies {
         let mut policies = Policies {
-            env: fields.get("env").map(|spot| read_env(walk, spot)).unwrap_or_default(),
+            env: read_variables(walk, fields),
             dir: fields.get("dir").and_then(|spot| read_dir(walk, spot)),
             timeout: fields.get("timeout").and_then(|spot| walk.duration_or_none(spot)),
             kill_after: fields.get("kill_after").and_then(|spot| walk.duration(spot)),
@@ -275,6 +276,13 @@ fn read_dir(walk: &mut Walk, spot: Spot) -> Option<Text> {
     Some(text)
 }
 
+/// `env_file` and `env`, which wins.
+fn read_variables(walk: &mut Walk, fields: &Fields) -> BTreeMap<String, Text> {
+    let mut env = fields.get("env_file").map(|spot| env_file::read(walk, spot)).unwrap_or_default();
+    env.extend(fields.get("env").map(|spot| read_env(walk, spot)).unwrap_or_default());
+    env
+}
+
 fn read_env(walk: &mut Walk, spot: Spot) -> BTreeMap<String, Text> {
     let entries = walk.entries(spot).unwrap_or_default();
     if entries.len() > MAX_VARIABLES {
@@ -295,7 +303,7 @@ fn read_env(walk: &mut Walk, spot: Spot) -> BTreeMap<String, Text> {
 }
 
 /// Whether a job may set the variable `name`.
-fn check_variable(name: &str) -> Result<(), String> {
+pub fn check_variable(name: &str) -> Result<(), String> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic() && c != '=') {
         return Err(format!("{} cannot be the name of a variable: use letters, digits and `_`", quoted(name)));
     }

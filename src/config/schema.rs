@@ -25,7 +25,6 @@ pub fn schema() -> Value {
     top.insert("title".into(), json!("fencron jobs.yaml"));
     top.insert("required".into(), json!(["version"]));
     top.insert("anyOf".into(), json!([{ "required": ["jobs"] }, { "required": ["migrations"] }]));
-    top.insert("patternProperties".into(), json!({ format!("^{}", keys::ANCHOR_PLACE): true }));
     top.insert("$defs".into(), json!({ "job": job() }));
     schema
 }
@@ -43,7 +42,13 @@ fn job() -> Value {
 
 fn map(tables: &'static [&'static [Key]]) -> Value {
     let properties: Map<String, Value> = keys::all(tables).map(|key| (key.name.to_owned(), property(key))).collect();
-    json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties })
+    let anchors = json!({ format!("^{}", keys::ANCHOR_PLACE): true });
+    json!({
+        "type": ["object", "null"],
+        "additionalProperties": false,
+        "properties": properties,
+        "patternProperties": anchors,
+    })
 }
 
 fn property(key: &'static Key) -> Value {
@@ -80,6 +85,10 @@ fn shape(shape: &'static Shape) -> Value {
         }
         Shape::Map(tables) if std::ptr::eq(*tables, keys::JOB) => json!({ "$ref": "#/$defs/job" }),
         Shape::Map(tables) => map(tables),
+        Shape::MapOr { key, of } => {
+            let alone = keys::find(of, key).map(|(_, key)| self::shape(&key.shape));
+            json!({ "anyOf": [alone, map(of)] })
+        }
         Shape::Named { of, most } => {
             let mut schema = json!({ "type": ["object", "null"], "maxProperties": most });
             schema["additionalProperties"] = self::shape(of);

@@ -1,5 +1,6 @@
 //! `sql:` of a job: the keys, and how they are read.
 
+mod libpq;
 mod url;
 
 use std::collections::{BTreeMap, HashSet};
@@ -10,7 +11,7 @@ use super::keys::{Key, Shape, key};
 use super::problem::quoted;
 use super::tree::Value;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{Database, Fault, Place, STAMP_NAMES, Scalar, Script, Sql, Text};
+use crate::job::{Database, Fault, Place, STAMP_NAMES, Scalar, Script, Server, Sql, Target, Text};
 
 /// How many parameters a job may give its statements.
 pub const MAX_PARAMS: usize = 1_000;
@@ -19,8 +20,9 @@ pub const MAX_PARAMS: usize = 1_000;
 pub static SQL: &[&[Key]] = &[&[
     key(
         "database",
-        Shape::Text,
-        "Where the statements run: `postgres://…`, `mysql://…` or `sqlite:PATH`; a password as `${NAME}`.",
+        Shape::MapOr { key: "url", of: DATABASE },
+        "Where the statements run: `postgres://…`, `mysql://…` or `sqlite:PATH`; or that as `url`, and the `password` \
+         apart.",
     )
     .also(&["url", "dsn", "connection", "target"]),
     key("statement", Shape::Text, "The statements, with `;` between them and `:name` for values.").also(&[
@@ -44,6 +46,16 @@ pub static SQL: &[&[Key]] = &[&[
     )
     .default("true")
     .also(&["transactional", "tx"]),
+]];
+
+static DATABASE: &[&[Key]] = &[&[
+    key("url", Shape::Text, "`postgres://…`, `mysql://…` or `sqlite:PATH`.").also(&["dsn", "uri", "address"]),
+    key(
+        "password",
+        Shape::Text,
+        "The password, as it is: what stands in a URL must be encoded (`%40` for `@`), this must not.",
+    )
+    .also(&["pass", "pwd", "secret"]),
 ]];
 
 /// Reads the statements at `spot`. What is wrong with them is noted.
@@ -94,7 +106,7 @@ pub fn why_not_exactly_once(sql: &Sql) -> Option<&'static str> {
     )
 }
 
-fn read_target(walk: &mut Walk, fields: &Fields, at: Spot) -> Option<(Database, crate::job::Target)> {
+fn read_target(walk: &mut Walk, fields: &Fields, at: Spot) -> Option<(Database, Target)> {
     let Some(spot) = fields.get("database") else {
         if !fields.meant(&["database"]) {
             let message = "this names no `database`: write `postgres://…`, `mysql://…` or `sqlite:PATH`";
@@ -102,13 +114,47 @@ fn read_target(walk: &mut Walk, fields: &Fields, at: Spot) -> Option<(Database, 
         }
         return None;
     };
+    let database = walk.fields(&spot)?;
+    let password = database.get("password").map(|spot| (spot, walk.text(spot)));
+    let Some(spot) = database.get("url") else {
+        if !database.meant(&["url"]) {
+            walk.wrong(spot, "this has no `url`: write `postgres://…`, `mysql://…` or `sqlite:PATH`".to_owned());
+        }
+        return None;
+    };
     let url = walk.text(spot)?;
+    if walk.is_open(&url) {
+        return None;
+    }
     match url::parse(&url) {
-        Ok(target) => Some(target),
+        Ok(target) => with_password(walk, target, password),
         Err(why) => {
             let shown =
                 if url.is_secret() { "what `${…}` stands for here".to_owned() } else { "this URL".to_owned() };
             walk.wrong(spot, format!("{shown} {why}"));
+            None
+        }
+    }
+}
+
+/// The password that is given apart, which a URL must not have as well.
+fn with_password(
+    walk: &mut Walk,
+    (kind, target): (Database, Target),
+    password: Option<(Spot, Option<Text>)>,
+) -> Option<(Database, Target)> {
+    let Some((spot, password)) = password else { return Some((kind, target)) };
+    let password = Text::secret(password?.expose());
+    match target {
+        Target::Server(server) if server.password.is_none() => {
+            Some((kind, Target::Server(Box::new(Server { password: Some(password), ..*server }))))
+        }
+        Target::Server(_) => {
+            walk.wrong(spot, "the password is given twice: take it out of the `url`".to_owned());
+            None
+        }
+        Target::File(_) => {
+            walk.wrong(spot, "a SQLite file has no password".to_owned());
             None
         }
     }
@@ -128,11 +174,13 @@ impl Source<'_> {
             let message = format!("{file}:{}:{}: {message}", place.line, place.column);
             return walk.wrong(self.spot, message);
         }
-        let inner = self.text.char_indices().nth(place.column - 1).map_or(0, |(at, _)| at);
-        let (at, message) = match place.line {
-            1 => (walk.tree.at_within(self.spot.node, inner), message),
-            line => (walk.tree.at(self.spot.node), format!("line {line} of the statement: {message}")),
-        };
+        let lines = || self.text.split_inclusive('\n');
+        let line = lines().nth(place.line - 1).unwrap_or_default();
+        let column = line.char_indices().nth(place.column - 1).map_or(line.len(), |(at, _)| at);
+        let inner = lines().take(place.line - 1).map(str::len).sum::<usize>() + column;
+        let at = walk.tree.at_within(self.spot.node, inner);
+        let unknown = place.line > 1 && at == walk.tree.at(self.spot.node);
+        let message = if unknown { format!("line {} of the statement: {message}", place.line) } else { message };
         walk.wrong.add(at, self.spot.path.to_string(), message);
     }
 }
@@ -241,7 +289,7 @@ fn check_names(walk: &mut Walk, source: &Source, script: &Script, params: &BTree
         if known.contains(&name.name.as_str()) {
             continue;
         }
-        let written = Filled { text: name.name.as_str().into(), secret: false };
+        let written = Filled { text: name.name.as_str().into(), secret: false, open: false };
         let advice = match walk.guess(&written, known.iter().copied()) {
             Some(meant) => format!("did you mean `:{meant}`?"),
             None => "give it in `params` (if it is no name of a value, put a blank behind the colon)".to_owned(),

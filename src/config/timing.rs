@@ -12,7 +12,9 @@ use super::keys::{self, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS};
 use super::policy::Placed;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
 use crate::job::check_name;
-use crate::schedule::{Calendar, Dst, Fold, Gap, Jitter, Schedule, ScheduleError, ScheduleSpec, Zones, surprise};
+use crate::schedule::{
+    Calendar, Dst, Fold, Gap, Jitter, Schedule, ScheduleError, ScheduleSpec, WithinError, Zones, surprise, zone_advice,
+};
 use crate::time::{Wall, written};
 
 /// From when on the distance of occurrences is looked at, for warnings: any instant does, so it is a fixed one.
@@ -62,7 +64,7 @@ fn read_calendar(walk: &mut Walk, spot: Spot, key: super::tree::NodeId) -> Optio
     };
     let items = walk.items("a list of dates", &dates, MAX_DATES, false)?;
     let texts: Vec<_> =
-        items.iter().map(|spot| walk.filled("a date", *spot).map_or(String::new(), |f| f.text.into_owned())).collect();
+        items.iter().map(|spot| walk.known("a date", *spot).map_or(String::new(), |f| f.text.into_owned())).collect();
     match Calendar::parse(&texts) {
         Ok(calendar) => Some(calendar),
         Err(errors) => {
@@ -110,19 +112,11 @@ impl Rules {
 }
 
 fn read_zone(walk: &mut Walk, spot: Spot) -> Option<Tz> {
-    let filled = walk.filled("a time zone", spot)?;
+    let filled = walk.known("a time zone", spot)?;
     if let Ok(zone) = Tz::from_str(&filled.text) {
         return Some(zone);
     }
-    let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-    let city = |name: &'static str| name.rsplit_once('/').map(|(_, city)| city);
-    let of_city = |meant| names().find(|name| city(name) == Some(meant));
-    let meant = walk.guess(&filled, names());
-    let meant = meant.or_else(|| walk.guess(&filled, names().filter_map(city)).and_then(of_city));
-    let hint = match meant {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => "name it as IANA does, like `Europe/Berlin`, `America/New_York` or `UTC`".to_owned(),
-    };
+    let hint = zone_advice(if walk.may_guess(&filled) { &filled.text } else { "" });
     walk.wrong(spot, format!("{} is not a time zone: {hint}", filled.shown()));
     None
 }
@@ -130,7 +124,7 @@ fn read_zone(walk: &mut Walk, spot: Spot) -> Option<Tz> {
 fn read_except(walk: &mut Walk, spot: Spot, calendars: &Calendars) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for item in walk.items("calendars", &spot, MAX_CALENDARS, true)? {
-        let Some(name) = walk.filled("the name of a calendar", item) else { continue };
+        let Some(name) = walk.known("the name of a calendar", item) else { continue };
         if calendars.by_name.contains_key(name.text.as_ref()) {
             names.push(name.text.into_owned());
             continue;
@@ -149,7 +143,10 @@ fn read_except(walk: &mut Walk, spot: Spot, calendars: &Calendars) -> Option<Vec
 }
 
 /// What decides the instants of a schedule, where `H` is not used.
-type Text = (Vec<String>, Rules);
+type Text = (Vec<String>, Rules, Within);
+
+/// `start` and `end` of a job: the first and last instant that count, as they are written.
+pub type Within = (Option<String>, Option<String>);
 
 /// The schedules of a file: those that are due alike are one.
 pub struct Schedules<'c> {
@@ -176,11 +173,18 @@ impl<'c> Schedules<'c> {
         self.calendars
     }
 
-    /// Reads the `schedule` of the job called `job`.
-    pub fn read(&mut self, walk: &mut Walk, spot: Spot, rules: &Rules, job: &str) -> Option<Arc<Schedule>> {
+    /// Reads the `schedule` of the job called `job`, of which `fields` are its keys.
+    pub fn read(
+        &mut self,
+        walk: &mut Walk,
+        fields: &Fields,
+        (rules, within): (&Rules, Option<Within>),
+        job: &str,
+    ) -> Option<Arc<Schedule>> {
+        let spot = fields.get("schedule")?;
         let items = walk.items("a schedule or a list of schedules", &spot, MAX_EXPRESSIONS, true)?;
         let filled: Vec<Filled> =
-            items.iter().filter_map(|item| walk.filled("a schedule like \"0 2 * * *\"", *item)).collect();
+            items.iter().filter_map(|item| walk.known("a schedule like \"0 2 * * *\"", *item)).collect();
         if filled.len() < items.len() {
             return None;
         }
@@ -192,12 +196,17 @@ impl<'c> Schedules<'c> {
         let texts: Vec<&str> = filled.iter().map(|filled| filled.text.as_ref()).collect();
         // `H` makes a schedule of its own for each job; the fingerprint then says which are alike.
         let may_hash = texts.iter().any(|text| text.contains(['H', 'h']));
-        let key = (texts.iter().map(|text| (*text).to_owned()).collect(), rules.clone());
+        let key = (texts.iter().map(|text| (*text).to_owned()).collect(), rules.clone(), within?);
         if !may_hash && let Some(schedule) = self.by_text.get(&key) {
             return Some(Arc::clone(schedule));
         }
-        match self.parse(&texts, rules, job) {
-            Ok(schedule) => {
+        let parsed = self.parse(&texts, rules, job);
+        match parsed.map(|schedule| schedule.within(key.2.0.as_deref(), key.2.1.as_deref())) {
+            Ok(Err(error)) => {
+                report_within(walk, fields, &error);
+                None
+            }
+            Ok(Ok(schedule)) => {
                 let shared = self.by_fingerprint.entry(schedule.fingerprint()).or_insert_with(|| Arc::new(schedule));
                 let shared = Arc::clone(shared);
                 if !may_hash {
@@ -247,6 +256,34 @@ impl<'c> Schedules<'c> {
         }
         Jitter::of(most, job)
     }
+}
+
+/// The texts of `start` and `end`; `None`: one of them cannot be read.
+pub fn read_within(walk: &mut Walk, fields: &Fields) -> Option<Within> {
+    let (start, end) = (read_moment(walk, fields, "start"), read_moment(walk, fields, "end"));
+    Some((start?, end?))
+}
+
+/// The text of `start` or `end`, where it is given; `None`: it cannot be read.
+fn read_moment(walk: &mut Walk, fields: &Fields, name: &'static str) -> Option<Option<String>> {
+    let Some(spot) = fields.get(name) else { return Some(None) };
+    walk.known("a day or an instant", spot).map(|filled| Some(filled.text.into_owned()))
+}
+
+fn report_within(walk: &mut Walk, fields: &Fields, error: &WithinError) {
+    let key = match error {
+        WithinError::NotAMoment { start: true } => "start",
+        WithinError::NotAMoment { start: false } | WithinError::EndsBeforeItStarts => "end",
+        WithinError::NeverFires => {
+            if fields.get("end").is_some() {
+                "end"
+            } else {
+                "start"
+            }
+        }
+    };
+    let Some(spot) = fields.get(key) else { return };
+    walk.wrong(spot, format!("the {key} {error}"));
 }
 
 fn report(walk: &mut Walk, error: ScheduleError, whole: Spot, items: &[Spot], filled: &[Filled]) {

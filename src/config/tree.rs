@@ -98,10 +98,15 @@ impl<'t> Tree<'t> {
         self.nodes[id.0 as usize].at as usize
     }
 
-    /// The byte of the file that is the byte `inner` of the text `id`, where that text stands in the file as it is.
+    /// The byte of the file that is the byte `inner` of the text `id`; the value's first one, where that cannot be told.
     pub fn at_within(&self, id: NodeId, inner: usize) -> usize {
-        match self.nodes[self.target(id) as usize].kind {
+        let target = self.target(id) as usize;
+        match self.nodes[target].kind {
             Kind::Source { from, .. } => from as usize + inner,
+            Kind::Made { index, .. } => {
+                let (begin, made) = (self.nodes[target].at as usize, &self.made[index as usize]);
+                made_from(self.text, begin, made, inner).unwrap_or(self.at(id))
+            }
             _ => self.at(id),
         }
     }
@@ -126,6 +131,28 @@ impl<'t> Tree<'t> {
             _ => id.0,
         }
     }
+}
+
+/// Where in `file`, in which the value that became `made` begins at `begin`, the byte `inner` of `made` stands. A literal
+/// block has the lines of the file, each without its indentation. What is folded or escaped is told by what begins with
+/// a `$`: as many of them are before it there as here.
+fn made_from(file: &str, begin: usize, made: &str, inner: usize) -> Option<usize> {
+    let before = made.get(..inner)?;
+    // It begins at its first line that is not empty.
+    let empty = made.bytes().take_while(|byte| *byte == b'\n').count();
+    let number = before.matches('\n').count().checked_sub(empty)?;
+    let line = made.split('\n').nth(empty + number)?;
+    let column = inner - before.rfind('\n').map_or(0, |end| end + 1);
+    let mut start = file[..begin].rfind('\n').map_or(0, |end| end + 1);
+    for _ in 0..number {
+        start += file[start..].find('\n')? + 1;
+    }
+    let written = file[start..].split('\n').next()?.trim_end_matches('\r');
+    if let Some(indentation) = written.strip_suffix(line).filter(|indentation| indentation.trim().is_empty()) {
+        return Some(start + indentation.len() + column);
+    }
+    let dollars = made[inner..].starts_with('$').then(|| before.matches('$').count())?;
+    file[begin..].match_indices('$').nth(dollars).map(|(at, _)| begin + at)
 }
 
 /// A plain scalar may be no text but nothing: <https://yaml.org/spec/1.2.2/#1032-tag-resolution>.
@@ -432,6 +459,21 @@ mod tests {
         let tree = Tree::read("a: bc d\n\"é\": 'f'\n", &mut findings).unwrap();
         assert!(tree.made.is_empty());
         assert_eq!(tree.at_within(NodeId(2), 3), 6);
+    }
+
+    #[test]
+    fn a_place_within_a_block_is_one_of_its_own_line() {
+        let text = "a: |\n  b\n\n    c $x\nd: >-\n  e\n  $y f\n  ${z}\n";
+        let mut findings = Findings::default();
+        let tree = Tree::read(text, &mut findings).unwrap();
+        let place = |value: u32, part: &str| {
+            let Value::Text { text: made, .. } = tree.value(NodeId(value)) else { panic!("a text") };
+            tree.at_within(NodeId(value), made.find(part).unwrap())
+        };
+        for (value, part) in [(2, "b\n"), (2, "c $x"), (2, "$x"), (4, "$y"), (4, "${z}")] {
+            assert_eq!(place(value, part), text.find(part).unwrap(), "{part}");
+        }
+        assert_eq!(place(4, "f"), text.find("e\n  $y").unwrap(), "of a folded line nothing better is known");
     }
 
     #[test]

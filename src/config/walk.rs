@@ -84,6 +84,8 @@ pub struct Walk<'t> {
     pub wrong: Findings,
     /// What can be done as it is written, but is probably not meant.
     pub odd: Findings,
+    /// How many values were left open: see [`Sources::open`].
+    pub left_open: usize,
     guesses: u32,
     /// How much was filled in so far.
     filled_bytes: usize,
@@ -97,13 +99,19 @@ const MAX_GUESSES: u32 = 100;
 
 impl<'t> Walk<'t> {
     pub fn new(tree: &'t Tree<'t>, sources: &'t Sources<'t>) -> Walk<'t> {
-        Walk { tree, sources, wrong: Findings::default(), odd: Findings::default(), guesses: 0, filled_bytes: 0 }
+        let (wrong, odd) = (Findings::default(), Findings::default());
+        Walk { tree, sources, wrong, odd, left_open: 0, guesses: 0, filled_bytes: 0 }
     }
 
     /// The name that `filled` probably is a misspelling of.
     pub fn guess<'a>(&mut self, filled: &Filled, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        if self.may_guess(filled) { keys::nearest(&filled.text, names) } else { None }
+    }
+
+    /// Whether what was meant by `filled` is to be looked for once more.
+    pub fn may_guess(&mut self, filled: &Filled) -> bool {
         self.guesses = self.guesses.saturating_add(1);
-        if filled.secret || self.guesses > MAX_GUESSES { None } else { keys::nearest(&filled.text, names) }
+        !filled.secret && self.guesses <= MAX_GUESSES
     }
 
     /// Notes an error about a value.
@@ -126,14 +134,22 @@ impl<'t> Walk<'t> {
 
     /// The map at `spot`, held against its tables; a map of which everything was left out is empty.
     pub fn fields<'p>(&mut self, spot: &'p Spot<'p>) -> Option<Fields<'p>> {
-        let Shape::Map(tables) = spot.shape else { unreachable!("the table says that {} is a map", spot.path) };
-        let entries = self.entries(*spot)?;
+        let (tables, alone) = match spot.shape {
+            Shape::Map(tables) => (*tables, None),
+            Shape::MapOr { key, of } => (*of, keys::find(of, key)),
+            _ => unreachable!("the table says that {} is a map", spot.path),
+        };
         let mut found = vec![None; keys::all(tables).count()];
+        if let (Some((index, _)), Value::Text { .. }) = (alone, self.tree.value(spot.node)) {
+            found[index] = Some(spot.node);
+            return Some(Fields { tables, path: &spot.path, found, meant: Vec::new() });
+        }
+        let entries = self.entries(*spot)?;
         let mut meant = Vec::new();
         for Entry { key, name, value } in entries {
             match keys::find(tables, name) {
                 Some((index, _)) => found[index] = Some(value),
-                None if matches!(spot.path, Path::Root) && name.starts_with(keys::ANCHOR_PLACE) => {}
+                None if name.starts_with(keys::ANCHOR_PLACE) => {}
                 None => {
                     let path = Path::Key(&spot.path, name);
                     let (message, probably) = keys::unknown(tables, name);
@@ -243,9 +259,23 @@ impl<'t> Walk<'t> {
         }
     }
 
+    /// As [`Walk::filled`], for what is more than a text: nothing can be said of it where a part of it is left open.
+    pub fn known(&mut self, what: &str, spot: Spot) -> Option<Filled<'t>> {
+        let filled = self.filled(what, spot)?;
+        self.left_open += usize::from(filled.open);
+        Some(filled).filter(|filled| !filled.open)
+    }
+
+    /// Whether `text` is one of which a part is left open, so that nothing can be said of it.
+    pub fn is_open(&mut self, text: &Text) -> bool {
+        let open = self.sources.open && text.is_secret();
+        self.left_open += usize::from(open);
+        open
+    }
+
     /// The scalar at `spot`, read by `parse`, whose error follows the value in the message: "is not …".
     pub fn read<T>(&mut self, what: &str, spot: Spot, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let filled = self.filled(what, spot)?;
+        let filled = self.known(what, spot)?;
         match parse(&filled.text) {
             Ok(value) => Some(value),
             Err(why) => {
@@ -257,7 +287,7 @@ impl<'t> Walk<'t> {
 
     /// A text for a process: without NUL, and short enough for one.
     pub fn text(&mut self, spot: Spot) -> Option<Text> {
-        let Filled { text, secret } = self.filled("a text (\"\" for an empty one)", spot)?;
+        let Filled { text, secret, .. } = self.filled("a text (\"\" for an empty one)", spot)?;
         if text.contains('\0') {
             self.wrong(spot, "a text for a program cannot have a NUL character in it".to_owned());
             return None;
@@ -294,7 +324,7 @@ impl<'t> Walk<'t> {
         let Shape::Word(words) = spot.shape else { unreachable!("the table says that {} is a word", spot.path) };
         let known = || words.iter().copied();
         let what = format!("one of {}", keys::list(known()).replace(" and ", " or "));
-        let filled = self.filled(&what, spot)?;
+        let filled = self.known(&what, spot)?;
         let index = words.iter().position(|word| *word == filled.text);
         if index.is_none() {
             let meant = keys::nearest(&filled.text, known()).filter(|_| !filled.secret);

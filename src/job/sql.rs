@@ -1,7 +1,9 @@
 //! Statements that a job runs in a database, as plain data.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Text;
 use super::script::Script;
@@ -51,6 +53,68 @@ pub struct Server {
     pub encryption: Encryption,
     /// The certificates of those that may vouch for the server, in PEM; `None`: those that the system trusts.
     pub roots: Option<PathBuf>,
+    /// The files (PEM) of the certificate that is shown to the server, and of its private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// What else a connection to PostgreSQL asks for.
+    pub session: Session,
+}
+
+/// What a connection to PostgreSQL asks for. `None` is what the server, or the system, has it be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub application_name: Option<String>,
+    /// Settings of the session, as `-c name=value`.
+    pub options: Option<String>,
+    /// How long connecting may take, where that is less than for every attempt.
+    pub connect_timeout: Option<Duration>,
+    /// Where to connect to, instead of looking the host's name up.
+    pub address: Option<IpAddr>,
+    pub server: WantedServer,
+    pub binding: Binding,
+    /// Whether TCP asks a silent server whether it is there.
+    pub keepalives: bool,
+    pub keepalives_idle: Option<Duration>,
+    pub keepalives_interval: Option<Duration>,
+    pub keepalives_count: Option<u32>,
+    /// How long what was sent may stay without an answer of TCP.
+    pub tcp_user_timeout: Option<Duration>,
+}
+
+impl Default for Session {
+    fn default() -> Session {
+        Session {
+            application_name: None,
+            options: None,
+            connect_timeout: None,
+            address: None,
+            server: WantedServer::Any,
+            binding: Binding::Prefer,
+            keepalives: true,
+            keepalives_idle: None,
+            keepalives_interval: None,
+            keepalives_count: None,
+            tcp_user_timeout: None,
+        }
+    }
+}
+
+/// Which server is one to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantedServer {
+    Any,
+    /// One that takes writes.
+    Writable,
+    /// One that takes none.
+    ReadOnly,
+}
+
+/// Whether a login by password is bound to the encrypted channel, so that nobody in between can pass it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    Disable,
+    /// Where the server can.
+    Prefer,
+    Require,
 }
 
 /// How much is asked of the connection to a server. In the order of what it is worth.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::field::{self, Field, Wrong};
-use super::pattern::Pattern;
+use super::moment::{self, Moment};
+use super::pattern::{Cycle, DAY_SECONDS, Pattern};
 use super::rule::Rule;
 use crate::time::{Wall, parse_duration};
 
@@ -117,19 +118,56 @@ fn not_a_name<'a>(name: &'a str, rest: Option<&str>) -> Wrong<'a> {
     Wrong::new(name, message)
 }
 
+/// `15m`, or `14d from 2026-01-05T09:00`.
 fn every(text: &str) -> Result<Rule, Wrong<'_>> {
-    let shown = field::shorten(text);
-    let span = parse_duration(text).map_err(|why| Wrong::new(text, format!("`@every {shown}`: it {why}")))?;
+    let (length, from) = match text.split_once(" from ") {
+        Some((length, from)) => (length.trim(), Some(from.trim())),
+        None => (text, None),
+    };
+    let shown = field::shorten(length);
+    let span = parse_duration(length).map_err(|why| Wrong::new(length, format!("`@every {shown}`: it {why}")))?;
     if span < Duration::from_secs(1) || span.subsec_nanos() != 0 {
         let message =
             format!("`@every {shown}`: it must be whole seconds, and at least one; write a length like 1s or 15m");
-        return Err(Wrong::new(text, message));
+        return Err(Wrong::new(length, message));
     }
     let seconds = i64::try_from(span.as_secs()).ok().filter(|seconds| *seconds <= Wall::MAX.as_millis() / 1000);
-    match seconds {
-        Some(seconds) => Ok(Rule::Every { seconds }),
-        None => Err(Wrong::new(text, format!("`@every {shown}` is longer than the calendar"))),
-    }
+    let Some(seconds) = seconds else {
+        return Err(Wrong::new(length, format!("`@every {shown}` is longer than the calendar")));
+    };
+    from.map_or(Ok(Rule::Every { seconds, from: None }), |from| every_from(seconds, from))
+}
+
+/// From an instant on, so many seconds apart; from a time by the clocks of the zone on, so many days apart at that
+/// time, whatever the clocks do in between.
+fn every_from(seconds: i64, from: &str) -> Result<Rule, Wrong<'_>> {
+    let shown = field::shorten(from);
+    let Some(moment) = Moment::read(from) else {
+        return Err(Wrong::new(from, format!("`from {shown}`: it is no time; write it like {}", moment::FORMS)));
+    };
+    let local = match moment {
+        Moment::Instant(at) if at >= Wall::EPOCH && at.as_millis() % 1000 == 0 => {
+            return Ok(Rule::Every { seconds, from: Some(at.as_millis() / 1000) });
+        }
+        Moment::Local(second) | Moment::Day(second) if second >= 0 => second,
+        _ => {
+            let message = format!("`from {shown}`: it must be a whole second from 1970 on");
+            return Err(Wrong::new(from, message));
+        }
+    };
+    let days = u32::try_from(seconds / DAY_SECONDS).ok().filter(|days| i64::from(*days) * DAY_SECONDS == seconds);
+    let (Some(days), Ok(first)) = (days, i32::try_from(local / DAY_SECONDS)) else {
+        let message = format!(
+            "`from {shown}`: by the clocks of a zone only whole days are counted; write the offset from UTC, like \
+             2026-12-01T09:00:00+01:00, for other lengths"
+        );
+        return Err(Wrong::new(from, message));
+    };
+    let time = local % DAY_SECONDS;
+    let mut pattern = fields("0 0 0 * * *", "").expect("it is sound");
+    (pattern.hours, pattern.minutes, pattern.seconds) = (1 << (time / 3600), 1 << (time / 60 % 60), 1 << (time % 60));
+    pattern.cycle = Some(Cycle { first, days });
+    Ok(Rule::Pattern(pattern))
 }
 
 fn at(text: &str) -> Result<Rule, Wrong<'_>> {
@@ -163,12 +201,9 @@ fn fields<'a>(text: &'a str, job: &str) -> Result<Pattern, Wrong<'a>> {
 
 fn wrong_count<'a>(text: &'a str, parts: &[&str], count: usize) -> Wrong<'a> {
     let hint = if let [one] = parts {
-        match parse_duration(one) {
-            Ok(_) => format!("; did you mean `@every {one}`?"),
-            Err(_) => String::new(),
-        }
+        meant(format!("@every {one}"))
     } else if count < 5 {
-        format!("; did you mean `{} {}`?", field::shorten(text), ["*"; 4][..5 - count].join(" "))
+        meant(format!("{text} {}", ["*"; 4][..5 - count].join(" ")))
     } else {
         String::new()
     };
@@ -181,12 +216,23 @@ fn wrong_count<'a>(text: &'a str, parts: &[&str], count: usize) -> Wrong<'a> {
     Wrong::new(text, message)
 }
 
+/// A suggestion, where it would be taken itself.
+fn meant(expression: String) -> String {
+    let sound = self::expression(&expression, "").is_ok();
+    if sound { format!("; did you mean `{}`?", field::shorten(&expression)) } else { String::new() }
+}
+
 /// Six fields are read with the seconds first; some people mean the year last.
 fn year_last<'a>(wrong: Wrong<'a>, field: Field, parts: &[&str]) -> Wrong<'a> {
     let is_year = |text: &&str| text.len() == 4 && text.parse::<u32>().is_ok();
-    if field == Field::Weekday && parts.len() == 6 && parts.last().is_some_and(is_year) {
+    let with_seconds = format!("0 {}", parts.join(" "));
+    if field == Field::Weekday
+        && parts.len() == 6
+        && parts.last().is_some_and(is_year)
+        && fields(&with_seconds, "").is_ok()
+    {
         let message =
-            format!("{}; six fields begin with the seconds: with a year, write `0 {}`", wrong.message, parts.join(" "));
+            format!("{}; six fields begin with the seconds: with a year, write `{with_seconds}`", wrong.message);
         return Wrong::new(wrong.text, message);
     }
     wrong

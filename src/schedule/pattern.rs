@@ -59,6 +59,25 @@ pub(super) struct Days {
     pub last_weekdays: u8,
 }
 
+/// Every so many days from one on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cycle {
+    pub first: i32,
+    /// At least 1.
+    pub days: u32,
+}
+
+impl Cycle {
+    /// Of the dates `fitting` of `month`, those that are days of the cycle.
+    fn keep(self, fitting: u32, month: &Month) -> u32 {
+        let is_its_own = |date: &u32| {
+            let since = month.day(*date) - i64::from(self.first);
+            since >= 0 && since % i64::from(self.days) == 0
+        };
+        bits(fitting).filter(is_its_own).fold(0, |kept, date| kept | 1 << date)
+    }
+}
+
 /// One cron pattern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pattern {
@@ -69,6 +88,8 @@ pub(super) struct Pattern {
     pub months: u16,
     /// `None`: every year.
     pub years: Option<Box<Years>>,
+    /// Only these of its days: `@every 14d from` a day.
+    pub cycle: Option<Cycle>,
     /// It means "every so often" rather than "at these times of day": see the rule in the module `schedule`.
     pub interval: bool,
 }
@@ -194,7 +215,9 @@ impl Pattern {
         let all = u32::MAX >> (31 - month.length) & !1;
         let days = &self.days;
         let (by_date, by_weekday) = (days.by_date(month), days.by_weekday(month));
-        all & if days.starred_date || days.starred_weekday { by_date & by_weekday } else { by_date | by_weekday }
+        let both = days.starred_date || days.starred_weekday;
+        let fitting = all & if both { by_date & by_weekday } else { by_date | by_weekday };
+        self.cycle.map_or(fitting, |cycle| cycle.keep(fitting, month))
     }
 }
 

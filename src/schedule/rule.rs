@@ -15,9 +15,10 @@ const SECOND: i64 = 1_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {
     Pattern(Pattern),
-    /// `@every`: the instants since the epoch that this many seconds divide.
+    /// `@every`: the instants since the epoch that this many seconds divide, or those so far apart from one on.
     Every {
         seconds: i64,
+        from: Option<i64>,
     },
     /// `@at`
     At(Wall),
@@ -29,7 +30,11 @@ impl Rule {
         let after_second = after.as_millis().div_euclid(SECOND);
         let found = match self {
             Rule::At(at) => return Some(*at).filter(|at| *at > after),
-            Rule::Every { seconds } => (after_second.div_euclid(*seconds) + 1) * seconds,
+            Rule::Every { from: Some(from), .. } if after_second < *from => *from,
+            Rule::Every { seconds, from } => {
+                let from = from.unwrap_or(0);
+                from + ((after_second - from).div_euclid(*seconds) + 1) * seconds
+            }
             Rule::Pattern(pattern) => first_after(pattern, zone, dst, after_second)?,
         };
         at_second(found)
@@ -40,7 +45,11 @@ impl Rule {
         let last_second = (before.as_millis() - 1).div_euclid(SECOND);
         let found = match self {
             Rule::At(at) => return Some(*at).filter(|at| *at < before),
-            Rule::Every { seconds } => last_second.div_euclid(*seconds) * seconds,
+            Rule::Every { from: Some(from), .. } if last_second < *from => return None,
+            Rule::Every { seconds, from } => {
+                let from = from.unwrap_or(0);
+                from + (last_second - from).div_euclid(*seconds) * seconds
+            }
             Rule::Pattern(pattern) => last_until(pattern, zone, dst, last_second)?,
         };
         at_second(found)

@@ -377,6 +377,6 @@ fn fingerprint(job: &Job) -> Option<String> {
         Trigger::Schedule { schedule, jitter } => {
             Some(format!("{}+{}ms", schedule.fingerprint(), jitter.most.as_millis()))
         }
-        Trigger::After { .. } => None,
+        Trigger::After { .. } | Trigger::Disabled => None,
     }
 }

@@ -39,6 +39,7 @@ pub fn executor_of(max_running: usize) -> Executor {
 pub fn command<const N: usize>(argv: [&str; N]) -> Job {
     let name = JobName::new("report").unwrap();
     Job {
+        description: None,
         trigger: Trigger::After { job: name.clone(), on: On::Success },
         name,
         task: Task::Command(argv.map(Text::plain).into()),

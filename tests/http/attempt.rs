@@ -37,6 +37,7 @@ pub fn statuses(text: &str) -> Statuses {
 fn job(http: Http, timeout: Option<Duration>) -> Job {
     let name = JobName::new("report").unwrap();
     Job {
+        description: None,
         trigger: Trigger::After { job: name.clone(), on: On::Success },
         name,
         task: Task::Http(Box::new(http)),

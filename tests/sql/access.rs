@@ -131,6 +131,61 @@ async fn only_verify_full_looks_at_the_name() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_shown_to_a_server_that_asks_for_one() {
+    let certificates = Certificates::make();
+    certificates.issue("nightly", "extendedKeyUsage=clientAuth");
+    let [ca, certificate, key] =
+        ["ca.pem", "nightly.pem", "nightly.key"].map(|file| certificates.path(file).display().to_string());
+    for kind in [Kind::Postgres, Kind::Mariadb] {
+        let server = Server::start_with(kind, |directory| {
+            let mut options = encrypted(kind, directory, &certificates, "server");
+            std::fs::copy(&ca, directory.join("ca.pem")).unwrap();
+            let ca = directory.join("ca.pem").display().to_string();
+            if kind == Kind::Mariadb {
+                options.push(format!("--ssl-ca={ca}"));
+                return options;
+            }
+            let access = directory.join("access.conf");
+            std::fs::write(&access, "hostssl all nightly all cert\nhost all all all scram-sha-256\n").unwrap();
+            let settings = [format!("ssl_ca_file={ca}"), format!("hba_file={}", access.display())];
+            options.extend(settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]));
+            options
+        });
+        let database = server.database();
+        let statements: &[&str] = match kind {
+            Kind::Postgres => &["CREATE ROLE nightly LOGIN", "GRANT ALL ON SCHEMA public TO nightly"],
+            Kind::Mariadb => &["CREATE USER 'nightly'@'%' REQUIRE X509", "GRANT ALL ON *.* TO 'nightly'@'%'"],
+        };
+        statements.iter().for_each(|statement| drop(server.ask(&database.name, statement)));
+        let url = database.url.replace(&format!("fencron:{PASSWORD}"), "nightly");
+        let ask = |more: String| attempt(&format!("{url}?sslrootcert={ca}{more}"), "SELECT 1", "").outcome();
+        let outcome = ask(String::new()).await;
+        assert!(matches!(outcome, Outcome::Failed { .. }), "{kind:?}: nothing was shown: {outcome:?}");
+        let outcome = ask(format!("&sslcert={certificate}&sslkey={key}")).await;
+        assert_eq!(outcome, Outcome::Done, "{kind:?}");
+        let outcome = ask(format!("&sslcert={certificate}&sslkey=/none/such.key")).await;
+        assert!(!matches!(outcome, Outcome::Done), "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_url_asks_of_postgres_is_so() {
+    let server = Server::shared(Kind::Postgres);
+    let database = server.database();
+    server.ask(&database.name, "CREATE TABLE seen (name text, path text)");
+    let url = format!(
+        "{}?application_name=nightly&options=-c%20search_path%3Dpg_temp%2Cpublic&target_session_attrs=read-write",
+        database.url
+    );
+    let statement =
+        "INSERT INTO public.seen SELECT current_setting('application_name'), current_setting('search_path')";
+    assert_eq!(attempt(&url, statement, "").outcome().await, Outcome::Done);
+    assert_eq!(server.ask(&database.name, "SELECT * FROM seen"), "nightly\tpg_temp,public");
+    let refused = attempt(&url.replace("read-write", "read-only"), statement, "").outcome().await;
+    assert!(matches!(refused, Outcome::Failed { .. }), "this one takes writes: {refused:?}");
+}
+
 /// The options with which a server shows its certificate.
 fn encrypted(kind: Kind, directory: &Path, certificates: &Certificates, name: &str) -> Vec<String> {
     for file in ["pem", "key"] {

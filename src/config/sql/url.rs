@@ -4,14 +4,19 @@
 
 use std::path::PathBuf;
 
+use super::libpq;
 use crate::config::keys;
-use crate::job::{Database, Encryption, Server, Target, Text};
+use crate::job::{Database, Encryption, Server, Session, Target, Text};
 
 const POSTGRES_PORT: u16 = 5432;
 const MYSQL_PORT: u16 = 3306;
 
 /// The parameters that a URL may have, under PostgreSQL's names and under MySQL's.
-const PARAMETERS: [&str; 6] = ["sslmode", "sslrootcert", "ssl-mode", "ssl-ca", "host", "socket"];
+const PARAMETERS: [&str; 10] =
+    ["sslmode", "sslrootcert", "sslcert", "sslkey", "ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "host", "socket"];
+
+/// What stands before the `?` of a URL, and which PostgreSQL lets stand behind it too.
+const PARTS: [&str; 4] = ["user", "password", "dbname", "port"];
 
 const FORMS: &str = "write `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, `mysql://…` or `sqlite:PATH`";
 
@@ -69,8 +74,10 @@ fn server(url: &Text, kind: Database, rest: &str) -> Result<Server, String> {
         database: given(database)?.map(|database| like(url, database)),
         encryption: Encryption::Prefer,
         roots: None,
+        identity: None,
+        session: Session::default(),
     };
-    let mut encryption = None;
+    let (mut encryption, mut certificate, mut private_key) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decoded(value)?;
@@ -78,10 +85,27 @@ fn server(url: &Text, kind: Database, rest: &str) -> Result<Server, String> {
             "sslmode" | "ssl-mode" => encryption = Some(mode(&value)?),
             "sslrootcert" | "ssl-ca" if value == "system" => server.roots = None,
             "sslrootcert" | "ssl-ca" => server.roots = Some(PathBuf::from(value)),
+            "sslcert" | "ssl-cert" => certificate = Some(PathBuf::from(value)),
+            "sslkey" | "ssl-key" => private_key = Some(PathBuf::from(value)),
             "host" | "socket" if value.starts_with('/') => server.host = like(url, value),
+            "host" if kind == Database::Postgres && server.host.expose().is_empty() => server.host = like(url, value),
             "host" | "socket" => return Err(format!("has a `{name}` that is no path: the host stands behind `//`")),
-            _ => return Err(unknown(name, url)),
+            _ if kind == Database::Postgres && PARTS.contains(&name) => part(&mut server, url, name, value)?,
+            _ if kind == Database::Postgres && libpq::read(&mut server.session, name, &value)? => {}
+            _ => return Err(unknown(name, kind, url)),
         }
+    }
+    server.identity = match (certificate, private_key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => {
+            return Err("has one of `sslcert` and `sslkey`: a client shows its certificate, and proves by its key \
+                         that it is its own"
+                .to_owned());
+        }
+    };
+    if server.identity.is_some() && matches!(encryption, Some(Encryption::Disable)) {
+        return Err("has an `sslcert` that is shown to nobody with `sslmode=disable`".to_owned());
     }
     // Who names a root wants it to count.
     let default = if server.roots.is_some() { Encryption::VerifyFull } else { Encryption::Prefer };
@@ -99,6 +123,23 @@ fn server(url: &Text, kind: Database, rest: &str) -> Result<Server, String> {
     Ok(server)
 }
 
+/// A part that may stand behind the `?` as well, but not twice.
+fn part(server: &mut Server, url: &Text, name: &str, value: String) -> Result<(), String> {
+    let twice = || format!("has its `{name}` twice: keep one of them");
+    let place = match name {
+        "user" => &mut server.user,
+        "password" => &mut server.password,
+        "dbname" => &mut server.database,
+        _ if server.port != POSTGRES_PORT => return Err(twice()),
+        _ => {
+            server.port = read_port(&value)?;
+            return Ok(());
+        }
+    };
+    let value = if name == "password" { Text::secret(value) } else { like(url, value) };
+    if place.replace(value).is_some() { Err(twice()) } else { Ok(()) }
+}
+
 fn host_and_port(kind: Database, place: &str) -> Result<(&str, u16), String> {
     let default = if kind == Database::Mysql { MYSQL_PORT } else { POSTGRES_PORT };
     if place.contains(',') {
@@ -113,12 +154,16 @@ fn host_and_port(kind: Database, place: &str) -> Result<(&str, u16), String> {
     };
     match port {
         None | Some("") => Ok((host, default)),
-        Some(port) => match port.parse::<u16>() {
-            Ok(port @ 1..) => Ok((host, port)),
-            _ => Err("has a port that is none: use 1 to 65535 (in a password, write `%3A`, `%40` and `%2F` for `:`, \
-                      `@` and `/`)"
-                .to_owned()),
-        },
+        Some(port) => read_port(port).map(|port| (host, port)),
+    }
+}
+
+fn read_port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err("has a port that is none: use 1 to 65535 (in a password, write `%3A`, `%40` and `%2F` for `:`, `@` \
+                  and `/`)"
+            .to_owned()),
     }
 }
 
@@ -136,12 +181,14 @@ fn mode(value: &str) -> Result<Encryption, String> {
     })
 }
 
-fn unknown(name: &str, url: &Text) -> String {
-    let known = keys::list(PARAMETERS.into_iter());
+fn unknown(name: &str, kind: Database, url: &Text) -> String {
+    let of_kind: &[&str] = if kind == Database::Postgres { &libpq::NAMES } else { &[] };
+    let parameters = || PARAMETERS.iter().chain(of_kind).copied();
+    let known = keys::list(parameters());
     if url.is_secret() {
         return format!("has a parameter that is not known here: there are {known}");
     }
-    match keys::nearest(name, PARAMETERS.into_iter()) {
+    match keys::nearest(name, parameters()) {
         Some(meant) => format!("has a parameter that is not known here: did you mean `{meant}`?"),
         None => format!("has a parameter that is not known here: there are {known}"),
     }
@@ -195,6 +242,39 @@ mod tests {
         for url in ["sqlite:/a/b.db", "sqlite:///a/b.db"] {
             assert_eq!(parse(&Text::plain(url)).unwrap().1, Target::File(Text::plain("/a/b.db")), "{url}");
         }
+    }
+
+    #[test]
+    fn what_libpq_knows_is_taken_or_said_to_be_of_no_use() {
+        let server = read(
+            "postgres:///?host=db&port=5433&user=me&password=p%40ss&dbname=shop&application_name=nightly&\
+             options=-c%20search_path%3Da&connect_timeout=3&target_session_attrs=read-write&channel_binding=require&\
+             keepalives_idle=30&gssencmode=disable&sslcert=/c.pem&sslkey=/k.pem",
+        )
+        .unwrap();
+        let text = |text: Option<Text>| text.unwrap().expose().to_owned();
+        assert_eq!((server.host.expose(), server.port), ("db", 5433));
+        assert_eq!(
+            (text(server.user), text(server.database), text(server.password)),
+            ("me".into(), "shop".into(), "p@ss".into())
+        );
+        assert_eq!(server.session.options.as_deref(), Some("-c search_path=a"));
+        assert_eq!(server.session.connect_timeout, Some(std::time::Duration::from_secs(3)));
+        assert_eq!(server.session.server, crate::job::WantedServer::Writable);
+        assert_eq!(server.identity, Some(("/c.pem".into(), "/k.pem".into())));
+        for (parameters, why) in [
+            ("sslcrl=/x.pem", "does not know"),
+            ("service=shop", "name the server"),
+            ("gssencmode=require", "cannot be had"),
+            ("connect_timeout=soon", "whole seconds"),
+            ("sslcert=/c.pem", "one of `sslcert` and `sslkey`"),
+            ("aplication_name=x", "did you mean `application_name`"),
+            ("user=me", "has its `user` twice"),
+        ] {
+            let refused = read(&format!("postgres://me@db/shop?{parameters}")).unwrap_err();
+            assert!(refused.contains(why), "{parameters}: {refused}");
+        }
+        assert!(read("mysql://db/shop?application_name=x").unwrap_err().contains("not known here"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use mysql_async::consts::StatusFlags;
 use mysql_async::prelude::{Protocol, Queryable};
-use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, Params, QueryResult, SslOpts};
+use mysql_async::{ClientIdentity, Conn, DriverError, Error, Opts, OptsBuilder, Params, QueryResult, SslOpts};
 
 use super::driver::{Answer, Driver, Failure, IDLE_LIMIT, Kind, Turn, Value, check_quoting, cut};
 use super::tls;
@@ -194,7 +194,10 @@ fn options(server: &Server, encrypted: bool) -> Result<Opts, Failure> {
 
 fn encryption(server: &Server) -> Result<SslOpts, Failure> {
     let lenient = server.encryption < Encryption::VerifyCa;
+    let shown = server.identity.clone();
+    let shown = shown.map(|(certificate, key)| ClientIdentity::new(certificate.into(), key.into()));
     let ssl = SslOpts::default()
+        .with_client_identity(shown)
         // Without any root it would not begin, whether or not one is asked.
         .with_disable_built_in_roots(!lenient)
         .with_danger_accept_invalid_certs(lenient);

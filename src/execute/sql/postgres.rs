@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::{ErrorPosition, Severity};
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{CancelToken, Client, Config, Error, SimpleQueryMessage, Statement as Prepared};
@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::driver::{Answer, CONNECT_LIMIT, Driver, Failure, IDLE_LIMIT, Kind, Turn, Value, check_quoting, cut};
 use super::tls;
 use crate::guard::sql::Dialect;
-use crate::job::{Database, Encryption, Quoting, Script, Server, Target, Text};
+use crate::job::{Binding, Database, Encryption, Quoting, Script, Server, Session, Target, Text, WantedServer};
 
 /// How often the server looks, while a statement runs, whether its client is still there.
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
@@ -166,7 +166,11 @@ fn config(server: &Server) -> Config {
     } else {
         config.host(host);
     }
-    config.port(server.port).application_name("fencron").connect_timeout(CONNECT_LIMIT);
+    let session = &server.session;
+    let limit = session.connect_timeout.map_or(CONNECT_LIMIT, |limit| limit.min(CONNECT_LIMIT));
+    config.port(server.port).connect_timeout(limit);
+    config.application_name(session.application_name.as_deref().unwrap_or("fencron"));
+    ask_for(&mut config, session);
     config.user(server.user.as_ref().map_or("postgres", Text::expose));
     if let Some(password) = &server.password {
         config.password(password.expose());
@@ -181,6 +185,31 @@ fn config(server: &Server) -> Config {
         Encryption::Require | Encryption::VerifyCa | Encryption::VerifyFull => SslMode::Require,
     });
     config
+}
+
+/// What the URL asks for beyond the server.
+fn ask_for(config: &mut Config, session: &Session) {
+    if let Some(options) = &session.options {
+        config.options(options.as_str());
+    }
+    if let Some(address) = session.address {
+        config.hostaddr(address);
+    }
+    config.target_session_attrs(match session.server {
+        WantedServer::Any => TargetSessionAttrs::Any,
+        WantedServer::Writable => TargetSessionAttrs::ReadWrite,
+        WantedServer::ReadOnly => TargetSessionAttrs::ReadOnly,
+    });
+    config.channel_binding(match session.binding {
+        Binding::Disable => ChannelBinding::Disable,
+        Binding::Prefer => ChannelBinding::Prefer,
+        Binding::Require => ChannelBinding::Require,
+    });
+    config.keepalives(session.keepalives);
+    session.keepalives_idle.map(|idle| config.keepalives_idle(idle));
+    session.keepalives_interval.map(|pause| config.keepalives_interval(pause));
+    session.keepalives_count.map(|count| config.keepalives_retries(count));
+    session.tcp_user_timeout.map(|limit| config.tcp_user_timeout(limit));
 }
 
 impl Postgres {

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 use crate::job::{Encryption, Server};
 
@@ -20,20 +22,31 @@ pub fn config(server: &Server) -> Result<ClientConfig, String> {
         .map_err(|error| error.to_string())?;
     if server.encryption < Encryption::VerifyCa {
         let verifier = Arc::new(Lenient { provider, chain: None });
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        return shown_by(server, builder.dangerous().with_custom_certificate_verifier(verifier));
     }
     let mut roots = RootCertStore::empty();
     for certificate in certificates(server.roots.as_deref())? {
         roots.add(certificate).map_err(|error| format!("a root certificate cannot be used: {error}"))?;
     }
     if server.encryption == Encryption::VerifyFull {
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+        return shown_by(server, builder.with_root_certificates(roots));
     }
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .map_err(|error| format!("the root certificates cannot be used: {error}"))?;
     let verifier = Arc::new(Lenient { provider, chain: Some(chain) });
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    shown_by(server, builder.dangerous().with_custom_certificate_verifier(verifier))
+}
+
+/// With the certificate that the job shows to `server`, where it has one. It is read for each connection, so that a
+/// renewed one is taken.
+fn shown_by(server: &Server, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<ClientConfig, String> {
+    let Some((certificate, key)) = &server.identity else { return Ok(builder.with_no_client_auth()) };
+    let chain = read_certificates(certificate, "certificates")?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| format!("the private key in {} cannot be used: {error}", key.display()))?;
+    let unusable = |error| format!("the certificate in {} cannot be used: {error}", certificate.display());
+    builder.with_client_auth_cert(chain, key).map_err(unusable)
 }
 
 /// The certificates of those that are trusted to vouch for a server: those in `file`, or the system's.
@@ -47,7 +60,11 @@ pub fn certificates(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>,
             false => Ok(native.certs),
         };
     };
-    let unusable = |why: String| format!("the root certificates in {} cannot be used: {why}", file.display());
+    read_certificates(file, "root certificates")
+}
+
+fn read_certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let unusable = |why: String| format!("the {what} in {} cannot be used: {why}", file.display());
     let found: Result<Vec<_>, _> = match CertificateDer::pem_file_iter(file) {
         Ok(certificates) => certificates.collect(),
         Err(error) => Err(error),

@@ -31,6 +31,7 @@ pub fn name(text: &str) -> JobName {
 pub fn job(text: &str) -> Job {
     Job {
         name: name(text),
+        description: None,
         trigger: every(text, "@every 1m", Duration::ZERO),
         task: Task::Command(vec![Text::plain("true")]),
         env: BTreeMap::new(),
