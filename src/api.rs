@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::execute::Outputs;
 use crate::ledger::Ledger;
-use crate::listen;
+use crate::listen::{self, Room};
 use crate::lock::Locks;
 use crate::node::Status;
 use crate::store::{Store, StoreError};
@@ -62,8 +62,20 @@ pub struct Api<S> {
 /// Answers requests until `ending` is cancelled and those that are under way have been answered, within the bounds of
 /// [`listen`].
 pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, ending: CancellationToken) {
-    let router = router(api);
-    listen::serve(listener, |_| TowerToHyperService::new(router.clone()), ending).await;
+    let (router, spare) = (router(api.clone()), spare(api));
+    let router = |room| TowerToHyperService::new(if room == Room::Enough { router.clone() } else { spare.clone() });
+    listen::serve(listener, |_, room| router(room), ending).await;
+}
+
+/// What is answered where there is no room for more.
+fn spare<S: Store>(api: Api<S>) -> Router {
+    let why = "there are too many connections: only /healthz and /readyz are answered now";
+    Router::new()
+        .route("/healthz", get(healthy::<S>))
+        .route("/readyz", get(ready::<S>))
+        .fallback(async move || refuse(StatusCode::SERVICE_UNAVAILABLE, &why))
+        .layer(DefaultBodyLimit::max(BODY_MOST))
+        .with_state(api)
 }
 
 fn router<S: Store>(api: Api<S>) -> Router {

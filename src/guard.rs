@@ -35,6 +35,7 @@
 //! ```
 
 mod answer;
+pub mod care;
 pub mod layer;
 #[cfg(feature = "scheduler")]
 pub mod proxy;
@@ -55,6 +56,19 @@ use self::state::State;
 pub use self::state::{NotAState, StateError, StateUrl};
 use crate::fence::Fence;
 use crate::time::Clock;
+
+/// How far a fence may be above the greatest that its scope has seen, or above [`FENCES_BELOW`] where that is more. One that
+/// is not a fence at all would shut the true leader out for good. A caller's own steps are far smaller: a leader's fence
+/// is above the one before by as many changes as its store has taken meanwhile.
+pub const FENCE_STEP_MOST: u64 = 1 << 40;
+
+/// Where fences may begin: a repair makes them greater than the milliseconds of the wall clock, which come here in 2039.
+pub const FENCES_BELOW: u64 = 1 << 41;
+
+/// The greatest fence that is let in where `seen` is the greatest that was.
+fn fence_most(seen: Option<Fence>) -> u64 {
+    (seen.map_or(0, Fence::get).max(FENCES_BELOW) + FENCE_STEP_MOST).min(FENCE_MOST)
+}
 
 /// How long a scope and a key may be, in bytes.
 pub const NAME_MOST: usize = 512;
@@ -98,6 +112,9 @@ pub struct Options {
     pub in_doubt: InDoubt,
     /// Turn away what bears no fence, rather than pass it on unguarded.
     pub require_fence: bool,
+    /// Headers by which callers are told apart, beside those of [`layer::OF_THE_CALLER`], in lower case: a key of one caller
+    /// is none for another.
+    pub caller_headers: Vec<String>,
 }
 
 impl Default for Options {
@@ -114,6 +131,7 @@ impl Default for Options {
             wait: Duration::from_secs(10),
             in_doubt: InDoubt::Refuse,
             require_fence: false,
+            caller_headers: Vec::new(),
         }
     }
 }
@@ -130,7 +148,11 @@ pub enum InDoubt {
 
 /// What tells one payload from another: a SHA-256 of its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest([u8; 32]);
+pub struct Digest {
+    /// [`Digest::WITH_CALLER`], and the SHA-256.
+    bytes: [u8; 33],
+    with_caller: bool,
+}
 
 impl Digest {
     /// The digest of all parts, in their order. Where a part ends matters: `["ab", "c"]` is not `["a", "bc"]`.
@@ -145,16 +167,43 @@ impl Digest {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         }
-        Digest(digest.finalize().into())
+        let mut bytes = [Digest::WITH_CALLER; 33];
+        bytes[1..].copy_from_slice(&digest.finalize());
+        Digest { bytes, with_caller: false }
+    }
+
+    /// What a digest begins with in a state that covers who asks as well. Those of requests had no such byte, and covered no
+    /// caller, until that was added.
+    const WITH_CALLER: u8 = 2;
+
+    /// As [`Digest::of`], where the parts say also who asks.
+    fn with_caller<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+        Digest { with_caller: true, ..Digest::of(parts) }
     }
 
     fn as_bytes(&self) -> &[u8] {
-        &self.0
+        if self.with_caller { &self.bytes } else { &self.bytes[1..] }
     }
 
-    fn is(&self, stored: &[u8]) -> bool {
-        self.0 == *stored
+    /// How what is asked now stands to what was asked under the same key.
+    fn stands_to(&self, stored: &[u8]) -> Payload {
+        if self.as_bytes() == stored {
+            Payload::Same
+        } else if self.with_caller && stored.len() < self.bytes.len() {
+            Payload::Unknown
+        } else {
+            Payload::Other
+        }
     }
+}
+
+/// What is asked under a key that was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Payload {
+    Same,
+    Other,
+    /// Whoever used the key first was not recorded: it may have been somebody else.
+    Unknown,
 }
 
 /// What asks to be let in.
@@ -207,7 +256,7 @@ struct Found {
 /// What is known of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
-    same_payload: bool,
+    payload: Payload,
     progress: Progress,
 }
 
@@ -230,22 +279,38 @@ enum Decision {
     Stale {
         seen: Fence,
     },
+    /// It can be no fence: the greatest that could be is this.
+    TooFar {
+        most: u64,
+    },
     OtherPayload,
     InFlight,
     InDoubt,
     Full,
 }
 
-/// The rules. Whatever is decided but [`Decision::Stale`], the scope has seen the request's fence from then on.
+impl Decision {
+    /// Whether the scope has seen the request's fence from then on.
+    fn has_seen(self) -> bool {
+        !matches!(self, Decision::Stale { .. } | Decision::TooFar { .. })
+    }
+}
+
+/// The rules.
 fn decide(found: &Found, fence: Fence, in_doubt: InDoubt) -> Decision {
     if let Some(seen) = found.seen.filter(|seen| fence < *seen) {
         return Decision::Stale { seen };
     }
+    let most = fence_most(found.seen);
+    if fence.get() > most {
+        return Decision::TooFar { most };
+    }
     match found.entry {
-        Some(entry) if !entry.same_payload => return Decision::OtherPayload,
-        Some(Entry { progress: Progress::Done, .. }) => return Decision::Replay,
+        Some(Entry { payload: Payload::Other, .. }) => return Decision::OtherPayload,
         Some(Entry { progress: Progress::InFlight, .. }) => return Decision::InFlight,
-        Some(Entry { progress: Progress::InDoubt, .. }) if in_doubt == InDoubt::Refuse => return Decision::InDoubt,
+        // An answer is for whoever got the first one, and nobody else.
+        Some(Entry { progress: Progress::Done, payload: Payload::Same }) => return Decision::Replay,
+        Some(_) if in_doubt == InDoubt::Refuse => return Decision::InDoubt,
         Some(_) => {}
         None if found.full => return Decision::Full,
         None => {}

@@ -1,10 +1,16 @@
 //! Listening: connections of HTTP/1.1, each bound in what it may take, answered by a service until they are to end.
+//!
+//! Nobody who connects can keep others from hearing whether the process is well: a connection is always accepted. Beyond
+//! [`CONNECTIONS_MOST`], or [`PEER_MOST`] of one address, it is a spare one, which a service answers about health alone,
+//! and which ends with that answer.
 
+use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::HttpBody;
@@ -13,24 +19,48 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How many connections there are at once on one listener.
+/// How many connections there are at once on one listener, the spare ones not counted.
 pub const CONNECTIONS_MOST: usize = 256;
+
+/// How many of them one address may have, or one network of IPv6 (/64): a proxy in front has one address, and enough.
+pub const PEER_MOST: usize = 192;
+
+/// How many spare connections there are. Beyond it the oldest one ends: it had time to ask, and to be answered.
+pub const SPARE_MOST: usize = 32;
+
+/// How long a spare connection may take, its question and its answer.
+pub const SPARE_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a client may take to send the head of a request, and to begin another one.
 pub const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a client may take for [`TAKEN_LEAST`] bytes of its answer, or for the rest of it.
+pub const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// See [`TAKEN_WITHIN`].
+pub const TAKEN_LEAST: usize = 16 << 10;
+
 /// How long after a connection that could not be accepted the next one is tried.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
+/// What there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Enough,
+    /// For an answer about health, and nothing else.
+    Spare,
+}
+
 /// Answers requests until `ending` is cancelled and those that are under way have been answered. `service` is asked for
-/// a service for each connection, and told who it is. Beyond [`CONNECTIONS_MOST`] connections the next waits for one to
-/// end.
-pub async fn serve<S, B>(listener: TcpListener, service: impl Fn(SocketAddr) -> S, ending: CancellationToken)
+/// a service for each connection, and told who it is, and what there is room for.
+pub async fn serve<S, B>(listener: TcpListener, service: impl Fn(SocketAddr, Room) -> S, ending: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send,
@@ -39,27 +69,39 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MOST));
+    let places = Places::default();
+    let mut spare = VecDeque::new();
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = ending.cancelled() => break,
-            accepted = accept(&listener, &room) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, peer, permit)) => {
-                let answering = answer(stream, service(peer), ending.clone());
-                connections.spawn(async move {
-                    answering.await;
-                    drop(permit);
-                });
-            }
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Of the process's descriptors, none may be left: that passes.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
             }
+        };
+        if let Some(place) = places.take(peer.ip()) {
+            let answering = answer(stream, service(peer, Room::Enough), Room::Enough, ending.clone());
+            connections.spawn(async move {
+                answering.await;
+                drop(place);
+            });
+            continue;
         }
+        spare.retain(|task: &tokio::task::AbortHandle| !task.is_finished());
+        while spare.len() >= SPARE_MOST
+            && let Some(oldest) = spare.pop_front()
+        {
+            oldest.abort();
+        }
+        let answering = answer(stream, service(peer, Room::Spare), Room::Spare, ending.clone());
+        spare.push_back(connections.spawn(tokio::time::timeout(SPARE_WITHIN, answering)).abort_handle());
     }
     // From here on nobody can connect any more.
     drop(listener);
@@ -67,17 +109,61 @@ where
     connections.wait().await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, permit))
+/// The connections that are there, and whose they are.
+#[derive(Clone, Debug, Default)]
+struct Places(Arc<Mutex<Taken>>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    of: HashMap<IpAddr, usize>,
+}
+
+/// A connection's place, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Places,
+    of: IpAddr,
+}
+
+impl Places {
+    /// A place for a connection of `peer`, where there is one.
+    fn take(&self, peer: IpAddr) -> Option<Place> {
+        let of = network(peer);
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = taken.of.get(&of).copied().unwrap_or_default();
+        if taken.all >= CONNECTIONS_MOST || has >= PEER_MOST {
+            return None;
+        }
+        taken.all += 1;
+        taken.of.insert(of, has + 1);
+        Some(Place { places: self.clone(), of })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all -= 1;
+        match taken.of.get_mut(&self.of) {
+            Some(has) if *has > 1 => *has -= 1,
+            _ => {
+                taken.of.remove(&self.of);
+            }
+        }
+    }
+}
+
+/// What counts as one peer: whoever has an address of IPv6 has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
 }
 
 /// Answers what comes over one connection.
-async fn answer<S, B>(stream: TcpStream, service: S, ending: CancellationToken)
+async fn answer<S, B>(stream: TcpStream, service: S, room: Room, ending: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -85,7 +171,12 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(room == Room::Enough);
+    // One whose machine is gone says nothing, and an answer that goes on may have nothing to say for hours.
+    if let Err(error) = setsockopt(&stream, sockopt::KeepAlive, &true) {
+        tracing::debug!(%error, "a connection to the listener tells nothing of a client that is gone");
+    }
+    let stream = Paced { stream, late: None, taken: 0 };
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -96,5 +187,96 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the listener broke");
+    }
+}
+
+/// A connection that breaks where its client does not take what it is sent.
+struct Paced {
+    stream: TcpStream,
+    /// From when on the client has been too slow; `None`: it has taken all there was.
+    late: Option<Pin<Box<Sleep>>>,
+    /// What it took since it was waited for, in bytes.
+    taken: usize,
+}
+
+impl Paced {
+    /// What became of an attempt to send `wanted` bytes.
+    fn sent(
+        &mut self,
+        wanted: usize,
+        sent: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        match &sent {
+            Poll::Ready(Ok(length)) => {
+                self.taken += length;
+                if *length == wanted || self.taken >= TAKEN_LEAST {
+                    (self.late, self.taken) = (None, 0);
+                }
+                sent
+            }
+            Poll::Ready(Err(_)) => sent,
+            Poll::Pending => {
+                let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(TAKEN_WITHIN)));
+                let slow = || io::Error::new(io::ErrorKind::TimedOut, "the client does not take its answer");
+                late.as_mut().poll(context).map(|()| Err(slow()))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let sent = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.sent(bytes.len(), sent, context)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let sent = Pin::new(&mut this.stream).poll_write_vectored(context, parts);
+        this.sent(parts.iter().map(|part| part.len()).sum(), sent, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_leaves_places_to_others() {
+        let places = Places::default();
+        let take = |address: &str| places.take(address.parse().unwrap());
+        let mut all: Vec<_> = (0..PEER_MOST).map(|_| take("10.0.0.1").unwrap()).collect();
+        assert!(take("10.0.0.1").is_none() && take("::ffff:10.0.0.1").is_none());
+        all.extend((PEER_MOST..CONNECTIONS_MOST).map(|nth| take(&format!("10.0.1.{nth}")).unwrap()));
+        assert!(take("10.0.0.2").is_none());
+        all.clear();
+        assert_eq!(places.0.lock().unwrap().of.len(), 0);
+        let all: Vec<_> = (0..PEER_MOST).map(|nth| take(&format!("2001:db8::{nth:x}")).unwrap()).collect();
+        assert!(take("2001:db8::ffff").is_none() && take("2001:db8:0:1::1").is_some());
+        drop(all);
     }
 }

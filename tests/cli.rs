@@ -2,6 +2,8 @@
 
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/listener.rs"]
+mod listener;
 #[path = "cli/node.rs"]
 mod node;
 #[path = "cli/process.rs"]

@@ -5,10 +5,13 @@ mod guard {
     mod answers;
     mod asking;
     mod bounds;
+    mod callers;
+    mod care;
     mod door;
     mod exec;
     mod file;
     mod layer;
+    mod passing;
     mod proxy;
     mod rules;
     mod service;

@@ -98,7 +98,7 @@ fn fence_text(view: &FenceView) -> String {
     text
 }
 
-fn a_fence(text: &str) -> Result<Fence, String> {
+pub(super) fn a_fence(text: &str) -> Result<Fence, String> {
     text.parse().ok().and_then(Fence::new).ok_or_else(|| "a fence is a whole number from 1".to_owned())
 }
 

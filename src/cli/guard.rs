@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, Method, Request, StatusCode};
 use axum::routing::get;
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::service::service_fn;
@@ -20,9 +20,10 @@ use super::{Exit, Failure};
 use crate::guard::proxy::GuardProxy;
 use crate::guard::sql::Dialect;
 use crate::guard::{Guard, InDoubt, Options, StateError, StateUrl};
-use crate::listen;
+use crate::listen::{self, Room};
 use crate::time::Clock;
 
+mod care;
 mod exec;
 
 #[derive(Args)]
@@ -39,6 +40,10 @@ enum GuardCommand {
     Proxy(ProxyArgs),
     /// Guard a command: run it, unless its fence is stale or it was run before
     Exec(exec::ExecArgs),
+    /// Show the greatest fence that each scope has seen
+    Show(care::ShowArgs),
+    /// Take back what a scope has seen, where it was no fence, and the true leader is shut out by it
+    Reset(care::ResetArgs),
 }
 
 #[derive(Args)]
@@ -127,6 +132,9 @@ struct ProxyArgs {
     /// Turn away what bears no fence, rather than pass it on unguarded
     #[arg(long)]
     require_fence: bool,
+    /// Another header by which callers are told apart, like X-Tenant; may be given several times
+    #[arg(long = "caller-header", value_name = "NAME")]
+    caller_headers: Vec<HeaderName>,
     /// How large the body of a guarded request may be, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Options::default().body_most)]
     body_most: usize,
@@ -166,6 +174,8 @@ pub(super) async fn run(args: GuardArgs, terminal: &mut Terminal) -> anyhow::Res
         }
         GuardCommand::Proxy(args) => proxy(args, terminal).await,
         GuardCommand::Exec(args) => exec::exec(&args, terminal).await,
+        GuardCommand::Show(args) => care::show(&args, terminal).await,
+        GuardCommand::Reset(args) => care::reset(&args, terminal).await,
     }
 }
 
@@ -174,6 +184,7 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let mut asked_to_stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let options = Options {
         require_fence: args.require_fence,
+        caller_headers: args.caller_headers.iter().map(|name| name.as_str().to_owned()).collect(),
         body_most: args.body_most,
         body_within: args.body_within,
         answer_most: args.answer_most,
@@ -202,13 +213,17 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         terminal.say(format_args!("fencron: health on http://{}", listener.local_addr()?));
         let router = health_of(guard.clone());
         let ending = ending.clone();
-        tokio::spawn(listen::serve(listener, move |_| TowerToHyperService::new(router.clone()), ending));
+        tokio::spawn(listen::serve(listener, move |_, _| TowerToHyperService::new(router.clone()), ending));
     }
-    let answering = move |peer| {
+    let answering = move |peer, room| {
         let proxy = proxy.clone();
         service_fn(move |request| {
             let proxy = proxy.clone();
-            async move { Ok::<_, std::convert::Infallible>(proxy.answer(request, peer).await) }
+            async move {
+                let answered = room == Room::Enough || asks_for_health(&request);
+                let answer = if answered { proxy.answer(request, peer).await } else { GuardProxy::busy() };
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         })
     };
     let serving = tokio::spawn(listen::serve(listener, answering, ending.clone()));
@@ -226,6 +241,13 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         terminal.say("fencron: what is still in flight is in doubt from now on");
     }
     Ok(Exit::Done)
+}
+
+/// Whether it is a question about the service's health, by the path where such are asked. What else comes over a spare
+/// connection is turned away.
+fn asks_for_health<B>(request: &Request<B>) -> bool {
+    const PATHS: [&str; 4] = ["/healthz", "/readyz", "/livez", "/health"];
+    request.method() == Method::GET && PATHS.contains(&request.uri().path())
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -40,6 +41,30 @@ const NOT_KEPT: [HeaderName; 8] = [
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),
 ];
+
+/// Headers that say who asks. With [`Options::caller_headers`](super::Options), `Host`, and what [`Caller`] says they are part
+/// of what a key stands for: a stranger who knows a key gets no answer that was somebody else's.
+pub const OF_THE_CALLER: [HeaderName; 10] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::PROXY_AUTHORIZATION,
+    // What those who end TLS write of a client's certificate.
+    HeaderName::from_static("client-cert"),
+    HeaderName::from_static("client-cert-chain"),
+    HeaderName::from_static("x-forwarded-client-cert"),
+    HeaderName::from_static("x-client-cert"),
+    HeaderName::from_static("x-ssl-client-cert"),
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-auth-token"),
+];
+
+/// Headers that say what a body means.
+const OF_THE_PAYLOAD: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+
+/// What a service knows of who asks beside the headers, such as the digest of the certificate of a client: put it into the
+/// extensions of a request before the guard gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller(pub Bytes);
 
 /// How long whoever asked may take nothing of a large answer: one that stands still must not hold up newer fences.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
@@ -152,6 +177,28 @@ fn malformed(why: &str) -> Refusal {
     Refusal::Malformed(why.to_owned())
 }
 
+/// What is asked, and who asks.
+fn digest(head: &Parts, body: &[u8], more: &[String]) -> Digest {
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut parts = vec![head.method.as_str().as_bytes(), target.as_bytes(), body];
+    let (payload, caller) = (OF_THE_PAYLOAD, OF_THE_CALLER);
+    let names = payload.iter().chain(&caller).map(HeaderName::as_str);
+    for name in names.chain(more.iter().map(String::as_str)) {
+        for value in head.headers.get_all(name) {
+            parts.extend([name.as_bytes(), value.as_bytes()]);
+        }
+    }
+    // HTTP/2 has the host in the target.
+    let host = head.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    if let Some(host) = host.or(head.uri.authority().map(|host| host.as_str().as_bytes())) {
+        parts.extend([header::HOST.as_str().as_bytes(), host]);
+    }
+    if let Some(Caller(caller)) = head.extensions.get() {
+        parts.extend([&b""[..], caller]);
+    }
+    Digest::with_caller(parts)
+}
+
 /// Asks the guard, and does what it says.
 async fn guarded<S, B, R>(
     guard: Guard,
@@ -176,8 +223,7 @@ where
         Ok(Err(_)) => return Ok(refuse(&malformed("its body broke off"))),
         Err(_) => return Ok(refuse(&Refusal::TooSlow { within })),
     };
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let digest = Digest::of([head.method.as_str().as_bytes(), target.as_bytes(), &body]);
+    let digest = digest(&head, &body, &guard.options().caller_headers);
     let asked = super::Request::new(&marks.scope, marks.fence, marks.key.as_deref(), digest);
     let asked = match asked {
         Ok(asked) => asked,
@@ -210,9 +256,10 @@ where
     }
 }
 
-/// Whether an answer with this status says that the request may be sent again, so that it is not kept.
+/// Whether an answer with this status says that the request was not done, and may be when it is sent again, by another
+/// caller or later: it is not kept.
 fn invites_repetition(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error()
+    matches!(status.as_u16(), 401 | 403 | 407 | 408 | 425 | 429) || status.is_server_error()
 }
 
 /// Tells the guard how it ended, and answers when that is recorded.
@@ -408,7 +455,7 @@ mod tests {
     #[test]
     fn answers_that_invite_a_repetition_are_not_kept() {
         let invite = |status| invites_repetition(StatusCode::from_u16(status).unwrap());
-        assert!([408, 425, 429, 500, 502, 503, 504].into_iter().all(invite));
+        assert!([401, 403, 407, 408, 425, 429, 500, 502, 503, 504].into_iter().all(invite));
         assert!(![200, 201, 204, 301, 400, 404, 409, 410, 412, 422].into_iter().any(invite));
     }
 }

@@ -81,12 +81,28 @@ impl GuardProxy {
         Ok(GuardProxy { forward: GuardLayer::new(guard).layer(forward) })
     }
 
+    /// The answer to what there is no room for.
+    pub fn busy() -> Response<AnswerBody> {
+        problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "there are too many connections: nothing was done")
+    }
+
     /// Answers a request that came from `peer`.
     pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<AnswerBody> {
         let mut request = request.map(Sent::Passing);
         if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
             return problem(StatusCode::BAD_REQUEST, "no-path", "only what has a path is passed on");
         }
+        if !stays_below(request.uri().path()) {
+            let why = "the path may lead out of what is guarded: send it without `..`, and without a backslash";
+            return problem(StatusCode::BAD_REQUEST, "path-leads-out", why);
+        }
+        if asks_for_another_protocol(request.headers()) {
+            let why = "no other protocol is spoken here, such as WebSocket: nothing in it could be guarded. Let those who \
+                       need it reach the service itself";
+            return problem(StatusCode::NOT_IMPLEMENTED, "no-upgrade", why);
+        }
+        // Before anything is added here: nobody is to take that off again.
+        take_off_named(request.headers_mut());
         name_the_sender(request.headers_mut(), peer);
         match self.forward.clone().oneshot(request).await {
             Ok(response) => response,
@@ -180,6 +196,7 @@ impl Service<Request<Sent>> for Forward {
             match sent.await {
                 Ok(response) => {
                     let mut response = Response::from(response);
+                    take_off_named(response.headers_mut());
                     end_the_hop(response.headers_mut());
                     Ok(response.map(layer::boxed))
                 }
@@ -198,16 +215,59 @@ impl Service<Request<Sent>> for Forward {
     }
 }
 
-/// Removes what was meant for this end of the connection only.
-fn end_the_hop(headers: &mut HeaderMap) {
+/// Whether the path leads nowhere but below where it begins, however the service reads it. As URLs are read it may go up and
+/// down, for so it is sent on; but some services also decode what parts segments, or cut off their parameters, first.
+fn stays_below(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%2e", ".");
+    let mut depth = 0_usize;
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." if depth == 0 => return false,
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    let decoded = path.replace("%2f", "/").replace("%5c", "/").replace("%3b", ";");
+    let goes_up = |segment: &str| segment.split(';').next() == Some("..") && (decoded != path || segment != "..");
+    !path.contains('\\') && !decoded.split('/').any(goes_up)
+}
+
+/// Whether the connection is to become another one. HTTP/2 in the clear is only offered: who offers it goes on without.
+fn asks_for_another_protocol(headers: &HeaderMap) -> bool {
+    let protocols =
+        headers.get_all(header::UPGRADE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    protocols.map(<[u8]>::trim_ascii).any(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Whether a header is for the service whoever names it in `Connection`: what the guard itself goes by, and adds.
+fn is_for_the_service(name: &HeaderName) -> bool {
+    let names = [names::FENCING_TOKEN, names::FENCING_SCOPE, names::IDEMPOTENCY_KEY, names::SCHEDULED_AT];
+    let names = names.into_iter().chain([names::ATTEMPT, names::TRACEPARENT]);
+    let other = [&FORWARDED_FOR, &FORWARDED_HOST, &FORWARDED_PROTO, &header::HOST, &header::CONTENT_TYPE];
+    names.chain(other.map(HeaderName::as_str)).any(|for_it| name.as_str() == for_it)
+        || *name == header::CONTENT_ENCODING
+        || layer::OF_THE_CALLER.contains(name)
+}
+
+/// Removes what `Connection` says was meant for this end of it only.
+fn take_off_named(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !is_for_the_service(name))
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in &named {
+        headers.remove(name);
+    }
+}
+
+/// Removes what is between two neighbours.
+fn end_the_hop(headers: &mut HeaderMap) {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }

@@ -24,13 +24,18 @@ pub enum Refusal {
     TooSlow { within: Duration },
     #[error("fence {fence} of {scope} is stale: {seen} has been seen. The sender was replaced as leader")]
     Stale { scope: String, fence: Fence, seen: Fence },
+    #[error(
+        "{fence} is no fence that {scope} can have: at most {most} is expected after what has been seen. Whoever sent it got \
+         it elsewhere; if it is a true one, say so with `fencron guard reset {scope} --to {fence}`"
+    )]
+    TooFar { scope: String, fence: Fence, most: u64 },
     #[error("requests under an older fence of {scope} are still in flight")]
     OlderInFlight { scope: String },
     #[error("the first request with this key is still in flight")]
     InFlight,
     #[error("nobody knows whether the first request with this key was done: look whether it was")]
     InDoubt,
-    #[error("this key was used for another payload")]
+    #[error("this key was used for another payload, or by another caller")]
     OtherPayload,
     #[error("the guard has no room for another key or scope until some expire")]
     Full,
@@ -56,6 +61,7 @@ impl Refusal {
         let scope = request.scope.clone();
         match decision {
             Decision::Stale { seen } => Refusal::Stale { scope, fence: request.fence, seen },
+            Decision::TooFar { most } => Refusal::TooFar { scope, fence: request.fence, most },
             Decision::OtherPayload => Refusal::OtherPayload,
             Decision::InFlight => Refusal::InFlight,
             Decision::InDoubt => Refusal::InDoubt,
@@ -68,7 +74,7 @@ impl Refusal {
     /// The status of HTTP that says it.
     pub fn status(&self) -> u16 {
         match self {
-            Refusal::Malformed(_) => 400,
+            Refusal::Malformed(_) | Refusal::TooFar { .. } => 400,
             Refusal::TooSlow { .. } => 408,
             Refusal::OlderInFlight { .. } | Refusal::InFlight | Refusal::InDoubt => 409,
             Refusal::Stale { .. } => 412,
@@ -87,6 +93,7 @@ impl Refusal {
             Refusal::TooLarge { .. } => "too-large",
             Refusal::TooSlow { .. } => "too-slow",
             Refusal::Stale { .. } => "stale-fence",
+            Refusal::TooFar { .. } => "fence-too-far",
             Refusal::OlderInFlight { .. } => "older-in-flight",
             Refusal::InFlight => "in-flight",
             Refusal::InDoubt => "in-doubt",
@@ -123,6 +130,7 @@ impl Refusal {
             Refusal::TooLarge { .. } => "Body too large",
             Refusal::TooSlow { .. } => "Body too slow",
             Refusal::Stale { .. } => "Stale fence",
+            Refusal::TooFar { .. } => "No fence of this scope",
             Refusal::OlderInFlight { .. } => "An older fence is still in flight",
             Refusal::InFlight => "In flight",
             Refusal::InDoubt => "In doubt",

@@ -24,6 +24,7 @@
 //!   answers a row that changed after an earlier snapshot with error 1020: repeat.)
 //! - SQLite: `BEGIN IMMEDIATE` lets one writer in at a time.
 
+use super::fence_most;
 use crate::fence::Fence;
 
 /// The databases that a guard can stand in.
@@ -61,6 +62,8 @@ pub enum Standing {
     Behind,
     /// The scope has seen a greater one: nothing may be done.
     Stale { seen: Fence },
+    /// It can be no fence of the scope: at most `most` is expected. Nothing may be done.
+    TooFar { most: u64 },
 }
 
 impl Standing {
@@ -72,12 +75,15 @@ impl Standing {
     /// assert_eq!(Standing::of(seven, Some(7)), Standing::Current);
     /// assert_eq!(Standing::of(seven, None), Standing::Behind);
     /// assert_eq!(Standing::of(six, Some(7)), Standing::Stale { seen: seven });
+    /// let far = Fence::new((1 << 53) - 1).unwrap();
+    /// assert!(matches!(Standing::of(far, Some(7)), Standing::TooFar { .. }));
     /// ```
     pub fn of(ours: Fence, seen: Option<i64>) -> Standing {
         let seen = seen.and_then(|seen| u64::try_from(seen).ok()).and_then(Fence::new);
         match seen {
             Some(seen) if seen == ours => Standing::Current,
             Some(seen) if seen > ours => Standing::Stale { seen },
+            seen if ours.get() > fence_most(seen) => Standing::TooFar { most: fence_most(seen) },
             _ => Standing::Behind,
         }
     }
@@ -107,6 +113,9 @@ impl Dialect {
 
 /// The SQLSTATE with which the function in PostgreSQL turns away a stale fence: class `FE` is nobody's.
 pub const POSTGRES_STALE: &str = "FE001";
+
+/// The SQLSTATE with which the function in PostgreSQL turns away what can be no fence.
+pub const POSTGRES_TOO_FAR: &str = "FE002";
 
 /// The SQLSTATE with which the procedure in MySQL turns away a stale fence: "unhandled user-defined exception".
 pub const MYSQL_STALE: &str = "45000";
@@ -144,6 +153,7 @@ const POSTGRES_HEAD: &str = "\
 --     BEGIN;
 --     SELECT fencron_guard('shop/leader', 7, 'report@2026-11-21T02:00:00Z');
 --         -- the fence is stale: fails with SQLSTATE FE001, and the transaction with it
+--         -- it can be no fence, so far is it above those before: fails with FE002
 --         -- false: this run id has been applied; do not do it again
 --         -- true: go on
 --     ...
@@ -168,6 +178,10 @@ BEGIN
     END IF;
     -- Without a lock, to know which one is needed: one that is upgraded could deadlock.
     SELECT g.fence INTO seen FROM fencron_guard g WHERE g.scope = $1;
+    IF $2 > greatest(coalesce(seen, 0), 2199023255552) + 1099511627776 THEN
+        RAISE EXCEPTION 'fencron: % is no fence that % can have: it has seen %', $2, $1, coalesce(seen::text, 'none')
+            USING ERRCODE = 'FE002', HINT = 'If it is a true one: fencron guard reset --to.';
+    END IF;
     IF seen IS NULL OR seen < $2 THEN
         INSERT INTO fencron_guard AS g (scope, fence) VALUES ($1, $2)
             ON CONFLICT (scope) DO UPDATE SET fence = excluded.fence, updated_at = now()
@@ -224,6 +238,7 @@ const MYSQL_HEAD: &str = "\
 --     START TRANSACTION;
 --     CALL fencron_guard('shop/leader', 7, 'report@2026-11-21T02:00:00Z', @go);
 --         -- the fence is stale: fails with SQLSTATE 45000, error 30412: ROLLBACK
+--         -- it can be no fence, so far is it above those before: fails with error 30413: ROLLBACK
 --         -- @go = 0: this run id has been applied; do not do it again
 --         -- @go = 1: go on
 --     ...
@@ -253,9 +268,17 @@ BEGIN
             MESSAGE_TEXT = 'fencron: it needs a fence, and a scope and a run id of at most 255 characters';
     END IF;
     -- It locks the row against all others at once: a lock that is upgraded could deadlock.
-    INSERT INTO fencron_guard (scope, fence) VALUES (the_scope, the_fence)
-        ON DUPLICATE KEY UPDATE fence = GREATEST(fence, VALUES(fence));
+    -- What can be no fence leaves the row as it is, or at 1 where there was none, and is told by the row being lower.
+    INSERT INTO fencron_guard (scope, fence)
+        VALUES (the_scope, IF(the_fence > 2199023255552 + 1099511627776, 1, the_fence))
+        ON DUPLICATE KEY UPDATE
+            fence = IF(the_fence > GREATEST(fence, 2199023255552) + 1099511627776, fence, GREATEST(fence, the_fence));
     SELECT fence INTO seen FROM fencron_guard WHERE scope = the_scope COLLATE utf8mb4_bin FOR UPDATE;
+    IF seen < the_fence THEN
+        SET message = CONCAT('fencron: ', the_fence, ' is no fence that the scope can have: if it is a true one, ',
+            'fencron guard reset --to');
+        SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 30413, MESSAGE_TEXT = message;
+    END IF;
     IF seen IS NULL OR seen <> the_fence THEN
         SET message = CONCAT('fencron: fence ', the_fence, ' is stale: ', COALESCE(seen, 'none'), ' has been seen');
         SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 30412, MESSAGE_TEXT = message;
@@ -306,6 +329,7 @@ const SQLITE_HEAD: &str = "\
 --     INSERT INTO fencron_guard (scope, fence) VALUES ('shop/leader', 7)
 --         ON CONFLICT (scope) DO UPDATE SET fence = excluded.fence;
 --         -- the fence is stale: fails with `fencron: stale fence`: ROLLBACK
+--         -- it can be no fence, so far is it above those before: fails with `fencron: this is no fence`: ROLLBACK
 --     INSERT INTO fencron_done (scope, run_id, fence) VALUES ('shop/leader', 'report@2026-11-21T02:00:00Z', 7)
 --         ON CONFLICT (scope, run_id) DO NOTHING;
 --         -- changes() = 0: this run id has been applied; do not do it again: ROLLBACK
@@ -320,5 +344,18 @@ const SQLITE_TRIGGER: &str = "\
 CREATE TRIGGER IF NOT EXISTS fencron_guard_stale BEFORE UPDATE ON fencron_guard WHEN new.fence < old.fence
 BEGIN
     SELECT RAISE(ABORT, 'fencron: stale fence: a newer one has been seen in this scope');
+END;
+
+CREATE TRIGGER IF NOT EXISTS fencron_guard_too_far BEFORE UPDATE ON fencron_guard
+WHEN new.fence > max(old.fence, 2199023255552) + 1099511627776
+BEGIN
+    SELECT RAISE(ABORT, 'fencron: this is no fence that the scope can have');
+END;
+
+CREATE TRIGGER IF NOT EXISTS fencron_guard_too_far_at_first BEFORE INSERT ON fencron_guard
+WHEN new.fence > max(coalesce((SELECT fence FROM fencron_guard WHERE scope = new.scope), 0), 2199023255552)
+    + 1099511627776
+BEGIN
+    SELECT RAISE(ABORT, 'fencron: this is no fence that the scope can have');
 END;
 ";

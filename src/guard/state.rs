@@ -15,6 +15,8 @@ use crate::time::Clock;
 mod memory;
 #[cfg(feature = "sql")]
 mod postgres;
+#[cfg(feature = "sql")]
+pub(super) use postgres::{connect_once as connect_to_postgres, told};
 mod sqlite;
 
 /// How many expired keys are forgotten with one request: more than one comes with it.

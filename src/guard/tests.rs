@@ -9,7 +9,7 @@ fn found(seen: u64) -> Found {
 }
 
 fn entry(progress: Progress) -> Option<Entry> {
-    Some(Entry { same_payload: true, progress })
+    Some(Entry { payload: Payload::Same, progress })
 }
 
 fn verdict(found: &Found, number: u64) -> Decision {
@@ -44,9 +44,41 @@ fn a_newer_fence_waits_for_older_ones_in_flight() {
 #[test]
 fn another_payload_is_said_before_progress() {
     for progress in [Progress::Done, Progress::InFlight, Progress::InDoubt] {
-        let entry = Some(Entry { same_payload: false, progress });
+        let entry = Some(Entry { payload: Payload::Other, progress });
         assert_eq!(verdict(&Found { entry, ..found(7) }, 7), Decision::OtherPayload);
     }
+}
+
+#[test]
+fn what_is_done_for_somebody_who_is_not_known_is_in_doubt() {
+    let entry = |progress| Some(Entry { payload: Payload::Unknown, progress });
+    let done = Found { entry: entry(Progress::Done), ..found(7) };
+    assert_eq!(verdict(&done, 7), Decision::InDoubt);
+    assert_eq!(decide(&done, fence(7), InDoubt::Repeat), Decision::Admit);
+    let begun = Found { entry: entry(Progress::InFlight), ..found(7) };
+    assert_eq!(verdict(&begun, 7), Decision::InFlight);
+}
+
+#[test]
+fn a_digest_without_a_caller_tells_nothing_of_one_with() {
+    let (old, new) = (Digest::of([&b"it"[..]]), Digest::with_caller([&b"it"[..]]));
+    assert_eq!(new.stands_to(old.as_bytes()), Payload::Unknown);
+    assert_eq!(new.stands_to(new.as_bytes()), Payload::Same);
+    assert_eq!(new.stands_to(Digest::with_caller([&b"that"[..]]).as_bytes()), Payload::Other);
+    assert_eq!(old.stands_to(new.as_bytes()), Payload::Other);
+    assert_eq!(old.stands_to(Digest::of([&b"that"[..]]).as_bytes()), Payload::Other);
+}
+
+#[test]
+fn a_fence_steps_no_further_than_a_leader_would() {
+    let first = FENCES_BELOW + FENCE_STEP_MOST;
+    for seen in [0, 7, FENCES_BELOW] {
+        assert_eq!(verdict(&found(seen), first), Decision::Admit);
+        assert_eq!(verdict(&found(seen), first + 1), Decision::TooFar { most: first });
+    }
+    assert_eq!(verdict(&found(first), first + FENCE_STEP_MOST), Decision::Admit);
+    assert_eq!(verdict(&found(FENCE_MOST - 1), FENCE_MOST), Decision::Admit);
+    assert!(!Decision::TooFar { most: first }.has_seen());
 }
 
 #[test]

@@ -191,7 +191,7 @@ async fn send(proxy: &ProxyProcess, sent: Sent<'_>) -> (StatusCode, Got) {
 }
 
 /// A service that reads the beginning of one request per connection, and answers with these bytes.
-async fn raw_service(answer: &'static str) -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
+pub async fn raw_service(answer: &'static str) -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (seen, requests) = tokio::sync::mpsc::unbounded_channel();

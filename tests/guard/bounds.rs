@@ -12,7 +12,7 @@ use fencron::time::{Clock, Wall};
 use futures_util::future::join_all;
 
 use super::door::Place;
-use super::proxy::ProxyDoor;
+use super::proxy::{ProxyDoor, ProxyProcess};
 use crate::support::PATIENCE;
 use crate::support::databases::{Kind, Server};
 
@@ -144,4 +144,46 @@ async fn a_body_that_does_not_come_in_time_is_not_waited_for() {
     stopped.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("urn:fencron:guard:too-slow"), "{answer}");
     assert!(door.service.marks().is_empty());
+}
+
+/// More than there is room for.
+const CLIENTS: usize = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_keep_nobody_from_asking_whether_a_guarded_service_is_well() {
+    use tokio::io::AsyncWriteExt as _;
+    let large = bytes::Bytes::from(vec![b'x'; 8 << 20]);
+    let router = axum::Router::new()
+        .route("/large", axum::routing::get(move || std::future::ready(large.clone())))
+        .route("/healthz", axum::routing::get(async || "ok"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = format!("http://{}", listener.local_addr().unwrap());
+    let service = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let options = ["--health-listen".to_owned(), "127.0.0.1:0".to_owned()];
+    let proxy = ProxyProcess::start(&upstream, "memory", &options);
+    let health = proxy.line("health on").split(" on ").nth(1).unwrap().to_owned();
+    let address = proxy.url.trim_start_matches("http://").parse().unwrap();
+    let mut stuck = Vec::new();
+    for _ in 0..CLIENTS {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: shop\r\n\r\n").await.unwrap();
+        stuck.push(stream);
+    }
+    let client = super::proxy::client();
+    for nth in 0..15 {
+        let url = [&format!("{}/healthz", proxy.url), &format!("{health}/healthz"), &format!("{health}/readyz")]
+            [nth % 3]
+            .clone();
+        let answer = client.get(&url).header("connection", "close").timeout(Duration::from_secs(20)).send().await;
+        assert_eq!(answer.unwrap().status(), 200, "{url}");
+    }
+    let room = async || {
+        let ordered = client.get(format!("{}/other", proxy.url)).header("connection", "close").send().await;
+        ordered.is_ok_and(|answer| answer.status() == 404).then_some(())
+    };
+    crate::support::until("room when those who take nothing were given up", room).await;
+    drop(stuck);
+    service.abort();
 }

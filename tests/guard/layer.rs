@@ -12,7 +12,7 @@ use super::door::{Door, Got, Place, Sent};
 use super::service::Service;
 
 pub struct LayerDoor {
-    place: Place,
+    pub place: Place,
     guard: Option<Guard>,
     pub service: Service,
 }

@@ -100,6 +100,21 @@ pub async fn a_restart_forgets_nothing(mut door: impl Door) {
     door.send(under(8)).await.done();
 }
 
+pub async fn what_can_be_no_fence_is_turned_away(door: impl Door) {
+    for (fence, done) in [((1 << 53) - 1, false), (7, true), ((1 << 53) - 1, false), (1 << 52, false), (8, true)] {
+        match door.send(under(fence)).await {
+            Got::Done(_) if done => {}
+            Got::Other(why) if !done && why.contains("no fence") => {}
+            other => panic!("{fence}: {other:?}"),
+        }
+    }
+    // After a repair fences go on above the milliseconds of the wall clock.
+    let repaired = 1_900_000_000_123;
+    door.send(under(repaired)).await.done();
+    assert_eq!(door.send(under(9)).await, Got::Stale);
+    assert_eq!(door.effects().await, [7, 8, repaired].map(|fence| under(fence).mark()));
+}
+
 /// One test for each rule and each form.
 macro_rules! suite {
     ($($form:ident: $door:expr => $rules:tt;)*) => { $(suite!(@ $form, $door, $rules);)* };
@@ -118,6 +133,7 @@ macro_rules! suite {
             repetitions_at_once_are_done_once effects_never_go_back_to_an_older_fence
             scopes_have_nothing_to_do_with_each_other what_failed_may_be_repeated
             a_newer_fence_waits_for_what_is_in_flight a_restart_forgets_nothing
+            what_can_be_no_fence_is_turned_away
         ]);
     };
 }
@@ -127,7 +143,7 @@ suite! {
         a_stale_fence_is_turned_away a_repeated_key_is_done_once a_stale_repetition_is_stale
         repetitions_at_once_are_done_once effects_never_go_back_to_an_older_fence
         scopes_have_nothing_to_do_with_each_other what_failed_may_be_repeated
-        a_newer_fence_waits_for_what_is_in_flight
+        a_newer_fence_waits_for_what_is_in_flight what_can_be_no_fence_is_turned_away
     ];
     layer_on_sqlite: layer::LayerDoor::open(Place::sqlite()) => all;
     layer_on_postgres: layer::LayerDoor::open(Place::postgres()) => all;

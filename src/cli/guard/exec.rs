@@ -87,7 +87,11 @@ fn refused(refusal: &Refusal) -> Failure {
         Refusal::InFlight | Refusal::OlderInFlight { .. } | Refusal::Busy | Refusal::Full => Exit::NotAcquired,
         Refusal::InDoubt => Exit::OutcomeUnknown,
         Refusal::StateUnavailable(_) => Exit::StoreUnreachable,
-        Refusal::Malformed(_) | Refusal::NoFence | Refusal::TooLarge { .. } | Refusal::OtherPayload => Exit::Wrong,
+        Refusal::Malformed(_)
+        | Refusal::NoFence
+        | Refusal::TooFar { .. }
+        | Refusal::TooLarge { .. }
+        | Refusal::OtherPayload => Exit::Wrong,
         // A command has no body that comes slowly.
         Refusal::TooSlow { .. } => Exit::Failed,
     };

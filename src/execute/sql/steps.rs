@@ -119,6 +119,14 @@ impl<D: Driver> Steps<'_, D> {
         };
         match Standing::of(self.stamp.fence, seen) {
             Standing::Stale { seen } => return Ok(Gate::Closed(Outcome::Fenced { seen: Some(seen) })),
+            Standing::TooFar { most } => {
+                let why = format!(
+                    "{} is no fence that the guard in the database can take: at most {most} is expected. If it is a true \
+                     one, say so with `fencron guard reset {} --to {0}`",
+                    self.stamp.fence, self.stamp.scope
+                );
+                return Ok(Gate::Closed(Outcome::Failed { why, again: crate::job::Again::Never }));
+            }
             Standing::Behind => {
                 self.ask("ROLLBACK", &[]).await.or_else(unless_lost)?;
                 let advanced = self.ask(statements.advance, &[scope, fence_of(self.stamp)]).await;

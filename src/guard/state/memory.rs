@@ -84,6 +84,11 @@ impl Contents {
             if self.scopes.len() as u64 >= SCOPES_MOST {
                 return Answered::Decided(Decision::Full);
             }
+            let first = Found { seen: None, entry: None, older_in_flight: false, full: false };
+            let decision = decide(&first, request.fence, in_doubt);
+            if !decision.has_seen() {
+                return Answered::Decided(decision);
+            }
             let scope = Scope { seen: request.fence, in_flight: BTreeSet::new(), keys: HashMap::new() };
             self.scopes.insert(asked.scope.as_str().into(), scope);
         }
@@ -93,13 +98,15 @@ impl Contents {
         let kept = request.key.as_deref().and_then(|key| scope.keys.get(key)).filter(|kept| !kept.what.expired(now));
         let found = Found {
             seen: Some(scope.seen),
-            entry: kept
-                .map(|kept| Entry { same_payload: kept.digest == request.digest, progress: kept.what.progress() }),
+            entry: kept.map(|kept| Entry {
+                payload: request.digest.stands_to(kept.digest.as_bytes()),
+                progress: kept.what.progress(),
+            }),
             older_in_flight: scope.in_flight.first().is_some_and(|(oldest, _)| *oldest < request.fence),
             full: full && request.key.is_some(),
         };
         let decision = decide(&found, request.fence, in_doubt);
-        if !matches!(decision, Decision::Stale { .. }) {
+        if decision.has_seen() {
             scope.seen = request.fence;
         }
         match (decision, kept.map(|kept| &kept.what)) {

@@ -19,7 +19,9 @@ use uuid::Uuid;
 
 use super::{Bounds, KEY_OVERHEAD, StateError};
 use crate::fence::Fence;
-use crate::guard::{Answer, Answered, Asked, Decision, End, Entry, Found, InDoubt, Progress, SCOPES_MOST, decide};
+use crate::guard::{
+    Answer, Answered, Asked, Decision, End, Entry, Found, InDoubt, Progress, SCOPES_MOST, decide, fence_most,
+};
 use crate::time::Clock;
 
 /// How long a guard that says nothing is taken to live, and how often it says so.
@@ -172,25 +174,29 @@ impl Connection {
         Ok(Connection { client, seen, see, row, older, remove, insert })
     }
 
-    /// The greatest fence of the scope, this one included; `None` where there are too many scopes for another one. From
-    /// here on nobody else decides about the scope, until the transaction ends.
-    async fn see(&self, asked: &Asked, fence: i64) -> Result<Option<i64>> {
+    /// The greatest fence of the scope, this one included; or what is decided already, where there are too many scopes for
+    /// another one, or it can be no fence. From here on nobody else decides about the scope, until the transaction ends.
+    async fn see(&self, asked: &Asked, fence: i64) -> Result<std::result::Result<i64, Decision>> {
         let (client, scope) = (&self.client, &asked.scope);
         let only: [Value; 1] = [scope];
         let begin = format!("BEGIN; {}", lock(asked.id));
         let begin = client.batch_execute(&begin);
         let (_, known) = tokio::try_join!(biased; begin, client.query_opt(&self.seen, &only))?;
         let known: Option<i64> = known.map(|row| row.get(0));
-        if known.is_some_and(|known| known >= fence) {
-            return Ok(known);
+        if let Some(known) = known.filter(|known| *known >= fence) {
+            return Ok(Ok(known));
+        }
+        let most = fence_most(known.and_then(fence_of));
+        if asked.request.fence.get() > most {
+            return Ok(Err(Decision::TooFar { most }));
         }
         if known.is_none() {
             let scopes: i64 = client.query_one("SELECT count(*) FROM fencron_guard_scopes", &[]).await?.get(0);
             if scopes.cast_unsigned() >= SCOPES_MOST {
-                return Ok(None);
+                return Ok(Err(Decision::Full));
             }
         }
-        Ok(Some(client.query_one(&self.see, &[scope, &fence]).await?.get(0)))
+        Ok(Ok(client.query_one(&self.see, &[scope, &fence]).await?.get(0)))
     }
 
     /// What is known of the key, and whether something older is in flight.
@@ -316,8 +322,17 @@ impl Shared {
     }
 }
 
+/// A connection for one purpose.
+pub(in crate::guard) async fn connect_once(url: &str) -> std::result::Result<Client, String> {
+    let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| error.to_string())?;
+    config.connect_timeout(OPEN_WITHIN).application_name("fencron-guard");
+    let (client, connection) = config.connect(tls()?).await.map_err(|error| told(&error))?;
+    tokio::spawn(async move { connection.await.ok() });
+    Ok(client)
+}
+
 /// The error with what the server says, which `Display` leaves out.
-fn told(error: &tokio_postgres::Error) -> String {
+pub(in crate::guard) fn told(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |database| database.message().to_owned())
 }
 
@@ -382,13 +397,16 @@ impl Postgres {
     async fn decide(&self, connection: &Connection, asked: &Asked, in_doubt: InDoubt) -> Result<Answered> {
         let (shared, request) = (&self.shared, &asked.request);
         let fence = i64::try_from(request.fence.get()).unwrap_or(i64::MAX);
-        let Some(seen) = connection.see(asked, fence).await? else {
-            connection.client.batch_execute("ROLLBACK").await?;
-            return Ok(Answered::Decided(Decision::Full));
+        let seen = match connection.see(asked, fence).await? {
+            Ok(seen) => seen,
+            Err(decision) => {
+                connection.client.batch_execute("ROLLBACK").await?;
+                return Ok(Answered::Decided(decision));
+            }
         };
         let (row, older_in_flight) = connection.look(asked, fence).await?;
         let entry = row.as_ref().map(|row| Entry {
-            same_payload: request.digest.is(row.get(0)),
+            payload: request.digest.stands_to(row.get(0)),
             progress: match row.get::<_, i32>(1) {
                 IN_FLIGHT if row.get(3) => Progress::InFlight,
                 DONE => Progress::Done,
@@ -396,7 +414,7 @@ impl Postgres {
             },
         });
         let full = shared.bounds.full(shared.keys.load(Ordering::Relaxed), shared.bytes.load(Ordering::Relaxed));
-        let seen = u64::try_from(seen).ok().and_then(Fence::new);
+        let seen = fence_of(seen);
         let found = Found { seen, entry, older_in_flight, full: full && request.key.is_some() };
         let decision = decide(&found, request.fence, in_doubt);
         match (decision, row) {
@@ -447,6 +465,11 @@ impl Postgres {
         }
         Ok(done)
     }
+}
+
+/// A fence as a column holds it.
+fn fence_of(number: i64) -> Option<Fence> {
+    u64::try_from(number).ok().and_then(Fence::new)
 }
 
 /// Makes the tables, unless they are there: a user without the right to make them may use them.

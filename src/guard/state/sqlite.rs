@@ -317,7 +317,7 @@ impl Contents<'_> {
             None => None,
         };
         let entry = row.as_ref().map(|row| Entry {
-            same_payload: request.digest.is(&row.digest),
+            payload: request.digest.stands_to(&row.digest),
             progress: match row.progress {
                 IN_FLIGHT if self.life.lasts(&row.guard) => Progress::InFlight,
                 DONE => Progress::Done,
@@ -331,7 +331,7 @@ impl Contents<'_> {
             full: request.key.is_some() && self.full()?,
         };
         let decision = decide(&found, request.fence, in_doubt);
-        if !matches!(decision, Decision::Stale { .. }) && seen != Some(request.fence) {
+        if decision.has_seen() && seen != Some(request.fence) {
             let see = "INSERT INTO scopes VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET fence = excluded.fence";
             self.execute(see, params![asked.scope, number(request.fence)])?;
         }
