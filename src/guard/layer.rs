@@ -58,8 +58,8 @@ pub const OF_THE_CALLER: [HeaderName; 10] = [
     HeaderName::from_static("x-auth-token"),
 ];
 
-/// Headers that say what a body means.
-const OF_THE_PAYLOAD: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+/// Headers that say whom it is for, and what its body means.
+const OF_THE_PAYLOAD: [HeaderName; 3] = [header::HOST, header::CONTENT_TYPE, header::CONTENT_ENCODING];
 
 /// What a service knows of who asks beside the headers, such as the digest of the certificate of a client: put it into the
 /// extensions of a request before the guard gets it.
@@ -189,9 +189,10 @@ fn digest(head: &Parts, body: &[u8], more: &[String]) -> Digest {
         }
     }
     // HTTP/2 has the host in the target.
-    let host = head.headers.get(header::HOST).map(HeaderValue::as_bytes);
-    if let Some(host) = host.or(head.uri.authority().map(|host| host.as_str().as_bytes())) {
-        parts.extend([header::HOST.as_str().as_bytes(), host]);
+    if !head.headers.contains_key(header::HOST)
+        && let Some(host) = head.uri.authority()
+    {
+        parts.extend([header::HOST.as_str().as_bytes(), host.as_str().as_bytes()]);
     }
     if let Some(Caller(caller)) = head.extensions.get() {
         parts.extend([&b""[..], caller]);
