@@ -58,8 +58,8 @@ pub const OF_THE_CALLER: [HeaderName; 10] = [
     HeaderName::from_static("x-auth-token"),
 ];
 
-/// Headers that say whom it is for, and what its body means.
-const OF_THE_PAYLOAD: [HeaderName; 3] = [header::HOST, header::CONTENT_TYPE, header::CONTENT_ENCODING];
+/// Headers that say what a body means.
+const OF_THE_PAYLOAD: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
 
 /// What a service knows of who asks beside the headers, such as the digest of the certificate of a client: put it into the
 /// extensions of a request before the guard gets it.
@@ -188,16 +188,24 @@ fn digest(head: &Parts, body: &[u8], more: &[String]) -> Digest {
             parts.extend([name.as_bytes(), value.as_bytes()]);
         }
     }
-    // HTTP/2 has the host in the target.
-    if !head.headers.contains_key(header::HOST)
-        && let Some(host) = head.uri.authority()
-    {
-        parts.extend([header::HOST.as_str().as_bytes(), host.as_str().as_bytes()]);
+    // HTTP/2 has the host in the target. The port is the guard's, and may be another one where several share a state.
+    let named = head.headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+    let target = head.uri.authority().map(|host| host.as_str().as_bytes());
+    let target = target.filter(|_| !head.headers.contains_key(header::HOST));
+    for host in named.chain(target) {
+        parts.extend([header::HOST.as_str().as_bytes(), without_port(host)]);
     }
     if let Some(Caller(caller)) = head.extensions.get() {
         parts.extend([&b""[..], caller]);
     }
     Digest::with_caller(parts)
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if host[colon + 1..].iter().all(u8::is_ascii_digit) => &host[..colon],
+        _ => host,
+    }
 }
 
 /// Asks the guard, and does what it says.
@@ -451,6 +459,13 @@ mod tests {
         let marks = Marks { scope: "s".into(), fence, key: None };
         assert_eq!(read(&[scope, ("fencing-token", "7")]).unwrap(), Some(marks));
         assert_eq!(read(&[("idempotency-key", "a")]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_host_counts_without_its_port() {
+        for (host, name) in [("shop:8080", "shop"), ("shop", "shop"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")] {
+            assert_eq!(without_port(host.as_bytes()), name.as_bytes());
+        }
     }
 
     #[test]
