@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a clock, a store or a runtime.
 
+mod attempt;
 mod http;
 mod script;
 mod sql;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, PUT_OFF_MOST};
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use script::{
     Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement, sqlite,
@@ -254,19 +256,20 @@ pub enum Trigger {
 pub enum On {
     /// `succeeded`.
     Success,
-    /// `failed`, `timed_out`, `cancelled` or `unknown`: it was meant to run, and did not end well.
+    /// `failed`, `timed_out`, `unknown`, or `cancelled` after it had begun: it was meant to run, and did not end well.
     Failure,
-    /// Any end of a run that was started; a `skipped` one was not.
+    /// Any end of a run that had begun; a `skipped` one had not, nor one that was cancelled while it waited.
     End,
 }
 
 impl On {
-    /// Whether a run that ended so makes the following job due.
-    pub fn takes(self, verdict: Verdict) -> bool {
+    /// Whether a run that ended so makes the following job due. `began`: an attempt of it had begun.
+    pub fn takes(self, verdict: Verdict, began: bool) -> bool {
+        let never_ran = verdict == Verdict::Skipped || (verdict == Verdict::Cancelled && !began);
         match self {
             On::Success => verdict == Verdict::Succeeded,
-            On::Failure => !matches!(verdict, Verdict::Succeeded | Verdict::Skipped),
-            On::End => verdict != Verdict::Skipped,
+            On::Failure => verdict != Verdict::Succeeded && !never_ran,
+            On::End => !never_ran,
         }
     }
 }

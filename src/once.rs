@@ -29,7 +29,7 @@ use std::time::Duration;
 use crate::config::Migration;
 use crate::execute::{Execute, Outputs, Stop};
 use crate::fence::Fence;
-use crate::job::{Guarantee, Job, StopReason};
+use crate::job::{Job, StopReason};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
 use crate::lock::{
     Backoff, CallId, CampaignError, Driver, Locks, Presence, Reopening, Resigned, Session, SessionError, Term, Timing,
@@ -73,13 +73,6 @@ impl From<&Migration> for Step {
             verify: migration.verify.clone(),
             repeatable: migration.job.guarantee.may_repeat(),
         }
-    }
-}
-
-impl Step {
-    /// Whether the target itself knows whether it was done.
-    fn is_known_to_its_target(&self) -> bool {
-        self.job.guarantee == Guarantee::ExactlyOnce
     }
 }
 

@@ -44,10 +44,6 @@ const SHOWN_AS_RUNNING_AFTER: Duration = Duration::from_millis(500);
 /// How many runs of a job may wait (`overlap: queue`); what is due beyond is skipped.
 pub const WAITING_MOST: usize = 100;
 
-/// How many attempts of an `at_least_once` run a lost leader may end: a run that takes its leader down each time is not
-/// to take all of them.
-pub const ATTEMPTS_LOST_MOST: u32 = 10;
-
 /// How many of its own former leases a node remembers: what it claimed on one of them and never started may come to its
 /// knowledge after the lease has ended.
 const LEASES_REMEMBERED: usize = 16;
@@ -290,6 +286,7 @@ impl Scheduler {
         self.adopt_open_runs(now);
         let asks: Vec<RunId> = self.view.cancels.keys().cloned().collect();
         asks.into_iter().for_each(|run| self.cancel_asked(&run, now));
+        self.follow_all_resolved(now);
         if let Some(meant_for) = self.view.step_down {
             self.step_down_asked(meant_for);
         }
@@ -327,6 +324,10 @@ impl Scheduler {
             Change::Session { lease, alive: false } => Some(*lease),
             _ => None,
         };
+        let resolved = match &change {
+            Change::Resolved(run, true) => Some(run.clone()),
+            _ => None,
+        };
         let step_down = match &change {
             Change::StepDown(fence) => *fence,
             _ => None,
@@ -339,6 +340,9 @@ impl Scheduler {
         }
         if let Some(lease) = ended_session {
             self.session_ended(lease, now);
+        }
+        if let Some(run) = resolved {
+            self.follow_resolved(&run, now);
         }
         if let Some(meant_for) = step_down {
             self.step_down_asked(meant_for);
@@ -355,6 +359,7 @@ impl Scheduler {
         self.give_back_unstarted(now);
         let asks: Vec<RunId> = self.view.cancels.keys().cloned().collect();
         asks.into_iter().for_each(|run| self.cancel_asked(&run, now));
+        self.follow_all_resolved(now);
         if let Some(meant_for) = self.view.step_down {
             self.step_down_asked(meant_for);
         }

@@ -89,6 +89,7 @@ impl<S: Store> Ledger<S> {
                 decode::<OpenRecord>(&entry.value).map(|r| Told::Open(run.clone(), Some(r.into_open(run))))
             }
             About::Cancel(run) => decode::<Asked>(&entry.value).map(|r| Told::Cancel(run, Some(r.by))),
+            About::Resolved(run) => Some(Told::Resolved(run, true)),
             About::StepDown => decode::<StepDownRecord>(&entry.value).map(|r| Told::StepDown(Some(r.fence))),
         };
         if told.is_none() {
@@ -115,6 +116,7 @@ impl<S: Store> Ledger<S> {
             About::Pause(job) => Told::Paused(job, false),
             About::Open(run) => Told::Open(run, None),
             About::Cancel(run) => Told::Cancel(run, None),
+            About::Resolved(run) => Told::Resolved(run, false),
             About::StepDown => Told::StepDown(None),
         };
         Some(Followed::Ledger(told, revision.0))

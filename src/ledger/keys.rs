@@ -23,6 +23,7 @@ pub(super) enum About {
     Pause(JobName),
     Open(RunId),
     Cancel(RunId),
+    Resolved(RunId),
     StepDown,
     /// Put by every grant and claim.
     Mark,
@@ -74,6 +75,10 @@ impl LedgerKeys {
 
     pub fn cancel(&self, run: &RunId) -> String {
         format!("{}ask/cancel/{run}", self.prefix)
+    }
+
+    pub fn resolved(&self, run: &RunId) -> String {
+        format!("{}ask/resolved/{run}", self.prefix)
     }
 
     pub fn step_down(&self) -> String {
@@ -159,6 +164,9 @@ impl LedgerKeys {
         if let Some(run) = rest.strip_prefix("ask/cancel/") {
             return run.parse().ok().map(About::Cancel);
         }
+        if let Some(run) = rest.strip_prefix("ask/resolved/") {
+            return run.parse().ok().map(About::Resolved);
+        }
         let (kind, name) = rest.split_once('/')?;
         match kind {
             "open" => name.parse().ok().map(About::Open),
@@ -192,6 +200,7 @@ mod tests {
             (keys.pause(&job), About::Pause(job.clone())),
             (keys.open(&run), About::Open(run.clone())),
             (keys.cancel(&run), About::Cancel(run.clone())),
+            (keys.resolved(&run), About::Resolved(run.clone())),
             (keys.step_down(), About::StepDown),
         ];
         for (key, about) in known {

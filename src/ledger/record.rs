@@ -106,6 +106,8 @@ pub(super) struct OpenRecord {
     started_at: Option<Wall>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lateness_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    doubt: Option<String>,
 }
 
 fn scheduled() -> SourceRecord {
@@ -169,6 +171,7 @@ impl From<&Open> for OpenRecord {
             claimed_at: open.claimed_at,
             started_at: open.started_at,
             lateness_ms: open.lateness.map(millis),
+            doubt: open.doubt.clone(),
         }
     }
 }
@@ -192,6 +195,7 @@ impl OpenRecord {
             claimed_at: self.claimed_at,
             started_at: self.started_at,
             lateness: self.lateness_ms.map(Duration::from_millis),
+            doubt: self.doubt,
         }
     }
 }
@@ -337,6 +341,7 @@ mod tests {
             claimed_at: id.at(),
             started_at: Some(id.at()),
             lateness: Some(Duration::from_millis(4)),
+            doubt: Some("n0 was lost".into()),
             id,
         }
     }

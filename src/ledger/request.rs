@@ -4,6 +4,7 @@ use super::record::{Asked, DoneRecord, OpenRecord, StepDownRecord, WatermarkReco
 use super::{Ledger, Pauses};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
+use crate::lock::Hold;
 use crate::scheduler::run::{Done, Open, OpenState, Source, Watermark};
 use crate::store::{Committed, Compare, Keys, Op, Range, Revision, Store, StoreError, Txn};
 use crate::time::Wall;
@@ -19,6 +20,9 @@ pub(super) const TRIES: u32 = 5;
 
 /// How many runs one transaction asks for.
 const ASKED_AT_ONCE: usize = 60;
+
+/// How many bytes are kept of why a run was in doubt that is run once more.
+const DOUBT_KEPT: usize = 500;
 
 /// Why a request was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +124,20 @@ impl<S: Store> Ledger<S> {
         self.commit(Txn::new().then(Op::delete(self.keys.cancel(run)))).await.map(drop)
     }
 
+    /// Puts the runs that follow one which a person said has succeeded, but for those that exist, and takes the request
+    /// back. `false`: the term is over, and the next leader sees to it.
+    pub async fn follow_resolved(&self, hold: &Hold, run: &RunId, follow: &[Open]) -> Result<bool, StoreError> {
+        for open in follow {
+            let keys = [self.keys.open(&open.id), self.keys.done(&open.id)];
+            let absent = keys.map(|key| Compare::absent(Keys::one(key)));
+            let put = Op::put(self.keys.open(&open.id), encode(OpenRecord::from(open)));
+            if !self.write_as_leader(hold, &absent, &[put]).await? && !self.stands(hold).await? {
+                return Ok(false);
+            }
+        }
+        self.write_as_leader(hold, &[], &[Op::delete(self.keys.resolved(run))]).await
+    }
+
     /// Asks the leader of this fence to step down.
     pub async fn ask_to_step_down(&self, fence: Fence, asked: Asked) -> Result<(), StoreError> {
         let record = encode(StepDownRecord { fence, asked });
@@ -201,7 +219,10 @@ impl<S: Store> Ledger<S> {
             (self.keys.done(run), encode(DoneRecord::from(&Done { verdict, reason, ..done })))
         };
         let (key, value) = match resolution {
-            Resolution::Succeeded => settled(Verdict::Succeeded, done),
+            Resolution::Succeeded => {
+                txn = txn.then(Op::put(self.keys.resolved(run), encode(asked)));
+                settled(Verdict::Succeeded, done)
+            }
             Resolution::Failed => settled(Verdict::Failed, done),
             Resolution::Retry => {
                 txn = txn.when(Compare::absent(Keys::one(self.keys.open(run)))).then(Op::delete(self.keys.done(run)));
@@ -240,6 +261,7 @@ fn asked_run(run: &RunId, source: &Source, now: Wall) -> Open {
         claimed_at: now,
         started_at: None,
         lateness: None,
+        doubt: None,
     }
 }
 
@@ -251,6 +273,7 @@ fn again(done: &Done, now: Wall) -> Open {
         attempt: done.attempt,
         claimed_at: done.claimed_at,
         lateness: done.lateness,
+        doubt: Some(done.reason[..done.reason.floor_char_boundary(DOUBT_KEPT)].to_owned()),
         ..asked_run(&done.id, &done.source, now)
     }
 }

@@ -209,6 +209,7 @@ fn open(second: u64, state: OpenState, claimant: Option<Claimant>) -> Open {
         claimed_at: at(second),
         started_at: None,
         lateness: None,
+        doubt: None,
     }
 }
 

@@ -41,6 +41,14 @@ impl<S: Store, E: Execute> Running<S, E> {
                     Answer::Done("take back a request to cancel", ledger.forget_cancel(&run).await)
                 });
             }
+            Action::Follow { fence, run, follow } => {
+                let Some(hold) = self.hold().filter(|hold| hold.fence() == fence).cloned() else { return };
+                let ledger = self.ledger.clone();
+                self.tasks.spawn(async move {
+                    let followed = ledger.follow_resolved(&hold, &run, &follow).await;
+                    Answer::Done("make what follows a run that was resolved", followed.map(drop))
+                });
+            }
             Action::StepDown { fence, resign } => {
                 let ledger = self.ledger.clone();
                 self.tasks.spawn(async move {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{Call, Next, OnceError, Runner, Settled, Step, Told, find};
 use crate::execute::{Execute, Follow, Heard, MayStart, Started, Stop, Stopper, Work};
 use crate::fence::Stamp;
-use crate::job::{Again, Ended, Job, OUTPUT_KEPT, Outcome, RunId, StopReason, Task};
+use crate::job::{Again, Attempted, Ended, Job, OUTPUT_KEPT, Outcome, RunId, StopReason};
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
 use crate::lock::{CampaignError, Election, Hold, HoldSignal, Session, Term, Trust};
 use crate::store::Store;
@@ -15,9 +15,6 @@ use crate::time::Wall;
 
 /// How often those who wait are shown what the holder writes.
 pub const OUTPUT_SHOWN_EVERY: Duration = Duration::from_millis(250);
-
-/// How often, at least, what its target knows of is made again in one claim when nobody could say how it ended.
-const IN_DOUBT_TRIES: u32 = 3;
 
 /// A hold, what it is trusted by, and what tells that it is over.
 struct Turn<'a> {
@@ -31,6 +28,8 @@ struct Made {
     ended: Ended,
     /// How many were begun.
     attempts: u32,
+    /// Nobody knows how the last one ended of which anything was begun, here or by whoever was lost before.
+    in_doubt: bool,
 }
 
 impl<S: Store, E: Execute> Runner<S, E> {
@@ -162,8 +161,8 @@ impl<S: Store, E: Execute> Runner<S, E> {
             return Err(OnceError::Lost { name: claim.name, why });
         };
         (call.tell)(Told::Starts { name: claim.name.clone(), attempt: claim.attempts, fence });
-        let Made { ended, attempts } = Box::pin(self.attempts(step, attempts_before, turn, call)).await?;
-        let once = verdict(step, claim, ended, attempts_before + attempts);
+        let made = Box::pin(self.attempts(step, before, turn, call)).await?;
+        let once = verdict(claim, made, attempts_before);
         let recorded = Recorded { once: once.clone(), modified: claimed };
         self.settle(step, &recorded, once, call).await
     }
@@ -189,35 +188,31 @@ impl<S: Store, E: Execute> Runner<S, E> {
     }
 
     /// Attempts, until one decides it or none is left.
-    async fn attempts(&self, step: &Step, before: u32, turn: &Turn<'_>, call: &Call<'_>) -> Result<Made, OnceError> {
-        let retry = step.job.retry;
-        let mut attempts = 0;
+    async fn attempts(
+        &self,
+        step: &Step,
+        before: Option<&Recorded>,
+        turn: &Turn<'_>,
+        call: &Call<'_>,
+    ) -> Result<Made, OnceError> {
+        let attempts_before = before.map_or(0, |before| before.once.attempts);
+        // Where it may not be repeated, a probe has found that it was not done.
+        let in_doubt = |before: &Recorded| matches!(before.once.state, OnceState::Claimed | OnceState::Unknown);
+        let (mut attempts, mut in_doubt) = (0, step.repeatable && before.is_some_and(in_doubt));
         loop {
             attempts += 1;
-            let (ended, lost) = self.attempt(step, &step.job, before + attempts, turn, call).await?;
-            let (most, least) = match &ended.outcome {
-                Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied | Outcome::Stopped(_) => {
-                    (0, Duration::ZERO)
-                }
-                Outcome::Failed { again: Again::Never, .. } | Outcome::Fenced { .. } => (0, Duration::ZERO),
-                Outcome::Partial(_) => (0, Duration::ZERO),
-                Outcome::Failed { again: Again::After(least), .. } => (retry.attempts, *least),
-                Outcome::InDoubt(_) if step.is_known_to_its_target() => {
-                    (retry.attempts.max(IN_DOUBT_TRIES), Duration::ZERO)
-                }
-                outcome if is_in_doubt(step, outcome) && !step.repeatable => (0, Duration::ZERO),
-                _ => (retry.attempts, Duration::ZERO),
-            };
-            if lost || attempts >= most {
-                return Ok(Made { ended, attempts });
-            }
-            let pause = retry.pause(attempts).max(least);
+            let (ended, lost) = self.attempt(step, &step.job, attempts_before + attempts, turn, call).await?;
+            let began = ended.started_at.is_some();
+            let attempted = Attempted { outcome: &ended.outcome, number: attempts, began, in_doubt_before: in_doubt };
+            let pause = step.job.pause_after(attempted).filter(|_| !lost);
+            in_doubt = if began { is_in_doubt(step, &ended.outcome) } else { in_doubt };
+            let Some(pause) = pause else { return Ok(Made { ended, attempts, in_doubt }) };
             tracing::warn!(once = %step.key.run_id(), ?pause, "failed: {}; trying again", reason_of(&ended.outcome));
             let mut stop = call.how.stop.clone();
             tokio::select! {
                 biased;
-                _ = stop.requested() => return Ok(Made { ended, attempts }),
-                _ = turn.signal.lost() => return Ok(Made { ended, attempts }),
+                _ = stop.requested() => return Ok(Made { ended, attempts, in_doubt }),
+                _ = turn.signal.lost() => return Ok(Made { ended, attempts, in_doubt }),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -338,13 +333,11 @@ async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
     }
 }
 
-/// Whether an outcome leaves open whether it was done: a request that is given up may have arrived.
+/// Whether an attempt that was begun leaves open, by ending so, whether it was done.
 fn is_in_doubt(step: &Step, outcome: &Outcome) -> bool {
     match outcome {
         Outcome::InDoubt(_) | Outcome::Partial(_) => true,
-        Outcome::TimedOut | Outcome::Stopped(_) => {
-            !matches!(step.job.task, Task::Command(_)) && !step.is_known_to_its_target()
-        }
+        Outcome::TimedOut | Outcome::Stopped(_) => step.job.is_in_doubt_when_cut_short(),
         _ => false,
     }
 }
@@ -366,12 +359,13 @@ fn reason_of(outcome: &Outcome) -> String {
 }
 
 /// What is recorded of a claim that has ended.
-fn verdict(step: &Step, claim: Once, ended: Ended, attempts: u32) -> Once {
-    let Ended { outcome, started_at, finished_at, output, output_bytes } = ended;
+fn verdict(claim: Once, made: Made, attempts_before: u32) -> Once {
+    let Made { ended: Ended { outcome, finished_at, output, output_bytes, .. }, attempts, in_doubt } = made;
+    let attempts = attempts_before + attempts;
     let state = match &outcome {
         Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => OnceState::Done,
-        outcome if started_at.is_some() && is_in_doubt(step, outcome) => OnceState::Unknown,
         Outcome::InDoubt(_) | Outcome::Partial(_) => OnceState::Unknown,
+        _ if in_doubt => OnceState::Unknown,
         _ => OnceState::Failed,
     };
     let exit_code = match outcome {

@@ -108,6 +108,7 @@ impl Scheduler {
             claimed_at: now,
             started_at: None,
             lateness: None,
+            doubt: None,
         }
     }
 

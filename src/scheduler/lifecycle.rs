@@ -1,17 +1,11 @@
 //! What becomes of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
 
-use std::time::Duration;
-
 use super::run::{Claimant, Done, Open, OpenState, Source};
-use super::{
-    ATTEMPTS_LOST_MOST, Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition,
-    Transitioned,
+use super::{Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned};
+use crate::job::{
+    ATTEMPTS_LOST_MOST, Attempted, Ended, Job, On, OnLostLeadership, Outcome, RunId, StopReason, Verdict,
 };
-use crate::job::{Again, Ended, Guarantee, Job, OnLostLeadership, Outcome, RunId, StopReason, Verdict};
 use crate::time::Wall;
-
-/// The longest that a target can have an attempt put off.
-pub(super) const PUT_OFF_MOST: Duration = Duration::from_secs(3_600);
 
 impl Scheduler {
     /// Starts a run whose claim is acknowledged; where that may no longer be, gives it back.
@@ -52,15 +46,26 @@ impl Scheduler {
             return self.reconsider(&run, now);
         }
         let lateness = open.lateness.or_else(|| ended.started_at.map(|at| at.since(open.starts)));
-        let open = Open { started_at: ended.started_at, lateness, ..open };
+        let began = ended.started_at.is_some();
+        let in_doubt_before = open.doubt.is_some();
+        let doubt = match &ended.outcome {
+            Outcome::InDoubt(why) | Outcome::Partial(why) => Some(why.clone()),
+            Outcome::Stopped(reason) if began && active.job.is_in_doubt_when_cut_short() => {
+                Some(format!("stopped in the middle: {}", reason.as_str()))
+            }
+            _ if began => None,
+            _ => open.doubt.clone(),
+        };
+        let open = Open { started_at: ended.started_at, lateness, doubt, ..open };
+        let attempted = Attempted { outcome: &ended.outcome, number: attempt, began, in_doubt_before };
         let to = match &ended.outcome {
-            Outcome::Stopped(reason) if goes_to_successor(&active.job, *reason, ended.started_at.is_none()) => {
-                if ended.started_at.is_none() {
+            Outcome::Stopped(reason) if goes_to_successor(&active.job, *reason, !began) => {
+                if !began {
                     self.started.remove(&run);
                 }
-                To::Open(given_back(open, ended.started_at.is_some(), now))
+                To::Open(given_back(open, began, now))
             }
-            outcome => match pause_after(outcome, &active.job, attempt).filter(|_| self.jobs.contains_key(&open.job)) {
+            _ => match active.job.pause_after(attempted).filter(|_| self.jobs.contains_key(&open.job)) {
                 Some(pause) => To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open }),
                 None => self.verdict_of(&open, &ended, now),
             },
@@ -89,42 +94,64 @@ impl Scheduler {
             Outcome::Failed { why, .. } => (Verdict::Failed, why.clone(), None),
             Outcome::InDoubt(why) | Outcome::Partial(why) => (Verdict::Unknown, why.clone(), None),
         };
+        let (verdict, reason) =
+            if open.started_at.is_none() { still_in_doubt(open, verdict, reason) } else { (verdict, reason) };
         let done = Done {
             finished_at: ended.finished_at,
             exit_code,
             output: ended.output.clone(),
             ..Done::of(open, verdict, reason, now)
         };
-        self.done(done, now)
+        self.done(done, open.has_begun(), now)
     }
 
-    /// A verdict, with the runs that follow it.
-    fn done(&self, done: Done, now: Wall) -> To {
-        let followers = self.followers.get(&done.job).map_or(&[][..], Vec::as_slice);
-        let follow = followers
+    /// A verdict, with the runs that follow it. `began`: an attempt had begun.
+    fn done(&self, done: Done, began: bool, now: Wall) -> To {
+        let follow = self.followers_of(&done.id, |on| on.takes(done.verdict, began), now);
+        To::Done { done, follow }
+    }
+
+    /// The runs that follow `run`, of the jobs that wait for such an end.
+    fn followers_of(&self, run: &RunId, takes: impl Fn(On) -> bool, now: Wall) -> Vec<Open> {
+        let followers = self.followers.get(&run.job()).map_or(&[][..], Vec::as_slice);
+        followers
             .iter()
-            .filter(|(_, on)| on.takes(done.verdict))
+            .filter(|(_, on)| takes(*on))
             .map(|(job, _)| Open {
-                id: done.id.followed_by(job),
+                id: run.followed_by(job),
                 job: job.clone(),
-                at: done.at,
+                at: run.at(),
                 starts: now,
-                source: Source::After(done.id.clone()),
+                source: Source::After(run.clone()),
                 state: OpenState::Waiting { not_before: now },
                 attempt: 0,
                 claimant: None,
                 claimed_at: now,
                 started_at: None,
                 lateness: None,
+                doubt: None,
             })
-            .collect();
-        To::Done { done, follow }
+            .collect()
+    }
+
+    /// A person said that this run, which was in doubt, has succeeded. What waits for its failure or its end has
+    /// followed the doubt.
+    pub(super) fn follow_resolved(&mut self, run: &RunId, now: Wall) {
+        let Some(fence) = self.term else { return };
+        let follow = self.followers_of(run, |on| on == On::Success, now);
+        self.act(Action::Follow { fence, run: run.clone(), follow });
+    }
+
+    pub(super) fn follow_all_resolved(&mut self, now: Wall) {
+        let resolved: Vec<RunId> = self.view.resolved.iter().cloned().collect();
+        resolved.iter().for_each(|run| self.follow_resolved(run, now));
     }
 
     /// Ends an open run on the leader's authority, unstarted or unheard of.
     pub(super) fn conclude(&mut self, open: &Open, verdict: Verdict, reason: impl Into<String>, now: Wall) {
         let Some(fence) = self.term else { return };
-        let to = self.done(Done::of(open, verdict, reason, now), now);
+        let (verdict, reason) = still_in_doubt(open, verdict, reason.into());
+        let to = self.done(Done::of(open, verdict, reason, now), open.has_begun(), now);
         self.change(&open.id, to, By::Term(fence));
     }
 
@@ -284,15 +311,17 @@ impl Scheduler {
             return;
         }
         let who = open.claimant.as_ref().map_or("a leader".to_owned(), |c| format!("{} (fence {})", c.node, c.fence));
+        let lost = format!("leader lost: {who} claimed it and did not say how it ended");
         let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee.may_repeat());
         if again && open.attempt < ATTEMPTS_LOST_MOST {
+            let open = Open { doubt: Some(lost), ..open.clone() };
             let (to, fence) = (To::Open(given_back(open.clone(), true, now)), self.term);
             return fence.into_iter().for_each(|fence| self.change(&open.id, to.clone(), By::Term(fence)));
         }
         let reason = if again {
             format!("leader lost: {who} did not say how attempt {} ended, nor did those before", open.attempt)
         } else {
-            format!("leader lost: {who} claimed it and did not say how it ended")
+            lost
         };
         self.conclude(open, Verdict::Unknown, reason, now);
     }
@@ -321,25 +350,11 @@ pub(super) fn begins(to: &To) -> bool {
     matches!(to, To::Open(open) if open.state == OpenState::Claimed && open.started_at.is_none())
 }
 
-/// After what pause the attempt `attempt` is repeated, which ended so; `None`: it is not.
-fn pause_after(outcome: &Outcome, job: &Job, attempt: u32) -> Option<Duration> {
-    let configured = || job.retry.pause_after(attempt);
-    match outcome {
-        Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => None,
-        Outcome::Stopped(_) | Outcome::Fenced { .. } | Outcome::Failed { again: Again::Never, .. } => None,
-        Outcome::Partial(_) => None,
-        Outcome::Exited(_) | Outcome::Signalled(_) | Outcome::TimedOut | Outcome::NotStarted(_) => configured(),
-        Outcome::Failed { again: Again::AsConfigured, .. } => configured(),
-        Outcome::Failed { again: Again::After(asked), .. } => {
-            configured().map(|pause| pause.max((*asked).min(PUT_OFF_MOST)))
-        }
-        Outcome::InDoubt(_) => match job.guarantee {
-            Guarantee::AtMostOnce => None,
-            Guarantee::AtLeastOnce => configured(),
-            // Repeating it is how the target is asked whether it was done, which is never one attempt too many.
-            Guarantee::ExactlyOnce if attempt < ATTEMPTS_LOST_MOST => Some(job.retry.pause(attempt)),
-            Guarantee::ExactlyOnce => None,
-        },
+/// What is said of a run that ends without another attempt of it having begun: a doubt about the one before stands.
+fn still_in_doubt(open: &Open, verdict: Verdict, reason: String) -> (Verdict, String) {
+    match &open.doubt {
+        Some(doubt) if verdict != Verdict::Unknown => (Verdict::Unknown, format!("{reason}; before: {doubt}")),
+        _ => (verdict, reason),
     }
 }
 

@@ -81,6 +81,9 @@ pub enum Action {
     Stop { run: RunId, reason: StopReason },
     /// The request to cancel this run has been seen to, or came too late: delete it.
     ForgetCancel(RunId),
+    /// A person said that this run has succeeded: put what follows it, where it does not exist, on the condition of
+    /// leadership; then delete the request.
+    Follow { fence: Fence, run: RunId, follow: Vec<Open> },
     /// A request to step down has been seen to: delete it. `resign`: it was meant for this term.
     StepDown { fence: Fence, resign: bool },
     /// Nothing runs here any more.

@@ -30,6 +30,16 @@ pub struct Open {
     pub started_at: Option<Wall>,
     /// From `starts` until the first attempt was started, once that is known.
     pub lateness: Option<Duration>,
+    /// Why nobody can say how the last attempt that began has ended; `None`: that is known, or none began.
+    pub doubt: Option<String>,
+}
+
+impl Open {
+    /// Whether an attempt of it is known to have begun.
+    pub fn has_begun(&self) -> bool {
+        let before = if self.state == OpenState::Claimed { self.attempt.saturating_sub(1) } else { self.attempt };
+        self.started_at.is_some() || before > 0
+    }
 }
 
 /// Where an open run stands. The difference that matters after a crash: only a claimed one may have had an effect that

@@ -15,7 +15,7 @@ use bench::{Bench, T0, at, ended, failed, job, stopped, succeeded};
 
 use super::view::{Change, View};
 use super::*;
-use crate::job::{Guarantee, MissedRun, OnLostLeadership, Outcome, Overlap, Verdict};
+use crate::job::{ATTEMPTS_LOST_MOST, Guarantee, MissedRun, OnLostLeadership, Outcome, Overlap, Verdict};
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

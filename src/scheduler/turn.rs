@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::lifecycle::{PUT_OFF_MOST, begins};
+use super::lifecycle::begins;
 use super::run::{Open, OpenState, Source};
 use super::{Active, By, SHOWN_AS_RUNNING_AFTER, Scheduler, To, WAITING_MOST};
 use crate::fence::Fence;
-use crate::job::{Guarantee, Job, JobName, MissedRun, Overlap, RunId, StopReason, Task, Verdict};
+use crate::job::{Guarantee, Job, JobName, MissedRun, Overlap, PUT_OFF_MOST, RunId, StopReason, Task, Verdict};
 use crate::time::Wall;
 
 /// How far the clocks of two leaders may differ without either being wrong.

@@ -20,6 +20,8 @@ pub enum Change {
     },
     /// A person asks for a run to be cancelled; `None`: that has been seen to.
     Cancel(RunId, Option<String>),
+    /// A person said that a run which was in doubt has succeeded, and nothing follows it yet; `false`: it does.
+    Resolved(RunId, bool),
     /// A person asks the leader of this fence to step down; `None`: that has been seen to.
     StepDown(Option<Fence>),
 }
@@ -44,6 +46,7 @@ pub struct View {
     by_job: HashMap<JobName, BTreeSet<RunId>>,
     pub sessions: BTreeSet<u64>,
     pub cancels: BTreeMap<RunId, String>,
+    pub resolved: BTreeSet<RunId>,
     pub step_down: Option<Fence>,
     /// Open runs known to be gone since a revision that the watch has not reached: what it still reports of them is
     /// old.
@@ -67,6 +70,8 @@ impl View {
             Change::Session { lease, alive: false } => self.sessions.remove(&lease),
             Change::Cancel(id, Some(by)) => self.cancels.insert(id, by).is_none(),
             Change::Cancel(id, None) => self.cancels.remove(&id).is_some(),
+            Change::Resolved(id, true) => self.resolved.insert(id),
+            Change::Resolved(id, false) => self.resolved.remove(&id),
             Change::StepDown(fence) => std::mem::replace(&mut self.step_down, fence) != fence,
         }
     }

@@ -109,6 +109,53 @@ fn a_run_whose_node_was_killed_is_in_doubt_until_it_is_resolved() {
     place.run(&["resolve", &run, "--as", "retry"]).fails(1, &["is not in doubt"]);
 }
 
+/// A file in which `lasting` is followed by `then`, and one without either.
+fn with_a_follower() -> (String, String) {
+    let lasting = JOBS.split_once("  lasting:").unwrap().1.split_once("  daily:").unwrap().0;
+    let then = "  then: {after: {job: lasting, on: success}, command: [echo, then]}\n";
+    (format!("{JOBS}{then}"), JOBS.replace(&format!("  lasting:{lasting}"), ""))
+}
+
+/// A run of `lasting` whose node was killed, and nobody leads.
+fn in_doubt(place: &Place) -> String {
+    let node = place.leader("a", &[]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    run
+}
+
+#[test]
+fn what_waits_for_success_follows_a_run_that_is_resolved_so() {
+    let place = Place::with(&with_a_follower().0);
+    let run = in_doubt(&place);
+    let _next = place.leader("b", &[]);
+    place.wait_for_state(&run, "unknown");
+    let then = |runs: &Value| runs.as_array().unwrap().iter().filter(|row| row["job"] == "then").count();
+    assert_eq!(then(&place.json(&["runs"])), 0);
+    place.run(&["resolve", &run, "--as", "succeeded"]).fails(0, &["it succeeded"]);
+    place.wait_for(&["runs"], |runs| (then(runs) == 1).then_some(()));
+    let followed = place.wait_for_state(&run.replace("lasting@", "then@"), "succeeded");
+    assert_eq!(followed["output"], "then\n");
+}
+
+#[test]
+fn a_run_in_doubt_whose_job_is_gone_stays_in_doubt_when_it_is_to_be_retried() {
+    let place = Place::new();
+    let run = in_doubt(&place);
+    place.write("jobs.yaml", &with_a_follower().1);
+    let _next = place.leader("b", &[]);
+    place.wait_for_state(&run, "unknown");
+    place.run(&["resolve", &run, "--as", "retry"]).fails(0, &["runs once more"]);
+    let is_doubted_again = |runs: &Value| {
+        let row = runs.as_array()?.iter().find(|row| row["run_id"] == run)?;
+        row["reason"].as_str()?.contains("not configured any more").then(|| row.clone())
+    };
+    let row = place.wait_for(&["runs", "--job", "lasting"], is_doubted_again);
+    assert_eq!(row["state"], "unknown", "{row}");
+    assert!(row["reason"].as_str().unwrap().contains("; before: leader lost: a "), "{row}");
+    place.run(&["resolve", &run, "--as", "failed"]).fails(0, &["it failed"]);
+}
+
 #[test]
 fn a_backfill_runs_what_the_schedule_names() {
     let place = Place::new();

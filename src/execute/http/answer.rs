@@ -9,14 +9,11 @@ use reqwest::Response;
 use super::{Cut, Target, trouble};
 use crate::execute::output::{OutputSink, Stream};
 use crate::fence::{Fence, header};
-use crate::job::{Again, Http, OUTPUT_KEPT, Outcome};
+use crate::job::{Again, Http, OUTPUT_KEPT, Outcome, PUT_OFF_MOST};
 use crate::time::Wall;
 
 /// How much of an answer's body is read, in bytes. Of a longer one the status counts, and the rest is left.
 pub const ANSWER_READ: u64 = 64 << 20;
-
-/// The longest time that an answer may ask to wait (`Retry-After`).
-pub const RETRY_AFTER_MOST: Duration = Duration::from_secs(86_400);
 
 /// What an answer means to an attempt under `fence`, by its head. It may be the last attempt.
 pub(super) fn meaning(http: &Http, (fence, is_last): (Fence, bool), answer: &Response, now: Wall) -> Outcome {
@@ -85,12 +82,12 @@ fn retry_after(headers: &HeaderMap, now: Wall) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number holds are more than the most, too.
         let seconds = text.parse().unwrap_or(u64::MAX);
-        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MOST));
+        return Some(Duration::from_secs(seconds).min(PUT_OFF_MOST));
     }
     let since_epoch = |text: &str| httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok();
     let date = headers.get(DATE).and_then(|date| since_epoch(date.to_str().ok()?));
     let now = date.or_else(|| u64::try_from(now.as_millis()).ok().map(Duration::from_millis))?;
-    Some(since_epoch(text)?.saturating_sub(now).min(RETRY_AFTER_MOST))
+    Some(since_epoch(text)?.saturating_sub(now).min(PUT_OFF_MOST))
 }
 
 /// Writes the status and the body to the output of the run: a text as it is, anything else as its size.

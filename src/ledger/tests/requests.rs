@@ -86,6 +86,24 @@ async fn a_run_in_doubt_is_resolved_each_way_whatever_becomes_of_the_answer() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_follows_a_run_that_was_resolved_is_made_once_and_by_who_leads() {
+    let desk = Desk::new().await;
+    desk.ended(1, Verdict::Unknown).await;
+    desk.ledger.resolve(&run(1), Resolution::Succeeded, &asked()).await.unwrap();
+    let asked_for = async || {
+        let page = desk.ledger.store.range(Range::of(Keys::one(desk.ledger.keys.resolved(&run(1))))).await.unwrap();
+        !page.entries.is_empty()
+    };
+    assert!(asked_for().await, "a leader hears of it");
+    let waiting = |second| open(second, OpenState::Waiting { not_before: at(9) }, None);
+    desk.ended(3, Verdict::Succeeded).await;
+    desk.meets([Fault::AnswerLost]);
+    assert!(desk.ledger.follow_resolved(&desk.hold, &run(1), &[waiting(2), waiting(3)]).await.unwrap());
+    assert_eq!((desk.is_open(&run(2)).await, desk.is_open(&run(3)).await), (true, false), "one has followed before");
+    assert!(!asked_for().await);
+}
+
 #[tokio::test]
 async fn a_request_to_step_down_is_forgotten_for_the_term_it_was_meant_for_and_earlier_ones() {
     let desk = Desk::new().await;

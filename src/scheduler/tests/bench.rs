@@ -94,6 +94,7 @@ pub struct Model {
     sessions: BTreeSet<u64>,
     paused: BTreeSet<JobName>,
     cancels: BTreeMap<RunId, String>,
+    pub resolved: BTreeSet<RunId>,
     /// What the watch reports.
     log: Vec<(Change, Version)>,
 }
@@ -169,6 +170,49 @@ impl Model {
         Transitioned::Applied { version }
     }
 
+    fn follow_resolved(&mut self, fence: Fence, run: RunId, follow: Vec<Open>) {
+        if !self.leads(fence) {
+            return;
+        }
+        let version = self.next();
+        for open in follow {
+            if !self.open.contains_key(&open.id) && !self.done.contains_key(&open.id) {
+                self.put(open, version);
+            }
+        }
+        self.resolved.remove(&run);
+        self.log.push((Change::Resolved(run, false), version));
+    }
+
+    /// A person says that a run which was in doubt has succeeded.
+    pub fn resolve_as_succeeded(&mut self, run: &RunId) {
+        let version = self.next();
+        self.done.get_mut(run).expect("it has a verdict").verdict = Verdict::Succeeded;
+        self.resolved.insert(run.clone());
+        self.log.push((Change::Resolved(run.clone(), true), version));
+    }
+
+    /// A person has a run which was in doubt run once more.
+    pub fn resolve_as_retry(&mut self, run: &RunId, now: Wall) {
+        let version = self.next();
+        let done = self.done.remove(run).expect("it has a verdict");
+        let open = Open {
+            id: run.clone(),
+            job: done.job,
+            at: done.at,
+            starts: done.at,
+            source: done.source,
+            state: OpenState::Waiting { not_before: now },
+            attempt: done.attempt,
+            claimant: None,
+            claimed_at: done.claimed_at,
+            started_at: None,
+            lateness: done.lateness,
+            doubt: Some(done.reason),
+        };
+        self.put(open, version);
+    }
+
     fn register(&mut self, known: Vec<(JobName, Known)>, forget: Vec<JobName>) {
         let version = self.next();
         for (job, known) in known {
@@ -199,6 +243,7 @@ impl Model {
         all.extend(self.paused.iter().map(|job| (Change::Paused(job.clone(), true), self.revision)));
         all.extend(self.open.iter().map(|(run, (open, at))| (Change::Open(run.clone(), Some(open.clone())), *at)));
         all.extend(self.sessions.iter().map(|lease| (Change::Session { lease: *lease, alive: true }, self.revision)));
+        all.extend(self.resolved.iter().map(|run| (Change::Resolved(run.clone(), true), self.revision)));
         all.extend(self.cancels.iter().map(|(run, by)| (Change::Cancel(run.clone(), Some(by.clone())), self.revision)));
         all
     }
@@ -215,6 +260,7 @@ pub enum Request {
     Register(Fence, Vec<(JobName, Known)>, Vec<JobName>),
     Transition(Transition),
     ForgetCancel(RunId),
+    Follow(Fence, RunId, Vec<Open>),
 }
 
 /// On its way back.
@@ -325,6 +371,9 @@ impl Bench {
                 assert_eq!(process.stop.replace(reason), None, "{run} is stopped once");
             }
             Action::ForgetCancel(run) => node.requests.push_back(Request::ForgetCancel(run)),
+            Action::Follow { fence, run, follow } => {
+                node.requests.push_back(Request::Follow(fence, run, follow));
+            }
             Action::StepDown { .. } | Action::Drained => {}
         }
     }
@@ -374,6 +423,7 @@ impl Bench {
                 let version = ledger.next();
                 return ledger.log.push((Change::Cancel(run, None), version));
             }
+            Request::Follow(fence, run, follow) => return ledger.follow_resolved(fence, run, follow),
         };
         self.nodes[at].answers.push_back(answer);
     }
@@ -576,6 +626,7 @@ impl Bench {
             claimed_at: self.now,
             started_at: None,
             lateness: None,
+            doubt: None,
             id: id.clone(),
         };
         self.ledger.put(open, version);
@@ -621,7 +672,12 @@ impl Bench {
 
     /// It ends without ever having been started.
     pub fn ends_unstarted(&mut self, at: usize, run: &RunId, reason: StopReason) {
-        self.ends_as(at, run, Outcome::Stopped(reason), None);
+        self.ends_without_having_begun(at, run, Outcome::Stopped(reason));
+    }
+
+    /// It ends so, and nothing of it had begun.
+    pub fn ends_without_having_begun(&mut self, at: usize, run: &RunId, outcome: Outcome) {
+        self.ends_as(at, run, outcome, None);
     }
 
     fn ends_as(&mut self, at: usize, run: &RunId, outcome: Outcome, started_at: Option<Wall>) {

@@ -86,7 +86,7 @@ fn what_is_not_a_command_ends_in_its_own_words() {
 #[test]
 fn a_target_may_have_the_next_attempt_put_off_but_not_brought_forward_nor_given() {
     let busy = |after| Outcome::Failed { why: "503".into(), again: Again::After(secs(after)) };
-    for (asked, pause) in [(30, 30), (1, 5), (1_000_000, 3_600)] {
+    for (asked, pause) in [(30, 30), (1, 5), (7_200, 7_200), (1_000_000, 86_400)] {
         let mut bench = running([Job { task: request(), ..retrying(2) }]);
         bench.ends(0, &run("a", 60), busy(asked));
         bench.pass(secs(pause - 1));
@@ -307,6 +307,144 @@ fn a_waiting_run_of_a_job_that_is_configured_no_more_is_cancelled() {
     bench.ends(0, &run("a", 60), failed());
     bench.settle();
     assert!(bench.verdicts().contains(&"a@60 failed: exit code 1".to_owned()), "what runs has its own end");
+}
+
+#[test]
+fn a_doubt_outlasts_a_job_that_is_configured_no_more() {
+    let mut bench = running([job("a"), job("b")]);
+    bench.ends(0, &run("a", 60), Outcome::InDoubt("no answer".into()));
+    bench.settle();
+    bench.reload([job("b")]);
+    bench.settle();
+    bench.ledger.resolve_as_retry(&run("a", 60), bench.now);
+    bench.settle();
+    let reason = "the job is not configured any more; before: no answer";
+    assert!(bench.verdicts().contains(&format!("a@60 unknown: {reason}")), "{:?}", bench.verdicts());
+}
+
+#[test]
+fn a_doubt_outlasts_whatever_ends_a_run_before_it_begins_again() {
+    let doubted = || {
+        let mut bench = running([Job { guarantee: Guarantee::AtLeastOnce, ..retrying(3) }]);
+        bench.ends(0, &run("a", 60), Outcome::InDoubt("no answer".into()));
+        bench.settle();
+        bench
+    };
+    let mut bench = doubted();
+    bench.cancel(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 unknown: cancelled by request, of eve; before: no answer"]);
+
+    let mut bench = doubted();
+    bench.reload([]);
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 unknown: the job is not configured any more; before: no answer"]);
+
+    let mut bench = doubted();
+    for pause in [5, 8] {
+        bench.pass(secs(pause));
+        bench.ends_without_having_begun(0, &run("a", 60), Outcome::NotStarted("no such program".into()));
+        bench.settle();
+    }
+    assert_eq!(bench.verdicts(), ["a@60 unknown: not started: no such program; before: no answer"]);
+
+    // One that begins and ends for certain has the last word.
+    let mut bench = doubted();
+    bench.pass(secs(5));
+    bench.ends(0, &run("a", 60), failed());
+    bench.settle();
+    bench.cancel(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 cancelled: cancelled by request, of eve"]);
+}
+
+#[test]
+fn a_target_that_cannot_be_reached_is_asked_on_about_a_commit_in_doubt() {
+    let mut bench = running([Job { guarantee: Guarantee::ExactlyOnce, ..retrying(1) }]);
+    bench.ends(0, &run("a", 60), Outcome::InDoubt("no answer".into()));
+    bench.pass(secs(8));
+    let away = Outcome::Failed { why: "refused".into(), again: Again::AsConfigured };
+    bench.ends_without_having_begun(0, &run("a", 60), away);
+    bench.pass(secs(8));
+    assert_eq!(bench.running(), ["a@60 #3"]);
+    bench.ends(0, &run("a", 60), Outcome::AlreadyApplied);
+    bench.settle();
+    assert!(bench.verdicts().contains(&"a@60 succeeded: already applied".to_owned()), "{:?}", bench.verdicts());
+}
+
+#[test]
+fn what_waits_for_success_follows_a_run_that_a_person_says_has_succeeded() {
+    let jobs = || {
+        [
+            job("a"),
+            Job { trigger: after("a", On::Success), ..job("ok") },
+            Job { trigger: after("a", On::Failure), ..job("bad") },
+            Job { trigger: after("a", On::End), ..job("end") },
+        ]
+    };
+    let mut bench = running(jobs());
+    bench.ends(0, &run("a", 60), Outcome::InDoubt("no answer".into()));
+    bench.settle();
+    assert_eq!(bench.running(), ["bad@60 #1", "end@60 #1"], "they follow the doubt");
+    bench.ledger.resolve_as_succeeded(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.running(), ["bad@60 #1", "end@60 #1", "ok@60 #1"]);
+    assert!(bench.ledger.resolved.is_empty(), "the request is seen to");
+    bench.succeeds(&run("ok", 60));
+
+    // While nobody leads it is left to whoever does next.
+    let mut bench = running(jobs());
+    bench.ends(0, &run("a", 60), Outcome::InDoubt("no answer".into()));
+    bench.settle();
+    bench.resign(0);
+    bench.ledger.resolve_as_succeeded(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.ledger.resolved.len(), 1);
+    bench.elect(0);
+    bench.settle();
+    assert!(bench.running().contains(&"ok@60 #1".to_owned()), "{:?}", bench.running());
+    assert!(bench.ledger.resolved.is_empty());
+}
+
+#[test]
+fn nothing_but_an_end_of_what_had_begun_is_followed() {
+    let follower = |on, name: &str| Job { trigger: after("a", on), ..job(name) };
+    let jobs = || [Job { overlap: Overlap::Queue, ..job("a") }, follower(On::Failure, "bad"), follower(On::End, "end")];
+    let others =
+        |bench: &Bench| -> Vec<String> { bench.running().into_iter().filter(|run| !run.starts_with("a@")).collect() };
+    // Cancelled while it waits.
+    let mut bench = running(jobs());
+    bench.pass(secs(60));
+    bench.cancel(&run("a", 120));
+    bench.settle();
+    assert!(bench.verdicts().contains(&"a@120 cancelled: cancelled by request, of eve".to_owned()));
+    assert_eq!(others(&bench), [""; 0]);
+    // Of a job that is gone.
+    bench.pass(secs(60));
+    let [_, bad, end] = jobs();
+    let other = Job { trigger: after("c", On::End), ..bad };
+    bench.reload([job("c"), other, Job { trigger: after("c", On::End), ..end }]);
+    bench.settle();
+    assert!(bench.verdicts().contains(&"a@180 cancelled: the job is not configured any more".to_owned()));
+    assert_eq!(others(&bench), [""; 0]);
+    // Claimed, and cancelled before it was started.
+    let mut bench = Bench::leading(jobs());
+    bench.now = at(60);
+    bench.tick();
+    bench.apply(0);
+    bench.cancel(&run("a", 60));
+    (0..3).for_each(|_| bench.watch(0));
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 cancelled: cancelled by request, of eve"]);
+    assert_eq!(bench.open(), [""; 0]);
+    // One that had begun is followed, and one that could not be started.
+    for outcome in [stopped(StopReason::Asked), Outcome::NotStarted("no such program".into())] {
+        let mut bench = running(jobs());
+        bench.started(0, &run("a", 60));
+        bench.ends(0, &run("a", 60), outcome);
+        bench.settle();
+        assert_eq!(others(&bench), ["bad@60 #1", "end@60 #1"]);
+    }
 }
 
 #[test]
