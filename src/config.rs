@@ -19,6 +19,7 @@ mod migrations;
 mod policy;
 mod problem;
 mod schema;
+mod sections;
 mod sql;
 mod timing;
 mod tree;
@@ -38,7 +39,7 @@ pub use keys::{
     MAX_JOBS, MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT,
     MAX_VARIABLES,
 };
-pub use migrations::{MAX_MIGRATIONS, Migration};
+pub use migrations::{MAX_MIGRATIONS, Migration, leads_back_from};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use schema::schema;
 pub use sql::MAX_PARAMS;
@@ -76,6 +77,8 @@ pub struct Config {
     pub warnings: Problems,
     /// How many values nothing can be said of: see [`Sources::open`].
     pub left_open: usize,
+    /// What is left out of scripts and directories, since it leads back.
+    pub notes: Problems,
 }
 
 impl Config {
@@ -124,11 +127,11 @@ pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
     let mut walk = Walk::new(&tree, sources);
     walk.wrong = wrong;
     let read = read(&mut walk);
-    let Walk { wrong, odd, left_open, .. } = walk;
+    let Walk { wrong, odd, told, left_open, .. } = walk;
     match read {
         Some((namespace, jobs, migrations)) if wrong.is_empty() => {
-            let (digest, warnings) = (digest(bytes), odd.locate(text));
-            Ok(Config { namespace, jobs, migrations, digest, warnings, left_open })
+            let (digest, warnings, notes) = (digest(bytes), odd.locate(text), told.locate(text));
+            Ok(Config { namespace, jobs, migrations, digest, warnings, left_open, notes })
         }
         _ => Err(wrong.locate(text)),
     }

@@ -7,7 +7,8 @@
 //! What is promised about a command:
 //!
 //! - It is started only while [`MayStart`] says so, asked right before the start, and not when it was stopped before.
-//! - It runs in a session and process group of its own, with nothing to read on stdin. The attempt ends when **no
+//! - It runs in a session and process group of its own, with nothing to read on stdin unless it is given that of this
+//!   process ([`Reads`]). The attempt ends when **no
 //!   process of that group is left**: what a command leaves in the background is ended (TERM, and KILL after the job's
 //!   `kill_after`) like a command that takes too long or is stopped. When it is ended so, the other groups of its
 //!   session, as timeout(1) makes one, are ended and waited for too. A process that makes itself a session of its own
@@ -67,6 +68,16 @@ pub struct Work {
     pub may_start: MayStart,
     pub output: OutputSink,
     pub started: Started,
+    pub reads: Reads,
+}
+
+/// What a command finds on its stdin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    #[default]
+    Nothing,
+    /// What this process was given to read.
+    OurInput,
 }
 
 /// What attempts are made by.
@@ -81,7 +92,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 /// # use std::{sync::Arc, time::Duration};
 /// # use fencron::{fence::{Fence, Scope, Stamp}, job::*, time::Clock};
 /// use fencron::execute::{
-///     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Started, Stop, SupervisorProgram, Work, supervise_if_asked,
+///     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Reads, Started, Stop, SupervisorProgram, Work, supervise_if_asked,
 /// };
 ///
 /// supervise_if_asked(); // First of all: the program is its own supervisor.
@@ -112,7 +123,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 /// let output = Outputs::new(Clock::system()).open(&run_id);
 /// let (_stopper, stop) = Stop::channel();
 /// let (started, _when) = Started::channel();
-/// let ended = executor.run(Work { job, stamp, stop, may_start: MayStart::always(), output, started }).await;
+/// let ended = executor.run(Work { job, stamp, stop, may_start: MayStart::always(), output, started, reads: Reads::Nothing }).await;
 /// assert_eq!((ended.outcome, ended.output.as_str()), (Outcome::Exited(0), "hello\n"));
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
@@ -157,7 +168,7 @@ impl Executor {
 
 impl Execute for Executor {
     async fn run(&self, work: Work) -> Ended {
-        let Work { job, stamp, mut stop, may_start, mut output, started } = work;
+        let Work { job, stamp, mut stop, may_start, mut output, started, reads } = work;
         let room = tokio::select! {
             biased;
             reason = stop.requested() => Err(reason),
@@ -167,7 +178,8 @@ impl Execute for Executor {
             (Err(reason), _) => (Outcome::Stopped(reason), None),
             (Ok(_room), Task::Command(argv)) => {
                 let (clock, handed) = (&self.clock, self.handed.as_slice());
-                let run = command::Run { job: &job, argv, stamp: &stamp, handed, stop, may_start, started, clock };
+                let (job, stamp) = (&*job, &stamp);
+                let run = command::Run { job, argv, stamp, handed, stop, may_start, started, clock, reads };
                 command::run(run, &self.starter, &mut output).await
             }
             (Ok(_room), Task::Http(http)) => {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Migration;
-use crate::execute::{Execute, Outputs, Stop};
+use crate::execute::{Execute, Outputs, Reads, Stop};
 use crate::fence::Fence;
 use crate::job::{Job, StopReason};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
@@ -41,7 +41,7 @@ mod order;
 mod turn;
 mod wait;
 
-pub use order::{Difference, differences};
+pub use order::{Difference, differences, has_order};
 pub use turn::OUTPUT_SHOWN_EVERY;
 
 /// How often one call opens a session anew, where those before ended while it waited.
@@ -56,12 +56,16 @@ pub struct Step {
     pub key: OnceKey,
     /// The SHA-256 of what it does, in hexadecimal digits.
     pub checksum: String,
+    /// The checksums that earlier versions gave the same.
+    pub checksums_before: Vec<String>,
     /// What it does. Its schedule, overlap and history say nothing here.
     pub job: Arc<Job>,
     /// Tells, by succeeding, that it was done; by exit code 1 or an answer that was not expected, that it was not.
     pub verify: Option<Arc<Job>>,
     /// It may be made again when nobody can say how far it came.
     pub repeatable: bool,
+    /// What its command reads, where it is made.
+    pub reads: Reads,
 }
 
 impl From<&Migration> for Step {
@@ -69,10 +73,19 @@ impl From<&Migration> for Step {
         Step {
             key: OnceKey::migration(&migration.id),
             checksum: migration.checksum.clone(),
+            checksums_before: migration.checksums_before.clone(),
             job: Arc::clone(&migration.job),
             verify: migration.verify.clone(),
             repeatable: migration.job.guarantee.may_repeat(),
+            reads: Reads::Nothing,
         }
+    }
+}
+
+impl Step {
+    /// Whether what has this checksum is the same.
+    fn is_same(&self, checksum: &str) -> bool {
+        self.checksum == checksum || self.checksums_before.iter().any(|before| before == checksum)
     }
 }
 
@@ -185,7 +198,7 @@ impl Call<'_> {
             OnceState::Claimed => Next::FindOut,
             OnceState::Failed => {
                 // A migration that was changed since is another one; a key stays what it is.
-                let changed = step.key.kind() == OnceKind::Migration && once.checksum != step.checksum;
+                let changed = step.key.kind() == OnceKind::Migration && !step.is_same(&once.checksum);
                 let again = self.how.retry_failed || step.repeatable;
                 if changed || (again && !is_news) {
                     Next::Make
@@ -279,10 +292,10 @@ impl<S: Store, E: Execute> Runner<S, E> {
         if let Some(settled) = call.settled_by_others(&records)? {
             return Ok(settled);
         }
-        let (mut reopening, mut sessions) = (Reopening::new(), 1);
+        let (mut reopening, mut sessions, mut heard) = (Reopening::new(), 1, wait::Heard::default());
         loop {
             let session = self.open_session(&call, give_up_at, &mut reopening).await?;
-            let result = Box::pin(self.take_part(&session, &call, give_up_at)).await;
+            let result = Box::pin(self.take_part(&session, &call, give_up_at, &mut heard)).await;
             if let Err(error) = session.close().await {
                 tracing::debug!(%error, "could not close the session: it ends by itself");
             }
@@ -366,6 +379,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         session: &Session<S>,
         call: &Call<'_>,
         give_up_at: Option<Boot>,
+        heard: &mut wait::Heard,
     ) -> Result<Settled, OnceError> {
         let election = self.locks.election(call.steps[0].key.lock());
         let mut stop = call.how.stop.clone();
@@ -373,13 +387,13 @@ impl<S: Store, E: Execute> Runner<S, E> {
             biased;
             reason = stop.requested() => return Err(OnceError::Stopped(reason)),
             term = election.campaign(session, CallId::random()) => term?,
-            settled = Box::pin(self.look_on(call)) => return settled,
+            settled = Box::pin(self.look_on(call, heard)) => return settled,
             () = self.reached(give_up_at) => {
                 let holder = election.observe().await?.leader.map_or("somebody".to_owned(), |leader| leader.node);
                 return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
             }
         };
-        let settled = Box::pin(self.take_turn((session, &election), &term, call)).await;
+        let settled = Box::pin(self.take_turn((session, &election), &term, call, heard)).await;
         self.resign(&election, &term).await;
         settled
     }

@@ -32,6 +32,7 @@ pub(super) fn validate(args: &ValidateArgs, terminal: &mut Terminal) -> anyhow::
     match file::parse(&args.file, &file::bytes(&args.file)?, args.no_env) {
         Ok(config) => {
             warn(&args.file, &config, terminal);
+            tell(&args.file, &config, terminal);
             let fine: [(); 0] = [];
             terminal.show(&fine, |_| format!("{}\n", praise(&args.file, &config)))?;
             Ok(Exit::Done)
@@ -63,6 +64,13 @@ fn warn(path: &Path, config: &Config, terminal: &Terminal) {
     for warning in config.warnings.list() {
         let (line, column) = (warning.line, warning.column);
         terminal.say(format_args!("{}:{line}:{column}: warning: {}", path.display(), warning.message));
+    }
+}
+
+/// Says what is left out of scripts and directories.
+fn tell(path: &Path, config: &Config, terminal: &Terminal) {
+    for note in config.notes.list() {
+        terminal.say(format_args!("{}:{}:{}: note: {}", path.display(), note.line, note.column, note.message));
     }
 }
 

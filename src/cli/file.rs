@@ -156,7 +156,7 @@ pub(super) fn secret(path: &Path) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
-/// The names of what is in a directory; `None`: it is none.
+/// The names of what is in a directory, those of directories with a `/` behind; `None`: it is none.
 fn directory(path: &Path) -> io::Result<Option<Vec<String>>> {
     if !path.is_dir() {
         return Ok(None);
@@ -167,7 +167,9 @@ fn directory(path: &Path) -> io::Result<Option<Vec<String>>> {
             return Err(io::Error::other(format!("more than {MAX_MIGRATIONS} files are in it")));
         }
         // A name that is not UTF-8 cannot be part of an id, and is refused where ids are checked.
-        names.push(entry?.file_name().to_string_lossy().into_owned());
+        let entry = entry?;
+        let slash = if entry.path().is_dir() { "/" } else { "" };
+        names.push(format!("{}{slash}", entry.file_name().to_string_lossy()));
     }
     Ok(Some(names))
 }

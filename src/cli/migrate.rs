@@ -16,7 +16,7 @@ use crate::execute::Stop;
 use crate::fence::Fence;
 use crate::job::Guarantee;
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
-use crate::once::{How, Settled, Step, Tell, Told, differences};
+use crate::once::{How, Settled, Step, Tell, Told, differences, has_order};
 use crate::store::Revision;
 use crate::time::{Wall, written};
 
@@ -132,6 +132,14 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
             let why = format!("migration {} failed: {}. {advice}", once.name, once.reason);
             Err(Failure::new(Exit::Failed, why).into())
         }
+        Settled::Unknown(once) if steps.iter().any(|step| step.key.name() == once.name && step.repeatable) => {
+            let why = format!(
+                "nobody can say yet whether migration {} was made: {}. Put right what is in the way, and run this again: \
+                 it may be repeated",
+                once.name, once.reason
+            );
+            Err(Failure::new(Exit::OutcomeUnknown, why).into())
+        }
         Settled::Unknown(once) => {
             let why = format!(
                 "nobody can say whether migration {} was made: {}. Find out, and say so: `fencron migrate resolve {} --as \
@@ -223,11 +231,15 @@ fn refuse_out_of_order(config: &Config, records: &[Recorded], id: &str) -> anyho
         records.iter().any(|recorded| recorded.once.name == name && recorded.once.state == OnceState::Done)
     };
     let Some(own) = place(id).filter(|_| !is_done(id)) else { return Ok(()) };
-    if let Some(before) = config.migrations[..own].iter().find(|before| !is_done(&before.id)) {
+    if let Some(before) =
+        config.migrations[..own].iter().find(|before| has_order(&before.id, id) && !is_done(&before.id))
+    {
         let why = format!("`{}` stands before `{id}` and is not done: make it, or settle it, first", before.id);
         return Err(Failure::new(Exit::Failed, why).into());
     }
-    if let Some(after) = config.migrations[own + 1..].iter().find(|after| is_done(&after.id)) {
+    if let Some(after) =
+        config.migrations[own + 1..].iter().find(|after| has_order(id, &after.id) && is_done(&after.id))
+    {
         let why = format!("`{id}` stands before `{}`, which is done already: put it behind that first", after.id);
         return Err(Failure::new(Exit::Failed, why).into());
     }

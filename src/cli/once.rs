@@ -1,8 +1,8 @@
 //! `fencron once`: a command that is run once for its key, ever, in the whole cluster.
 
 use std::io::{self, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,7 +14,7 @@ use super::outage::{self, BACK, say_away};
 use super::place::Place;
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global, handover, run, steer};
-use crate::execute::{Executor, Outputs, Stop, Stopper, SupervisorProgram};
+use crate::execute::{Executor, Outputs, Reads, Stop, Stopper, SupervisorProgram};
 use crate::job::{
     Guarantee, History, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, StopReason, Task, Text,
     Trigger,
@@ -95,7 +95,8 @@ pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit
     let step = step(&key, &args);
     let runner = runner(&place, &args.patience, global)?;
     let told_of_end = Arc::new(AtomicBool::new(false));
-    let tell = teller(&args.key, Arc::clone(&told_of_end));
+    let lost = Lost::default();
+    let tell = teller(&args.key, Arc::clone(&told_of_end), lost.clone());
     let (stopper, stop) = Stop::channel();
     let signals = tokio::spawn(stop_on_signals(stopper)?);
     let how = How { retry_failed: args.retry_failed, wait: args.patience.wait, stop };
@@ -105,9 +106,9 @@ pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit
     let (records, _) = place.ledger().once(&key).await?;
     let recorded = records.first().map(|recorded| &recorded.once);
     if let Some(once) = recorded.filter(|_| !told_of_end.load(Ordering::SeqCst)) {
-        repeat(once, &step, &terminal);
+        repeat(once, &step, &terminal, &lost);
     }
-    exit(&settled, &args.key)
+    lost.end(&args.key, exit(&settled, &args.key))
 }
 
 fn exit(settled: &Settled, key: &str) -> anyhow::Result<Exit> {
@@ -132,7 +133,7 @@ fn exit(settled: &Settled, key: &str) -> anyhow::Result<Exit> {
 }
 
 /// Brings what was recorded before.
-fn repeat(once: &Once, step: &Step, terminal: &Terminal) {
+fn repeat(once: &Once, step: &Step, terminal: &Terminal, lost: &Lost) {
     let by = once.claimed_by.as_ref().map_or(String::new(), |by| format!(" by {} (fence {})", by.node, by.fence));
     let on = once.finished_at.unwrap_or(once.started_at);
     let state = once.state.as_str();
@@ -146,7 +147,7 @@ fn repeat(once: &Once, step: &Step, terminal: &Terminal) {
     if unkept > 0 {
         terminal.say(format_args!("fencron: the first {unkept} bytes of its output are not kept"));
     }
-    write_out(&once.output);
+    lost.write(&mut io::stdout(), once.output.as_bytes());
 }
 
 fn step(key: &OnceKey, args: &OnceArgs) -> Step {
@@ -176,21 +177,23 @@ fn step(key: &OnceKey, args: &OnceArgs) -> Step {
     Step {
         key: key.clone(),
         checksum: Sha256::digest(args.command.join("\0")).iter().map(|byte| format!("{byte:02x}")).collect(),
+        checksums_before: Vec::new(),
         job: Arc::new(job(task, guarantee, args.timeout)),
         verify,
         repeatable: args.idempotent,
+        reads: Reads::OurInput,
     }
 }
 
 /// The output of the command is this command's output; what is said about it goes to stderr.
-fn teller(key: &str, told_of_end: Arc<AtomicBool>) -> Tell {
+fn teller(key: &str, told_of_end: Arc<AtomicBool>, lost: Lost) -> Tell {
     let key = key.to_owned();
     Arc::new(move |told| match told {
         Told::Waits { holder } => say(&format!("fencron: {holder} is at {key}: waiting for it")),
         Told::Away { why } => say_away(&why),
         Told::Back => say(BACK),
         Told::Starts { .. } => {}
-        Told::Output { text, .. } => write_out(&text),
+        Told::Output { text, .. } => lost.write(&mut io::stdout(), text.as_bytes()),
         Told::Missed { bytes, .. } => say(&format!("fencron: {bytes} bytes of its output are not shown")),
         Told::Ended { here, .. } => {
             told_of_end.store(true, Ordering::SeqCst);
@@ -206,10 +209,34 @@ pub(super) fn say(message: &str) {
     writeln!(io::stderr(), "{message}").ok();
 }
 
-fn write_out(text: &str) {
-    let mut out = io::stdout();
-    // Whoever has stopped reading has stopped reading: the command runs on.
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+/// Whether what a command wrote could be written: why not, the first time.
+#[derive(Clone, Default)]
+pub(super) struct Lost(Arc<OnceLock<io::Error>>);
+
+impl Lost {
+    /// Writes, as long as that can be. Whoever has stopped reading has stopped reading: that is no error.
+    pub fn write(&self, out: &mut impl io::Write, bytes: &[u8]) {
+        if self.0.get().is_some() {
+            return;
+        }
+        if let Err(error) = out.write_all(bytes).and_then(|()| out.flush())
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            // Another thread may have met one as well: the first is told.
+            self.0.set(error).ok();
+        }
+    }
+
+    /// How the program ends that wrote for `what`.
+    pub fn end(&self, what: &str, ended: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+        let (Some(error), Ok(exit)) = (self.0.get(), &ended) else { return ended };
+        let exit = match exit {
+            Exit::Done | Exit::Command(0) => Exit::Failed,
+            exit => *exit,
+        };
+        let why = format!("{what} has ended, and what it wrote could not be written here: {error}");
+        Err(Failure::new(exit, why).into())
+    }
 }
 
 /// What does things once, from a command line.

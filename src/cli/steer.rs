@@ -1,5 +1,6 @@
 //! Steering a cluster: `trigger`, `pause`, `resume`, `cancel`, `resolve`, `backfill`, `step-down`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,8 +81,8 @@ pub(super) struct BackfillArgs {
     /// The jobs file, which says when the job was due
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
-    /// Ask anew for what was asked for before. Without this, the same stretch is asked for once, however often the
-    /// command is given: one that broke off is given again
+    /// Ask for all of them anew. Without this, those are left out that have succeeded, that are open, or that are in
+    /// doubt
     #[arg(long)]
     again: bool,
     /// Do not ask
@@ -111,16 +112,32 @@ fn call(kind: char) -> String {
     format!("{kind}-{}", &id[..CALL_DIGITS])
 }
 
-/// The identity of a backfill: the same for the same command as long as the schedule names the same instants, so that
-/// what an earlier one asked for before it broke off is not asked for again. A part of the SHA-256 of what it is about.
-fn backfill_call(job: &JobName, from: Wall, to: Wall, instants: &[Wall]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(format!("{job} {from} {to}"));
-    for at in instants {
-        hash.update(format!(" {at}"));
+/// The run of a backfill for one instant: the same for whoever asks while nothing else becomes known of that instant, so
+/// that what was asked for before the command broke off is not asked for again. A part of the SHA-256 of what is known.
+fn backfilled(job: &JobName, at: Wall, known: &[&RunRow]) -> RunId {
+    let mut ids: Vec<&str> = known.iter().map(|row| row.id().as_str()).collect();
+    ids.sort_unstable();
+    let hash = Sha256::digest(format!("{job} {at} {}", ids.join(" ")));
+    let id: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    RunId::asked_for(job, at, &format!("b-{}", &id[..CALL_DIGITS]))
+}
+
+/// How an instant stands, and whether a backfill leaves it out.
+fn standing(known: &[&RunRow]) -> (&'static str, bool) {
+    let ended = |verdict| known.iter().any(|row| row.verdict() == Some(verdict));
+    if ended(Verdict::Succeeded) {
+        ("succeeded", true)
+    } else if known.iter().any(|row| row.verdict().is_none()) {
+        ("open", true)
+    } else if ended(Verdict::Unknown) {
+        ("unknown", true)
+    } else if [Verdict::Failed, Verdict::TimedOut, Verdict::Cancelled].into_iter().any(ended) {
+        ("failed", false)
+    } else if ended(Verdict::Skipped) {
+        ("skipped", false)
+    } else {
+        ("not run", false)
     }
-    let id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("b-{}", &id[..CALL_DIGITS])
 }
 
 /// The job of this name, which the ledger knows or the file has.
@@ -260,6 +277,10 @@ pub(super) async fn resolve(args: &ResolveArgs, global: &Global, terminal: &mut 
 
 /// Asks for the runs that a job's schedule names in a stretch of the past.
 pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    if args.from >= args.to {
+        let why = format!("--from {} is not before --to {}: no instant lies between them", args.from, args.to);
+        return Err(Failure::wrong(why).into());
+    }
     let config = file::read(&args.file)?;
     let job = check::find(&config, &args.job)?;
     let place = global.open(Some(&config.namespace)).await?;
@@ -282,21 +303,47 @@ pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mu
         let why = format!("that is more than {BACKFILL_MOST} runs: take a shorter stretch (the first ends at {last})");
         return Err(Failure::wrong(why).into());
     }
-    let (count, name, ledger) = (instants.len(), &job.name, place.ledger());
-    terminal.say(format_args!("fencron: {count} runs of {name}, from {first} to {last}"));
-    let call = if args.again { call('b') } else { backfill_call(name, args.from, args.to, &instants) };
-    if ledger.run(&RunId::asked_for(name, *first, &call)).await?.is_some() {
-        terminal.say("fencron: this was asked for before: what was is not asked for again, unless with --again");
-    }
-    if !args.yes && !terminal.confirm("Ask for them?")? {
+    let (name, ledger) = (&job.name, place.ledger());
+    let rows = ledger.runs_between(name, *first, *last).await?;
+    let (runs, counts) = chosen(name, &instants, &rows, args.again);
+    terminal.say(format_args!("fencron: {} runs of {name}, from {first} to {last}: {counts}", instants.len()));
+    if runs.is_empty() {
+        terminal.say("fencron: nothing is left to ask for; `--again` asks for all of it anew");
+    } else if !args.yes && !terminal.confirm("Ask for them?")? {
         return Err(Failure::wrong("nothing was asked for: confirm, or add --yes").into());
     }
     let asked = asked(&place);
-    let source = Source::Backfill { by: asked.by };
-    let runs = ledger.ask_for_runs(name, &instants, &call, &source, asked.at).await?;
+    ledger.ask_for(&runs, &Source::Backfill { by: asked.by }, asked.at).await?;
     let views: Vec<AskedFor<'_>> = runs.iter().map(|run_id| AskedFor { run_id }).collect();
     terminal.show(&views, |views| views.iter().map(|view| format!("{}\n", view.run_id)).collect())?;
     Ok(Exit::Done)
+}
+
+/// What a backfill asks for, and how many instants stand how.
+fn chosen(job: &JobName, instants: &[Wall], rows: &[RunRow], again: bool) -> (Vec<RunId>, String) {
+    let mut known: BTreeMap<Wall, Vec<&RunRow>> = BTreeMap::new();
+    for row in rows {
+        known.entry(row.id().at()).or_default().push(row);
+    }
+    let (mut runs, mut asked, mut left_out) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    let anew = call('b');
+    for at in instants {
+        let known = known.get(at).map_or(&[][..], Vec::as_slice);
+        let (stands, leave_out) = standing(known);
+        if leave_out && !again {
+            *left_out.entry(stands).or_insert(0_usize) += 1;
+            continue;
+        }
+        *asked.entry(stands).or_insert(0) += 1;
+        runs.push(if again { RunId::asked_for(job, *at, &anew) } else { backfilled(job, *at, known) });
+    }
+    let counted = |counts: &BTreeMap<&str, usize>| {
+        let all: Vec<String> = counts.iter().map(|(stands, count)| format!("{count} {stands}")).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    };
+    let doubt = if left_out.contains_key("unknown") { " (settle what is unknown with `fencron resolve`)" } else { "" };
+    let counts = format!("left out: {}{doubt}; asked for: {}", counted(&left_out), counted(&asked));
+    (runs, counts)
 }
 
 /// Asks the leader to let another lead.

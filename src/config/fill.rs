@@ -24,7 +24,8 @@ pub struct Sources<'s> {
     pub env: &'s dyn Fn(&str) -> Option<String>,
     /// The text of this file.
     pub file: &'s dyn Fn(&Path) -> io::Result<String>,
-    /// The names of what is in this directory, in any order; `None`: it is no directory.
+    /// The names of what is in this directory, in any order, those of directories with a `/` at their ends; `None`: it is
+    /// no directory.
     pub dir: &'s dyn Fn(&Path) -> io::Result<Option<Vec<String>>>,
     /// What `${NAME}` and `${file:PATH}` stand for is left open, and so is whatever depends on it: a file is checked
     /// where the secrets of its nodes are not to be had. Defaults (`${NAME:-default}`) stand in all the same.

@@ -1,8 +1,10 @@
 //! `migrations:`: what is done once, in this order, before any job fires.
 
+mod names;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -12,17 +14,18 @@ use super::jobs::{TASKS, read_task};
 use super::keys::{self, Key, MAX_ARGS, MAX_KILL_AFTER, MAX_TIMEOUT, MAX_VARIABLES, MILLISECOND, Shape, key};
 use super::policy::{DEFAULT_RETRY, Policies};
 use super::problem::quoted;
+use super::sql::Written;
 use super::tree::{NodeId, Tree, Value};
 use super::walk::{Fields, Spot, Walk};
 use crate::job::{
     Guarantee, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, Sql, Task, Trigger, check_name,
 };
 
+pub use names::leads_back_from;
+use names::{Convention, Listing, list, same_number, some};
+
 /// How many migrations a file may have, those of directories counted each.
 pub const MAX_MIGRATIONS: usize = 10_000;
-
-/// What the names of a directory's migrations end in.
-const SQL_FILE: &str = ".sql";
 
 /// A change that is made once, before any job fires.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +40,8 @@ pub struct Migration {
     /// The SHA-256, in hexadecimal digits, of what it does as the file has it: before `${…}` is filled in, so that it
     /// stays the same when a password changes.
     pub checksum: String,
+    /// The checksums that earlier versions gave the same: what was made under one of these was not changed.
+    pub checksums_before: Vec<String>,
 }
 
 /// One of them.
@@ -134,6 +139,7 @@ struct Deed {
     id: String,
     task: Task,
     checksum: String,
+    checksums_before: Vec<String>,
 }
 
 /// One migration, or one for each file of a directory.
@@ -149,19 +155,22 @@ fn read_one(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<M
     {
         walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
     }
-    let guarantee = match first {
-        Some(Task::Sql(sql)) if super::sql::why_not_exactly_once(sql).is_none() => Guarantee::ExactlyOnce,
+    let guarantee = |task: &Task| match task {
+        Task::Sql(sql) if super::sql::why_not_exactly_once(sql).is_none() => Guarantee::ExactlyOnce,
         _ if idempotent => Guarantee::AtLeastOnce,
         _ => Guarantee::AtMostOnce,
     };
-    warn_of_idle(walk, fields, guarantee, idempotent);
+    // Of a directory, some may be in no transaction.
+    let all = deeds.iter().map(|deed| guarantee(&deed.task)).max_by_key(|own| *own != Guarantee::ExactlyOnce);
+    warn_of_idle(walk, fields, all.unwrap_or(guarantee(&Task::Command(Vec::new()))), idempotent);
     let retry = policies.retry(walk, &spot.path);
     if walk.wrong.count() != wrong_before {
         return Vec::new();
     }
-    let migration = |Deed { id: own, task, checksum }| {
+    let migration = |Deed { id: own, task, checksum, checksums_before }| {
+        let guarantee = guarantee(&task);
         let job = Job { retry, guarantee, ..as_job(id, task, policies.clone()) };
-        Migration { id: own, job: Arc::new(job), verify: verify.clone(), checksum }
+        Migration { id: own, job: Arc::new(job), verify: verify.clone(), checksum, checksums_before }
     };
     deeds.into_iter().map(migration).collect()
 }
@@ -171,52 +180,130 @@ fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec
     let Some(statements) = statements else {
         let checksum = checksum(walk.tree, fields);
         let task = read_task(walk, fields, spot);
-        return task.map(|task| Deed { id: id.to_string(), task, checksum }).into_iter().collect();
+        let deed = |task| Deed { id: id.to_string(), task, checksum, checksums_before: Vec::new() };
+        return task.map(deed).into_iter().collect();
     };
-    let Some(files) = files_of(walk, statements) else { return Vec::new() };
-    let mut deeds = Vec::new();
-    for (name, path) in files {
-        let own = name.map_or(id.to_string(), |name| format!("{id}/{name}"));
-        let Some((sql, text)) = super::sql::read_from(walk, statements, path.as_deref()) else { continue };
-        let checksum = checksum_of_sql(walk, statements, &sql, &text);
-        let sql = Sql { checksum: Some(checksum.clone()), ..sql };
-        deeds.push(Deed { id: own, task: Task::Sql(Box::new(sql)), checksum });
+    let Some(directory) = directory_of(walk, statements) else { return Vec::new() };
+    let Some(directory) = directory else {
+        let Some((deed, written)) = read_script(walk, statements, id.to_string(), None) else { return Vec::new() };
+        written.tell(walk, statements);
+        return vec![deed];
+    };
+    let (mut deeds, mut scripts) = (Vec::new(), Vec::new());
+    for name in &directory.listing.taken {
+        let path = directory.path.join(name).display().to_string();
+        let Some((deed, written)) = read_script(walk, statements, format!("{id}/{name}"), Some(&path)) else {
+            continue;
+        };
+        if directory.listing.convention == Convention::Versioned && written.content.contains("${") {
+            let why = "has a `${` in it, which Flyway fills in and fencron does not: write what it stands for";
+            walk.wrong(directory.at, format!("the script {} {why}", quoted(&path)));
+        }
+        deeds.push(deed);
+        scripts.push((name.clone(), written));
     }
+    directory.check_marks(walk, &scripts);
+    directory.tell(walk, &scripts);
     deeds
 }
 
-/// What names of files, and paths, `sql: {file: …}` stands for: those of a directory that end in `.sql`, in the order of
-/// their bytes. A single (`None`, `None`) where it is no directory.
-fn files_of(walk: &mut Walk, spot: Spot) -> Option<Vec<(Option<String>, Option<String>)>> {
-    let alone = || Some(vec![(None, None)]);
+fn read_script(walk: &mut Walk, spot: Spot, id: String, path: Option<&str>) -> Option<(Deed, Written)> {
+    let (sql, mut written) = super::sql::read_from(walk, spot, path)?;
+    let params = walk.fields(&spot).and_then(|fields| fields.get("params").map(|spot| spot.node));
+    let mut listed = String::new();
+    if let Some(params) = params {
+        canonical(walk.tree, params, &mut listed);
+    }
+    let checksum = sum(&format!("sql {} {}{listed}", sql.transaction, written.content));
+    // All of the script was meant before its parts were told apart.
+    let whole = std::mem::take(&mut written.whole);
+    let before = sum(&format!("sql {} {whole}{listed}", written.transaction));
+    let checksums_before: Vec<String> = Some(before).filter(|before| *before != checksum).into_iter().collect();
+    let sql = Sql { checksum: Some(checksum.clone()), checksums_before: checksums_before.clone(), ..sql };
+    Some((Deed { id, task: Task::Sql(Box::new(sql)), checksum, checksums_before }, written))
+}
+
+/// The directory that `sql: {file: …}` names.
+struct Directory<'p> {
+    at: Spot<'p>,
+    path: PathBuf,
+    shown: String,
+    listing: Listing,
+}
+
+/// `Some(None)`: it is no directory, or none is named.
+fn directory_of<'p>(walk: &mut Walk, spot: Spot<'p>) -> Option<Option<Directory<'p>>> {
     let fields = walk.fields(&spot)?;
-    let Some(at) = fields.get("file") else { return alone() };
-    let named = walk.text(at)?;
+    let Some(found) = fields.get("file") else { return Some(None) };
+    let at = Spot { path: spot.path, ..found };
+    let named = walk.text(found)?;
     let shown = quoted(&named.to_string());
     let names = match (walk.sources.dir)(FilePath::new(named.expose())) {
-        Ok(None) => return alone(),
+        Ok(None) => return Some(None),
         Ok(Some(names)) => names,
         Err(error) => {
-            walk.wrong(at, format!("the directory {shown} cannot be read: {error}"));
+            walk.wrong(found, format!("the directory {shown} cannot be read: {error}"));
             return None;
         }
     };
-    let mut names: Vec<String> = names.into_iter().filter(|name| name.ends_with(SQL_FILE)).collect();
-    names.sort();
-    if names.is_empty() {
-        walk.wrong(at, format!("the directory {shown} has no file whose name ends in `{SQL_FILE}`"));
-        return None;
-    }
+    let listing = match list(names) {
+        Ok(listing) => listing,
+        Err(wrong) => {
+            wrong.into_iter().for_each(|why| walk.wrong(found, format!("the directory {shown} {why}")));
+            return None;
+        }
+    };
     let wrong_before = walk.wrong.count();
-    for name in &names {
+    for name in &listing.taken {
         if check_name(name).is_err() {
             let why = "cannot be part of a migration's id: use letters, digits, `.`, `_` or `-`";
-            walk.wrong(at, format!("the name of the file {} {why}", quoted(name)));
+            walk.wrong(found, format!("the name of the file {} {why}", quoted(name)));
         }
     }
-    let path = |name: &String| FilePath::new(named.expose()).join(name).display().to_string();
-    let files = names.iter().map(|name| (Some(name.clone()), Some(path(name)))).collect();
-    (walk.wrong.count() == wrong_before).then_some(files)
+    let path = PathBuf::from(named.expose());
+    (walk.wrong.count() == wrong_before).then_some(Some(Directory { at, path, shown, listing }))
+}
+
+impl Directory<'_> {
+    /// Whose marks are in the scripts: they must be of one tool, and of one that names its files so.
+    fn check_marks(&self, walk: &mut Walk, scripts: &[(String, Written)]) {
+        let Some((marked, tool)) = scripts.iter().find_map(|(name, script)| Some((name, script.tool?))) else { return };
+        let (shown, marks) = (&self.shown, tool.name());
+        let wrong = |walk: &mut Walk, why: String| walk.wrong(self.at, format!("the directory {shown} {why}"));
+        if self.listing.convention != Convention::Plain {
+            let why = "is named as those of other tools are";
+            return wrong(walk, format!("mixes conventions: {} has the marks of {marks}, and {why}", quoted(marked)));
+        }
+        if let Some((name, _)) = scripts.iter().find(|(_, script)| script.tool != Some(tool)) {
+            let why = format!("{} has the marks of {marks}, and {} has not", quoted(marked), quoted(name));
+            return wrong(walk, format!("mixes conventions: {why}. Mark it, or move it to a directory of its own"));
+        }
+        if let Some((one, other)) = same_number(&self.listing.taken) {
+            wrong(walk, format!("has the number of {} twice, in {} too: rename one", quoted(&one), quoted(&other)));
+        }
+    }
+
+    /// Says what of it is not made.
+    fn tell(&self, walk: &mut Walk, scripts: &[(String, Written)]) {
+        let shown = &self.shown;
+        for odd in &self.listing.odd {
+            walk.odd(self.at, format!("the directory {shown} {odd}"));
+        }
+        if !self.listing.left_out.is_empty() {
+            let names = some(&self.listing.left_out);
+            walk.told(self.at, format!("of the directory {shown} these files are left out, which lead back: {names}"));
+        }
+        let sections = scripts.iter().filter_map(|(name, script)| {
+            let ((first, last), tool) = (script.left_out?, script.tool?);
+            Some((tool, format!("{name} lines {first} to {last}")))
+        });
+        let (tools, sections): (Vec<_>, Vec<_>) = sections.unzip();
+        if let Some(tool) = tools.first() {
+            let (mark, sections) = (tool.down(), some(&sections));
+            let message = format!("of the directory {shown} what stands behind `{mark}` is left out: {sections}");
+            walk.told(self.at, message);
+        }
+    }
 }
 
 fn warn_of_idle(walk: &mut Walk, fields: &Fields, guarantee: Guarantee, idempotent: bool) {
@@ -279,15 +366,6 @@ fn checksum(tree: &Tree, fields: &Fields) -> String {
     sum(&text)
 }
 
-/// Of statements: their text, wherever it stands, and what its names stand for.
-fn checksum_of_sql(walk: &mut Walk, spot: Spot, sql: &Sql, text: &str) -> String {
-    let mut hashed = format!("sql {} {text}", sql.transaction);
-    if let Some(params) = walk.fields(&spot).and_then(|fields| fields.get("params").map(|spot| spot.node)) {
-        canonical(walk.tree, params, &mut hashed);
-    }
-    sum(&hashed)
-}
-
 fn sum(text: &str) -> String {
     Sha256::digest(text.replace("\r\n", "\n")).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -321,5 +399,49 @@ fn canonical(tree: &Tree, node: NodeId, out: &mut String) {
             }
             out.push('}');
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, parse};
+
+    /// The checksums of the one migration that a directory with this file stands for.
+    fn checksums(script: &str, setting: &str) -> (String, Vec<String>) {
+        let sources = Sources {
+            env: &|_| None,
+            file: &|_| Ok(script.to_owned()),
+            dir: &|_| Ok(Some(vec!["1_a.sql".to_owned()])),
+        };
+        let sql = format!("{{database: 'sqlite:x.db', file: m{setting}}}");
+        let config = parse(&format!("version: 1\nmigrations: [{{id: m, sql: {sql}}}]"), &sources).unwrap();
+        let Migration { checksum, checksums_before, .. } = config.migrations.into_iter().next().unwrap();
+        (checksum, checksums_before)
+    }
+
+    #[test]
+    fn what_was_recorded_before_is_known_again() {
+        let plain = "CREATE TABLE a (x int);\n";
+        let recorded = sum(&format!("sql true {plain}"));
+        assert_eq!(checksums(plain, ""), (recorded.clone(), Vec::new()), "as it always was");
+        assert_eq!(checksums(&plain.replace('\n', "\r\n"), "").0, recorded);
+        let (now, before) = checksums(&format!("\u{feff}{plain}"), "");
+        assert_eq!((now, before), (recorded, vec![sum(&format!("sql true \u{feff}{plain}"))]));
+        for (script, setting) in [
+            ("-- +goose Up\nSELECT 1;\n-- +goose Down\nSELECT 2;\n", ", transaction: false"),
+            ("-- +goose NO TRANSACTION\n-- +goose Up\nSELECT 1;\n", ""),
+            ("-- no-transaction\nVACUUM;\n", ""),
+        ] {
+            let (_, before) = checksums(script, setting);
+            assert_eq!(before, [sum(&format!("sql {} {script}", setting.is_empty()))], "{script}");
+        }
+    }
+
+    #[test]
+    fn what_leads_back_says_nothing_about_what_was_made() {
+        let script = |back: &str| format!("-- about it\n-- +goose Up\nSELECT 1;\n\n-- +goose Down\n{back}");
+        assert_eq!(checksums(&script("A;"), "").0, checksums(&script("B;\nC;\n"), "").0);
+        assert_ne!(checksums(&script("A;"), "").0, checksums(&script("A;").replace('1', "2"), "").0);
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path as FilePath;
 use super::fill::Filled;
 use super::keys::{Key, Shape, key};
 use super::problem::quoted;
+use super::sections::{self, Part, Tool};
 use super::tree::Value;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
 use crate::job::{Database, Fault, Place, STAMP_NAMES, Scalar, Script, Server, Sql, Target, Text};
@@ -58,20 +59,53 @@ static DATABASE: &[&[Key]] = &[&[
     .also(&["pass", "pwd", "secret"]),
 ]];
 
-/// Reads the statements at `spot`. What is wrong with them is noted.
-pub fn read(walk: &mut Walk, spot: Spot) -> Option<Sql> {
-    read_from(walk, spot, None).map(|(sql, _)| sql)
+/// A script as it is written, for whoever tells one from what was made of it before.
+pub struct Written {
+    /// What is run: what leads back is none of it, nor what stands around it.
+    pub content: String,
+    /// All of it.
+    pub whole: String,
+    /// What the configuration says of a transaction, whatever the script does.
+    pub transaction: bool,
+    /// Whose marks are in it.
+    pub tool: Option<Tool>,
+    /// The lines that lead back, the first and the last.
+    pub left_out: Option<(usize, usize)>,
 }
 
-/// As [`read`], and the text of the statements; with `in_place`, from that file instead of the one that is named.
-pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>) -> Option<(Sql, String)> {
+impl Written {
+    /// Says which lines of one script are left out.
+    pub fn tell(&self, walk: &mut Walk, spot: Spot) {
+        if let (Some(tool), Some((first, last))) = (self.tool, self.left_out) {
+            let mark = tool.down();
+            walk.told(spot, format!("what stands behind `{mark}` is left out: lines {first} to {last}"));
+        }
+    }
+}
+
+/// Reads the statements at `spot`. What is wrong with them is noted.
+pub fn read(walk: &mut Walk, spot: Spot) -> Option<Sql> {
+    let (sql, written) = read_from(walk, spot, None)?;
+    written.tell(walk, spot);
+    Some(sql)
+}
+
+/// As [`read`], and how they are written; with `in_place`, from that file instead of the one that is named.
+pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>) -> Option<(Sql, Written)> {
     let fields = walk.fields(&spot)?;
-    let transaction = fields.get("transaction").is_none_or(|spot| walk.word(spot) != Some(1));
+    let stated = fields.get("transaction").and_then(|spot| Some((spot, walk.word(spot)? == 0)));
     let params = fields.get("params").map(|spot| read_params(walk, spot)).unwrap_or_default();
     let target = read_target(walk, &fields, spot);
     let source = read_source(walk, &fields, spot, in_place);
     let (kind, target) = target?;
-    let source = source?;
+    let (source, part) = parted(walk, source?, kind)?;
+    let transaction = stated.is_none_or(|(_, stated)| stated) && part.no_transaction.is_none();
+    if let (Some((spot, true)), Some(words)) = (stated, part.no_transaction) {
+        let message =
+            format!("`transaction: true` stands here, and {} says `{words}`: take one of them away", source.name());
+        walk.wrong(spot, message);
+        return None;
+    }
     let script = match Script::read(&source.text, kind) {
         Ok(script) => match &source.file {
             Some(file) => script.of_file(file),
@@ -95,7 +129,25 @@ pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>) -> Option<
         }
     }
     warn_of_unused(walk, &fields, &script);
-    Some((Sql { kind, target, script, params, transaction, checksum: None }, source.text))
+    let written = Written {
+        content: part.content,
+        whole: source.whole,
+        transaction: stated.is_none_or(|(_, stated)| stated),
+        tool: part.tool,
+        left_out: part.left_out,
+    };
+    Some((Sql { kind, target, script, params, transaction, checksum: None, checksums_before: Vec::new() }, written))
+}
+
+/// Takes from a script what leads on.
+fn parted<'p>(walk: &mut Walk, source: Source<'p>, kind: Database) -> Option<(Source<'p>, Part)> {
+    match sections::part(&source.text, kind) {
+        Ok(mut part) => Some((Source { text: std::mem::take(&mut part.text), ..source }, part)),
+        Err((line, message)) => {
+            source.wrong(walk, Place { line, column: 1 }, message);
+            None
+        }
+    }
 }
 
 /// Why these statements cannot be run exactly once; `None`: they can.
@@ -163,11 +215,17 @@ fn with_password(
 /// The text of a script, and where it is from.
 struct Source<'p> {
     text: String,
+    /// As it was read.
+    whole: String,
     file: Option<String>,
     spot: Spot<'p>,
 }
 
 impl Source<'_> {
+    fn name(&self) -> String {
+        self.file.as_deref().map_or_else(|| "this script".to_owned(), quoted)
+    }
+
     /// Notes what is wrong at a place of the script.
     fn wrong(&self, walk: &mut Walk, place: Place, message: String) {
         if let Some(file) = &self.file {
@@ -195,7 +253,8 @@ fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot, in_place: Opt
                 walk.wrong(spot, message.to_owned());
                 return None;
             }
-            Some(Source { text: text.expose().to_owned(), file: None, spot })
+            let text = text.expose().to_owned();
+            Some(Source { whole: text.clone(), text, file: None, spot })
         }
         (None, Some(spot)) => {
             let named = walk.text(spot)?;
@@ -204,7 +263,7 @@ fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot, in_place: Opt
                 None => (named.expose().to_owned(), named.to_string()),
             };
             match (walk.sources.file)(FilePath::new(&path)) {
-                Ok(text) => Some(Source { text, file: Some(shown), spot }),
+                Ok(text) => Some(Source { whole: text.clone(), text, file: Some(shown), spot }),
                 Err(error) => {
                     walk.wrong(spot, format!("the file {} cannot be read: {error}", quoted(&shown)));
                     None

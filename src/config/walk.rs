@@ -86,6 +86,8 @@ pub struct Walk<'t> {
     pub odd: Findings,
     /// How many values were left open: see [`Sources::open`].
     pub left_open: usize,
+    /// What is done as the file has it, and worth saying.
+    pub told: Findings,
     guesses: u32,
     /// How much was filled in so far.
     filled_bytes: usize,
@@ -99,8 +101,8 @@ const MAX_GUESSES: u32 = 100;
 
 impl<'t> Walk<'t> {
     pub fn new(tree: &'t Tree<'t>, sources: &'t Sources<'t>) -> Walk<'t> {
-        let (wrong, odd) = (Findings::default(), Findings::default());
-        Walk { tree, sources, wrong, odd, left_open: 0, guesses: 0, filled_bytes: 0 }
+        let none = Findings::default;
+        Walk { tree, sources, wrong: none(), odd: none(), told: none(), left_open: 0, guesses: 0, filled_bytes: 0 }
     }
 
     /// The name that `filled` probably is a misspelling of.
@@ -121,6 +123,11 @@ impl<'t> Walk<'t> {
 
     pub fn wrong_at(&mut self, node: NodeId, path: Path, message: String) {
         self.wrong.add(self.tree.at(node), path.to_string(), message);
+    }
+
+    /// Notes what is worth saying about a value.
+    pub fn told(&mut self, spot: Spot, message: String) {
+        self.told.add(self.tree.at(spot.node), spot.path.to_string(), message);
     }
 
     /// Notes a warning about a value.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -18,7 +18,7 @@ use super::output::{OutputSink, Stream};
 use super::room::{Tries, is_lacking};
 use super::spawn::{Gate, Image, NotStarted, StartError, Starter, Ties, candidates};
 use super::supervise::Life;
-use super::{MayStart, Started, Stop};
+use super::{MayStart, Reads, Started, Stop};
 use crate::fence::{OUR_VARIABLES, Stamp};
 use crate::job::{Job, OnLostLeadership, Outcome, StopReason, Text};
 use crate::time::{Clock, Wall};
@@ -39,6 +39,7 @@ pub(super) struct Run<'a> {
     pub may_start: MayStart,
     pub started: Started,
     pub clock: &'a Clock,
+    pub reads: Reads,
 }
 
 /// Runs a command until its whole process group is gone. Returns how it ended and when it was started.
@@ -244,7 +245,7 @@ fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
         args: c_strings(run.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
         env: c_strings(env.into_iter().map(assignment), "a variable of the environment")?,
         dir: c_strings(run.job.dir.iter().map(|dir| dir.expose().into()), "the name of its directory")?.pop(),
-        ties: Ties::None { stdout: stdout_writer, stderr: stderr_writer },
+        ties: Ties::None { stdin: input(run.reads).map_err(no_pipe)?, stdout: stdout_writer, stderr: stderr_writer },
         life: Life {
             lease: run.may_start.lease(),
             kill_after: run.job.kill_after,
@@ -254,6 +255,15 @@ fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
     let readers = vec![stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
     let receiver = |pipe| pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)).map_err(no_pipe);
     Ok((image, readers, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
+}
+
+/// What the command reads; `None`: nothing. Where this process was started without a stdin, the standard library has put
+/// `/dev/null` there.
+fn input(reads: Reads) -> io::Result<Option<OwnedFd>> {
+    match reads {
+        Reads::Nothing => Ok(None),
+        Reads::OurInput => io::stdin().as_fd().try_clone_to_owned().map(Some),
+    }
 }
 
 /// Inherited, then the job's own, then the way to the store, then the stamp: the later wins. The node's own settings are

@@ -64,8 +64,8 @@ pub(super) struct Image {
 
 /// What a process has in common with this one.
 pub(super) enum Ties {
-    /// Nothing: it begins a session, has nothing to read, and writes into these.
-    None { stdout: PipeWriter, stderr: PipeWriter },
+    /// Nothing but what it reads, if anything: it begins a session, and writes into these.
+    None { stdin: Option<OwnedFd>, stdout: PipeWriter, stderr: PipeWriter },
     /// The open files; and it begins a session.
     Files,
     /// The open files and the session, in which it leads a group; the foreground group of `terminal`, where there is one.
@@ -241,7 +241,10 @@ impl Desk {
         let (argv, envp) = (pointers(&image.args), pointers(&image.env));
         let candidates = pointers(&image.candidates);
         let (fds, terminal) = match &image.ties {
-            Ties::None { stdout, stderr } => ([self.null.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()], None),
+            Ties::None { stdin, stdout, stderr } => {
+                let stdin = stdin.as_ref().map_or(self.null.as_raw_fd(), AsRawFd::as_raw_fd);
+                ([stdin, stdout.as_raw_fd(), stderr.as_raw_fd()], None)
+            }
             Ties::Files => ([0, 1, 2], None),
             Ties::Session { terminal } => ([0, 1, 2], terminal.as_ref()),
         };

@@ -31,6 +31,8 @@ pub struct Sql {
     pub transaction: bool,
     /// Of what is applied, kept with its occurrence: an occurrence that was applied with another one is an error.
     pub checksum: Option<String>,
+    /// The checksums that earlier versions gave the same content.
+    pub checksums_before: Vec<String>,
 }
 
 /// Where a database is.

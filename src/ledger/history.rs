@@ -104,6 +104,15 @@ impl<S: Store> Ledger<S> {
         }
     }
 
+    /// The runs of a job for instants from `first` to `last`, both included, whoever asked for them.
+    pub async fn runs_between(&self, job: &JobName, first: Wall, last: Wall) -> Result<Vec<RunRow>, StoreError> {
+        let (open, _) = self.store.range_all(self.keys.opens_of(job)).await?;
+        let (done, _) = self.store.range_all(self.keys.history_between(job, first, last)).await?;
+        let open = open.iter().filter_map(|entry| self.open_entry(entry));
+        let open = open.filter(|open| (first..=last).contains(&open.at)).map(RunRow::Open);
+        Ok(open.chain(done.iter().filter_map(done_entry).map(RunRow::Done)).collect())
+    }
+
     fn open_entry(&self, entry: &Entry) -> Option<Open> {
         match self.keys.about(&entry.key)? {
             super::keys::About::Open(run) => self.open_of(&run, entry),

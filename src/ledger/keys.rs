@@ -117,6 +117,13 @@ impl LedgerKeys {
         Keys::Range { start, end }
     }
 
+    /// The verdicts of a job on runs from `first` to `last`, both included.
+    pub fn history_between(&self, job: &JobName, first: Wall, last: Wall) -> Keys {
+        let start = format!("{}~done/{job}/", self.prefix);
+        let end = format!("{start}{}", sortable(last.plus(std::time::Duration::from_millis(1))));
+        Keys::Range { start: format!("{start}{}", sortable(first)), end }
+    }
+
     /// All that is kept of the migrations: watched by whoever waits for them.
     pub fn migrations(&self) -> Keys {
         Keys::prefix(format!("{}~mig/", self.prefix))

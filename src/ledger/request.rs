@@ -64,19 +64,45 @@ impl<S: Store> Ledger<S> {
         now: Wall,
     ) -> Result<Vec<RunId>, AskError> {
         let runs: Vec<RunId> = at.iter().map(|at| RunId::asked_for(job, *at, call)).collect();
-        for chunk in runs.chunks(ASKED_AT_ONCE) {
-            let mut txn = Txn::new();
-            for run in chunk {
-                let open = asked_run(run, source, now);
-                txn = txn
-                    .when(Compare::absent(Keys::one(self.keys.open(run))))
-                    .when(Compare::absent(Keys::one(self.keys.done(run))))
-                    .then(Op::put(self.keys.open(run), encode(OpenRecord::from(&open))));
-            }
-            // Where it does not succeed, an earlier sending did: nobody else has this call's id.
-            self.commit(txn).await.map(drop)?;
-        }
+        self.ask_for(&runs, source, now).await?;
         Ok(runs)
+    }
+
+    /// Asks for these runs, but for those that exist.
+    pub async fn ask_for(&self, runs: &[RunId], source: &Source, now: Wall) -> Result<(), AskError> {
+        for chunk in runs.chunks(ASKED_AT_ONCE) {
+            let mut left: Vec<&RunId> = chunk.iter().collect();
+            let mut tries = 0;
+            while !left.is_empty() {
+                let (committed, _) = self.commit(self.asking(&left, source, now)).await?;
+                if committed.succeeded {
+                    break;
+                }
+                // Some exist: an earlier sending asked for them, or somebody else who asks for the same.
+                let is_there = |at: usize| committed.got(at).is_some_and(|entries| !entries.is_empty());
+                let mut nth = 0..;
+                left.retain(|_| nth.next().is_some_and(|nth| !is_there(2 * nth) && !is_there(2 * nth + 1)));
+                tries += 1;
+                if let Some(run) = left.first().filter(|_| tries > TRIES) {
+                    return Err(AskError::Changed { run: (*run).clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts all of these runs, where none exists; otherwise looks which do.
+    fn asking(&self, runs: &[&RunId], source: &Source, now: Wall) -> Txn {
+        let mut txn = Txn::new();
+        for run in runs {
+            let open = asked_run(run, source, now);
+            for key in [self.keys.open(run), self.keys.done(run)] {
+                let there = Range { keys_only: true, ..Range::of(Keys::one(&key)) };
+                txn = txn.when(Compare::absent(Keys::one(&key))).otherwise(Op::Get(there));
+            }
+            txn = txn.then(Op::put(self.keys.open(run), encode(OpenRecord::from(&open))));
+        }
+        txn
     }
 
     /// Pauses or resumes a job: while it is paused its occurrences are skipped, with that reason.

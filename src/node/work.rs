@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Answer, Running, Standing};
-use crate::execute::{Execute, MayStart, Started, Stop, Work};
+use crate::execute::{Execute, MayStart, Reads, Started, Stop, Work};
 use crate::fence::{Fence, Scope, Stamp};
 use crate::job::{Ended, Job, JobName, Outcome, RunId};
 use crate::ledger::{Claim, Claims, Ledger};
@@ -219,6 +219,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             may_start: self.may_start(claimant.fence),
             output: self.outputs.open(&open.id),
             started,
+            reads: Reads::Nothing,
         };
         let (execute, starts) = (self.execute.clone(), self.started.clone());
         let (run, attempt) = (open.id, open.attempt);

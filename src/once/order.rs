@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Step;
+use crate::config::leads_back_from;
 use crate::ledger::{OnceKind, OnceState, Recorded};
 use crate::time::Wall;
 
@@ -80,6 +81,22 @@ pub(super) fn listed(differences: &[Difference]) -> String {
     text
 }
 
+/// The directory that a migration is a file of, where it is one.
+fn directory(id: &str) -> Option<&str> {
+    id.split_once('/').map(|(directory, _)| directory)
+}
+
+/// Whether of two migrations, in the order of the file, the first has to be made before the second. A directory grows at
+/// its end, whatever stands behind it: its files have an order among themselves, and not with those of other entries.
+pub fn has_order(first: &str, second: &str) -> bool {
+    directory(first).is_none_or(|own| directory(second) == Some(own))
+}
+
+/// Whether two files of a directory were made in the order of the bytes of their names, as earlier versions had it.
+fn was_order(made_first: &str, made_second: &str) -> bool {
+    directory(made_first).is_some() && directory(made_first) == directory(made_second) && made_first < made_second
+}
+
 /// Holds `steps` against what is recorded of migrations, in the order in which they were made. What has failed may
 /// be changed or dropped: it is not there. What is not a migration has no order.
 pub fn differences(steps: &[Step], records: &[Recorded]) -> Vec<Difference> {
@@ -96,33 +113,50 @@ pub fn differences(steps: &[Step], records: &[Recorded]) -> Vec<Difference> {
         let once = &recorded.once;
         let since = once.finished_at.unwrap_or(once.started_at);
         let Some(&at) = place.get(once.name.as_str()) else {
-            found.push(Difference::Missing { id: once.name.clone(), was: once.checksum.clone(), since });
+            if !leads_back_from(&once.name, place.keys().copied()) {
+                found.push(Difference::Missing { id: once.name.clone(), was: once.checksum.clone(), since });
+            }
             continue;
         };
         made.insert(at, turn);
-        let is = &steps[at].checksum;
-        if *is != once.checksum {
-            let (id, was) = (once.name.clone(), once.checksum.clone());
-            found.push(Difference::Changed { id, was, is: is.clone(), since });
+        if !steps[at].is_same(&once.checksum) {
+            let (id, was, is) = (once.name.clone(), once.checksum.clone(), steps[at].checksum.clone());
+            found.push(Difference::Changed { id, was, is, since });
         }
     }
-    let Some((&last, &turn)) = made.last_key_value() else { return found };
+    out_of_order(steps, records, &made, &mut found);
+    found
+}
+
+/// What of `made`, by its place in the file and its turn, or before it, is not in its order.
+fn out_of_order(steps: &[Step], records: &[Recorded], made: &BTreeMap<usize, usize>, found: &mut Vec<Difference>) {
+    let Some((&last, _)) = made.last_key_value() else { return };
+    let name = |at: usize| steps[at].key.name();
     let made_at = |turn: usize| records[turn].once.finished_at.unwrap_or(records[turn].once.started_at);
+    // A file of a directory has an order with those next to it, and anything else with all that comes behind.
+    let last_of: BTreeMap<&str, (usize, usize)> =
+        made.iter().filter_map(|(at, turn)| Some((directory(name(*at))?, (*at, *turn)))).collect();
     for at in 0..last {
-        let id = steps[at].key.name().to_owned();
+        let id = name(at).to_owned();
         match made.get(&at) {
             None => {
-                let applied = steps[last].key.name().to_owned();
-                found.push(Difference::Before { id, applied, since: made_at(turn) });
+                let behind = match directory(&id) {
+                    Some(own) => last_of.get(own).copied(),
+                    None => made.last_key_value().map(|(at, turn)| (*at, *turn)),
+                };
+                if let Some((applied, turn)) = behind.filter(|(applied, _)| *applied > at) {
+                    let (applied, since) = (name(applied).to_owned(), made_at(turn));
+                    found.push(Difference::Before { id, applied, since });
+                }
             }
             Some(own) => {
-                let earlier = made.range(at + 1..).find(|(_, turn)| *turn < own);
-                if let Some((next, turn)) = earlier {
-                    let applied = steps[*next].key.name().to_owned();
-                    found.push(Difference::Swapped { id, applied, since: made_at(*turn) });
+                let behind = made.range(at + 1..).take_while(|(other, _)| has_order(&id, name(**other)));
+                let mut earlier = behind.filter(|(_, turn)| *turn < own);
+                if let Some((next, turn)) = earlier.find(|(next, _)| !was_order(name(**next), &id)) {
+                    let (applied, since) = (name(*next).to_owned(), made_at(*turn));
+                    found.push(Difference::Swapped { id, applied, since });
                 }
             }
         }
     }
-    found
 }

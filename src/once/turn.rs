@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::wait::{Heard, tell_ended};
 use super::{Call, Next, OnceError, Runner, Settled, Step, Told, find};
-use crate::execute::{Execute, Follow, Heard, MayStart, Started, Stop, Stopper, Work};
+use crate::execute::{self, Execute, Follow, MayStart, Reads, Started, Stop, Stopper, Work};
 use crate::fence::Stamp;
 use crate::job::{Again, Attempted, Ended, Job, OUTPUT_KEPT, Outcome, RunId, StopReason};
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
@@ -38,6 +39,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         (session, election): (&Session<S>, &Election<S>),
         term: &Term,
         call: &Call<'_>,
+        heard: &mut Heard,
     ) -> Result<Settled, OnceError> {
         let turn = Turn { hold: &term.hold, trust: session.trust(), signal: election.signal(session, term) };
         let recorded = tokio::select! {
@@ -49,6 +51,8 @@ impl<S: Store, E: Execute> Runner<S, E> {
             // Nothing was begun: whoever has the lock next does it, and this may be the one.
             return Err(CampaignError::TrustLapsed.into());
         };
+        // The turn may come before the news of how the one before ended.
+        tell_ended(call, &records, heard);
         // Whoever had the turn before may have changed everything.
         if let Some(settled) = call.settled(&records)? {
             return Ok(settled);
@@ -237,7 +241,9 @@ impl<S: Store, E: Execute> Runner<S, E> {
         // What it starts lives no longer than the hold may be trusted, whatever becomes of this process.
         let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(turn.hold.lease().0);
         let stamp = self.stamp(step, turn.hold, attempt, now);
-        let work = Work { job: std::sync::Arc::clone(job), stamp, stop, may_start, output, started };
+        // A probe looks at what is there, and leaves the input to what it is about.
+        let reads = if std::sync::Arc::ptr_eq(job, &step.job) { step.reads } else { Reads::Nothing };
+        let work = Work { job: std::sync::Arc::clone(job), stamp, stop, may_start, output, started, reads };
         let name = step.key.name().to_owned();
         let nothing = Live { name, fence: turn.hold.fence(), attempt, text: String::new(), bytes: 0 };
         let (live, shown) = watch::channel(nothing);
@@ -315,11 +321,11 @@ async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
     let name = live.borrow().name.clone();
     while let Some(heard) = follow.next().await {
         let told = match heard {
-            Heard::Missed(bytes) => {
+            execute::Heard::Missed(bytes) => {
                 live.send_modify(|live| live.bytes += bytes);
                 Told::Missed { name: name.clone(), bytes }
             }
-            Heard::Text(text) => {
+            execute::Heard::Text(text) => {
                 live.send_modify(|live| {
                     live.bytes += text.len() as u64;
                     live.text.push_str(&text);

@@ -11,23 +11,34 @@ use crate::store::{Change, Store, Watched};
 /// The pause before the store is asked again that did not answer, or a watch is opened that broke.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How far the output of the holder was told.
+/// An attempt, and the fence that it is made under.
+type Of = (u64, u32);
+
+/// What whoever waits was told, through however many sessions.
 #[derive(Debug, Default)]
-struct Heard {
-    /// Which attempt under which fence, and how many bytes of it.
-    of: Option<(String, u64, u32)>,
-    bytes: u64,
+pub(super) struct Heard {
+    /// Of each of those that are waited for, the last attempt, and how many bytes of its output.
+    of: BTreeMap<String, (Of, u64)>,
+    /// The verdicts.
+    ended: BTreeMap<String, crate::store::Revision>,
+    /// Who is waited for.
+    holder: bool,
 }
 
 impl Heard {
     /// What of a text, the end of `bytes` bytes, was not told yet; and how much of it is not kept.
-    fn news<'t>(&mut self, of: (String, u64, u32), text: &'t str, bytes: u64) -> (u64, &'t str) {
-        if self.of.as_ref() != Some(&of) {
-            *self = Heard { of: Some(of), bytes: 0 };
+    fn news<'t>(&mut self, name: &str, of: Of, text: &'t str, bytes: u64) -> (u64, &'t str) {
+        let heard = self.of.entry(name.to_owned()).or_insert((of, 0));
+        if heard.0 > of {
+            // What comes late of an attempt that another has followed is old.
+            return (0, "");
         }
-        let unheard = bytes.saturating_sub(self.bytes);
+        if heard.0 < of {
+            *heard = (of, 0);
+        }
+        let unheard = bytes.saturating_sub(heard.1);
         let kept = text.len() as u64;
-        self.bytes = self.bytes.max(bytes);
+        heard.1 = heard.1.max(bytes);
         let shown = usize::try_from(unheard.min(kept)).expect("no longer than the text");
         (unheard - shown as u64, &text[text.ceil_char_boundary(text.len() - shown)..])
     }
@@ -35,10 +46,8 @@ impl Heard {
 
 impl<S: Store, E: Execute> Runner<S, E> {
     /// Watches, and tells what is written, until nothing is left to be done.
-    pub(super) async fn look_on(&self, call: &Call<'_>) -> Result<Settled, OnceError> {
+    pub(super) async fn look_on(&self, call: &Call<'_>, heard: &mut Heard) -> Result<Settled, OnceError> {
         let key = &call.steps[0].key;
-        let (mut heard, mut told) = (Heard::default(), BTreeMap::new());
-        let mut waits = false;
         loop {
             let (records, at) = match self.ledger.once(key).await {
                 Err(error) if error.is_passing() => {
@@ -47,7 +56,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 }
                 answer => answer?,
             };
-            tell_ended(call, &records, &mut told, &mut heard);
+            tell_ended(call, &records, heard);
             if let Some(settled) = call.settled_by_others(&records)? {
                 return Ok(settled);
             }
@@ -55,17 +64,19 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
-            if !std::mem::replace(&mut waits, true) {
+            if !std::mem::replace(&mut heard.holder, true) {
                 self.tell_holder(call).await;
             }
-            if let Ok(Some(live)) = self.ledger.live_once(key).await {
-                tell_live(call, &live, &mut heard);
+            if let Ok(Some(live)) = self.ledger.live_once(key).await
+                && is_under_way(&live, &records)
+            {
+                tell_live(call, &live, heard);
             }
             // Until a record changes; what is live is told on the way.
             loop {
                 match watch.next().await {
                     Some(Watched::Changes(changes)) => {
-                        if tell_changes(call, &changes, &mut heard) {
+                        if tell_changes(call, &changes, heard) {
                             break;
                         }
                     }
@@ -88,6 +99,14 @@ impl<S: Store, E: Execute> Runner<S, E> {
     }
 }
 
+/// Whether what is shown is of what is being made now: it stays there until the next begins to write.
+fn is_under_way(live: &Live, records: &[Recorded]) -> bool {
+    let own = records.iter().map(|recorded| &recorded.once).find(|once| once.name == live.name);
+    own.is_some_and(|once| {
+        once.state == OnceState::Claimed && once.claimed_by.as_ref().is_some_and(|by| by.fence == live.fence)
+    })
+}
+
 /// Tells what is live. Answers whether something was recorded.
 fn tell_changes(call: &Call<'_>, changes: &[Change], heard: &mut Heard) -> bool {
     let mut recorded = false;
@@ -105,11 +124,8 @@ fn tell_changes(call: &Call<'_>, changes: &[Change], heard: &mut Heard) -> bool 
 }
 
 fn tell_live(call: &Call<'_>, live: &Live, heard: &mut Heard) {
-    tell_text(
-        call,
-        &live.name,
-        heard.news((live.name.clone(), live.fence.get(), live.attempt), &live.text, live.bytes),
-    );
+    let of = (live.fence.get(), live.attempt);
+    tell_text(call, &live.name, heard.news(&live.name, of, &live.text, live.bytes));
 }
 
 fn tell_text(call: &Call<'_>, name: &str, (missed, text): (u64, &str)) {
@@ -122,27 +138,21 @@ fn tell_text(call: &Call<'_>, name: &str, (missed, text): (u64, &str)) {
 }
 
 /// Tells of what has ended since the call began, with what of its output was not heard live.
-fn tell_ended(
-    call: &Call<'_>,
-    records: &[Recorded],
-    told: &mut BTreeMap<String, crate::store::Revision>,
-    heard: &mut Heard,
-) {
+pub(super) fn tell_ended(call: &Call<'_>, records: &[Recorded], heard: &mut Heard) {
     for Recorded { once, modified } in records {
         let has_ended = matches!(once.state, OnceState::Done | OnceState::Failed | OnceState::Unknown);
-        let is_news = *modified > call.began_at && told.get(&once.name) != Some(modified);
+        let is_news = *modified > call.began_at && heard.ended.get(&once.name) != Some(modified);
         if !has_ended || !is_news || !call.steps.iter().any(|step| step.key.name() == once.name) {
             continue;
         }
-        told.insert(once.name.clone(), *modified);
-        tell_text(call, &once.name, heard.news(last_attempt(once), &once.output, once.output_bytes));
+        heard.ended.insert(once.name.clone(), *modified);
+        tell_text(call, &once.name, heard.news(&once.name, last_attempt(once), &once.output, once.output_bytes));
         (call.tell)(Told::Ended { once: Box::new(once.clone()), here: false });
     }
 }
 
-fn last_attempt(once: &Once) -> (String, u64, u32) {
-    let fence = once.claimed_by.as_ref().map_or(0, |by| by.fence.get());
-    (once.name.clone(), fence, once.attempts)
+fn last_attempt(once: &Once) -> Of {
+    (once.claimed_by.as_ref().map_or(0, |by| by.fence.get()), once.attempts)
 }
 
 #[cfg(test)]
@@ -152,11 +162,36 @@ mod tests {
     #[test]
     fn what_was_heard_live_is_not_told_again() {
         let mut heard = Heard::default();
-        let attempt = |number| ("a".to_owned(), 7, number);
-        assert_eq!(heard.news(attempt(1), "one\n", 4), (0, "one\n"));
-        assert_eq!(heard.news(attempt(1), "one\ntwo\n", 8), (0, "two\n"));
-        assert_eq!(heard.news(attempt(1), "one\ntwo\n", 8), (0, ""));
-        assert_eq!(heard.news(attempt(1), "five\n", 20), (7, "five\n"), "what is not kept is counted");
-        assert_eq!(heard.news(attempt(2), "one\n", 4), (0, "one\n"), "another attempt begins anew");
+        let mut news = |name: &str, attempt, text: &'static str, bytes| heard.news(name, (7, attempt), text, bytes);
+        assert_eq!(news("a", 1, "one\n", 4), (0, "one\n"));
+        assert_eq!(news("a", 1, "one\ntwo\n", 8), (0, "two\n"));
+        assert_eq!(news("b", 1, "one\n", 4), (0, "one\n"), "another has begun");
+        assert_eq!(news("a", 1, "one\ntwo\n", 8), (0, ""), "and its record is read later");
+        assert_eq!(news("a", 1, "five\n", 20), (7, "five\n"), "what is not kept is counted");
+        assert_eq!(news("a", 2, "one\n", 4), (0, "one\n"), "another attempt begins anew");
+        assert_eq!(news("a", 1, "five\nsix\n", 24), (0, ""), "and the one before has nothing new to say");
+    }
+
+    #[test]
+    fn what_is_left_of_one_that_has_ended_is_not_under_way() {
+        let fence = crate::fence::Fence::new(7).unwrap();
+        let live = Live { name: "a".into(), fence, attempt: 1, text: "old\n".into(), bytes: 4 };
+        let once = |state| Once {
+            name: "a".into(),
+            state,
+            checksum: String::new(),
+            claimed_by: Some(crate::ledger::ClaimedBy { node: "n".into(), lease: 1, fence }),
+            attempts: 1,
+            started_at: crate::time::Wall::EPOCH,
+            finished_at: None,
+            reason: String::new(),
+            exit_code: None,
+            output: String::new(),
+            output_bytes: 0,
+        };
+        let under_way =
+            |state| is_under_way(&live, &[Recorded { once: once(state), modified: crate::store::Revision(1) }]);
+        assert!(under_way(OnceState::Claimed));
+        assert!(!under_way(OnceState::Done) && !under_way(OnceState::Failed));
     }
 }

@@ -302,3 +302,20 @@ fn a_client_that_sends_no_request_is_hung_up_on() {
     idle[0].set_read_timeout(Some(LIMIT)).unwrap();
     assert_eq!(idle[0].read(&mut [0; 1]).ok(), Some(0));
 }
+
+#[test]
+fn what_a_guarded_command_writes_and_cannot_be_written_is_an_error() {
+    let place = Place::new();
+    let args = ["guard", "exec", "machine", "--state", "sqlite:guard.db", "--fence", "1", "--scope", "shop/leader"];
+    let command = ["--key", "k", "--", "sh", "-c", "echo x >> effects; echo hello"];
+    for _ in 0..2 {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ran = place.command(&[&args[..], &command].concat()).stdout(full).output().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{said}");
+        assert!(said.contains("what it wrote could not be written"), "{said}");
+        assert_eq!(std::fs::read_to_string(place.path("effects")).unwrap(), "x\n", "it is kept, and not run again");
+    }
+    let ran = place.run(&[&args[..], &command].concat());
+    assert_eq!((ran.code(), ran.stdout().as_str()), (0, "hello\n"));
+}

@@ -176,24 +176,55 @@ fn a_backfill_runs_what_the_schedule_names() {
 }
 
 #[test]
-fn a_backfill_that_is_given_again_is_asked_for_once_unless_told_otherwise() {
-    let place = Place::new();
+fn a_backfill_leaves_out_what_has_succeeded_or_is_open_unless_told_otherwise() {
+    let place = Place::with(
+        "version: 1\nnamespace: shop\njobs:\n  daily:\n    schedule: '0 0 * * *'\n    overlap: allow\n    shell: >-\n      \
+         case $FENCRON_SCHEDULED_AT in *-02T*) test -e well;; *-03T*) until test -e go; do sleep 0.05; done;; esac\n",
+    );
     let _node = place.leader("a", &[]);
-    let days = ["backfill", "daily", "--yes", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-04T00:00:00Z"];
-    let first = place.json(&days);
-    for run in first.as_array().unwrap() {
-        place.wait_for_state(run["run_id"].as_str().unwrap(), "succeeded");
+    let backfill = |to: &str, more: &[&str]| {
+        let to = format!("2026-01-{to}T00:00:00Z");
+        let ran = place.run(&[&["backfill", "daily", "--from", "2026-01-01T00:00:00Z", "--to", &to], more].concat());
+        assert_eq!(ran.code(), if more.is_empty() { 2 } else { 0 }, "{}", ran.stderr());
+        let runs: Vec<String> = ran.stdout().lines().map(str::to_owned).collect();
+        (runs, ran.stderr())
+    };
+    let (first, said) = backfill("04", &["--yes"]);
+    assert!(said.contains("left out: none; asked for: 3 not run"), "{said}");
+    let runs = |job: &Value| job.as_array().unwrap().len();
+    for (run, state) in first.iter().zip(["succeeded", "failed", "running"]) {
+        place.wait_for_state(run, state);
     }
-    assert_eq!(place.json(&days), first);
-    place.run(&days).fails(0, &["was asked for before", "--again"]);
-    let runs = |place: &Place| place.json(&["runs"]).as_array().unwrap().len();
-    assert_eq!(runs(&place), 3);
-    let again = place.json(&[&days[..], &["--again"]].concat());
-    assert_ne!(again, first);
-    for run in again.as_array().unwrap() {
-        place.wait_for_state(run["run_id"].as_str().unwrap(), "succeeded");
+    place.write("well", "");
+    // Nothing is asked for without a yes, and what would be is said.
+    let (none, said) = backfill("05", &[]);
+    assert!(said.contains("4 runs of daily"), "{said}");
+    assert!(said.contains("left out: 1 open, 1 succeeded; asked for: 1 failed, 1 not run"), "{said}");
+    assert_eq!(none, [""; 0]);
+    let (second, _) = backfill("05", &["--yes"]);
+    assert_eq!(second.iter().map(|run| &run[..16]).collect::<Vec<_>>(), ["daily@2026-01-02", "daily@2026-01-04"]);
+    second.iter().for_each(|run| drop(place.wait_for_state(run, "succeeded")));
+    place.write("go", "");
+    place.wait_for_state(&first[2], "succeeded");
+    let (third, said) = backfill("05", &["--yes"]);
+    assert!(said.contains("left out: 4 succeeded; asked for: none") && said.contains("`--again`"), "{said}");
+    assert_eq!(third, [""; 0]);
+    assert_eq!(runs(&place.json(&["runs"])), 5);
+    let (again, said) = backfill("05", &["--yes", "--again"]);
+    assert!(said.contains("left out: none; asked for: 4 succeeded"), "{said}");
+    assert_eq!(again.len(), 4);
+    again.iter().for_each(|run| drop(place.wait_for_state(run, "succeeded")));
+    assert_eq!(runs(&place.json(&["runs"])), 9);
+}
+
+#[test]
+fn a_backfill_goes_forward_in_time() {
+    let place = Place::new();
+    for (from, to) in [("02", "01"), ("01", "01")] {
+        let [from, to] = [from, to].map(|day| format!("2026-01-{day}T00:00:00Z"));
+        let ran = place.run(&["backfill", "daily", "--yes", "--from", &from, "--to", &to]);
+        ran.fails(2, &["is not before --to"]);
     }
-    assert_eq!(runs(&place), 6);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencron::execute::{
-    Execute, Executor, Follow, Heard, MayStart, Outputs, Started, Stop, Stopper, SupervisorProgram, Work,
+    Execute, Executor, Follow, Heard, MayStart, Outputs, Reads, Started, Stop, Stopper, SupervisorProgram, Work,
 };
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::*;
@@ -97,7 +97,7 @@ pub fn begin_if(executor: &Executor, job: Job, may_start: MayStart) -> Attempt {
     let follow = outputs.follow(&run_id()).unwrap();
     let (stopper, stop) = Stop::channel();
     let (started, when) = Started::channel();
-    let work = Work { job: Arc::new(job), stamp: stamp(), stop, may_start, output, started };
+    let work = Work { job: Arc::new(job), stamp: stamp(), stop, may_start, output, started, reads: Reads::Nothing };
     let executor = executor.clone();
     let ended = tokio::spawn(async move { executor.run(work).await });
     Attempt { ended, started: when, stopper, follow, heard: String::new() }

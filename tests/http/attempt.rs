@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencron::execute::{Execute, Executor, MayStart, Outputs, Started, Stop, Stopper, SupervisorProgram, Work};
+use fencron::execute::{Execute, Executor, MayStart, Outputs, Reads, Started, Stop, Stopper, SupervisorProgram, Work};
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::*;
 use fencron::time::Clock;
@@ -79,7 +79,15 @@ pub fn begin(http: Http, timeout: Option<Duration>, may_start: MayStart) -> Atte
     let output = Outputs::new(Clock::system()).open(&RUN.parse().unwrap());
     let (stopper, stop) = Stop::channel();
     let (started, _when) = Started::channel();
-    let work = Work { job: Arc::new(job(http, timeout)), stamp: stamp(), stop, may_start, output, started };
+    let work = Work {
+        job: Arc::new(job(http, timeout)),
+        stamp: stamp(),
+        stop,
+        may_start,
+        output,
+        started,
+        reads: Reads::Nothing,
+    };
     Attempt { ended: tokio::spawn(async move { executor.run(work).await }), stopper }
 }
 

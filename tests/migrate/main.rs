@@ -2,6 +2,7 @@
 //! at every step in turn. Real processes, over a SQLite file and over etcd.
 
 mod commands;
+mod directories;
 mod http;
 mod node;
 mod once;

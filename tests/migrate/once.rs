@@ -158,3 +158,38 @@ fn keys_that_cannot_be_kept_or_shown_are_wrong_usage() {
     }
     assert!(!scene.path("made").exists());
 }
+
+/// Runs `once` with this on its stdin, and its stdout there.
+fn once_with(scene: &Scene, args: &[&str], input: &str, out: std::process::Stdio) -> std::process::Output {
+    scene.write("input", input);
+    let input = std::fs::File::open(scene.path("input")).unwrap();
+    let mut command = scene.command(&scene.store_url(), &[&["once"], args].concat());
+    command.stdin(input).stdout(out).output().unwrap()
+}
+
+#[test]
+fn the_command_reads_what_was_given_to_whoever_runs_it() {
+    let scene = Scene::over_sqlite();
+    let args = ["seed", "--", "sh", "-c", "cat > seeded; echo done"];
+    let first = once_with(&scene, &args, "one\ntwo\n", std::process::Stdio::piped());
+    assert_eq!((first.status.code(), scene.lines("seeded")), (Some(0), vec!["one".to_owned(), "two".to_owned()]));
+    let second = once_with(&scene, &args, "three\n", std::process::Stdio::piped());
+    assert_eq!((second.status.code(), scene.lines("seeded").len()), (Some(0), 2));
+    assert_eq!(second.stdout, b"done\n");
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error_and_the_command_was_run_all_the_same() {
+    let scene = Scene::over_sqlite();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into();
+    let args = ["key", "--", "sh", "-c", "echo x >> effects; echo hello"];
+    for _ in 0..2 {
+        let ran = once_with(&scene, &args, "", full());
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{said}");
+        assert!(said.contains("key has ended, and what it wrote could not be written"), "{said}");
+        assert_eq!(scene.lines("effects"), ["x"]);
+    }
+    let fails = once_with(&scene, &["other", "--", "sh", "-c", "echo hello; exit 7"], "", full());
+    assert_eq!(fails.status.code(), Some(7), "as it did");
+}

@@ -12,6 +12,8 @@ struct Ledger<'a> {
     open: HashMap<&'a str, (State, Option<&'a Claimant>)>,
     done: HashMap<&'a str, &'a str>,
     claimed: HashSet<&'a str>,
+    /// The instants, and calls, of runs in doubt of which a person said that they had succeeded.
+    resolved: HashSet<&'a str>,
 }
 
 pub(super) fn judge(record: &Record, found: &mut Findings) {
@@ -37,7 +39,7 @@ pub(super) fn judge(record: &Record, found: &mut Findings) {
                 None => ledger.check_change(fact, (*at, by.flatten()), facts, found),
             }
         }
-        facts.iter().for_each(|(_, fact)| ledger.take(fact));
+        facts.iter().for_each(|(_, fact)| ledger.take(fact, by.flatten().is_none()));
     }
 }
 
@@ -121,7 +123,8 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// A run that comes to be without a claim was asked for, follows another, or is resolved to run again.
+    /// A run that comes to be without a claim was asked for, follows another, in the same transaction or when a person
+    /// says that it had succeeded, or is resolved to run again.
     fn check_new(&self, run: &str, (at, by): (Millis, Option<&Life>), facts: &[&(Millis, Fact)], found: &mut Findings) {
         let resolved = self.done.get(run) == Some(&"unknown")
             && by.is_none()
@@ -129,7 +132,9 @@ impl<'a> Ledger<'a> {
         let follows = facts.iter().any(|(_, fact)| matches!(fact, Fact::Done { .. }));
         let fresh = !self.done.contains_key(run);
         let asked_for = occurrence(run).is_none() && fresh && by.is_none();
-        if !(resolved || asked_for || follows && fresh) {
+        let leads = by.is_some_and(|by| self.owner.is_some_and(|(_, owner)| owner == by.node));
+        let follows_resolved = leads && run.split_once('@').is_some_and(|(_, at)| self.resolved.contains(at));
+        if !(resolved || asked_for || (follows || follows_resolved) && fresh) {
             found.add(Rule::OneClaim, at, format!("{run} came to be without a claim, by {by:?}"));
         }
     }
@@ -157,7 +162,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    fn take(&mut self, fact: &'a Fact) {
+    fn take(&mut self, fact: &'a Fact, by_a_person: bool) {
         match fact {
             Fact::Owner { fence, node, .. } => self.owner = Some((*fence, node)),
             Fact::Vacant { .. } => self.owner = None,
@@ -168,7 +173,10 @@ impl<'a> Ledger<'a> {
                 self.open.remove(run.as_str());
             }
             Fact::Done { run, verdict, .. } => {
-                self.done.insert(run, verdict);
+                let was = self.done.insert(run, verdict);
+                if by_a_person && was == Some("unknown") && verdict == "succeeded" {
+                    self.resolved.extend(run.split_once('@').map(|(_, at)| at));
+                }
             }
             Fact::DoneGone { run, .. } => {
                 self.done.remove(run.as_str());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fencron::config::{Sources, parse};
 use fencron::execute::{
-    Execute, Executor, MAX_RUNNING, MayStart, Outputs, Started, Stop, Stopper, SupervisorProgram, Work,
+    Execute, Executor, MAX_RUNNING, MayStart, Outputs, Reads, Started, Stop, Stopper, SupervisorProgram, Work,
 };
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::{Ended, Job, JobName, Outcome, RunId, Task};
@@ -287,7 +287,15 @@ impl Attempt {
         let output = Outputs::new(Clock::system()).open(&run_id);
         let executor =
             Executor::new(Clock::system(), MAX_RUNNING, SupervisorProgram::at(env!("CARGO_BIN_EXE_fencron"))).unwrap();
-        let work = Work { job: Arc::new(self.job), stamp, stop, may_start: self.may_start, output, started };
+        let work = Work {
+            job: Arc::new(self.job),
+            stamp,
+            stop,
+            may_start: self.may_start,
+            output,
+            started,
+            reads: Reads::Nothing,
+        };
         let ended = tokio::spawn(async move { executor.run(work).await });
         Making { stopper, started: when, ended }
     }

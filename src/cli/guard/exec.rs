@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::RuleArgs;
+use crate::cli::once::Lost;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Exit, Failure};
 use crate::fence::Fence;
@@ -76,7 +77,7 @@ pub(super) async fn exec(args: &ExecArgs, terminal: &mut Terminal) -> anyhow::Re
             let exit = run(args, ticket, guard.options().answer_most, terminated).await?;
             Ok(exit)
         }
-        Verdict::Replay(answer) => Ok(replay(&answer, terminal)),
+        Verdict::Replay(answer) => replay(&answer, terminal),
         Verdict::Refused(refusal) => Err(refused(&refusal).into()),
     }
 }
@@ -99,14 +100,14 @@ fn refused(refusal: &Refusal) -> Failure {
 }
 
 /// Prints what was printed before.
-fn replay(answer: &Answer, terminal: &Terminal) -> Exit {
+fn replay(answer: &Answer, terminal: &Terminal) -> anyhow::Result<Exit> {
     let stderr = answer.headers.iter().find(|(name, _)| name == STDERR).map(|(_, text)| text);
-    // Where nobody reads, there is nothing to replay.
-    io::stdout().write_all(&answer.body).and_then(|()| io::stdout().flush()).ok();
-    io::stderr().write_all(stderr.map_or(&[][..], |text| text)).ok();
+    let unwritten = Lost::default();
+    unwritten.write(&mut io::stdout(), &answer.body);
+    unwritten.write(&mut io::stderr(), stderr.map_or(&[][..], |text| text));
     let lost = if answer.whole { "" } else { "; what it printed was too much to be kept" };
     terminal.say(format_args!("fencron: not run: it was run before{lost}"));
-    Exit::Command(u8::try_from(answer.status).unwrap_or(u8::MAX))
+    unwritten.end("the command", Ok(Exit::Command(u8::try_from(answer.status).unwrap_or(u8::MAX))))
 }
 
 type Signals = (tokio::signal::unix::Signal, tokio::signal::unix::Signal, tokio::signal::unix::Signal);
@@ -124,8 +125,9 @@ async fn run(args: &ExecArgs, ticket: Ticket, most: usize, signals: Signals) -> 
             return Err(Failure::new(Exit::Command(code), why).into());
         }
     };
-    let stdout = copied(child.stdout.take().expect("it is piped"), io::stdout(), most);
-    let stderr = copied(child.stderr.take().expect("it is piped"), io::stderr(), STDERR_MOST);
+    let lost = Lost::default();
+    let stdout = copied(child.stdout.take().expect("it is piped"), (io::stdout(), lost.clone()), most);
+    let stderr = copied(child.stderr.take().expect("it is piped"), (io::stderr(), lost.clone()), STDERR_MOST);
     let status = ended(child, signals).await?;
     let (stdout, stderr) = (stdout.all(), stderr.all());
     match status.code() {
@@ -141,7 +143,7 @@ async fn run(args: &ExecArgs, ticket: Ticket, most: usize, signals: Signals) -> 
     /// What shells add to the number of the signal that ended a command.
     const BY_SIGNAL: i32 = 128;
     let code = status.code().or(status.signal().map(|signal| BY_SIGNAL + signal));
-    Ok(Exit::Command(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
+    lost.end("the command", Ok(Exit::Command(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))))
 }
 
 /// Waits for the command, and hands on to it what this process is told.
@@ -180,16 +182,20 @@ impl Copied {
 }
 
 /// Hands on what the command writes, and at the end answers with all of it, or `None` where it is more than `most`.
-fn copied(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static, most: usize) -> Copied {
+fn copied(
+    mut from: impl Read + Send + 'static,
+    (mut to, lost): (impl Write + Send + 'static, Lost),
+    most: usize,
+) -> Copied {
     let (done, ended) = mpsc::channel();
     let writing = Arc::new(AtomicBool::new(false));
     let copied = Copied { ended, writing: Arc::clone(&writing) };
     thread::spawn(move || {
         let (mut all, mut chunk) = (Some(Vec::new()), vec![0; CHUNK]);
         while let Ok(length @ 1..) = from.read(&mut chunk) {
-            // Where nobody reads it any more, the command goes on all the same.
+            // Where nobody reads it any more, or it cannot be written, the command goes on all the same.
             writing.store(true, Ordering::SeqCst);
-            to.write_all(&chunk[..length]).and_then(|()| to.flush()).ok();
+            lost.write(&mut to, &chunk[..length]);
             writing.store(false, Ordering::SeqCst);
             all = all.filter(|all: &Vec<u8>| all.len() + length <= most);
             if let Some(all) = &mut all {

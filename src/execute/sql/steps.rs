@@ -172,7 +172,7 @@ impl<D: Driver> Steps<'_, D> {
         let Some(ours) = &self.sql.checksum else { return Ok(Outcome::AlreadyApplied) };
         let row = occurrence::read(self.session, self.stamp).await.map_err(|failure| self.of_guard(failure))?;
         let theirs = row.and_then(|(_, checksum)| checksum);
-        if theirs.as_ref() == Some(ours) {
+        if theirs.as_ref().is_some_and(|theirs| theirs == ours || self.sql.checksums_before.contains(theirs)) {
             return Ok(Outcome::AlreadyApplied);
         }
         let theirs = theirs.unwrap_or_else(|| "none".to_owned());
