@@ -92,7 +92,8 @@ pub trait Execute: Clone + Send + Sync + 'static {
 /// # use std::{sync::Arc, time::Duration};
 /// # use fencron::{fence::{Fence, Scope, Stamp}, job::*, time::Clock};
 /// use fencron::execute::{
-///     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Reads, Started, Stop, SupervisorProgram, Work, supervise_if_asked,
+///     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Reads, Started, Stop, SupervisorProgram, Work,
+///     supervise_if_asked,
 /// };
 ///
 /// supervise_if_asked(); // First of all: the program is its own supervisor.
@@ -123,7 +124,8 @@ pub trait Execute: Clone + Send + Sync + 'static {
 /// let output = Outputs::new(Clock::system()).open(&run_id);
 /// let (_stopper, stop) = Stop::channel();
 /// let (started, _when) = Started::channel();
-/// let ended = executor.run(Work { job, stamp, stop, may_start: MayStart::always(), output, started, reads: Reads::Nothing }).await;
+/// let (may_start, reads) = (MayStart::always(), Reads::Nothing);
+/// let ended = executor.run(Work { job, stamp, stop, may_start, output, started, reads }).await;
 /// assert_eq!((ended.outcome, ended.output.as_str()), (Outcome::Exited(0), "hello\n"));
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
