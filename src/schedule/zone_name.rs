@@ -1,5 +1,7 @@
 //! What a text that is not the name of a time zone was probably meant to be.
 
+use std::sync::LazyLock;
+
 use chrono_tz::{TZ_VARIANTS, Tz};
 
 /// The longest names of zones have 32 letters; what is much longer is not one.
@@ -70,7 +72,7 @@ pub fn advice(text: &str) -> String {
     if let Some(hours) = offset(&text) {
         return of_an_offset(hours);
     }
-    match meant(&text) {
+    match Some(text).filter(|text| !text.is_empty()).and_then(|text| meant(&text)) {
         Some(zone) => format!("did you mean `{zone}`?"),
         None => "name it as IANA does, like `Europe/Berlin`, `America/New_York` or `UTC`".to_owned(),
     }
@@ -116,10 +118,22 @@ fn meant(text: &str) -> Option<&'static str> {
     if let Some((_, zone)) = MEANT.iter().find(|(said, _)| *said == city) {
         return Some(zone);
     }
-    let names = || TZ_VARIANTS.iter().map(|zone| zone.name());
     // A continent that is right and a city that is misspelt, or a city alone.
-    let whole = nearest(&wanted, names().map(|name| (plain(name), name)));
-    whole.or_else(|| nearest(&wanted, names().filter_map(|name| Some((plain(name.rsplit_once('/')?.1), name)))))
+    let whole = nearest(&wanted, NAMES.iter().map(|name| (name.whole.as_str(), name.zone)));
+    whole.or_else(|| nearest(&wanted, NAMES.iter().filter_map(|name| Some((name.city.as_deref()?, name.zone)))))
+}
+
+/// The names of all zones, as they are compared.
+static NAMES: LazyLock<Vec<Name>> = LazyLock::new(|| {
+    let names = TZ_VARIANTS.iter().map(|zone| zone.name());
+    let city = |name: &str| name.rsplit_once('/').map(|(_, city)| plain(city));
+    names.map(|zone| Name { whole: plain(zone), city: city(zone), zone }).collect()
+});
+
+struct Name {
+    whole: String,
+    city: Option<String>,
+    zone: &'static str,
 }
 
 fn plain(name: &str) -> String {
@@ -128,14 +142,14 @@ fn plain(name: &str) -> String {
 
 /// One letter may be wrong in a short name, two in a long one. Cities are short, and many are alike: `Mumbai` is two
 /// letters away from `Dubai`.
-fn nearest(wanted: &str, names: impl Iterator<Item = (String, &'static str)>) -> Option<&'static str> {
+fn nearest<'a>(wanted: &str, names: impl Iterator<Item = (&'a str, &'static str)>) -> Option<&'static str> {
     let most = match wanted.chars().count() {
         0..=3 => 0,
         4..=11 => 1,
         _ => 2,
     };
     let near = names.filter_map(|(name, zone)| {
-        let distance = strsim::osa_distance(wanted, &name);
+        let distance = if name == wanted { 0 } else { strsim::osa_distance(wanted, name) };
         (distance <= most).then_some((distance, zone))
     });
     near.min_by_key(|(distance, _)| *distance).map(|(_, zone)| zone)
