@@ -2,6 +2,7 @@
 //!
 //! stdout is data, stderr is messages. `docs/cli.md` describes every command, its output and its exit codes.
 
+mod advice;
 mod check;
 mod fence;
 mod file;
@@ -36,6 +37,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::config::Problems;
 use crate::ledger::AskError;
 use crate::store::StoreError;
+use crate::store::etcd::ADVICE;
 use crate::threads;
 use crate::time::Clock;
 use logging::LogFormat;
@@ -90,56 +92,82 @@ enum Format {
 #[derive(Subcommand)]
 enum Command {
     /// Run a node: it contends for the leadership, and fires the jobs of FILE while it leads
+    #[command(after_help = "Example: fencron run jobs.yaml --store etcd://10.0.0.1:2379 --node a")]
     Run(run::RunArgs),
     /// Check a jobs file: everything that is wrong with it, each with its line
+    #[command(after_help = "Example: fencron validate jobs.yaml -o json")]
     Validate(check::ValidateArgs),
     /// Print the JSON Schema of jobs files, for editors
+    #[command(after_help = "Example: fencron schema > jobs.schema.json")]
     Schema,
     /// Show when the jobs of FILE fire, and what the rules of their zones do to it
+    #[command(after_help = "Example: fencron next jobs.yaml --job nightly --count 3")]
     Next(check::NextArgs),
     /// Show who leads, which nodes are there, and what keeps jobs from being fired
+    #[command(after_help = "Example: fencron status -o json")]
     Status,
     /// List the jobs
+    #[command(after_help = "Example: fencron jobs --job nightly")]
     Jobs(look::JobsArgs),
     /// List runs, the newest first
+    #[command(after_help = "Example: fencron runs --state failed --limit 10")]
     Runs(look::RunsArgs),
     /// Print what a run wrote
+    #[command(after_help = "Example: fencron logs nightly@2026-11-21T02:00:00Z -f")]
     Logs(logs::LogsArgs),
     /// Run a job now
+    #[command(after_help = "Example: fencron trigger nightly --wait --timeout 10m")]
     Trigger(steer::TriggerArgs),
     /// Skip a job's occurrences until it is resumed
+    #[command(after_help = "Example: fencron pause nightly")]
     Pause(steer::JobArgs),
     /// Let a paused job go on
+    #[command(after_help = "Example: fencron resume nightly")]
     Resume(steer::JobArgs),
     /// Stop a run, or take it back before it starts
+    #[command(after_help = "Example: fencron cancel nightly@2026-11-21T02:00:00Z")]
     Cancel(steer::RunIdArgs),
     /// Settle a run that ended as `unknown`
+    #[command(after_help = "Example: fencron resolve nightly@2026-11-21T02:00:00Z --as succeeded")]
     Resolve(steer::ResolveArgs),
     /// Run a job for instants of the past
+    #[command(after_help = "Example: fencron backfill nightly --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z")]
     Backfill(steer::BackfillArgs),
     /// Let another node lead
+    #[command(after_help = "Example: fencron step-down")]
     StepDown,
     /// Make the migrations of FILE: started many times at once, one makes them, and all wait and bring its verdict
+    #[command(after_help = "Example: fencron migrate jobs.yaml --wait 10m")]
     Migrate(migrate::MigrateArgs),
     /// Run a command once for its key, ever, in the whole cluster; later callers get its verdict
+    #[command(after_help = "Example: fencron once seed-2026 -- ./seed.sh")]
     Once(once::OnceArgs),
     /// Run a command under a lock, alone in the whole cluster, with a fence
+    #[command(after_help = "Example: fencron lock deploy --wait 5m -- ./deploy.sh")]
     Lock(hold::LockArgs),
     /// Run a command while permits are held: so many at once, in the whole cluster
+    #[command(after_help = "Example: fencron semaphore exports --permits 3 -- ./export.sh")]
     Semaphore(hold::SemaphoreArgs),
     /// Contend for the lead, and run a command while it is held
+    #[command(after_help = "Example: fencron elect worker --again -- ./worker")]
     Elect(hold::ElectArgs),
     /// List what is held, by whom, since when, and how many wait for it
+    #[command(after_help = "Example: fencron locks deploy -o json")]
     Locks(locks::LocksArgs),
     /// Take a lock away from whoever holds it
+    #[command(after_help = "Example: fencron unlock --force deploy")]
     Unlock(locks::UnlockArgs),
     /// Ask one node whether it is well: exit 0 when it is, 1 when it is not
+    #[command(after_help = "Example: fencron health http://127.0.0.1:8080/readyz")]
     Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
+    #[command(after_help = "Example: fencron fence show")]
     Fence(fence::FenceArgs),
     /// Turn away stale fences and repeated occurrences, where effects arrive
+    #[command(after_help = "Example: fencron guard exec backup --state sqlite:guard.db -- ./backup.sh")]
     Guard(guard::GuardArgs),
     /// Print a script with which a shell completes the arguments
+    #[command(after_help = "Example: fencron completions bash > ~/.local/share/bash-completion/completions/fencron")]
     Completions(check::CompletionsArgs),
 }
 
@@ -222,11 +250,19 @@ fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::
     if let Some(queue) = &queue {
         terminal.say_through(queue.clone());
     }
-    logging::start(global.log_format, command.logs_by_default(), clock, queue)?;
+    let mut logged = command.logs_by_default().to_owned();
+    if logged == "warn" && global.store.as_deref().is_some_and(is_etcd) && advice::was_given_today(&clock) {
+        logged += &format!(",{ADVICE}=off");
+    }
+    logging::start(global.log_format, &logged, clock, queue)?;
     let runtime = command.runtime().context("cannot start the threads")?;
     let exit = runtime.block_on(command.run(global, terminal));
     runtime.shutdown_timeout(LAST_TASKS);
     exit
+}
+
+fn is_etcd(url: &str) -> bool {
+    url.trim_start().starts_with("etcd")
 }
 
 impl Command {
@@ -324,5 +360,28 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     match error.downcast_ref::<StoreError>() {
         Some(StoreError::Refused(_) | StoreError::LeaseEnded(_)) | None => Exit::Failed,
         Some(_) => Exit::StoreUnreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_help_of_each_command_has_an_example_that_is_one() {
+        let program = Cli::command();
+        for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
+            let name = command.get_name();
+            let help = command.clone().render_long_help().to_string();
+            let example = help.lines().find_map(|line| line.strip_prefix("Example: "));
+            let example = example.unwrap_or_else(|| panic!("{name} has none"));
+            let words = example.split(" > ").next().unwrap_or(example).split(' ');
+            assert!(example.starts_with(&format!("fencron {name}")), "{example}");
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{example}: {error}");
+            }
+        }
     }
 }

@@ -24,6 +24,7 @@ pub mod view;
 mod claims;
 mod lifecycle;
 mod message;
+mod tail;
 mod turn;
 
 use due::DueQueue;
@@ -77,6 +78,8 @@ pub struct Scheduler {
     active: BTreeMap<RunId, Active>,
     /// The last attempt of each open run that was started here: it may have had its effect.
     started: HashMap<RunId, Attempt>,
+    /// The ends of what the attempts of open runs wrote that ended here.
+    tails: HashMap<RunId, String>,
     /// Transitions without an answer yet, with what is to follow them.
     flights: HashMap<RunId, Flight>,
     /// How many of them may have the outcome of a beginning.
@@ -165,6 +168,7 @@ impl Scheduler {
             incoming: None,
             active: BTreeMap::new(),
             started: HashMap::new(),
+            tails: HashMap::new(),
             flights: HashMap::new(),
             beginning: 0,
             room: usize::MAX,
@@ -353,6 +357,7 @@ impl Scheduler {
         self.view.reread(changes, version);
         let (open, active) = (&self.view.open, &self.active);
         self.started.retain(|run, _| open.contains_key(run) || active.contains_key(run));
+        self.tails.retain(|run, _| open.contains_key(run) || active.contains_key(run));
         if self.term.is_some() {
             self.adopt_open_runs(now);
         }

@@ -46,7 +46,13 @@ pub(super) async fn health(args: &HealthArgs, terminal: &mut Terminal) -> anyhow
         Ok(answer) => answer,
         Err(error) => {
             let why = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
-            let what_to_do = "is a node running, and with this --listen?";
+            let what_to_do = if args.url.is_none() && args.listen.is_none() {
+                "no --listen (FENCRON_LISTEN) says where the node here listens, so that the address was asked where one \
+                 listens that was started as the image starts it. `run` listens on any free port unless --listen names \
+                 one: `fencron status` shows it"
+            } else {
+                "is a node running, and with this --listen?"
+            };
             return Err(Failure::new(Exit::Failed, format!("the node at {url} {why}: {what_to_do}")).into());
         }
     };

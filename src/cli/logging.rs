@@ -20,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 pub(super) use queue::Queue;
 
 use super::Failure;
+use super::terminal::is_coloured;
 use crate::time::Clock;
 
 /// How logs are written.
@@ -45,7 +46,7 @@ pub(super) fn start(format: LogFormat, default: &str, clock: Clock, queue: Optio
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_timer(time).init(),
         LogFormat::Text => {
-            let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+            let coloured = is_coloured(io::stderr().is_terminal());
             let events = Format::default().with_timer(time.clone()).with_target(false);
             builder.with_ansi(coloured).event_format(Text { time, events }).init();
         }

@@ -259,7 +259,8 @@ fn teller(begun: Arc<AtomicBool>) -> Tell {
                 begun.store(false, Ordering::SeqCst);
             }
             let by = once.claimed_by.as_ref().map_or("", |by| by.node.as_str());
-            tracing::info!(migration = once.name, by, reason = once.reason, "migration: {}", once.state.as_str());
+            let reason = Some(once.reason.as_str()).filter(|reason| !reason.is_empty());
+            tracing::info!(migration = once.name, by, reason, "migration: {}", once.state.as_str());
         }
     })
 }

@@ -186,7 +186,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         match result {
             Transitioned::Applied { .. } => {
                 self.pruning.touch(&done.job);
-                tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason = done.reason, "run ended");
+                let reason = Some(done.reason.as_str()).filter(|reason| !reason.is_empty());
+                tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason, "run ended");
             }
             Transitioned::Refused { now: None, .. } => {
                 tracing::warn!(run_id = %run, verdict = %done.verdict, "its verdict came too late: the run is decided");

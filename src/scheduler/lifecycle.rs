@@ -1,7 +1,9 @@
 //! What becomes of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
 
 use super::run::{Claimant, Done, Open, OpenState, Source};
-use super::{Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned};
+use super::{
+    Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned, tail,
+};
 use crate::job::{
     ATTEMPTS_LOST_MOST, Attempted, Ended, Job, On, OnLostLeadership, Outcome, RunId, StopReason, Verdict,
 };
@@ -66,7 +68,11 @@ impl Scheduler {
                 To::Open(given_back(open, began, now))
             }
             _ => match active.job.pause_after(attempted).filter(|_| self.jobs.contains_key(&open.job)) {
-                Some(pause) => To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open }),
+                Some(pause) => {
+                    let tail = self.tails.entry(run.clone()).or_default();
+                    *tail = tail::with_attempt(tail, attempt, &ended);
+                    To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open })
+                }
                 None => self.verdict_of(&open, &ended, now),
             },
         };
@@ -99,7 +105,7 @@ impl Scheduler {
         let done = Done {
             finished_at: ended.finished_at,
             exit_code,
-            output: ended.output.clone(),
+            output: tail::of_run(self.tails.get(&open.id).map_or("", String::as_str), open.attempt, ended),
             ..Done::of(open, verdict, reason, now)
         };
         self.done(done, open.has_begun(), now)
@@ -262,6 +268,7 @@ impl Scheduler {
 
     fn run_gone(&mut self, run: &RunId, now: Wall) {
         if !self.active.contains_key(run) {
+            self.tails.remove(run);
             self.started.remove(run);
         }
         if self.term.is_some() && self.view.cancels.contains_key(run) {

@@ -37,6 +37,9 @@ use watch::Watcher;
 /// How often a cluster that does not answer is asked for its version.
 const ASK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 
+/// The target of what is logged about a version, and stays so until another one is installed.
+pub const ADVICE: &str = "fencron::store::advice";
+
 /// The largest answer that is read: a page of [`PAGE`](super::PAGE) entries may be that large.
 const MAX_ANSWER: usize = 256 << 20;
 
@@ -78,8 +81,15 @@ impl EtcdStore {
     /// belong to different clusters, or to something that only looks like etcd.
     pub async fn connect(config: EtcdConfig) -> Result<EtcdStore, StoreError> {
         let store = EtcdStore::of(config, Arc::default());
-        for warning in store.about().await?.warnings {
-            tracing::warn!("{warning}");
+        let about = store.about().await?;
+        let advice = defects::warnings(&about.version);
+        for warning in about.warnings {
+            // What stays as it is until somebody installs another version needs not to be said by every command.
+            if advice.contains(&warning) {
+                tracing::warn!(target: ADVICE, "{warning}");
+            } else {
+                tracing::warn!("{warning}");
+            }
         }
         Ok(store)
     }

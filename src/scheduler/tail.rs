@@ -1,0 +1,103 @@
+//! What is kept of the output of a run: the end of its last attempt, and before it the ends of those before, as far as they
+//! ended on this node.
+
+use crate::job::{Ended, OUTPUT_KEPT};
+
+/// How much is kept of the output of an attempt that is followed by another, in bytes.
+pub const OF_AN_EARLIER_ATTEMPT: usize = 1024;
+
+/// How much is kept of all of those, in bytes: the latest.
+pub const OF_EARLIER_ATTEMPTS: usize = 4 * 1024;
+
+const _: () = assert!(OF_AN_EARLIER_ATTEMPT * 2 <= OF_EARLIER_ATTEMPTS && OF_EARLIER_ATTEMPTS < OUTPUT_KEPT);
+
+/// What is remembered once an attempt has ended that is followed by another.
+pub(super) fn with_attempt(earlier: &str, number: u32, ended: &Ended) -> String {
+    let (end, cut) = end_of(&ended.output, OF_AN_EARLIER_ATTEMPT);
+    let missing = ended.output_bytes.saturating_sub(ended.output.len() as u64) + cut;
+    let newline = if end.is_empty() || end.ends_with('\n') { "" } else { "\n" };
+    let all = format!("{earlier}… attempt {number}:\n{}{end}{newline}", said(missing));
+    let (end, cut) = end_of(&all, OF_EARLIER_ATTEMPTS);
+    if cut > 0 { format!("{}{end}", said(cut)) } else { all }
+}
+
+/// What is kept with the verdict, after the last attempt.
+pub(super) fn of_run(earlier: &str, number: u32, ended: &Ended) -> String {
+    let missing = ended.output_bytes.saturating_sub(ended.output.len() as u64);
+    if earlier.is_empty() && missing == 0 {
+        return ended.output.clone();
+    }
+    let heading = if earlier.is_empty() { String::new() } else { format!("{earlier}… attempt {number}:\n") };
+    let room = OUTPUT_KEPT.saturating_sub(heading.len() + said(u64::MAX).len());
+    // What is whole needs no room for saying that it is not.
+    let room = if missing == 0 && heading.len() + ended.output.len() <= OUTPUT_KEPT { OUTPUT_KEPT } else { room };
+    let (end, cut) = match end_of(&ended.output, room) {
+        // The executor has cut it, most likely in the middle of a line.
+        (end, 0) if missing > 0 => from_a_line(end),
+        end => end,
+    };
+    format!("{heading}{}{end}", said(missing + cut))
+}
+
+fn said(missing: u64) -> String {
+    if missing == 0 { String::new() } else { format!("… {missing} bytes before this are not kept …\n") }
+}
+
+/// The end of a text, from the beginning of a line on where there is one, and how much was cut.
+fn end_of(text: &str, most: usize) -> (&str, u64) {
+    if text.len() <= most {
+        return (text, 0);
+    }
+    let at = text.ceil_char_boundary(text.len() - most);
+    let (end, cut) = from_a_line(&text[at..]);
+    (end, cut + at as u64)
+}
+
+/// The text from its second line on, where it has one.
+fn from_a_line(text: &str) -> (&str, u64) {
+    match text.split_once('\n') {
+        Some((cut, rest)) if !rest.is_empty() => (rest, cut.len() as u64 + 1),
+        _ => (text, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Outcome;
+    use crate::time::Wall;
+
+    fn ended(output: &str, output_bytes: u64) -> Ended {
+        let output = output.to_owned();
+        Ended { outcome: Outcome::Exited(1), started_at: None, finished_at: Wall::EPOCH, output, output_bytes }
+    }
+
+    #[test]
+    fn the_end_of_each_attempt_is_kept() {
+        let first = with_attempt("", 1, &ended("no route\n", 9));
+        let second = with_attempt(&first, 2, &ended("", 0));
+        let kept = of_run(&second, 3, &ended("done", 4));
+        assert_eq!(kept, "… attempt 1:\nno route\n… attempt 2:\n… attempt 3:\ndone");
+        assert_eq!(of_run("", 1, &ended("whole\n", 6)), "whole\n");
+    }
+
+    #[test]
+    fn what_is_cut_begins_with_a_line_and_is_counted() {
+        assert_eq!(of_run("", 1, &ended("iddle\nend\n", 100)), "… 96 bytes before this are not kept …\nend\n");
+        assert_eq!(of_run("", 1, &ended("no line", 100)), "… 93 bytes before this are not kept …\nno line");
+    }
+
+    #[test]
+    fn it_is_bounded_however_many_attempts_there_are() {
+        let line = "é".repeat(50) + "\n";
+        let output = line.repeat(OUTPUT_KEPT / line.len());
+        let mut earlier = String::new();
+        for number in 1..100 {
+            earlier = with_attempt(&earlier, number, &ended(&output, 1 << 40));
+            assert!(earlier.len() <= OF_EARLIER_ATTEMPTS + said(u64::MAX).len(), "{}", earlier.len());
+            let kept = of_run(&earlier, number + 1, &ended(&output, 1 << 40));
+            assert!(kept.len() <= OUTPUT_KEPT && kept.len() > OUTPUT_KEPT / 2, "{}", kept.len());
+            assert!(kept.contains(&format!("… attempt {number}:\n… ")) && kept.ends_with(&line), "{kept}");
+        }
+    }
+}
