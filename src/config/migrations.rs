@@ -413,6 +413,7 @@ mod tests {
             env: &|_| None,
             file: &|_| Ok(script.to_owned()),
             dir: &|_| Ok(Some(vec!["1_a.sql".to_owned()])),
+            open: false,
         };
         let sql = format!("{{database: 'sqlite:x.db', file: m{setting}}}");
         let config = parse(&format!("version: 1\nmigrations: [{{id: m, sql: {sql}}}]"), &sources).unwrap();

@@ -198,7 +198,7 @@ impl<S: Store> Ledger<S> {
                     _ => Transitioned::Refused { now: None, version: seen_at },
                 }
             }
-            (_, Some(entry), open) => Transitioned::Refused { now: open, version: entry.modified.0 },
+            (_, Some(entry), open) => Transitioned::Refused { now: open.map(Box::new), version: entry.modified.0 },
             (_, None, _) => Transitioned::Refused { now: None, version: seen_at },
         })
     }

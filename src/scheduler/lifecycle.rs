@@ -213,7 +213,7 @@ impl Scheduler {
             (Transitioned::Fenced, _) => self.go_on(&run, then, now),
             (Transitioned::Refused { now: stands, version }, to) => {
                 match stands {
-                    Some(open) => self.view.found_open(run.clone(), open, version, sent.expect),
+                    Some(open) => self.view.found_open(run.clone(), *open, version, sent.expect),
                     None => drop(self.view.drop_open(&run, version)),
                 }
                 let own = match by {

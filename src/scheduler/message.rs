@@ -61,7 +61,7 @@ pub enum Transitioned {
     Fenced,
     /// The run was not as expected: this is how it stands (`None`: it is not open), as of this version.
     Refused {
-        now: Option<Open>,
+        now: Option<Box<Open>>,
         version: Version,
     },
 }

@@ -308,7 +308,7 @@ fn way_back(name: &str, files: &[&String]) -> Option<String> {
         let separator = &before[stem.len()..];
         let ways = ["up", "do", "deploy"].map(|way| format!("{stem}{separator}{way}{SQL_FILE}"));
         let there = ways.into_iter().chain([format!("{stem}{SQL_FILE}")]);
-        return there.into_iter().find(|there| files.iter().any(|file| *file == there));
+        return there.into_iter().find(|there| files.contains(&there));
     }
     None
 }

@@ -36,7 +36,7 @@ async fn changes_are_made_together_and_each_is_answered() {
     let answers: std::collections::BTreeMap<_, _> =
         desk.ledger.transition(None, changes).await.unwrap().into_iter().collect();
     assert!(applied(&answers[&run(1)]) && applied(&answers[&run(4)]));
-    assert_eq!(answers[&run(2)], Transitioned::Refused { now: Some(desk.open(2)), version });
+    assert_eq!(answers[&run(2)], Transitioned::Refused { now: Some(Box::new(desk.open(2))), version });
     assert!(matches!(answers[&run(7)], Transitioned::Refused { now: None, .. }));
     assert_eq!(desk.ledger.run(&run(4)).await.unwrap(), Some(RunRow::Open(waits)));
     assert!(desk.is_open(&run(2)).await && desk.verdict(&run(7)).await.is_none());

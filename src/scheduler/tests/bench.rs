@@ -148,7 +148,7 @@ impl Model {
         match self.open.get(&change.run) {
             None => return Transitioned::Refused { now: None, version: self.revision },
             Some((now, version)) if *version != change.expect => {
-                return Transitioned::Refused { now: Some(now.clone()), version: *version };
+                return Transitioned::Refused { now: Some(Box::new(now.clone())), version: *version };
             }
             Some(_) => {}
         }
