@@ -164,7 +164,9 @@ enum Command {
     #[command(after_help = "Example: fencron fence show")]
     Fence(fence::FenceArgs),
     /// Turn away stale fences and repeated occurrences, where effects arrive
-    #[command(after_help = "Example: fencron guard exec backup --state sqlite:guard.db -- ./backup.sh")]
+    #[command(
+        after_help = "Example: fencron guard exec disk --state sqlite:g.db --scope shop/leader --fence 7 -- ./backup.sh"
+    )]
     Guard(guard::GuardArgs),
     /// Print a script with which a shell completes the arguments
     #[command(after_help = "Example: fencron completions bash > ~/.local/share/bash-completion/completions/fencron")]
