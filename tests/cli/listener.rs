@@ -13,7 +13,15 @@ use crate::{LIMIT, Place};
 const CLIENTS: usize = 300;
 
 /// How often each of them asks, without taking an answer: more than the buffers between them hold.
-const QUESTIONS: usize = 5_000;
+const QUESTIONS: usize = 200;
+
+/// A job that goes on, and has written more than is kept of what a run writes.
+const WORDY: &str = "
+version: 1
+namespace: shop
+jobs:
+  wordy: {schedule: '@at 2099-01-01T00:00:00Z', shell: 'seq 1 30000; while :; do sleep 1; done', kill_after: 1s}
+";
 
 async fn connect(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -38,10 +46,12 @@ async fn ask(from: &str, to: SocketAddr, path: &str) -> u16 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_do_not_read_keep_nobody_from_asking_whether_a_node_is_well() {
-    let place = Place::new();
+    let place = Place::with(WORDY);
     let _node = place.leader("a", &[]);
+    let run = place.trigger("wordy");
+    place.wait_for_state(&run, "running");
     let address: SocketAddr = place.json(&["status"])["nodes"][0]["address"].as_str().unwrap().parse().unwrap();
-    let question = "GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n".repeat(QUESTIONS);
+    let question = format!("GET /api/v1/runs/{run}/output HTTP/1.1\r\nhost: x\r\n\r\n").repeat(QUESTIONS);
     let mut stuck = Vec::new();
     for _ in 0..CLIENTS {
         let mut stream = connect("127.0.0.1", address).await;
@@ -59,7 +69,7 @@ async fn clients_that_do_not_read_keep_nobody_from_asking_whether_a_node_is_well
     assert_eq!(ask("127.0.0.2", address, "/api/v1/status").await, 200);
     // And so does everybody when those who take nothing have been given up.
     let mut room = false;
-    for _ in 0..LIMIT.as_secs() {
+    for _ in 0..3 * LIMIT.as_secs() {
         room = ask("127.0.0.1", address, "/api/v1/status").await == 200;
         if room {
             break;
