@@ -107,7 +107,7 @@ pub(super) struct OpenRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lateness_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    doubt: Option<String>,
+    doubt: Option<Box<str>>,
 }
 
 fn scheduled() -> SourceRecord {

@@ -299,7 +299,7 @@ fn again(done: &Done, now: Wall) -> Open {
         attempt: done.attempt,
         claimed_at: done.claimed_at,
         lateness: done.lateness,
-        doubt: Some(done.reason[..done.reason.floor_char_boundary(DOUBT_KEPT)].to_owned()),
+        doubt: Some(done.reason[..done.reason.floor_char_boundary(DOUBT_KEPT)].into()),
         ..asked_run(&done.id, &done.source, now)
     }
 }

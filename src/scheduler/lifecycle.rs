@@ -51,9 +51,9 @@ impl Scheduler {
         let began = ended.started_at.is_some();
         let in_doubt_before = open.doubt.is_some();
         let doubt = match &ended.outcome {
-            Outcome::InDoubt(why) | Outcome::Partial(why) => Some(why.clone()),
+            Outcome::InDoubt(why) | Outcome::Partial(why) => Some(why.as_str().into()),
             Outcome::Stopped(reason) if began && active.job.is_in_doubt_when_cut_short() => {
-                Some(format!("stopped in the middle: {}", reason.as_str()))
+                Some(format!("stopped in the middle: {}", reason.as_str()).into())
             }
             _ if began => None,
             _ => open.doubt.clone(),
@@ -321,7 +321,7 @@ impl Scheduler {
         let lost = format!("leader lost: {who} claimed it and did not say how it ended");
         let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee.may_repeat());
         if again && open.attempt < ATTEMPTS_LOST_MOST {
-            let open = Open { doubt: Some(lost), ..open.clone() };
+            let open = Open { doubt: Some(lost.into()), ..open.clone() };
             let (to, fence) = (To::Open(given_back(open.clone(), true, now)), self.term);
             return fence.into_iter().for_each(|fence| self.change(&open.id, to.clone(), By::Term(fence)));
         }

@@ -31,7 +31,7 @@ pub struct Open {
     /// From `starts` until the first attempt was started, once that is known.
     pub lateness: Option<Duration>,
     /// Why nobody can say how the last attempt that began has ended; `None`: that is known, or none began.
-    pub doubt: Option<String>,
+    pub doubt: Option<Box<str>>,
 }
 
 impl Open {

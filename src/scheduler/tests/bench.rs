@@ -208,7 +208,7 @@ impl Model {
             claimed_at: done.claimed_at,
             started_at: None,
             lateness: done.lateness,
-            doubt: Some(done.reason),
+            doubt: Some(done.reason.into()),
         };
         self.put(open, version);
     }
