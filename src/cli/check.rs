@@ -122,8 +122,9 @@ struct NextView {
     /// For a job without a schedule: what makes it due.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
-    /// `false`: it is not due until the file says so.
-    enabled: bool,
+    /// Only where it is `false`: it is not due until the file says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enabled: Option<bool>,
 }
 
 /// Says when the jobs of a file fire, and what the rules of their zones do to it.
@@ -166,7 +167,7 @@ fn next_view(job: &Job, from: Wall, count: u32) -> NextView {
         }
         Trigger::After { .. } | Trigger::Disabled => (None, Vec::new()),
     };
-    let enabled = job.trigger != Trigger::Disabled;
+    let enabled = (job.trigger == Trigger::Disabled).then_some(false);
     NextView { job: job.name.clone(), timezone, fires, after: after(&job.trigger), enabled }
 }
 
@@ -183,7 +184,7 @@ fn next_table(views: &[NextView]) -> String {
         if rows.is_empty() {
             let why = match &view.after {
                 Some(after) => format!("after {after}"),
-                None if !view.enabled => "not enabled".to_owned(),
+                None if view.enabled.is_some() => "not enabled".to_owned(),
                 None => "never again".to_owned(),
             };
             rows.push(row("-".to_owned(), "-", &why));

@@ -65,8 +65,8 @@ pub(super) fn surprise(expression: &str) -> Option<String> {
     if second.is_some_and(field::is_whole) && !field::is_whole(minute) {
         let shown = field::shorten(minute);
         return Some(format!(
-            "the seconds, which come first, are `*`: it fires 60 times in each minute that `{shown}` names; for once a minute \
-             write 0 in the place of that `*` (`0-59`, where every second is meant)"
+            "the seconds, which come first, are `*`: it fires 60 times in each minute that `{shown}` names; for once a \
+             minute write 0 in the place of that `*` (`0-59`, where every second is meant)"
         ));
     }
     if field::is_whole(date) || field::is_whole(weekday) {
