@@ -118,6 +118,7 @@ pub trait Execute: Clone + Send + Sync + 'static {
 /// # let stamp = Stamp {
 /// #     namespace: "shop".into(), scope: Scope::leader("shop"), fence: Fence::new(7).unwrap(), job: "greet".into(),
 /// #     run_id: run_id.to_string(), scheduled_at: run_id.at(), attempt: 1, node: "a".into(),
+/// #     after: None,
 /// # };
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let executor = Executor::new(Clock::system(), MAX_RUNNING, SupervisorProgram::this()?)?;

@@ -96,9 +96,52 @@ pub struct Stamp {
     pub attempt: u32,
     /// The node that makes the effect.
     pub node: String,
+    /// For a run that follows another: that one.
+    pub after: Option<After>,
+}
+
+/// The run that another follows (`after:`), and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct After {
+    pub run_id: String,
+    pub job: String,
+    /// `None` where a node of an older version, which does not pass it on, had a hand in it.
+    pub end: Option<AfterEnd>,
+}
+
+/// How the run ended that another follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AfterEnd {
+    pub verdict: String,
+    /// Why, for a person; may be empty, and only the beginning of it where it is long.
+    pub reason: String,
+    pub exit_code: Option<i32>,
+}
+
+/// The names under which it is told what a run follows: those of SQL parameters. The variables and the headers are made
+/// of them.
+pub const AFTER_NAMES: [&str; 5] = ["after_run_id", "after_job", "after_verdict", "after_reason", "after_exit_code"];
+
+impl After {
+    /// The values, in the order of [`AFTER_NAMES`].
+    pub fn values(&self) -> [Option<String>; 5] {
+        let end = self.end.as_ref();
+        [
+            Some(self.run_id.clone()),
+            Some(self.job.clone()),
+            end.map(|end| end.verdict.clone()),
+            end.map(|end| end.reason.clone()),
+            end.and_then(|end| end.exit_code).map(|code| code.to_string()),
+        ]
+    }
 }
 
 impl Stamp {
+    fn after_under<N>(&self, names: [N; 5]) -> impl Iterator<Item = (N, String)> {
+        let values = self.after.as_ref().map(After::values).unwrap_or_default();
+        names.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)))
+    }
+
     /// The environment variables that a command gets.
     ///
     /// ```
@@ -112,6 +155,7 @@ impl Stamp {
     ///     scheduled_at: "2026-11-21T02:00:00Z".parse().unwrap(),
     ///     attempt: 1,
     ///     node: "a".into(),
+    ///     after: None,
     /// };
     /// let variables: Vec<_> = stamp.variables().collect();
     /// assert!(variables.contains(&("FENCRON_FENCE", "7".to_owned())));
@@ -129,6 +173,8 @@ impl Stamp {
             ("TRACEPARENT", self.traceparent()),
         ]
         .into_iter()
+        // What a target answered may have a NUL in it, which no variable can hold.
+        .chain(self.after_under(AFTER_VARIABLES).map(|(name, value)| (name, value.replace('\0', " "))))
     }
 
     /// The headers that a request gets.
@@ -144,6 +190,7 @@ impl Stamp {
     /// #     scheduled_at: "2026-11-21T02:00:00Z".parse().unwrap(),
     /// #     attempt: 1,
     /// #     node: "a".into(),
+    /// #     after: None,
     /// # };
     /// let headers: Vec<_> = stamp.headers().collect();
     /// assert!(headers.contains(&(header::FENCING_TOKEN, "7".to_owned())));
@@ -159,6 +206,7 @@ impl Stamp {
             (header::TRACEPARENT, self.traceparent()),
         ]
         .into_iter()
+        .chain(self.after_under(header::AFTER).map(|(name, value)| (name, in_header(&value))))
     }
 
     /// A W3C trace context whose trace is the occurrence (the same for every attempt and leader) and whose span is
@@ -170,6 +218,26 @@ impl Stamp {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         format!("00-{}-{}-01", hex(&trace[..16]), hex(&span[..8]))
     }
+}
+
+const AFTER_VARIABLES: [&str; 5] = [
+    "FENCRON_AFTER_RUN_ID",
+    "FENCRON_AFTER_JOB",
+    "FENCRON_AFTER_VERDICT",
+    "FENCRON_AFTER_REASON",
+    "FENCRON_AFTER_EXIT_CODE",
+];
+
+/// A text as the value of a header: what is not printable ASCII, and `%`, is percent-encoded.
+fn in_header(text: &str) -> String {
+    let mut value = String::with_capacity(text.len());
+    for byte in text.trim().bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => value.push(char::from(byte)),
+            _ => value.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    value
 }
 
 /// The environment variables of which a command has one that runs under a hold, or as a job.
@@ -226,6 +294,14 @@ pub mod header {
     pub const ATTEMPT: &str = "fencron-attempt";
     /// The W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
+    /// What the run follows (`after:`): the run, its job, how it ended, why, and its exit code.
+    pub const AFTER: [&str; 5] = [
+        "fencron-after-run-id",
+        "fencron-after-job",
+        "fencron-after-verdict",
+        "fencron-after-reason",
+        "fencron-after-exit-code",
+    ];
     /// In a guard's answer to a stale fence (412): the greatest that it has seen in the scope.
     pub const FENCING_TOKEN_SEEN: &str = "fencing-token-seen";
     /// In a guard's own answer, where it is not the service's: why, in a word (`in-doubt`).
@@ -242,6 +318,36 @@ mod tests {
     fn zero_is_no_fence() {
         assert_eq!(Fence::new(0), None);
         assert!(Fence::new(1) < Fence::new(2));
+    }
+
+    #[test]
+    fn what_a_run_follows_is_told_under_a_name_each_and_what_is_not_known_under_none() {
+        let stamp = |end| Stamp {
+            namespace: "shop".into(),
+            scope: Scope::leader("shop"),
+            fence: Fence::new(7).unwrap(),
+            job: "b".into(),
+            run_id: "b@2026-11-21T02:00:00Z".into(),
+            scheduled_at: Wall::EPOCH,
+            attempt: 1,
+            node: "n".into(),
+            after: Some(After { run_id: "a@2026-11-21T02:00:00Z".into(), job: "a".into(), end }),
+        };
+        let reason = "100 % of\n\0 für nichts ".to_owned();
+        let known = stamp(Some(AfterEnd { verdict: "failed".into(), reason, exit_code: Some(3) }));
+        let variables: Vec<_> = known.variables().filter(|(name, _)| name.contains("AFTER")).collect();
+        let expected = [
+            ("FENCRON_AFTER_RUN_ID", "a@2026-11-21T02:00:00Z"),
+            ("FENCRON_AFTER_JOB", "a"),
+            ("FENCRON_AFTER_VERDICT", "failed"),
+            ("FENCRON_AFTER_REASON", "100 % of\n  für nichts "),
+            ("FENCRON_AFTER_EXIT_CODE", "3"),
+        ];
+        assert_eq!(variables, expected.map(|(name, value)| (name, value.to_owned())));
+        let headers: Vec<_> = known.headers().filter(|(name, _)| name.contains("after")).collect();
+        assert_eq!(headers[3], (header::AFTER[3], "100 %25 of%0A%00 f%C3%BCr nichts".to_owned()));
+        let unknown: Vec<_> = stamp(None).variables().filter(|(name, _)| name.contains("AFTER")).collect();
+        assert_eq!(unknown.len(), 2, "{unknown:?}");
     }
 
     #[test]

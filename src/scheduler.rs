@@ -21,6 +21,7 @@ pub mod due;
 pub mod run;
 pub mod view;
 
+mod catching_up;
 mod claims;
 mod lifecycle;
 mod message;

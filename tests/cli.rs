@@ -1,5 +1,7 @@
 //! The program as people and scripts use it: real processes on a SQLite file.
 
+#[path = "cli/chains.rs"]
+mod chains;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/listener.rs"]

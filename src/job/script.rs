@@ -18,7 +18,10 @@ pub const MAX_SCRIPT_BYTES: usize = 1 << 20;
 /// The most statements of a script.
 pub const MAX_STATEMENTS: usize = 10_000;
 /// The names that every script may use: what the stamp says.
-pub const STAMP_NAMES: [&str; 5] = ["fence", "scope", "run_id", "scheduled_at", "attempt"];
+pub const STAMP_NAMES: [&str; 10] = {
+    let [run_id, job, verdict, reason, exit_code] = crate::fence::AFTER_NAMES;
+    ["fence", "scope", "run_id", "scheduled_at", "attempt", run_id, job, verdict, reason, exit_code]
+};
 
 /// The statements of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]

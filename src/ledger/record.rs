@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
-use crate::scheduler::run::{Claimant, Done, Known, Many, Open, OpenState, Source, Watermark};
+use crate::scheduler::run::{
+    CatchUp, Claimant, Done, End, Known, Many, Open, OpenState, Predecessor, Source, Watermark,
+};
 use crate::time::Wall;
 
 /// The version of the records that this program writes, and the newest that it reads.
@@ -97,6 +99,9 @@ pub(super) struct OpenRecord {
     starts: Wall,
     #[serde(default = "scheduled", skip_serializing_if = "is_scheduled")]
     source: SourceRecord,
+    /// Beside the source, so that nodes that do not know of it still read that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after_end: Option<EndRecord>,
     state: StateRecord,
     attempt: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +113,15 @@ pub(super) struct OpenRecord {
     lateness_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     doubt: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    catch_up: Option<CatchUpRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CatchUpRecord {
+    Missed,
+    Behind,
 }
 
 fn scheduled() -> SourceRecord {
@@ -130,22 +144,46 @@ impl From<ClaimantRecord> for Claimant {
     }
 }
 
+/// How the run ended that another follows.
+#[derive(Serialize, Deserialize)]
+struct EndRecord {
+    verdict: Verdict,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+}
+
+impl EndRecord {
+    fn of(source: &Source) -> Option<EndRecord> {
+        let Source::After(before) = source else { return None };
+        let end = before.end.as_ref()?;
+        Some(EndRecord { verdict: end.verdict, reason: end.reason.clone(), exit_code: end.exit_code })
+    }
+}
+
+impl From<EndRecord> for End {
+    fn from(record: EndRecord) -> Self {
+        End { verdict: record.verdict, reason: record.reason, exit_code: record.exit_code }
+    }
+}
+
 impl From<&Source> for SourceRecord {
     fn from(source: &Source) -> Self {
         match source {
             Source::Schedule => SourceRecord::Schedule,
-            Source::After(run) => SourceRecord::After(run.clone()),
+            Source::After(followed) => SourceRecord::After(followed.run.clone()),
             Source::Trigger { by } => SourceRecord::Trigger(by.clone()),
             Source::Backfill { by } => SourceRecord::Backfill(by.clone()),
         }
     }
 }
 
-impl From<SourceRecord> for Source {
-    fn from(record: SourceRecord) -> Self {
-        match record {
+impl SourceRecord {
+    fn with(self, end: Option<EndRecord>) -> Source {
+        match self {
             SourceRecord::Schedule => Source::Schedule,
-            SourceRecord::After(run) => Source::After(run),
+            SourceRecord::After(run) => Source::After(Box::new(Predecessor { run, end: end.map(End::from) })),
             SourceRecord::Trigger(by) => Source::Trigger { by },
             SourceRecord::Backfill(by) => Source::Backfill { by },
         }
@@ -161,6 +199,7 @@ impl From<&Open> for OpenRecord {
         OpenRecord {
             starts: open.starts,
             source: (&open.source).into(),
+            after_end: EndRecord::of(&open.source),
             state: match open.state {
                 OpenState::Waiting { not_before } => StateRecord::Waiting(not_before),
                 OpenState::Claimed => StateRecord::Claimed,
@@ -172,6 +211,10 @@ impl From<&Open> for OpenRecord {
             started_at: open.started_at,
             lateness_ms: open.lateness.map(millis),
             doubt: open.doubt.clone(),
+            catch_up: open.catch_up.map(|catch_up| match catch_up {
+                CatchUp::Missed => CatchUpRecord::Missed,
+                CatchUp::Behind => CatchUpRecord::Behind,
+            }),
         }
     }
 }
@@ -184,7 +227,7 @@ impl OpenRecord {
             at: id.at(),
             id,
             starts: self.starts,
-            source: self.source.into(),
+            source: self.source.with(self.after_end),
             state: match self.state {
                 StateRecord::Waiting(not_before) => OpenState::Waiting { not_before },
                 StateRecord::Claimed => OpenState::Claimed,
@@ -196,6 +239,10 @@ impl OpenRecord {
             started_at: self.started_at,
             lateness: self.lateness_ms.map(Duration::from_millis),
             doubt: self.doubt,
+            catch_up: self.catch_up.map(|catch_up| match catch_up {
+                CatchUpRecord::Missed => CatchUp::Missed,
+                CatchUpRecord::Behind => CatchUp::Behind,
+            }),
         }
     }
 }
@@ -204,6 +251,8 @@ impl OpenRecord {
 pub(super) struct DoneRecord {
     id: RunId,
     source: SourceRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after_end: Option<EndRecord>,
     verdict: Verdict,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     reason: String,
@@ -237,6 +286,7 @@ impl From<&Done> for DoneRecord {
         DoneRecord {
             id: done.id.clone(),
             source: (&done.source).into(),
+            after_end: EndRecord::of(&done.source),
             verdict: done.verdict,
             reason: done.reason.clone(),
             attempt: done.attempt,
@@ -258,7 +308,7 @@ impl From<DoneRecord> for Done {
             job: record.id.job(),
             at: record.id.at(),
             id: record.id,
-            source: record.source.into(),
+            source: record.source.with(record.after_end),
             verdict: record.verdict,
             reason: record.reason,
             attempt: record.attempt,
@@ -342,6 +392,7 @@ mod tests {
             started_at: Some(id.at()),
             lateness: Some(Duration::from_millis(4)),
             doubt: Some("n0 was lost".into()),
+            catch_up: Some(CatchUp::Missed),
             id,
         }
     }
@@ -360,6 +411,31 @@ mod tests {
         done.many = Some(Many { from: Wall::EPOCH, count: 5, at_least: true });
         let record: DoneRecord = decode(&encode(DoneRecord::from(&done))).unwrap();
         assert_eq!(Done::from(record), done);
+    }
+
+    #[test]
+    fn what_a_run_follows_reads_back_with_how_it_ended_and_without_where_an_older_version_wrote_it() {
+        let followed = Done::of(&open(), Verdict::Failed, "x".repeat(399) + "ü", open().at);
+        let follows = Open {
+            source: Source::After(Box::new(Predecessor::of(&Done { exit_code: Some(3), ..followed }))),
+            ..open()
+        };
+        let bytes = encode(OpenRecord::from(&follows));
+        let record: OpenRecord = decode(&bytes).unwrap();
+        assert_eq!(record.into_open(open().id), follows);
+        let done = Done::of(&follows, Verdict::Succeeded, "", open().at);
+        assert_eq!(Done::from(decode::<DoneRecord>(&encode(DoneRecord::from(&done))).unwrap()), done);
+        let Source::After(before) = &follows.source else { panic!("{follows:?}") };
+        let end = before.end.as_ref().unwrap();
+        assert_eq!((end.reason.len(), end.exit_code), (399, Some(3)));
+
+        let mut older: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        older["r"].as_object_mut().unwrap().remove("after_end").unwrap();
+        let record: OpenRecord = decode(older.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            record.into_open(open().id).source,
+            Source::After(Box::new(Predecessor { run: open().id, end: None }))
+        );
     }
 
     #[test]

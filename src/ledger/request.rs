@@ -288,6 +288,7 @@ fn asked_run(run: &RunId, source: &Source, now: Wall) -> Open {
         started_at: None,
         lateness: None,
         doubt: None,
+        catch_up: None,
     }
 }
 

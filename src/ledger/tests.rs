@@ -7,7 +7,7 @@ use super::*;
 use crate::fence::Fence;
 use crate::job::{History, RunId, Verdict};
 use crate::lock::{CallId, Driver, LockName, Locks, Presence, Seen, Session, Timing};
-use crate::scheduler::run::{Claimant, Done, Open, OpenState, Source, Watermark};
+use crate::scheduler::run::{Claimant, Done, Open, OpenState, Predecessor, Source, Watermark};
 use crate::scheduler::{To, Transition, Transitioned};
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
@@ -210,6 +210,7 @@ fn open(second: u64, state: OpenState, claimant: Option<Claimant>) -> Open {
         started_at: None,
         lateness: None,
         doubt: None,
+        catch_up: None,
     }
 }
 

@@ -6,7 +6,7 @@ use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{Ledger, Pauses};
 use crate::job::{MAX_FOLLOWERS, RunId};
 use crate::lock::Hold;
-use crate::scheduler::run::{Done, Open};
+use crate::scheduler::run::{Done, FOLLOWED_REASON_MOST, Open};
 use crate::scheduler::{To, Transition, Transitioned};
 use crate::store::{Committed, Compare, Entry, Keys, Op, Range, Store, StoreError, TXN_BYTES, Txn};
 
@@ -284,6 +284,9 @@ fn bytes_of(transition: &Transition) -> usize {
     match &transition.to {
         To::Open(_) => RECORD,
         // JSON may write one byte of output as six (a control character).
-        To::Done { done, follow } => RECORD * (1 + follow.len()) + 2 * done.output.len() + done.reason.len(),
+        To::Done { done, follow } => {
+            let following = (RECORD + FOLLOWED_REASON_MOST) * follow.len();
+            RECORD + following + 2 * done.output.len() + done.reason.len()
+        }
     }
 }

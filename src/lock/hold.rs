@@ -224,6 +224,7 @@ impl Hold {
             scheduled_at: at,
             attempt: 1,
             node: node.to_owned(),
+            after: None,
         }
     }
 

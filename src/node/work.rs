@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::{Answer, Running, Standing};
 use crate::execute::{Execute, MayStart, Reads, Started, Stop, Work};
-use crate::fence::{Fence, Scope, Stamp};
+use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{Ended, Job, JobName, Outcome, RunId};
 use crate::ledger::{Claim, Claims, Ledger};
 use crate::lock::Hold;
 use crate::node::housekeeping::Chore;
-use crate::scheduler::run::{Known, Open};
+use crate::scheduler::run::{Known, Open, Source};
 use crate::scheduler::{Action, Batch, Event, To, Transition, Transitioned};
 use crate::store::{Store, StoreError};
 
@@ -208,6 +208,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             scheduled_at: open.at,
             attempt: open.attempt,
             node: self.options.name.clone(),
+            after: after_of(&open.source),
         };
         tracing::info!(job = %job.name, run_id = %open.id, fence = %claimant.fence, attempt = open.attempt, "run starts");
         let (stopper, stop) = Stop::channel();
@@ -333,4 +334,15 @@ impl<S: Store, E: Execute> Running<S, E> {
         });
         self.pruning.ended(next);
     }
+}
+
+/// What a run follows, as its stamp tells it.
+fn after_of(source: &Source) -> Option<After> {
+    let Source::After(followed) = source else { return None };
+    let end = followed.end.as_ref().map(|end| AfterEnd {
+        verdict: end.verdict.to_string(),
+        reason: end.reason.clone(),
+        exit_code: end.exit_code,
+    });
+    Some(After { run_id: followed.run.to_string(), job: followed.run.job().to_string(), end })
 }

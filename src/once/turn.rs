@@ -269,6 +269,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
             scheduled_at: now,
             attempt,
             node: self.node.clone(),
+            after: None,
         }
     }
 

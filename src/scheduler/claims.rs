@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::catching_up::{Fresh, Room, pause_of};
 use super::due::{Due, DueQueue, What};
-use super::run::{Done, Known, Open, OpenState, Source, Version, Watermark};
+use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark};
 use super::view::View;
-use super::{Action, BATCH, Batch, Registration, Scheduler, WAITING_MOST};
+use super::{Action, BATCH, Batch, Registration, Scheduler};
 use crate::fence::Fence;
-use crate::job::{Job, JobName, On, Overlap, RunId, Trigger, Verdict};
+use crate::job::{Job, JobName, On, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
 
@@ -17,11 +18,8 @@ use crate::time::Wall;
 /// exception.
 pub(super) const GROWS_AFTER: u64 = 200;
 
-/// What a batch has decided so far, by job: the ledger does not show it yet.
-#[derive(Default)]
-struct Fresh {
-    opens: HashMap<JobName, Vec<RunId>>,
-}
+/// What a batch has decided so far, by job.
+type Decided = HashMap<JobName, Vec<Fresh>>;
 
 enum Decision {
     Open(Open),
@@ -38,15 +36,16 @@ impl Scheduler {
             return;
         }
         let (mut opens, mut dones, mut known, mut watermark) = (Vec::new(), Vec::new(), Vec::new(), None);
-        let mut fresh = Fresh::default();
+        let mut decided = Decided::new();
         let mut room = self.room_left();
         while opens.len() + dones.len() + known.len() < self.batch_most {
             let Some(due) = self.due.pop(now) else { break };
             watermark = Some(Watermark { instant: due.occurrence.starts, job: Some(due.job.clone()) });
             let Some(job) = self.jobs.get(&due.job).cloned() else { continue };
-            match self.decide(&job, due, &fresh, fence, now) {
+            match self.decide(&job, due, &decided, fence, now) {
                 Decision::Open(open) => {
-                    fresh.opens.entry(open.job.clone()).or_default().push(open.id.clone());
+                    let fresh = Fresh { id: open.id.clone(), catch_up: open.catch_up };
+                    decided.entry(open.job.clone()).or_default().push(fresh);
                     opens.push(if room == 0 && open.state == OpenState::Claimed { waiting(open, now) } else { open });
                     room = room.saturating_sub(usize::from(opens.last().is_some_and(|open| open.claimant.is_some())));
                 }
@@ -65,7 +64,7 @@ impl Scheduler {
         self.act(Action::Claim(batch));
     }
 
-    fn decide(&self, job: &Job, due: Due, fresh: &Fresh, fence: Fence, now: Wall) -> Decision {
+    fn decide(&self, job: &Job, due: Due, decided: &Decided, fence: Fence, now: Wall) -> Decision {
         let open = self.occurrence(&job.name, due.occurrence, fence, now);
         let skip = |reason: String| {
             let mut done = Done::of(&open, Verdict::Skipped, reason, now);
@@ -83,15 +82,19 @@ impl Scheduler {
             What::InTime => None,
             What::CatchUp { nth, every } => Some((nth, every)),
         };
-        let fresh = fresh.opens.get(&job.name).map_or(&[][..], Vec::as_slice);
-        match self.room_for(job, fresh, nth.is_some()) {
-            Room::Free if nth.is_none_or(|(nth, _)| nth == 0) => Decision::Open(open),
-            Room::Free | Room::Wait => {
-                let pause = nth.map_or(Duration::ZERO, |(nth, every)| every * nth);
-                Decision::Open(waiting(open, now.plus(pause)))
-            }
-            Room::None(reason) => skip(reason),
+        let fresh = decided.get(&job.name).map_or(&[][..], Vec::as_slice);
+        let room = self.room_for(job, fresh, nth.is_some());
+        let catch_up = match &room {
+            Room::None(reason) => return skip(reason.clone()),
+            _ if nth.is_some() => Some(CatchUp::Missed),
+            Room::Behind => Some(CatchUp::Behind),
+            Room::Free | Room::Wait => None,
+        };
+        let open = Open { catch_up, ..open };
+        if matches!(room, Room::Free) && nth.is_none_or(|(nth, _)| nth == 0) {
+            return Decision::Open(open);
         }
+        Decision::Open(waiting(open, now.plus(nth.map_or(Duration::ZERO, pause_of))))
     }
 
     /// An occurrence as this term claims it.
@@ -109,27 +112,7 @@ impl Scheduler {
             started_at: None,
             lateness: None,
             doubt: None,
-        }
-    }
-
-    /// Whether an occurrence of `job` may start beside the runs that are open. One that was missed and is to run all
-    /// the same waits where one in time would be skipped: catching up is what was asked for.
-    fn room_for(&self, job: &Job, fresh: &[RunId], catching_up: bool) -> Room {
-        let before: Vec<&RunId> =
-            self.view.open_of(&job.name).chain(fresh).chain(self.left_running(&job.name)).collect();
-        let Some(last) = before.last() else { return Room::Free };
-        match job.overlap {
-            Overlap::Skip if catching_up => Room::Wait,
-            Overlap::Skip => Room::None(format!("overlap: {last} has not ended")),
-            Overlap::Queue if !catching_up && before.len() > WAITING_MOST => {
-                Room::None(format!("overlap: {WAITING_MOST} runs wait already"))
-            }
-            Overlap::Queue | Overlap::Replace => Room::Wait,
-            Overlap::Allow { max_running } if before.len() < max_running as usize => Room::Free,
-            Overlap::Allow { .. } if catching_up => Room::Wait,
-            Overlap::Allow { max_running } => {
-                Room::None(format!("overlap: {max_running} runs are open (`max_running`)"))
-            }
+            catch_up: None,
         }
     }
 
@@ -351,12 +334,6 @@ pub(super) fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName,
         }
     }
     followers
-}
-
-enum Room {
-    Free,
-    Wait,
-    None(String),
 }
 
 /// The first occurrence of a job with jitter that starts after `after`.

@@ -1,6 +1,6 @@
 //! What becomes of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
 
-use super::run::{Claimant, Done, Open, OpenState, Source};
+use super::run::{Claimant, Done, End, Open, OpenState, Predecessor, Source};
 use super::{
     Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned, tail,
 };
@@ -113,12 +113,13 @@ impl Scheduler {
 
     /// A verdict, with the runs that follow it. `began`: an attempt had begun.
     fn done(&self, done: Done, began: bool, now: Wall) -> To {
-        let follow = self.followers_of(&done.id, |on| on.takes(done.verdict, began), now);
+        let follow = self.followers_of(&Predecessor::of(&done), |on| on.takes(done.verdict, began), now);
         To::Done { done, follow }
     }
 
-    /// The runs that follow `run`, of the jobs that wait for such an end.
-    fn followers_of(&self, run: &RunId, takes: impl Fn(On) -> bool, now: Wall) -> Vec<Open> {
+    /// The runs that follow the one before, of the jobs that wait for such an end.
+    fn followers_of(&self, before: &Predecessor, takes: impl Fn(On) -> bool, now: Wall) -> Vec<Open> {
+        let run = &before.run;
         let followers = self.followers.get(&run.job()).map_or(&[][..], Vec::as_slice);
         followers
             .iter()
@@ -128,7 +129,7 @@ impl Scheduler {
                 job: job.clone(),
                 at: run.at(),
                 starts: now,
-                source: Source::After(run.clone()),
+                source: Source::After(Box::new(before.clone())),
                 state: OpenState::Waiting { not_before: now },
                 attempt: 0,
                 claimant: None,
@@ -136,6 +137,7 @@ impl Scheduler {
                 started_at: None,
                 lateness: None,
                 doubt: None,
+                catch_up: None,
             })
             .collect()
     }
@@ -144,7 +146,9 @@ impl Scheduler {
     /// followed the doubt.
     pub(super) fn follow_resolved(&mut self, run: &RunId, now: Wall) {
         let Some(fence) = self.term else { return };
-        let follow = self.followers_of(run, |on| on == On::Success, now);
+        let end = End { verdict: Verdict::Succeeded, reason: "resolved by a person".to_owned(), exit_code: None };
+        let before = Predecessor { run: run.clone(), end: Some(end) };
+        let follow = self.followers_of(&before, |on| on == On::Success, now);
         self.act(Action::Follow { fence, run: run.clone(), follow });
     }
 
@@ -196,7 +200,8 @@ impl Scheduler {
                 }
                 self.go_on(&run, then, now);
             }
-            (Transitioned::Applied { version }, To::Done { follow, .. }) => {
+            (Transitioned::Applied { version }, To::Done { done, follow }) => {
+                let ended = self.view.open.get(&run).map(|known| known.open.clone());
                 self.view.drop_open(&run, version);
                 for open in follow {
                     let next = open.id.clone();
@@ -205,6 +210,9 @@ impl Scheduler {
                         self.view.put_open(next.clone(), open, version);
                     }
                     self.look_again(&next, now);
+                }
+                if let Some(ended) = ended.filter(|_| self.may_act()) {
+                    self.skip_overlapped(&ended, &done, now);
                 }
                 self.run_gone(&run, now);
             }

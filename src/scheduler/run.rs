@@ -32,6 +32,8 @@ pub struct Open {
     pub lateness: Option<Duration>,
     /// Why nobody can say how the last attempt that began has ended; `None`: that is known, or none began.
     pub doubt: Option<Box<str>>,
+    /// What it has to do with a job's catching up on missed occurrences; `None`: nothing.
+    pub catch_up: Option<CatchUp>,
 }
 
 impl Open {
@@ -40,6 +42,15 @@ impl Open {
         let before = if self.state == OpenState::Claimed { self.attempt.saturating_sub(1) } else { self.attempt };
         self.started_at.is_some() || before > 0
     }
+}
+
+/// A run's part in the catching up of its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// It was missed, and is made up for.
+    Missed,
+    /// It was due in time, and waits because the job is catching up; otherwise it would have been skipped.
+    Behind,
 }
 
 /// Where an open run stands. The difference that matters after a crash: only a claimed one may have had an effect that
@@ -67,8 +78,8 @@ pub struct Claimant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Schedule,
-    /// The end of this run (`after:`).
-    After(RunId),
+    /// The end of another run (`after:`).
+    After(Box<Predecessor>),
     /// A person (`fencron trigger`).
     Trigger {
         by: String,
@@ -77,6 +88,36 @@ pub enum Source {
     Backfill {
         by: String,
     },
+}
+
+/// The run that another follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    pub run: RunId,
+    /// How it ended; `None` where a node of an older version had a hand in it, which does not pass that on.
+    pub end: Option<End>,
+}
+
+/// How the run ended that another follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    pub verdict: Verdict,
+    /// The beginning of the reason: at most [`FOLLOWED_REASON_MOST`] bytes.
+    pub reason: String,
+    pub exit_code: Option<i32>,
+}
+
+/// How much of the reason of a run those that follow it are told, in bytes: each of them keeps it.
+pub const FOLLOWED_REASON_MOST: usize = 400;
+
+impl Predecessor {
+    /// What those are told that follow `done`.
+    pub fn of(done: &Done) -> Predecessor {
+        let mut reason = done.reason.clone();
+        reason.truncate(reason.floor_char_boundary(FOLLOWED_REASON_MOST));
+        let end = End { verdict: done.verdict, reason, exit_code: done.exit_code };
+        Predecessor { run: done.id.clone(), end: Some(end) }
+    }
 }
 
 /// How a run ended, or why it never began.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::catching_up::{in_time_before, is_queued_behind, waiting_already};
 use super::lifecycle::begins;
 use super::run::{Open, OpenState, Source};
 use super::{Active, By, SHOWN_AS_RUNNING_AFTER, Scheduler, To, WAITING_MOST};
@@ -140,9 +141,8 @@ impl Scheduler {
                 let other = busy.first().map_or(&opens[0].id, |busy| busy);
                 skip(format!("overlap: {other} has not ended"))
             }
-            Overlap::Queue if asked_for && index > WAITING_MOST => {
-                skip(format!("overlap: {WAITING_MOST} runs wait already"))
-            }
+            Overlap::Queue if asked_for && in_time_before(opens, index) > WAITING_MOST => skip(waiting_already()),
+            Overlap::Queue if is_queued_behind(opens, index) => Fit::Wait,
             Overlap::Allow { max_running } if busy.len() < max_running as usize => Fit::Begin,
             Overlap::Allow { max_running } if asked_for => {
                 skip(format!("overlap: {max_running} runs are open (`max_running`)"))

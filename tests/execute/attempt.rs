@@ -75,6 +75,7 @@ pub fn stamp() -> Stamp {
         scheduled_at: run_id().at(),
         attempt: 2,
         node: "a".into(),
+        after: None,
     }
 }
 

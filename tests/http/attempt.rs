@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencron::execute::{Execute, Executor, MayStart, Outputs, Reads, Started, Stop, Stopper, SupervisorProgram, Work};
-use fencron::fence::{Fence, Scope, Stamp};
+use fencron::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use fencron::job::*;
 use fencron::time::Clock;
 use tokio::task::JoinHandle;
@@ -65,6 +65,11 @@ pub fn stamp() -> Stamp {
         scheduled_at: run.at(),
         attempt: 2,
         node: "a".into(),
+        after: Some(After {
+            run_id: "import@2026-11-21T02:00:00Z".into(),
+            job: "import".into(),
+            end: Some(AfterEnd { verdict: "failed".into(), reason: "exit code 3".into(), exit_code: Some(3) }),
+        }),
     }
 }
 

@@ -281,6 +281,7 @@ impl Attempt {
             scheduled_at: run_id.at(),
             attempt: 1,
             node: "a".into(),
+            after: None,
         };
         let (stopper, stop) = Stop::channel();
         let (started, when) = Started::channel();

@@ -8,7 +8,7 @@ use super::occurrence::{self, fence_of};
 use super::{COMMITTING, LOOSE, Progress, STOPPING};
 use crate::execute::MayStart;
 use crate::execute::output::{OutputSink, Stream};
-use crate::fence::Stamp;
+use crate::fence::{AFTER_NAMES, Stamp};
 use crate::guard::sql::{Dialect, Standing};
 use crate::job::{Database, Guarantee, Job, Outcome, Place, Scalar, Sql, Statement};
 
@@ -354,6 +354,18 @@ fn values_of(statement: &Statement, sql: &Sql, stamp: &Stamp) -> Vec<Value> {
     names.into_iter().map(|name| value_of(name, sql, stamp)).collect()
 }
 
+/// What the run follows; NULL where it follows none, or that is not known.
+fn after_value(name: &str, stamp: &Stamp) -> Value {
+    let Some(after) = &stamp.after else { return Value::Null };
+    if name == "after_exit_code" {
+        let code = after.end.as_ref().and_then(|end| end.exit_code);
+        return code.map_or(Value::Null, |code| Value::Integer(i64::from(code)));
+    }
+    let known = AFTER_NAMES.into_iter().zip(after.values()).find(|(known, _)| *known == name);
+    // PostgreSQL takes no NUL in a text.
+    known.and_then(|(_, value)| value).map_or(Value::Null, |value| Value::Text(value.replace('\0', " ")))
+}
+
 fn value_of(name: &str, sql: &Sql, stamp: &Stamp) -> Value {
     match name {
         "fence" => fence_of(stamp),
@@ -365,6 +377,7 @@ fn value_of(name: &str, sql: &Sql, stamp: &Stamp) -> Value {
             Value::Text(stamp.scheduled_at.to_utc().format("%Y-%m-%d %H:%M:%S%.3f").to_string())
         }
         "scheduled_at" => Value::Text(stamp.scheduled_at.to_string()),
+        _ if AFTER_NAMES.contains(&name) => after_value(name, stamp),
         _ => match sql.params.get(name) {
             None | Some(Scalar::Null) => Value::Null,
             Some(Scalar::Bool(value)) => Value::Bool(*value),

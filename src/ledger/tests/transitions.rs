@@ -9,7 +9,12 @@ fn applied(answer: &Transitioned) -> bool {
 fn follow_up(of: u64, name: &str) -> Open {
     let job = JobName::new(name).unwrap();
     let id = run(of).followed_by(&job);
-    Open { id, job, source: Source::After(run(of)), ..open(of, OpenState::Waiting { not_before: at(of) }, None) }
+    Open {
+        id,
+        job,
+        source: Source::After(Box::new(Predecessor { run: run(of), end: None })),
+        ..open(of, OpenState::Waiting { not_before: at(of) }, None)
+    }
 }
 
 impl<S: Store> Desk<S> {

@@ -627,6 +627,7 @@ impl Bench {
             started_at: None,
             lateness: None,
             doubt: None,
+            catch_up: None,
             id: id.clone(),
         };
         self.ledger.put(open, version);

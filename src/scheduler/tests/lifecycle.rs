@@ -3,6 +3,7 @@
 use super::bench::{after, run};
 use super::*;
 use crate::job::{Again, Guarantee, Http, On, Retry, Statuses, Task, Text};
+use crate::scheduler::run::{End, Predecessor, Source};
 
 fn retrying(attempts: u32) -> Job {
     Job { retry: Retry { attempts, initial: secs(5), max: secs(8) }, ..job("a") }
@@ -465,4 +466,33 @@ fn the_end_of_an_attempt_that_is_not_the_present_one_changes_nothing() {
     assert_eq!(bench.nodes[0].scheduler.active().count(), 1);
     bench.succeeds(&run("a", 60));
     assert_eq!(bench.verdicts(), ["a@60 succeeded"]);
+}
+
+#[test]
+fn a_run_is_told_what_it_follows_through_retries_and_a_take_over() {
+    let retry = crate::job::Retry { attempts: 2, initial: secs(1), max: secs(1) };
+    let follower = Job { trigger: after("a", On::Failure), retry, guarantee: Guarantee::AtLeastOnce, ..job("b") };
+    let mut bench = Bench::with(2, [job("a"), follower]);
+    bench.elect(0);
+    bench.pass(secs(60));
+    bench.ends(0, &run("a", 60), Outcome::Exited(3));
+    bench.settle();
+    bench.ends(0, &run("b", 60), failed());
+    bench.pass(secs(2));
+    assert_eq!(bench.running(), ["b@60 #2"]);
+    let told = |bench: &Bench, at: usize| -> Vec<Source> {
+        let starts = bench.nodes[at].told.iter().filter_map(|action| match action {
+            Action::Start { open, .. } if open.job.as_str() == "b" => Some(open.source.clone()),
+            _ => None,
+        });
+        starts.collect()
+    };
+    let mut sources = told(&bench, 0);
+    bench.crash(0);
+    bench.elect(1);
+    bench.settle();
+    sources.extend(told(&bench, 1));
+    let end = End { verdict: Verdict::Failed, reason: "exit code 3".to_owned(), exit_code: Some(3) };
+    let follows = Source::After(Box::new(Predecessor { run: run("a", 60), end: Some(end) }));
+    assert_eq!(sources, vec![follows; 3]);
 }

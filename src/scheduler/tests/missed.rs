@@ -170,6 +170,86 @@ fn those_of_many_jobs_are_decided_in_the_order_in_which_they_were_to_start() {
     assert!(bench.ledger.done.len() > 300);
 }
 
+/// A job that runs every three seconds and was missed for so long is led again, and each of its runs takes `took`, for
+/// `led` more seconds. What began, in that order.
+fn made_up_for(job: Job, gap: u64, took: Duration, led: u64) -> (Bench, Vec<u64>) {
+    let job = Job { trigger: every("a", "@every 3s", secs(0)), ..job };
+    let mut bench = after_a_gap(job, gap);
+    let until = at(gap + led);
+    while bench.now < until {
+        let over = bench.nodes[0].running.iter().find(|(_, process)| bench.now.since(process.started_at) >= took);
+        match over.map(|(run, _)| run.clone()) {
+            Some(run) => bench.succeeds(&run),
+            None => bench.pass(Duration::from_millis(100)),
+        }
+    }
+    let began = bench.nodes[0].told.iter().filter_map(|action| match action {
+        Action::Start { open, .. } => Some(open.at.since(T0).as_secs()),
+        _ => None,
+    });
+    let began = began.collect();
+    (bench, began)
+}
+
+fn all_of_them() -> Missed {
+    Missed { limit: 100, every: Duration::from_millis(200), ..missed(MissedRun::All) }
+}
+
+fn every_third_from_to(from: u64, to: u64) -> Vec<u64> {
+    (from..=to).step_by(3).collect()
+}
+
+#[test]
+fn a_queue_is_made_up_for_oldest_first_and_what_comes_due_meanwhile_takes_its_place_at_the_end() {
+    let queue = Job { overlap: Overlap::Queue, ..with(all_of_them()) };
+    let (bench, began) = made_up_for(queue, 50, Duration::from_millis(100), 20);
+    assert_eq!(began, every_third_from_to(3, 69));
+    assert!(!bench.verdicts().iter().any(|verdict| verdict.contains("skipped")), "{:?}", bench.verdicts());
+}
+
+#[test]
+fn missed_ones_take_no_place_in_a_queue_from_what_is_due_now() {
+    let queue = Job { overlap: Overlap::Queue, ..with(Missed { limit: 150, ..all_of_them() }) };
+    let (bench, began) = made_up_for(queue, 450, Duration::from_millis(500), 130);
+    assert_eq!(began, every_third_from_to(3, 579));
+    assert!(!bench.verdicts().iter().any(|verdict| verdict.contains("skipped")), "{:?}", bench.verdicts());
+}
+
+#[test]
+fn what_comes_due_while_missed_ones_are_made_up_for_is_not_skipped() {
+    for took in [100, 1_000, 2_500, 2_900] {
+        let (bench, mut began) = made_up_for(with(all_of_them()), 50, Duration::from_millis(took), 600);
+        began.sort_unstable();
+        let last = began.len() as u64 * 3;
+        assert_eq!(began, every_third_from_to(3, last), "runs of {took} ms");
+        assert!(last >= 600, "runs of {took} ms are made up for: {last}");
+        assert!(
+            !bench.verdicts().iter().any(|verdict| verdict.contains("skipped")),
+            "{took} ms: {:?}",
+            bench.verdicts()
+        );
+    }
+}
+
+#[test]
+fn a_job_that_overlaps_itself_comes_to_rest_once_it_has_caught_up() {
+    let (bench, began) = made_up_for(with(all_of_them()), 50, secs(5), 600);
+    assert!(every_third_from_to(3, 48).iter().all(|missed| began.contains(missed)), "{began:?}");
+    let skipped = bench.verdicts().iter().filter(|verdict| verdict.contains("lasted beyond its instant")).count();
+    assert!(skipped > 0 && bench.open().len() <= 2, "{skipped} skipped, open: {:?}", bench.open());
+    let (late, last) = (bench.now.since(at(*began.last().unwrap())), began.last().unwrap());
+    assert!(late < secs(15), "the last that began, {last}, is late by {late:?}");
+}
+
+#[test]
+fn missed_ones_that_wait_take_no_room_from_what_may_run_beside_others() {
+    let beside =
+        Job { overlap: Overlap::Allow { max_running: 2 }, ..with(Missed { every: secs(30), ..all_of_them() }) };
+    let (bench, began) = made_up_for(beside, 50, secs(1), 20);
+    assert!(every_third_from_to(51, 69).iter().all(|due| began.contains(due)), "{began:?}");
+    assert!(!bench.verdicts().iter().any(|verdict| verdict.contains("skipped")), "{:?}", bench.verdicts());
+}
+
 #[test]
 fn a_missed_occurrence_of_a_paused_job_is_skipped() {
     let mut bench = Bench::leading([with(missed(MissedRun::All))]);

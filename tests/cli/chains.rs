@@ -1,0 +1,114 @@
+//! What follows what: jobs after jobs, and what was missed before what is due now.
+
+use std::thread;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::Place;
+
+#[test]
+fn a_job_is_told_what_it_follows_in_each_attempt_and_by_parameters() {
+    let place = Place::with(
+        r#"
+version: 1
+namespace: shop
+jobs:
+  import: {schedule: "@at 2099-01-01T00:00:00Z", shell: "exit 3"}
+  repair:
+    after: {job: import, on: failure}
+    retry: {attempts: 2, backoff: {initial: 10ms}}
+    shell: |
+      echo "$FENCRON_AFTER_JOB $FENCRON_AFTER_RUN_ID $FENCRON_AFTER_VERDICT $FENCRON_AFTER_REASON $FENCRON_AFTER_EXIT_CODE"
+      test "$FENCRON_ATTEMPT" = 2
+  note:
+    after: {job: import, on: failure}
+    sql:
+      database: sqlite:notes.db
+      statement: >-
+        SELECT :after_job || ' ' || :after_run_id || ' ' || :after_verdict || ' ' || :after_reason || ' ' ||
+        (:after_exit_code + 1) AS told
+  first: {schedule: "@at 2099-01-01T00:00:00Z", shell: "env | grep -c FENCRON_AFTER || true"}
+"#,
+    );
+    let _node = place.leader("a", &[]);
+    let import = place.trigger("import");
+    // A job that follows is not known before its first run, so it is not asked for by name.
+    let of = |job: &str| {
+        let run = import.replacen("import", job, 1);
+        place.wait_for(&["runs"], |runs| {
+            runs.as_array()?.iter().find(|row| row["run_id"] == run && row["state"] == "succeeded").cloned()
+        })
+    };
+    let told = format!("import {import} failed exit code 3");
+    let repair = of("repair");
+    assert_eq!(
+        (repair["attempt"].clone(), repair["output"].as_str().unwrap()),
+        (2.into(), format!("{told} 3\n").as_str())
+    );
+    let note = of("note");
+    assert!(note["output"].as_str().unwrap().contains(&format!("{told} 4")), "{note:#}");
+    let first = place.trigger("first");
+    assert_eq!(place.wait_for_state(&first, "succeeded")["output"], "0\n");
+}
+
+fn instant(row: &Value, field: &str) -> DateTime<Utc> {
+    row[field].as_str().unwrap_or_else(|| panic!("{field} of {row:#}")).parse().unwrap()
+}
+
+/// The runs of a job that have ended, the earliest occurrence first.
+fn ended(runs: &Value) -> Vec<Value> {
+    let mut rows: Vec<Value> =
+        runs.as_array().unwrap().iter().filter(|row| !row["finished_at"].is_null()).cloned().collect();
+    rows.sort_by_key(|row| instant(row, "scheduled_at"));
+    rows
+}
+
+#[test]
+fn missed_ones_are_made_up_for_at_no_cost_of_what_is_due_now() {
+    let place = Place::with(
+        r#"
+version: 1
+namespace: shop
+jobs:
+  queue: {schedule: "@every 1s", shell: "sleep 0.1", overlap: queue, missed: {run: all, limit: 100}}
+  skip: {schedule: "@every 1s", shell: "sleep 0.1", missed: {run: all, limit: 100}}
+"#,
+    );
+    let mut node = place.leader("a", &[]);
+    let some = |runs: &Value| (!ended(runs).is_empty()).then_some(());
+    place.wait_for(&["runs", "--job", "queue"], some);
+    place.wait_for(&["runs", "--job", "skip"], some);
+    node.signal(Signal::SIGTERM);
+    node.ended();
+    // So much is missed; how much exactly does not matter.
+    thread::sleep(Duration::from_secs(8));
+    let back = Utc::now();
+    let _node = place.leader("a", &[]);
+    for job in ["queue", "skip"] {
+        // Until some that came due well after the missed ones have run as well.
+        let rows = place.wait_for(&["runs", "--job", job, "--limit", "200"], |runs| {
+            let rows = ended(runs);
+            let later = rows.iter().filter(|row| instant(row, "scheduled_at") > back + Duration::from_secs(6)).count();
+            (later >= 2).then_some(rows)
+        });
+        let missed: Vec<&Value> =
+            rows.iter().filter(|row| row["lateness_ms"].as_u64().is_some_and(|ms| ms >= 2_000)).collect();
+        assert!(missed.len() >= 4, "{job} missed too little: {rows:#?}");
+        let made_up_for = missed.iter().map(|row| instant(row, "finished_at")).max().unwrap();
+        let concerned: Vec<&Value> = rows.iter().filter(|row| instant(row, "scheduled_at") < made_up_for).collect();
+        for row in &concerned {
+            assert_eq!(row["state"], "succeeded", "{job}: {row:#}");
+        }
+        for pair in concerned.windows(2) {
+            let gap = instant(pair[1], "scheduled_at") - instant(pair[0], "scheduled_at");
+            assert_eq!(gap.num_seconds(), 1, "{job}: one is lost between {:#} and {:#}", pair[0], pair[1]);
+            if job == "queue" {
+                let in_order = instant(pair[0], "finished_at") <= instant(pair[1], "started_at");
+                assert!(in_order, "{:#} began before {:#} had ended", pair[1], pair[0]);
+            }
+        }
+    }
+}
