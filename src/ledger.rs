@@ -140,7 +140,11 @@ impl<S: Store> Ledger<S> {
             txn = txn.then(Op::put(self.keys.open(&open.id), encode(OpenRecord::from(open))));
         }
         for done in &batch.dones {
-            txn = txn.then(Op::put(self.keys.done(&done.id), encode(DoneRecord::from(done))));
+            txn = txn.then(Op::put(self.keys.verdict(done), encode(DoneRecord::from(done))));
+        }
+        // The watermark has not moved since this term put these, so they are what it knows them to be.
+        for run in &batch.replaced {
+            txn = txn.then(Op::Delete(self.keys.verdict_on(run)));
         }
         for (job, known) in &batch.known {
             txn = txn.then(Op::put(self.keys.job(job), encode(KnownRecord::from(known))));

@@ -25,6 +25,7 @@ mod catching_up;
 mod claims;
 mod lifecycle;
 mod message;
+mod skips;
 mod tail;
 mod turn;
 
@@ -67,6 +68,10 @@ pub struct Scheduler {
     due: DueQueue,
     /// The batch whose claim is not yet answered.
     claiming: Option<Batch>,
+    /// Where the rows of its jobs end with it.
+    claiming_rows: skips::Ends,
+    /// The rows of skips that this term goes on with.
+    rows: HashMap<JobName, skips::Row>,
     batches: u64,
     batch_most: usize,
     /// The batch after which that was last changed.
@@ -162,6 +167,8 @@ impl Scheduler {
             draining: None,
             due: DueQueue::default(),
             claiming: None,
+            claiming_rows: HashMap::new(),
+            rows: HashMap::new(),
             batches: 0,
             batch_most: BATCH,
             batch_most_since: 0,
@@ -284,6 +291,7 @@ impl Scheduler {
     fn elected(&mut self, fence: Fence, now: Wall) {
         self.term = Some(fence);
         self.claiming = None;
+        self.rows.clear();
         self.due.clear();
         self.registering = None;
         self.plan_all(now);
@@ -300,6 +308,7 @@ impl Scheduler {
     fn deposed(&mut self, now: Wall) {
         self.term = None;
         self.claiming = None;
+        self.rows.clear();
         self.registering = None;
         self.due.clear();
         self.crowd.clear();

@@ -58,6 +58,10 @@ const PAGE: usize = 200;
 /// How many verdicts a search with a condition looks at.
 const LOOKED_AT_MOST: usize = 100_000;
 
+/// How many verdicts behind an occurrence are looked at for one that covers it: runs that a person asked for may lie
+/// between.
+const COVERING: usize = 50;
+
 impl<S: Store> Ledger<S> {
     /// Runs, the last claimed first.
     pub async fn runs(&self, find: &Find, keep: impl Fn(&RunRow) -> bool) -> Result<Vec<RunRow>, StoreError> {
@@ -126,8 +130,27 @@ impl<S: Store> Ledger<S> {
         if let Some(open) = page.entries.first().and_then(|entry| self.open_of(run, entry)) {
             return Ok(Some(RunRow::Open(open)));
         }
-        let page = self.store.range(Range::of(Keys::one(self.keys.done(run)))).await?;
-        Ok(page.entries.first().and_then(done_entry).map(RunRow::Done))
+        let page = self.store.range(Range::of(self.keys.verdict_on(run))).await?;
+        if let Some(done) = page.entries.first().and_then(done_entry) {
+            return Ok(Some(RunRow::Done(done)));
+        }
+        self.verdict_over(run).await
+    }
+
+    /// The verdict over many occurrences of which this is one: it stands at the last of them.
+    async fn verdict_over(&self, run: &RunId) -> Result<Option<RunRow>, StoreError> {
+        let (Keys::Range { start, .. }, Keys::Range { end, .. }) =
+            (self.keys.verdict_on(run), self.keys.history_of(&run.job()))
+        else {
+            return Ok(None);
+        };
+        if run.as_str().contains('~') {
+            return Ok(None);
+        }
+        let page = self.store.range(Range { limit: COVERING, ..Range::of(Keys::Range { start, end }) }).await?;
+        let at = run.at();
+        let covers = |done: &Done| done.many.is_some_and(|many| many.from <= at && at <= done.at);
+        Ok(page.entries.iter().filter_map(done_entry).find(covers).map(RunRow::Done))
     }
 
     /// How far the schedules have been decided.

@@ -2,10 +2,15 @@
 //! keys (`~`), so that one watch covers all that nodes follow and none of what they do not.
 
 use super::once::{OnceKey, OnceKind};
-use crate::job::{JobName, RunId};
+use crate::job::{JobName, RunId, Verdict};
 use crate::lock::{Namespace, escaped};
+use crate::scheduler::run::Done;
 use crate::store::Keys;
 use crate::time::Wall;
+
+/// The end of the key of a verdict on what was never begun. It sorts before `~`, with which a call begins, and no run has
+/// it in its name.
+const UNBEGUN: &str = "#";
 
 /// The keys of one namespace's ledger.
 #[derive(Clone, Debug)]
@@ -97,6 +102,24 @@ impl LedgerKeys {
     pub fn done(&self, run: &RunId) -> String {
         let call = run.as_str().split_once('~').map_or(String::new(), |(_, call)| format!("~{call}"));
         format!("{}~done/{}/{}{call}", self.prefix, run.job(), sortable(run.at()))
+    }
+
+    /// Where a verdict is kept: that on what was never begun stands apart, so that pruning tells it by its key. One in
+    /// doubt never does, for whoever resolves it looks for it under its run.
+    pub fn verdict(&self, done: &Done) -> String {
+        let key = self.done(&done.id);
+        if done.attempt == 0 && done.verdict != Verdict::Unknown { format!("{key}{UNBEGUN}") } else { key }
+    }
+
+    /// Both places at which the verdict on a run may be.
+    pub fn verdict_on(&self, run: &RunId) -> Keys {
+        let start = self.done(run);
+        Keys::Range { end: format!("{start}$"), start }
+    }
+
+    /// Whether a key of the history is about what was never begun.
+    pub fn is_unbegun(&self, key: &str) -> bool {
+        key.ends_with(UNBEGUN)
     }
 
     /// The job whose verdict a key of the history holds.
@@ -233,6 +256,25 @@ mod tests {
     fn a_verdict_on_a_run_that_was_asked_for_is_known_by_its_key() {
         let asked_for = |run: &str| keys().is_asked_for(&keys().done(&run.parse().unwrap()));
         assert!(asked_for("a@2026-11-21T02:00:00Z~t-1") && !asked_for("a@2026-11-21T02:00:00Z"));
+    }
+
+    #[test]
+    fn the_verdict_on_a_run_is_found_at_either_place_and_that_on_no_other() {
+        let keys = keys();
+        let at = |run: &str| keys.verdict_on(&run.parse().unwrap());
+        let key = |run: &str| keys.done(&run.parse().unwrap());
+        let (run, asked_for) = ("a@2026-11-21T02:00:00Z", "a@2026-11-21T02:00:00Z~t-1");
+        for (of, others) in
+            [(run, [asked_for, "a@2026-11-21T02:00:00.001Z"]), (asked_for, [run, "a@2026-11-21T02:00:00Z~t-1-1"])]
+        {
+            assert!(at(of).contains(&key(of)) && at(of).contains(&format!("{}{UNBEGUN}", key(of))), "{of}");
+            for other in others {
+                assert!(
+                    !at(of).contains(&key(other)) && !at(of).contains(&format!("{}{UNBEGUN}", key(other))),
+                    "{of}, {other}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,10 @@ const PRUNE_PAGE: usize = 200;
 /// How many keys are looked through at a time, beside those that are kept.
 const LOOKED_THROUGH: usize = 10_000;
 
+/// How many of the failures that are more than is kept stay all the same, the last ones: what ran well since is not to
+/// push them out.
+pub const FAILURES_KEPT: usize = 10;
+
 /// How long the verdict on a run that a person asked for is safe: a backfill is about instants of long ago, and whoever
 /// asked for it wants to see how it ended.
 const ASKED_FOR_SAFE: Duration = Duration::from_secs(3600);
@@ -35,8 +39,10 @@ pub struct Pruned {
 
 /// Which of a job's verdicts are to go.
 struct Cut {
-    /// Those whose keys are before this one are more than are kept.
+    /// Those on runs whose keys are before this one are more than are kept.
     surplus: Option<String>,
+    /// The same of those on what was never begun.
+    surplus_unbegun: Option<String>,
     /// Those on runs that were asked for, and whose keys are before this one, are more than are safe.
     unsafe_before: Option<String>,
     /// Those on runs that ended before this are too old.
@@ -46,7 +52,9 @@ struct Cut {
 }
 
 impl Cut {
-    fn takes(&self, entry: &Entry) -> bool {
+    /// Whether it takes this verdict. `spared`: how many failures may still be spared; the newest are to be asked about
+    /// first.
+    fn takes(&self, entry: &Entry, unbegun: bool, spared: &mut usize) -> bool {
         let before = |bound: &Option<String>| bound.as_ref().is_some_and(|bound| entry.key < *bound);
         // What cannot be read was written by a newer version, which knows what it is worth.
         let Some(done) = done_entry(entry).filter(|done| done.verdict != Verdict::Unknown) else { return false };
@@ -54,36 +62,54 @@ impl Cut {
         if asked_for && done.finished_at > self.safe_after && !before(&self.unsafe_before) {
             return false;
         }
-        before(&self.surplus) || done.finished_at < self.too_old
+        if done.finished_at < self.too_old {
+            return true;
+        }
+        if unbegun {
+            return before(&self.surplus_unbegun);
+        }
+        let failed = matches!(done.verdict, Verdict::Failed | Verdict::TimedOut);
+        let surplus = before(&self.surplus);
+        if surplus && failed && *spared > 0 {
+            *spared -= 1;
+            return false;
+        }
+        surplus
     }
 }
 
 impl<S: Store> Ledger<S> {
-    /// Deletes of a job's history what is beyond its bounds: all but the last `keep` by instant, and what ended longer
-    /// ago than `age`. Left are verdicts that nobody has resolved yet, those that a newer version wrote, and for an
+    /// Deletes of a job's history what is beyond its bounds: all but the last `keep` runs by instant, as many verdicts on
+    /// what was never begun, and the last [`FAILURES_KEPT`] failures among the rest; and what ended longer ago than `age`.
+    /// Left are verdicts that nobody has resolved yet, those that a newer version wrote, and for an
     /// hour those on runs that a person asked for.
     pub async fn prune(&self, hold: &Hold, job: &JobName, bounds: History, now: Wall) -> Result<Pruned, StoreError> {
         let keep = bounds.keep as usize;
-        let most = safe_most(keep).saturating_add(keep).saturating_add(LOOKED_THROUGH);
+        let most = safe_most(keep).saturating_add(2 * keep).saturating_add(LOOKED_THROUGH);
         let old_by_instant = self.keys.history_before(job, now.minus(bounds.age));
         let Keys::Range { mut start, end } = self.keys.history_of(job) else { return Ok(Pruned::default()) };
         let mut pruned = Pruned::default();
         loop {
             let (keys, more) = self.oldest_keys(Keys::Range { start, end: end.clone() }, most).await?;
             let old = keys.iter().take_while(|key| old_by_instant.contains(key)).count();
-            let surplus = keys.len().saturating_sub(keep);
-            let looked_at = &keys[..old.max(surplus)];
+            let (unbegun, ran): (Vec<&String>, Vec<&String>) = keys.iter().partition(|key| self.keys.is_unbegun(key));
+            let (surplus, surplus_unbegun) = (surplus(&ran, keep), surplus(&unbegun, keep));
+            let last_surplus = surplus.as_ref().max(surplus_unbegun.as_ref());
+            let beyond = keys.iter().take_while(|key| last_surplus.is_some_and(|last| *key < last)).count();
+            let looked_at = &keys[..old.max(beyond)];
             let Some(last) = looked_at.last() else { return Ok(pruned) };
             let asked_for: Vec<&String> = keys.iter().filter(|key| self.keys.is_asked_for(key)).collect();
             let unsafe_count = asked_for.len().saturating_sub(safe_most(keep));
             let cut = Cut {
-                surplus: surplus.checked_sub(1).map(|last| behind(&keys[last])),
+                surplus,
+                surplus_unbegun,
                 unsafe_before: unsafe_count.checked_sub(1).map(|last| behind(asked_for[last])),
                 too_old: now.minus(bounds.age),
                 safe_after: now.minus(ASKED_FOR_SAFE),
             };
-            for page in looked_at.chunks(PRUNE_PAGE) {
-                let Some(deleted) = self.delete_cut(hold, page, &cut).await? else {
+            let mut spared = FAILURES_KEPT;
+            for page in looked_at.chunks(PRUNE_PAGE).rev() {
+                let Some(deleted) = self.delete_cut(hold, page, &cut, &mut spared).await? else {
                     return Ok(Pruned { refused: true, ..pruned });
                 };
                 pruned.deleted += deleted;
@@ -113,16 +139,26 @@ impl<S: Store> Ledger<S> {
 
     /// Deletes what the cut takes of the verdicts from the first to the last of these keys; answers how many. `None`:
     /// the term is over, or one of them was written in between.
-    async fn delete_cut(&self, hold: &Hold, page: &[String], cut: &Cut) -> Result<Option<u64>, StoreError> {
+    async fn delete_cut(
+        &self,
+        hold: &Hold,
+        page: &[String],
+        cut: &Cut,
+        spared: &mut usize,
+    ) -> Result<Option<u64>, StoreError> {
         let [first, ..] = page else { return Ok(Some(0)) };
         let keys = Keys::Range { start: first.clone(), end: behind(&page[page.len() - 1]) };
         let (entries, read_at) = self.store.range_all(keys.clone()).await?;
+        let mut takes: Vec<(bool, &str)> = Vec::with_capacity(entries.len());
+        for entry in entries.iter().rev() {
+            takes.push((cut.takes(entry, self.keys.is_unbegun(&entry.key), spared), entry.key.as_str()));
+        }
+        takes.reverse();
         let (mut ops, mut deleted) = (Vec::new(), 0);
-        for stretch in entries.chunk_by(|a, b| cut.takes(a) == cut.takes(b)) {
-            if let ([first, ..], true) = (stretch, cut.takes(&stretch[0])) {
+        for stretch in takes.chunk_by(|a, b| a.0 == b.0) {
+            if let ([(true, first), ..], [.., (_, last)]) = (stretch, stretch) {
                 deleted += stretch.len() as u64;
-                let end = behind(&stretch[stretch.len() - 1].key);
-                ops.push(Op::Delete(Keys::Range { start: first.key.clone(), end }));
+                ops.push(Op::Delete(Keys::Range { start: (*first).to_owned(), end: behind(last) }));
             }
         }
         // A verdict that came in between may be one to resolve: the next pruning looks again.
@@ -134,6 +170,12 @@ impl<S: Store> Ledger<S> {
         }
         Ok(Some(deleted))
     }
+}
+
+/// The key before which these, which are in order, are more than `keep`.
+fn surplus(keys: &[&String], keep: usize) -> Option<String> {
+    let more = keys.len().checked_sub(keep + 1)?;
+    Some(behind(keys[more]))
 }
 
 /// The first key after this one.

@@ -96,9 +96,9 @@ impl<S: Store> Ledger<S> {
         let mut txn = Txn::new();
         for run in runs {
             let open = asked_run(run, source, now);
-            for key in [self.keys.open(run), self.keys.done(run)] {
-                let there = Range { keys_only: true, ..Range::of(Keys::one(&key)) };
-                txn = txn.when(Compare::absent(Keys::one(&key))).otherwise(Op::Get(there));
+            for keys in [Keys::one(self.keys.open(run)), self.keys.verdict_on(run)] {
+                let there = Range { keys_only: true, ..Range::of(keys.clone()) };
+                txn = txn.when(Compare::absent(keys)).otherwise(Op::Get(there));
             }
             txn = txn.then(Op::put(self.keys.open(run), encode(OpenRecord::from(&open))));
         }
@@ -134,7 +134,7 @@ impl<S: Store> Ledger<S> {
         let txn = Txn::new()
             .when(is_open)
             .then(Op::put(self.keys.cancel(run), encode(asked)))
-            .otherwise(Op::get(self.keys.done(run)));
+            .otherwise(Op::Get(Range::of(self.keys.verdict_on(run))));
         let (committed, _) = self.commit(txn).await?;
         if committed.succeeded {
             return Ok(());
@@ -154,8 +154,8 @@ impl<S: Store> Ledger<S> {
     /// back. `false`: the term is over, and the next leader sees to it.
     pub async fn follow_resolved(&self, hold: &Hold, run: &RunId, follow: &[Open]) -> Result<bool, StoreError> {
         for open in follow {
-            let keys = [self.keys.open(&open.id), self.keys.done(&open.id)];
-            let absent = keys.map(|key| Compare::absent(Keys::one(key)));
+            let keys = [Keys::one(self.keys.open(&open.id)), self.keys.verdict_on(&open.id)];
+            let absent = keys.map(Compare::absent);
             let put = Op::put(self.keys.open(&open.id), encode(OpenRecord::from(open)));
             if !self.write_as_leader(hold, &absent, &[put]).await? && !self.stands(hold).await? {
                 return Ok(false);
@@ -227,7 +227,7 @@ impl<S: Store> Ledger<S> {
 
     /// Settles a run that ended as `unknown`.
     pub async fn resolve(&self, run: &RunId, resolution: Resolution, asked: &Asked) -> Result<(), AskError> {
-        let page = self.read(Range::of(Keys::one(self.keys.done(run)))).await?;
+        let page = self.read(Range::of(self.keys.verdict_on(run))).await?;
         let Some(entry) = page.entries.first() else { return Err(AskError::NoSuchRun(run.clone())) };
         let Some(done) = decode::<DoneRecord>(&entry.value).map(Done::from) else {
             return Err(StoreError::Unusable(format!(

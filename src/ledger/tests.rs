@@ -158,6 +158,7 @@ impl<S: Store> Desk<S> {
             fence: self.hold.fence(),
             opens: seconds.iter().map(|second| self.open(*second)).collect(),
             dones: Vec::new(),
+            replaced: Vec::new(),
             known: Vec::new(),
             watermark: Watermark { instant, job: Some(job()) },
         }

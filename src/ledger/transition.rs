@@ -120,14 +120,14 @@ impl<S: Store> Ledger<S> {
                 (To::Open(open), Part::Whole) => txn = txn.then(Op::put(key, encode(OpenRecord::from(open)))),
                 (To::Done { done, .. }, Part::Whole) => {
                     let record = encode(DoneRecord::from(done));
-                    txn = txn.then(Op::delete(key)).then(Op::put(self.keys.done(&done.id), record));
+                    txn = txn.then(Op::delete(key)).then(Op::put(self.keys.verdict(done), record));
                 }
             }
         }
         for open in following(transitions, existing, part) {
             txn = self.put_following(txn, open);
-            for key in [self.keys.open(&open.id), self.keys.done(&open.id)] {
-                txn = txn.otherwise(Op::Get(Range { keys_only: true, ..Range::of(Keys::one(key)) }));
+            for keys in [Keys::one(self.keys.open(&open.id)), self.keys.verdict_on(&open.id)] {
+                txn = txn.otherwise(Op::Get(Range { keys_only: true, ..Range::of(keys) }));
             }
         }
         txn
@@ -136,7 +136,7 @@ impl<S: Store> Ledger<S> {
     fn put_following(&self, txn: Txn, open: &Open) -> Txn {
         let key = self.keys.open(&open.id);
         txn.when(Compare::absent(Keys::one(&key)))
-            .when(Compare::absent(Keys::one(self.keys.done(&open.id))))
+            .when(Compare::absent(self.keys.verdict_on(&open.id)))
             .then(Op::put(key, encode(OpenRecord::from(open))))
     }
 
@@ -188,7 +188,7 @@ impl<S: Store> Ledger<S> {
                 Transitioned::Applied { version: entry.modified.0 }
             }
             (To::Done { done, .. }, None, _) => {
-                let page = self.read(Range::of(Keys::one(self.keys.done(&done.id)))).await?;
+                let page = self.read(Range::of(self.keys.verdict_on(&done.id))).await?;
                 let entry = page.entries.first();
                 let recorded = entry.and_then(|entry| decode::<DoneRecord>(&entry.value)).map(Done::from);
                 match entry {

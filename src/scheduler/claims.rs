@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::catching_up::{Fresh, Room, pause_of};
 use super::due::{Due, DueQueue, What};
 use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark};
+use super::skips::Verdicts;
 use super::view::View;
 use super::{Action, BATCH, Batch, Registration, Scheduler};
 use crate::fence::Fence;
@@ -17,6 +18,9 @@ use crate::time::Wall;
 /// After how many batches that the store took the next may be twice as large again: what it refused may have been an
 /// exception.
 pub(super) const GROWS_AFTER: u64 = 200;
+
+/// How many occurrences one batch looks at: those that share a verdict do not fill it.
+const LOOKED_AT: usize = 2_000;
 
 /// What a batch has decided so far, by job.
 type Decided = HashMap<JobName, Vec<Fresh>>;
@@ -35,10 +39,14 @@ impl Scheduler {
         if !self.may_act() || self.claiming.is_some() || self.registering.is_some() {
             return;
         }
-        let (mut opens, mut dones, mut known, mut watermark) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let (mut opens, mut known, mut watermark) = (Vec::new(), Vec::new(), None);
+        let mut verdicts = Verdicts::default();
         let mut decided = Decided::new();
         let mut room = self.room_left();
-        while opens.len() + dones.len() + known.len() < self.batch_most {
+        for _ in 0..LOOKED_AT {
+            if opens.len() + verdicts.weight() + known.len() >= self.batch_most {
+                break;
+            }
             let Some(due) = self.due.pop(now) else { break };
             watermark = Some(Watermark { instant: due.occurrence.starts, job: Some(due.job.clone()) });
             let Some(job) = self.jobs.get(&due.job).cloned() else { continue };
@@ -46,20 +54,23 @@ impl Scheduler {
                 Decision::Open(open) => {
                     let fresh = Fresh { id: open.id.clone(), catch_up: open.catch_up };
                     decided.entry(open.job.clone()).or_default().push(fresh);
+                    verdicts.interrupt(&open.job);
                     opens.push(if room == 0 && open.state == OpenState::Claimed { waiting(open, now) } else { open });
                     room = room.saturating_sub(usize::from(opens.last().is_some_and(|open| open.claimant.is_some())));
                 }
-                Decision::Done(done) => dones.push(done),
+                Decision::Done(done) => verdicts.add(done, &self.rows),
                 Decision::Many(done, upto) => {
                     let rule = self.view.jobs.get(&job.name).map(|known| known.fingerprint.clone());
                     known.extend(rule.map(|fingerprint| (job.name.clone(), Known { fingerprint, since: upto })));
-                    dones.push(done);
+                    verdicts.add(done, &self.rows);
                 }
             }
         }
         let Some(watermark) = watermark else { return };
         self.batches += 1;
-        let batch = Batch { number: self.batches, fence, opens, dones, known, watermark };
+        self.claiming_rows = verdicts.ends();
+        let Verdicts { dones, replaced, .. } = verdicts;
+        let batch = Batch { number: self.batches, fence, opens, dones, replaced, known, watermark };
         self.claiming = Some(batch.clone());
         self.act(Action::Claim(batch));
     }
@@ -125,6 +136,8 @@ impl Scheduler {
         }
         self.view.put_watermark(batch.watermark, version);
         self.view.jobs.extend(batch.known);
+        let ends = std::mem::take(&mut self.claiming_rows);
+        self.take_rows(ends);
         // One that was to wait may be seen to have been begun since: the answer to that is still to come.
         let claimed = batch.opens.iter().filter(|open| open.state == OpenState::Claimed);
         let runs: Vec<RunId> = claimed.map(|open| open.id.clone()).collect();
@@ -182,8 +195,11 @@ impl Scheduler {
         let Some(Registration { known, forget }) = self.registering.take() else { return };
         for name in forget {
             self.view.jobs.remove(&name);
+            self.rows.remove(&name);
         }
         for (name, known) in known {
+            // Under another rule, what lies between two occurrences is none of the row.
+            self.rows.remove(&name);
             self.view.jobs.insert(name.clone(), known);
             if let Some(job) = self.jobs.get(&name) {
                 plan(&mut self.due, &self.view, job, now);
@@ -253,6 +269,7 @@ impl Scheduler {
             let Some(moved) = self.due.take_moved(&name, now) else { continue };
             let open = self.occurrence(&name, moved, fence, now);
             let rule = self.view.jobs.get(&name).map(|known| known.fingerprint.clone());
+            self.rows.remove(&name);
             // The watermark does not say that it is decided, so the job's own record does.
             known.extend(rule.map(|fingerprint| (name, Known { fingerprint, since: moved.starts })));
             if stays {
@@ -267,7 +284,8 @@ impl Scheduler {
         }
         let watermark = self.view.watermark.clone().unwrap_or(Watermark { instant: Wall::EPOCH, job: None });
         self.batches += 1;
-        let batch = Batch { number: self.batches, fence, opens, dones, known, watermark };
+        let batch = Batch { number: self.batches, fence, opens, dones, replaced: Vec::new(), known, watermark };
+        self.claiming_rows = HashMap::new();
         self.claiming = Some(batch.clone());
         self.act(Action::Claim(batch));
         true

@@ -99,8 +99,10 @@ pub struct Batch {
     pub fence: Fence,
     /// The occurrences that run.
     pub opens: Vec<Open>,
-    /// The occurrences that do not.
+    /// The occurrences that do not; one verdict may stand for many.
     pub dones: Vec<Done>,
+    /// Verdicts of this term that are part of those, and go.
+    pub replaced: Vec<RunId>,
     /// Jobs that are decided further than the watermark: by one verdict over many of their occurrences. At most one
     /// each.
     pub known: Vec<(JobName, Known)>,

@@ -6,6 +6,7 @@ mod lifecycle;
 mod missed;
 mod overlap;
 mod property;
+mod skips;
 mod takeover;
 mod terms;
 

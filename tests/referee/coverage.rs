@@ -36,6 +36,8 @@ pub(super) fn judge(record: &Record, found: &mut Findings) {
             Fact::Decided { instant, .. } => upto = upto.max(*instant),
             Fact::Open { run, revision, .. } if claims.contains(revision) => add(&mut jobs, run, None),
             Fact::Done { run, revision, many, .. } if claims.contains(revision) => add(&mut jobs, run, *many),
+            // A claim that takes a verdict away has to decide the same again, with more.
+            Fact::DoneGone { run, revision } if claims.contains(revision) => take_away(&mut jobs, run),
             _ => {}
         }
     }
@@ -55,6 +57,11 @@ fn add<'a>(jobs: &mut BTreeMap<&'a str, Decided>, run: &'a str, many: Option<Man
         None => (at, at, Some(1)),
     };
     jobs.entry(job).or_default().spans.push(span);
+}
+
+fn take_away<'a>(jobs: &mut BTreeMap<&'a str, Decided>, run: &'a str) {
+    let Some((job, at)) = occurrence(run) else { return };
+    jobs.entry(job).or_default().spans.retain(|(_, last, _)| *last != at);
 }
 
 impl Decided {

@@ -73,9 +73,9 @@ fn gone(rest: &str, revision: u64) -> Option<Fact> {
     if let Some(run) = rest.strip_prefix("open/") {
         return Some(Fact::OpenGone { revision, run: run.to_owned() });
     }
-    // `~done/<job>/<instant with milliseconds>[~<call>]`
+    // `~done/<job>/<instant with milliseconds>[~<call>]`, and `#` where it was never begun
     let (job, at) = rest.strip_prefix("~done/")?.split_once('/')?;
-    let run = format!("{job}@{}", at.replacen(".000Z", "Z", 1));
+    let run = format!("{job}@{}", at.trim_end_matches('#').replacen(".000Z", "Z", 1));
     Some(Fact::DoneGone { revision, run })
 }
 

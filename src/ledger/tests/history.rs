@@ -1,6 +1,8 @@
 //! What is listed, and what is pruned.
 
 use super::*;
+use crate::ledger::prune::FAILURES_KEPT;
+use crate::scheduler::run::Many;
 
 async fn seconds<S: Store>(desk: &Desk<S>, find: &Find) -> Vec<u64> {
     let rows = desk.ledger.runs(find, |_| true).await.unwrap();
@@ -171,4 +173,94 @@ async fn jobs_with_a_history_are_told_page_by_page() {
     }
     told.sort();
     assert_eq!(told, ["a", "a-b", "a.b", "b"]);
+}
+
+impl<S: Store> Desk<S> {
+    /// The claim `number` decides that the occurrences at these seconds, up to the last of them, were skipped, in the
+    /// place of the verdict at `replaced`.
+    async fn skipped(&self, claims: &mut Claims, number: u64, seconds: [u64; 2], replaced: Option<u64>) {
+        let [from, last] = seconds;
+        let many = Many { from: at(from), count: last - from + 1, at_least: false };
+        let mut done = Done::of(&self.open(last), Verdict::Skipped, "the job is paused", at(last));
+        (done.attempt, done.many) = (0, (from < last).then_some(many));
+        let batch = Batch {
+            opens: Vec::new(),
+            dones: vec![done],
+            replaced: replaced.map(run).into_iter().collect(),
+            ..self.batch(number, &[last])
+        };
+        assert!(matches!(self.ledger.claim(claims, &batch).await.unwrap(), Claim::Made { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_row_of_skips_is_one_verdict_which_is_found_by_each_of_its_occurrences() {
+    let desk = Desk::new().await;
+    let mut claims = desk.claims();
+    desk.skipped(&mut claims, 1, [5, 5], None).await;
+    desk.skipped(&mut claims, 2, [5, 7], Some(5)).await;
+    desk.skipped(&mut claims, 3, [5, 9], Some(7)).await;
+    desk.ended(10, Verdict::Succeeded).await;
+    assert_eq!(seconds(&desk, &Find { verdict: Some(Verdict::Skipped), ..all() }).await, [9]);
+    for second in 5..=9 {
+        let Some(RunRow::Done(done)) = desk.ledger.run(&run(second)).await.unwrap() else { panic!("{second}") };
+        assert_eq!((done.at, done.many.map(|many| many.count)), (at(9), Some(5)), "{second}");
+    }
+    assert_eq!(desk.verdict(&run(4)).await, None);
+    assert_eq!(desk.verdict(&run(10)).await, Some(Verdict::Succeeded));
+    assert_eq!(desk.verdict(&run(11)).await, None);
+}
+
+#[tokio::test]
+async fn a_lost_answer_extends_a_row_once() {
+    let desk = Desk::new().await;
+    let mut claims = desk.claims();
+    desk.skipped(&mut claims, 1, [5, 5], None).await;
+    desk.meets([Fault::AnswerLost]);
+    desk.skipped(&mut claims, 2, [5, 6], Some(5)).await;
+    assert_eq!(seconds(&desk, &all()).await, [6]);
+}
+
+#[tokio::test]
+async fn what_was_never_begun_pushes_no_run_out_of_the_history_and_has_a_bound_of_its_own() {
+    let desk = Desk::new().await;
+    for second in 0..20 {
+        desk.ended(second, Verdict::Succeeded).await;
+    }
+    let mut claims = desk.claims();
+    for number in 0..30 {
+        desk.skipped(&mut claims, number + 1, [100 + number, 100 + number], None).await;
+    }
+    let bounds = History { keep: 10, age: Duration::from_secs(1_000_000) };
+    let pruned = desk.ledger.prune(&desk.hold, &job(), bounds, at(1000)).await.unwrap();
+    assert_eq!(pruned.deleted, 30);
+    let mut left = seconds(&desk, &all()).await;
+    left.reverse();
+    assert_eq!(left, (10..20).chain(120..130).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_last_failures_stay_however_much_ran_well_since() {
+    let desk = Desk::new().await;
+    for second in 0..700 {
+        let verdict = match second {
+            _ if second % 10 != 0 => Verdict::Succeeded,
+            _ if second % 20 == 0 => Verdict::Failed,
+            _ => Verdict::TimedOut,
+        };
+        desk.ended(second, verdict).await;
+    }
+    let bounds = History { keep: 10, age: Duration::from_secs(1_000_000) };
+    let kept = FAILURES_KEPT as u64;
+    let expected: Vec<u64> = (69 - kept..69).map(|nth| nth * 10).chain(690..700).collect();
+    for _ in 0..2 {
+        desk.ledger.prune(&desk.hold, &job(), bounds, at(700)).await.unwrap();
+        let mut left = seconds(&desk, &all()).await;
+        left.reverse();
+        assert_eq!(left, expected);
+    }
+    // Age takes them like the others.
+    let short = History { age: Duration::from_secs(50), ..bounds };
+    desk.ledger.prune(&desk.hold, &job(), short, at(700)).await.unwrap();
+    assert_eq!(seconds(&desk, &all()).await.len(), 10 + 4);
 }

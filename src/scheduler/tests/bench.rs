@@ -127,6 +127,9 @@ impl Model {
             assert!(self.claimed.insert(done.id.clone()), "{} is claimed twice", done.id);
             self.done.insert(done.id.clone(), done);
         }
+        for run in batch.replaced {
+            assert!(self.done.remove(&run).is_some(), "{run} is part of a longer row, and was in the ledger");
+        }
         for (job, known) in batch.known {
             self.log.push((Change::Job(job.clone(), Some(known.clone())), version));
             self.known.insert(job, known);
@@ -209,6 +212,7 @@ impl Model {
             started_at: None,
             lateness: done.lateness,
             doubt: Some(done.reason.into()),
+            catch_up: None,
         };
         self.put(open, version);
     }
@@ -708,9 +712,12 @@ impl Bench {
         self.nodes[at].running.iter().map(|(run, process)| format!("{} #{}", short(run), process.attempt)).collect()
     }
 
-    /// All verdicts, as `job@second[~call] verdict: reason`.
+    /// All verdicts, as `job@second[~call] verdict: reason`, and where one stands for many `(count since second)`.
     pub fn verdicts(&self) -> Vec<String> {
-        let text = |done: &Done| format!("{} {}: {}", short(&done.id), done.verdict, done.reason);
+        let many = |done: &Done| {
+            done.many.map_or(String::new(), |many| format!(" ({} since {})", many.count, many.from.since(T0).as_secs()))
+        };
+        let text = |done: &Done| format!("{} {}: {}{}", short(&done.id), done.verdict, done.reason, many(done));
         self.ledger.done.values().map(|done| text(done).trim_end_matches(": ").to_owned()).collect()
     }
 
