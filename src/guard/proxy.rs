@@ -215,8 +215,9 @@ impl Service<Request<Sent>> for Forward {
     }
 }
 
-/// Whether the path leads nowhere but below where it begins, however the service reads it. As URLs are read it may go up and
-/// down, for so it is sent on; but some services also decode what parts segments, or cut off their parameters, first.
+/// Whether the path leads nowhere but below where it begins, however the service reads it. As URLs are read it may go
+/// up and down, for so it is sent on; but some services also decode what parts segments, or cut off their parameters,
+/// first.
 fn stays_below(path: &str) -> bool {
     let path = path.to_ascii_lowercase().replace("%2e", ".");
     let mut depth = 0_usize;

@@ -25,8 +25,8 @@ pub enum Refusal {
     #[error("fence {fence} of {scope} is stale: {seen} has been seen. The sender was replaced as leader")]
     Stale { scope: String, fence: Fence, seen: Fence },
     #[error(
-        "{fence} is no fence that {scope} can have: at most {most} is expected after what has been seen. Whoever sent it got \
-         it elsewhere; if it is a true one, say so with `fencron guard reset {scope} --to {fence}`"
+        "{fence} is no fence that {scope} can have: at most {most} is expected after what has been seen. Whoever sent it \
+         got it elsewhere; if it is a true one, say so with `fencron guard reset {scope} --to {fence}`"
     )]
     TooFar { scope: String, fence: Fence, most: u64 },
     #[error("requests under an older fence of {scope} are still in flight")]

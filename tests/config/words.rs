@@ -162,7 +162,8 @@ fn a_password_that_is_given_apart_is_taken_as_it_is() {
 
 #[test]
 fn a_file_is_checked_where_its_secrets_are_not_to_be_had() {
-    let text = "version: 1\nnamespace: ${NAMESPACE}\ndefaults: {timezone: \"${ZONE}\", timeout: \"${LIMIT:-5m}\"}\njobs:\n  \
+    let text = "version: 1\nnamespace: ${NAMESPACE}\n\
+                defaults: {timezone: \"${ZONE}\", timeout: \"${LIMIT:-5m}\"}\njobs:\n  \
                 a: {schedule: '@daily', http: {url: \"${URL}\", headers: {A: \"${file:/none}\"}, ca: /none.pem}}\n  \
                 b: {schedule: '@daily', sql: {database: \"${DATABASE}\", statement: SELECT 1}}\n  \
                 c: {schedule: \"${CRON}\", command: [x, \"${ARGUMENT}\"], env_file: none.env}\n  \
