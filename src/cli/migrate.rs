@@ -132,18 +132,12 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
             let why = format!("migration {} failed: {}. {advice}", once.name, once.reason);
             Err(Failure::new(Exit::Failed, why).into())
         }
-        Settled::Unknown(once) if steps.iter().any(|step| step.key.name() == once.name && step.repeatable) => {
-            let why = format!(
-                "nobody can say yet whether migration {} was made: {}. Put right what is in the way, and run this again: \
-                 it may be repeated",
-                once.name, once.reason
-            );
-            Err(Failure::new(Exit::OutcomeUnknown, why).into())
-        }
         Settled::Unknown(once) => {
+            let repeatable = steps.iter().any(|step| step.key.name() == once.name && step.repeatable);
+            let again = if repeatable { "; or, where only an outage was in the way, run this again" } else { "" };
             let why = format!(
                 "nobody can say whether migration {} was made: {}. Find out, and say so: `fencron migrate resolve {} --as \
-                 done` or `--as retry`",
+                 done` or `--as retry`{again}",
                 once.name, once.reason, once.name
             );
             Err(Failure::new(Exit::OutcomeUnknown, why).into())

@@ -367,8 +367,8 @@ mod tests {
 
     #[test]
     fn statements_that_hold_a_semicolon_keep_it_in_mysql() {
-        let text = "-- +goose Up\n-- +goose StatementBegin\nA; B;\n-- +goose StatementEnd\n\nC;\n-- +goose StatementBegin\nD;\n\
-                    -- +goose StatementEnd\n-- +goose Down\nE;\n";
+        let text = "-- +goose Up\n-- +goose StatementBegin\nA; B;\n-- +goose StatementEnd\n\nC;\n\
+                    -- +goose StatementBegin\nD;\n-- +goose StatementEnd\n-- +goose Down\nE;\n";
         let mysql = part(text, Database::Mysql).unwrap();
         let lines: Vec<&str> = mysql.text.lines().collect();
         let expected = [
