@@ -21,6 +21,7 @@ mod migrate;
 mod once;
 mod outage;
 mod place;
+mod rewind;
 mod run;
 mod steer;
 mod terminal;
@@ -79,6 +80,15 @@ struct Global {
     /// [default: $XDG_STATE_HOME/fencron, ~/.local/state/fencron, or /var/lib/fencron]
     #[arg(long, global = true, value_name = "DIR", env = "FENCRON_STATE_DIR", help_heading = "Global options")]
     state_dir: Option<PathBuf>,
+    /// A file with the password of an etcd store, without the line end; it is read again when the password has changed
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "FENCRON_ETCD_PASSWORD_FILE",
+        help_heading = "Global options"
+    )]
+    etcd_password_file: Option<PathBuf>,
 }
 
 /// How data is printed.
@@ -136,6 +146,9 @@ enum Command {
     /// Let another node lead
     #[command(after_help = "Example: fencron step-down")]
     StepDown,
+    /// Bring the schedules back that a clock which was ahead has decided, without firing anything again
+    #[command(after_help = "Example: fencron rewind --to 2026-11-21T02:00:00Z --yes")]
+    Rewind(rewind::RewindArgs),
     /// Make the migrations of FILE: started many times at once, one makes them, and all wait and bring its verdict
     #[command(after_help = "Example: fencron migrate jobs.yaml --wait 10m")]
     Migrate(migrate::MigrateArgs),
@@ -308,6 +321,7 @@ impl Command {
             Command::Cancel(args) => steer::cancel(&args, global, terminal).await,
             Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
             Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
+            Command::Rewind(args) => rewind::rewind(&args, global, terminal).await,
             Command::StepDown => steer::step_down(global, terminal).await,
             Command::Migrate(args) => migrate::run(args, global, terminal).await,
             Command::Once(args) => once::once(args, global).await,

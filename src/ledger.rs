@@ -5,6 +5,8 @@
 //! | change | condition, in the same transaction |
 //! | --- | --- |
 //! | a batch of claims | the leader's owner key is the one this term created, on its lease; the watermark is unmoved |
+//! | a batch of claims after a rewind | the same, and nothing of it has a claim or a verdict |
+//! | a rewind | the watermark is unmoved |
 //! | an attempt begun, a lost leader's run decided | the same owner key; the open run is as it was |
 //! | how an attempt ended, by whoever executed it | the open run is as it was: what a successor decided stands |
 //! | a job first seen | the same owner key |
@@ -24,6 +26,7 @@ mod once;
 mod prune;
 mod record;
 mod request;
+mod rewind;
 mod transition;
 mod watermark;
 
@@ -33,11 +36,12 @@ pub use once::{ClaimedBy, Live, NotAKey, Once, OnceKey, OnceKind, OnceState, Rec
 pub use prune::Pruned;
 pub use record::{Asked, NodeRecord};
 pub use request::{AskError, BACKFILL_MOST, Resolution};
+pub use rewind::{RewindError, Rewinding, Rewound};
 
 use keys::LedgerKeys;
 use record::{DoneRecord, KnownRecord, OpenRecord, WatermarkRecord, decode, encode};
 
-use crate::job::JobName;
+use crate::job::{JobName, RunId};
 use crate::lock::{Hold, Namespace};
 use crate::scheduler::Batch;
 use crate::scheduler::run::{Known, Version};
@@ -59,7 +63,7 @@ pub struct Ledger<S> {
 }
 
 /// How a claim went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// The batch is in the ledger, at this version.
     Made { version: Version },
@@ -67,6 +71,11 @@ pub enum Claim {
     Fenced,
     /// The store takes no transaction of this size: nothing was claimed.
     TooLarge,
+    /// Some of it has a claim or a verdict from before a rewind, or may have had a verdict that was pruned: nothing was
+    /// claimed.
+    Decided { decided: Vec<RunId>, forgotten: Vec<RunId> },
+    /// A person has brought the watermark back meanwhile, at this version: nothing was claimed.
+    Rewound { version: Version },
 }
 
 /// Where the claims of one term stand: each moves the watermark from where the one before left it.
@@ -81,6 +90,11 @@ impl Claims {
     /// it for as long as the hold stands, so what was seen of it since the hold began is what it is.
     pub fn new(hold: Hold, watermark_at: Version) -> Claims {
         Claims { hold, watermark_at: Revision(watermark_at) }
+    }
+
+    /// A person has brought the watermark back, at this version, and the ledger has been seen up to that.
+    pub fn rewound(&mut self, version: Version) {
+        self.watermark_at = self.watermark_at.max(Revision(version));
     }
 
     /// The hold of the term.
@@ -108,6 +122,10 @@ impl<S: Store> Ledger<S> {
     /// was claimed is told by the watch.
     pub async fn claim(&self, claims: &mut Claims, batch: &Batch) -> Result<Claim, StoreError> {
         let name = format!("{}-{}", batch.fence, batch.number);
+        let forgotten = if batch.anew { self.forgotten(batch).await? } else { Vec::new() };
+        if !forgotten.is_empty() {
+            return Ok(Claim::Decided { decided: Vec::new(), forgotten });
+        }
         let txn = self.claim_txn(claims, batch, &name);
         let mut pause = Pauses::new();
         loop {
@@ -119,7 +137,9 @@ impl<S: Store> Ledger<S> {
                 Ok(committed) => {
                     let watermark = committed.got(0).and_then(<[Entry]>::first);
                     let ours = watermark.filter(|entry| batch_of(entry).as_deref() == Some(&name));
-                    let Some(entry) = ours else { return Ok(Claim::Fenced) };
+                    let Some(entry) = ours else {
+                        return Ok(self.refused_claim(&committed, batch, claims.watermark_at));
+                    };
                     claims.watermark_at = entry.modified;
                     return Ok(Claim::Made { version: entry.modified.0 });
                 }
@@ -150,8 +170,9 @@ impl<S: Store> Ledger<S> {
             txn = txn.then(Op::put(self.keys.job(job), encode(KnownRecord::from(known))));
         }
         let watermark = WatermarkRecord::new(&batch.watermark, name.to_owned());
-        let txn = txn.then(claims.hold.mark());
-        txn.then(Op::put(self.keys.watermark(), encode(watermark))).otherwise(Op::get(self.keys.watermark()))
+        let txn = txn.then(claims.hold.mark()).then(Op::put(self.keys.watermark(), encode(watermark)));
+        let txn = txn.otherwise(Op::get(self.keys.watermark()));
+        if batch.anew { self.compare_undecided(txn, batch) } else { txn }
     }
 
     /// Records since when jobs are due, and forgets others. `false`: the term is over.

@@ -55,6 +55,7 @@ use crate::lock::{
     Term, Timing, Trust,
 };
 use crate::once::{OnceError, Settled};
+use crate::scheduler::run::Version;
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
 use crate::store::{Revision, Store, StoreError};
 use crate::time::{Boot, Clock, Wall};
@@ -233,6 +234,8 @@ struct Running<S, E> {
     acting: Arc<AtomicU64>,
     campaign: Option<AbortHandle>,
     claims: Option<Claims>,
+    /// The version at which a person last brought the watermark back.
+    rewound_at: Version,
     position: Option<Revision>,
     clocks: Clocks,
     steps: Steps,
@@ -363,6 +366,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             acting: Arc::new(AtomicU64::new(0)),
             campaign: None,
             claims: None,
+            rewound_at: 0,
             position: None,
             clocks: Clocks::default(),
             steps: Steps::default(),

@@ -25,6 +25,7 @@ mod catching_up;
 mod claims;
 mod lifecycle;
 mod message;
+mod rewind;
 mod skips;
 mod tail;
 mod turn;
@@ -76,6 +77,11 @@ pub struct Scheduler {
     batch_most: usize,
     /// The batch after which that was last changed.
     batch_most_since: u64,
+    /// What comes due by the watermark and is decided already, as the last claim found; and that of which nobody knows.
+    decided: BTreeSet<RunId>,
+    forgotten: BTreeSet<RunId>,
+    /// The watermark was brought back: everything is to be planned anew, once the ledger has been seen up to this version.
+    plan_anew: Option<Version>,
     /// Jobs whose registration is not yet acknowledged; nothing is claimed before it is.
     registering: Option<Registration>,
     /// A configuration that is to be adopted once everything due under the old one has been decided.
@@ -172,6 +178,9 @@ impl Scheduler {
             batches: 0,
             batch_most: BATCH,
             batch_most_since: 0,
+            decided: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            plan_anew: None,
             registering: None,
             incoming: None,
             active: BTreeMap::new(),
@@ -203,6 +212,8 @@ impl Scheduler {
             Event::Trust(trusted) => self.trust(trusted, now),
             Event::Claimed { batch, version } => self.claimed(batch, version, now),
             Event::BatchTooLarge { most } => self.batch_too_large(most, now),
+            Event::AlreadyDecided { batch, decided, forgotten } => self.already_decided(batch, decided, forgotten, now),
+            Event::Rewound { batch, version } => self.rewound(batch, version),
             Event::Registered => self.registered(now),
             Event::Transitioned { run, result } => self.transitioned(run, result, now),
             Event::Started { run, attempt, at } => self.started(run, attempt, at),
@@ -225,6 +236,7 @@ impl Scheduler {
         }
         self.run_timers(now);
         self.let_in(now);
+        self.plan_after_rewind(now);
         self.claim_what_is_due(now);
         self.adopt_configuration(now);
         self.announce_drained();
@@ -294,6 +306,9 @@ impl Scheduler {
         self.rows.clear();
         self.due.clear();
         self.registering = None;
+        self.plan_anew = None;
+        self.decided.clear();
+        self.forgotten.clear();
         self.plan_all(now);
         self.register_changes(now);
         self.adopt_open_runs(now);
@@ -309,6 +324,7 @@ impl Scheduler {
         self.term = None;
         self.claiming = None;
         self.rows.clear();
+        self.plan_anew = None;
         self.registering = None;
         self.due.clear();
         self.crowd.clear();
@@ -346,9 +362,11 @@ impl Scheduler {
             Change::StepDown(fence) => *fence,
             _ => None,
         };
+        let mark = self.view.watermark.clone();
         if !self.view.apply(change, version) {
             return;
         }
+        self.note_rewind(mark.as_ref());
         if let Some(run) = followed {
             self.run_changed(&run, now);
         }
@@ -364,7 +382,9 @@ impl Scheduler {
     }
 
     fn reread(&mut self, changes: Vec<(Change, Version)>, version: Version, now: Wall) {
+        let mark = self.view.watermark.clone();
         self.view.reread(changes, version);
+        self.note_rewind(mark.as_ref());
         let (open, active) = (&self.view.open, &self.active);
         self.started.retain(|run, _| open.contains_key(run) || active.contains_key(run));
         self.tails.retain(|run, _| open.contains_key(run) || active.contains_key(run));

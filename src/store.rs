@@ -159,6 +159,11 @@ impl Compare {
         Compare { keys, test: Test::Created(Order::Equal, Revision(0)) }
     }
 
+    /// Some of the keys exist.
+    pub fn present(keys: Keys) -> Compare {
+        Compare { keys, test: Test::Created(Order::Greater, Revision(0)) }
+    }
+
     /// The key exists and came to be at `revision`.
     pub fn created_at(key: impl Into<String>, revision: Revision) -> Compare {
         Compare { keys: Keys::one(key), test: Test::Created(Order::Equal, revision) }
@@ -427,6 +432,8 @@ pub struct About {
     pub version: String,
     /// Bytes on disk, where the store tells.
     pub size: Option<u64>,
+    /// How many bytes it may have, where it has a limit and tells it (etcd: from 3.6 on).
+    pub quota: Option<u64>,
     /// What an operator ought to know: a version with known defects, a size near its limit.
     pub warnings: Vec<String>,
 }

@@ -1,6 +1,9 @@
 //! What runs and the cluster look like from outside: the shapes of `-o json` and of `/api/v1`. They are a contract:
 //! fields are added, not renamed.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::fence::Fence;
@@ -137,7 +140,35 @@ pub struct Overview {
     pub paused: Vec<JobName>,
     /// What keeps jobs from being fired as they should be.
     pub obstacles: Vec<String>,
+    /// The runs that ended as `unknown` and wait for `fencron resolve`.
+    pub unknown: UnknownView,
+    /// The last time that the schedules were brought back by hand, while that is still to be caught up with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewound: Option<RewoundView>,
 }
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UnknownView {
+    /// At least so many, where it is [`UNKNOWN_COUNTED`].
+    pub count: usize,
+    /// The first of them, by name.
+    pub runs: Vec<RunId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RewoundView {
+    pub by: String,
+    pub at: Wall,
+    pub from: Option<Wall>,
+    pub to: Wall,
+}
+
+/// How many runs in doubt are counted, and how many of them are named.
+pub const UNKNOWN_COUNTED: usize = 1000;
+const UNKNOWN_NAMED: usize = 10;
+
+/// How old the last sign of life of a node may be, against that of another of its name, for both to be there.
+const SIGNS_APART: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeaderView {
@@ -145,6 +176,8 @@ pub struct LeaderView {
     pub fence: Fence,
     pub since: Wall,
     pub address: Option<String>,
+    /// How long it is, by the two clocks, since it published that it is there; it does so every 5 s.
+    pub last_sign_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -158,6 +191,11 @@ pub struct NodeView {
     /// Why it does not contend for the leadership.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stands_back: Option<String>,
+    /// How long it is, by the two clocks, since it published that it is there.
+    pub last_sign_ms: u64,
+    /// What else a person ought to know of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -168,6 +206,8 @@ pub struct StoreView {
     pub healthy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -186,6 +226,12 @@ impl Overview {
         let paused = ledger.paused().await?.into_iter().map(|(job, _)| job).collect();
         let mut obstacles = obstacles(&standing, &nodes);
         obstacles.extend(ledger.watermark_damage().await?);
+        let (mut runs, more) = ledger.unknown_runs(UNKNOWN_COUNTED).await?;
+        let count = if more { UNKNOWN_COUNTED } else { runs.len() };
+        runs.truncate(UNKNOWN_NAMED);
+        let last = ledger.rewinds().await?.into_iter().next();
+        let is_ahead = |from: Option<Wall>| from.is_none_or(|from| watermark.is_none_or(|mark| mark < from));
+        let rewound = last.filter(|last| is_ahead(last.from));
         let waiting = standing.waiting.iter().filter_map(|waiter| waiter.node.clone()).collect();
         let leads = standing.leader.as_ref().map(|leader| leader.session.0.get());
         let leader = standing.leader.map(|leader| LeaderView {
@@ -193,9 +239,10 @@ impl Overview {
             node: leader.node,
             fence: leader.fence,
             since: leader.since,
+            last_sign_ms: nodes.iter().find(|(lease, _)| leads == Some(*lease)).map(|(_, node)| age(node, now)),
         });
         let mut nodes: Vec<NodeView> =
-            nodes.into_iter().map(|(lease, record)| node_view(record, leads == Some(lease))).collect();
+            nodes.into_iter().map(|(lease, record)| node_view(record, leads == Some(lease), now)).collect();
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         Ok(Overview {
             namespace: ledger.namespace().to_string(),
@@ -207,18 +254,32 @@ impl Overview {
                 version: about.version,
                 healthy: about.warnings.is_empty(),
                 size: about.size,
+                quota: about.quota,
                 warnings: about.warnings,
             },
             watermark,
             behind_ms: watermark.map(|mark| millis(mark.since(now))).filter(|behind| *behind > 0),
             paused,
             obstacles,
+            unknown: UnknownView { count, runs },
+            rewound: rewound.map(|last| RewoundView {
+                by: last.asked.by,
+                at: last.asked.at,
+                from: last.from,
+                to: last.to,
+            }),
         })
     }
 }
 
-fn node_view(record: NodeRecord, leader: bool) -> NodeView {
+fn age(record: &NodeRecord, now: Wall) -> u64 {
+    millis(now.since(record.clock))
+}
+
+fn node_view(record: NodeRecord, leader: bool, now: Wall) -> NodeView {
     NodeView {
+        last_sign_ms: age(&record, now),
+        troubles: record.troubles,
         node: record.node,
         version: record.version,
         config_digest: record.config_digest,
@@ -238,5 +299,18 @@ fn obstacles(standing: &Standing, nodes: &[(u64, NodeRecord)]) -> Vec<String> {
     {
         found.push("the nodes have different configurations: what fires depends on who leads".to_owned());
     }
+    found.extend(namesakes(nodes));
     found
+}
+
+/// The names that several nodes go by, each of which has published lately: one that was killed a moment ago has not.
+fn namesakes(nodes: &[(u64, NodeRecord)]) -> Vec<String> {
+    let mut by_name: BTreeMap<&str, Vec<&NodeRecord>> = BTreeMap::new();
+    nodes.iter().for_each(|(_, node)| by_name.entry(&node.node).or_default().push(node));
+    let there = |name: &str, nodes: Vec<&NodeRecord>| {
+        let last = nodes.iter().map(|node| node.clock).max()?;
+        let count = nodes.iter().filter(|node| last.since(node.clock) < SIGNS_APART).count();
+        (count > 1).then(|| format!("{count} nodes have the name {name}: give each its own --node"))
+    };
+    by_name.into_iter().filter_map(|(name, nodes)| there(name, nodes)).collect()
 }

@@ -57,7 +57,7 @@ fn praise(path: &Path, config: &Config) -> String {
         1 => "; one value comes from elsewhere, and was not looked at".to_owned(),
         open => format!("; {open} values come from elsewhere, and were not looked at"),
     };
-    format!("{}: nothing is wrong with its {jobs}{open}", path.display())
+    format!("{}: nothing is wrong with its {jobs}{open} (digest {})", path.display(), config.digest)
 }
 
 fn warn(path: &Path, config: &Config, terminal: &Terminal) {

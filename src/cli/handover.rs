@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::file;
+use super::place::{ETCD_PASSWORD_FILE, ETCD_USER};
 use crate::store::StoreUrl;
 
 /// The store, without what is secret.
@@ -55,6 +56,12 @@ impl Handover {
         let store = url.for_others()?;
         let mut handover = Handover { variables: vec![(STORE.into(), store.clone().into())], file: None };
         let StoreUrl::Etcd(config) = url else { return Ok(handover) };
+        if let (Some(user), Some(path)) = (config.user(), config.password_file()) {
+            // What would be written down could be another one soon.
+            handover.variables.push((ETCD_USER.into(), user.into()));
+            handover.variables.push((ETCD_PASSWORD_FILE.into(), path.into()));
+            return Ok(handover);
+        }
         let Some((user, password)) = config.credentials() else { return Ok(handover) };
         let access = Access { store, user, password };
         let path = match inherited().filter(|path| read(path).is_ok_and(|inherited| inherited == access)) {

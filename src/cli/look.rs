@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt as _, stream};
@@ -11,13 +12,13 @@ use super::place::Place;
 use super::steer::known_job;
 use super::terminal::{Terminal, table};
 use super::{Exit, Failure, Global, check, file};
-use crate::api::view::{Overview, RunView, state_of};
+use crate::api::view::{Overview, RunView, StoreView, UNKNOWN_COUNTED, state_of};
 use crate::config::Config;
-use crate::job::{JobName, Trigger, Verdict};
+use crate::job::{JobName, RunId, Trigger, Verdict};
 use crate::ledger::{Find, Ledger, RunRow};
 use crate::scheduler::run::Done;
 use crate::store::{AnyStore, StoreError};
-use crate::time::Wall;
+use crate::time::{Wall, written};
 
 /// Says who leads, who is there, and what keeps jobs from being fired.
 pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -30,9 +31,12 @@ pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::
 fn status_text(overview: &Overview) -> String {
     let mut text = format!("namespace  {}\n", overview.namespace);
     let store = &overview.store;
-    text += &format!("store      {} {}\n", store.kind, store.version);
+    text += &format!("store      {} {}{}\n", store.kind, store.version, size_text(store));
     text += &match &overview.leader {
-        Some(leader) => format!("leader     {}, fence {}, since {}\n", leader.node, leader.fence, leader.since),
+        Some(leader) => {
+            let sign = leader.last_sign_ms.map_or("no sign of life".to_owned(), last_sign);
+            format!("leader     {}, fence {}, since {}, {sign}\n", leader.node, leader.fence, leader.since)
+        }
         None => "leader     none\n".to_owned(),
     };
     if let Some(mark) = overview.watermark {
@@ -42,17 +46,13 @@ fn status_text(overview: &Overview) -> String {
         let paused: Vec<&str> = overview.paused.iter().map(JobName::as_str).collect();
         text += &format!("paused     {}\n", paused.join(", "));
     }
-    if let Some(behind) = overview.behind_ms {
-        text += &format!(
-            "!          the clock here is {behind} ms behind what has been decided: until then nothing is due\n"
-        );
-    }
+    text += &doubts_text(overview);
     for problem in store.warnings.iter().chain(&overview.obstacles) {
         text += &format!("!          {problem}\n");
     }
     let mut held_back: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for node in &overview.nodes {
-        if let Some(why) = &node.stands_back {
+        for why in node.stands_back.iter().chain(&node.troubles) {
             held_back.entry(why).or_default().push(&node.node);
         }
     }
@@ -80,6 +80,51 @@ fn status_text(overview: &Overview) -> String {
         return text + "\nno node is there: start one with `fencron run FILE`\n";
     }
     text + "\n" + &table(&["NODE", "ROLE", "VERSION", "CONFIG", "STARTED", "ADDRESS"], rows)
+}
+
+/// How large the store is, where that has a limit.
+fn size_text(store: &StoreView) -> String {
+    match (store.size, store.quota) {
+        (Some(size), Some(quota)) => format!(", {} MiB of {}", size >> 20, quota >> 20),
+        (Some(size), None) if store.kind == "etcd" => {
+            format!(", {} MiB of a quota that it tells from version 3.6 on", size >> 20)
+        }
+        _ => String::new(),
+    }
+}
+
+fn last_sign(millis: u64) -> String {
+    format!("last sign of life {} ago", written(Duration::from_secs(millis / 1000)))
+}
+
+/// What waits for a person, and what the clocks have to do with the schedules.
+fn doubts_text(overview: &Overview) -> String {
+    let mut text = String::new();
+    if let Some(behind) = overview.behind_ms {
+        let behind = written(Duration::from_millis(if behind < 10_000 { behind } else { behind / 1000 * 1000 }));
+        text += &format!(
+            "!          the clock here is {behind} behind what has been decided: until then nothing is due. If a clock was \
+             ahead and is right now: `fencron rewind`\n"
+        );
+    }
+    if let Some(rewound) = &overview.rewound {
+        let from = rewound.from.map_or("what nobody could read".to_owned(), |from| from.to_string());
+        text += &format!("rewound    from {from} to {}, by {} on {}\n", rewound.to, rewound.by, rewound.at);
+    }
+    let unknown = &overview.unknown;
+    if unknown.count > 0 {
+        let (at_least, more) = (
+            if unknown.count >= UNKNOWN_COUNTED { "at least " } else { "" },
+            if unknown.count > unknown.runs.len() { ", …" } else { "" },
+        );
+        let runs: Vec<&str> = unknown.runs.iter().map(RunId::as_str).collect();
+        text += &format!(
+            "!          {at_least}{} runs are in doubt until `fencron resolve RUN --as succeeded|failed|retry`: {}{more}\n",
+            unknown.count,
+            runs.join(", ")
+        );
+    }
+    text
 }
 
 /// Of more jobs than this the last verdicts are not listed: each is a question of its own to the store.

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::Context as _;
 
+use super::file;
 use super::find::{self, Found};
 use super::handover::{self, Handover};
 use super::once::say;
@@ -19,6 +20,9 @@ use crate::time::Clock;
 /// The environment variable with the password of an etcd store whose URL holds none. No option: the arguments of a
 /// process are public.
 pub(super) const ETCD_PASSWORD: &str = "FENCRON_ETCD_PASSWORD";
+
+/// That with the file which the password is in.
+pub(super) const ETCD_PASSWORD_FILE: &str = "FENCRON_ETCD_PASSWORD_FILE";
 
 /// That with the user.
 pub(super) const ETCD_USER: &str = "FENCRON_ETCD_USER";
@@ -89,8 +93,20 @@ impl Global {
         if let Some(user) = self.etcd_user.as_ref().filter(|_| !has_user) {
             config = config.with_user(user);
         }
-        if let Some(password) = std::env::var(ETCD_PASSWORD).ok().filter(|_| !has_password) {
-            config = config.with_password(password);
+        let given = std::env::var(ETCD_PASSWORD).ok().filter(|_| !has_password);
+        match (given, self.etcd_password_file.as_ref().filter(|_| !has_password)) {
+            (Some(_), Some(_)) => {
+                let why =
+                    format!("{ETCD_PASSWORD} and --etcd-password-file ({ETCD_PASSWORD_FILE}) both say the password");
+                return Err(Failure::wrong(format!("{why}: leave one out")));
+            }
+            (Some(password), None) => config = config.with_password(password),
+            (None, Some(path)) => {
+                let path = std::path::absolute(path);
+                let path = path.map_err(|error| Failure::wrong(format!("--etcd-password-file: {error}")))?;
+                config = config.with_password_file(path);
+            }
+            (None, None) => {}
         }
         if config.has_credentials() == (false, false) {
             let handed = handover::credentials(&StoreUrl::Etcd(config.clone())).map_err(|error| {
@@ -249,8 +265,12 @@ pub(super) async fn open_store(url: &StoreUrl, clock: &Clock) -> anyhow::Result<
 
 async fn only_namespace(store: &AnyStore) -> anyhow::Result<Namespace> {
     let mut namespaces = match Namespace::all(store).await {
-        // Whoever may only read a part of the store has to say which.
-        Err(StoreError::Denied { .. }) => Vec::new(),
+        // Whoever may read only a part of the store cannot be told what else there is.
+        Err(StoreError::Denied { .. }) => file::read(Path::new(file::DEFAULT))
+            .ok()
+            .and_then(|config| Namespace::new(&config.namespace).ok())
+            .into_iter()
+            .collect(),
         namespaces => namespaces?,
     };
     match (namespaces.pop(), namespaces.as_slice()) {

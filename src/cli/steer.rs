@@ -107,7 +107,7 @@ pub(super) fn asked(place: &Place) -> Asked {
 const CALL_DIGITS: usize = 12;
 
 /// The identity of a request, so that asking again because an answer was lost asks only once.
-fn call(kind: char) -> String {
+pub(super) fn call(kind: char) -> String {
     let id = uuid::Uuid::new_v4().simple().to_string();
     format!("{kind}-{}", &id[..CALL_DIGITS])
 }

@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use super::Ledger;
 use super::keys::About;
 use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode};
+use super::rewind::RewoundRecord;
 use crate::scheduler::run::Version;
 use crate::scheduler::view::Change as Told;
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
+use crate::time::Wall;
 
 /// Something that the ledger says, as of a version.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +93,10 @@ impl<S: Store> Ledger<S> {
             About::Cancel(run) => decode::<Asked>(&entry.value).map(|r| Told::Cancel(run, Some(r.by))),
             About::Resolved(run) => Some(Told::Resolved(run, true)),
             About::StepDown => decode::<StepDownRecord>(&entry.value).map(|r| Told::StepDown(Some(r.fence))),
+            // Where nobody knows up to where there may be verdicts, all of them are looked for.
+            About::Rewound => {
+                Some(Told::Rewound(decode::<RewoundRecord>(&entry.value).map_or(Wall::MAX, |record| record.upto)))
+            }
         };
         if told.is_none() {
             tracing::error!(
@@ -110,7 +116,7 @@ impl<S: Store> Ledger<S> {
             return Some(Followed::Other { key: key.to_owned(), at: revision, created: None });
         };
         let told = match about {
-            About::Mark | About::Lineage => return None,
+            About::Mark | About::Lineage | About::Rewound => return None,
             About::Watermark => return Some(Followed::Damaged(self.missing_watermark())),
             About::Job(job) => Told::Job(job, None),
             About::Pause(job) => Told::Paused(job, false),

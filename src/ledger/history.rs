@@ -190,6 +190,13 @@ impl<S: Store> Ledger<S> {
         Ok(entries.iter().filter_map(node).collect())
     }
 
+    /// The runs that ended as `unknown` and wait for a person: at most `limit`, and whether there are more.
+    pub async fn unknown_runs(&self, limit: usize) -> Result<(Vec<RunId>, bool), StoreError> {
+        let page = self.store.range(Range { keys_only: true, limit, ..Range::of(self.keys.all_unknown()) }).await?;
+        let runs = page.entries.iter().filter_map(|entry| self.keys.run_of_unknown(&entry.key)).collect();
+        Ok((runs, page.more))
+    }
+
     /// The last verdict of a job, by instant.
     pub async fn last_verdict(&self, job: &JobName) -> Result<Option<Done>, StoreError> {
         let range = Range { limit: 1, order: Sort::NewestFirst, ..Range::of(self.keys.history_of(job)) };

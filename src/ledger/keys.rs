@@ -1,6 +1,8 @@
 //! Where the ledger keeps what, below its namespace's prefix. History stands behind everything else in the order of
 //! keys (`~`), so that one watch covers all that nodes follow and none of what they do not.
 
+use std::time::Duration;
+
 use super::once::{OnceKey, OnceKind};
 use crate::job::{JobName, RunId, Verdict};
 use crate::lock::{Namespace, escaped};
@@ -34,6 +36,7 @@ pub(super) enum About {
     Mark,
     /// By which a restored store is known.
     Lineage,
+    Rewound,
 }
 
 impl LedgerKeys {
@@ -48,6 +51,11 @@ impl LedgerKeys {
 
     pub fn watermark(&self) -> String {
         format!("{}watermark", self.prefix)
+    }
+
+    /// What is kept of the watermark's being brought back by hand.
+    pub fn rewound(&self) -> String {
+        format!("{}rewound", self.prefix)
     }
 
     pub fn job(&self, job: &JobName) -> String {
@@ -96,6 +104,31 @@ impl LedgerKeys {
 
     pub fn history_of(&self, job: &JobName) -> Keys {
         Keys::prefix(format!("{}~done/{job}/", self.prefix))
+    }
+
+    /// A run that ended as `unknown` and waits for a person.
+    pub fn unknown(&self, run: &RunId) -> String {
+        format!("{}~unknown/{run}", self.prefix)
+    }
+
+    pub fn all_unknown(&self) -> Keys {
+        Keys::prefix(format!("{}~unknown/", self.prefix))
+    }
+
+    /// The run that one of those is about.
+    pub fn run_of_unknown(&self, key: &str) -> Option<RunId> {
+        key.strip_prefix(&self.prefix)?.strip_prefix("~unknown/")?.parse().ok()
+    }
+
+    /// Which stretches of a job's history were pruned.
+    pub fn pruned(&self, job: &JobName) -> String {
+        format!("{}~pruned/{job}", self.prefix)
+    }
+
+    /// The verdicts of a job on runs after `at`.
+    pub fn history_after(&self, job: &JobName, at: Wall) -> Keys {
+        let Keys::Range { start, end } = self.history_of(job) else { return self.history_of(job) };
+        Keys::Range { start: format!("{start}{}", sortable(at.plus(Duration::from_millis(1)))), end }
     }
 
     /// A verdict. The keys of a job sort by instant, so the instant is always written with its milliseconds.
@@ -188,6 +221,9 @@ impl LedgerKeys {
         if key == self.lineage {
             return Some(About::Lineage);
         }
+        if rest == "rewound" {
+            return Some(About::Rewound);
+        }
         if rest == "ask/step-down" {
             return Some(About::StepDown);
         }
@@ -232,6 +268,7 @@ mod tests {
             (keys.cancel(&run), About::Cancel(run.clone())),
             (keys.resolved(&run), About::Resolved(run.clone())),
             (keys.step_down(), About::StepDown),
+            (keys.rewound(), About::Rewound),
         ];
         for (key, about) in known {
             assert_eq!(keys.about(&key), Some(about), "{key}");

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::Ledger;
 use super::history::done_entry;
+use super::record::encode;
 use crate::job::{History, JobName, Verdict};
 use crate::lock::Hold;
+use crate::scheduler::run::Source;
 use crate::store::{Compare, Entry, Keys, Op, Order, Range, Store, StoreError, Test};
 use crate::time::Wall;
 
@@ -155,11 +157,25 @@ impl<S: Store> Ledger<S> {
         }
         takes.reverse();
         let (mut ops, mut deleted) = (Vec::new(), 0);
+        let gone: Vec<Wall> = entries
+            .iter()
+            .zip(&takes)
+            .filter(|(_, (takes, _))| *takes)
+            .filter_map(|(entry, _)| done_entry(entry))
+            .filter(|done| done.source == Source::Schedule && done.verdict != Verdict::Skipped)
+            .map(|done| done.at)
+            .collect();
         for stretch in takes.chunk_by(|a, b| a.0 == b.0) {
             if let ([(true, first), ..], [.., (_, last)]) = (stretch, stretch) {
                 deleted += stretch.len() as u64;
                 ops.push(Op::Delete(Keys::Range { start: (*first).to_owned(), end: behind(last) }));
             }
+        }
+        // Where a person brings the watermark back, these may have run, though nothing tells how they ended.
+        if let Some(job) = self.keys.job_of_done(&page[0]).filter(|_| !gone.is_empty()) {
+            let mut pruned = self.pruned(&job).await?.unwrap_or_default();
+            gone.iter().for_each(|at| pruned.add(*at, *at));
+            ops.insert(0, Op::put(self.keys.pruned(&job), encode(pruned)));
         }
         // A verdict that came in between may be one to resolve: the next pruning looks again.
         let unchanged = Compare { keys, test: Test::Modified(Order::Less, read_at.next()) };

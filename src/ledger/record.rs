@@ -360,6 +360,42 @@ impl From<KnownRecord> for Known {
     }
 }
 
+/// How many stretches of a job's pruned history are told apart.
+const SPANS_MOST: usize = 16;
+
+/// Of which stretches of instants verdicts on a job's occurrences were pruned: the first and the last instant of each. What
+/// is in none of them and has no verdict was never decided by one of its own.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct PrunedRecord {
+    pub spans: Vec<(Wall, Wall)>,
+}
+
+impl PrunedRecord {
+    /// Verdicts from `first` to `last` are pruned now. Beyond [`SPANS_MOST`] the two nearest stretches become one.
+    pub fn add(&mut self, first: Wall, last: Wall) {
+        self.spans.push((first, last));
+        self.spans.sort_unstable();
+        let mut merged: Vec<(Wall, Wall)> = Vec::with_capacity(self.spans.len());
+        for (first, last) in self.spans.drain(..) {
+            match merged.last_mut().filter(|before| first <= before.1) {
+                Some(before) => before.1 = before.1.max(last),
+                None => merged.push((first, last)),
+            }
+        }
+        while merged.len() > SPANS_MOST {
+            let gap = |at: &usize| merged[at + 1].0.since(merged[*at].1);
+            let nearest = (0..merged.len() - 1).min_by_key(gap).expect("there are at least two");
+            let (_, last) = merged.remove(nearest + 1);
+            merged[nearest].1 = last;
+        }
+        self.spans = merged;
+    }
+
+    pub fn covers(&self, at: Wall) -> bool {
+        self.spans.iter().any(|(first, last)| (*first..=*last).contains(&at))
+    }
+}
+
 /// Who asked for something, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -436,6 +472,22 @@ mod tests {
             record.into_open(open().id).source,
             Source::After(Box::new(Predecessor { run: open().id, end: None }))
         );
+    }
+
+    #[test]
+    fn pruned_stretches_are_told_apart_by_the_widest_gaps() {
+        let at = |seconds: u64| Wall::EPOCH.plus(Duration::from_secs(seconds));
+        let mut pruned = PrunedRecord::default();
+        for nth in 0..100 {
+            pruned.add(at(nth * 10), at(nth * 10 + 5));
+        }
+        // A clock was ahead for a while.
+        for nth in 0..100 {
+            pruned.add(at(86_400 + nth * 10), at(86_400 + nth * 10 + 5));
+        }
+        assert_eq!(pruned.spans.len(), SPANS_MOST);
+        assert!(pruned.covers(at(505)) && pruned.covers(at(86_905)));
+        assert!(!pruned.covers(at(996)) && !pruned.covers(at(50_000)) && !pruned.covers(at(86_399)));
     }
 
     #[test]

@@ -219,7 +219,8 @@ impl<S: Store> Ledger<S> {
             let txn = Txn::new()
                 .when(Compare::modified_at(entry.key.as_str(), entry.modified))
                 .then(Op::delete(entry.key.as_str()))
-                .then(Op::put(self.keys.done(&run), encode(DoneRecord::from(&done))));
+                .then(Op::put(self.keys.done(&run), encode(DoneRecord::from(&done))))
+                .then(Op::put(self.keys.unknown(&run), ""));
             doubted += usize::from(self.commit(txn).await?.0.succeeded);
         }
         Ok(doubted)
@@ -239,7 +240,7 @@ impl<S: Store> Ledger<S> {
             return Err(AskError::NotInDoubt { run: run.clone(), verdict: done.verdict.to_string() });
         }
         let unchanged = Compare::modified_at(self.keys.done(run), entry.modified);
-        let mut txn = Txn::new().when(unchanged);
+        let mut txn = Txn::new().when(unchanged).then(Op::delete(self.keys.unknown(run)));
         let settled = |verdict, done: Done| {
             let reason = format!("resolved by {} on {}; was: {}", asked.by, asked.at, done.reason);
             (self.keys.done(run), encode(DoneRecord::from(&Done { verdict, reason, ..done })))

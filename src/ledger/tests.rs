@@ -17,6 +17,7 @@ use crate::time::{Clock, Wall};
 mod claims;
 mod history;
 mod requests;
+mod rewind;
 mod transitions;
 
 /// 2026-11-21T00:00:00Z.
@@ -161,6 +162,7 @@ impl<S: Store> Desk<S> {
             replaced: Vec::new(),
             known: Vec::new(),
             watermark: Watermark { instant, job: Some(job()) },
+            anew: false,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{Ledger, Pauses};
-use crate::job::{MAX_FOLLOWERS, RunId};
+use crate::job::{MAX_FOLLOWERS, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::{Done, FOLLOWED_REASON_MOST, Open};
 use crate::scheduler::{To, Transition, Transitioned};
@@ -20,7 +20,7 @@ const BYTES_MOST: usize = TXN_BYTES / 2;
 const AUTHORITY: usize = 2;
 
 const _: () =
-    assert!(AUTHORITY + 2 + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
+    assert!(AUTHORITY + 3 + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
 
 /// What of the changes one transaction makes.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,9 @@ impl<S: Store> Ledger<S> {
                 (To::Done { done, .. }, Part::Whole) => {
                     let record = encode(DoneRecord::from(done));
                     txn = txn.then(Op::delete(key)).then(Op::put(self.keys.verdict(done), record));
+                    if done.verdict == Verdict::Unknown {
+                        txn = txn.then(Op::put(self.keys.unknown(&done.id), ""));
+                    }
                 }
             }
         }
@@ -275,7 +278,7 @@ const OUTPUT_CUT: &str = "its output was cut: the store refused it";
 fn weight_of(transition: &Transition) -> usize {
     match &transition.to {
         To::Open(_) => 1,
-        To::Done { follow, .. } => 2 + 2 * follow.len(),
+        To::Done { done, follow } => 2 + usize::from(done.verdict == Verdict::Unknown) + 2 * follow.len(),
     }
 }
 

@@ -235,6 +235,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let fence = hold.fence();
         tracing::info!(%fence, node = self.options.name, "leading");
         self.claims = Some(Claims::new(hold.clone(), self.scheduler.view().watermark_version));
+        self.rewound_at = 0;
         self.standing = Standing::Leading(hold);
         self.acting.store(fence.get(), Ordering::SeqCst);
         self.tell(Event::Elected { fence });

@@ -8,6 +8,7 @@ use super::{Running, Standing};
 use crate::execute::Execute;
 use crate::ledger::{Followed, Ledger, News, NodeRecord};
 use crate::scheduler::Event;
+use crate::scheduler::run::Version;
 use crate::scheduler::view::Change;
 use crate::store::{Revision, Store, StoreError};
 
@@ -72,6 +73,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 if matches!(change, Change::Watermark(_)) {
                     self.damaged(None);
                 }
+                self.heard_of_watermark(&change, version);
                 self.tell(Event::Changed(change, version));
             }
             Followed::Mark { base, at } => self.locks.saw_mark(base, at),
@@ -107,6 +109,9 @@ impl<S: Store, E: Execute> Running<S, E> {
                 Followed::Other { .. } => {}
             }
         }
+        for (change, version) in &changes {
+            self.heard_of_watermark(change, *version);
+        }
         self.tell(Event::Reread { changes, version: upto.0 });
         self.position = Some(upto);
         self.damaged(damage);
@@ -114,6 +119,20 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.clocks.keep(|lease| nodes.contains_key(&lease));
         let owner_key = self.election.owner_key().to_owned();
         self.heard_of_owner(&owner_key, upto, owner);
+    }
+
+    /// A watermark that went back was brought back by a person: claims go on from there.
+    fn heard_of_watermark(&mut self, change: &Change, version: Version) {
+        let Change::Watermark(mark) = change else { return };
+        let view = self.scheduler.view();
+        if version <= view.watermark_version || view.watermark.as_ref().is_none_or(|before| mark >= before) {
+            return;
+        }
+        tracing::warn!(to = %mark.instant, "the schedules were brought back: what is due from there on is decided again");
+        self.rewound_at = version;
+        if let Some(claims) = &mut self.claims {
+            claims.rewound(version);
+        }
     }
 
     fn heard_of_node(&mut self, lease: u64, record: Option<NodeRecord>, version: u64) -> bool {

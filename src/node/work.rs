@@ -78,7 +78,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     pub(super) fn claim_answered(
         &mut self,
-        claims: Claims,
+        mut claims: Claims,
         batch: u64,
         size: usize,
         result: Result<Claim, StoreError>,
@@ -86,6 +86,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         if !self.is_term_of(claims.hold()) {
             return;
         }
+        claims.rewound(self.rewound_at);
         match result {
             Ok(Claim::Made { version }) => {
                 self.claims = Some(claims);
@@ -94,6 +95,18 @@ impl<S: Store, E: Execute> Running<S, E> {
             Ok(Claim::TooLarge) => {
                 self.claims = Some(claims);
                 self.tell(Event::BatchTooLarge { most: size / 2 });
+            }
+            Ok(Claim::Decided { decided, forgotten }) => {
+                for run in decided.iter().chain(&forgotten) {
+                    tracing::info!(run_id = %run, "not decided again after the rewind: it was, or may have been, before");
+                }
+                self.claims = Some(claims);
+                self.tell(Event::AlreadyDecided { batch, decided, forgotten });
+            }
+            Ok(Claim::Rewound { version }) => {
+                claims.rewound(version);
+                self.claims = Some(claims);
+                self.tell(Event::Rewound { batch, version });
             }
             Ok(Claim::Fenced) => self.lose_term("the store refuses its claims: another leads"),
             Err(error) => {

@@ -25,6 +25,12 @@ const LOOKED_AT: usize = 2_000;
 /// What a batch has decided so far, by job.
 type Decided = HashMap<JobName, Vec<Fresh>>;
 
+/// How many occurrences a batch decides of those that may be decided already: each costs two comparisons.
+const ANEW_BATCH: usize = 40;
+
+/// Why an occurrence is skipped of which nobody knows whether it has run.
+const FORGOTTEN: &str = "rewound: it may have run before, and its verdict was pruned";
+
 enum Decision {
     Open(Open),
     Done(Done),
@@ -36,20 +42,34 @@ impl Scheduler {
     /// Takes the due occurrences, in order, and claims them together.
     pub(super) fn claim_what_is_due(&mut self, now: Wall) {
         let Some(fence) = self.term else { return };
-        if !self.may_act() || self.claiming.is_some() || self.registering.is_some() {
+        if !self.may_act() || self.claiming.is_some() || self.registering.is_some() || self.plan_anew.is_some() {
             return;
         }
         let (mut opens, mut known, mut watermark) = (Vec::new(), Vec::new(), None);
         let mut verdicts = Verdicts::default();
         let mut decided = Decided::new();
-        let mut room = self.room_left();
+        let (mut room, mut anew, mut anew_jobs) = (self.room_left(), false, BTreeSet::new());
         for _ in 0..LOOKED_AT {
-            if opens.len() + verdicts.weight() + known.len() >= self.batch_most {
+            let claimed = opens.len() + verdicts.weight();
+            // Whether the next one of a job has room is known when it is known whether this one is decided already.
+            let mut next = self.due.next_job().filter(|(starts, _)| anew || self.view.may_be_decided(*starts));
+            let is_full = next.take_if(|(_, name)| anew_jobs.contains(*name) || claimed >= ANEW_BATCH).is_some();
+            if is_full || claimed + known.len() >= self.batch_most {
                 break;
             }
             let Some(due) = self.due.pop(now) else { break };
             watermark = Some(Watermark { instant: due.occurrence.starts, job: Some(due.job.clone()) });
             let Some(job) = self.jobs.get(&due.job).cloned() else { continue };
+            if self.view.may_be_decided(due.occurrence.starts) {
+                anew = true;
+                anew_jobs.insert(job.name.clone());
+                if self.decided.contains(&RunId::of(&job.name, due.occurrence.at)) {
+                    if let What::SkipMany { upto, .. } = due.what {
+                        known.extend(self.known_until(&job.name, upto));
+                    }
+                    continue;
+                }
+            }
             match self.decide(&job, due, &decided, fence, now) {
                 Decision::Open(open) => {
                     let fresh = Fresh { id: open.id.clone(), catch_up: open.catch_up };
@@ -60,8 +80,7 @@ impl Scheduler {
                 }
                 Decision::Done(done) => verdicts.add(done, &self.rows),
                 Decision::Many(done, upto) => {
-                    let rule = self.view.jobs.get(&job.name).map(|known| known.fingerprint.clone());
-                    known.extend(rule.map(|fingerprint| (job.name.clone(), Known { fingerprint, since: upto })));
+                    known.extend(self.known_until(&job.name, upto));
                     verdicts.add(done, &self.rows);
                 }
             }
@@ -70,9 +89,15 @@ impl Scheduler {
         self.batches += 1;
         self.claiming_rows = verdicts.ends();
         let Verdicts { dones, replaced, .. } = verdicts;
-        let batch = Batch { number: self.batches, fence, opens, dones, replaced, known, watermark };
+        let batch = Batch { number: self.batches, fence, opens, dones, replaced, known, watermark, anew };
         self.claiming = Some(batch.clone());
         self.act(Action::Claim(batch));
+    }
+
+    /// What the ledger is to know of a job of which everything is decided that starts until `since`.
+    fn known_until(&self, name: &JobName, since: Wall) -> Option<(JobName, Known)> {
+        let fingerprint = self.view.jobs.get(name)?.fingerprint.clone();
+        Some((name.clone(), Known { fingerprint, since }))
     }
 
     fn decide(&self, job: &Job, due: Due, decided: &Decided, fence: Fence, now: Wall) -> Decision {
@@ -89,6 +114,7 @@ impl Scheduler {
                 return Decision::Many(done, upto);
             }
             What::Skip(reason) => return skip(reason),
+            _ if self.forgotten.contains(&open.id) => return skip(FORGOTTEN.to_owned()),
             _ if self.view.paused.contains(&job.name) => return skip("the job is paused".to_owned()),
             What::InTime => None,
             What::CatchUp { nth, every } => Some((nth, every)),
@@ -134,6 +160,8 @@ impl Scheduler {
             self.batch_most = (self.batch_most * 2).min(BATCH);
             self.batch_most_since = number;
         }
+        self.decided.clear();
+        self.forgotten.clear();
         self.view.put_watermark(batch.watermark, version);
         self.view.jobs.extend(batch.known);
         let ends = std::mem::take(&mut self.claiming_rows);
@@ -261,13 +289,18 @@ impl Scheduler {
             .into_iter()
             .map(|(name, job)| (name, job.is_some_and(|job| matches!(job.trigger, Trigger::Schedule { .. }))))
             .collect();
-        let (mut opens, mut dones, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut opens, mut dones, mut known, mut anew) = (Vec::new(), Vec::new(), Vec::new(), false);
         for (name, stays) in changed {
-            if opens.len() + dones.len() + known.len() >= self.batch_most {
+            let room = if anew { ANEW_BATCH } else { self.batch_most };
+            if opens.len() + dones.len() + known.len() >= room {
                 break;
             }
             let Some(moved) = self.due.take_moved(&name, now) else { continue };
             let open = self.occurrence(&name, moved, fence, now);
+            anew |= self.view.may_be_decided(moved.starts);
+            if self.decided.contains(&open.id) {
+                continue;
+            }
             let rule = self.view.jobs.get(&name).map(|known| known.fingerprint.clone());
             self.rows.remove(&name);
             // The watermark does not say that it is decided, so the job's own record does.
@@ -284,7 +317,7 @@ impl Scheduler {
         }
         let watermark = self.view.watermark.clone().unwrap_or(Watermark { instant: Wall::EPOCH, job: None });
         self.batches += 1;
-        let batch = Batch { number: self.batches, fence, opens, dones, replaced: Vec::new(), known, watermark };
+        let batch = Batch { number: self.batches, fence, opens, dones, replaced: Vec::new(), known, watermark, anew };
         self.claiming_rows = HashMap::new();
         self.claiming = Some(batch.clone());
         self.act(Action::Claim(batch));
@@ -309,7 +342,7 @@ impl Scheduler {
 }
 
 /// Plans a job from the first of its occurrences that no leader has decided.
-fn plan(due: &mut DueQueue, view: &View, job: &Arc<Job>, now: Wall) {
+pub(super) fn plan(due: &mut DueQueue, view: &View, job: &Arc<Job>, now: Wall) {
     let (Trigger::Schedule { .. }, Some(known)) = (&job.trigger, view.jobs.get(&job.name)) else { return };
     let decided = match &view.watermark {
         None => known.since,

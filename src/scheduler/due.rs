@@ -107,6 +107,12 @@ impl DueQueue {
         None
     }
 
+    /// When the next occurrence is to start, and whose it is.
+    pub fn next_job(&mut self) -> Option<(Wall, &JobName)> {
+        self.next_start()?;
+        self.heap.peek().map(|Reverse((starts, name, _))| (*starts, name))
+    }
+
     /// The next occurrence, if it is due; in the order of (start, job).
     pub fn pop(&mut self, now: Wall) -> Option<Due> {
         loop {

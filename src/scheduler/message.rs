@@ -26,6 +26,11 @@ pub enum Event {
     Claimed { batch: u64, version: Version },
     /// The batch did not fit the store's limits: claim at most this many at a time.
     BatchTooLarge { most: usize },
+    /// Of the batch of this number these have a claim or a verdict already; of those forgotten nobody can say whether
+    /// they had one. Nothing was claimed.
+    AlreadyDecided { batch: u64, decided: Vec<RunId>, forgotten: Vec<RunId> },
+    /// A person brought the watermark back, at this version, before the batch of this number was claimed: it was not.
+    Rewound { batch: u64, version: Version },
     /// The store acknowledged [`Action::Register`].
     Registered,
     /// How a transition went.
@@ -108,6 +113,8 @@ pub struct Batch {
     pub known: Vec<(JobName, Known)>,
     /// How far this batch decides.
     pub watermark: Watermark,
+    /// Some of it may have been decided before the watermark was brought back: only what was not is to be claimed.
+    pub anew: bool,
 }
 
 /// A change of one open run, on the condition that it still is at `expect`.

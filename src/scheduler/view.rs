@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::run::{Known, Open, Version, Watermark};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId};
+use crate::time::Wall;
 
 /// One change of the ledger.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     Watermark(Watermark),
+    /// A person brought the watermark back: occurrences that start up to here may have been decided before.
+    Rewound(Wall),
     Job(JobName, Option<Known>),
     Paused(JobName, bool),
     Open(RunId, Option<Open>),
@@ -40,6 +43,8 @@ pub struct View {
     pub watermark: Option<Watermark>,
     /// The version of the watermark's key; 0: there is none.
     pub watermark_version: Version,
+    /// Up to where occurrences may have been decided although the watermark is before them.
+    pub rewound: Option<Wall>,
     pub jobs: HashMap<JobName, Known>,
     pub paused: BTreeSet<JobName>,
     pub open: BTreeMap<RunId, Versioned>,
@@ -60,6 +65,7 @@ impl View {
         self.forget_gone_before(version);
         match change {
             Change::Watermark(mark) => self.put_watermark(mark, version),
+            Change::Rewound(upto) => self.rewound.replace(upto) != Some(upto),
             Change::Job(job, Some(known)) => self.jobs.insert(job, known.clone()).is_none_or(|old| old != known),
             Change::Job(job, None) => self.jobs.remove(&job).is_some(),
             Change::Paused(job, true) => self.paused.insert(job),
@@ -74,6 +80,11 @@ impl View {
             Change::Resolved(id, false) => self.resolved.remove(&id),
             Change::StepDown(fence) => std::mem::replace(&mut self.step_down, fence) != fence,
         }
+    }
+
+    /// Whether what starts then may have been decided although the watermark is before it.
+    pub fn may_be_decided(&self, starts: Wall) -> bool {
+        self.rewound.is_some_and(|upto| starts <= upto)
     }
 
     /// The watermark as moved at `version`, unless it is known to have moved on. Says whether that was news.

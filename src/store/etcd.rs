@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, StatusResponse};
 
-use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch};
+use super::{About, Answer, Committed, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch};
 
 mod config;
 mod defects;
@@ -42,9 +42,6 @@ pub const ADVICE: &str = "fencron::store::advice";
 
 /// The largest answer that is read: a page of [`PAGE`](super::PAGE) entries may be that large.
 const MAX_ANSWER: usize = 256 << 20;
-
-/// etcd's quota where none is set (`--quota-backend-bytes`).
-const DEFAULT_QUOTA: u64 = 2 << 30;
 
 /// From how many hundredths of the quota on its operator is warned.
 const NEARLY_FULL_PERCENT: u64 = 80;
@@ -130,6 +127,18 @@ impl EtcdStore {
         self.members.call(asked, |client| async move { client.maintenance_client().status().await }).await
     }
 
+    /// What a transaction that only reads answers, read one after the other as of the revision of the first.
+    async fn read_apart(&self, txn: &Txn) -> Result<Committed, StoreError> {
+        let (mut revision, mut answers) = (None, Vec::with_capacity(txn.then.len()));
+        for op in &txn.then {
+            let Op::Get(range) = op else { continue };
+            let page = self.range(Range { at: range.at.or(revision), ..range.clone() }).await?;
+            let revision = *revision.get_or_insert(page.revision);
+            answers.push(Answer::Got(Page { revision, ..page }));
+        }
+        Ok(Committed { succeeded: true, revision: revision.unwrap_or_default(), answers })
+    }
+
     /// Fills in what etcd's error leaves out: from where on it keeps the history of `key`.
     async fn with_history<T>(&self, result: Result<T, StoreError>, key: &str) -> Result<T, StoreError> {
         let Err(StoreError::Compacted { asked, .. }) = result else { return result };
@@ -197,6 +206,14 @@ impl Store for EtcdStore {
             async move { client.kv_client().max_decoding_message_size(MAX_ANSWER).txn(request).await }
         };
         let answer = self.members.call(self.asked(nature, subject), commit).await;
+        // A full database takes no transaction, not even one that only reads; but it answers questions.
+        if nature == Nature::Read
+            && txn.when.is_empty()
+            && let Err(error) = &answer
+            && fault::is_out_of_space(error)
+        {
+            return self.read_apart(&txn).await;
+        }
         Ok(translate::committed(&self.with_history(answer, key.unwrap_or_default()).await?))
     }
 
@@ -225,8 +242,9 @@ impl Store for EtcdStore {
         let size = u64::try_from(status.db_size()).ok();
         let mut warnings = defects::warnings(status.version());
         warnings.extend(status.errors().iter().map(|error| alarm(error)));
-        warnings.extend(nearly_full(size.unwrap_or(0), u64::try_from(status.db_size_quota()).unwrap_or(0)));
-        Ok(About { kind: "etcd", version: status.version().to_owned(), size, warnings })
+        let quota = u64::try_from(status.db_size_quota()).ok().filter(|quota| *quota > 0);
+        warnings.extend(quota.and_then(|quota| nearly_full(size.unwrap_or(0), quota)));
+        Ok(About { kind: "etcd", version: status.version().to_owned(), size, quota, warnings })
     }
 
     async fn apart(&self) -> Result<EtcdStore, StoreError> {
@@ -250,12 +268,12 @@ fn alarm(error: &str) -> String {
     }
 }
 
-/// A warning when the database is near its limit. `quota` is 0 where the server does not tell (before 3.6).
+/// A warning when the database is near its limit.
 fn nearly_full(size: u64, quota: u64) -> Option<String> {
-    let (limit, which) = if quota > 0 { (quota, "its quota") } else { (DEFAULT_QUOTA, "etcd's default quota") };
-    let percent = size.saturating_mul(100) / limit;
-    (percent >= NEARLY_FULL_PERCENT)
-        .then(|| format!("etcd's database takes {} MiB, {percent} % of {which}: compact and defragment it", size >> 20))
+    let percent = size.saturating_mul(100) / quota;
+    (percent >= NEARLY_FULL_PERCENT).then(|| {
+        format!("etcd's database takes {} MiB, {percent} % of its quota: compact and defragment it", size >> 20)
+    })
 }
 
 impl fmt::Debug for EtcdStore {
@@ -270,9 +288,8 @@ mod tests {
 
     #[test]
     fn a_database_near_its_quota_is_warned_of() {
-        assert_eq!(nearly_full(1 << 30, 0), None);
-        assert!(nearly_full(DEFAULT_QUOTA, 0).unwrap().contains("100 % of etcd's default quota"));
-        assert!(nearly_full(900 << 20, 1 << 30).unwrap().contains("its quota"));
+        assert_eq!(nearly_full(1 << 29, 1 << 30), None);
+        assert!(nearly_full(900 << 20, 1 << 30).unwrap().contains("87 % of its quota"));
     }
 
     #[test]

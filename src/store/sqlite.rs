@@ -257,6 +257,7 @@ impl Store for SqliteStore {
             kind: "sqlite",
             version: rusqlite::version().to_owned(),
             size: file.size(),
+            quota: None,
             warnings: file.warnings(),
         })
     }

@@ -21,7 +21,11 @@ fn has_exactly(object: &Value, fields: &[&str]) {
 fn a_file_without_problems_validates_as_an_empty_array() {
     let place = Place::new();
     assert_eq!(place.json(&["validate"]), json!([]));
-    assert_eq!(place.run(&["validate", "jobs.yaml"]).stdout(), "jobs.yaml: nothing is wrong with its 5 jobs\n");
+    let said = place.run(&["validate", "jobs.yaml"]).stdout();
+    let digest = said.strip_prefix("jobs.yaml: nothing is wrong with its 5 jobs (digest ").expect(&said);
+    let _node = place.leader("a", &[]);
+    let running = place.json(&["status"])["nodes"][0]["config_digest"].as_str().unwrap().to_owned();
+    assert_eq!(digest, format!("{running})\n"), "it is the one that the nodes show");
 }
 
 #[test]
@@ -162,10 +166,13 @@ fn status_runs_and_jobs_keep_their_shapes() {
     place.wait_for_state(&run, "succeeded");
 
     let status = place.json(&["status"]);
-    has_exactly(&status, &["namespace", "leader", "nodes", "waiting", "store", "watermark", "paused", "obstacles"]);
-    has_exactly(&status["leader"], &["node", "fence", "since", "address"]);
+    has_exactly(
+        &status,
+        &["namespace", "leader", "nodes", "waiting", "store", "watermark", "paused", "obstacles", "unknown"],
+    );
+    has_exactly(&status["leader"], &["node", "fence", "since", "address", "last_sign_ms"]);
     let node = &status["nodes"][0];
-    has_exactly(node, &["node", "version", "config_digest", "started_at", "address", "leader"]);
+    has_exactly(node, &["node", "version", "config_digest", "started_at", "address", "leader", "last_sign_ms"]);
     assert_eq!(
         (&node["node"], &node["leader"], &status["store"]["kind"]),
         (&json!("a"), &json!(true), &json!("sqlite"))

@@ -115,3 +115,64 @@ async fn a_node_whose_clock_is_ahead_says_so_and_does_not_lead() {
     assert_eq!((leads, same), (next, fence), "nobody took the leadership over");
     scene.judge(&[("failovers", 1)]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_that_a_clock_stopped_goes_on_after_a_rewind() {
+    let mut scene = Scene::over_sqlite(&[]).await;
+    // A node alone, before its clock is set right.
+    let clock = FakedClock::of(&mut scene, 0);
+    clock.set(86_400);
+    scene.start(0);
+    scene.leader_after(0).await;
+    scene.claims(5).await;
+    let node = &scene.nodes[0];
+    let (code, _, said) = node.fencron(&["rewind", "--yes"]);
+    assert_eq!(code, Some(1), "its clock is still ahead: {said}");
+    assert!(said.contains("the clock of node a is") && said.contains("ahead of the one here"), "{said}");
+
+    let since = node.now();
+    clock.set(0);
+    node.says(since, "its clock was set back by 1d").await;
+    node.says(since, "up to which the schedules have been decided: nothing is due until then").await;
+    let unready = async || {
+        let (status, body) = node.http("/readyz").await;
+        (status == 503 && body.contains("`fencron rewind` brings the schedules back")).then_some(())
+    };
+    until("it says that nothing is due", unready).await;
+    let behind = async || node.json(&["status"])["behind_ms"].as_u64().filter(|behind| *behind > 80_000_000);
+    until("the status tells by how much", behind).await;
+
+    let (code, _, said) = node.fencron(&["rewind"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("brings the schedules back from") && said.contains("--yes"), "{said}");
+    assert!(node.json(&["status"])["behind_ms"].is_u64(), "nothing was changed");
+    let fired = scene.effects.lines().len();
+    let done = node.json(&["rewind", "--yes"]);
+    let goes_on = async || (scene.effects.lines().len() > fired + 2).then_some(());
+    until("jobs are fired again", goes_on).await;
+    let ready = async || (node.http("/readyz").await.0 == 200).then_some(());
+    until("it is ready again", ready).await;
+    let status = node.json(&["status"]);
+    assert!(status.get("behind_ms").is_none(), "{status}");
+    assert_eq!(status["rewound"]["to"], done["to"]);
+    let (code, _, said) = node.fencron(&["rewind", "--yes"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("rewound before") && said.contains("nothing to bring back"), "{said}");
+
+    // The same with nobody there.
+    scene.kill(0);
+    clock.set(7_200);
+    scene.start(0);
+    scene.claims(3).await;
+    scene.kill(0);
+    clock.set(0);
+    // Until its session has ended, what it said of its clock stands in the way.
+    let rewound = async || (scene.nodes[1].fencron(&["rewind", "--yes"]).0 == Some(0)).then_some(());
+    until("the schedules are brought back", rewound).await;
+    let fired = scene.effects.lines().len();
+    scene.start(1);
+    let goes_on = async || (scene.effects.lines().len() > fired + 2).then_some(());
+    until("jobs are fired again", goes_on).await;
+    let begun = scene.effects.begun();
+    assert!(begun.values().all(|lines| lines.len() == 1), "nothing is fired twice: {begun:?}");
+}

@@ -1,8 +1,10 @@
 //! Where the members are, who asks, and how long to wait.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -31,9 +33,20 @@ pub struct EtcdConfig {
     endpoints: Vec<String>,
     tls: Option<Tls>,
     user: Option<String>,
-    password: String,
+    password: Password,
     timeouts: Timeouts,
 }
+
+/// Where a password is.
+#[derive(Clone, PartialEq, Eq)]
+enum Password {
+    Given(String),
+    /// In this file, which is read whenever it is needed: it may be another one by then.
+    In(PathBuf),
+}
+
+/// The largest file with a password, in bytes.
+const PASSWORD_MOST: u64 = 64 * 1024;
 
 /// What a TLS connection is made with. The files are read for every new connection, so that renewed ones are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +91,13 @@ impl EtcdConfig {
         if endpoints.is_empty() {
             return Err(NotAnEtcdUrl("it names no endpoint".into()));
         }
-        Ok(EtcdConfig { endpoints, tls: None, user: None, password: String::new(), timeouts: Timeouts::default() })
+        Ok(EtcdConfig {
+            endpoints,
+            tls: None,
+            user: None,
+            password: Password::Given(String::new()),
+            timeouts: Timeouts::default(),
+        })
     }
 
     /// Talks TLS.
@@ -98,8 +117,24 @@ impl EtcdConfig {
     /// The user's password, for where it is not to stand in the URL. It is never shown.
     #[must_use]
     pub fn with_password(mut self, password: impl Into<String>) -> EtcdConfig {
-        self.password = password.into();
+        self.password = Password::Given(password.into());
         self
+    }
+
+    /// The file that the user's password is in, without the line end. It is read again for every token, so that a password
+    /// that is changed, there and in etcd, is no outage.
+    #[must_use]
+    pub fn with_password_file(mut self, path: impl Into<PathBuf>) -> EtcdConfig {
+        self.password = Password::In(path.into());
+        self
+    }
+
+    /// The file that the password is in.
+    pub fn password_file(&self) -> Option<&Path> {
+        match &self.password {
+            Password::In(path) => Some(path),
+            Password::Given(_) => None,
+        }
     }
 
     /// Waits differently long.
@@ -111,7 +146,7 @@ impl EtcdConfig {
 
     /// Whether the URL, or whoever made this, named a user, and gave a password.
     pub fn has_credentials(&self) -> (bool, bool) {
-        (self.user.is_some(), !self.password.is_empty())
+        (self.user.is_some(), self.password != Password::Given(String::new()))
     }
 
     pub(super) fn endpoints(&self) -> &[String] {
@@ -142,9 +177,30 @@ impl EtcdConfig {
         Ok(url)
     }
 
-    /// User and password, where a user is given. What is shown or logged is not to hold them.
+    /// User and password, where a user is given, and the password is in no file. What is shown or logged is not to hold
+    /// them.
     pub fn credentials(&self) -> Option<(String, String)> {
-        self.user.clone().map(|user| (user, self.password.clone()))
+        match &self.password {
+            Password::Given(password) => self.user.clone().map(|user| (user, password.clone())),
+            Password::In(_) => None,
+        }
+    }
+
+    /// The user.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// User and password, where a user is given, as they are now; or why the password cannot be read.
+    pub(super) async fn present_credentials(&self) -> Result<Option<(String, String)>, String> {
+        let (Some(user), Password::In(path)) = (&self.user, &self.password) else { return Ok(self.credentials()) };
+        let path = path.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            read_password(&path)
+                .map_err(|error| format!("the password's file {} cannot be read: {error}", path.display()))
+        });
+        let password = read.await.map_err(|error| error.to_string())??;
+        Ok(Some((user.clone(), password)))
     }
 
     /// The endpoint as the client wants it.
@@ -265,6 +321,21 @@ fn tls_of(query: &str) -> Result<Tls, NotAnEtcdUrl> {
     Ok(tls)
 }
 
+/// The text of a regular file, without its line end: a pipe would keep whoever reads it waiting.
+fn read_password(path: &Path) -> io::Result<String> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    file.take(PASSWORD_MOST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > PASSWORD_MOST {
+        return Err(io::Error::other(format!("it has more than {PASSWORD_MOST} bytes")));
+    }
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
 /// `host:port` of `host` or `host:port`.
 fn endpoint(text: &str) -> Result<String, NotAnEtcdUrl> {
     let problem = |what: &str| Err(NotAnEtcdUrl(format!("`{text}` {what}")));
@@ -342,7 +413,7 @@ mod tests {
         let told = parsed(url).for_others().unwrap();
         assert!(!told.contains("s3cret") && !told.contains("shop"), "{told}");
         let (mut meant, again) = (parsed(url), parsed(&told));
-        (meant.user, meant.password) = (None, String::new());
+        (meant.user, meant.password) = (None, Password::Given(String::new()));
         assert_eq!(again, meant);
         let relative = parsed("etcds://a?ca=ca.pem").for_others().unwrap();
         assert!(relative.ends_with("/ca.pem") && relative.starts_with("etcds://a:2379?ca=/"), "{relative}");
@@ -354,6 +425,22 @@ mod tests {
         assert!(!format!("{config:?} {config}").contains("s3cret"));
         for url in ["etcd://shop:s3cret%@a", "etcd://shop:s3cret@a?x=1", "etcd://shop:s3cret@a:b:c"] {
             assert!(!refused(url).contains("s3cret"), "{}", refused(url));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_passwords_file_is_read_anew_without_its_line_end_and_only_where_it_is_a_regular_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let config = parsed("etcd://a").with_user("shop").with_password_file(&path);
+        for text in ["one\n", "two", "three\r\n", " f o\tur \n"] {
+            std::fs::write(&path, text).unwrap();
+            let expected = text.trim_end_matches(['\n', '\r']).to_owned();
+            assert_eq!(config.present_credentials().await, Ok(Some(("shop".into(), expected))));
+        }
+        for other in [dir.path(), Path::new("/dev/zero")] {
+            let refused = config.clone().with_password_file(other).present_credentials().await.unwrap_err();
+            assert!(refused.contains("no regular file"), "{refused}");
         }
     }
 

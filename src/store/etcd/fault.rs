@@ -60,9 +60,9 @@ pub(super) fn sort(error: &ClientError, subject: Subject, store: &str) -> Fault 
         | "etcdserver: user name is empty" => Fault::Token(text.to_owned()),
         // A watch with a token that has expired is told this; a new token shows which it was.
         "etcdserver: permission denied" if matches!(error, ClientError::WatchError(_)) => Fault::Token(text.to_owned()),
-        "etcdserver: permission denied" => {
-            denied("the user lacks the right to these keys (etcdctl role grant-permission)")
-        }
+        "etcdserver: permission denied" => denied(
+            "the user has no right to these keys (a namespace's are below /fencron/v1/NAMESPACE/): is --namespace right?",
+        ),
         "etcdserver: authentication failed, invalid user ID or password" => denied("wrong user or password"),
         "etcdserver: requested lease not found" | "lease not found" => match subject.lease {
             Some(lease) => Fault::Final(StoreError::LeaseEnded(lease)),
@@ -120,6 +120,11 @@ const TOO_LARGE: &str = "the request is too large: split it, or start etcd with 
 
 /// A transaction over the quota is applied, and answered with this error all the same (etcd's quotaApplierV3).
 const NO_SPACE: &str = "etcd's database is full: compact and defragment it, then `etcdctl alarm disarm`";
+
+/// Whether the server has no room for what would be written.
+pub(super) fn is_out_of_space(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unknown { why, .. } if why == NO_SPACE)
+}
 
 /// The error and what caused it.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

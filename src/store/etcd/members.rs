@@ -292,7 +292,7 @@ impl Members {
         let sorted = |error: ClientError| sort(&error, Subject::default(), &self.name(seat));
         let options = self.config.options().await.map_err(Fault::Final)?;
         let mut client = Client::connect([self.config.uri(&seat.endpoint)], Some(options)).await.map_err(sorted)?;
-        self.authenticate(&mut client).await.map_err(sorted)?;
+        self.authenticate(seat, &mut client).await?;
         let status = client.status().await.map_err(sorted)?;
         if let Some(sign) = defects::status_sign(status.header().map(ResponseHeader::cluster_id)) {
             return Err(Fault::Final(defects::imitation(&self.name(seat), sign)));
@@ -319,17 +319,26 @@ impl Members {
     }
 
     /// Gets a token, where a user is given. Like etcd's own client, goes on without where the server has no users.
-    async fn authenticate(&self, client: &mut Client) -> Result<(), ClientError> {
-        let Some(credentials) = self.config.credentials() else { return Ok(()) };
+    async fn authenticate(&self, seat: &Seat, client: &mut Client) -> Result<(), Fault> {
+        let Some(credentials) = self.config.present_credentials().await.map_err(Fault::TurnedAway)? else {
+            return Ok(());
+        };
         match client.update_user(Some(credentials)).await {
+            Ok(()) => Ok(()),
             Err(error) if says_authentication_is_off(&error) => Ok(()),
-            other => other,
+            Err(error) => match (sort(&error, Subject::default(), &self.name(seat)), self.config.password_file()) {
+                // It may be written a moment later than etcd was told of it, or earlier.
+                (Fault::Final(StoreError::Denied { why, .. }), Some(path)) => {
+                    Err(Fault::TurnedAway(format!("{why}; the password is read again from {}", path.display())))
+                }
+                (fault, _) => Err(fault),
+            },
         }
     }
 
     /// Gets a new token, unless somebody has since `tokens` were counted.
     async fn renew_token(&self, seat: &Seat, connection: &Connection, tokens: u64, why: String) -> Result<(), Fault> {
-        if self.config.credentials().is_none() {
+        if self.config.user().is_none() {
             let why = format!("{why}: etcd has authentication on, and no user was given (etcd://USER@…)");
             return Err(Fault::Final(StoreError::Denied { store: self.name(seat), why }));
         }
@@ -338,12 +347,12 @@ impl Members {
             return Ok(());
         }
         let mut client = connection.client.clone();
-        match timeout(self.config.timeouts().attempt, self.authenticate(&mut client)).await {
+        match timeout(self.config.timeouts().attempt, self.authenticate(seat, &mut client)).await {
             Ok(Ok(())) => {
                 connection.token.count_one();
                 Ok(())
             }
-            Ok(Err(error)) => Err(not_applied(sort(&error, Subject::default(), &self.name(seat)))),
+            Ok(Err(fault)) => Err(not_applied(fault)),
             Err(_) => Err(Fault::TurnedAway("it issued no new token in time".into())),
         }
     }
