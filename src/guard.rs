@@ -310,6 +310,8 @@ fn decide(found: &Found, fence: Fence, in_doubt: InDoubt) -> Decision {
         Some(Entry { progress: Progress::InFlight, .. }) => return Decision::InFlight,
         // An answer is for whoever got the first one, and nobody else.
         Some(Entry { progress: Progress::Done, payload: Payload::Same }) => return Decision::Replay,
+        // It was done, for certain, by a version that did not keep for whom: it is neither told nor done again.
+        Some(Entry { progress: Progress::Done, .. }) => return Decision::InDoubt,
         Some(_) if in_doubt == InDoubt::Refuse => return Decision::InDoubt,
         Some(_) => {}
         None if found.full => return Decision::Full,

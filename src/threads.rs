@@ -9,6 +9,9 @@ use tokio::runtime::{Builder, Runtime};
 /// How long a thread for what blocks is kept though nothing blocks: for as long as the runtime lasts.
 const KEPT_FOR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// How many threads for what blocks there may be, all of which are kept: a burst is not to take them from the jobs.
+const BLOCKING_MOST: usize = 128;
+
 /// Builds a runtime that has all of its threads from the beginning: `workers` of them, and one for what blocks (looking up
 /// a host, writing a file).
 ///
@@ -18,7 +21,7 @@ const KEPT_FOR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub(crate) fn runtime(builder: &mut Builder, workers: usize) -> io::Result<Runtime> {
     // One more: a thread that has been joined may count for a moment still.
     are_given(workers + 2)?;
-    let runtime = builder.enable_all().thread_keep_alive(KEPT_FOR).build()?;
+    let runtime = builder.enable_all().max_blocking_threads(BLOCKING_MOST).thread_keep_alive(KEPT_FOR).build()?;
     drop(runtime.spawn_blocking(|| {}));
     Ok(runtime)
 }

@@ -8,6 +8,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sha2::{Digest as _, Sha256};
@@ -130,7 +131,10 @@ fn read_at_most(file: File, most: u64, pipe: Pipe) -> io::Result<Vec<u8>> {
 fn read_pipe(mut file: File, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     while (bytes.len() as u64) < most {
-        let ready = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::from(PIPE_WITHIN))?;
+        let ready = match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], PollTimeout::from(PIPE_WITHIN)) {
+            Err(Errno::EINTR) => continue,
+            ready => ready?,
+        };
         if ready == 0 {
             let why = format!("it is a pipe, and nobody has written to it for {} s", PIPE_WITHIN / 1000);
             return Err(io::Error::new(io::ErrorKind::TimedOut, why));
@@ -244,8 +248,10 @@ impl Content {
                 Ok(Some(names)) => Content::Directory(sorted(names)),
                 _ => Content::Unreadable,
             },
+            // Why it cannot be read is no content: only what the filesystem says of it tells a change.
+            Content::Unreadable => Content::Unreadable,
             // Longer than any that is accepted: the rest does not count.
-            _ => Content::of(
+            Content::File(_) => Content::of(
                 open(path).and_then(|file| read_at_most(file, MAX_FILE_BYTES as u64 + 1, Pipe::Refuse)).as_deref(),
             ),
         }

@@ -30,7 +30,7 @@ use self::steps::{Broken, Steps};
 use super::output::OutputSink;
 use super::{MayStart, Started, Stop};
 use crate::fence::Stamp;
-use crate::job::{Again, Database, Guarantee, Job, Outcome, Sql, StopReason};
+use crate::job::{Again, Database, Guarantee, Job, Outcome, Sql, Statement, StopReason};
 use crate::time::{Clock, Wall};
 
 /// How long a statement that is cancelled has to answer, before its connection is given up.
@@ -127,6 +127,7 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
     };
     started.at(at);
     let progress = Progress::default();
+    let hides = may_hide_a_commit::<D>(job, sql);
     let canceller = session.canceller();
     let ended = {
         let mut steps = Steps {
@@ -146,7 +147,7 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
             why = interrupted(&mut stop, &limit) => {
                 progress.come_to(STOPPING);
                 let ended = cancel::<D, _>(&canceller, &progress, doing).await;
-                stopped(ended, why, &progress)
+                stopped(ended, why, &progress, hides)
             }
         }
     };
@@ -162,7 +163,7 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
             goodbye(session).await;
             Outcome::Stopped(stop.asked().unwrap_or(StopReason::LostLeadership))
         }
-        Err(Broken::Failed(failure, place)) if progress.is(LOOSE) && failure.kind == Kind::Lost => {
+        Err(Broken::Failed(failure, place)) if (progress.is(LOOSE) || hides) && failure.kind == Kind::Lost => {
             Outcome::InDoubt(messages.in_doubt(&failure, place))
         }
         Err(Broken::Failed(failure, place)) => messages.failed(&failure, place),
@@ -220,8 +221,21 @@ where
     }
 }
 
+/// Whether a statement may have committed before the connection is lost in the middle of it, and nothing in the database
+/// would tell.
+fn may_hide_a_commit<D: Driver>(job: &Job, sql: &Sql) -> bool {
+    let is_kept = job.guarantee == Guarantee::ExactlyOnce;
+    D::HIDES_COMMITS && !is_kept && sql.script.statements.iter().any(Statement::may_run_others)
+}
+
 /// What an attempt comes to that was interrupted for `why`.
-fn stopped(ended: Option<Result<Outcome, Broken>>, why: Outcome, progress: &Progress) -> Result<Outcome, Broken> {
+fn stopped(
+    ended: Option<Result<Outcome, Broken>>,
+    why: Outcome,
+    progress: &Progress,
+    hides: bool,
+) -> Result<Outcome, Broken> {
+    let loose = progress.is(LOOSE) || hides;
     match ended {
         // It was through before it was told.
         Some(Ok(outcome)) => Ok(outcome),
@@ -229,12 +243,10 @@ fn stopped(ended: Option<Result<Outcome, Broken>>, why: Outcome, progress: &Prog
         None if progress.is(COMMITTING) => {
             Err(Broken::Unanswered(Failure::lost("the commit was not answered in time")))
         }
-        Some(Err(Broken::Failed(failure, place))) if progress.is(LOOSE) && failure.kind == Kind::Lost => {
+        Some(Err(Broken::Failed(failure, place))) if loose && failure.kind == Kind::Lost => {
             Err(Broken::Failed(failure, place))
         }
-        None if progress.is(LOOSE) => {
-            Err(Broken::Failed(Failure::lost("it was told to stop, and did not answer"), None))
-        }
+        None if loose => Err(Broken::Failed(Failure::lost("it was told to stop, and did not answer"), None)),
         Some(Err(_)) | None => Ok(why),
     }
 }

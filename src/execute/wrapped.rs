@@ -40,6 +40,7 @@ const STOPS: usize = 16;
 
 /// The first pause before a start is tried again for which the system had no room. The pauses double.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MOST: Duration = Duration::from_secs(2);
 
 /// How long such a start is tried. Others wait for what is held meanwhile.
 const TRIED_MOST: Duration = Duration::from_secs(10);
@@ -165,7 +166,7 @@ impl Executor {
             }
             drop(terminal);
             tokio::time::sleep(pause).await;
-            pause *= 2;
+            pause = (pause * 2).min(PAUSE_MOST);
         }
     }
 }

@@ -109,7 +109,8 @@ impl<S: Store> Claims<S> {
                 Some(found) if is_ours && found.modified != unchanged => put_before = Some(found),
                 Some(found) if !is_ours && found.until >= at => return Ok(Claim::Decided(found.until)),
                 found if found.map_or(Revision(0), |found| found.modified) == unchanged => return Ok(Claim::NotHeld),
-                _ => {}
+                // What was put before is there no more.
+                _ => put_before = None,
             }
         }
     }

@@ -365,7 +365,7 @@ impl LockKeys {
 
     /// Whether the lock is the leadership.
     pub fn is_leaders(&self) -> bool {
-        self.scope.as_str().ends_with("/leader") && !self.scope.as_str().contains("/lock/")
+        matches!(self.scope.as_str().split_once('/'), Some((_, "leader")))
     }
 
     /// Everything of the lock.

@@ -25,6 +25,8 @@ pub struct Mysql {
     quoting: Quoting,
     /// A savepoint stands in the transaction.
     marked: bool,
+    /// The bounds are to be set again, once a statement is through that no other asks after.
+    owed: bool,
 }
 
 impl Driver for Mysql {
@@ -47,7 +49,7 @@ impl Driver for Mysql {
         let idle = IDLE_LIMIT.as_secs();
         let bounds = format!("SET SESSION wait_timeout = {idle}");
         let quoting = Quoting { backslash: true, double_is_name: false };
-        let mut mysql = Mysql { conn, bounds, quoting, marked: false };
+        let mut mysql = Mysql { conn, bounds, quoting, marked: false, owed: false };
         // Instants are bound as UTC, and a TIMESTAMP is read in the session's zone. A statement outside of a transaction
         // has to last, whatever the server's default.
         let first = format!("SET SESSION autocommit = 1, time_zone = '+00:00', wait_timeout = {idle}");
@@ -101,8 +103,11 @@ impl Driver for Mysql {
                  not done: write `transaction: false`",
             ));
         }
-        if may_set && !together && !asked_after {
+        // A statement that asks after the one before it must follow it at once: then the bounds come after that one.
+        self.owed = (may_set || self.owed) && !together;
+        if self.owed && !asked_after {
             self.ask(&self.bounds.clone(), &[]).await?;
+            self.owed = false;
         }
         if may_set && text.to_ascii_uppercase().contains("SQL_MODE") {
             let quoting = self.ask_quoting().await?;

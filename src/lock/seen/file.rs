@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::Seen;
 use crate::lock::keys::Namespace;
@@ -127,19 +128,20 @@ impl SeenFile {
     fn lock(&self, before: &Seen) -> io::Result<Option<File>> {
         let mut left = LOCK_WITHIN;
         loop {
-            let file = match File::open(&self.path) {
-                Ok(file) => file,
-                Err(error) if is_absent(&error) => match self.put(before, |beside| fs::hard_link(beside, &self.path)) {
+            match File::open(&self.path) {
+                Ok(file) => match file.try_lock() {
+                    Ok(()) if is_still(&file, &self.path)? => return Ok(Some(file)),
+                    Ok(()) | Err(TryLockError::WouldBlock) => {}
+                    Err(TryLockError::Error(_)) => return Ok(None),
+                },
+                Err(error) if is_absent(&error) => match self.put(before, |beside| first(beside, &self.path)) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                    _ => continue,
+                    _ => {}
                 },
                 Err(error) => return Err(error),
-            };
-            match file.try_lock() {
-                Ok(()) if is_still(&file, &self.path)? => return Ok(Some(file)),
-                Ok(()) => continue,
-                Err(TryLockError::WouldBlock) if !left.is_zero() => {}
-                Err(_) => return Ok(None),
+            }
+            if left.is_zero() {
+                return Ok(None);
             }
             thread::sleep(LOCK_EVERY.min(left));
             left = left.saturating_sub(LOCK_EVERY);
@@ -159,9 +161,8 @@ impl SeenFile {
 
     /// A name that no other writer uses.
     fn beside(&self) -> PathBuf {
-        static SAVED: AtomicU64 = AtomicU64::new(0);
-        let number = SAVED.fetch_add(1, Ordering::Relaxed);
-        self.path.with_extension(format!("tmp-{}-{number}", std::process::id()))
+        // A process number is the same for every process that is the first of a container.
+        self.path.with_extension(format!("tmp-{}", Uuid::new_v4().simple()))
     }
 
     /// Removes what writers have left that were killed: long before this file was written, by the clock of the disk.
@@ -210,6 +211,19 @@ fn make_private(directory: &Path) -> io::Result<()> {
     fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
 }
 
+/// Gives the file `beside` its name, where none has it. A filesystem without hard links (CIFS, FAT, many of FUSE) moves it
+/// there: at worst what another process adds at this very moment is forgotten.
+fn first(beside: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(beside, path) {
+        Err(error) if is_beyond_the_filesystem(&error) => fs::rename(beside, path),
+        linked => linked,
+    }
+}
+
+fn is_beyond_the_filesystem(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
+}
+
 /// Whether this is the file that is found under that name.
 fn is_still(file: &File, path: &Path) -> io::Result<bool> {
     let found = match fs::metadata(path) {
@@ -222,7 +236,10 @@ fn is_still(file: &File, path: &Path) -> io::Result<bool> {
 
 fn write_through(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;
-    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    match file.set_permissions(Permissions::from_mode(FILE_MODE)) {
+        Err(error) if !is_beyond_the_filesystem(&error) => return Err(error),
+        _ => {}
+    }
     file.write_all(text)?;
     file.sync_all()
 }
