@@ -129,7 +129,10 @@ async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> 
         "fencron: a repair of {namespace} in {}\n\
          - makes every later fence greater than all that were seen here;\n\
          - ends every hold and session: {nodes} are there; nodes that run open new ones, and one is elected anew;\n\
-         - skips what was due until now and not decided, so that nothing is fired twice; it is not in the history;\n\
+         - skips what was due until now and not decided, so that no job is fired twice for it; it is not in the history;\n\
+         - does not know what was made once after the backup: migrations and keys of `once` are made again unless you \
+         record them first (`fencron migrate resolve ID --as done`, `fencron once KEY --resolve done`); SQL in a \
+         transaction is found done in its database;\n\
          - ends {open} open runs as `unknown`, since nobody can tell what became of them after the backup was taken:\n\
            look at them with `fencron runs --state unknown`, and settle each with `fencron resolve`",
         place.url

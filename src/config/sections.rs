@@ -81,6 +81,9 @@ pub fn part(text: &str, kind: Database) -> Result<Part, Fault> {
     if has_marks {
         return marked(text, kind);
     }
+    if let Some(fault) = way_back(text) {
+        return Err(fault);
+    }
     let no_transaction = text.starts_with(SQLX_NO_TRANSACTION).then_some(SQLX_NO_TRANSACTION);
     Ok(Part { text: text.to_owned(), content: text.to_owned(), tool: None, left_out: None, no_transaction })
 }
@@ -303,6 +306,42 @@ fn stranger(text: &str) -> Option<Fault> {
     None
 }
 
+/// A comment that says nothing but that what stands below it leads back, whichever tool reads it so.
+fn way_back(text: &str) -> Option<Fault> {
+    let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()).peekable();
+    while let Some((line, number)) = lines.next() {
+        let Some(comment) = comment_of(line).filter(|comment| leads_back(comment)) else { continue };
+        // Rulers around it are comments too; what is commented out harms nobody.
+        while lines
+            .next_if(|(line, _)| comment_of(line).is_some_and(|rule| !rule.contains(char::is_alphanumeric)))
+            .is_some()
+        {}
+        if lines.peek().is_some_and(|(line, _)| comment_of(line).is_none()) {
+            let message = format!(
+                "`{}` says that what stands below it leads back: take that out, and this line. If it does not, say more \
+                 in the comment",
+                comment.trim()
+            );
+            return Some((number, message));
+        }
+    }
+    None
+}
+
+fn comment_of(line: &str) -> Option<&str> {
+    let line = line.trim();
+    line.strip_prefix("--").or_else(|| line.strip_prefix('#'))
+}
+
+fn leads_back(comment: &str) -> bool {
+    const BACK: [&str; 5] = ["down", "undo", "rollback", "revert", "downgrade"];
+    const AROUND: [&str; 4] = ["migration", "migrate", "section", "sql"];
+    let small = comment.to_ascii_lowercase();
+    let words = small.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty() && !AROUND.contains(word));
+    let words: Vec<&str> = words.take(2).collect();
+    matches!(words.as_slice(), [word] if BACK.contains(word))
+}
+
 /// As in `-- Deploy flipr:users to pg`.
 fn is_sqitch(comment: &str) -> bool {
     let words: Vec<&str> = comment.split_whitespace().collect();
@@ -319,6 +358,23 @@ mod tests {
 
     fn fault(text: &str) -> String {
         part(text, Database::Postgres).unwrap_err().1
+    }
+
+    #[test]
+    fn a_comment_that_only_says_that_it_leads_back_is_not_passed_over() {
+        for mark in
+            ["-- Down", "-- +down", "-- @down", "--- migration:down", "-- +++ DOWN +++", "# undo", "-- ROLLBACK --"]
+        {
+            let script = format!("-- Up\nCREATE TABLE a (x int);\n--------\n{mark}\n--------\n\nDROP TABLE a;\n");
+            assert!(fault(&script).contains("leads back"), "{mark}");
+        }
+        for script in [
+            "CREATE TABLE a (x int);\n-- Down:\n-- DROP TABLE a;\n",
+            "-- the machine is down\nCREATE TABLE a (x int);\n",
+            "CREATE TABLE a (x int);\n-- rollback\n",
+        ] {
+            assert_eq!(of(script).left_out, None, "{script}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn what_is_done_for_somebody_who_is_not_known_is_in_doubt() {
     let entry = |progress| Some(Entry { payload: Payload::Unknown, progress });
     let done = Found { entry: entry(Progress::Done), ..found(7) };
     assert_eq!(verdict(&done, 7), Decision::InDoubt);
-    assert_eq!(decide(&done, fence(7), InDoubt::Repeat), Decision::Admit);
+    assert_eq!(decide(&done, fence(7), InDoubt::Repeat), Decision::InDoubt, "it was done, whoever asks again");
     let begun = Found { entry: entry(Progress::InFlight), ..found(7) };
     assert_eq!(verdict(&begun, 7), Decision::InFlight);
 }

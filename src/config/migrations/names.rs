@@ -16,7 +16,10 @@ const PROGRAMS: &[&str] =
     &["go", "java", "class", "kt", "groovy", "scala", "py", "rb", "js", "ts", "rs", "php", "cs", "sh"];
 
 /// What a file is called that leads back, behind the name of the one that it leads back from.
-const WAYS_BACK: &[&str] = &["down", "undo", "rollback", "revert"];
+const WAYS_BACK: &[&str] = &["down", "undo", "rollback", "revert", "downgrade"];
+
+/// What the other one is called there.
+const WAYS_ON: [&str; 5] = ["up", "do", "deploy", "upgrade", "apply"];
 
 /// By what convention the files of a directory are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,16 +302,25 @@ fn list_plain(files: &[&String]) -> Result<Listing, Vec<String>> {
     if wrong.is_empty() { Ok(listing) } else { Err(wrong) }
 }
 
-/// The file from which one leads back, where its name says so.
+/// The file from which one leads back, where its name says so: by a word of its own, wherever that stands.
 fn way_back(name: &str, files: &[&String]) -> Option<String> {
+    const SEPARATORS: [char; 4] = ['.', '-', '_', ' '];
     let stem = name.strip_suffix(SQL_FILE)?;
-    for word in WAYS_BACK {
-        let Some(before) = stem.strip_suffix(word) else { continue };
-        let Some(stem) = before.strip_suffix(['.', '-', '_']) else { continue };
-        let separator = &before[stem.len()..];
-        let ways = ["up", "do", "deploy"].map(|way| format!("{stem}{separator}{way}{SQL_FILE}"));
-        let there = ways.into_iter().chain([format!("{stem}{SQL_FILE}")]);
-        return there.into_iter().find(|there| files.contains(&there));
+    let mut start = 0;
+    for word in stem.split(SEPARATORS) {
+        let end = start + word.len();
+        if WAYS_BACK.contains(&word.to_ascii_lowercase().as_str()) {
+            let (before, after) = (&stem[..start], &stem[end..]);
+            let ways = WAYS_ON.map(|way| format!("{before}{way}{after}{SQL_FILE}"));
+            let without = format!("{}{after}{SQL_FILE}", before.strip_suffix(SEPARATORS).unwrap_or(before));
+            let there = ways.into_iter().chain([without]).find(|there| files.contains(&there));
+            // A name that says nothing else leads back from whatever is there.
+            let others = || files.iter().find(|file| word == stem && **file != name).map(|file| (*file).clone());
+            if let Some(there) = there.or_else(others) {
+                return Some(there);
+            }
+        }
+        start = end + 1;
     }
     None
 }
@@ -328,6 +340,22 @@ pub fn same_number(names: &[String]) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_says_that_it_leads_back_is_refused_wherever_it_says_so() {
+        for (back, on) in [
+            ("down.sql", "up.sql"),
+            ("down.sql", "create.sql"),
+            ("1_down_users.sql", "1_up_users.sql"),
+            ("001.Rollback.sql", "001.sql"),
+            ("1-users-downgrade.sql", "1-users-upgrade.sql"),
+        ] {
+            let wrong = list([back, on].map(str::to_owned).into()).unwrap_err();
+            assert!(wrong[0].contains(&format!("`{back}`, which seems to lead back from `{on}`")), "{wrong:?}");
+        }
+        let plain = list(["1_up.sql", "2_break_down_report.sql"].map(str::to_owned).into()).unwrap();
+        assert_eq!(plain.taken, ["1_up.sql", "2_break_down_report.sql"]);
+    }
 
     fn listed(names: &[&str]) -> Result<Listing, Vec<String>> {
         list(names.iter().map(|name| (*name).to_owned()).collect())

@@ -1,7 +1,7 @@
 //! A file of SQLite: how it is created, recognised and opened, and what its errors mean. The one way in which a database
 //! of fencron's own is opened, a store's and a guard's.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -46,17 +46,20 @@ const STATEMENTS: usize = 64;
 const WAL_KEPT: u32 = 16 << 20;
 
 /// One opening at a time in a process: closing any descriptor of a file drops all of the process's POSIX locks on it,
-/// and creating the file with its mode opens and closes one. Holds device and inode of all that were opened.
-static OPENED: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+/// and creating the file with its mode opens and closes one. Holds device and inode of all that were opened, and where
+/// each was.
+static OPENED: Mutex<BTreeMap<(u64, u64), PathBuf>> = Mutex::new(BTreeMap::new());
 
-fn opened() -> MutexGuard<'static, BTreeSet<(u64, u64)>> {
+fn opened() -> MutexGuard<'static, BTreeMap<(u64, u64), PathBuf>> {
     OPENED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether this process has opened the file as a database. Nothing else may open it then, to read it for example: see
 /// [`OPENED`].
 pub(crate) fn is_opened_here(path: &Path) -> bool {
-    identity(path).is_ok_and(|identity| opened().contains(&identity))
+    let Ok(found) = identity(path) else { return false };
+    // Once the database is gone from its place, another file may have got its inode.
+    opened().get(&found).is_some_and(|database| identity(database).is_ok_and(|there| there == found))
 }
 
 /// A file that was opened as a database. Whatever of this project keeps a database of its own opens it so.
@@ -88,9 +91,9 @@ impl File {
             thread::sleep(OPEN_PAUSE);
         };
         let identity = identity(path).map_err(|error| denied(path, &error.to_string()))?;
-        opened.insert(identity);
         // The same file under its own name, wherever the process goes.
         let path = fs::canonicalize(path).map_err(|error| denied(path, &error.to_string()))?;
+        opened.insert(identity, path.clone());
         Ok((File { path, identity }, connection))
     }
 
