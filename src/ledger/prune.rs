@@ -82,7 +82,7 @@ impl Cut {
 
 impl<S: Store> Ledger<S> {
     /// Deletes of a job's history what is beyond its bounds: all but the last `keep` runs by instant, as many verdicts on
-    /// what was never begun, and the last [`FAILURES_KEPT`] failures among the rest; and what ended longer ago than `age`.
+    /// what was never begun, and the last 10 failures among the rest; and what ended longer ago than `age`.
     /// Left are verdicts that nobody has resolved yet, those that a newer version wrote, and for an
     /// hour those on runs that a person asked for.
     pub async fn prune(&self, hold: &Hold, job: &JobName, bounds: History, now: Wall) -> Result<Pruned, StoreError> {
