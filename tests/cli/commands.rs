@@ -112,7 +112,7 @@ fn a_store_that_does_not_answer_is_exit_5_and_its_password_is_not_told() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("etcd://me:s3cret@127.0.0.1:{port}");
     let place = Place::new();
-    for args in [vec!["status"], vec!["run"], vec!["trigger", "fine"]] {
+    for args in [vec!["status"], vec!["runs"], vec!["trigger", "fine"]] {
         let ran = place.run(&[args, vec!["--store", &url]].concat());
         ran.fails(5, &[&format!("etcd://127.0.0.1:{port}"), "etcdctl endpoint health"]);
         assert!(!ran.stderr().contains("s3cret"));
