@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::steer::tell_verdict;
 use super::terminal::Terminal;
 use super::{Exit, Global};
-use crate::job::RunId;
+use crate::job::{RunId, Verdict};
 use crate::ledger::{AskError, Ledger, RunRow};
 use crate::scheduler::run::{Claimant, Done};
 use crate::store::AnyStore;
@@ -73,7 +73,16 @@ enum Streamed {
 impl Reader<'_> {
     async fn once(mut self) -> anyhow::Result<Exit> {
         match self.look().await? {
-            RunRow::Done(done) => self.terminal.write(&done.output)?,
+            RunRow::Done(done) => {
+                self.terminal.write(&done.output)?;
+                if done.output.is_empty() && done.verdict == Verdict::Unknown {
+                    let node =
+                        done.claimant.map_or("its node".to_owned(), |claimant| format!("the node {}", claimant.node));
+                    self.tell(format!(
+                        "nothing that it wrote is kept: {node} was lost before; the log of that node has it"
+                    ));
+                }
+            }
             RunRow::Open(open) => match open.claimant {
                 Some(claimant) => match self.stream(&claimant, false).await? {
                     Streamed::ToTheEnd => {}

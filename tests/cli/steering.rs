@@ -103,6 +103,7 @@ fn a_run_whose_node_was_killed_is_in_doubt_until_it_is_resolved() {
     let _next = place.leader("b", &[]);
     place.wait_for_state(&run, "unknown");
     place.run(&["logs", "-f", &run]).fails(0, &["unknown", &format!("fencron resolve {run} --as")]);
+    place.run(&["logs", &run]).fails(0, &["nothing that it wrote is kept"]);
     place.run(&["resolve", &run, "--as", "succeeded"]).fails(0, &["it succeeded"]);
     let row = place.wait_for_state(&run, "succeeded");
     assert!(row["reason"].as_str().unwrap().starts_with("resolved by"), "{row}");
