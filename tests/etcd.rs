@@ -645,3 +645,55 @@ async fn what_only_looks_like_etcd_is_refused_by_name() {
     let refused = store.keep_alive(lease).await.expect_err("it cannot");
     assert!(matches!(&refused, StoreError::Unusable(why) if why.contains("keep alive is not supported")), "{refused}");
 }
+
+/// A store of the user `shop`, whose password is in this file.
+async fn store_of(etcd: &Etcd, password: &std::path::Path) -> EtcdStore {
+    EtcdStore::connect(etcd.config().with_user("shop").with_password_file(password)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_is_read_again_from_its_file() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    etcd.enable_auth("shop", "before", "a");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "before\n").unwrap();
+    let store = store_of(&etcd, &file).await;
+    count_up(&store, "a", 0, 3).await;
+    let root = ConnectOptions::new().with_user("root", "root");
+    let mut root = Client::connect([etcd.endpoint()], Some(root)).await.unwrap();
+    root.user_change_password("shop", "after").await.unwrap();
+    // Until the file has it too, nothing is refused for good: it may be written at any moment.
+    let refused = soon("an answer", store.range(Range::of(Keys::one("a")))).await.unwrap_err();
+    assert!(refused.is_passing() && refused.to_string().contains("wrong user or password"), "{refused}");
+    assert!(!format!("{refused} {store:?}").contains("before"), "{refused}");
+    std::fs::write(&file, "after\n").unwrap();
+    count_up(&store, "a", 3, 6).await;
+    assert_eq!(value(&store, "a").await.as_deref(), Some("6"));
+}
+
+#[tokio::test]
+async fn a_full_database_answers_what_only_reads() {
+    let mut etcd = Etcd::start(EtcdOptions::default()).await;
+    let store = etcd.store().await;
+    store.commit(put("a", "1")).await.unwrap();
+    for _ in 0..3 {
+        store.commit(Txn::new().then(Op::put("large", vec![b'x'; 1 << 20]))).await.unwrap();
+    }
+    // It takes more than it may.
+    etcd.kill();
+    etcd.restart_with("--quota-backend-bytes", "1048576").await;
+    until("it is full", async || {
+        let written = store.commit(put("b", "1")).await.err()?;
+        written.to_string().contains("is full").then_some(())
+    })
+    .await;
+    let look = Txn::new().then(Op::get("a")).then(Op::Get(Range::of(Keys::prefix("c"))));
+    let looked = store.commit(look).await.unwrap();
+    assert_eq!(looked.got(0).unwrap()[0].value, b"1");
+    assert_eq!((looked.succeeded, looked.got(1).unwrap().len()), (true, 0));
+    let about = store.about().await.unwrap();
+    assert!(about.warnings.iter().any(|warning| warning.contains("NOSPACE")), "{:?}", about.warnings);
+    // Before 3.6 nobody is told the quota, and none is assumed.
+    assert_eq!(about.quota.is_some(), !about.version.starts_with("3.4.") && !about.version.starts_with("3.5."));
+}

@@ -219,6 +219,13 @@ impl Etcd {
         self.launch();
     }
 
+    /// Starts it again after [`Etcd::kill`] with one more argument and its value.
+    pub async fn restart_with(&mut self, argument: &str, value: &str) {
+        self.options.arguments.extend([argument.to_owned(), value.to_owned()]);
+        self.restart();
+        self.ready().await;
+    }
+
     fn signal(&self, signal: Signal) {
         kill(self.running.as_ref().expect("it is running").server, signal).unwrap();
     }
