@@ -9,8 +9,8 @@ use fencron::time::Clock;
 use crate::figures::Figures;
 use crate::{node, number};
 
-/// The base, and the places where calls are settled.
-const MAY_STAY: usize = 1 + 256;
+/// The base, the mark and the lineage of the store, and the places where calls are settled.
+const MAY_STAY: usize = 3 + 256;
 
 pub async fn measure(figures: &mut Figures) {
     let names = number("FENCRON_BENCH_NAMES", 100_000);
@@ -44,5 +44,5 @@ async fn on_store<S: Store>(figures: &mut Figures, what: &str, store: &S, names:
     let of_locks = left.iter().filter(|entry| entry.key.contains("/lock/")).count();
     let text = format!("{} keys, {of_locks} of them of locks; {:.0} a second", left.len(), names as f64 / took);
     let met = of_locks == 0 && left.len() <= MAY_STAY;
-    figures.judge(format!("left of {names} names used once, {what}"), text, "at most 257 keys", met);
+    figures.judge(format!("left of {names} names used once, {what}"), text, "at most 259 keys", met);
 }

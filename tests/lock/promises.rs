@@ -361,7 +361,8 @@ async fn a_killed_process_leaves_nothing_past_its_leases(place: Place<impl Store
     }
     drop(child);
     let left = |entries: Vec<Entry>| -> Vec<String> {
-        let may_stay = |key: &str| key.ends_with("/base") || key.contains("/settled/") || key.ends_with("/permits");
+        let stay = ["/base", "/mark", "/lineage", "/permits"];
+        let may_stay = |key: &str| key.contains("/settled/") || stay.iter().any(|end| key.ends_with(end));
         entries.into_iter().map(|entry| entry.key).filter(|key| !may_stay(key)).collect()
     };
     until("its leases run out", async || left(found(&place.store, ALL).await).is_empty().then_some(())).await;
