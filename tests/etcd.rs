@@ -466,7 +466,7 @@ async fn wrong_credentials_are_denied_and_not_shown() {
 
     let store = connect(etcd.config().with_user("shop").with_password("s3cret")).await.unwrap();
     let error = store.commit(put("elsewhere", "1")).await.unwrap_err();
-    assert!(matches!(&error, StoreError::Denied { why, .. } if why.contains("lacks the right")), "{error}");
+    assert!(matches!(&error, StoreError::Denied { why, .. } if why.contains("has no right to these keys")), "{error}");
     let error = store.watch(Keys::one("elsewhere"), Revision(1)).await.unwrap_err();
     assert!(matches!(&error, StoreError::Denied { .. }), "{error}");
 }
