@@ -36,6 +36,7 @@ impl Home {
             command.env_remove(name);
         }
         command.env("HOME", self.path("")).env("XDG_RUNTIME_DIR", self.path("runtime"));
+        command.env("FENCRON_STATE_DIR", self.path("state"));
         command.args(args).current_dir(self.path(dir));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -155,7 +156,7 @@ async fn a_job_finds_the_store_of_its_node_without_a_password_in_its_environment
     assert!(!env.contains("s3cret"), "{env}");
     let told = format!("etcd://{}", etcd.endpoint());
     assert_eq!(value(&env, "FENCRON_STORE"), [&told, &told]);
-    let files = access_files(&home.path("one/.fencron"));
+    let files = access_files(&home.path("state"));
     let [file] = &files[..] else { panic!("{files:?}") };
     assert_eq!(fs::metadata(file).unwrap().mode() & 0o777, 0o600);
     assert_eq!(value(&env, "FENCRON_STORE_ACCESS"), [file.to_str().unwrap(); 2], "the inner one hands on what it got");
@@ -167,7 +168,7 @@ async fn a_job_finds_the_store_of_its_node_without_a_password_in_its_environment
 
     node.signal(Signal::SIGTERM);
     assert_eq!(node.ended().await.code(), Some(0));
-    assert!(access_files(&home.path("one/.fencron")).is_empty(), "gone with the node");
+    assert!(access_files(&home.path("state")).is_empty(), "gone with the node");
 }
 
 #[tokio::test]
