@@ -57,9 +57,9 @@ pub use self::state::{NotAState, StateError, StateUrl};
 use crate::fence::Fence;
 use crate::time::Clock;
 
-/// How far a fence may be above the greatest that its scope has seen, or above [`FENCES_BELOW`] where that is more. One that
-/// is not a fence at all would shut the true leader out for good. A caller's own steps are far smaller: a leader's fence
-/// is above the one before by as many changes as its store has taken meanwhile.
+/// How far a fence may be above the greatest that its scope has seen, or above [`FENCES_BELOW`] where that is more. One
+/// that is not a fence at all would shut the true leader out for good. A caller's own steps are far smaller: a leader's
+/// fence is above the one before by as many changes as its store has taken meanwhile.
 pub const FENCE_STEP_MOST: u64 = 1 << 40;
 
 /// Where fences may begin: a repair makes them greater than the milliseconds of the wall clock, which come here in 2039.
@@ -112,8 +112,8 @@ pub struct Options {
     pub in_doubt: InDoubt,
     /// Turn away what bears no fence, rather than pass it on unguarded.
     pub require_fence: bool,
-    /// Headers by which callers are told apart, beside those of [`layer::OF_THE_CALLER`], in lower case: a key of one caller
-    /// is none for another.
+    /// Headers by which callers are told apart, beside those of [`layer::OF_THE_CALLER`], in lower case: a key of one
+    /// caller is none for another.
     pub caller_headers: Vec<String>,
 }
 
@@ -172,8 +172,8 @@ impl Digest {
         Digest { bytes, with_caller: false }
     }
 
-    /// What a digest begins with in a state that covers who asks as well. Those of requests had no such byte, and covered no
-    /// caller, until that was added.
+    /// What a digest begins with in a state that covers who asks as well. Those of requests had no such byte, and covered
+    /// no caller, until that was added.
     const WITH_CALLER: u8 = 2;
 
     /// As [`Digest::of`], where the parts say also who asks.

@@ -42,8 +42,8 @@ const NOT_KEPT: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Headers that say who asks. With [`Options::caller_headers`](super::Options), `Host`, and what [`Caller`] says they are part
-/// of what a key stands for: a stranger who knows a key gets no answer that was somebody else's.
+/// Headers that say who asks. With [`Options::caller_headers`](super::Options), `Host`, and what [`Caller`] says they are
+/// part of what a key stands for: a stranger who knows a key gets no answer that was somebody else's.
 pub const OF_THE_CALLER: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::COOKIE,

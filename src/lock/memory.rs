@@ -179,7 +179,7 @@ impl<S: Store> Locks<S> {
         let txn = Txn::new().when(unrepaired).when(keys.trusted()).then(Op::put(&keys.refused, refusal));
         let committed = settle(&self.store, txn.then(Op::Delete(self.namespace.locks()))).await?;
         if committed.succeeded {
-            tracing::error!(namespace = %self.namespace, "{why}; all others are told, and every lock that was held is taken away");
+            tracing::error!(namespace = %self.namespace, "{why}; all others are told, and what was locked is free");
         }
         Ok(())
     }
