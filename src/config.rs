@@ -53,11 +53,10 @@ use timing::{Calendars, Schedules};
 use tree::{Tree, Value};
 use walk::{Fields, Path, Spot, Walk};
 
+pub use crate::fence::DEFAULT_NAMESPACE;
+
 /// The largest file, in bytes. Whoever reads a file should look at its size before reading it.
 pub const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
-
-/// The namespace of a file that names none.
-pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// How many hexadecimal digits a digest has.
 const DIGEST_DIGITS: usize = 12;

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Wall;
 
+/// The namespace of a jobs file, a client or a command that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
 /// The fencing token of one hold of one lock: strictly greater for every later hold of the same lock.
 ///
 /// A fence is compared and shown, never computed with. It stays below 2^53, so that JSON readers keep it exact.

@@ -58,6 +58,9 @@ pub mod lock;
 
 pub mod elected;
 
+pub mod client;
+pub use client::{Client, Error, isolated};
+
 #[cfg(feature = "scheduler")]
 pub mod once;
 

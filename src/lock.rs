@@ -157,8 +157,8 @@ pub use repair::Repaired;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
 pub use semaphore::{Permits, PermitsHeld, Semaphore, SemaphoreError, SemaphoreState};
 pub use session::{Driver, Ended, Presence, Session, SessionError, Trust};
-pub(crate) use signal::Lookout;
 pub use signal::{HoldSignal, Lost};
+pub(crate) use signal::{Lookout, SignalSource};
 
 /// The sessions and locks of one namespace of one store, and what this process has seen of them. Cheap to clone; clones
 /// share what they have seen.

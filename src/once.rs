@@ -29,7 +29,10 @@ use std::time::Duration;
 use crate::config::Migration;
 use crate::execute::{Execute, Outputs, Reads, Stop};
 use crate::fence::Fence;
-use crate::job::{Job, StopReason};
+use crate::job::{
+    Guarantee, History, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, StopReason, Task,
+    Trigger,
+};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
 use crate::lock::{
     Backoff, CallId, CampaignError, Driver, Locks, Presence, Reopening, Resigned, Session, SessionError, Term, Timing,
@@ -46,6 +49,9 @@ pub use turn::OUTPUT_SHOWN_EVERY;
 
 /// How often one call opens a session anew, where those before ended while it waited.
 const SESSIONS_MOST: u32 = 20;
+
+/// How long what is told to end has before it is ended by force, where a key has no setting for it.
+const KILL_AFTER: Duration = Duration::from_secs(10);
 
 /// What the session of somebody who only waits for a lock says of it: it is no node.
 const NO_NODE: &[u8] = b"{}";
@@ -83,9 +89,43 @@ impl From<&Migration> for Step {
 }
 
 impl Step {
+    /// What is done under a key by `task`, which may take so long.
+    pub fn of_key(key: OnceKey, checksum: String, task: Task, timeout: Option<Duration>, repeatable: bool) -> Step {
+        let job = Arc::new(job_of_key(task, timeout, repeatable));
+        Step { key, checksum, checksums_before: Vec::new(), job, verify: None, repeatable, reads: Reads::Nothing }
+    }
+
+    /// Has `task` tell whether it was done, where somebody was lost in the middle of it.
+    #[must_use]
+    pub fn verified_by(self, task: Task) -> Step {
+        let verify = job_of_key(task, self.job.timeout, true);
+        Step { verify: Some(Arc::new(verify)), ..self }
+    }
+
     /// Whether what has this checksum is the same.
     fn is_same(&self, checksum: &str) -> bool {
         self.checksum == checksum || self.checksums_before.iter().any(|before| before == checksum)
+    }
+}
+
+/// The job of a task that no schedule has.
+fn job_of_key(task: Task, timeout: Option<Duration>, repeatable: bool) -> Job {
+    let name = JobName::new("once").expect("it is a name");
+    Job {
+        name: name.clone(),
+        description: None,
+        trigger: Trigger::After { job: name, on: On::End },
+        task,
+        env: Default::default(),
+        dir: None,
+        timeout,
+        kill_after: KILL_AFTER,
+        overlap: Overlap::Skip,
+        missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
+        retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
+        guarantee: if repeatable { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce },
+        on_lost_leadership: OnLostLeadership::Cancel,
+        history: History { keep: 1, age: Duration::ZERO },
     }
 }
 

@@ -45,13 +45,6 @@ fn usual_directory(is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -
         .or_else(|| absolute("HOME").filter(|home| home.is_dir() && home.parent().is_some()).map(of_home))
 }
 
-/// What tells the store from others, wherever the process works: of a file, where it lies.
-fn identity(url: &StoreUrl) -> String {
-    let StoreUrl::Sqlite(path) = url else { return url.to_string() };
-    let path = path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
-    format!("sqlite:{}", path.display())
-}
-
 impl Memory {
     /// What is remembered of the place. What is there and cannot be read is no reason to trust the store.
     pub fn of(place: &Place, global: &Global) -> anyhow::Result<Memory> {
@@ -63,7 +56,7 @@ impl Memory {
         }
         let directory = named.or(usual).unwrap_or_else(|| HERE.into());
         let (namespace, text) = (&place.namespace, place.url.to_string());
-        let file = SeenFile::new(&directory, &identity(&place.url), namespace)
+        let file = SeenFile::new(&directory, &place.url.identity(), namespace)
             .or_earlier(&directory, &text, namespace)
             .or_earlier(Path::new(HERE), &text, namespace);
         let seen = match file.load() {
@@ -146,15 +139,5 @@ mod tests {
         {
             assert_eq!(directory(false, variables), None, "{variables:?}");
         }
-    }
-
-    #[test]
-    fn a_file_is_known_by_where_it_lies() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("a.db");
-        std::fs::write(&file, "").unwrap();
-        std::os::unix::fs::symlink(directory.path(), directory.path().join("link")).unwrap();
-        let by_link = StoreUrl::Sqlite(directory.path().join("link/a.db"));
-        assert_eq!(identity(&StoreUrl::Sqlite(file)), identity(&by_link));
     }
 }

@@ -15,10 +15,7 @@ use super::place::Place;
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global, handover, run, steer};
 use crate::execute::{Executor, Outputs, Reads, Stop, Stopper, SupervisorProgram};
-use crate::job::{
-    Guarantee, History, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, StopReason, Task, Text,
-    Trigger,
-};
+use crate::job::{StopReason, Task, Text};
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
 use crate::lock::{CampaignError, Driver, SessionError, Timing, Trust};
 use crate::once::{How, OnceError, Runner, Settled, Step, Tell, Told};
@@ -26,9 +23,6 @@ use crate::store::{AnyStore, StoreError};
 
 /// How many hexadecimal digits of a checksum are shown.
 pub(super) const CHECKSUM_SHOWN: usize = 12;
-
-/// How long a command that was told to end (TERM) has before it is killed.
-const KILL_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(super) struct OnceArgs {
@@ -152,36 +146,13 @@ fn repeat(once: &Once, step: &Step, terminal: &Terminal, lost: &Lost) {
 
 fn step(key: &OnceKey, args: &OnceArgs) -> Step {
     let plain = |text: &String| Text::plain(text.as_str());
-    let job = |task, guarantee, timeout| Job {
-        name: JobName::new("once").expect("it is a name"),
-        description: None,
-        trigger: Trigger::After { job: JobName::new("once").expect("it is a name"), on: On::End },
-        task,
-        env: Default::default(),
-        dir: None,
-        timeout,
-        kill_after: KILL_AFTER,
-        overlap: Overlap::Skip,
-        missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
-        retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
-        guarantee,
-        on_lost_leadership: OnLostLeadership::Cancel,
-        history: History { keep: 1, age: Duration::ZERO },
-    };
-    let guarantee = if args.idempotent { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce };
+    let checksum = Sha256::digest(args.command.join("\0")).iter().map(|byte| format!("{byte:02x}")).collect();
     let task = Task::Command(args.command.iter().map(plain).collect());
-    let verify = args.verify.as_ref().map(|text| {
-        let shell = ["/bin/sh", "-c", text.as_str()].map(Text::plain);
-        Arc::new(job(Task::Command(shell.into()), Guarantee::AtLeastOnce, args.timeout))
-    });
-    Step {
-        key: key.clone(),
-        checksum: Sha256::digest(args.command.join("\0")).iter().map(|byte| format!("{byte:02x}")).collect(),
-        checksums_before: Vec::new(),
-        job: Arc::new(job(task, guarantee, args.timeout)),
-        verify,
-        repeatable: args.idempotent,
-        reads: Reads::OurInput,
+    let step = Step::of_key(key.clone(), checksum, task, args.timeout, args.idempotent);
+    let step = Step { reads: Reads::OurInput, ..step };
+    match &args.verify {
+        Some(text) => step.verified_by(Task::Command(["/bin/sh", "-c", text.as_str()].map(Text::plain).into())),
+        None => step,
     }
 }
 
@@ -258,7 +229,7 @@ pub(super) fn runner(
         execute,
         outputs: Outputs::new(place.clock.clone()),
         clock: place.clock.clone(),
-        node: patience.node.clone().unwrap_or_else(run::default_name),
+        node: patience.node.clone().unwrap_or_else(crate::client::default_node),
         timing,
         driver: Driver::Thread,
     })

@@ -18,6 +18,7 @@ use super::memory::Memory;
 use super::place::{Place, made, open_store};
 use super::{Exit, Failure, Global, handover, outage};
 use crate::api::{self, Api};
+use crate::client::{default_node, host_name};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Trigger};
@@ -159,7 +160,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     // Before anything is held, so that a signal from then on is heard.
     let asked_to_stop = signals(&order, &mut beside)?;
 
-    let name = args.node.unwrap_or_else(default_name);
+    let name = args.node.unwrap_or_else(default_node);
     let beside_memory = memory.directory();
     let locks = memory.try_out(&place).await?;
     let execute = SupervisorProgram::this()
@@ -215,20 +216,6 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     ended?;
     tracing::info!("ended");
     Ok(if *asked_to_stop.borrow() > 1 { Exit::Failed } else { Exit::Done })
-}
-
-/// The host's name and the process id: no two processes of a machine have the same.
-pub(super) fn default_name() -> String {
-    format!("{}-{}", host_name(), std::process::id())
-}
-
-/// The machine's name, as far as it can be part of a node's.
-pub(super) fn host_name() -> String {
-    let name = nix::unistd::gethostname().unwrap_or_default();
-    let plain: String =
-        name.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
-    let plain: String = plain.trim_start_matches(['-', '.']).chars().take(60).collect();
-    if plain.is_empty() { "node".to_owned() } else { plain }
 }
 
 /// What others reach a listener by: one that listens everywhere is found by the machine's name.

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::place::Place;
 use super::terminal::Terminal;
-use super::{Exit, Failure, Global, check, file, look, nearest, run};
+use super::{Exit, Failure, Global, check, file, look, nearest};
 use crate::job::{JobName, RunId, Trigger, Verdict};
 use crate::ledger::{AskError, Asked, BACKFILL_MOST, Ledger, Resolution, RunRow};
 use crate::lock::{LockName, Seen};
@@ -100,7 +100,7 @@ struct AskedFor<'a> {
 pub(super) fn asked(place: &Place) -> Asked {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
-    Asked { by: format!("{user} on {}", run::host_name()), at: place.clock.wall() }
+    Asked { by: format!("{user} on {}", crate::client::host_name()), at: place.clock.wall() }
 }
 
 /// How many hexadecimal digits the identity of a request has.

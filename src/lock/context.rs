@@ -10,7 +10,7 @@ use super::hold::{Caller, Hold};
 use super::keys::{CallId, LockKeys};
 use super::line::{Holder, Line};
 use super::session::{Ended, Member, Session};
-use super::signal::{HoldOver, HoldSignal, Lost};
+use super::signal::{HoldOver, Lost, SignalSource};
 use crate::fence::Fence;
 use crate::store::{LeaseId, Revision, Store};
 use crate::time::Wall;
@@ -56,8 +56,8 @@ impl Held {
         self.over.why().or_else(|| self.member.is_over().map(Lost::SessionEnded))
     }
 
-    pub fn signal<S: Store>(&self, locks: &Locks<S>) -> HoldSignal {
-        HoldSignal::of(locks, self.hold.proof(), self.member.trust.clone(), self.over.clone())
+    pub fn signals<S: Store>(&self, locks: &Locks<S>) -> SignalSource<S> {
+        SignalSource::new(locks, self.hold.proof(), self.member.trust.clone(), self.over.clone())
     }
 }
 

@@ -37,6 +37,17 @@ pub(super) enum Patience {
     None,
 }
 
+impl Patience {
+    /// That of a call which waits for so long; zero: not at all, `None`: as long as it takes.
+    pub fn of(wait: Option<Duration>) -> Patience {
+        match wait {
+            None => Patience::Forever,
+            Some(Duration::ZERO) => Patience::None,
+            Some(wait) => Patience::For(wait),
+        }
+    }
+}
+
 /// A lock of one name. Cheap to clone.
 ///
 /// Every new hold has a fence that is strictly greater than that of every earlier hold of the lock, whoever had it. First
@@ -112,8 +123,7 @@ impl<S: Store> FencedLock<S> {
         context: &mut LockContext,
         wait: Duration,
     ) -> Result<Option<Fence>, LockError> {
-        let patience = if wait.is_zero() { Patience::None } else { Patience::For(wait) };
-        or_none(self.enter(context, patience).await)
+        or_none(self.enter(context, Patience::of(Some(wait))).await)
     }
 
     /// Takes back one `lock`; the last one frees the lock, and the next in the queue follows at once.
@@ -205,7 +215,7 @@ impl<S: Store> FencedLock<S> {
     /// Outside of a tokio runtime.
     pub fn signal(&self, context: &LockContext) -> Option<HoldSignal> {
         let held = context.held.get(self.key())?;
-        Some(held.signal(&self.contest.locks))
+        Some(held.signals(&self.contest.locks).signal())
     }
 
     /// Ends the lock for everybody: who holds it loses it, who waits is told that it was destroyed, and so is who comes

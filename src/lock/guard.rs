@@ -1,14 +1,12 @@
 //! Holds with an end that cannot be forgotten: guards, and bodies that run under a lock.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
-
-use tokio::sync::watch;
 
 use super::context::LockContext;
 use super::fenced::{FencedLock, LockError, Patience, Unanswered};
 use super::hold::Hold;
-use super::session::Trust;
-use super::signal::{HoldOver, HoldSignal};
+use super::signal::{HoldSignal, SignalSource};
 use crate::fence::Fence;
 use crate::store::Store;
 
@@ -22,12 +20,39 @@ use crate::store::Store;
 #[derive(Debug)]
 pub struct LockGuard<'a, S: Store> {
     lock: FencedLock<S>,
-    context: &'a mut LockContext,
+    context: Owner<'a>,
     hold: Hold,
     /// The context may have lost the hold, or unlocked it, by the time that it is asked for its signal.
-    trust: watch::Receiver<Trust>,
-    over: HoldOver,
+    signals: SignalSource<S>,
     open: bool,
+}
+
+/// The context that holds the lock.
+#[derive(Debug)]
+enum Owner<'a> {
+    Borrowed(&'a mut LockContext),
+    /// It does nothing else, and goes with the guard.
+    Owned(Box<LockContext>),
+}
+
+impl Deref for Owner<'_> {
+    type Target = LockContext;
+
+    fn deref(&self) -> &LockContext {
+        match self {
+            Owner::Borrowed(context) => context,
+            Owner::Owned(context) => context,
+        }
+    }
+}
+
+impl DerefMut for Owner<'_> {
+    fn deref_mut(&mut self) -> &mut LockContext {
+        match self {
+            Owner::Borrowed(context) => context,
+            Owner::Owned(context) => context,
+        }
+    }
 }
 
 /// What a body that runs under a lock is given.
@@ -56,12 +81,16 @@ impl<S: Store> LockGuard<'_, S> {
     ///
     /// Outside of a tokio runtime.
     pub fn signal(&self) -> HoldSignal {
-        HoldSignal::of(&self.lock.contest.locks, self.hold.proof(), self.trust.clone(), self.over.clone())
+        self.signals.signal()
+    }
+
+    pub(crate) fn signals(&self) -> SignalSource<S> {
+        self.signals.clone()
     }
 
     /// The context, to take other locks with while this one is held.
     pub fn context(&mut self) -> &mut LockContext {
-        self.context
+        &mut self.context
     }
 
     /// Unlocks, and says what came of it.
@@ -74,7 +103,12 @@ impl<S: Store> LockGuard<'_, S> {
         if self.context.held.get(self.lock.key()).is_some_and(|held| held.hold != self.hold) {
             return Err(LockError::NotTheOwner { lock: self.lock.name().clone() });
         }
-        self.lock.unlock(self.context).await
+        let unlocked = self.lock.unlock(&mut self.context).await;
+        if let (Err(LockError::OutcomeUnknown { .. }), Owner::Owned(_)) = (&unlocked, &self.context) {
+            // This context has no next operation that would settle it.
+            drop(Unanswered { contest: &self.lock.contest, hold: Some(self.hold.clone()) });
+        }
+        unlocked
     }
 }
 
@@ -99,7 +133,7 @@ impl<S: Store> FencedLock<S> {
     /// As [`FencedLock::lock`].
     pub async fn guard<'a>(&self, context: &'a mut LockContext) -> Result<LockGuard<'a, S>, LockError> {
         self.lock(context).await?;
-        self.guarded(context)
+        self.guarded(Owner::Borrowed(context))
     }
 
     /// As [`FencedLock::try_lock_for`], with a guard that unlocks when it is dropped.
@@ -112,20 +146,36 @@ impl<S: Store> FencedLock<S> {
         context: &'a mut LockContext,
         wait: Duration,
     ) -> Result<Option<LockGuard<'a, S>>, LockError> {
-        let patience = if wait.is_zero() { Patience::None } else { Patience::For(wait) };
-        match self.enter(context, patience).await {
-            Ok(Some(_)) => self.guarded(context).map(Some),
+        match self.enter(context, Patience::of(Some(wait))).await {
+            Ok(Some(_)) => self.guarded(Owner::Borrowed(context)).map(Some),
             Ok(None) | Err(LockError::LimitReached { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn guarded<'a>(&self, context: &'a mut LockContext) -> Result<LockGuard<'a, S>, LockError> {
+    /// A guard that has its context to itself, so that it can be kept and moved. `None`: not within `wait` (zero: without
+    /// waiting; `None`: as long as it takes).
+    ///
+    /// # Errors
+    ///
+    /// As [`FencedLock::lock`].
+    pub(crate) async fn guard_owned(
+        &self,
+        mut context: LockContext,
+        wait: Option<Duration>,
+    ) -> Result<Option<LockGuard<'static, S>>, LockError> {
+        match self.enter(&mut context, Patience::of(wait)).await? {
+            Some(_) => self.guarded(Owner::Owned(Box::new(context))).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn guarded<'a>(&self, context: Owner<'a>) -> Result<LockGuard<'a, S>, LockError> {
         let Some(held) = context.held.get(self.key()) else {
             return Err(LockError::NotTheOwner { lock: self.name().clone() });
         };
-        let (hold, trust, over) = (held.hold.clone(), held.member.trust.clone(), held.over.clone());
-        Ok(LockGuard { lock: self.clone(), context, hold, trust, over, open: true })
+        let (hold, signals) = (held.hold.clone(), held.signals(&self.contest.locks));
+        Ok(LockGuard { lock: self.clone(), context, hold, signals, open: true })
     }
 
     /// Runs `body` under the lock, and unlocks. As soon as the hold is over, or may be, `body` is cancelled: it is dropped
@@ -162,7 +212,7 @@ impl<S: Store> FencedLock<S> {
         context: &mut LockContext,
         body: impl AsyncFnOnce(&Holding) -> T,
     ) -> Result<T, LockError> {
-        let guard = self.guard(context).await?;
+        let mut guard = self.guard(context).await?;
         let holding = Holding { hold: guard.hold.clone(), signal: guard.signal() };
         let done = tokio::select! {
             biased;

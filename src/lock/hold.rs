@@ -198,6 +198,11 @@ impl Hold {
         self.fence.get() - self.created.0
     }
 
+    /// Whether `owner`, as it was read under [`Hold::owner_key`], shows this hold.
+    pub(crate) fn is_shown_by(&self, owner: &Entry) -> bool {
+        self.proof().is_shown_by(owner)
+    }
+
     /// The key that shows the hold.
     pub(crate) fn proof(&self) -> Proof {
         Proof { key: self.owner_key.clone(), created: self.created, lease: self.lease }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
+use super::context::LockContext;
 use super::election::Resigned;
 use super::fenced::TRY_WITHIN;
 use super::handout::WITHDRAW_WITHIN;
@@ -117,7 +118,7 @@ impl<S: Store> Semaphore<S> {
     ///
     /// [`SemaphoreError::MoreThanThereAre`] also where their number is lowered while it waits, as soon as it is its turn.
     pub async fn acquire(&self, session: &Session<S>, permits: u32) -> Result<Permits<S>, SemaphoreError> {
-        let got = self.enter(session, permits, None, true).await?;
+        let got = self.enter(session.member(), permits, None, true).await?;
         got.ok_or_else(|| StoreError::Unusable("a call without a time limit ran out of time".to_owned()).into())
     }
 
@@ -127,7 +128,7 @@ impl<S: Store> Semaphore<S> {
     ///
     /// As [`Semaphore::acquire`]; and the store's, where it does not answer in about ten seconds.
     pub async fn try_acquire(&self, session: &Session<S>, permits: u32) -> Result<Option<Permits<S>>, SemaphoreError> {
-        self.enter(session, permits, Some(TRY_WITHIN), false).await
+        self.enter(session.member(), permits, Some(TRY_WITHIN), false).await
     }
 
     /// As [`Semaphore::acquire`], but not for longer than `wait` (zero: as [`Semaphore::try_acquire`]); `None` where that
@@ -145,7 +146,7 @@ impl<S: Store> Semaphore<S> {
         if wait.is_zero() {
             return self.try_acquire(session, permits).await;
         }
-        self.enter(session, permits, Some(wait), true).await
+        self.enter(session.member(), permits, Some(wait), true).await
     }
 
     /// Who holds permits, and who waits for some, now.
@@ -199,16 +200,26 @@ impl<S: Store> Semaphore<S> {
         Ok(())
     }
 
+    /// As [`Semaphore::acquire_within`], for whoever has a context and no session; without `wait`, as long as it takes.
+    pub(crate) async fn acquire_as(
+        &self,
+        context: &LockContext,
+        permits: u32,
+        wait: Option<Duration>,
+    ) -> Result<Option<Permits<S>>, SemaphoreError> {
+        let waits = wait != Some(Duration::ZERO);
+        self.enter(context.member.clone(), permits, if waits { wait } else { Some(TRY_WITHIN) }, waits).await
+    }
+
     async fn enter(
         &self,
-        session: &Session<S>,
+        member: Member,
         permits: u32,
         within: Option<Duration>,
         waits: bool,
     ) -> Result<Option<Permits<S>>, SemaphoreError> {
         check(permits)?;
         check(self.initially)?;
-        let member = session.member();
         let claim = Claim { caller: member.caller(CallId::random()), permits };
         let mut abandoned = Abandoned { semaphore: self, call: Some(claim.caller.call) };
         let time_up = async {

@@ -99,6 +99,40 @@ impl Lookout {
     }
 }
 
+/// What the signal of a hold is made of, for whoever may want one later: nothing is watched before.
+#[derive(Clone, Debug)]
+pub(crate) struct SignalSource<S> {
+    locks: Locks<S>,
+    proof: Proof,
+    trust: watch::Receiver<Trust>,
+    over: HoldOver,
+}
+
+impl<S: Store> SignalSource<S> {
+    pub(super) fn new(
+        locks: &Locks<S>,
+        proof: Proof,
+        trust: watch::Receiver<Trust>,
+        over: HoldOver,
+    ) -> SignalSource<S> {
+        SignalSource { locks: locks.clone(), proof, trust, over }
+    }
+
+    /// The signal.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn signal(&self) -> HoldSignal {
+        HoldSignal::of(&self.locks, self.proof.clone(), self.trust.clone(), self.over.clone())
+    }
+
+    /// Why the hold is over or may be, as far as that is known without watching it.
+    pub fn lost(&self) -> Option<Lost> {
+        self.over.why().or_else(|| self.trust.borrow().lost(self.locks.clock().boot()))
+    }
+}
+
 impl HoldSignal {
     pub(super) fn of<S: Store>(
         locks: &Locks<S>,

@@ -36,6 +36,13 @@ impl StoreUrl {
     /// The store where none is named.
     pub const DEFAULT: &'static str = "sqlite:.fencron/state.db";
 
+    /// What tells the store from others, wherever a process works: of a file, where it lies.
+    pub(crate) fn identity(&self) -> String {
+        let StoreUrl::Sqlite(path) = self else { return self.to_string() };
+        let path = path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
+        format!("sqlite:{}", path.display())
+    }
+
     /// The URL for other processes of this machine, in whichever directory they are: with absolute paths, and without user
     /// and password.
     ///
@@ -131,6 +138,24 @@ pub enum AnyStore {
     Etcd(EtcdStore),
 }
 
+impl From<MemoryStore> for AnyStore {
+    fn from(store: MemoryStore) -> AnyStore {
+        AnyStore::Memory(store)
+    }
+}
+
+impl From<SqliteStore> for AnyStore {
+    fn from(store: SqliteStore) -> AnyStore {
+        AnyStore::Sqlite(store)
+    }
+}
+
+impl From<EtcdStore> for AnyStore {
+    fn from(store: EtcdStore) -> AnyStore {
+        AnyStore::Etcd(store)
+    }
+}
+
 impl AnyStore {
     /// Opens the store that `url` names. `clock` times the leases of the embedded ones.
     ///
@@ -204,6 +229,16 @@ impl Store for AnyStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_known_by_where_it_lies() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.db");
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(directory.path(), directory.path().join("link")).unwrap();
+        let by_link = StoreUrl::Sqlite(directory.path().join("link/a.db"));
+        assert_eq!(StoreUrl::Sqlite(file).identity(), by_link.identity());
+    }
 
     fn refused(text: &str) -> String {
         text.parse::<StoreUrl>().unwrap_err().to_string()

@@ -1,0 +1,175 @@
+//! What is done once, however many start to do it: a closure under a key, with the records of `fencron once`.
+
+use std::fmt::Display;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Client;
+use super::error::{Error, Said};
+use crate::execute::{Execute, Outputs, Stop, Work};
+use crate::job::{Again, Ended, Outcome, StopReason, Task};
+use crate::ledger::{Ledger, OnceKey};
+use crate::lock::Driver;
+use crate::once::{How, Runner, Settled, Step, Tell, Told};
+use crate::time::Clock;
+
+/// A call of [`Client::once`], with its settings: it is made when it is awaited.
+#[derive(Debug)]
+#[must_use = "nothing is done until it is awaited"]
+pub struct Once<F> {
+    client: Client,
+    key: String,
+    body: F,
+    is_idempotent: bool,
+    retries_failed: bool,
+    wait: Option<Duration>,
+}
+
+/// Who has done it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Done {
+    /// This call has.
+    Here,
+    /// Another has, before or meanwhile.
+    Elsewhere,
+}
+
+impl<F> Once<F> {
+    pub(super) fn new(client: Client, key: &str, body: F) -> Once<F> {
+        Once { client, key: key.to_owned(), body, is_idempotent: false, retries_failed: false, wait: None }
+    }
+
+    /// To do it again does no harm: where somebody was lost in the middle of it, it is done again. Without this nobody does,
+    /// and the answer is [`Error::is_unknown`].
+    pub fn idempotent(mut self) -> Once<F> {
+        self.is_idempotent = true;
+        self
+    }
+
+    /// Does it again where it has failed before. Without this the answer is the failure that is recorded.
+    pub fn retry_failed(mut self) -> Once<F> {
+        self.retries_failed = true;
+        self
+    }
+
+    /// Waits for so long at most while another is at it; without this, for as long as it takes.
+    pub fn wait(mut self, most: Duration) -> Once<F> {
+        self.wait = Some(most);
+        self
+    }
+}
+
+impl<F, R, E> IntoFuture for Once<F>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Future<Output = Result<(), E>> + Send + 'static,
+    E: Display,
+{
+    type Output = Result<Done, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Done, Error>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Once { client, key, body, is_idempotent, retries_failed, wait } = self;
+            let key = OnceKey::once(&key)?;
+            let checksum = Sha256::digest("a closure").iter().map(|byte| format!("{byte:02x}")).collect();
+            // What is called is the executor's; no task that a file could have is that.
+            let step = Step::of_key(key, checksum, Task::Command(Vec::new()), None, is_idempotent);
+            let call =
+                Box::new(move || -> Calling { Box::pin(async move { body().await.map_err(|e| e.to_string()) }) });
+            let execute = Closure { call: Arc::new(Mutex::new(Some(call))), clock: client.locks().clock().clone() };
+            let here = Arc::new(AtomicBool::new(false));
+            let tell: Tell = Arc::new({
+                let here = Arc::clone(&here);
+                move |told| {
+                    here.fetch_or(matches!(told, Told::Ended { here: true, .. }), Ordering::SeqCst);
+                }
+            });
+            let (_stopper, stop) = Stop::channel();
+            let how = How { retry_failed: retries_failed, wait, stop };
+            match client.runner(execute).run(&[step], how, &tell).await? {
+                Settled::Done if here.load(Ordering::SeqCst) => Ok(Done::Here),
+                Settled::Done => Ok(Done::Elsewhere),
+                Settled::Failed(once) => Err(Said::OnceFailed { key: once.name, why: once.reason }.into()),
+                Settled::Unknown(once) => Err(Said::OnceUnknown { key: once.name, why: once.reason }.into()),
+            }
+        })
+    }
+}
+
+impl Client {
+    fn runner(&self, execute: Closure) -> Runner<crate::store::AnyStore, Closure> {
+        let clock = self.locks().clock().clone();
+        Runner {
+            ledger: Ledger::new(self.store().clone(), self.namespace().clone()),
+            locks: self.locks().clone(),
+            execute,
+            outputs: Outputs::new(clock.clone()),
+            clock,
+            node: self.node().to_owned(),
+            timing: self.timing(),
+            driver: Driver::Thread,
+        }
+    }
+}
+
+type Calling = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type Call = Box<dyn FnOnce() -> Calling + Send>;
+
+/// Calls one closure, once.
+#[derive(Clone)]
+struct Closure {
+    call: Arc<Mutex<Option<Call>>>,
+    clock: Clock,
+}
+
+impl Closure {
+    /// `None`: it was not begun.
+    async fn call(&self, stop: &mut Stop) -> Outcome {
+        let call = self.call.lock().expect("nobody panics while they hold this").take();
+        let Some(call) = call else { return Outcome::NotStarted("it was called before".to_owned()) };
+        let mut called = AbortOnDropHandle::new(tokio::spawn(call()));
+        let failed = |why| Outcome::Failed { why, again: Again::Never };
+        tokio::select! {
+            biased;
+            ended = &mut called => match ended {
+                Ok(Ok(())) => Outcome::Done,
+                Ok(Err(why)) => failed(why),
+                Err(error) => failed(error.to_string()),
+            },
+            _ = stop.requested() => {
+                called.abort();
+                match called.await {
+                    Ok(Ok(())) => Outcome::Done,
+                    Ok(Err(why)) => failed(why),
+                    Err(error) if error.is_panic() => failed(error.to_string()),
+                    Err(_) => Outcome::InDoubt("its lock was lost, or may have been, in the middle of it".to_owned()),
+                }
+            }
+        }
+    }
+}
+
+impl Execute for Closure {
+    async fn run(&self, work: Work) -> Ended {
+        let Work { mut stop, may_start, output, started, .. } = work;
+        let now = self.clock.wall();
+        let (outcome, started_at) = match stop.asked() {
+            Some(reason) => (Outcome::Stopped(reason), None),
+            None if !may_start.now() => (Outcome::Stopped(StopReason::LostLeadership), None),
+            None => {
+                started.at(now);
+                (self.call(&mut stop).await, Some(now))
+            }
+        };
+        let (output, output_bytes) = output.finish();
+        Ended { outcome, started_at, finished_at: self.clock.wall(), output, output_bytes }
+    }
+}
