@@ -21,7 +21,7 @@ use crate::support::etcd::EtcdCluster;
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::{PATIENCE, soon};
 use crate::wire::Broken;
-use crate::worker::{PART, Part};
+use crate::worker::{PART, Part, STANDSTILL};
 
 /// How many processes there are at a time, and how many contexts each has.
 pub const WORKERS: usize = 3;
@@ -335,8 +335,8 @@ impl Scene {
         let worker = &mut self.workers[slot];
         worker.halted.push(at);
         worker.signal(Signal::SIGSTOP);
-        // It has stopped a little later than it was told to.
-        sleep(Duration::from_millis(20)).await;
+        // It stops a little later than it was told to; and a stop that is shorter than this is none that it notices.
+        sleep(STANDSTILL * 2).await;
         let held = self.workers[slot].holds();
         // Stopped amid a write to the file, it would keep everybody from everything until it goes on.
         let since = self.now();

@@ -31,7 +31,7 @@ const SETTLE_ATTEMPTS: u32 = 8;
 
 /// How often a worker looks whether it stood still, and from how long on it did.
 const PULSE: Duration = Duration::from_millis(10);
-const STANDSTILL: Duration = Duration::from_millis(50);
+pub const STANDSTILL: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Part {
