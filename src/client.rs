@@ -36,7 +36,7 @@ mod error;
 mod flow;
 mod held;
 mod lock;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 mod once;
 mod semaphore;
 mod sessions;
@@ -49,7 +49,7 @@ pub use error::Error;
 pub use flow::isolated;
 pub use held::Held;
 pub use lock::{Finished, Guard, Lock};
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub use once::{Done, Once};
 pub use semaphore::Semaphore;
 
@@ -162,7 +162,7 @@ impl Client {
     /// [`Error::is_failed`] where `body` has failed, here or elsewhere; [`Error::is_unknown`] where a program was lost in the
     /// middle of it; [`Error::is_lost`] where this one was, and the next decides; [`Error::is_not_acquired`] where another
     /// was at it for longer than [`Once::wait`]; [`Error::is_invalid`] where the key is not 1 to 195 bytes of text.
-    #[cfg(feature = "scheduler")]
+    #[cfg(feature = "jobs")]
     pub fn once<F>(&self, key: &str, body: F) -> Once<F> {
         Once::new(self.clone(), key, body)
     }
@@ -384,7 +384,10 @@ pub(crate) fn default_node() -> String {
 
 /// The machine's name, as far as it can be part of a node's.
 pub(crate) fn host_name() -> String {
+    #[cfg(unix)]
     let name = nix::unistd::gethostname().unwrap_or_default();
+    #[cfg(not(unix))]
+    let name = std::env::var_os("COMPUTERNAME").unwrap_or_default();
     let plain: String =
         name.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
     let plain: String = plain.trim_start_matches(['-', '.']).chars().take(60).collect();

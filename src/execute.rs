@@ -20,41 +20,54 @@
 //! - When the node is killed or stands still, a [supervisor](SupervisorProgram) ends the command and what it has
 //!   started, before the lease can pass under which it was started.
 //!
-//! Linux only.
+//! [`Executor`], [`Wrapped`] and the supervisor have the feature `cli` and are for Linux. The rest has the feature `jobs`
+//! and is for every system.
 
+#[cfg(feature = "cli")]
 #[expect(unsafe_code, reason = "pidfds have no safe wrapper")]
 mod census;
+#[cfg(feature = "cli")]
 mod command;
+#[cfg(feature = "cli")]
+mod executor;
+#[cfg(feature = "cli")]
 #[expect(unsafe_code, reason = "process groups by pidfd: the system calls have no safe wrapper")]
 mod group;
+#[cfg(feature = "cli")]
 mod http;
 mod output;
+#[cfg(feature = "cli")]
 mod room;
+#[cfg(feature = "cli")]
 #[expect(unsafe_code, reason = "a child is started by clone(CLONE_VFORK), which has no safe wrapper")]
 mod spawn;
+#[cfg(feature = "cli")]
 mod sql;
+#[cfg(feature = "cli")]
 #[expect(unsafe_code, reason = "shared memory, pidfds and messages from a child before its exec have no safe wrapper")]
 mod supervise;
+#[cfg(feature = "cli")]
 mod wrapped;
 
-use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
+#[cfg(feature = "cli")]
+pub use self::executor::Executor;
 pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };
-use self::spawn::Starter;
+#[cfg(feature = "cli")]
 pub use self::supervise::{Deadlines, SupervisorProgram, hide, supervise_if_asked};
+#[cfg(feature = "cli")]
 pub use self::wrapped::{Ending, NotRun, Running, Wrapped};
 use crate::fence::Stamp;
-use crate::job::{Ended, Job, Outcome, StopReason, Task};
-use crate::time::{Clock, Wall};
+use crate::job::{Ended, Job, StopReason};
+use crate::time::Wall;
 
 /// How many attempts a node makes at once unless told otherwise. The others wait, first come, first served.
 pub const MAX_RUNNING: usize = 1_000;
@@ -84,119 +97,6 @@ pub enum Reads {
 pub trait Execute: Clone + Send + Sync + 'static {
     /// Makes the attempt and waits until nothing of it is left. Dropping the future ends it at once, by force.
     fn run(&self, work: Work) -> impl Future<Output = Ended> + Send;
-}
-
-/// Makes attempts for real. Clones share their bound and their starting thread.
-///
-/// ```standalone_crate
-/// # use std::{sync::Arc, time::Duration};
-/// # use fencron::{fence::{Fence, Scope, Stamp}, job::*, time::Clock};
-/// use fencron::execute::{
-///     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Reads, Started, Stop, SupervisorProgram, Work,
-///     supervise_if_asked,
-/// };
-///
-/// supervise_if_asked(); // First of all: the program is its own supervisor.
-///
-/// # let job = Arc::new(Job {
-/// #     name: JobName::new("greet").unwrap(),
-/// #     description: None,
-/// #     trigger: Trigger::After { job: JobName::new("other").unwrap(), on: On::Success },
-/// #     task: Task::Command(vec![Text::plain("echo"), Text::plain("hello")]),
-/// #     env: Default::default(),
-/// #     dir: None,
-/// #     timeout: None,
-/// #     kill_after: Duration::from_secs(10),
-/// #     overlap: Overlap::Skip,
-/// #     missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
-/// #     retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
-/// #     guarantee: Guarantee::AtMostOnce,
-/// #     on_lost_leadership: OnLostLeadership::Cancel,
-/// #     history: History { keep: 1, age: Duration::from_secs(1) },
-/// # });
-/// # let run_id = RunId::of(&job.name, "2026-11-21T02:00:00Z".parse().unwrap());
-/// # let stamp = Stamp {
-/// #     namespace: "shop".into(), scope: Scope::leader("shop"), fence: Fence::new(7).unwrap(), job: "greet".into(),
-/// #     run_id: run_id.to_string(), scheduled_at: run_id.at(), attempt: 1, node: "a".into(),
-/// #     after: None,
-/// # };
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// let executor = Executor::new(Clock::system(), MAX_RUNNING, SupervisorProgram::this()?)?;
-/// let output = Outputs::new(Clock::system()).open(&run_id);
-/// let (_stopper, stop) = Stop::channel();
-/// let (started, _when) = Started::channel();
-/// let (may_start, reads) = (MayStart::always(), Reads::Nothing);
-/// let ended = executor.run(Work { job, stamp, stop, may_start, output, started, reads }).await;
-/// assert_eq!((ended.outcome, ended.output.as_str()), (Outcome::Exited(0), "hello\n"));
-/// # std::io::Result::Ok(()) }).unwrap();
-/// ```
-#[derive(Clone, Debug)]
-pub struct Executor {
-    clock: Clock,
-    starter: Starter,
-    roots: http::Roots,
-    room: Arc<Semaphore>,
-    handed: Arc<Vec<(OsString, OsString)>>,
-}
-
-impl Executor {
-    /// An executor that runs at most `max_running` commands at once (at least one); the others wait in their order.
-    ///
-    /// It lets this process open as many files as the system allows, for a running command takes five; commands
-    /// themselves get the limit that the process had.
-    ///
-    /// `supervisor` is started at once, which is waited for, and ends by itself after the last clone of this and the
-    /// last of its commands.
-    ///
-    /// # Errors
-    ///
-    /// When the system gives it no thread, no `/dev/null`, or when `supervisor` is none.
-    pub fn new(clock: Clock, max_running: usize, supervisor: SupervisorProgram) -> io::Result<Executor> {
-        let room = Arc::new(Semaphore::new(max_running.clamp(1, Semaphore::MAX_PERMITS)));
-        let (starter, handed) = (Starter::new(supervisor)?, Arc::default());
-        Ok(Executor { clock, starter, roots: http::Roots::default(), room, handed })
-    }
-
-    /// Gives these variables to the commands of jobs, so that what is run there finds the store of this program.
-    #[must_use]
-    pub fn handing(self, variables: Vec<(OsString, OsString)>) -> Executor {
-        Executor { handed: Arc::new(variables), ..self }
-    }
-
-    /// Where it is told how long the leases hold that commands are started under: see [`MayStart::under`].
-    pub fn deadlines(&self) -> Deadlines {
-        self.starter.supervision().deadlines()
-    }
-}
-
-impl Execute for Executor {
-    async fn run(&self, work: Work) -> Ended {
-        let Work { job, stamp, mut stop, may_start, mut output, started, reads } = work;
-        let room = tokio::select! {
-            biased;
-            reason = stop.requested() => Err(reason),
-            room = self.room.acquire() => Ok(room.expect("the semaphore is never closed")),
-        };
-        let (outcome, started_at) = match (room, &job.task) {
-            (Err(reason), _) => (Outcome::Stopped(reason), None),
-            (Ok(_room), Task::Command(argv)) => {
-                let (clock, handed) = (&self.clock, self.handed.as_slice());
-                let (job, stamp) = (&*job, &stamp);
-                let run = command::Run { job, argv, stamp, handed, stop, may_start, started, clock, reads };
-                command::run(run, &self.starter, &mut output).await
-            }
-            (Ok(_room), Task::Http(http)) => {
-                let run = http::Run { job: &job, http, stamp: &stamp, stop, may_start, started, clock: &self.clock };
-                http::run(run, &self.roots, &mut output).await
-            }
-            (Ok(_room), Task::Sql(sql)) => {
-                let run = sql::Run { job: &job, sql, stamp: &stamp, stop, may_start, started, clock: &self.clock };
-                sql::run(run, &mut output).await
-            }
-        };
-        let (output, output_bytes) = output.finish();
-        Ended { outcome, started_at, finished_at: self.clock.wall(), output, output_bytes }
-    }
 }
 
 /// Tells an attempt to stop. Dropping it means that nobody will.

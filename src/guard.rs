@@ -35,9 +35,10 @@
 //! ```
 
 mod answer;
+#[cfg(any(feature = "sqlite", feature = "sql"))]
 pub mod care;
 pub mod layer;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "cli")]
 pub mod proxy;
 mod refusal;
 pub mod sql;

@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, PUT_OFF_MOST};
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
-pub use script::{
-    Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement, sqlite,
-};
+#[cfg(feature = "sqlite")]
+pub use script::sqlite;
+pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement};
 pub use sql::{Binding, Database, Encryption, Scalar, Server, Session, Sql, Target, WantedServer};
 
 use crate::fence::Fence;

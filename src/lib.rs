@@ -3,10 +3,15 @@
 //! The program is described in `README.md` and `docs`. As a library it offers the parts that the program is made of:
 //!
 //! - **Sessions, locks and fences over a store**, for programs of any kind: [`fence`], [`time`], [`store`], [`lock`].
-//!   They are all there is with `default-features = false`. Begin with [`lock`], which has an example; a service of
-//!   several instances whose work only one is to do may find all that it needs in [`elected`].
-//! - **The scheduler** (feature `scheduler`, on by default): what decides is pure and can be used and tested without a
-//!   store, a clock or a runtime; what acts is built around it.
+//!   They are all there is with `default-features = false`, over the store in memory; the features `sqlite` and `etcd`
+//!   add the others. Begin with [`lock`], which has an example; a service of several instances whose work only one is to
+//!   do may find all that it needs in [`elected`].
+//! - **The scheduler** (feature `jobs`): what decides is pure and can be used and tested without a store, a clock or a
+//!   runtime; what acts is built around it.
+//! - **The program** (feature `cli`, on by default): its commands, and what runs commands, requests and statements.
+//!   Linux only.
+//!
+//! `docs/library.md` has a table of the features.
 //!
 //! The modules in the order in which to read them:
 //!
@@ -21,7 +26,7 @@
 //! | `scheduler` | what becomes of every occurrence; pure |
 //! | `ledger` | claims, runs and verdicts, as transactions |
 //! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
-//! | `execute` | commands, to the end of their last process |
+//! | `execute` | attempts, to the end of the last process of a command |
 //! | `once` | migrations, and what is run once under a key |
 //! | `node` | the loop around all of it |
 //! | `listen` | listeners of HTTP, and their bounds |
@@ -29,30 +34,40 @@
 //!
 //! `docs/architecture.md` has the invariants, each with the test that holds it.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Of the library alone: tests may. A print panics when nobody reads it any more (`fencron runs | head`); write instead.
 #![deny(clippy::unwrap_used, clippy::let_underscore_must_use, clippy::print_stdout, clippy::print_stderr)]
+
+#[cfg(all(feature = "cli", not(target_os = "linux")))]
+compile_error!(
+    "fencron's feature `cli` (on by default) is for Linux: elsewhere write `default-features = false` and the features \
+     you need of sqlite, etcd, jobs, guard, sql and tokio-cron-scheduler"
+);
+
+#[cfg(all(feature = "sqlite", not(unix)))]
+compile_error!("fencron's feature `sqlite` is for Linux and macOS: the file is shared by POSIX locks and a boot clock");
 
 pub mod fence;
 mod threads;
 pub mod time;
 
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod config;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod job;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "cli")]
 pub mod listen;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod schedule;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod scheduler;
 pub mod store;
 
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod execute;
 #[cfg(feature = "guard")]
 pub mod guard;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod ledger;
 pub mod lock;
 
@@ -61,15 +76,15 @@ pub mod elected;
 pub mod client;
 pub use client::{Client, Error, isolated};
 
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod once;
 
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub mod node;
 
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "cli")]
 pub mod api;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "cli")]
 pub mod cli;
 
 /// The examples of the README, so that they compile.

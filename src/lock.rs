@@ -145,7 +145,7 @@ pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Sta
 pub use fenced::{Config, DESTROYED_SHOWS, FencedLock, LockError, Reentrancy};
 pub use guard::{Holding, LockGuard};
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 pub(crate) use keys::escaped;
 pub use keys::{CallId, LockKind, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
 pub use lease::{BadTtl, Lease, Next, Timing};

@@ -196,22 +196,40 @@ impl fmt::Debug for Clock {
 }
 
 fn read_system_clocks() -> (Boot, Wall) {
+    let mut tries = 0;
+    loop {
+        let before = boot_clock();
+        let wall = wall_clock();
+        // A process that stood still between the two would take its wall clock for one that was set.
+        if boot_clock().since(before) < READ_WITHIN || tries == READ_AGAIN_MOST {
+            return (before, wall);
+        }
+        tries += 1;
+    }
+}
+
+#[cfg(unix)]
+fn boot_clock() -> Boot {
     use nix::time::{ClockId, clock_gettime};
     #[cfg(target_os = "linux")]
     const BOOT: ClockId = ClockId::CLOCK_BOOTTIME;
     #[cfg(not(target_os = "linux"))]
     const BOOT: ClockId = ClockId::CLOCK_MONOTONIC; // macOS counts suspend in this one
-    let boot = || Boot(Duration::from(clock_gettime(BOOT).expect("every supported system has a boot clock")));
-    let mut tries = 0;
-    loop {
-        let before = boot();
-        let wall = clock_gettime(ClockId::CLOCK_REALTIME).expect("every system has a wall clock");
-        // A process that stood still between the two would take its wall clock for one that was set.
-        if boot().since(before) < READ_WITHIN || tries == READ_AGAIN_MOST {
-            return (before, Wall::from_millis(wall.tv_sec() * 1000 + wall.tv_nsec() / 1_000_000));
-        }
-        tries += 1;
-    }
+    Boot(Duration::from(clock_gettime(BOOT).expect("every supported system has a boot clock")))
+}
+
+/// Counted from the first call: nothing on Windows compares the instants of two processes. The performance counter, which
+/// `Instant` is there, counts suspend.
+#[cfg(windows)]
+#[expect(clippy::disallowed_methods, reason = "this module reads the clocks")]
+fn boot_clock() -> Boot {
+    static FIRST: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    Boot(FIRST.elapsed())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this module reads the clocks")]
+fn wall_clock() -> Wall {
+    Wall::from(Utc::now())
 }
 
 /// How far apart both clocks may be read, and how often they are read again for it.

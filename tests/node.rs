@@ -1,5 +1,5 @@
 //! A whole node over the memory store, time paused: what a person would see first.
-#![cfg(feature = "scheduler")]
+#![cfg(feature = "jobs")]
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -5,13 +5,13 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::elected::NotAJobName;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 use crate::ledger::NotAKey;
 use crate::lock::{
     BadTtl, CampaignError, FenceBaseError, HeldBy, LockError, LockName, Lost, NotALockName, NotANamespace,
     SeenFileError, SemaphoreError, SessionError, StoreWentBack,
 };
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 use crate::once::OnceError;
 use crate::store::{NotAStore, StoreError};
 
@@ -82,10 +82,10 @@ pub(super) enum Said {
     LimitReached { name: LockName, limit: u32 },
     #[error("the permits of `{name}` are lost ({why}): stop what ran under them, others may have them")]
     PermitsLost { name: LockName, why: Lost },
-    #[cfg(feature = "scheduler")]
+    #[cfg(feature = "jobs")]
     #[error("`{key}` has failed: {why}")]
     OnceFailed { key: String, why: String },
-    #[cfg(feature = "scheduler")]
+    #[cfg(feature = "jobs")]
     #[error(
         "nobody can say whether `{key}` was done: {why}. Find out, and say so: `fencron once {key} --resolve done` or \
          `--resolve retry`"
@@ -246,16 +246,16 @@ fn kind_of_said(said: &Said) -> Kind {
         Said::NotAcquired { .. } => Kind::NotAcquired,
         Said::HeldByGuard { .. } | Said::HeldAround { .. } | Said::LimitReached { .. } => Kind::Deadlock,
         Said::PermitsLost { .. } => Kind::Lost,
-        #[cfg(feature = "scheduler")]
+        #[cfg(feature = "jobs")]
         Said::OnceFailed { .. } => Kind::Failed,
-        #[cfg(feature = "scheduler")]
+        #[cfg(feature = "jobs")]
         Said::OnceUnknown { .. } => Kind::Unknown,
         Said::Closed => Kind::Closed,
         Said::Invalid(_) => Kind::Invalid,
     }
 }
 
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 fn kind_of_once(error: &OnceError) -> Kind {
     match error {
         OnceError::Different(_) => Kind::Invalid,
@@ -279,7 +279,7 @@ macro_rules! converts {
     };
 }
 
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "jobs")]
 converts! {
     OnceError => kind_of_once,
     NotAKey => |_| Kind::Invalid,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 /// The first byte of a stored answer. Another one means that a newer fencron wrote it.
+#[cfg(any(feature = "sqlite", feature = "sql"))]
 const VERSION: u8 = 1;
 
 /// How large the headers may be, names and values together, to be kept.
@@ -31,16 +32,20 @@ impl Answer {
         Answer { whole: false, ..Answer::new(status, Bytes::new()) }
     }
 
-    /// That it was answered, where the bytes that were kept cannot be read.
-    pub(super) fn lost() -> Answer {
-        Answer::too_large(500)
-    }
-
     /// The answer, or that there was one, where it is larger than `most`.
     pub(super) fn within(self, most: usize) -> Answer {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         let fits = self.body.len() <= most && headers <= HEADERS_MOST;
         if fits { self } else { Answer::too_large(self.status) }
+    }
+}
+
+/// As bytes, for the states that are not in memory.
+#[cfg(any(feature = "sqlite", feature = "sql"))]
+impl Answer {
+    /// That it was answered, where the bytes that were kept cannot be read.
+    pub(super) fn lost() -> Answer {
+        Answer::too_large(500)
     }
 
     /// The bytes to keep.
@@ -88,6 +93,7 @@ impl Answer {
 mod tests {
     use super::*;
 
+    #[cfg(any(feature = "sqlite", feature = "sql"))]
     #[test]
     fn an_answer_is_read_as_it_was_kept() {
         let headers = vec![("content-type".to_owned(), Bytes::from("text/plain")), ("x".to_owned(), Bytes::new())];

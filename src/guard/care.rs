@@ -4,9 +4,11 @@
 //! ([`super::sql`]).
 
 use std::fmt;
+#[cfg(feature = "sqlite")]
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+#[cfg(feature = "sqlite")]
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 #[cfg(feature = "sql")]
@@ -18,11 +20,13 @@ use crate::fence::Fence;
 pub const SHOWN_MOST: usize = 10_000;
 
 /// How long a database may keep its lock from whoever cares for it.
+#[cfg(feature = "sqlite")]
 const BUSY_MOST: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where guards keep what they have seen.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Kept {
+    #[cfg(feature = "sqlite")]
     Sqlite(PathBuf),
     #[cfg(feature = "sql")]
     Postgres(String),
@@ -47,6 +51,7 @@ impl FromStr for Kept {
             return Ok(Kept::Mysql(text.to_owned()));
         }
         match text.parse() {
+            #[cfg(feature = "sqlite")]
             Ok(StateUrl::Sqlite(path)) => Ok(Kept::Sqlite(path)),
             #[cfg(feature = "sql")]
             Ok(StateUrl::Postgres(url)) => Ok(Kept::Postgres(url)),
@@ -59,6 +64,7 @@ impl FromStr for Kept {
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(feature = "sqlite")]
             Kept::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             #[cfg(feature = "sql")]
             Kept::Postgres(url) => fmt::Display::fmt(&StateUrl::Postgres(url.clone()), f),
@@ -118,6 +124,7 @@ impl Table {
     }
 }
 
+#[cfg(feature = "sqlite")]
 const SQLITE: [Table; 2] = [
     Table {
         of_guards: true,
@@ -171,6 +178,7 @@ impl Kept {
     /// Where it cannot be read.
     pub async fn scopes(&self) -> Result<Vec<SeenScope>, StateError> {
         match self {
+            #[cfg(feature = "sqlite")]
             Kept::Sqlite(path) => {
                 let path = path.clone();
                 self.blocking(move || scopes_of_sqlite(&path)).await
@@ -192,6 +200,7 @@ impl Kept {
     pub async fn reset(&self, seen: &SeenScope, to: Option<Fence>) -> Result<bool, StateError> {
         let to = to.map(|fence| i64::try_from(fence.get().min(FENCE_MOST)).unwrap_or(i64::MAX));
         match self {
+            #[cfg(feature = "sqlite")]
             Kept::Sqlite(path) => {
                 let (path, seen) = (path.clone(), seen.clone());
                 self.blocking(move || reset_in_sqlite(&path, &seen, to)).await
@@ -203,6 +212,7 @@ impl Kept {
         }
     }
 
+    #[cfg(feature = "sqlite")]
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> rusqlite::Result<T> + Send + 'static,
@@ -219,6 +229,7 @@ impl Kept {
 }
 
 /// A connection to a file that is there. It makes none: what is not there, nobody has kept anything in.
+#[cfg(feature = "sqlite")]
 fn connect_to_sqlite(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -226,6 +237,7 @@ fn connect_to_sqlite(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+#[cfg(feature = "sqlite")]
 fn scopes_of_sqlite(path: &Path) -> rusqlite::Result<Vec<SeenScope>> {
     let connection = connect_to_sqlite(path)?;
     let mut all = Vec::new();
@@ -239,6 +251,7 @@ fn scopes_of_sqlite(path: &Path) -> rusqlite::Result<Vec<SeenScope>> {
     Ok(all)
 }
 
+#[cfg(feature = "sqlite")]
 fn reset_in_sqlite(path: &Path, seen: &SeenScope, to: Option<i64>) -> rusqlite::Result<bool> {
     let mut connection = connect_to_sqlite(path)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -17,6 +17,7 @@ mod memory;
 mod postgres;
 #[cfg(feature = "sql")]
 pub(super) use postgres::{connect_once as connect_to_postgres, told};
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
 /// How many expired keys are forgotten with one request: more than one comes with it.
@@ -102,6 +103,11 @@ pub enum StateError {
     Unusable { state: String, why: String },
 }
 
+#[cfg(not(all(feature = "sqlite", feature = "sql")))]
+fn not_built(url: &StateUrl, feature: &str) -> StateError {
+    StateError::Unusable { state: url.to_string(), why: format!("fencron was built without its feature `{feature}`") }
+}
+
 /// The bounds of what is kept.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
@@ -124,6 +130,7 @@ impl Bounds {
 #[derive(Debug)]
 pub(super) enum State {
     Memory(memory::Memory),
+    #[cfg(feature = "sqlite")]
     Sqlite(sqlite::Sqlite),
     #[cfg(feature = "sql")]
     Postgres(postgres::Postgres),
@@ -135,20 +142,23 @@ impl State {
     }
 
     pub(super) async fn open(url: &StateUrl, options: &Options, clock: &Clock) -> Result<State, StateError> {
-        let bounds = Bounds::of(options);
         match url {
             StateUrl::Memory => Ok(State::memory(options, clock)),
-            StateUrl::Sqlite(path) => sqlite::Sqlite::open(path, bounds, clock.clone()).await.map(State::Sqlite),
+            #[cfg(feature = "sqlite")]
+            StateUrl::Sqlite(path) => {
+                let bounds = Bounds::of(options);
+                sqlite::Sqlite::open(path, bounds, clock.clone()).await.map(State::Sqlite)
+            }
+            #[cfg(not(feature = "sqlite"))]
+            StateUrl::Sqlite(_) => Err(not_built(url, "sqlite")),
             #[cfg(feature = "sql")]
             StateUrl::Postgres(text) => {
+                let bounds = Bounds::of(options);
                 let about = postgres::About { url: text.clone(), named: url.to_string() };
                 postgres::Postgres::open(about, bounds, clock.clone()).await.map(State::Postgres)
             }
             #[cfg(not(feature = "sql"))]
-            StateUrl::Postgres(_) => Err(StateError::Unusable {
-                state: url.to_string(),
-                why: "fencron was built without its feature `sql`".to_owned(),
-            }),
+            StateUrl::Postgres(_) => Err(not_built(url, "sql")),
         }
     }
 
@@ -156,6 +166,7 @@ impl State {
     pub(super) async fn ask(&self, asked: &Asked, in_doubt: InDoubt) -> Result<Answered, StateError> {
         match self {
             State::Memory(memory) => Ok(memory.ask(asked, in_doubt)),
+            #[cfg(feature = "sqlite")]
             State::Sqlite(sqlite) => sqlite.ask(asked, in_doubt).await,
             #[cfg(feature = "sql")]
             State::Postgres(postgres) => postgres.ask(asked, in_doubt).await,
@@ -169,6 +180,7 @@ impl State {
                 memory.end(id, end);
                 Ok(())
             }
+            #[cfg(feature = "sqlite")]
             State::Sqlite(sqlite) => sqlite.end(id, end).await,
             #[cfg(feature = "sql")]
             State::Postgres(postgres) => postgres.end(id, end).await,
@@ -178,6 +190,7 @@ impl State {
     /// Lets the processes that this one starts from now on stand for its life, where the state can do so.
     pub(super) fn inherit(&self) -> io::Result<bool> {
         match self {
+            #[cfg(feature = "sqlite")]
             State::Sqlite(sqlite) => sqlite.inherit().map(|()| true),
             _ => Ok(false),
         }

@@ -6,12 +6,15 @@
 
 mod lexer;
 mod reader;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod transaction;
 
 use super::Database;
 pub use lexer::Quoting;
 use reader::Reader;
+#[cfg(feature = "sqlite")]
+use sqlite::judge;
 
 /// The longest script, in bytes.
 pub const MAX_SCRIPT_BYTES: usize = 1 << 20;
@@ -46,9 +49,21 @@ pub struct Statement {
     /// Its first words, in upper case, without comments.
     words: Vec<String>,
     /// What SQLite says of it; elsewhere nothing.
-    meaning: sqlite::Meaning,
+    meaning: Meaning,
     /// The script has switched foreign keys off before it, and not on again (SQLite).
     pub without_keys: bool,
+}
+
+/// What SQLite says of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "SQLite itself says the others"))]
+enum Meaning {
+    /// It may be part of a transaction that others began.
+    Plain,
+    /// It switches on, or off, that foreign keys are enforced: SQLite does that outside of transactions only.
+    Keys(bool),
+    /// It may not, for this reason.
+    Refused(String),
 }
 
 /// A name in a statement, without its colon.
@@ -116,7 +131,7 @@ impl Script {
         }
         let mut statements = Reader::new(kind, Quoting::usual(kind), text).statements()?;
         if kind == Database::Sqlite {
-            sqlite::judge(&mut statements)?;
+            judge(&mut statements)?;
         }
         Ok(Script { file: None, statements, kind, source: text.to_owned() })
     }
@@ -148,8 +163,15 @@ impl Script {
 
     /// Whether it wants foreign keys not to be enforced for a while (SQLite).
     pub fn switches_keys_off(&self) -> bool {
-        self.statements.iter().any(|statement| statement.meaning == sqlite::Meaning::Keys(false))
+        self.statements.iter().any(|statement| statement.meaning == Meaning::Keys(false))
     }
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn judge(statements: &mut [Statement]) -> Result<(), Fault> {
+    let place = statements.first().map_or(Place { line: 1, column: 1 }, |statement| statement.place);
+    let message = "this program was built without fencron's feature `sqlite`, which statements of SQLite are read with";
+    Err(Fault { place, message: message.to_owned() })
 }
 
 #[cfg(test)]

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::io;
+#[cfg(feature = "sqlite")]
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+#[cfg(feature = "etcd")]
 use super::etcd::{EtcdConfig, EtcdStore, NotAnEtcdUrl};
 use super::memory::MemoryStore;
+#[cfg(feature = "sqlite")]
 use super::sqlite::SqliteStore;
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch};
 use crate::time::Clock;
@@ -27,8 +30,10 @@ pub enum StoreUrl {
     /// `memory:` — a store of this process, empty at first and gone with it.
     Memory,
     /// `sqlite:PATH` — a file shared by the processes of one machine.
+    #[cfg(feature = "sqlite")]
     Sqlite(PathBuf),
     /// `etcd://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]…]`, or `etcds://…` for TLS: a cluster's members.
+    #[cfg(feature = "etcd")]
     Etcd(EtcdConfig),
 }
 
@@ -38,9 +43,14 @@ impl StoreUrl {
 
     /// What tells the store from others, wherever a process works: of a file, where it lies.
     pub(crate) fn identity(&self) -> String {
-        let StoreUrl::Sqlite(path) = self else { return self.to_string() };
-        let path = path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
-        format!("sqlite:{}", path.display())
+        match self {
+            #[cfg(feature = "sqlite")]
+            StoreUrl::Sqlite(path) => {
+                let path = path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
+                format!("sqlite:{}", path.display())
+            }
+            other => other.to_string(),
+        }
     }
 
     /// The URL for other processes of this machine, in whichever directory they are: with absolute paths, and without user
@@ -58,10 +68,12 @@ impl StoreUrl {
     pub fn for_others(&self) -> io::Result<String> {
         match self {
             StoreUrl::Memory => Ok(self.to_string()),
+            #[cfg(feature = "sqlite")]
             StoreUrl::Sqlite(path) => match std::path::absolute(path)?.to_str() {
                 Some(path) => Ok(format!("sqlite:{path}")),
                 None => Err(io::Error::other("the path of the store is no text")),
             },
+            #[cfg(feature = "etcd")]
             StoreUrl::Etcd(config) => config.for_others(),
         }
     }
@@ -78,8 +90,12 @@ pub enum NotAStore {
     SqliteHost,
     #[error("`memory:` takes nothing behind the colon")]
     MemoryNamed,
+    #[cfg(feature = "etcd")]
     #[error(transparent)]
     Etcd(#[from] NotAnEtcdUrl),
+    /// The store exists, but not in this program.
+    #[error("this program was built without the store of `{scheme}:`: build it with fencron's feature `{feature}`")]
+    NotBuilt { scheme: &'static str, feature: &'static str },
     /// What was given is not repeated beyond its scheme: there may be a password in it.
     #[error("{0} is no store: write sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… or memory:")]
     Scheme(String),
@@ -93,8 +109,14 @@ impl FromStr for StoreUrl {
         match text.split_once(':') {
             Some(("memory", "")) => Ok(StoreUrl::Memory),
             Some(("memory", _)) => Err(NotAStore::MemoryNamed),
+            #[cfg(feature = "sqlite")]
             Some(("sqlite", path)) => sqlite_path(path).map(StoreUrl::Sqlite),
+            #[cfg(not(feature = "sqlite"))]
+            Some(("sqlite", _)) => Err(NotAStore::NotBuilt { scheme: "sqlite", feature: "sqlite" }),
+            #[cfg(feature = "etcd")]
             Some(("etcd" | "etcds", _)) => Ok(StoreUrl::Etcd(text.parse()?)),
+            #[cfg(not(feature = "etcd"))]
+            Some(("etcd" | "etcds", _)) => Err(NotAStore::NotBuilt { scheme: "etcd", feature: "etcd" }),
             Some((scheme, _)) => Err(NotAStore::Scheme(format!("a URL that begins with `{scheme}:`"))),
             None => Err(NotAStore::Scheme("a text without a scheme".into())),
         }
@@ -102,6 +124,7 @@ impl FromStr for StoreUrl {
 }
 
 /// The path of `sqlite:PATH` or `sqlite:///PATH`.
+#[cfg(feature = "sqlite")]
 fn sqlite_path(path: &str) -> Result<PathBuf, NotAStore> {
     match path {
         "" => Err(NotAStore::NoPath),
@@ -118,7 +141,9 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreUrl::Memory => f.write_str("memory:"),
+            #[cfg(feature = "sqlite")]
             StoreUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            #[cfg(feature = "etcd")]
             StoreUrl::Etcd(config) => config.fmt(f),
         }
     }
@@ -134,7 +159,9 @@ impl fmt::Debug for StoreUrl {
 #[derive(Clone, Debug)]
 pub enum AnyStore {
     Memory(MemoryStore),
+    #[cfg(feature = "sqlite")]
     Sqlite(SqliteStore),
+    #[cfg(feature = "etcd")]
     Etcd(EtcdStore),
 }
 
@@ -144,12 +171,14 @@ impl From<MemoryStore> for AnyStore {
     }
 }
 
+#[cfg(feature = "sqlite")]
 impl From<SqliteStore> for AnyStore {
     fn from(store: SqliteStore) -> AnyStore {
         AnyStore::Sqlite(store)
     }
 }
 
+#[cfg(feature = "etcd")]
 impl From<EtcdStore> for AnyStore {
     fn from(store: EtcdStore) -> AnyStore {
         AnyStore::Etcd(store)
@@ -170,7 +199,9 @@ impl AnyStore {
     pub async fn open(url: &StoreUrl, clock: Clock) -> Result<AnyStore, StoreError> {
         match url {
             StoreUrl::Memory => Ok(AnyStore::Memory(MemoryStore::new(clock))),
+            #[cfg(feature = "sqlite")]
             StoreUrl::Sqlite(path) => SqliteStore::open(path, clock).await.map(AnyStore::Sqlite),
+            #[cfg(feature = "etcd")]
             StoreUrl::Etcd(config) => EtcdStore::connect(config.clone()).await.map(AnyStore::Etcd),
         }
     }
@@ -181,8 +212,10 @@ macro_rules! delegate {
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
             AnyStore::Memory($store) => $call,
+            #[cfg(feature = "sqlite")]
             AnyStore::Sqlite($store) => $call,
             // On the heap: those of etcd take 25 KiB, and whatever awaits one would be as large.
+            #[cfg(feature = "etcd")]
             AnyStore::Etcd($store) => Box::pin(async move { $call }).await,
         }
     };
@@ -220,7 +253,9 @@ impl Store for AnyStore {
     async fn apart(&self) -> Result<AnyStore, StoreError> {
         Ok(match self {
             AnyStore::Memory(store) => AnyStore::Memory(store.apart().await?),
+            #[cfg(feature = "sqlite")]
             AnyStore::Sqlite(store) => AnyStore::Sqlite(store.apart().await?),
+            #[cfg(feature = "etcd")]
             AnyStore::Etcd(store) => AnyStore::Etcd(store.apart().await?),
         })
     }
@@ -230,6 +265,7 @@ impl Store for AnyStore {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "sqlite")]
     #[test]
     fn a_file_is_known_by_where_it_lies() {
         let directory = tempfile::tempdir().unwrap();
@@ -244,13 +280,18 @@ mod tests {
         text.parse::<StoreUrl>().unwrap_err().to_string()
     }
 
+    #[cfg(feature = "sqlite")]
     #[test]
     fn a_file_is_named_by_its_path() {
         for (text, path) in [("sqlite:a/b.db", "a/b.db"), ("sqlite:/a.db", "/a.db"), ("sqlite:///a.db", "/a.db")] {
             assert_eq!(text.parse(), Ok(StoreUrl::Sqlite(path.into())));
         }
+        assert!(refused("sqlite:").contains("sqlite:.fencron/state.db"));
+        assert!(refused("sqlite://host/a.db").contains("sqlite:PATH"));
+        assert!(refused("sqlite::memory:").contains("`memory:`"));
     }
 
+    #[cfg(feature = "etcd")]
     #[test]
     fn a_cluster_is_named_by_its_members_and_shows_no_password() {
         let url: StoreUrl = "etcds://me:s3cret@a,b:2380".parse().unwrap();
@@ -261,12 +302,15 @@ mod tests {
 
     #[test]
     fn what_is_no_store_is_told_what_to_write() {
-        assert!(refused("sqlite:").contains("sqlite:.fencron/state.db"));
-        assert!(refused("sqlite://host/a.db").contains("sqlite:PATH"));
-        assert!(refused("sqlite::memory:").contains("`memory:`"));
         assert!(refused("memory:x").contains("nothing behind"));
         assert!(refused("/var/lib/state.db").contains("sqlite:PATH"));
         assert!(refused("redis://me:s3cret@host").contains("`redis:`"));
         assert!(!refused("redis://me:s3cret@host").contains("s3cret"));
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[test]
+    fn a_store_that_was_left_out_names_the_feature_that_adds_it() {
+        assert!(refused(StoreUrl::DEFAULT).contains("feature `sqlite`"));
     }
 }

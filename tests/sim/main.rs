@@ -2,7 +2,7 @@
 //!
 //! `FENCRON_SIM_SEEDS=2000` sets how many seeds are tried, `FENCRON_SIM_SEED=17` replays one and tells what happened.
 //! See `docs/testing.md`.
-#![cfg(feature = "scheduler")]
+#![cfg(feature = "jobs")]
 
 mod broken;
 mod chance;

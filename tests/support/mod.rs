@@ -5,7 +5,7 @@
 pub mod certificates;
 pub mod databases;
 pub mod etcd;
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "cli")]
 pub mod imitation;
 pub mod ports;
 pub mod proxy;

@@ -5,8 +5,8 @@
 //! - MySQL: at each `;`, or at what `DELIMITER` says, as `mysql` does it. It knows nothing of bodies.
 //! - SQLite: at each `;`, and that of a trigger at `; END ;`: the rule of `sqlite3_complete`, by which the shell goes.
 
+use super::Meaning;
 use super::lexer::{Lexer, Quoting, Token};
-use super::sqlite::Meaning;
 use super::{Database, Fault, MAX_STATEMENTS, Name, Place, Statement};
 
 /// How many of a statement's first words are looked at to know what it does.

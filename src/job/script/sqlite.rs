@@ -11,18 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
 
 use super::transaction::not_for_the_script;
-use super::{Fault, Statement};
-
-/// What SQLite says of a statement.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// It may be part of a transaction that others began.
-    Plain,
-    /// It switches on, or off, that foreign keys are enforced: SQLite does that outside of transactions only.
-    Keys(bool),
-    /// It may not, for this reason.
-    Refused(String),
-}
+use super::{Fault, Meaning, Statement};
 
 /// What takes effect outside of transactions only, by <https://sqlite.org/pragma.html> and by trying: in one, SQLite
 /// passes over it in silence, or fails.

@@ -2,7 +2,7 @@
 //!
 //! Whoever writes such a script is told when it is read. What the words do not show, the database says when it runs.
 
-use super::sqlite::Meaning;
+use super::Meaning;
 use super::{Database, Statement};
 
 impl Statement {

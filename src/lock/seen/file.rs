@@ -1,11 +1,18 @@
 //! What was seen, on a disk.
+//!
+//! On Windows, where a lock on a file keeps its own holder from reading it, writers take no turns: of two that save at the
+//! same moment, one may be forgotten. Files there have the rights of their directory.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+#[cfg(unix)]
+use std::fs::{Permissions, TryLockError};
 use std::io::{self, Write};
+#[cfg(unix)]
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +28,9 @@ const RECORD: u32 = 1;
 
 /// How long whoever else saves is waited for. Beyond that, something else holds the file, and it is saved all the same: at
 /// worst what another process adds at this very moment is forgotten.
+#[cfg(unix)]
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
+#[cfg(unix)]
 const LOCK_EVERY: Duration = Duration::from_millis(10);
 
 /// A file that was to replace the old one, and is so old, was left by a crash.
@@ -31,7 +40,9 @@ const LEFT_AFTER: Duration = Duration::from_secs(60);
 const SWEPT_MOST: usize = 10_000;
 
 /// Only for whoever runs the program, whatever its umask says.
+#[cfg(unix)]
 const DIRECTORY_MODE: u32 = 0o700;
+#[cfg(unix)]
 const FILE_MODE: u32 = 0o600;
 
 /// Where a node keeps what it has [`Seen`] across its restarts. Its calls block on the disk.
@@ -106,6 +117,7 @@ impl SeenFile {
     pub fn save(&self, seen: &Seen) -> Result<(), SeenFileError> {
         let directory = self.path.parent().expect("the path was joined to a directory");
         make_private(directory).map_err(|error| self.failed("create the directory of", error))?;
+        #[cfg(unix)]
         let opened = File::open(directory).map_err(|error| self.failed("open the directory of", error))?;
         // One at a time, whichever process they are of: what one adds must not be lost by another's replacing it.
         let alone = self.lock(&self.load()?).map_err(|error| self.failed("lock", error))?;
@@ -120,11 +132,14 @@ impl SeenFile {
             self.sweep(directory);
         }
         // The new name is only safe once the directory is.
-        opened.sync_all().map_err(|error| self.failed("sync the directory of", error))
+        #[cfg(unix)]
+        opened.sync_all().map_err(|error| self.failed("sync the directory of", error))?;
+        Ok(())
     }
 
     /// Locks the file, which others replace by another one while it is waited for; made to hold `before` where there is
     /// none. `None`: it is held for too long.
+    #[cfg(unix)]
     fn lock(&self, before: &Seen) -> io::Result<Option<File>> {
         let mut left = LOCK_WITHIN;
         loop {
@@ -146,6 +161,12 @@ impl SeenFile {
             thread::sleep(LOCK_EVERY.min(left));
             left = left.saturating_sub(LOCK_EVERY);
         }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as it is elsewhere")]
+    fn lock(&self, _before: &Seen) -> io::Result<Option<File>> {
+        Ok(None)
     }
 
     /// Writes it beside, and has that put in its place; nothing stays beside.
@@ -207,12 +228,19 @@ fn make_private(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
-    fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    builder.mode(DIRECTORY_MODE);
+    builder.create(directory)?;
+    #[cfg(unix)]
+    fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))?;
+    Ok(())
 }
 
 /// Gives the file `beside` its name, where none has it. A filesystem without hard links (CIFS, FAT, many of FUSE) moves it
 /// there: at worst what another process adds at this very moment is forgotten.
+#[cfg(unix)]
 fn first(beside: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(beside, path) {
         Err(error) if is_beyond_the_filesystem(&error) => fs::rename(beside, path),
@@ -220,11 +248,13 @@ fn first(beside: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
+#[cfg(unix)]
 fn is_beyond_the_filesystem(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
 }
 
 /// Whether this is the file that is found under that name.
+#[cfg(unix)]
 fn is_still(file: &File, path: &Path) -> io::Result<bool> {
     let found = match fs::metadata(path) {
         Err(error) if is_absent(&error) => return Ok(false),
@@ -235,7 +265,12 @@ fn is_still(file: &File, path: &Path) -> io::Result<bool> {
 }
 
 fn write_through(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    options.mode(FILE_MODE);
+    let mut file = options.open(path)?;
+    #[cfg(unix)]
     match file.set_permissions(Permissions::from_mode(FILE_MODE)) {
         Err(error) if !is_beyond_the_filesystem(&error) => return Err(error),
         _ => {}

@@ -56,7 +56,7 @@ fn opened() -> MutexGuard<'static, BTreeMap<(u64, u64), PathBuf>> {
 
 /// Whether this process has opened the file as a database. Nothing else may open it then, to read it for example: see
 /// [`OPENED`].
-#[cfg(feature = "scheduler")]
+#[cfg(feature = "cli")]
 pub(crate) fn is_opened_here(path: &Path) -> bool {
     let Ok(found) = identity(path) else { return false };
     // Once the database is gone from its place, another file may have got its inode.

@@ -1,7 +1,10 @@
 //! The tables of a store, and whose boot its leases belong to.
 
+#[cfg(target_os = "linux")]
 use std::fs;
 use std::path::Path;
+#[cfg(not(target_os = "linux"))]
+use std::process::Command;
 
 use rusqlite::Connection;
 
@@ -44,8 +47,22 @@ pub(super) fn open(path: &Path) -> Result<(File, Connection, String), StoreError
     Ok((file, connection, boot))
 }
 
+/// What tells this boot from every other: macOS gives each session between two boots an id.
+#[cfg(not(target_os = "linux"))]
+fn boot_identity() -> Result<String, StoreError> {
+    let asked = Command::new("/usr/sbin/sysctl").args(["-n", "kern.bootsessionuuid"]).output();
+    let boot = asked.ok().filter(|asked| asked.status.success()).map(|asked| asked.stdout).unwrap_or_default();
+    match String::from_utf8_lossy(&boot).trim() {
+        "" => Err(StoreError::Unusable(
+            "this system has no `sysctl kern.bootsessionuuid`, which tells which boot leases belong to".to_owned(),
+        )),
+        boot => Ok(boot.to_owned()),
+    }
+}
+
 /// What tells this boot, and this view of its clock, from every other: the kernel's id of the boot, and the time
 /// namespace, in which `CLOCK_BOOTTIME` may be set off.
+#[cfg(target_os = "linux")]
 fn boot_identity() -> Result<String, StoreError> {
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
     let boot = fs::read_to_string(BOOT_ID).map_err(|error| {
