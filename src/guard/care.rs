@@ -8,20 +8,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-#[cfg(feature = "sqlite")]
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
-
 #[cfg(feature = "sql")]
 use super::state::{connect_to_postgres, told};
 use super::{FENCE_MOST, StateError, StateUrl};
 use crate::fence::Fence;
 
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
 /// How many scopes are shown of one table.
 pub const SHOWN_MOST: usize = 10_000;
-
-/// How long a database may keep its lock from whoever cares for it.
-#[cfg(feature = "sqlite")]
-const BUSY_MOST: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where guards keep what they have seen.
 #[derive(Clone, PartialEq, Eq)]
@@ -124,24 +120,6 @@ impl Table {
     }
 }
 
-#[cfg(feature = "sqlite")]
-const SQLITE: [Table; 2] = [
-    Table {
-        of_guards: true,
-        is_there: "SELECT count(*) FROM sqlite_schema WHERE name = 'entries_in_flight'",
-        select: "SELECT name, fence FROM scopes ORDER BY name LIMIT ?1",
-        delete: "DELETE FROM scopes WHERE name = ?1",
-        insert: "INSERT INTO scopes VALUES (?1, ?2)",
-    },
-    Table {
-        of_guards: false,
-        is_there: "SELECT count(*) FROM sqlite_schema WHERE name = 'fencron_guard'",
-        select: "SELECT scope, fence FROM fencron_guard ORDER BY scope LIMIT ?1",
-        delete: "DELETE FROM fencron_guard WHERE scope = ?1",
-        insert: "INSERT INTO fencron_guard (scope, fence) VALUES (?1, ?2)",
-    },
-];
-
 #[cfg(feature = "sql")]
 const POSTGRES: [Table; 2] = [
     Table {
@@ -181,7 +159,7 @@ impl Kept {
             #[cfg(feature = "sqlite")]
             Kept::Sqlite(path) => {
                 let path = path.clone();
-                self.blocking(move || scopes_of_sqlite(&path)).await
+                self.blocking(move || sqlite::SqliteFile::open(&path)?.scopes()).await
             }
             #[cfg(feature = "sql")]
             Kept::Postgres(url) => scopes_of_postgres(url).await.map_err(|error| self.unavailable(&error)),
@@ -203,7 +181,7 @@ impl Kept {
             #[cfg(feature = "sqlite")]
             Kept::Sqlite(path) => {
                 let (path, seen) = (path.clone(), seen.clone());
-                self.blocking(move || reset_in_sqlite(&path, &seen, to)).await
+                self.blocking(move || sqlite::SqliteFile::open(&path)?.reset(&seen, to)).await
             }
             #[cfg(feature = "sql")]
             Kept::Postgres(url) => reset_in_postgres(url, seen, to).await.map_err(|error| self.unavailable(&error)),
@@ -215,58 +193,14 @@ impl Kept {
     #[cfg(feature = "sqlite")]
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(done) => done.map_err(|error| self.unavailable(&error)),
-            Err(error) => Err(self.unavailable(&error)),
-        }
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(self.unavailable(&error)))
     }
 
     fn unavailable(&self, why: &dyn fmt::Display) -> StateError {
         StateError::Unavailable { state: self.to_string(), why: why.to_string() }
     }
-}
-
-/// A connection to a file that is there. It makes none: what is not there, nobody has kept anything in.
-#[cfg(feature = "sqlite")]
-fn connect_to_sqlite(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_MOST)?;
-    Ok(connection)
-}
-
-#[cfg(feature = "sqlite")]
-fn scopes_of_sqlite(path: &Path) -> rusqlite::Result<Vec<SeenScope>> {
-    let connection = connect_to_sqlite(path)?;
-    let mut all = Vec::new();
-    for table in SQLITE {
-        if connection.query_row(table.is_there, [], |row| row.get::<_, i64>(0))? > 0 {
-            let mut statement = connection.prepare(table.select)?;
-            let rows = statement.query_map([SHOWN_MOST as i64], |row| Ok(table.seen(row.get(0)?, row.get(1)?)))?;
-            all.extend(rows.collect::<Result<Vec<_>, _>>()?);
-        }
-    }
-    Ok(all)
-}
-
-#[cfg(feature = "sqlite")]
-fn reset_in_sqlite(path: &Path, seen: &SeenScope, to: Option<i64>) -> rusqlite::Result<bool> {
-    let mut connection = connect_to_sqlite(path)?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for table in SQLITE.iter().filter(|table| table.has(seen)) {
-        let name = table.name_of(seen);
-        let delete = format!("{} AND fence = ?2", table.delete);
-        if transaction.execute(&delete, rusqlite::params![name, seen.fence.cast_signed()])? == 0 {
-            return Ok(false);
-        }
-        if let Some(to) = to {
-            transaction.execute(table.insert, rusqlite::params![name, to])?;
-        }
-    }
-    transaction.commit()?;
-    Ok(true)
 }
 
 #[cfg(feature = "sql")]

@@ -18,7 +18,7 @@ mod postgres;
 #[cfg(feature = "sql")]
 pub(super) use postgres::{connect_once as connect_to_postgres, told};
 #[cfg(feature = "sqlite")]
-mod sqlite;
+pub(super) mod sqlite;
 
 /// How many expired keys are forgotten with one request: more than one comes with it.
 const SWEEP: usize = 16;

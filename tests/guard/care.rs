@@ -109,3 +109,41 @@ fn a_state_that_is_not_there_is_not_made() {
     fails(&refused, 5, "mysql://127.0.0.1:1/d");
     assert!(!String::from_utf8_lossy(&refused.stderr).contains("hunter2"));
 }
+
+/// An application may have tables of the names that a guard's state has, and one of the index by which it was known.
+#[test]
+fn the_scopes_of_another_application_are_neither_shown_nor_reset() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("oauth.db");
+    let connection = Connection::open(&path).unwrap();
+    let strangers = "CREATE TABLE scopes (name TEXT PRIMARY KEY, fence INTEGER NOT NULL);
+                     CREATE TABLE entries (fence INTEGER);
+                     CREATE INDEX entries_in_flight ON entries (fence);
+                     INSERT INTO scopes VALUES ('files' || char(10) || 'shop/leader', 7);";
+    connection.execute_batch(strangers).unwrap();
+    let state = format!("sqlite:{}", path.display());
+    assert_eq!(scopes(&state), Value::Array(Vec::new()));
+    fails(&guard(&state, &["reset", "shop/leader", "--yes"]), 2, "knows no scope");
+
+    // Its transactions may ask the guard's table all the same, which is ours.
+    for table in Dialect::Sqlite.statements().tables {
+        connection.execute_batch(table).unwrap();
+    }
+    connection.execute_batch("INSERT INTO fencron_guard (scope, fence) VALUES ('shop/leader', 9)").unwrap();
+    assert_eq!(scopes(&state)[0]["fence"], 9);
+    assert!(guard(&state, &["reset", "shop/leader", "--to", "8", "--yes"]).status.success());
+    assert_eq!(scopes(&state)[0]["fence"], 8);
+    let fence: i64 = connection.query_row("SELECT fence FROM scopes", [], |row| row.get(0)).unwrap();
+    assert_eq!(fence, 7);
+}
+
+#[test]
+fn the_state_of_a_newer_version_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guard.db");
+    let connection = Connection::open(&path).unwrap();
+    let newer = "CREATE TABLE scopes (name TEXT PRIMARY KEY, fence INTEGER NOT NULL);
+                 PRAGMA application_id = 0x66677264; PRAGMA user_version = 1000;";
+    connection.execute_batch(newer).unwrap();
+    fails(&guard(&format!("sqlite:{}", path.display()), &["show"]), 5, "a newer fencron");
+}

@@ -27,7 +27,8 @@ use crate::store::sqlite::file::{File, Kind};
 use crate::time::{Clock, Wall};
 
 /// `fgrd` stands in the header.
-const KIND: Kind = Kind { application_id: 0x6667_7264, schema_version: 1, schema: SCHEMA, with_directory: false };
+pub(in crate::guard) const KIND: Kind =
+    Kind { application_id: 0x6667_7264, schema_version: 1, schema: SCHEMA, with_directory: false };
 
 const SCHEMA: &str = "
     CREATE TABLE scopes (name TEXT PRIMARY KEY, fence INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -132,7 +133,7 @@ fn unavailable(path: &Path, why: &dyn fmt::Display) -> StateError {
     StateError::Unavailable { state: format!("sqlite:{}", path.display()), why: why.to_string() }
 }
 
-fn cannot_use(path: &Path, error: StoreError) -> StateError {
+pub(in crate::guard) fn cannot_use(path: &Path, error: StoreError) -> StateError {
     match error {
         StoreError::Unavailable { why, .. } | StoreError::Unknown { why, .. } => unavailable(path, &why),
         StoreError::Denied { why, .. } | StoreError::Unusable(why) => {

@@ -98,6 +98,24 @@ impl File {
         Ok((File { path, identity }, connection))
     }
 
+    /// Opens a file that is there, which may be another application's, and changes nothing in it: not the way in which it
+    /// is written, nor its tables. [`Kind::is_in`] says whether it holds tables of fencron's.
+    pub(crate) fn open_existing(path: &Path) -> Result<(File, Connection), StoreError> {
+        let mut opened = opened();
+        let not_there = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                StoreError::Unavailable { store: store(path), why: "there is no such file".to_owned() }
+            }
+            _ => denied(path, &error.to_string()),
+        };
+        let identity = identity(path).map_err(not_there)?;
+        refuse_network(path)?;
+        let connection = connect(path).and_then(wait_when_busy).map_err(|error| explain(path, &error))?;
+        let path = fs::canonicalize(path).map_err(not_there)?;
+        opened.insert(identity, path.clone());
+        Ok((File { path, identity }, connection))
+    }
+
     /// Another connection to it.
     pub(crate) fn connect(&self) -> Result<Connection, StoreError> {
         let _opening = opened();
@@ -263,25 +281,66 @@ fn prepare(
     Ok(wait_when_busy(connection)?)
 }
 
+/// What a file holds.
+enum Contents {
+    Nothing,
+    /// Tables of the kind that was asked about.
+    Ours,
+    /// Tables of that kind, of a version that this program does not know.
+    Newer(i32),
+    Others,
+}
+
+impl Kind {
+    /// Whether an open file holds tables of this kind. A file of another application does not, whatever its tables are
+    /// called.
+    ///
+    /// # Errors
+    ///
+    /// The tables are those of a newer version; or the file cannot be read.
+    pub(crate) fn is_in(&self, file: &File, connection: &Connection) -> Result<bool, StoreError> {
+        match self.contents(connection).map_err(|error| file.explain(&error))? {
+            Contents::Nothing | Contents::Others => Ok(false),
+            Contents::Ours => Ok(true),
+            Contents::Newer(version) => Err(self.newer(&file.path, version)),
+        }
+    }
+
+    fn contents(&self, connection: &Connection) -> rusqlite::Result<Contents> {
+        let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
+        let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+        let things: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok(if application == 0 && version == 0 && things == 0 {
+            Contents::Nothing
+        } else if application != self.application_id {
+            Contents::Others
+        } else if version > self.schema_version {
+            Contents::Newer(version)
+        } else {
+            Contents::Ours
+        })
+    }
+
+    fn newer(&self, path: &Path, version: i32) -> StoreError {
+        StoreError::Unusable(format!(
+            "{} was written by a newer fencron (tables of version {version}; this one knows {}): run that version, or \
+             name another file",
+            path.display(),
+            self.schema_version
+        ))
+    }
+}
+
 /// Whether the file has our tables; `false`: it is empty. Anything else is not ours to touch.
 fn recognise(path: &Path, kind: &Kind, connection: &Connection) -> Result<bool, Failure> {
-    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let things: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let path = path.display();
-    if application == 0 && version == 0 && things == 0 {
-        Ok(false)
-    } else if application != kind.application_id {
-        Err(StoreError::Unusable(format!("{path} is a database of another application: name another file")).into())
-    } else if version > kind.schema_version {
-        Err(StoreError::Unusable(format!(
-            "{path} was written by a newer fencron (tables of version {version}; this one knows {}): \
-             run that version, or name another file",
-            kind.schema_version
-        ))
-        .into())
-    } else {
-        Ok(true)
+    match kind.contents(connection)? {
+        Contents::Nothing => Ok(false),
+        Contents::Ours => Ok(true),
+        Contents::Newer(version) => Err(kind.newer(path, version).into()),
+        Contents::Others => {
+            let path = path.display();
+            Err(StoreError::Unusable(format!("{path} is a database of another application: name another file")).into())
+        }
     }
 }
 
