@@ -14,6 +14,8 @@ mod process;
 mod reload;
 #[path = "cli/steering.rs"]
 mod steering;
+#[path = "cli/tables.rs"]
+mod tables;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;

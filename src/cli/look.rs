@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::place::Place;
 use super::steer::known_job;
-use super::terminal::{Terminal, table};
+use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, check, file};
 use crate::api::view::{Overview, RunView, StoreView, UNKNOWN_COUNTED, state_of};
 use crate::config::Config;
@@ -27,6 +27,9 @@ pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::
     terminal.show(&overview, status_text)?;
     Ok(Exit::Done)
 }
+
+/// Where in a line of `status` begins what is said.
+const INDENT: usize = "namespace  ".len();
 
 fn status_text(overview: &Overview) -> String {
     let mut text = format!("namespace  {}\n", overview.namespace);
@@ -59,6 +62,7 @@ fn status_text(overview: &Overview) -> String {
     for (why, nodes) in held_back {
         text += &format!("!          {}: {why}\n", nodes.join(", "));
     }
+    let text = named_lines(&text, INDENT);
     let rows = overview.nodes.iter().map(|node| {
         let role = match (&node.stands_back, node.leader) {
             (None, true) => "leader",
