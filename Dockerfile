@@ -16,14 +16,14 @@ COPY --from=build /src/target/release/fencron /usr/local/bin/
 
 # By number, so that Kubernetes can see that it is not root.
 USER 10001:10001
-# The SQLite store is .fencron below this, unless FENCRON_STORE says otherwise. Settings given as FENCRON_… hold for the
-# health check and for `docker exec … fencron status` too; those given as arguments do not. So the address is one: another
-# is set by FENCRON_LISTEN, and the health check asks this container's own node there.
+# The SQLite store is .fencron below this, unless FENCRON_STORE says otherwise. Settings given as FENCRON_… hold for
+# `docker exec … fencron status` too; those given as arguments do not.
 WORKDIR /var/lib/fencron
 VOLUME /var/lib/fencron
 ENV FENCRON_LISTEN=0.0.0.0:8080
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["fencron", "health"]
+# Without FENCRON_LISTEN: the node publishes what it listens on, which may have come as an argument.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["env", "-u", "FENCRON_LISTEN", "fencron", "health"]
 
 ENTRYPOINT ["tini", "--", "fencron"]
 CMD ["run", "/etc/fencron/jobs.yaml"]

@@ -12,6 +12,8 @@ mod guard;
 mod handover;
 mod health;
 mod hold;
+mod listener;
+mod living;
 mod locks;
 mod logging;
 mod logs;
@@ -330,7 +332,7 @@ impl Command {
             Command::Elect(args) => hold::elect(args, global).await,
             Command::Locks(args) => locks::list(&args, global, terminal).await,
             Command::Unlock(args) => locks::unlock(&args, global, terminal).await,
-            Command::Health(args) => health::health(&args, terminal).await,
+            Command::Health(args) => health::health(&args, global, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
             Command::Guard(args) => guard::run(args, terminal).await,
         }
@@ -385,16 +387,27 @@ mod tests {
 
     use super::*;
 
+    /// Each command below `command`, with the words that lead to it.
+    fn all(command: &clap::Command, before: &str) -> Vec<(String, clap::Command)> {
+        let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+        let each = below.flat_map(|below| {
+            let name = format!("{before} {}", below.get_name());
+            let further = all(below, &name);
+            std::iter::once((name, below.clone())).chain(further)
+        });
+        each.collect()
+    }
+
     #[test]
     fn the_help_of_each_command_has_an_example_that_is_one() {
-        let program = Cli::command();
-        for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
-            let name = command.get_name();
-            let help = command.clone().render_long_help().to_string();
+        let commands = all(&Cli::command(), "fencron");
+        assert!(commands.iter().any(|(name, _)| name == "fencron guard reset"));
+        for (name, mut command) in commands {
+            let help = command.render_long_help().to_string();
             let example = help.lines().find_map(|line| line.strip_prefix("Example: "));
             let example = example.unwrap_or_else(|| panic!("{name} has none"));
             let words = example.split(" > ").next().unwrap_or(example).split(' ');
-            assert!(example.starts_with(&format!("fencron {name}")), "{example}");
+            assert!(example.starts_with(&name), "{name}: {example}");
             if let Err(error) = Cli::try_parse_from(words) {
                 panic!("{example}: {error}");
             }

@@ -21,8 +21,10 @@ pub(super) struct FenceArgs {
 #[derive(Subcommand)]
 enum FenceCommand {
     /// Show the fence of the leader, and whether the store can be trusted to count on
+    #[command(after_help = "Example: fencron fence show -o json")]
     Show,
     /// Make every later fence greater than all that were seen, after the store was restored or damaged
+    #[command(after_help = "Example: fencron fence repair --above 4711 --yes")]
     Repair(RepairArgs),
 }
 

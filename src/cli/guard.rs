@@ -35,14 +35,23 @@ pub(super) struct GuardArgs {
 #[derive(Subcommand)]
 enum GuardCommand {
     /// Print the tables, and what to call in one's own transactions
+    #[command(after_help = "Example: fencron guard sql postgres > guard.sql")]
     Sql(SqlArgs),
     /// Guard an HTTP service that need not be changed
+    #[command(
+        after_help = "Example: fencron guard proxy --listen 0.0.0.0:90 --upstream http://127.0.0.1:80 --state sqlite:g.db"
+    )]
     Proxy(ProxyArgs),
     /// Guard a command: run it, unless its fence is stale or it was run before
+    #[command(
+        after_help = "Example: fencron guard exec disk --state sqlite:g.db --scope shop/leader --fence 7 -- ./backup.sh"
+    )]
     Exec(exec::ExecArgs),
     /// Show the greatest fence that each scope has seen
+    #[command(after_help = "Example: fencron guard show --state sqlite:g.db -o json")]
     Show(care::ShowArgs),
     /// Take back what a scope has seen, where it was no fence, and the true leader is shut out by it
+    #[command(after_help = "Example: fencron guard reset shop/leader --state sqlite:g.db --to 7 --yes")]
     Reset(care::ResetArgs),
 }
 

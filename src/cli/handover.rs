@@ -5,17 +5,13 @@
 //! the environment names the file.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
-use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::file;
+use super::living::LivingFile;
 use super::place::{ETCD_PASSWORD_FILE, ETCD_USER};
 use crate::store::StoreUrl;
 
@@ -27,12 +23,6 @@ pub(super) const ACCESS: &str = "FENCRON_STORE_ACCESS";
 
 /// What the names of these files begin with.
 const PREFIX: &str = "fencron-access-";
-
-/// How many names of a directory are looked at for files that a killed program left.
-const SWEPT_MOST: usize = 10_000;
-
-/// How often a file is made that another program took for one that was left, before this one had locked it.
-const MAKE_TRIES: u32 = 5;
 
 /// User and password, and the store that they are for: no other is ever told them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +37,7 @@ struct Access {
 #[derive(Debug)]
 pub(super) struct Handover {
     variables: Vec<(OsString, OsString)>,
-    file: Option<AccessFile>,
+    file: Option<LivingFile>,
 }
 
 impl Handover {
@@ -66,7 +56,10 @@ impl Handover {
         let access = Access { store, user, password };
         let path = match inherited().filter(|path| read(path).is_ok_and(|inherited| inherited == access)) {
             Some(path) => path,
-            None => handover.file.insert(AccessFile::make(dir, &access)?).path.clone(),
+            None => {
+                let file = LivingFile::make(dir, PREFIX, &serde_json::to_vec(&access)?)?;
+                handover.file.insert(file).path().to_owned()
+            }
         };
         handover.variables.push((ACCESS.into(), path.into()));
         Ok(handover)
@@ -114,71 +107,11 @@ pub(super) fn passing_dir() -> PathBuf {
     runtime.filter(|dir| dir.is_absolute() && dir.is_dir()).unwrap_or_else(std::env::temp_dir)
 }
 
-/// A file that is gone with this value; with the next one in its directory, where this program is killed.
-#[derive(Debug)]
-struct AccessFile {
-    path: PathBuf,
-    /// Locked for as long as somebody means it.
-    _file: File,
-}
-
-impl AccessFile {
-    fn make(dir: &Path, access: &Access) -> io::Result<AccessFile> {
-        let dir = std::path::absolute(dir)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        sweep(&dir);
-        let mut tries = 1;
-        loop {
-            let made = AccessFile::make_one(&dir)?;
-            // Another program may have swept it between the two steps.
-            if made._file.metadata()?.nlink() > 0 {
-                (&made._file).write_all(&serde_json::to_vec(access)?)?;
-                return Ok(made);
-            }
-            if tries == MAKE_TRIES {
-                return Err(io::Error::other("it was removed as soon as it was made"));
-            }
-            tries += 1;
-        }
-    }
-
-    fn make_one(dir: &Path) -> io::Result<AccessFile> {
-        let path = dir.join(format!("{PREFIX}{:016x}", RandomState::new().hash_one(std::process::id())));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(&path)?;
-        let made = AccessFile { path, _file: file };
-        made._file.lock()?;
-        made._file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        Ok(made)
-    }
-}
-
-impl Drop for AccessFile {
-    fn drop(&mut self) {
-        // Somebody may have removed it.
-        fs::remove_file(&self.path).ok();
-    }
-}
-
-/// Removes what programs of this user left that were killed: nobody has it locked any more.
-fn sweep(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten().take(SWEPT_MOST) {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            sweep_one(&entry.path());
-        }
-    }
-}
-
-fn sweep_one(path: &Path) {
-    let Ok(file) = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOFOLLOW).open(path) else { return };
-    let is_ours = file.metadata().is_ok_and(|found| found.is_file() && found.uid() == geteuid().as_raw());
-    if is_ours && file.try_lock().is_ok() {
-        fs::remove_file(path).ok();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn files(dir: &Path) -> Vec<PathBuf> {
@@ -213,7 +146,7 @@ mod tests {
         let first = Handover::new(&url, dir.path()).unwrap();
         assert!(!left.exists());
         let _second = Handover::new(&url, dir.path()).unwrap();
-        assert!(first.file.as_ref().unwrap().path.exists());
+        assert!(first.file.as_ref().unwrap().path().exists());
         assert_eq!(files(dir.path()).len(), 3);
     }
 

@@ -8,8 +8,10 @@ use clap::Args;
 use reqwest::{Client, Response, Url};
 use serde_json::Value;
 
+use super::listener::{Listener, Meant, published};
+use super::run::node_name;
 use super::terminal::Terminal;
-use super::{Exit, Failure};
+use super::{Exit, Failure, Global};
 
 /// How long the node has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -17,17 +19,20 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How much of an answer is read, in bytes.
 const ANSWER_MOST: usize = 64 * 1024;
 
-/// Where a node listens that was started as the image starts it.
+/// Where a node listens that was started as the image starts it: asked where no node has published its address.
 const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 #[derive(Args)]
 pub(super) struct HealthArgs {
-    /// What to ask, like <http://127.0.0.1:8080/readyz> [default: /healthz of the node here, at --listen]
+    /// What to ask, like <http://127.0.0.1:8080/readyz> [default: /healthz of the node that runs here]
     #[arg(value_name = "URL", env = "FENCRON_HEALTH_URL", value_parser = http_url)]
     url: Option<Url>,
-    /// Where the node here listens [default: 127.0.0.1:8080]
+    /// Where the node here listens [default: what it has published in the state directory, or 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "FENCRON_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Which node, where several run here
+    #[arg(long, env = "FENCRON_NODE", value_parser = node_name)]
+    node: Option<String>,
 }
 
 fn http_url(text: &str) -> Result<Url, String> {
@@ -36,24 +41,23 @@ fn http_url(text: &str) -> Result<Url, String> {
 }
 
 /// Asks a node, and exits 0 where it says that it is well, 1 where it does not.
-pub(super) async fn health(args: &HealthArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let url = match &args.url {
-        Some(url) => url.clone(),
-        None => own(args.listen.unwrap_or(USUAL))?,
+pub(super) async fn health(args: &HealthArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    // Any free port is none that could be asked.
+    let listen = args.listen.filter(|listen| listen.port() != 0);
+    let (url, unless_it_answers) = match (&args.url, listen) {
+        (Some(url), _) => (url.clone(), "is a node running there?"),
+        (None, Some(listen)) => (own(listen)?, "is a node running, and with this --listen (FENCRON_LISTEN)?"),
+        (None, None) => match published_here(args, global)? {
+            Some(listener) => (own(listener.address)?, "it runs, but its listener is not well"),
+            None => (own(USUAL)?, NOT_PUBLISHED),
+        },
     };
     let http = Client::builder().no_proxy().timeout(ANSWER_WITHIN).build().context("cannot use HTTP")?;
     let answer = match http.get(url.clone()).send().await {
         Ok(answer) => answer,
         Err(error) => {
             let why = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
-            let what_to_do = if args.url.is_none() && args.listen.is_none() {
-                "no --listen (FENCRON_LISTEN) says where the node here listens, so that the address was asked where one \
-                 listens that was started as the image starts it. `run` listens on any free port unless --listen names \
-                 one: `fencron status` shows it"
-            } else {
-                "is a node running, and with this --listen?"
-            };
-            return Err(Failure::new(Exit::Failed, format!("the node at {url} {why}: {what_to_do}")).into());
+            return Err(Failure::new(Exit::Failed, format!("the node at {url} {why}: {unless_it_answers}")).into());
         }
     };
     let status = answer.status();
@@ -65,12 +69,26 @@ pub(super) async fn health(args: &HealthArgs, terminal: &mut Terminal) -> anyhow
     Err(Failure::new(Exit::Failed, format!("{url} answers {status}{}", reasons(&text))).into())
 }
 
+/// The end of a message where the usual address was asked for want of a better one.
+const NOT_PUBLISHED: &str = "this user runs no node here that has published its address in the state directory, so that \
+                             the usual one was asked. Does the node run, as this user, and with the same --state-dir \
+                             (FENCRON_STATE_DIR)? Otherwise say where it listens with --listen";
+
+/// The listener of the node that is meant, where one is published.
+fn published_here(args: &HealthArgs, global: &Global) -> Result<Option<Listener>, Failure> {
+    let url = global.url()?;
+    let is_named = global.store.is_some();
+    let meant = Meant {
+        node: args.node.as_deref(),
+        namespace: global.namespace.as_deref(),
+        store: Some(&url).filter(|_| is_named),
+        usual: Some(&url).filter(|_| !is_named),
+    };
+    meant.choose(published(&global.state_directory()))
+}
+
 /// `/healthz` of the node that listens there, from the same machine.
 fn own(listen: SocketAddr) -> Result<Url, Failure> {
-    if listen.port() == 0 {
-        let why = "--listen (FENCRON_LISTEN) names any free port, so nobody knows which: `fencron status` shows it";
-        return Err(Failure::wrong(why));
-    }
     let host = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -114,7 +132,6 @@ mod tests {
         ] {
             assert_eq!(own(listen.parse().unwrap()).unwrap().as_str(), asked);
         }
-        assert!(own("127.0.0.1:0".parse().unwrap()).is_err());
     }
 
     #[test]

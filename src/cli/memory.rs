@@ -45,16 +45,21 @@ fn usual_directory(is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -
         .or_else(|| absolute("HOME").filter(|home| home.is_dir() && home.parent().is_some()).map(of_home))
 }
 
+impl Global {
+    /// Where this machine keeps what is to outlive a process and is not part of the store.
+    pub fn state_directory(&self) -> PathBuf {
+        let usual = || usual_directory(Uid::effective().is_root(), |name| std::env::var_os(name));
+        self.state_dir.clone().or_else(usual).unwrap_or_else(|| HERE.into())
+    }
+}
+
 impl Memory {
     /// What is remembered of the place. What is there and cannot be read is no reason to trust the store.
     pub fn of(place: &Place, global: &Global) -> anyhow::Result<Memory> {
-        let usual = || usual_directory(Uid::effective().is_root(), |name| std::env::var_os(name));
-        let (named, usual) = (global.state_dir.clone(), global.state_dir.is_none().then(usual).flatten());
-        let is_named = named.is_some();
-        if !is_named && usual.is_none() {
+        let (directory, is_named) = (global.state_directory(), global.state_dir.is_some());
+        if !is_named && directory == Path::new(HERE) {
             tell_once();
         }
-        let directory = named.or(usual).unwrap_or_else(|| HERE.into());
         let (namespace, text) = (&place.namespace, place.url.to_string());
         let file = SeenFile::new(&directory, &place.url.identity(), namespace)
             .or_earlier(&directory, &text, namespace)

@@ -38,12 +38,14 @@ pub(super) struct MigrateArgs {
 #[derive(Subcommand)]
 enum What {
     /// Show each migration: its state, who made it, when, and how long it took
+    #[command(after_help = "Example: fencron migrate status jobs.yaml -o json")]
     Status {
         /// The jobs file with the migrations
         #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
         file: PathBuf,
     },
     /// Settle a migration that is unknown or has failed, or say of a new one that it was made already
+    #[command(after_help = "Example: fencron migrate resolve 2026-11-add-orders-index --as done")]
     Resolve {
         /// The migration
         id: String,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::file::{self, Footprint, Pipe, Reading};
 use super::memory::Memory;
 use super::place::{Place, made, open_store};
-use super::{Exit, Failure, Global, handover, outage};
+use super::{Exit, Failure, Global, handover, listener, outage};
 use crate::api::{self, Api};
 use crate::client::{default_node, host_name};
 use crate::config::Config;
@@ -173,7 +173,9 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;
-    let address = args.advertise.map_or_else(|| listener.local_addr().map(reachable), Ok)?;
+    let local = listener.local_addr()?;
+    let address = args.advertise.unwrap_or_else(|| reachable(local));
+    let _published = listener::publish(&beside_memory, &name, &place, local);
     introduce(&name, &place, &args.file, &config, &address);
 
     let status = watch::Sender::new(Status::starting(&name, &config));

@@ -5,7 +5,7 @@
 
 use std::fmt;
 #[cfg(feature = "sqlite")]
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 #[cfg(feature = "sql")]

@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{JOBS, LIMIT, Place};
+use crate::{JOBS, LIMIT, Place, Ran};
 
 #[track_caller]
 fn has_exactly(object: &Value, fields: &[&str]) {
@@ -277,8 +278,36 @@ fn health_is_what_the_node_itself_says() {
     place.run(&["health", &format!("http://{address}/nothing")]).fails(1, &["answers 404"]);
     drop(node);
     place.run(&["health", "--listen", &address]).fails(1, &[&address, "cannot be reached"]);
-    place.run(&["health", "--listen", "0.0.0.0:0"]).fails(2, &["any free port"]);
     place.run(&["health", "ftp://a"]).fails(2, &["http://127.0.0.1:8080/readyz"]);
+}
+
+/// Whatever the port is: each node listens on any free one.
+#[test]
+fn health_finds_the_node_that_runs_here() {
+    let place = Place::new();
+    let mut node = place.leader("a", &["--listen", "0.0.0.0:0"]);
+    assert_eq!(place.run(&["health"]).stdout(), "ok\n");
+    assert_eq!(place.run(&["health", "--listen", "127.0.0.1:0"]).stdout(), "ok\n");
+    assert_eq!(place.run(&["health", "--store", "sqlite:.fencron/state.db", "--node", "a"]).stdout(), "ok\n");
+    place.run(&["health", "--node", "b"]).fails(1, &["no such node runs here, but a of shop"]);
+    // A node that runs and does not answer is not well, though another one is.
+    let second = place.node("b", &[]);
+    place.run(&["health"]).fails(2, &["a of shop (0.0.0.0:", "b of shop (127.0.0.1:", "--node"]);
+    node.signal(Signal::SIGSTOP);
+    place.run(&["health", "--node", "a"]).fails(1, &["does not answer"]);
+    assert_eq!(place.run(&["health", "--node", "b"]).stdout(), "ok\n");
+    node.signal(Signal::SIGCONT);
+    node.signal(Signal::SIGTERM);
+    assert!(node.ended().success());
+    // One that was killed takes nothing away with it.
+    assert_eq!(place.run(&["health"]).stdout(), "ok\n");
+    drop(second);
+    let elsewhere = place.path("elsewhere");
+    for directory in [place.path("state"), elsewhere] {
+        let mut command = place.command(&["health", "--listen", "127.0.0.1:0"]);
+        let ran = Ran(command.env("FENCRON_STATE_DIR", directory).output().unwrap());
+        ran.fails(1, &["this user runs no node here"]);
+    }
 }
 
 #[test]
