@@ -96,6 +96,8 @@ pub struct Running {
     stops: mpsc::Receiver<Signal>,
     /// It was stopped for want of the terminal, which this process did not have to give.
     wants_terminal: bool,
+    /// A signal was passed on that it may not have heard: it may have been stopped already, and that not told of yet.
+    unheard: bool,
     _room: OwnedSemaphorePermit,
 }
 
@@ -153,6 +155,7 @@ impl Executor {
                         keeps_session,
                         stops,
                         wants_terminal: false,
+                        unheard: false,
                         _room: room,
                     });
                 }
@@ -220,7 +223,12 @@ impl Running {
                 () = self.leader.exited() => return,
                 Some(signal) = self.stops.recv() => match signal {
                     Signal::SIGTSTP => self.leader.signal(Signal::SIGCONT),
-                    Signal::SIGTTIN | Signal::SIGTTOU => self.wants_terminal = !self.give_terminal(),
+                    Signal::SIGTTIN | Signal::SIGTTOU => {
+                        self.wants_terminal = !self.give_terminal();
+                        if std::mem::take(&mut self.unheard) && self.wants_terminal {
+                            self.leader.signal(Signal::SIGCONT);
+                        }
+                    }
                     _ => {}
                 },
                 () = tokio::time::sleep(OFFER_EVERY), if self.wants_terminal => {
@@ -242,8 +250,9 @@ impl Running {
 
     /// Sends a signal to all of its group. One that was stopped for want of the terminal goes on, as it would not hear of
     /// it otherwise; should it want the terminal still, it is stopped again.
-    pub fn pass_on(&self, signal: Signal) {
+    pub fn pass_on(&mut self, signal: Signal) {
         self.leader.signal(signal);
+        self.unheard = !self.wants_terminal;
         if self.wants_terminal {
             self.leader.signal(Signal::SIGCONT);
         }
