@@ -176,6 +176,12 @@ impl Compare {
         Compare { keys: Keys::one(key), test: Test::Modified(Order::Equal, revision) }
     }
 
+    /// Whether the comparison holds for `entry`, what its key holds, and would not once the key is put.
+    pub(crate) fn is_undone_by_a_put(&self, entry: Option<&Entry>) -> bool {
+        let is_undone = matches!(self.test, Test::Modified(Order::Equal, _) | Test::Created(Order::Equal, Revision(0)));
+        is_undone && rules::holds(&self.test, entry)
+    }
+
     /// The key hangs on this lease.
     pub fn lease(key: impl Into<String>, lease: LeaseId) -> Compare {
         Compare { keys: Keys::one(key), test: Test::Lease(Some(lease)) }
@@ -419,11 +425,21 @@ impl StoreError {
         matches!(self, StoreError::Unknown { .. })
     }
 
+    /// Whether the store has no room for what would be written. Of a single write that is not known to be refused:
+    /// [`FULL`].
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, StoreError::Unknown { why, .. } if why == FULL)
+    }
+
     /// Whether the same request may succeed later, unchanged.
     pub fn is_passing(&self) -> bool {
         matches!(self, StoreError::Unknown { .. } | StoreError::Unavailable { .. })
     }
 }
+
+/// Why a store has no answer that has no room. etcd applies the first transaction over its quota and answers it with the
+/// same error (its `quotaApplierV3`) as those after it, which it refuses.
+pub(crate) const FULL: &str = "etcd's database is full: compact and defragment it, then `etcdctl alarm disarm`";
 
 /// What the store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

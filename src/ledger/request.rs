@@ -6,7 +6,7 @@ use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::{Done, Open, OpenState, Source, Watermark};
-use crate::store::{Committed, Compare, Keys, Op, Range, Revision, Store, StoreError, Txn};
+use crate::store::{Committed, Compare, FULL, Keys, Op, Range, Revision, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// The most instants that one backfill may ask for.
@@ -265,13 +265,36 @@ impl<S: Store> Ledger<S> {
     /// Commits what is harmless to repeat, until there is an answer or the store has been silent for long. Says whether
     /// it was sent more than once.
     pub(super) async fn commit(&self, txn: Txn) -> Result<(Committed, bool), StoreError> {
-        let mut pause = Pauses::new();
+        let (mut pause, mut only_full) = (Pauses::new(), true);
         loop {
-            match self.store.commit(txn.clone()).await {
+            let answer = self.store.commit(txn.clone()).await;
+            only_full &= answer.as_ref().is_err_and(StoreError::is_full);
+            match answer {
+                // A request without an answer may arrive yet.
+                Err(error) if only_full => return Ok((self.in_a_full_store(&txn, error).await?, true)),
                 Err(error) if error.is_passing() && pause.tries < TRIES => pause.wait(&error, "request").await,
                 answer => return answer.map(|committed| (committed, pause.tries > 0)),
             }
         }
+    }
+
+    /// What became of a transaction that a full store has answered each time: by the keys that it was to put, for a full
+    /// store still says what is in it.
+    async fn in_a_full_store(&self, txn: &Txn, answered: StoreError) -> Result<Committed, StoreError> {
+        for op in &txn.then {
+            let Op::Put { key, value, .. } = op else { continue };
+            let one = Keys::one(key);
+            let page = self.store.range(Range::of(one.clone())).await?;
+            let entry = page.entries.first();
+            if let Some(entry) = entry.filter(|entry| entry.value == *value) {
+                return Ok(Committed { succeeded: true, revision: entry.modified, answers: Vec::new() });
+            }
+            // Having been put, it would be another one.
+            if txn.when.iter().any(|compare| compare.keys == one && compare.is_undone_by_a_put(entry)) {
+                return Err(StoreError::Refused(format!("{FULL}. Nothing was changed")));
+            }
+        }
+        Err(answered)
     }
 }
 

@@ -210,7 +210,7 @@ impl Store for EtcdStore {
         if nature == Nature::Read
             && txn.when.is_empty()
             && let Err(error) = &answer
-            && fault::is_out_of_space(error)
+            && error.is_full()
         {
             return self.read_apart(&txn).await;
         }

@@ -6,11 +6,11 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use fencron::lock::Namespace;
-use fencron::store::{AnyStore, Store};
+use fencron::store::{AnyStore, Op, Store, Txn};
 use fencron::time::Clock;
 use nix::sys::signal::Signal;
 
-use crate::scene::{Process, Scene};
+use crate::scene::{Process, Ran, Scene};
 use crate::support::{over_both, until};
 
 /// How long it is watched how many sessions are opened.
@@ -152,4 +152,38 @@ async fn a_node_starts_without_its_store_and_is_ready_when_that_answers() {
     until("it is ready", async || get(&address, "/readyz").filter(|(code, _)| *code == 200)).await;
     node.signal(Signal::SIGTERM);
     node.end().await.ends(0, &[]);
+}
+
+/// etcd refuses all writes then, with the same words that it has for one which it has applied.
+#[tokio::test]
+async fn what_a_full_store_refuses_is_said_to_be_refused() {
+    let mut scene = Scene::over_etcd().await;
+    let job = "{schedule: '@at 2099-01-01T00:00:00Z', shell: 'true'}";
+    scene.write("jobs.yaml", &format!("version: 1\nnamespace: shop\njobs: {{tick: {job}}}\n"));
+    scene.run(&["trigger", "tick"]).ends(0, &[]);
+    let store = AnyStore::open(&scene.store_url().parse().unwrap(), Clock::system()).await.unwrap();
+    for number in 0..3 {
+        store.commit(Txn::new().then(Op::put(format!("large/{number}"), vec![b'x'; 1 << 20]))).await.unwrap();
+    }
+    // It takes more than it may.
+    scene.server().kill();
+    scene.server().restart_with("--quota-backend-bytes", "1048576").await;
+    until("it is full", async || {
+        let refused = store.commit(Txn::new().then(Op::put("more", "1"))).await.err()?;
+        refused.to_string().contains("is full").then_some(())
+    })
+    .await;
+    for (asked, words) in [(&["trigger", "tick"][..], "disarm"), (&["pause", "tick"], "disarm")] {
+        let ran = scene.run(asked);
+        ran.ends(5, &["etcd's database is full", words, "Nothing was changed"]);
+        assert!(!ran.stderr.contains("may or may not"), "{}", ran.stderr);
+    }
+    // From where nothing was ever seen of the store, too.
+    let mut elsewhere = scene.command(&["trigger", "tick"]);
+    let ran = Ran::of(elsewhere.env("FENCRON_STATE_DIR", scene.path("elsewhere")).output().unwrap());
+    ran.ends(5, &["Nothing was changed"]);
+    let runs: serde_json::Value = serde_json::from_str(&scene.run(&["runs", "-o", "json"]).stdout).unwrap();
+    assert_eq!(runs.as_array().map(Vec::len), Some(1), "{runs:#}");
+    let jobs: serde_json::Value = serde_json::from_str(&scene.run(&["jobs", "-o", "json"]).stdout).unwrap();
+    assert_eq!(jobs[0]["paused"], false);
 }

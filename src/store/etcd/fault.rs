@@ -9,7 +9,7 @@ use std::error::Error;
 use etcd_client::Error as ClientError;
 
 use super::defects;
-use crate::store::{LeaseId, Revision, StoreError};
+use crate::store::{FULL, LeaseId, Revision, StoreError};
 
 /// What is known of a request that failed, and so what comes next.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ pub(super) fn sort(error: &ClientError, subject: Subject, store: &str) -> Fault 
         "etcdserver: request is too large" => refused(TOO_LARGE),
         "etcdserver: too large lease TTL" => refused("the lease's TTL is too long for etcd"),
         "etcdserver: mvcc: database space exceeded" => {
-            Fault::Final(StoreError::Unknown { store: store.to_owned(), why: NO_SPACE.to_owned() })
+            Fault::Final(StoreError::Unknown { store: store.to_owned(), why: FULL.to_owned() })
         }
         "etcdserver: corrupt cluster" => Fault::Final(StoreError::Unusable(format!(
             "{store}: etcd has found its members' data to differ (alarm CORRUPT): repair the cluster before it is used"
@@ -117,14 +117,6 @@ fn unsaid(error: &ClientError, store: &str) -> Fault {
 }
 
 const TOO_LARGE: &str = "the request is too large: split it, or start etcd with a larger --max-request-bytes";
-
-/// A transaction over the quota is applied, and answered with this error all the same (etcd's quotaApplierV3).
-const NO_SPACE: &str = "etcd's database is full: compact and defragment it, then `etcdctl alarm disarm`";
-
-/// Whether the server has no room for what would be written.
-pub(super) fn is_out_of_space(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unknown { why, .. } if why == NO_SPACE)
-}
 
 /// The error and what caused it.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
