@@ -175,15 +175,24 @@ async fn job_at(args: &JobArgs, global: &Global, terminal: &Terminal) -> anyhow:
     Ok((place, job))
 }
 
+/// Whether a node leads, where one may: in a store that was restored from a backup nobody does until it is repaired, and
+/// the repair ends what was asked for before it.
+async fn has_leader(place: &Place, global: &Global) -> anyhow::Result<bool> {
+    let standing = place.recalling(global).election(LockName::leader()).observe().await?;
+    standing.age?;
+    Ok(standing.leader.is_some())
+}
+
 /// Asks for a run now.
 pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let (place, job) = job_at(&args.job, global, terminal).await?;
+    let has_leader = has_leader(&place, global).await?;
     let (ledger, asked) = (place.ledger(), asked(&place));
     let source = Source::Trigger { by: asked.by };
     let runs = ledger.ask_for_runs(&job, &[asked.at], &call('t'), &source, asked.at).await?;
     let run = &runs[0];
     terminal.show(&AskedFor { run_id: run }, |_| format!("{run}\n"))?;
-    if place.locks(Seen::default()).election(LockName::leader()).observe().await?.leader.is_none() {
+    if !has_leader {
         terminal.say("fencron: no node leads now: it runs as soon as one does");
     }
     if !args.wait {
@@ -312,6 +321,7 @@ pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mu
     } else if !args.yes && !terminal.confirm("Ask for them?")? {
         return Err(Failure::wrong("nothing was asked for: confirm, or add --yes").into());
     }
+    has_leader(&place, global).await?;
     let asked = asked(&place);
     ledger.ask_for(&runs, &Source::Backfill { by: asked.by }, asked.at).await?;
     let views: Vec<AskedFor<'_>> = runs.iter().map(|run_id| AskedFor { run_id }).collect();

@@ -54,11 +54,22 @@ fn all_refuse_until_repaired(scene: &Scene, last: u64) {
     for asked in ALL {
         elsewhere(asked).ends(5, &["the store went back in time", "as was found out at"]);
     }
+    let job = "{schedule: '0 0 * * *', timezone: UTC, shell: 'true'}";
+    scene.write("jobs.yaml", &format!("version: 1\nnamespace: shop\njobs: {{tick: {job}}}\n"));
+    let days = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-03T00:00:00Z", "--yes"];
+    for asked in [vec!["trigger", "tick"], [&["backfill", "tick"], &days[..]].concat()] {
+        // A repair ends what was asked for before it.
+        for ran in [scene.run(&asked), elsewhere(&asked)] {
+            ran.ends(1, &["the store went back in time", "fencron fence repair"]);
+        }
+    }
     let status = elsewhere(&["status"]);
     assert!(status.stdout.contains("the store went back in time"), "{}", status.stdout);
     scene.run(&["fence", "show"]).ends(1, &[]);
     assert!(!scene.path("never").exists());
     scene.run(&["fence", "repair", "--yes"]).ends(0, &[]);
+    let runs = scene.run(&["runs"]);
+    assert_eq!(runs.stdout.lines().count(), 1, "no run was asked for: {}", runs.stdout);
     assert!(hold(scene) > last, "fences go on above all that were seen");
     elsewhere(ALL[2]).ends(0, &[]);
 }
