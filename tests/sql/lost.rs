@@ -157,6 +157,65 @@ async fn a_connection_that_is_lost_in_the_middle_has_had_no_effect() {
     }
 }
 
+/// A procedure that commits, and then waits for a row that somebody else has.
+const HIDES_A_COMMIT: &str = "DELIMITER //\nCREATE PROCEDURE hides_a_commit() BEGIN INSERT INTO effects \
+                              VALUES (1, 'x'); COMMIT; UPDATE locks SET n = n + 1 WHERE id = 1; END//";
+
+/// Where no row of the occurrence would tell, a part may stand of what a statement does that may commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_lost_in_a_statement_that_may_have_committed_leaves_it_in_doubt() {
+    let unkept = |url: &str, sql: &str| {
+        format!("guarantee: at_least_once\n    sql: {{database: '{url}', statement: \"{sql}\"}}")
+    };
+    for lost in [true, false] {
+        let db = mariadb();
+        db.ask(HIDES_A_COMMIT);
+        let proxy = Proxy::start(&db.endpoint()).await;
+        let held = db.hold().await;
+        let job = unkept(&db.url_at(&proxy.endpoint()), "CALL hides_a_commit()");
+        let making = attempt_of(&job, &Default::default()).start();
+        db.somebody_waits().await;
+        let stopper = &making.stopper;
+        if lost {
+            proxy.cut();
+        } else {
+            // It is told to stop, and nothing of that arrives.
+            proxy.hold();
+            stopper.stop(StopReason::Asked);
+        }
+        let ended = making.ended().await;
+        assert!(matches!(ended.outcome, Outcome::InDoubt(_)), "{lost}: {:?}", ended.outcome);
+        held.release().await;
+        assert_eq!(db.effects(), "1", "a part of it is committed");
+    }
+    // What cannot have committed has left nothing.
+    let db = mariadb();
+    let proxy = Proxy::start(&db.endpoint()).await;
+    let held = db.hold().await;
+    let making = attempt_of(&unkept(&db.url_at(&proxy.endpoint()), SLOW), &Default::default()).start();
+    db.somebody_waits().await;
+    proxy.cut();
+    let ended = making.ended().await;
+    let (why, again) = failed(&ended.outcome);
+    assert!(again && why.contains("before the commit"), "{why}");
+    held.release().await;
+}
+
+/// What asks after the statement before it has its answer, and the bounds that this one has changed are set again after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_asks_after_the_last_one_does_not_keep_the_bounds_from_being_set_again() {
+    let db = mariadb();
+    let script = "SET SESSION wait_timeout = 28800, idle_transaction_timeout = 0, sort_buffer_size = 1;
+        SHOW WARNINGS;
+        INSERT INTO effects VALUES (@@SESSION.wait_timeout, @@SESSION.idle_transaction_timeout)";
+    let ended = attempt(&db.url(), script, "").ended().await;
+    assert_eq!(ended.outcome, Outcome::Done, "{}", ended.output);
+    assert!(ended.output.contains("sort_buffer_size"), "the warning is that of the statement: {}", ended.output);
+    let (wait, idle) = (db.ask("SELECT n FROM effects"), db.ask("SELECT note FROM effects"));
+    assert_eq!(wait, idle, "both are the bound for a silent session");
+    assert!(wait.parse::<u64>().unwrap() < 60, "{wait}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_in_the_middle_has_done_nothing() {
     for kind in [Kind::Postgres, Kind::Mariadb] {

@@ -91,6 +91,7 @@ fn what_a_transaction_makes_meaningless_is_refused_with_its_line() {
         ("PRAGMA main.synchronous(0)", "`PRAGMA synchronous` has no effect in a transaction"),
         ("PRAGMA auto_vacuum=1", "by `VACUUM` only"),
         ("PRAGMA hard_heap_limit=1", "for the whole process"),
+        ("PRAGMA main.writable_schema=ON", "`PRAGMA writable_schema` lets a script write to SQLite's own tables"),
         ("ATTACH 'other.db' AS other", "`ATTACH` cannot be part"),
         ("VACUUM", "`VACUUM` cannot run in a transaction"),
         ("END", "`COMMIT` is not for the script to say"),
@@ -105,6 +106,35 @@ fn what_a_transaction_makes_meaningless_is_refused_with_its_line() {
             "{statement}"
         );
     }
+}
+
+/// Otherwise it would be `done` without a row that says so, and would be applied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_does_not_write_to_the_tables_of_the_guard() {
+    let trigger = "CREATE TRIGGER t AFTER INSERT ON effects BEGIN DELETE FROM fencron_done; END;\n\
+                   INSERT INTO effects VALUES (2, 'x')";
+    for statement in [
+        "DELETE FROM fencron_done",
+        "DELETE FROM main.FENCRON_DONE WHERE 1",
+        "UPDATE fencron_guard SET fence = 1",
+        "REPLACE INTO fencron_guard (scope, fence) VALUES ('x', 1)",
+        "DROP TABLE fencron_done",
+        "ALTER TABLE fencron_done RENAME TO mine",
+        trigger,
+    ] {
+        let db = sqlite();
+        let script = format!("INSERT INTO effects VALUES (1, 'x');\n{statement}");
+        let outcome = attempt(&db.url(), &script, "").outcome().await;
+        let (why, again) = failed(&outcome);
+        assert!(why.starts_with("line ") && why.contains("must not write to it") && !again, "{statement}: {why}");
+        assert_eq!(db.effects(), "", "{statement}");
+        assert_eq!(db.ask("SELECT count(*) FROM fencron_done"), "0", "{statement}: nothing of it was committed");
+    }
+    // The tables themselves are made by a script that a person may have as a migration.
+    let db = sqlite();
+    let script = fencron::guard::sql::Dialect::Sqlite.script();
+    assert_eq!(attempt(&db.url(), &script, "").outcome().await, Outcome::Done);
+    assert_eq!(db.ask("SELECT count(*) FROM fencron_done"), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

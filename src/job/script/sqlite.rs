@@ -18,6 +18,8 @@ use super::{Fault, Meaning, Statement};
 const OUTSIDE_ONLY: [&str; 3] = ["journal_mode", "synchronous", "wal_checkpoint"];
 /// What changes a database that has tables by a VACUUM only, for which there is no room in a transaction.
 const BY_VACUUM_ONLY: [&str; 3] = ["auto_vacuum", "encoding", "page_size"];
+/// What holds what was let in and what was applied: the script's own occurrence among it.
+const GUARDS: [&str; 2] = ["fencron_guard", "fencron_done"];
 /// What is set for the whole process, in which the node and its own store live.
 const OF_THE_PROCESS: [&str; 4] =
     ["data_store_directory", "hard_heap_limit", "soft_heap_limit", "temp_store_directory"];
@@ -35,6 +37,18 @@ pub fn refusal(action: &AuthAction) -> Option<String> {
             Some(format!("`ATTACH` cannot be part of a transaction that is to be whole in every file: {loose}"))
         }
         AuthAction::Detach { .. } => Some(format!("`DETACH` cannot be part of a transaction: {loose}")),
+        AuthAction::Insert { table_name }
+        | AuthAction::Update { table_name, .. }
+        | AuthAction::Delete { table_name }
+        | AuthAction::DropTable { table_name }
+        | AuthAction::AlterTable { table_name, .. }
+            if GUARDS.iter().any(|guard| guard.eq_ignore_ascii_case(table_name)) =>
+        {
+            Some(format!(
+                "`{table_name}` tells which fences were let in and what was applied, this script among it, so that the \
+                 script must not write to it: remove this statement, or {loose}"
+            ))
+        }
         AuthAction::Pragma { pragma_name, pragma_value } => {
             let name = pragma_name.to_ascii_lowercase();
             let of = |names: &[&str]| names.contains(&name.as_str());
@@ -47,6 +61,8 @@ pub fn refusal(action: &AuthAction) -> Option<String> {
                 "takes effect by `VACUUM` only, which cannot be part of a transaction"
             } else if of(&OF_THE_PROCESS) {
                 return Some(format!("`PRAGMA {name}` is for the whole process, and this is fencron's: remove it"));
+            } else if name == "writable_schema" {
+                "lets a script write to SQLite's own tables, those of the guard among them"
             } else {
                 return None;
             };

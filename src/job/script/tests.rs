@@ -221,7 +221,13 @@ fn foreign_keys_are_off_from_one_statement_to_another() {
     assert_eq!(off("SELECT 1; PRAGMA foreign_keys=OFF; SELECT 2; PRAGMA foreign_keys(yes); SELECT 3").len(), 5);
     let text = "SELECT 1; PRAGMA foreign_keys=0; SELECT 2; PRAGMA foreign_keys; PRAGMA foreign_keys('true'); SELECT 3";
     assert_eq!(off(text), [false, true, true, true, false, false]);
-    for (value, is_off) in [("no", true), ("false", true), ("'off'", true), ("on", false), ("7", false)] {
+    // A number, whose low byte alone counted in earlier versions, is what the SQLite takes it for that runs it.
+    for value in ["no", "false", "'off'", "on", "7", "256", "-256", "0x100", "257", "00", "'256'", "2.0", "full"] {
+        let sqlite = rusqlite::Connection::open_in_memory().unwrap();
+        let pragma = format!("PRAGMA foreign_keys = {value}");
+        sqlite.execute_batch(&format!("PRAGMA foreign_keys = ON; {pragma}")).unwrap();
+        let is_on: bool = sqlite.query_row("PRAGMA foreign_keys", [], |row| row.get(0)).unwrap();
+        let is_off = !is_on;
         let script = Script::read(&format!("PRAGMA main.foreign_keys = {value}"), Sqlite).unwrap();
         assert_eq!(script.switches_keys_off(), is_off, "{value}");
     }
