@@ -297,4 +297,24 @@ mod tests {
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert!(secret(&path).unwrap_err().to_string().contains("more than 1048576 bytes"));
     }
+
+    /// What is wrong with it is no content: otherwise a file that stays as it is would be read anew without end.
+    #[test]
+    fn what_cannot_be_read_has_changed_when_the_filesystem_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, absent) = (dir.path().join("secret"), dir.path().join("absent"));
+        fs::write(&path, b"\xff").unwrap();
+        let mut files = Footprint::default();
+        for path in [&path, &absent] {
+            let (stat, read) = (Stat::of(path), secret(path));
+            files.note(path, stat, Content::of(read.as_deref().map(str::as_bytes)));
+        }
+        assert!(!files.has_changed(true) && !files.has_changed(false));
+        fs::write(&absent, "hunter2").unwrap();
+        assert!(files.has_changed(true) && files.has_changed(false));
+        fs::remove_file(&absent).unwrap();
+        assert!(!files.has_changed(true));
+        fs::write(&path, "hunter2").unwrap();
+        assert!(files.has_changed(false));
+    }
 }

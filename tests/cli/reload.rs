@@ -1,11 +1,13 @@
 //! The jobs file as it changes, in the layouts in which files are brought to a node.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -183,4 +185,33 @@ fn a_pipe_is_read_once_and_one_that_says_nothing_is_refused() {
     mkfifo(&place.path("silent"), Mode::S_IRWXU).unwrap();
     place.run(&["validate", "silent"]).fails(2, &["cannot read silent", "nobody has written to it"]);
     place.run(&["validate", "/dev/zero"]).fails(2, &["it is no regular file"]);
+}
+
+/// A signal that the node handles interrupts its waiting for whoever writes to the pipe.
+#[test]
+fn a_signal_does_not_end_the_reading_of_a_pipe() {
+    let place = Place::new();
+    let fifo = place.path("pipe.yaml");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let node = place.starting("a", &["pipe.yaml"]);
+    // Once it can be opened to write without waiting, somebody reads.
+    let open = || fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo);
+    let mut pipe = open();
+    for _ in 0..crate::LIMIT.as_millis() / 20 {
+        if pipe.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        pipe = open();
+    }
+    let mut pipe = pipe.expect("the node reads the pipe");
+    let (first, rest) = JOBS.split_at(JOBS.len() / 2);
+    pipe.write_all(first.as_bytes()).unwrap();
+    for _ in 0..20 {
+        node.signal(Signal::SIGHUP);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    pipe.write_all(rest.as_bytes()).unwrap();
+    drop(pipe);
+    node.wait_for(" leading ");
 }

@@ -36,8 +36,15 @@ const LOCK_EVERY: Duration = Duration::from_millis(10);
 /// A file that was to replace the old one, and is so old, was left by a crash.
 const LEFT_AFTER: Duration = Duration::from_secs(60);
 
-/// How many entries of the directory are looked at for such files.
+/// How many entries of the directory are looked at for such files, and for memories of stores that are gone.
 const SWEPT_MOST: usize = 10_000;
+
+/// A memory that nobody has added to for so long is removed: a store that is used adds to it all the time.
+const KEPT_FOR: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// How many memories a directory keeps: beyond that the oldest go, but none that was added to within [`YOUNG`].
+const KEPT_MOST: usize = 1000;
+const YOUNG: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Only for whoever runs the program, whatever its umask says.
 #[cfg(unix)]
@@ -149,10 +156,12 @@ impl SeenFile {
                     Ok(()) | Err(TryLockError::WouldBlock) => {}
                     Err(TryLockError::Error(_)) => return Ok(None),
                 },
-                Err(error) if is_absent(&error) => match self.put(before, |beside| first(beside, &self.path)) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                    _ => {}
-                },
+                Err(error) if is_absent(&error) => {
+                    match self.put(before, |beside| first(beside, &self.path, hard_link)) {
+                        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                        _ => {}
+                    }
+                }
                 Err(error) => return Err(error),
             }
             if left.is_zero() {
@@ -186,18 +195,34 @@ impl SeenFile {
         self.path.with_extension(format!("tmp-{}", Uuid::new_v4().simple()))
     }
 
-    /// Removes what writers have left that were killed: long before this file was written, by the clock of the disk.
+    /// Removes what writers have left that were killed, and the memories of stores that nobody uses any more: by the
+    /// clock of the disk, against which this file was written just now.
     fn sweep(&self, directory: &Path) {
         let Ok(now) = fs::metadata(&self.path).and_then(|about| about.modified()) else { return };
         let stem = self.path.file_stem().map(|stem| format!("{}.tmp-", stem.to_string_lossy())).unwrap_or_default();
-        let is_old = |entry: &fs::DirEntry| {
+        let (mut left, mut memories) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(directory).into_iter().flatten().take(SWEPT_MOST).flatten() {
             let written = entry.metadata().and_then(|about| about.modified());
-            written.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_AFTER))
-        };
-        let entries = fs::read_dir(directory).into_iter().flatten().take(SWEPT_MOST).flatten();
-        for left in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&stem)).filter(is_old) {
-            if let Err(error) = fs::remove_file(left.path()) {
-                tracing::debug!(%error, path = %left.path().display(), "a file that a crash has left stays");
+            let age = written.ok().and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(&stem) {
+                left.push((age, entry.path()));
+            } else if name.starts_with(MEMORY) && name.ends_with(".json") && entry.path() != self.path {
+                memories.push((age, entry.path()));
+            }
+        }
+        left.retain(|(age, _)| *age > LEFT_AFTER);
+        memories.sort();
+        let mut nth = 1..;
+        memories.retain(|(age, _)| {
+            let is_beyond = nth.next().is_some_and(|nth| nth >= KEPT_MOST);
+            *age > KEPT_FOR || (is_beyond && *age > YOUNG)
+        });
+        for (_, path) in left.into_iter().chain(memories) {
+            match fs::remove_file(&path) {
+                Ok(()) => tracing::debug!(path = %path.display(), "removed what nobody has used for long"),
+                Err(error) => tracing::debug!(%error, path = %path.display(), "what nobody uses any more stays"),
             }
         }
     }
@@ -207,10 +232,13 @@ impl SeenFile {
     }
 }
 
+/// What the names of all memories begin with.
+const MEMORY: &str = "seen-";
+
 fn file_name(store: &str, namespace: &Namespace) -> String {
     let hash = Sha256::digest(format!("{store}\n{namespace}"));
     let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("seen-{namespace}-{hash}.json")
+    format!("{MEMORY}{namespace}-{hash}.json")
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Seen, SeenFileError> {
@@ -241,11 +269,16 @@ fn make_private(directory: &Path) -> io::Result<()> {
 /// Gives the file `beside` its name, where none has it. A filesystem without hard links (CIFS, FAT, many of FUSE) moves it
 /// there: at worst what another process adds at this very moment is forgotten.
 #[cfg(unix)]
-fn first(beside: &Path, path: &Path) -> io::Result<()> {
-    match fs::hard_link(beside, path) {
+fn first(beside: &Path, path: &Path, link: impl Fn(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    match link(beside, path) {
         Err(error) if is_beyond_the_filesystem(&error) => fs::rename(beside, path),
         linked => linked,
     }
+}
+
+#[cfg(unix)]
+fn hard_link(beside: &Path, path: &Path) -> io::Result<()> {
+    fs::hard_link(beside, path)
 }
 
 #[cfg(unix)]
@@ -391,5 +424,73 @@ mod tests {
         }
         file.save(&seen(0, 2, 3)).unwrap();
         assert!(!left.exists() && fresh.exists() && other.exists());
+    }
+
+    fn denied(_: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    #[test]
+    fn a_filesystem_without_hard_links_moves_the_first_file_to_its_place() {
+        let state = tempfile::tempdir().unwrap();
+        let (beside, path) = (state.path().join("beside"), state.path().join("seen.json"));
+        for (text, link) in
+            [("1", denied as fn(&Path, &Path) -> _), ("2", |_, _| Err(io::ErrorKind::Unsupported.into()))]
+        {
+            fs::write(&beside, text).unwrap();
+            first(&beside, &path, link).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        // Where there are links, what another process has put there first is left alone.
+        fs::write(&beside, "3").unwrap();
+        assert_eq!(first(&beside, &path, hard_link).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "2");
+    }
+
+    /// Each of two containers has a process with the number 1, and they may share the directory.
+    #[test]
+    fn two_writers_with_one_process_number_write_beside_each_other() {
+        let file = SeenFile::new(Path::new("s"), "memory:", &shop());
+        assert_ne!(file.beside(), file.clone().beside());
+    }
+
+    /// Nothing can be linked to such a name, nor opened under it.
+    #[test]
+    fn a_name_that_can_be_neither_opened_nor_made_is_not_tried_for_ever() {
+        let state = tempfile::tempdir().unwrap();
+        let file = SeenFile::new(state.path(), "memory:", &shop());
+        std::os::unix::fs::symlink("/nowhere/at/all", &file.path).unwrap();
+        let (saved, ended) = std::sync::mpsc::channel();
+        let saving = file.clone();
+        std::thread::spawn(move || saved.send(saving.save(&seen(0, 2, 3)).is_ok()));
+        assert_eq!(ended.recv_timeout(LOCK_WITHIN * 12), Ok(true), "it ends");
+        assert_eq!(file.load().unwrap(), seen(0, 2, 3));
+    }
+
+    #[test]
+    fn memories_of_stores_that_nobody_uses_are_bounded_in_age_and_number() {
+        let state = tempfile::tempdir().unwrap();
+        let memory = |number: usize, age: Duration| {
+            let path = state.path().join(format!("seen-bar-{number}.json"));
+            fs::write(&path, "{}").unwrap();
+            let written = fs::metadata(&path).unwrap().modified().unwrap() - age;
+            File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+            path
+        };
+        let day = Duration::from_secs(24 * 3600);
+        let ancient = memory(0, KEPT_FOR + day);
+        let old = memory(1, KEPT_FOR - day);
+        let other = state.path().join("listener-1");
+        fs::write(&other, "").unwrap();
+        let save = || SeenFile::new(state.path(), "memory:", &shop()).save(&seen(0, 2, 3)).unwrap();
+        save();
+        assert!(!ancient.exists() && old.exists() && other.exists());
+        // Two more than may be kept, beside the own one: the oldest goes, but for those that are young.
+        let many: Vec<_> = (2..=KEPT_MOST).map(|number| memory(number, YOUNG / 2)).collect();
+        save();
+        assert!(!old.exists() && many.iter().all(|path| path.exists()));
+        let next = memory(KEPT_MOST + 1, YOUNG / 3);
+        save();
+        assert!(next.exists() && many.iter().all(|path| path.exists()), "they are young");
     }
 }

@@ -133,3 +133,19 @@ async fn a_call_takes_its_own_claim_over_under_a_later_hold_and_no_other_does() 
         "an earlier hold takes nothing over"
     );
 }
+
+/// A hold that is over claims nothing, whatever the same call has put before: it asks as often as it takes to see that.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_claimed_before_ends_under_a_hold_that_is_over() {
+    let cluster = Cluster::new();
+    let node = cluster.node("a").await;
+    let first = node.lead(1).await;
+    let claims = claims(&cluster, "report");
+    assert_eq!(claims.claim(call(7), &first.hold, at(1)).await.unwrap(), Claim::Taken);
+    node.election.resign(&first).await.unwrap();
+    let second = node.lead(2).await;
+    node.election.resign(&second).await.unwrap();
+    let asked = claims.claim(call(7), &second.hold, at(1));
+    let ended = tokio::time::timeout(Duration::from_secs(60), asked).await.expect("it ends");
+    assert_eq!(ended.unwrap(), Claim::NotHeld);
+}
