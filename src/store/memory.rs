@@ -34,6 +34,10 @@ pub struct MemoryStore {
     shared: Arc<Shared>,
 }
 
+/// What a [`MemoryStore`] held at one moment, as a backup.
+#[derive(Clone, Debug)]
+pub struct Snapshot(State);
+
 struct Shared {
     clock: Clock,
     state: Mutex<State>,
@@ -56,6 +60,19 @@ impl MemoryStore {
     /// it are answered as compacted.
     pub fn compact(&self, revision: Revision) {
         self.shared.with(|state| state.compact(revision));
+    }
+
+    /// All that the store holds now, its history and its leases included.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.shared.with(|state| state.clone()))
+    }
+
+    /// Puts a snapshot back, as an operator restores a store from a backup: revisions go on from those of the snapshot,
+    /// its leases live for their whole TTL again, and all watches end.
+    pub fn restore(&self, snapshot: &Snapshot) {
+        let now = self.shared.clock.boot();
+        self.shared.with(|state| state.restore(&snapshot.0, now));
+        self.shared.changed.notify_waiters();
     }
 }
 
@@ -86,20 +103,22 @@ impl Shared {
         answer
     }
 
-    /// What a watch hears next, and for how long nothing more can come unless somebody acts.
-    fn next(&self, keys: &Keys, from: Revision) -> (Next, Option<Duration>) {
+    /// What a watch hears next, and for how long nothing more can come unless somebody acts. `None`: the store that was
+    /// watched is not there any more.
+    fn next(&self, keys: &Keys, from: Revision, restorations: u64) -> Option<(Next, Option<Duration>)> {
         self.with(|state| {
             let idle = state.next_deadline().map(|deadline| deadline.since(self.clock.boot()));
-            (state.changes(keys, from), idle)
+            (state.restorations() == restorations).then(|| (state.changes(keys, from), idle))
         })
     }
 
     /// Reports to one watch until its receiver is dropped. It also is the timer by which leases end without traffic.
     async fn report(self: Arc<Shared>, keys: Keys, mut from: Revision, reports: mpsc::Sender<Watched>) {
+        let restorations = self.with(|state| state.restorations());
         loop {
             // It hears of what changes from here on.
             let changed = self.changed.notified();
-            let (next, idle) = self.next(&keys, from);
+            let Some((next, idle)) = self.next(&keys, from, restorations) else { return };
             let report = match next {
                 Next::Compacted(revision) => Some(Watched::Compacted(revision)),
                 Next::Changes(changes, next) => {
@@ -199,6 +218,27 @@ mod tests {
         store.commit(Txn::new().then(Op::put_leased("a/x", "1", lease))).await.unwrap();
         watch.next().await.expect("the deletion is reported");
         assert_eq!(start.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_that_is_put_back_is_what_the_store_was_and_its_leases_live_anew() {
+        let store = MemoryStore::new(tokio_clock());
+        let (lease, _) = store.grant(Duration::from_secs(10)).await.unwrap();
+        store.commit(Txn::new().then(Op::put_leased("a/x", "1", lease))).await.unwrap();
+        let snapshot = store.snapshot();
+        let mut watch = store.watch(Keys::prefix("a/"), Revision(3)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(matches!(watch.next().await, Some(Watched::Changes(_))), "the lease has ended");
+        let later = store.commit(Txn::new().then(Op::put("a/y", "1"))).await.unwrap().revision;
+        store.restore(&snapshot);
+        let page = store.range(Range::of(Keys::prefix("a/"))).await.unwrap();
+        assert_eq!((page.entries.len(), page.entries[0].key.as_str(), page.revision), (1, "a/x", Revision(2)));
+        assert!(page.revision < later);
+        while watch.next().await.is_some() {}
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        store.keep_alive(lease).await.unwrap();
+        let (next, _) = store.grant(Duration::from_secs(10)).await.unwrap();
+        assert_ne!(next, lease);
     }
 
     #[tokio::test]

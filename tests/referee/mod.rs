@@ -5,6 +5,7 @@
 
 mod coverage;
 mod ledger;
+mod restore;
 mod runs;
 mod takeover;
 
@@ -43,6 +44,9 @@ pub enum Rule {
     Settles,
     /// No node ends by itself.
     NodesLast,
+    /// In a store that was restored from a backup nobody acts under a fence that may have been given out before, nor
+    /// decides what was decided, until it is repaired; then somebody leads, under a greater fence.
+    Restored,
 }
 
 /// A broken promise.
@@ -72,6 +76,13 @@ pub fn judge(record: &Record) -> Vec<Violation> {
     found.0
 }
 
+/// Whether what follows a restore of the store, to which the other promises do not extend, shows this one broken.
+pub fn judge_restore(record: &Record) -> Vec<Violation> {
+    let mut found = Findings::default();
+    restore::judge(record, &mut found);
+    found.0
+}
+
 /// How often each kind of thing is in the record: a judgement over nothing is none.
 pub fn count(record: &Record) -> BTreeMap<&'static str, u64> {
     let mut counts = BTreeMap::new();
@@ -97,6 +108,8 @@ pub fn count(record: &Record) -> BTreeMap<&'static str, u64> {
             Fact::Effect { accepted: true, .. } => "effects taken",
             Fact::Effect { accepted: false, .. } => "stale effects, taken by whoever does not look at fences",
             Fact::Shock(_) => "shocks",
+            Fact::Restored { .. } => "restores",
+            Fact::Repaired => "repairs",
             Fact::Saw(what) => what,
             _ => continue,
         };

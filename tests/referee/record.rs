@@ -169,6 +169,12 @@ pub enum Fact {
         accepted: bool,
     },
 
+    /// The store was put back to what it had been at this revision, as from a backup; and repaired after that.
+    Restored {
+        revision: u64,
+    },
+    Repaired,
+
     /// Something is wrong that concerns everybody, from here until as many [`Fact::TroubleEnds`].
     TroubleBegins(String),
     TroubleEnds(String),

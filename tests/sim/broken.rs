@@ -3,7 +3,7 @@
 use super::network::Broken;
 use super::plan::Plan;
 use super::referee::record::{Attempt, Fact, JobRule, Life, Record, State};
-use super::referee::{Rule, count, judge};
+use super::referee::{Rule, Violation, count, judge, judge_restore};
 use super::simulate;
 
 /// So many seeds of a broken build are looked at, at most.
@@ -14,8 +14,13 @@ const STEP: u64 = 6;
 
 #[track_caller]
 fn is_caught(broken: Broken, rule: Rule) {
+    is_caught_in(Plan::of, judge, broken, rule);
+}
+
+#[track_caller]
+fn is_caught_in(plan: fn(u64) -> Plan, judge: fn(&Record) -> Vec<Violation>, broken: Broken, rule: Rule) {
     for first in (0..SEEDS).step_by(STEP as usize) {
-        let outcome = simulate(first..first + STEP, |seed| Plan { broken, ..Plan::of(seed) });
+        let outcome = simulate(first..first + STEP, |seed| Plan { broken, ..plan(seed) }, judge);
         if outcome.broken.iter().any(|(_, found)| found.iter().any(|violation| violation.rule == rule)) {
             return;
         }
@@ -71,6 +76,11 @@ fn a_receiver_without_a_guard_is_caught() {
 #[test]
 fn a_verdict_on_a_run_that_is_another_s_is_caught() {
     is_caught(Broken::Overwrites, Rule::OneVerdict);
+}
+
+#[test]
+fn a_store_that_is_restored_where_nobody_remembers_is_caught() {
+    is_caught_in(Plan::with_restore, judge_restore, Broken::NoMemory, Rule::Restored);
 }
 
 fn life() -> Life {

@@ -21,7 +21,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plan::Plan;
-use referee::{Violation, count, judge};
+use referee::record::Record;
+use referee::{Violation, count, judge, judge_restore};
 
 /// How many seeds are tried unless `FENCRON_SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 2000;
@@ -75,7 +76,11 @@ struct Outcome {
 }
 
 /// Simulates the seeds on all processors, and judges each.
-fn simulate(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan + Sync) -> Outcome {
+fn simulate(
+    seeds: std::ops::Range<u64>,
+    plan: impl Fn(u64) -> Plan + Sync,
+    judge: fn(&Record) -> Vec<Violation>,
+) -> Outcome {
     let next = AtomicU64::new(seeds.start);
     let outcome = Mutex::new(Outcome::default());
     let work = || {
@@ -113,7 +118,7 @@ fn what_is_promised_holds_whatever_goes_wrong() {
     }
     let tried = setting("FENCRON_SIM_SEEDS").unwrap_or(SEEDS);
     let first = setting("FENCRON_SIM_FIRST").unwrap_or(0);
-    let outcome = simulate(first..first + tried, Plan::of);
+    let outcome = simulate(first..first + tried, Plan::of, judge);
     for (what, times) in &outcome.counts {
         println!("{times:>9} {what}");
     }
@@ -144,6 +149,17 @@ fn replay(seed: u64) {
         println!("{violation}");
     }
     assert!(violations.is_empty(), "seed {seed} breaks {} promises", violations.len());
+}
+
+/// Each of these is whole, and then restored: fewer say as much.
+const RESTORED_SEEDS: u64 = 100;
+
+#[test]
+fn a_store_that_is_restored_is_acted_in_by_nobody_until_it_is_repaired() {
+    let outcome = simulate(0..RESTORED_SEEDS, Plan::with_restore, judge_restore);
+    assert_eq!(outcome.broken, [], "{:?}", outcome.broken.iter().map(|(seed, _)| seed).collect::<Vec<_>>());
+    let counted = |what| outcome.counts.get(what).copied().unwrap_or_default();
+    assert_eq!((counted("restores"), counted("repairs")), (RESTORED_SEEDS, RESTORED_SEEDS));
 }
 
 #[test]

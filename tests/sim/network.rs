@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fencron::store::memory::MemoryStore;
+use fencron::store::memory::{MemoryStore, Snapshot};
 use fencron::store::{
     About, Committed, Compare, Keys, LeaseId, Op, Page, Range, Revision, Store, StoreError, Txn, Watch, Watched,
 };
@@ -83,6 +83,8 @@ pub enum Broken {
     NoGuard,
     /// Changes of runs do not compare the run.
     Overwrites,
+    /// What was seen of the store is forgotten with the process.
+    NoMemory,
 }
 
 /// Chances of faults, in parts of a thousand of all requests.
@@ -104,6 +106,7 @@ pub struct Net {
     pub broken: Broken,
     state: Mutex<State>,
     facts: Mutex<Vec<(u64, Fact)>>,
+    restored: Mutex<Option<Revision>>,
     sprung: mpsc::UnboundedSender<(usize, Harm, oneshot::Sender<()>)>,
 }
 
@@ -188,7 +191,15 @@ impl Net {
         let store = MemoryStore::new(truth.clock());
         let weather = Weather::default();
         let state = State { chance, weather, store_is_down: false, traps: Vec::new(), granted: false };
-        Arc::new(Net { store, truth, broken, state: Mutex::new(state), facts: Mutex::default(), sprung })
+        Arc::new(Net {
+            store,
+            truth,
+            broken,
+            state: Mutex::new(state),
+            facts: Mutex::default(),
+            restored: Mutex::default(),
+            sprung,
+        })
     }
 
     pub fn note(&self, fact: Fact) {
@@ -197,6 +208,17 @@ impl Net {
 
     pub fn take_facts(&self) -> Vec<(u64, Fact)> {
         std::mem::take(&mut *self.facts.lock().unwrap())
+    }
+
+    /// Puts a backup of that revision back.
+    pub fn restore(&self, snapshot: &Snapshot, revision: Revision) {
+        self.note(Fact::Restored { revision: revision.0 });
+        *self.restored.lock().unwrap() = Some(revision);
+        self.store.restore(snapshot);
+    }
+
+    pub fn restored_to(&self) -> Option<Revision> {
+        *self.restored.lock().unwrap()
     }
 
     pub fn set_weather(&self, weather: Weather) {

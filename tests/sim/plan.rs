@@ -75,6 +75,18 @@ impl Fair {
     }
 }
 
+/// When the store is backed up and restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore {
+    pub backed_up: u64,
+    pub restored: u64,
+    /// How much others write to the store after that, for its revision to grow.
+    pub growth: u64,
+    /// Whose processes crash after that.
+    pub crashes: usize,
+    pub repaired: u64,
+}
+
 /// All of it.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -91,6 +103,7 @@ pub struct Plan {
     /// In the order of their time.
     pub deeds: Vec<(u64, Deed)>,
     pub traps: Vec<(u64, Trap)>,
+    pub restore: Option<Restore>,
     pub broken: Broken,
 }
 
@@ -110,11 +123,27 @@ impl Plan {
             rules,
             deeds: Vec::new(),
             traps: Vec::new(),
+            restore: None,
             broken: Broken::Not,
         };
         plan.spread_deeds(&mut chance);
         plan.lay_traps(&mut chance);
         plan
+    }
+
+    /// The same, and when all is well again the store is restored from a backup.
+    pub fn with_restore(seed: u64) -> Plan {
+        let mut chance = Chance::of(seed, "restore");
+        let restored = CHAOS + chance.within(10_000, 14_000);
+        let recent = chance.permille(500);
+        let restore = Restore {
+            backed_up: if recent { restored - chance.within(250, 6_000) } else { chance.within(5_000, restored - 250) },
+            restored,
+            growth: *chance.pick(&[0, 20, 400]),
+            crashes: *chance.pick(&[0, 1, 2, 5]),
+            repaired: restored + 12_000,
+        };
+        Plan { restore: Some(restore), ..Plan::of(seed) }
     }
 
     fn spread_deeds(&mut self, chance: &mut Chance) {

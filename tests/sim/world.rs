@@ -1,7 +1,7 @@
 //! One simulation: nodes, whole, on a runtime whose time is moved on when nothing is left to do.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencron::config::{Config, Sources, parse};
@@ -12,13 +12,14 @@ use fencron::ledger::{Asked, Find, Ledger, Resolution, RunRow};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::{Ends, Node, Options, Order, Status};
 use fencron::scheduler::run::Source;
+use fencron::store::memory::Snapshot;
 use fencron::store::{Keys, Op, Range, Revision, Store, StoreError, Txn, Watched};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::chance::Chance;
 use super::clock::{MachineClock, TrueClock, WALL_START};
-use super::network::{Harm, Link, Machine, Net, Weather};
+use super::network::{Broken, Harm, Link, Machine, Net, Weather};
 use super::plan::{CHAOS, Deed, Plan, REST, Request, Whom};
 use super::referee::record::{Fact, Life, Record};
 use super::referee::witness;
@@ -38,6 +39,8 @@ struct World<'a> {
     machines: Vec<Machine>,
     nodes: Vec<Option<Process>>,
     lives: BTreeMap<usize, u32>,
+    /// What the processes of each machine have seen of the store, on its disk.
+    seen: Vec<Arc<Mutex<Seen>>>,
     receiver: Arc<Receiver>,
     config: Config,
     namespace: Namespace,
@@ -79,6 +82,14 @@ enum Turn {
     Over,
 }
 
+/// How far a restore of the store has come.
+enum Backup {
+    Taken(Box<Snapshot>, Revision),
+    PutBack,
+    WrittenTo,
+    Repaired,
+}
+
 /// How often the processes are looked at for those that ended.
 const LOOK_EVERY: u64 = 250;
 
@@ -96,6 +107,7 @@ impl<'a> World<'a> {
             machines,
             nodes: (0..plan.nodes).map(|_| None).collect(),
             lives: BTreeMap::new(),
+            seen: (0..plan.nodes).map(|_| Arc::default()).collect(),
             receiver: Arc::default(),
             config,
             namespace: Namespace::new("sim").unwrap(),
@@ -111,6 +123,7 @@ impl<'a> World<'a> {
         for node in 0..self.plan.nodes {
             self.start(node);
         }
+        let mut backup = None;
         let (mut deeds, mut traps) = (self.plan.deeds.iter().peekable(), self.plan.traps.iter().peekable());
         let mut look_at = 0;
         loop {
@@ -143,15 +156,61 @@ impl<'a> World<'a> {
                 Turn::Over => break,
             }
             self.look_at_processes().await;
+            self.restore(&mut backup).await;
         }
         self.heal().await;
         let healed = self.truth.millis();
         while self.truth.millis() < CHAOS + REST {
             tokio::time::sleep(Duration::from_millis(LOOK_EVERY)).await;
             self.look_at_processes().await;
+            self.restore(&mut backup).await;
         }
         witness.abort();
         self.record(healed)
+    }
+
+    /// Does what the plan has for a restore of the store, each when it is time.
+    async fn restore(&mut self, backup: &mut Option<Backup>) {
+        let Some(plan) = self.plan.restore else { return };
+        let now = self.truth.millis();
+        *backup = match backup.take() {
+            None if now >= plan.backed_up => {
+                let revision = self.net.store.range(Range::of(Keys::one("none"))).await.unwrap().revision;
+                Some(Backup::Taken(Box::new(self.net.store.snapshot()), revision))
+            }
+            Some(Backup::Taken(snapshot, revision)) if now >= plan.restored => {
+                self.net.restore(&snapshot, revision);
+                for at in 0..plan.crashes.min(self.nodes.len()) {
+                    self.crash(at).await;
+                    self.start(at);
+                }
+                Some(Backup::PutBack)
+            }
+            Some(Backup::PutBack) if now >= plan.restored + 2_000 => {
+                for number in 0..plan.growth {
+                    self.by_hand(Txn::new().then(Op::put("/somebody/else", number.to_string()))).await;
+                }
+                Some(Backup::WrittenTo)
+            }
+            Some(Backup::WrittenTo) if now >= plan.repaired => {
+                self.repair().await;
+                Some(Backup::Repaired)
+            }
+            before => before,
+        };
+    }
+
+    /// As `fencron fence repair`, where the most was seen.
+    async fn repair(&mut self) {
+        let seen = self.seen.iter().map(|seen| *seen.lock().unwrap()).max_by_key(|seen| (seen.base, seen.revision));
+        let machine = Machine::new(usize::MAX, MachineClock::new(self.truth, 0));
+        let link = Link::new(Arc::clone(&self.net), machine.clone(), None);
+        let ledger = Ledger::new(link.clone(), self.namespace.clone());
+        let locks = Locks::new(link, machine.clock.clock(), self.namespace.clone(), seen.unwrap_or_default());
+        ledger.skip_to(self.truth.wall()).await.unwrap();
+        locks.repair(None).await.unwrap();
+        ledger.doubt_open_runs("the store was restored", self.truth.wall()).await.unwrap();
+        self.net.note(Fact::Repaired);
     }
 
     fn record(self, healed: u64) -> Record {
@@ -183,9 +242,11 @@ impl<'a> World<'a> {
         let (status_end, status) = watch::channel(Status::starting(&name, &self.config));
         let net = Arc::clone(&self.net);
         let receiver = Arc::clone(&self.receiver);
+        let locks = Locks::new(link.clone(), clock.clone(), self.namespace.clone(), self.remembered(at));
+        self.remember(at, locks.seen());
         let node = Node {
-            ledger: Ledger::new(link.clone(), self.namespace.clone()),
-            locks: Locks::new(link, clock.clone(), self.namespace.clone(), Seen::default()),
+            ledger: Ledger::new(link, self.namespace.clone()),
+            locks,
             execute: Worker { net, machine, life: life.clone(), receiver, seed: self.plan.seed },
             outputs: Outputs::new(clock.clone()),
             options: Options {
@@ -209,6 +270,24 @@ impl<'a> World<'a> {
         });
         self.net.note(Fact::Up(life.clone()));
         self.nodes[at] = Some(Process { life, orders, status, task, told: false });
+    }
+
+    /// What a process on this machine begins with. Only where the store is restored nodes have disks: that costs each of
+    /// them its place in what is drawn by chance.
+    fn remembered(&self, at: usize) -> Seen {
+        let remembers = self.plan.restore.is_some() && self.plan.broken != Broken::NoMemory;
+        if remembers { *self.seen[at].lock().unwrap() } else { Seen::default() }
+    }
+
+    fn remember(&self, at: usize, mut seen: watch::Receiver<Seen>) {
+        if self.plan.restore.is_some() {
+            let kept = Arc::clone(&self.seen[at]);
+            tokio::spawn(async move {
+                while seen.changed().await.is_ok() {
+                    *kept.lock().unwrap() = *seen.borrow();
+                }
+            });
+        }
     }
 
     /// Notes the processes that have ended; one that was not told to is a finding.
@@ -532,6 +611,11 @@ async fn witness(net: Arc<Net>, namespace: Namespace) {
                         net.note(fact);
                     }
                 }
+            }
+            // It was watching what is there no more.
+            None if net.restored_to().is_some() => {
+                let from = net.restored_to().expect("it was just seen").next();
+                watch = net.store.watch(Keys::prefix(&prefix), from).await.unwrap();
             }
             other => return net.note(Fact::Broke(Life { node: "witness".into(), life: 0 }, format!("{other:?}"))),
         }

@@ -19,7 +19,7 @@ pub const HISTORY: usize = 10_000;
 /// About how many changes go into one report of a watch; a revision's changes are never parted.
 const REPORT_CHANGES: usize = 1000;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     revision: Revision,
     /// History begins here: reads and watches from before it are refused.
@@ -30,15 +30,17 @@ pub(super) struct State {
     /// The leases in the order in which they end.
     deadlines: BTreeSet<(Boot, LeaseId)>,
     last_lease: u64,
+    /// How often it was put back: what was watched before that is not what is there now.
+    restorations: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Logged {
     change: Change,
     before: Option<Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lease {
     ttl: Duration,
     deadline: Boot,
@@ -63,11 +65,27 @@ impl State {
             leases: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             last_lease: 0,
+            restorations: 0,
         }
     }
 
     pub(super) fn revision(&self) -> Revision {
         self.revision
+    }
+
+    pub(super) fn restorations(&self) -> u64 {
+        self.restorations
+    }
+
+    /// Becomes `before` again. Each lease has its whole TTL from `now` on, as in an etcd that is restored; ids of leases
+    /// are not given out twice.
+    pub(super) fn restore(&mut self, before: &State, now: Boot) {
+        let (last_lease, restorations) = (self.last_lease, self.restorations + 1);
+        *self = State { last_lease, restorations, ..before.clone() };
+        for lease in self.leases.values_mut() {
+            lease.deadline = now.plus(lease.ttl);
+        }
+        self.deadlines = self.leases.iter().map(|(id, lease)| (lease.deadline, *id)).collect();
     }
 
     /// When the next lease ends, if nothing keeps it alive.
