@@ -1,87 +1,40 @@
-//! Changes a configuration from one instance at a time: `cargo run --example config_change`
+//! Changes one document from several programs, one at a time: `cargo run --example config_change [STORE]`
 //!
-//! Three instances add a flag each to one document, which they have to read, change and write back. The lock keeps them
-//! apart; and where the document is in the lock's own store, the write compares the hold in its transaction, so that an
-//! instance whose lock was taken away meanwhile changes nothing. No update is lost.
+//! Each reads the document, changes it and writes it back under one lock. The write compares the hold in its transaction,
+//! so that a program which lost the lock in between changes nothing: no update is lost.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use fencron::store::Op;
+use fencron::{Client, Error};
 
-use fencron::lock::{Config, Driver, Hold, LockName, Locks, Namespace, Presence, Seen, Session, Timing};
-use fencron::store::sqlite::SqliteStore;
-use fencron::store::{Keys, Op, Range, Store, Txn};
-use fencron::time::Clock;
+const DOCUMENT: &str = "/shop/flags"; // outside of what belongs to fencron (`/fencron/`)
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// Where the configuration stands: outside of what belongs to fencron (`/fencron/`).
-const DOCUMENT: &str = "/shop/config";
+async fn add(flag: &str, fencron: Client) -> Result<(), Error> {
+    let change = async |held: fencron::client::Held| {
+        let found = held.commit(held.txn().then(Op::get(DOCUMENT))).await?;
+        let before =
+            found.got(0).and_then(<[_]>::first).map_or("".into(), |entry| String::from_utf8_lossy(&entry.value));
+        let after = format!("{before} {flag}");
+        println!("fence {}:{after}", held.fence());
+        held.commit(held.txn().then(Op::put(DOCUMENT, after))).await
+    };
+    fencron.lock("flags").with(change).await??; // the lock's, then the body's
+    fencron.close().await;
+    Ok(())
+}
 
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
-    let file = directory.path().join("state.db");
-    let mut instances = tokio::task::JoinSet::new();
-    for flag in ["dark-mode", "new-checkout", "holiday-prices"] {
-        instances.spawn(add_flag(flag, file.clone()));
-    }
-    while let Some(instance) = instances.join_next().await {
-        instance??;
-    }
-
-    let (store, locks, session) = instance("operator", file).await?;
-    let lock = locks.fenced(LockName::new("config")?, Config::default());
-    let mut context = session.context();
-    lock.lock(&mut context).await?;
-    let hold = lock.hold(&mut context).await?;
-    lock.force_unlock().await?; // somebody takes it away
-    let written = write(&store, &hold, "overwritten").await?;
-    println!("a write under a lock that was taken away: {}", if written { "done!" } else { "refused" });
-
-    println!("the configuration: {}", read(&store).await?);
-    session.close().await?;
-    Ok(())
-}
-
-/// One instance, which wants to change the configuration.
-async fn add_flag(flag: &'static str, file: PathBuf) -> Result<(), Failure> {
-    let (store, locks, session) = instance(flag, file).await?;
-    let lock = locks.fenced(LockName::new("config")?, Config::default());
-    let mut context = session.context();
-    // Cancelled at its next await, should the lock be lost.
-    let written = lock.with_lock(&mut context, async |held| -> Result<bool, Failure> {
-        let before = read(&store).await?;
-        tokio::time::sleep(Duration::from_millis(50)).await; // time enough for another to write in between
-        let flags = if before.is_empty() { flag.to_owned() } else { format!("{before}, {flag}") };
-        println!("fence {}: {flags}", held.hold.fence());
-        write(&store, &held.hold, &flags).await
+    let file = format!("sqlite:{}/state.db", directory.path().display());
+    let store = std::env::args().nth(1).unwrap_or(file); // or etcd://10.0.0.1:2379
+    let programs = ["dark-mode", "new-checkout", "holiday-prices"].map(async |flag| {
+        add(flag, Client::connect(&store).await?).await // each with a session of its own
     });
-    if !written.await?? {
-        println!("{flag}: the lock was taken away");
-    }
-    session.close().await?;
+    futures_util::future::try_join_all(programs).await?;
+
+    let fencron = Client::connect(&store).await?;
+    let late = fencron.lock("flags").acquire().await?;
+    fencron.locks().fenced(late.name().clone(), Default::default()).force_unlock().await?; // an operator takes it away
+    println!("{}", late.commit(late.txn().then(Op::put(DOCUMENT, "overwritten"))).await.unwrap_err());
     Ok(())
-}
-
-async fn read(store: &SqliteStore) -> Result<String, Failure> {
-    let found = store.range(Range::of(Keys::one(DOCUMENT))).await?.entries.pop();
-    Ok(String::from_utf8(found.map_or_else(Vec::new, |entry| entry.value))?)
-}
-
-/// Writes in one transaction with the proof that `hold` still stands; answers whether it did.
-async fn write(store: &SqliteStore, hold: &Hold, flags: &str) -> Result<bool, Failure> {
-    let proven = hold.still_held().into_iter().fold(Txn::new(), Txn::when);
-    Ok(store.commit(proven.then(Op::put(DOCUMENT, flags))).await?.succeeded)
-}
-
-async fn instance(
-    name: &str,
-    file: PathBuf,
-) -> Result<(SqliteStore, Locks<SqliteStore>, Session<SqliteStore>), Failure> {
-    let clock = Clock::system();
-    let store = SqliteStore::open(&file, clock.clone()).await?;
-    let locks = Locks::new(store.clone(), clock, Namespace::new("shop")?, Seen::default());
-    let me = Presence { node: name.into(), record: Vec::new() };
-    let session = locks.open_session(me, Timing::from_ttl(Duration::from_secs(10))?, Driver::Thread).await?;
-    Ok((store, locks, session))
 }

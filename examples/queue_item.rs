@@ -1,116 +1,39 @@
-//! Protects the items of a queue: `cargo run --example queue_item`
+//! Workers take the items of a queue, each once: `cargo run --example queue_item [STORE]`
 //!
-//! Three workers take items from a table. Each item is done by whoever holds its lock, and the write that completes it
-//! carries the fence of that hold, which the table compares: a worker that stood still for longer than its lease, while
-//! another took the item over, is turned away.
-//!
-//! The workers are tasks here, each with a store and a session of its own, as they would be processes of one machine. For
-//! several machines open an `EtcdStore` instead; the table would stand in a database server.
+//! An item is removed in a transaction that compares the hold, so that a worker which lost its lock removes nothing.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use fencron::store::{Compare, Keys, Op, Store, Txn};
+use fencron::{Client, Error};
 
-use fencron::fence::Fence;
-use fencron::lock::{Config, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
-use fencron::store::sqlite::SqliteStore;
-use fencron::time::Clock;
-use rusqlite::Connection;
-use tokio::sync::oneshot;
+const QUEUE: &str = "/shop/queue/";
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-const ITEMS: i64 = 9;
+async fn work(worker: usize, fencron: Client) -> Result<usize, Error> {
+    let mut done = 0;
+    loop {
+        let (items, _) = fencron.store().range_all(Keys::prefix(QUEUE)).await?;
+        if items.is_empty() {
+            return Ok(done);
+        }
+        for item in items {
+            let Some(guard) = fencron.lock(&item.key).try_acquire().await? else { continue };
+            let stands = || guard.txn().when(Compare::created_at(&item.key, item.created)); // nobody has done it
+            if guard.commit(stands()).await?.succeeded {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await; // the work
+                done += usize::from(guard.commit(stands().then(Op::delete(&item.key))).await?.succeeded);
+                println!("worker {worker} has done {} under fence {}", item.key, guard.fence());
+            }
+        }
+    }
+}
 
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
-    let queue = open_queue(directory.path())?;
-    queue
-        .execute_batch("CREATE TABLE items (id INTEGER PRIMARY KEY, done_by TEXT, fence INTEGER NOT NULL DEFAULT 0)")?;
-    for id in 1..=ITEMS {
-        queue.execute("INSERT INTO items (id) VALUES (?1)", [id])?;
-    }
-
-    let mut workers = tokio::task::JoinSet::new();
-    let (stopped, stands_still) = oneshot::channel();
-    workers.spawn(work("worker-1", directory.path().to_owned(), Some(stopped)));
-    stands_still.await?;
-    for name in ["worker-2", "worker-3"] {
-        workers.spawn(work(name, directory.path().to_owned(), None));
-    }
-    while let Some(worker) = workers.join_next().await {
-        worker??;
-    }
-
-    let done: i64 = queue.query_row("SELECT count(*) FROM items WHERE done_by IS NOT NULL", [], |row| row.get(0))?;
-    println!("{done} of {ITEMS} items done, each once");
-    Ok(())
-}
-
-/// One worker: does items until none is left; or stands still with the first, and says when.
-async fn work(
-    name: &'static str,
-    directory: PathBuf,
-    mut stand_still: Option<oneshot::Sender<()>>,
-) -> Result<(), Failure> {
-    let clock = Clock::system();
-    let store = SqliteStore::open(&directory.join("locks.db"), clock.clone()).await?;
-    let locks = Locks::new(store, clock, Namespace::new("shop")?, Seen::default());
-    let me = Presence { node: name.into(), record: Vec::new() };
-    let session = locks.open_session(me, Timing::from_ttl(Duration::from_secs(5))?, Driver::Thread).await?;
-    let mut context = session.context();
-    let queue = open_queue(&directory)?;
-
-    while let Some(items) = open_items(&queue)? {
-        for item in items {
-            // One lock per item: its name is used once, and nothing of it stays in the store.
-            let lock = locks.fenced(LockName::new(&format!("items/{item}"))?, Config::default());
-            let Some(fence) = lock.try_lock_and_get_fence(&mut context).await? else { continue };
-            if let Some(stopped) = stand_still.take() {
-                // As if the process stood still: nothing keeps its session alive any more.
-                println!("{name} takes item {item} under fence {fence}, and stands still");
-                drop(session);
-                stopped.send(()).map_err(|()| "nobody waits for it")?;
-                while open_items(&queue)?.is_some_and(|open| open.contains(&item)) {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                let late = complete(&queue, item, name, fence)?;
-                println!("{name} goes on with item {item} under fence {fence}: {}", said(late));
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await; // the work
-            if complete(&queue, item, name, fence)? {
-                println!("{name} has done item {item} under fence {fence}");
-            }
-            lock.unlock(&mut context).await?;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    session.close().await?;
-    Ok(())
-}
-
-/// Writes the result, unless it was written before or under a later fence. All in the one statement: to look first and to
-/// write afterwards would leave time in between.
-fn complete(queue: &Connection, item: i64, by: &str, fence: Fence) -> Result<bool, Failure> {
-    let fence = i64::try_from(fence.get())?; // they stay below 2^53
-    let sql = "UPDATE items SET done_by = ?2, fence = ?3 WHERE id = ?1 AND done_by IS NULL AND fence <= ?3";
-    Ok(queue.execute(sql, rusqlite::params![item, by, fence])? == 1)
-}
-
-fn said(written: bool) -> &'static str {
-    if written { "written a second time!" } else { "turned away" }
-}
-
-/// The items that are not done yet; `None` where all are.
-fn open_items(queue: &Connection) -> rusqlite::Result<Option<Vec<i64>>> {
-    let mut items = queue.prepare("SELECT id FROM items WHERE done_by IS NULL ORDER BY id")?;
-    let items: Vec<i64> = items.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(Some(items).filter(|items| !items.is_empty()))
-}
-
-fn open_queue(directory: &Path) -> rusqlite::Result<Connection> {
-    let queue = Connection::open(directory.join("queue.db"))?;
-    queue.busy_timeout(Duration::from_secs(10))?;
-    Ok(queue)
+    let file = format!("sqlite:{}/state.db", directory.path().display());
+    let store = std::env::args().nth(1).unwrap_or(file); // or etcd://10.0.0.1:2379
+    let items = (1..=9).fold(Txn::new(), |txn, item| txn.then(Op::put(format!("{QUEUE}{item}"), "")));
+    Client::connect(&store).await?.store().commit(items).await?;
+    let workers = (1..=3).map(async |worker| work(worker, Client::connect(&store).await?).await);
+    let done = futures_util::future::try_join_all(workers).await?;
+    Ok(println!("{} items done, each once", done.iter().sum::<usize>()))
 }

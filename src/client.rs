@@ -159,9 +159,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::is_failed`] where `body` has failed, here or elsewhere; [`Error::is_unknown`] where a program was lost in the
-    /// middle of it; [`Error::is_lost`] where this one was, and the next decides; [`Error::is_not_acquired`] where another
-    /// was at it for longer than [`Once::wait`]; [`Error::is_invalid`] where the key is not 1 to 195 bytes of text.
+    /// - [`Error::is_failed`]: `body` has failed, here or elsewhere.
+    /// - [`Error::is_unknown`]: a program was lost in the middle of it.
+    /// - [`Error::is_lost`]: this program was; the next caller decides what became of it.
+    /// - [`Error::is_not_acquired`]: another was at it for longer than [`Once::wait`].
+    /// - [`Error::is_invalid`]: the key is not 1 to 195 bytes of text.
     #[cfg(feature = "jobs")]
     pub fn once<F>(&self, key: &str, body: F) -> Once<F> {
         Once::new(self.clone(), key, body)

@@ -91,3 +91,8 @@ pub mod cli;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Those of the page for programs.
+#[cfg(all(doctest, feature = "jobs"))]
+#[doc = include_str!("../docs/library.md")]
+struct Library;

@@ -68,8 +68,8 @@ pub(super) enum Said {
     #[error("`{name}` was not acquired in {waited:?}{}", held_by(.holder.as_ref()))]
     NotAcquired { name: LockName, waited: Duration, holder: Option<HeldBy> },
     #[error(
-        "`{name}` is held by this very flow, under a guard that it acquired (fence {fence}): it would wait for itself. Drop \
-         the guard first, run the work by `Guard::with`, or run branches that go on at the same time in \
+        "`{name}` is held by this very flow, under a guard that it acquired (fence {fence}): it would wait for itself. \
+         Drop the guard first, run the work by `Guard::with`, or run branches that go on at the same time in \
          `fencron::isolated` or a task each; a guard that another task has been given is to be `Guard::detached`"
     )]
     HeldByGuard { name: LockName, fence: crate::fence::Fence },

@@ -72,7 +72,7 @@ fn frames() -> impl Iterator<Item = Arc<Frame>> {
 /// lock which the code around it holds is told the same, as that code waits for the branch.
 ///
 /// ```
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let fencron = fencron::Client::connect("memory:").await?;
 /// let branch = async || {
 ///     let guard = fencron.lock("document").acquire().await?; // one after the other
@@ -80,8 +80,7 @@ fn frames() -> impl Iterator<Item = Arc<Frame>> {
 /// };
 /// let (one, other) = tokio::join!(fencron::isolated(branch()), fencron::isolated(branch()));
 /// one.and(other)
-/// # }) as Result<(), fencron::Error>;
-/// # Ok::<(), fencron::Error>(())
+/// # }).unwrap();
 /// ```
 pub async fn isolated<T>(branch: impl Future<Output = T>) -> T {
     let frame = Frame { step: Step::Branch(number()), around: FLOW.try_with(Arc::clone).ok() };

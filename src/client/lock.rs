@@ -120,14 +120,15 @@ impl Lock {
                 if let Some(why) = held.is_lost() {
                     return Err(held.lost(why));
                 }
-                let value = flow::inside(client.number(), name.clone(), held.clone(), body(held)).await;
+                let inside = flow::inside(client.number(), name.clone(), held.clone(), body(held));
+                let value = Box::pin(inside).await;
                 Ok(Finished { value, released: Ok(()) })
             }
             Inside::No | Inside::Around => {
                 // Known by the frame that it puts around the body, so that a branch beside it just waits.
-                let guard = self.acquire().await?.detached();
+                let guard = Box::pin(self.acquire()).await?.detached();
                 let value = guard.with(body).await?;
-                Ok(Finished { value, released: guard.release().await })
+                Ok(Finished { value, released: Box::pin(guard.release()).await })
             }
         }
     }
@@ -277,7 +278,8 @@ impl Guard {
         tokio::select! {
             biased;
             why = signal.lost() => Err(held.lost(why)),
-            value = body => Ok(value),
+            // On the heap, as bodies are inside of each other.
+            value = Box::pin(body) => Ok(value),
         }
     }
 
@@ -285,8 +287,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`Error::is_lost`] where the hold had ended before: another may have held the lock since. [`Error::is_unknown`] where
-    /// no answer came in about ten seconds: the release goes on in the background.
+    /// [`Error::is_lost`] where the hold had ended before: another may have held the lock since. [`Error::is_unknown`]
+    /// where no answer came in about ten seconds: the release goes on in the background.
     pub async fn release(self) -> Result<(), Error> {
         let Guard { held, guard, noted, client } = self;
         let released = guard.unlock().await;

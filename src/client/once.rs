@@ -46,8 +46,8 @@ impl<F> Once<F> {
         Once { client, key: key.to_owned(), body, is_idempotent: false, retries_failed: false, wait: None }
     }
 
-    /// To do it again does no harm: where somebody was lost in the middle of it, it is done again. Without this nobody does,
-    /// and the answer is [`Error::is_unknown`].
+    /// To do it again does no harm: where somebody was lost in the middle of it, it is done again. Without this nobody
+    /// does, and the answer is [`Error::is_unknown`].
     pub fn idempotent(mut self) -> Once<F> {
         self.is_idempotent = true;
         self

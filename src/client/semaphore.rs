@@ -56,7 +56,7 @@ impl Semaphore {
     /// As [`Semaphore::acquire`], without having called `body`. [`Error::is_lost`] where the permits were lost before
     /// `body` came to its end.
     pub async fn with<T>(&self, body: impl AsyncFnOnce(Arc<HoldSignal>) -> T) -> Result<T, Error> {
-        let permits = self.acquire().await?;
+        let permits = Box::pin(self.acquire()).await?;
         let signal = Arc::new(permits.signal());
         let value = tokio::select! {
             biased;
@@ -64,9 +64,9 @@ impl Semaphore {
                 let name = name(&self.name)?.clone();
                 return Err(Said::PermitsLost { name, why }.into());
             }
-            value = body(Arc::clone(&signal)) => value,
+            value = Box::pin(body(Arc::clone(&signal))) => value,
         };
-        if let Err(error) = permits.release().await {
+        if let Err(error) = Box::pin(permits.release()).await {
             tracing::warn!(%error, "the permits are given back in the background, or with their session");
         }
         Ok(value)
