@@ -1,14 +1,11 @@
 //! What the due queue and the decisions cost with many jobs: `cargo bench --bench scheduler`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use fencron::fence::Fence;
-use fencron::job::{
-    Guarantee, History, Job, JobName, Missed, MissedRun, OnLostLeadership, Overlap, Retry, Task, Text, Trigger,
-};
+use fencron::job::{History, Job, JobName, Missed, MissedRun, Task, Text, Trigger};
 use fencron::schedule::{Dst, Jitter, Schedule, ScheduleSpec, Zones};
 use fencron::scheduler::{Action, Event, Scheduler};
 use fencron::time::Wall;
@@ -23,21 +20,12 @@ const T0: Wall = Wall::from_millis(1_795_219_200_000);
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 
 fn job(number: usize, schedule: &Arc<Schedule>) -> Job {
+    let name = JobName::new(&format!("job-{number:06}")).expect("a name");
     Job {
-        name: JobName::new(&format!("job-{number:06}")).expect("a name"),
-        description: None,
         trigger: Trigger::Schedule { schedule: Arc::clone(schedule), jitter: Jitter::none() },
-        task: Task::Command(vec![Text::plain("true")]),
-        env: BTreeMap::new(),
-        dir: None,
-        timeout: None,
-        kill_after: Duration::from_secs(10),
-        overlap: Overlap::Skip,
         missed: Missed { run: MissedRun::Latest, within: None, limit: 10, every: Duration::ZERO },
-        retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
-        guarantee: Guarantee::AtMostOnce,
-        on_lost_leadership: OnLostLeadership::Cancel,
         history: History { keep: 100, age: Duration::from_secs(86_400) },
+        ..Job::new(name, Task::Command(vec![Text::plain("true")]))
     }
 }
 

@@ -4,25 +4,30 @@
 //! There is one way of decoding, for a node that runs a file and for `validate` alike:
 //!
 //! 1. `tree`: the text becomes a compact tree of YAML values that know their places; aliases are bounded.
-//! 2. `keys`: one table says what keys there are, what values they take and within which bounds.
-//! 3. `walk`: values are read by that table, and whatever is wrong is noted while reading goes on.
-//! 4. `policy`, `timing`, `jobs`: what is read becomes [`Job`]s, which are then held against each other.
+//! 2. `tables`: what keys there are, what values they take within which bounds, their defaults, and what they are read
+//!    into; `keys` says what a key is.
+//! 3. `walk`, `values`: values are read by the tables, and whatever is wrong is noted while reading goes on.
+//! 4. `draft`: the defaults of the tables, those of the file and a job's own settings are laid over each other.
+//! 5. `timing`, `jobs`: what is read becomes [`Job`]s, which are then held against each other.
 //!
 //! `docs/configuration.md` describes the language for people; [`schema`] for editors, from the same table.
 
+mod draft;
 mod env_file;
 mod fill;
 mod http;
 mod jobs;
 mod keys;
 mod migrations;
-mod policy;
 mod problem;
 mod schema;
 mod sections;
 mod sql;
+#[rustfmt::skip] // Each key of the tables is a row.
+mod tables;
 mod timing;
 mod tree;
+mod values;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -34,21 +39,22 @@ pub use fill::Sources;
 pub use http::{
     MAX_BODY_BYTES, MAX_CONNECT_TIMEOUT, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REDIRECTS, MAX_STATUSES, MAX_URL_BYTES,
 };
-pub use keys::{
-    MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_ENV_FILES, MAX_EXPRESSIONS, MAX_JITTER,
-    MAX_JOBS, MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT,
-    MAX_VARIABLES,
-};
 pub use migrations::{MAX_MIGRATIONS, Migration, leads_back_from};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use schema::schema;
 pub use sql::MAX_PARAMS;
+pub use tables::{
+    MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_ENV_FILES, MAX_EXPRESSIONS, MAX_JITTER,
+    MAX_JOBS, MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT,
+    MAX_VARIABLES,
+};
 pub use tree::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use walk::MAX_FILLED_BYTES;
 
 use crate::job::{Job, JobName, check_name};
-use policy::Policies;
+use draft::Draft;
 use problem::Findings;
+use tables::FILE_SHAPE;
 use timing::{Calendars, Schedules};
 use tree::{Tree, Value};
 use walk::{Fields, Path, Spot, Walk};
@@ -176,10 +182,9 @@ type Read = (String, BTreeMap<JobName, Arc<Job>>, Vec<Migration>);
 
 /// What the file says, as far as it can be read.
 fn read(walk: &mut Walk) -> Option<Read> {
-    let root = Spot { node: walk.tree.root(), path: Path::Root, shape: &keys::FILE_SHAPE };
+    let root = Spot { node: walk.tree.root(), path: Path::Root, shape: &FILE_SHAPE };
     if matches!(walk.tree.value(root.node), Value::Null) {
-        walk.wrong(root, "the file is empty: begin with `version: 1` and `jobs:`".to_owned());
-        return None;
+        return walk.refuse(root, "the file is empty: begin with `version: 1` and `jobs:`");
     }
     let fields = walk.fields(&root)?;
     check_version(walk, &fields, root)?;
@@ -194,43 +199,37 @@ fn read(walk: &mut Walk) -> Option<Read> {
     });
     // Left open, it is any: nothing else in the file depends on it.
     let namespace = namespace.or_else(|| walk.sources.open.then(|| DEFAULT_NAMESPACE.to_owned()));
-    let calendars = Calendars::read(walk, fields.get("calendars"));
-    let defaults = fields.get("defaults");
-    let defaults = defaults.as_ref().and_then(|spot| walk.fields(spot));
-    let defaults = defaults.map_or_else(Policies::default, |fields| Policies::read(walk, &fields, &calendars));
+    walk.calendars = Calendars::read(walk, fields.get("calendars"));
+    let mut defaults = Draft::documented();
+    if let Some(spot) = fields.get("defaults")
+        && let Some(fields) = walk.fields(&spot)
+    {
+        defaults.lay(walk, &fields);
+    }
     let migrations = fields.get("migrations").map(|spot| migrations::read(walk, spot)).unwrap_or_default();
-    let Some(spot) = fields.get("jobs") else {
-        if fields.get("migrations").is_some() {
-            // A file for a deploy step.
-            return Some((namespace?, BTreeMap::new(), migrations));
-        }
-        if !fields.meant(&["jobs"]) {
-            walk.wrong(root, "the file has no `jobs`: write `jobs:` and the jobs below it, by name".to_owned());
-        }
-        return None;
-    };
-    let mut schedules = Schedules::new(&calendars);
+    if fields.get("migrations").is_some() && fields.get("jobs").is_none() {
+        // A file for a deploy step.
+        return Some((namespace?, BTreeMap::new(), migrations));
+    }
+    let missing = "the file has no `jobs`: write `jobs:` and the jobs below it, by name";
+    let spot = fields.need(walk, "jobs", root, missing)?;
+    let mut schedules = Schedules::new(walk.calendars.clone());
     let jobs = jobs::read(walk, spot, &defaults, &mut schedules);
     if jobs.is_empty() {
-        walk.odd(spot, "there are no jobs: a node with this file does nothing".to_owned());
+        walk.odd(spot, "there are no jobs: a node with this file does nothing");
     }
     Some((namespace?, jobs, migrations))
 }
 
 /// A file of another version is another language: nothing more is said about it.
 fn check_version(walk: &mut Walk, fields: &Fields, root: Spot) -> Option<()> {
-    let Some(spot) = fields.get("version") else {
-        if !fields.meant(&["version"]) {
-            walk.wrong(root, "the file does not say its version: begin with `version: 1`".to_owned());
-        }
-        return Some(());
-    };
+    let missing = "the file does not say its version: begin with `version: 1`";
+    let Some(spot) = fields.need(walk, "version", root, missing) else { return Some(()) };
     let filled = walk.known("the version `1`", spot)?;
     if filled.text != "1" {
         walk.wrong = Findings::default();
         let (given, version) = (filled.shown(), env!("CARGO_PKG_VERSION"));
-        walk.wrong(spot, format!("{given} is not a version that fencron {version} reads: write `version: 1`"));
-        return None;
+        return walk.refuse(spot, format!("{given} is not a version that fencron {version} reads: write `version: 1`"));
     }
     Some(())
 }

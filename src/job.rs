@@ -6,6 +6,7 @@ mod attempt;
 mod http;
 mod script;
 mod sql;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use script::sqlite;
 pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement};
 pub use sql::{Binding, Database, Encryption, Scalar, Server, Session, Sql, Target, WantedServer};
+pub use words::{Word, words};
 
 use crate::fence::Fence;
 use crate::schedule::{Jitter, Schedule};
@@ -237,6 +239,36 @@ pub struct Job {
     pub guarantee: Guarantee,
     pub on_lost_leadership: OnLostLeadership,
     pub history: History,
+}
+
+impl Job {
+    /// A job that is due only when a person asks for it, is tried once, and keeps the least of its history: each policy
+    /// at its least, for others to be laid over it.
+    ///
+    /// ```
+    /// use fencron::job::{Job, JobName, Task, Text};
+    /// let hello = Task::Command(vec![Text::plain("echo"), Text::plain("hello")]);
+    /// let job = Job { dir: Some(Text::plain("/srv")), ..Job::new(JobName::new("greet").unwrap(), hello) };
+    /// assert_eq!((job.retry.attempts, job.timeout), (1, None));
+    /// ```
+    pub fn new(name: JobName, task: Task) -> Job {
+        Job {
+            name,
+            description: None,
+            trigger: Trigger::Disabled,
+            task,
+            env: BTreeMap::new(),
+            dir: None,
+            timeout: None,
+            kill_after: Duration::ZERO,
+            overlap: Overlap::Skip,
+            missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
+            retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
+            guarantee: Guarantee::AtMostOnce,
+            on_lost_leadership: OnLostLeadership::Cancel,
+            history: History { keep: 1, age: Duration::ZERO },
+        }
+    }
 }
 
 /// What makes a job due.

@@ -29,10 +29,7 @@ use std::time::Duration;
 use crate::config::Migration;
 use crate::execute::{Execute, Outputs, Reads, Stop};
 use crate::fence::Fence;
-use crate::job::{
-    Guarantee, History, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, StopReason, Task,
-    Trigger,
-};
+use crate::job::{Guarantee, Job, JobName, StopReason, Task};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
 use crate::lock::{
     Backoff, CallId, CampaignError, Driver, Locks, Presence, Reopening, Resigned, Session, SessionError, Term, Timing,
@@ -110,23 +107,9 @@ impl Step {
 
 /// The job of a task that no schedule has.
 fn job_of_key(task: Task, timeout: Option<Duration>, repeatable: bool) -> Job {
-    let name = JobName::new("once").expect("it is a name");
-    Job {
-        name: name.clone(),
-        description: None,
-        trigger: Trigger::After { job: name, on: On::End },
-        task,
-        env: Default::default(),
-        dir: None,
-        timeout,
-        kill_after: KILL_AFTER,
-        overlap: Overlap::Skip,
-        missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
-        retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
-        guarantee: if repeatable { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce },
-        on_lost_leadership: OnLostLeadership::Cancel,
-        history: History { keep: 1, age: Duration::ZERO },
-    }
+    let guarantee = if repeatable { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce };
+    let job = Job::new(JobName::new("once").expect("it is a name"), task);
+    Job { timeout, kill_after: KILL_AFTER, guarantee, ..job }
 }
 
 /// How something is to be done once.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::terminal::{Terminal, table};
 use super::{Cli, Exit, Failure, file, nearest};
 use crate::config::{Config, schema};
-use crate::job::{Job, JobName, On, Trigger};
+use crate::job::{Job, JobName, Trigger, Word};
 use crate::schedule::Fire;
 use crate::time::{Clock, Wall};
 
@@ -151,12 +151,7 @@ pub(super) fn find(config: &Config, name: &str) -> Result<Arc<Job>, Failure> {
 /// What makes a job without a schedule due.
 pub(super) fn after(trigger: &Trigger) -> Option<String> {
     let Trigger::After { job, on } = trigger else { return None };
-    let on = match on {
-        On::Success => "success",
-        On::Failure => "failure",
-        On::End => "end",
-    };
-    Some(format!("{job} ({on})"))
+    Some(format!("{job} ({})", on.word()))
 }
 
 fn next_view(job: &Job, from: Wall, count: u32) -> NextView {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 
-use super::keys::{MAX_ENV_FILES, MAX_TEXT_BYTES, MAX_VARIABLES};
-use super::policy::check_variable;
 use super::problem::quoted;
+use super::tables::{MAX_TEXT_BYTES, MAX_VARIABLES};
+use super::values::check_variable;
 use super::walk::{Spot, Walk};
 use crate::job::Text;
 
@@ -13,7 +13,7 @@ use crate::job::Text;
 /// files are where secrets are kept.
 pub fn read(walk: &mut Walk, spot: Spot) -> BTreeMap<String, Text> {
     let mut env = BTreeMap::new();
-    for item in walk.items("a file, or a list of files", &spot, MAX_ENV_FILES, true).unwrap_or_default() {
+    for item in walk.items("a file, or a list of files", &spot).unwrap_or_default() {
         let Some(named) = walk.text(item) else { continue };
         // Where secrets are not to be had, neither is the file.
         if walk.sources.open {

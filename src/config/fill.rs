@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 
-use super::keys::MAX_TEXT_BYTES;
 use super::problem::quoted;
+use super::tables::MAX_TEXT_BYTES;
 
 /// Where the values of `${…}` come from, so that reading a configuration touches nothing by itself.
 ///

@@ -7,14 +7,14 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Map, Number, Value as Json};
 use url::Url;
 
-use super::keys::{self, Key, MILLISECOND, Shape, duration, key};
+use super::draft::Draft;
+use super::keys::{self, MILLISECOND, Shape, Tables, count, duration, key, named};
 use super::problem::quoted;
-use super::tree::Value;
-use super::walk::{Entry, Fields, Path, Spot, Walk};
+use super::tree::Value as Node;
+use super::values::Value;
+use super::walk::{Fields, Path, Spot, Walk};
 use crate::fence::header;
-use crate::job::{Http, Identity, RetryOn, StatusRange, Statuses, Text};
-
-const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::job::{Http, Identity, RetryOn, StatusRange, Statuses, Task, Text};
 
 /// The longest wait for a connection.
 pub const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -37,99 +37,59 @@ const CONNECT: &str = "connect";
 const NO_ANSWER: &str = "no_answer";
 
 /// The keys of `http`.
-pub static HTTP: &[&[Key]] = &[&[
-    key("url", Shape::Text, "Where the request goes: `http://…` or `https://…`.").also(&["uri", "address", "endpoint"]),
+#[rustfmt::skip]
+pub static HTTP: Tables = &[&[
+    key("url", Shape::Text, "Where the request goes: `http://…` or `https://…`.").also("uri address endpoint"),
     key("method", Shape::Text, "`GET`, `POST` and so on; where it is not given: `POST` with a body, `GET` without.")
-        .also(&["verb"]),
-    key(
-        "headers",
-        Shape::Named { of: &Shape::Text, most: MAX_HEADERS },
-        "Headers to send, beside those that tell the fence and the occurrence.",
-    )
-    .also(&["header"]),
-    key("body", Shape::Text, "What is sent, as it is.").also(&["data", "payload", "content"]),
+        .also("verb"),
+    key("headers", named(&Shape::Text, MAX_HEADERS, "headers are too many: a request sets at most"),
+        "Headers to send, beside those that tell the fence and the occurrence.")
+        .also("header"),
+    key("body", Shape::Text, "What is sent, as it is.").also("data payload content"),
     key("json", Shape::Any, "What is sent, as JSON. A text with `${…}` in it stays a text."),
-    key(
-        "expect",
-        Shape::Texts { most: MAX_STATUSES },
-        "The statuses that say that it was done: `200`, `2xx`, `200-204`, or a list of these.",
-    )
-    .default("2xx")
-    .also(&["status", "expected", "success", "expect_status"]),
-    key(
-        "retry_on",
-        Shape::Texts { most: MAX_STATUSES },
-        "After what `retry` repeats it: `connect` (it could not be sent), `no_answer` (it was sent, and no whole answer \
-         came), statuses; without it: both, 408, 425, 429 and 5xx.",
-    )
-    .also(&["retry", "retryable"]),
-    key(
-        "redirects",
-        Shape::Count { least: 0, most: MAX_REDIRECTS },
-        "How many redirects are followed, within the origin of the URL.",
-    )
-    .default("0")
-    .also(&["follow", "follow_redirects", "max_redirects"]),
+    key("expect", Shape::Texts { most: MAX_STATUSES },
+        "The statuses that say that it was done: `200`, `2xx`, `200-204`, or a list of these.")
+        .default("2xx").also("status expected success expect_status").to(|d| &mut d.http.expect),
+    key("retry_on", Shape::Texts { most: MAX_STATUSES },
+        "After what `retry` repeats it: `connect` (it could not be sent), `no_answer` (it was sent, and no whole \
+         answer came), statuses; without it: both, 408, 425, 429 and 5xx.")
+        .also("retry retryable").to(|d| &mut d.http.retry_on),
+    key("redirects", count(0, MAX_REDIRECTS), "How many redirects are followed, within the origin of the URL.")
+        .default("0").also("follow follow_redirects max_redirects").to(|d| &mut d.http.redirects),
     key("ca", Shape::Text, "A file of the certificates (PEM) to trust instead of those that the machine trusts.")
-        .also(&["ca_file", "cacert", "ca_cert"]),
-    key("cert", Shape::Text, "A file with the certificate (PEM) to show to the server.").also(&[
-        "cert_file",
-        "client_cert",
-        "certificate",
-    ]),
-    key("key", Shape::Text, "A file with the private key (PEM) of `cert`.").also(&["key_file", "client_key"]),
-    key(
-        "connect_timeout",
-        duration(MILLISECOND, MAX_CONNECT_TIMEOUT),
-        "How long connecting may take, from the look-up of the name to the end of the TLS handshake.",
-    )
-    .default("10s"),
+        .also("ca_file cacert ca_cert"),
+    key("cert", Shape::Text, "A file with the certificate (PEM) to show to the server.")
+        .also("cert_file client_cert certificate"),
+    key("key", Shape::Text, "A file with the private key (PEM) of `cert`.").also("key_file client_key"),
+    key("connect_timeout", duration(MILLISECOND, MAX_CONNECT_TIMEOUT),
+        "How long connecting may take, from the look-up of the name to the end of the TLS handshake.")
+        .default("10s").to(|d| &mut d.http.connect_timeout),
 ]];
 
 /// Reads the request at `spot`. What is wrong with it is noted, all of it.
-pub fn read(walk: &mut Walk, spot: Spot) -> Option<Http> {
+pub fn read(walk: &mut Walk, spot: Spot, draft: &mut Draft) -> Option<Task> {
     let wrong_before = walk.wrong.count();
     let fields = walk.fields(&spot)?;
-    let url = match fields.get("url") {
-        Some(spot) => read_url(walk, spot),
-        None if fields.meant(&["url"]) => None,
-        None => {
-            walk.wrong(spot, "the request goes nowhere: give it a `url`".to_owned());
-            None
-        }
-    };
+    draft.lay(walk, &fields);
+    let url = fields.need(walk, "url", spot, "the request goes nowhere: give it a `url`");
+    let url = url.and_then(|spot| read_url(walk, spot));
     let mut headers = fields.get("headers").map(|spot| read_headers(walk, spot)).unwrap_or_default();
     let body = read_body(walk, &fields, &mut headers);
     let default = if body.is_some() { "POST" } else { "GET" };
     let method = fields.get("method").map_or(Some(default.to_owned()), |spot| read_method(walk, spot, body.is_some()));
-    let expect = fields.get("expect").and_then(|spot| read_expect(walk, spot));
-    let retry_on = fields.get("retry_on").and_then(|spot| read_retry_on(walk, spot));
-    let redirects = fields.get("redirects").and_then(|spot| walk.count(spot));
-    let connect_timeout = fields.get("connect_timeout").and_then(|spot| walk.duration(spot));
     let (ca, identity) = read_files(walk, &fields, url.as_ref());
     if walk.wrong.count() > wrong_before {
         return None;
     }
-    Some(Http {
-        method: method?,
-        url: url?,
-        headers,
-        body,
-        expect: expect.unwrap_or_else(Statuses::successful),
-        retry_on,
-        redirects: redirects.unwrap_or(0),
-        ca,
-        identity,
-        connect_timeout: connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-    })
+    let http = Http { method: method?, url: url?, headers, body, ca, identity, ..draft.http.clone() };
+    Some(Task::Http(Box::new(http)))
 }
 
 /// A text of at most `most` bytes.
 fn read_text(walk: &mut Walk, spot: Spot, most: usize) -> Option<Text> {
     let filled = walk.filled("a text (\"\" for an empty one)", spot)?;
     if filled.text.len() > most {
-        walk.wrong(spot, format!("this text has {} bytes: at most {most} are sent", filled.text.len()));
-        return None;
+        return walk.refuse(spot, format!("this text has {} bytes: at most {most} are sent", filled.text.len()));
     }
     Some(if filled.secret { Text::secret(filled.text) } else { Text::plain(filled.text) })
 }
@@ -145,17 +105,16 @@ fn read_url(walk: &mut Walk, spot: Spot) -> Option<Text> {
         Ok(url) if url.port() == Some(0) => "names port 0, at which nobody can be reached".to_owned(),
         Ok(url) => {
             if url.fragment().is_some() {
-                walk.odd(spot, "what follows the `#` is not sent".to_owned());
+                walk.odd(spot, "what follows the `#` is not sent");
             }
             if !url.password().unwrap_or_default().is_empty() && !text.is_secret() {
-                walk.odd(spot, "there is a password in this URL: fill it in with `${…}`".to_owned());
+                walk.odd(spot, "there is a password in this URL: fill it in with `${…}`");
             }
             return Some(text);
         }
     };
     let shown = if text.is_secret() { "what `${…}` stands for here".to_owned() } else { quoted(text.expose()) };
-    walk.wrong(spot, format!("{shown} {why}: write it like `https://example.org/path`"));
-    None
+    walk.refuse(spot, format!("{shown} {why}: write it like `https://example.org/path`"))
 }
 
 fn read_method(walk: &mut Walk, spot: Spot, has_body: bool) -> Option<String> {
@@ -175,57 +134,38 @@ fn read_method(walk: &mut Walk, spot: Spot, has_body: bool) -> Option<String> {
     Some(method)
 }
 
-/// Set by whoever frames the message, for this connection, or from the URL.
-const FRAMING: &[&str] = &[
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Whether a header is set by what frames the message, for this connection, or from the URL.
+fn frames(name: &str) -> bool {
+    let of_proxies = matches!(name, "proxy-authorization" | "proxy-connection");
+    let of_bodies = matches!(name, "content-length" | "expect" | "te" | "trailer" | "transfer-encoding");
+    of_proxies || of_bodies || matches!(name, "connection" | "host" | "keep-alive" | "upgrade")
+}
 
 const STAMPED: &[&str] = &[header::IDEMPOTENCY_KEY, header::TRACEPARENT];
 /// What the names of the other headers of a stamp begin with.
 const STAMPED_PREFIXES: &[&str] = &["fencing-", "fencron-"];
 
 fn read_headers(walk: &mut Walk, spot: Spot) -> Vec<(String, Text)> {
-    let entries = walk.entries(spot).unwrap_or_default();
-    if entries.len() > MAX_HEADERS {
-        walk.wrong(spot, format!("{} headers are too many: a request sets at most {MAX_HEADERS}", entries.len()));
-        return Vec::new();
-    }
     let mut headers: Vec<(String, Text)> = Vec::new();
-    for Entry { key, name, value } in entries {
-        let path = Path::Key(&spot.path, name);
+    for entry in walk.entries(spot).unwrap_or_default() {
+        let (at, name) = (spot.value_of(&entry), entry.name);
         let plain = name.to_ascii_lowercase();
-        let wrong = if HeaderName::from_bytes(name.as_bytes()).is_err() {
-            Some(format!("{} cannot be the name of a header", quoted(name)))
-        } else if STAMPED.contains(&plain.as_str()) || STAMPED_PREFIXES.iter().any(|prefix| plain.starts_with(prefix)) {
-            Some(format!("{} is set by fencron for every request: remove it", quoted(name)))
-        } else if FRAMING.contains(&plain.as_str()) {
-            Some(format!(
-                "{} is not for a job to set: it follows from the URL, the body or the connection",
-                quoted(name)
-            ))
+        let stamped = STAMPED_PREFIXES.iter().any(|prefix| plain.starts_with(prefix));
+        let at_key = Spot { node: entry.key, ..at };
+        if HeaderName::from_bytes(name.as_bytes()).is_err() {
+            walk.wrong(at_key, format!("{} cannot be the name of a header", quoted(name)));
+        } else if stamped || STAMPED.contains(&plain.as_str()) {
+            walk.wrong(at_key, format!("{} is set by fencron for every request: remove it", quoted(name)));
+        } else if frames(&plain) {
+            let from = "is not for a job to set: it follows from the URL, the body or the connection";
+            walk.wrong(at_key, format!("{} {from}", quoted(name)));
         } else if headers.iter().any(|(other, _)| *other == plain) {
-            Some(format!("the header {} is given twice: upper and lower case are the same", quoted(name)))
-        } else {
-            None
-        };
-        if let Some(message) = wrong {
-            walk.wrong_at(key, path, message);
+            let twice = format!("the header {} is given twice: upper and lower case are the same", quoted(name));
+            walk.wrong(at_key, twice);
         }
-        let spot = Spot { node: value, path, ..spot };
-        let Some(text) = read_text(walk, spot, MAX_HEADER_BYTES) else { continue };
+        let Some(text) = read_text(walk, at, MAX_HEADER_BYTES) else { continue };
         if HeaderValue::from_str(text.expose()).is_err() {
-            let message = "a header's value is ASCII, without line ends and other control characters";
-            walk.wrong(spot, message.to_owned());
+            walk.wrong(at, "a header's value is ASCII, without line ends and other control characters");
         }
         headers.push((plain, text));
     }
@@ -239,18 +179,15 @@ fn read_body(walk: &mut Walk, fields: &Fields, headers: &mut Vec<(String, Text)>
             let mut secret = false;
             let json = read_json(walk, spot, &mut secret)?.to_string();
             if json.len() > MAX_BODY_BYTES {
-                walk.wrong(spot, format!("this has {} bytes as JSON: at most {MAX_BODY_BYTES} are sent", json.len()));
-                return None;
+                return walk
+                    .refuse(spot, format!("this has {} bytes as JSON: at most {MAX_BODY_BYTES} are sent", json.len()));
             }
             if !headers.iter().any(|(name, _)| name == "content-type") {
                 headers.push(("content-type".to_owned(), Text::plain("application/json")));
             }
             Some(if secret { Text::secret(json) } else { Text::plain(json) })
         }
-        (Some(_), Some(spot)) => {
-            walk.wrong(spot, "a request has a `body` or a `json`, not both: remove one of them".to_owned());
-            None
-        }
+        (Some(_), Some(spot)) => walk.refuse(spot, "a request has a `body` or a `json`, not both: remove one of them"),
         (None, None) => None,
     }
 }
@@ -260,18 +197,17 @@ fn read_body(walk: &mut Walk, fields: &Fields, headers: &mut Vec<(String, Text)>
 fn read_json(walk: &mut Walk, spot: Spot, secret: &mut bool) -> Option<Json> {
     let tree = walk.tree;
     match tree.value(spot.node) {
-        Value::Null => Some(Json::Null),
-        Value::Text { text: "true", plain: true } => Some(Json::Bool(true)),
-        Value::Text { text: "false", plain: true } => Some(Json::Bool(false)),
-        Value::Text { text, plain } => match serde_json::from_str::<Number>(text) {
+        Node::Null => Some(Json::Null),
+        Node::Text { text: "true", plain: true } => Some(Json::Bool(true)),
+        Node::Text { text: "false", plain: true } => Some(Json::Bool(false)),
+        Node::Text { text, plain } => match serde_json::from_str::<Number>(text) {
             Ok(number)
                 if plain && number.is_f64() && text.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit()) =>
             {
-                walk.wrong(
+                walk.refuse(
                     spot,
                     format!("{} is too large to be kept exact as a number: put it in quotes", quoted(text)),
-                );
-                None
+                )
             }
             Ok(number) if plain => Some(Json::Number(number)),
             _ => {
@@ -280,57 +216,59 @@ fn read_json(walk: &mut Walk, spot: Spot, secret: &mut bool) -> Option<Json> {
                 Some(Json::String(filled.text.into_owned()))
             }
         },
-        Value::List(items) => {
+        Node::List(items) => {
             let mut list = Vec::new();
             for (index, node) in items.enumerate() {
                 list.extend(read_json(walk, Spot { node, path: Path::Item(&spot.path, index), ..spot }, secret));
             }
             Some(Json::Array(list))
         }
-        Value::Map(_) => {
+        Node::Map(_) => {
             let mut map = Map::new();
-            for Entry { name, value, .. } in walk.entries(spot)? {
-                let spot = Spot { node: value, path: Path::Key(&spot.path, name), ..spot };
-                map.extend(read_json(walk, spot, secret).map(|value| (name.to_owned(), value)));
+            for entry in walk.entries(spot)? {
+                let value = read_json(walk, spot.value_of(&entry), secret);
+                map.extend(value.map(|value| (entry.name.to_owned(), value)));
             }
             Some(Json::Object(map))
         }
-        Value::Broken => None,
+        Node::Broken => None,
     }
 }
 
-fn read_expect(walk: &mut Walk, spot: Spot) -> Option<Statuses> {
-    let items = walk.items("a status, or a list of them", &spot, MAX_STATUSES, true)?;
-    let read =
-        |item: &Spot| walk.read("a status", *item, |text| text.parse::<StatusRange>().map_err(|e| e.to_string()));
-    Some(items.iter().filter_map(read).collect())
+impl Value for Statuses {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Statuses> {
+        let items = walk.items("a status, or a list of them", &spot)?;
+        let read =
+            |item: &Spot| walk.read("a status", *item, |text| text.parse::<StatusRange>().map_err(|e| e.to_string()));
+        Some(items.iter().filter_map(read).collect())
+    }
 }
 
-fn read_retry_on(walk: &mut Walk, spot: Spot) -> Option<RetryOn> {
-    let items = walk.items("`connect`, `no_answer` or statuses, or a list of these", &spot, MAX_STATUSES, true)?;
-    let (mut connect, mut no_answer, mut statuses) = (false, false, Vec::new());
-    for item in items {
-        let range = walk.read("a status", item, |text| match text {
-            CONNECT | NO_ANSWER => Ok(None),
-            "timeout" | "reset" => Err(format!("is not told apart here: `{NO_ANSWER}` is what it is after sending")),
-            _ => text.parse::<StatusRange>().map(Some).map_err(|error| {
-                let meant = keys::nearest(text, [CONNECT, NO_ANSWER].into_iter());
-                meant.map_or(format!("{error}; or `{CONNECT}` or `{NO_ANSWER}`"), |meant| {
-                    format!("is not known here: did you mean `{meant}`?")
-                })
-            }),
-        });
-        match range {
-            Some(Some(range)) => statuses.push(range),
-            Some(None) => {
-                let word = walk.known("a word", item)?;
-                connect |= word.text == CONNECT;
-                no_answer |= word.text == NO_ANSWER;
-            }
-            None => {}
+impl Value for Option<RetryOn> {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Option<RetryOn>> {
+        let items = walk.items("`connect`, `no_answer` or statuses, or a list of these", &spot)?;
+        let (mut connect, mut no_answer, mut statuses) = (false, false, Vec::new());
+        for item in items {
+            let range = walk.read("a status", item, |text| {
+                connect |= text == CONNECT;
+                no_answer |= text == NO_ANSWER;
+                match text {
+                    CONNECT | NO_ANSWER => Ok(None),
+                    "timeout" | "reset" => {
+                        Err(format!("is not told apart here: `{NO_ANSWER}` is what it is after sending"))
+                    }
+                    _ => text.parse::<StatusRange>().map(Some).map_err(|error| {
+                        let meant = keys::nearest(text, [CONNECT, NO_ANSWER].into_iter());
+                        meant.map_or(format!("{error}; or `{CONNECT}` or `{NO_ANSWER}`"), |meant| {
+                            format!("is not known here: did you mean `{meant}`?")
+                        })
+                    }),
+                }
+            });
+            statuses.extend(range.flatten());
         }
+        Some(Some(RetryOn { connect, no_answer, statuses: statuses.into_iter().collect() }))
     }
-    Some(RetryOn { connect, no_answer, statuses: statuses.into_iter().collect() })
 }
 
 /// `ca`, `cert` and `key`. What the files hold is read when a request is made: they are renewed at times.
@@ -349,7 +287,7 @@ fn read_files(walk: &mut Walk, fields: &Fields, url: Option<&Text>) -> (Option<T
     let plain_http =
         url.is_some_and(|url| url.expose().get(..5).is_some_and(|start| start.eq_ignore_ascii_case("http:")));
     if let Some(spot) = fields.first_of(&["ca", "cert", "key"]).filter(|_| plain_http) {
-        walk.odd(spot, "this does nothing: the URL is not an `https://` one".to_owned());
+        walk.odd(spot, "this does nothing: the URL is not an `https://` one");
     }
     (ca, cert.zip(key).map(|(cert, key)| Identity { cert, key }))
 }
@@ -371,15 +309,13 @@ fn read_pem(walk: &mut Walk, spot: Spot, mark: &str, what: &str) -> Option<Text>
         Ok(text) if !text.contains(mark) => format!("the file {shown} has no {what} in PEM form in it"),
         Ok(_) => return Some(name),
     };
-    walk.wrong(spot, message);
-    None
+    walk.refuse(spot, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{Sources, parse};
-    use crate::job::Task;
 
     fn request(keys: &str) -> Http {
         let text =

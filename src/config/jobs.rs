@@ -3,17 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::draft::{Draft, warn_of_idle};
 use super::fill::Filled;
-use super::keys::{self, MAX_ARGS, MAX_JOBS};
-use super::policy::{Policies, warn_of_idle};
+use super::keys::{self, Goes, Key, Needs};
 use super::problem::quoted;
 use super::timing::{Schedules, read_within};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{Job, JobName, MAX_FOLLOWERS, On, Task, Text, Trigger};
-
-/// What a job does, one of them.
-pub const TASKS: [&str; 4] = ["command", "shell", "http", "sql"];
+use crate::job::{Job, JobName, MAX_FOLLOWERS, Task, Text, Trigger};
 
 /// What `shell: …` is run by.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -29,22 +26,12 @@ struct Link {
 }
 
 /// Reads `jobs`. What is wrong with one of them is noted, and it is left out.
-pub fn read(
-    walk: &mut Walk,
-    spot: Spot,
-    defaults: &Policies,
-    schedules: &mut Schedules,
-) -> BTreeMap<JobName, Arc<Job>> {
+pub fn read(walk: &mut Walk, spot: Spot, defaults: &Draft, schedules: &mut Schedules) -> BTreeMap<JobName, Arc<Job>> {
     let entries = walk.entries(spot).unwrap_or_default();
-    if entries.len() > MAX_JOBS {
-        walk.wrong(spot, format!("{} jobs are too many: at most {MAX_JOBS}", entries.len()));
-        return BTreeMap::new();
-    }
     let mut reader = Reader { defaults, schedules, links: Vec::new() };
     let mut jobs = BTreeMap::new();
     for entry in &entries {
-        let path = Path::Key(&spot.path, entry.name);
-        let body = Spot { node: entry.value, path, shape: &keys::JOB_SHAPE };
+        let body = spot.value_of(entry);
         match JobName::new(entry.name) {
             Ok(name) => {
                 let job = reader.job(walk, &name, body, entry.key);
@@ -58,49 +45,32 @@ pub fn read(
     jobs
 }
 
-struct Reader<'r, 'c> {
-    defaults: &'r Policies,
-    schedules: &'r mut Schedules<'c>,
+struct Reader<'r> {
+    defaults: &'r Draft,
+    schedules: &'r mut Schedules,
     links: Vec<Link>,
 }
 
-impl Reader<'_, '_> {
+impl Reader<'_> {
     fn job(&mut self, walk: &mut Walk, name: &JobName, spot: Spot, key: NodeId) -> Option<Job> {
         let wrong_before = walk.wrong.count();
         let fields = walk.fields(&spot)?;
-        let policies = Policies::read(walk, &fields, self.schedules.calendars()).over(self.defaults);
+        let mut draft = self.defaults.clone();
+        draft.lay(walk, &fields);
         let at_key = Spot { node: key, ..spot };
         let left_open = walk.left_open;
-        let task = read_task(walk, &fields, at_key);
+        let task = read_task(walk, &fields, at_key, &mut draft);
         // What would be done is left open, and when it would be is not.
         let unknown = (task.is_none() && walk.left_open > left_open && walk.wrong.count() == wrong_before)
             .then(|| Task::Command(vec![Text::secret("")]));
-        let trigger = self.trigger(walk, &fields, &policies, (name, at_key));
+        let trigger = self.trigger(walk, &fields, &mut draft, (name, at_key));
         // All of these are looked at, whatever is wrong with the others.
-        let (overlap, retry) = (policies.overlap(walk, &fields), policies.retry(walk, &spot.path));
-        let guarantee = policies.guarantee(walk, &spot.path, task.as_ref());
-        let enabled = fields.get("enabled").is_none_or(|spot| walk.word(spot) != Some(1));
-        if let Some(Task::Http(_) | Task::Sql(_)) = task
-            && let Some(spot) = fields.first_of(&["env", "env_file", "dir", "kill_after"])
-        {
-            walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
-        }
-        let job = Job {
-            name: name.clone(),
-            description: fields.get("description").and_then(|spot| walk.text(spot)),
-            trigger: if enabled { trigger? } else { trigger.and(Some(Trigger::Disabled))? },
-            task: task.or(unknown)?,
-            timeout: policies.timeout.flatten(),
-            kill_after: policies.kill_after(),
-            overlap,
-            missed: policies.missed(),
-            retry,
-            guarantee,
-            on_lost_leadership: policies.on_lost_leadership(),
-            history: policies.history(),
-            env: policies.env,
-            dir: policies.dir,
-        };
+        draft.settle_overlap(walk, &fields);
+        draft.settle_retry(walk, &spot.path);
+        draft.settle_guarantee(walk, &spot.path, task.as_ref());
+        check_process(walk, &fields, task.as_ref());
+        let trigger = if draft.enabled { trigger? } else { trigger.and(Some(Trigger::Disabled))? };
+        let job = Job { name: name.clone(), trigger, task: task.or(unknown)?, ..draft.job };
         warn_of_idle(walk, &fields, &job.missed, &job.retry);
         (walk.wrong.count() == wrong_before).then_some(job)
     }
@@ -109,105 +79,97 @@ impl Reader<'_, '_> {
         &mut self,
         walk: &mut Walk,
         fields: &Fields,
-        policies: &Policies,
+        draft: &mut Draft,
         (name, at_key): (&JobName, Spot),
     ) -> Option<Trigger> {
         let within = read_within(walk, fields);
         match (fields.get("schedule"), fields.get("after")) {
             (Some(_), None) => {
-                let schedule = self.schedules.read(walk, fields, (&policies.rules, within), name.as_str())?;
-                let jitter = self.schedules.jitter(walk, policies.jitter, &schedule, (name.as_str(), &at_key.path));
+                let schedule = self.schedules.read(walk, fields, (&draft.rules, within), name.as_str())?;
+                let jitter = self.schedules.jitter(walk, draft.jitter, &schedule, (name.as_str(), &at_key.path));
                 Some(Trigger::Schedule { schedule, jitter })
             }
-            (None, Some(spot)) => self.after(walk, fields, spot, name),
+            (None, Some(spot)) => self.after(walk, fields, spot, (name, draft)),
             (Some(_), Some(after)) => {
-                let message = "a job has a `schedule` or an `after`, not both: remove one of them";
-                walk.wrong(after, message.to_owned());
-                None
+                walk.refuse(after, "a job has a `schedule` or an `after`, not both: remove one of them")
             }
             (None, None) if fields.meant(&["schedule", "after"]) => None,
             (None, None) => {
                 let message = "this job is never due: give it a `schedule`, or an `after` that names another job";
-                walk.wrong(at_key, message.to_owned());
-                None
+                walk.refuse(at_key, message)
             }
         }
     }
 
-    fn after(&mut self, walk: &mut Walk, job: &Fields, spot: Spot, name: &JobName) -> Option<Trigger> {
-        for idle in ["timezone", "dst", "except", "jitter", "missed", "start", "end"] {
-            if let Some(spot) = job.get(idle) {
-                walk.wrong(spot, format!("`{idle}` needs a `schedule`: this job runs after another one"));
-            }
+    fn after(
+        &mut self,
+        walk: &mut Walk,
+        job: &Fields,
+        spot: Spot,
+        (name, draft): (&JobName, &mut Draft),
+    ) -> Option<Trigger> {
+        for (key, spot) in job.needing(Needs::Schedule) {
+            walk.wrong(spot, format!("`{}` needs a `schedule`: this job runs after another one", key.name));
         }
         let fields = walk.fields(&spot)?;
-        let on = match fields.get("on") {
-            Some(spot) => [On::Success, On::Failure, On::End][walk.word(spot)?],
-            None => On::Success,
-        };
-        let Some(spot) = fields.get("job") else {
-            if fields.meant(&["job"]) {
-                return None;
-            }
-            walk.wrong(spot, "`after` names no job: write `after: {job: NAME}`".to_owned());
-            return None;
-        };
+        draft.lay(walk, &fields);
+        let spot = fields.need(walk, "job", spot, "`after` names no job: write `after: {job: NAME}`")?;
         let filled = walk.known("the name of a job", spot)?;
         let Ok(target) = JobName::new(&filled.text) else {
-            walk.wrong(spot, format!("{} is not the name of a job", filled.shown()));
-            return None;
+            return walk.refuse(spot, format!("{} is not the name of a job", filled.shown()));
         };
         self.links.push(Link { job: name.clone(), target: target.clone(), node: spot.node, secret: filled.secret });
-        Some(Trigger::After { job: target, on })
+        Some(Trigger::After { job: target, on: draft.on })
     }
 }
 
-/// What is to be done: the one of [`TASKS`] that is given.
-pub fn read_task(walk: &mut Walk, fields: &Fields, at_key: Spot) -> Option<Task> {
-    let given: Vec<Spot> = TASKS.iter().filter_map(|name| fields.get(name)).collect();
-    if let [_, second, ..] = given.as_slice() {
-        let names: Vec<&str> = TASKS.into_iter().filter(|name| fields.get(name).is_some()).collect();
-        let message = format!("{} cannot be given together: keep one of them", keys::list(names.into_iter()));
-        walk.wrong(*second, message);
-        return None;
-    }
-    if let Some(spot) = fields.get("command") {
-        read_command(walk, spot)
-    } else if let Some(spot) = fields.get("shell") {
-        read_shell(walk, spot)
-    } else if let Some(spot) = fields.get("http") {
-        super::http::read(walk, spot).map(|http| Task::Http(Box::new(http)))
-    } else if let Some(spot) = fields.get("sql") {
-        super::sql::read(walk, spot).map(|sql| Task::Sql(Box::new(sql)))
-    } else {
-        if !fields.meant(&TASKS) {
-            let message = "nothing is done here: give it a `command` (a list), a `shell` (a text), `http` or `sql`";
-            walk.wrong(at_key, message.to_owned());
+/// Reads what is done: the one key of a task that is given.
+pub fn read_task(walk: &mut Walk, fields: &Fields, at_key: Spot, draft: &mut Draft) -> Option<Task> {
+    let given: Vec<(&Key, Spot)> = fields.tasks();
+    match given.as_slice() {
+        [(Key { goes: Goes::Task(read), .. }, spot)] => read(walk, *spot, draft),
+        [_, (_, second), ..] => {
+            let names = keys::list(given.iter().map(|(key, _)| key.name));
+            walk.refuse(*second, format!("{names} cannot be given together: keep one of them"))
         }
-        None
+        _ => {
+            if !fields.meant(&fields.known_tasks()) {
+                let message = "nothing is done here: give it a `command` (a list), a `shell` (a text), `http` or `sql`";
+                walk.wrong(at_key, message);
+            }
+            None
+        }
     }
 }
 
-fn read_shell(walk: &mut Walk, spot: Spot) -> Option<Task> {
+/// Notes what has no meaning for a task that starts no process.
+pub fn check_process(walk: &mut Walk, fields: &Fields, task: Option<&Task>) {
+    if task.is_none_or(|task| matches!(task, Task::Command(_))) {
+        return;
+    }
+    if let Some((_, spot)) = fields.needing(Needs::Process).into_iter().next() {
+        walk.wrong(spot, "this needs a `command` or a `shell`: no process is started");
+    }
+}
+
+pub fn read_shell(walk: &mut Walk, spot: Spot, _: &mut Draft) -> Option<Task> {
     let text = walk.text(spot)?;
     if text.expose().trim().is_empty() {
-        walk.wrong(spot, "expected a text for the shell, found an empty one".to_owned());
-        return None;
+        return walk.refuse(spot, "expected a text for the shell, found an empty one");
     }
     Some(Task::Command(SHELL.into_iter().map(Text::plain).chain([text]).collect()))
 }
 
-fn read_command(walk: &mut Walk, spot: Spot) -> Option<Task> {
+pub fn read_command(walk: &mut Walk, spot: Spot, _: &mut Draft) -> Option<Task> {
     let what = "a list, the program and its arguments like [\"echo\", \"hello\"] (a text goes to `shell`)";
-    let items = walk.items(what, &spot, MAX_ARGS, false)?;
+    let items = walk.items(what, &spot)?;
     let count = items.len();
     let texts: Vec<Text> = items.iter().filter_map(|item| walk.text(*item)).collect();
     if texts.len() < count {
         return None;
     }
     if texts[0].expose().trim().is_empty() {
-        walk.wrong(items[0], "expected a program, found an empty text".to_owned());
-        return None;
+        return walk.refuse(items[0], "expected a program, found an empty text");
     }
     Some(Task::Command(texts))
 }

@@ -9,17 +9,18 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::draft::Draft;
 use super::fill::Filled;
-use super::jobs::{TASKS, read_task};
-use super::keys::{self, Key, MAX_ARGS, MAX_KILL_AFTER, MAX_TIMEOUT, MAX_VARIABLES, MILLISECOND, Shape, key};
-use super::policy::{DEFAULT_RETRY, Policies};
+use super::jobs::{check_process, read_command, read_shell, read_task};
+use super::keys::{MILLISECOND, Needs, Shape, Tables, duration_or_none, key};
 use super::problem::quoted;
 use super::sql::Written;
+use super::tables::{
+    COMMAND, DIR, ENV_FILE, KILL_AFTER, MAX_ARGS, MAX_TIMEOUT, REQUEST, RETRY, SHELL, TIMEOUT, VARIABLES,
+};
 use super::tree::{NodeId, Tree, Value};
 use super::walk::{Fields, Spot, Walk};
-use crate::job::{
-    Guarantee, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap, Retry, Sql, Task, Trigger, check_name,
-};
+use crate::job::{Guarantee, Job, JobName, Sql, Task, check_name, words};
 
 pub use names::leads_back_from;
 use names::{Convention, Listing, list, same_number, some};
@@ -47,61 +48,46 @@ pub struct Migration {
 /// One of them.
 pub static MIGRATION_SHAPE: Shape = Shape::Map(MIGRATION);
 
-static MIGRATION: &[&[Key]] = &[&[
-    key("id", Shape::Name, "Its name, unique and never changed: what was made is known by it.").also(&["name", "key"]),
-    key("command", Shape::Command { most: MAX_ARGS }, "The program to run and its arguments, started without a shell.")
-        .also(&["cmd", "args", "exec", "run"]),
-    key("shell", Shape::Text, "A text that `/bin/sh -c` runs.").also(&["script", "sh", "bash"]),
-    key("http", Shape::Map(super::http::HTTP), "A request to make.").also(&["request", "webhook"]),
+#[rustfmt::skip]
+pub static MIGRATION: Tables = &[&[
+    key("id", Shape::Name, "Its name, unique and never changed: what was made is known by it.").also("name key"),
+    COMMAND,
+    SHELL,
+    REQUEST,
     key("sql", Shape::Map(super::sql::SQL), "Statements to run in a database; `file` may name a directory.")
-        .also(&["query", "database"]),
+        .also("query database").task(super::sql::read),
     key("verify", Shape::Map(VERIFY), "A probe that succeeds where it was done, for when nobody knows.")
-        .also(&["check", "probe"]),
-    key("idempotent", Shape::Word(keys::FLAG), "Whether it may be made again when nobody knows whether it was done.")
-        .default("false")
-        .also(&["repeatable"]),
-    key("env", Shape::Named { of: &Shape::Text, most: MAX_VARIABLES }, "Variables for the command.").also(&[
-        "environment",
-        "vars",
-        "variables",
-    ]),
-    keys::ENV_FILE,
-    key("dir", Shape::Text, "The directory in which the command starts; the node's where it is not given.").also(&[
-        "cwd",
-        "workdir",
-        "working_dir",
-    ]),
-    key("timeout", TIMEOUT, "How long one attempt may take before it is ended; `none`: as long as it wants.")
-        .default("none")
-        .also(&["deadline"]),
-    key(
-        "kill_after",
-        keys::duration(std::time::Duration::ZERO, MAX_KILL_AFTER),
-        "How long a command that was told to end (TERM) has before it is killed.",
-    )
-    .default("10s")
-    .also(&["grace"]),
-    key("retry", Shape::Map(keys::RETRY), "How often, and after what pause, a failed attempt is repeated.")
-        .also(&["retries"]),
+        .also("check probe"),
+    key("idempotent", Shape::Word(words::<bool>),
+        "Whether it may be made again when nobody knows whether it was done.")
+        .default("false").also("repeatable").to(|d| &mut d.idempotent),
+    key("env", VARIABLES, "Variables for the command.")
+        .also("environment vars variables").needs(Needs::Process).to(|d| &mut d.env),
+    ENV_FILE,
+    DIR,
+    TIMEOUT,
+    KILL_AFTER,
+    RETRY,
 ]];
 
-static VERIFY: &[&[Key]] = &[&[
-    key("command", Shape::Command { most: MAX_ARGS }, "Exit code 0: it was done; 1: it was not; another: unknown."),
-    key("shell", Shape::Text, "As `command`, run by `/bin/sh -c`."),
-    key("http", Shape::Map(super::http::HTTP), "The answer that is expected: it was done."),
-    key("sql", Shape::Map(super::sql::SQL), "Statements that only go through where it was done."),
-    key("timeout", TIMEOUT, "How long it may take; `none`: as long as it wants.").default("none"),
+#[rustfmt::skip]
+static VERIFY: Tables = &[&[
+    key("command", Shape::Command { most: MAX_ARGS }, "Exit code 0: it was done; 1: it was not; another: unknown.")
+        .task(read_command),
+    key("shell", Shape::Text, "As `command`, run by `/bin/sh -c`.").task(read_shell),
+    key("http", Shape::Map(super::http::HTTP), "The answer that is expected: it was done.").task(super::http::read),
+    key("sql", Shape::Map(super::sql::SQL), "Statements that only go through where it was done.")
+        .task(super::sql::read),
+    key("timeout", duration_or_none(MILLISECOND, MAX_TIMEOUT), "How long it may take; `none`: as long as it wants.")
+        .default("none").to(|d| &mut d.job.timeout),
 ]];
-
-const TIMEOUT: Shape = keys::duration_or_none(MILLISECOND, MAX_TIMEOUT);
 
 /// Reads the list. What is wrong with one of them is noted, and it is left out.
 pub fn read(walk: &mut Walk, spot: Spot) -> Vec<Migration> {
     let what = "a list, one migration below the other like `- {id: NAME, sql: …}`";
-    let items = walk.items(what, &spot, MAX_MIGRATIONS, false).unwrap_or_default();
+    let items = walk.items(what, &spot).unwrap_or_default();
     let (mut migrations, mut ids) = (Vec::new(), BTreeSet::new());
-    for item in items {
-        let spot = Spot { shape: &MIGRATION_SHAPE, ..item };
+    for spot in items {
         let Some(fields) = walk.fields(&spot) else { continue };
         let Some((id, at)) = read_id(walk, &fields, spot) else { continue };
         if !ids.insert(id.clone()) {
@@ -117,19 +103,13 @@ pub fn read(walk: &mut Walk, spot: Spot) -> Vec<Migration> {
 }
 
 fn read_id<'p>(walk: &mut Walk, fields: &Fields<'p>, spot: Spot<'p>) -> Option<(JobName, Spot<'p>)> {
-    let Some(at) = fields.get("id") else {
-        if !fields.meant(&["id"]) {
-            walk.wrong(spot, "this migration has no `id`: give it one, and keep it for ever".to_owned());
-        }
-        return None;
-    };
+    let at = fields.need(walk, "id", spot, "this migration has no `id`: give it one, and keep it for ever")?;
     let filled: Filled = walk.known("the id of a migration", at)?;
     match JobName::new(&filled.text) {
         Ok(id) => Some((id, at)),
         Err(_) => {
             let shown = filled.shown();
-            walk.wrong(at, format!("{shown} is not an id: use 1 to 100 letters, digits, `.`, `_` or `-`"));
-            None
+            walk.refuse(at, format!("{shown} is not an id: use 1 to 100 letters, digits, `.`, `_` or `-`"))
         }
     }
 }
@@ -145,16 +125,12 @@ struct Deed {
 /// One migration, or one for each file of a directory.
 fn read_one(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<Migration> {
     let wrong_before = walk.wrong.count();
-    let deeds = read_deeds(walk, fields, spot, id);
-    let policies = Policies::of_migration(walk, fields);
-    let idempotent = fields.get("idempotent").is_some_and(|spot| walk.word(spot) == Some(0));
+    let mut draft = Draft::documented();
+    draft.lay(walk, fields);
+    let deeds = read_deeds(walk, fields, spot, id, &mut draft);
+    let idempotent = draft.idempotent;
     let verify = fields.get("verify").and_then(|spot| read_verify(walk, spot, id));
-    let first = deeds.first().map(|deed| &deed.task);
-    if let Some(Task::Http(_) | Task::Sql(_)) = first
-        && let Some(spot) = fields.first_of(&["env", "env_file", "dir", "kill_after"])
-    {
-        walk.wrong(spot, "this needs a `command` or a `shell`: no process is started".to_owned());
-    }
+    check_process(walk, fields, deeds.first().map(|deed| &deed.task));
     let guarantee = |task: &Task| match task {
         Task::Sql(sql) if super::sql::why_not_exactly_once(sql).is_none() => Guarantee::ExactlyOnce,
         _ if idempotent => Guarantee::AtLeastOnce,
@@ -163,38 +139,39 @@ fn read_one(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<M
     // Of a directory, some may be in no transaction.
     let all = deeds.iter().map(|deed| guarantee(&deed.task)).max_by_key(|own| *own != Guarantee::ExactlyOnce);
     warn_of_idle(walk, fields, all.unwrap_or(guarantee(&Task::Command(Vec::new()))), idempotent);
-    let retry = policies.retry(walk, &spot.path);
+    draft.settle_retry(walk, &spot.path);
     if walk.wrong.count() != wrong_before {
         return Vec::new();
     }
     let migration = |Deed { id: own, task, checksum, checksums_before }| {
         let guarantee = guarantee(&task);
-        let job = Job { retry, guarantee, ..as_job(id, task, policies.clone()) };
+        let job = Job { name: id.clone(), task, guarantee, ..draft.job.clone() };
         Migration { id: own, job: Arc::new(job), verify: verify.clone(), checksum, checksums_before }
     };
     deeds.into_iter().map(migration).collect()
 }
 
-fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec<Deed> {
-    let statements = fields.get("sql").filter(|_| fields.first_of(&["command", "shell", "http"]).is_none());
+fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName, draft: &mut Draft) -> Vec<Deed> {
+    let statements = fields.get("sql").filter(|_| fields.tasks().len() == 1);
     let Some(statements) = statements else {
         let checksum = checksum(walk.tree, fields);
-        let task = read_task(walk, fields, spot);
+        let task = read_task(walk, fields, spot, draft);
         let deed = |task| Deed { id: id.to_string(), task, checksum, checksums_before: Vec::new() };
         return task.map(deed).into_iter().collect();
     };
     let Some(directory) = directory_of(walk, statements) else { return Vec::new() };
     let Some(directory) = directory else {
-        let Some((deed, written)) = read_script(walk, statements, id.to_string(), None) else { return Vec::new() };
+        let Some((deed, written)) = read_script(walk, statements, (id.to_string(), None), draft) else {
+            return Vec::new();
+        };
         written.tell(walk, statements);
         return vec![deed];
     };
     let (mut deeds, mut scripts) = (Vec::new(), Vec::new());
     for name in &directory.listing.taken {
         let path = directory.path.join(name).display().to_string();
-        let Some((deed, written)) = read_script(walk, statements, format!("{id}/{name}"), Some(&path)) else {
-            continue;
-        };
+        let script = (format!("{id}/{name}"), Some(path.as_str()));
+        let Some((deed, written)) = read_script(walk, statements, script, draft) else { continue };
         if directory.listing.convention == Convention::Versioned && written.content.contains("${") {
             let why = "has a `${` in it, which Flyway fills in and fencron does not: write what it stands for";
             walk.wrong(directory.at, format!("the script {} {why}", quoted(&path)));
@@ -207,8 +184,13 @@ fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName) -> Vec
     deeds
 }
 
-fn read_script(walk: &mut Walk, spot: Spot, id: String, path: Option<&str>) -> Option<(Deed, Written)> {
-    let (sql, mut written) = super::sql::read_from(walk, spot, path)?;
+fn read_script(
+    walk: &mut Walk,
+    spot: Spot,
+    (id, path): (String, Option<&str>),
+    draft: &mut Draft,
+) -> Option<(Deed, Written)> {
+    let (sql, mut written) = super::sql::read_from(walk, spot, path, draft)?;
     let params = walk.fields(&spot).and_then(|fields| fields.get("params").map(|spot| spot.node));
     let mut listed = String::new();
     if let Some(params) = params {
@@ -242,8 +224,7 @@ fn directory_of<'p>(walk: &mut Walk, spot: Spot<'p>) -> Option<Option<Directory<
         Ok(None) => return Some(None),
         Ok(Some(names)) => names,
         Err(error) => {
-            walk.wrong(found, format!("the directory {shown} cannot be read: {error}"));
-            return None;
+            return walk.refuse(found, format!("the directory {shown} cannot be read: {error}"));
         }
     };
     let listing = match list(names) {
@@ -326,42 +307,20 @@ fn warn_of_idle(walk: &mut Walk, fields: &Fields, guarantee: Guarantee, idempote
 
 fn read_verify(walk: &mut Walk, spot: Spot, id: &JobName) -> Option<Arc<Job>> {
     let fields = walk.fields(&spot)?;
-    let task = read_task(walk, &fields, spot)?;
-    let timeout = fields.get("timeout").and_then(|spot| walk.duration_or_none(spot));
-    let mut policies = Policies::default();
-    policies.timeout = timeout;
-    Some(Arc::new(as_job(id, task, policies)))
-}
-
-/// What is run, as the executor takes it: when it is due says nothing here.
-fn as_job(id: &JobName, task: Task, policies: Policies) -> Job {
-    Job {
-        name: id.clone(),
-        description: None,
-        trigger: Trigger::After { job: id.clone(), on: On::End },
-        task,
-        timeout: policies.timeout.flatten(),
-        kill_after: policies.kill_after(),
-        overlap: Overlap::Skip,
-        missed: Missed { run: MissedRun::Skip, ..policies.missed() },
-        retry: Retry { attempts: 1, ..DEFAULT_RETRY },
-        guarantee: Guarantee::AtLeastOnce,
-        on_lost_leadership: OnLostLeadership::Cancel,
-        history: policies.history(),
-        env: policies.env,
-        dir: policies.dir,
-    }
+    let mut draft = Draft::documented();
+    draft.lay(walk, &fields);
+    let task = read_task(walk, &fields, spot, &mut draft)?;
+    draft.settle_retry(walk, &spot.path);
+    Some(Arc::new(Job { name: id.clone(), task, guarantee: Guarantee::AtLeastOnce, ..draft.job }))
 }
 
 /// Of what it does, as it is written: neither where it is done (`env`, `dir`, a database's address) nor how it is
 /// tried. Line ends count as `\n`, whatever an editor or a checkout made of them.
 fn checksum(tree: &Tree, fields: &Fields) -> String {
     let mut text = String::new();
-    for task in TASKS {
-        if let Some(spot) = fields.get(task) {
-            write!(text, "{task} ").expect("a String takes all that is written");
-            canonical(tree, spot.node, &mut text);
-        }
+    for (key, spot) in fields.tasks() {
+        write!(text, "{} ", key.name).expect("a String takes all that is written");
+        canonical(tree, spot.node, &mut text);
     }
     sum(&text)
 }

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::jobs::TASKS;
-use super::keys::{self, Key, MAX_TEXT_BYTES, Shape, TOP};
+use super::keys::{self, Key, Shape, Tables};
+use super::tables::{JOB, MAX_TEXT_BYTES, TOP};
+use crate::job;
 
 /// What a name looks like: see [`crate::job::check_name`].
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$";
@@ -25,22 +26,23 @@ pub fn schema() -> Value {
     top.insert("title".into(), json!("fencron jobs.yaml"));
     top.insert("required".into(), json!(["version"]));
     top.insert("anyOf".into(), json!([{ "required": ["jobs"] }, { "required": ["migrations"] }]));
-    top.insert("$defs".into(), json!({ "job": job() }));
+    top.insert("$defs".into(), json!({ "job": job_schema() }));
     schema
 }
 
-fn job() -> Value {
-    let mut schema = map(keys::JOB);
+fn job_schema() -> Value {
+    let mut schema = map(JOB);
     let job = schema.as_object_mut().expect("a map's schema is an object");
+    let tasks: Vec<&str> = keys::tasks(JOB).map(|key| key.name).collect();
     let one_of = |names: &[&str]| {
         let each: Vec<Value> = names.iter().map(|name| json!({ "required": [name] })).collect();
         json!({ "oneOf": each })
     };
-    job.insert("allOf".into(), json!([one_of(&["schedule", "after"]), one_of(&TASKS)]));
+    job.insert("allOf".into(), json!([one_of(&["schedule", "after"]), one_of(&tasks)]));
     schema
 }
 
-fn map(tables: &'static [&'static [Key]]) -> Value {
+fn map(tables: Tables) -> Value {
     let properties: Map<String, Value> = keys::all(tables).map(|key| (key.name.to_owned(), property(key))).collect();
     let anchors = json!({ format!("^{}", keys::ANCHOR_PLACE): true });
     json!({
@@ -66,13 +68,15 @@ fn shape(shape: &'static Shape) -> Value {
     match shape {
         Shape::Version => json!({ "const": 1 }),
         Shape::Name => or_filled(json!({ "type": ["string", "integer"], "pattern": NAME })),
-        Shape::Text => text(),
+        Shape::Text | Shape::Directory => text(),
         Shape::Any => json!({}),
         Shape::Command { most } | Shape::Dates { most } => list(*most),
         Shape::Texts { most } => json!({ "anyOf": [text(), list(*most)] }),
         Shape::Zone => or_filled(json!({ "type": "string", "examples": ["UTC", "Europe/Berlin"] })),
-        Shape::Word(["true", "false"]) => or_filled(json!({ "enum": [true, false, "true", "false"] })),
-        Shape::Word(words) => or_filled(json!({ "enum": words })),
+        Shape::Word(words) if words() == job::words::<bool>() => {
+            or_filled(json!({ "enum": [true, false, "true", "false"] }))
+        }
+        Shape::Word(words) => or_filled(json!({ "enum": words() })),
         Shape::Count { least, most } => or_filled(json!({ "type": "integer", "minimum": least, "maximum": most })),
         Shape::Duration { or_none, .. } => {
             let duration = r"^\s*([0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d|w)\s*)+$";
@@ -83,13 +87,13 @@ fn shape(shape: &'static Shape) -> Value {
         Shape::List { of, most } => {
             json!({ "type": "array", "minItems": 1, "maxItems": most, "items": self::shape(of) })
         }
-        Shape::Map(tables) if std::ptr::eq(*tables, keys::JOB) => json!({ "$ref": "#/$defs/job" }),
+        Shape::Map(tables) if std::ptr::eq(*tables, JOB) => json!({ "$ref": "#/$defs/job" }),
         Shape::Map(tables) => map(tables),
         Shape::MapOr { key, of } => {
             let alone = keys::find(of, key).map(|(_, key)| self::shape(&key.shape));
             json!({ "anyOf": [alone, map(of)] })
         }
-        Shape::Named { of, most } => {
+        Shape::Named { of, most, .. } => {
             let mut schema = json!({ "type": ["object", "null"], "maxProperties": most });
             schema["additionalProperties"] = self::shape(of);
             if !matches!(of, Shape::Text) {

@@ -6,57 +6,42 @@ mod url;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path as FilePath;
 
+use super::draft::{Draft, Placed};
 use super::fill::Filled;
-use super::keys::{Key, Shape, key};
+use super::keys::{Shape, Tables, key, named};
 use super::problem::quoted;
 use super::sections::{self, Part, Tool};
 use super::tree::Value;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{Database, Fault, Place, STAMP_NAMES, Scalar, Script, Server, Sql, Target, Text};
+use crate::job::{Database, Fault, Place, STAMP_NAMES, Scalar, Script, Server, Sql, Target, Task, Text, words};
 
 /// How many parameters a job may give its statements.
 pub const MAX_PARAMS: usize = 1_000;
 
 /// The keys of `sql`.
-pub static SQL: &[&[Key]] = &[&[
-    key(
-        "database",
-        Shape::MapOr { key: "url", of: DATABASE },
-        "Where the statements run: `postgres://…`, `mysql://…` or `sqlite:PATH`; or that as `url`, and the `password` \
-         apart.",
-    )
-    .also(&["url", "dsn", "connection", "target"]),
-    key("statement", Shape::Text, "The statements, with `;` between them and `:name` for values.").also(&[
-        "statements",
-        "query",
-        "sql",
-        "text",
-    ]),
+#[rustfmt::skip]
+pub static SQL: Tables = &[&[
+    key("database", Shape::MapOr { key: "url", of: DATABASE },
+        "Where the statements run: `postgres://…`, `mysql://…` or `sqlite:PATH`; or that as `url`, and the \
+         `password` apart.")
+        .also("url dsn connection target"),
+    key("statement", Shape::Text, "The statements, with `;` between them and `:name` for values.")
+        .also("statements query sql text"),
     key("file", Shape::Text, "The file that the statements are in. It is read when the configuration is.")
-        .also(&["path", "script"]),
-    key(
-        "params",
-        Shape::Named { of: &Shape::Text, most: MAX_PARAMS },
-        "What each `:name` of the statements stands for.",
-    )
-    .also(&["parameters", "args", "bind", "values"]),
-    key(
-        "transaction",
-        Shape::Word(&["true", "false"]),
-        "Whether the statements run in one transaction with the guard.",
-    )
-    .default("true")
-    .also(&["transactional", "tx"]),
+        .also("path script"),
+    key("params", named(&Shape::Text, MAX_PARAMS, "parameters are too many: at most"),
+        "What each `:name` of the statements stands for.")
+        .also("parameters args bind values"),
+    key("transaction", Shape::Word(words::<bool>), "Whether the statements run in one transaction with the guard.")
+        .default("true").also("transactional tx").to(|d| &mut d.transaction),
 ]];
 
-static DATABASE: &[&[Key]] = &[&[
-    key("url", Shape::Text, "`postgres://…`, `mysql://…` or `sqlite:PATH`.").also(&["dsn", "uri", "address"]),
-    key(
-        "password",
-        Shape::Text,
-        "The password, as it is: what stands in a URL must be encoded (`%40` for `@`), this must not.",
-    )
-    .also(&["pass", "pwd", "secret"]),
+#[rustfmt::skip]
+static DATABASE: Tables = &[&[
+    key("url", Shape::Text, "`postgres://…`, `mysql://…` or `sqlite:PATH`.").also("dsn uri address"),
+    key("password", Shape::Text,
+        "The password, as it is: what stands in a URL must be encoded (`%40` for `@`), this must not.")
+        .also("pass pwd secret"),
 ]];
 
 /// A script as it is written, for whoever tells one from what was made of it before.
@@ -84,26 +69,29 @@ impl Written {
 }
 
 /// Reads the statements at `spot`. What is wrong with them is noted.
-pub fn read(walk: &mut Walk, spot: Spot) -> Option<Sql> {
-    let (sql, written) = read_from(walk, spot, None)?;
+pub fn read(walk: &mut Walk, spot: Spot, draft: &mut Draft) -> Option<Task> {
+    let (sql, written) = read_from(walk, spot, None, draft)?;
     written.tell(walk, spot);
-    Some(sql)
+    Some(Task::Sql(Box::new(sql)))
 }
 
 /// As [`read`], and how they are written; with `in_place`, from that file instead of the one that is named.
-pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>) -> Option<(Sql, Written)> {
+pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>, draft: &mut Draft) -> Option<(Sql, Written)> {
     let fields = walk.fields(&spot)?;
-    let stated = fields.get("transaction").and_then(|spot| Some((spot, walk.word(spot)? == 0)));
-    let params = fields.get("params").map(|spot| read_params(walk, spot)).unwrap_or_default();
+    draft.lay(walk, &fields);
+    let stated = draft.transaction;
+    let params = fields.get("params");
+    let params = params.map(|spot| walk.named(spot, check_param, |walk, spot, _| read_scalar(walk, spot)));
+    let params = params.unwrap_or_default();
     let target = read_target(walk, &fields, spot);
     let source = read_source(walk, &fields, spot, in_place);
     let (kind, target) = target?;
     let (source, part) = parted(walk, source?, kind)?;
-    let transaction = stated.is_none_or(|(_, stated)| stated) && part.no_transaction.is_none();
-    if let (Some((spot, true)), Some(words)) = (stated, part.no_transaction) {
+    let transaction = stated.value && part.no_transaction.is_none();
+    if let (Placed { value: true, given: Some(node) }, Some(words)) = (stated, part.no_transaction) {
         let message =
             format!("`transaction: true` stands here, and {} says `{words}`: take one of them away", source.name());
-        walk.wrong(spot, message);
+        walk.wrong_at(node, Path::Key(&spot.path, "transaction"), message);
         return None;
     }
     let script = match Script::read(&source.text, kind) {
@@ -117,8 +105,7 @@ pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>) -> Option<
         }
     };
     if script.statements.is_empty() {
-        walk.wrong(source.spot, "there is no statement here: write one".to_owned());
-        return None;
+        return walk.refuse(source.spot, "there is no statement here: write one");
     }
     check_names(walk, &source, &script, &params);
     if transaction {
@@ -132,7 +119,7 @@ pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>) -> Option<
     let written = Written {
         content: part.content,
         whole: source.whole,
-        transaction: stated.is_none_or(|(_, stated)| stated),
+        transaction: stated.value,
         tool: part.tool,
         left_out: part.left_out,
     };
@@ -159,21 +146,12 @@ pub fn why_not_exactly_once(sql: &Sql) -> Option<&'static str> {
 }
 
 fn read_target(walk: &mut Walk, fields: &Fields, at: Spot) -> Option<(Database, Target)> {
-    let Some(spot) = fields.get("database") else {
-        if !fields.meant(&["database"]) {
-            let message = "this names no `database`: write `postgres://…`, `mysql://…` or `sqlite:PATH`";
-            walk.wrong(at, message.to_owned());
-        }
-        return None;
-    };
+    let missing = "this names no `database`: write `postgres://…`, `mysql://…` or `sqlite:PATH`";
+    let spot = fields.need(walk, "database", at, missing)?;
     let database = walk.fields(&spot)?;
     let password = database.get("password").map(|spot| (spot, walk.text(spot)));
-    let Some(spot) = database.get("url") else {
-        if !database.meant(&["url"]) {
-            walk.wrong(spot, "this has no `url`: write `postgres://…`, `mysql://…` or `sqlite:PATH`".to_owned());
-        }
-        return None;
-    };
+    let missing = "this has no `url`: write `postgres://…`, `mysql://…` or `sqlite:PATH`";
+    let spot = database.need(walk, "url", spot, missing)?;
     let url = walk.text(spot)?;
     if walk.is_open(&url) {
         return None;
@@ -183,8 +161,7 @@ fn read_target(walk: &mut Walk, fields: &Fields, at: Spot) -> Option<(Database, 
         Err(why) => {
             let shown =
                 if url.is_secret() { "what `${…}` stands for here".to_owned() } else { "this URL".to_owned() };
-            walk.wrong(spot, format!("{shown} {why}"));
-            None
+            walk.refuse(spot, format!("{shown} {why}"))
         }
     }
 }
@@ -201,14 +178,8 @@ fn with_password(
         Target::Server(server) if server.password.is_none() => {
             Some((kind, Target::Server(Box::new(Server { password: Some(password), ..*server }))))
         }
-        Target::Server(_) => {
-            walk.wrong(spot, "the password is given twice: take it out of the `url`".to_owned());
-            None
-        }
-        Target::File(_) => {
-            walk.wrong(spot, "a SQLite file has no password".to_owned());
-            None
-        }
+        Target::Server(_) => walk.refuse(spot, "the password is given twice: take it out of the `url`"),
+        Target::File(_) => walk.refuse(spot, "a SQLite file has no password"),
     }
 }
 
@@ -250,8 +221,7 @@ fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot, in_place: Opt
             if text.is_secret() {
                 let message = "a statement takes no `${…}`: write `:name`, and `name: ${…}` in `params`. So the value is \
                                never taken for SQL, and never shown with it";
-                walk.wrong(spot, message.to_owned());
-                return None;
+                return walk.refuse(spot, message);
             }
             let text = text.expose().to_owned();
             Some(Source { whole: text.clone(), text, file: None, spot })
@@ -264,42 +234,17 @@ fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot, in_place: Opt
             };
             match (walk.sources.file)(FilePath::new(&path)) {
                 Ok(text) => Some(Source { whole: text.clone(), text, file: Some(shown), spot }),
-                Err(error) => {
-                    walk.wrong(spot, format!("the file {} cannot be read: {error}", quoted(&shown)));
-                    None
-                }
+                Err(error) => walk.refuse(spot, format!("the file {} cannot be read: {error}", quoted(&shown))),
             }
         }
-        (Some(_), Some(file)) => {
-            walk.wrong(file, "the statements are given twice: keep `statement` or `file`".to_owned());
-            None
-        }
+        (Some(_), Some(file)) => walk.refuse(file, "the statements are given twice: keep `statement` or `file`"),
         (None, None) => {
             if !fields.meant(&["statement", "file"]) {
-                walk.wrong(at, "there is nothing to run here: give it a `statement` or a `file`".to_owned());
+                walk.wrong(at, "there is nothing to run here: give it a `statement` or a `file`");
             }
             None
         }
     }
-}
-
-fn read_params(walk: &mut Walk, spot: Spot) -> BTreeMap<String, Scalar> {
-    let entries = walk.entries(spot).unwrap_or_default();
-    if entries.len() > MAX_PARAMS {
-        walk.wrong(spot, format!("{} parameters are too many: at most {MAX_PARAMS}", entries.len()));
-        return BTreeMap::new();
-    }
-    let mut params = BTreeMap::new();
-    for Entry { key, name, value } in entries {
-        let path = Path::Key(&spot.path, name);
-        if let Err(message) = check_param(name) {
-            walk.wrong_at(key, path, message);
-        }
-        if let Some(scalar) = read_scalar(walk, Spot { node: value, path, shape: &Shape::Text }) {
-            params.insert(name.to_owned(), scalar);
-        }
-    }
-    params
 }
 
 fn check_param(name: &str) -> Result<(), String> {

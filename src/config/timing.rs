@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
+use super::draft::Placed;
 use super::fill::Filled;
-use super::keys::{self, MAX_CALENDARS, MAX_DATES, MAX_EXPRESSIONS};
-use super::policy::Placed;
-use super::walk::{Entry, Fields, Path, Spot, Walk};
+use super::keys;
+use super::values::Value;
+use super::walk::{Fields, Path, Spot, Walk};
 use crate::job::check_name;
 use crate::schedule::{
     Calendar, Dst, Fold, Gap, Jitter, Schedule, ScheduleError, ScheduleSpec, WithinError, Zones, surprise, zone_advice,
@@ -24,45 +25,28 @@ const LISTED: usize = 20;
 /// How many distances are looked at.
 const SAMPLES: usize = 10;
 
-/// The calendars of a file, by name, and which of them some `except` names.
+/// The calendars of a file, by name.
+#[derive(Clone, Default)]
 pub struct Calendars {
-    by_name: BTreeMap<String, Arc<Calendar>>,
+    by_name: Arc<BTreeMap<String, Arc<Calendar>>>,
 }
 
 impl Calendars {
     /// Reads `calendars`.
     pub fn read(walk: &mut Walk, spot: Option<Spot>) -> Calendars {
-        let mut by_name = BTreeMap::new();
-        let Some(spot) = spot else { return Calendars { by_name } };
-        let entries = walk.entries(spot).unwrap_or_default();
-        if entries.len() > MAX_CALENDARS {
-            walk.wrong(spot, format!("{} calendars are too many: at most {MAX_CALENDARS}", entries.len()));
-            return Calendars { by_name };
-        }
-        for Entry { key, name, value } in entries {
-            let path = Path::Key(&spot.path, name);
-            if let Err(error) = check_name(name) {
-                walk.wrong_at(key, path, error.to_string());
-            }
-            let shape = &keys::CALENDAR_SHAPE;
-            let calendar = read_calendar(walk, Spot { node: value, path, shape }, key);
-            by_name.insert(name.to_owned(), Arc::new(calendar.unwrap_or_default()));
-        }
-        Calendars { by_name }
+        let Some(spot) = spot else { return Calendars::default() };
+        let check = |name: &str| check_name(name).map_err(|error| error.to_string());
+        let by_name = walk
+            .named(spot, check, |walk, spot, key| Some(Arc::new(read_calendar(walk, spot, key).unwrap_or_default())));
+        Calendars { by_name: Arc::new(by_name) }
     }
 }
 
 fn read_calendar(walk: &mut Walk, spot: Spot, key: super::tree::NodeId) -> Option<Calendar> {
     let fields = walk.fields(&spot)?;
-    let Some(dates) = fields.get("dates") else {
-        if fields.meant(&["dates"]) {
-            return None;
-        }
-        let message = "this calendar has no dates: write `dates: [2026-12-25]`".to_owned();
-        walk.wrong(Spot { node: key, ..spot }, message);
-        return None;
-    };
-    let items = walk.items("a list of dates", &dates, MAX_DATES, false)?;
+    let missing = "this calendar has no dates: write `dates: [2026-12-25]`";
+    let dates = fields.need(walk, "dates", Spot { node: key, ..spot }, missing)?;
+    let items = walk.items("a list of dates", &dates)?;
     let texts: Vec<_> =
         items.iter().map(|spot| walk.known("a date", *spot).map_or(String::new(), |f| f.text.into_owned())).collect();
     match Calendar::parse(&texts) {
@@ -76,70 +60,52 @@ fn read_calendar(walk: &mut Walk, spot: Spot, key: super::tree::NodeId) -> Optio
     }
 }
 
-/// What a map says about the instants of schedules, beside the schedule itself.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+/// What decides the instants of a schedule, beside its expressions and its bounds.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Rules {
-    zone: Option<Tz>,
-    gap: Option<Gap>,
-    fold: Option<Fold>,
-    except: Option<Vec<String>>,
+    pub zone: Tz,
+    pub gap: Gap,
+    pub fold: Fold,
+    pub except: Except,
 }
 
-impl Rules {
-    /// Reads `timezone`, `dst` and `except`.
-    pub fn read(walk: &mut Walk, fields: &Fields, calendars: &Calendars) -> Rules {
-        let spot = fields.get("dst");
-        let dst = spot.as_ref().and_then(|spot| walk.fields(spot));
-        let word = |walk: &mut Walk, name| walk.word(dst.as_ref()?.get(name)?);
-        Rules {
-            zone: fields.get("timezone").and_then(|spot| read_zone(walk, spot)),
-            gap: word(walk, "gap").map(|word| [Gap::Shift, Gap::Skip][word]),
-            fold: word(walk, "fold").map(|word| [Fold::First, Fold::Last, Fold::Both][word]),
-            except: fields.get("except").and_then(|spot| read_except(walk, spot, calendars)),
-        }
-    }
+/// The names of calendars on whose dates a job is not due: in order, each once.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Except(Vec<String>);
 
-    /// These rules with those of `defaults` where they say nothing.
-    #[must_use]
-    pub fn over(self, defaults: &Rules) -> Rules {
-        Rules {
-            zone: self.zone.or(defaults.zone),
-            gap: self.gap.or(defaults.gap),
-            fold: self.fold.or(defaults.fold),
-            except: self.except.or_else(|| defaults.except.clone()),
+impl Value for Tz {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Tz> {
+        let filled = walk.known("a time zone", spot)?;
+        if let Ok(zone) = Tz::from_str(&filled.text) {
+            return Some(zone);
         }
+        let hint = zone_advice(if walk.may_guess(&filled) { &filled.text } else { "" });
+        walk.refuse(spot, format!("{} is not a time zone: {hint}", filled.shown()))
     }
 }
 
-fn read_zone(walk: &mut Walk, spot: Spot) -> Option<Tz> {
-    let filled = walk.known("a time zone", spot)?;
-    if let Ok(zone) = Tz::from_str(&filled.text) {
-        return Some(zone);
-    }
-    let hint = zone_advice(if walk.may_guess(&filled) { &filled.text } else { "" });
-    walk.wrong(spot, format!("{} is not a time zone: {hint}", filled.shown()));
-    None
-}
-
-fn read_except(walk: &mut Walk, spot: Spot, calendars: &Calendars) -> Option<Vec<String>> {
-    let mut names = Vec::new();
-    for item in walk.items("calendars", &spot, MAX_CALENDARS, true)? {
-        let Some(name) = walk.known("the name of a calendar", item) else { continue };
-        if calendars.by_name.contains_key(name.text.as_ref()) {
-            names.push(name.text.into_owned());
-            continue;
+impl Value for Except {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Except> {
+        let calendars = walk.calendars.clone();
+        let mut names = Vec::new();
+        for item in walk.items("calendars", &spot)? {
+            let Some(name) = walk.known("the name of a calendar", item) else { continue };
+            if calendars.by_name.contains_key(name.text.as_ref()) {
+                names.push(name.text.into_owned());
+                continue;
+            }
+            let known = || calendars.by_name.keys().map(String::as_str);
+            let hint = match walk.guess(&name, known()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None if calendars.by_name.is_empty() => "this file has no `calendars`".to_owned(),
+                None => format!("the calendars of this file are {}", keys::list(known().take(LISTED))),
+            };
+            walk.wrong(item, format!("{} is not the name of a calendar: {hint}", name.shown()));
         }
-        let known = || calendars.by_name.keys().map(String::as_str);
-        let hint = match walk.guess(&name, known()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None if calendars.by_name.is_empty() => "this file has no `calendars`".to_owned(),
-            None => format!("the calendars of this file are {}", keys::list(known().take(LISTED))),
-        };
-        walk.wrong(item, format!("{} is not the name of a calendar: {hint}", name.shown()));
+        names.sort_unstable();
+        names.dedup();
+        Some(Except(names))
     }
-    names.sort_unstable();
-    names.dedup();
-    Some(names)
 }
 
 /// What decides the instants of a schedule, where `H` is not used.
@@ -149,8 +115,8 @@ type Text = (Vec<String>, Rules, Within);
 pub type Within = (Option<String>, Option<String>);
 
 /// The schedules of a file: those that are due alike are one.
-pub struct Schedules<'c> {
-    calendars: &'c Calendars,
+pub struct Schedules {
+    calendars: Calendars,
     zones: Zones,
     by_text: HashMap<Text, Arc<Schedule>>,
     by_fingerprint: HashMap<String, Arc<Schedule>>,
@@ -158,8 +124,8 @@ pub struct Schedules<'c> {
     intervals: HashMap<String, Option<Duration>>,
 }
 
-impl<'c> Schedules<'c> {
-    pub fn new(calendars: &'c Calendars) -> Schedules<'c> {
+impl Schedules {
+    pub fn new(calendars: Calendars) -> Schedules {
         Schedules {
             calendars,
             zones: Zones::new(),
@@ -167,10 +133,6 @@ impl<'c> Schedules<'c> {
             by_fingerprint: HashMap::new(),
             intervals: HashMap::new(),
         }
-    }
-
-    pub fn calendars(&self) -> &'c Calendars {
-        self.calendars
     }
 
     /// Reads the `schedule` of the job called `job`, of which `fields` are its keys.
@@ -182,7 +144,7 @@ impl<'c> Schedules<'c> {
         job: &str,
     ) -> Option<Arc<Schedule>> {
         let spot = fields.get("schedule")?;
-        let items = walk.items("a schedule or a list of schedules", &spot, MAX_EXPRESSIONS, true)?;
+        let items = walk.items("a schedule or a list of schedules", &spot)?;
         let filled: Vec<Filled> =
             items.iter().filter_map(|item| walk.known("a schedule like \"0 2 * * *\"", *item)).collect();
         if filled.len() < items.len() {
@@ -222,12 +184,12 @@ impl<'c> Schedules<'c> {
     }
 
     fn parse(&mut self, texts: &[&str], rules: &Rules, job: &str) -> Result<Schedule, Vec<ScheduleError>> {
-        let names = rules.except.iter().flatten();
+        let names = rules.except.0.iter();
         let except: Vec<_> = names.filter_map(|name| self.calendars.by_name.get(name)).cloned().collect();
         let spec = ScheduleSpec {
             expressions: texts,
-            timezone: rules.zone.unwrap_or(Tz::UTC).name(),
-            dst: Dst { gap: rules.gap.unwrap_or_default(), fold: rules.fold.unwrap_or_default() },
+            timezone: rules.zone.name(),
+            dst: Dst { gap: rules.gap, fold: rules.fold },
             except: &except,
             job,
         };
@@ -238,15 +200,15 @@ impl<'c> Schedules<'c> {
     pub fn jitter(
         &mut self,
         walk: &mut Walk,
-        most: Option<Placed<Duration>>,
+        Placed { value: most, given }: Placed<Duration>,
         schedule: &Schedule,
         (job, path): (&str, &Path),
     ) -> Jitter {
-        let Some(Placed { value: most, node }) = most.filter(|most| !most.value.is_zero()) else {
+        if most.is_zero() {
             return Jitter::none();
-        };
+        }
         let interval = *self.intervals.entry(schedule.fingerprint()).or_insert_with(|| shortest_interval(schedule));
-        if let Some(interval) = interval.filter(|interval| *interval < most) {
+        if let (Some(node), Some(interval)) = (given, interval.filter(|interval| *interval < most)) {
             let [interval, most] = [interval, most].map(written);
             let message = format!(
                 "a jitter of {most} is longer than the {interval} from one occurrence to the next: none is moved \

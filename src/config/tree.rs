@@ -88,6 +88,12 @@ impl<'t> Tree<'t> {
         Builder { tree, open: Vec::new(), anchors: HashMap::new(), documents: 0, findings }.build()
     }
 
+    /// One text.
+    pub fn of_text(text: &'t str) -> Tree<'t> {
+        let kind = Kind::Source { from: 0, to: narrow(text.len()), plain: true };
+        Tree { text, nodes: vec![Node { at: 0, kind }], made: Vec::new() }
+    }
+
     /// The outermost value.
     pub fn root(&self) -> NodeId {
         NodeId(0)

@@ -1,16 +1,17 @@
 //! Walking the tree by the table of keys: each value read as its key's shape, whatever is wrong noted on the way.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::time::Duration;
 
+use super::draft::Draft;
 use super::fill::{Filled, Sources, fill};
-use super::keys::{self, Key, Shape};
+use super::keys::{self, Goes, Key, Needs, Shape, Tables};
 use super::problem::{Findings, quoted};
+use super::tables::MAX_TEXT_BYTES;
+use super::timing::Calendars;
 use super::tree::{NodeId, Tree, Value};
 use crate::job::Text;
-use crate::time::{parse_duration, written};
 
 /// The keys and indices from the root to a value, kept on the stack until a message needs them.
 #[derive(Clone, Copy)]
@@ -39,6 +40,14 @@ pub struct Spot<'p> {
     pub shape: &'static Shape,
 }
 
+impl<'p> Spot<'p> {
+    /// The value of an entry of the map that is here.
+    pub fn value_of(&'p self, entry: &Entry<'p>) -> Spot<'p> {
+        let shape = if let Shape::Named { of, .. } = self.shape { of } else { self.shape };
+        Spot { node: entry.value, path: Path::Key(&self.path, entry.name), shape }
+    }
+}
+
 /// An entry of a map: the key's node and text, and the value's node.
 #[derive(Clone, Copy)]
 pub struct Entry<'t> {
@@ -49,7 +58,7 @@ pub struct Entry<'t> {
 
 /// A map that has been held against its tables.
 pub struct Fields<'p> {
-    tables: &'static [&'static [Key]],
+    tables: Tables,
     path: &'p Path<'p>,
     /// The value of each key of the tables, in their order.
     found: Vec<Option<NodeId>>,
@@ -61,8 +70,55 @@ impl<'p> Fields<'p> {
     /// The value of the key `name` of the tables.
     pub fn get(&self, name: &'static str) -> Option<Spot<'p>> {
         let (index, key) = keys::find(self.tables, name).expect("only keys of the tables are asked for");
-        let node = self.found[index]?;
-        Some(Spot { node, path: Path::Key(self.path, key.name), shape: &key.shape })
+        Some(self.spot(key, self.found[index]?))
+    }
+
+    fn spot(&self, key: &'static Key, node: NodeId) -> Spot<'p> {
+        Spot { node, path: Path::Key(self.path, key.name), shape: &key.shape }
+    }
+
+    /// The keys that are given, in the order of the tables.
+    fn given(&self) -> impl Iterator<Item = (&'static Key, Spot<'p>)> {
+        keys::all(self.tables).zip(&self.found).filter_map(|(key, node)| Some((key, self.spot(key, (*node)?))))
+    }
+
+    /// Reads what is given into its places of the draft.
+    pub fn read_into(&self, draft: &mut Draft, walk: &mut Walk) {
+        for (key, spot) in self.given() {
+            match key.goes {
+                Goes::To(place) => place(draft).take(walk, spot),
+                Goes::InParts => {
+                    if let Some(parts) = walk.fields(&spot) {
+                        parts.read_into(draft, walk);
+                    }
+                }
+                Goes::Apart | Goes::Task(_) => {}
+            }
+        }
+    }
+
+    /// The keys that are given and say what is done.
+    pub fn tasks(&self) -> Vec<(&'static Key, Spot<'p>)> {
+        self.given().filter(|(key, _)| matches!(key.goes, Goes::Task(_))).collect()
+    }
+
+    /// The keys that are given and mean nothing without this.
+    pub fn needing(&self, needs: Needs) -> Vec<(&'static Key, Spot<'p>)> {
+        self.given().filter(|(key, _)| key.needs == Some(needs)).collect()
+    }
+
+    /// The names of the keys that could say what is done.
+    pub fn known_tasks(&self) -> Vec<&'static str> {
+        keys::tasks(self.tables).map(|key| key.name).collect()
+    }
+
+    /// The value of the key `name`, without which nothing comes of the map: says at `at` that it is missing.
+    pub fn need(&self, walk: &mut Walk, name: &'static str, at: Spot, missing: &str) -> Option<Spot<'p>> {
+        let found = self.get(name);
+        if found.is_none() && !self.meant(&[name]) {
+            walk.wrong(at, missing);
+        }
+        found
     }
 
     /// Whether an unknown key was probably meant to be one of these: then they are not missing as well.
@@ -80,6 +136,10 @@ impl<'p> Fields<'p> {
 pub struct Walk<'t> {
     pub tree: &'t Tree<'t>,
     pub sources: &'t Sources<'t>,
+    /// The calendars of the file.
+    pub calendars: Calendars,
+    /// What is read is the default of a table: nobody gave it.
+    pub of_table: bool,
     /// Errors.
     pub wrong: Findings,
     /// What can be done as it is written, but is probably not meant.
@@ -102,7 +162,18 @@ const MAX_GUESSES: u32 = 100;
 impl<'t> Walk<'t> {
     pub fn new(tree: &'t Tree<'t>, sources: &'t Sources<'t>) -> Walk<'t> {
         let none = Findings::default;
-        Walk { tree, sources, wrong: none(), odd: none(), told: none(), left_open: 0, guesses: 0, filled_bytes: 0 }
+        Walk {
+            tree,
+            sources,
+            calendars: Calendars::default(),
+            of_table: false,
+            wrong: none(),
+            odd: none(),
+            told: none(),
+            left_open: 0,
+            guesses: 0,
+            filled_bytes: 0,
+        }
     }
 
     /// The name that `filled` probably is a misspelling of.
@@ -117,12 +188,18 @@ impl<'t> Walk<'t> {
     }
 
     /// Notes an error about a value.
-    pub fn wrong(&mut self, spot: Spot, message: String) {
+    pub fn wrong(&mut self, spot: Spot, message: impl Into<String>) {
         self.wrong_at(spot.node, spot.path, message);
     }
 
-    pub fn wrong_at(&mut self, node: NodeId, path: Path, message: String) {
-        self.wrong.add(self.tree.at(node), path.to_string(), message);
+    pub fn wrong_at(&mut self, node: NodeId, path: Path, message: impl Into<String>) {
+        self.wrong.add(self.tree.at(node), path.to_string(), message.into());
+    }
+
+    /// Notes an error about a value, which therefore comes to nothing.
+    pub fn refuse<T>(&mut self, spot: Spot, message: impl Into<String>) -> Option<T> {
+        self.wrong(spot, message);
+        None
     }
 
     /// Notes what is worth saying about a value.
@@ -131,12 +208,12 @@ impl<'t> Walk<'t> {
     }
 
     /// Notes a warning about a value.
-    pub fn odd(&mut self, spot: Spot, message: String) {
+    pub fn odd(&mut self, spot: Spot, message: impl Into<String>) {
         self.odd_at(spot.node, spot.path, message);
     }
 
-    pub fn odd_at(&mut self, node: NodeId, path: Path, message: String) {
-        self.odd.add(self.tree.at(node), path.to_string(), message);
+    pub fn odd_at(&mut self, node: NodeId, path: Path, message: impl Into<String>) {
+        self.odd.add(self.tree.at(node), path.to_string(), message.into());
     }
 
     /// The map at `spot`, held against its tables; a map of which everything was left out is empty.
@@ -171,7 +248,33 @@ impl<'t> Walk<'t> {
     /// The entries of the map at `spot`, with the maps of `<<` merged in: what is written out wins over them.
     pub fn entries(&mut self, spot: Spot) -> Option<Vec<Entry<'t>>> {
         let (mut entries, mut names) = (Vec::new(), HashSet::new());
-        self.collect(spot, &mut entries, &mut names).then_some(entries)
+        if !self.collect(spot, &mut entries, &mut names) {
+            return None;
+        }
+        match spot.shape {
+            Shape::Named { most, too_many, .. } if entries.len() > *most => {
+                self.refuse(spot, format!("{} {too_many} {most}", entries.len()))
+            }
+            _ => Some(entries),
+        }
+    }
+
+    /// The map from names to values at `spot`: each name checked, and each value read, of which the key is told as well.
+    pub fn named<T>(
+        &mut self,
+        spot: Spot,
+        check: impl Fn(&str) -> Result<(), String>,
+        mut read: impl FnMut(&mut Walk<'t>, Spot, NodeId) -> Option<T>,
+    ) -> BTreeMap<String, T> {
+        let mut values = BTreeMap::new();
+        for entry in self.entries(spot).unwrap_or_default() {
+            let at = spot.value_of(&entry);
+            if let Err(message) = check(entry.name) {
+                self.wrong(Spot { node: entry.key, ..at }, message);
+            }
+            values.extend(read(self, at, entry.key).map(|value| (entry.name.to_owned(), value)));
+        }
+        values
     }
 
     fn collect(&mut self, spot: Spot, entries: &mut Vec<Entry<'t>>, names: &mut HashSet<&'t str>) -> bool {
@@ -252,8 +355,8 @@ impl<'t> Walk<'t> {
                 }
                 if self.filled_bytes > MAX_FILLED_BYTES {
                     let most = MAX_FILLED_BYTES >> 20;
-                    self.wrong(spot, format!("what `${{…}}` stands for up to here is more than {most} MiB in all"));
-                    return None;
+                    return self
+                        .refuse(spot, format!("what `${{…}}` stands for up to here is more than {most} MiB in all"));
                 }
                 Some(filled)
             }
@@ -296,19 +399,23 @@ impl<'t> Walk<'t> {
     pub fn text(&mut self, spot: Spot) -> Option<Text> {
         let Filled { text, secret, .. } = self.filled("a text (\"\" for an empty one)", spot)?;
         if text.contains('\0') {
-            self.wrong(spot, "a text for a program cannot have a NUL character in it".to_owned());
-            return None;
+            return self.refuse(spot, "a text for a program cannot have a NUL character in it".to_owned());
         }
-        if text.len() > keys::MAX_TEXT_BYTES {
-            let most = keys::MAX_TEXT_BYTES;
-            self.wrong(spot, format!("this text has {} bytes: a program takes at most {most} in one", text.len()));
-            return None;
+        if text.len() > MAX_TEXT_BYTES {
+            let most = MAX_TEXT_BYTES;
+            return self
+                .refuse(spot, format!("this text has {} bytes: a program takes at most {most} in one", text.len()));
         }
         Some(if secret { Text::secret(text) } else { Text::plain(text) })
     }
 
-    /// The spots of a list of 1 to `most` items; with `or_one`, of a value alone as well.
-    pub fn items<'p>(&mut self, what: &str, spot: &'p Spot<'p>, most: usize, or_one: bool) -> Option<Vec<Spot<'p>>> {
+    /// The items of a list, of which there may be so many as its shape says; where it allows that, a value alone.
+    pub fn items<'p>(&mut self, what: &str, spot: &'p Spot<'p>) -> Option<Vec<Spot<'p>>> {
+        let (most, or_one) = match *spot.shape {
+            Shape::Texts { most } => (most, true),
+            Shape::Command { most } | Shape::Dates { most } | Shape::List { most, .. } => (most, false),
+            _ => unreachable!("the table says that {} is a list", spot.path),
+        };
         let items: Vec<NodeId> = match self.tree.value(spot.node) {
             Value::List(items) => items.collect(),
             Value::Text { .. } if or_one => return Some(vec![*spot]),
@@ -319,110 +426,10 @@ impl<'t> Walk<'t> {
         };
         if items.is_empty() || items.len() > most {
             let length = items.len();
-            self.wrong(*spot, format!("expected {what}: 1 to {most} of them, found {length}"));
-            return None;
+            return self.refuse(*spot, format!("expected {what}: 1 to {most} of them, found {length}"));
         }
-        let item = |(index, node)| Spot { node, path: Path::Item(&spot.path, index), ..*spot };
+        let shape = if let Shape::List { of, .. } = spot.shape { of } else { spot.shape };
+        let item = |(index, node)| Spot { node, path: Path::Item(&spot.path, index), shape };
         Some(items.into_iter().enumerate().map(item).collect())
-    }
-
-    /// One of the words of the table, as its index there.
-    pub fn word(&mut self, spot: Spot) -> Option<usize> {
-        let Shape::Word(words) = spot.shape else { unreachable!("the table says that {} is a word", spot.path) };
-        let known = || words.iter().copied();
-        let what = format!("one of {}", keys::list(known()).replace(" and ", " or "));
-        let filled = self.known(&what, spot)?;
-        let index = words.iter().position(|word| *word == filled.text);
-        if index.is_none() {
-            let meant = keys::nearest(&filled.text, known()).filter(|_| !filled.secret);
-            let meant = meant.map_or(String::new(), |meant| format!(": did you mean `{meant}`?"));
-            self.wrong(spot, format!("expected {what}, found {}{meant}", filled.shown()));
-        }
-        index
-    }
-
-    /// A whole number within the bounds of the table.
-    pub fn count(&mut self, spot: Spot) -> Option<u32> {
-        let &Shape::Count { least, most } = spot.shape else {
-            unreachable!("the table says that {} is a number", spot.path)
-        };
-        self.read("a whole number", spot, |text| match text.parse::<u32>() {
-            Ok(number) if (least..=most).contains(&number) => Ok(number),
-            _ => Err(format!("is not a whole number from {least} to {most}")),
-        })
-    }
-
-    /// A duration within the bounds of the table; `None` inside where `none` stands for no bound.
-    pub fn duration_or_none(&mut self, spot: Spot) -> Option<Option<Duration>> {
-        let &Shape::Duration { least, most, or_none } = spot.shape else {
-            unreachable!("the table says that {} is a duration", spot.path)
-        };
-        self.read("a duration", spot, |text| match text {
-            "none" if or_none => Ok(None),
-            _ => duration_within(text, least, most).map(Some).map_err(|why| {
-                let or_none = if or_none { " (or `none`)" } else { "" };
-                format!("{why}{or_none}")
-            }),
-        })
-    }
-
-    /// A duration within the bounds of the table.
-    pub fn duration(&mut self, spot: Spot) -> Option<Duration> {
-        self.duration_or_none(spot).flatten()
-    }
-
-    /// The time from one start to the next at a rate like `5/s`.
-    pub fn rate(&mut self, spot: Spot) -> Option<Duration> {
-        self.read("a rate", spot, parse_rate)
-    }
-}
-
-fn duration_within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let duration = parse_duration(text).map_err(|why| why.to_string())?;
-    if duration < least || duration > most {
-        let [least, most] = [least, most].map(written);
-        return Err(format!("is out of bounds: give a duration from {least} to {most}"));
-    }
-    Ok(duration)
-}
-
-fn parse_rate(text: &str) -> Result<Duration, String> {
-    let how = || "is not a rate: write how many per second, minute or hour, like `5/s`, `30/m` or `100/h`".to_owned();
-    let (number, unit) = text.split_once('/').ok_or_else(how)?;
-    let number: u32 = number.trim().parse().map_err(|_| how())?;
-    let seconds = match unit.trim() {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        _ => return Err(how()),
-    };
-    let per_second = number.div_ceil(seconds);
-    if number == 0 || per_second > keys::MAX_RATE_PER_SECOND {
-        return Err(format!("is out of bounds: give a rate above 0 and up to {}/s", keys::MAX_RATE_PER_SECOND));
-    }
-    Ok(Duration::from_secs(u64::from(seconds)) / number)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_within_bounds() {
-        let parse = |text| duration_within(text, Duration::from_secs(1), Duration::from_secs(86_400));
-        assert_eq!(parse("1h 30m"), Ok(Duration::from_secs(5_400)));
-        assert!(parse("30").unwrap_err().contains("without a unit"));
-        assert!(parse("2d").unwrap_err().contains("1s to 1d"));
-        assert!(parse("soon").unwrap_err().contains("1h 30m"));
-        assert!(parse("").is_err());
-    }
-
-    #[test]
-    fn rates_are_read_as_the_time_between_starts() {
-        assert_eq!(parse_rate("5/s"), Ok(Duration::from_millis(200)));
-        assert_eq!(parse_rate("30/m"), Ok(Duration::from_secs(2)));
-        for text in ["", "5", "0/s", "-1/s", "5/d", "1001/s", "4000000000/h", "/"] {
-            assert!(parse_rate(text).is_err(), "{text}");
-        }
     }
 }

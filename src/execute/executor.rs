@@ -23,22 +23,9 @@ use crate::time::Clock;
 ///
 /// supervise_if_asked(); // First of all: the program is its own supervisor.
 ///
-/// # let job = Arc::new(Job {
-/// #     name: JobName::new("greet").unwrap(),
-/// #     description: None,
-/// #     trigger: Trigger::After { job: JobName::new("other").unwrap(), on: On::Success },
-/// #     task: Task::Command(vec![Text::plain("echo"), Text::plain("hello")]),
-/// #     env: Default::default(),
-/// #     dir: None,
-/// #     timeout: None,
-/// #     kill_after: Duration::from_secs(10),
-/// #     overlap: Overlap::Skip,
-/// #     missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
-/// #     retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
-/// #     guarantee: Guarantee::AtMostOnce,
-/// #     on_lost_leadership: OnLostLeadership::Cancel,
-/// #     history: History { keep: 1, age: Duration::from_secs(1) },
-/// # });
+/// # let task = Task::Command(vec![Text::plain("echo"), Text::plain("hello")]);
+/// # let job = Job::new(JobName::new("greet").unwrap(), task);
+/// # let job = Arc::new(Job { kill_after: Duration::from_secs(10), ..job });
 /// # let run_id = RunId::of(&job.name, "2026-11-21T02:00:00Z".parse().unwrap());
 /// # let stamp = Stamp {
 /// #     namespace: "shop".into(), scope: Scope::leader("shop"), fence: Fence::new(7).unwrap(), job: "greet".into(),

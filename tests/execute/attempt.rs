@@ -1,6 +1,5 @@
 //! What the tests share: a job, an attempt that is under way, and a look at processes.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,23 +36,8 @@ pub fn executor_of(max_running: usize) -> Executor {
 
 /// A job that runs `argv`.
 pub fn command<const N: usize>(argv: [&str; N]) -> Job {
-    let name = JobName::new("report").unwrap();
-    Job {
-        description: None,
-        trigger: Trigger::After { job: name.clone(), on: On::Success },
-        name,
-        task: Task::Command(argv.map(Text::plain).into()),
-        env: BTreeMap::new(),
-        dir: None,
-        timeout: None,
-        kill_after: FOREVER,
-        overlap: Overlap::Skip,
-        missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
-        retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
-        guarantee: Guarantee::AtMostOnce,
-        on_lost_leadership: OnLostLeadership::Cancel,
-        history: History { keep: 1, age: Duration::ZERO },
-    }
+    let task = Task::Command(argv.map(Text::plain).into());
+    Job { kill_after: FOREVER, ..Job::new(JobName::new("report").unwrap(), task) }
 }
 
 /// A job that runs `script`.

@@ -1,6 +1,5 @@
 //! What the tests share: a job that makes a request, and an attempt at it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,18 +15,7 @@ pub const RUN: &str = "report@2026-11-21T02:00:00Z";
 
 /// A request with the defaults of the configuration.
 pub fn request(method: &str, url: &str) -> Http {
-    Http {
-        method: method.to_owned(),
-        url: Text::plain(url),
-        headers: Vec::new(),
-        body: None,
-        expect: Statuses::successful(),
-        retry_on: None,
-        redirects: 0,
-        ca: None,
-        identity: None,
-        connect_timeout: Duration::from_secs(30),
-    }
+    Http { connect_timeout: Duration::from_secs(30), ..Http::new(method, Text::plain(url)) }
 }
 
 pub fn statuses(text: &str) -> Statuses {
@@ -35,23 +23,7 @@ pub fn statuses(text: &str) -> Statuses {
 }
 
 fn job(http: Http, timeout: Option<Duration>) -> Job {
-    let name = JobName::new("report").unwrap();
-    Job {
-        description: None,
-        trigger: Trigger::After { job: name.clone(), on: On::Success },
-        name,
-        task: Task::Http(Box::new(http)),
-        env: BTreeMap::new(),
-        dir: None,
-        timeout,
-        kill_after: Duration::ZERO,
-        overlap: Overlap::Skip,
-        missed: Missed { run: MissedRun::Skip, within: None, limit: 1, every: Duration::ZERO },
-        retry: Retry { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO },
-        guarantee: Guarantee::AtMostOnce,
-        on_lost_leadership: OnLostLeadership::Cancel,
-        history: History { keep: 1, age: Duration::ZERO },
-    }
+    Job { timeout, ..Job::new(JobName::new("report").unwrap(), Task::Http(Box::new(http))) }
 }
 
 pub fn stamp() -> Stamp {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::super::run::{Done, OpenState, Source, Watermark};
 use super::super::*;
 use crate::job::{
-    Ended, Guarantee, History, Job, JobName, Missed, MissedRun, OnLostLeadership, Outcome, Overlap, Retry, RunId, Task,
-    Text, Trigger, Verdict,
+    Ended, Guarantee, History, Job, JobName, Missed, MissedRun, Outcome, Overlap, Retry, RunId, Task, Text, Trigger,
+    Verdict,
 };
 use crate::schedule::{Dst, Jitter, Schedule, ScheduleSpec, Zones};
 
@@ -30,20 +30,12 @@ pub fn name(text: &str) -> JobName {
 /// A job that runs every minute, once at a time, and is not run again when its leader is lost.
 pub fn job(text: &str) -> Job {
     Job {
-        name: name(text),
-        description: None,
         trigger: every(text, "@every 1m", Duration::ZERO),
-        task: Task::Command(vec![Text::plain("true")]),
-        env: BTreeMap::new(),
-        dir: None,
-        timeout: None,
         kill_after: Duration::from_secs(10),
-        overlap: Overlap::Skip,
         missed: Missed { run: MissedRun::Skip, within: None, limit: 10, every: Duration::ZERO },
         retry: Retry { attempts: 1, initial: Duration::from_secs(5), max: Duration::from_secs(60) },
-        guarantee: Guarantee::AtMostOnce,
-        on_lost_leadership: OnLostLeadership::Cancel,
         history: History { keep: 100, age: Duration::from_secs(86_400) },
+        ..Job::new(name(text), Task::Command(vec![Text::plain("true")]))
     }
 }
 

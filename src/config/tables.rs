@@ -1,0 +1,236 @@
+//! The tables: every key of `jobs.yaml`, and the bounds of its value. A key is spelled here and nowhere else, but where
+//! a rule ties it to others.
+
+use std::time::Duration;
+
+use super::jobs::{read_command, read_shell};
+use super::keys::{
+    DAY, HOUR, Key, MILLISECOND, Needs, SECOND, Shape, Tables, count, duration, duration_or_none, key, named,
+};
+use super::{http, migrations, sql};
+use crate::job::{Guarantee, MissedRun, On, OnLostLeadership, Overlap, words};
+use crate::schedule::{Fold, Gap};
+
+/// How many jobs a file may have.
+pub const MAX_JOBS: usize = 200_000;
+/// How many calendars a file may have, and how many a job may name.
+pub const MAX_CALENDARS: usize = 1_000;
+/// How many dates a calendar may have.
+pub const MAX_DATES: usize = 10_000;
+/// How many expressions a job's schedule may have.
+pub const MAX_EXPRESSIONS: usize = 100;
+/// How many arguments a command may have, the program included.
+pub const MAX_ARGS: usize = 1_000;
+/// How many variables a job may set.
+pub const MAX_VARIABLES: usize = 1_000;
+/// How many files of variables a job may name.
+pub const MAX_ENV_FILES: usize = 10;
+/// The longest argument or variable, in bytes: Linux starts no program with a longer one (`MAX_ARG_STRLEN`).
+pub const MAX_TEXT_BYTES: usize = 131_071;
+/// The longest jitter.
+pub const MAX_JITTER: Duration = crate::schedule::MAX_JITTER;
+/// The longest timeout.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+/// The longest time between TERM and KILL.
+pub const MAX_KILL_AFTER: Duration = HOUR;
+/// The farthest that `missed` looks back, and the longest that history is kept.
+pub const MAX_AGE: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The most runs of one job at once.
+pub const MAX_RUNNING: u32 = 1_000;
+/// The most missed occurrences of one job that run.
+pub const MAX_MISSED: u32 = 1_000;
+/// The highest rate of missed occurrences, per second.
+pub const MAX_RATE_PER_SECOND: u32 = 1_000;
+/// The most attempts of one run.
+pub const MAX_ATTEMPTS: u32 = 100;
+/// The longest pause between attempts.
+pub const MAX_BACKOFF: Duration = DAY;
+/// The most verdicts of one job that are kept.
+pub const MAX_KEEP: u32 = 10_000;
+
+/// The shapes of the file, of one job, and of one calendar.
+pub static FILE_SHAPE: Shape = Shape::Map(TOP);
+pub static JOB_SHAPE: Shape = Shape::Map(JOB);
+pub static CALENDAR_SHAPE: Shape = Shape::Map(CALENDAR);
+
+/// The file.
+pub static TOP: Tables = &[&[
+    key("version", Shape::Version, "The version of this language: 1."),
+    key("namespace", Shape::Name, "What keeps the jobs, locks and history of one cluster apart in a shared store.")
+        .default(super::DEFAULT_NAMESPACE),
+    key("defaults", Shape::Map(DEFAULTS), "Policies of every job that does not say otherwise.").also("default"),
+    key("calendars", named(&CALENDAR_SHAPE, MAX_CALENDARS, "calendars are too many: at most"),
+        "Named sets of dates, for `except`.")
+        .also("calendar holidays"),
+    key("migrations", Shape::List { of: &migrations::MIGRATION_SHAPE, most: migrations::MAX_MIGRATIONS },
+        "What is done once, in this order, before any job fires.")
+        .also("migration migrate"),
+    key("jobs", named(&JOB_SHAPE, MAX_JOBS, "jobs are too many: at most"), "The jobs, by name.")
+        .also("job cron tasks schedules"),
+]];
+
+/// One calendar.
+pub static CALENDAR: Tables = &[&[
+    key("dates", Shape::Dates { most: MAX_DATES },
+        "Dates (`2026-12-25`), ranges with both ends (`2026-12-24..2027-01-01`) and yearly days (`12-25`).")
+        .also("days"),
+]];
+
+/// One job.
+pub static JOB: Tables = &[OWN, POLICIES];
+
+/// What can be said for all jobs at once.
+pub static DEFAULTS: Tables = &[POLICIES];
+
+/// What only a job can say.
+pub static OWN: &[Key] = &[
+    key("schedule", Shape::Texts { most: MAX_EXPRESSIONS },
+        "When it is due: a cron expression of 5, 6 (seconds first) or 7 (year last) fields, `@daily` and the like, \
+         `@every 15m`, `@at` an instant; or a list of these.")
+        .also("cron when at every interval"),
+    COMMAND,
+    SHELL,
+    REQUEST,
+    key("sql", Shape::Map(sql::SQL), "Statements to run in a database.")
+        .also("query database").task(sql::read),
+    key("after", Shape::MapOr { key: "job", of: AFTER },
+        "Runs after another job instead of by a schedule; a name alone: after its success.")
+        .also("depends_on needs requires"),
+    key("description", Shape::Text, "What the job is for, in a few words.")
+        .also("comment title summary").to(|d| &mut d.job.description),
+    key("enabled", Shape::Word(words::<bool>),
+        "`false`: it is not due, neither by its schedule nor after another job; it can still be triggered.")
+        .default("true").also("active disabled suspend suspended paused").to(|d| &mut d.enabled),
+    key("start", Shape::Text,
+        "From when on its schedule counts: a day, a time by the clocks of its zone, or an instant with its offset.")
+        .also("start_at start_date starts not_before from since").needs(Needs::Schedule),
+    key("end", Shape::Text, "Until when its schedule counts, that day or instant included.")
+        .also("end_at end_date ends not_after until expires expires_at").needs(Needs::Schedule),
+];
+
+static AFTER: Tables = &[&[
+    key("job", Shape::Name, "The job whose end starts this one.").also("name"),
+    key("on", Shape::Word(words::<On>),
+        "Which ends count: `success`; `failure` (failed, timed out, cancelled, unknown); `end`: any but skipped.")
+        .default("success").also("when status").to(|d| &mut d.on),
+]];
+
+/// What a job, or `defaults` for all of them, can say.
+pub static POLICIES: &[Key] = &[
+    key("timezone", Shape::Zone, "The zone of its schedule, as IANA names it.")
+        .default("UTC").also("tz time_zone zone").needs(Needs::Schedule).to(|d| &mut d.rules.zone),
+    key("dst", Shape::Map(DST), "What becomes of local times that a change of the clocks removes or repeats.")
+        .needs(Needs::Schedule).in_parts(),
+    key("except", Shape::Texts { most: MAX_CALENDARS }, "Calendars on whose dates it is not due.")
+        .also("exclude skip holidays").needs(Needs::Schedule).to(|d| &mut d.rules.except),
+    key("jitter", duration(Duration::ZERO, MAX_JITTER),
+        "The most by which starts are moved, so that jobs do not all start at once; the same for every leader.")
+        .default("0s").also("splay random_delay spread").needs(Needs::Schedule).to(|d| &mut d.jitter),
+    key("env", VARIABLES,
+        "Variables for the command, added to those of the node; a job's are added to those of `defaults`.")
+        .also("environment vars variables").needs(Needs::Process).to(|d| &mut d.env),
+    ENV_FILE,
+    DIR,
+    TIMEOUT,
+    KILL_AFTER,
+    key("overlap", Shape::Word(words::<Overlap>),
+        "What becomes of an occurrence that is due while a run of the same job is open.")
+        .default("skip").also("concurrency concurrency_policy concurrencypolicy parallel").to(|d| &mut d.job.overlap),
+    key("max_running", count(1, MAX_RUNNING), "How many may run at once with `overlap: allow`.")
+        .default("10").also("max_concurrent max_parallel").to(|d| &mut d.max_running),
+    key("missed", Shape::MapOr { key: "run", of: MISSED },
+        "What becomes of occurrences that passed with no leader to fire them; `missed: all` is `missed: {run: all}`.")
+        .also("misfire catchup catch_up").needs(Needs::Schedule).in_parts(),
+    RETRY,
+    key("guarantee", Shape::Word(words::<Guarantee>),
+        "What is promised when a leader is lost in the middle of a run; `exactly_once` is for statements in a \
+         transaction.")
+        .default("at_most_once").also("delivery semantics").to(|d| &mut d.guarantee),
+    key("on_lost_leadership", Shape::Word(words::<OnLostLeadership>),
+        "What becomes of a run whose node may no longer trust its leadership.")
+        .default("cancel").to(|d| &mut d.job.on_lost_leadership),
+    key("history", Shape::Map(HISTORY), "How much of its history is kept; what is beyond either bound is pruned.")
+        .also("retention keep").in_parts(),
+];
+
+static DST: Tables = &[&[
+    key("gap", Shape::Word(words::<Gap>),
+        "A local time that does not exist that day: fires right after the gap, or is skipped.")
+        .default("shift").to(|d| &mut d.rules.gap),
+    key("fold", Shape::Word(words::<Fold>), "A local time that comes twice that day: which of them fires.")
+        .default("first").to(|d| &mut d.rules.fold),
+]];
+
+static MISSED: Tables = &[&[
+    key("run", Shape::Word(words::<MissedRun>),
+        "Which of them still run: none, the latest, or all within the bounds.")
+        .default("latest").to(|d| &mut d.job.missed.run),
+    key("within", duration_or_none(SECOND, MAX_AGE), "Only those not older than this; `none`: however old.")
+        .default("1h").to(|d| &mut d.job.missed.within),
+    key("limit", count(1, MAX_MISSED), "With `run: all`: at most so many, the newest.")
+        .default("10").to(|d| &mut d.job.missed.limit),
+    key("rate", Shape::Rate, "With `run: all`: how fast they are started, like `5/s` or `30/m`.")
+        .default("5/s").to(|d| &mut d.job.missed.every),
+]];
+
+static RETRIES: Tables = &[&[
+    key("attempts", count(1, MAX_ATTEMPTS), "Attempts in all, the first included.")
+        .default("1").also("max max_attempts count").to(|d| &mut d.job.retry.attempts),
+    key("backoff", Shape::Map(BACKOFF), "The pauses between attempts.").in_parts(),
+]];
+
+static BACKOFF: Tables = &[&[
+    key("initial", duration(MILLISECOND, MAX_BACKOFF),
+        "The pause before the second attempt; it doubles from then on.")
+        .default("5s").to(|d| &mut d.job.retry.initial),
+    key("max", duration(MILLISECOND, MAX_BACKOFF), "The longest pause.")
+        .default("5m").to(|d| &mut d.longest_pause),
+]];
+
+static HISTORY: Tables = &[&[
+    key("keep", count(1, MAX_KEEP), "So many verdicts.")
+        .default("100").to(|d| &mut d.job.history.keep),
+    key("for", duration(SECOND, MAX_AGE), "Those of so long.")
+        .default("30d").to(|d| &mut d.job.history.age),
+]];
+
+/// Variables for a process.
+pub const VARIABLES: Shape = named(&Shape::Text, MAX_VARIABLES, "variables are too many: a job sets at most");
+
+// Keys of a job that a migration has too.
+
+pub const COMMAND: Key =
+    key("command", Shape::Command { most: MAX_ARGS },
+        "The program to run and its arguments, started without a shell.")
+        .also("cmd args exec run").task(read_command);
+
+pub const SHELL: Key =
+    key("shell", Shape::Text, "A text that `/bin/sh -c` runs.")
+        .also("script sh bash").task(read_shell);
+
+pub const REQUEST: Key =
+    key("http", Shape::Map(http::HTTP), "A request to make.")
+        .also("request webhook curl").task(http::read);
+
+pub const DIR: Key =
+    key("dir", Shape::Directory, "The directory in which the command starts; the node's where it is not given.")
+        .also("cwd workdir working_dir working_directory chdir").needs(Needs::Process).to(|d| &mut d.job.dir);
+
+pub const TIMEOUT: Key =
+    key("timeout", duration_or_none(MILLISECOND, MAX_TIMEOUT),
+        "How long one attempt may take before it is ended; `none`: as long as it wants.")
+        .default("none").also("deadline max_duration").to(|d| &mut d.job.timeout);
+
+pub const KILL_AFTER: Key =
+    key("kill_after", duration(Duration::ZERO, MAX_KILL_AFTER),
+        "How long a command that was told to end (TERM) has before it is killed.")
+        .default("10s").also("grace grace_period stop_timeout").needs(Needs::Process).to(|d| &mut d.job.kill_after);
+
+pub const RETRY: Key =
+    key("retry", Shape::Map(RETRIES), "How often, and after what pause, a failed attempt is repeated.")
+        .also("retries max_retries").in_parts();
+
+pub const ENV_FILE: Key =
+    key("env_file", Shape::Texts { most: MAX_ENV_FILES },
+        "Files of `NAME=value` lines with variables for the command; `env` wins over them.")
+        .also("envfile environment_file dotenv").needs(Needs::Process).to(|d| &mut d.job.env);

@@ -1,0 +1,174 @@
+//! How the values of keys are read: each type in its own way, within the bounds of the table.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::draft::Placed;
+use super::env_file;
+use super::keys::{self, Shape};
+use super::problem::quoted;
+use super::tables::MAX_RATE_PER_SECOND;
+use super::walk::{Spot, Walk};
+use crate::job::{Text, Word};
+use crate::time::{parse_duration, written};
+
+/// What a key is read into.
+pub trait Place {
+    /// Reads the value at `spot`. Where that cannot be read, why is noted, and the place stays as it is.
+    fn take(&mut self, walk: &mut Walk, spot: Spot);
+}
+
+/// A value that takes the place of the one beneath it.
+pub trait Value: Sized {
+    /// The value at `spot`; `None`: it cannot be read, and why is noted.
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Self>;
+}
+
+impl<T: Value> Place for T {
+    fn take(&mut self, walk: &mut Walk, spot: Spot) {
+        if let Some(value) = T::read(walk, spot) {
+            *self = value;
+        }
+    }
+}
+
+impl<T: Value> Value for Placed<T> {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Placed<T>> {
+        let value = T::read(walk, spot)?;
+        Some(Placed { value, given: (!walk.of_table).then_some(spot.node) })
+    }
+}
+
+impl<T: Word> Value for T {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<T> {
+        let known = || T::WORDS.iter().map(|(word, _)| *word);
+        let what = format!("one of {}", keys::list(known()).replace(" and ", " or "));
+        let filled = walk.known(&what, spot)?;
+        let value = T::named(&filled.text);
+        if value.is_none() {
+            let meant = keys::nearest(&filled.text, known()).filter(|_| !filled.secret);
+            let meant = meant.map_or(String::new(), |meant| format!(": did you mean `{meant}`?"));
+            walk.wrong(spot, format!("expected {what}, found {}{meant}", filled.shown()));
+        }
+        value
+    }
+}
+
+impl Value for Option<Text> {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Option<Text>> {
+        let text = walk.text(spot)?;
+        if matches!(spot.shape, Shape::Directory) && text.expose().is_empty() {
+            return walk.refuse(spot, "expected a directory, found an empty text");
+        }
+        Some(Some(text))
+    }
+}
+
+impl Value for u32 {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<u32> {
+        let &Shape::Count { least, most } = spot.shape else {
+            unreachable!("the table says that {} is a number", spot.path)
+        };
+        walk.read("a whole number", spot, |text| match text.parse::<u32>() {
+            Ok(number) if (least..=most).contains(&number) => Ok(number),
+            _ => Err(format!("is not a whole number from {least} to {most}")),
+        })
+    }
+}
+
+/// `none` stands for no bound, where the table allows it.
+impl Value for Option<Duration> {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Option<Duration>> {
+        let &Shape::Duration { least, most, or_none } = spot.shape else {
+            unreachable!("the table says that {} is a duration", spot.path)
+        };
+        walk.read("a duration", spot, |text| match text {
+            "none" if or_none => Ok(None),
+            _ => duration_within(text, least, most).map(Some).map_err(|why| {
+                let or_none = if or_none { " (or `none`)" } else { "" };
+                format!("{why}{or_none}")
+            }),
+        })
+    }
+}
+
+/// A duration, or the time from one start to the next at a rate like `5/s`.
+impl Value for Duration {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Duration> {
+        match spot.shape {
+            Shape::Rate => walk.read("a rate", spot, parse_rate),
+            _ => Option::<Duration>::read(walk, spot).flatten(),
+        }
+    }
+}
+
+/// Variables, or files of them: they are added to those beneath.
+impl Place for BTreeMap<String, Text> {
+    fn take(&mut self, walk: &mut Walk, spot: Spot) {
+        self.extend(match spot.shape {
+            Shape::Named { .. } => walk.named(spot, check_variable, |walk, spot, _| walk.text(spot)),
+            _ => env_file::read(walk, spot),
+        });
+    }
+}
+
+/// Whether a job may set the variable `name`.
+pub fn check_variable(name: &str) -> Result<(), String> {
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic() && c != '=') {
+        return Err(format!("{} cannot be the name of a variable: use letters, digits and `_`", quoted(name)));
+    }
+    if name.starts_with("FENCRON_") || name == "TRACEPARENT" {
+        return Err(format!("{} is set by fencron for every run: choose another name", quoted(name)));
+    }
+    Ok(())
+}
+
+fn duration_within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|why| why.to_string())?;
+    if duration < least || duration > most {
+        let [least, most] = [least, most].map(written);
+        return Err(format!("is out of bounds: give a duration from {least} to {most}"));
+    }
+    Ok(duration)
+}
+
+fn parse_rate(text: &str) -> Result<Duration, String> {
+    let how = || "is not a rate: write how many per second, minute or hour, like `5/s`, `30/m` or `100/h`".to_owned();
+    let (number, unit) = text.split_once('/').ok_or_else(how)?;
+    let number: u32 = number.trim().parse().map_err(|_| how())?;
+    let seconds = match unit.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return Err(how()),
+    };
+    let per_second = number.div_ceil(seconds);
+    if number == 0 || per_second > MAX_RATE_PER_SECOND {
+        return Err(format!("is out of bounds: give a rate above 0 and up to {}/s", MAX_RATE_PER_SECOND));
+    }
+    Ok(Duration::from_secs(u64::from(seconds)) / number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_within_bounds() {
+        let parse = |text| duration_within(text, Duration::from_secs(1), Duration::from_secs(86_400));
+        assert_eq!(parse("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert!(parse("30").unwrap_err().contains("without a unit"));
+        assert!(parse("2d").unwrap_err().contains("1s to 1d"));
+        assert!(parse("soon").unwrap_err().contains("1h 30m"));
+        assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn rates_are_read_as_the_time_between_starts() {
+        assert_eq!(parse_rate("5/s"), Ok(Duration::from_millis(200)));
+        assert_eq!(parse_rate("30/m"), Ok(Duration::from_secs(2)));
+        for text in ["", "5", "0/s", "-1/s", "5/d", "1001/s", "4000000000/h", "/"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+}
