@@ -12,29 +12,26 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub fn name(self) -> &'static str {
+    /// Its name, its mark before what leads on, and its mark before what leads back.
+    fn words(self) -> [&'static str; 3] {
         match self {
-            Tool::Goose => "goose",
-            Tool::SqlMigrate => "sql-migrate",
-            Tool::Dbmate => "dbmate",
+            Tool::Goose => ["goose", "-- +goose Up", "-- +goose Down"],
+            Tool::SqlMigrate => ["sql-migrate", "-- +migrate Up", "-- +migrate Down"],
+            Tool::Dbmate => ["dbmate", "-- migrate:up", "-- migrate:down"],
         }
     }
 
+    pub fn name(self) -> &'static str {
+        self.words()[0]
+    }
+
     fn up(self) -> &'static str {
-        match self {
-            Tool::Goose => "-- +goose Up",
-            Tool::SqlMigrate => "-- +migrate Up",
-            Tool::Dbmate => "-- migrate:up",
-        }
+        self.words()[1]
     }
 
     /// The mark before what is left out.
     pub fn down(self) -> &'static str {
-        match self {
-            Tool::Goose => "-- +goose Down",
-            Tool::SqlMigrate => "-- +migrate Down",
-            Tool::Dbmate => "-- migrate:down",
-        }
+        self.words()[2]
     }
 }
 
@@ -120,15 +117,17 @@ fn mark(line: &str) -> Option<Mark<'_>> {
 }
 
 /// Where in a script one is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum At {
+    #[default]
     Before,
     Up,
     Down,
 }
 
+#[derive(Default)]
 struct Marked {
-    kind: Database,
+    mysql: bool,
     lines: Vec<String>,
     content: Vec<String>,
     tool: Option<Tool>,
@@ -143,18 +142,7 @@ struct Marked {
 }
 
 fn marked(text: &str, kind: Database) -> Result<Part, Fault> {
-    let mut read = Marked {
-        kind,
-        lines: Vec::new(),
-        content: Vec::new(),
-        tool: None,
-        at: At::Before,
-        leads_on: false,
-        in_statement: false,
-        left_out: None,
-        no_transaction: None,
-        restores: false,
-    };
+    let mut read = Marked { mysql: kind == Database::Mysql, ..Marked::default() };
     for (line, number) in text.lines().zip(1..) {
         match mark(line) {
             Some(mark) => read.mark(mark, number)?,
@@ -200,14 +188,14 @@ impl Marked {
             Mark::Down(_) => self.at = At::Down,
             Mark::Begin(_) => {
                 self.in_statement = true;
-                if self.at == At::Up && self.kind == Database::Mysql {
+                if self.at == At::Up && self.mysql {
                     put = format!("DELIMITER {DELIMITER}");
                     self.restores = false;
                 }
             }
             Mark::End(_) => {
                 self.in_statement = false;
-                if self.at == At::Up && self.kind == Database::Mysql {
+                if self.at == At::Up && self.mysql {
                     put = DELIMITER.to_owned();
                     self.restores = true;
                 }
