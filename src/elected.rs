@@ -104,6 +104,7 @@ pub struct Elected<S> {
 
 /// A term of this instance, while it lasts.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Led {
     /// The proof and the fence.
     pub term: Term,

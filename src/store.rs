@@ -395,6 +395,7 @@ impl Watch {
 
 /// What went wrong, sorted by what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// No answer came. A write may have been applied, or may yet be: read back before repeating it.
     #[error("no answer from {store} ({why}): a write may or may not have been applied")]
@@ -443,6 +444,7 @@ pub(crate) const FULL: &str = "etcd's database is full: compact and defragment i
 
 /// What the store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct About {
     /// `sqlite`, `etcd` or `memory`.
     pub kind: &'static str,

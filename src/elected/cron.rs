@@ -17,6 +17,7 @@ use crate::time::Wall;
 
 /// Why there is no such job.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CronError {
     #[error(transparent)]
     Name(#[from] NotAJobName),

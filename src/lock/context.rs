@@ -113,6 +113,7 @@ impl WaitCanceller {
 
 /// How a lock stands that somebody waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// Who holds it; `None`: nobody, or nobody that can be read.
     pub holder: Option<HeldBy>,
@@ -136,6 +137,7 @@ impl Progress {
 
 /// Who holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HeldBy {
     pub node: String,
     pub session: LeaseId,

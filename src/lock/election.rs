@@ -37,6 +37,7 @@ impl Term {
 
 /// Why a campaign ended without a term.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CampaignError {
     /// Open another session and campaign with that.
     #[error("the session is over ({0}), so it cannot win")]
@@ -62,6 +63,7 @@ pub enum CampaignError {
 
 /// Why a term was not ended in favour of a node.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StepDownError {
     #[error("node `{node}` does not wait for the lock (or more than {MOST_SET_BACK} wait before it): the term goes on")]
     NotWaiting { node: String },
@@ -80,6 +82,7 @@ pub enum Resigned {
 
 /// Who leads, who waits, and what stands in the way, at one revision.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Standing {
     pub leader: Option<Leader>,
     /// In the order in which they will be granted the lock.
@@ -94,6 +97,7 @@ pub struct Standing {
 
 /// Who holds the lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leader {
     pub node: String,
     pub session: LeaseId,

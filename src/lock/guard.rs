@@ -57,6 +57,7 @@ impl DerefMut for Owner<'_> {
 
 /// What a body that runs under a lock is given.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Holding {
     /// The proof and the fence: what writes compare, and what effects are stamped with.
     pub hold: Hold,

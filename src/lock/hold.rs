@@ -46,6 +46,7 @@ pub(crate) struct Base {
 
 /// What fences are counted from is not there, so that a new fence could be lower than an old one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FenceBaseError {
     /// Somebody deleted it, or it was never written.
     #[error(

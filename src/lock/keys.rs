@@ -179,6 +179,7 @@ pub struct LockName {
 
 /// What a lock is used for. Two locks of different kinds are never the same, whatever their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LockKind {
     /// Whatever its users make of it.
     Named,

@@ -49,6 +49,7 @@ pub(crate) enum Step {
 
 /// A key that stands in the way of everybody and does not go away by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Obstacle {
     pub key: String,
     pub reason: Reason,
@@ -109,6 +110,7 @@ impl Holder {
 
 /// Somebody in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Waiter {
     /// The node's name; `None` where it cannot be read.
     pub node: Option<String>,

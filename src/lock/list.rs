@@ -14,6 +14,7 @@ pub const LOCKS_LISTED: usize = 1000;
 
 /// What is held or waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Listing {
     /// Also those of elections, which are the same, the leader's, and those that are used inside; by their names.
     pub locks: Vec<LockListed>,
@@ -25,6 +26,7 @@ pub struct Listing {
 
 /// A lock that is held, waited for, or barred.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LockListed {
     pub name: LockName,
     /// `None`: nobody, or nobody that can be read.
@@ -46,6 +48,7 @@ pub enum Bar {
 
 /// A semaphore.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SemaphoreListed {
     pub name: LockName,
     /// How many permits there are; `None`: that cannot be read.

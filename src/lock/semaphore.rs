@@ -38,6 +38,7 @@ pub struct Semaphore<S> {
 
 /// Why permits were not got.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SemaphoreError {
     /// More than there are altogether: it would wait for ever, and keep all others waiting.
     #[error("{asked} permits of `{semaphore}` were asked for, which has {permits}: ask for fewer, or give it more")]
@@ -59,6 +60,7 @@ pub enum SemaphoreError {
 
 /// Who holds permits and who waits for some, at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SemaphoreState {
     /// How many there are; `None`: the semaphore was never used.
     pub permits: Option<u32>,
@@ -78,6 +80,7 @@ impl SemaphoreState {
 
 /// Who holds permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PermitsHeld {
     pub node: String,
     pub session: Option<LeaseId>,

@@ -104,6 +104,7 @@ impl fmt::Debug for Told {
 
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Ended {
     #[error("the store says that its lease has ended")]
     Refused,
@@ -117,6 +118,7 @@ pub enum Ended {
 
 /// Why a session could not be opened or used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SessionError {
     #[error("the session (lease {lease}) is over: {why}")]
     Ended { lease: LeaseId, why: Ended },

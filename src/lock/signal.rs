@@ -15,6 +15,7 @@ use crate::time::Clock;
 
 /// Why a hold is over, or may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Lost {
     /// Its session is over.
     SessionEnded(Ended),

@@ -81,6 +81,7 @@ impl StoreUrl {
 
 /// A text that does not say where a store is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotAStore {
     #[error("`sqlite:` needs the path of a file, like {}", StoreUrl::DEFAULT)]
     NoPath,

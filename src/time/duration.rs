@@ -11,6 +11,7 @@ const FRACTION_DIGITS_MOST: usize = 9;
 
 /// Why a text is not a duration. It follows the text in a message: "`5M` has an unknown unit: …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotADuration {
     #[error("is not a duration: write it like `30s`, `10m`, `1h 30m` or `7d`")]
     Malformed,

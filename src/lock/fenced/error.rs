@@ -11,6 +11,7 @@ use crate::store::StoreError;
 
 /// Why an operation on a lock failed. Which of these leave the context holding the lock is said at each.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LockError {
     /// It holds the lock as often as it may. It goes on holding it.
     #[error("`{lock}` is held {limit} times by this context, which is its limit: unlock it first")]

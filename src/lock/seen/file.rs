@@ -64,6 +64,7 @@ pub struct SeenFile {
 
 /// The file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SeenFileError {
     #[error("cannot {what} {path}, which remembers the highest fence seen: {source}", path = path.display())]
     Io {
