@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, PUT_OFF_MOST};
+#[cfg(test)]
+pub(crate) use attempt::cases;
+pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, Judgement, PUT_OFF_MOST, cancelled, judge_lost, lost};
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 #[cfg(feature = "sqlite")]
 pub use script::sqlite;
@@ -442,6 +444,16 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// How something ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    pub verdict: Verdict,
+    /// Why, for a person; empty where nothing is to be said.
+    pub reason: String,
+    /// The exit code of its command; where a signal ended that, 128 and the signal's number.
+    pub exit_code: Option<i32>,
 }
 
 /// Why a run is being stopped.

@@ -65,8 +65,6 @@ pub struct Step {
     pub job: Arc<Job>,
     /// Tells, by succeeding, that it was done; by exit code 1 or an answer that was not expected, that it was not.
     pub verify: Option<Arc<Job>>,
-    /// It may be made again when nobody can say how far it came.
-    pub repeatable: bool,
     /// What its command reads, where it is made.
     pub reads: Reads,
 }
@@ -79,7 +77,6 @@ impl From<&Migration> for Step {
             checksums_before: migration.checksums_before.clone(),
             job: Arc::clone(&migration.job),
             verify: migration.verify.clone(),
-            repeatable: migration.job.guarantee.may_repeat(),
             reads: Reads::Nothing,
         }
     }
@@ -89,7 +86,7 @@ impl Step {
     /// What is done under a key by `task`, which may take so long.
     pub fn of_key(key: OnceKey, checksum: String, task: Task, timeout: Option<Duration>, repeatable: bool) -> Step {
         let job = Arc::new(job_of_key(task, timeout, repeatable));
-        Step { key, checksum, checksums_before: Vec::new(), job, verify: None, repeatable, reads: Reads::Nothing }
+        Step { key, checksum, checksums_before: Vec::new(), job, verify: None, reads: Reads::Nothing }
     }
 
     /// Has `task` tell whether it was done, where somebody was lost in the middle of it.
@@ -97,6 +94,11 @@ impl Step {
     pub fn verified_by(self, task: Task) -> Step {
         let verify = job_of_key(task, self.job.timeout, true);
         Step { verify: Some(Arc::new(verify)), ..self }
+    }
+
+    /// Whether it may be made again when nobody can say how far it came.
+    pub fn is_repeatable(&self) -> bool {
+        self.job.guarantee.may_repeat()
     }
 
     /// Whether what has this checksum is the same.
@@ -222,7 +224,7 @@ impl Call<'_> {
             OnceState::Failed => {
                 // A migration that was changed since is another one; a key stays what it is.
                 let changed = step.key.kind() == OnceKind::Migration && !step.is_same(&once.checksum);
-                let again = self.how.retry_failed || step.repeatable;
+                let again = self.how.retry_failed || step.is_repeatable();
                 if changed || (again && !is_news) {
                     Next::Make
                 } else {
@@ -230,7 +232,7 @@ impl Call<'_> {
                 }
             }
             OnceState::Unknown => {
-                let can_find_out = step.repeatable || step.verify.is_some();
+                let can_find_out = step.is_repeatable() || step.verify.is_some();
                 if can_find_out && !is_news {
                     Next::FindOut
                 } else {

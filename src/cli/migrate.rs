@@ -135,7 +135,7 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
             Err(Failure::new(Exit::Failed, why).into())
         }
         Settled::Unknown(once) => {
-            let repeatable = steps.iter().any(|step| step.key.name() == once.name && step.repeatable);
+            let repeatable = steps.iter().any(|step| step.key.name() == once.name && step.is_repeatable());
             let again = if repeatable { "; or, where only an outage was in the way, run this again" } else { "" };
             let why = format!(
                 "nobody can say whether migration {} was made: {}. Find out, and say so: `fencron migrate resolve {} --as \

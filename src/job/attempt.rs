@@ -1,8 +1,13 @@
-//! PURE: whether another attempt follows one that has ended. Runs of jobs and what is done once are judged alike.
+//! PURE: what follows an attempt that has ended: another one, another node, or a verdict. Runs of jobs, migrations and
+//! what `fencron once` runs are judged alike.
+
+#[cfg(test)]
+pub(crate) mod cases;
 
 use std::time::Duration;
 
-use super::{Again, Guarantee, Job, Outcome, Task};
+use super::{Again, End, Guarantee, Job, Outcome, StopReason, Task, Verdict};
+use crate::fence::Fence;
 
 /// The longest that a target can have the next attempt put off (`Retry-After`).
 pub const PUT_OFF_MOST: Duration = Duration::from_secs(86_400);
@@ -10,6 +15,9 @@ pub const PUT_OFF_MOST: Duration = Duration::from_secs(86_400);
 /// How many attempts, at most, end without anybody knowing how, where repeating is harmless: one that takes its node
 /// down each time is not to take all of them.
 pub const ATTEMPTS_LOST_MOST: u32 = 10;
+
+/// What shells add to a signal's number, for the exit code of what it has ended.
+const EXIT_OF_SIGNAL: i32 = 128;
 
 /// An attempt that has ended.
 #[derive(Clone, Copy, Debug)]
@@ -19,17 +27,60 @@ pub struct Attempted<'a> {
     pub number: u32,
     /// Whether anything of it was begun.
     pub began: bool,
-    /// Whether nobody knows how the attempt before it ended.
-    pub in_doubt_before: bool,
+    /// Why nobody can say how the last attempt before it ended; `None`: that is known, or there was none.
+    pub doubt: Option<&'a str>,
+    /// The person who asked for the attempt to be stopped, where one did.
+    pub asked_by: Option<&'a str>,
+    /// No other attempt can follow here, whatever the job says.
+    pub is_last: bool,
+}
+
+/// What follows an attempt that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Another attempt, after this pause.
+    Repeat { pause: Duration },
+    /// An attempt by whichever node comes next.
+    HandOver,
+    /// Nothing: this is how it ended.
+    End(End),
 }
 
 impl Job {
-    /// After what pause an attempt is followed by another; `None`: it is not.
-    pub fn pause_after(&self, ended: Attempted<'_>) -> Option<Duration> {
+    /// What follows an attempt that has ended.
+    pub fn judge(&self, attempted: Attempted<'_>) -> Judgement {
+        let Attempted { outcome, began, doubt, asked_by, is_last, .. } = attempted;
+        // What never began loses nothing by it, and what may run twice is to run to its end once.
+        let may_move = !began || self.guarantee.may_repeat();
+        if may_move && matches!(outcome, Outcome::Stopped(StopReason::Shutdown | StopReason::LostLeadership)) {
+            return Judgement::HandOver;
+        }
+        match self.pause_after(attempted).filter(|_| !is_last) {
+            Some(pause) => Judgement::Repeat { pause },
+            None => Judgement::End(outcome.end(asked_by).after(doubt.filter(|_| !began))),
+        }
+    }
+
+    /// Why nobody can say how far the attempt came, or the one before it where this one did not begin; `None`: it is
+    /// known, or none has begun.
+    pub fn doubt_after(&self, attempted: Attempted<'_>) -> Option<Box<str>> {
+        let Attempted { outcome, began, .. } = attempted;
+        match outcome {
+            Outcome::InDoubt(why) | Outcome::Partial(why) => Some(why.as_str().into()),
+            Outcome::Stopped(_) | Outcome::TimedOut if began && self.is_in_doubt_when_cut_short() => {
+                Some(format!("stopped in the middle: {}", outcome.end(None).reason).into())
+            }
+            _ if began => None,
+            _ => attempted.doubt.map(Into::into),
+        }
+    }
+
+    /// The pause before another attempt; `None`: none follows.
+    fn pause_after(&self, ended: Attempted<'_>) -> Option<Duration> {
         let configured = self.retry.pause_after(ended.number);
         // Repeating it is how the target is asked whether it was done, which is never one attempt too many.
         let asking = (ended.number < ATTEMPTS_LOST_MOST).then(|| self.retry.pause(ended.number));
-        let unsettled = self.guarantee == Guarantee::ExactlyOnce && ended.in_doubt_before && !ended.began;
+        let unsettled = self.guarantee == Guarantee::ExactlyOnce && ended.doubt.is_some() && !ended.began;
         let pause = if unsettled { configured.or(asking) } else { configured };
         match ended.outcome {
             Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => None,
@@ -51,7 +102,7 @@ impl Job {
 
     /// Whether nobody can say how far something came that was cut short: its statements take effect one by one, or
     /// its request may have arrived.
-    pub fn is_in_doubt_when_cut_short(&self) -> bool {
+    fn is_in_doubt_when_cut_short(&self) -> bool {
         match &self.task {
             Task::Command(_) => false,
             Task::Http(_) => true,
@@ -62,5 +113,69 @@ impl Job {
     fn took_effect_in_part(&self, began: bool) -> bool {
         let in_part = matches!(&self.task, Task::Sql(sql) if !sql.transaction);
         began && in_part && !self.guarantee.may_repeat()
+    }
+}
+
+/// What follows the attempt `number` of which its claimant did not report the end, since it is gone. `lost` says so: see
+/// [`lost`].
+pub fn judge_lost(guarantee: Guarantee, number: u32, lost: &str) -> Judgement {
+    let unknown = |reason| Judgement::End(End { verdict: Verdict::Unknown, reason, exit_code: None });
+    match guarantee.may_repeat() {
+        true if number < ATTEMPTS_LOST_MOST => Judgement::HandOver,
+        true => unknown(format!("{lost}; it was attempt {number}, and no further one follows")),
+        false => unknown(lost.to_owned()),
+    }
+}
+
+/// The reason given for an attempt whose claimant, a `leader` or a `holder`, is gone and did not report its end.
+pub fn lost(role: &str, claimant: Option<(&str, Fence)>) -> String {
+    let who = claimant.map_or(format!("a {role}"), |(node, fence)| format!("{node} (fence {fence})"));
+    format!("{role} lost: {who} claimed it and did not say how it ended")
+}
+
+/// The reason given for what ended because a person asked for that.
+pub fn cancelled(by: Option<&str>) -> String {
+    let asked = StopReason::Asked.as_str();
+    by.map_or(asked.to_owned(), |by| format!("{asked}, of {by}"))
+}
+
+impl Outcome {
+    /// How something ends of which this was the last attempt.
+    pub fn end(&self, asked_by: Option<&str>) -> End {
+        let (verdict, reason) = match self {
+            Outcome::Exited(0) | Outcome::Done => (Verdict::Succeeded, String::new()),
+            Outcome::AlreadyApplied => (Verdict::Succeeded, "already applied".to_owned()),
+            Outcome::Exited(code) => (Verdict::Failed, format!("exit code {code}")),
+            Outcome::Signalled(signal) => (Verdict::Failed, format!("killed by signal {signal}")),
+            Outcome::NotStarted(why) => (Verdict::Failed, format!("not started: {why}")),
+            Outcome::Failed { why, .. } => (Verdict::Failed, why.clone()),
+            Outcome::TimedOut => (Verdict::TimedOut, "took longer than its `timeout`".to_owned()),
+            Outcome::Stopped(StopReason::Asked) => (Verdict::Cancelled, cancelled(asked_by)),
+            Outcome::Stopped(reason) => (Verdict::Cancelled, reason.as_str().to_owned()),
+            Outcome::Fenced { seen } => {
+                let seen = seen.map_or("a greater fence".to_owned(), |seen| format!("fence {seen}"));
+                (Verdict::Cancelled, format!("fenced: the target has seen {seen}"))
+            }
+            Outcome::InDoubt(why) | Outcome::Partial(why) => (Verdict::Unknown, why.clone()),
+        };
+        let exit_code = match self {
+            Outcome::Exited(code) => Some(*code),
+            Outcome::Signalled(signal) => Some(EXIT_OF_SIGNAL + signal),
+            _ => None,
+        };
+        End { verdict, reason, exit_code }
+    }
+}
+
+impl End {
+    /// The same where no attempt began since one that is in doubt: that it did not succeed now says nothing of then.
+    #[must_use]
+    pub fn after(self, doubt: Option<&str>) -> End {
+        match doubt {
+            Some(doubt) if !matches!(self.verdict, Verdict::Unknown | Verdict::Succeeded) => {
+                End { verdict: Verdict::Unknown, reason: format!("{}; before: {doubt}", self.reason), ..self }
+            }
+            _ => self,
+        }
     }
 }

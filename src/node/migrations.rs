@@ -157,7 +157,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let (why, about, again) = match result {
             Ok(Settled::Done) => (String::new(), None, false),
             Ok(Settled::Failed(once)) => {
-                let again = self.gate.steps.iter().any(|step| step.key.name() == once.name && step.repeatable);
+                let again = self.gate.steps.iter().any(|step| step.key.name() == once.name && step.is_repeatable());
                 let what_to_do = if again {
                     "it is tried again from time to time; put right what is in its way"
                 } else {

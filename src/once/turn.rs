@@ -8,7 +8,9 @@ use super::wait::{Heard, tell_ended};
 use super::{Call, Next, OnceError, Runner, Settled, Step, Told, find};
 use crate::execute::{self, Execute, Follow, MayStart, Reads, Started, Stop, Stopper, Work};
 use crate::fence::Stamp;
-use crate::job::{Again, Attempted, Ended, Job, OUTPUT_KEPT, Outcome, RunId, StopReason};
+use crate::job::{
+    Again, Attempted, End, Ended, Job, Judgement, OUTPUT_KEPT, Outcome, RunId, StopReason, Verdict, lost,
+};
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
 use crate::lock::{CampaignError, Election, Hold, HoldSignal, Session, Term, Trust};
 use crate::store::Store;
@@ -27,10 +29,11 @@ struct Turn<'a> {
 /// How all attempts of one claim ended.
 struct Made {
     ended: Ended,
-    /// How many were begun.
+    /// How many there were.
     attempts: u32,
-    /// Nobody knows how the last one ended of which anything was begun, here or by whoever was lost before.
-    in_doubt: bool,
+    judgement: Judgement,
+    /// Why nobody can say how the last attempt ended that began, here or under the claimant before.
+    doubt: Option<Box<str>>,
 }
 
 impl<S: Store, E: Execute> Runner<S, E> {
@@ -100,18 +103,11 @@ impl<S: Store, E: Execute> Runner<S, E> {
             let finished_at = Some(self.clock.wall());
             Some(Once { state, reason, finished_at, ..before.clone() })
         };
-        if step.repeatable {
+        if step.is_repeatable() {
             tracing::warn!(once = %step.key.run_id(), "it was begun and nobody said how it ended: it may be repeated");
             return Ok(None);
         }
-        let lost = match before.state {
-            OnceState::Claimed => {
-                let by = before.claimed_by.as_ref();
-                let by = by.map_or("somebody".to_owned(), |by| format!("{} (fence {})", by.node, by.fence));
-                format!("{by} was lost in the middle of it")
-            }
-            _ => before.reason.clone(),
-        };
+        let lost = doubt_of(before);
         let Some(probe) = &step.verify else { return Ok(settled(OnceState::Unknown, lost)) };
         let ended = Box::pin(self.attempt(step, probe, before.attempts, turn, call)).await?.0;
         Ok(match ended.outcome {
@@ -120,7 +116,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
             }
             Outcome::Exited(1) | Outcome::Failed { again: Again::Never, .. } => None,
             outcome => {
-                let why = reason_of(&outcome);
+                let why = outcome.end(None).reason;
                 settled(OnceState::Unknown, format!("{lost}, and `verify` could not tell whether it is done: {why}"))
             }
         })
@@ -166,9 +162,44 @@ impl<S: Store, E: Execute> Runner<S, E> {
         };
         (call.tell)(Told::Starts { name: claim.name.clone(), attempt: claim.attempts, fence });
         let made = Box::pin(self.attempts(step, before, turn, call)).await?;
-        let once = verdict(claim, made, attempts_before);
-        let recorded = Recorded { once: once.clone(), modified: claimed };
-        self.settle(step, &recorded, once, call).await
+        let recorded = Recorded { once: claim.clone(), modified: claimed };
+        let stopped = match (&made.ended.outcome, &made.judgement) {
+            (Outcome::Stopped(reason), Judgement::HandOver) => Some(*reason),
+            // A caller that withdraws before anything began has not cancelled it for the others.
+            (Outcome::Stopped(reason), _) if made.ended.started_at.is_none() && made.doubt.is_none() => Some(*reason),
+            _ => None,
+        };
+        match stopped {
+            Some(reason) => Err(self.hand_over(step, &recorded, (made, attempts_before), reason).await),
+            None => self.settle(step, &recorded, verdict(claim, made, attempts_before), call).await,
+        }
+    }
+
+    /// Leaves a claim that was stopped to whoever holds the lock next. Answers what that is to the caller.
+    async fn hand_over(
+        &self,
+        step: &Step,
+        recorded: &Recorded,
+        (made, attempts_before): (Made, u32),
+        reason: StopReason,
+    ) -> OnceError {
+        let began = made.ended.started_at.is_some();
+        let attempts = attempts_before + made.attempts - u32::from(!began);
+        let finished_at = Some(made.ended.finished_at);
+        let why = stopped_for(reason).to_owned();
+        let pending =
+            Once { state: OnceState::Pending, attempts, finished_at, reason: why.clone(), ..recorded.once.clone() };
+        // A claim in doubt stays as it stands: the next holder finds out.
+        if made.doubt.is_none()
+            && let Err(error) = self.ledger.settle_once(&step.key, recorded.modified, &pending).await
+        {
+            tracing::warn!(%error, once = %step.key.run_id(), "that it was stopped is not recorded: it stays claimed");
+        }
+        match reason {
+            StopReason::LostLeadership if !began => CampaignError::TrustLapsed.into(),
+            StopReason::LostLeadership => OnceError::Lost { name: pending.name, why },
+            _ => OnceError::Stopped(reason),
+        }
     }
 
     /// Records what is decided about a step, where it still is as it was read or claimed.
@@ -201,24 +232,39 @@ impl<S: Store, E: Execute> Runner<S, E> {
     ) -> Result<Made, OnceError> {
         let attempts_before = before.map_or(0, |before| before.once.attempts);
         // Where it may not be repeated, a probe has found that it was not done.
-        let in_doubt = |before: &Recorded| matches!(before.once.state, OnceState::Claimed | OnceState::Unknown);
-        let (mut attempts, mut in_doubt) = (0, step.repeatable && before.is_some_and(in_doubt));
+        let in_doubt = |before: &Once| matches!(before.state, OnceState::Claimed | OnceState::Unknown);
+        let before = before.map(|before| &before.once).filter(|before| step.is_repeatable() && in_doubt(before));
+        let (mut attempts, mut doubt) = (0, before.map(|before| Box::from(doubt_of(before))));
         loop {
             attempts += 1;
             let (ended, lost) = self.attempt(step, &step.job, attempts_before + attempts, turn, call).await?;
-            let began = ended.started_at.is_some();
-            let attempted = Attempted { outcome: &ended.outcome, number: attempts, began, in_doubt_before: in_doubt };
-            let pause = step.job.pause_after(attempted).filter(|_| !lost);
-            in_doubt = if began { is_in_doubt(step, &ended.outcome) } else { in_doubt };
-            let Some(pause) = pause else { return Ok(Made { ended, attempts, in_doubt }) };
-            tracing::warn!(once = %step.key.run_id(), ?pause, "failed: {}; trying again", reason_of(&ended.outcome));
-            let mut stop = call.how.stop.clone();
-            tokio::select! {
-                biased;
-                _ = stop.requested() => return Ok(Made { ended, attempts, in_doubt }),
-                _ = turn.signal.lost() => return Ok(Made { ended, attempts, in_doubt }),
-                () = tokio::time::sleep(pause) => {}
+            let attempted = Attempted {
+                outcome: &ended.outcome,
+                number: attempts,
+                began: ended.started_at.is_some(),
+                doubt: doubt.as_deref(),
+                asked_by: None,
+                is_last: lost,
+            };
+            let mut judgement = step.job.judge(attempted);
+            let doubt_after = step.job.doubt_after(attempted);
+            if let Judgement::Repeat { pause } = judgement {
+                let why = ended.outcome.end(None).reason;
+                tracing::warn!(once = %step.key.run_id(), ?pause, "failed: {why}; trying again");
+                let mut stop = call.how.stop.clone();
+                let goes_on = tokio::select! {
+                    biased;
+                    _ = stop.requested() => false,
+                    _ = turn.signal.lost() => false,
+                    () = tokio::time::sleep(pause) => true,
+                };
+                if goes_on {
+                    doubt = doubt_after;
+                    continue;
+                }
+                judgement = step.job.judge(Attempted { is_last: true, ..attempted });
             }
+            return Ok(Made { ended, attempts, judgement, doubt: doubt_after });
         }
     }
 
@@ -340,49 +386,105 @@ async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
     }
 }
 
-/// Whether an attempt that was begun leaves open, by ending so, whether it was done.
-fn is_in_doubt(step: &Step, outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::InDoubt(_) | Outcome::Partial(_) => true,
-        Outcome::TimedOut | Outcome::Stopped(_) => step.job.is_in_doubt_when_cut_short(),
-        _ => false,
+/// Why nobody can say how what is recorded so ended.
+fn doubt_of(once: &Once) -> String {
+    match once.state {
+        OnceState::Claimed => lost("holder", once.claimed_by.as_ref().map(|by| (by.node.as_str(), by.fence))),
+        _ => once.reason.clone(),
     }
 }
 
-fn reason_of(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Exited(0) | Outcome::Done => String::new(),
-        Outcome::Exited(code) => format!("exit code {code}"),
-        Outcome::Signalled(signal) => format!("ended by signal {signal}"),
-        Outcome::TimedOut => "it took longer than its `timeout`".to_owned(),
-        Outcome::Stopped(StopReason::LostLeadership) => "stopped: its lock was lost, or may have been".to_owned(),
-        Outcome::Stopped(reason) => format!("stopped: {}", reason.as_str()),
-        Outcome::NotStarted(why) | Outcome::Failed { why, .. } => why.clone(),
-        Outcome::InDoubt(why) | Outcome::Partial(why) => why.clone(),
-        Outcome::AlreadyApplied => "already applied".to_owned(),
-        Outcome::Fenced { seen: Some(seen) } => format!("turned away: its target has seen the greater fence {seen}"),
-        Outcome::Fenced { seen: None } => "turned away: its target has seen a greater fence".to_owned(),
+/// The reason given for what was stopped: what is lost here is a lock.
+fn stopped_for(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::LostLeadership => "its lock was lost, or may have been",
+        other => other.as_str(),
     }
 }
 
 /// What is recorded of a claim that has ended.
 fn verdict(claim: Once, made: Made, attempts_before: u32) -> Once {
-    let Made { ended: Ended { outcome, finished_at, output, output_bytes, .. }, attempts, in_doubt } = made;
-    let attempts = attempts_before + attempts;
-    let state = match &outcome {
-        Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => OnceState::Done,
-        Outcome::InDoubt(_) | Outcome::Partial(_) => OnceState::Unknown,
-        _ if in_doubt => OnceState::Unknown,
-        _ => OnceState::Failed,
+    let Made { ended: Ended { outcome, finished_at, output, output_bytes, .. }, attempts, judgement, doubt } = made;
+    let End { verdict, reason, exit_code } = match judgement {
+        Judgement::End(end) => end,
+        Judgement::Repeat { .. } | Judgement::HandOver => outcome.end(None),
     };
-    let exit_code = match outcome {
-        Outcome::Exited(code) => Some(code),
-        Outcome::Signalled(signal) => Some(EXIT_OF_SIGNAL + signal),
-        _ => None,
+    let state = match verdict {
+        Verdict::Succeeded => OnceState::Done,
+        Verdict::Unknown => OnceState::Unknown,
+        // It did not come to its end, and nobody can say how far it came.
+        _ if doubt.is_some() => OnceState::Unknown,
+        Verdict::Failed | Verdict::TimedOut | Verdict::Cancelled | Verdict::Skipped => OnceState::Failed,
     };
-    let (reason, finished_at) = (reason_of(&outcome), Some(finished_at));
+    let reason = match outcome {
+        Outcome::Stopped(StopReason::LostLeadership) => stopped_for(StopReason::LostLeadership).to_owned(),
+        _ => reason,
+    };
+    let (attempts, finished_at) = (attempts_before + attempts, Some(finished_at));
     Once { state, attempts, finished_at, reason, exit_code, output, output_bytes, ..claim }
 }
 
-/// What shells add to a signal's number.
-const EXIT_OF_SIGNAL: i32 = 128;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::cases::{self, Case};
+    use crate::ledger::OnceKey;
+
+    #[test]
+    fn every_end_of_an_attempt_has_its_place() {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.bind(|| insta::assert_snapshot!("once", cases::table(goes_on)));
+    }
+
+    /// What becomes of a claim whose attempt ends so.
+    fn goes_on(job: &Job, outcome: &Outcome, case: Case) -> String {
+        let key = OnceKey::migration("m");
+        let step = Step {
+            checksum: String::new(),
+            checksums_before: Vec::new(),
+            job: std::sync::Arc::new(job.clone()),
+            verify: None,
+            reads: Reads::Nothing,
+            key,
+        };
+        let ended = Ended {
+            outcome: outcome.clone(),
+            started_at: case.began.then_some(Wall::EPOCH),
+            finished_at: Wall::EPOCH,
+            output: String::new(),
+            output_bytes: 0,
+        };
+        let Case { number, began, in_doubt } = case;
+        let doubt = in_doubt.then_some("no word");
+        let outcome = &ended.outcome;
+        let attempted = Attempted { outcome, number, began, doubt, asked_by: None, is_last: false };
+        let (judgement, doubt) = (step.job.judge(attempted), step.job.doubt_after(attempted));
+        match &judgement {
+            Judgement::Repeat { pause } => {
+                return format!("repeat after {pause:?}{}", if doubt.is_some() { ", in doubt" } else { "" });
+            }
+            Judgement::HandOver => {
+                return format!("left to the next holder{}", if doubt.is_some() { ", in doubt" } else { "" });
+            }
+            Judgement::End(_) => {}
+        }
+        let claim = Once {
+            name: "m".to_owned(),
+            state: OnceState::Claimed,
+            checksum: String::new(),
+            claimed_by: None,
+            attempts: 1,
+            started_at: Wall::EPOCH,
+            finished_at: None,
+            reason: String::new(),
+            exit_code: None,
+            output: String::new(),
+            output_bytes: 0,
+        };
+        let once = verdict(claim, Made { ended, attempts: number, judgement, doubt }, 0);
+        let code = once.exit_code.map_or(String::new(), |code| format!(" [{code}]"));
+        format!("{}: {}{code}", once.state.as_str(), once.reason).trim_end_matches(": ").to_owned()
+    }
+}

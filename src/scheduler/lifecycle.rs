@@ -5,7 +5,8 @@ use super::{
     Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned, tail,
 };
 use crate::job::{
-    ATTEMPTS_LOST_MOST, Attempted, Ended, Job, On, OnLostLeadership, Outcome, RunId, StopReason, Verdict,
+    Attempted, Ended, Guarantee, Judgement, On, OnLostLeadership, RunId, StopReason, Verdict, cancelled, judge_lost,
+    lost,
 };
 use crate::time::Wall;
 
@@ -20,7 +21,7 @@ impl Scheduler {
             return self.give_back(run, now);
         };
         if let Some(by) = self.view.cancels.get(run).cloned() {
-            return self.conclude(&open, Verdict::Cancelled, format!("cancelled by request, of {by}"), now);
+            return self.conclude(&open, Verdict::Cancelled, cancelled(Some(&by)), now);
         }
         let active = Active { job: job.clone(), attempt: attempt.clone(), started_at: None, stopping: None };
         self.active.insert(run.clone(), active);
@@ -49,66 +50,37 @@ impl Scheduler {
         }
         let lateness = open.lateness.or_else(|| ended.started_at.map(|at| at.since(open.starts)));
         let began = ended.started_at.is_some();
-        let in_doubt_before = open.doubt.is_some();
-        let doubt = match &ended.outcome {
-            Outcome::InDoubt(why) | Outcome::Partial(why) => Some(why.as_str().into()),
-            Outcome::Stopped(reason) if began && active.job.is_in_doubt_when_cut_short() => {
-                Some(format!("stopped in the middle: {}", reason.as_str()).into())
-            }
-            _ if began => None,
-            _ => open.doubt.clone(),
+        let attempted = Attempted {
+            outcome: &ended.outcome,
+            number: attempt,
+            began,
+            doubt: open.doubt.as_deref(),
+            asked_by: self.view.cancels.get(&run).map(String::as_str),
+            is_last: !self.jobs.contains_key(&open.job),
         };
+        let (judgement, doubt) = (active.job.judge(attempted), active.job.doubt_after(attempted));
         let open = Open { started_at: ended.started_at, lateness, doubt, ..open };
-        let attempted = Attempted { outcome: &ended.outcome, number: attempt, began, in_doubt_before };
-        let to = match &ended.outcome {
-            Outcome::Stopped(reason) if goes_to_successor(&active.job, *reason, !began) => {
+        let to = match judgement {
+            Judgement::HandOver => {
                 if !began {
                     self.started.remove(&run);
                 }
                 To::Open(given_back(open, began, now))
             }
-            _ => match active.job.pause_after(attempted).filter(|_| self.jobs.contains_key(&open.job)) {
-                Some(pause) => {
-                    let tail = self.tails.entry(run.clone()).or_default();
-                    *tail = tail::with_attempt(tail, attempt, &ended);
-                    To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open })
-                }
-                None => self.verdict_of(&open, &ended, now),
-            },
+            Judgement::Repeat { pause } => {
+                let tail = self.tails.entry(run.clone()).or_default();
+                *tail = tail::with_attempt(tail, attempt, &ended);
+                To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open })
+            }
+            Judgement::End(end) => {
+                let earlier = self.tails.get(&run).map_or("", String::as_str);
+                let output = tail::of_run(earlier, attempt, &ended);
+                let (finished_at, exit_code) = (ended.finished_at, end.exit_code);
+                let done = Done::of(&open, end.verdict, end.reason, now);
+                self.done(Done { finished_at, exit_code, output, ..done }, open.has_begun(), now)
+            }
         };
         self.change(&run, to, By::Attempt(active.attempt));
-    }
-
-    fn verdict_of(&self, open: &Open, ended: &Ended, now: Wall) -> To {
-        let (verdict, reason, exit_code) = match &ended.outcome {
-            Outcome::Exited(0) => (Verdict::Succeeded, String::new(), Some(0)),
-            Outcome::Exited(code) => (Verdict::Failed, format!("exit code {code}"), Some(*code)),
-            Outcome::Signalled(signal) => (Verdict::Failed, format!("killed by signal {signal}"), None),
-            Outcome::TimedOut => (Verdict::TimedOut, "took longer than its `timeout`".to_owned(), None),
-            Outcome::NotStarted(why) => (Verdict::Failed, format!("not started: {why}"), None),
-            Outcome::Stopped(StopReason::Asked) => {
-                let by = self.view.cancels.get(&open.id).map_or(String::new(), |by| format!(", of {by}"));
-                (Verdict::Cancelled, format!("cancelled by request{by}"), None)
-            }
-            Outcome::Stopped(reason) => (Verdict::Cancelled, reason.as_str().to_owned(), None),
-            Outcome::Done => (Verdict::Succeeded, String::new(), None),
-            Outcome::AlreadyApplied => (Verdict::Succeeded, "already applied".to_owned(), None),
-            Outcome::Fenced { seen } => {
-                let seen = seen.map_or("a greater fence".to_owned(), |seen| format!("fence {seen}"));
-                (Verdict::Cancelled, format!("fenced: the target has seen {seen}"), None)
-            }
-            Outcome::Failed { why, .. } => (Verdict::Failed, why.clone(), None),
-            Outcome::InDoubt(why) | Outcome::Partial(why) => (Verdict::Unknown, why.clone(), None),
-        };
-        let (verdict, reason) =
-            if open.started_at.is_none() { still_in_doubt(open, verdict, reason) } else { (verdict, reason) };
-        let done = Done {
-            finished_at: ended.finished_at,
-            exit_code,
-            output: tail::of_run(self.tails.get(&open.id).map_or("", String::as_str), open.attempt, ended),
-            ..Done::of(open, verdict, reason, now)
-        };
-        self.done(done, open.has_begun(), now)
     }
 
     /// A verdict, with the runs that follow it. `began`: an attempt had begun.
@@ -160,8 +132,8 @@ impl Scheduler {
     /// Ends an open run on the leader's authority, unstarted or unheard of.
     pub(super) fn conclude(&mut self, open: &Open, verdict: Verdict, reason: impl Into<String>, now: Wall) {
         let Some(fence) = self.term else { return };
-        let (verdict, reason) = still_in_doubt(open, verdict, reason.into());
-        let to = self.done(Done::of(open, verdict, reason, now), open.has_begun(), now);
+        let end = End { verdict, reason: reason.into(), exit_code: None }.after(open.doubt.as_deref());
+        let to = self.done(Done::of(open, end.verdict, end.reason, now), open.has_begun(), now);
         self.change(&open.id, to, By::Term(fence));
     }
 
@@ -294,7 +266,7 @@ impl Scheduler {
         };
         let Some(by) = self.view.cancels.get(run).cloned() else { return };
         if self.term.is_some() && open.state != OpenState::Claimed && !self.flights.contains_key(run) {
-            self.conclude(&open, Verdict::Cancelled, format!("cancelled by request, of {by}"), now);
+            self.conclude(&open, Verdict::Cancelled, cancelled(Some(&by)), now);
         }
     }
 
@@ -325,20 +297,16 @@ impl Scheduler {
         if self.active.contains_key(&open.id) || self.flights.contains_key(&open.id) {
             return;
         }
-        let who = open.claimant.as_ref().map_or("a leader".to_owned(), |c| format!("{} (fence {})", c.node, c.fence));
-        let lost = format!("leader lost: {who} claimed it and did not say how it ended");
-        let again = self.jobs.get(&open.job).is_some_and(|job| job.guarantee.may_repeat());
-        if again && open.attempt < ATTEMPTS_LOST_MOST {
-            let open = Open { doubt: Some(lost.into()), ..open.clone() };
-            let (to, fence) = (To::Open(given_back(open.clone(), true, now)), self.term);
-            return fence.into_iter().for_each(|fence| self.change(&open.id, to.clone(), By::Term(fence)));
+        let lost = lost("leader", open.claimant.as_ref().map(|claimant| (claimant.node.as_str(), claimant.fence)));
+        let guarantee = self.jobs.get(&open.job).map_or(Guarantee::AtMostOnce, |job| job.guarantee);
+        match judge_lost(guarantee, open.attempt, &lost) {
+            Judgement::End(end) => self.conclude(open, end.verdict, end.reason, now),
+            Judgement::HandOver | Judgement::Repeat { .. } => {
+                let Some(fence) = self.term else { return };
+                let open = Open { doubt: Some(lost.into()), ..open.clone() };
+                self.change(&open.id.clone(), To::Open(given_back(open, true, now)), By::Term(fence));
+            }
         }
-        let reason = if again {
-            format!("leader lost: {who} did not say how attempt {} ended, nor did those before", open.attempt)
-        } else {
-            lost
-        };
-        self.conclude(open, Verdict::Unknown, reason, now);
     }
 
     /// Runs that this node claimed but never started go back, for whoever leads next.
@@ -363,21 +331,6 @@ impl Scheduler {
 /// Whether a run that changes so is under way from then on.
 pub(super) fn begins(to: &To) -> bool {
     matches!(to, To::Open(open) if open.state == OpenState::Claimed && open.started_at.is_none())
-}
-
-/// What is said of a run that ends without another attempt of it having begun: a doubt about the one before stands.
-fn still_in_doubt(open: &Open, verdict: Verdict, reason: String) -> (Verdict, String) {
-    match &open.doubt {
-        Some(doubt) if verdict != Verdict::Unknown => (Verdict::Unknown, format!("{reason}; before: {doubt}")),
-        _ => (verdict, reason),
-    }
-}
-
-/// Whether a run that was stopped for this reason is left to the next leader: one that never started loses nothing by
-/// it, and one that may run twice is to run to its end once.
-fn goes_to_successor(job: &Job, reason: StopReason, unstarted: bool) -> bool {
-    let handed_over = matches!(reason, StopReason::Shutdown | StopReason::LostLeadership);
-    handed_over && (unstarted || job.guarantee.may_repeat())
 }
 
 /// The run as it waits for its next leader; an attempt that was never started does not count.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::fence::Fence;
+pub use crate::job::End;
 use crate::job::{JobName, RunId, Verdict};
 use crate::time::Wall;
 
@@ -94,17 +95,8 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Predecessor {
     pub run: RunId,
-    /// How it ended; `None` where a node of an older version had a hand in it, which does not pass that on.
+    /// How it ended, with the beginning of the reason: at most [`FOLLOWED_REASON_MOST`] bytes; `None` where a node of an older version had a hand in it, which does not pass that on.
     pub end: Option<End>,
-}
-
-/// How the run ended that another follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
-    pub verdict: Verdict,
-    /// The beginning of the reason: at most [`FOLLOWED_REASON_MOST`] bytes.
-    pub reason: String,
-    pub exit_code: Option<i32>,
 }
 
 /// How much of the reason of a run those that follow it are told, in bytes: each of them keeps it.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod due;
+mod judged;
 mod lifecycle;
 mod missed;
 mod overlap;

@@ -7,7 +7,9 @@ use super::lifecycle::begins;
 use super::run::{Open, OpenState, Source};
 use super::{Active, By, SHOWN_AS_RUNNING_AFTER, Scheduler, To, WAITING_MOST};
 use crate::fence::Fence;
-use crate::job::{Guarantee, Job, JobName, MissedRun, Overlap, PUT_OFF_MOST, RunId, StopReason, Task, Verdict};
+use crate::job::{
+    Guarantee, Job, JobName, MissedRun, Overlap, PUT_OFF_MOST, RunId, StopReason, Task, Verdict, cancelled,
+};
 use crate::time::Wall;
 
 /// How far the clocks of two leaders may differ without either being wrong.
@@ -67,7 +69,7 @@ impl Scheduler {
                 continue;
             };
             if let Some(by) = self.view.cancels.get(&open.id).cloned() {
-                self.conclude(open, Verdict::Cancelled, format!("cancelled by request, of {by}"), now);
+                self.conclude(open, Verdict::Cancelled, cancelled(Some(&by)), now);
                 continue;
             }
             let retrying = matches!(open.state, OpenState::Retrying { .. });

@@ -55,7 +55,7 @@ async fn killed_in_the_middle_nobody_knows_until_somebody_says(scene: Scene) {
     first.kill();
     scene.remove("after");
     for ran in end(others) {
-        ran.ends(6, &["first", "was lost in the middle of it", "--resolve done"]);
+        ran.ends(6, &["holder lost: first", "did not say how it ended", "--resolve done"]);
     }
     assert_eq!(scene.lines("effects").len(), 1);
     scene.run(&["once", "deploy/7", "--resolve", "done"]).ends(0, &[]);
@@ -93,7 +93,7 @@ async fn stopped_in_the_middle_it_has_failed(scene: Scene) {
     let first = scene.start("first", &args(&[]));
     scene.wait_for_lines("effects", 1).await;
     first.terminate();
-    first.end().ends(1, &["failed: stopped: cancelled by request"]);
+    first.end().ends(1, &["failed: cancelled by request"]);
     let later = scene.start("later", &args(&[])).end();
     later.ends(1, &["was run before: failed"]);
 }
