@@ -30,6 +30,7 @@ mod census;
 mod command;
 #[cfg(feature = "cli")]
 mod executor;
+mod gate;
 #[cfg(feature = "cli")]
 #[expect(unsafe_code, reason = "process groups by pidfd: the system calls have no safe wrapper")]
 mod group;
@@ -58,6 +59,7 @@ use tokio::sync::{oneshot, watch};
 
 #[cfg(feature = "cli")]
 pub use self::executor::Executor;
+pub(crate) use self::gate::{Attempt, Gate};
 pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use nix::sys::signal::Signal;
 
 pub(super) use self::acquire::semaphore_failure;
 use self::acquire::{Acquired, Held, Released};
@@ -19,8 +20,9 @@ use super::outage::{self, Outage};
 use super::place::{ETCD_PASSWORD, ETCD_USER, Place};
 use super::terminal::visible;
 use super::{Exit, Failure, Global, handover, run};
-use crate::execute::{Ending, Executor, MayStart, NotRun, Running, SupervisorProgram, Wrapped};
+use crate::execute::{Ending, Executor, MayStart, NotRun, Running, Stop, SupervisorProgram, Wrapped};
 use crate::fence::{Holding, UNDER_ANOTHER};
+use crate::job::StopReason;
 use crate::lock::{
     Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Reopening, Session, SessionError, Timing, Trust,
 };
@@ -29,6 +31,9 @@ use crate::time::{Boot, Clock, written};
 
 /// What the session of somebody who holds a lock by a command says of it: it is no node.
 const NO_NODE: &[u8] = b"{}";
+
+/// How many signals are heard while the command is being started; more of them wait.
+const HEARD_MOST: usize = 16;
 
 /// How long a session that is not needed any more is waited for to end; after that it runs out.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -310,8 +315,13 @@ impl Turn {
         signals.stay_in_place()?;
         let since = self.place.clock.boot();
         self.tell_acquired(&held, since);
-        let running = match self.execute.wrap(self.wrapped(&held, session)).await {
+        let (started, heard) = self.start(&held, session, signals).await;
+        let mut running = match started {
             Ok(running) => running,
+            Err(NotRun::Stopped(_)) => {
+                tokio::time::timeout(RELEASE_WITHIN, held.release()).await.ok();
+                return Ok(heard.last().map_or(Exit::Failed, |signal| by_signal(*signal as i32)));
+            }
             Err(NotRun::Refused) => {
                 let (name, why) = (self.shown(), Lost::TrustLapsed);
                 say(&format!("fencron: {name} was lost ({why}) before the command was started: it was not run"));
@@ -321,11 +331,12 @@ impl Turn {
                 tokio::time::timeout(RELEASE_WITHIN, held.release()).await.ok();
                 let code = match error {
                     NotRun::NotFound { .. } => NOT_FOUND,
-                    NotRun::Refused | NotRun::NotExecutable { .. } | NotRun::Failed { .. } => NOT_EXECUTABLE,
+                    _ => NOT_EXECUTABLE,
                 };
                 return Err(Failure::new(Exit::Command(code), error.to_string()).into());
             }
         };
+        heard.into_iter().for_each(|signal| running.pass_on(signal));
         let (over, status) = self.until_over(&held, running, signals).await;
         if let Some(Over::Lost(_)) = over {
             return Ok(over.map_or(Exit::Lost, |over| self.tell_lost(&over)));
@@ -360,6 +371,32 @@ impl Turn {
             Some(code) => Exit::Command(u8::try_from(code).unwrap_or(u8::MAX)),
             None => by_signal(status.signal().unwrap_or_default()),
         })
+    }
+
+    /// Starts the command. Answers the signals that came meanwhile, too: where the system has no room for a process, one
+    /// that tells to end ends the tries.
+    async fn start(
+        &self,
+        held: &Held,
+        session: &Session<AnyStore>,
+        signals: &mut Signals,
+    ) -> (Result<Running, NotRun>, Vec<Signal>) {
+        let (stopper, stop) = Stop::channel();
+        let mut starting = std::pin::pin!(self.execute.wrap(self.wrapped((held, session), stop)));
+        let mut heard = Vec::new();
+        loop {
+            let listens = heard.len() < HEARD_MOST;
+            tokio::select! {
+                biased;
+                started = &mut starting => return (started, heard),
+                signal = signals.next(), if listens => {
+                    heard.push(signal);
+                    if signals.told_to_end() {
+                        stopper.stop(StopReason::Asked);
+                    }
+                }
+            }
+        }
     }
 
     /// From the start of the command to the end of the last process of its group.
@@ -404,7 +441,7 @@ impl Turn {
         }
     }
 
-    fn wrapped(&self, held: &Held, session: &Session<AnyStore>) -> Wrapped {
+    fn wrapped(&self, (held, session): (&Held, &Session<AnyStore>), stop: Stop) -> Wrapped {
         let (trust, clock) = (session.trust(), self.place.clock.clone());
         let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(session.lease().0);
         let holding = Holding {
@@ -419,7 +456,7 @@ impl Turn {
         let without = if has_access { vec![ETCD_USER.into(), ETCD_PASSWORD.into()] } else { Vec::new() };
         let keeps_session = UNDER_ANOTHER.iter().any(|name| std::env::var_os(name).is_some());
         let (argv, kill_after) = (self.command.clone(), self.args.kill_after);
-        Wrapped { argv, env, without, kill_after, keeps_session, may_start }
+        Wrapped { argv, env, without, kill_after, keeps_session, may_start, stop }
     }
 
     fn tell_acquired(&self, held: &Held, since: Boot) {

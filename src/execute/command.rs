@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::net::unix::pipe;
@@ -16,12 +15,12 @@ use tokio::net::unix::pipe;
 use super::group::{Leader, Reach};
 use super::output::{OutputSink, Stream};
 use super::room::{Tries, is_lacking};
-use super::spawn::{Gate, Image, NotStarted, StartError, Starter, Ties, candidates};
+use super::spawn::{Image, NotStarted, StartError, Starter, Ties, candidates};
 use super::supervise::Life;
-use super::{MayStart, Reads, Started, Stop};
-use crate::fence::{OUR_VARIABLES, Stamp};
+use super::{Attempt, Reads};
+use crate::fence::OUR_VARIABLES;
 use crate::job::{Job, OnLostLeadership, Outcome, StopReason, Text};
-use crate::time::{Clock, Wall};
+use crate::time::Wall;
 
 /// How much is read at once. Also how much is read, at most, after the last process of the group has ended, from a pipe
 /// that a process outside the group still holds: what the group wrote fits, as a pipe holds 64 KiB (pipe(7)).
@@ -29,28 +28,27 @@ const READ_AT_ONCE: usize = 16 * 1024;
 const READS_AFTER_END: usize = 4 + 1;
 
 /// What a command is run with.
-pub(super) struct Run<'a> {
-    pub job: &'a Job,
+pub(super) struct Command<'a> {
     pub argv: &'a [Text],
-    pub stamp: &'a Stamp,
     /// What it is told of the store.
     pub handed: &'a [(OsString, OsString)],
-    pub stop: Stop,
-    pub may_start: MayStart,
-    pub started: Started,
-    pub clock: &'a Clock,
     pub reads: Reads,
 }
 
-/// Runs a command until its whole process group is gone. Returns how it ended and when it was started.
-pub(super) async fn run(run: Run<'_>, starter: &Starter, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
-    let Begun { mut leader, at, mut pipes } = match begin(&run, starter).await {
+/// Runs a command until its whole process group is gone.
+pub(super) async fn run(
+    attempt: Attempt<'_>,
+    command: &Command<'_>,
+    starter: &Starter,
+    output: &mut OutputSink,
+) -> Outcome {
+    let Begun { mut leader, at, mut pipes } = match begin(attempt, command, starter).await {
         Ok(begun) => begun,
-        Err(outcome) => return (outcome, None),
+        Err(outcome) => return outcome,
     };
-    run.started.at(at);
+    attempt.gate.began(at);
     let outcome = {
-        let mut ending = std::pin::pin!(attend(&mut leader, run.job, run.stop));
+        let mut ending = std::pin::pin!(attend(&mut leader, attempt));
         tokio::select! {
             biased;
             outcome = &mut ending => outcome,
@@ -58,7 +56,7 @@ pub(super) async fn run(run: Run<'_>, starter: &Starter, output: &mut OutputSink
         }
     };
     pipes.read_rest(output).await;
-    (outcome, Some(at))
+    outcome
 }
 
 /// A command that was started.
@@ -77,53 +75,41 @@ enum NotBegun {
 }
 
 /// Starts it, if need be once there is room for it.
-async fn begin(run: &Run<'_>, starter: &Starter) -> Result<Begun, Outcome> {
-    let (mut stop, mut tries) = (run.stop.clone(), Tries::new(&run.job.name, run.job.timeout, run.clock));
+async fn begin(attempt: Attempt<'_>, command: &Command<'_>, starter: &Starter) -> Result<Begun, Outcome> {
+    let mut tries = Tries::new(attempt.job.name.as_str(), attempt.job.timeout, attempt.gate);
     loop {
-        let why = match try_to_begin(run, starter).await {
+        match try_to_begin(attempt, command, starter).await {
             Ok(begun) => {
                 tries.end();
                 return Ok(begun);
             }
             Err(NotBegun::Stopped(reason)) => return Err(Outcome::Stopped(reason)),
             Err(NotBegun::Failed(why)) => return Err(Outcome::NotStarted(why)),
-            Err(NotBegun::NoRoom(why)) => why,
-        };
-        tokio::select! {
-            biased;
-            reason = stop.requested() => return Err(Outcome::Stopped(reason)),
-            again = tries.pause(&why) => again.map_err(Outcome::NotStarted)?,
+            Err(NotBegun::NoRoom(why)) => tries.pause(&why).await?,
         }
     }
 }
 
-async fn try_to_begin(run: &Run<'_>, starter: &Starter) -> Result<Begun, NotBegun> {
-    let (image, readers, pipes) = prepare(run)?;
-    match starter.start((image, readers), gate(run)).await {
+async fn try_to_begin(attempt: Attempt<'_>, command: &Command<'_>, starter: &Starter) -> Result<Begun, NotBegun> {
+    let (image, readers, pipes) = prepare(attempt, command)?;
+    // Asked by the starting thread, for the request may wait in its queue.
+    match starter.start((image, readers), attempt.gate.clone()).await {
         Ok((leader, at)) => Ok(Begun { leader, at, pipes }),
         Err(NotStarted::Refused(reason)) => Err(NotBegun::Stopped(reason)),
-        Err(NotStarted::Failed(error)) if error.is_lack_of_room() => Err(NotBegun::NoRoom(not_started(run, error))),
-        Err(NotStarted::Failed(error)) => Err(NotBegun::Failed(not_started(run, error))),
+        Err(NotStarted::Failed(error)) => {
+            let why = not_started(attempt.job, command, error);
+            Err(if error.is_lack_of_room() { NotBegun::NoRoom(why) } else { NotBegun::Failed(why) })
+        }
     }
 }
 
-/// Asked by the starting thread at the last moment, for the request may have waited in its queue.
-fn gate(run: &Run<'_>) -> Gate {
-    let (stop, may_start, clock) = (run.stop.clone(), run.may_start.clone(), run.clock.clone());
-    Box::new(move || match stop.asked() {
-        Some(reason) => Err(reason),
-        None if !may_start.now() => Err(StopReason::LostLeadership),
-        None => Ok(clock.wall()),
-    })
-}
-
 /// From the start to the end of the group. Why it was ended decides, not how the command answers that.
-async fn attend(leader: &mut Leader, job: &Job, mut stop: Stop) -> Outcome {
+async fn attend(leader: &mut Leader, attempt: Attempt<'_>) -> Outcome {
+    let job = attempt.job;
     let why = tokio::select! {
         biased;
         () = leader.exited() => None,
-        reason = stop.requested() => Some(Outcome::Stopped(reason)),
-        () = elapsed(job.timeout) => Some(Outcome::TimedOut),
+        why = attempt.gate.interrupted(job.timeout) => Some(why),
     };
     // Perhaps this node stood still meanwhile, or was about to say so itself.
     let why = why.or_else(|| {
@@ -144,13 +130,6 @@ async fn attend(leader: &mut Leader, job: &Job, mut stop: Stop) -> Outcome {
     let by_itself = leader.has_exited() && !leader.charge().was_told_by_supervisor();
     let status = leader.end(kill_after, reach).await;
     why.filter(|_| !by_itself).unwrap_or_else(|| outcome(status))
-}
-
-pub(super) async fn elapsed(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => tokio::time::sleep(timeout).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn outcome(status: ExitStatus) -> Outcome {
@@ -229,9 +208,10 @@ impl From<String> for NotBegun {
 }
 
 /// Makes everything ready that the start needs.
-fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
-    let env = environment(run);
-    let program = run.argv.first().map_or("", Text::expose);
+fn prepare(attempt: Attempt<'_>, command: &Command<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
+    let Attempt { job, gate, .. } = attempt;
+    let env = environment(attempt, command);
+    let program = command.argv.first().map_or("", Text::expose);
     let path = env.get(&OsString::from("PATH")).map(OsString::as_os_str);
     let no_pipe = |error: io::Error| {
         let why = format!("no pipe for the output: {error}: raise the limit of open files");
@@ -242,14 +222,18 @@ fn prepare(run: &Run<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
     let (stderr, stderr_writer) = io::pipe().map_err(no_pipe)?;
     let image = Image {
         candidates: c_strings(candidates(program, path), "the program's name")?,
-        args: c_strings(run.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
+        args: c_strings(command.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
         env: c_strings(env.into_iter().map(assignment), "a variable of the environment")?,
-        dir: c_strings(run.job.dir.iter().map(|dir| dir.expose().into()), "the name of its directory")?.pop(),
-        ties: Ties::None { stdin: input(run.reads).map_err(no_pipe)?, stdout: stdout_writer, stderr: stderr_writer },
+        dir: c_strings(job.dir.iter().map(|dir| dir.expose().into()), "the name of its directory")?.pop(),
+        ties: Ties::None {
+            stdin: input(command.reads).map_err(no_pipe)?,
+            stdout: stdout_writer,
+            stderr: stderr_writer,
+        },
         life: Life {
-            lease: run.may_start.lease(),
-            kill_after: run.job.kill_after,
-            finish: run.job.on_lost_leadership == OnLostLeadership::Finish,
+            lease: gate.may_start().lease(),
+            kill_after: job.kill_after,
+            finish: job.on_lost_leadership == OnLostLeadership::Finish,
         },
     };
     let readers = vec![stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
@@ -268,12 +252,12 @@ fn input(reads: Reads) -> io::Result<Option<OwnedFd>> {
 
 /// Inherited, then the job's own, then the way to the store, then the stamp: the later wins. The node's own settings are
 /// not inherited: there are passwords among them, and what the stamp of an outer fencron says is not so here.
-fn environment(run: &Run<'_>) -> BTreeMap<OsString, OsString> {
+fn environment(attempt: Attempt<'_>, command: &Command<'_>) -> BTreeMap<OsString, OsString> {
     let ours = |name: &OsString| name.as_encoded_bytes().starts_with(OUR_VARIABLES.as_bytes());
     let inherited = env::vars_os().filter(|(name, _)| !ours(name));
-    let own = run.job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
-    let stamped = run.stamp.variables().map(|(name, value)| (name.into(), value.into()));
-    inherited.chain(own).chain(run.handed.iter().cloned()).chain(stamped).collect()
+    let own = attempt.job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
+    let stamped = attempt.stamp.variables().map(|(name, value)| (name.into(), value.into()));
+    inherited.chain(own).chain(command.handed.iter().cloned()).chain(stamped).collect()
 }
 
 pub(super) fn assignment((mut name, value): (OsString, OsString)) -> OsString {
@@ -289,12 +273,12 @@ pub(super) fn c_strings(texts: impl IntoIterator<Item = OsString>, what: &str) -
 }
 
 /// What happened, to what, and what to do.
-fn not_started(run: &Run<'_>, error: StartError) -> String {
-    let program = run.argv.first().map(Text::to_string).unwrap_or_default();
+fn not_started(job: &Job, command: &Command<'_>, error: StartError) -> String {
+    let program = command.argv.first().map(Text::to_string).unwrap_or_default();
     let why = |errno: Errno| errno.desc();
     match error {
         StartError::Dir(errno) => {
-            let dir = run.job.dir.as_ref().map_or_else(|| ".".to_owned(), Text::to_string);
+            let dir = job.dir.as_ref().map_or_else(|| ".".to_owned(), Text::to_string);
             format!("cannot start in the directory `{dir}`: {}: create it, or correct `dir`", why(errno))
         }
         StartError::NoRoom(errno @ (Errno::EMFILE | Errno::ENFILE)) => {

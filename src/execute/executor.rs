@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::spawn::Starter;
-use super::{Deadlines, Execute, SupervisorProgram, Work, command, http, sql};
+use super::{Attempt, Deadlines, Execute, Gate, SupervisorProgram, Work, command, http, sql};
 use crate::job::{Ended, Outcome, Task};
 use crate::time::Clock;
 
@@ -83,30 +83,18 @@ impl Executor {
 
 impl Execute for Executor {
     async fn run(&self, work: Work) -> Ended {
-        let Work { job, stamp, mut stop, may_start, mut output, started, reads } = work;
-        let room = tokio::select! {
-            biased;
-            reason = stop.requested() => Err(reason),
-            room = self.room.acquire() => Ok(room.expect("the semaphore is never closed")),
-        };
-        let (outcome, started_at) = match (room, &job.task) {
-            (Err(reason), _) => (Outcome::Stopped(reason), None),
+        let Work { job, stamp, stop, may_start, mut output, started, reads } = work;
+        let gate = Gate::new(stop, may_start, started, &self.clock);
+        let attempt = Attempt { job: &job, stamp: &stamp, gate: &gate };
+        let outcome = match (gate.room(&self.room).await, &job.task) {
+            (Err(reason), _) => Outcome::Stopped(reason),
             (Ok(_room), Task::Command(argv)) => {
-                let (clock, handed) = (&self.clock, self.handed.as_slice());
-                let (job, stamp) = (&*job, &stamp);
-                let run = command::Run { job, argv, stamp, handed, stop, may_start, started, clock, reads };
-                command::run(run, &self.starter, &mut output).await
+                let command = command::Command { argv, handed: &self.handed, reads };
+                command::run(attempt, &command, &self.starter, &mut output).await
             }
-            (Ok(_room), Task::Http(http)) => {
-                let run = http::Run { job: &job, http, stamp: &stamp, stop, may_start, started, clock: &self.clock };
-                http::run(run, &self.roots, &mut output).await
-            }
-            (Ok(_room), Task::Sql(sql)) => {
-                let run = sql::Run { job: &job, sql, stamp: &stamp, stop, may_start, started, clock: &self.clock };
-                sql::run(run, &mut output).await
-            }
+            (Ok(_room), Task::Http(http)) => http::run(attempt, http, &self.roots, &mut output).await,
+            (Ok(_room), Task::Sql(sql)) => sql::run(attempt, sql, &mut output).await,
         };
-        let (output, output_bytes) = output.finish();
-        Ended { outcome, started_at, finished_at: self.clock.wall(), output, output_bytes }
+        gate.ended(outcome, output)
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::job::JobName;
-use crate::time::{Boot, Clock, written};
+use super::Gate;
+use crate::job::Outcome;
+use crate::time::{Boot, written};
 
 /// The first pause between two tries; the pauses double.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -26,44 +27,49 @@ pub(super) fn is_lacking(errno: Errno) -> bool {
 
 /// The tries of one start.
 pub(super) struct Tries<'a> {
-    job: &'a JobName,
-    clock: &'a Clock,
+    what: &'a str,
+    gate: &'a Gate,
     most: Duration,
     since: Option<Boot>,
     pause: Duration,
 }
 
 impl<'a> Tries<'a> {
-    /// For as long as an attempt of the job may take.
-    pub(super) fn new(job: &'a JobName, timeout: Option<Duration>, clock: &'a Clock) -> Tries<'a> {
-        Tries { job, clock, most: timeout.unwrap_or(TRIED_MOST), since: None, pause: PAUSE_FIRST }
+    /// To start `what` within `most`, unless it is stopped before.
+    pub(super) fn new(what: &'a str, most: Option<Duration>, gate: &'a Gate) -> Tries<'a> {
+        Tries { what, gate, most: most.unwrap_or(TRIED_MOST), since: None, pause: PAUSE_FIRST }
     }
 
-    /// Waits before the next try, and says so the first time. `Err`: it was tried for long enough, with the reason as it is
-    /// to be told then. Cancel safe.
-    pub(super) async fn pause(&mut self, why: &str) -> Result<(), String> {
-        let now = self.clock.boot();
+    /// Waits before the next try, and logs it the first time. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The outcome, where it was stopped, or tried for long enough.
+    pub(super) async fn pause(&mut self, why: &str) -> Result<(), Outcome> {
+        let (what, now) = (self.what, self.gate.clock().boot());
         let since = *self.since.get_or_insert_with(|| {
-            tracing::warn!(job = %self.job, why, "the system has no room to start it now: nothing was begun, trying again");
+            tracing::warn!(what, why, "the system has no room to start it now: nothing was begun, trying again");
             now
         });
-        let tried = now.since(since);
-        let left = self.most.saturating_sub(tried);
+        let left = self.most.saturating_sub(now.since(since));
         if left.is_zero() {
             let most = written(self.most);
-            return Err(format!("{why} (tried again for {most}; nothing of it was begun)"));
+            return Err(Outcome::NotStarted(format!("{why} (tried again for {most}; nothing of it was begun)")));
         }
         let pause = self.pause.min(left);
         self.pause = (self.pause * 2).min(PAUSE_LAST);
-        tokio::time::sleep(pause).await;
-        Ok(())
+        tokio::select! {
+            biased;
+            reason = self.gate.stopped() => Err(Outcome::Stopped(reason)),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
     }
 
     /// It was started.
     pub(super) fn end(&self) {
         if let Some(since) = self.since {
-            let after = self.clock.boot().since(since);
-            tracing::info!(job = %self.job, ?after, "there was room for it again: it was started");
+            let after = self.gate.clock().boot().since(since);
+            tracing::info!(what = self.what, ?after, "there was room for it again: it was started");
         }
     }
 }

@@ -37,6 +37,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid};
 use tokio::sync::oneshot;
 
+use super::Gate;
 use super::census::Census;
 use super::group::Leader;
 use super::room::is_lacking;
@@ -86,15 +87,21 @@ pub(super) enum StartError {
 }
 
 impl StartError {
+    pub(super) fn errno(self) -> Errno {
+        match self {
+            StartError::NoRoom(errno)
+            | StartError::Dir(errno)
+            | StartError::Program(errno)
+            | StartError::Unsupervised(errno) => errno,
+        }
+    }
+
     /// Whether it was for want of something that there may be more of later. Whatever the step, no program was begun.
     pub(super) fn is_lack_of_room(self) -> bool {
         match self {
             // A supervisor that does not read what it is told is none that there is no room for.
             StartError::Unsupervised(Errno::EAGAIN) => false,
-            StartError::NoRoom(errno) | StartError::Program(errno) | StartError::Unsupervised(errno) => {
-                is_lacking(errno)
-            }
-            StartError::Dir(errno) => is_lacking(errno),
+            _ => is_lacking(self.errno()),
         }
     }
 }
@@ -106,9 +113,6 @@ pub(super) enum NotStarted {
     Refused(StopReason),
     Failed(StartError),
 }
-
-/// Asked right before the start: the instant of it, or why it must not be.
-pub(super) type Gate = Box<dyn Fn() -> Result<Wall, StopReason> + Send>;
 
 /// What the thread is told.
 pub(super) enum Order {
@@ -223,7 +227,7 @@ impl Desk {
     ) -> Result<(Leader, Wall), NotStarted> {
         let mut started_at = Wall::default();
         let launched = starter.supervision().launch(image.life, readers, |announcement| {
-            started_at = gate().map_err(|reason| LaunchError::Other(NotStarted::Refused(reason)))?;
+            started_at = gate.ask().map_err(|reason| LaunchError::Other(NotStarted::Refused(reason)))?;
             self.launch(image, announcement).map_err(|error| match error {
                 StartError::Unsupervised(errno) => LaunchError::Unsupervised(errno),
                 error => LaunchError::Other(NotStarted::Failed(error)),

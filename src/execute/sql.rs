@@ -27,11 +27,9 @@ use std::time::Duration;
 use self::driver::{CONNECT_LIMIT, Driver, Failure, Kind};
 use self::message::{Messages, Secrets};
 use self::steps::{Broken, Steps};
+use super::Attempt;
 use super::output::OutputSink;
-use super::{MayStart, Started, Stop};
-use crate::fence::Stamp;
 use crate::job::{Again, Database, Guarantee, Job, Outcome, Sql, Statement, StopReason};
-use crate::time::{Clock, Wall};
 
 /// How long a statement that is cancelled has to answer, before its connection is given up.
 pub const CANCEL_LIMIT: Duration = Duration::from_secs(5);
@@ -48,23 +46,12 @@ const SETTLE_EVERY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(driver::IDLE_LIMIT.as_millis() * 2 < SETTLE_LIMIT.as_millis(), "a silent session ends meanwhile");
 
-/// What statements are run with.
-pub(super) struct Run<'a> {
-    pub job: &'a Job,
-    pub sql: &'a Sql,
-    pub stamp: &'a Stamp,
-    pub stop: Stop,
-    pub may_start: MayStart,
-    pub started: Started,
-    pub clock: &'a Clock,
-}
-
-/// Runs the statements. Returns how they ended and when they began.
-pub(super) async fn run(run: Run<'_>, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
-    match run.sql.kind {
-        Database::Postgres => attempt::<postgres::Postgres>(run, output).await,
-        Database::Mysql => attempt::<mysql::Mysql>(run, output).await,
-        Database::Sqlite => attempt::<sqlite::Sqlite>(run, output).await,
+/// Runs the statements.
+pub(super) async fn run(attempt: Attempt<'_>, sql: &Sql, output: &mut OutputSink) -> Outcome {
+    match sql.kind {
+        Database::Postgres => make::<postgres::Postgres>(attempt, sql, output).await,
+        Database::Mysql => make::<mysql::Mysql>(attempt, sql, output).await,
+        Database::Sqlite => make::<sqlite::Sqlite>(attempt, sql, output).await,
     }
 }
 
@@ -91,77 +78,50 @@ impl Progress {
     }
 }
 
-/// Until when an attempt may take.
-struct Limit<'c> {
-    clock: &'c Clock,
-    deadline: Option<crate::time::Boot>,
-}
-
-impl Limit<'_> {
-    async fn reached(&self) {
-        match self.deadline {
-            Some(deadline) => tokio::time::sleep(deadline.since(self.clock.boot())).await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, Option<Wall>) {
-    let Run { job, sql, stamp, mut stop, may_start, started, clock } = run;
+async fn make<D: Driver>(attempt: Attempt<'_>, sql: &Sql, output: &mut OutputSink) -> Outcome {
+    let Attempt { job, stamp, gate } = attempt;
     let messages = Messages { sql, secrets: Secrets::of(sql) };
-    let limit = Limit { clock, deadline: job.timeout.map(|timeout| clock.boot().plus(timeout)) };
+    let mut interrupted = std::pin::pin!(gate.interrupted(job.timeout));
     let connected = tokio::select! {
         biased;
-        reason = stop.requested() => return (Outcome::Stopped(reason), None),
-        () = limit.reached() => return (Outcome::TimedOut, None),
+        why = &mut interrupted => return why,
         connected = connect::<D>(sql) => connected,
     };
     let mut session = match connected {
         Ok(session) => session,
-        Err(failure) => return (messages.unreachable(&failure), None),
+        Err(failure) => return messages.unreachable(&failure),
     };
-    let at = match stop.asked() {
-        Some(reason) => return (Outcome::Stopped(reason), None),
-        None if !may_start.now() => return (Outcome::Stopped(StopReason::LostLeadership), None),
-        None => clock.wall(),
-    };
-    started.at(at);
+    if let Err(reason) = gate.pass() {
+        return Outcome::Stopped(reason);
+    }
     let progress = Progress::default();
     let hides = may_hide_a_commit::<D>(job, sql);
     let canceller = session.canceller();
     let ended = {
-        let mut steps = Steps {
-            session: &mut session,
-            job,
-            sql,
-            stamp,
-            messages: &messages,
-            progress: &progress,
-            output,
-            may_start: &may_start,
-        };
+        let mut steps =
+            Steps { session: &mut session, job, sql, stamp, messages: &messages, progress: &progress, output, gate };
         let mut doing = std::pin::pin!(steps.run());
         tokio::select! {
             biased;
             ended = &mut doing => ended,
-            why = interrupted(&mut stop, &limit) => {
+            why = &mut interrupted => {
                 progress.come_to(STOPPING);
                 let ended = cancel::<D, _>(&canceller, &progress, doing).await;
                 stopped(ended, why, &progress, hides)
             }
         }
     };
-    let outcome = match ended {
+    match ended {
         Ok(outcome) => {
             if outcome == Outcome::Done {
-                occurrence::prune::<D>(&mut session, job, stamp, clock).await;
+                occurrence::prune::<D>(&mut session, job, stamp, gate.clock()).await;
             }
             goodbye(session).await;
             outcome
         }
         Err(Broken::Stopped) => {
             goodbye(session).await;
-            Outcome::Stopped(stop.asked().unwrap_or(StopReason::LostLeadership))
+            Outcome::Stopped(gate.asked_to_stop().unwrap_or(StopReason::LostLeadership))
         }
         Err(Broken::Failed(failure, place)) if (progress.is(LOOSE) || hides) && failure.kind == Kind::Lost => {
             Outcome::InDoubt(messages.in_doubt(&failure, place))
@@ -170,10 +130,9 @@ async fn attempt<D: Driver>(run: Run<'_>, output: &mut OutputSink) -> (Outcome, 
         Err(Broken::Partial(failure, place)) => Outcome::Partial(messages.partial(&failure, place)),
         Err(Broken::Unanswered(failure)) => {
             drop(session);
-            settle::<D>(&Unanswered { job, sql, stamp, messages: &messages, failure }, &mut stop).await
+            settle::<D>(&Unanswered { attempt, sql, messages: &messages, failure }).await
         }
-    };
-    (outcome, Some(at))
+    }
 }
 
 async fn connect<D: Driver>(sql: &Sql) -> Result<D, Failure> {
@@ -189,14 +148,6 @@ async fn connect<D: Driver>(sql: &Sql) -> Result<D, Failure> {
 /// A session that does not answer is left as it stands.
 async fn goodbye<D: Driver>(session: D) {
     tokio::time::timeout(CLOSE_LIMIT, session.close()).await.ok();
-}
-
-async fn interrupted(stop: &mut Stop, limit: &Limit<'_>) -> Outcome {
-    tokio::select! {
-        biased;
-        reason = stop.requested() => Outcome::Stopped(reason),
-        () = limit.reached() => Outcome::TimedOut,
-    }
 }
 
 /// Has the statement that runs stopped, and waits for what comes of it; `None`: no answer.
@@ -253,16 +204,15 @@ fn stopped(
 
 /// A commit of which nobody knows whether it took place.
 struct Unanswered<'a> {
-    job: &'a Job,
+    attempt: Attempt<'a>,
     sql: &'a Sql,
-    stamp: &'a Stamp,
     messages: &'a Messages<'a>,
     failure: Failure,
 }
 
-async fn settle<D: Driver>(lost: &Unanswered<'_>, stop: &mut Stop) -> Outcome {
-    let failure = &lost.failure;
-    if lost.job.guarantee != Guarantee::ExactlyOnce {
+async fn settle<D: Driver>(lost: &Unanswered<'_>) -> Outcome {
+    let (failure, Attempt { job, stamp, gate }) = (&lost.failure, lost.attempt);
+    if job.guarantee != Guarantee::ExactlyOnce {
         return match failure.kind {
             Kind::Lost => Outcome::InDoubt(lost.messages.unanswered(failure)),
             _ => lost.messages.failed(failure, None),
@@ -271,7 +221,7 @@ async fn settle<D: Driver>(lost: &Unanswered<'_>, stop: &mut Stop) -> Outcome {
     let asking = async {
         loop {
             if let Ok(mut session) = connect::<D>(lost.sql).await
-                && let Ok(found) = occurrence::look::<D>(&mut session, lost.sql, lost.stamp).await
+                && let Ok(found) = occurrence::look::<D>(&mut session, lost.sql, stamp).await
             {
                 goodbye(session).await;
                 return found;
@@ -280,13 +230,13 @@ async fn settle<D: Driver>(lost: &Unanswered<'_>, stop: &mut Stop) -> Outcome {
         }
     };
     let given_up = async {
-        stop.requested().await;
+        gate.stopped().await;
         tokio::time::sleep(SETTLE_STOPPED).await;
     };
     tokio::select! {
         biased;
         found = asking => match found {
-            Some(fence) if fence == lost.stamp.fence.get() => Outcome::Done,
+            Some(fence) if fence == stamp.fence.get() => Outcome::Done,
             Some(_) => Outcome::AlreadyApplied,
             // It is certain now: what was being committed is undone.
             None => match lost.messages.failed(failure, None) {

@@ -27,20 +27,17 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::command::{assignment, c_strings};
 use super::group::{Leader, Reach};
-use super::spawn::{Gate, Image, NotStarted, StartError, Ties, candidates};
+use super::room::Tries;
+use super::spawn::{Image, NotStarted, StartError, Ties, candidates};
 use super::supervise::Life;
-use super::{Executor, MayStart};
-use crate::job::StopReason;
+use super::{Executor, Gate, MayStart, Started, Stop};
+use crate::job::{Outcome, StopReason};
 
 /// How often a command that was stopped for want of a terminal is offered it again.
 const OFFER_EVERY: Duration = Duration::from_secs(1);
 
 /// How many stops may wait to be looked at.
 const STOPS: usize = 16;
-
-/// The first pause before a start is tried again for which the system had no room. The pauses double.
-const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_MOST: Duration = Duration::from_secs(2);
 
 /// How long such a start is tried. Others wait for what is held meanwhile.
 const TRIED_MOST: Duration = Duration::from_secs(10);
@@ -60,6 +57,8 @@ pub struct Wrapped {
     pub keeps_session: bool,
     /// Asked right before the start; and the lease that it is not to outlive.
     pub may_start: MayStart,
+    /// Ends the tries to start it. What runs is ended by [`Running::end`].
+    pub stop: Stop,
 }
 
 /// Why a command did not run.
@@ -68,6 +67,9 @@ pub enum NotRun {
     /// [`MayStart`] said no.
     #[error("it was not to be started any more")]
     Refused,
+    /// It was stopped before it was started.
+    #[error("it was stopped before it was started: {}", .0.as_str())]
+    Stopped(StopReason),
     #[error("cannot execute `{program}`: it is in no directory of PATH, or the path is wrong")]
     NotFound { program: String },
     #[error("cannot execute `{program}`: {why}")]
@@ -107,7 +109,7 @@ impl Executor {
     ///
     /// ```no_run
     /// # use std::time::Duration;
-    /// use fencron::execute::{Ending, Executor, MayStart, SupervisorProgram, Wrapped, supervise_if_asked};
+    /// use fencron::execute::{Ending, Executor, MayStart, Stop, SupervisorProgram, Wrapped, supervise_if_asked};
     /// # use fencron::time::Clock;
     ///
     /// supervise_if_asked(); // First of all: the program is its own supervisor.
@@ -116,9 +118,9 @@ impl Executor {
     /// let executor = Executor::new(Clock::system(), 1, SupervisorProgram::this()?)?;
     /// let argv = ["vi", "notes"].map(Into::into).into();
     /// let kill_after = Duration::from_secs(10);
-    /// let may_start = MayStart::always();
-    /// let wrapped =
-    ///     Wrapped { argv, env: Vec::new(), without: Vec::new(), kill_after, keeps_session: false, may_start };
+    /// let (_stopper, stop) = Stop::channel();
+    /// let (may_start, keeps_session) = (MayStart::always(), false);
+    /// let wrapped = Wrapped { argv, env: Vec::new(), without: Vec::new(), kill_after, keeps_session, may_start, stop };
     /// let mut running = executor.wrap(wrapped).await?;
     /// running.exited().await;
     /// let status = running.end(Ending::ByItself).await;
@@ -132,8 +134,8 @@ impl Executor {
     pub async fn wrap(&self, wrapped: Wrapped) -> Result<Running, NotRun> {
         let room = self.room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let program = wrapped.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
-        let since = self.clock.boot();
-        let mut pause = PAUSE_FIRST;
+        let gate = Gate::new(wrapped.stop.clone(), wrapped.may_start.clone(), Started::channel().0, &self.clock);
+        let mut tries = Tries::new(&program, Some(TRIED_MOST), &gate);
         loop {
             let failed = |why: String| NotRun::Failed { program: program.clone(), why };
             let mut terminal = Terminal::controlling();
@@ -143,14 +145,14 @@ impl Executor {
                 None => Ties::Files,
             };
             let keeps_session = matches!(ties, Ties::Session { .. });
-            let (kill_after, gate) = (wrapped.kill_after, gate(&wrapped.may_start, self));
             let image = image(&wrapped, ties).map_err(failed)?;
-            match self.starter.start((image, Vec::new()), gate).await {
+            let error = match self.starter.start((image, Vec::new()), gate.clone()).await {
                 Ok((leader, _)) => {
+                    tries.end();
                     let stops = watch_stops(leader.pid()).map_err(|error| failed(error.to_string()))?;
                     return Ok(Running {
                         leader,
-                        kill_after,
+                        kill_after: wrapped.kill_after,
                         terminal,
                         keeps_session,
                         stops,
@@ -159,24 +161,17 @@ impl Executor {
                         _room: room,
                     });
                 }
-                Err(NotStarted::Failed(error))
-                    if error.is_lack_of_room() && self.clock.boot().since(since) < TRIED_MOST =>
-                {
-                    tracing::warn!(?error, program, "the system has no room to start it now: trying again");
-                }
+                Err(NotStarted::Failed(error)) if error.is_lack_of_room() => error,
                 // The terminal drops here, which takes it back: the child may have had it for a moment.
-                Err(not_started) => return Err(not_run(program, not_started)),
-            }
+                Err(not_started) => return Err(not_run(program.clone(), not_started)),
+            };
             drop(terminal);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MOST);
+            tries.pause(error.errno().desc()).await.map_err(|over| match over {
+                Outcome::Stopped(reason) => NotRun::Stopped(reason),
+                _ => not_run(program.clone(), NotStarted::Failed(error)),
+            })?;
         }
     }
-}
-
-fn gate(may_start: &MayStart, executor: &Executor) -> Gate {
-    let (may_start, clock) = (may_start.clone(), executor.clock.clone());
-    Box::new(move || if may_start.now() { Ok(clock.wall()) } else { Err(StopReason::LostLeadership) })
 }
 
 fn image(wrapped: &Wrapped, ties: Ties) -> Result<Image, String> {
@@ -198,7 +193,8 @@ fn image(wrapped: &Wrapped, ties: Ties) -> Result<Image, String> {
 
 fn not_run(program: String, error: NotStarted) -> NotRun {
     match error {
-        NotStarted::Refused(_) => NotRun::Refused,
+        NotStarted::Refused(StopReason::LostLeadership) => NotRun::Refused,
+        NotStarted::Refused(reason) => NotRun::Stopped(reason),
         NotStarted::Failed(StartError::Program(Errno::ENOENT | Errno::ENOTDIR)) => NotRun::NotFound { program },
         NotStarted::Failed(StartError::Program(errno)) => NotRun::NotExecutable { program, why: errno.desc() },
         NotStarted::Failed(StartError::Unsupervised(errno)) => {

@@ -6,7 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use reqwest::Response;
 
-use super::{Cut, Target, trouble};
+use super::{Target, trouble};
 use crate::execute::output::{OutputSink, Stream};
 use crate::fence::{Fence, header};
 use crate::job::{Again, Http, OUTPUT_KEPT, Outcome, PUT_OFF_MOST};
@@ -91,7 +91,8 @@ fn retry_after(headers: &HeaderMap, now: Wall) -> Option<Duration> {
 }
 
 /// Writes the status and the body to the output of the run: a text as it is, anything else as its size.
-pub(super) async fn keep(mut answer: Response, output: &mut OutputSink) -> Result<(), Cut> {
+/// `Err`: why it broke off.
+pub(super) async fn keep(mut answer: Response, output: &mut OutputSink) -> Result<(), String> {
     let status = format!("{:?} {}", answer.version(), answer.status());
     output.write(Stream::Stdout, format!("{status}\n").as_bytes());
     let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
@@ -111,7 +112,7 @@ pub(super) async fn keep(mut answer: Response, output: &mut OutputSink) -> Resul
                 }
             }
             Ok(None) => break Ok(()),
-            Err(error) => break Err(Cut::Broken(trouble::in_words(&error, true))),
+            Err(error) => break Err(trouble::in_words(&error, true)),
         }
         // A server that sends without a pause must not keep a thread of the runtime to itself.
         tokio::task::coop::consume_budget().await;

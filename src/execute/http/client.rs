@@ -14,9 +14,9 @@ use tower::BoxError;
 use tower::util::MapResultLayer;
 use url::Url;
 
-use super::Gate;
+use crate::execute::Gate;
 use crate::fence::Stamp;
-use crate::job::{Http, Identity, Text};
+use crate::job::{Http, Identity, StopReason, Text};
 
 /// How much is read of a file of certificates or keys, in bytes.
 const PEM_MOST: u64 = 1 << 20;
@@ -46,10 +46,10 @@ impl Roots {
 }
 
 /// A client for one attempt. Proxies are those of the environment.
-pub(super) async fn build(http: &Http, roots: &Roots, gate: Arc<Gate>) -> Result<Client, String> {
+pub(super) async fn build(http: &Http, roots: &Roots, gate: Gate) -> Result<Client, String> {
     let passed = move |result: Result<_, BoxError>| {
         let connection = result?;
-        gate.pass()?;
+        gate.pass().map_err(StopReason::as_str)?;
         Ok::<_, BoxError>(connection)
     };
     Client::builder()

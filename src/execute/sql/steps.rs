@@ -6,7 +6,7 @@ use super::driver::{Answer, Driver, Failure, Kind, Turn, Value};
 use super::message::Messages;
 use super::occurrence::{self, fence_of};
 use super::{COMMITTING, LOOSE, Progress, STOPPING};
-use crate::execute::MayStart;
+use crate::execute;
 use crate::execute::output::{OutputSink, Stream};
 use crate::fence::{AFTER_NAMES, Stamp};
 use crate::guard::sql::{Dialect, Standing};
@@ -46,7 +46,7 @@ pub struct Steps<'a, D> {
     pub messages: &'a Messages<'a>,
     pub progress: &'a Progress,
     pub output: &'a mut OutputSink,
-    pub may_start: &'a MayStart,
+    pub gate: &'a execute::Gate,
 }
 
 /// What the guard says.
@@ -255,7 +255,7 @@ impl<D: Driver> Steps<'_, D> {
             return Err(never_held());
         }
         // From here on nothing but this stands between a replaced leader and the statements.
-        if !self.may_start.now() {
+        if self.gate.ask().is_err() {
             return Err(Broken::Stopped);
         }
         self.statements(false).await?;
