@@ -21,10 +21,10 @@ pub mod due;
 pub mod run;
 pub mod view;
 
-mod catching_up;
 mod claims;
 mod lifecycle;
 mod message;
+mod overlap;
 mod rewind;
 mod skips;
 mod tail;

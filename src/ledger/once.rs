@@ -9,6 +9,8 @@
 //!     └────────────────────────────────────┴──▶ claimed
 //! ```
 //!
+//! A claim that was stopped before anything began, or that the next may repeat, is `pending` again.
+//!
 //! A claim compares the hold of the lock and the record; every other change compares the record alone. So nothing is
 //! claimed twice, and a claimant that was replaced can say how it ended until its successor has decided about it.
 
@@ -101,7 +103,7 @@ impl OnceKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnceState {
-    /// Not begun, or a person said that it is to be done again.
+    /// Not begun, or to be done again: a person said so, or its claimant had to leave it to the next.
     Pending,
     /// Taken by somebody, and possibly under way.
     Claimed,
@@ -151,7 +153,7 @@ pub struct Once {
     pub finished_at: Option<Wall>,
     /// Why it is in this state, for a person; empty where there is nothing to say.
     pub reason: String,
-    /// That of a command.
+    /// That of a command; where a signal ended it, 128 and the signal's number.
     pub exit_code: Option<i32>,
     /// The end of what it wrote.
     pub output: String,

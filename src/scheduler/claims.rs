@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::catching_up::{Fresh, Room, pause_of};
 use super::due::{Due, DueQueue, What};
+use super::overlap::{Fresh, Place, pause_of};
 use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark};
 use super::skips::Verdicts;
+use super::turn::PAUSED;
 use super::view::View;
 use super::{Action, BATCH, Batch, Registration, Scheduler};
 use crate::fence::Fence;
@@ -115,20 +116,21 @@ impl Scheduler {
             }
             What::Skip(reason) => return skip(reason),
             _ if self.forgotten.contains(&open.id) => return skip(FORGOTTEN.to_owned()),
-            _ if self.view.paused.contains(&job.name) => return skip("the job is paused".to_owned()),
+            _ if self.view.paused.contains(&job.name) => return skip(PAUSED.to_owned()),
             What::InTime => None,
             What::CatchUp { nth, every } => Some((nth, every)),
         };
         let fresh = decided.get(&job.name).map_or(&[][..], Vec::as_slice);
-        let room = self.room_for(job, fresh, nth.is_some());
-        let catch_up = match &room {
-            Room::None(reason) => return skip(reason.clone()),
+        let place = self.place_of_due(job, fresh, nth.is_some());
+        let begins = matches!(place, Place::Begin);
+        let catch_up = match place {
+            Place::Never(_, reason) => return skip(reason),
             _ if nth.is_some() => Some(CatchUp::Missed),
-            Room::Behind => Some(CatchUp::Behind),
-            Room::Free | Room::Wait => None,
+            Place::Behind => Some(CatchUp::Behind),
+            Place::Begin | Place::Wait | Place::Replace(_) => None,
         };
         let open = Open { catch_up, ..open };
-        if matches!(room, Room::Free) && nth.is_none_or(|(nth, _)| nth == 0) {
+        if begins && nth.is_none_or(|(nth, _)| nth == 0) {
             return Decision::Open(open);
         }
         Decision::Open(waiting(open, now.plus(nth.map_or(Duration::ZERO, pause_of))))

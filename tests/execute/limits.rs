@@ -1,6 +1,6 @@
 //! Many commands at once.
 
-use fencron::execute::MayStart;
+use fencron::execute::{MayStart, NotRun, Stop, Wrapped};
 use fencron::job::{Outcome, StopReason};
 
 use super::attempt::*;
@@ -166,4 +166,26 @@ async fn what_there_is_no_open_file_for_is_started_when_there_is() {
             assert_eq!(attempt.end().await.outcome, Outcome::Exited(0));
         }
     }
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_tries_of_a_wrapped_command() {
+    const NAME: &str = "execute::limits::a_stop_ends_the_tries_of_a_wrapped_command";
+    if !is_apart() {
+        return assert!(apart_as_nobody(NAME).status().unwrap().success());
+    }
+    let executor = executor();
+    let _limited = lower(nix::sys::resource::Resource::RLIMIT_NPROC, 1);
+    let tries = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&tries);
+    let may_start = MayStart::new(move || counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < usize::MAX);
+    let (stopper, stop) = Stop::channel();
+    let kill_after = std::time::Duration::from_secs(1);
+    let (argv, env, without, keeps_session) = (vec!["true".into()], Vec::new(), Vec::new(), false);
+    let wrapped = Wrapped { argv, env, without, kill_after, keeps_session, may_start, stop };
+    let starting = tokio::spawn(async move { executor.wrap(wrapped).await.map(drop) });
+    tried(&tries, 2).await;
+    stopper.stop(StopReason::Asked);
+    let ended = soon(starting).await.unwrap();
+    assert!(matches!(ended, Err(NotRun::Stopped(StopReason::Asked))), "{ended:?}");
 }
