@@ -13,7 +13,7 @@
 //! - **A run is in one pair of hands.** One that is claimed by a session which still lives is left to that session's
 //!   node, whoever leads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,22 +21,26 @@ pub mod due;
 pub mod run;
 pub mod view;
 
+mod authority;
 mod claims;
+mod configuration;
 mod lifecycle;
 mod message;
 mod overlap;
-mod rewind;
-mod skips;
 mod tail;
 mod turn;
+mod work;
 
-use due::DueQueue;
+use authority::Authority;
+use claims::Claims;
+use configuration::Configuration;
 pub use message::{Action, Batch, Event, To, Transition, Transitioned};
-use run::{Claimant, Known, Open, OpenState, Version};
+use run::{OpenState, Version};
 use view::{Change, View};
+use work::Work;
 
 use crate::fence::Fence;
-use crate::job::{Job, JobName, On, OnLostLeadership, RunId, StopReason};
+use crate::job::{Job, JobName, OnLostLeadership, RunId, StopReason};
 use crate::time::Wall;
 
 /// How many occurrences one batch decides, unless the store wants fewer.
@@ -48,149 +52,26 @@ const SHOWN_AS_RUNNING_AFTER: Duration = Duration::from_millis(500);
 /// How many runs of a job may wait (`overlap: queue`); what is due beyond is skipped.
 pub const WAITING_MOST: usize = 100;
 
-/// How many of its own former leases a node remembers: what it claimed on one of them and never started may come to its
-/// knowledge after the lease has ended.
-const LEASES_REMEMBERED: usize = 16;
-
 /// The scheduler of one node.
 #[derive(Debug)]
 pub struct Scheduler {
-    node: String,
-    jobs: BTreeMap<JobName, Arc<Job>>,
-    /// Jobs by the job whose end makes them due.
-    followers: BTreeMap<JobName, Vec<(JobName, On)>>,
+    configuration: Configuration,
     view: View,
-    lease: u64,
-    former_leases: VecDeque<u64>,
-    /// The fence of the present term.
-    term: Option<Fence>,
-    trusted: bool,
-    draining: Option<Draining>,
-    due: DueQueue,
-    /// The batch whose claim is not yet answered.
-    claiming: Option<Batch>,
-    /// Where the rows of its jobs end with it.
-    claiming_rows: skips::Ends,
-    /// The rows of skips that this term goes on with.
-    rows: HashMap<JobName, skips::Row>,
-    batches: u64,
-    batch_most: usize,
-    /// The batch after which that was last changed.
-    batch_most_since: u64,
-    /// What comes due by the watermark and is decided already, as the last claim found; and that of which nobody knows.
-    decided: BTreeSet<RunId>,
-    forgotten: BTreeSet<RunId>,
-    /// The watermark was brought back: everything is to be planned anew, once the ledger has been seen up to this version.
-    plan_anew: Option<Version>,
-    /// Jobs whose registration is not yet acknowledged; nothing is claimed before it is.
-    registering: Option<Registration>,
-    /// A configuration that is to be adopted once everything due under the old one has been decided.
-    incoming: Option<BTreeMap<JobName, Arc<Job>>>,
-    /// What runs here.
-    active: BTreeMap<RunId, Active>,
-    /// The last attempt of each open run that was started here: it may have had its effect.
-    started: HashMap<RunId, Attempt>,
-    /// The ends of what the attempts of open runs wrote that ended here.
-    tails: HashMap<RunId, String>,
-    /// Transitions without an answer yet, with what is to follow them.
-    flights: HashMap<RunId, Flight>,
-    /// How many of them may have the outcome of a beginning.
-    beginning: usize,
-    /// How many runs may be begun here and not ended.
-    room: usize,
-    /// What could begin, were there room; the earliest first.
-    crowd: BTreeSet<(Wall, RunId)>,
-    /// When to look at a run again.
-    timers: BTreeSet<(Wall, RunId)>,
+    authority: Authority,
+    claims: Claims,
+    work: Work,
     actions: Vec<Action>,
-}
-
-#[derive(Debug)]
-struct Active {
-    job: Arc<Job>,
-    attempt: Attempt,
-    started_at: Option<Wall>,
-    stopping: Option<StopReason>,
-}
-
-/// One attempt of a run, in one pair of hands: what whoever executes it may speak for, and nothing that came after.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Attempt {
-    number: u32,
-    claimant: Claimant,
-}
-
-impl Attempt {
-    /// The attempt that the ledger shows as under way.
-    fn of(open: &Open) -> Option<Attempt> {
-        let claimant = open.claimant.as_ref().filter(|_| open.state == OpenState::Claimed)?;
-        Some(Attempt { number: open.attempt, claimant: claimant.clone() })
-    }
-}
-
-#[derive(Debug)]
-struct Registration {
-    known: Vec<(JobName, Known)>,
-    forget: Vec<JobName>,
-}
-
-#[derive(Debug)]
-struct Flight {
-    sent: Transition,
-    by: By,
-    then: Option<(To, Attempt)>,
-}
-
-/// On whose authority a run is changed.
-#[derive(Clone, Debug)]
-enum By {
-    /// The leader's.
-    Term(Fence),
-    /// That of whoever executed this attempt, for as long as the run is in its hands.
-    Attempt(Attempt),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Draining {
-    /// Wait for runs that may outlive the leadership, too.
-    wait_for_finish: bool,
-    announced: bool,
 }
 
 impl Scheduler {
     /// The scheduler of the node `node`, with these jobs, which follows until it is told that it leads.
     pub fn new(node: impl Into<String>, jobs: BTreeMap<JobName, Arc<Job>>) -> Scheduler {
-        let followers = claims::followers(&jobs);
         Scheduler {
-            node: node.into(),
-            jobs,
-            followers,
+            configuration: Configuration::of(jobs),
             view: View::default(),
-            lease: 0,
-            former_leases: VecDeque::new(),
-            term: None,
-            trusted: false,
-            draining: None,
-            due: DueQueue::default(),
-            claiming: None,
-            claiming_rows: HashMap::new(),
-            rows: HashMap::new(),
-            batches: 0,
-            batch_most: BATCH,
-            batch_most_since: 0,
-            decided: BTreeSet::new(),
-            forgotten: BTreeSet::new(),
-            plan_anew: None,
-            registering: None,
-            incoming: None,
-            active: BTreeMap::new(),
-            started: HashMap::new(),
-            tails: HashMap::new(),
-            flights: HashMap::new(),
-            beginning: 0,
-            room: usize::MAX,
-            crowd: BTreeSet::new(),
-            timers: BTreeSet::new(),
+            authority: Authority::of(node.into()),
+            claims: Claims::default(),
+            work: Work::within(usize::MAX),
             actions: Vec::new(),
         }
     }
@@ -199,14 +80,14 @@ impl Scheduler {
     /// ledger: nobody has to wonder whether they were started when the node is lost.
     #[must_use]
     pub fn with_room(self, room: usize) -> Scheduler {
-        Scheduler { room: room.max(1), ..self }
+        Scheduler { work: Work::within(room.max(1)), ..self }
     }
 
     /// Takes in an event that happened at `now`, and answers what to do, in this order.
     pub fn handle(&mut self, event: Event, now: Wall) -> Vec<Action> {
         match event {
             Event::Tick => {}
-            Event::Session { lease } => self.session(lease),
+            Event::Session { lease } => self.authority.session(lease),
             Event::Elected { fence } => self.elected(fence, now),
             Event::Deposed => self.deposed(now),
             Event::Trust(trusted) => self.trust(trusted, now),
@@ -216,23 +97,18 @@ impl Scheduler {
             Event::Rewound { batch, version } => self.rewound(batch, version),
             Event::Registered => self.registered(now),
             Event::Transitioned { run, result } => self.transitioned(run, result, now),
-            Event::Started { run, attempt, at } => self.started(run, attempt, at),
+            Event::Started { run, attempt, at } => self.work.started(run, attempt, at),
             Event::Ended { run, attempt, ended } => self.ended(run, attempt, ended, now),
             Event::Changed(change, version) => self.changed(change, version, now),
             Event::Reread { changes, version } => self.reread(changes, version, now),
             Event::WentBack => self.view = View::default(),
             Event::Reloaded(jobs) => self.reloaded(jobs),
-            Event::Drain { wait_for_finish } => {
-                self.draining = Some(Draining { wait_for_finish, announced: false });
-            }
+            Event::Drain { wait_for_finish } => self.authority.drain(wait_for_finish),
             Event::Undrain => {
-                self.draining = None;
+                self.authority.undrain();
                 self.advance_all(now);
             }
-            Event::StopAll(reason) => {
-                let all = self.draining.is_none_or(|draining| draining.wait_for_finish);
-                self.stop_all(reason, |job| all || job.on_lost_leadership == OnLostLeadership::Cancel);
-            }
+            Event::StopAll(reason) => self.stop_all(reason, Authority::waits_for),
         }
         self.run_timers(now);
         self.let_in(now);
@@ -245,18 +121,16 @@ impl Scheduler {
 
     /// When the scheduler wants to be told the time again.
     pub fn wake_at(&mut self) -> Option<Wall> {
-        let may_claim = self.may_act() && self.claiming.is_none() && self.registering.is_none();
-        let due = if may_claim { self.due.next_start() } else { None };
-        let timer = self.timers.first().map(|(at, _)| *at);
-        due.into_iter().chain(timer).min()
+        let may_claim = self.authority.may_act() && self.claims.is_idle() && !self.configuration.is_registering();
+        let due = if may_claim { self.claims.next_start() } else { None };
+        due.into_iter().chain(self.work.next_wake()).min()
     }
 
     /// The instant from which on what is due has not been decided, while this node leads: later than now when all is
     /// well, whatever keeps it from being decided.
     pub fn undecided_since(&mut self) -> Option<Wall> {
-        self.term?;
-        let claiming = self.claiming.as_ref().map(|batch| batch.watermark.instant);
-        claiming.into_iter().chain(self.due.next_start()).min()
+        self.authority.term()?;
+        self.claims.undecided_since()
     }
 
     /// What the ledger says, as far as it has been seen.
@@ -266,49 +140,22 @@ impl Scheduler {
 
     /// The jobs as configured.
     pub fn jobs(&self) -> &BTreeMap<JobName, Arc<Job>> {
-        &self.jobs
+        self.configuration.jobs()
     }
 
     /// The attempts that run here.
     pub fn active(&self) -> impl Iterator<Item = &RunId> {
-        self.active.keys()
-    }
-
-    /// Whether anything new may be claimed or begun.
-    fn may_act(&self) -> bool {
-        self.term.is_some() && self.trusted && self.draining.is_none()
-    }
-
-    fn claimant(&self, fence: Fence) -> Claimant {
-        Claimant { node: self.node.clone(), fence, lease: self.lease }
+        self.work.active().map(|(run, _)| run)
     }
 
     fn act(&mut self, action: Action) {
         self.actions.push(action);
     }
 
-    fn session(&mut self, lease: u64) {
-        let former = std::mem::replace(&mut self.lease, lease);
-        if former != lease {
-            self.former_leases.push_front(former);
-            self.former_leases.truncate(LEASES_REMEMBERED);
-        }
-    }
-
-    /// Whether what was claimed on this lease was claimed by this process.
-    fn is_own(&self, lease: u64) -> bool {
-        self.lease == lease || self.former_leases.contains(&lease)
-    }
-
     fn elected(&mut self, fence: Fence, now: Wall) {
-        self.term = Some(fence);
-        self.claiming = None;
-        self.rows.clear();
-        self.due.clear();
-        self.registering = None;
-        self.plan_anew = None;
-        self.decided.clear();
-        self.forgotten.clear();
+        self.authority.elected(fence);
+        self.configuration.forget_registration();
+        self.claims.begin_term();
         self.plan_all(now);
         self.register_changes(now);
         self.adopt_open_runs(now);
@@ -321,26 +168,20 @@ impl Scheduler {
     }
 
     fn deposed(&mut self, now: Wall) {
-        self.term = None;
-        self.claiming = None;
-        self.rows.clear();
-        self.plan_anew = None;
-        self.registering = None;
-        self.due.clear();
-        self.crowd.clear();
-        if let Some(jobs) = self.incoming.take() {
-            self.set_jobs(jobs);
-        }
+        self.authority.deposed();
+        self.claims.begin_term();
+        self.work.disperse();
+        self.configuration.take_what_is_offered();
         self.trust(false, now);
         self.give_back_unstarted(now);
     }
 
     fn trust(&mut self, trusted: bool, now: Wall) {
-        let before = std::mem::replace(&mut self.trusted, trusted);
+        let before = self.authority.trust(trusted);
         if before && !trusted {
-            self.stop_all(StopReason::LostLeadership, |job| job.on_lost_leadership == OnLostLeadership::Cancel);
+            self.stop_all(StopReason::LostLeadership, |_, job| job.on_lost_leadership == OnLostLeadership::Cancel);
         }
-        if trusted && !before && self.term.is_some() {
+        if trusted && !before && self.authority.leads() {
             self.advance_all(now);
         }
     }
@@ -385,10 +226,8 @@ impl Scheduler {
         let mark = self.view.watermark.clone();
         self.view.reread(changes, version);
         self.note_rewind(mark.as_ref());
-        let (open, active) = (&self.view.open, &self.active);
-        self.started.retain(|run, _| open.contains_key(run) || active.contains_key(run));
-        self.tails.retain(|run, _| open.contains_key(run) || active.contains_key(run));
-        if self.term.is_some() {
+        self.work.forget_all_but(|run| self.view.open.contains_key(run));
+        if self.authority.leads() {
             self.adopt_open_runs(now);
         }
         self.give_back_unstarted(now);
@@ -401,59 +240,49 @@ impl Scheduler {
     }
 
     fn step_down_asked(&mut self, meant_for: Fence) {
-        if let Some(fence) = self.term {
+        if let Some(fence) = self.authority.term() {
             self.act(Action::StepDown { fence: meant_for, resign: fence == meant_for });
         }
     }
 
-    fn stop_all(&mut self, reason: StopReason, which: impl Fn(&Job) -> bool) {
-        let mut stop: Vec<RunId> =
-            self.active.iter().filter(|(_, active)| which(&active.job)).map(|(run, _)| run.clone()).collect();
-        stop.sort();
-        stop.into_iter().for_each(|run| self.stop(&run, reason));
+    fn stop_all(&mut self, reason: StopReason, which: impl Fn(&Authority, &Job) -> bool) {
+        let runs = self.work.active().filter(|(_, active)| which(&self.authority, &active.job));
+        let runs: Vec<RunId> = runs.map(|(run, _)| run.clone()).collect();
+        runs.iter().for_each(|run| self.stop(run, reason));
     }
 
     fn stop(&mut self, run: &RunId, reason: StopReason) {
-        if let Some(active) = self.active.get_mut(run)
-            && active.stopping.is_none()
-        {
-            active.stopping = Some(reason);
+        if self.work.stop(run, reason) {
             self.act(Action::Stop { run: run.clone(), reason });
         }
     }
 
     fn announce_drained(&mut self) {
-        let Some(draining) = self.draining else { return };
-        let waits_for =
-            |active: &Active| draining.wait_for_finish || active.job.on_lost_leadership == OnLostLeadership::Cancel;
-        let busy = self.claiming.is_some() || !self.flights.is_empty() || self.active.values().any(waits_for);
-        if !busy && !draining.announced {
-            self.draining = Some(Draining { announced: true, ..draining });
+        if !self.authority.is_to_announce_drained() {
+            return;
+        }
+        let authority = &self.authority;
+        if self.claims.is_idle() && !self.work.is_busy(|job| authority.waits_for(job)) {
+            self.authority.announced_drained();
             self.act(Action::Drained);
         }
     }
 
     /// How many more runs may be begun.
     fn room_left(&self) -> usize {
-        let is_begun = |open: &&Open| open.state == OpenState::Claimed;
-        let claiming = self.claiming.iter().flat_map(|batch| &batch.opens).filter(is_begun).count();
-        self.room.saturating_sub(self.active.len() + self.beginning + claiming)
+        self.work.room_beside(self.claims.opening().filter(|open| open.state == OpenState::Claimed).count())
     }
 
     /// Begins what waited for room, where there is some again.
     fn let_in(&mut self, now: Wall) {
-        while self.may_act() && self.room_left() > 0 {
-            let Some((_, run)) = self.crowd.pop_first() else { return };
+        while self.authority.may_act() && self.room_left() > 0 {
+            let Some(run) = self.work.next_in_crowd() else { return };
             self.look_again(&run, now);
         }
     }
 
     fn run_timers(&mut self, now: Wall) {
-        while let Some((at, _)) = self.timers.first() {
-            if *at > now {
-                return;
-            }
-            let (_, run) = self.timers.pop_first().expect("it was just seen");
+        while let Some(run) = self.work.woken(now) {
             self.look_again(&run, now);
         }
     }

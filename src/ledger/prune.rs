@@ -195,6 +195,6 @@ fn surplus(keys: &[&String], keep: usize) -> Option<String> {
 }
 
 /// The first key after this one.
-fn behind(key: &str) -> String {
+pub(super) fn behind(key: &str) -> String {
     format!("{key}\0")
 }

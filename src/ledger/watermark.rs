@@ -2,11 +2,9 @@
 
 use super::Ledger;
 use super::keys::About;
+use super::prune::behind;
 use super::record::{WatermarkRecord, decode, is_newer};
-use crate::store::{Entry, Keys, Range, Sort, Store, StoreError};
-
-/// How many of the last verdicts are looked through for one that only a watermark explains.
-const LOOKED_THROUGH: usize = 100;
+use crate::store::{Entry, Keys, PAGE, Range, Store, StoreError};
 
 /// The way out, for a person.
 const WAY_OUT: &str = "Nothing is fired, so that nothing is fired twice: say from when on things are due with \
@@ -47,14 +45,25 @@ impl<S: Store> Ledger<S> {
 
     /// Whether an occurrence was claimed that nobody had asked for: since then there has been a watermark.
     async fn was_decided_before(&self) -> Result<bool, StoreError> {
-        let newest =
-            |keys| Range { keys_only: true, limit: LOOKED_THROUGH, order: Sort::NewestFirst, ..Range::of(keys) };
-        for entry in self.store.range(newest(self.keys.opens())).await?.entries {
-            if matches!(self.keys.about(&entry.key), Some(About::Open(run)) if !run.as_str().contains('~')) {
+        let is_scheduled =
+            |key: &str| matches!(self.keys.about(key), Some(About::Open(run)) if !run.as_str().contains('~'));
+        Ok(self.has_key(self.keys.opens(), is_scheduled).await?
+            || self.has_key(self.keys.history(), |key| !self.keys.is_asked_for(key)).await?)
+    }
+
+    /// Whether one of these keys is such a one.
+    async fn has_key(&self, of: Keys, is_such: impl Fn(&str) -> bool) -> Result<bool, StoreError> {
+        let Keys::Range { mut start, end } = of else { return Ok(false) };
+        loop {
+            let keys = Keys::Range { start, end: end.clone() };
+            let page = self.store.range(Range { keys_only: true, limit: PAGE, ..Range::of(keys) }).await?;
+            if page.entries.iter().any(|entry| is_such(&entry.key)) {
                 return Ok(true);
             }
+            match page.entries.last() {
+                Some(last) if page.more => start = behind(&last.key),
+                _ => return Ok(false),
+            }
         }
-        let done = self.store.range(newest(self.keys.history())).await?.entries;
-        Ok(done.iter().any(|entry| !self.keys.is_asked_for(&entry.key)))
     }
 }

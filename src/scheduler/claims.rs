@@ -1,18 +1,21 @@
 //! What is due, and what becomes of it: batches of decisions, each moving the watermark.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod rewind;
+mod skips;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::skips::Verdicts;
 use super::due::{Due, DueQueue, What};
 use super::overlap::{Fresh, Place, pause_of};
 use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark};
-use super::skips::Verdicts;
 use super::turn::PAUSED;
 use super::view::View;
-use super::{Action, BATCH, Batch, Registration, Scheduler};
+use super::{Action, BATCH, Batch, Scheduler};
 use crate::fence::Fence;
-use crate::job::{Job, JobName, On, RunId, Trigger, Verdict};
+use crate::job::{Job, JobName, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
 
@@ -32,6 +35,108 @@ const ANEW_BATCH: usize = 40;
 /// Why an occurrence is skipped of which nobody knows whether it has run.
 const FORGOTTEN: &str = "rewound: it may have run before, and its verdict was pruned";
 
+/// What is due, and the batch of it that is being claimed.
+#[derive(Debug)]
+pub(super) struct Claims {
+    due: DueQueue,
+    /// The batch whose claim is not yet answered.
+    batch: Option<Batch>,
+    /// Where the rows of its jobs end with it.
+    ends: skips::Ends,
+    /// The rows of skips that this term goes on with.
+    rows: HashMap<JobName, skips::Row>,
+    batches: u64,
+    most: usize,
+    /// The batch after which that was last changed.
+    most_since: u64,
+    /// What comes due by the watermark and is decided already, as the last claim found; and that of which nobody knows.
+    decided: BTreeSet<RunId>,
+    forgotten: BTreeSet<RunId>,
+    /// The watermark was brought back: everything is to be planned anew, once the ledger has been seen up to this version.
+    plan_anew: Option<Version>,
+}
+
+impl Default for Claims {
+    fn default() -> Claims {
+        Claims {
+            due: DueQueue::default(),
+            batch: None,
+            ends: HashMap::new(),
+            rows: HashMap::new(),
+            batches: 0,
+            most: BATCH,
+            most_since: 0,
+            decided: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            plan_anew: None,
+        }
+    }
+}
+
+impl Claims {
+    /// A term begins, or ends: what was planned and claimed in the one before is none of it.
+    pub fn begin_term(&mut self) {
+        let (batches, most, most_since) = (self.batches, self.most, self.most_since);
+        *self = Claims { batches, most, most_since, ..Claims::default() };
+    }
+
+    /// Whether no claim is under way.
+    pub fn is_idle(&self) -> bool {
+        self.batch.is_none()
+    }
+
+    /// Whether the next claim may be made, as far as the ones before go.
+    fn is_ready(&self) -> bool {
+        self.is_idle() && self.plan_anew.is_none()
+    }
+
+    /// The runs that the claim under way opens.
+    pub fn opening(&self) -> impl Iterator<Item = &Open> {
+        self.batch.iter().flat_map(|batch| &batch.opens)
+    }
+
+    /// When the next occurrence is to start.
+    pub fn next_start(&mut self) -> Option<Wall> {
+        self.due.next_start()
+    }
+
+    /// The instant from which on what is due has not been decided.
+    pub fn undecided_since(&mut self) -> Option<Wall> {
+        let claiming = self.batch.as_ref().map(|batch| batch.watermark.instant);
+        claiming.into_iter().chain(self.due.next_start()).min()
+    }
+
+    /// Plans a job from the first of its occurrences that no leader has decided.
+    pub fn plan(&mut self, job: &Arc<Job>, view: &View, now: Wall) {
+        let (Trigger::Schedule { .. }, Some(known)) = (&job.trigger, view.jobs.get(&job.name)) else { return };
+        let decided = match &view.watermark {
+            None => known.since,
+            Some(mark) if mark.job.as_ref().is_some_and(|last| job.name > *last) => {
+                mark.instant.minus(Duration::from_millis(1))
+            }
+            Some(mark) => mark.instant,
+        };
+        let after = known.since.max(decided);
+        // Due only after it was seen: with another jitter, an instant that was decided already may be to start again.
+        let of_old = first_start(job, after).filter(|first| first.at <= known.since);
+        self.due.plan(Arc::clone(job), of_old.map_or(after, |first| first.starts), now);
+    }
+
+    /// Takes a job's new definition. Where its rule has changed, [`Claims::plan`] is to follow.
+    pub fn redefine(&mut self, job: &Arc<Job>) {
+        self.due.redefine(job);
+    }
+
+    pub fn remove(&mut self, job: &JobName) {
+        self.due.remove(job);
+    }
+
+    /// What the job skips from now on is another row.
+    pub fn end_row(&mut self, job: &JobName) {
+        self.rows.remove(job);
+    }
+}
+
 enum Decision {
     Open(Open),
     Done(Done),
@@ -42,8 +147,8 @@ enum Decision {
 impl Scheduler {
     /// Takes the due occurrences, in order, and claims them together.
     pub(super) fn claim_what_is_due(&mut self, now: Wall) {
-        let Some(fence) = self.term else { return };
-        if !self.may_act() || self.claiming.is_some() || self.registering.is_some() || self.plan_anew.is_some() {
+        let Some(fence) = self.authority.term() else { return };
+        if !self.authority.may_act() || !self.claims.is_ready() || self.configuration.is_registering() {
             return;
         }
         let (mut opens, mut known, mut watermark) = (Vec::new(), Vec::new(), None);
@@ -53,18 +158,18 @@ impl Scheduler {
         for _ in 0..LOOKED_AT {
             let claimed = opens.len() + verdicts.weight();
             // Whether the next one of a job has room is known when it is known whether this one is decided already.
-            let mut next = self.due.next_job().filter(|(starts, _)| anew || self.view.may_be_decided(*starts));
+            let mut next = self.claims.due.next_job().filter(|(starts, _)| anew || self.view.may_be_decided(*starts));
             let is_full = next.take_if(|(_, name)| anew_jobs.contains(*name) || claimed >= ANEW_BATCH).is_some();
-            if is_full || claimed + known.len() >= self.batch_most {
+            if is_full || claimed + known.len() >= self.claims.most {
                 break;
             }
-            let Some(due) = self.due.pop(now) else { break };
+            let Some(due) = self.claims.due.pop(now) else { break };
             watermark = Some(Watermark { instant: due.occurrence.starts, job: Some(due.job.clone()) });
-            let Some(job) = self.jobs.get(&due.job).cloned() else { continue };
+            let Some(job) = self.configuration.job(&due.job).cloned() else { continue };
             if self.view.may_be_decided(due.occurrence.starts) {
                 anew = true;
                 anew_jobs.insert(job.name.clone());
-                if self.decided.contains(&RunId::of(&job.name, due.occurrence.at)) {
+                if self.claims.decided.contains(&RunId::of(&job.name, due.occurrence.at)) {
                     if let What::SkipMany { upto, .. } = due.what {
                         known.extend(self.known_until(&job.name, upto));
                     }
@@ -79,19 +184,19 @@ impl Scheduler {
                     opens.push(if room == 0 && open.state == OpenState::Claimed { waiting(open, now) } else { open });
                     room = room.saturating_sub(usize::from(opens.last().is_some_and(|open| open.claimant.is_some())));
                 }
-                Decision::Done(done) => verdicts.add(done, &self.rows),
+                Decision::Done(done) => verdicts.add(done, &self.claims.rows),
                 Decision::Many(done, upto) => {
                     known.extend(self.known_until(&job.name, upto));
-                    verdicts.add(done, &self.rows);
+                    verdicts.add(done, &self.claims.rows);
                 }
             }
         }
         let Some(watermark) = watermark else { return };
-        self.batches += 1;
-        self.claiming_rows = verdicts.ends();
+        self.claims.batches += 1;
+        self.claims.ends = verdicts.ends();
         let Verdicts { dones, replaced, .. } = verdicts;
-        let batch = Batch { number: self.batches, fence, opens, dones, replaced, known, watermark, anew };
-        self.claiming = Some(batch.clone());
+        let batch = Batch { number: self.claims.batches, fence, opens, dones, replaced, known, watermark, anew };
+        self.claims.batch = Some(batch.clone());
         self.act(Action::Claim(batch));
     }
 
@@ -115,7 +220,7 @@ impl Scheduler {
                 return Decision::Many(done, upto);
             }
             What::Skip(reason) => return skip(reason),
-            _ if self.forgotten.contains(&open.id) => return skip(FORGOTTEN.to_owned()),
+            _ if self.claims.forgotten.contains(&open.id) => return skip(FORGOTTEN.to_owned()),
             _ if self.view.paused.contains(&job.name) => return skip(PAUSED.to_owned()),
             What::InTime => None,
             What::CatchUp { nth, every } => Some((nth, every)),
@@ -146,7 +251,7 @@ impl Scheduler {
             source: Source::Schedule,
             state: OpenState::Claimed,
             attempt: 1,
-            claimant: Some(self.claimant(fence)),
+            claimant: Some(self.authority.claimant(fence)),
             claimed_at: now,
             started_at: None,
             lateness: None,
@@ -157,17 +262,16 @@ impl Scheduler {
 
     /// The store has the batch: what it claimed starts.
     pub(super) fn claimed(&mut self, number: u64, version: Version, now: Wall) {
-        let Some(batch) = self.claiming.take_if(|batch| batch.number == number) else { return };
-        if number - self.batch_most_since >= GROWS_AFTER {
-            self.batch_most = (self.batch_most * 2).min(BATCH);
-            self.batch_most_since = number;
+        let Some(batch) = self.claims.batch.take_if(|batch| batch.number == number) else { return };
+        if number - self.claims.most_since >= GROWS_AFTER {
+            self.claims.most = (self.claims.most * 2).min(BATCH);
+            self.claims.most_since = number;
         }
-        self.decided.clear();
-        self.forgotten.clear();
+        self.claims.decided.clear();
+        self.claims.forgotten.clear();
         self.view.put_watermark(batch.watermark, version);
         self.view.jobs.extend(batch.known);
-        let ends = std::mem::take(&mut self.claiming_rows);
-        self.take_rows(ends);
+        self.claims.take_rows();
         // One that was to wait may be seen to have been begun since: the answer to that is still to come.
         let claimed = batch.opens.iter().filter(|open| open.state == OpenState::Claimed);
         let runs: Vec<RunId> = claimed.map(|open| open.id.clone()).collect();
@@ -182,129 +286,37 @@ impl Scheduler {
 
     /// The store takes fewer operations than thought: everything not yet claimed is decided anew.
     pub(super) fn batch_too_large(&mut self, most: usize, now: Wall) {
-        let Some(refused) = self.claiming.take() else { return };
+        let Some(refused) = self.claims.batch.take() else { return };
         let fewer = (refused.opens.len() + refused.dones.len()).saturating_sub(1);
-        self.batch_most = most.min(fewer).max(1);
-        self.batch_most_since = refused.number;
+        self.claims.most = most.min(fewer).max(1);
+        self.claims.most_since = refused.number;
         self.plan_all(now);
-        self.advance_all(now);
-    }
-
-    /// Asks for the jobs that are new, or have another rule than the ledger knows, to be recorded. Until that is
-    /// acknowledged nothing is claimed, so that none of their occurrences is passed over by the watermark.
-    pub(super) fn register_changes(&mut self, now: Wall) {
-        let since = self.not_before(now);
-        let (mut changed, mut found) = (Vec::new(), 0);
-        for job in self.jobs.values() {
-            let Some(fingerprint) = fingerprint(job) else { continue };
-            let known = self.view.jobs.get(&job.name);
-            found += usize::from(known.is_some());
-            if known.is_none_or(|known| known.fingerprint != fingerprint) {
-                changed.push((job.name.clone(), Known { fingerprint, since }));
-            }
-        }
-        let mut forget: Vec<JobName> = if found == self.view.jobs.len() {
-            Vec::new()
-        } else {
-            self.view.jobs.keys().filter(|name| !self.is_scheduled(name)).cloned().collect()
-        };
-        forget.sort();
-        self.register(changed, forget);
-    }
-
-    fn register(&mut self, known: Vec<(JobName, Known)>, forget: Vec<JobName>) {
-        let Some(fence) = self.term else { return };
-        if !(known.is_empty() && forget.is_empty()) {
-            self.act(Action::Register { fence, known: known.clone(), forget: forget.clone() });
-            self.registering = Some(Registration { known, forget });
-        }
-    }
-
-    /// The store knows the new jobs: claims go on.
-    pub(super) fn registered(&mut self, now: Wall) {
-        let Some(Registration { known, forget }) = self.registering.take() else { return };
-        for name in forget {
-            self.view.jobs.remove(&name);
-            self.rows.remove(&name);
-        }
-        for (name, known) in known {
-            // Under another rule, what lies between two occurrences is none of the row.
-            self.rows.remove(&name);
-            self.view.jobs.insert(name.clone(), known);
-            if let Some(job) = self.jobs.get(&name) {
-                plan(&mut self.due, &self.view, job, now);
-            }
-        }
-    }
-
-    pub(super) fn reloaded(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
-        if self.term.is_some() {
-            self.incoming = Some(jobs);
-        } else {
-            self.set_jobs(jobs);
-        }
-    }
-
-    pub(super) fn set_jobs(&mut self, jobs: BTreeMap<JobName, Arc<Job>>) {
-        self.followers = followers(&jobs);
-        self.jobs = jobs;
-    }
-
-    /// Adopts a configuration that was read while leading, once what was due under the old one is decided.
-    ///
-    /// The rules of what is the same object as before are in the ledger already; with many jobs that is what keeps a
-    /// reload from holding up the others.
-    pub(super) fn adopt_configuration(&mut self, now: Wall) {
-        let decided = self.claiming.is_none() && self.registering.is_none() && self.may_act();
-        if self.incoming.is_none() || !decided || self.due.next_start().is_some_and(|next| next <= now) {
-            return;
-        }
-        if self.claim_what_jitter_moved(now) {
-            return;
-        }
-        let Some(jobs) = self.incoming.take() else { return };
-        let before = std::mem::take(&mut self.jobs);
-        self.set_jobs(jobs);
-        let (mut known, mut forget, since) = (Vec::new(), Vec::new(), self.not_before(now));
-        for (name, job) in differences(&before, &self.jobs) {
-            let in_ledger = self.view.jobs.get(&name);
-            let Some((job, fingerprint)) = job.and_then(|job| Some((job, fingerprint(job)?))) else {
-                self.due.remove(&name);
-                forget.extend(in_ledger.map(|_| name));
-                continue;
-            };
-            self.due.redefine(job);
-            if in_ledger.is_none_or(|known| known.fingerprint != fingerprint) {
-                known.push((name, Known { fingerprint, since }));
-            }
-        }
-        self.register(known, forget);
         self.advance_all(now);
     }
 
     /// Claims the occurrences whose instant has come but whose start has not, of the jobs that a new configuration
     /// changes: under the new rule they would not come again. They wait for their start; a job that is gone skips them.
     /// The watermark stays where it is. Says whether there are any.
-    fn claim_what_jitter_moved(&mut self, now: Wall) -> bool {
-        let (Some(fence), Some(incoming)) = (self.term, &self.incoming) else { return false };
-        let changed: Vec<(JobName, bool)> = differences(&self.jobs, incoming)
+    pub(super) fn claim_what_jitter_moved(&mut self, now: Wall) -> bool {
+        let (Some(fence), Some(changes)) = (self.authority.term(), self.configuration.changes()) else { return false };
+        let changed: Vec<(JobName, bool)> = changes
             .into_iter()
             .map(|(name, job)| (name, job.is_some_and(|job| matches!(job.trigger, Trigger::Schedule { .. }))))
             .collect();
         let (mut opens, mut dones, mut known, mut anew) = (Vec::new(), Vec::new(), Vec::new(), false);
         for (name, stays) in changed {
-            let room = if anew { ANEW_BATCH } else { self.batch_most };
+            let room = if anew { ANEW_BATCH } else { self.claims.most };
             if opens.len() + dones.len() + known.len() >= room {
                 break;
             }
-            let Some(moved) = self.due.take_moved(&name, now) else { continue };
+            let Some(moved) = self.claims.due.take_moved(&name, now) else { continue };
             let open = self.occurrence(&name, moved, fence, now);
             anew |= self.view.may_be_decided(moved.starts);
-            if self.decided.contains(&open.id) {
+            if self.claims.decided.contains(&open.id) {
                 continue;
             }
             let rule = self.view.jobs.get(&name).map(|known| known.fingerprint.clone());
-            self.rows.remove(&name);
+            self.claims.rows.remove(&name);
             // The watermark does not say that it is decided, so the job's own record does.
             known.extend(rule.map(|fingerprint| (name, Known { fingerprint, since: moved.starts })));
             if stays {
@@ -318,75 +330,21 @@ impl Scheduler {
             return false;
         }
         let watermark = self.view.watermark.clone().unwrap_or(Watermark { instant: Wall::EPOCH, job: None });
-        self.batches += 1;
-        let batch = Batch { number: self.batches, fence, opens, dones, replaced: Vec::new(), known, watermark, anew };
-        self.claiming_rows = HashMap::new();
-        self.claiming = Some(batch.clone());
+        self.claims.batches += 1;
+        let batch =
+            Batch { number: self.claims.batches, fence, opens, dones, replaced: Vec::new(), known, watermark, anew };
+        self.claims.ends = HashMap::new();
+        self.claims.batch = Some(batch.clone());
         self.act(Action::Claim(batch));
         true
     }
 
-    /// No job can be first due before this: the watermark may be ahead of the clock.
-    fn not_before(&self, now: Wall) -> Wall {
-        self.view.watermark.as_ref().map_or(now, |mark| mark.instant.max(now))
-    }
-
-    fn is_scheduled(&self, name: &JobName) -> bool {
-        self.jobs.get(name).is_some_and(|job| matches!(job.trigger, Trigger::Schedule { .. }))
-    }
-
     pub(super) fn plan_all(&mut self, now: Wall) {
-        self.due.clear();
-        for job in self.jobs.values() {
-            plan(&mut self.due, &self.view, job, now);
+        self.claims.due.clear();
+        for job in self.configuration.jobs().values() {
+            self.claims.plan(job, &self.view, now);
         }
     }
-}
-
-/// Plans a job from the first of its occurrences that no leader has decided.
-pub(super) fn plan(due: &mut DueQueue, view: &View, job: &Arc<Job>, now: Wall) {
-    let (Trigger::Schedule { .. }, Some(known)) = (&job.trigger, view.jobs.get(&job.name)) else { return };
-    let decided = match &view.watermark {
-        None => known.since,
-        Some(mark) if mark.job.as_ref().is_some_and(|last| job.name > *last) => {
-            mark.instant.minus(Duration::from_millis(1))
-        }
-        Some(mark) => mark.instant,
-    };
-    let after = known.since.max(decided);
-    // Due only after it was seen: with another jitter, an instant that was decided already may be to start again.
-    let of_old = first_start(job, after).filter(|first| first.at <= known.since);
-    due.plan(Arc::clone(job), of_old.map_or(after, |first| first.starts), now);
-}
-
-/// What is not the same object in `new` as in `old`, by name; `None`: it is not there any more.
-fn differences<'a>(
-    old: &BTreeMap<JobName, Arc<Job>>,
-    new: &'a BTreeMap<JobName, Arc<Job>>,
-) -> Vec<(JobName, Option<&'a Arc<Job>>)> {
-    let (mut old, mut found) = (old.iter().peekable(), Vec::new());
-    for (name, job) in new {
-        while let Some((gone, _)) = old.next_if(|(before, _)| *before < name) {
-            found.push((gone.clone(), None));
-        }
-        let before = old.next_if(|(before, _)| *before == name);
-        if before.is_none_or(|(_, before)| !Arc::ptr_eq(before, job)) {
-            found.push((name.clone(), Some(job)));
-        }
-    }
-    found.extend(old.map(|(gone, _)| (gone.clone(), None)));
-    found
-}
-
-/// Jobs by the job whose end makes them due.
-pub(super) fn followers(jobs: &BTreeMap<JobName, Arc<Job>>) -> BTreeMap<JobName, Vec<(JobName, On)>> {
-    let mut followers: BTreeMap<JobName, Vec<(JobName, On)>> = BTreeMap::new();
-    for job in jobs.values() {
-        if let Trigger::After { job: before, on } = &job.trigger {
-            followers.entry(before.clone()).or_default().push((job.name.clone(), *on));
-        }
-    }
-    followers
 }
 
 /// The first occurrence of a job with jitter that starts after `after`.
@@ -399,15 +357,4 @@ fn first_start(job: &Job, after: Wall) -> Option<Occurrence> {
 
 fn waiting(open: Open, not_before: Wall) -> Open {
     Open { state: OpenState::Waiting { not_before }, attempt: 0, claimant: None, ..open }
-}
-
-/// The rule of a scheduled job, jitter included; `None` for one that has no schedule.
-fn fingerprint(job: &Job) -> Option<String> {
-    match &job.trigger {
-        Trigger::Schedule { schedule, jitter } if jitter.most.is_zero() => Some(schedule.fingerprint()),
-        Trigger::Schedule { schedule, jitter } => {
-            Some(format!("{}+{}ms", schedule.fingerprint(), jitter.most.as_millis()))
-        }
-        Trigger::After { .. } | Trigger::Disabled => None,
-    }
 }

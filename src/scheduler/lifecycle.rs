@@ -1,9 +1,10 @@
 //! What becomes of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
 
+use std::sync::Arc;
+
 use super::run::{Claimant, Done, End, Open, OpenState, Predecessor, Source};
-use super::{
-    Action, Active, Attempt, By, Flight, SHOWN_AS_RUNNING_AFTER, Scheduler, To, Transition, Transitioned, tail,
-};
+use super::work::{Attempt, By, Flight};
+use super::{Action, Scheduler, To, Transition, Transitioned};
 use crate::job::{
     Attempted, Ended, Guarantee, Judgement, On, OnLostLeadership, RunId, StopReason, Verdict, cancelled, judge_lost,
     lost,
@@ -14,34 +15,22 @@ impl Scheduler {
     /// Starts a run whose claim is acknowledged; where that may no longer be, gives it back.
     pub(super) fn start_claimed(&mut self, run: &RunId, now: Wall) {
         let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else { return };
-        let Some(attempt) = Attempt::of(&open).filter(|attempt| self.started.get(run) != Some(attempt)) else { return };
-        let ours = Some(attempt.claimant.fence) == self.term && attempt.claimant.lease == self.lease;
-        let job = self.jobs.get(&open.job).cloned();
-        let (true, true, Some(job)) = (ours, self.may_act(), job) else {
+        let Some(attempt) = Attempt::of(&open).filter(|attempt| !self.work.has_started(run, attempt)) else { return };
+        let ours = self.authority.is_present(&attempt.claimant);
+        let job = self.configuration.job(&open.job).cloned();
+        let (true, true, Some(job)) = (ours, self.authority.may_act(), job) else {
             return self.give_back(run, now);
         };
         if let Some(by) = self.view.cancels.get(run).cloned() {
             return self.conclude(&open, Verdict::Cancelled, cancelled(Some(&by)), now);
         }
-        let active = Active { job: job.clone(), attempt: attempt.clone(), started_at: None, stopping: None };
-        self.active.insert(run.clone(), active);
-        self.started.insert(run.clone(), attempt);
+        self.work.start(run.clone(), Arc::clone(&job), attempt);
         self.act(Action::Start { open, job });
-    }
-
-    pub(super) fn started(&mut self, run: RunId, attempt: u32, at: Wall) {
-        if let Some(active) = self.active.get_mut(&run).filter(|active| active.attempt.number == attempt) {
-            active.started_at = Some(at);
-            self.timers.insert((at.plus(SHOWN_AS_RUNNING_AFTER), run));
-        }
     }
 
     /// An attempt has ended here: it is retried, given back, or it is the run's verdict.
     pub(super) fn ended(&mut self, run: RunId, attempt: u32, ended: Ended, now: Wall) {
-        if self.active.get(&run).is_none_or(|active| active.attempt.number != attempt) {
-            return;
-        }
-        let Some(active) = self.active.remove(&run) else { return };
+        let Some(active) = self.work.ended(&run, attempt) else { return };
         let Some(open) = self.view.open.get(&run).map(|known| known.open.clone()) else {
             return self.run_gone(&run, now);
         };
@@ -56,25 +45,23 @@ impl Scheduler {
             began,
             doubt: open.doubt.as_deref(),
             asked_by: self.view.cancels.get(&run).map(String::as_str),
-            is_last: !self.jobs.contains_key(&open.job),
+            is_last: !self.configuration.job(&open.job).is_some(),
         };
         let (judgement, doubt) = (active.job.judge(attempted), active.job.doubt_after(attempted));
         let open = Open { started_at: ended.started_at, lateness, doubt, ..open };
         let to = match judgement {
             Judgement::HandOver => {
                 if !began {
-                    self.started.remove(&run);
+                    self.work.never_began(&run);
                 }
                 To::Open(given_back(open, began, now))
             }
             Judgement::Repeat { pause } => {
-                let tail = self.tails.entry(run.clone()).or_default();
-                *tail = tail::with_attempt(tail, attempt, &ended);
+                self.work.keep_output(&run, attempt, &ended);
                 To::Open(Open { state: OpenState::Retrying { not_before: now.plus(pause) }, ..open })
             }
             Judgement::End(end) => {
-                let earlier = self.tails.get(&run).map_or("", String::as_str);
-                let output = tail::of_run(earlier, attempt, &ended);
+                let output = self.work.output_of(&run, attempt, &ended);
                 let (finished_at, exit_code) = (ended.finished_at, end.exit_code);
                 let done = Done::of(&open, end.verdict, end.reason, now);
                 self.done(Done { finished_at, exit_code, output, ..done }, open.has_begun(), now)
@@ -92,8 +79,8 @@ impl Scheduler {
     /// The runs that follow the one before, of the jobs that wait for such an end.
     fn followers_of(&self, before: &Predecessor, takes: impl Fn(On) -> bool, now: Wall) -> Vec<Open> {
         let run = &before.run;
-        let followers = self.followers.get(&run.job()).map_or(&[][..], Vec::as_slice);
-        followers
+        self.configuration
+            .followers(&run.job())
             .iter()
             .filter(|(_, on)| takes(*on))
             .map(|(job, _)| Open {
@@ -117,7 +104,7 @@ impl Scheduler {
     /// A person said that this run, which was in doubt, has succeeded. What waits for its failure or its end has
     /// followed the doubt.
     pub(super) fn follow_resolved(&mut self, run: &RunId, now: Wall) {
-        let Some(fence) = self.term else { return };
+        let Some(fence) = self.authority.term() else { return };
         let end = End { verdict: Verdict::Succeeded, reason: "resolved by a person".to_owned(), exit_code: None };
         let before = Predecessor { run: run.clone(), end: Some(end) };
         let follow = self.followers_of(&before, |on| on == On::Success, now);
@@ -131,7 +118,7 @@ impl Scheduler {
 
     /// Ends an open run on the leader's authority, unstarted or unheard of.
     pub(super) fn conclude(&mut self, open: &Open, verdict: Verdict, reason: impl Into<String>, now: Wall) {
-        let Some(fence) = self.term else { return };
+        let Some(fence) = self.authority.term() else { return };
         let end = End { verdict, reason: reason.into(), exit_code: None }.after(open.doubt.as_deref());
         let to = self.done(Done::of(open, end.verdict, end.reason, now), open.has_begun(), now);
         self.change(&open.id, to, By::Term(fence));
@@ -140,11 +127,9 @@ impl Scheduler {
     /// Sends a transition, or keeps it until the one under way is answered. A verdict that is kept is kept for good.
     /// Whoever executed an attempt is only heard while the run is in its hands: what a successor decided stands.
     pub(super) fn change(&mut self, run: &RunId, to: To, by: By) {
-        if let Some(flight) = self.flights.get_mut(run) {
-            if let By::Attempt(attempt) = by
-                && !matches!(flight.then, Some((To::Done { .. }, _)))
-            {
-                flight.then = Some((to, attempt));
+        if self.work.is_in_flight(run) {
+            if let By::Attempt(attempt) = by {
+                self.work.send_later(run, to, attempt);
             }
             return;
         }
@@ -155,14 +140,12 @@ impl Scheduler {
             By::Attempt(_) => return,
         };
         let sent = Transition { run: run.clone(), expect: known.version, fence, to };
-        self.beginning += usize::from(begins(&sent.to));
-        self.flights.insert(run.clone(), Flight { sent: sent.clone(), by, then: None });
+        self.work.send(sent.clone(), by);
         self.act(Action::Transition(sent));
     }
 
     pub(super) fn transitioned(&mut self, run: RunId, result: Transitioned, now: Wall) {
-        let Some(Flight { sent, by, then }) = self.flights.remove(&run) else { return };
-        self.beginning -= usize::from(begins(&sent.to));
+        let Some(Flight { sent, by, then }) = self.work.answered(&run) else { return };
         match (result, sent.to) {
             (Transitioned::Applied { version }, To::Open(open)) => {
                 let begun = sent.fence.is_some() && open.state == OpenState::Claimed;
@@ -183,13 +166,13 @@ impl Scheduler {
                     }
                     self.look_again(&next, now);
                 }
-                if let Some(ended) = ended.filter(|_| self.may_act()) {
+                if let Some(ended) = ended.filter(|_| self.authority.may_act()) {
                     self.skip_overlapped(&ended, &done, now);
                 }
                 self.run_gone(&run, now);
             }
             // The present term is over, which its end will tell: to repeat it before would be in vain.
-            (Transitioned::Fenced, _) if then.is_none() && sent.fence == self.term => {}
+            (Transitioned::Fenced, _) if then.is_none() && sent.fence == self.authority.term() => {}
             (Transitioned::Fenced, _) => self.go_on(&run, then, now),
             (Transitioned::Refused { now: stands, version }, to) => {
                 match stands {
@@ -216,7 +199,7 @@ impl Scheduler {
     /// The ledger shows a run other than before.
     pub(super) fn run_changed(&mut self, run: &RunId, now: Wall) {
         let stands = self.view.open.get(run).and_then(|known| Attempt::of(&known.open));
-        let lost = self.active.get(run).is_some_and(|active| {
+        let lost = self.work.active_of(run).is_some_and(|active| {
             Some(&active.attempt) != stands.as_ref() && active.job.on_lost_leadership == OnLostLeadership::Cancel
         });
         if lost {
@@ -231,7 +214,7 @@ impl Scheduler {
             return self.run_gone(run, now);
         };
         self.give_back(run, now);
-        if self.term.is_some() && self.is_in_dead_hands(&open) {
+        if self.authority.leads() && self.is_in_dead_hands(&open) {
             self.decide_lost(&open, now);
         }
         if self.view.cancels.contains_key(run) {
@@ -243,29 +226,26 @@ impl Scheduler {
     /// Whether nobody is left who could say how the attempt under way goes.
     fn is_in_dead_hands(&self, open: &Open) -> bool {
         let lease = Attempt::of(open).map(|attempt| attempt.claimant.lease);
-        lease.is_some_and(|lease| lease != self.lease && !self.view.sessions.contains(&lease))
+        lease.is_some_and(|lease| !self.authority.holds(lease) && !self.view.sessions.contains(&lease))
     }
 
     fn run_gone(&mut self, run: &RunId, now: Wall) {
-        if !self.active.contains_key(run) {
-            self.tails.remove(run);
-            self.started.remove(run);
-        }
-        if self.term.is_some() && self.view.cancels.contains_key(run) {
+        self.work.forget(run);
+        if self.authority.leads() && self.view.cancels.contains_key(run) {
             self.act(Action::ForgetCancel(run.clone()));
         }
         self.advance(&run.job(), now);
     }
 
     pub(super) fn cancel_asked(&mut self, run: &RunId, now: Wall) {
-        if self.active.contains_key(run) {
+        if self.work.is_active(run) {
             return self.stop(run, StopReason::Asked);
         }
         let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else {
             return self.run_gone(run, now);
         };
         let Some(by) = self.view.cancels.get(run).cloned() else { return };
-        if self.term.is_some() && open.state != OpenState::Claimed && !self.flights.contains_key(run) {
+        if self.authority.leads() && open.state != OpenState::Claimed && !self.work.is_in_flight(run) {
             self.conclude(&open, Verdict::Cancelled, cancelled(Some(&by)), now);
         }
     }
@@ -281,7 +261,7 @@ impl Scheduler {
     }
 
     pub(super) fn session_ended(&mut self, lease: u64, now: Wall) {
-        if self.term.is_some() && lease != self.lease {
+        if self.authority.leads() && !self.authority.holds(lease) {
             let lost = self.claimed_opens(|claimant| claimant.lease == lease);
             lost.iter().for_each(|open| self.decide_lost(open, now));
         }
@@ -294,15 +274,15 @@ impl Scheduler {
 
     /// Whoever claimed this run is gone and did not say how it ended.
     fn decide_lost(&mut self, open: &Open, now: Wall) {
-        if self.active.contains_key(&open.id) || self.flights.contains_key(&open.id) {
+        if self.work.is_active(&open.id) || self.work.is_in_flight(&open.id) {
             return;
         }
         let lost = lost("leader", open.claimant.as_ref().map(|claimant| (claimant.node.as_str(), claimant.fence)));
-        let guarantee = self.jobs.get(&open.job).map_or(Guarantee::AtMostOnce, |job| job.guarantee);
+        let guarantee = self.configuration.job(&open.job).map_or(Guarantee::AtMostOnce, |job| job.guarantee);
         match judge_lost(guarantee, open.attempt, &lost) {
             Judgement::End(end) => self.conclude(open, end.verdict, end.reason, now),
             Judgement::HandOver | Judgement::Repeat { .. } => {
-                let Some(fence) = self.term else { return };
+                let Some(fence) = self.authority.term() else { return };
                 let open = Open { doubt: Some(lost.into()), ..open.clone() };
                 self.change(&open.id.clone(), To::Open(given_back(open, true, now)), By::Term(fence));
             }
@@ -311,26 +291,22 @@ impl Scheduler {
 
     /// Runs that this node claimed but never started go back, for whoever leads next.
     pub(super) fn give_back_unstarted(&mut self, now: Wall) {
-        let ours: Vec<Open> = self.claimed_opens(|claimant| self.is_own(claimant.lease));
+        let ours: Vec<Open> = self.claimed_opens(|claimant| self.authority.is_own(claimant.lease));
         ours.iter().for_each(|open| self.give_back(&open.id, now));
     }
 
     fn give_back(&mut self, run: &RunId, now: Wall) {
         let Some(open) = self.view.open.get(run).map(|known| &known.open) else { return };
-        let Some(attempt) = Attempt::of(open).filter(|attempt| self.is_own(attempt.claimant.lease)) else { return };
-        let started = self.started.get(run) == Some(&attempt);
-        let under_way = self.flights.contains_key(run)
-            || self.claiming.as_ref().is_some_and(|batch| batch.opens.iter().any(|claimed| claimed.id == *run));
+        let Some(attempt) = Attempt::of(open).filter(|attempt| self.authority.is_own(attempt.claimant.lease)) else {
+            return;
+        };
+        let started = self.work.has_started(run, &attempt);
+        let under_way = self.work.is_in_flight(run) || self.claims.opening().any(|claimed| claimed.id == *run);
         if !started && !under_way {
             let to = To::Open(given_back(open.clone(), false, now));
             self.change(run, to, By::Attempt(attempt));
         }
     }
-}
-
-/// Whether a run that changes so is under way from then on.
-pub(super) fn begins(to: &To) -> bool {
-    matches!(to, To::Open(open) if open.state == OpenState::Claimed && open.started_at.is_none())
 }
 
 /// The run as it waits for its next leader; an attempt that was never started does not count.

@@ -99,7 +99,7 @@ impl Scheduler {
             _ => before.iter().any(|(_, catch_up)| catch_up.is_some()),
         };
         // Where the node itself has no room, it is that which is in the way, and what waited would be one more of many.
-        let catching_up = catching_up && self.crowd.is_empty();
+        let catching_up = catching_up && !self.work.is_crowded();
         let runs = before.into_iter().map(|(run, _)| run).collect();
         let asks = if is_missed { Asks::Missed } else { Asks::InTime { catching_up } };
         place(job.overlap, asks, &Beside { runs, in_time, queued: false, later: None })
@@ -125,7 +125,7 @@ impl Scheduler {
                 OpenState::Retrying { .. } => !retries,
                 OpenState::Waiting { .. } => false,
             };
-            other.id != open.id && (begun || self.is_beginning(other) || self.active.contains_key(&other.id))
+            other.id != open.id && (begun || self.work.is_beginning(&other.id) || self.work.is_active(&other.id))
         };
         let busy = opens.iter().filter(is_busy).map(|other| &other.id);
         let mut runs: Vec<&RunId> = busy.chain(self.left_running(&job.name)).collect();
@@ -142,20 +142,14 @@ impl Scheduler {
     /// What runs here of a job although the ledger does not show it as open any more: another node has decided it, and
     /// it has not ended yet.
     fn left_running(&self, job: &JobName) -> impl Iterator<Item = &RunId> {
-        let first = (!self.active.is_empty()).then(|| RunId::of(job, Wall::from_millis(i64::MIN)));
-        let running = first.into_iter().flat_map(|first| self.active.range(first..));
-        let is_of = move |active: &super::Active| active.job.name == *job;
-        running
-            .take_while(move |(_, active)| is_of(active))
-            .map(|(run, _)| run)
-            .filter(|run| !self.view.open.contains_key(run))
+        self.work.active_of_job(job).filter(|run| !self.view.open.contains_key(run))
     }
 
     /// A run has ended whose job skips what overlaps: those that waited behind a job that was catching up, and that this
     /// run would have overlapped had it begun in time, are skipped after all. A job that takes longer than from one
     /// occurrence to the next so comes to rest.
     pub(super) fn skip_overlapped(&mut self, ended: &Open, done: &Done, now: Wall) {
-        let skips = self.jobs.get(&ended.job).is_some_and(|job| job.overlap == Overlap::Skip);
+        let skips = self.configuration.job(&ended.job).is_some_and(|job| job.overlap == Overlap::Skip);
         let Some(lateness) = done.lateness.filter(|_| skips && ended.catch_up != Some(CatchUp::Missed)) else { return };
         let took = done.finished_at.since(ended.starts.plus(lateness));
         for open in self.waiting_behind(&ended.job) {

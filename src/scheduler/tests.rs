@@ -26,10 +26,6 @@ const fn secs(seconds: u64) -> Duration {
 impl Scheduler {
     /// What it remembers of runs is about those that are open, or that run here.
     fn assert_forgets(&self) {
-        let lives = |run: &RunId| self.view.open.contains_key(run) || self.active.contains_key(run);
-        assert!(self.started.keys().all(lives), "{:?} were started and are gone", self.started.keys());
-        assert!(self.tails.keys().all(lives), "the output of {:?} is kept, and they are gone", self.tails.keys());
-        assert!(self.flights.is_empty(), "{:?} are not answered", self.flights.keys());
-        assert!(self.timers.iter().all(|(_, run)| lives(run)), "{:?} wake nobody", self.timers);
+        self.work.assert_forgets(|run| self.view.open.contains_key(run));
     }
 }

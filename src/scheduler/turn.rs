@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::lifecycle::begins;
 use super::overlap::Place;
 use super::run::{Open, OpenState, Source};
-use super::{By, SHOWN_AS_RUNNING_AFTER, Scheduler, To};
+use super::work::By;
+use super::{SHOWN_AS_RUNNING_AFTER, Scheduler, To};
 use crate::fence::Fence;
 use crate::job::{Guarantee, Job, JobName, MissedRun, PUT_OFF_MOST, RunId, StopReason, Task, Verdict, cancelled};
 use crate::time::Wall;
@@ -26,11 +26,12 @@ impl Scheduler {
     /// Something about a run is due: to publish that it runs, or to begin it.
     pub(super) fn look_again(&mut self, run: &RunId, now: Wall) {
         let Some(open) = self.view.open.get(run).map(|known| &known.open) else { return };
-        if let Some(started_at) = self.active.get(run).and_then(|active| active.started_at) {
+        if let Some((started_at, attempt)) =
+            self.work.active_of(run).and_then(|active| Some((active.started_at?, active.attempt.clone())))
+        {
             if open.started_at.is_none() && now.since(started_at) >= SHOWN_AS_RUNNING_AFTER {
                 let lateness = open.lateness.or(Some(started_at.since(open.starts)));
                 let to = To::Open(Open { started_at: Some(started_at), lateness, ..open.clone() });
-                let attempt = self.active[run].attempt.clone();
                 self.change(run, to, By::Attempt(attempt));
             }
             return;
@@ -41,16 +42,17 @@ impl Scheduler {
 
     /// Begins what may begin of a job's open runs, in the order of their instants.
     pub(super) fn advance(&mut self, job: &JobName, now: Wall) {
-        let Some(fence) = self.term.filter(|_| self.may_act()) else { return };
+        let Some(fence) = self.authority.term().filter(|_| self.authority.may_act()) else { return };
         let mut opens: Vec<Open> = self.view.open_of(job).map(|run| self.view.open[run].open.clone()).collect();
-        let claiming = self.claiming.iter().flat_map(|batch| &batch.opens);
-        opens.extend(claiming.filter(|open| open.job == *job && !self.view.open.contains_key(&open.id)).cloned());
+        opens.extend(
+            self.claims.opening().filter(|open| open.job == *job && !self.view.open.contains_key(&open.id)).cloned(),
+        );
         opens.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
-        let definition = self.jobs.get(job).cloned();
+        let definition = self.configuration.job(job).cloned();
         for (index, open) in opens.iter().enumerate() {
             let (OpenState::Waiting { not_before } | OpenState::Retrying { not_before }) = open.state else { continue };
             let acknowledged = self.view.open.contains_key(&open.id);
-            if !acknowledged || self.flights.contains_key(&open.id) || self.active.contains_key(&open.id) {
+            if !acknowledged || self.work.is_in_flight(&open.id) || self.work.is_active(&open.id) {
                 continue;
             }
             let Some(definition) = &definition else {
@@ -64,7 +66,7 @@ impl Scheduler {
             let early = is_early(definition, open, not_before, now);
             let retries = matches!(open.state, OpenState::Retrying { .. });
             if early && !retries {
-                self.timers.insert((not_before, open.id.clone()));
+                self.work.wake_at(not_before, open.id.clone());
                 continue;
             }
             if open.attempt == 0 && matches!(open.source, Source::After(_)) && self.view.paused.contains(job) {
@@ -73,7 +75,7 @@ impl Scheduler {
             }
             match self.place_of_open(definition, &opens, index) {
                 Place::Never(verdict, reason) => self.conclude(open, verdict, reason, now),
-                _ if early => drop(self.timers.insert((not_before, open.id.clone()))),
+                _ if early => self.work.wake_at(not_before, open.id.clone()),
                 Place::Begin => self.begin(open, fence),
                 Place::Replace(runs) => runs.iter().for_each(|run| self.stop(run, StopReason::Replaced)),
                 Place::Wait | Place::Behind => {}
@@ -81,22 +83,17 @@ impl Scheduler {
         }
     }
 
-    /// Whether its transition into `Claimed` is under way.
-    pub(super) fn is_beginning(&self, open: &Open) -> bool {
-        self.flights.get(&open.id).is_some_and(|flight| begins(&flight.sent.to))
-    }
-
     fn begin(&mut self, open: &Open, fence: Fence) {
         if self.room_left() == 0 {
             // What follows a run is to start when a leader said so, whose clock may have been ahead.
             let turn = if matches!(open.source, Source::After(_)) { open.at } else { open.starts };
-            self.crowd.insert((turn, open.id.clone()));
+            self.work.wait_for_room(turn, open.id.clone());
             return;
         }
         let to = Open {
             state: OpenState::Claimed,
             attempt: open.attempt + 1,
-            claimant: Some(self.claimant(fence)),
+            claimant: Some(self.authority.claimant(fence)),
             started_at: None,
             ..open.clone()
         };

@@ -83,8 +83,29 @@ async fn a_new_file_is_in_force_when_its_migrations_are_made(scene: Scene) {
     assert!(at("b") < at("tock"), "{lines:?}");
 }
 
+async fn a_node_that_leaves_leaves_what_may_be_repeated_to_the_next(scene: Scene) {
+    scene.write("hold", "");
+    let shell = "echo a >> effects; while [ -e hold ]; do sleep 0.02; done";
+    scene.write("jobs.yaml", &jobs(&format!("  - {{id: a, idempotent: true, shell: '{shell}'}}\n")));
+    let first = scene.start("x", &["run", "--state-dir", "x", "--shutdown-grace", "500ms"]);
+    scene.wait_for_lines("effects", 1).await;
+    let second = node(&scene, "y");
+    wait_for_reason(&scene, "the migrations are being made", 2).await;
+    first.terminate();
+    scene.wait_for_lines("effects", 2).await;
+    scene.remove("hold");
+    scene.wait_for_lines("effects", 3).await;
+    assert_eq!(scene.lines("effects")[..3], ["a", "a", "tick"]);
+    second.terminate();
+    for ran in [first.end(), second.end()] {
+        let log = ran.stderr();
+        assert!(!log.contains("migration a failed"), "to be stopped is no failure: {log}");
+    }
+}
+
 over_both!(
     jobs_fire_when_the_migrations_are_made_and_not_before,
     a_failed_migration_keeps_jobs_from_firing_until_it_is_resolved,
     a_new_file_is_in_force_when_its_migrations_are_made,
+    a_node_that_leaves_leaves_what_may_be_repeated_to_the_next,
 );

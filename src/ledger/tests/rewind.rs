@@ -129,3 +129,19 @@ async fn a_watermark_that_cannot_be_read_or_is_gone_is_brought_to_where_a_person
         assert_eq!(desk.ledger.watermark().await.unwrap().unwrap().instant, at(40));
     }
 }
+
+#[tokio::test]
+async fn a_watermark_is_missed_however_much_was_asked_for_since() {
+    let desk = Desk::new().await;
+    let mut claims = desk.claims();
+    desk.ledger.claim(&mut claims, &desk.batch(1, &[100])).await.unwrap();
+    for second in 0..150 {
+        let asked = RunId::asked_for(&job(), at(second), "t-1");
+        let put = Op::put(desk.ledger.keys.open(&asked), "{}");
+        desk.ledger.store.inner.commit(Txn::new().then(put)).await.unwrap();
+    }
+    let gone = Op::delete(desk.ledger.keys.watermark());
+    desk.ledger.store.inner.commit(Txn::new().then(gone)).await.unwrap();
+    let damage = desk.ledger.watermark_damage().await.unwrap();
+    assert!(damage.as_ref().is_some_and(|why| why.contains("was deleted")), "{damage:?}");
+}

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::run::{Done, OpenState, Source, Watermark};
+use super::super::run::{Done, Known, Open, OpenState, Source, Watermark};
 use super::super::*;
 use crate::job::{
-    Ended, Guarantee, History, Job, JobName, Missed, MissedRun, Outcome, Overlap, Retry, RunId, Task, Text, Trigger,
-    Verdict,
+    Ended, Guarantee, History, Job, JobName, Missed, MissedRun, On, Outcome, Overlap, Retry, RunId, Task, Text,
+    Trigger, Verdict,
 };
 use crate::schedule::{Dst, Jitter, Schedule, ScheduleSpec, Zones};
 

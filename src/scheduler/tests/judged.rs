@@ -3,7 +3,7 @@
 use super::bench::config;
 use super::*;
 use crate::job::cases::{self, Case};
-use crate::scheduler::run::Source;
+use crate::scheduler::run::{Open, Source};
 
 const LEASE: u64 = 7;
 

@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
-use super::Scheduler;
-use super::run::{Done, Many, Source};
+use super::Claims;
 use crate::job::{JobName, RunId, Verdict};
+use crate::scheduler::run::{Done, Many, Source};
 
 /// The verdict at which a job's row ends, as this term has put it into the ledger.
 #[derive(Clone, Debug)]
@@ -79,10 +79,10 @@ impl Row {
     }
 }
 
-impl Scheduler {
+impl Claims {
     /// The batch is in the ledger: the rows of its jobs end with it.
-    pub(super) fn take_rows(&mut self, ends: Ends) {
-        for (job, end) in ends {
+    pub(super) fn take_rows(&mut self) {
+        for (job, end) in std::mem::take(&mut self.ends) {
             match end {
                 Some(row) => drop(self.rows.insert(job, row)),
                 None => drop(self.rows.remove(&job)),
