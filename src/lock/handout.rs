@@ -26,7 +26,11 @@ impl<S: Store> Contest<S> {
     /// As [`Contest::contend`], and answers what was won only where it may still be acted on. On
     /// [`CampaignError::TrustLapsed`] the call has to be taken back.
     pub async fn win(&self, member: &Member, caller: &Caller, ask: Ask<'_>) -> Result<Contended, CampaignError> {
-        let contended = self.contend(caller, ask).await?;
+        let contended = self.contend(caller, ask).await.inspect_err(|error| {
+            if let CampaignError::SessionEnded(why) = error {
+                member.end(*why);
+            }
+        })?;
         if !matches!(contended, Contended::Won(_)) {
             return Ok(contended);
         }

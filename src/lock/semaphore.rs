@@ -259,7 +259,12 @@ impl<S: Store> Semaphore<S> {
                 Some(why) => Some(SemaphoreError::SessionLost { why }),
             },
             Ok(None) => None,
-            Err(error) => Some(error),
+            Err(error) => {
+                if let SemaphoreError::SessionLost { why: Lost::SessionEnded(why) } = &error {
+                    member.end(*why);
+                }
+                Some(error)
+            }
         };
         let withdraw = settle(&self.locks.store, self.keys.withdraw(claim.caller.call));
         let source = match timeout(WITHDRAW_WITHIN, withdraw).await {

@@ -5,14 +5,14 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::contest::commit;
 use super::context::LockContext;
 use super::hold::Caller;
 use super::keys::CallId;
 use super::lease::{Lease, Timing};
-use super::signal::Lost;
+use super::signal::{Lost, Over};
 use super::{Backoff, Locks};
 use crate::store::{Compare, Entry, Keys, LeaseId, Op, Range, Revision, Store, StoreError, Txn};
 use crate::time::{Boot, Clock};
@@ -117,7 +117,7 @@ pub enum Ended {
 }
 
 /// Why a session could not be opened or used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
     #[error("the session (lease {lease}) is over: {why}")]
@@ -125,7 +125,19 @@ pub enum SessionError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot start the thread that keeps the session alive: {0}")]
-    Thread(#[source] io::Error),
+    Thread(#[source] Arc<io::Error>),
+}
+
+impl SessionError {
+    /// Whether another attempt, unchanged, may open a session: the store is away, or was so slow that the session ended as
+    /// it began.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            SessionError::Store(error) => error.is_passing(),
+            SessionError::Ended { .. } => true,
+            SessionError::Thread(_) => false,
+        }
+    }
 }
 
 /// A node's leased presence in the store. See [`Locks::open_session`].
@@ -142,8 +154,7 @@ pub struct Session<S> {
     attendance: Attendance,
     timing: Timing,
     delays: Delays,
-    /// Dropped, it tells the driver to stop.
-    attended: oneshot::Sender<()>,
+    over: Over<Ended>,
 }
 
 impl<S: Store> Session<S> {
@@ -165,23 +176,22 @@ impl<S: Store> Session<S> {
             revoke_unused(locks, id).await;
         }
         let created = registered?;
-        let (attended, abandoned) = oneshot::channel();
         let trust = watch::Sender::new(Trust { lease: id, trusted_until: lease.trusted_until(), ended: None });
         let receiver = trust.subscribe();
         let attendance = Attendance::default();
         let (store, clock) = (locks.store.clone(), locks.clock.clone());
         // Whatever is to die with the trust must know of it before anything is begun under it.
         locks.told.tell(&receiver.borrow());
-        let (told, delays) = (locks.told.clone(), Delays::default());
-        let kept = Kept { attendance: attendance.clone(), delays: delays.clone() };
+        let (told, delays, over) = (locks.told.clone(), Delays::default(), Over::default());
+        let kept = Kept { attendance: attendance.clone(), delays: delays.clone(), over: over.clone() };
         let keeper = Keeper { store, clock, id, timing, lease, trust, told, kept };
         match driver {
-            Driver::Thread => keeper.on_a_thread(abandoned).map_err(SessionError::Thread)?,
-            Driver::Task => drop(tokio::spawn(keeper.run(abandoned))),
+            Driver::Thread => keeper.on_a_thread().map_err(|error| SessionError::Thread(Arc::new(error)))?,
+            Driver::Task => drop(tokio::spawn(keeper.run())),
         }
         tracing::debug!(session.lease = %id, session.node = %presence.node, "opened a session");
         let (locks, node) = (locks.clone(), presence.node);
-        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attendance, timing, delays, attended })
+        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attendance, timing, delays, over })
     }
 
     /// The lease that everything of this session hangs on.
@@ -216,7 +226,8 @@ impl<S: Store> Session<S> {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Ended`] where the session's key is no longer there: it is never put again.
+    /// [`SessionError::Ended`] where the session's key is no longer there: it is never put again, and the session's trust
+    /// ends for everybody who goes by it.
     pub async fn publish(&self, record: Vec<u8>) -> Result<(), SessionError> {
         let mut backoff = Backoff::new();
         let mut failed =
@@ -226,7 +237,12 @@ impl<S: Store> Session<S> {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(SessionError::Store(error)) if error.is_passing() => failed = error,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if let SessionError::Ended { why, .. } = error {
+                        self.over.end(why);
+                    }
+                    return Err(error);
+                }
             }
             backoff.wait().await;
         }
@@ -261,18 +277,19 @@ impl<S: Store> Session<S> {
     /// # Errors
     ///
     /// Where the store does not answer: the lease then ends by itself, within its TTL.
-    pub async fn close(self) -> Result<(), StoreError> {
-        let Session { locks, lease, mut trust, attended, delays, .. } = self;
-        drop(attended);
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let Session { locks, lease, delays, .. } = self;
+        self.over.end(Ended::Closed);
+        let mut trust = self.trust.clone();
         // The channel closes when the driver is gone: no keep-alive can follow the revocation.
         while trust.changed().await.is_ok() {}
         for delay in delays.leases() {
-            revoke_unused(&locks, delay).await;
+            revoke_unused(locks, delay).await;
         }
         let mut backoff = Backoff::new();
         let mut attempt = 1;
         loop {
-            match Box::pin(locks.store.revoke(lease)).await {
+            match Box::pin(locks.store.revoke(*lease)).await {
                 Err(error) if error.is_passing() && attempt < REVOKE_ATTEMPTS => attempt += 1,
                 result => return result,
             }
@@ -299,7 +316,14 @@ impl<S: Store> Session<S> {
             trust: self.trust.clone(),
             timing: self.timing,
             delays: self.delays.clone(),
+            over: self.over.clone(),
         }
+    }
+}
+
+impl<S> Drop for Session<S> {
+    fn drop(&mut self) {
+        self.over.end(Ended::Closed);
     }
 }
 
@@ -313,9 +337,19 @@ pub(super) struct Member {
     session_created: Revision,
     timing: Timing,
     delays: Delays,
+    over: Over<Ended>,
 }
 
 impl Member {
+    /// The store has shown that the session is over, whatever the answers to its keep-alives say: its key is gone, or its
+    /// lease. All that goes by the session's trust ends with this, not only the call that found it.
+    pub fn end(&self, why: Ended) {
+        if self.is_over().is_none() {
+            tracing::warn!(session.lease = %self.lease, "the session is over: {why}");
+        }
+        self.over.end(why);
+    }
+
     pub fn caller(&self, call: CallId) -> Caller {
         Caller {
             call,

@@ -42,26 +42,37 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Tells the signals of a hold what its holder knows by itself.
-#[derive(Clone, Debug, Default)]
-pub(super) struct HoldOver(watch::Sender<Option<Lost>>);
+/// The end of a hold or of a session, for everybody who goes by it. The first reason stays.
+#[derive(Clone, Debug)]
+pub(super) struct Over<W>(watch::Sender<Option<W>>);
 
-impl HoldOver {
-    /// The hold is over. The first reason stays.
-    pub fn end(&self, why: Lost) {
-        self.0.send_if_modified(|lost| lost.is_none() && lost.replace(why).is_none());
+/// What its holder knows of the end of a hold.
+pub(super) type HoldOver = Over<Lost>;
+
+impl<W> Default for Over<W> {
+    fn default() -> Over<W> {
+        Over(watch::Sender::new(None))
+    }
+}
+
+impl<W: Copy> Over<W> {
+    /// It is over.
+    pub fn end(&self, why: W) {
+        self.0.send_if_modified(|over| over.is_none() && over.replace(why).is_none());
     }
 
-    pub fn why(&self) -> Option<Lost> {
+    pub fn why(&self) -> Option<W> {
         *self.0.borrow()
     }
 
-    pub async fn ended(&self) -> Lost {
-        let mut lost = self.0.subscribe();
-        match lost.wait_for(Option::is_some).await {
-            Ok(lost) => (*lost).unwrap_or(Lost::Released),
-            // Not while `self` keeps the sender.
-            Err(_) => Lost::Released,
+    pub async fn ended(&self) -> W {
+        let mut over = self.0.subscribe();
+        loop {
+            if let Some(why) = *over.borrow_and_update() {
+                return why;
+            }
+            // It cannot fail while `self` keeps the sender.
+            over.changed().await.ok();
         }
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use fencron::fence::Fence;
 use fencron::lock::{
-    CallId, Config, Driver, FencedLock, LockContext, LockError, LockName, Locks, Lost, Presence, Resigned,
-    StepDownError, Timing,
+    CallId, Config, Driver, Ended, FencedLock, LockContext, LockError, LockName, Locks, Lost, Namespace, Presence,
+    Resigned, Session, SessionError, StepDownError, Timing,
 };
 use fencron::store::etcd::{EtcdConfig, EtcdStore};
 use fencron::store::sqlite::SqliteStore;
-use fencron::store::{Entry, Keys, Store};
+use fencron::store::{Entry, Keys, Op, Store, Txn};
 use fencron::time::Clock;
 use tokio::task::JoinHandle;
 
@@ -65,6 +65,8 @@ over_each_store!(
     an_observer_hears_of_each_leader,
     a_leader_steps_down_for_one_that_waits_behind_another,
     many_who_come_at_once_are_served_one_after_the_other,
+    a_session_whose_key_is_gone_ends_for_all_when_one_call_finds_it,
+    a_session_whose_key_is_gone_ends_for_all_when_it_is_published,
     a_killed_process_leaves_nothing_past_its_leases,
 );
 
@@ -269,6 +271,50 @@ async fn many_who_come_at_once_are_served_one_after_the_other(place: Place<impl 
 
 /// A client's requests are futures of tens of kilobytes. A program that makes many calls in one function, or one within
 /// another, is not to hold as many of these on its stack.
+/// The end of a session whose key was deleted by hand.
+const KEY_GONE: Lost = Lost::SessionEnded(Ended::KeyGone);
+
+async fn delete_key_of<S: Store>(store: &S, session: &Session<S>) {
+    let namespace = Namespace::new("test").unwrap();
+    let sessions = store.range_all(namespace.sessions()).await.unwrap().0;
+    let its = sessions.iter().find(|entry| namespace.session_of(&entry.key) == Some(session.lease())).unwrap();
+    store.commit(Txn::new().then(Op::delete(&its.key))).await.unwrap();
+}
+
+async fn a_session_whose_key_is_gone_ends_for_all_when_one_call_finds_it(place: Place<impl Store>) {
+    let (locks, a) = node_of(&place.store, "a").await;
+    let (lock, mut context) = (door(&locks, Config::default()), a.context());
+    let fence = lock.lock_and_get_fence(&mut context).await.unwrap();
+    let permits = locks.semaphore(LockName::new("seats").unwrap(), 1).acquire(&a, 1).await.unwrap();
+    let election = locks.election(LockName::new("report").unwrap());
+    let term = election.campaign(&a, CallId::random()).await.unwrap();
+    let signals = [lock.signal(&context).unwrap(), permits.signal(), election.signal(&a, &term)];
+    delete_key_of(&place.store, &a).await;
+    assert!(signals.iter().all(|signal| signal.is_lost().is_none()), "nobody has looked yet");
+    let other = locks.fenced(LockName::new("another").unwrap(), Config::default());
+    let found = other.lock(&mut a.context()).await;
+    assert!(matches!(found, Err(LockError::SessionLost { why: KEY_GONE })), "{found:?}");
+    for signal in &signals {
+        assert_eq!(signal.lost().await, KEY_GONE);
+    }
+    assert!(matches!(lock.fence(&mut context).await, Err(LockError::OwnershipLost { why: KEY_GONE, .. })));
+    // Its lease lives on, until it is closed: then what it held is free at once, though its TTL is long.
+    a.close().await.unwrap();
+    let (_, next) = node_of(&place.store, "b").await;
+    assert!(lock.lock_and_get_fence(&mut next.context()).await.unwrap() > fence);
+}
+
+async fn a_session_whose_key_is_gone_ends_for_all_when_it_is_published(place: Place<impl Store>) {
+    let (locks, a) = node_of(&place.store, "a").await;
+    let (lock, mut context) = (door(&locks, Config::default()), a.context());
+    lock.lock(&mut context).await.unwrap();
+    let signal = lock.signal(&context).unwrap();
+    delete_key_of(&place.store, &a).await;
+    let published = a.publish(b"{}".to_vec()).await;
+    assert!(matches!(published, Err(SessionError::Ended { why: Ended::KeyGone, .. })), "{published:?}");
+    assert_eq!((signal.lost().await, a.ended().await), (KEY_GONE, Ended::KeyGone));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_take_little_of_a_stack_over_etcd() {
     const MOST: usize = 4096;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
 use super::{Delays, Ended, RECHECK, Told, Trust};
 use crate::lock::lease::{Lease, Next, Timing};
+use crate::lock::signal::Over;
 use crate::store::{LeaseId, Store, StoreError};
 use crate::threads;
 use crate::time::{Boot, Clock};
@@ -33,6 +34,8 @@ pub(super) struct Keeper<S> {
 pub(super) struct Kept {
     pub attendance: Attendance,
     pub delays: Delays,
+    /// Ended by the session's owner, or by whoever found that the session's key is gone.
+    pub over: Over<Ended>,
 }
 
 /// When a session was last attended to, in milliseconds of the boot clock; 0: nobody has said that they do.
@@ -55,9 +58,9 @@ impl Attendance {
 type Answered = (Boot, Result<Duration, StoreError>);
 
 impl<S: Store> Keeper<S> {
-    pub fn on_a_thread(self, abandoned: oneshot::Receiver<()>) -> io::Result<()> {
+    pub fn on_a_thread(self) -> io::Result<()> {
         let work = move || match threads::runtime(&mut tokio::runtime::Builder::new_current_thread(), 0) {
-            Ok(runtime) => runtime.block_on(self.run_apart(abandoned)),
+            Ok(runtime) => runtime.block_on(self.run_apart()),
             Err(error) => {
                 tracing::error!(%error, "the session cannot be kept alive: the system gives no threads for it");
                 self.publish(Some(Ended::Unattended));
@@ -67,29 +70,31 @@ impl<S: Store> Keeper<S> {
     }
 
     /// Runs on a connection of its own, as soon as there is one.
-    async fn run_apart(mut self, mut abandoned: oneshot::Receiver<()>) {
+    async fn run_apart(mut self) {
+        let over = self.kept.over.clone();
         loop {
             let apart = tokio::select! {
                 biased;
-                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                why = over.ended() => return self.publish(Some(why)),
                 apart = self.store.apart() => apart,
             };
             match apart {
                 Ok(store) => {
                     self.store = store;
-                    return self.run(abandoned).await;
+                    return self.run().await;
                 }
                 Err(error) => tracing::warn!(%error, session.lease = %self.id, "the keep-alive cannot connect yet"),
             }
             tokio::select! {
                 biased;
-                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                why = over.ended() => return self.publish(Some(why)),
                 () = tokio::time::sleep(self.timing.answer_within()) => {}
             }
         }
     }
 
-    pub async fn run(mut self, mut abandoned: oneshot::Receiver<()>) {
+    pub async fn run(mut self) {
+        let over = self.kept.over.clone();
         let mut questions = JoinSet::new();
         let mut neglected = false;
         loop {
@@ -113,7 +118,7 @@ impl<S: Store> Keeper<S> {
             };
             tokio::select! {
                 biased; // An answer may be what makes the next question needless.
-                _ = &mut abandoned => return self.publish(Some(Ended::Closed)),
+                why = over.ended() => return self.publish(Some(why)),
                 Some(answer) = questions.join_next() => self.hear(answer),
                 () = tokio::time::sleep(pause) => {}
             }
