@@ -1,6 +1,7 @@
 //! What a process remembers of its store: held against what the store shows, kept on a disk, and, where the store went
 //! back, told to all others in the store itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +21,9 @@ const SAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often, at most, a renewal of the lineage starts over because of another writer.
 const RENEWALS: u32 = 4;
+
+/// Of how many semaphores the permits end in the transaction that refuses a store. Those of the rest end right after it.
+const REFUSED_AT_ONCE: usize = 64;
 
 /// The file in which it is kept what was seen, and what is being done about that.
 #[derive(Clone, Debug)]
@@ -177,11 +181,23 @@ impl<S: Store> Locks<S> {
         };
         let refusal = Refusal::new(self.clock.wall(), &why.why).encoded();
         let txn = Txn::new().when(unrepaired).when(keys.trusted()).then(Op::put(&keys.refused, refusal));
-        let committed = settle(&self.store, txn.then(Op::Delete(self.namespace.locks()))).await?;
+        let mut permits = Box::pin(self.permits_held()).await?.into_iter().map(|place| Op::Delete(Keys::prefix(place)));
+        let holds = std::iter::once(Op::Delete(self.namespace.locks())).chain(permits.by_ref().take(REFUSED_AT_ONCE));
+        let committed = settle(&self.store, holds.fold(txn, Txn::then)).await?;
         if committed.succeeded {
-            tracing::error!(namespace = %self.namespace, "{why}; all others are told, and what was locked is free");
+            tracing::error!(namespace = %self.namespace, "{why}; all others are told, and what was held is free");
+            for rest in permits {
+                settle(&self.store, Txn::new().then(rest)).await?;
+            }
         }
         Ok(())
+    }
+
+    /// What the keys of permits that are held begin with, for each semaphore.
+    async fn permits_held(&self) -> Result<BTreeSet<String>, StoreError> {
+        let (entries, _) = self.store.range_all(Keys::prefix(self.namespace.semaphores_of(""))).await?;
+        let places = entries.iter().filter_map(|entry| Some(&entry.key[..=entry.key.rfind('/')?]));
+        Ok(places.filter(|place| place.ends_with("/held/")).map(str::to_owned).collect())
     }
 
     /// Adds a link to the lineage under `hold`, where one is due, or at once (`now`). The memory of everybody who sees it

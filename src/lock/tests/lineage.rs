@@ -97,6 +97,24 @@ async fn who_came_late_and_leads_a_store_that_went_back_is_deposed_by_who_knows_
 }
 
 #[tokio::test(start_paused = true)]
+async fn permits_of_a_store_that_went_back_end_when_it_is_refused() {
+    let (cluster, a, late) = overtaken().await;
+    let c = Node::open(&late, "c").await;
+    let semaphores = ["gpu", "disk"].map(|name| late.semaphore(LockName::new(name).unwrap(), 2));
+    let mut held = Vec::new();
+    for semaphore in &semaphores {
+        held.push(semaphore.acquire(&c.session, 1).await.unwrap());
+    }
+    refuses(&a, 4).await;
+    assert!(cluster.is_refused().await);
+    for (semaphore, permits) in semaphores.iter().zip(held) {
+        assert_eq!(timeout(LONG, permits.signal().lost()).await.unwrap(), Lost::Taken);
+        let state = semaphore.state().await.unwrap();
+        assert_eq!((state.permits, state.available()), (Some(2), 2), "their number stays");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lock_and_a_semaphore_remember_too() {
     let cluster = Cluster::new();
     let (locks, name) = (cluster.locks(), LockName::new("deploy").unwrap());
