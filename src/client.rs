@@ -369,7 +369,7 @@ impl Builder {
 
     async fn finish(self, store: AnyStore, locks: Locks<AnyStore>, timing: Timing) -> Result<Client, Error> {
         let node: Arc<str> = self.node.unwrap_or_else(default_node).into();
-        let sessions = Sessions::new(locks.clone(), Arc::clone(&node), timing);
+        let sessions = Sessions::new(&locks, &node, timing);
         let (number, guards) = (flow::number(), Guards::default());
         let client = Client(Arc::new(Shared { number, store, locks, node, timing, sessions, guards }));
         if self.is_eager {

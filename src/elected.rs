@@ -57,7 +57,6 @@
 //! An instance whose clock is ahead claims ahead of time, and holds up the job on all others until their clocks have come
 //! there: keep clocks synchronized. The log says so, with the name of the key to delete.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -69,8 +68,8 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::fence::{Fence, Stamp};
 use crate::lock::{
-    CallId, CampaignError, Claim, Claims, Driver, Election, Hold, HoldSignal, LockName, Locks, Lookout, Presence,
-    Reopening, Session, SessionError, Term, Timing,
+    CallId, Candidate, Claim, Claims, Driver, Election, Hold, HoldSignal, LockName, Locks, Lookout, News, Presence,
+    Term, Timing,
 };
 use crate::store::{Store, StoreError};
 use crate::time::Wall;
@@ -368,59 +367,6 @@ impl<S: Store> Shared<S> {
             led = terms.wait_for(lasts) => led.ok().and_then(|led| led.clone()),
         }
     }
-
-    /// Opens one session, and stands for election with it until it ends or the instance stops.
-    async fn attend(&self) -> Result<(), Broken> {
-        let presence = Presence { node: self.node.as_ref().to_owned(), record: b"{}".to_vec() };
-        let session = tokio::select! {
-            biased;
-            () = self.stopping.cancelled() => return Ok(()),
-            session = self.locks.open_session(presence, self.timing, Driver::Thread) => session?,
-        };
-        let over = tokio::select! {
-            biased;
-            () = self.drained.cancelled() => Ok(()),
-            over = self.lead(&session) => over.map(|never| match never {}),
-            never = self.note_that_the_runtime_runs(&session) => match never {},
-        };
-        // What is held goes with the session's lease, at once.
-        if !matches!(over, Err(CampaignError::SessionEnded(_)))
-            && let Err(error) = session.close().await
-        {
-            tracing::debug!(%error, node = %self.node, "the session is left to run out");
-        }
-        over.map_err(Broken::Campaign)
-    }
-
-    async fn lead(&self, session: &Session<S>) -> Result<Infallible, CampaignError> {
-        let (to, node) = (self.led.clone(), Arc::clone(&self.node));
-        // It gives a future of its own, and is no async closure: of one of those rustc does not see that it is `Send`.
-        let publish = move |term: &Term, signal: &HoldSignal| {
-            let published = Published::new(&to, term, signal, &node);
-            async move {
-                let _published = published;
-                std::future::pending::<Option<Infallible>>().await
-            }
-        };
-        self.locks.election(self.lock.clone()).lead(session, publish).await
-    }
-
-    /// A session whose service hangs while its keep-alive runs on would keep the other instances out.
-    async fn note_that_the_runtime_runs(&self, session: &Session<S>) -> Infallible {
-        loop {
-            session.attend(self.locks.clock().boot());
-            tokio::time::sleep(self.timing.renew_every()).await;
-        }
-    }
-}
-
-/// Why a session is opened anew.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("no session: {0}")]
-    Session(#[from] SessionError),
-    #[error(transparent)]
-    Campaign(CampaignError),
 }
 
 /// A term that is told of, until this is dropped, however it ends.
@@ -448,17 +394,27 @@ impl Drop for Published {
     }
 }
 
-/// One session after the other, until the instance stops.
+/// Stands for election until the instance stops.
 async fn stand<S: Store>(shared: Arc<Shared<S>>) {
     let _stopped = shared.stopped.clone().drop_guard();
-    let mut reopening = Reopening::new();
-    while !shared.stopping.is_cancelled() {
-        tokio::select! {
-            () = tokio::time::sleep(reopening.pause(shared.locks.clock().boot())) => {}
-            () = shared.stopping.cancelled() => return,
+    let presence = Presence { node: shared.node.as_ref().to_owned(), record: b"{}".to_vec() };
+    let mut candidate =
+        Candidate::new(&shared.locks, presence, shared.timing, Driver::Thread).campaigning_for(shared.lock.clone());
+    let mut published = None;
+    let hear = |candidate: &Candidate<S>, news| match news {
+        News::Won(term) => {
+            published = candidate.signal().map(|signal| Published::new(&shared.led, &term, signal, &shared.node));
         }
-        if let Err(error) = shared.attend().await {
-            tracing::warn!(%error, node = %shared.node, "standing for election anew");
+        News::TermOver(why) => {
+            tracing::debug!(%why, node = %shared.node, "the term is over");
+            published = None;
         }
+        News::SessionOver(_) => published = None,
+        News::Session(_) | News::NoSession(_) | News::Trust | News::NotWon(_) => {}
+    };
+    candidate.run(shared.drained.cancelled(), hear).await;
+    drop(published);
+    if let Err(error) = candidate.leave().await {
+        tracing::debug!(%error, node = %shared.node, "the session is left to run out");
     }
 }

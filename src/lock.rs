@@ -99,6 +99,7 @@
 //! | an operator deletes `base` | nothing is granted: [`FenceBaseError`], `fencron fence repair` |
 //! | the same, and a context held the lock | its next operation says [`LockError::OwnershipLost`], once |
 //! | a future or a guard of a lock is dropped | the call is taken back in the background, and by the context's next operation at the latest |
+//! | an operator deletes the session's key | the first call that looks for it ends the session for everybody: [`Trust::ended`], and all signals |
 //! | a key without a lease lies in the way | it is reported, in the log and as an [`Obstacle`] of [`Election::observe`], until it is deleted |
 //! | the store was restored from a backup | whoever has [`Seen`] more refuses it, and has all others refuse it: [`StoreWentBack`], `fencron fence repair` |
 //! | the store is away | calls go on trying, with pauses; trust lapses by itself |
@@ -114,6 +115,10 @@ use crate::store::Store;
 use crate::time::Clock;
 
 mod backoff;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "nodes and commands use all of it"))]
+mod candidacy;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "nodes and commands use all of it"))]
+mod candidate;
 mod claim;
 mod contest;
 mod context;
@@ -138,7 +143,10 @@ mod signal;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backoff::{Backoff, Reopening};
+pub(crate) use backoff::Backoff;
+#[cfg(feature = "jobs")]
+pub(crate) use backoff::Outage;
+pub(crate) use candidate::{Candidate, News};
 pub(crate) use claim::{Claim, Claims};
 pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
 pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Standing, StepDownError, Term};

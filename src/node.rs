@@ -20,44 +20,44 @@
 //! executor compares them again right before a process is started. Neither is what safety rests on: every write
 //! compares the owner's key in its own transaction.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 mod clocks;
 pub mod housekeeping;
 mod leadership;
 mod migrations;
 mod news;
+mod publishing;
 mod status;
+mod stopping;
 mod troubles;
 mod work;
 
 pub use status::{Role, Status};
 
-use clocks::{Clocks, Steps};
-use housekeeping::{Chore, Pruning};
+use housekeeping::Chore;
+use leadership::Leadership;
 use migrations::Gate;
-use news::follow;
-use troubles::{Publications, Troubles};
+use news::{Heard, follow};
+use publishing::Publishing;
+use stopping::Stopping;
+use troubles::Troubles;
+use work::Work;
 
 use crate::config::Config;
-use crate::execute::{Execute, Outputs, Stopper};
+use crate::execute::{Execute, Outputs};
 use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
-use crate::ledger::{Claim, Claims, Ledger, News, NodeRecord};
+use crate::ledger::{Claim, Claims, Ledger, News};
 use crate::lock::{
-    CallId, CampaignError, Driver, Election, Hold, LockName, Locks, Reopening, Session, SessionError, StoreWentBack,
-    Term, Timing, Trust,
+    Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
 };
 use crate::once::{OnceError, Settled};
-use crate::scheduler::run::Version;
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
-use crate::store::{Revision, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, Wall};
 
 /// How long the loop sleeps at most before it looks at the clocks again: they may have been set, or the machine may
@@ -66,10 +66,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often a node publishes its record, with what its clock says.
 const PUBLISH_EVERY: Duration = Duration::from_secs(5);
-
-/// After the grace, how long stopped runs are waited for beyond the longest `kill_after`, and how long the last writes
-/// may take.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What a node is made with.
 #[derive(Clone, Debug)]
@@ -140,11 +136,7 @@ impl Status {
 
 /// Something that came back.
 #[derive(Debug)]
-enum Answer<S> {
-    Session(Result<Session<S>, SessionError>),
-    Campaign(CallId, Result<Term, CampaignError>),
-    Withdrawn(CallId),
-    Resigned,
+enum Answer {
     Claim {
         claims: Claims,
         batch: u64,
@@ -182,104 +174,32 @@ enum Answer<S> {
 #[derive(Debug)]
 enum Happened<S> {
     Ordered(Option<Order>),
-    Answered(Answer<S>),
+    Answered(Answer),
     Started(RunId, u32, Wall),
     Heard(News),
     /// The ledger cannot be followed any more.
     Deaf(StoreError),
-    TrustMoved,
+    Candidacy(Candidacy<S>),
     Chore(Chore),
     Time,
 }
 
-/// How the node stands towards leadership.
-#[derive(Debug, PartialEq, Eq)]
-enum Standing {
-    /// No session: one is being opened.
-    Away,
-    /// In the queue.
-    Campaigning(CallId),
-    /// Neither in the queue nor holding.
-    Idle,
-    /// Leaving the queue.
-    Withdrawing(CallId),
-    /// Won; acting once the ledger has been seen up to then.
-    Won(Hold),
-    Leading(Hold),
-    /// The hold is being given back.
-    Resigning,
-}
-
-/// A node that runs: the loop and all that it owns.
+/// A node that runs: the loop and all that it owns, in parts whose fields are their own.
 struct Running<S, E> {
-    ledger: Ledger<S>,
-    locks: Locks<S>,
-    election: Election<S>,
-    execute: E,
-    outputs: Outputs,
-    options: Options,
-    config_digest: String,
+    node: Node<S, E>,
     started_at: Wall,
+    config_digest: String,
     scheduler: Scheduler,
-    standing: Standing,
-    session: Option<Arc<Session<S>>>,
-    trust: Option<watch::Receiver<Trust>>,
-    /// When the last election was won.
-    won_at: Boot,
-    /// When the session was opened.
-    present_since: Boot,
-    /// What the scheduler was last told of the trust.
-    told_trust: bool,
-    /// The fence under which starting is allowed; 0: none. Read by the executor right before it starts something.
-    acting: Arc<AtomicU64>,
-    campaign: Option<AbortHandle>,
-    claims: Option<Claims>,
-    /// The version at which a person last brought the watermark back.
-    rewound_at: Version,
-    position: Option<Revision>,
-    clocks: Clocks,
-    steps: Steps,
+    leadership: Leadership<S>,
+    heard: Heard,
     troubles: Troubles,
-    publications: Publications,
-    /// When the store last answered, where it has not for so long that the session may have ended.
-    silent_since: Option<Boot>,
-    nodes: BTreeMap<u64, NodeRecord>,
-    /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
-    owner: Option<(Revision, Option<u64>)>,
-    stands_back: Option<String>,
-    /// Why the watermark cannot be gone by.
-    damage: Option<String>,
-    /// What the last attempt to take part met, and when.
-    obstacle: Option<(String, Boot)>,
-    /// When this node last lost a term.
-    lost_at: Option<Boot>,
-    reopening: Reopening,
-    transitions: VecDeque<Transition>,
-    transitions_under_way: usize,
-    pruning: Pruning,
+    publishing: Publishing,
+    work: Work,
     gate: Gate,
-    runs: BTreeMap<RunId, Stopper>,
-    tasks: JoinSet<Answer<S>>,
-    started: mpsc::Sender<(RunId, u32, Wall)>,
-    published_at: Option<Wall>,
-    publishing: bool,
     stopping: Option<Stopping>,
     /// Why the node stops by itself.
     failed: Option<StoreError>,
     status: watch::Sender<Status>,
-}
-
-/// How far the node is with going.
-#[derive(Clone, Copy, Debug)]
-struct Stopping {
-    /// When what still runs is told to stop.
-    patience_until: Boot,
-    /// When the node gives up waiting for it.
-    give_up_at: Boot,
-    told: bool,
-    drained: bool,
-    /// The node ends; otherwise it steps down and goes on as a follower.
-    leave: bool,
 }
 
 impl<S: Store, E: Execute> Node<S, E> {
@@ -295,23 +215,18 @@ impl<S: Store, E: Execute> Node<S, E> {
         let mut follower = JoinSet::new();
         follower.spawn(follow(self.ledger.clone(), news));
         let mut running = Running::new(self, config, status, started);
-        running.open_session();
+        running.present();
         running.make_migrations();
         loop {
-            turned.send_replace(running.options.clock.boot());
+            turned.send_replace(running.node.options.clock.boot());
             running.report();
             let pause = running.pause();
-            let trust = running.trust.as_mut();
             let happened = tokio::select! {
                 biased; // Orders and the lease outrank traffic.
                 order = orders.recv() => Happened::Ordered(order),
-                () = moved(trust) => Happened::TrustMoved,
+                news = running.leadership.next() => Happened::Candidacy(news),
                 Some(news) = heard.recv() => Happened::Heard(news),
-                Some(answer) = running.tasks.join_next() => match answer {
-                    Ok(answer) => Happened::Answered(answer),
-                    Err(error) if error.is_cancelled() => continue,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
+                answer = running.work.next() => Happened::Answered(answer),
                 Some((run, attempt, at)) = starts.recv() => Happened::Started(run, attempt, at),
                 Some(error) = follower.join_next() => match error {
                     Ok(error) => Happened::Deaf(error),
@@ -330,14 +245,6 @@ impl<S: Store, E: Execute> Node<S, E> {
     }
 }
 
-/// Resolves when the trust has changed, or will not any more; never, without a session.
-async fn moved(trust: Option<&mut watch::Receiver<Trust>>) {
-    match trust {
-        Some(trust) => drop(trust.changed().await),
-        None => std::future::pending().await,
-    }
-}
-
 impl<S: Store, E: Execute> Running<S, E> {
     fn new(
         node: Node<S, E>,
@@ -345,52 +252,27 @@ impl<S: Store, E: Execute> Running<S, E> {
         status: watch::Sender<Status>,
         started: mpsc::Sender<(RunId, u32, Wall)>,
     ) -> Running<S, E> {
-        let Node { ledger, locks, execute, outputs, options } = node;
+        let options = &node.options;
+        let presence = Presence { node: options.name.clone(), record: Vec::new() };
+        let owner_key = node.locks.election(LockName::leader()).owner_key().to_owned();
+        // A lapse of trust is no loss: whether the term stands, the ledger says.
+        let candidate = Candidate::new(&node.locks, presence, options.timing, options.driver)
+            .campaigning_for(LockName::leader())
+            .heeding_no_signal();
         Running {
-            election: locks.election(LockName::leader()),
-            gate: Gate::new(&config.migrations),
-            scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
-            config_digest: config.digest,
             started_at: options.clock.wall(),
-            ledger,
-            locks,
-            execute,
-            outputs,
-            options,
-            standing: Standing::Away,
-            session: None,
-            trust: None,
-            won_at: Boot::default(),
-            present_since: Boot::default(),
-            told_trust: false,
-            acting: Arc::new(AtomicU64::new(0)),
-            campaign: None,
-            claims: None,
-            rewound_at: 0,
-            position: None,
-            clocks: Clocks::default(),
-            steps: Steps::default(),
+            config_digest: config.digest,
+            scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
+            leadership: Leadership::new(candidate, owner_key),
+            heard: Heard::default(),
             troubles: Troubles::default(),
-            publications: Publications::default(),
-            silent_since: None,
-            nodes: BTreeMap::new(),
-            owner: None,
-            stands_back: None,
-            damage: None,
-            obstacle: None,
-            lost_at: None,
-            reopening: Reopening::new(),
-            transitions: VecDeque::new(),
-            transitions_under_way: 0,
-            pruning: Pruning::default(),
-            runs: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            started,
-            published_at: None,
-            publishing: false,
+            publishing: Publishing::default(),
+            work: Work::new(started),
+            gate: Gate::new(&config.migrations),
             stopping: None,
             failed: None,
             status,
+            node,
         }
     }
 
@@ -405,7 +287,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.failed = Some(error);
                 self.drain(true);
             }
-            Happened::TrustMoved => self.trust_moved(),
+            Happened::Candidacy(news) => self.candidacy(news),
             Happened::Chore(chore) => self.chore(chore),
             Happened::Time => {}
         }
@@ -428,12 +310,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
     }
 
-    fn answered(&mut self, answer: Answer<S>) {
+    fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Session(result) => self.session_opened(result),
-            Answer::Campaign(call, result) => self.campaigned(call, result),
-            Answer::Withdrawn(call) => self.withdrawn(call),
-            Answer::Resigned => self.resigned(),
             Answer::Claim { claims, batch, size, result } => self.claim_answered(claims, batch, size, result),
             Answer::Register { hold, result } => self.register_answered(&hold, result),
             Answer::Transitions { sent, result } => self.transitions_answered(sent, result),
@@ -453,86 +331,72 @@ impl<S: Store, E: Execute> Running<S, E> {
         match order {
             Some(Order::Reload(config)) => {
                 self.troubles.file_taken();
-                self.published_at = None;
+                self.publishing.soon();
                 self.offered(config);
             }
             Some(Order::Refused(why)) => {
-                self.troubles.file_refused(&why, self.options.clock.wall());
-                self.published_at = None;
+                self.troubles.file_refused(&why, self.node.options.clock.wall());
+                self.publishing.soon();
             }
-            Some(Order::Stop) | None if self.stopping.is_none_or(|stopping| !stopping.leave) => {
-                tracing::info!(running = self.runs.len(), "stopping: nothing new is started");
+            Some(Order::Stop) | None if !self.is_leaving() => {
+                tracing::info!(running = self.work.running(), "stopping: nothing new is started");
                 self.drain(true);
             }
             Some(Order::Stop) | None => {}
             Some(Order::StopNow) => {
-                tracing::warn!(running = self.runs.len(), "stopping now: what runs is killed");
-                let now = self.options.clock.boot();
-                self.stopping =
-                    Some(Stopping { patience_until: now, give_up_at: now, told: true, drained: false, leave: true });
+                tracing::warn!(running = self.work.running(), "stopping now: what runs is killed");
+                self.stopping = Some(Stopping::now(self.node.options.clock.boot()));
             }
         }
     }
 
     /// How long the loop may sleep.
     fn pause(&mut self) -> Duration {
-        let (now, boot) = (self.options.clock.wall(), self.options.clock.boot());
+        let (now, boot) = (self.node.options.clock.wall(), self.node.options.clock.boot());
         let wanted = self.scheduler.wake_at().map_or(LOOK_AGAIN, |at| at.since(now));
-        let trust =
-            self.trust.as_ref().filter(|_| self.told_trust).map(|trust| trust.borrow().trusted_until.since(boot));
-        let stopping = self.stopping.map(|stopping| match stopping.told {
-            false => stopping.patience_until.since(boot),
-            true => stopping.give_up_at.since(boot),
-        });
+        let trust = self.leadership.trusted_until().map(|until| until.since(boot));
+        let stopping = self.stopping.map(|stopping| stopping.next().since(boot));
         [Some(wanted), trust, stopping].into_iter().flatten().min().unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
     }
 
     /// Publishes the node's status, where it changed.
     fn report(&self) {
-        let trusted = self.trust.as_ref().is_some_and(|trust| trust.borrow().holds(self.options.clock.boot()));
+        let boot = self.node.options.clock.boot();
         let mut reasons = Vec::new();
-        if self.session.is_none() {
+        if self.leadership.session().is_none() {
             reasons.push("no session with the store yet".to_owned());
-        } else if !trusted {
+        } else if !self.leadership.is_trusted(boot) {
             reasons.push("the store has not answered for so long that the session may have ended".to_owned());
         }
-        if self.position.is_none() {
+        if self.heard.position().is_none() {
             reasons.push("the ledger has not been read yet".to_owned());
         }
-        if self.stopping.is_some_and(|stopping| stopping.leave) {
+        if self.is_leaving() {
             reasons.push("stopping".to_owned());
         }
-        reasons.extend(self.stands_back.clone());
-        reasons.extend(self.damage.clone());
+        reasons.extend(self.heard.in_the_way().map(str::to_owned));
         reasons.extend(self.gate.closed());
-        reasons.extend(self.obstacle().map(str::to_owned));
+        reasons.extend(self.leadership.obstacle().map(str::to_owned));
         reasons.extend(self.troubles.in_the_way().cloned());
         let ready = reasons.is_empty();
         reasons.extend(self.gate.refused());
-        reasons.extend(self.troubles.beside(self.options.clock.boot()).cloned());
-        let leading = matches!(self.standing, Standing::Leading(_));
+        reasons.extend(self.troubles.beside(boot).cloned());
+        let leading = self.leadership.leading();
         let status = Status {
-            node: self.options.name.clone(),
-            role: match &self.standing {
+            node: self.node.options.name.clone(),
+            role: match leading {
                 _ if self.stopping.is_some() => Role::Draining,
-                Standing::Away => Role::Starting,
-                Standing::Leading(_) => Role::Leader,
-                _ => Role::Follower,
+                _ if self.leadership.session().is_none() => Role::Starting,
+                Some(_) => Role::Leader,
+                None => Role::Follower,
             },
-            fence: self.hold().filter(|_| leading).map(Hold::fence),
+            fence: leading.map(Hold::fence),
             ready,
             reasons,
             config_digest: self.config_digest.clone(),
             jobs: self.scheduler.jobs().len(),
-            running: self.runs.len(),
+            running: self.work.running(),
         };
         self.status.send_if_modified(|shown| std::mem::replace(shown, status.clone()) != status);
-    }
-
-    fn hold(&self) -> Option<&Hold> {
-        match &self.standing {
-            Standing::Won(hold) | Standing::Leading(hold) => Some(hold),
-            _ => None,
-        }
     }
 }

@@ -32,7 +32,7 @@ use crate::fence::Fence;
 use crate::job::{Guarantee, Job, JobName, StopReason, Task};
 use crate::ledger::{Ledger, Once, OnceKey, OnceKind, OnceState, Recorded};
 use crate::lock::{
-    Backoff, CallId, CampaignError, Driver, Locks, Presence, Reopening, Resigned, Session, SessionError, Term, Timing,
+    Backoff, CampaignError, Candidate, Driver, Locks, News, Outage, Presence, SessionError, Term, Timing,
 };
 use crate::store::{Revision, Store, StoreError};
 use crate::time::{Boot, Clock, written};
@@ -43,9 +43,6 @@ mod wait;
 
 pub use order::{Difference, differences, has_order};
 pub use turn::OUTPUT_SHOWN_EVERY;
-
-/// How often one call opens a session anew, where those before ended while it waited.
-const SESSIONS_MOST: u32 = 20;
 
 /// How long what is told to end has before it is ended by force, where a key has no setting for it.
 const KILL_AFTER: Duration = Duration::from_secs(10);
@@ -272,28 +269,14 @@ impl Call<'_> {
     }
 }
 
-/// Tells that the store is waited for, once for each time that it is away.
-struct Away<'a> {
-    tell: &'a Tell,
-    lasts: bool,
-}
-
-impl Away<'_> {
-    fn new(tell: &Tell) -> Away<'_> {
-        Away { tell, lasts: false }
-    }
-
-    fn goes_on(&mut self, why: &impl fmt::Display) {
-        if !std::mem::replace(&mut self.lasts, true) {
-            (self.tell)(Told::Away { why: why.to_string() });
-        }
-    }
-
-    fn is_over(&mut self) {
-        if std::mem::take(&mut self.lasts) {
-            (self.tell)(Told::Back);
-        }
-    }
+/// Tells that the store is waited for.
+fn outage(tell: &Tell) -> Outage<impl Fn(Option<String>)> {
+    Outage::new(|why| {
+        tell(match why {
+            Some(why) => Told::Away { why },
+            None => Told::Back,
+        });
+    })
 }
 
 fn find<'r>(records: &'r [Recorded], step: &Step) -> Option<&'r Recorded> {
@@ -317,58 +300,14 @@ impl<S: Store, E: Execute> Runner<S, E> {
         if let Some(settled) = call.settled_by_others(&records)? {
             return Ok(settled);
         }
-        let (mut reopening, mut sessions, mut heard) = (Reopening::new(), 1, wait::Heard::default());
-        loop {
-            let session = self.open_session(&call, give_up_at, &mut reopening).await?;
-            let result = Box::pin(self.take_part(&session, &call, give_up_at, &mut heard)).await;
-            if let Err(error) = session.close().await {
-                tracing::debug!(%error, "could not close the session: it ends by itself");
-            }
-            match result {
-                Err(OnceError::Campaign(CampaignError::SessionEnded(_) | CampaignError::TrustLapsed))
-                    if sessions < SESSIONS_MOST =>
-                {
-                    sessions += 1;
-                }
-                result => return result,
-            }
+        let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+        let mut candidate =
+            Candidate::new(&self.locks, presence, self.timing, self.driver).campaigning_for(call.steps[0].key.lock());
+        let settled = Box::pin(self.take_part(&mut candidate, &call, give_up_at)).await;
+        if let Err(error) = candidate.leave().await {
+            tracing::debug!(%error, "could not close the session: it ends by itself");
         }
-    }
-
-    /// A session, however long the store is away, up to `give_up_at`; though the first may end as it begins where the store
-    /// is busy.
-    async fn open_session(
-        &self,
-        call: &Call<'_>,
-        give_up_at: Option<Boot>,
-        reopening: &mut Reopening,
-    ) -> Result<Session<S>, OnceError> {
-        let mut away = Away::new(call.tell);
-        loop {
-            let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
-            let pause = reopening.pause(self.clock.boot());
-            let mut stop = call.how.stop.clone();
-            let opened = tokio::select! {
-                biased;
-                reason = stop.requested() => return Err(OnceError::Stopped(reason)),
-                opened = async {
-                    tokio::time::sleep(pause).await;
-                    self.locks.open_session(presence, self.timing, self.driver).await
-                } => opened,
-            };
-            let passes = match &opened {
-                Err(SessionError::Ended { .. }) => true,
-                Err(SessionError::Store(error)) => error.is_passing(),
-                Ok(_) | Err(SessionError::Thread(_)) => false,
-            };
-            match opened {
-                Err(error) if passes && !self.is_reached(give_up_at) => away.goes_on(&error),
-                opened => {
-                    away.is_over();
-                    return Ok(opened?);
-                }
-            }
-        }
+        settled
     }
 
     /// What is recorded of the steps, however long the store is away, up to `give_up_at`.
@@ -378,7 +317,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         (how, tell): (&How, &Tell),
         give_up_at: Option<Boot>,
     ) -> Result<(Vec<Recorded>, Revision), OnceError> {
-        let (mut away, mut backoff, mut stop) = (Away::new(tell), Backoff::new(), how.stop.clone());
+        let (mut away, mut backoff, mut stop) = (outage(tell), Backoff::new(), how.stop.clone());
         loop {
             match self.ledger.once(&steps[0].key).await {
                 Err(error) if error.is_passing() && !self.is_reached(give_up_at) => away.goes_on(&error),
@@ -399,34 +338,53 @@ impl<S: Store, E: Execute> Runner<S, E> {
         at.is_some_and(|at| self.clock.boot() >= at)
     }
 
+    /// Waits for the lock, and does under it what is left to be done, however many sessions and terms that takes.
     async fn take_part(
         &self,
-        session: &Session<S>,
+        candidate: &mut Candidate<S>,
         call: &Call<'_>,
         give_up_at: Option<Boot>,
-        heard: &mut wait::Heard,
     ) -> Result<Settled, OnceError> {
         let election = self.locks.election(call.steps[0].key.lock());
-        let mut stop = call.how.stop.clone();
-        let term = tokio::select! {
-            biased;
-            reason = stop.requested() => return Err(OnceError::Stopped(reason)),
-            term = election.campaign(session, CallId::random()) => term?,
-            settled = Box::pin(self.look_on(call, heard)) => return settled,
-            () = self.reached(give_up_at) => {
-                let holder = election.observe().await?.leader.map_or("somebody".to_owned(), |leader| leader.node);
-                return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
+        let (mut stop, mut heard) = (call.how.stop.clone(), wait::Heard::default());
+        loop {
+            let term = tokio::select! {
+                biased;
+                reason = stop.requested() => return Err(OnceError::Stopped(reason)),
+                term = self.win(candidate, call, give_up_at) => term?,
+                settled = Box::pin(self.look_on(call, &mut heard)) => return settled,
+                () = self.reached(give_up_at) => {
+                    let holder = election.observe().await?.leader.map_or("somebody".to_owned(), |leader| leader.node);
+                    return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
+                }
+            };
+            match Box::pin(self.take_turn(candidate, &term, call, &mut heard)).await {
+                Err(OnceError::Campaign(CampaignError::SessionEnded(_) | CampaignError::TrustLapsed)) => {
+                    candidate.give_up();
+                }
+                settled => return settled,
             }
-        };
-        let settled = Box::pin(self.take_turn((session, &election), &term, call, heard)).await;
-        self.resign(&election, &term).await;
-        settled
+        }
     }
 
-    async fn resign(&self, election: &crate::lock::Election<S>, term: &Term) {
-        match election.resign(term).await {
-            Ok(Resigned::Released | Resigned::HadEnded) => {}
-            Err(error) => tracing::debug!(%error, "could not give the lock back: it ends with the session"),
+    /// Wins the lock, however long the store is away, up to `give_up_at`.
+    async fn win(
+        &self,
+        candidate: &mut Candidate<S>,
+        call: &Call<'_>,
+        give_up_at: Option<Boot>,
+    ) -> Result<Term, OnceError> {
+        let mut away = outage(call.tell);
+        loop {
+            match candidate.next().await {
+                News::Won(term) => return Ok(term),
+                News::Session(_) => away.is_over(),
+                News::NoSession(error) if error.is_passing() && !self.is_reached(give_up_at) => away.goes_on(&error),
+                News::NoSession(error) => return Err(error.into()),
+                News::NotWon(CampaignError::TrustLapsed | CampaignError::OtherCall(_)) => {}
+                News::NotWon(error) => return Err(error.into()),
+                News::SessionOver(_) | News::TermOver(_) | News::Trust => {}
+            }
         }
     }
 

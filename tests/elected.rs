@@ -12,7 +12,7 @@ use fencron::fence::Fence;
 use fencron::lock::{LockName, Locks, Namespace, Seen, Timing};
 use fencron::store::memory::MemoryStore;
 use fencron::store::sqlite::SqliteStore;
-use fencron::store::{Keys, Range, Store};
+use fencron::store::{Keys, Op, Range, Store, Txn};
 use fencron::time::{Clock, Wall};
 use support::etcd::{Etcd, EtcdOptions};
 use support::soon;
@@ -141,6 +141,35 @@ async fn a_term_that_is_taken_away_ends_its_work_and_the_instance_stands_again()
     let fence = claimed.fence();
     let next = soon("it is elected again, in another session", job.claim(at(2))).await.unwrap().expect("elected");
     assert!(next.fence() > fence);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_whose_keys_were_deleted_opens_another_session_and_is_elected_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = SqliteStore::open(directory.path().join("state.db"), Clock::system()).await.unwrap();
+    deleted_keys_are_followed_by_another_session(&file).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_whose_keys_were_deleted_in_etcd_opens_another_session_and_is_elected_again() {
+    let etcd = Etcd::start(EtcdOptions::default()).await;
+    deleted_keys_are_followed_by_another_session(&etcd.store().await).await;
+}
+
+/// As `fencron fence repair` deletes them. The lease of the old session would live on for a minute.
+async fn deleted_keys_are_followed_by_another_session<S: Store>(store: &S) {
+    let a = instance(store, "a", LONG_TTL);
+    let led = elected(&a).await;
+    let owner = a.election().owner_key().to_owned();
+    let sessions = Op::Delete(namespace().sessions());
+    store.commit(Txn::new().then(sessions).then(Op::delete(owner))).await.unwrap();
+    soon("its term ends", led.signal.cancelled()).await;
+    let mut terms = a.terms();
+    let again = |now: &Option<Led>| now.as_ref().is_some_and(|now| now.term.fence() > led.term.fence());
+    let next = soon("it is elected again", terms.wait_for(again)).await.unwrap().clone().expect("waited for");
+    assert_ne!(next.term.hold.lease(), led.term.hold.lease(), "under another session");
+    soon("it stops", a.stop(GRACE)).await;
+    assert!(store.range(Range::of(namespace().sessions())).await.unwrap().entries.is_empty());
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ const BESIDE: &[(&str, &[&str])] = &[
 ];
 
 /// Decide without a clock, a store or a runtime, so that a test can move time by hand.
-const PURE: &[&str] = &["job", "schedule", "config", "scheduler", "lock::lease"];
+const PURE: &[&str] = &["job", "schedule", "config", "scheduler", "lock::lease", "lock::candidacy"];
 
 /// Names that say nothing about what is in a file.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];

@@ -6,6 +6,7 @@ mod signals;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,16 +17,14 @@ pub(super) use self::acquire::semaphore_failure;
 use self::acquire::{Acquired, Held, Released};
 use self::signals::Signals;
 use super::once::say;
-use super::outage::{self, Outage};
+use super::outage;
 use super::place::{ETCD_PASSWORD, ETCD_USER, Place};
 use super::terminal::visible;
 use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, Stop, SupervisorProgram, Wrapped};
 use crate::fence::{Holding, UNDER_ANOTHER};
 use crate::job::StopReason;
-use crate::lock::{
-    Driver, LockName, Locks, Lost, PERMITS_MOST, Presence, Reopening, Session, SessionError, Timing, Trust,
-};
+use crate::lock::{Candidate, Driver, LockName, Locks, Lost, News, PERMITS_MOST, Presence, Session, Timing, Trust};
 use crate::store::AnyStore;
 use crate::time::{Boot, Clock, written};
 
@@ -234,58 +233,71 @@ enum Over {
 
 impl Turn {
     async fn take(&self, signals: &mut Signals) -> anyhow::Result<Exit> {
+        let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
+        let mut candidate = Candidate::new(&self.locks, presence, self.timing, Driver::Thread);
+        let exit = self.contend(&mut candidate, signals).await;
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_WITHIN, candidate.leave()).await {
+            tracing::warn!(%error, "the session is left to run out");
+        }
+        exit
+    }
+
+    /// Waits for it and attends to it, however many sessions that takes.
+    async fn contend(&self, candidate: &mut Candidate<AnyStore>, signals: &mut Signals) -> anyhow::Result<Exit> {
         let (mut wait, _) = self.args.patience();
-        let (mut reopening, mut outage) = (Reopening::new(), Outage::new(self.args.quiet));
         loop {
             let left = || wait.map(|wait| wait.saturating_sub(self.place.clock.boot().since(self.begun)));
             let session = tokio::select! {
                 biased;
                 signal = signals.ending() => return Ok(by_signal(signal as i32)),
-                session = self.open_session(&mut reopening) => session,
+                session = self.session(candidate, left) => session?,
                 () = until_over(left().filter(|left| !left.is_zero())) => return Err(self.unanswered().into()),
             };
-            let left = left();
-            let session = match session {
-                Ok(session) => session,
-                // The store is away; or this process stood still while it was opened, for longer than it lives by itself.
-                Err(error) if left != Some(Duration::ZERO) && may_come(&error) => {
-                    outage.goes_on(&error);
-                    continue;
-                }
-                Err(error) => return Err(acquire::session_failure(error)),
-            };
-            outage.is_over();
-            let acquired = self.acquire(&session, left, signals).await;
-            let exit = match acquired {
-                Ok(Acquired::Held(held)) => self.attend(*held, &session, signals).await.map(Some),
-                Ok(Acquired::NotInTime) => Err(self.not_in_time(&session).await.into()),
-                Ok(Acquired::Cancelled(signal)) => Ok(Some(by_signal(signal as i32))),
-                // As long as it may wait, it goes to the end of the queue.
-                Ok(Acquired::SessionOver) if wait == Some(Duration::ZERO) => {
-                    Err(self.not_in_time(&session).await.into())
-                }
-                Ok(Acquired::SessionOver) => Ok(None),
-                Err(error) => Err(error),
-            };
-            if let Ok(Err(error)) = tokio::time::timeout(CLOSE_WITHIN, session.close()).await {
-                tracing::warn!(%error, "the session is left to run out");
-            }
-            match exit {
-                // What it was lost to may be an outage of the store, and that is waited through as well.
-                // Whoever is to end has no use for another term.
-                Ok(Some(Exit::Lost)) if matches!(self.what, What::Lead { again: true }) && !signals.told_to_end() => {
+            match self.acquire(&session, left(), signals).await? {
+                Acquired::Held(held) => {
+                    let exit = self.attend(*held, &session, signals).await?;
+                    let again = matches!(self.what, What::Lead { again: true });
+                    // Whoever is to end has no use for another term.
+                    if exit != Exit::Lost || !again || signals.told_to_end() {
+                        return Ok(exit);
+                    }
+                    // What it was lost to may be an outage of the store, and that is waited through as well.
                     wait = None;
                 }
-                Ok(None) => {}
-                exit => return exit.map(|exit| exit.unwrap_or(Exit::Failed)),
+                Acquired::NotInTime => return Err(self.not_in_time(&session).await.into()),
+                Acquired::Cancelled(signal) => return Ok(by_signal(signal as i32)),
+                // As long as it may wait, it goes to the end of the queue.
+                Acquired::SessionOver if wait == Some(Duration::ZERO) => {
+                    return Err(self.not_in_time(&session).await.into());
+                }
+                Acquired::SessionOver => {}
             }
+            // What may be left of the hold or of the call goes with the session.
+            candidate.renew();
         }
     }
 
-    async fn open_session(&self, reopening: &mut Reopening) -> Result<Session<AnyStore>, SessionError> {
-        tokio::time::sleep(reopening.pause(self.place.clock.boot())).await;
-        let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
-        self.locks.open_session(presence, self.timing, Driver::Thread).await
+    /// The session, however long the store is away, for as long as there is time left.
+    async fn session(
+        &self,
+        candidate: &mut Candidate<AnyStore>,
+        left: impl Fn() -> Option<Duration>,
+    ) -> anyhow::Result<Arc<Session<AnyStore>>> {
+        let mut outage = outage::outage(self.args.quiet);
+        loop {
+            match candidate.next().await {
+                News::Session(session) => {
+                    outage.is_over();
+                    return Ok(session);
+                }
+                // The store is away; or this process stood still while it was opened, for longer than it lives by itself.
+                News::NoSession(error) if error.is_passing() && left() != Some(Duration::ZERO) => {
+                    outage.goes_on(&error)
+                }
+                News::NoSession(error) => return Err(acquire::session_failure(error)),
+                _ => {}
+            }
+        }
     }
 
     fn unanswered(&self) -> Failure {
@@ -483,15 +495,6 @@ impl HoldArgs {
     /// How long it is waited for, and whether nothing is said of that.
     fn patience(&self) -> (Option<Duration>, bool) {
         (if self.at_once { Some(Duration::ZERO) } else { self.wait }, self.quiet)
-    }
-}
-
-/// Whether another attempt at a session may be better.
-fn may_come(error: &SessionError) -> bool {
-    match error {
-        SessionError::Store(error) => error.is_passing(),
-        SessionError::Ended { .. } => true,
-        SessionError::Thread(_) => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::once::say;
 use super::place::Place;
 use super::{Exit, Failure, Global};
-use crate::lock::Backoff;
+use crate::lock::{Backoff, Outage};
 use crate::store::{StoreError, StoreUrl};
 use crate::time::written;
 
@@ -16,29 +16,13 @@ pub(super) fn say_away(why: &impl std::fmt::Display) {
     say(&format!("fencron: waiting for the store, which does not answer: {why}"));
 }
 
-/// Says that a store is waited for, once for each time that it is away.
-#[derive(Debug)]
-pub(super) struct Outage {
-    quiet: bool,
-    lasts: bool,
-}
-
-impl Outage {
-    pub fn new(quiet: bool) -> Outage {
-        Outage { quiet, lasts: false }
-    }
-
-    pub fn goes_on(&mut self, why: &impl std::fmt::Display) {
-        if !std::mem::replace(&mut self.lasts, true) && !self.quiet {
-            say_away(why);
-        }
-    }
-
-    pub fn is_over(&mut self) {
-        if std::mem::take(&mut self.lasts) && !self.quiet {
-            say(BACK);
-        }
-    }
+/// Says that a store is waited for, unless nothing is to be said (`quiet`).
+pub(super) fn outage(quiet: bool) -> Outage<impl Fn(Option<String>)> {
+    Outage::new(move |why| match why {
+        _ if quiet => {}
+        Some(why) => say_away(&why),
+        None => say(BACK),
+    })
 }
 
 /// What `open` opens, for as long as `wait` says also where the store is away: `None`, however long it takes; zero, only
@@ -52,7 +36,7 @@ pub(super) async fn opened(
 ) -> anyhow::Result<Place> {
     let waits = wait != Some(Duration::ZERO) && matches!(global.url(), Ok(StoreUrl::Etcd(_)));
     let patiently = async {
-        let (mut outage, mut backoff) = (Outage::new(quiet), Backoff::new());
+        let (mut outage, mut backoff) = (outage(quiet), Backoff::new());
         loop {
             match open().await {
                 Err(error) if waits && is_away(&error) => outage.goes_on(&format!("{error:#}")),

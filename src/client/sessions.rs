@@ -1,74 +1,55 @@
 //! The session of a client: opened when something first needs it, kept, and opened again after it has ended.
 
-use std::sync::Arc;
-
 use tokio::sync::Mutex;
 
 use super::error::{Error, Said};
-use crate::lock::{Driver, LockContext, Locks, Presence, Reopening, Session, Timing};
+use crate::lock::{Candidate, Driver, LockContext, Locks, News, Presence, Timing};
 use crate::store::AnyStore;
 
+/// A candidate that never campaigns; `None` once the client was closed. It goes on whenever somebody needs a session.
 #[derive(Debug)]
-pub(super) struct Sessions {
-    locks: Locks<AnyStore>,
-    node: Arc<str>,
-    timing: Timing,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    session: Option<Session<AnyStore>>,
-    reopening: Reopening,
-    is_closed: bool,
-}
+pub(super) struct Sessions(Mutex<Option<Candidate<AnyStore>>>);
 
 impl Sessions {
-    pub fn new(locks: Locks<AnyStore>, node: Arc<str>, timing: Timing) -> Sessions {
-        let state = State { session: None, reopening: Reopening::new(), is_closed: false };
-        Sessions { locks, node, timing, state: Mutex::new(state) }
+    pub fn new(locks: &Locks<AnyStore>, node: &str, timing: Timing) -> Sessions {
+        let presence = Presence { node: node.to_owned(), record: b"{}".to_vec() };
+        Sessions(Mutex::new(Some(Candidate::new(locks, presence, timing, Driver::Thread))))
     }
 
     /// A new owner of locks, under the session that there is, or under a new one.
     pub async fn context(&self) -> Result<LockContext, Error> {
-        let mut state = self.state.lock().await;
-        if state.is_closed {
-            return Err(Said::Closed.into());
-        }
-        if let Some(context) = state.session.as_ref().map(Session::context)
-            && context.session_ended().is_none()
-        {
+        let mut candidate = self.0.lock().await;
+        let Some(candidate) = candidate.as_mut() else { return Err(Said::Closed.into()) };
+        let context = candidate.session().map(|session| session.context());
+        if let Some(context) = context.filter(|context| context.session_ended().is_none()) {
             return Ok(context);
         }
-        state.session = None;
-        let pause = state.reopening.pause(self.locks.clock().boot());
-        tokio::time::sleep(pause).await;
-        let presence = Presence { node: self.node.as_ref().to_owned(), record: b"{}".to_vec() };
-        let session = Box::pin(self.locks.open_session(presence, self.timing, Driver::Thread)).await?;
-        Ok(state.session.insert(session).context())
+        loop {
+            match candidate.next().await {
+                News::Session(session) => return Ok(session.context()),
+                News::NoSession(error) => return Err(error.into()),
+                _ => {}
+            }
+        }
     }
 
     pub async fn close(&self) {
-        let mut state = self.state.lock().await;
-        state.is_closed = true;
-        if let Some(session) = state.session.take()
-            && let Err(error) = session.close().await
-        {
-            tracing::debug!(%error, "the session of a client that was closed runs out by itself");
+        if let Some(candidate) = self.0.lock().await.take() {
+            leave(candidate).await;
         }
     }
 }
 
 impl Drop for Sessions {
     fn drop(&mut self) {
-        let (Some(session), Ok(runtime)) = (self.state.get_mut().session.take(), tokio::runtime::Handle::try_current())
-        else {
-            return;
-        };
-        runtime.spawn(async move {
-            if let Err(error) = session.close().await {
-                tracing::debug!(%error, "the session of a client that was dropped runs out by itself");
-            }
-        });
+        if let (Some(candidate), Ok(runtime)) = (self.0.get_mut().take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(leave(candidate));
+        }
+    }
+}
+
+async fn leave(candidate: Candidate<AnyStore>) {
+    if let Err(error) = candidate.leave().await {
+        tracing::debug!(%error, "the session of a client runs out by itself");
     }
 }

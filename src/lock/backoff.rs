@@ -1,4 +1,4 @@
-//! Pauses that grow: between attempts, and between sessions that do not last.
+//! Pauses that grow: between attempts, and between sessions or terms that do not last.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(2);
+    pub const FIRST: Duration = Duration::from_millis(50);
+    pub const LONGEST: Duration = Duration::from_secs(2);
 
     pub fn new() -> Backoff {
         Backoff { pause: Backoff::FIRST }
@@ -33,35 +33,63 @@ impl Backoff {
     }
 }
 
-/// Pauses before sessions that a program opens one after the other: whatever ends each of them as it begins must not be met
-/// with sessions as fast as the store can hold them.
+/// The pace of what is begun again when it has ended: sessions, and terms. Whatever ends each of them as it begins must not
+/// be met with new ones as fast as the store can hold them.
 #[derive(Debug)]
-pub(crate) struct Reopening {
+pub(crate) struct Pace {
     backoff: Backoff,
-    /// When the last one was to be opened.
-    last: Option<Boot>,
+    began: Option<Boot>,
 }
 
-impl Reopening {
-    /// A session that lasted for so long is followed at once by another.
+impl Pace {
+    /// What lasted for so long is followed at once by the next.
     const LASTED: Duration = Duration::from_secs(10);
 
-    pub fn new() -> Reopening {
-        Reopening { backoff: Backoff::new(), last: None }
+    pub fn new() -> Pace {
+        Pace { backoff: Backoff::new(), began: None }
     }
 
-    /// How long to wait, from `now` on, before a session is opened: not at all for the first one.
+    /// One begins.
+    pub fn begins(&mut self, now: Boot) {
+        self.began = Some(now);
+    }
+
+    /// The last one has ended: how long to wait, from `now` on, before the next begins.
     pub fn pause(&mut self, now: Boot) -> Duration {
-        let lasted = self.last.map(|last| now.since(last));
-        let pause = match lasted {
-            Some(lasted) if lasted < Reopening::LASTED => self.backoff.next(),
+        match self.began {
+            Some(began) if now.since(began) < Pace::LASTED => self.backoff.next(),
             _ => {
                 self.backoff.reset();
                 Duration::ZERO
             }
-        };
-        self.last = Some(now.plus(pause));
-        pause
+        }
+    }
+}
+
+/// A store that does not answer, reported once for each time that it is away: with the reason, and (`None`) when it answers
+/// again.
+#[cfg(feature = "jobs")]
+pub(crate) struct Outage<R> {
+    report: R,
+    lasts: bool,
+}
+
+#[cfg(feature = "jobs")]
+impl<R: Fn(Option<String>)> Outage<R> {
+    pub fn new(report: R) -> Outage<R> {
+        Outage { report, lasts: false }
+    }
+
+    pub fn goes_on(&mut self, why: &impl std::fmt::Display) {
+        if !std::mem::replace(&mut self.lasts, true) {
+            (self.report)(Some(why.to_string()));
+        }
+    }
+
+    pub fn is_over(&mut self) {
+        if std::mem::take(&mut self.lasts) {
+            (self.report)(None);
+        }
     }
 }
 
@@ -70,18 +98,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_that_end_at_once_are_opened_ever_more_seldom_and_one_that_lasted_is_followed_at_once() {
-        let (mut reopening, mut now) = (Reopening::new(), Boot::default());
-        assert_eq!(reopening.pause(now), Duration::ZERO);
-        let mut opened = 0;
+    fn what_ends_at_once_is_begun_ever_more_seldom_and_what_lasted_is_followed_at_once() {
+        let (mut pace, mut now) = (Pace::new(), Boot::default());
+        assert_eq!(pace.pause(now), Duration::ZERO);
+        let mut begun = 0;
         while now.since_boot() < Duration::from_secs(60) {
-            let pause = reopening.pause(now);
+            pace.begins(now);
+            now = now.plus(Duration::from_millis(1));
+            let pause = pace.pause(now);
             assert!((Backoff::FIRST..=Backoff::LONGEST).contains(&pause), "{pause:?}");
-            (now, opened) = (now.plus(pause).plus(Duration::from_millis(1)), opened + 1);
+            (now, begun) = (now.plus(pause), begun + 1);
         }
-        assert!(opened < 40, "{opened} in a minute");
-        now = now.plus(Reopening::LASTED);
-        assert_eq!(reopening.pause(now), Duration::ZERO);
-        assert_eq!(reopening.pause(now), Backoff::FIRST);
+        assert!(begun < 40, "{begun} in a minute");
+        pace.begins(now);
+        now = now.plus(Pace::LASTED);
+        assert_eq!(pace.pause(now), Duration::ZERO);
+        pace.begins(now);
+        assert_eq!(pace.pause(now), Backoff::FIRST);
     }
 }

@@ -320,6 +320,11 @@ impl CallId {
         CallId(number)
     }
 
+    /// The call after this one, of a caller that numbers its calls from a random one on.
+    pub(crate) fn next(self) -> CallId {
+        CallId(self.0.wrapping_add(1))
+    }
+
     pub(crate) fn parse(text: &str) -> Option<CallId> {
         let well_formed = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         well_formed.then(|| u128::from_str_radix(text, 16).ok().map(CallId)).flatten()

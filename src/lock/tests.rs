@@ -12,6 +12,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Entry, Keys, Op, Range, Revision, StoreError, Txn};
 use crate::time::{Boot, Wall};
 
+mod candidates;
 mod claims;
 mod contexts;
 mod costs;

@@ -1,243 +1,288 @@
-//! Sessions, campaigns and terms: how the loop comes to lead, and how it leaves.
+//! How the loop comes to lead: the candidacy, its gate, and what the node makes of a term.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Answer, LAST_WORDS, PUBLISH_EVERY, Running, Standing, Stopping};
-use crate::execute::Execute;
-use crate::job::StopReason;
-use crate::ledger::{Claims, NodeRecord};
-use crate::lock::{CallId, CampaignError, Ended, Presence, Session, SessionError, StoreWentBack, Term};
+use super::{Answer, Running};
+use crate::execute::{Execute, MayStart};
+use crate::fence::Fence;
+use crate::ledger::Claims;
+use crate::lock::{Candidate, Hold, News, Session, StoreWentBack, Term, Trust};
 use crate::scheduler::Event;
+use crate::scheduler::run::Version;
 use crate::store::{Revision, Store, StoreError};
-use crate::time::{Wall, written};
-
-/// The pause before a session is opened, or a campaign begun, again after a failure.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// The pause before another attempt where the last one was refused for a reason that somebody has to remove.
-const PAUSE_AT_OBSTACLE: Duration = Duration::from_secs(2);
-
-/// What no attempt has met for so long is not in the way any more: the present one waits in the queue.
-const OBSTACLE_LASTS: Duration = Duration::from_secs(5);
-
-/// How often, and how many times, it is looked whether nobody uses a session any more that is over.
-const LET_GO_EVERY: Duration = Duration::from_millis(10);
-const LET_GO_LOOKS: u32 = 500;
+use crate::time::{Boot, Clock};
 
 /// How long a new node waits to hear what the others' clocks show before it campaigns all the same.
 const CLOCKS_HEARD_WITHIN: Duration = Duration::from_secs(1);
 
-/// The session once nobody else holds it; `None`, where that does not come to be, and it ends by itself.
-async fn let_go<S>(mut session: Arc<Session<S>>) -> Option<Session<S>> {
-    for _ in 0..LET_GO_LOOKS {
-        // Whoever was told to stop using it does so once it has had its turn.
-        tokio::time::sleep(LET_GO_EVERY).await;
-        session = match Arc::try_unwrap(session) {
-            Ok(session) => return Some(session),
-            Err(shared) => shared,
-        };
-    }
-    None
+/// The node's candidacy, and its term.
+pub(super) struct Leadership<S> {
+    candidate: Candidate<S>,
+    owner_key: String,
+    standing: Standing,
+    /// When the last election was won.
+    won_at: Boot,
+    /// When the session was opened.
+    present_since: Boot,
+    /// What the scheduler was last told of the trust.
+    told_trust: bool,
+    /// The fence under which starting is allowed; 0: none. Read by the executor right before it starts something.
+    acting: Arc<AtomicU64>,
+    /// What claims under the term; `None` while a claim is under way.
+    claims: Option<Claims>,
+    /// The version at which a person last brought the watermark back.
+    rewound_at: Version,
+    /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
+    owner: Option<(Revision, Option<u64>)>,
 }
 
-impl<S: Store, E: Execute> Running<S, E> {
-    /// Opens a session, trying until there is one.
-    pub(super) fn open_session(&mut self) {
-        self.standing = Standing::Away;
-        let record = self.record();
-        self.publications.sent(record.clock, self.options.clock.boot());
-        let presence = Presence { node: self.options.name.clone(), record: record.encode() };
-        let (locks, timing, driver) = (self.locks.clone(), self.options.timing, self.options.driver);
-        let pause = if self.obstacle().is_some() { PAUSE_AT_OBSTACLE } else { Duration::ZERO };
-        let pause = pause.max(self.reopening.pause(self.options.clock.boot()));
-        self.tasks.spawn(async move {
-            tokio::time::sleep(pause).await;
-            loop {
-                match locks.open_session(presence.clone(), timing, driver).await {
-                    Err(SessionError::Store(error)) if error.is_passing() => {
-                        tracing::warn!(%error, "no session with the store yet; trying again");
-                    }
-                    Err(SessionError::Ended { .. }) => tracing::warn!("the session ended as it began; opening another"),
-                    result => return Answer::Session(result),
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-    }
+/// How the node stands towards the leadership.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Following,
+    /// Won; acting once the ledger has been seen up to then.
+    Won(Hold),
+    Leading(Hold),
+}
 
-    pub(super) fn session_opened(&mut self, result: Result<Session<S>, SessionError>) {
-        match result {
-            Ok(session) => {
-                let lease = session.lease().0.get();
-                tracing::info!(lease = %session.lease(), node = self.options.name, "opened a session");
-                self.trust = Some(session.trust());
-                self.session = Some(Arc::new(session));
-                // The record that it was opened with may have been long under way.
-                self.published_at = None;
-                self.present_since = self.options.clock.boot();
-                self.standing = Standing::Idle;
-                self.tell(Event::Session { lease });
-            }
-            Err(error) => {
-                tracing::error!(%error, "cannot open a session; trying again");
-                self.obstacle = Some((error.to_string(), self.options.clock.boot()));
-                self.open_session();
-            }
+impl<S: Store> Leadership<S> {
+    pub fn new(candidate: Candidate<S>, owner_key: String) -> Leadership<S> {
+        Leadership {
+            candidate,
+            owner_key,
+            standing: Standing::Following,
+            won_at: Boot::default(),
+            present_since: Boot::default(),
+            told_trust: false,
+            acting: Arc::new(AtomicU64::new(0)),
+            claims: None,
+            rewound_at: 0,
+            owner: None,
         }
     }
 
-    /// Stands in the queue, unless it does, or the node is leaving or stands back.
-    pub(super) fn campaign(&mut self) {
-        if self.standing != Standing::Idle || self.stopping.is_some_and(|stopping| stopping.leave) {
-            return;
-        }
-        self.look_at_clocks();
-        let Some(session) = self.session.clone() else { return };
-        let may_not = !self.gate.is_open() || self.stands_back.is_some() || self.damage.is_some();
-        if may_not || self.position.is_none() || self.waits_for_clocks(&session) {
-            return;
-        }
-        let call = CallId::random();
-        let election = self.election.clone();
-        self.standing = Standing::Campaigning(call);
-        let now = self.options.clock.boot();
-        let just_lost = self.lost_at.is_some_and(|at| now.since(at) < PAUSE);
-        let pause = match self.obstacle() {
-            Some(_) => PAUSE_AT_OBSTACLE,
-            // Whatever takes every term away must not be met with elections as fast as the store can hold them.
-            None if just_lost => PAUSE,
-            None => Duration::ZERO,
-        };
-        self.campaign = Some(self.tasks.spawn(async move {
-            tokio::time::sleep(pause).await;
-            Answer::Campaign(call, election.campaign(&session, call).await)
-        }));
+    /// What becomes of the candidacy next. Cancel safe.
+    pub async fn next(&mut self) -> News<S> {
+        self.candidate.next().await
+    }
+
+    pub fn session(&self) -> Option<&Arc<Session<S>>> {
+        self.candidate.session()
+    }
+
+    /// The lease of the session.
+    pub fn lease(&self) -> Option<u64> {
+        self.session().map(|session| session.lease().0.get())
+    }
+
+    pub fn trust(&self) -> Option<Trust> {
+        self.candidate.trust().map(|trust| *trust.borrow())
+    }
+
+    /// Until when the leader may act without hearing from the store; `None` where it does not act.
+    pub fn trusted_until(&self) -> Option<Boot> {
+        self.trust().filter(|_| self.told_trust).map(|trust| trust.trusted_until)
+    }
+
+    pub fn is_trusted(&self, now: Boot) -> bool {
+        self.trust().is_some_and(|trust| trust.holds(now))
     }
 
     /// What keeps the node from taking part.
-    pub(super) fn obstacle(&self) -> Option<&str> {
-        let (what, met_at) = self.obstacle.as_ref()?;
-        (self.options.clock.boot().since(*met_at) < OBSTACLE_LASTS).then_some(what)
+    pub fn obstacle(&self) -> Option<&str> {
+        self.candidate.obstacle()
     }
 
-    /// The watermark cannot be gone by (`None`: it can): this node does not lead, or it would fire again what was fired.
-    pub(super) fn damaged(&mut self, damage: Option<String>) {
-        if self.damage == damage {
-            return;
+    /// The record that the next session's key is to hold.
+    pub fn present(&mut self, record: Vec<u8>) {
+        self.candidate.present(record);
+    }
+
+    pub fn owner_key(&self) -> &str {
+        &self.owner_key
+    }
+
+    /// The hold, whether the node acts under it yet or not.
+    pub fn hold(&self) -> Option<&Hold> {
+        match &self.standing {
+            Standing::Won(hold) | Standing::Leading(hold) => Some(hold),
+            Standing::Following => None,
         }
-        self.damage = damage;
-        self.published_at = None;
-        let Some(why) = self.damage.clone() else {
-            return tracing::info!("the watermark can be gone by again");
+    }
+
+    /// The hold, where it is the one of this fence.
+    pub fn hold_under(&self, fence: Fence) -> Option<Hold> {
+        self.hold().filter(|hold| hold.fence() == fence).cloned()
+    }
+
+    /// The hold that the node acts under.
+    pub fn leading(&self) -> Option<&Hold> {
+        match &self.standing {
+            Standing::Leading(hold) => Some(hold),
+            Standing::Won(_) | Standing::Following => None,
+        }
+    }
+
+    /// Whether the fence base has been compared in this standing, so that what is seen can be held against the store.
+    pub fn has_compared_base(&self) -> bool {
+        self.leading().is_some() || self.candidate.is_campaigning()
+    }
+
+    /// What claims under the term, for one claim. It is brought back with [`Leadership::claimed`].
+    pub fn begin_claim(&mut self) -> Option<Claims> {
+        self.claims.take()
+    }
+
+    /// A claim of this term is answered.
+    pub fn claimed(&mut self, mut claims: Claims) {
+        claims.rewound(self.rewound_at);
+        self.claims = Some(claims);
+    }
+
+    /// A person brought the watermark back.
+    pub fn rewound(&mut self, version: Version) {
+        self.rewound_at = version;
+        if let Some(claims) = &mut self.claims {
+            claims.rewound(version);
+        }
+    }
+
+    /// From here on nothing more is started.
+    pub fn start_nothing(&self) {
+        self.acting.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether something may be started under `fence`: asked at the last moment, from wherever.
+    pub fn may_start(&self, fence: Fence, clock: Clock) -> MayStart {
+        let (acting, trust) = (Arc::clone(&self.acting), self.candidate.trust().cloned());
+        let lease = trust.as_ref().map(|trust| trust.borrow().lease.0);
+        let may_start = MayStart::new(move || {
+            let leads = acting.load(Ordering::SeqCst) == fence.get();
+            leads && trust.as_ref().is_some_and(|trust| trust.borrow().holds(clock.boot()))
+        });
+        match lease {
+            Some(lease) => may_start.under(lease),
+            None => may_start,
+        }
+    }
+
+    /// Ends the term, and answers its hold: the lock is given back, or it is made sure that it is gone.
+    pub fn end_term(&mut self) -> Option<Hold> {
+        let (Standing::Won(hold) | Standing::Leading(hold)) =
+            std::mem::replace(&mut self.standing, Standing::Following)
+        else {
+            return None;
         };
-        tracing::error!("this node does not lead: {why}");
-        if let Standing::Campaigning(call) = self.standing {
-            if let Some(campaign) = self.campaign.take() {
-                campaign.abort();
-            }
-            self.withdraw(call);
+        self.start_nothing();
+        self.claims = None;
+        self.told_trust = false;
+        self.candidate.give_up();
+        Some(hold)
+    }
+
+    /// Closes the session: what is held goes with it, so that the successor starts at once.
+    pub async fn leave(self) -> Result<(), StoreError> {
+        self.candidate.leave().await
+    }
+
+    /// The lease of whoever leads.
+    fn leader(&self) -> Option<u64> {
+        self.hold().and(self.lease()).or(self.owner.and_then(|(_, lease)| lease))
+    }
+
+    /// The term can be acted on from here on.
+    fn act(&mut self, watermark_version: Version) {
+        if let Standing::Won(hold) = std::mem::replace(&mut self.standing, Standing::Following) {
+            self.claims = Some(Claims::new(hold.clone(), watermark_version));
+            self.rewound_at = 0;
+            self.acting.store(hold.fence().get(), Ordering::SeqCst);
+            self.standing = Standing::Leading(hold);
         }
-        self.lose_term(&why);
+    }
+}
+
+impl<S: Store, E: Execute> Running<S, E> {
+    /// Has the next session opened with the node's present record.
+    pub(super) fn present(&mut self) {
+        let record = self.record();
+        self.publishing.sent(record.clock, self.node.options.clock.boot());
+        self.leadership.present(record.encode());
+    }
+
+    pub(super) fn candidacy(&mut self, news: News<S>) {
+        match news {
+            News::Session(session) => {
+                let lease = session.lease();
+                tracing::info!(%lease, node = self.node.options.name, "opened a session");
+                // The record that it was opened with may have been long under way.
+                self.publishing.soon();
+                self.leadership.present_since = self.node.options.clock.boot();
+                self.tell(Event::Session { lease: lease.0.get() });
+            }
+            News::NoSession(_) => self.present(),
+            News::SessionOver(why) => {
+                self.lose_term(&format!("its session has ended: {why}"));
+                self.present();
+            }
+            News::Won(Term { hold }) => {
+                self.leadership.won_at = self.node.options.clock.boot();
+                self.leadership.standing = Standing::Won(hold);
+                self.act_if_caught_up();
+            }
+            // The trust is looked at on every turn of the loop; a campaign that was not won is followed by another.
+            News::Trust | News::NotWon(_) | News::TermOver(_) => {}
+        }
+    }
+
+    /// Stands in the queue, unless the node is leaving, or stands back, or has something else in its way.
+    pub(super) fn campaign(&mut self) {
+        self.look_at_clocks();
+        let may = self.gate.is_open() && self.heard.is_sound() && !self.is_leaving();
+        let waits = !self.leadership.candidate.is_campaigning() && self.waits_for_clocks();
+        self.leadership.candidate.set_gate(may && !waits);
+    }
+
+    /// Whether the nodes that are there may yet say what their clocks show: they do when they see a new session.
+    fn waits_for_clocks(&self) -> bool {
+        let present_for = self.node.options.clock.boot().since(self.leadership.present_since);
+        present_for < CLOCKS_HEARD_WITHIN && self.heard.has_unheard_clocks(self.leadership.lease())
     }
 
     /// Looks whether the store still knows of all that was seen of it, and tells the others where it does not.
     pub(super) fn verify(&mut self) {
-        let locks = self.locks.clone();
-        self.tasks.spawn(async move { Answer::Verified(locks.verify().await) });
+        let locks = self.node.locks.clone();
+        self.work.spawn(async move { Answer::Verified(locks.verify().await) });
     }
 
     pub(super) fn verified(&mut self, result: Result<Result<(), StoreWentBack>, StoreError>) {
         match result {
             Ok(Ok(())) => {}
             Ok(Err(went_back)) => {
-                self.obstacle = Some((went_back.to_string(), self.options.clock.boot()));
+                self.leadership.candidate.met(went_back.to_string());
                 self.lose_term(&went_back.to_string());
             }
             Err(error) => tracing::debug!(%error, "could not look whether the store is as old as it was"),
         }
     }
 
-    /// Whether the nodes that are there may yet say what their clocks show: they do when they see a new session.
-    fn waits_for_clocks(&self, session: &Session<S>) -> bool {
-        let own = session.lease().0.get();
-        let unheard = self.nodes.keys().any(|lease| *lease != own && !self.clocks.has_heard(*lease));
-        unheard && self.options.clock.boot().since(self.present_since) < CLOCKS_HEARD_WITHIN
-    }
-
-    pub(super) fn campaigned(&mut self, call: CallId, result: Result<Term, CampaignError>) {
-        if self.standing != Standing::Campaigning(call) {
-            return;
-        }
-        self.campaign = None;
-        match result {
-            Ok(Term { hold }) => {
-                self.obstacle = None;
-                self.won_at = self.options.clock.boot();
-                self.standing = Standing::Won(hold);
-                self.act_if_caught_up();
-            }
-            Err(CampaignError::SessionEnded(why)) => {
-                tracing::warn!(%why, "the session ended while waiting for the leadership");
-                self.standing = Standing::Idle;
-                self.replace_session();
-            }
-            // Not the session's end: what the node runs under it goes on.
-            Err(CampaignError::TrustLapsed) => {
-                tracing::warn!("the leadership was won too late to be acted on: given back, and campaigning again");
-                self.lost_at = Some(self.options.clock.boot());
-                self.withdraw(call);
-            }
-            Err(CampaignError::OtherCall(other)) => {
-                tracing::warn!(call = %other, "an earlier call of this session still stands: taking it back");
-                self.withdraw(other);
-            }
-            Err(error) => {
-                tracing::error!(%error, "cannot campaign");
-                self.obstacle = Some((error.to_string(), self.options.clock.boot()));
-                self.withdraw(call);
-            }
-        }
-    }
-
-    fn withdraw(&mut self, call: CallId) {
-        let (Some(session), election) = (self.session.clone(), self.election.clone()) else { return };
-        self.standing = Standing::Withdrawing(call);
-        self.tasks.spawn(async move {
-            if let Err(error) = election.withdraw(&session, call).await {
-                tracing::warn!(%error, "could not leave the queue for the leadership");
-            }
-            Answer::Withdrawn(call)
-        });
-    }
-
-    pub(super) fn withdrawn(&mut self, call: CallId) {
-        if self.standing == Standing::Withdrawing(call) {
-            self.standing = Standing::Idle;
-        }
-    }
-
     /// Acts as leader once the ledger has been seen up to the election: then nothing that an earlier leader wrote is
     /// still to come.
     pub(super) fn act_if_caught_up(&mut self) {
-        let Standing::Won(hold) = &self.standing else { return };
-        if self.position.is_none_or(|position| position < hold.created()) {
+        let Standing::Won(hold) = &self.leadership.standing else { return };
+        if self.heard.position().is_none_or(|position| position < hold.created()) {
             return;
         }
-        let hold = hold.clone();
-        if self.owner.is_none_or(|(created, _)| created != hold.created()) {
+        if self.leadership.owner.is_none_or(|(created, _)| created != hold.created()) {
             return self.lose_term("its owner key was gone again by the time the ledger was seen up to the election");
         }
-        if let Some(why) = self.stands_back.clone() {
+        if let Some(why) = self.heard.stands_back().map(str::to_owned) {
             return self.lose_term(&why);
         }
         let fence = hold.fence();
-        tracing::info!(%fence, node = self.options.name, "leading");
-        self.claims = Some(Claims::new(hold.clone(), self.scheduler.view().watermark_version));
-        self.rewound_at = 0;
-        self.standing = Standing::Leading(hold);
-        self.acting.store(fence.get(), Ordering::SeqCst);
+        tracing::info!(%fence, node = self.node.options.name, "leading");
+        self.leadership.act(self.scheduler.view().watermark_version);
         self.tell(Event::Elected { fence });
         if self.stopping.is_none() {
             self.tell(Event::Undrain);
@@ -245,29 +290,26 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.look_at_trust();
     }
 
-    /// A term that was won and cannot be acted on, since the ledger is not heard of, is given to another.
-    fn give_up_unheard(&mut self) {
-        let waited = self.options.clock.boot().since(self.won_at);
-        if matches!(self.standing, Standing::Won(_)) && waited > self.options.timing.ttl() {
+    /// Tells the keep-alive that the loop turns: the session of a node that hangs is not to be kept alive for long. And a
+    /// term that was won and cannot be acted on, since the ledger is not heard of, is given to another.
+    pub(super) fn attend(&mut self) {
+        let now = self.node.options.clock.boot();
+        if let Some(session) = self.leadership.session() {
+            session.attend(now);
+        }
+        let waited = now.since(self.leadership.won_at);
+        if matches!(self.leadership.standing, Standing::Won(_)) && waited > self.node.options.timing.ttl() {
             self.lose_term("the ledger was not seen up to the election in time");
         }
     }
 
-    /// Tells the keep-alive that the loop turns: the session of a node that hangs is not to be kept alive for long.
-    pub(super) fn attend(&mut self) {
-        if let Some(session) = &self.session {
-            session.attend(self.options.clock.boot());
-        }
-        self.give_up_unheard();
-    }
-
     /// The key of the leader's owner changed: the one that this node holds is either the one that stands, or lost.
     pub(super) fn heard_of_owner(&mut self, key: &str, at: Revision, created: Option<(Revision, Option<u64>)>) {
-        if key != self.election.owner_key() {
+        if key != self.leadership.owner_key {
             return;
         }
-        self.owner = created;
-        let lost = self.hold().is_some_and(|hold| match created {
+        self.leadership.owner = created;
+        let lost = self.leadership.hold().is_some_and(|hold| match created {
             Some((created, _)) => created > hold.created(),
             None => at >= hold.created(),
         });
@@ -278,300 +320,41 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// This node leads no more: nothing is started from here on, and what runs is stopped or finished as its job says.
     pub(super) fn lose_term(&mut self, why: &str) {
-        let Some(hold) = self.hold().cloned() else { return };
+        let Some(hold) = self.leadership.end_term() else { return };
         tracing::warn!(fence = %hold.fence(), why, "leading no more");
-        self.lost_at = Some(self.options.clock.boot());
-        self.acting.store(0, Ordering::SeqCst);
-        self.claims = None;
-        self.told_trust = false;
         self.tell(Event::Deposed);
-        self.resign(crate::lock::Term { hold });
-    }
-
-    /// Gives the hold back, or makes sure that it is gone; then campaigns anew.
-    fn resign(&mut self, term: Term) {
-        self.standing = Standing::Resigning;
-        let election = self.election.clone();
-        self.tasks.spawn(async move {
-            if let Err(error) = election.resign(&term).await {
-                tracing::warn!(%error, "could not resign: the leadership ends with the session");
-            }
-            Answer::Resigned
-        });
-    }
-
-    pub(super) fn resigned(&mut self) {
-        if self.standing == Standing::Resigning {
-            self.standing = Standing::Idle;
-        }
-    }
-
-    /// The session's trust was extended, or the session has ended.
-    pub(super) fn trust_moved(&mut self) {
-        let Some(trust) = &self.trust else { return };
-        let unattended = trust.has_changed().is_err().then_some(Ended::Unattended);
-        let ended = trust.borrow().ended.or(unattended);
-        let Some(ended) = ended else { return };
-        tracing::warn!(why = %ended, "the session has ended");
-        self.replace_session();
-    }
-
-    /// The session is over, though its lease may live on (its key was deleted, as a repair does): another is opened.
-    fn replace_session(&mut self) {
-        self.lose_term("its session has ended");
-        if let Some(campaign) = self.campaign.take() {
-            campaign.abort();
-        }
-        self.trust = None;
-        if let Some(session) = self.session.take() {
-            self.tasks.spawn(async move {
-                let closed = match let_go(session).await {
-                    Some(session) => session.close().await,
-                    None => Ok(()),
-                };
-                Answer::Done("close a session that is over", closed)
-            });
-        }
-        if self.stopping.is_none_or(|stopping| !stopping.leave) {
-            self.open_session();
-        } else {
-            self.standing = Standing::Away;
-        }
     }
 
     /// Tells the scheduler whether it may act, where that changed.
     pub(super) fn look_at_trust(&mut self) {
-        let now = self.options.clock.boot();
-        let trusted = matches!(self.standing, Standing::Leading(_))
-            && self.trust.as_ref().is_some_and(|trust| trust.borrow().holds(now));
-        if trusted != self.told_trust {
-            self.told_trust = trusted;
-            if !trusted && matches!(self.standing, Standing::Leading(_)) {
-                tracing::warn!("the lease may end soon and the store does not answer: nothing new is started");
-            }
-            self.tell(Event::Trust(trusted));
+        let leads = self.leadership.leading().is_some();
+        let trusted = leads && self.leadership.is_trusted(self.node.options.clock.boot());
+        if trusted == std::mem::replace(&mut self.leadership.told_trust, trusted) {
+            return;
         }
+        if !trusted && leads {
+            tracing::warn!("the lease may end soon and the store does not answer: nothing new is started");
+        }
+        self.tell(Event::Trust(trusted));
     }
 
     /// Compares the clocks, and stands back from the leadership where this node's is off.
     pub(super) fn look_at_clocks(&mut self) {
-        let Some(session) = &self.session else { return };
-        let own = session.lease().0.get();
-        let leader = self.hold().map(|_| own).or(self.owner.and_then(|(_, lease)| lease));
-        let stands_back = self.clocks.stands_back(own, leader, self.options.max_clock_skew);
-        if stands_back.is_some() == self.stands_back.is_some() {
-            self.stands_back = stands_back;
+        let Some(own) = self.leadership.lease() else { return };
+        let leader = self.leadership.leader();
+        if !self.heard.compare_clocks(own, leader, self.node.options.max_clock_skew) {
             return;
         }
-        self.stands_back = stands_back;
-        self.published_at = None;
-        match (self.stands_back.clone(), &self.standing) {
-            (Some(why), Standing::Campaigning(call)) => {
-                tracing::warn!("this node does not campaign: {why}");
-                let call = *call;
-                if let Some(campaign) = self.campaign.take() {
-                    campaign.abort();
-                }
-                self.withdraw(call);
-            }
-            // From here on it claims nothing more, so that nothing is decided before its time, or skipped.
-            (Some(why), Standing::Leading(_)) if self.stopping.is_none() => {
-                tracing::warn!("this node steps down: {why}");
-                self.drain(false);
-            }
-            (Some(why), _) => tracing::warn!("this node does not campaign: {why}"),
-            (None, _) => tracing::info!("this node's clock agrees with the others' again"),
-        }
-    }
-
-    /// Looks whether the wall clock was set, before anything is decided by it; answers what it says.
-    pub(super) fn look_at_own_clock(&mut self) -> Wall {
-        let (boot, wall) = self.options.clock.both();
-        if let Some(by) = self.steps.look(boot, wall) {
-            let what = self.troubles.clock_set(by, (boot, wall));
-            tracing::warn!(
-                "{what}: time that was jumped over counts as missed, and what is decided is not decided again"
-            );
-            self.clocks.own_was_set(by);
-            self.published_at = None;
-            self.look_at_clocks();
-        }
-        wall
-    }
-
-    /// Says when the clock falls behind what has been decided, and when it has caught up.
-    pub(super) fn look_at_watermark(&mut self) {
-        let decided = self.scheduler.view().watermark.as_ref().map(|mark| mark.instant);
-        let (now, most) = (self.options.clock.wall(), self.options.max_clock_skew);
-        match self.troubles.behind(decided, now, most) {
-            None => return,
-            Some("") => tracing::info!("this node's clock has caught up with what has been decided"),
-            Some(what) => tracing::warn!("this node: {what}"),
-        }
-        self.published_at = None;
-    }
-
-    /// Says when the store has not answered for so long that the session may have ended, and when it answers again.
-    pub(super) fn look_at_silence(&mut self) {
-        let Some(trust) = self.trust.as_ref().map(|trust| *trust.borrow()) else { return };
-        let now = self.options.clock.boot();
-        if trust.holds(now) {
-            if let Some(since) = self.silent_since.take() {
-                let away = written(Duration::from_secs(now.since(since).as_secs()));
-                tracing::info!(%away, "the store is back: it had not answered for {away}");
-            }
-        } else if trust.ended.is_none() && self.silent_since.is_none() {
-            let timing = self.options.timing;
-            // When the last keep-alive was sent that was acknowledged.
-            let since = trust.trusted_until.minus(timing.ttl().saturating_sub(timing.margin()));
-            self.silent_since = Some(since);
-            let silent = written(Duration::from_secs(now.since(since).as_secs()));
-            tracing::warn!(%silent, "the store has not answered for {silent}");
-        }
-    }
-
-    fn record(&self) -> NodeRecord {
-        let boot = self.options.clock.boot();
-        NodeRecord {
-            node: self.options.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_digest: self.config_digest.clone(),
-            started_at: self.started_at,
-            address: self.options.address.clone(),
-            clock: self.options.clock.wall(),
-            stands_back: self
-                .stands_back
-                .clone()
-                .or_else(|| self.damage.clone())
-                .or_else(|| self.gate.closed())
-                .or_else(|| self.gate.refused()),
-            heard: self.position.map_or(0, |position| position.0),
-            troubles: self.troubles.in_the_way().chain(self.troubles.beside(boot)).cloned().collect(),
-        }
-    }
-
-    /// Publishes the node's record now and then, and when it has changed.
-    pub(super) fn publish_in_time(&mut self) {
-        let now = self.options.clock.wall();
-        let due = self.published_at.is_none_or(|at| now.since(at) >= PUBLISH_EVERY || at > now);
-        let Some(session) = self.session.clone().filter(|_| due && !self.publishing) else { return };
-        self.published_at = Some(now);
-        self.publishing = true;
-        let record = self.record();
-        self.publications.sent(record.clock, self.options.clock.boot());
-        let record = record.encode();
-        self.tasks.spawn(async move { Answer::Published(session.publish(record).await) });
-    }
-
-    pub(super) fn published(&mut self, result: Result<(), SessionError>) {
-        self.publishing = false;
-        let now = self.options.clock.wall();
-        let why = match &result {
-            Err(SessionError::Store(error)) => Some(error.to_string()),
-            Err(_) | Ok(()) => None,
+        self.publishing.soon();
+        let Some(why) = self.heard.stands_back() else {
+            return tracing::info!("this node's clock agrees with the others' again");
         };
-        let takes_writes = why.is_none();
-        if self.troubles.unwritten(why, now) && takes_writes {
-            tracing::info!("the store takes what this node writes again");
-            self.published_at = None;
-        }
-        let Err(error) = result else { return };
-        tracing::warn!(%error, "could not publish this node's record");
-        let own = self.session.as_ref().map(|session| session.lease());
-        if matches!(error, SessionError::Ended { lease, .. } if Some(lease) == own) {
-            self.replace_session();
-        }
-    }
-
-    /// Starts nothing new; what runs may end within the grace. Then the node leaves, or steps down.
-    pub(super) fn drain(&mut self, leave: bool) {
-        let now = self.options.clock.boot();
-        let patience_until = now.plus(self.options.shutdown_grace);
-        let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
-        self.stopping = Some(Stopping { patience_until, give_up_at, told: false, drained: false, leave });
-        // What waits for its turn in the executor does not start any more; it is given back.
-        self.acting.store(0, Ordering::SeqCst);
-        if leave && let Standing::Campaigning(call) = self.standing {
-            if let Some(campaign) = self.campaign.take() {
-                campaign.abort();
-            }
-            self.withdraw(call);
-        }
-        if leave {
-            self.gate.leave();
-        }
-        self.tell(Event::Drain { wait_for_finish: leave });
-    }
-
-    fn longest_kill(&self) -> Duration {
-        let jobs = self.scheduler.active().filter_map(|run| self.scheduler.jobs().get(&run.job()));
-        jobs.map(|job| job.kill_after).max().unwrap_or_default()
-    }
-
-    pub(super) fn drained(&mut self) {
-        if let Some(stopping) = &mut self.stopping {
-            stopping.drained = true;
-        }
-    }
-
-    /// Goes on with stopping or stepping down, as time passes.
-    pub(super) fn push_on_stopping(&mut self) {
-        let Some(mut stopping) = self.stopping else { return };
-        let now = self.options.clock.boot();
-        let runs = !stopping.drained || self.gate.is_making();
-        if runs && !stopping.told && now >= stopping.patience_until {
-            stopping.told = true;
-            self.stopping = Some(stopping);
-            tracing::warn!(running = self.runs.len(), "the grace is over: stopping what still runs");
-            self.gate.stop();
-            self.tell(Event::StopAll(StopReason::Shutdown));
-        }
-        let Some(stopping) = self.stopping else { return };
-        if !stopping.leave && (stopping.drained || now >= stopping.give_up_at) {
-            self.stopping = None;
-            self.step_down_now();
-        }
-    }
-
-    fn step_down_now(&mut self) {
-        if let Some(hold) = self.hold().cloned() {
-            tracing::info!(fence = %hold.fence(), "stepping down");
-            self.acting.store(0, Ordering::SeqCst);
-            self.claims = None;
-            self.told_trust = false;
-            self.tell(Event::Deposed);
-            self.resign(Term { hold });
-        }
-        self.tell(Event::Undrain);
-    }
-
-    /// Whether everything that had to end has ended, or has had its time.
-    pub(super) fn may_leave(&self) -> bool {
-        let Some(stopping) = self.stopping.filter(|stopping| stopping.leave) else { return false };
-        (stopping.drained && !self.gate.is_making()) || self.options.clock.boot() >= stopping.give_up_at
-    }
-
-    /// The last acts: resigns, and closes the session.
-    pub(super) async fn leave(mut self) {
-        self.acting.store(0, Ordering::SeqCst);
-        let hold = self.hold().cloned();
-        self.tasks.shutdown().await;
-        let last_words = async {
-            if let Some(hold) = hold {
-                if let Err(error) = self.election.resign(&Term { hold }).await {
-                    tracing::warn!(%error, "could not resign: the leadership ends with the session");
-                } else {
-                    tracing::info!("resigned");
-                }
-            }
-            if let Some(session) = self.session.take().and_then(Arc::into_inner)
-                && let Err(error) = session.close().await
-            {
-                tracing::warn!(%error, "could not close the session: it ends by itself");
-            }
-        };
-        if tokio::time::timeout(LAST_WORDS, last_words).await.is_err() {
-            tracing::warn!("the store does not answer: leadership and session end by themselves");
+        // From here on it claims nothing more, so that nothing is decided before its time, or skipped.
+        if self.leadership.leading().is_some() && self.stopping.is_none() {
+            tracing::warn!("this node steps down: {why}");
+            self.drain(false);
+        } else {
+            tracing::warn!("this node does not campaign: {why}");
         }
     }
 }

@@ -118,7 +118,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn let_in(&mut self) {
         self.gate.open = true;
         self.gate.blocked = None;
-        self.published_at = None;
+        self.publishing.soon();
         let Some(config) = self.gate.wanted.take() else { return };
         tracing::info!(digest = config.digest, jobs = config.jobs.len(), "took a new configuration");
         self.config_digest = config.digest;
@@ -127,31 +127,30 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// Has the migrations made, where there are any, by whoever comes first.
     pub(super) fn make_migrations(&mut self) {
-        let leaves = self.stopping.is_some_and(|stopping| stopping.leave);
-        if self.gate.steps.is_empty() || self.gate.is_making() || leaves {
+        if self.gate.steps.is_empty() || self.gate.is_making() || self.is_leaving() {
             return;
         }
         let (stopper, stop) = Stop::channel();
         let begun = Arc::new(AtomicBool::new(false));
         self.gate.making = Some(Making { stopper, begun: Arc::clone(&begun) });
         let runner = Runner {
-            ledger: self.ledger.clone(),
-            locks: self.locks.clone(),
-            execute: self.execute.clone(),
-            outputs: self.outputs.clone(),
-            clock: self.options.clock.clone(),
-            node: self.options.name.clone(),
-            timing: self.options.timing,
-            driver: self.options.driver,
+            ledger: self.node.ledger.clone(),
+            locks: self.node.locks.clone(),
+            execute: self.node.execute.clone(),
+            outputs: self.node.outputs.clone(),
+            clock: self.node.options.clock.clone(),
+            node: self.node.options.name.clone(),
+            timing: self.node.options.timing,
+            driver: self.node.options.driver,
         };
         let steps = self.gate.steps.clone();
         let how = How { retry_failed: false, wait: None, stop };
-        self.tasks.spawn(async move { Answer::Migrated(runner.run(&steps, how, &teller(begun)).await) });
+        self.work.spawn(async move { Answer::Migrated(runner.run(&steps, how, &teller(begun)).await) });
     }
 
     pub(super) fn migrated(&mut self, result: Result<Settled, OnceError>) {
         self.gate.making = None;
-        self.published_at = None;
+        self.publishing.soon();
         let next = self.gate.next.take();
         let is_done = matches!(result, Ok(Settled::Done));
         let (why, about, again) = match result {
@@ -204,8 +203,8 @@ impl<S: Store, E: Execute> Running<S, E> {
             LOOK_AGAIN
         };
         self.gate.turn += 1;
-        let (turn, ledger, key) = (self.gate.turn, self.ledger.clone(), self.gate.steps[0].key.clone());
-        self.tasks.spawn(async move {
+        let (turn, ledger, key) = (self.gate.turn, self.node.ledger.clone(), self.gate.steps[0].key.clone());
+        self.work.spawn(async move {
             // Where it cannot be watched, time brings it back.
             tokio::time::timeout(pause, changed(&ledger, &key, about)).await.ok();
             Answer::MigrationsMoved(turn)

@@ -1,10 +1,12 @@
 //! What the ledger tells of itself and of the other nodes, and how the node takes it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{Running, Standing};
+use super::Running;
+use super::clocks::{Clocks, Said};
 use crate::execute::Execute;
 use crate::ledger::{Followed, Ledger, News, NodeRecord};
 use crate::scheduler::Event;
@@ -40,6 +42,83 @@ pub(super) async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>
     }
 }
 
+/// What the node has heard of the ledger and of the other nodes, and what that means for it.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// Up to where the ledger has been seen.
+    position: Option<Revision>,
+    nodes: BTreeMap<u64, NodeRecord>,
+    clocks: Clocks,
+    /// Why this node's clock keeps it from leading.
+    stands_back: Option<String>,
+    /// Why the watermark cannot be gone by.
+    damage: Option<String>,
+}
+
+impl Heard {
+    pub fn position(&self) -> Option<Revision> {
+        self.position
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values()
+    }
+
+    pub fn stands_back(&self) -> Option<&str> {
+        self.stands_back.as_deref()
+    }
+
+    /// What keeps this node from leading.
+    pub fn in_the_way(&self) -> impl Iterator<Item = &str> {
+        self.stands_back.iter().chain(&self.damage).map(String::as_str)
+    }
+
+    /// Whether the ledger has been read, and nothing in it keeps this node from leading.
+    pub fn is_sound(&self) -> bool {
+        self.position.is_some() && self.in_the_way().next().is_none()
+    }
+
+    /// Whether some other node has not yet said what its clock shows.
+    pub fn has_unheard_clocks(&self, own: Option<u64>) -> bool {
+        self.nodes.keys().any(|lease| Some(*lease) != own && !self.clocks.has_heard(*lease))
+    }
+
+    /// Compares this node's clock with the others'. Says whether it is news that it is off, or that it is not any more.
+    pub fn compare_clocks(&mut self, own: u64, leader: Option<u64>, most: Duration) -> bool {
+        let stands_back = self.clocks.stands_back(own, leader, most);
+        let before = std::mem::replace(&mut self.stands_back, stands_back);
+        before.is_some() != self.stands_back.is_some()
+    }
+
+    pub fn own_clock_was_set(&mut self, by: i64) {
+        self.clocks.own_was_set(by);
+    }
+
+    /// Says whether that is news.
+    fn damaged(&mut self, damage: Option<String>) -> bool {
+        let is_news = self.damage != damage;
+        self.damage = damage;
+        is_news
+    }
+
+    /// Another node has published its record.
+    fn published(&mut self, lease: u64, record: &NodeRecord, said: Said) {
+        self.clocks.heard(lease, said);
+        self.nodes.insert(lease, record.clone());
+    }
+
+    fn gone(&mut self, lease: u64) {
+        self.clocks.gone(lease);
+        self.nodes.remove(&lease);
+    }
+
+    /// These nodes are there, and no others. What they say of their clocks is of unknown age.
+    fn reread(&mut self, nodes: BTreeMap<u64, NodeRecord>, position: Revision) {
+        self.clocks.keep(|lease| nodes.contains_key(&lease));
+        (self.nodes, self.position) = (nodes, Some(position));
+    }
+}
+
 impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn heard(&mut self, news: News) {
         match news {
@@ -47,11 +126,11 @@ impl<S: Store, E: Execute> Running<S, E> {
                 for change in changes {
                     self.heard_of(change);
                 }
-                self.position = Some(upto);
+                self.heard.position = Some(upto);
             }
             News::Reread(all, upto) => {
-                if let Some(before) = self.position.filter(|before| *before > upto) {
-                    self.locks.saw_it_go_back();
+                if let Some(before) = self.heard.position.filter(|before| *before > upto) {
+                    self.node.locks.saw_it_go_back();
                     self.lose_term(&format!("the store went back from revision {before} to {upto}"));
                     self.tell(Event::WentBack);
                 }
@@ -59,10 +138,10 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
         }
         // Before an election has shown the fence base, what was seen cannot be held against it.
-        if matches!(self.standing, Standing::Leading(_) | Standing::Campaigning(_))
-            && let Some(position) = self.position
+        if self.leadership.has_compared_base()
+            && let Some(position) = self.heard.position
         {
-            self.locks.saw(position);
+            self.node.locks.saw(position);
         }
         self.act_if_caught_up();
     }
@@ -76,14 +155,14 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.heard_of_watermark(&change, version);
                 self.tell(Event::Changed(change, version));
             }
-            Followed::Mark { base, at } => self.locks.saw_mark(base, at),
+            Followed::Mark { base, at } => self.node.locks.saw_mark(base, at),
             Followed::Lineage => self.verify(),
             Followed::Damaged(why) => self.damaged(Some(why)),
             Followed::Node { lease, alive, record, version } => {
                 let is_new = self.heard_of_node(lease, record, version);
                 self.tell(Event::Changed(Change::Session { lease, alive }, version));
                 if is_new && alive {
-                    self.published_at = None; // so that the newcomer hears what the time is here
+                    self.publishing.soon(); // so that the newcomer hears what the time is here
                 }
             }
             Followed::Other { key, at, created } => self.heard_of_owner(&key, at, created),
@@ -92,20 +171,19 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// The ledger was read whole.
     fn reread(&mut self, all: Vec<Followed>, upto: Revision) {
-        let (mut changes, mut owner, mut damage) = (Vec::new(), None, None);
-        self.nodes.clear();
+        let (mut changes, mut nodes, mut owner, mut damage) = (Vec::new(), BTreeMap::new(), None, None);
         for told in all {
             match told {
                 Followed::Ledger(change, version) => changes.push((change, version)),
                 Followed::Node { lease, alive, record, .. } => {
                     // What it says of its clock is of unknown age; it is asked to say it anew by this node's own record.
                     changes.push((Change::Session { lease, alive }, upto.0));
-                    self.nodes.extend(record.map(|record| (lease, record)));
+                    nodes.extend(record.map(|record| (lease, record)));
                 }
-                Followed::Mark { base, at } => self.locks.saw_mark(base, at),
+                Followed::Mark { base, at } => self.node.locks.saw_mark(base, at),
                 Followed::Lineage => self.verify(),
                 Followed::Damaged(why) => damage = Some(why),
-                Followed::Other { key, created, .. } if key == self.election.owner_key() => owner = created,
+                Followed::Other { key, created, .. } if key == self.leadership.owner_key() => owner = created,
                 Followed::Other { .. } => {}
             }
         }
@@ -113,11 +191,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             self.heard_of_watermark(change, *version);
         }
         self.tell(Event::Reread { changes, version: upto.0 });
-        self.position = Some(upto);
+        self.heard.reread(nodes, upto);
         self.damaged(damage);
-        let nodes = &self.nodes;
-        self.clocks.keep(|lease| nodes.contains_key(&lease));
-        let owner_key = self.election.owner_key().to_owned();
+        let owner_key = self.leadership.owner_key().to_owned();
         self.heard_of_owner(&owner_key, upto, owner);
     }
 
@@ -129,29 +205,34 @@ impl<S: Store, E: Execute> Running<S, E> {
             return;
         }
         tracing::warn!(to = %mark.instant, "the schedules were brought back: what is due from there on is decided again");
-        self.rewound_at = version;
-        if let Some(claims) = &mut self.claims {
-            claims.rewound(version);
+        self.leadership.rewound(version);
+    }
+
+    /// The watermark cannot be gone by (`None`: it can): this node does not lead, or it would fire again what was fired.
+    fn damaged(&mut self, damage: Option<String>) {
+        if !self.heard.damaged(damage.clone()) {
+            return;
         }
+        self.publishing.soon();
+        let Some(why) = damage else { return tracing::info!("the watermark can be gone by again") };
+        tracing::error!("this node does not lead: {why}");
+        self.lose_term(&why);
     }
 
     fn heard_of_node(&mut self, lease: u64, record: Option<NodeRecord>, version: u64) -> bool {
-        let own = self.session.as_ref().map(|session| session.lease().0.get());
-        let is_new = !self.nodes.contains_key(&lease) && own != Some(lease);
+        let own = self.leadership.lease() == Some(lease);
+        let is_new = !own && !self.heard.nodes.contains_key(&lease);
         match record {
+            Some(record) if own => {
+                self.publishing.heard(record.clock, version);
+                self.heard.nodes.insert(lease, record);
+            }
             Some(record) => {
-                if own == Some(lease) {
-                    self.publications.heard(record.clock, version);
-                } else {
-                    self.clocks.heard(lease, self.publications.said(&record, self.options.clock.both()));
-                    self.heard_of_namesake(&record);
-                }
-                self.nodes.insert(lease, record);
+                let said = self.publishing.said(&record, self.node.options.clock.both());
+                self.heard.published(lease, &record, said);
+                self.heard_of_namesake(&record);
             }
-            None => {
-                self.clocks.gone(lease);
-                self.nodes.remove(&lease);
-            }
+            None => self.heard.gone(lease),
         }
         self.look_at_clocks();
         is_new
@@ -160,12 +241,12 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Another process that has just published goes by this node's name: what both do is told apart by nothing.
     fn heard_of_namesake(&mut self, record: &NodeRecord) {
         // A former session of this process, of which something is still to be heard, is no other one.
-        if record.node != self.options.name || record.started_at == self.started_at {
+        if record.node != self.node.options.name || record.started_at == self.started_at {
             return;
         }
-        if let Some(what) = self.troubles.namesake(record, self.options.clock.boot()) {
+        if let Some(what) = self.troubles.namesake(record, self.node.options.clock.boot()) {
             tracing::error!("{what}");
-            self.published_at = None;
+            self.publishing.soon();
         }
     }
 }

@@ -1,9 +1,13 @@
-//! What a person ought to know of this node: what is not as it should be, here, though the node may run on. Pure.
+//! What a person ought to know of this node: what is not as it should be, here, though the node may run on.
 
 use std::time::Duration;
 
-use super::clocks::{Said, rounded};
+use super::Running;
+use super::clocks::{Steps, rounded};
+use crate::execute::Execute;
 use crate::ledger::NodeRecord;
+use crate::lock::{Timing, Trust};
+use crate::store::Store;
 use crate::time::{Boot, Wall, written};
 
 /// How long it is told that the clock was set.
@@ -16,9 +20,6 @@ const NAMESAKE_TOLD: Duration = Duration::from_secs(15);
 /// How many characters of a text are told.
 const TEXT_MOST: usize = 300;
 
-/// How many of this node's own publications are remembered.
-const PUBLICATIONS: usize = 8;
-
 /// What is not as it should be.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
@@ -28,6 +29,16 @@ pub(super) struct Troubles {
     namesake: Option<(String, Boot)>,
     unwritten: Option<String>,
     behind: Option<String>,
+    steps: Steps,
+    /// When the store last answered, where it has not for so long that the session may have ended.
+    silent_since: Option<Boot>,
+}
+
+/// News of a store that does not answer, with how long that has been.
+#[derive(Debug)]
+pub(super) enum Silence {
+    Begins(String),
+    Ended(String),
 }
 
 impl Troubles {
@@ -44,13 +55,29 @@ impl Troubles {
         self.refused = None;
     }
 
-    /// The wall clock was set by so many milliseconds. Answers how to say it.
-    pub fn clock_set(&mut self, by: i64, (boot, wall): (Boot, Wall)) -> String {
+    /// Whether the wall clock was set since the last look: by how many milliseconds, and how to say it.
+    fn look_at_clock(&mut self, (boot, wall): (Boot, Wall)) -> Option<(i64, String)> {
+        let by = self.steps.look(boot, wall)?;
         let amount = rounded(by);
         let way = if by > 0 { "forward" } else { "back" };
         let what = format!("its clock was set {way} by {amount}, and showed {wall} then");
         self.set = Some((what.clone(), boot));
-        what
+        Some((by, what))
+    }
+
+    /// Whether the store has begun, or ceased, to be silent for so long that the session may have ended.
+    fn silence(&mut self, trust: &Trust, now: Boot, timing: &Timing) -> Option<Silence> {
+        if trust.holds(now) {
+            let since = self.silent_since.take()?;
+            return Some(Silence::Ended(written(Duration::from_secs(now.since(since).as_secs()))));
+        }
+        if trust.ended.is_some() || self.silent_since.is_some() {
+            return None;
+        }
+        // When the last keep-alive was sent that was acknowledged.
+        let since = trust.trusted_until.minus(timing.ttl().saturating_sub(timing.margin()));
+        self.silent_since = Some(since);
+        Some(Silence::Begins(written(Duration::from_secs(now.since(since).as_secs()))))
     }
 
     /// Another process goes by this node's name. Answers how to say it, where that is news.
@@ -77,7 +104,7 @@ impl Troubles {
 
     /// By how much the clock is behind `decided`, up to which the schedules have been decided. Answers how to say it,
     /// and whether it became or ceased to be by more than `most`.
-    pub fn behind(&mut self, decided: Option<Wall>, now: Wall, most: Duration) -> Option<&str> {
+    fn behind(&mut self, decided: Option<Wall>, now: Wall, most: Duration) -> Option<&str> {
         let by = decided.map(|decided| decided.since(now)).unwrap_or_default();
         let was = self.behind.is_some();
         self.behind = decided.filter(|_| by > most).map(|decided| {
@@ -113,31 +140,42 @@ fn cut(text: &str) -> String {
     format!("{}{more}", &text[..end])
 }
 
-/// When this node published what its clock says: what others wrote after they had heard of it is younger.
-#[derive(Debug, Default)]
-pub(super) struct Publications {
-    /// What the clock said, when that was, and at which version it is in the store, once that is known.
-    sent: std::collections::VecDeque<(Wall, Boot, Option<u64>)>,
-}
-
-impl Publications {
-    pub fn sent(&mut self, clock: Wall, at: Boot) {
-        self.sent.push_front((clock, at, None));
-        self.sent.truncate(PUBLICATIONS);
-    }
-
-    /// One of them was heard of.
-    pub fn heard(&mut self, clock: Wall, version: u64) {
-        if let Some(sent) = self.sent.iter_mut().find(|(sent, ..)| *sent == clock) {
-            sent.2 = Some(version);
+impl<S: Store, E: Execute> Running<S, E> {
+    /// Looks whether the wall clock was set, before anything is decided by it; answers what it says.
+    pub(super) fn look_at_own_clock(&mut self) -> Wall {
+        let (boot, wall) = self.node.options.clock.both();
+        if let Some((by, what)) = self.troubles.look_at_clock((boot, wall)) {
+            tracing::warn!(
+                "{what}: time that was jumped over counts as missed, and what is decided is not decided again"
+            );
+            self.heard.own_clock_was_set(by);
+            self.publishing.soon();
+            self.look_at_clocks();
         }
+        wall
     }
 
-    /// What another node said of its clock in this record, heard now.
-    pub fn said(&self, record: &NodeRecord, (boot, wall): (Boot, Wall)) -> Said {
-        let before = |version: &Option<u64>| version.is_some_and(|version| version <= record.heard);
-        let answered = self.sent.iter().find(|(_, _, version)| before(version));
-        let delay_most = answered.map(|(_, at, _)| boot.since(*at));
-        Said { theirs: record.clock, ours: wall, heard_at: boot, delay_most }
+    /// Says when the clock falls behind what has been decided, and when it has caught up.
+    pub(super) fn look_at_watermark(&mut self) {
+        let decided = self.scheduler.view().watermark.as_ref().map(|mark| mark.instant);
+        let (now, most) = (self.node.options.clock.wall(), self.node.options.max_clock_skew);
+        match self.troubles.behind(decided, now, most) {
+            None => return,
+            Some("") => tracing::info!("this node's clock has caught up with what has been decided"),
+            Some(what) => tracing::warn!("this node: {what}"),
+        }
+        self.publishing.soon();
+    }
+
+    /// Says when the store has not answered for so long that the session may have ended, and when it answers again.
+    pub(super) fn look_at_silence(&mut self) {
+        let Some(trust) = self.leadership.trust() else { return };
+        match self.troubles.silence(&trust, self.node.options.clock.boot(), &self.node.options.timing) {
+            Some(Silence::Begins(silent)) => tracing::warn!(%silent, "the store has not answered for {silent}"),
+            Some(Silence::Ended(away)) => {
+                tracing::info!(%away, "the store is back: it had not answered for {away}");
+            }
+            None => {}
+        }
     }
 }

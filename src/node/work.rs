@@ -1,11 +1,15 @@
 //! Claims, changes and runs: what the scheduler's actions become.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Answer, Running, Standing};
-use crate::execute::{Execute, MayStart, Reads, Started, Stop, Work};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::housekeeping::Pruning;
+use super::{Answer, Running};
+use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
 use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{Ended, Job, JobName, Outcome, RunId};
 use crate::ledger::{Claim, Claims, Ledger};
@@ -14,6 +18,7 @@ use crate::node::housekeeping::Chore;
 use crate::scheduler::run::{Known, Open, Source};
 use crate::scheduler::{Action, Batch, Event, To, Transition, Transitioned};
 use crate::store::{Store, StoreError};
+use crate::time::Wall;
 
 /// How many transactions of changes may be under way at once. Changes of one run never are: the scheduler waits for
 /// each.
@@ -22,36 +27,84 @@ const TRANSITIONS_UNDER_WAY: usize = 4;
 /// How long changes wait that failed for a reason which may pass by somebody's doing (denied, full).
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
+/// What the node has under way: runs, changes on their way to the ledger, and whatever else takes time.
+pub(super) struct Work {
+    tasks: JoinSet<Answer>,
+    runs: BTreeMap<RunId, Stopper>,
+    transitions: VecDeque<Transition>,
+    transitions_under_way: usize,
+    pruning: Pruning,
+    started: mpsc::Sender<(RunId, u32, Wall)>,
+}
+
+impl Work {
+    /// `started` learns when a run has started.
+    pub fn new(started: mpsc::Sender<(RunId, u32, Wall)>) -> Work {
+        Work {
+            tasks: JoinSet::new(),
+            runs: BTreeMap::new(),
+            transitions: VecDeque::new(),
+            transitions_under_way: 0,
+            pruning: Pruning::default(),
+            started,
+        }
+    }
+
+    /// Has this done beside the loop, which hears the answer.
+    pub fn spawn(&mut self, task: impl Future<Output = Answer> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// What comes back next. Cancel safe.
+    pub async fn next(&mut self) -> Answer {
+        match self.tasks.join_next().await {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How many runs there are here.
+    pub fn running(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Drops all that is under way.
+    pub async fn end(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
 impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Claim(batch) => self.claim(batch),
             Action::Register { fence, known, forget } => self.register(fence, known, forget),
-            Action::Transition(transition) => self.transitions.push_back(transition),
+            Action::Transition(transition) => self.work.transitions.push_back(transition),
             Action::Start { open, job } => self.start(open, job),
             Action::Stop { run, reason } => {
-                if let Some(stopper) = self.runs.get(&run) {
+                if let Some(stopper) = self.work.runs.get(&run) {
                     tracing::info!(run_id = %run, reason = reason.as_str(), "stopping a run");
                     stopper.stop(reason);
                 }
             }
             Action::ForgetCancel(run) => {
-                let ledger = self.ledger.clone();
-                self.tasks.spawn(async move {
+                let ledger = self.node.ledger.clone();
+                self.work.spawn(async move {
                     Answer::Done("take back a request to cancel", ledger.forget_cancel(&run).await)
                 });
             }
             Action::Follow { fence, run, follow } => {
-                let Some(hold) = self.hold().filter(|hold| hold.fence() == fence).cloned() else { return };
-                let ledger = self.ledger.clone();
-                self.tasks.spawn(async move {
+                let Some(hold) = self.leadership.hold_under(fence) else { return };
+                let ledger = self.node.ledger.clone();
+                self.work.spawn(async move {
                     let followed = ledger.follow_resolved(&hold, &run, &follow).await;
                     Answer::Done("make what follows a run that was resolved", followed.map(drop))
                 });
             }
             Action::StepDown { fence, resign } => {
-                let ledger = self.ledger.clone();
-                self.tasks.spawn(async move {
+                let ledger = self.node.ledger.clone();
+                self.work.spawn(async move {
                     Answer::Done("take back a request to step down", ledger.forget_step_down(fence).await)
                 });
                 if resign && self.stopping.is_none() {
@@ -64,12 +117,12 @@ impl<S: Store, E: Execute> Running<S, E> {
     }
 
     fn claim(&mut self, batch: Batch) {
-        let Some(mut claims) = self.claims.take() else {
+        let Some(mut claims) = self.leadership.begin_claim() else {
             return self.lose_term("a claim is under way that nobody waits for");
         };
-        batch.dones.iter().for_each(|done| self.pruning.touch(&done.job));
-        let ledger = self.ledger.clone();
-        self.tasks.spawn(async move {
+        batch.dones.iter().for_each(|done| self.work.pruning.touch(&done.job));
+        let ledger = self.node.ledger.clone();
+        self.work.spawn(async move {
             let result = ledger.claim(&mut claims, &batch).await;
             let size = batch.opens.len() + batch.dones.len();
             Answer::Claim { claims, batch: batch.number, size, result }
@@ -83,29 +136,28 @@ impl<S: Store, E: Execute> Running<S, E> {
         size: usize,
         result: Result<Claim, StoreError>,
     ) {
-        if !self.is_term_of(claims.hold()) {
+        if self.leadership.leading() != Some(claims.hold()) {
             return;
         }
-        claims.rewound(self.rewound_at);
         match result {
             Ok(Claim::Made { version }) => {
-                self.claims = Some(claims);
+                self.leadership.claimed(claims);
                 self.tell(Event::Claimed { batch, version });
             }
             Ok(Claim::TooLarge) => {
-                self.claims = Some(claims);
+                self.leadership.claimed(claims);
                 self.tell(Event::BatchTooLarge { most: size / 2 });
             }
             Ok(Claim::Decided { decided, forgotten }) => {
                 for run in decided.iter().chain(&forgotten) {
                     tracing::info!(run_id = %run, "not decided again after the rewind: it was, or may have been, before");
                 }
-                self.claims = Some(claims);
+                self.leadership.claimed(claims);
                 self.tell(Event::AlreadyDecided { batch, decided, forgotten });
             }
             Ok(Claim::Rewound { version }) => {
                 claims.rewound(version);
-                self.claims = Some(claims);
+                self.leadership.claimed(claims);
                 self.tell(Event::Rewound { batch, version });
             }
             Ok(Claim::Fenced) => self.lose_term("the store refuses its claims: another leads"),
@@ -116,21 +168,17 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
     }
 
-    fn is_term_of(&self, hold: &Hold) -> bool {
-        matches!(&self.standing, Standing::Leading(leading) if leading == hold)
-    }
-
     fn register(&mut self, fence: Fence, known: Vec<(JobName, Known)>, forget: Vec<JobName>) {
-        let Some(hold) = self.hold().filter(|hold| hold.fence() == fence).cloned() else { return };
-        let ledger = self.ledger.clone();
-        self.tasks.spawn(async move {
+        let Some(hold) = self.leadership.hold_under(fence) else { return };
+        let ledger = self.node.ledger.clone();
+        self.work.spawn(async move {
             let result = ledger.register(&hold, &known, &forget).await;
             Answer::Register { hold, result }
         });
     }
 
     pub(super) fn register_answered(&mut self, hold: &Hold, result: Result<bool, StoreError>) {
-        if !self.is_term_of(hold) {
+        if self.leadership.leading() != Some(hold) {
             return;
         }
         match result {
@@ -145,19 +193,19 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// Sends what changes of runs are waiting, as many in a transaction as fit.
     pub(super) fn send_transitions(&mut self) {
-        while self.transitions_under_way < TRANSITIONS_UNDER_WAY && !self.transitions.is_empty() {
-            let sent = Ledger::<S>::next_transitions(&mut self.transitions);
+        while self.work.transitions_under_way < TRANSITIONS_UNDER_WAY && !self.work.transitions.is_empty() {
+            let sent = Ledger::<S>::next_transitions(&mut self.work.transitions);
             let fence = sent.first().and_then(|first| first.fence);
-            let hold = self.hold().filter(|hold| Some(hold.fence()) == fence).cloned();
+            let hold = fence.and_then(|fence| self.leadership.hold_under(fence));
             if fence.is_some() && hold.is_none() {
                 for transition in sent {
                     self.tell(Event::Transitioned { run: transition.run, result: Transitioned::Fenced });
                 }
                 continue;
             }
-            self.transitions_under_way += 1;
-            let ledger = self.ledger.clone();
-            self.tasks.spawn(async move {
+            self.work.transitions_under_way += 1;
+            let ledger = self.node.ledger.clone();
+            self.work.spawn(async move {
                 let result = ledger.transition(hold.as_ref(), sent.clone()).await;
                 if result.is_err() {
                     tokio::time::sleep(FAILED_PAUSE).await;
@@ -172,7 +220,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         sent: Vec<Transition>,
         result: Result<Vec<(RunId, Transitioned)>, StoreError>,
     ) {
-        self.transitions_under_way -= 1;
+        self.work.transitions_under_way -= 1;
         match result {
             Ok(answers) => {
                 let fenced = answers.iter().any(|(_, answer)| *answer == Transitioned::Fenced);
@@ -181,13 +229,13 @@ impl<S: Store, E: Execute> Running<S, E> {
                     self.tell(Event::Transitioned { run, result });
                 }
                 let fence = sent.first().and_then(|first| first.fence);
-                if fenced && self.hold().is_some_and(|hold| Some(hold.fence()) == fence) {
+                if fenced && fence.is_some_and(|fence| self.leadership.hold_under(fence).is_some()) {
                     self.lose_term("the store refuses its writes: another leads");
                 }
             }
             Err(error) => {
                 tracing::error!(%error, runs = sent.len(), "cannot record what became of runs; trying again");
-                self.transitions.extend(sent);
+                self.work.transitions.extend(sent);
             }
         }
     }
@@ -198,7 +246,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         };
         match result {
             Transitioned::Applied { .. } => {
-                self.pruning.touch(&done.job);
+                self.work.pruning.touch(&done.job);
                 let reason = Some(done.reason.as_str()).filter(|reason| !reason.is_empty());
                 tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason, "run ended");
             }
@@ -211,7 +259,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     fn start(&mut self, open: Open, job: Arc<Job>) {
         let Some(claimant) = open.claimant.clone() else { return };
-        let namespace = self.ledger.namespace().as_str();
+        let namespace = self.node.ledger.namespace().as_str();
         let stamp = Stamp {
             namespace: namespace.to_owned(),
             scope: Scope::leader(namespace),
@@ -220,25 +268,25 @@ impl<S: Store, E: Execute> Running<S, E> {
             run_id: open.id.to_string(),
             scheduled_at: open.at,
             attempt: open.attempt,
-            node: self.options.name.clone(),
+            node: self.node.options.name.clone(),
             after: after_of(&open.source),
         };
         tracing::info!(job = %job.name, run_id = %open.id, fence = %claimant.fence, attempt = open.attempt, "run starts");
         let (stopper, stop) = Stop::channel();
         let (started, when) = Started::channel();
-        self.runs.insert(open.id.clone(), stopper);
-        let work = Work {
+        self.work.runs.insert(open.id.clone(), stopper);
+        let work = execute::Work {
             job,
             stamp,
             stop,
-            may_start: self.may_start(claimant.fence),
-            output: self.outputs.open(&open.id),
+            may_start: self.leadership.may_start(claimant.fence, self.node.options.clock.clone()),
+            output: self.node.outputs.open(&open.id),
             started,
             reads: Reads::Nothing,
         };
-        let (execute, starts) = (self.execute.clone(), self.started.clone());
+        let (execute, starts) = (self.node.execute.clone(), self.work.started.clone());
         let (run, attempt) = (open.id, open.attempt);
-        self.tasks.spawn(async move {
+        self.work.spawn(async move {
             let report = async {
                 if let Ok(at) = when.await
                     && starts.send((run.clone(), attempt, at)).await.is_err()
@@ -251,22 +299,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         });
     }
 
-    /// Whether something may be started under `fence`: asked at the last moment, from wherever.
-    fn may_start(&self, fence: Fence) -> MayStart {
-        let (acting, clock, trust) = (Arc::clone(&self.acting), self.options.clock.clone(), self.trust.clone());
-        let lease = trust.as_ref().map(|trust| trust.borrow().lease.0);
-        let may_start = MayStart::new(move || {
-            let leads = acting.load(Ordering::SeqCst) == fence.get();
-            leads && trust.as_ref().is_some_and(|trust| trust.borrow().holds(clock.boot()))
-        });
-        match lease {
-            Some(lease) => may_start.under(lease),
-            None => may_start,
-        }
-    }
-
     pub(super) fn run_ended(&mut self, run: RunId, attempt: u32, ended: Ended) {
-        self.runs.remove(&run);
+        self.work.runs.remove(&run);
         if let Outcome::NotStarted(why) = &ended.outcome {
             tracing::error!(run_id = %run, attempt, "the command could not be started: {why}");
         }
@@ -280,16 +314,16 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// been replaced without having heard of it.
     fn look_at_own_term(&mut self, run: &RunId, seen: Option<Fence>) {
         tracing::warn!(run_id = %run, seen = seen.map(Fence::get), "fenced: turned away by its target");
-        let Some(hold) = self.hold().cloned() else { return };
-        let ledger = self.ledger.clone();
-        self.tasks.spawn(async move {
+        let Some(hold) = self.leadership.hold().cloned() else { return };
+        let ledger = self.node.ledger.clone();
+        self.work.spawn(async move {
             let result = ledger.stands(&hold).await;
             Answer::Looked { hold, seen, result }
         });
     }
 
     pub(super) fn looked_at_own_term(&mut self, hold: &Hold, seen: Option<Fence>, result: Result<bool, StoreError>) {
-        if self.hold() != Some(hold) {
+        if self.leadership.hold() != Some(hold) {
             return;
         }
         match result {
@@ -313,26 +347,26 @@ impl<S: Store, E: Execute> Running<S, E> {
     }
 
     pub(super) fn chore(&mut self, chore: Chore) {
-        let Standing::Leading(hold) = &self.standing else { return };
-        let (hold, ledger, now) = (hold.clone(), self.ledger.clone(), self.options.clock.wall());
+        let Some(hold) = self.leadership.leading().cloned() else { return };
+        let (ledger, now) = (self.node.ledger.clone(), self.node.options.clock.wall());
         match chore {
             Chore::Prune => {
-                let Some(turn) = self.pruning.begin(self.scheduler.jobs()) else { return };
-                self.tasks
+                let Some(turn) = self.work.pruning.begin(self.scheduler.jobs()) else { return };
+                self.work
                     .spawn(async move { Answer::Pruned(super::housekeeping::prune(&ledger, &hold, turn, now).await) });
             }
             Chore::RenewLineage => {
-                let locks = self.locks.clone();
-                self.tasks.spawn(async move {
+                let locks = self.node.locks.clone();
+                self.work.spawn(async move {
                     Answer::Done("renew the lineage of the store", locks.renew_lineage(&hold, true).await)
                 });
             }
             Chore::CheckStore => {
-                self.tasks.spawn(async move {
+                self.work.spawn(async move {
                     Answer::Done("check the store", super::housekeeping::check_store(&ledger).await)
                 });
             }
-            Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.nodes.values()),
+            Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.heard.nodes()),
             Chore::LookForOverdue => {
                 let overdue = self.scheduler.undecided_since().map(|due| now.since(due)).unwrap_or_default();
                 super::housekeeping::look_for_overdue(overdue);
@@ -345,7 +379,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             tracing::warn!(%error, "could not prune the history");
             None
         });
-        self.pruning.ended(next);
+        self.work.pruning.ended(next);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::job::{
     Again, Attempted, End, Ended, Job, Judgement, OUTPUT_KEPT, Outcome, RunId, StopReason, Verdict, lost,
 };
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
-use crate::lock::{CampaignError, Election, Hold, HoldSignal, Session, Term, Trust};
+use crate::lock::{CampaignError, Candidate, Ended as SessionEnd, Hold, HoldSignal, Term, Trust};
 use crate::store::Store;
 use crate::time::Wall;
 
@@ -23,7 +23,7 @@ pub const OUTPUT_SHOWN_EVERY: Duration = Duration::from_millis(250);
 struct Turn<'a> {
     hold: &'a Hold,
     trust: watch::Receiver<Trust>,
-    signal: HoldSignal,
+    signal: &'a HoldSignal,
 }
 
 /// How all attempts of one claim ended.
@@ -39,12 +39,15 @@ struct Made {
 impl<S: Store, E: Execute> Runner<S, E> {
     pub(super) async fn take_turn(
         &self,
-        (session, election): (&Session<S>, &Election<S>),
+        candidate: &Candidate<S>,
         term: &Term,
         call: &Call<'_>,
         heard: &mut Heard,
     ) -> Result<Settled, OnceError> {
-        let turn = Turn { hold: &term.hold, trust: session.trust(), signal: election.signal(session, term) };
+        let (Some(trust), Some(signal)) = (candidate.trust().cloned(), candidate.signal()) else {
+            return Err(CampaignError::SessionEnded(SessionEnd::Unattended).into());
+        };
+        let turn = Turn { hold: &term.hold, trust, signal };
         let recorded = tokio::select! {
             biased;
             recorded = self.recorded(call.steps, (&call.how, call.tell), None) => Some(recorded?),

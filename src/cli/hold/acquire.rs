@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::signals::Signals;
 use super::{Turn, What};
 use crate::cli::once::say;
-use crate::cli::outage::Outage;
+use crate::cli::outage::outage;
 use crate::cli::terminal::visible;
 use crate::cli::{Exit, Failure};
 use crate::fence::{Fence, Scope};
@@ -115,7 +115,7 @@ impl Turn {
         if self.args.quiet || self.args.at_once {
             return std::future::pending().await;
         }
-        let (mut told, mut outage) = (String::new(), Outage::new(false));
+        let (mut told, mut outage) = (String::new(), outage(false));
         let mut pause = if self.args.verbose { Duration::ZERO } else { TOLD_AFTER };
         loop {
             tokio::time::sleep(pause).await;

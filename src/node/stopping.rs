@@ -1,0 +1,118 @@
+//! How the node stops, or steps down: what it waits for, and for how long.
+
+use std::time::Duration;
+
+use super::Running;
+use crate::execute::Execute;
+use crate::job::StopReason;
+use crate::scheduler::Event;
+use crate::store::Store;
+use crate::time::Boot;
+
+/// After the grace, how long stopped runs are waited for beyond the longest `kill_after`, and how long the last writes
+/// may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How far the node is with going.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stopping {
+    /// When what still runs is told to stop.
+    patience_until: Boot,
+    /// When the node gives up waiting for it.
+    give_up_at: Boot,
+    told: bool,
+    drained: bool,
+    /// The node ends; otherwise it steps down and goes on as a follower.
+    leave: bool,
+}
+
+impl Stopping {
+    /// The node ends now, without waiting for anything.
+    pub fn now(now: Boot) -> Stopping {
+        Stopping { patience_until: now, give_up_at: now, told: true, drained: false, leave: true }
+    }
+
+    /// When there is something to do, where nothing happens before.
+    pub fn next(&self) -> Boot {
+        if self.told { self.give_up_at } else { self.patience_until }
+    }
+}
+
+impl<S: Store, E: Execute> Running<S, E> {
+    /// Whether the node ends, and does not only step down.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.stopping.is_some_and(|stopping| stopping.leave)
+    }
+
+    /// Starts nothing new; what runs may end within the grace. Then the node leaves, or steps down.
+    pub(super) fn drain(&mut self, leave: bool) {
+        let now = self.node.options.clock.boot();
+        let patience_until = now.plus(self.node.options.shutdown_grace);
+        let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
+        self.stopping = Some(Stopping { patience_until, give_up_at, told: false, drained: false, leave });
+        // What waits for its turn in the executor does not start any more; it is given back.
+        self.leadership.start_nothing();
+        if leave {
+            self.gate.leave();
+        }
+        self.tell(Event::Drain { wait_for_finish: leave });
+    }
+
+    fn longest_kill(&self) -> Duration {
+        let jobs = self.scheduler.active().filter_map(|run| self.scheduler.jobs().get(&run.job()));
+        jobs.map(|job| job.kill_after).max().unwrap_or_default()
+    }
+
+    pub(super) fn drained(&mut self) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.drained = true;
+        }
+    }
+
+    /// Goes on with stopping or stepping down, as time passes.
+    pub(super) fn push_on_stopping(&mut self) {
+        let Some(mut stopping) = self.stopping else { return };
+        let now = self.node.options.clock.boot();
+        let runs = !stopping.drained || self.gate.is_making();
+        if runs && !stopping.told && now >= stopping.patience_until {
+            stopping.told = true;
+            self.stopping = Some(stopping);
+            tracing::warn!(running = self.work.running(), "the grace is over: stopping what still runs");
+            self.gate.stop();
+            self.tell(Event::StopAll(StopReason::Shutdown));
+        }
+        let Some(stopping) = self.stopping else { return };
+        if !stopping.leave && (stopping.drained || now >= stopping.give_up_at) {
+            self.stopping = None;
+            self.step_down_now();
+        }
+    }
+
+    fn step_down_now(&mut self) {
+        if let Some(hold) = self.leadership.end_term() {
+            tracing::info!(fence = %hold.fence(), "stepping down");
+            self.tell(Event::Deposed);
+        }
+        self.tell(Event::Undrain);
+    }
+
+    /// Whether everything that had to end has ended, or has had its time.
+    pub(super) fn may_leave(&self) -> bool {
+        let Some(stopping) = self.stopping.filter(|stopping| stopping.leave) else { return false };
+        (stopping.drained && !self.gate.is_making()) || self.node.options.clock.boot() >= stopping.give_up_at
+    }
+
+    /// The last acts: resigns, and closes the session.
+    pub(super) async fn leave(self) {
+        self.leadership.start_nothing();
+        let led = self.leadership.hold().is_some();
+        self.work.end().await;
+        match tokio::time::timeout(LAST_WORDS, self.leadership.leave()).await {
+            Ok(Ok(())) if led => tracing::info!("resigned"),
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("the store does not answer: leadership and session end by themselves");
+            }
+        }
+    }
+}
