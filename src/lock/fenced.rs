@@ -20,7 +20,6 @@ mod standing;
 
 pub use config::{Config, Reentrancy};
 pub use error::LockError;
-pub(super) use standing::Unanswered;
 
 /// How long those who wait for a destroyed lock, or come for it, are told that it was destroyed. After that its name is
 /// as good as new; its fences go on growing.
@@ -140,9 +139,9 @@ impl<S: Store> FencedLock<S> {
         let Some(held) = context.held.get_mut(key) else { return Err(self.not_the_owner()) };
         if held.count == 1 && held.is_over().is_none() {
             held.releasing = true;
-            let unanswered = Unanswered { contest: &self.contest, hold: Some(held.hold.clone()) };
+            let unreleased = self.contest.unreleased(held.hold.clone());
             let settled = self.settle(context).await.map(drop);
-            unanswered.answered();
+            unreleased.settled();
             return settled;
         }
         if self.stands(context).await?

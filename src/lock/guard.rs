@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use super::context::LockContext;
-use super::fenced::{FencedLock, LockError, Patience, Unanswered};
+use super::fenced::{FencedLock, LockError, Patience};
 use super::hold::Hold;
 use super::signal::{HoldSignal, SignalSource};
 use crate::fence::Fence;
@@ -107,7 +107,7 @@ impl<S: Store> LockGuard<'_, S> {
         let unlocked = self.lock.unlock(&mut self.context).await;
         if let (Err(LockError::OutcomeUnknown { .. }), Owner::Owned(_)) = (&unlocked, &self.context) {
             // This context has no next operation that would settle it.
-            drop(Unanswered { contest: &self.lock.contest, hold: Some(self.hold.clone()) });
+            drop(self.lock.contest.unreleased(self.hold.clone()));
         }
         unlocked
     }
@@ -122,7 +122,7 @@ impl<S: Store> Drop for LockGuard<'_, S> {
             return;
         }
         held.releasing = true;
-        drop(Unanswered { contest: &self.lock.contest, hold: Some(self.hold.clone()) });
+        drop(self.lock.contest.unreleased(self.hold.clone()));
     }
 }
 

@@ -10,11 +10,12 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::contest::{Ask, Contended, Contest};
 use super::election::CampaignError;
-use super::hold::Caller;
+use super::hold::{Caller, Hold};
 use super::session::Member;
 use super::signal::Lost;
 use crate::store::{Store, StoreError};
@@ -48,10 +49,56 @@ impl<S: Store> Contest<S> {
     ///
     /// Where the store does not answer so soon, and where this is dropped: it is taken back in the background then.
     pub async fn take_back(&self, caller: &Caller) -> Result<(), StoreError> {
-        let abandoned = Abandoned::new(self, caller);
-        match timeout(WITHDRAW_WITHIN, self.withdraw(caller)).await {
-            Ok(Ok(())) => {
-                abandoned.settled();
+        self.abandoned(caller.clone()).settle(Box::pin(self.withdraw(caller))).await
+    }
+
+    /// Takes the call back in the background, unless that is settled.
+    pub fn abandoned(&self, caller: Caller) -> Unsettled<impl FnOnce(&Handle)> {
+        // On the heap: it lies in every future of a call.
+        let caller = Box::new(caller);
+        Unsettled::new(move |runtime| {
+            let contest = self.clone();
+            runtime.spawn(async move {
+                if let Err(error) = contest.withdraw(&caller).await {
+                    tracing::warn!(%error, call = %caller.call, "a call that nobody waits for may stand in the queue");
+                }
+            });
+        })
+    }
+
+    /// Releases the hold in the background, unless that is settled.
+    pub fn unreleased(&self, hold: Hold) -> Unsettled<impl FnOnce(&Handle)> {
+        Unsettled::new(move |runtime| {
+            let contest = self.clone();
+            runtime.spawn(async move {
+                if let Err(error) = contest.release(&hold).await {
+                    tracing::warn!(%error, lock.scope = %hold.scope(), "a lock that was given up may still be held");
+                }
+            });
+        })
+    }
+}
+
+/// Something that is done in the background where this is dropped without having been settled, as a future is that nobody
+/// waits for any more. Otherwise the place in the queue of its call, or what that won, would keep everybody waiting.
+pub(super) struct Unsettled<W: FnOnce(&Handle)>(Option<W>);
+
+impl<W: FnOnce(&Handle)> Unsettled<W> {
+    /// `work` spawns what is done in the background.
+    pub fn new(work: W) -> Unsettled<W> {
+        Unsettled(Some(work))
+    }
+
+    /// There is nothing left to do.
+    pub fn settled(mut self) {
+        self.0 = None;
+    }
+
+    /// Waits a moment for what settles it.
+    pub async fn settle<T>(self, settling: impl Future<Output = Result<T, StoreError>>) -> Result<(), StoreError> {
+        match timeout(WITHDRAW_WITHIN, settling).await {
+            Ok(Ok(_)) => {
+                self.settled();
                 Ok(())
             }
             Ok(Err(source)) => Err(source),
@@ -63,32 +110,11 @@ impl<S: Store> Contest<S> {
     }
 }
 
-/// Takes a call back whose future was dropped, in the background: otherwise its place in the queue, or what it won, would
-/// keep everybody waiting.
-pub(super) struct Abandoned<'a, S: Store> {
-    contest: &'a Contest<S>,
-    caller: Option<Caller>,
-}
-
-impl<'a, S: Store> Abandoned<'a, S> {
-    pub fn new(contest: &'a Contest<S>, caller: &Caller) -> Abandoned<'a, S> {
-        Abandoned { contest, caller: Some(caller.clone()) }
-    }
-
-    pub fn settled(mut self) {
-        self.caller = None;
-    }
-}
-
-impl<S: Store> Drop for Abandoned<'_, S> {
+impl<W: FnOnce(&Handle)> Drop for Unsettled<W> {
     fn drop(&mut self) {
         // Where the runtime is gone already, the context's next operation or the session's end does it.
-        let (Some(caller), Ok(runtime)) = (self.caller.take(), tokio::runtime::Handle::try_current()) else { return };
-        let contest = self.contest.clone();
-        runtime.spawn(async move {
-            if let Err(error) = contest.withdraw(&caller).await {
-                tracing::warn!(%error, call = %caller.call, "a call that nobody waits for may stand in the queue");
-            }
-        });
+        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            work(&runtime);
+        }
     }
 }

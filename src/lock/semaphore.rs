@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::runtime::Handle;
 
 use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
 use super::context::LockContext;
 use super::election::Resigned;
 use super::fenced::TRY_WITHIN;
-use super::handout::WITHDRAW_WITHIN;
+use super::handout::Unsettled;
 use super::hold::{Proof, View, is_settled};
 use super::keys::{CallId, LockName, SemaphoreKeys};
 use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
@@ -47,7 +47,7 @@ pub enum SemaphoreError {
     OutOfBounds(u32),
     /// With [`Lost::TrustLapsed`] the permits were granted too late to be acted on, and were given back; the session may go
     /// on, and then permits may be asked for again.
-    #[error("nothing can be had under the session ({why}): open another")]
+    #[error("nothing can be had under the session ({why}): {}", why.remedy("open another"))]
     SessionLost { why: Lost },
     /// It may hold permits or wait for them: that is taken back in the background, and ends with the session at last.
     #[error("it is not known whether the request for permits of `{semaphore}` took effect ({source})")]
@@ -224,7 +224,7 @@ impl<S: Store> Semaphore<S> {
         check(permits)?;
         check(self.initially)?;
         let claim = Claim { caller: member.caller(CallId::random()), permits };
-        let mut abandoned = Abandoned { semaphore: self, call: Some(claim.caller.call) };
+        let abandoned = self.abandoned(claim.caller.call);
         let time_up = async {
             match within {
                 Some(within) => tokio::time::sleep(within).await,
@@ -234,7 +234,7 @@ impl<S: Store> Semaphore<S> {
         let contended = tokio::select! {
             biased;
             why = member.ended() => {
-                abandoned.call = None;
+                abandoned.settled();
                 return Err(SemaphoreError::SessionLost { why: Lost::SessionEnded(why) });
             }
             contended = self.contend(&claim, waits) => contended,
@@ -244,7 +244,7 @@ impl<S: Store> Semaphore<S> {
             // The last look at the clock, as `handout` has it for locks.
             Ok(Some(proof)) => match member.lost(&self.locks.clock) {
                 None => {
-                    abandoned.call = None;
+                    abandoned.settled();
                     let (call, over) = (claim.caller.call, HoldOver::default());
                     return Ok(Some(Permits {
                         semaphore: self.clone(),
@@ -266,16 +266,10 @@ impl<S: Store> Semaphore<S> {
                 Some(error)
             }
         };
-        let withdraw = settle(&self.locks.store, self.keys.withdraw(claim.caller.call));
-        let source = match timeout(WITHDRAW_WITHIN, withdraw).await {
-            Ok(Ok(_)) => {
-                abandoned.call = None;
-                return failed.map_or(Ok(None), Err);
-            }
-            Ok(Err(source)) => source,
-            Err(_) => {
-                StoreError::Unknown { store: "the store".to_owned(), why: format!("no answer in {WITHDRAW_WITHIN:?}") }
-            }
+        let withdraw = Box::pin(settle(&self.locks.store, self.keys.withdraw(claim.caller.call)));
+        let source = match abandoned.settle(withdraw).await {
+            Ok(()) => return failed.map_or(Ok(None), Err),
+            Err(source) => source,
         };
         Err(failed.unwrap_or_else(|| SemaphoreError::OutcomeUnknown { semaphore: self.name.clone(), source }))
     }
@@ -357,6 +351,18 @@ impl<S: Store> Semaphore<S> {
                 }
             };
         }
+    }
+
+    /// Takes the call back in the background, unless that is settled.
+    fn abandoned(&self, call: CallId) -> Unsettled<impl FnOnce(&Handle)> {
+        Unsettled::new(move |runtime| {
+            let (store, withdraw) = (self.locks.store.clone(), self.keys.withdraw(call));
+            runtime.spawn(async move {
+                if let Err(error) = settle(&store, withdraw).await {
+                    tracing::warn!(%error, %call, "permits that nobody holds are taken until their session ends");
+                }
+            });
+        })
     }
 
     fn look(&self, claim: Option<&Claim>, view: View) -> Txn {
@@ -448,25 +454,8 @@ impl<S: Store> Permits<S> {
 impl<S: Store> Drop for Permits<S> {
     fn drop(&mut self) {
         self.over.end(Lost::Released);
-        let call = Some(self.call).filter(|_| self.open);
-        drop(Abandoned { semaphore: &self.semaphore, call });
-    }
-}
-
-/// Takes a call back in the background.
-struct Abandoned<'a, S: Store> {
-    semaphore: &'a Semaphore<S>,
-    call: Option<CallId>,
-}
-
-impl<S: Store> Drop for Abandoned<'_, S> {
-    fn drop(&mut self) {
-        let (Some(call), Ok(runtime)) = (self.call.take(), tokio::runtime::Handle::try_current()) else { return };
-        let (store, withdraw) = (self.semaphore.locks.store.clone(), self.semaphore.keys.withdraw(call));
-        runtime.spawn(async move {
-            if let Err(error) = settle(&store, withdraw).await {
-                tracing::warn!(%error, %call, "permits that nobody holds are taken until their session ends");
-            }
-        });
+        if self.open {
+            drop(self.semaphore.abandoned(self.call));
+        }
     }
 }

@@ -30,6 +30,13 @@ pub enum Lost {
     Released,
 }
 
+impl Lost {
+    /// What to do where nothing was had under a session: after a lapse the session may go on, otherwise it is `over`.
+    pub(super) fn remedy(self, over: &'static str) -> &'static str {
+        if self == Lost::TrustLapsed { "the session may go on, so try again" } else { over }
+    }
+}
+
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -10,7 +10,6 @@ use crate::lock::Backoff;
 use crate::lock::contest::{Ask, Contended};
 use crate::lock::context::{Held, LockContext};
 use crate::lock::election::CampaignError;
-use crate::lock::handout::Abandoned;
 use crate::lock::hold::{Caller, Hold};
 use crate::lock::keys::CallId;
 use crate::lock::session::{Ended, RECHECK};
@@ -34,7 +33,7 @@ impl<S: Store> FencedLock<S> {
     ) -> Result<Option<Fence>, LockError> {
         let mut caller = context.member.caller(CallId::random());
         context.pending.insert(self.key().to_owned(), caller.clone());
-        let abandoned = Abandoned::new(&self.contest, &caller);
+        let abandoned = self.contest.abandoned(caller.clone());
         let time_up = async {
             match patience {
                 Patience::Forever => std::future::pending().await,

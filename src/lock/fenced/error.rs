@@ -30,7 +30,10 @@ pub enum LockError {
     /// The context's session is over, and it held nothing here: move it to another session
     /// ([`LockContext::move_to`](crate::lock::LockContext::move_to)). With [`Lost::TrustLapsed`] the lock was granted too
     /// late to be acted on, and was given back; the session may go on, and then the context may lock again.
-    #[error("nothing can be had under the context's session ({why}): open another, and move the context to it")]
+    #[error(
+        "nothing can be had under the context's session ({why}): {}",
+        why.remedy("open another, and move the context to it")
+    )]
     SessionLost { why: Lost },
     /// What became of the call is not known yet. The context remembers it: its next operation on this lock settles it
     /// first, and the session's end does in any case.

@@ -6,41 +6,15 @@ use tokio::time::timeout;
 
 use super::{FencedLock, LockError};
 use crate::lock::Backoff;
-use crate::lock::contest::{Contest, Freed};
+use crate::lock::contest::Freed;
 use crate::lock::context::{Held, LockContext};
 use crate::lock::handout::WITHDRAW_WITHIN;
-use crate::lock::hold::{Hold, View};
+use crate::lock::hold::View;
 use crate::lock::signal::Lost;
 use crate::store::{Store, StoreError};
 
 /// How long it may take to learn whether a hold still stands.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
-
-/// Carries out in the background the release whose answer nobody waits for.
-pub(in crate::lock) struct Unanswered<'a, S: Store> {
-    pub contest: &'a Contest<S>,
-    pub hold: Option<Hold>,
-}
-
-impl<S: Store> Unanswered<'_, S> {
-    /// It was waited for.
-    pub fn answered(mut self) {
-        self.hold = None;
-    }
-}
-
-impl<S: Store> Drop for Unanswered<'_, S> {
-    fn drop(&mut self) {
-        // Where the runtime is gone already, the context's next operation or the session's end does it.
-        let (Some(hold), Ok(runtime)) = (self.hold.take(), tokio::runtime::Handle::try_current()) else { return };
-        let contest = self.contest.clone();
-        runtime.spawn(async move {
-            if let Err(error) = contest.release(&hold).await {
-                tracing::warn!(%error, lock.scope = %hold.scope(), "a lock that was given up may still be held");
-            }
-        });
-    }
-}
 
 impl<S: Store> FencedLock<S> {
     /// Settles what earlier calls of the context have left open on this lock. Answers whether that was a release.

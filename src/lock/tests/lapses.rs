@@ -235,3 +235,14 @@ async fn an_occurrence_is_not_handed_out_after_its_trust_has_ended_and_is_not_lo
     assert!(job.claim(Wall::EPOCH).await.unwrap().is_none());
     instance.stop(TTL).await;
 }
+
+#[test]
+fn whoever_got_nothing_for_a_lapse_is_told_to_try_again_and_not_to_open_another_session() {
+    let lapsed = [
+        LockError::SessionLost { why: Lost::TrustLapsed }.to_string(),
+        SemaphoreError::SessionLost { why: Lost::TrustLapsed }.to_string(),
+    ];
+    for told in lapsed {
+        assert!(told.ends_with("the session may go on, so try again"), "{told}");
+    }
+}
