@@ -109,6 +109,8 @@
 //! A session that ended ([`Trust::ended`]) does not come back: stop what runs, drop it, and open another. A session
 //! that is dropped without [`Session::close`] leaves its lease to run out, as a crash would.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use crate::store::Store;
@@ -204,20 +206,23 @@ pub struct Locks<S> {
     clock: Clock,
     namespace: Namespace,
     seen: watch::Sender<Seen>,
-    kept_in: Option<memory::Kept>,
+    /// The fence base as it was last read.
+    base: watch::Sender<Option<hold::Base>>,
+    kept_in: Option<Arc<memory::Kept>>,
     told: session::Told,
 }
 
 impl<S: Store> Locks<S> {
     /// The locks of `namespace` in `store`, for a node that remembers `seen` of it (from its [`SeenFile`]).
     pub fn new(store: S, clock: Clock, namespace: Namespace, seen: Seen) -> Locks<S> {
-        Locks { store, clock, namespace, seen: watch::Sender::new(seen), kept_in: None, told: session::Told::default() }
+        let (seen, base) = (watch::Sender::new(seen), watch::Sender::new(None));
+        Locks { store, clock, namespace, seen, base, kept_in: None, told: session::Told::default() }
     }
 
     /// Saves what was seen in `file` whenever something was granted, before it is handed out.
     #[must_use]
     pub fn kept_in(mut self, file: SeenFile) -> Locks<S> {
-        self.kept_in = Some(memory::Kept::new(file));
+        self.kept_in = Some(Arc::new(memory::Kept::new(file)));
         self
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::context::Progress;
 use super::election::CampaignError;
-use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, Proof, View, is_settled};
+use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, Opening, Proof, View, is_settled};
 use super::keys::{CallId, LockKeys, LockName};
 use super::line::{Line, Obstacle, Step};
 use super::seen::{Seen, StoreWentBack};
@@ -107,7 +107,13 @@ impl<S: Store> Contest<S> {
         let (mut backoff, mut looks, mut asked) = (Backoff::new(), 0, false);
         let mut reported = Vec::new();
         let view = self.view(None, caller, ask);
-        let mut line = self.look(caller, view, &mut backoff).await?;
+        let mut line = match self.locks.opening().filter(|_| self.seizes_unseen(ask)) {
+            Some(opening) => match self.seize(caller, opening, view, &mut backoff).await? {
+                Ok(hold) => return Ok(Contended::Won(hold)),
+                Err(line) => line,
+            },
+            None => self.look(caller, view, &mut backoff).await?,
+        };
         loop {
             report_new(line.obstacles(), &mut reported);
             if self.manner == Manner::Candidate
@@ -145,16 +151,33 @@ impl<S: Store> Contest<S> {
                         Err(line) => line,
                     }
                 }
-                Step::Seize { base, settled_modified } => {
+                Step::Seize(opening) => {
                     asked = true;
-                    let seize = self.keys.seize(caller, base, settled_modified, now);
-                    match self.take(caller, base, seize, view, &mut backoff).await? {
+                    match self.seize(caller, opening, view, &mut backoff).await? {
                         Ok(hold) => return Ok(Contended::Won(hold)),
                         Err(line) => line,
                     }
                 }
             };
         }
+    }
+
+    /// Whether the call tries to seize the lock before it has looked at the line. A call that does not wait looks first:
+    /// where the lock is held, a look is all that it costs, and a seizure would have to be taken back.
+    fn seizes_unseen(&self, ask: Ask<'_>) -> bool {
+        self.manner == Manner::Context && matches!(ask, Ask::Wait(_))
+    }
+
+    /// As [`Contest::take`], past the queue.
+    async fn seize(
+        &self,
+        caller: &Caller,
+        opening: Opening,
+        view: View,
+        backoff: &mut Backoff,
+    ) -> Result<Result<Hold, Line>, CampaignError> {
+        let seize = self.keys.seize(caller, opening, self.locks.clock.wall(), view);
+        self.take(caller, opening.base, seize, view, backoff).await
     }
 
     /// A candidate has to see whether another call of its session is before it, and who listens wants to know who is;

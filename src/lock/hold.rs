@@ -4,11 +4,16 @@
 //!
 //! | transaction | if | then |
 //! | --- | --- | --- |
-//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) and m(settled/call) as read | put wait/call, read the one before it and barred |
+//! | enqueue | c(wait/call) = 0, c(sess) = as opened, c(owner) as read, m(settled/call) ≤ q | put wait/call, read the one before it and barred |
 //! | grant | c(owner) = c(barred) = c(refused) = 0, m(base) as read, c(wait/call) = w, every c(wait/…) > w - 1, c(sess) as opened | put owner and mark, delete wait/call |
-//! | seize | c(owner) = c(barred) = c(refused) = 0, m(base) as read, nothing in wait/, m(settled/call) as read, c(sess) as opened | put owner and mark |
+//! | seize | c(owner) = c(barred) = c(refused) = 0, m(base) as read, nothing in wait/, m(settled/call) ≤ q, c(sess) as opened | put owner and mark |
 //! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put settled/call |
 //! | withdraw | | delete wait/call, put settled/call |
+//!
+//! `q` is a revision at which the call was still wanted: that of the look on which an *enqueue* or a *seize* was decided.
+//! A *seize* needs no look. Everything that it compares may be known or assumed beforehand: the base and a revision that
+//! the store has reached since the process read them (`Locks::opening`), the rest because most locks are free. Where one
+//! of these is wrong, the transaction reads the line instead, and the call goes on from there.
 //!
 //! Any of them may be applied late, or twice, by a network that repeats what nobody waits for any more. None does harm:
 //! a late *grant* finds its place in the queue gone (`w` is unique for ever); a late *enqueue* or *seize* finds the owner
@@ -310,11 +315,20 @@ pub(super) fn json(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record of texts and numbers can be written")
 }
 
-/// The state of the lock that an enqueue was decided on: as long as it stands, the call has not been settled.
+/// The state of the lock that an enqueue was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Entrance {
     pub owner_created: Revision,
-    pub settled_modified: Revision,
+    /// A revision at which the call was still wanted. A later settlement of the call makes the request void.
+    pub wanted_at: Revision,
+}
+
+/// What a seizure is made on: the base that its fence is counted from, and when the call was still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Opening {
+    pub base: Base,
+    /// As [`Entrance::wanted_at`].
+    pub wanted_at: Revision,
 }
 
 /// A call's turn: where it stands in the queue, and the base its fence will be counted from.
@@ -338,7 +352,6 @@ impl LockKeys {
         gets.extend([Op::get(&self.owner), Op::get(&self.barred), Op::Get(waiting)]);
         if let Some(caller) = caller {
             gets.push(Op::get(&caller.session_key));
-            gets.push(Op::get(self.settled(caller.call)));
             gets.push(Op::get(self.wait(caller.call)));
         }
         gets
@@ -359,7 +372,7 @@ impl LockKeys {
                 Compare::absent(Keys::one(wait.as_str())),
                 Compare::created_at(caller.session_key.as_str(), caller.session_created),
                 Compare::created_at(self.owner.as_str(), entrance.owner_created),
-                Compare::modified_at(self.settled(caller.call), entrance.settled_modified),
+                self.unsettled_since(caller.call, entrance.wanted_at),
             ],
             then: vec![Op::put_leased(wait, json(&record), caller.lease), Op::Get(waiting), Op::get(&self.barred)],
             otherwise: self.look(Some(caller), view),
@@ -378,10 +391,16 @@ impl LockKeys {
     }
 
     /// Makes the call the owner, where nobody is and nobody waits.
-    pub fn seize(&self, caller: &Caller, base: Base, settled_modified: Revision, now: Wall) -> Txn {
-        let mut seize = self.own(caller, base, now, View::Near { queued: None });
+    pub fn seize(&self, caller: &Caller, opening: Opening, now: Wall, view: View) -> Txn {
+        let mut seize = self.own(caller, opening.base, now, view);
         seize.when.push(Compare::absent(self.waiting()));
-        seize.when(Compare::modified_at(self.settled(caller.call), settled_modified))
+        seize.when(self.unsettled_since(caller.call, opening.wanted_at))
+    }
+
+    /// Nothing has settled the call since `wanted_at`, nor another call that is noted in the same place.
+    fn unsettled_since(&self, call: CallId, wanted_at: Revision) -> Compare {
+        let test = Test::Modified(Order::Less, wanted_at.next());
+        Compare { keys: Keys::one(self.settled(call)), test }
     }
 
     fn own(&self, caller: &Caller, base: Base, now: Wall, view: View) -> Txn {

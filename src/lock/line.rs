@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use super::hold::{Barred, Base, Caller, Entrance, FenceBaseError, Hold, Manner, OwnerRecord, Turn, WaitRecord, fence};
+use super::hold::{
+    Barred, Caller, Entrance, FenceBaseError, Hold, Manner, Opening, OwnerRecord, Turn, WaitRecord, fence,
+};
 use super::keys::{CallId, LockKeys};
 use super::lineage::Past;
 use crate::fence::Fence;
@@ -19,7 +21,6 @@ pub(crate) struct Line {
     pub past: Past,
     owner: Option<Entry>,
     barred: Option<Entry>,
-    settled_modified: Revision,
     /// In the order of their arrival; of a near view, those that matter to the caller.
     waiting: Vec<Entry>,
     /// When the caller's session key came to be; 0: there is none.
@@ -36,7 +37,7 @@ pub(crate) enum Step {
     /// It is first, and nobody holds the lock.
     Take(Turn),
     /// Nobody holds the lock, and nobody waits.
-    Seize { base: Base, settled_modified: Revision },
+    Seize(Opening),
     /// The lock was destroyed a moment ago.
     Destroyed,
     /// It waits for this key to go.
@@ -135,7 +136,6 @@ impl Line {
         let barred = pages.next()??.pop();
         let mut waiting = pages.next()??;
         let session = pages.next().flatten().unwrap_or_default();
-        let settled = pages.next().flatten().unwrap_or_default();
         waiting.extend(pages.next().flatten().unwrap_or_default());
         put_in_order(&mut waiting);
         waiting.dedup_by(|one, other| one.key == other.key);
@@ -144,7 +144,6 @@ impl Line {
             past,
             owner,
             barred,
-            settled_modified: settled.first().map_or(Revision(0), |entry| entry.modified),
             waiting,
             session_created: session.first().map_or(Revision(0), |entry| entry.created),
         })
@@ -186,14 +185,14 @@ impl Line {
             Err(error) => return Step::NoBase(error.clone()),
         };
         let own = keys.wait(caller.call);
-        let settled_modified = self.settled_modified;
+        let wanted_at = self.revision;
         let Some(place) = self.waiting.iter().position(|entry| entry.key == own) else {
             let is_free = self.owner.is_none() && self.barred.is_none() && self.waiting.is_empty();
             if manner == Manner::Context && is_free {
-                return Step::Seize { base, settled_modified };
+                return Step::Seize(Opening { base, wanted_at });
             }
             let owner_created = self.owner.as_ref().map_or(Revision(0), |owner| owner.created);
-            return Step::Enqueue(Entrance { owner_created, settled_modified });
+            return Step::Enqueue(Entrance { owner_created, wanted_at });
         };
         let queued = &self.waiting[place];
         match (place.checked_sub(1), self.owner.as_ref().or(self.barred.as_ref())) {

@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 
 use super::Locks;
 use super::contest::{commit, settle};
-use super::hold::Hold;
+use super::hold::{Hold, Opening};
 use super::lineage::{LINK_EVERY, Lineage, Past, PastKeys, Refusal, random_id};
-use super::seen::{Seen, SeenFile, StoreWentBack};
+use super::seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
 use crate::fence::Fence;
 use crate::store::{Committed, Compare, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn};
 
@@ -29,8 +29,9 @@ const REFUSED_AT_ONCE: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     file: SeenFile,
-    /// Held while a save is under way, by the thread that saves: one that hangs is the only one that does.
-    saving: Arc<Mutex<()>>,
+    /// What this process saved last. Held while a save is under way, by the thread that saves: one that hangs is the only
+    /// one that does.
+    saved: Arc<Mutex<Option<Seen>>>,
     /// It was said that it cannot be saved.
     told: Arc<AtomicBool>,
     /// When this process last saw to the lineage, in milliseconds of the boot clock; 0: never.
@@ -39,7 +40,7 @@ pub(super) struct Kept {
 
 impl Kept {
     pub fn new(file: SeenFile) -> Kept {
-        Kept { file, saving: Arc::default(), told: Arc::default(), renewed: Arc::default() }
+        Kept { file, saved: Arc::default(), told: Arc::default(), renewed: Arc::default() }
     }
 }
 
@@ -118,8 +119,17 @@ impl<S: Store> Locks<S> {
                 seen.note(base.value, revision, fence);
                 seen.note_mark(base.value, past.marked);
             });
+            self.base.send_replace(Some(*base));
         }
         Ok(())
+    }
+
+    /// What a new call may try to seize a lock on, without a look at it. `None`: the base was never read, or the store is
+    /// known to have gone back. What is out of date makes the seizure fail, no more.
+    pub(super) fn opening(&self) -> Option<Opening> {
+        let (seen, base) = (self.current(), (*self.base.borrow())?);
+        let is_current = base.value == seen.base && !seen.went_back;
+        is_current.then_some(Opening { base, wanted_at: seen.revision })
     }
 
     /// Looks whether the store knows of all that was seen of it, by its lineage too; where it does not, has nothing
@@ -284,16 +294,20 @@ impl<S: Store> Locks<S> {
     /// given up because the disk is full or hangs: what is lost by that is only the memory of a store that is restored
     /// later.
     pub async fn save_seen(&self) {
-        let Some(Kept { file, saving, told, .. }) = self.kept_in.clone() else { return };
+        let Some(Kept { file, saved, told, .. }) = self.kept_in.as_deref().cloned() else { return };
         let seen = self.seen.subscribe();
         let save = async move {
-            let alone = saving.lock_owned().await;
-            let saved = tokio::task::spawn_blocking(move || {
-                let _alone = alone;
+            let mut saved = saved.lock_owned().await;
+            let save = tokio::task::spawn_blocking(move || {
                 let seen = *seen.borrow();
-                file.save(&seen)
+                // Whoever saved while this waited has saved this as well.
+                if *saved != Some(seen) {
+                    file.save(&seen)?;
+                    *saved = Some(seen);
+                }
+                Ok::<_, SeenFileError>(())
             });
-            saved.await
+            save.await
         };
         let failed = match tokio::time::timeout(SAVE_WITHIN, save).await {
             Ok(Ok(Ok(()))) => return told.store(false, Ordering::Relaxed),

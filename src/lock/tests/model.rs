@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use stateright::{Checker, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::{BASE, OWNER, call};
-use crate::lock::hold::{Base, Caller, Entrance, Hold, Manner, Turn, View};
+use crate::lock::hold::{Base, Caller, Entrance, Hold, Manner, Opening, Turn, View};
 use crate::lock::keys::{LockKeys, LockName, Namespace};
 use crate::lock::line::{Line, Step};
 use crate::store::{Entry, Keys, LeaseId, Op, Revision, Txn};
@@ -22,9 +22,9 @@ use contents::Contents;
 /// What a node has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Request {
-    Enqueue { owner_created: u64, settled_modified: u64 },
+    Enqueue { owner_created: u64, wanted_at: u64 },
     Grant { queued: u64, base: u64, base_modified: u64 },
-    Seize { base: u64, base_modified: u64, settled_modified: u64 },
+    Seize { base: u64, base_modified: u64, wanted_at: u64 },
     Release { created: u64, base: u64 },
     Withdraw,
 }
@@ -32,6 +32,8 @@ enum Request {
 /// What a node is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
+    /// It has sent nothing yet.
+    Beginning,
     Looking,
     Asking(Request),
     /// `count`: how often it was locked and not unlocked.
@@ -80,6 +82,7 @@ struct Budget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Move {
     Look(usize),
+    SeizeUnseen(usize),
     Deliver(usize, Request),
     /// It arrives, and will arrive again.
     Repeat(usize, Request),
@@ -96,7 +99,19 @@ struct Contention {
     manner: Manner,
     nodes: usize,
     budget: Budget,
+    /// What is left out of every transaction, to see that the search finds it.
+    weaken: Weaken,
 }
+
+type Weaken = fn(&LockKeys, &mut Txn);
+
+const NOT_GRANTED: &str = "a node leads under a fence that it was not granted";
+const NOT_GROWN: &str = "a fence did not grow";
+const TWICE: &str = "one call was granted twice";
+const BESIDE: &str = "the lock was granted beside an owner";
+const OVERTAKEN: &str = "the lock was granted before an earlier waiter";
+const REPLACED: &str = "an effect of a replaced leader was accepted";
+const LEFT: &str = "nothing waits or holds that nobody waits for or holds";
 
 fn keys() -> LockKeys {
     LockKeys::new(&Namespace::new("test").unwrap(), &LockName::leader())
@@ -130,18 +145,18 @@ fn hold(caller: &Caller, base: u64, created: u64) -> Hold {
 
 fn transaction(caller: &Caller, request: Request) -> Txn {
     match request {
-        Request::Enqueue { owner_created, settled_modified } => {
-            let entrance =
-                Entrance { owner_created: Revision(owner_created), settled_modified: Revision(settled_modified) };
+        Request::Enqueue { owner_created, wanted_at } => {
+            let entrance = Entrance { owner_created: Revision(owner_created), wanted_at: Revision(wanted_at) };
             keys().enqueue(caller, entrance, Wall::EPOCH, View::Whole)
         }
         Request::Grant { queued, base, base_modified } => {
             let base = Base { value: base, modified: Revision(base_modified) };
             keys().grant(caller, Turn { queued: Revision(queued), base }, Wall::EPOCH)
         }
-        Request::Seize { base, base_modified, settled_modified } => {
+        Request::Seize { base, base_modified, wanted_at } => {
             let base = Base { value: base, modified: Revision(base_modified) };
-            keys().seize(caller, base, Revision(settled_modified), Wall::EPOCH)
+            let opening = Opening { base, wanted_at: Revision(wanted_at) };
+            keys().seize(caller, opening, Wall::EPOCH, View::Near { queued: None })
         }
         Request::Release { created, base } => keys().release(&hold(caller, base, created)),
         Request::Withdraw => keys().withdraw(caller.call),
@@ -182,20 +197,26 @@ impl World {
                 self.lead(node, hold.created().0, base);
                 return true;
             }
-            Step::Enqueue(Entrance { owner_created, settled_modified }) => {
-                Request::Enqueue { owner_created: owner_created.0, settled_modified: settled_modified.0 }
+            Step::Enqueue(Entrance { owner_created, wanted_at }) => {
+                Request::Enqueue { owner_created: owner_created.0, wanted_at: wanted_at.0 }
             }
             Step::Take(Turn { queued, base }) => {
                 Request::Grant { queued: queued.0, base: base.value, base_modified: base.modified.0 }
             }
-            Step::Seize { base, settled_modified } => Request::Seize {
-                base: base.value,
-                base_modified: base.modified.0,
-                settled_modified: settled_modified.0,
-            },
+            Step::Seize(Opening { base, wanted_at }) => {
+                let (base, base_modified) = (base.value, base.modified.0);
+                Request::Seize { base, base_modified, wanted_at: wanted_at.0 }
+            }
         };
         self.ask(node, request);
         true
+    }
+
+    /// A context seizes the lock without a look at it, on the base and a revision that its process knows. Of those the
+    /// present one is the most that can go wrong: an older one is refused where this is, and elsewhere.
+    fn seize_unseen(&mut self, node: usize) {
+        let (base_modified, wanted_at) = (self.contents.entries[BASE].2, self.contents.revision);
+        self.ask(node, Request::Seize { base: 0, base_modified, wanted_at });
     }
 
     /// A context that believes it holds the lock looks whether it does.
@@ -216,22 +237,39 @@ impl World {
 
     fn lead(&mut self, node: usize, created: u64, base: u64) {
         if !self.granted.contains(&(base + created, node)) {
-            self.broken = Some("a node leads under a fence that it was not granted");
+            self.broken = Some(NOT_GRANTED);
         }
         self.nodes[node] = Phase::Leading { created, base, count: 1 };
     }
 
-    fn deliver(&mut self, node: usize, request: Request) {
+    /// What is wrong with a grant of the lock in this state, beside its fence.
+    fn wrong_with(&self, request: Request) -> Option<&'static str> {
+        let before = match request {
+            Request::Grant { queued, .. } => Revision(queued),
+            Request::Seize { .. } => Revision(u64::MAX),
+            Request::Enqueue { .. } | Request::Release { .. } | Request::Withdraw => return None,
+        };
+        if self.contents.entries.contains_key(OWNER) {
+            return Some(BESIDE);
+        }
+        self.contents.find(&keys().waiting()).iter().any(|waiter| waiter.created < before).then_some(OVERTAKEN)
+    }
+
+    fn deliver(&mut self, node: usize, request: Request, weaken: Weaken) {
         let caller = self.caller(node);
-        let committed = self.contents.commit(&transaction(&caller, request));
+        let wrong = self.wrong_with(request);
+        let mut txn = transaction(&caller, request);
+        weaken(&keys(), &mut txn);
+        let committed = self.contents.commit(&txn);
         let applied = committed.as_ref().filter(|committed| committed.succeeded).map(|committed| committed.revision.0);
         if let (Request::Grant { base, .. } | Request::Seize { base, .. }, Some(created)) = (request, applied) {
+            self.broken = self.broken.or(wrong);
             if self.granted.iter().any(|(fence, _)| *fence >= base + created) {
-                self.broken = Some("a fence did not grow");
+                self.broken = Some(NOT_GROWN);
             }
             // Where a hand took the owner's key away before its call knew of it, the call may win anew.
             if self.deletions == 0 && self.granted.iter().any(|(_, to)| *to == node) {
-                self.broken = Some("one call was granted twice");
+                self.broken = Some(TWICE);
             }
             self.granted.push((base + created, node));
         }
@@ -276,7 +314,7 @@ impl World {
             return false;
         }
         if fence < self.effect {
-            self.broken = Some("an effect of a replaced leader was accepted");
+            self.broken = Some(REPLACED);
         }
         self.effect = fence;
         true
@@ -306,8 +344,8 @@ impl Model for Contention {
         contents.commit(&Txn::new().then(Op::put(BASE, "0"))).unwrap();
         vec![World {
             manner,
+            nodes: vec![Phase::Beginning; self.nodes],
             contents,
-            nodes: vec![Phase::Looking; self.nodes],
             network: BTreeSet::new(),
             granted: Vec::new(),
             effect: 0,
@@ -324,7 +362,10 @@ impl Model for Contention {
         for (node, phase) in world.nodes.iter().enumerate() {
             let may_abandon = world.budget.abandons > 0;
             match phase {
-                Phase::Looking => {
+                Phase::Beginning if world.manner == Manner::Context => {
+                    moves.extend([Move::SeizeUnseen(node), Move::Look(node)]);
+                }
+                Phase::Beginning | Phase::Looking => {
                     moves.push(Move::Look(node));
                     moves.extend(may_abandon.then_some(Move::Abandon(node)));
                 }
@@ -358,14 +399,18 @@ impl Model for Contention {
         let mut next = world.clone();
         let changed = match action {
             Move::Look(node) => next.look(node),
+            Move::SeizeUnseen(node) => {
+                next.seize_unseen(node);
+                true
+            }
             Move::Deliver(node, request) => {
                 next.network.remove(&(node, request));
-                next.deliver(node, request);
+                next.deliver(node, request, self.weaken);
                 true
             }
             Move::Repeat(node, request) => {
                 next.budget.repeats -= 1;
-                next.deliver(node, request);
+                next.deliver(node, request, self.weaken);
                 true
             }
             Move::GiveUp(node) => {
@@ -414,10 +459,13 @@ impl Model for Contention {
 
     fn properties(&self) -> Vec<Property<Contention>> {
         vec![
-            Property::always("fences grow, and only who was granted one acts under it", |_, world: &World| {
-                world.broken.is_none()
-            }),
-            Property::always("nothing waits or holds that nobody waits for or holds", |_, world: &World| {
+            Property::always(NOT_GRANTED, |_, world: &World| world.broken != Some(NOT_GRANTED)),
+            Property::always(NOT_GROWN, |_, world: &World| world.broken != Some(NOT_GROWN)),
+            Property::always(TWICE, |_, world: &World| world.broken != Some(TWICE)),
+            Property::always(BESIDE, |_, world: &World| world.broken != Some(BESIDE)),
+            Property::always(OVERTAKEN, |_, world: &World| world.broken != Some(OVERTAKEN)),
+            Property::always(REPLACED, |_, world: &World| world.broken != Some(REPLACED)),
+            Property::always(LEFT, |_, world: &World| {
                 let is_empty = |keys: &Keys| world.contents.find(keys).is_empty();
                 !world.has_settled() || is_empty(&keys().waiting()) && is_empty(&Keys::one(OWNER))
             }),
@@ -439,7 +487,7 @@ impl Model for Contention {
 }
 
 fn check(manner: Manner, nodes: usize, budget: Budget) {
-    let checker = Contention { manner, nodes, budget }.checker().spawn_bfs().join();
+    let checker = Contention { manner, nodes, budget, weaken: |_, _| {} }.checker().spawn_bfs().join();
     checker.assert_properties();
 }
 
@@ -465,4 +513,22 @@ fn two_contexts_of_one_session_keep_the_promises_in_every_interleaving() {
 #[test]
 fn three_contexts_of_two_sessions_keep_the_promises_in_every_interleaving() {
     check(Manner::Context, 3, Budget { timeouts: 1, lease_ends: 1, entries: 1, ..NOTHING });
+}
+
+/// Without a comparison of each kind, one of the promises is broken, and the search finds it.
+#[test]
+fn each_comparison_of_a_grant_that_is_left_out_is_found() {
+    let left_out: [(&'static str, Weaken); 3] = [
+        (BESIDE, |keys, txn| txn.when.retain(|compare| compare.keys != Keys::one(keys.owner.as_str()))),
+        (OVERTAKEN, |keys, txn| txn.when.retain(|compare| compare.keys != keys.waiting())),
+        (LEFT, |_, txn| {
+            txn.when.retain(|compare| !matches!(&compare.keys, Keys::One(key) if key.contains("/settled/")));
+        }),
+    ];
+    for (promise, weaken) in left_out {
+        let budget = Budget { timeouts: 1, abandons: 1, ..NOTHING };
+        let model = Contention { manner: Manner::Context, nodes: 3, budget, weaken };
+        let checker = model.checker().finish_when(HasDiscoveries::AnyOf([promise].into())).spawn_bfs().join();
+        checker.assert_any_discovery(promise);
+    }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::lock::hold::{Base, Caller, Entrance, Turn, View};
 use crate::lock::keys::LockKeys;
 
-const BEGINNING: Entrance = Entrance { owner_created: Revision(0), settled_modified: Revision(0) };
+const BEGINNING: Entrance = Entrance { owner_created: Revision(0), wanted_at: Revision(0) };
 
 struct Bench {
     cluster: Cluster,
