@@ -15,7 +15,6 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -27,15 +26,19 @@ use tokio::time::timeout;
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch, rules};
 use crate::time::Clock;
 
+mod announce;
 mod contents;
 pub(crate) mod file;
 mod reader;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writer;
 
+use announce::Bell;
 pub use contents::HISTORY;
 use file::File;
-use reader::{Question, Read, Reader, ToReader, Watches, Watching};
+use reader::{Hearing, Question, Read, Reader, ToReader, Watches, Watching};
 use writer::{Request, ToWriter, Write, Writer, Written};
 
 /// How long a call waits for its answer. A write that was not answered by then is [`StoreError::Unknown`].
@@ -45,6 +48,9 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many writes, and how many reads, may wait in a handle's queues. Further calls wait before they are queued.
 const QUEUE: usize = 256;
+
+/// How often a store with an open watch looks for what other processes have committed without announcing it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A handle to a store in a SQLite file.
 ///
@@ -86,7 +92,11 @@ impl SqliteStore {
     /// fencron store, is from a newer version, is damaged, or lies on a network filesystem, and
     /// [`StoreError::Unavailable`] where others hold it for longer than 5 seconds.
     pub async fn open(path: impl AsRef<Path>, clock: Clock) -> Result<SqliteStore, StoreError> {
-        let path = path.as_ref().to_owned();
+        SqliteStore::open_to_hear(path.as_ref(), clock, Word::default()).await
+    }
+
+    async fn open_to_hear(path: &Path, clock: Clock, word: Word) -> Result<SqliteStore, StoreError> {
+        let path = path.to_owned();
         let (reply, opened) = oneshot::channel();
         let named = path.clone();
         spawn("fencron-sqlite-open", move || drop(reply.send(open_twice(&named))))?;
@@ -94,13 +104,30 @@ impl SqliteStore {
             Ok(Ok(opened)) => opened?,
             _ => return Err(unavailable(&path, "opening it took too long")),
         };
-        Threads::start(opened, clock).map(|threads| SqliteStore { threads: Arc::new(threads) })
+        Threads::start(opened, clock, word).map(|threads| SqliteStore { threads: Arc::new(threads) })
     }
 
     /// Forgets the history before `revision` (or the current one, where that is less): reads and watches from before
     /// it are answered as compacted.
     pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.threads.write(Write::Compact(revision)).await.map(|_| ())
+    }
+}
+
+/// How a store and the others on its file learn of each other's commits. Only tests have another than the default.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    /// The others hear of this store's commits when they are made.
+    announces: bool,
+    /// This store listens to the announcements of others.
+    listens: bool,
+    /// How often it looks while it listens and hears nothing.
+    look_every: Duration,
+}
+
+impl Default for Word {
+    fn default() -> Word {
+        Word { announces: true, listens: true, look_every: LOOK_EVERY }
     }
 }
 
@@ -130,19 +157,19 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreErr
 }
 
 impl Threads {
-    fn start(opened: Opened, clock: Clock) -> Result<Threads, StoreError> {
+    fn start(opened: Opened, clock: Clock, word: Word) -> Result<Threads, StoreError> {
         let Opened { file, boot, to_write, to_read } = opened;
         let (writer, write_requests) = mpsc::channel();
         let (reader, read_requests) = mpsc::channel();
-        let told = Arc::new(AtomicBool::new(false));
+        let (bell, log) = (Bell::new(reader.clone()), file.log());
         let write_thread = Writer {
             file: file.clone(),
             boot: Arc::clone(&boot),
             connection: to_write,
             clock: clock.clone(),
             requests: write_requests,
-            reader: reader.clone(),
-            told: Arc::clone(&told),
+            bell: bell.clone(),
+            log: word.announces.then(|| log.clone()),
         };
         let read_thread = Reader {
             file: file.clone(),
@@ -151,7 +178,8 @@ impl Threads {
             clock: clock.clone(),
             requests: read_requests,
             writer: writer.clone(),
-            told,
+            bell,
+            hearing: Hearing::new(word.listens.then_some(log), word.look_every),
             watches: Watches::default(),
         };
         spawn("fencron-sqlite-write", move || write_thread.run())?;

@@ -34,6 +34,8 @@ pub(super) struct Contents<'c> {
     saved: (Revision, Revision),
     /// How many changes the current revision has so far.
     nth: i64,
+    /// A lease was granted, kept alive or ended, which has no revision.
+    leases_changed: bool,
     now: Boot,
 }
 
@@ -64,20 +66,30 @@ impl<'c> Contents<'c> {
             ))
             .into());
         }
-        Ok(Contents { connection, revision, kept_from, saved: (revision, kept_from), nth: 0, now })
+        Ok(Contents {
+            connection,
+            revision,
+            kept_from,
+            saved: (revision, kept_from),
+            nth: 0,
+            leases_changed: false,
+            now,
+        })
     }
 
-    /// Records the new revision and cuts the history. To be called before the transaction is committed.
-    pub(super) fn save(mut self) -> rusqlite::Result<()> {
+    /// Records the new revision and cuts the history. To be called before the transaction is committed. Answers whether
+    /// anything has changed.
+    pub(super) fn save(mut self) -> rusqlite::Result<bool> {
         if self.revision.0 > self.kept_from.0 + HISTORY + HISTORY_SLACK {
             self.compact(Revision(self.revision.0 - HISTORY))?;
         }
-        if self.saved != (self.revision, self.kept_from) {
+        let moved_on = self.saved != (self.revision, self.kept_from);
+        if moved_on {
             self.connection
                 .prepare_cached("UPDATE meta SET revision = ?1, kept_from = ?2")?
                 .execute([sql(self.revision), sql(self.kept_from)])?;
         }
-        Ok(())
+        Ok(moved_on || self.leases_changed)
     }
 
     /// Forgets the history before `revision`.
@@ -119,6 +131,7 @@ impl<'c> Contents<'c> {
             ttl.as_nanos() as i64,
             nanos(self.now.plus(ttl)),
         ])?;
+        self.leases_changed = true;
         Ok((LeaseId(id.try_into().expect("at least 1")), ttl))
     }
 
@@ -128,7 +141,9 @@ impl<'c> Contents<'c> {
             .prepare_cached("UPDATE leases SET deadline = ttl + ?2 WHERE id = ?1 RETURNING ttl")?
             .query_row([lease_sql(id), nanos(self.now)], |row| row.get(0))
             .optional()?;
-        Ok(Duration::from_nanos(ttl.ok_or(StoreError::LeaseEnded(id))?.unsigned_abs()))
+        let ttl = ttl.ok_or(StoreError::LeaseEnded(id))?;
+        self.leases_changed = true;
+        Ok(Duration::from_nanos(ttl.unsigned_abs()))
     }
 
     pub(super) fn revoke(&mut self, id: LeaseId) -> Result<(), Failure> {
@@ -145,6 +160,7 @@ impl<'c> Contents<'c> {
     /// Ends a lease with its keys.
     fn end(&mut self, lease: i64) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM leases WHERE id = ?1")?.execute([lease])?;
+        self.leases_changed = true;
         let gone = entries(
             self.connection,
             "SELECT key, value, created, modified, lease FROM entries WHERE lease = ?1 ORDER BY key",

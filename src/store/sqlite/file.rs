@@ -142,10 +142,15 @@ impl File {
 
     /// Bytes on disk, the write-ahead log included.
     pub(crate) fn size(&self) -> Option<u64> {
+        let size = fs::metadata(&self.path).ok()?.len();
+        Some(size + fs::metadata(self.log()).map_or(0, |log| log.len()))
+    }
+
+    /// Where its write-ahead log is.
+    pub(crate) fn log(&self) -> PathBuf {
         let mut log = self.path.clone().into_os_string();
         log.push("-wal");
-        let size = fs::metadata(&self.path).ok()?.len();
-        Some(size + fs::metadata(log).map_or(0, |log| log.len()))
+        log.into()
     }
 
     /// What an operator ought to know of where the file lies.

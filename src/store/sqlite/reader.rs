@@ -1,10 +1,12 @@
 //! The thread that reads: ranges, and the watches.
 //!
-//! While a watch is open it asks SQLite every [`POLL`] whether another connection, of this process or of another, has
-//! committed (`PRAGMA data_version`, some microseconds); the writer of its own process tells it at once. The same beat
-//! makes leases end without traffic.
+//! While a watch is open the reader asks SQLite whether another connection, of this process or of another, has committed
+//! (`PRAGMA data_version`, some microseconds): at once when a writer announces a commit (`sqlite/announce.rs`), and now
+//! and then without an announcement. Where announcements do not arrive, or a writer makes none (an older fencron, a hand),
+//! the reader asks every [`POLL`]. When the next lease is due, it has the writer end it, so that leases end without traffic.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -12,14 +14,21 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc as reports, oneshot};
 
+use super::announce::{Bell, Subscription};
 use super::contents::{Contents, Next};
 use super::file::{Failure, File};
 use super::writer::{Request, ToWriter, Write};
 use crate::store::{Keys, Page, Range, Revision, StoreError, Watched};
 use crate::time::{Boot, Clock};
 
-/// How often an open watch looks for what other processes have committed.
+/// How often a reader with an open watch looks for what other processes have committed, where it does not hear of it.
 const POLL: Duration = Duration::from_millis(20);
+
+/// How long a reader goes on polling after a commit that was not announced: whoever made it may make more.
+const DOUBT_FOR: Duration = Duration::from_secs(60);
+
+/// The least time that a reader waits for the instant at which a lease is due.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// How long the writer has to end the leases whose time is up before it is asked again.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(1);
@@ -42,7 +51,7 @@ pub(super) struct Question {
 pub(super) enum ToReader {
     Range(Question),
     Watch(Watching),
-    /// The writer has committed.
+    /// A writer has committed, of this process or of another.
     Changed,
     Stop,
 }
@@ -63,8 +72,22 @@ pub(super) struct Reader {
     pub(super) clock: Clock,
     pub(super) requests: mpsc::Receiver<ToReader>,
     pub(super) writer: mpsc::Sender<ToWriter>,
-    pub(super) told: Arc<AtomicBool>,
+    pub(super) bell: Bell,
+    pub(super) hearing: Hearing,
     pub(super) watches: Watches,
+}
+
+/// How the reader learns of the commits of other processes.
+pub(super) struct Hearing {
+    /// The write-ahead log, while it was not listened to yet.
+    log: Option<PathBuf>,
+    subscription: Option<Subscription>,
+    /// How often the reader looks while it hears.
+    look_every: Duration,
+    /// A commit was found that was not announced. Its announcement may be on its way.
+    suspects: bool,
+    /// Until when commits may be made that are not announced.
+    doubted_until: Boot,
 }
 
 /// The open watches and what is known for them.
@@ -80,29 +103,50 @@ pub(super) struct Watches {
 impl Reader {
     pub(super) fn run(mut self) {
         loop {
-            let request = if self.watches.open.is_empty() {
-                self.requests.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
-            } else {
-                self.requests.recv_timeout(POLL)
+            let request = match self.pause() {
+                None => self.requests.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                Some(pause) => self.requests.recv_timeout(pause),
             };
+            let is_unasked = matches!(request, Err(mpsc::RecvTimeoutError::Timeout));
             match request {
                 Ok(ToReader::Range(question)) => self.answer(question),
                 Ok(ToReader::Watch(watching)) => {
+                    self.hearing.listen(&self.bell);
+                    self.bell.listen();
                     self.watches.open.push_back(watching);
                     self.watches.served = None;
                 }
-                Ok(ToReader::Changed) => self.told.store(false, Ordering::Release),
+                Ok(ToReader::Changed) if self.watches.open.is_empty() => {}
+                Ok(ToReader::Changed) => {
+                    self.bell.listen();
+                    self.hearing.suspects = false;
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Ok(ToReader::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
             if !self.watches.open.is_empty()
-                && let Err(failure) = self.serve_watches()
+                && let Err(failure) = self.serve_watches(is_unasked)
             {
                 // They end: whoever watches asks the store, and hears what is wrong with it.
                 tracing::warn!(store.path = %self.file.path().display(), error = ?failure, "watches ended");
                 self.watches = Watches::default();
             }
         }
+    }
+
+    /// How long to wait for a request before the next look. `None`: nobody watches.
+    fn pause(&self) -> Option<Duration> {
+        if self.watches.open.is_empty() {
+            return None;
+        }
+        let now = self.clock.boot();
+        // A watch that had no room is served when it may have some.
+        let look_every = self.watches.served.map_or(POLL, |_| self.hearing.look_every(now));
+        let due = match self.watches.expire_asked {
+            Some(asked) => Some(asked.plus(EXPIRE_AGAIN)),
+            None => self.watches.next_deadline,
+        };
+        Some(due.map_or(look_every, |due| look_every.min(due.since(now).max(LEAST_WAIT))))
     }
 
     fn answer(&self, question: Question) {
@@ -124,9 +168,14 @@ impl Reader {
         contents.range(&question.range).map(Read::Page)
     }
 
-    fn serve_watches(&mut self) -> Result<(), Failure> {
+    /// `is_unasked`: neither a writer nor anybody else gave occasion to look.
+    fn serve_watches(&mut self, is_unasked: bool) -> Result<(), Failure> {
         let version: i64 = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         self.watches.open.retain(|watching| !watching.reports.is_closed());
+        if is_unasked {
+            let is_found = self.watches.served.is_some_and(|served| served != version);
+            self.hearing.looked(is_found, self.clock.boot());
+        }
         if self.watches.served != Some(version) {
             let all_told = self.report()?;
             self.watches.served = all_told.then_some(version);
@@ -169,6 +218,47 @@ impl Reader {
                 tracing::debug!("the store's writer has stopped");
             }
         }
+    }
+}
+
+impl Hearing {
+    /// `log`: what to listen to; `None`: nothing.
+    pub(super) fn new(log: Option<PathBuf>, look_every: Duration) -> Hearing {
+        Hearing { log, subscription: None, look_every, suspects: false, doubted_until: Boot::default() }
+    }
+
+    /// Has `bell` rung from now on when another process commits, where the kernel can do that.
+    fn listen(&mut self, bell: &Bell) {
+        let Some(log) = self.log.take() else { return };
+        /// It was said that the kernel cannot.
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        match Subscription::to(&log, bell.clone()) {
+            Ok(subscription) => self.subscription = Some(subscription),
+            Err(error) if !TOLD.swap(true, Ordering::Relaxed) => tracing::warn!(
+                %error,
+                store.log = %log.display(),
+                "the kernel does not report changes of files to this process (inotify), so SQLite stores are looked at \
+                 every {POLL:?}; where a limit is reached, raise fs.inotify.max_user_instances or max_user_watches"
+            ),
+            Err(error) => tracing::debug!(%error, store.log = %log.display(), "looking every {POLL:?}"),
+        }
+    }
+
+    fn look_every(&self, now: Boot) -> Duration {
+        let hears = self.subscription.as_ref().is_some_and(Subscription::hears);
+        let relies = hears && !self.suspects && now >= self.doubted_until;
+        if relies { self.look_every } else { POLL }
+    }
+
+    /// Nobody had given occasion to look; `is_found`: there was a commit all the same.
+    fn looked(&mut self, is_found: bool, now: Boot) {
+        if self.suspects {
+            if self.subscription.is_some() && now >= self.doubted_until {
+                tracing::debug!("a commit to the SQLite store was not announced: looking every {POLL:?} for a while");
+            }
+            self.doubted_until = now.plus(DOUBT_FOR);
+        }
+        self.suspects = is_found;
     }
 }
 

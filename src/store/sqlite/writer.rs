@@ -1,16 +1,16 @@
 //! The thread that writes. It takes whatever requests wait, evaluates them one after the other in one SQLite
 //! transaction, and answers them when that is on disk: one sync for all (group commit).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::announce::{Bell, announce};
 use super::contents::Contents;
 use super::file::{Failure, File};
-use super::reader::ToReader;
 use crate::store::{Committed, LeaseId, Revision, StoreError, Txn};
 use crate::time::Clock;
 
@@ -37,6 +37,9 @@ pub(super) enum Written {
     Done,
 }
 
+/// The answers to the requests of a batch, in their order.
+type Answers = Vec<Result<Written, StoreError>>;
+
 pub(super) struct Request {
     pub(super) write: Write,
     /// `None`: nobody waits for the answer.
@@ -58,9 +61,10 @@ pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) clock: Clock,
     pub(super) requests: mpsc::Receiver<ToWriter>,
-    pub(super) reader: mpsc::Sender<ToReader>,
-    /// Whether the reader has been told of a change that it has not looked at yet.
-    pub(super) told: Arc<AtomicBool>,
+    /// The reader's, of this store.
+    pub(super) bell: Bell,
+    /// By which the readers of other stores on the file hear of a commit. `None`: they are left to find out.
+    pub(super) log: Option<PathBuf>,
 }
 
 impl Writer {
@@ -86,12 +90,14 @@ impl Writer {
         // Who has stopped waiting was told that the outcome is unknown: not applying it is the better of the two.
         batch.retain(|request| request.reply.as_ref().is_none_or(|reply| !reply.is_closed()));
         let writes: Vec<&Write> = batch.iter().map(|request| &request.write).collect();
-        let answers = match self.transact(&writes) {
-            Ok(answers) => answers,
-            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+        let (answers, changed) = match self.transact(&writes) {
+            Ok(done) => done,
+            // It may stand all the same, where the commit failed.
+            Err(error) => (batch.iter().map(|_| Err(error.clone())).collect(), true),
         };
-        if !self.told.swap(true, Ordering::AcqRel) && self.reader.send(ToReader::Changed).is_err() {
-            tracing::debug!("the store's reader has stopped");
+        if changed {
+            self.bell.ring();
+            self.log.iter().for_each(|log| announce(log));
         }
         for (request, answer) in batch.into_iter().zip(answers) {
             if let Some(reply) = request.reply {
@@ -104,15 +110,15 @@ impl Writer {
 
     /// Evaluates the requests in one SQLite transaction. An error is the answer to all of them: none was applied, or
     /// (where the commit itself failed) nobody knows.
-    fn transact(&self, writes: &[&Write]) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
+    fn transact(&self, writes: &[&Write]) -> Result<(Answers, bool), StoreError> {
         let explain = |error: rusqlite::Error| self.file.explain(&error);
         self.file.check_in_place()?;
         self.roll_back();
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(explain)?;
         let evaluated = self.evaluate(writes);
         let outcome = match evaluated {
-            Ok(answers) => match self.connection.execute_batch("COMMIT") {
-                Ok(()) => return Ok(answers),
+            Ok(done) => match self.connection.execute_batch("COMMIT") {
+                Ok(()) => return Ok(done),
                 Err(error) => self.file.explain_commit(&error),
             },
             Err(Failure::Answer(error)) => error,
@@ -133,7 +139,8 @@ impl Writer {
         }
     }
 
-    fn evaluate(&self, writes: &[&Write]) -> Result<Vec<Result<Written, StoreError>>, Failure> {
+    /// The answers, and whether anything has changed.
+    fn evaluate(&self, writes: &[&Write]) -> Result<(Answers, bool), Failure> {
         // The clock is read under the write lock: nobody's later transaction can have an earlier instant.
         let mut contents = Contents::load(&self.connection, &self.file, &self.boot, self.clock.boot())?;
         contents.expire()?;
@@ -145,8 +152,7 @@ impl Writer {
                 Err(failure @ Failure::Sqlite(_)) => return Err(failure),
             });
         }
-        contents.save()?;
-        Ok(answers)
+        Ok((answers, contents.save()?))
     }
 }
 
