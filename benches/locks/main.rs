@@ -2,8 +2,10 @@
 //! server or disk and by turns.
 //!
 //! `cargo bench --bench locks -- [uncontended] [handover] [crowd] [names]`; all of them when none is named. It starts an
-//! etcd of its own. `FENCRON_BENCH_CALLS` is how many locks `uncontended` takes and how often `handover` hands over
-//! (default: 500), `FENCRON_BENCH_NAMES` how many names `names` uses once (default: 100,000).
+//! etcd of its own. `FENCRON_BENCH_RECIPE` names the program of `benches/locks/recipe`, built (`go build`): where it is
+//! set, etcd's own recipe in Go is measured by turns with ours. `FENCRON_BENCH_CALLS` is how many locks `uncontended`
+//! takes and how often `handover` hands over (default: 500), `FENCRON_BENCH_NAMES` how many names `names` uses once
+//! (default: 100,000).
 
 use std::future::Future;
 use std::time::Duration;
@@ -21,6 +23,7 @@ mod crowd;
 mod figures;
 mod handover;
 mod names;
+mod recipe;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 mod uncontended;
@@ -58,6 +61,14 @@ fn number(variable: &str, unless_told: usize) -> usize {
 
 fn calls() -> usize {
     number("FENCRON_BENCH_CALLS", 500)
+}
+
+/// How many calls of one kind are made before the next kind has its turn.
+const TURN: usize = 20;
+
+/// The median of ours, in medians of theirs.
+fn ratio(ours: &figures::Spread, theirs: &figures::Spread) -> f64 {
+    ours.percent(50).as_secs_f64() / theirs.percent(50).as_secs_f64()
 }
 
 async fn node<S: Store>(store: &S) -> (Locks<S>, Session<S>) {

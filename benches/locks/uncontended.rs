@@ -9,11 +9,9 @@ use fencron::store::sqlite::SqliteStore;
 use fencron::time::Clock;
 
 use crate::figures::{Figures, Spread, millis};
+use crate::recipe::Recipe;
 use crate::support::etcd::{Etcd, EtcdOptions};
-use crate::{calls, door, node, timed};
-
-/// How many calls of one kind are made before the next has its turn.
-const TURN: usize = 20;
+use crate::{TURN, calls, door, node, ratio, timed};
 
 pub async fn measure(figures: &mut Figures) {
     etcd(figures).await;
@@ -40,19 +38,16 @@ async fn turn<S: Store>(store: &S, times: &mut Vec<std::time::Duration>, many: u
     session.close().await.unwrap();
 }
 
-fn ratio(ours: &Spread, theirs: &Spread) -> f64 {
-    ours.percent(50).as_secs_f64() / theirs.percent(50).as_secs_f64()
-}
-
 async fn etcd(figures: &mut Figures) {
     let etcd = Etcd::start(EtcdOptions::default()).await;
     let (store, mut client) = (etcd.store().await, etcd.client().await);
     let lease = client.lease_grant(600, None).await.unwrap().id();
     let (mut ours, mut plain, mut recipe) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut in_go, mut of_go) = (Recipe::start(&etcd), Vec::new());
     for _ in 0..calls().div_ceil(TURN) {
         turn(&store, &mut ours, TURN).await;
         for _ in 0..TURN {
-            // What a lock cannot do with less: read how it stands, take it if it is free, give it back.
+            // Without a guess: read how it stands, take it if it is free, give it back.
             plain.push(
                 timed(async {
                     client.get("plain", None).await.unwrap();
@@ -65,6 +60,7 @@ async fn etcd(figures: &mut Figures) {
                 .await,
             );
         }
+        in_go.iter_mut().for_each(|program| of_go.extend(program.times("lock", TURN)));
         for _ in 0..TURN {
             recipe.push(
                 timed(async {
@@ -87,7 +83,18 @@ async fn etcd(figures: &mut Figures) {
         "at most 2 times",
         to_plain <= 2.0,
     );
-    figures.note("a lock, to etcd's own recipe", format!("{to_recipe:.2} times"));
+    figures.note("a lock, to etcd's own recipe inside the server", format!("{to_recipe:.2} times"));
+    if !of_go.is_empty() {
+        let of_go = Spread::of(of_go);
+        figures.note("lock and unlock by etcd's own recipe, in Go", of_go.to_string());
+        let to_go = ratio(&ours, &of_go);
+        figures.judge(
+            "a lock, to etcd's own recipe in Go",
+            format!("{to_go:.2} times"),
+            "at most 1.1 times",
+            to_go <= 1.1,
+        );
+    }
     etcdctl(&etcd, figures);
 }
 
@@ -141,5 +148,6 @@ async fn sqlite(figures: &mut Figures) {
     let [ours, plain] = [ours, plain].map(Spread::of);
     figures.note("lock and unlock, SQLite", ours.to_string());
     figures.note("a read and two writes in SQLite itself", plain.to_string());
-    figures.note("a lock, to those", format!("{:.2} times", ratio(&ours, &plain)));
+    let to_plain = ratio(&ours, &plain);
+    figures.judge("a lock, to those", format!("{to_plain:.2} times"), "at most 1.5 times", to_plain <= 1.5);
 }
