@@ -52,7 +52,7 @@ pub use tree::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use walk::MAX_FILLED_BYTES;
 
 use crate::job::{Job, JobName, check_name};
-use draft::Draft;
+use draft::{Draft, Layer};
 use problem::Findings;
 use tables::FILE_SHAPE;
 use timing::{Calendars, Schedules};
@@ -204,7 +204,9 @@ fn read(walk: &mut Walk) -> Option<Read> {
     if let Some(spot) = fields.get("defaults")
         && let Some(fields) = walk.fields(&spot)
     {
+        walk.layer = Layer::Defaults;
         defaults.lay(walk, &fields);
+        walk.layer = Layer::Job;
     }
     let migrations = fields.get("migrations").map(|spot| migrations::read(walk, spot)).unwrap_or_default();
     if fields.get("migrations").is_some() && fields.get("jobs").is_none() {

@@ -17,12 +17,36 @@ use super::walk::{Fields, Path, Spot, Walk};
 use crate::job::{Guarantee, Http, Job, JobName, Missed, MissedRun, On, Overlap, Retry, Task, Text, Word};
 use crate::schedule::{Fold, Gap};
 
+/// A layer of settings: each is laid over those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// The defaults of the tables.
+    Table,
+    /// The `defaults` of the file.
+    Defaults,
+    Job,
+}
+
 /// A setting, and the value's place in the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Placed<T> {
     pub value: T,
     /// `None`: it is the default of the table.
-    pub given: Option<NodeId>,
+    pub given: Option<Given>,
+}
+
+/// A value's place in the file, and the layer that it stands in.
+#[derive(Clone, Copy, Debug)]
+pub struct Given {
+    pub node: NodeId,
+    pub layer: Layer,
+}
+
+impl Given {
+    /// The map that the value stands in: `job`, or the `defaults` of the file.
+    pub fn map<'p>(self, job: &Path<'p>) -> Path<'p> {
+        if self.layer == Layer::Defaults { Path::Key(&Path::Root, "defaults") } else { *job }
+    }
 }
 
 impl<T> Placed<T> {
@@ -34,20 +58,20 @@ impl<T> Placed<T> {
 /// What the keys of the tables are read into.
 #[derive(Clone)]
 pub struct Draft {
-    /// What is as it is read. Its name, its trigger and its task come last.
+    /// The settings that need no more than to be read. Its name, its trigger and its task are set last.
     pub job: Job,
     pub enabled: bool,
     pub rules: Rules,
     pub jitter: Placed<Duration>,
-    /// `env` of the layer that is being read, which wins over its `env_file`.
+    /// The `env` of the layer that is being read. It wins over the `env_file` of that layer.
     pub env: BTreeMap<String, Text>,
     pub max_running: u32,
     pub longest_pause: Placed<Duration>,
     pub guarantee: Placed<Guarantee>,
-    /// Of the job that it runs after.
+    /// Which ends of the other job's run count, for a job with `after`.
     pub on: On,
     pub http: Http,
-    /// Whether statements run in one.
+    /// Whether statements run in one transaction.
     pub transaction: Placed<bool>,
     pub idempotent: bool,
 }
@@ -98,7 +122,7 @@ impl Draft {
         let Goes::To(place) = key.goes else { return true };
         let (tree, sources) = (Tree::of_text(text), Sources::none());
         let mut walk = Walk::new(&tree, &sources);
-        walk.of_table = true;
+        walk.layer = Layer::Table;
         place(self).take(&mut walk, Spot { node: tree.root(), path: Path::Root, shape: &key.shape });
         walk.wrong.is_empty()
     }
@@ -124,12 +148,13 @@ impl Draft {
         let (Placed { value: longest, given }, initial) = (self.longest_pause, self.job.retry.initial);
         // A longer first pause moves the default of the longest with it; the two given must fit.
         self.job.retry.max = longest.max(initial);
-        if let Some(node) = given.filter(|_| longest < initial) {
+        if let Some(given) = given.filter(|_| longest < initial) {
             let [initial, max] = [initial, longest].map(crate::time::written);
-            let retry = Path::Key(job, "retry");
+            let map = given.map(job);
+            let retry = Path::Key(&map, "retry");
             let backoff = Path::Key(&retry, "backoff");
             let message = format!("the longest pause ({max}) is shorter than the first ({initial})");
-            walk.wrong_at(node, Path::Key(&backoff, "max"), message);
+            walk.wrong_at(given.node, Path::Key(&backoff, "max"), message);
         }
     }
 
@@ -151,8 +176,8 @@ impl Draft {
         };
         let Placed { value, given } = self.guarantee;
         self.job.guarantee = if given.is_none() && why_not.is_none() { Guarantee::ExactlyOnce } else { value };
-        if let (Guarantee::ExactlyOnce, Some(node), Some(why)) = (value, given, why_not) {
-            walk.wrong_at(node, Path::Key(job, "guarantee"), why);
+        if let (Guarantee::ExactlyOnce, Some(given), Some(why)) = (value, given, why_not) {
+            walk.wrong_at(given.node, Path::Key(&given.map(job), "guarantee"), why);
         }
     }
 }

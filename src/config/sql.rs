@@ -88,10 +88,10 @@ pub fn read_from(walk: &mut Walk, spot: Spot, in_place: Option<&str>, draft: &mu
     let (kind, target) = target?;
     let (source, part) = parted(walk, source?, kind)?;
     let transaction = stated.value && part.no_transaction.is_none();
-    if let (Placed { value: true, given: Some(node) }, Some(words)) = (stated, part.no_transaction) {
+    if let (Placed { value: true, given: Some(given) }, Some(words)) = (stated, part.no_transaction) {
         let message =
             format!("`transaction: true` stands here, and {} says `{words}`: take one of them away", source.name());
-        walk.wrong_at(node, Path::Key(&spot.path, "transaction"), message);
+        walk.wrong_at(given.node, Path::Key(&spot.path, "transaction"), message);
         return None;
     }
     let script = match Script::read(&source.text, kind) {

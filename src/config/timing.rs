@@ -208,13 +208,13 @@ impl Schedules {
             return Jitter::none();
         }
         let interval = *self.intervals.entry(schedule.fingerprint()).or_insert_with(|| shortest_interval(schedule));
-        if let (Some(node), Some(interval)) = (given, interval.filter(|interval| *interval < most)) {
+        if let (Some(given), Some(interval)) = (given, interval.filter(|interval| *interval < most)) {
             let [interval, most] = [interval, most].map(written);
             let message = format!(
                 "a jitter of {most} is longer than the {interval} from one occurrence to the next: none is moved \
                  beyond the next"
             );
-            walk.odd_at(node, Path::Key(path, "jitter"), message);
+            walk.odd_at(given.node, Path::Key(&given.map(path), "jitter"), message);
         }
         Jitter::of(most, job)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::draft::Placed;
+use super::draft::{Given, Layer, Placed};
 use super::env_file;
 use super::keys::{self, Shape};
 use super::problem::quoted;
@@ -14,13 +14,13 @@ use crate::time::{parse_duration, written};
 
 /// What a key is read into.
 pub trait Place {
-    /// Reads the value at `spot`. Where that cannot be read, why is noted, and the place stays as it is.
+    /// Reads the value at `spot`. A value that cannot be read leaves the place as it is, and a problem is noted.
     fn take(&mut self, walk: &mut Walk, spot: Spot);
 }
 
 /// A value that takes the place of the one beneath it.
 pub trait Value: Sized {
-    /// The value at `spot`; `None`: it cannot be read, and why is noted.
+    /// The value at `spot`; `None`: it cannot be read, and a problem is noted.
     fn read(walk: &mut Walk, spot: Spot) -> Option<Self>;
 }
 
@@ -35,7 +35,8 @@ impl<T: Value> Place for T {
 impl<T: Value> Value for Placed<T> {
     fn read(walk: &mut Walk, spot: Spot) -> Option<Placed<T>> {
         let value = T::read(walk, spot)?;
-        Some(Placed { value, given: (!walk.of_table).then_some(spot.node) })
+        let given = Given { node: spot.node, layer: walk.layer };
+        Some(Placed { value, given: Some(given).filter(|given| given.layer != Layer::Table) })
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::draft::Draft;
+use super::draft::{Draft, Layer};
 use super::fill::{Filled, Sources, fill};
 use super::keys::{self, Goes, Key, Needs, Shape, Tables};
 use super::problem::{Findings, quoted};
@@ -138,8 +138,8 @@ pub struct Walk<'t> {
     pub sources: &'t Sources<'t>,
     /// The calendars of the file.
     pub calendars: Calendars,
-    /// What is read is the default of a table: nobody gave it.
-    pub of_table: bool,
+    /// What is being read.
+    pub layer: Layer,
     /// Errors.
     pub wrong: Findings,
     /// What can be done as it is written, but is probably not meant.
@@ -166,7 +166,7 @@ impl<'t> Walk<'t> {
             tree,
             sources,
             calendars: Calendars::default(),
-            of_table: false,
+            layer: Layer::Job,
             wrong: none(),
             odd: none(),
             told: none(),

@@ -1,6 +1,7 @@
 //! Keys that people look for, and what they come to.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fencron::config::{Config, Problems, Sources, parse};
 use fencron::job::{Job, JobName, MissedRun, On, Target, Task, Trigger};
@@ -8,6 +9,8 @@ use fencron::schedule::Schedule;
 use fencron::time::Wall;
 
 use super::{job, read};
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 fn files(name: &str) -> std::io::Result<String> {
     match name {
@@ -118,6 +121,27 @@ fn short_forms_mean_their_first_key() {
     let text = "version: 1\njobs:\n  a: {schedule: '@daily', command: [a]}\n  b: {after: a, command: [b]}\n";
     let b = &read(text).unwrap().jobs[&JobName::new("b").unwrap()];
     assert_eq!(b.trigger, Trigger::After { job: JobName::new("a").unwrap(), on: On::Success });
+}
+
+#[test]
+fn what_a_job_gives_in_part_lies_over_the_defaults_of_the_file_and_these_over_those_of_the_table() {
+    let text = "version: 1\ndefaults: {missed: {run: skip, limit: 3}, history: {for: 7d}}\njobs:\n  \
+                x: {schedule: '@daily', command: [x], missed: all, history: {keep: 5}}\n";
+    let job = only_job(&read(text).unwrap());
+    assert_eq!((job.missed.run, job.missed.limit, job.missed.within), (MissedRun::All, 3, Some(HOUR)));
+    assert_eq!((job.history.keep, job.history.age), (5, 168 * HOUR));
+}
+
+#[test]
+fn what_is_wrong_in_the_defaults_is_told_once_and_there() {
+    let defaults = "defaults: {retry: {backoff: {initial: 1m, max: 5s}}, guarantee: exactly_once, timeout: 5}";
+    let text = format!(
+        "version: 1\n{defaults}\njobs:\n  a: {{schedule: '@daily', command: [x]}}\n  b: {{after: a, shell: x}}\n"
+    );
+    let problems = read(&text).unwrap_err();
+    let told: Vec<_> = problems.list().iter().map(|problem| (problem.line, problem.path.as_str())).collect();
+    let keys = ["defaults.retry.backoff.max", "defaults.guarantee", "defaults.timeout"];
+    assert_eq!(told, keys.map(|key| (2, key)));
 }
 
 #[test]
