@@ -68,7 +68,8 @@ pub use self::supervise::{Deadlines, SupervisorProgram, hide, supervise_if_asked
 #[cfg(feature = "cli")]
 pub use self::wrapped::{Ending, NotRun, Running, Wrapped};
 use crate::fence::Stamp;
-use crate::job::{Ended, Job, StopReason};
+use crate::job::{Ended, Job, Params, StopReason};
+use crate::lock::Hold;
 use crate::time::Wall;
 
 /// How many attempts a node makes at once unless told otherwise. The others wait, first come, first served.
@@ -79,6 +80,10 @@ pub const MAX_RUNNING: usize = 1_000;
 pub struct Work {
     pub job: Arc<Job>,
     pub stamp: Stamp,
+    /// What the person who asked for the run gives it.
+    pub params: Params,
+    /// The hold under which it is made, for what is written in the same store.
+    pub hold: Option<Hold>,
     pub stop: Stop,
     pub may_start: MayStart,
     pub output: OutputSink,

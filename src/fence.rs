@@ -80,6 +80,9 @@ impl fmt::Display for Scope {
 /// among which are passwords.
 pub const OUR_VARIABLES: &str = "FENCRON_";
 
+/// What the name of the variable begins with that holds a parameter of the run; its own name follows, in capitals.
+pub const PARAM_VARIABLES: &str = "FENCRON_PARAM_";
+
 /// What a side effect carries, so that whatever receives it can turn away a stale leader or a repeated occurrence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {

@@ -35,7 +35,7 @@ pub use history::{Find, RunRow};
 pub use once::{ClaimedBy, Live, NotAKey, Once, OnceKey, OnceKind, OnceState, Recorded};
 pub use prune::Pruned;
 pub use record::{Asked, NodeRecord};
-pub use request::{AskError, BACKFILL_MOST, Resolution};
+pub use request::{AskError, BACKFILL_MOST, CALL_DIGITS, Resolution, call};
 pub use rewind::{RewindError, Rewinding, Rewound};
 
 use keys::LedgerKeys;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
 use fencron::fence::Fence;
-use fencron::job::{Ended, Outcome, Verdict};
+use fencron::job::{Ended, Outcome, Params, Verdict};
 use fencron::ledger::{Find, Ledger, RunRow};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::housekeeping::Chore;
@@ -475,7 +475,7 @@ async fn a_cluster_in_which_nothing_was_due_yet_leads_without_a_watermark() {
     let node = start("a", &store, &clock, &recorder, yearly());
     tokio::time::sleep(Duration::from_secs(5)).await;
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
-    let source = fencron::scheduler::run::Source::Trigger { by: "me".into() };
+    let source = fencron::scheduler::run::Source::Trigger { by: "me".into(), params: Params::default() };
     ledger
         .ask_for_runs(&fencron::job::JobName::new("rare").unwrap(), &[clock.wall()], "t-1", &source, clock.wall())
         .await

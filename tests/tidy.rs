@@ -25,7 +25,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("config", &["job", "schedule"]),
     ("scheduler", &["job", "schedule"]),
     ("ledger", &["lock"]),
-    ("execute", &["guard"]),
+    ("execute", &["guard", "lock"]),
     ("node", &["metrics", "once"]),
 ];
 

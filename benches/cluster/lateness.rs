@@ -47,14 +47,14 @@ impl Execute for Timed {
     async fn run(&self, work: Work) -> Ended {
         let (started, when) = Started::channel();
         let due = since_epoch(work.stamp.scheduled_at);
-        let Work { job, stamp, stop, may_start, output, started: told, reads } = work;
+        let Work { job, stamp, params, hold, stop, may_start, output, started: told, reads } = work;
         let note = async {
             if let Ok(at) = when.await {
                 self.lateness.send(wall().saturating_sub(due)).ok();
                 told.at(at);
             }
         };
-        let work = Work { job, stamp, stop, may_start, output, started, reads };
+        let work = Work { job, stamp, params, hold, stop, may_start, output, started, reads };
         let (ended, ()) = tokio::join!(self.executor.run(work), note);
         ended
     }

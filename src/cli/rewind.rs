@@ -4,9 +4,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::place::Place;
-use super::steer::{asked, call};
+use super::steer::asked;
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global};
+use crate::ledger::call;
 use crate::ledger::{RewindError, Rewinding, Rewound};
 use crate::time::{Wall, written};
 

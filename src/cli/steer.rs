@@ -12,15 +12,12 @@ use sha2::{Digest as _, Sha256};
 use super::place::Place;
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global, check, file, look, nearest};
-use crate::job::{JobName, RunId, Trigger, Verdict};
-use crate::ledger::{AskError, Asked, BACKFILL_MOST, Ledger, Resolution, RunRow};
+use crate::job::{JobName, Param, Params, RunId, Trigger, Verdict};
+use crate::ledger::{AskError, Asked, BACKFILL_MOST, CALL_DIGITS, Ledger, Resolution, RunRow, call};
 use crate::lock::{LockName, Seen};
 use crate::scheduler::run::{Done, Source};
 use crate::store::AnyStore;
 use crate::time::{Wall, written};
-
-/// How often a run that is waited for is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How many jobs with a history are looked through for a name.
 const JOBS_LOOKED_AT: usize = 10_000;
@@ -38,6 +35,9 @@ pub(super) struct JobArgs {
 pub(super) struct TriggerArgs {
     #[command(flatten)]
     job: JobArgs,
+    /// Give the run a parameter, as often as needed: a command finds it in FENCRON_PARAM_NAME
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    params: Vec<Param>,
     /// Wait for the run's verdict: exit 0 when it succeeded, 1 when not, 6 when nobody can say (yet)
     #[arg(long, env = "FENCRON_TRIGGER_WAIT", value_parser = FalseyValueParser::new())]
     wait: bool,
@@ -101,15 +101,6 @@ pub(super) fn asked(place: &Place) -> Asked {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
     Asked { by: format!("{user} on {}", crate::client::host_name()), at: place.clock.wall() }
-}
-
-/// How many hexadecimal digits the identity of a request has.
-const CALL_DIGITS: usize = 12;
-
-/// The identity of a request, so that asking again because an answer was lost asks only once.
-pub(super) fn call(kind: char) -> String {
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    format!("{kind}-{}", &id[..CALL_DIGITS])
 }
 
 /// The run of a backfill for one instant: the same for whoever asks while nothing else becomes known of that instant, so
@@ -185,10 +176,12 @@ async fn has_leader(place: &Place, global: &Global) -> anyhow::Result<bool> {
 
 /// Asks for a run now.
 pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let given = args.params.iter().map(|param| (&*param.name, &*param.value));
+    let params = Params::new(given).map_err(|error| Failure::wrong(error.to_string()))?;
     let (place, job) = job_at(&args.job, global, terminal).await?;
     let has_leader = has_leader(&place, global).await?;
     let (ledger, asked) = (place.ledger(), asked(&place));
-    let source = Source::Trigger { by: asked.by };
+    let source = Source::Trigger { by: asked.by, params };
     let runs = ledger.ask_for_runs(&job, &[asked.at], &call('t'), &source, asked.at).await?;
     let run = &runs[0];
     terminal.show(&AskedFor { run_id: run }, |_| format!("{run}\n"))?;
@@ -198,7 +191,7 @@ pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut 
     if !args.wait {
         return Ok(Exit::Done);
     }
-    let verdict = wait_for(&ledger, run);
+    let verdict = ledger.verdict_of(run);
     let done = match args.timeout {
         None => verdict.await?,
         Some(most) => match tokio::time::timeout(most, verdict).await {
@@ -217,21 +210,6 @@ pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut 
         Verdict::Unknown => Exit::OutcomeUnknown,
         _ => Exit::Failed,
     })
-}
-
-async fn wait_for(ledger: &Ledger<AnyStore>, run: &RunId) -> anyhow::Result<Done> {
-    loop {
-        match ledger.run(run).await {
-            Ok(Some(RunRow::Done(done))) => return Ok(done),
-            Ok(Some(RunRow::Open(_))) => {}
-            // Between the two reads it may have ended: it is looked for once more, in the history.
-            Ok(None) if matches!(ledger.run(run).await?, Some(RunRow::Done(_))) => {}
-            Ok(None) => return Err(AskError::NoSuchRun(run.clone()).into()),
-            Err(error) if error.is_passing() => tracing::warn!(%error, "cannot look now; trying on"),
-            Err(error) => return Err(error.into()),
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
 
 /// Says how a run ended.

@@ -18,8 +18,8 @@ use super::room::{Tries, is_lacking};
 use super::spawn::{Image, NotStarted, StartError, Starter, Ties, candidates};
 use super::supervise::Life;
 use super::{Attempt, Reads};
-use crate::fence::OUR_VARIABLES;
-use crate::job::{Job, OnLostLeadership, Outcome, StopReason, Text};
+use crate::fence::{OUR_VARIABLES, PARAM_VARIABLES};
+use crate::job::{Job, OnLostLeadership, Outcome, Params, StopReason, Text};
 use crate::time::Wall;
 
 /// How much is read at once. Also how much is read, at most, after the last process of the group has ended, from a pipe
@@ -30,6 +30,7 @@ const READS_AFTER_END: usize = 4 + 1;
 /// What a command is run with.
 pub(super) struct Command<'a> {
     pub argv: &'a [Text],
+    pub params: &'a Params,
     /// What it is told of the store.
     pub handed: &'a [(OsString, OsString)],
     pub reads: Reads,
@@ -250,14 +251,17 @@ fn input(reads: Reads) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Inherited, then the job's own, then the way to the store, then the stamp: the later wins. The node's own settings are
-/// not inherited: there are passwords among them, and what the stamp of an outer fencron says is not so here.
+/// Inherited, then the job's own, then the way to the store, the parameters of the run and the stamp: the later wins.
+/// The node's own settings are not inherited: there are passwords among them, and what the stamp of an outer fencron
+/// says is not so here.
 fn environment(attempt: Attempt<'_>, command: &Command<'_>) -> BTreeMap<OsString, OsString> {
     let ours = |name: &OsString| name.as_encoded_bytes().starts_with(OUR_VARIABLES.as_bytes());
     let inherited = env::vars_os().filter(|(name, _)| !ours(name));
     let own = attempt.job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
+    let variable = |name: &str| format!("{PARAM_VARIABLES}{}", name.to_ascii_uppercase());
+    let params = command.params.iter().map(|(name, value)| (variable(name).into(), value.into()));
     let stamped = attempt.stamp.variables().map(|(name, value)| (name.into(), value.into()));
-    inherited.chain(own).chain(command.handed.iter().cloned()).chain(stamped).collect()
+    inherited.chain(own).chain(command.handed.iter().cloned()).chain(params).chain(stamped).collect()
 }
 
 pub(super) fn assignment((mut name, value): (OsString, OsString)) -> OsString {

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::spawn::Starter;
 use super::{Attempt, Deadlines, Execute, Gate, SupervisorProgram, Work, command, http, sql};
-use crate::job::{Ended, Outcome, Task};
+use crate::job::{Again, Ended, Outcome, Task};
 use crate::time::Clock;
 
 /// Makes attempts for real. Clones share their bound and their starting thread.
@@ -38,7 +38,8 @@ use crate::time::Clock;
 /// let (_stopper, stop) = Stop::channel();
 /// let (started, _when) = Started::channel();
 /// let (may_start, reads) = (MayStart::always(), Reads::Nothing);
-/// let ended = executor.run(Work { job, stamp, stop, may_start, output, started, reads }).await;
+/// let (params, hold) = (Params::default(), None);
+/// let ended = executor.run(Work { job, stamp, params, hold, stop, may_start, output, started, reads }).await;
 /// assert_eq!((ended.outcome, ended.output.as_str()), (Outcome::Exited(0), "hello\n"));
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
@@ -83,14 +84,18 @@ impl Executor {
 
 impl Execute for Executor {
     async fn run(&self, work: Work) -> Ended {
-        let Work { job, stamp, stop, may_start, mut output, started, reads } = work;
+        let Work { job, stamp, params, hold: _, stop, may_start, mut output, started, reads } = work;
         let gate = Gate::new(stop, may_start, started, &self.clock);
         let attempt = Attempt { job: &job, stamp: &stamp, gate: &gate };
         let outcome = match (gate.room(&self.room).await, &job.task) {
             (Err(reason), _) => Outcome::Stopped(reason),
             (Ok(_room), Task::Command(argv)) => {
-                let command = command::Command { argv, handed: &self.handed, reads };
+                let command = command::Command { argv, params: &params, handed: &self.handed, reads };
                 command::run(attempt, &command, &self.starter, &mut output).await
+            }
+            (Ok(_room), Task::Http(_) | Task::Sql(_)) if !params.is_empty() => {
+                let why = "requests and statements take no parameters: ask for the run without `--param`".to_owned();
+                Outcome::Failed { why, again: Again::Never }
             }
             (Ok(_room), Task::Http(http)) => http::run(attempt, http, &self.roots, &mut output).await,
             (Ok(_room), Task::Sql(sql)) => sql::run(attempt, sql, &mut output).await,

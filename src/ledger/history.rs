@@ -1,7 +1,9 @@
 //! Reading what was.
 
+use std::time::Duration;
+
 use super::record::{DoneRecord, KnownRecord, NodeRecord, WatermarkRecord, decode};
-use super::{Asked, Ledger};
+use super::{AskError, Asked, Ledger};
 use crate::job::{JobName, RunId, Verdict};
 use crate::scheduler::run::{Done, Known, Open, Watermark};
 use crate::store::{Entry, Keys, Range, Revision, Sort, Store, StoreError};
@@ -50,6 +52,9 @@ pub struct Find {
     /// At most so many.
     pub limit: usize,
 }
+
+/// How often a run that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How many verdicts are read at a time: more than one transaction writes, and with their outputs well below what one
 /// answer may weigh.
@@ -135,6 +140,22 @@ impl<S: Store> Ledger<S> {
             return Ok(Some(RunRow::Done(done)));
         }
         self.verdict_over(run).await
+    }
+
+    /// Waits until a run has ended. A store that is away is waited for. Cancel safe.
+    pub async fn verdict_of(&self, run: &RunId) -> Result<Done, AskError> {
+        loop {
+            match self.run(run).await {
+                Ok(Some(RunRow::Done(done))) => return Ok(done),
+                Ok(Some(RunRow::Open(_))) => {}
+                // Between the two reads it may have ended: it is looked for once more, in the history.
+                Ok(None) if matches!(self.run(run).await?, Some(RunRow::Done(_))) => {}
+                Ok(None) => return Err(AskError::NoSuchRun(run.clone())),
+                Err(error) if error.is_passing() => tracing::warn!(%error, "cannot look now; trying on"),
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// The verdict over many occurrences of which this is one: it stands at the last of them.

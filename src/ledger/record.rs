@@ -1,11 +1,12 @@
 //! What is written: JSON, each record with its version, so that nodes of two versions can tell each other's apart.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
-use crate::job::{JobName, RunId, Verdict};
+use crate::job::{JobName, Params, RunId, Verdict};
 use crate::scheduler::run::{
     CatchUp, Claimant, Done, End, Known, Many, Open, OpenState, Predecessor, Source, Watermark,
 };
@@ -102,6 +103,8 @@ pub(super) struct OpenRecord {
     /// Beside the source, so that nodes that do not know of it still read that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after_end: Option<EndRecord>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    params: BTreeMap<String, String>,
     state: StateRecord,
     attempt: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,21 +176,26 @@ impl From<&Source> for SourceRecord {
         match source {
             Source::Schedule => SourceRecord::Schedule,
             Source::After(followed) => SourceRecord::After(followed.run.clone()),
-            Source::Trigger { by } => SourceRecord::Trigger(by.clone()),
+            Source::Trigger { by, .. } => SourceRecord::Trigger(by.clone()),
             Source::Backfill { by } => SourceRecord::Backfill(by.clone()),
         }
     }
 }
 
 impl SourceRecord {
-    fn with(self, end: Option<EndRecord>) -> Source {
+    fn with(self, end: Option<EndRecord>, params: BTreeMap<String, String>) -> Source {
         match self {
             SourceRecord::Schedule => Source::Schedule,
             SourceRecord::After(run) => Source::After(Box::new(Predecessor { run, end: end.map(End::from) })),
-            SourceRecord::Trigger(by) => Source::Trigger { by },
+            SourceRecord::Trigger(by) => Source::Trigger { by, params: Params::recorded(params) },
             SourceRecord::Backfill(by) => Source::Backfill { by },
         }
     }
+}
+
+/// Beside the source, as how it ended what a run follows.
+fn params_of(source: &Source) -> BTreeMap<String, String> {
+    source.params().iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -200,6 +208,7 @@ impl From<&Open> for OpenRecord {
             starts: open.starts,
             source: (&open.source).into(),
             after_end: EndRecord::of(&open.source),
+            params: params_of(&open.source),
             state: match open.state {
                 OpenState::Waiting { not_before } => StateRecord::Waiting(not_before),
                 OpenState::Claimed => StateRecord::Claimed,
@@ -227,7 +236,7 @@ impl OpenRecord {
             at: id.at(),
             id,
             starts: self.starts,
-            source: self.source.with(self.after_end),
+            source: self.source.with(self.after_end, self.params),
             state: match self.state {
                 StateRecord::Waiting(not_before) => OpenState::Waiting { not_before },
                 StateRecord::Claimed => OpenState::Claimed,
@@ -253,6 +262,8 @@ pub(super) struct DoneRecord {
     source: SourceRecord,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after_end: Option<EndRecord>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    params: BTreeMap<String, String>,
     verdict: Verdict,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     reason: String,
@@ -287,6 +298,7 @@ impl From<&Done> for DoneRecord {
             id: done.id.clone(),
             source: (&done.source).into(),
             after_end: EndRecord::of(&done.source),
+            params: params_of(&done.source),
             verdict: done.verdict,
             reason: done.reason.clone(),
             attempt: done.attempt,
@@ -308,7 +320,7 @@ impl From<DoneRecord> for Done {
             job: record.id.job(),
             at: record.id.at(),
             id: record.id,
-            source: record.source.with(record.after_end),
+            source: record.source.with(record.after_end, record.params),
             verdict: record.verdict,
             reason: record.reason,
             attempt: record.attempt,
@@ -472,6 +484,22 @@ mod tests {
             record.into_open(open().id).source,
             Source::After(Box::new(Predecessor { run: open().id, end: None }))
         );
+    }
+
+    #[test]
+    fn the_parameters_of_a_run_read_back_and_those_of_an_older_version_are_none() {
+        let params = Params::new([("region", "eu"), ("empty", "")]).unwrap();
+        let asked = Open { source: Source::Trigger { by: "eve".into(), params }, ..open() };
+        let bytes = encode(OpenRecord::from(&asked));
+        assert_eq!(decode::<OpenRecord>(&bytes).unwrap().into_open(asked.id.clone()), asked);
+        let done = Done::of(&asked, Verdict::Succeeded, "", asked.at);
+        assert_eq!(Done::from(decode::<DoneRecord>(&encode(DoneRecord::from(&done))).unwrap()), done);
+
+        let mut older: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        older["r"].as_object_mut().unwrap().remove("params").unwrap();
+        let record: OpenRecord = decode(older.to_string().as_bytes()).unwrap();
+        let nothing = Source::Trigger { by: "eve".into(), params: Params::default() };
+        assert_eq!(record.into_open(asked.id).source, nothing);
     }
 
     #[test]

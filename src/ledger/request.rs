@@ -24,6 +24,15 @@ const ASKED_AT_ONCE: usize = 60;
 /// How many bytes are kept of why a run was in doubt that is run once more.
 const DOUBT_KEPT: usize = 500;
 
+/// How many hexadecimal digits the identity of a request has.
+pub const CALL_DIGITS: usize = 12;
+
+/// The identity of a request, so that asking again because an answer was lost asks only once.
+pub fn call(kind: char) -> String {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    format!("{kind}-{}", &id[..CALL_DIGITS])
+}
+
 /// Why a request was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {

@@ -272,12 +272,15 @@ impl<S: Store, E: Execute> Running<S, E> {
             after: after_of(&open.source),
         };
         tracing::info!(job = %job.name, run_id = %open.id, fence = %claimant.fence, attempt = open.attempt, "run starts");
+        let hold = self.leadership.hold_under(claimant.fence);
         let (stopper, stop) = Stop::channel();
         let (started, when) = Started::channel();
         self.work.runs.insert(open.id.clone(), stopper);
         let work = execute::Work {
             job,
             stamp,
+            params: open.source.params(),
+            hold,
             stop,
             may_start: self.leadership.may_start(claimant.fence, self.node.options.clock.clone()),
             output: self.node.outputs.open(&open.id),

@@ -9,7 +9,7 @@ use super::{Call, Next, OnceError, Runner, Settled, Step, Told, find};
 use crate::execute::{self, Execute, Follow, MayStart, Reads, Started, Stop, Stopper, Work};
 use crate::fence::Stamp;
 use crate::job::{
-    Again, Attempted, End, Ended, Job, Judgement, OUTPUT_KEPT, Outcome, RunId, StopReason, Verdict, lost,
+    Again, Attempted, End, Ended, Job, Judgement, OUTPUT_KEPT, Outcome, Params, RunId, StopReason, Verdict, lost,
 };
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
 use crate::lock::{CampaignError, Candidate, Ended as SessionEnd, Hold, HoldSignal, Term, Trust};
@@ -292,7 +292,9 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let stamp = self.stamp(step, turn.hold, attempt, now);
         // A probe looks at what is there, and leaves the input to what it is about.
         let reads = if std::sync::Arc::ptr_eq(job, &step.job) { step.reads } else { Reads::Nothing };
-        let work = Work { job: std::sync::Arc::clone(job), stamp, stop, may_start, output, started, reads };
+        let (params, hold) = (Params::default(), Some(turn.hold.clone()));
+        let work =
+            Work { job: std::sync::Arc::clone(job), stamp, params, hold, stop, may_start, output, started, reads };
         let name = step.key.name().to_owned();
         let nothing = Live { name, fence: turn.hold.fence(), attempt, text: String::new(), bytes: 0 };
         let (live, shown) = watch::channel(nothing);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::fence::Fence;
 pub use crate::job::End;
-use crate::job::{JobName, RunId, Verdict};
+use crate::job::{JobName, Params, RunId, Verdict};
 use crate::time::Wall;
 
 /// The version of a key: the store's revision at which it was last put. Compared, never computed with.
@@ -84,11 +84,23 @@ pub enum Source {
     /// A person (`fencron trigger`).
     Trigger {
         by: String,
+        /// What the person gives the run.
+        params: Params,
     },
     /// A person, for instants of the past (`fencron backfill`).
     Backfill {
         by: String,
     },
+}
+
+impl Source {
+    /// What the person who asked for the run gave it; nothing for all others.
+    pub fn params(&self) -> Params {
+        match self {
+            Source::Trigger { params, .. } => params.clone(),
+            Source::Schedule | Source::After(_) | Source::Backfill { .. } => Params::default(),
+        }
+    }
 }
 
 /// The run that another follows.

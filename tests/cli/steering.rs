@@ -18,6 +18,21 @@ fn trigger_wait_exits_as_the_run_ended() {
 }
 
 #[test]
+fn a_parameter_reaches_the_command_and_is_refused_where_it_is_none() {
+    let place = Place::with(&JOBS.replace("echo $FENCRON_SCHEDULED_AT", "echo $FENCRON_PARAM_REGION $FENCRON_PARAM_N"));
+    let _node = place.leader("a", &[]);
+    let run = place.json(&["trigger", "daily", "--param", "region=a=b c", "--param", "n=1", "--wait"]);
+    assert_eq!(place.run(&["logs", run["run_id"].as_str().unwrap()]).stdout(), "a=b c 1\n");
+    for (params, says) in [
+        (["--param", "region"], "NAME=VALUE"),
+        (["--param", "Region=eu"], "small letters"),
+        (["--param=a=1", "--param=a=2"], "given twice"),
+    ] {
+        place.run(&[&["trigger", "daily"], &params[..]].concat()).fails(2, &[says]);
+    }
+}
+
+#[test]
 fn what_is_asked_for_before_the_first_node_runs_once_there_is_one() {
     let place = Place::new();
     place.write("other.yaml", &JOBS.replace("namespace: shop", "namespace: other"));

@@ -82,7 +82,17 @@ pub fn begin_if(executor: &Executor, job: Job, may_start: MayStart) -> Attempt {
     let follow = outputs.follow(&run_id()).unwrap();
     let (stopper, stop) = Stop::channel();
     let (started, when) = Started::channel();
-    let work = Work { job: Arc::new(job), stamp: stamp(), stop, may_start, output, started, reads: Reads::Nothing };
+    let work = Work {
+        job: Arc::new(job),
+        stamp: stamp(),
+        params: Params::new([("region", "eu")]).unwrap(),
+        hold: None,
+        stop,
+        may_start,
+        output,
+        started,
+        reads: Reads::Nothing,
+    };
     let executor = executor.clone();
     let ended = tokio::spawn(async move { executor.run(work).await });
     Attempt { ended, started: when, stopper, follow, heard: String::new() }

@@ -39,6 +39,7 @@ async fn the_stamp_wins_over_the_job_and_the_job_over_what_is_inherited() {
         ("FENCRON_SCHEDULED_AT", "2026-11-21T02:00:00Z"),
         ("FENCRON_ATTEMPT", "2"),
         ("FENCRON_NODE", "a"),
+        ("FENCRON_PARAM_REGION", "eu"),
         ("REGION", "eu"),
         ("OWN", "a=b c"),
         ("INHERITED", "yes"),

@@ -59,6 +59,8 @@ pub fn begin(http: Http, timeout: Option<Duration>, may_start: MayStart) -> Atte
     let work = Work {
         job: Arc::new(job(http, timeout)),
         stamp: stamp(),
+        params: Params::default(),
+        hold: None,
         stop,
         may_start,
         output,

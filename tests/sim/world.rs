@@ -7,7 +7,7 @@ use std::time::Duration;
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::Outputs;
 use fencron::fence::Fence;
-use fencron::job::{JobName, Verdict};
+use fencron::job::{JobName, Params, Verdict};
 use fencron::ledger::{Asked, Find, Ledger, Resolution, RunRow};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::{Ends, Node, Options, Order, Status};
@@ -566,7 +566,10 @@ impl Asking {
         let (now, by) = (truth.wall(), "eve".to_owned());
         let asked = Asked { by: by.clone(), at: now };
         match request {
-            Request::Trigger => ledger.ask_for_runs(&job, &[now], &call, &Source::Trigger { by }, now).await.is_ok(),
+            Request::Trigger => {
+                let source = Source::Trigger { by, params: Params::default() };
+                ledger.ask_for_runs(&job, &[now], &call, &source, now).await.is_ok()
+            }
             Request::Backfill => {
                 let past: Vec<_> = (1..=4).map(|n| now.minus(Duration::from_secs(3600 * n))).collect();
                 ledger.ask_for_runs(&job, &past, &call, &Source::Backfill { by }, now).await.is_ok()

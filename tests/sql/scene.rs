@@ -8,7 +8,7 @@ use fencron::execute::{
     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Reads, Started, Stop, Stopper, SupervisorProgram, Work,
 };
 use fencron::fence::{Fence, Scope, Stamp};
-use fencron::job::{Ended, Job, JobName, Outcome, RunId, Task};
+use fencron::job::{Ended, Job, JobName, Outcome, Params, RunId, Task};
 use fencron::time::Clock;
 use mysql_async::prelude::Queryable;
 use tokio::sync::oneshot;
@@ -291,6 +291,8 @@ impl Attempt {
         let work = Work {
             job: Arc::new(self.job),
             stamp,
+            params: Params::default(),
+            hold: None,
             stop,
             may_start: self.may_start,
             output,

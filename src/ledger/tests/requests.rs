@@ -3,7 +3,7 @@
 use super::*;
 
 fn trigger() -> Source {
-    Source::Trigger { by: "eve".into() }
+    Source::Trigger { by: "eve".into(), params: crate::job::Params::default() }
 }
 
 #[tokio::test(start_paused = true)]

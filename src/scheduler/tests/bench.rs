@@ -599,7 +599,7 @@ impl Bench {
 
     /// A person asks for a run of this job now.
     pub fn trigger(&mut self, job: &str, call: &str) -> RunId {
-        let source = Source::Trigger { by: "eve".into() };
+        let source = Source::Trigger { by: "eve".into(), params: crate::job::Params::default() };
         self.ask(job, self.now, call, source)
     }
 

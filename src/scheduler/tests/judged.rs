@@ -23,7 +23,7 @@ fn goes_on(job: &Job, outcome: &Outcome, case: Case) -> String {
         job: job.name.clone(),
         at: at(0),
         starts: at(0),
-        source: Source::Trigger { by: "eve".into() },
+        source: Source::Trigger { by: "eve".into(), params: crate::job::Params::default() },
         state: OpenState::Waiting { not_before: at(0) },
         attempt: case.number - 1,
         claimant: None,
