@@ -35,6 +35,8 @@ use crate::time::Clock;
 mod error;
 mod flow;
 mod held;
+#[cfg(feature = "jobs")]
+mod jobs;
 mod lock;
 #[cfg(feature = "jobs")]
 mod once;

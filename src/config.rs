@@ -20,6 +20,7 @@ mod jobs;
 mod keys;
 mod migrations;
 mod problem;
+mod program;
 mod schema;
 mod sections;
 mod sql;
@@ -41,6 +42,7 @@ pub use http::{
 };
 pub use migrations::{MAX_MIGRATIONS, Migration, leads_back_from};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
+pub use program::{Program, Written};
 pub use schema::schema;
 pub use sql::MAX_PARAMS;
 pub use tables::{
@@ -125,12 +127,17 @@ pub fn parse(text: &str, sources: &Sources) -> Result<Config, Problems> {
 ///
 /// As [`parse`], and one problem for bytes that are no text or more than [`MAX_FILE_BYTES`].
 pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
-    let text = decode(bytes)?;
+    read_text(decode(bytes)?, bytes, sources, false)
+}
+
+/// The configuration in `text`, which `bytes` are: that of a file, or of a program whose jobs are closures.
+fn read_text(text: &str, bytes: &[u8], sources: &Sources, of_program: bool) -> Result<Config, Problems> {
     let mut wrong = Findings::default();
     let tree = Tree::read(text, &mut wrong);
     let Some(tree) = tree else { return Err(wrong.locate(text)) };
     let mut walk = Walk::new(&tree, sources);
     walk.wrong = wrong;
+    walk.of_program = of_program;
     let read = read(&mut walk);
     let Walk { wrong, odd, told, left_open, .. } = walk;
     match read {

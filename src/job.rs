@@ -319,6 +319,8 @@ pub enum Task {
     Http(Box<Http>),
     /// Runs statements in a database.
     Sql(Box<Sql>),
+    /// Calls the closure that a program has for the job of this name.
+    Call,
 }
 
 /// What becomes of an occurrence that is due while a run of the same job is open.

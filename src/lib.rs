@@ -29,6 +29,7 @@
 //! | `execute` | attempts, to the end of the last process of a command |
 //! | `once` | migrations, and what is run once under a key |
 //! | `node` | the loop around all of it |
+//! | `jobs` | closures as jobs, for services |
 //! | `listen` | listeners of HTTP, and their bounds |
 //! | `api`, `cli` | the listener and the program |
 //!
@@ -81,6 +82,9 @@ pub mod once;
 
 #[cfg(feature = "jobs")]
 pub mod node;
+
+#[cfg(feature = "jobs")]
+pub mod jobs;
 
 #[cfg(feature = "cli")]
 pub mod api;

@@ -94,6 +94,8 @@ pub enum Order {
     Refused(String),
     /// Drain, resign, and end.
     Stop,
+    /// The same, waiting for what runs for this long and not for what the options say.
+    StopWithin(Duration),
     /// End now: what runs is killed.
     StopNow,
 }
@@ -343,6 +345,10 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.drain(true);
             }
             Some(Order::Stop) | None => {}
+            Some(Order::StopWithin(grace)) => {
+                self.node.options.shutdown_grace = grace;
+                self.ordered(Some(Order::Stop));
+            }
             Some(Order::StopNow) => {
                 tracing::warn!(running = self.work.running(), "stopping now: what runs is killed");
                 self.stopping = Some(Stopping::now(self.node.options.clock.boot()));

@@ -91,3 +91,10 @@ async fn nightly_job_goes_on_after_its_instance_was_killed() {
     assert_eq!(reports.len(), 2, "one hand-over: {output}");
     assert!(output.ends_with("the other has gone on\n"), "{output}");
 }
+
+#[tokio::test]
+async fn closures_fire_on_schedule_and_one_after_the_other() {
+    let output = output("closures").await;
+    assert!(count(&output, " under fence ") >= 2 && count(&output, " is sent") >= 2, "{output}");
+    assert!(output.ends_with("asked for: send succeeded\n"), "{output}");
+}

@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
     &["elected", "once", "node", "metrics"],
+    &["jobs"],
     &["client", "api"],
     &["cli"],
 ];

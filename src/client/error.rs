@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::elected::NotAJobName;
 #[cfg(feature = "jobs")]
+use crate::jobs::JobsError;
+#[cfg(feature = "jobs")]
 use crate::ledger::NotAKey;
 use crate::lock::{
     BadTtl, CampaignError, FenceBaseError, HeldBy, LockError, LockName, Lost, NotALockName, NotANamespace,
@@ -268,6 +270,17 @@ fn kind_of_once(error: &OnceError) -> Kind {
     }
 }
 
+#[cfg(feature = "jobs")]
+fn kind_of_jobs(error: &JobsError) -> Kind {
+    match error {
+        JobsError::Wrong(_) | JobsError::NoSuchJob(_) | JobsError::Param(_) | JobsError::Asked(_) => Kind::Invalid,
+        JobsError::Store(error) => kind_of_store(error),
+        JobsError::Chores(_) => Kind::Refused,
+        JobsError::Node(_) => Kind::Failed,
+        JobsError::Stopped => Kind::Closed,
+    }
+}
+
 macro_rules! converts {
     ($($error:ty => $kind:expr),* $(,)?) => {
         $(impl From<$error> for Error {
@@ -282,6 +295,7 @@ macro_rules! converts {
 #[cfg(feature = "jobs")]
 converts! {
     OnceError => kind_of_once,
+    JobsError => kind_of_jobs,
     NotAKey => |_| Kind::Invalid,
 }
 

@@ -80,8 +80,7 @@ where
             let Once { client, key, body, is_idempotent, retries_failed, wait } = self;
             let key = OnceKey::once(&key)?;
             let checksum = Sha256::digest("a closure").iter().map(|byte| format!("{byte:02x}")).collect();
-            // What is called is the executor's; no task that a file could have is that.
-            let step = Step::of_key(key, checksum, Task::Command(Vec::new()), None, is_idempotent);
+            let step = Step::of_key(key, checksum, Task::Call, None, is_idempotent);
             let call =
                 Box::new(move || -> Calling { Box::pin(async move { body().await.map_err(|e| e.to_string()) }) });
             let execute = Closure { call: Arc::new(Mutex::new(Some(call))), clock: client.locks().clock().clone() };

@@ -173,6 +173,11 @@ impl Draft {
                  (`fencron guard proxy` does that for any service)",
             ),
             Task::Sql(sql) => super::sql::why_not_exactly_once(sql),
+            Task::Call => Some(
+                "`exactly_once` cannot be kept for a closure: when its process is lost, nobody can tell how much of its \
+                 work was done. Use `at_most_once` (it is not run again, and ends as `unknown`) or `at_least_once` (it \
+                 is run again, with the same run id, by which the closure can tell)",
+            ),
         };
         let Placed { value, given } = self.guarantee;
         self.job.guarantee = if given.is_none() && why_not.is_none() { Guarantee::ExactlyOnce } else { value };

@@ -59,7 +59,7 @@ impl Reader<'_> {
         draft.lay(walk, &fields);
         let at_key = Spot { node: key, ..spot };
         let left_open = walk.left_open;
-        let task = read_task(walk, &fields, at_key, &mut draft);
+        let task = if walk.of_program { Some(Task::Call) } else { read_task(walk, &fields, at_key, &mut draft) };
         // What would be done is left open, and when it would be is not.
         let unknown = (task.is_none() && walk.left_open > left_open && walk.wrong.count() == wrong_before)
             .then(|| Task::Command(vec![Text::secret("")]));
@@ -142,9 +142,9 @@ pub fn read_task(walk: &mut Walk, fields: &Fields, at_key: Spot, draft: &mut Dra
     }
 }
 
-/// Notes what has no meaning for a task that starts no process.
+/// Notes what has no meaning for a task that starts no process. A closure is given time to end as a command is.
 pub fn check_process(walk: &mut Walk, fields: &Fields, task: Option<&Task>) {
-    if task.is_none_or(|task| matches!(task, Task::Command(_))) {
+    if task.is_none_or(|task| matches!(task, Task::Command(_) | Task::Call)) {
         return;
     }
     if let Some((_, spot)) = fields.needing(Needs::Process).into_iter().next() {
@@ -184,7 +184,7 @@ fn check_links(walk: &mut Walk, jobs: Spot, entries: &[Entry], links: &[Link]) {
             let message = match walk.guess(&named, names.iter().copied()) {
                 _ if link.secret => "there is no job of the name that `${…}` stands for here".to_owned(),
                 Some(meant) => format!("there is no job {target}: did you mean `{meant}`?"),
-                None => format!("there is no job {target}: name one of this file"),
+                None => format!("there is no job {target}: name one of {}", walk.whole()),
             };
             report_link(walk, jobs, link, message);
         }

@@ -38,7 +38,8 @@ pub struct Problem {
 /// Its `Display` is for people: every problem with its line, and a caret under the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    file: String,
+    /// What the file is called; `None`: it is the text of a program, in which nobody looks for a line.
+    file: Option<String>,
     list: Vec<Problem>,
     beyond: usize,
 }
@@ -47,7 +48,14 @@ impl Problems {
     /// The same problems, shown as those of the file `name`.
     #[must_use]
     pub fn of_file(mut self, name: &str) -> Problems {
-        self.file = visible(name);
+        self.file = Some(visible(name));
+        self
+    }
+
+    /// The same problems, shown as those of the jobs of a program: each with the path of its key.
+    #[must_use]
+    pub(super) fn of_program(mut self) -> Problems {
+        self.file = None;
         self
     }
 
@@ -68,7 +76,24 @@ impl Problems {
     /// One problem with a file that cannot be read as text, at `line` and `column`.
     pub(super) fn unreadable((line, column): (usize, usize), message: String) -> Problems {
         let problem = Problem { line, column, path: String::new(), message, excerpt: None };
-        Problems { file: DEFAULT_NAME.to_owned(), list: vec![problem], beyond: 0 }
+        Problems { file: Some(DEFAULT_NAME.to_owned()), list: vec![problem], beyond: 0 }
+    }
+}
+
+impl Problem {
+    /// As one of the file called so, or of a program.
+    fn show(&self, file: Option<&str>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { line, column, path, message, excerpt } = self;
+        match file {
+            Some(file) => write!(f, "{file}:{line}:{column}: {message}")?,
+            None if path.is_empty() => f.write_str(message)?,
+            None => write!(f, "{}: {message}", visible(path))?,
+        }
+        let Some((text, caret)) = excerpt else { return Ok(()) };
+        let number = file.map_or(String::new(), |_| line.to_string());
+        let gutter = number.len();
+        write!(f, "\n {number} | {text}\n {:gutter$} | {:caret$}^", "", "")?;
+        if file.is_some() && !path.is_empty() { write!(f, " {path}") } else { Ok(()) }
     }
 }
 
@@ -89,15 +114,7 @@ impl fmt::Display for Problems {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{}:{}:{}: {}", self.file, problem.line, problem.column, problem.message)?;
-            if let Some((text, caret)) = &problem.excerpt {
-                let (line, path) = (problem.line, &problem.path);
-                let gutter = line.to_string().len();
-                write!(f, "\n {line} | {text}\n {:gutter$} | {:caret$}^", "", "")?;
-                if !path.is_empty() {
-                    write!(f, " {path}")?;
-                }
-            }
+            problem.show(self.file.as_deref(), f)?;
         }
         match self.count().saturating_sub(MAX_SHOWN) {
             0 => Ok(()),
@@ -149,7 +166,7 @@ impl Findings {
             let excerpt = Some(excerpt(line, counted.at - lines.0[counted.line]));
             list.push(Problem { line: counted.line + 1, column: counted.column + 1, path, message, excerpt });
         }
-        Problems { file: DEFAULT_NAME.to_owned(), list, beyond: self.beyond }
+        Problems { file: Some(DEFAULT_NAME.to_owned()), list, beyond: self.beyond }
     }
 }
 

@@ -97,8 +97,8 @@ impl Value for Except {
             let known = || calendars.by_name.keys().map(String::as_str);
             let hint = match walk.guess(&name, known()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
-                None if calendars.by_name.is_empty() => "this file has no `calendars`".to_owned(),
-                None => format!("the calendars of this file are {}", keys::list(known().take(LISTED))),
+                None if calendars.by_name.is_empty() => format!("{} has no `calendars`", walk.whole()),
+                None => format!("the calendars of {} are {}", walk.whole(), keys::list(known().take(LISTED))),
             };
             walk.wrong(item, format!("{} is not the name of a calendar: {hint}", name.shown()));
         }

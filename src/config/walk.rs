@@ -148,6 +148,8 @@ pub struct Walk<'t> {
     pub left_open: usize,
     /// What is done as the file has it, and worth saying.
     pub told: Findings,
+    /// The jobs are closures of a program, not tasks of a file.
+    pub of_program: bool,
     guesses: u32,
     /// How much was filled in so far.
     filled_bytes: usize,
@@ -170,6 +172,7 @@ impl<'t> Walk<'t> {
             wrong: none(),
             odd: none(),
             told: none(),
+            of_program: false,
             left_open: 0,
             guesses: 0,
             filled_bytes: 0,
@@ -185,6 +188,11 @@ impl<'t> Walk<'t> {
     pub fn may_guess(&mut self, filled: &Filled) -> bool {
         self.guesses = self.guesses.saturating_add(1);
         !filled.secret && self.guesses <= MAX_GUESSES
+    }
+
+    /// What the jobs stand in, for messages.
+    pub fn whole(&self) -> &'static str {
+        if self.of_program { "this program" } else { "this file" }
     }
 
     /// Notes an error about a value.

@@ -99,6 +99,9 @@ impl Execute for Executor {
             }
             (Ok(_room), Task::Http(http)) => http::run(attempt, http, &self.roots, &mut output).await,
             (Ok(_room), Task::Sql(sql)) => sql::run(attempt, sql, &mut output).await,
+            (Ok(_room), Task::Call) => {
+                Outcome::NotStarted("it is a closure of another program, and this one has none of it".to_owned())
+            }
         };
         gate.ended(outcome, output)
     }

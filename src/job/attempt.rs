@@ -104,7 +104,7 @@ impl Job {
     /// its request may have arrived.
     fn is_in_doubt_when_cut_short(&self) -> bool {
         match &self.task {
-            Task::Command(_) => false,
+            Task::Command(_) | Task::Call => false,
             Task::Http(_) => true,
             Task::Sql(sql) => !sql.transaction,
         }
