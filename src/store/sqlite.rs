@@ -161,7 +161,7 @@ impl Threads {
         let Opened { file, boot, to_write, to_read } = opened;
         let (writer, write_requests) = mpsc::channel();
         let (reader, read_requests) = mpsc::channel();
-        let (bell, log) = (Bell::new(reader.clone()), file.log());
+        let (bell, database) = (Bell::new(reader.clone()), file.path().to_owned());
         let write_thread = Writer {
             file: file.clone(),
             boot: Arc::clone(&boot),
@@ -169,7 +169,7 @@ impl Threads {
             clock: clock.clone(),
             requests: write_requests,
             bell: bell.clone(),
-            log: word.announces.then(|| log.clone()),
+            announces: word.announces.then(|| database.clone()),
         };
         let read_thread = Reader {
             file: file.clone(),
@@ -179,7 +179,7 @@ impl Threads {
             requests: read_requests,
             writer: writer.clone(),
             bell,
-            hearing: Hearing::new(word.listens.then_some(log), word.look_every),
+            hearing: Hearing::new(word.listens.then_some(database), word.look_every),
             watches: Watches::default(),
         };
         spawn("fencron-sqlite-write", move || write_thread.run())?;

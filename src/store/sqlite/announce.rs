@@ -2,9 +2,9 @@
 //!
 //! SQLite tells other processes nothing. The kernel reports writes to the write-ahead log (inotify), but reports them
 //! before the commit can be seen: SQLite publishes a commit through shared memory, after the log has been synced. So the
-//! writer sets the log's times when it has committed ([`announce`]), which is an event of its own (`IN_ATTRIB`), and
-//! listeners take that event alone. The directory is watched, not the log: the log may not be there yet, and SQLite deletes
-//! it with the last connection.
+//! writer sets the database's times when it has committed ([`announce`]), which is an event of its own (`IN_ATTRIB`), and
+//! listeners take that event alone. (Setting the times of the log would make its next sync dearer: a sync writes them down.)
+//! The directory is watched, since a watch of the file would end where the file is replaced.
 //!
 //! A process has one inotify instance and one thread for all its stores, since the kernel allows a user only some 128
 //! instances. An announcement is a hint, as a watch is: the reader looks now and then without one (`sqlite/reader.rs`).
@@ -55,11 +55,11 @@ impl Bell {
 
 /// Tells the processes that listen that something was committed. It opens nothing: a process that closes any descriptor
 /// of the file loses SQLite's locks on it.
-pub(super) fn announce(log: &Path) {
+pub(super) fn announce(database: &Path) {
     // The mode that a writer needs is enough for the present time, which is why both times are set.
     let now = TimeSpec::UTIME_NOW;
-    if let Err(error) = utimensat(AT_FDCWD, log, &now, &now, UtimensatFlags::FollowSymlink) {
-        tracing::debug!(%error, path = %log.display(), "other processes hear of a commit later");
+    if let Err(error) = utimensat(AT_FDCWD, database, &now, &now, UtimensatFlags::FollowSymlink) {
+        tracing::debug!(%error, path = %database.display(), "other processes hear of a commit later");
     }
 }
 
@@ -91,7 +91,7 @@ mod linux {
 
     struct Subscriber {
         directory: WatchDescriptor,
-        log: OsString,
+        database: OsString,
         bell: Bell,
         /// Nothing more will be heard of the directory.
         is_deaf: Arc<AtomicBool>,
@@ -108,13 +108,15 @@ mod linux {
     }
 
     impl Subscription {
-        /// Rings `bell` whenever a commit to the database of this log is announced.
+        /// Rings `bell` whenever a commit to this database is announced.
         ///
         /// # Errors
         ///
         /// Where the kernel has no inotify, or no instance or watch left for this user.
-        pub(in crate::store::sqlite) fn to(log: &Path, bell: Bell) -> Result<Subscription, Errno> {
-            let (Some(directory), Some(name)) = (log.parent(), log.file_name()) else { return Err(Errno::EINVAL) };
+        pub(in crate::store::sqlite) fn to(database: &Path, bell: Bell) -> Result<Subscription, Errno> {
+            let (Some(directory), Some(name)) = (database.parent(), database.file_name()) else {
+                return Err(Errno::EINVAL);
+            };
             let mut listener = listener();
             let listener = match &mut *listener {
                 Some(listener) => listener,
@@ -123,7 +125,7 @@ mod linux {
             let flags = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_ONLYDIR;
             let directory = listener.inotify.add_watch(directory, flags)?;
             let (number, is_deaf) = (listener.subscriptions, Arc::<AtomicBool>::default());
-            let subscriber = Subscriber { directory, log: name.to_owned(), bell, is_deaf: Arc::clone(&is_deaf) };
+            let subscriber = Subscriber { directory, database: name.to_owned(), bell, is_deaf: Arc::clone(&is_deaf) };
             listener.subscribers.insert(number, subscriber);
             listener.subscriptions += 1;
             Ok(Subscription { number, is_deaf })
@@ -166,7 +168,7 @@ mod linux {
                 if of_directory.clone().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)) {
                     subscriber.is_deaf.store(true, Ordering::Release);
                     subscriber.bell.ring();
-                } else if overflowed || of_directory.any(|event| event.name.as_ref() == Some(&subscriber.log)) {
+                } else if overflowed || of_directory.any(|event| event.name.as_ref() == Some(&subscriber.database)) {
                     subscriber.bell.ring();
                 }
             }
@@ -206,7 +208,7 @@ mod other {
     pub(in crate::store::sqlite) enum Subscription {}
 
     impl Subscription {
-        pub(in crate::store::sqlite) fn to(_log: &Path, _bell: Bell) -> Result<Subscription, Errno> {
+        pub(in crate::store::sqlite) fn to(_database: &Path, _bell: Bell) -> Result<Subscription, Errno> {
             Err(Errno::ENOSYS)
         }
 

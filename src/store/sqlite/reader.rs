@@ -79,8 +79,8 @@ pub(super) struct Reader {
 
 /// How the reader learns of the commits of other processes.
 pub(super) struct Hearing {
-    /// The write-ahead log, while it was not listened to yet.
-    log: Option<PathBuf>,
+    /// The database, while it was not listened to yet.
+    database: Option<PathBuf>,
     subscription: Option<Subscription>,
     /// How often the reader looks while it hears.
     look_every: Duration,
@@ -222,25 +222,25 @@ impl Reader {
 }
 
 impl Hearing {
-    /// `log`: what to listen to; `None`: nothing.
-    pub(super) fn new(log: Option<PathBuf>, look_every: Duration) -> Hearing {
-        Hearing { log, subscription: None, look_every, suspects: false, doubted_until: Boot::default() }
+    /// `database`: whose commits to listen to; `None`: nothing is listened to.
+    pub(super) fn new(database: Option<PathBuf>, look_every: Duration) -> Hearing {
+        Hearing { database, subscription: None, look_every, suspects: false, doubted_until: Boot::default() }
     }
 
     /// Has `bell` rung from now on when another process commits, where the kernel can do that.
     fn listen(&mut self, bell: &Bell) {
-        let Some(log) = self.log.take() else { return };
+        let Some(database) = self.database.take() else { return };
         /// It was said that the kernel cannot.
         static TOLD: AtomicBool = AtomicBool::new(false);
-        match Subscription::to(&log, bell.clone()) {
+        match Subscription::to(&database, bell.clone()) {
             Ok(subscription) => self.subscription = Some(subscription),
             Err(error) if !TOLD.swap(true, Ordering::Relaxed) => tracing::warn!(
                 %error,
-                store.log = %log.display(),
+                store.path = %database.display(),
                 "the kernel does not report changes of files to this process (inotify), so SQLite stores are looked at \
                  every {POLL:?}; where a limit is reached, raise fs.inotify.max_user_instances or max_user_watches"
             ),
-            Err(error) => tracing::debug!(%error, store.log = %log.display(), "looking every {POLL:?}"),
+            Err(error) => tracing::debug!(%error, store.path = %database.display(), "looking every {POLL:?}"),
         }
     }
 

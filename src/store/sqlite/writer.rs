@@ -64,7 +64,7 @@ pub(super) struct Writer {
     /// The reader's, of this store.
     pub(super) bell: Bell,
     /// By which the readers of other stores on the file hear of a commit. `None`: they are left to find out.
-    pub(super) log: Option<PathBuf>,
+    pub(super) announces: Option<PathBuf>,
 }
 
 impl Writer {
@@ -97,7 +97,7 @@ impl Writer {
         };
         if changed {
             self.bell.ring();
-            self.log.iter().for_each(|log| announce(log));
+            self.announces.iter().for_each(|database| announce(database));
         }
         for (request, answer) in batch.into_iter().zip(answers) {
             if let Some(reply) = request.reply {
