@@ -10,6 +10,9 @@ use crate::time::Wall;
 
 pub(super) type Jobs = BTreeMap<JobName, Arc<Job>>;
 
+/// A job that another configuration changes; `None`: it is not there any more.
+type Changed<'a> = (JobName, Option<&'a Arc<Job>>);
+
 #[derive(Debug, Default)]
 pub(super) struct Configuration {
     jobs: Jobs,
@@ -74,7 +77,7 @@ impl Configuration {
     }
 
     /// What the configuration that is offered makes another object, by name; `None`: it is not there any more.
-    pub fn changes(&self) -> Option<Vec<(JobName, Option<&Arc<Job>>)>> {
+    pub fn changes(&self) -> Option<Vec<Changed<'_>>> {
         self.offered.as_ref().map(|offered| differences(&self.jobs, offered))
     }
 
@@ -180,10 +183,7 @@ impl Scheduler {
 }
 
 /// What is not the same object in `new` as in `old`, by name; `None`: it is not there any more.
-fn differences<'a>(
-    old: &BTreeMap<JobName, Arc<Job>>,
-    new: &'a BTreeMap<JobName, Arc<Job>>,
-) -> Vec<(JobName, Option<&'a Arc<Job>>)> {
+fn differences<'a>(old: &Jobs, new: &'a Jobs) -> Vec<Changed<'a>> {
     let (mut old, mut found) = (old.iter().peekable(), Vec::new());
     for (name, job) in new {
         while let Some((gone, _)) = old.next_if(|(before, _)| *before < name) {

@@ -45,7 +45,7 @@ impl Scheduler {
             began,
             doubt: open.doubt.as_deref(),
             asked_by: self.view.cancels.get(&run).map(String::as_str),
-            is_last: !self.configuration.job(&open.job).is_some(),
+            is_last: self.configuration.job(&open.job).is_none(),
         };
         let (judgement, doubt) = (active.job.judge(attempted), active.job.doubt_after(attempted));
         let open = Open { started_at: ended.started_at, lateness, doubt, ..open };

@@ -107,7 +107,8 @@ impl Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Predecessor {
     pub run: RunId,
-    /// How it ended, with the beginning of the reason: at most [`FOLLOWED_REASON_MOST`] bytes; `None` where a node of an older version had a hand in it, which does not pass that on.
+    /// How it ended, with the beginning of the reason: at most [`FOLLOWED_REASON_MOST`] bytes. `None` where a node of an
+    /// older version had a hand in it, which does not pass that on.
     pub end: Option<End>,
 }
 

@@ -22,15 +22,18 @@ pub(crate) struct Case {
     pub in_doubt: bool,
 }
 
+/// Answers, with the names of the cells that have them.
+type Cells = Vec<(String, Vec<String>)>;
+
 /// What `judge` says of each end of an attempt. A cell is named like `B2?`: the attempt had begun (`U`: it had not), it
 /// was the second of three, and the attempt before it is in doubt.
 pub(crate) fn table(judge: impl Fn(&Job, &Outcome, Case) -> String) -> String {
     let mut table = String::new();
     for outcome in outcomes() {
         writeln!(table, "{outcome:?}").unwrap();
-        let mut judged: Vec<(Vec<(String, Vec<String>)>, Vec<String>)> = Vec::new();
+        let mut judged: Vec<(Cells, Vec<String>)> = Vec::new();
         for (kind, job) in jobs() {
-            let mut cells: Vec<(String, Vec<String>)> = Vec::new();
+            let mut cells = Cells::new();
             for case in all() {
                 let answer = judge(&job, &outcome, case);
                 match cells.iter_mut().find(|(known, _)| *known == answer) {
