@@ -3,7 +3,7 @@
 //! SQLite tells other processes nothing. The kernel reports writes to the write-ahead log (inotify), but reports them
 //! before the commit can be seen: SQLite publishes a commit through shared memory, after the log has been synced. So the
 //! writer sets the database's times when it has committed ([`announce`]), which is an event of its own (`IN_ATTRIB`), and
-//! listeners take that event alone. (Setting the times of the log would make its next sync dearer: a sync writes them down.)
+//! listeners take that event alone. (Setting the log's times would make its next sync dearer: a sync writes them down.)
 //! The directory is watched, since a watch of the file would end where the file is replaced.
 //!
 //! A process has one inotify instance and one thread for all its stores, since the kernel allows a user only some 128
