@@ -46,14 +46,6 @@ enum Came<S> {
     Closed(Result<(), StoreError>),
 }
 
-/// What happened, to the shell.
-enum Happened<S> {
-    Came(Came<S>),
-    Trust(Trust),
-    Lost(Lost),
-    Time,
-}
-
 /// Keeps a session open, and contends with it for one lock where there is one to contend for, until it leaves.
 ///
 /// Dropping it leaves the session to run out, as a crash would.
@@ -175,26 +167,23 @@ impl<S: Store> Candidate<S> {
             let now = self.locks.clock.boot();
             // Timers stand still while the machine is suspended.
             let pause = self.machine.wake_at().map_or(RECHECK, |at| at.since(now).min(RECHECK));
-            let happened = tokio::select! {
+            tokio::select! {
                 biased;
-                trust = moved(self.trust.as_mut()) => Happened::Trust(trust),
-                why = lost(self.signal.as_ref()) => Happened::Lost(why),
-                Some(came) = self.tasks.join_next() => match came {
-                    Ok(came) => Happened::Came(came),
-                    Err(error) if error.is_cancelled() => Happened::Time,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                trust = moved(self.trust.as_mut()) => match trust.ended {
+                    None => self.news.push_back(News::Trust),
+                    Some(why) => self.session_over(why),
                 },
-                () = tokio::time::sleep(pause) => Happened::Time,
-            };
-            match happened {
-                Happened::Trust(Trust { ended: None, .. }) => self.news.push_back(News::Trust),
-                Happened::Trust(Trust { ended: Some(why), .. }) => self.session_over(why),
-                Happened::Lost(why) => {
+                why = lost(self.signal.as_ref()) => {
                     self.handle(Event::TermOver);
                     self.news.push_back(News::TermOver(why));
                 }
-                Happened::Came(came) => self.came(came),
-                Happened::Time => {}
+                Some(came) = self.tasks.join_next() => match came {
+                    Ok(came) => self.came(came),
+                    // It was stopped.
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
