@@ -14,6 +14,7 @@ mod process;
 mod reload;
 #[path = "cli/steering.rs"]
 mod steering;
+mod support;
 #[path = "cli/tables.rs"]
 mod tables;
 
@@ -27,6 +28,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use support::program::fencron;
 use tempfile::TempDir;
 
 /// How long anything is waited for: far more than it takes, so that a busy machine does not fail a test.
@@ -72,12 +74,8 @@ impl Place {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fencron"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FENCRON_") || name == "RUST_LOG") {
-            command.env_remove(name);
-        }
-        command.env("FENCRON_STATE_DIR", self.path("state"));
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        let mut command = fencron(self.dir.path());
+        command.args(args);
         command
     }
 

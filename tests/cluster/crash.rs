@@ -2,6 +2,7 @@
 
 use super::referee::record::{Fact, job_of};
 use super::scene::{Job, Scene};
+use super::support::over_both;
 
 /// How many jobs come due together.
 const CROWD: usize = 40;
@@ -9,7 +10,11 @@ const CROWD: usize = 40;
 /// How often the leader is killed.
 const KILLS: usize = 3;
 
-over_both!(a_leader_killed_amid_a_batch_loses_and_repeats_nothing, a_leader_killed_amid_a_run_leaves_what_its_jobs_say);
+over_both!(
+    sqlite: super::Scene::over_sqlite(&super::jobs()).await, etcd: super::Scene::over_etcd(&super::jobs()).await;
+    a_leader_killed_amid_a_batch_loses_and_repeats_nothing,
+    a_leader_killed_amid_a_run_leaves_what_its_jobs_say,
+);
 
 /// A crowd, of which every second one may be run again, and two that take long.
 fn jobs() -> Vec<Job> {

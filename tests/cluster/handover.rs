@@ -5,8 +5,13 @@ use nix::sys::signal::Signal;
 use super::effects::Step;
 use super::referee::record::{Fact, Millis};
 use super::scene::{Job, Scene};
+use super::support::over_both;
 
-over_both!(a_leader_told_to_stop_hands_over_at_once, a_rolling_restart_loses_nothing);
+over_both!(
+    sqlite: super::Scene::over_sqlite(&super::jobs()).await, etcd: super::Scene::over_etcd(&super::jobs()).await;
+    a_leader_told_to_stop_hands_over_at_once,
+    a_rolling_restart_loses_nothing,
+);
 
 /// From the resignation to the successor's first claim: far below the TTL, which it does not have to wait for.
 const HANDED_OVER_WITHIN: Millis = 1_500;

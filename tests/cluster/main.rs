@@ -5,26 +5,6 @@
 //! file. Every scenario ends with the judgement of the referee over that record, and with the proof that something
 //! happened at all.
 
-/// Each of these facts, over etcd and over SQLite.
-macro_rules! over_both {
-    ($($fact:ident),*) => {
-        mod over_etcd {
-            use super::{Scene, jobs};
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(Scene::over_etcd(&jobs()).await).await;
-            })*
-        }
-        mod over_sqlite {
-            use super::{Scene, jobs};
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(Scene::over_sqlite(&jobs()).await).await;
-            })*
-        }
-    };
-}
-
 mod clocks;
 mod crash;
 mod disk;

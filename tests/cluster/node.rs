@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::support::program::{FENCRON, within};
 use super::support::until;
 
 /// A node that can be started, killed and started again. Killed when it is dropped, and with the test's thread.
@@ -49,9 +50,8 @@ impl Node {
     /// A `fencron` with the node's store and memory, and a command of the caller.
     pub fn command(&self, arguments: &[&str]) -> Command {
         // The kernel kills what setpriv starts when the thread ends that started it, however that ends.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_fencron"), "--store", &self.store]);
-        command.args(arguments).current_dir(&self.directory).env("FENCRON_STATE_DIR", "state").stdin(Stdio::null());
+        let mut command = within(&self.directory, Command::new("setpriv"));
+        command.args(["--pdeathsig", "KILL", "--", FENCRON, "--store", &self.store]).args(arguments);
         command
     }
 

@@ -2,9 +2,12 @@
 
 use super::effects::{Line, Step};
 use super::scene::{Job, Scene};
-use super::support::until;
+use super::support::{over_both, until};
 
-over_both!(a_frozen_leader_changes_nothing_when_it_thaws);
+over_both!(
+    sqlite: super::Scene::over_sqlite(&super::jobs()).await, etcd: super::Scene::over_etcd(&super::jobs()).await;
+    a_frozen_leader_changes_nothing_when_it_thaws,
+);
 
 fn jobs() -> Vec<Job> {
     vec![

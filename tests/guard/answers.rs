@@ -17,6 +17,7 @@ use tower::{Layer as _, ServiceExt as _};
 use super::door::{Door, Got, Place, Sent, keyed, under};
 use super::layer::{LayerDoor, got, headers, request};
 use super::proxy::{ProxyDoor, ProxyProcess};
+use crate::support::program::fencron;
 use crate::support::{soon, until};
 
 async fn door(options: Options) -> LayerDoor {
@@ -306,8 +307,7 @@ async fn a_proxy_that_is_told_to_stop_answers_first() {
 #[test]
 fn bad_usage_is_said_without_secrets() {
     let run = |args: &[&str]| {
-        let output =
-            std::process::Command::new(env!("CARGO_BIN_EXE_fencron")).arg("guard").args(args).output().unwrap();
+        let output = fencron(&std::env::temp_dir()).arg("guard").args(args).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     let directory = tempfile::tempdir().unwrap();

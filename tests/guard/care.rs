@@ -1,6 +1,6 @@
 //! That a fence which was let in and was none can be taken back, in every place where guards keep what they have seen.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use fencron::guard::sql::Dialect;
 use rusqlite::Connection;
@@ -9,9 +9,10 @@ use serde_json::Value;
 use super::door::{Door as _, Got, Place, Sent, under};
 use super::exec::ExecDoor;
 use crate::support::databases::{Kind, Server};
+use crate::support::program::fencron;
 
 fn guard(state: &str, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fencron"));
+    let mut command = fencron(&std::env::temp_dir());
     command.arg("guard").args(args).env("FENCRON_GUARD_STATE", state).output().unwrap()
 }
 

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use tokio::process::{Child, Command};
 
 use super::door::{Door, Got, Place, Sent};
+use crate::support::program::fencron;
 use crate::support::until;
 
 pub struct ExecDoor {
@@ -38,15 +39,14 @@ impl ExecDoor {
 
     /// `command`, guarded.
     pub fn run(&self, sent: Sent<'_>, command: &[&str]) -> Command {
-        let mut guarded = Command::new(env!("CARGO_BIN_EXE_fencron"));
+        let mut guarded = Command::from(fencron(self.place.directory.path()));
         guarded.args(["guard", "exec", "files"]).args(&self.options).arg("--").args(command);
         guarded.env("FENCRON_GUARD_STATE", &self.place.url).env("FENCRON_SCOPE", sent.scope);
-        guarded.env("FENCRON_FENCE", sent.fence.to_string()).env_remove("FENCRON_RUN_ID");
+        guarded.env("FENCRON_FENCE", sent.fence.to_string());
         if let Some(key) = sent.key {
             guarded.env("FENCRON_RUN_ID", key);
         }
-        guarded.current_dir(self.place.directory.path()).kill_on_drop(true);
-        guarded.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        guarded.kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
         guarded
     }
 

@@ -1,7 +1,7 @@
 //! `fencron guard proxy`, in front of a service of this process.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -18,6 +18,7 @@ use super::door::{Door, Got, Place, Sent};
 use super::layer::{got, headers};
 use super::service::Service;
 use crate::support::PATIENCE;
+use crate::support::program::fencron;
 
 pub struct ProxyDoor {
     pub place: Place,
@@ -75,7 +76,7 @@ pub struct ProxyProcess {
 
 impl ProxyProcess {
     pub fn start(upstream: &str, state: &str, options: &[String]) -> ProxyProcess {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fencron"))
+        let mut child = fencron(&std::env::temp_dir())
             .args(["guard", "proxy", "--listen", "127.0.0.1:0", "--upstream", upstream])
             .args(options)
             .env("FENCRON_GUARD_STATE", state)

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::LIMIT;
 use crate::server::{Answer, Server, answer, nobody};
+use crate::support::program::fencron;
 
 const SECRET: &str = "hunter2";
 
@@ -80,11 +81,8 @@ impl Drop for Node {
 }
 
 fn command(dir: &TempDir, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fencron"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FENCRON_") || name == "RUST_LOG") {
-        command.env_remove(name);
-    }
-    command.args(args).current_dir(dir.path()).env("FENCRON_STATE_DIR", dir.path()).stdin(Stdio::null());
+    let mut command = fencron(dir.path());
+    command.args(args);
     command
 }
 

@@ -1,5 +1,6 @@
 //! What locks, elections and semaphores promise, kept over each real store by the same test.
 
+use std::any::Any;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,47 +17,37 @@ use fencron::time::Clock;
 use tokio::task::JoinHandle;
 
 use crate::support::etcd::{Etcd, EtcdOptions};
-use crate::support::{soon, until};
+use crate::support::{over_both, until};
 use crate::{SHORT_TTL, TTL, node_for, node_of};
 
 const ALL: &str = "/fencron/v1/test/";
 const LOCKS: &str = "/fencron/v1/test/lock/";
 
-/// A store, and what another process finds it by.
+/// A store, what another process finds it by, and what it lies in.
 struct Place<S> {
     store: S,
     url: String,
+    _within: Box<dyn Any + Send>,
 }
 
-macro_rules! over_each_store {
-    ($($promise:ident),* $(,)?) => {
-        mod over_sqlite {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $promise() {
-                let directory = tempfile::tempdir().unwrap();
-                let file = directory.path().join("state.db");
-                let store = SqliteStore::open(&file, Clock::system()).await.unwrap();
-                let place = Place { store, url: format!("sqlite:{}", file.display()) };
-                soon(stringify!($promise), Box::pin(super::$promise(place))).await;
-            })*
-        }
-
-        mod over_etcd {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $promise() {
-                let etcd = Etcd::start(EtcdOptions::default()).await;
-                let place = Place { store: etcd.store().await, url: format!("etcd:{}", etcd.endpoint()) };
-                soon(stringify!($promise), Box::pin(super::$promise(place))).await;
-            })*
-        }
-    };
+impl Place<SqliteStore> {
+    async fn over_sqlite() -> Place<SqliteStore> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state.db");
+        let store = SqliteStore::open(&file, Clock::system()).await.unwrap();
+        Place { store, url: format!("sqlite:{}", file.display()), _within: Box::new(directory) }
+    }
 }
 
-over_each_store!(
+impl Place<EtcdStore> {
+    async fn over_etcd() -> Place<EtcdStore> {
+        let etcd = Etcd::start(EtcdOptions::default()).await;
+        Place { store: etcd.store().await, url: format!("etcd:{}", etcd.endpoint()), _within: Box::new(etcd) }
+    }
+}
+
+over_both!(
+    sqlite: super::Place::over_sqlite().await, etcd: super::Place::over_etcd().await;
     a_lock_taken_by_force_goes_to_the_next_and_its_holder_is_told,
     a_destroyed_lock_is_told_to_all_and_leaves_its_bar,
     a_waiter_is_told_who_holds_the_lock_and_how_many_are_before_it,

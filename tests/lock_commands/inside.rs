@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::scene::Scene;
 use crate::support::over_both;
+use crate::support::program::FENCRON;
 
-const FENCRON: &str = env!("CARGO_BIN_EXE_fencron");
 const JOBS: &str = "version: 1\nnamespace: shop\njobs: {}\n\
                     migrations: [{id: m, shell: 'echo $FENCRON_SCOPE $FENCRON_FENCE >> made'}]\n";
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::etcd::{Etcd, EtcdOptions};
+use crate::support::program::{FENCRON, within};
 use crate::support::{PATIENCE, soon, until};
 
 /// Nobody else is to be at it meanwhile. What it starts has the open file too, so that it tells whether anything is left.
@@ -71,18 +72,14 @@ impl Scene {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        self.within(Command::new(env!("CARGO_BIN_EXE_fencron")), args)
+        self.within(Command::new(FENCRON), args)
     }
 
     /// A command in the scene's directory, that finds its store.
-    pub fn within(&self, mut command: Command, args: &[&str]) -> Command {
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FENCRON_") || name == "RUST_LOG") {
-            command.env_remove(name);
-        }
+    pub fn within(&self, command: Command, args: &[&str]) -> Command {
+        let mut command = within(self.dir.path(), command);
         command.env("FENCRON_STORE", self.store_url()).env("FENCRON_NAMESPACE", "shop");
-        command.env("FENCRON_STATE_DIR", self.path("state"));
-        command.args(args).current_dir(self.dir.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 

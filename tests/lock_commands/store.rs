@@ -10,9 +10,8 @@ use tempfile::TempDir;
 
 use crate::scene::{Process, Ran};
 use crate::support::etcd::{Etcd, EtcdOptions};
+use crate::support::program::FENCRON;
 use crate::support::until;
-
-const FENCRON: &str = env!("CARGO_BIN_EXE_fencron");
 
 /// A directory in which nobody has named a store, below a home directory.
 struct Home(TempDir);

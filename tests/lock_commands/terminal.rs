@@ -7,9 +7,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::scene::{ALONE, Process, Ran, Scene, gone};
+use crate::support::program::FENCRON;
 use crate::support::until;
-
-const FENCRON: &str = env!("CARGO_BIN_EXE_fencron");
 
 /// A shell of a session of its own, with a terminal.
 fn on_a_terminal(scene: &Scene, script: &str) -> Command {

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use crate::support::etcd::{Etcd, EtcdOptions};
+use crate::support::program::fencron;
 use crate::support::until;
 
 /// How many start at once.
@@ -101,13 +102,9 @@ impl Scene {
     }
 
     pub fn command(&self, store: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fencron"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FENCRON_") || name == "RUST_LOG") {
-            command.env_remove(name);
-        }
-        command.args(["--store", store, "--namespace", "shop"]).args(args).current_dir(self.dir.path());
-        command.env("FENCRON_STATE_DIR", self.dir.path().join("state"));
-        command.env("DATABASE_URL", &self.database).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = fencron(self.dir.path());
+        command.args(["--store", store, "--namespace", "shop"]).args(args);
+        command.env("DATABASE_URL", &self.database).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 

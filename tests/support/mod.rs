@@ -8,6 +8,8 @@ pub mod etcd;
 #[cfg(feature = "cli")]
 pub mod imitation;
 pub mod ports;
+#[cfg(feature = "cli")]
+pub mod program;
 pub mod proxy;
 
 use std::future::Future;
@@ -37,21 +39,37 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl F
     .await
 }
 
-/// Runs each fact in a `Scene` over SQLite and in one over etcd.
+/// Far longer than any fact takes: a test that hangs is to fail.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// What a fact of [`over_both`] comes to, in time.
+pub async fn in_time(fact: &str, told: impl Future<Output = ()>) {
+    assert!(tokio::time::timeout(LONGEST, told).await.is_ok(), "{fact}: not within {LONGEST:?}");
+}
+
+/// Runs each fact over SQLite and over etcd: in what the two expressions make (from a module below the caller's), or else
+/// in a `Scene`.
 macro_rules! over_both {
-    ($($fact:ident),* $(,)?) => {
+    (sqlite: $sqlite:expr, etcd: $etcd:expr; $($fact:ident),* $(,)?) => {
         mod over_sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $fact() {
-                super::$fact(crate::scene::Scene::over_sqlite()).await;
+                let told = async { super::$fact($sqlite).await };
+                crate::support::in_time(stringify!($fact), Box::pin(told)).await;
             })*
         }
         mod over_etcd {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $fact() {
-                super::$fact(crate::scene::Scene::over_etcd().await).await;
+                let told = async { super::$fact($etcd).await };
+                crate::support::in_time(stringify!($fact), Box::pin(told)).await;
             })*
         }
+    };
+    ($($fact:ident),* $(,)?) => {
+        crate::support::over_both!(
+            sqlite: crate::scene::Scene::over_sqlite(), etcd: crate::scene::Scene::over_etcd().await; $($fact),*
+        );
     };
 }
 pub(crate) use over_both;

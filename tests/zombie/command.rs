@@ -1,12 +1,13 @@
 //! Commands that come to their effect late.
 
 use super::Stage;
+use super::support::program::FENCRON;
 use super::support::until;
 use std::path::Path;
 
 /// Waits for the word, and then leaves a line: with `guard exec` in front of it, or not.
 fn task(directory: &Path, guarded: bool) -> String {
-    let (dir, program) = (directory.display(), env!("CARGO_BIN_EXE_fencron"));
+    let (dir, program) = (directory.display(), FENCRON);
     let effect = format!("echo $FENCRON_FENCE >>{dir}/effects");
     let effect = match guarded {
         true => format!("{program} guard exec ledger --state sqlite:{dir}/guard.db -- sh -c '{effect}'"),

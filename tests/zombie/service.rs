@@ -1,13 +1,15 @@
 //! A service that does whatever it is asked to, and remembers on whose authority.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use tokio::net::TcpListener;
+
+use super::support::program::fencron;
 
 /// A service on a port of its own. It ends with the test's runtime.
 pub struct Service {
@@ -50,9 +52,8 @@ pub struct GuardProxy {
 impl GuardProxy {
     pub fn start(service: &Service) -> GuardProxy {
         let upstream = format!("http://{}", service.address());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fencron"))
+        let mut child = fencron(&std::env::temp_dir())
             .args(["guard", "proxy", "--listen", "127.0.0.1:0", "--upstream", &upstream, "--state", "memory"])
-            .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
