@@ -21,7 +21,7 @@ pub(crate) use attempt::cases;
 pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, Judgement, PUT_OFF_MOST, cancelled, judge_lost, lost};
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use params::{BadParam, PARAM_NAME_MOST, PARAM_VALUE_MOST, PARAMS_MOST, Param, Params};
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "cli")]
 pub use script::sqlite;
 pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement};
 pub use sql::{Binding, Database, Encryption, Scalar, Server, Session, Sql, Target, WantedServer};

@@ -6,14 +6,14 @@
 
 mod lexer;
 mod reader;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "cli")]
 pub mod sqlite;
 mod transaction;
 
 use super::Database;
 pub use lexer::Quoting;
 use reader::Reader;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "cli")]
 use sqlite::judge;
 
 /// The longest script, in bytes.
@@ -56,7 +56,7 @@ pub struct Statement {
 
 /// What SQLite says of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "SQLite itself says the others"))]
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "SQLite itself says the others"))]
 enum Meaning {
     /// It may be part of a transaction that others began.
     Plain,
@@ -167,10 +167,10 @@ impl Script {
     }
 }
 
-#[cfg(not(feature = "sqlite"))]
+#[cfg(not(feature = "cli"))]
 fn judge(statements: &mut [Statement]) -> Result<(), Fault> {
     let place = statements.first().map_or(Place { line: 1, column: 1 }, |statement| statement.place);
-    let message = "this program was built without fencron's feature `sqlite`, which statements of SQLite are read with";
+    let message = "this program was built without fencron's feature `cli`, which runs the statements of jobs";
     Err(Fault { place, message: message.to_owned() })
 }
 

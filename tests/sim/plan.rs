@@ -80,8 +80,6 @@ impl Fair {
 pub struct Restore {
     pub backed_up: u64,
     pub restored: u64,
-    /// Whether others write to it at once, until its revision is beyond all that was ever seen.
-    pub overtakes: bool,
     /// How much others write to the store after that, for its revision to grow.
     pub growth: u64,
     /// Whose processes crash after that.
@@ -141,7 +139,6 @@ impl Plan {
         let restore = Restore {
             backed_up: if recent { restored - chance.within(250, 6_000) } else { chance.within(5_000, restored - 250) },
             restored,
-            overtakes: chance.permille(400),
             growth: *chance.pick(&[0, 20, 400]),
             crashes: *chance.pick(&[0, 1, 2, 5]),
             repaired: restored + 12_000,

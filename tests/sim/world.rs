@@ -175,14 +175,11 @@ impl<'a> World<'a> {
         let now = self.truth.millis();
         *backup = match backup.take() {
             None if now >= plan.backed_up => {
-                Some(Backup::Taken(Box::new(self.net.store.snapshot()), self.revision().await))
+                let revision = self.net.store.range(Range::of(Keys::one("none"))).await.unwrap().revision;
+                Some(Backup::Taken(Box::new(self.net.store.snapshot()), revision))
             }
             Some(Backup::Taken(snapshot, revision)) if now >= plan.restored => {
-                let before = self.revision().await;
                 self.net.restore(&snapshot, revision);
-                while plan.overtakes && self.revision().await <= before {
-                    self.by_hand(Txn::new().then(Op::put("/somebody/else", "first"))).await;
-                }
                 for at in 0..plan.crashes.min(self.nodes.len()) {
                     self.crash(at).await;
                     self.start(at);
@@ -201,10 +198,6 @@ impl<'a> World<'a> {
             }
             before => before,
         };
-    }
-
-    async fn revision(&self) -> Revision {
-        self.net.store.range(Range::of(Keys::one("none"))).await.unwrap().revision
     }
 
     /// As `fencron fence repair`, where the most was seen.

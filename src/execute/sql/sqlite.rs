@@ -215,7 +215,9 @@ fn ask(
     for (index, value) in values.iter().enumerate() {
         statement.raw_bind_parameter(index + 1, value)?;
     }
-    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
+    // A vector in older versions of rusqlite.
+    let names = Vec::from_iter(statement.column_names());
+    let columns: Vec<String> = names.into_iter().map(str::to_owned).collect();
     let mut answer = Answer { columns, ..Answer::default() };
     let width = answer.columns.len();
     let mut rows = statement.raw_query();

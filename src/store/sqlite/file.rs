@@ -10,6 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::store::StoreError;
@@ -228,6 +230,11 @@ fn create(path: &Path, with_directory: bool) -> io::Result<()> {
     }
 }
 
+/// Whether this process may write the file. SQLite would ask by opening it, and fall back to reading.
+fn is_writable(path: &Path) -> bool {
+    faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
@@ -246,7 +253,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 /// The connection, which from now on waits where it finds a lock taken.
 fn wait_when_busy(mut connection: Connection) -> rusqlite::Result<Connection> {
-    connection.busy_handler(Some(|tries| {
+    // Older versions of rusqlite take a shared reference here.
+    let waiting = &mut connection;
+    waiting.busy_handler(Some(|tries| {
         thread::sleep(BUSY_PAUSE);
         tries < BUSY_TRIES
     }))?;
@@ -266,7 +275,7 @@ fn prepare(
     let recognised = recognise(path, kind, &connection);
     connection.execute_batch("ROLLBACK")?;
     recognised?;
-    if connection.is_readonly("main")? {
+    if !is_writable(path) {
         return Err(denied(path, "it is read-only for this user: check its owner and mode").into());
     }
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
