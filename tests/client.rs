@@ -315,18 +315,33 @@ async fn branches_and_tasks_are_owners_of_their_own(scene: Scene) {
         tokio::spawn(async move { door.wait(SHORTLY).with(async |_| ()).await }).await.unwrap()
     });
     assert!(told.await.unwrap().unwrap_err().is_not_acquired());
-    // Branches of one task, each with a guard or a body of its own, one after the other.
-    let hold = async || {
-        let guard = door.acquire().await?;
-        tokio::task::yield_now().await;
+    // Branches of one task, of which the second asks while the first holds the lock: by guards, and by bodies.
+    let (begun, begins) = oneshot::channel();
+    let one = async {
+        let guard = door.acquire().await.unwrap();
+        begun.send(()).unwrap();
+        tokio::time::sleep(SHORTLY).await;
         let fence = guard.fence();
         guard.release().await.map(|()| fence)
     };
-    let (one, other) = soon("one after the other", async { tokio::join!(isolated(hold()), isolated(hold())) }).await;
-    assert_ne!(one.unwrap(), other.unwrap());
-    let body = async || door.with(async |held| held.fence()).await;
-    let (one, other) = soon("one after the other", async { tokio::join!(body(), body()) }).await;
-    assert_ne!(one.unwrap(), other.unwrap());
+    let other = async {
+        begins.await.unwrap();
+        door.acquire().await.map(|guard| guard.fence())
+    };
+    let (one, other) = soon("one after the other", async { tokio::join!(isolated(one), isolated(other)) }).await;
+    assert!(one.unwrap() < other.unwrap());
+    let (begun, begins) = oneshot::channel();
+    let one = door.with(async |held| {
+        begun.send(()).unwrap();
+        tokio::time::sleep(SHORTLY).await;
+        held.fence()
+    });
+    let other = async {
+        begins.await.unwrap();
+        door.with(async |held| held.fence()).await
+    };
+    let (one, other) = soon("one after the other", async { tokio::join!(one, other) }).await;
+    assert!(one.unwrap() < other.unwrap());
     // A branch of a body would wait for that body.
     let refused = door.with(async |_| isolated(door.with(async |_| ())).await.unwrap_err()).await.unwrap();
     assert!(refused.is_deadlock(), "{refused}");
