@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::Backoff;
 use super::contest::{Ask, Contended, Contest};
 use super::election::CampaignError;
 use super::hold::{Caller, Hold};
@@ -59,8 +60,14 @@ impl<S: Store> Contest<S> {
         Unsettled::new(move |runtime| {
             let contest = self.clone();
             runtime.spawn(async move {
-                if let Err(error) = contest.withdraw(&caller).await {
+                let mut backoff = Backoff::new();
+                // Until the store has answered: nobody else does it, and the session may go on for long.
+                while let Err(error) = contest.withdraw(&caller).await {
                     tracing::warn!(%error, call = %caller.call, "a call that nobody waits for may stand in the queue");
+                    if !error.is_passing() {
+                        return;
+                    }
+                    backoff.wait().await;
                 }
             });
         })
@@ -71,8 +78,13 @@ impl<S: Store> Contest<S> {
         Unsettled::new(move |runtime| {
             let contest = self.clone();
             runtime.spawn(async move {
-                if let Err(error) = contest.release(&hold).await {
+                let mut backoff = Backoff::new();
+                while let Err(error) = contest.release(&hold).await {
                     tracing::warn!(%error, lock.scope = %hold.scope(), "a lock that was given up may still be held");
+                    if !error.is_passing() {
+                        return;
+                    }
+                    backoff.wait().await;
                 }
             });
         })

@@ -358,8 +358,13 @@ impl<S: Store> Semaphore<S> {
         Unsettled::new(move |runtime| {
             let (store, withdraw) = (self.locks.store.clone(), self.keys.withdraw(call));
             runtime.spawn(async move {
-                if let Err(error) = settle(&store, withdraw).await {
-                    tracing::warn!(%error, %call, "permits that nobody holds are taken until their session ends");
+                let mut backoff = Backoff::new();
+                while let Err(error) = settle(&store, withdraw.clone()).await {
+                    tracing::warn!(%error, %call, "permits that nobody holds may be taken");
+                    if !error.is_passing() {
+                        return;
+                    }
+                    backoff.wait().await;
                 }
             });
         })
