@@ -117,7 +117,6 @@ use crate::store::Store;
 use crate::time::Clock;
 
 mod backoff;
-#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "nodes and commands use all of it"))]
 mod candidacy;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "nodes and commands use all of it"))]
 mod candidate;
