@@ -5,7 +5,6 @@
 
 use fencron::store::Op;
 use fencron::{Client, Error};
-
 const DOCUMENT: &str = "/shop/flags"; // outside of what belongs to fencron (`/fencron/`)
 
 async fn add(flag: &str, fencron: Client) -> Result<(), Error> {

@@ -4,7 +4,6 @@
 
 use fencron::store::{Compare, Keys, Op, Store, Txn};
 use fencron::{Client, Error};
-
 const QUEUE: &str = "/shop/queue/";
 
 async fn work(worker: usize, fencron: Client) -> Result<usize, Error> {
@@ -35,5 +34,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Client::connect(&store).await?.store().commit(items).await?;
     let workers = (1..=3).map(async |worker| work(worker, Client::connect(&store).await?).await);
     let done = futures_util::future::try_join_all(workers).await?;
-    Ok(println!("{} items done, each once", done.iter().sum::<usize>()))
+    println!("{} items done, each once", done.iter().sum::<usize>());
+    Ok(())
 }

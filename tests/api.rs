@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The modules that are the library. The rest is public for the program and its tests.
@@ -217,7 +218,7 @@ fn item(lines: &[&str], at: usize, attributes: &str, items: &mut Vec<Item>) -> u
         if text.contains(" for ") {
             items.push(Item { owner, text });
         } else {
-            members(lines, end + 1, block, "pub ", &format!("{owner}: "), &owner, items);
+            members(lines, end + 1..block, "pub ", &format!("{owner}: "), &owner, items);
         }
     } else {
         let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
@@ -233,11 +234,11 @@ fn item(lines: &[&str], at: usize, attributes: &str, items: &mut Vec<Item>) -> u
         match keyword {
             "struct" if header.ends_with('{') => {
                 let before = items.len();
-                members(lines, end + 1, block, "pub ", "", &owner, items);
+                members(lines, end + 1..block, "pub ", "", &owner, items);
                 items[before..].iter_mut().for_each(|item| item.text = format!("{owner} {{ {} }}", item.text));
             }
-            "enum" => members(lines, end + 1, block, "", &format!("{owner}::"), &owner, items),
-            "trait" => members(lines, end + 1, block, "", &format!("{owner}: "), &owner, items),
+            "enum" => members(lines, end + 1..block, "", &format!("{owner}::"), &owner, items),
+            "trait" => members(lines, end + 1..block, "", &format!("{owner}: "), &owner, items),
             _ => {}
         }
     }
@@ -245,9 +246,9 @@ fn item(lines: &[&str], at: usize, attributes: &str, items: &mut Vec<Item>) -> u
 }
 
 /// What is one step inside of an item and begins with `start`.
-fn members(lines: &[&str], from: usize, to: usize, start: &str, prefix: &str, owner: &str, items: &mut Vec<Item>) {
-    let mut at = from;
-    while at < to {
+fn members(lines: &[&str], within: Range<usize>, start: &str, prefix: &str, owner: &str, items: &mut Vec<Item>) {
+    let mut at = within.start;
+    while at < within.end {
         let Some(member) = lines[at].strip_prefix("    ").filter(|rest| !rest.starts_with(' ') && !rest.is_empty())
         else {
             at += 1;
