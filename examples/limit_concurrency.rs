@@ -32,5 +32,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = std::env::args().nth(1).unwrap_or(file); // or etcd://10.0.0.1:2379
     let programs = ["a", "b", "c"].map(async |name| export(name, Client::connect(&store).await?).await);
     futures_util::future::try_join_all(programs).await?;
-    Ok(println!("6 exports, at most {} at once", MOST.load(Ordering::Relaxed)))
+    println!("6 exports, at most {} at once", MOST.load(Ordering::Relaxed));
+    Ok(())
 }

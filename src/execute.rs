@@ -59,7 +59,9 @@ use tokio::sync::{oneshot, watch};
 
 #[cfg(feature = "cli")]
 pub use self::executor::Executor;
-pub(crate) use self::gate::{Attempt, Gate};
+#[cfg(feature = "cli")]
+pub(crate) use self::gate::Attempt;
+pub(crate) use self::gate::Gate;
 pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };

@@ -177,6 +177,7 @@ impl Compare {
     }
 
     /// Whether the comparison holds for `entry`, what its key holds, and would not once the key is put.
+    #[cfg(feature = "jobs")]
     pub(crate) fn is_undone_by_a_put(&self, entry: Option<&Entry>) -> bool {
         let is_undone = matches!(self.test, Test::Modified(Order::Equal, _) | Test::Created(Order::Equal, Revision(0)));
         is_undone && rules::holds(&self.test, entry)

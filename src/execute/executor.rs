@@ -76,7 +76,8 @@ impl Executor {
         Executor { handed: Arc::new(variables), ..self }
     }
 
-    /// Where it is told how long the leases hold that commands are started under: see [`MayStart::under`].
+    /// Where the executor learns how long the leases hold under which it starts commands: see
+    /// [`MayStart::under`](super::MayStart::under).
     pub fn deadlines(&self) -> Deadlines {
         self.starter.supervision().deadlines()
     }

@@ -4,14 +4,19 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+#[cfg(feature = "cli")]
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{MayStart, OutputSink, Started, Stop};
+#[cfg(feature = "cli")]
 use crate::fence::Stamp;
-use crate::job::{Ended, Job, Outcome, StopReason};
+#[cfg(feature = "cli")]
+use crate::job::Job;
+use crate::job::{Ended, Outcome, StopReason};
 use crate::time::{Clock, Wall};
 
 /// An attempt that is being made.
+#[cfg(feature = "cli")]
 #[derive(Clone, Copy)]
 pub(crate) struct Attempt<'a> {
     pub job: &'a Job,
@@ -46,6 +51,7 @@ impl Gate {
     /// # Errors
     ///
     /// The attempt was stopped before there was any.
+    #[cfg(feature = "cli")]
     pub async fn room<'s>(&self, room: &'s Semaphore) -> Result<SemaphorePermit<'s>, StopReason> {
         tokio::select! {
             biased;
@@ -95,11 +101,13 @@ impl Gate {
     }
 
     /// Why it was last not let begin.
+    #[cfg(feature = "cli")]
     pub fn refused(&self) -> Option<StopReason> {
         self.state().refused
     }
 
     /// Why it is to stop, if it is.
+    #[cfg(feature = "cli")]
     pub fn asked_to_stop(&self) -> Option<StopReason> {
         self.stop.asked()
     }
@@ -118,10 +126,12 @@ impl Gate {
         }
     }
 
+    #[cfg(feature = "cli")]
     pub fn may_start(&self) -> &MayStart {
         &self.may_start
     }
 
+    #[cfg(feature = "cli")]
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

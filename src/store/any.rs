@@ -26,6 +26,10 @@ use crate::time::Clock;
 /// assert_eq!(url.to_string(), "sqlite:.fencron/state.db");
 /// ```
 #[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(
+    all(feature = "etcd", not(feature = "sqlite")),
+    expect(clippy::large_enum_variant, reason = "a program has a handful of them")
+)]
 pub enum StoreUrl {
     /// `memory:` — a store of this process, empty at first and gone with it.
     Memory,

@@ -102,6 +102,7 @@ impl File {
 
     /// Opens a file that is there, which may be another application's, and changes nothing in it: not the way in which it
     /// is written, nor its tables. [`Kind::is_in`] says whether it holds tables of fencron's.
+    #[cfg(feature = "guard")]
     pub(crate) fn open_existing(path: &Path) -> Result<(File, Connection), StoreError> {
         let mut opened = opened();
         let not_there = |error: io::Error| match error.kind() {
@@ -312,6 +313,7 @@ impl Kind {
     /// # Errors
     ///
     /// The tables are those of a newer version; or the file cannot be read.
+    #[cfg(feature = "guard")]
     pub(crate) fn is_in(&self, file: &File, connection: &Connection) -> Result<bool, StoreError> {
         match self.contents(connection).map_err(|error| file.explain(&error))? {
             Contents::Nothing | Contents::Others => Ok(false),
