@@ -78,6 +78,8 @@ struct Shared {
     timing: Timing,
     sessions: Sessions,
     guards: Guards,
+    #[cfg(feature = "jobs")]
+    runs_jobs: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Client {
@@ -373,7 +375,17 @@ impl Builder {
         let node: Arc<str> = self.node.unwrap_or_else(default_node).into();
         let sessions = Sessions::new(&locks, &node, timing);
         let (number, guards) = (flow::number(), Guards::default());
-        let client = Client(Arc::new(Shared { number, store, locks, node, timing, sessions, guards }));
+        let client = Client(Arc::new(Shared {
+            number,
+            store,
+            locks,
+            node,
+            timing,
+            sessions,
+            guards,
+            #[cfg(feature = "jobs")]
+            runs_jobs: Arc::default(),
+        }));
         if self.is_eager {
             client.0.sessions.context().await?;
         }

@@ -96,6 +96,7 @@ const JOB_BYTES: usize = 100;
 /// When the last clone is dropped, jobs among them, the session is left to run out, as a crash would;
 /// [`Elected::stop`] ends in order.
 #[derive(Clone, Debug)]
+#[must_use = "dropped, it stands for election no more: keep it for as long as the service runs"]
 pub struct Elected<S> {
     shared: Arc<Shared<S>>,
     _driver: Arc<AbortOnDropHandle<()>>,

@@ -76,6 +76,9 @@ pub enum JobsError {
     Node(String),
     #[error("the jobs have been stopped")]
     Stopped,
+    /// Of one client only one set of jobs runs at a time: a second one would follow the first for ever.
+    #[error("jobs of this client are running already: give all jobs to one `start`, or stop those first")]
+    Running,
 }
 
 impl From<StoreError> for JobsError {

@@ -626,3 +626,20 @@ mod once {
         assert_eq!(again, Done::Here);
     }
 }
+
+#[test]
+fn a_client_outlives_the_runtime_that_was_opening_its_session() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("state.db").display());
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let client = first.block_on(Client::connect(&url)).unwrap();
+    let once = first.block_on(async { tokio::time::timeout(Duration::ZERO, client.lock("door").acquire()).await });
+    assert!(once.is_err(), "it was opening its session");
+    drop(first);
+    runtime().block_on(async {
+        let guard = soon("it is acquired", client.lock("door").acquire()).await.unwrap();
+        guard.release().await.unwrap();
+        client.close().await;
+    });
+}

@@ -57,6 +57,7 @@ pub(super) async fn health(args: &HealthArgs, global: &Global, terminal: &mut Te
         Ok(answer) => answer,
         Err(error) => {
             let why = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
+            let url = without_password(&url);
             return Err(Failure::new(Exit::Failed, format!("the node at {url} {why}: {unless_it_answers}")).into());
         }
     };
@@ -66,7 +67,14 @@ pub(super) async fn health(args: &HealthArgs, global: &Global, terminal: &mut Te
         terminal.write(&text)?;
         return Ok(Exit::Done);
     }
-    Err(Failure::new(Exit::Failed, format!("{url} answers {status}{}", reasons(&text))).into())
+    Err(Failure::new(Exit::Failed, format!("{} answers {status}{}", without_password(&url), reasons(&text))).into())
+}
+
+fn without_password(url: &Url) -> Url {
+    let mut shown = url.clone();
+    // No URL of HTTP refuses that.
+    shown.set_password(None).ok();
+    shown
 }
 
 /// The end of a message where the usual address was asked for want of a better one.

@@ -276,6 +276,7 @@ fn kind_of_jobs(error: &JobsError) -> Kind {
         JobsError::Wrong(_) | JobsError::NoSuchJob(_) | JobsError::Param(_) | JobsError::Asked(_) => Kind::Invalid,
         JobsError::Store(error) => kind_of_store(error),
         JobsError::Chores(_) => Kind::Refused,
+        JobsError::Running => Kind::Invalid,
         JobsError::Node(_) => Kind::Failed,
         JobsError::Stopped => Kind::Closed,
     }

@@ -155,7 +155,7 @@ impl Guards {
         let flow = current();
         self.with(|guards| {
             let mut entries = guards.get(lock)?.iter().filter(|entry| entry.flow == flow);
-            entries.find(|entry| entry.held.is_lost().is_none()).map(|entry| entry.held.fence())
+            entries.find(|entry| entry.held.known_lost().is_none()).map(|entry| entry.held.fence())
         })
     }
 }

@@ -65,8 +65,17 @@ impl Held {
     }
 
     /// Why the hold is over or may be, as far as this process knows now. `None` proves nothing: a write proves the hold by
-    /// [`Held::commit`], an effect elsewhere by its fence.
+    /// [`Held::commit`], an effect elsewhere by its fence. In a runtime the first call begins to watch the lock, as
+    /// [`Held::signal`] does, so that a loop which asks learns that an operator took the lock away.
     pub fn is_lost(&self) -> Option<Lost> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return self.signal().is_lost();
+        }
+        self.known_lost()
+    }
+
+    /// The same without beginning to watch the lock.
+    pub(super) fn known_lost(&self) -> Option<Lost> {
         self.0.signal.get().map_or_else(|| self.0.source.lost(), HoldSignal::is_lost)
     }
 
@@ -108,7 +117,7 @@ impl Held {
         if !committed.succeeded {
             let owner = committed.got(asked).and_then(<[_]>::first);
             if !owner.is_some_and(|owner| self.0.hold.is_shown_by(owner)) {
-                return Err(self.lost(self.is_lost().unwrap_or(Lost::Taken)));
+                return Err(self.lost(self.known_lost().unwrap_or(Lost::Taken)));
             }
             committed.answers.truncate(asked);
         }

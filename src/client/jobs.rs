@@ -28,6 +28,7 @@ impl Client {
             locks: self.locks().clone(),
             node: self.node().to_owned(),
             timing: self.timing(),
+            runs: std::sync::Arc::clone(&self.0.runs_jobs),
         })
     }
 }

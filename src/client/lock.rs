@@ -117,7 +117,7 @@ impl Lock {
                 Err(Said::LimitReached { name: name.clone(), limit: times }.into())
             }
             Inside::Of(held, _) => {
-                if let Some(why) = held.is_lost() {
+                if let Some(why) = held.known_lost() {
                     return Err(held.lost(why));
                 }
                 let inside = flow::inside(client.number(), name.clone(), held.clone(), body(held));
@@ -207,7 +207,7 @@ impl Lock {
     async fn refuse_to_wait_for_itself(&self, lock: &FencedLock<AnyStore>) -> Result<(), Error> {
         let name = lock.name().clone();
         match flow::look(self.client.number(), &name) {
-            Inside::Of(held, _) if held.is_lost().is_none() => return Err(Said::HeldAround { name }.into()),
+            Inside::Of(held, _) if held.known_lost().is_none() => return Err(Said::HeldAround { name }.into()),
             Inside::Around => return Err(Said::HeldAround { name }.into()),
             Inside::Of(..) | Inside::No => {}
         }

@@ -1,6 +1,8 @@
 //! The jobs of a service while they run: the node in the background, and the handle of the service.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -35,6 +37,8 @@ pub(crate) struct Service {
     /// The instance's name: unique among them.
     pub node: String,
     pub timing: Timing,
+    /// Whether jobs of it are running.
+    pub runs: Arc<AtomicBool>,
 }
 
 impl Service {
@@ -49,6 +53,7 @@ impl Service {
 /// Everything that is asked for here is written to the store, and seen to by whichever instance leads; the commands of
 /// `fencron` show and do the same.
 #[derive(Debug)]
+#[must_use = "dropped, the jobs stop: keep it for as long as they are to run"]
 pub struct Jobs {
     ledger: Ledger<AnyStore>,
     locks: Locks<AnyStore>,
@@ -72,12 +77,16 @@ impl Jobs {
         for warning in config.warnings.list() {
             tracing::warn!("{}: {}", warning.path, warning.message);
         }
-        let Service { store, locks, node: name, timing } = service;
+        let Service { store, locks, node: name, timing, runs } = service;
         let clock = locks.clock().clone();
         let calls = Calls::new(clock.clone(), timing.killed_after(), bodies);
         let (orders, ordered) = mpsc::channel(QUEUE);
         let (chore, chores) = mpsc::channel(QUEUE);
         let housekeeping = Housekeeping::start(chore).await.map_err(|error| JobsError::Chores(error.to_string()))?;
+        if runs.swap(true, Ordering::SeqCst) {
+            housekeeping.stop().await;
+            return Err(JobsError::Running);
+        }
         let status = watch::Sender::new(Status::starting(&name, &config));
         let ledger = Ledger::new(store, locks.namespace().clone());
         let node = Node {
@@ -114,6 +123,7 @@ impl Jobs {
             let result = background.attend().await;
             housekeeping.stop().await;
             kept.save_seen().await;
+            runs.store(false, Ordering::SeqCst);
             end.send_replace(Some(result));
         });
         let _dropped = dropped.drop_guard();

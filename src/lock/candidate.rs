@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet, yield_now};
+use tokio::time::sleep;
 
 use super::Locks;
 use super::candidacy::{Action, Candidacy, Event, NotWon, Trouble};
@@ -18,6 +20,10 @@ use super::lease::Timing;
 use super::session::{Driver, Ended, Presence, RECHECK, Session, SessionError, Trust};
 use super::signal::{HoldSignal, Lost};
 use crate::store::{Store, StoreError};
+
+/// How many turns a campaign that was stopped is given to end, and how often it is looked after that whether it has.
+const STOPPED_TURNS: u32 = 100;
+const STOPPED_LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What came of a candidacy.
 #[derive(Debug)]
@@ -46,6 +52,13 @@ enum Came<S> {
     Closed(Result<(), StoreError>),
 }
 
+/// What is under way, and what the machine hears where it breaks off: its runtime may be gone, though the candidate is not.
+#[derive(Debug)]
+struct Attempt {
+    task: AbortHandle,
+    broken_off: Event,
+}
+
 /// Keeps a session open, and contends with it for one lock where there is one to contend for, until it leaves.
 ///
 /// Dropping it leaves the session to run out, as a crash would.
@@ -60,7 +73,7 @@ pub(crate) struct Candidate<S> {
     session: Option<Arc<Session<S>>>,
     trust: Option<watch::Receiver<Trust>>,
     /// The opening, the campaign or the giving back that is under way: there is one at most.
-    attempt: Option<AbortHandle>,
+    attempt: Option<Attempt>,
     term: Option<Term>,
     /// Whether a term ends by its signal; otherwise by [`Candidate::give_up`] and the end of its session.
     heeds_signal: bool,
@@ -179,11 +192,9 @@ impl<S: Store> Candidate<S> {
                 }
                 Some(came) = self.tasks.join_next() => match came {
                     Ok(came) => self.came(came),
-                    // It was stopped.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    Err(error) => self.broke_off(error),
                 },
-                () = tokio::time::sleep(pause) => {}
+                () = sleep(pause) => {}
             }
         }
     }
@@ -200,7 +211,7 @@ impl<S: Store> Candidate<S> {
                 biased;
                 () = &mut over => return,
                 news = self.next() => hear(self, news),
-                () = tokio::time::sleep(attend_every) => {}
+                () = sleep(attend_every) => {}
             }
         }
     }
@@ -222,6 +233,16 @@ impl<S: Store> Candidate<S> {
         }
         debug_assert!(self.machine.has_left(), "a candidate that leaves has nothing left to do");
         closed
+    }
+
+    /// What was under way has ended without an answer, and is tried again; unless it was stopped.
+    fn broke_off(&mut self, error: JoinError) {
+        if let Some(attempt) = self.attempt.take_if(|attempt| attempt.task.id() == error.id()) {
+            self.handle(attempt.broken_off);
+        }
+        if let Ok(panic) = error.try_into_panic() {
+            std::panic::resume_unwind(panic);
+        }
     }
 
     fn came(&mut self, came: Came<S>) {
@@ -301,14 +322,16 @@ impl<S: Store> Candidate<S> {
                 let (locks, presence) = (self.locks.clone(), self.presence.clone());
                 let (timing, driver) = (self.timing, self.driver);
                 let open = async move { Came::Opened(locks.open_session(presence, timing, driver).await) };
-                self.attempt = Some(self.tasks.spawn(open));
+                let broken_off = Event::NotOpened(Trouble::Passing("its opening broke off".to_owned()));
+                self.attempt = Some(Attempt { task: self.tasks.spawn(open), broken_off });
             }
             Action::StopOpening => self.stop_attempt(),
             Action::Close => self.close(),
             Action::Campaign(call) => {
                 let (Some(election), Some(session)) = (self.election.clone(), self.session.clone()) else { return };
                 let campaign = async move { Came::Campaigned(call, election.campaign(&session, call).await) };
-                self.attempt = Some(self.tasks.spawn(campaign));
+                let broken_off = Event::NotWon(call, NotWon::Late);
+                self.attempt = Some(Attempt { task: self.tasks.spawn(campaign), broken_off });
             }
             Action::GiveBack(call) => self.give_back(call),
             // By whoever handles the event.
@@ -318,7 +341,7 @@ impl<S: Store> Candidate<S> {
 
     fn stop_attempt(&mut self) {
         if let Some(attempt) = self.attempt.take() {
-            attempt.abort();
+            attempt.task.abort();
         }
     }
 
@@ -331,18 +354,30 @@ impl<S: Store> Candidate<S> {
     }
 
     fn give_back(&mut self, call: CallId) {
-        self.stop_attempt();
+        let stopped = self.attempt.take().map(|attempt| attempt.task);
         self.signal = None;
         let term = self.term.take();
         let (Some(election), Some(session)) = (self.election.clone(), self.session.clone()) else { return };
         let give_back = async move {
+            // A campaign that is stopped may be amid a step, and write after it was withdrawn.
+            if let Some(campaign) = stopped {
+                campaign.abort();
+                for look in 0.. {
+                    if campaign.is_finished() {
+                        break;
+                    }
+                    // At once, as a rule.
+                    if look < STOPPED_TURNS { yield_now().await } else { sleep(STOPPED_LOOK_EVERY).await }
+                }
+            }
             let gave_back = match term {
                 Some(term) => election.resign(&term).await.map(drop),
                 None => election.withdraw(&session, call).await,
             };
             Came::GaveBack(call, gave_back)
         };
-        self.attempt = Some(self.tasks.spawn(give_back));
+        let broken_off = Event::NotGivenBack(call);
+        self.attempt = Some(Attempt { task: self.tasks.spawn(give_back), broken_off });
     }
 }
 

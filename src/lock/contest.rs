@@ -241,6 +241,11 @@ impl<S: Store> Contest<S> {
                 }
                 Ok(Attempt::Look(Box::new(self.read(committed, &seen)?)))
             }
+            // Of two leases the store may name either. Whether the session's has ended, its keep-alive finds out.
+            Err(StoreError::LeaseEnded(lease)) if caller.delay.is_some() => {
+                backoff.wait().await;
+                Err(StoreError::LeaseEnded(caller.delay.unwrap_or(lease)).into())
+            }
             Err(StoreError::LeaseEnded(lease)) if lease == caller.lease => {
                 Err(CampaignError::SessionEnded(Ended::Refused))
             }
@@ -337,6 +342,8 @@ impl<S: Store> Contest<S> {
     /// Ends the hold, and answers whether it is known that this did.
     pub async fn free(&self, hold: &Hold) -> Result<bool, StoreError> {
         let committed = self.settle(self.keys.release(hold)).await?;
+        // The next call is wanted after this: where it is settled in the same place, that is known to be older.
+        self.locks.saw(committed.revision);
         Ok(committed.succeeded || LockKeys::was_settled(committed.got(0), hold.call()))
     }
 

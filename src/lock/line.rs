@@ -169,9 +169,14 @@ impl Line {
         self
     }
 
+    /// Whether the key of the caller's session stands.
+    pub fn has_session_of(&self, caller: &Caller) -> bool {
+        self.session_created == caller.session_created
+    }
+
     /// What the call does next.
     pub fn step(&self, keys: &LockKeys, caller: &Caller, manner: Manner) -> Step {
-        if self.session_created != caller.session_created {
+        if !self.has_session_of(caller) {
             return Step::SessionGone;
         }
         if let Some(hold) = self.owner.as_ref().and_then(|owner| keys.hold_in(owner, caller)) {

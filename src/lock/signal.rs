@@ -179,13 +179,24 @@ impl HoldSignal {
         HoldSignal { lookout, _vigil: AbortOnDropHandle::new(vigil) }
     }
 
-    /// Waits until the hold is over.
+    /// Waits until the hold is over. Each waiter looks at the clock as well: what watches the hold may not have had its turn,
+    /// or its runtime may be gone.
     pub async fn lost(&self) -> Lost {
+        if let Some(why) = self.lookout.lost() {
+            return why;
+        }
         let mut lost = self.lookout.lost.clone();
-        match lost.wait_for(Option::is_some).await {
-            Ok(lost) => (*lost).unwrap_or(Lost::Released),
-            // The runtime is shutting down.
-            Err(_) => Lost::SessionEnded(Ended::Unattended),
+        let watched = async {
+            match lost.wait_for(Option::is_some).await.map(|lost| *lost) {
+                Ok(lost) => lost.unwrap_or(Lost::Released),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let lookout = &self.lookout;
+        tokio::select! {
+            biased;
+            why = watched => why,
+            why = end_of_trust(lookout.trust.clone(), lookout.clock.clone()) => lookout.lost().unwrap_or(why),
         }
     }
 

@@ -48,6 +48,21 @@ async fn a_missing_directory_is_made_and_nobody_else_may_read() {
     assert_eq!(mode(&path.with_extension("db-wal")), 0o600);
 }
 
+/// Two names have two write-ahead logs: who opens the one does not see what was written by the other.
+#[tokio::test]
+async fn a_file_with_two_names_is_refused_under_both() {
+    let (directory, path) = place();
+    drop(open(&path).await.unwrap());
+    let other = directory.path().join("other.db");
+    fs::hard_link(&path, &other).unwrap();
+    for path in [&path, &other] {
+        let why = unusable(path).await;
+        assert!(why.contains("2 names"), "{why}");
+    }
+    fs::remove_file(&other).unwrap();
+    open(&path).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_place_where_no_file_can_be_is_denied() {
     let (directory, _) = place();

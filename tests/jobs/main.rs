@@ -18,7 +18,7 @@ use fencron::store::{Op, Store};
 use fencron::time::{Clock, Wall};
 use tokio::sync::mpsc;
 
-use scene::{GRACE, Scene, triggered, verdict};
+use scene::{GRACE, Scene, leads, triggered, verdict};
 use support::{over_both, soon, until};
 
 over_both!(
@@ -185,4 +185,18 @@ async fn all_that_is_wrong_is_told_at_once() {
     ] {
         assert!(told.contains(part), "{part:?} is not in\n{told}");
     }
+}
+
+/// Two modules of one service that each start their jobs would otherwise be two nodes of one name, of which one never leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_runs_one_set_of_jobs_at_a_time() {
+    let scene = Scene::over_sqlite();
+    let client = scene.client("web-1", Duration::from_secs(10)).await;
+    let start = async |job: &str| client.jobs().job(job, "@yearly", async |_: Run| {}).done().start().await;
+    let first = start("first").await.unwrap();
+    assert!(matches!(start("second").await, Err(JobsError::Running)));
+    soon("it stops", first.stop(GRACE)).await.unwrap();
+    let second = start("second").await.unwrap();
+    leads(&second).await;
+    soon("it stops", second.stop(GRACE)).await.unwrap();
 }

@@ -120,6 +120,9 @@ async fn a_script_does_not_write_to_the_tables_of_the_guard() {
         "REPLACE INTO fencron_guard (scope, fence) VALUES ('x', 1)",
         "DROP TABLE fencron_done",
         "ALTER TABLE fencron_done RENAME TO mine",
+        "CREATE TRIGGER t BEFORE INSERT ON fencron_done BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TEMP TRIGGER t BEFORE UPDATE ON main.fencron_guard BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE UNIQUE INDEX i ON fencron_done (scope)",
         trigger,
     ] {
         let db = sqlite();

@@ -20,6 +20,8 @@ const OUTSIDE_ONLY: [&str; 3] = ["journal_mode", "synchronous", "wal_checkpoint"
 const BY_VACUUM_ONLY: [&str; 3] = ["auto_vacuum", "encoding", "page_size"];
 /// What holds what was let in and what was applied: the script's own occurrence among it.
 const GUARDS: [&str; 2] = ["fencron_guard", "fencron_done"];
+/// The triggers that the guard's own script makes on them.
+const GUARD_TRIGGERS: [&str; 3] = ["fencron_guard_stale", "fencron_guard_too_far", "fencron_guard_too_far_at_first"];
 /// What is set for the whole process, in which the node and its own store live.
 const OF_THE_PROCESS: [&str; 4] =
     ["data_store_directory", "hard_heap_limit", "soft_heap_limit", "temp_store_directory"];
@@ -42,11 +44,15 @@ pub fn refusal(action: &AuthAction) -> Option<String> {
         | AuthAction::Delete { table_name }
         | AuthAction::DropTable { table_name }
         | AuthAction::AlterTable { table_name, .. }
-            if GUARDS.iter().any(|guard| guard.eq_ignore_ascii_case(table_name)) =>
+        | AuthAction::CreateTrigger { table_name, .. }
+        | AuthAction::CreateTempTrigger { table_name, .. }
+        | AuthAction::CreateIndex { table_name, .. }
+        | AuthAction::CreateTempIndex { table_name, .. }
+            if GUARDS.iter().any(|guard| guard.eq_ignore_ascii_case(table_name)) && !is_of_the_guard(action) =>
         {
             Some(format!(
                 "`{table_name}` tells which fences were let in and what was applied, this script among it, so that the \
-                 script must not write to it: remove this statement, or {loose}"
+                 script must not write to it, nor change what a write to it does: remove this statement, or {loose}"
             ))
         }
         AuthAction::Pragma { pragma_name, pragma_value } => {
@@ -69,6 +75,16 @@ pub fn refusal(action: &AuthAction) -> Option<String> {
             Some(format!("`PRAGMA {name}` {why}: remove it, or {loose}"))
         }
         _ => None,
+    }
+}
+
+/// Whether the action is part of making the guard's tables, as the script of `fencron guard sql` does.
+fn is_of_the_guard(action: &AuthAction) -> bool {
+    match action {
+        AuthAction::CreateTrigger { trigger_name, .. } => GUARD_TRIGGERS.contains(trigger_name),
+        // Those of its primary keys.
+        AuthAction::CreateIndex { index_name, .. } => index_name.starts_with("sqlite_autoindex_"),
+        _ => false,
     }
 }
 

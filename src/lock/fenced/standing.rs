@@ -10,6 +10,7 @@ use crate::lock::contest::Freed;
 use crate::lock::context::{Held, LockContext};
 use crate::lock::handout::WITHDRAW_WITHIN;
 use crate::lock::hold::View;
+use crate::lock::session::Ended;
 use crate::lock::signal::Lost;
 use crate::store::{Store, StoreError};
 
@@ -75,6 +76,10 @@ impl<S: Store> FencedLock<S> {
                 None => Ok(true),
                 Some(why) => Err(self.lose(context, why).await),
             },
+            Ok(Ok(line)) if !line.has_session_of(&held.caller) => {
+                held.member.end(Ended::KeyGone);
+                Err(self.lose(context, Lost::SessionEnded(Ended::KeyGone)).await)
+            }
             Ok(Ok(_)) => Err(self.lose(context, Lost::Taken).await),
             Ok(Err(error)) => Err(error.into()),
             Err(Some(why)) => Err(self.lose(context, Lost::SessionEnded(why)).await),

@@ -2,6 +2,7 @@
 //! its trust is over, and neither its keep-alive nor its signals have had a turn to say so.
 
 use std::path::Path;
+use std::task::Poll;
 
 use super::contexts::Door;
 use super::*;
@@ -209,6 +210,20 @@ async fn a_signal_that_is_asked_tells_of_a_lapse_at_once_and_for_good() {
     trust_comes_back(&door.cluster, &session).await;
     assert_eq!(signal.is_lost(), Some(Lost::TrustLapsed));
     assert_eq!(timeout(LONG, signal.lost()).await.unwrap(), Lost::TrustLapsed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_signal_is_answered_at_once_after_a_lapse() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    let signal = lock.signal(&context).unwrap();
+    let mut waiting = std::pin::pin!(signal.lost());
+    assert_eq!(futures_util::poll!(&mut waiting), Poll::Pending);
+    door.cluster.store.stand_still();
+    // Nothing that watches the hold has had a turn.
+    assert_eq!(futures_util::poll!(std::pin::pin!(signal.lost())), Poll::Ready(Lost::TrustLapsed));
 }
 
 /// In real time, with the keep-alive on its thread, as services have it.

@@ -11,7 +11,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use nix::fcntl::AT_FDCWD;
@@ -82,11 +82,13 @@ mod linux {
     /// The listening thread's, one for the process. `None`: nothing has listened yet.
     static LISTENER: Mutex<Option<Listener>> = Mutex::new(None);
 
+    /// Numbers subscriptions, also past the end of a listener: one that was to an earlier listener is none of the next.
+    static SUBSCRIPTIONS: AtomicU64 = AtomicU64::new(0);
+
     struct Listener {
         inotify: Arc<Inotify>,
         /// By the number of their subscription.
         subscribers: BTreeMap<u64, Subscriber>,
-        subscriptions: u64,
     }
 
     struct Subscriber {
@@ -124,10 +126,10 @@ mod linux {
             };
             let flags = AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_ONLYDIR;
             let directory = listener.inotify.add_watch(directory, flags)?;
-            let (number, is_deaf) = (listener.subscriptions, Arc::<AtomicBool>::default());
+            let number = SUBSCRIPTIONS.fetch_add(1, Ordering::Relaxed);
+            let is_deaf = Arc::<AtomicBool>::default();
             let subscriber = Subscriber { directory, database: name.to_owned(), bell, is_deaf: Arc::clone(&is_deaf) };
             listener.subscribers.insert(number, subscriber);
-            listener.subscriptions += 1;
             Ok(Subscription { number, is_deaf })
         }
 
@@ -158,7 +160,7 @@ mod linux {
             let thread = thread::Builder::new().name("fencron-sqlite-hear".to_owned());
             // It ends with the process.
             thread.spawn(move || listen(&heard)).map_err(|_| Errno::EAGAIN)?;
-            Ok(Listener { inotify, subscribers: BTreeMap::new(), subscriptions: 0 })
+            Ok(Listener { inotify, subscribers: BTreeMap::new() })
         }
 
         fn pass_on(&self, events: &[InotifyEvent]) {

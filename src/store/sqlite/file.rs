@@ -84,6 +84,7 @@ impl File {
         let mut opened = opened();
         create(path, kind.with_directory).map_err(|error| denied(path, &format!("it cannot be created: {error}")))?;
         refuse_network(path)?;
+        refuse_other_names(path)?;
         let mut tries = 0;
         let connection = loop {
             match prepare(path, kind, &begin) {
@@ -234,6 +235,21 @@ fn create(path: &Path, with_directory: bool) -> io::Result<()> {
 /// Whether this process may write the file. SQLite would ask by opening it, and fall back to reading.
 fn is_writable(path: &Path) -> bool {
     faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
+}
+
+/// SQLite keeps its write-ahead log beside the name by which a file was opened: programs that open one file by two names do not
+/// see what each other writes. <https://sqlite.org/howtocorrupt.html>, 2.5
+fn refuse_other_names(path: &Path) -> Result<(), StoreError> {
+    let found = fs::metadata(path).map_err(|error| denied(path, &error.to_string()))?;
+    let names = found.nlink();
+    if found.is_file() && names > 1 {
+        let why = format!(
+            "the file has {names} names (hard links), and programs that open it by different names would not see what each \
+             other writes: remove the other names, or use a copy"
+        );
+        return Err(StoreError::Unusable(format!("{}: {why}", store(path))));
+    }
+    Ok(())
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
