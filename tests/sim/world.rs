@@ -208,9 +208,10 @@ impl<'a> World<'a> {
         let ledger = Ledger::new(link.clone(), self.namespace.clone());
         let locks = Locks::new(link, machine.clock.clock(), self.namespace.clone(), seen.unwrap_or_default());
         ledger.skip_to(self.truth.wall()).await.unwrap();
+        // From here on somebody may be granted the leadership, also before the rest is done.
+        self.net.note(Fact::Repaired);
         locks.repair(None).await.unwrap();
         ledger.doubt_open_runs("the store was restored", self.truth.wall()).await.unwrap();
-        self.net.note(Fact::Repaired);
     }
 
     fn record(self, healed: u64) -> Record {
