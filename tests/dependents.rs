@@ -1,5 +1,5 @@
-//! Services that have a SQLite library of their own and add fencron: `tests/dependents` has one for each version of sqlx whose
-//! SQLite is another one. They are resolved and compiled as they are, with the `protoc` of this clone.
+//! Services that have a SQLite library of their own and add fencron: `tests/dependents` has one for each version of sqlx
+//! whose SQLite is another one. They are resolved and compiled as they are, with the `protoc` of this clone.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

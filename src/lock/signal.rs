@@ -179,8 +179,8 @@ impl HoldSignal {
         HoldSignal { lookout, _vigil: AbortOnDropHandle::new(vigil) }
     }
 
-    /// Waits until the hold is over. Each waiter looks at the clock as well: what watches the hold may not have had its turn,
-    /// or its runtime may be gone.
+    /// Waits until the hold is over. Each waiter looks at the clock as well: what watches the hold may not have had its
+    /// turn, or its runtime may be gone.
     pub async fn lost(&self) -> Lost {
         if let Some(why) = self.lookout.lost() {
             return why;

@@ -89,8 +89,8 @@ async fn outgrow(scene: &Scene) {
     }
 }
 
-/// How often somebody became leader in a store that was restored, whose backup has the leader of `backed_up`. The witness reads
-/// that history anew, and has read it at some time.
+/// How often somebody became leader in a store that was restored, whose backup has the leader of `backed_up`. The
+/// witness reads that history anew, and has read it at some time.
 fn owners(history: &History, backed_up: u64) -> usize {
     let is_new = |fact: &Fact| matches!(fact, Fact::Owner { fence, .. } if *fence != backed_up);
     history.facts.iter().filter(|(_, fact)| is_new(fact)).count()

@@ -187,7 +187,8 @@ async fn all_that_is_wrong_is_told_at_once() {
     }
 }
 
-/// Two modules of one service that each start their jobs would otherwise be two nodes of one name, of which one never leads.
+/// Two modules of one service that each start their jobs would otherwise be two nodes of one name, of which one never
+/// leads.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_runs_one_set_of_jobs_at_a_time() {
     let scene = Scene::over_sqlite();

@@ -190,7 +190,7 @@ mod linux {
                 Ok(events) => listener().iter().for_each(|listener| listener.pass_on(&events)),
                 Err(Errno::EINTR) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "SQLite stores look for the commits of other processes at intervals from now on");
+                    tracing::warn!(%error, "SQLite stores look for commits of other processes at intervals from now on");
                     // The next store that listens begins anew.
                     return listener().take().iter().for_each(Listener::fail);
                 }

@@ -237,8 +237,8 @@ fn is_writable(path: &Path) -> bool {
     faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
 }
 
-/// SQLite keeps its write-ahead log beside the name by which a file was opened: programs that open one file by two names do not
-/// see what each other writes. <https://sqlite.org/howtocorrupt.html>, 2.5
+/// SQLite keeps its write-ahead log beside the name by which a file was opened: programs that open one file by two names
+/// do not see what each other writes. <https://sqlite.org/howtocorrupt.html>, 2.5
 fn refuse_other_names(path: &Path) -> Result<(), StoreError> {
     let found = fs::metadata(path).map_err(|error| denied(path, &error.to_string()))?;
     let names = found.nlink();

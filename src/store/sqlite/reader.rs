@@ -2,8 +2,9 @@
 //!
 //! While a watch is open the reader asks SQLite whether another connection, of this process or of another, has committed
 //! (`PRAGMA data_version`, some microseconds): at once when a writer announces a commit (`sqlite/announce.rs`), and now
-//! and then without an announcement. Where announcements do not arrive, or a writer makes none (an older fencron, a hand),
-//! the reader asks every [`POLL`]. When the next lease is due, it has the writer end it, so that leases end without traffic.
+//! and then without an announcement. Where announcements do not arrive, or a writer makes none (an older fencron, a
+//! hand), the reader asks every [`POLL`]. When the next lease is due, it has the writer end it, so that leases end
+//! without traffic.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
