@@ -134,8 +134,10 @@ async fn a_follower_takes_over_at_once_when_the_leader_stops_and_after_the_ttl_w
     let a = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let b = start("b", &store, &clock, &recorder, config(EVERY_SECOND));
+    // It is in the queue by then.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let c = start("c", &store, &clock, &recorder, config(EVERY_SECOND));
-    tokio::time::sleep(Duration::from_millis(20_500)).await;
+    tokio::time::sleep(Duration::from_millis(18_500)).await;
     a.orders.send(Order::Stop).await.unwrap();
     a.task.await.unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
