@@ -59,6 +59,14 @@ impl Standstill {
         stopped_at.is_none() && stopped_at.replace((clock.boot(), clock.wall())).is_none()
     }
 
+    /// Waits until it is over. A process that stands still asks nothing: what it asked would tell it that its session has
+    /// ended.
+    async fn over(&self) {
+        while self.stopped_at().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn ends(&self) {
         *self.0.lock().unwrap() = None;
     }
@@ -239,9 +247,7 @@ impl Store for Wire {
         if self.broken == Some(Broken::KeepAlives) && self.lies.fetch_add(1, Ordering::Relaxed) % LIES < LIES - 1 {
             return Ok(crate::TTL);
         }
-        while self.standstill.stopped_at().is_some() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.standstill.over().await;
         self.inner.keep_alive(lease).await
     }
 
@@ -250,6 +256,7 @@ impl Store for Wire {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        self.standstill.over().await;
         if let Some(owner) = self.oversleeps(&txn) {
             let _awake = Waking(self.standstill.clone());
             let answer = self.inner.commit(txn).await;
@@ -303,6 +310,7 @@ impl Store for Wire {
     }
 
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.standstill.over().await;
         self.inner.range(range).await
     }
 
