@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::board::Shared;
 use crate::execute::Outputs;
 use crate::ledger::Ledger;
 use crate::listen::{self, Room};
@@ -56,6 +57,7 @@ pub struct Api<S> {
     pub ledger: Ledger<S>,
     pub locks: Locks<S>,
     pub outputs: Outputs,
+    pub board: Shared,
     pub clock: Clock,
 }
 
@@ -207,6 +209,7 @@ mod tests {
             ledger: Ledger::new(Silent, namespace.clone()),
             locks: Locks::new(Silent, clock.clone(), namespace, Seen::default()),
             outputs: Outputs::new(clock.clone()),
+            board: Shared::default(),
             clock,
         });
         let asked = tokio::time::Instant::now();
@@ -235,6 +238,7 @@ mod tests {
             ledger: Ledger::new(store.clone(), namespace.clone()),
             locks: Locks::new(store, clock.clone(), namespace, Seen::default()),
             outputs: Outputs::new(clock.clone()),
+            board: Shared::default(),
             clock: clock.clone(),
         });
         let ask = async || {

@@ -28,6 +28,7 @@
 //! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
 //! | `execute` | attempts, to the end of the last process of a command |
 //! | `once` | migrations, and what is run once under a key |
+//! | `board` | the read model: what a node knows of its cluster, in pages; pure |
 //! | `node` | the loop around all of it |
 //! | `jobs` | closures as jobs, for services |
 //! | `listen` | listeners of HTTP, and their bounds |
@@ -80,6 +81,8 @@ pub use client::{Client, Error, isolated};
 #[cfg(feature = "jobs")]
 pub mod once;
 
+#[cfg(feature = "jobs")]
+pub mod board;
 #[cfg(feature = "jobs")]
 pub mod node;
 

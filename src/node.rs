@@ -31,6 +31,7 @@ mod leadership;
 mod migrations;
 mod news;
 mod publishing;
+mod showing;
 mod status;
 mod stopping;
 mod troubles;
@@ -47,6 +48,7 @@ use stopping::Stopping;
 use troubles::Troubles;
 use work::Work;
 
+use crate::board::Shared;
 use crate::config::Config;
 use crate::execute::{Execute, Outputs};
 use crate::fence::Fence;
@@ -107,6 +109,8 @@ pub struct Node<S, E> {
     pub locks: Locks<S>,
     pub execute: E,
     pub outputs: Outputs,
+    /// What the node shows of what it knows.
+    pub board: Shared,
     pub options: Options,
 }
 
@@ -217,11 +221,13 @@ impl<S: Store, E: Execute> Node<S, E> {
         let mut follower = JoinSet::new();
         follower.spawn(follow(self.ledger.clone(), news));
         let mut running = Running::new(self, config, status, started);
+        running.node.board.write().configured(running.scheduler.jobs());
         running.present();
         running.make_migrations();
         loop {
             turned.send_replace(running.node.options.clock.boot());
             running.report();
+            running.show_self();
             let pause = running.pause();
             let happened = tokio::select! {
                 biased; // Orders and the lease outrank traffic.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fencron::board::Shared;
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
 use fencron::fence::Fence;
@@ -75,6 +76,7 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
         locks: Locks::new(store.clone(), clock.clone(), namespace, Seen::default()),
         execute: execute.clone(),
         outputs: Outputs::new(clock.clone()),
+        board: Shared::default(),
         options: Options {
             name: name.to_owned(),
             timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),

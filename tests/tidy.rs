@@ -13,7 +13,8 @@ const LAYERS: &[&[&str]] = &[
     &["fence", "time", "threads", "listen"],
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
-    &["elected", "once", "node", "metrics"],
+    &["elected", "once", "board"],
+    &["node"],
     &["jobs"],
     &["client", "api"],
     &["cli"],
@@ -27,11 +28,10 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("scheduler", &["job", "schedule"]),
     ("ledger", &["lock"]),
     ("execute", &["guard", "lock"]),
-    ("node", &["metrics", "once"]),
 ];
 
 /// Decide without a clock, a store or a runtime, so that a test can move time by hand.
-const PURE: &[&str] = &["job", "schedule", "config", "scheduler", "lock::lease", "lock::candidacy"];
+const PURE: &[&str] = &["job", "schedule", "config", "scheduler", "lock::lease", "lock::candidacy", "board"];
 
 /// Names that say nothing about what is in a file.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];

@@ -18,6 +18,7 @@ use super::memory::Memory;
 use super::place::{Place, made, open_store};
 use super::{Exit, Failure, Global, handover, listener, outage};
 use crate::api::{self, Api};
+use crate::board::Shared;
 use crate::client::{default_node, host_name};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
@@ -179,7 +180,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     introduce(&name, &place, &args.file, &config, &address);
 
     let status = watch::Sender::new(Status::starting(&name, &config));
-    let outputs = Outputs::new(place.clock.clone());
+    let (outputs, board) = (Outputs::new(place.clock.clone()), Shared::default());
     let (ledger, clock) = (place.ledger(), place.clock.clone());
     let turned = watch::Sender::new(clock.boot());
     let api = Api {
@@ -188,6 +189,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         ledger,
         locks: locks.clone(),
         outputs: outputs.clone(),
+        board: board.clone(),
         clock,
     };
     let serving = tokio::spawn(api::serve(listener, api, ending.clone()));
@@ -206,7 +208,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         driver: Driver::Thread,
         clock: place.clock.clone(),
     };
-    let node = Node { ledger: place.ledger(), locks: locks.clone(), execute, outputs, options };
+    let node = Node { ledger: place.ledger(), locks: locks.clone(), execute, outputs, board, options };
     let ended = node.run(config, Ends { orders, chores, status, turned }).await;
     housekeeping.stop().await;
     beside.shutdown().await;

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::JobsError;
 use super::builder::JobsBuilder;
 use super::calls::{Body, Calls, panicked};
+use crate::board::Shared;
 use crate::config::Config;
 use crate::execute::{MAX_RUNNING, Outputs};
 use crate::fence::Fence;
@@ -94,6 +95,7 @@ impl Jobs {
             locks: locks.clone(),
             execute: calls.clone(),
             outputs: Outputs::new(clock.clone()),
+            board: Shared::default(),
             options: Options {
                 name: name.clone(),
                 timing,

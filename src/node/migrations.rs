@@ -122,6 +122,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Some(config) = self.gate.wanted.take() else { return };
         tracing::info!(digest = config.digest, jobs = config.jobs.len(), "took a new configuration");
         self.config_digest = config.digest;
+        self.node.board.write().configured(&config.jobs);
         self.tell(Event::Reloaded(config.jobs));
     }
 

@@ -121,6 +121,7 @@ impl Heard {
 
 impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn heard(&mut self, news: News) {
+        self.show_news(&news);
         match news {
             News::Changed(changes, upto) => {
                 for change in changes {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::fence::Fence;
 pub use crate::job::End;
 use crate::job::{JobName, Params, RunId, Verdict};
@@ -181,6 +183,76 @@ impl Done {
             output: String::new(),
             many: None,
         }
+    }
+}
+
+/// How the last run of a job ended, with what lists show of the runs before it. It is kept beside the history, so that
+/// nobody has to read that for a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Last {
+    pub run: RunId,
+    pub verdict: Verdict,
+    pub started_at: Option<Wall>,
+    pub finished_at: Wall,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lateness_ms: Option<u64>,
+    pub fence: Option<Fence>,
+    /// How many runs in a row have ended badly, up to this one.
+    pub bad_in_a_row: u32,
+    /// When a run last ended well.
+    pub succeeded_at: Option<Wall>,
+    /// How the last [`STRIP_MOST`] runs ended, the newest last: a letter each: `s`ucceeded, `f`ailed,
+    /// `t`imed out, `c`ancelled, s`k`ipped, `u`nknown.
+    pub strip: String,
+}
+
+/// How many runs [`Last::strip`] has.
+pub const STRIP_MOST: usize = 20;
+
+impl Last {
+    /// What is kept once `done` has ended after `before`. A run that ended out of order, as one of a backfill does, is
+    /// counted and does not become the last one.
+    #[must_use]
+    pub fn after(before: Option<&Last>, done: &Done) -> Last {
+        let mut strip = before.map_or(String::new(), |before| before.strip.clone());
+        strip.push(letter(done.verdict));
+        strip.drain(..strip.len().saturating_sub(STRIP_MOST));
+        let succeeded_at = match done.verdict {
+            Verdict::Succeeded => before.and_then(|before| before.succeeded_at).max(Some(done.finished_at)),
+            _ => before.and_then(|before| before.succeeded_at),
+        };
+        if let Some(later) = before.filter(|before| before.run.at() > done.at) {
+            return Last { strip, succeeded_at, ..later.clone() };
+        }
+        let last = Last {
+            run: done.id.clone(),
+            verdict: done.verdict,
+            started_at: done.started_at,
+            finished_at: done.finished_at,
+            lateness_ms: done.lateness.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),
+            fence: done.claimant.as_ref().map(|claimant| claimant.fence),
+            bad_in_a_row: 0,
+            succeeded_at,
+            strip,
+        };
+        let bad_before = before.map_or(0, |before| before.bad_in_a_row);
+        Last { bad_in_a_row: if last.is_bad() { bad_before.saturating_add(1) } else { 0 }, ..last }
+    }
+
+    /// Whether it needs somebody's attention.
+    pub fn is_bad(&self) -> bool {
+        matches!(self.verdict, Verdict::Failed | Verdict::TimedOut | Verdict::Unknown)
+    }
+}
+
+fn letter(verdict: Verdict) -> char {
+    match verdict {
+        Verdict::Succeeded => 's',
+        Verdict::Failed => 'f',
+        Verdict::TimedOut => 't',
+        Verdict::Cancelled => 'c',
+        Verdict::Skipped => 'k',
+        Verdict::Unknown => 'u',
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fencron::board::Shared;
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::Outputs;
 use fencron::fence::Fence;
@@ -250,6 +251,7 @@ impl<'a> World<'a> {
             locks,
             execute: Worker { net, machine, life: life.clone(), receiver, seed: self.plan.seed },
             outputs: Outputs::new(clock.clone()),
+            board: Shared::default(),
             options: Options {
                 name,
                 timing: self.timing(),

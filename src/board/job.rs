@@ -1,0 +1,125 @@
+//! A job as people look at it.
+
+use serde::Serialize;
+
+use super::{Board, Entry, LATE_AFTER};
+use crate::job::{JobName, RunId, Trigger};
+use crate::ledger::Asked;
+use crate::scheduler::run::Last;
+use crate::time::Wall;
+
+/// A job is paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Paused {
+    pub by: String,
+    pub at: Wall,
+}
+
+impl From<Asked> for Paused {
+    fn from(asked: Asked) -> Paused {
+        Paused { by: asked.by, at: asked.at }
+    }
+}
+
+/// The most pressing of a job's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Its last run ended badly.
+    Failing,
+    /// An occurrence is due, and no leader has decided it.
+    Late,
+    /// A run of it is open.
+    Running,
+    Paused,
+    /// Its last run ended well.
+    Fine,
+    /// No run of it has ended yet.
+    New,
+    /// It runs only when a person asks for it, or after another job.
+    OnDemand,
+    /// The ledger knows it, and the jobs file of this node does not.
+    Unconfigured,
+}
+
+/// How many open runs are named with their job.
+const OPEN_NAMED: usize = 10;
+
+/// A job, as lists show it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JobRow {
+    pub name: JobName,
+    pub description: Option<String>,
+    pub state: JobState,
+    pub paused: Option<Paused>,
+    /// Its expressions as the file has them; `null`: it has no schedule.
+    pub schedule: Option<String>,
+    pub timezone: Option<&'static str>,
+    /// The job whose runs it follows.
+    pub after: Option<JobName>,
+    /// The instant of the occurrence that is decided next; of a late job, that is in the past.
+    pub next_fire: Option<Wall>,
+    /// When that is to start, jitter included.
+    pub next_start: Option<Wall>,
+    pub last: Option<Last>,
+    /// The first of its open runs.
+    pub open: Vec<RunId>,
+    /// How many runs of it are open.
+    pub open_count: usize,
+    /// Since when it is due, for the leader.
+    pub due_since: Option<Wall>,
+}
+
+impl Board {
+    /// One job, as of `now`.
+    pub fn job(&self, name: &JobName, now: Wall) -> Option<JobRow> {
+        self.jobs.get(name).map(|entry| self.row(name, entry, now))
+    }
+
+    pub(super) fn row(&self, name: &JobName, entry: &Entry, now: Wall) -> JobRow {
+        let open = self.open_of.get(name);
+        let (schedule, timezone, after) = match entry.job.as_deref().map(|job| &job.trigger) {
+            Some(Trigger::Schedule { schedule, .. }) => {
+                (Some(schedule.text().to_owned()), Some(schedule.timezone()), None)
+            }
+            Some(Trigger::After { job, .. }) => (None, None, Some(job.clone())),
+            Some(Trigger::Disabled) | None => (None, None, None),
+        };
+        JobRow {
+            name: name.clone(),
+            description: entry.job.as_ref().and_then(|job| job.description.as_ref()).map(ToString::to_string),
+            state: self.state(name, entry, now),
+            paused: self.paused.get(name).cloned(),
+            schedule,
+            timezone,
+            after,
+            next_fire: entry.next.map(|(at, _)| at),
+            next_start: entry.next.map(|(_, starts)| starts),
+            last: entry.last.clone(),
+            open: open.into_iter().flatten().take(OPEN_NAMED).cloned().collect(),
+            open_count: open.map_or(0, std::collections::BTreeSet::len),
+            due_since: entry.known.as_ref().map(|known| known.since),
+        }
+    }
+
+    pub(super) fn state(&self, name: &JobName, entry: &Entry, now: Wall) -> JobState {
+        let is_scheduled = matches!(entry.job.as_deref().map(|job| &job.trigger), Some(Trigger::Schedule { .. }));
+        if self.failing.contains(name) {
+            JobState::Failing
+        } else if entry.next.is_some_and(|(_, starts)| starts < now.minus(LATE_AFTER)) {
+            JobState::Late
+        } else if self.open_of.contains_key(name) {
+            JobState::Running
+        } else if self.paused.contains_key(name) {
+            JobState::Paused
+        } else if entry.job.is_none() {
+            JobState::Unconfigured
+        } else if entry.last.is_some() {
+            JobState::Fine
+        } else if is_scheduled {
+            JobState::New
+        } else {
+            JobState::OnDemand
+        }
+    }
+}

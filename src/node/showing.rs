@@ -1,0 +1,61 @@
+//! What the node shows of what it knows: the board, as the loop writes it.
+
+use super::Running;
+use crate::board::{Board, Leader, Own, PLANNED_AT_ONCE, Paused};
+use crate::execute::Execute;
+use crate::ledger::{Followed, News};
+use crate::lock::Hold;
+use crate::scheduler::view::Change;
+use crate::store::Store;
+use crate::time::Wall;
+
+impl<S: Store, E: Execute> Running<S, E> {
+    /// Shows what the ledger says.
+    pub(super) fn show_news(&self, news: &News) {
+        let now = self.node.options.clock.wall();
+        let mut board = self.node.board.write();
+        let all = match news {
+            News::Changed(changes, _) => changes,
+            News::Reread(all, _) => {
+                board.forget_ledger();
+                all
+            }
+        };
+        for one in all {
+            self.show_one(&mut board, one, now);
+        }
+        board.is_current(now);
+    }
+
+    fn show_one(&self, board: &mut Board, one: &Followed, now: Wall) {
+        match one {
+            Followed::Ledger(Change::Watermark(mark), _) => board.decided(mark.clone()),
+            Followed::Ledger(Change::Job(name, known), _) => board.known(name, known.clone()),
+            Followed::Ledger(Change::Paused(name, paused), _) => {
+                board.paused(name, paused.then(|| Paused { by: String::new(), at: now }));
+            }
+            Followed::Ledger(Change::Open(run, open), _) => board.open(run, open.clone()),
+            Followed::Node { lease, alive, record, .. } => board.node(*lease, record.clone().filter(|_| *alive)),
+            Followed::Other { key, created, .. } if key == self.leadership.owner_key() => {
+                board.led_by(
+                    created.and_then(|(created, lease)| Some(Leader { lease: lease?, created: created.0, since: now })),
+                );
+            }
+            Followed::Mark { base, .. } => board.base(*base),
+            Followed::Ledger(..) | Followed::Lineage | Followed::Damaged(_) | Followed::Other { .. } => {}
+        }
+    }
+
+    /// Shows what the node knows of itself, and plans on: a little on every turn of the loop.
+    pub(super) fn show_self(&self) {
+        let mut board = self.node.board.write();
+        board.own(Own {
+            lease: self.leadership.lease(),
+            fence: self.leadership.leading().map(Hold::fence),
+            trusted_until: self.leadership.trusted_until(),
+            config_digest: self.config_digest.clone(),
+            running: self.work.running(),
+        });
+        board.plan(self.node.options.clock.wall(), PLANNED_AT_ONCE);
+    }
+}
