@@ -1,7 +1,8 @@
-//! Sessions, locks and leadership: who may act, under which number, and for how long.
+//! Sessions, locks and leadership: which node may act, under which fence, and for how long.
 //!
-//! A program opens a session ([`Locks::open_session`]) and contends with it: for a [`FencedLock`] by a [`LockContext`], for
-//! the leadership of an [`Election`], for the permits of a [`Semaphore`]. `docs/locks.md` tells what each of them promises.
+//! A program opens a session ([`Locks::open_session`]) and contends with it: for a [`FencedLock`] by a [`LockContext`],
+//! for the leadership of an [`Election`], for the permits of a [`Semaphore`]. `docs/locks.md` describes what each of
+//! them promises.
 //!
 //! ```
 //! use std::time::Duration;
@@ -16,7 +17,7 @@
 //! let presence = Presence { node: "a".into(), record: b"{}".to_vec() };
 //! let session = locks.open_session(presence, Timing::from_ttl(Duration::from_secs(10))?, Driver::Thread).await?;
 //!
-//! // One at a time, in the order of arrival; whatever is written outside carries the fence.
+//! // One at a time, in the order of arrival; every write outside of the store carries the fence.
 //! let lock = locks.fenced(LockName::new("orders/4711")?, Config::default());
 //! let mut context = session.context();
 //! let fence = lock.lock_and_get_fence(&mut context).await?;
@@ -30,7 +31,7 @@
 //! assert_eq!(semaphore.state().await?.available(), 1);
 //! permits.release().await?;
 //!
-//! // Leading: again and again, until the session ends or something comes of it.
+//! // Leading: again and again, until the session ends or the closure answers a value.
 //! let election = locks.election(LockName::new("reports")?);
 //! let led = election.lead(&session, async |term, _signal| Some(term.fence() > fence)).await?;
 //! assert!(led, "revisions only grow, so do the fences that are made of them");
@@ -41,18 +42,18 @@
 //!
 //! # Model
 //!
-//! A node opens a [`Session`]: a lease in the store, kept alive, and a key under it that tells the others who is there.
-//! With it the node contends for locks; the lock named `leader` is the leadership ([`Election`]). Whoever contends
-//! stands in a queue, first come, first served, and watches only what is before it, so that a change wakes one waiter.
-//! Who is first while nobody holds the lock is granted it in one transaction, and the revision of that transaction
-//! makes the **fence**:
+//! A node opens a [`Session`]: a lease in the store, kept alive, and a key under it that shows the other nodes its
+//! presence. With the session the node contends for locks; the lock named `leader` is the leadership ([`Election`]).
+//! The waiters of a lock form a queue, first come, first served. Each waiter watches only the place before its own, so
+//! that a change wakes one waiter. The first waiter is granted the lock while it has no holder, in one transaction, and
+//! the revision of that transaction makes the **fence**:
 //!
 //! ```text
 //! fence = base + creation revision of the owner's key
 //! ```
 //!
 //! `base` is a key of the namespace that every grant compares. Revisions only grow, so a later hold has a greater
-//! fence, whoever holds it, and whatever was deleted in between.
+//! fence, under any holder, and also after keys were deleted in between.
 //!
 //! A hold is not a belief. It is a comparison ([`Hold::still_held`]) that every write made under it carries in its own
 //! transaction. No code asks "am I the leader?" and then acts.
@@ -60,7 +61,7 @@
 //! # States of a session's leadership
 //!
 //! ```text
-//!               campaign                first, and nobody holds it
+//!               campaign                first, and it has no holder
 //!   follower ──────────────▶ waiting ──────────────────────────────▶ leading ◀──────────┐
 //!      ▲                        │                                     │   │             │ acknowledged, and the
 //!      │   withdraw, or the     │                    no keep-alive    │   │             │ owner's key still stands
@@ -79,30 +80,31 @@
 //! trusted until = when the last acknowledged keep-alive was SENT + TTL - margin        on the boot clock
 //! ```
 //!
-//! Counted from the question, so that a slow answer never lengthens it; on the boot clock, so that a suspended machine
-//! does not trust what ended while it slept; less a margin ([`Timing::margin`]), for clocks that run at different rates
-//! and for the time it takes to stop. Until then a node may start what needs no transaction. After that, the fence is
-//! what protects, at whatever receives the effect. The window and the questions are decided in `lock/lease.rs`, which
-//! knows no clock and no store. [`Driver::Thread`] runs them where a busy runtime cannot starve them.
+//! The window is counted from the request, so that a slow answer never lengthens it. It runs on the boot clock, so that
+//! a machine that was suspended does not trust a lease that ended meanwhile. It is shorter by a margin
+//! ([`Timing::margin`]), for clocks that run at different rates and for the time that stopping takes. Within the window
+//! a node may start what needs no transaction. After it, the fence protects the target of the effect. `lock/lease.rs`,
+//! which knows no clock and no store, decides the window and when to send keep-alives. [`Driver::Thread`] sends them
+//! from a thread of their own, which a busy runtime cannot starve.
 //!
 //! # What goes wrong, and what happens then
 //!
 //! | what | then |
 //! | --- | --- |
-//! | an answer is lost | the call looks again: its id in the queue or in the owner's record tells how far it got. A call takes effect once |
+//! | an answer is lost | the call looks again: its id in the queue or in the owner's record shows how far it came. A call takes effect once |
 //! | a request is applied late, or twice | its comparisons fail (table in `lock/hold.rs`) |
 //! | a campaign is dropped half-way | it may still win: [`Election::withdraw`] it, or campaign again under the same [`CallId`], which adopts what was won |
 //! | the lease ends while its owner waits | the grant compares the session's key: it never wins |
-//! | the process stands still past its trust, then reads what it was granted | the clock is looked at last (`lock/handout.rs`): it is given back, and answered as lost |
+//! | the process stands still past its trust, then reads what it was granted | the clock is checked last (`lock/handout.rs`): the lock is given back, and the call reports it as lost |
 //! | the process dies | its lease ends, and everything under it goes |
 //! | an operator deletes the owner's key | the hold is over: its writes fail, it is never put again; the next waiter gets a greater fence |
 //! | an operator deletes `base` | nothing is granted: [`FenceBaseError`], `fencron fence repair` |
 //! | the same, and a context held the lock | its next operation says [`LockError::OwnershipLost`], once |
 //! | a future or a guard of a lock is dropped | the call is taken back in the background, and by the context's next operation at the latest |
-//! | an operator deletes the session's key | the first call that looks for it ends the session for everybody: [`Trust::ended`], and all signals |
+//! | an operator deletes the session's key | the first call that misses it ends the session for all its users: [`Trust::ended`], and all signals |
 //! | a key without a lease lies in the way | it is reported, in the log and as an [`Obstacle`] of [`Election::observe`], until it is deleted |
-//! | the store was restored from a backup | whoever has [`Seen`] more refuses it, and has all others refuse it: [`StoreWentBack`], `fencron fence repair` |
-//! | the store is away | calls go on trying, with pauses; trust lapses by itself |
+//! | the store was restored from a backup | a process that has [`Seen`] more refuses it, and makes all others refuse it: [`StoreWentBack`], `fencron fence repair` |
+//! | the store is unavailable | calls go on trying, with pauses; trust lapses by itself |
 //!
 //! # Failure handling by the caller
 //!
@@ -150,14 +152,14 @@ pub(crate) use backoff::Outage;
 pub(crate) use candidate::{Candidate, News};
 pub(crate) use claim::{Claim, Claims};
 pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
-pub use election::{CampaignError, Election, Leader, MOST_SET_BACK, Resigned, Standing, StepDownError, Term};
+pub use election::{CampaignError, Election, ElectionState, Leader, MOST_SET_BACK, Resigned, StepDownError, Term};
 pub use fenced::{Config, DESTROYED_SHOWS, FencedLock, LockError, Reentrancy};
-pub use guard::{Holding, LockGuard};
+pub use guard::{HeldLock, LockGuard};
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
 #[cfg(feature = "jobs")]
 pub(crate) use keys::escaped;
 pub use keys::{CallId, LockKind, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
-pub use lease::{BadTtl, Lease, Next, Timing};
+pub use lease::{BadTtl, Lease, Renewal, Timing};
 pub use line::{Obstacle, Reason, Waiter};
 pub use lineage::Link;
 pub use list::{Bar, LOCKS_LISTED, Listing, LockListed, SemaphoreListed};
@@ -165,7 +167,7 @@ pub use permits::PERMITS_MOST;
 pub use repair::Repaired;
 pub use seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
 pub use semaphore::{Permits, PermitsHeld, Semaphore, SemaphoreError, SemaphoreState};
-pub use session::{Driver, Ended, Presence, Session, SessionError, Trust};
+pub use session::{Driver, Presence, Session, SessionEnd, SessionError, Trust};
 pub use signal::{HoldSignal, Lost};
 pub(crate) use signal::{Lookout, SignalSource};
 
@@ -208,14 +210,14 @@ pub struct Locks<S> {
     /// The fence base as it was last read.
     base: watch::Sender<Option<hold::Base>>,
     kept_in: Option<Arc<memory::Kept>>,
-    told: session::Told,
+    trust_listener: session::TrustListener,
 }
 
 impl<S: Store> Locks<S> {
     /// The locks of `namespace` in `store`, for a node that remembers `seen` of it (from its [`SeenFile`]).
     pub fn new(store: S, clock: Clock, namespace: Namespace, seen: Seen) -> Locks<S> {
         let (seen, base) = (watch::Sender::new(seen), watch::Sender::new(None));
-        Locks { store, clock, namespace, seen, base, kept_in: None, told: session::Told::default() }
+        Locks { store, clock, namespace, seen, base, kept_in: None, trust_listener: session::TrustListener::default() }
     }
 
     /// Saves what was seen in `file` whenever something was granted, before it is handed out.
@@ -225,12 +227,12 @@ impl<S: Store> Locks<S> {
         self
     }
 
-    /// Has `told` called with every change of a session's trust, beginning with the first and before anybody else learns
-    /// of it, on the thread that keeps the session alive: for what must not miss an extension however busy the process
-    /// is, nor wait for it. It has to be quick.
+    /// Calls `listener` with every change of a session's trust, from the first one on and before anything else learns
+    /// of the change. The call comes from the thread that keeps the session alive, so that no extension is missed or
+    /// delayed while the process is busy. The listener must return quickly.
     #[must_use]
-    pub fn telling(mut self, told: impl Fn(&Trust) + Send + Sync + 'static) -> Locks<S> {
-        self.told = session::Told::new(told);
+    pub fn on_trust(mut self, listener: impl Fn(&Trust) + Send + Sync + 'static) -> Locks<S> {
+        self.trust_listener = session::TrustListener::new(listener);
         self
     }
 
@@ -243,8 +245,8 @@ impl<S: Store> Locks<S> {
         &self.clock
     }
 
-    /// The highest that this process has seen of the store, as it grows: what to save in a [`SeenFile`], before acting
-    /// under a fence that it had not seen, and now and then for the revision.
+    /// The highest state that this process has seen of the store, as it grows. Save it in a [`SeenFile`] before you act
+    /// under a fence that it did not have, and now and then for the revision.
     pub fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
@@ -253,7 +255,7 @@ impl<S: Store> Locks<S> {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Store`] where the store does not answer: a lease may then be left that ends by itself.
+    /// [`SessionError::Store`] when the store does not answer. A lease may then be left, which ends by itself.
     pub async fn open_session(
         &self,
         presence: Presence,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::fence::Fence;
 use crate::job::{JobName, RunId};
 use crate::ledger::{Ledger, NodeRecord, RunRow};
-use crate::lock::{LockName, Locks, Standing};
+use crate::lock::{ElectionState, LockName, Locks};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
 use crate::store::{Store, StoreError};
 use crate::time::Wall;
@@ -290,7 +290,7 @@ fn node_view(record: NodeRecord, leader: bool, now: Wall) -> NodeView {
     }
 }
 
-fn obstacles(standing: &Standing, nodes: &[(u64, NodeRecord)]) -> Vec<String> {
+fn obstacles(standing: &ElectionState, nodes: &[(u64, NodeRecord)]) -> Vec<String> {
     let mut found: Vec<String> = standing.obstacles.iter().map(ToString::to_string).collect();
     found.extend(standing.base.as_ref().err().map(ToString::to_string));
     found.extend(standing.age.as_ref().err().map(ToString::to_string));

@@ -8,7 +8,7 @@ use super::terminal::Terminal;
 use super::{Exit, Failure, Global};
 use crate::fence::{Fence, Scope};
 use crate::ledger::Find;
-use crate::lock::{LockName, Locks, Seen, Standing};
+use crate::lock::{ElectionState, LockName, Locks, Seen};
 use crate::store::AnyStore;
 use crate::time::Wall;
 
@@ -61,24 +61,24 @@ struct FenceView {
     problem: Option<String>,
 }
 
-async fn observe(global: &Global) -> anyhow::Result<(Place, Locks<AnyStore>, Standing)> {
+async fn observe(global: &Global) -> anyhow::Result<(Place, Locks<AnyStore>, ElectionState)> {
     let place = global.open(None).await?;
     let locks = place.remembering(global)?;
-    let standing = locks.election(LockName::leader()).observe().await?;
-    Ok((place, locks, standing))
+    let state = locks.election(LockName::leader()).observe().await?;
+    Ok((place, locks, state))
 }
 
 async fn show(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let (place, locks, standing) = observe(global).await?;
-    let problem = standing.age.err().map(|error| error.to_string());
-    let problem = problem.or(standing.base.err().map(|error| error.to_string()));
-    let leader = standing.leader;
+    let (place, locks, state) = observe(global).await?;
+    let problem = state.age.err().map(|error| error.to_string());
+    let problem = problem.or(state.base.err().map(|error| error.to_string()));
+    let leader = state.leader;
     let view = FenceView {
         scope: Scope::leader(place.namespace.as_str()),
         fence: leader.as_ref().map(|leader| leader.fence),
         node: leader.as_ref().map(|leader| leader.node.clone()),
         since: leader.as_ref().map(|leader| leader.since),
-        revision: standing.revision.0,
+        revision: state.revision.0,
         seen: *locks.seen().borrow(),
         problem,
     };
@@ -119,12 +119,12 @@ struct RepairView {
 }
 
 async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let (place, locks, standing) = observe(global).await?;
+    let (place, locks, state) = observe(global).await?;
     let ledger = place.ledger();
     let open = Find { open: true, limit: usize::MAX, ..Find::default() };
     let (open, nodes) = (ledger.runs(&open, |_| true).await?.len(), ledger.nodes().await?.len());
     let namespace = &place.namespace;
-    if standing.age.is_ok() && standing.base.is_ok() {
+    if state.age.is_ok() && state.base.is_ok() {
         terminal.say(format_args!("fencron: as far as can be seen from here, {namespace} needs no repair"));
     }
     terminal.say(format_args!(

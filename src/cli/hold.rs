@@ -205,7 +205,7 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
         .context("cannot prepare to start commands")?;
     let deadlines = execute.deadlines();
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = place.remembering(global)?.telling(tell);
+    let locks = place.remembering(global)?.on_trust(tell);
     let node = args.node.clone().unwrap_or_else(crate::client::default_node);
     let turn = Turn { what, name, args, command, node, timing, place, locks, execute, begun };
     turn.take(&mut signals).await

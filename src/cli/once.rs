@@ -225,7 +225,7 @@ pub(super) fn runner(
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     Ok(Runner {
         ledger: place.ledger(),
-        locks: place.remembering(global)?.telling(tell),
+        locks: place.remembering(global)?.on_trust(tell),
         execute,
         outputs: Outputs::new(place.clock.clone()),
         clock: place.clock.clone(),

@@ -170,7 +170,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         .handing(place.handed_over(&beside_memory).0);
     let deadlines = execute.deadlines();
     let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = locks.telling(tell);
+    let locks = locks.on_trust(tell);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;

@@ -26,15 +26,15 @@ impl Backoff {
         tokio::time::sleep(self.next()).await;
     }
 
-    /// The next pause, for who waits by other means.
+    /// The next pause, for a caller that waits by other means.
     pub fn next(&mut self) -> Duration {
         let longer = (self.pause * 2).min(Backoff::LONGEST);
         std::mem::replace(&mut self.pause, longer)
     }
 }
 
-/// The pace of what is begun again when it has ended: sessions, and terms. Whatever ends each of them as it begins must not
-/// be met with new ones as fast as the store can hold them.
+/// The pace at which sessions and terms are begun again after they have ended. A fault that ends each of them as it
+/// begins must not cause new ones as fast as the store can create them.
 #[derive(Debug)]
 pub(crate) struct Pace {
     backoff: Backoff,

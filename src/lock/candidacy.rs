@@ -8,12 +8,13 @@
 //!     └──── any ────    └───────────────────── giving back ◀─────┘
 //! ```
 //!
-//! The machine knows no store and no runtime. It is told what happened ([`Event`]) and at which instant, and answers what
-//! to do now ([`Action`]); between two events it wants to be asked again at [`Candidacy::wake_at`]. A candidate whose gate
-//! never opens is a program that only wants a session kept open.
+//! The machine knows no store and no runtime. It receives what happened ([`Event`]) and at which instant, and answers
+//! what to do now ([`Action`]). Between two events its driver asks it again at [`Candidacy::wake_at`]. A candidate
+//! whose gate never opens is a program that only wants a session kept open.
 //!
-//! Everything is begun at once the first time. After that, what lasted is followed at once, what ended as it began is
-//! followed ever more seldom ([`Pace`]), and what somebody has to mend is tried every [`OBSTACLE_PAUSE`].
+//! The first session and the first campaign begin at once. After that, a session or a term that lasted is followed at
+//! once by the next; one that ended as it began is followed after a growing pause ([`Pace`]); and what an operator has
+//! to mend is tried again every [`OBSTACLE_PAUSE`].
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::backoff::{Backoff, Pace};
 use super::keys::CallId;
 use crate::time::Boot;
 
-/// The pause before another attempt where the last one was refused for a reason that somebody has to remove.
+/// The pause before another attempt when the last one was refused for a reason that an operator has to remove.
 pub(crate) const OBSTACLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// An obstacle that no attempt has met for so long is not in the way any more: the present attempt waits in the queue.
@@ -69,7 +70,7 @@ pub(crate) enum Event {
 pub(crate) enum Trouble {
     /// It may succeed the next time.
     Passing(String),
-    /// Somebody has to remove the reason first.
+    /// An operator has to remove the reason first.
     Obstacle(String),
 }
 
@@ -109,7 +110,7 @@ enum Presence {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Stage {
     Idle,
     Campaigning(CallId),
     Holding(CallId),
@@ -123,7 +124,7 @@ pub(crate) struct Candidacy {
     gate: bool,
     leaving: bool,
     presence: Presence,
-    standing: Standing,
+    stage: Stage,
     next_call: CallId,
     /// No campaign begins before this instant.
     campaign_at: Boot,
@@ -142,7 +143,7 @@ impl Candidacy {
             gate: false,
             leaving: false,
             presence: Presence::Absent(Boot::default()),
-            standing: Standing::Idle,
+            stage: Stage::Idle,
             next_call: first_call,
             campaign_at: Boot::default(),
             sessions: Pace::new(),
@@ -163,24 +164,24 @@ impl Candidacy {
             Event::Opened => self.opened(&mut actions),
             Event::NotOpened(trouble) => self.not_opened(trouble, now, &mut actions),
             Event::SessionOver => self.session_over(now, &mut actions),
-            Event::Won(call) if self.standing == Standing::Campaigning(call) => {
-                self.standing = Standing::Holding(call);
+            Event::Won(call) if self.stage == Stage::Campaigning(call) => {
+                self.stage = Stage::Holding(call);
                 self.obstacle = None;
                 self.campaign_reports = Reports::default();
                 self.terms.begins(now);
             }
-            Event::NotWon(call, why) if self.standing == Standing::Campaigning(call) => {
+            Event::NotWon(call, why) if self.stage == Stage::Campaigning(call) => {
                 self.not_won(call, why, now, &mut actions);
             }
-            Event::GivenBack(call) if matches!(self.standing, Standing::GivingBack(own, _) if own == call) => {
-                self.standing = Standing::Idle;
+            Event::GivenBack(call) if matches!(self.stage, Stage::GivingBack(own, _) if own == call) => {
+                self.stage = Stage::Idle;
                 self.giving_back.reset();
             }
-            Event::NotGivenBack(call) if matches!(self.standing, Standing::GivingBack(own, _) if own == call) => {
-                self.standing = Standing::GivingBack(call, Some(now.plus(self.giving_back.next())));
+            Event::NotGivenBack(call) if matches!(self.stage, Stage::GivingBack(own, _) if own == call) => {
+                self.stage = Stage::GivingBack(call, Some(now.plus(self.giving_back.next())));
             }
             Event::TermOver => {
-                if let Standing::Holding(call) = self.standing {
+                if let Stage::Holding(call) = self.stage {
                     self.campaign_at = now.plus(self.terms.pause(now));
                     self.give_back(call, &mut actions);
                 }
@@ -196,10 +197,10 @@ impl Candidacy {
 
     /// When to be asked again, where nothing else happens before.
     pub fn wake_at(&self) -> Option<Boot> {
-        match (self.presence, self.standing) {
+        match (self.presence, self.stage) {
             (Presence::Absent(at), _) => Some(at).filter(|_| !self.leaving),
-            (Presence::Open, Standing::Idle) => Some(self.campaign_at).filter(|_| self.gate),
-            (Presence::Open, Standing::GivingBack(_, at)) => at,
+            (Presence::Open, Stage::Idle) => Some(self.campaign_at).filter(|_| self.gate),
+            (Presence::Open, Stage::GivingBack(_, at)) => at,
             _ => None,
         }
     }
@@ -212,8 +213,8 @@ impl Candidacy {
 
     /// The campaign that is under way.
     pub fn campaign(&self) -> Option<CallId> {
-        match self.standing {
-            Standing::Campaigning(call) => Some(call),
+        match self.stage {
+            Stage::Campaigning(call) => Some(call),
             _ => None,
         }
     }
@@ -221,7 +222,7 @@ impl Candidacy {
     /// Whether the call has won, and is not given back.
     #[cfg(test)]
     fn holds(&self, call: CallId) -> bool {
-        self.standing == Standing::Holding(call)
+        self.stage == Stage::Holding(call)
     }
 
     /// Whether nothing is left to be done.
@@ -260,11 +261,11 @@ impl Candidacy {
         if self.presence != Presence::Open {
             return;
         }
-        if matches!(self.standing, Standing::Holding(_)) {
+        if matches!(self.stage, Stage::Holding(_)) {
             self.campaign_at = now.plus(self.terms.pause(now));
         }
         self.presence = Presence::Absent(now.plus(self.sessions.pause(now)));
-        self.standing = Standing::Idle;
+        self.stage = Stage::Idle;
         actions.push(Action::Close);
     }
 
@@ -287,7 +288,7 @@ impl Candidacy {
     }
 
     fn give_back(&mut self, call: CallId, actions: &mut Vec<Action>) {
-        self.standing = Standing::GivingBack(call, None);
+        self.stage = Stage::GivingBack(call, None);
         actions.push(Action::GiveBack(call));
     }
 
@@ -300,25 +301,25 @@ impl Candidacy {
             Presence::Open => actions.push(Action::Close),
         }
         self.presence = Presence::Absent(Boot::default());
-        self.standing = Standing::Idle;
+        self.stage = Stage::Idle;
     }
 
     /// What is due by now.
     fn go_on(&mut self, now: Boot, actions: &mut Vec<Action>) {
-        match (self.presence, self.standing) {
+        match (self.presence, self.stage) {
             (Presence::Absent(at), _) if !self.leaving && now >= at => {
                 self.presence = Presence::Opening;
                 self.sessions.begins(now);
                 actions.push(Action::Open);
             }
-            (Presence::Open, Standing::Idle) if self.gate && now >= self.campaign_at => {
+            (Presence::Open, Stage::Idle) if self.gate && now >= self.campaign_at => {
                 let call = self.next_call;
                 self.next_call = call.next();
-                self.standing = Standing::Campaigning(call);
+                self.stage = Stage::Campaigning(call);
                 actions.push(Action::Campaign(call));
             }
-            (Presence::Open, Standing::Campaigning(call)) if !self.gate => self.give_back(call, actions),
-            (Presence::Open, Standing::GivingBack(call, Some(at))) if now >= at => self.give_back(call, actions),
+            (Presence::Open, Stage::Campaigning(call)) if !self.gate => self.give_back(call, actions),
+            (Presence::Open, Stage::GivingBack(call, Some(at))) if now >= at => self.give_back(call, actions),
             _ => {}
         }
     }

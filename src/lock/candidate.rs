@@ -1,8 +1,8 @@
-//! The shell around [`Candidacy`]: it opens sessions, campaigns, gives back, and reports what came of it.
+//! The shell around [`Candidacy`]: it opens sessions, campaigns, gives back what it won, and reports each result.
 //!
-//! The owner of a [`Candidate`] calls [`Candidate::next`] again and again, which does all the work in between, or has
-//! [`Candidate::run`] do so. While nobody calls it, the session is kept alive and the signal of the term fires all the
-//! same; what follows on that has to wait.
+//! The owner of a [`Candidate`] calls [`Candidate::next`] again and again, which does all the work in between, or lets
+//! [`Candidate::run`] do so. Between two calls the session is kept alive and the signal of the term still fires; the
+//! steps that follow wait for the next call.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::candidacy::{Action, Candidacy, Event, NotWon, Trouble};
 use super::election::{CampaignError, Election, Term};
 use super::keys::{CallId, LockName};
 use super::lease::Timing;
-use super::session::{Driver, Ended, Presence, RECHECK, Session, SessionError, Trust};
+use super::session::{Driver, Presence, RECHECK, Session, SessionEnd, SessionError, Trust};
 use super::signal::{HoldSignal, Lost};
 use crate::store::{Store, StoreError};
 
@@ -25,7 +25,7 @@ use crate::store::{Store, StoreError};
 const STOPPED_TURNS: u32 = 100;
 const STOPPED_LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// What came of a candidacy.
+/// The result of a step of a candidacy.
 #[derive(Debug)]
 pub(crate) enum News<S> {
     /// A session is open.
@@ -35,7 +35,7 @@ pub(crate) enum News<S> {
     /// The trust of the session was extended.
     Trust,
     /// The session is over, and the term with it.
-    SessionOver(Ended),
+    SessionOver(SessionEnd),
     /// The lock is held.
     Won(Term),
     /// This campaign has ended without a term. Another follows.
@@ -52,7 +52,8 @@ enum Came<S> {
     Closed(Result<(), StoreError>),
 }
 
-/// What is under way, and what the machine hears where it breaks off: its runtime may be gone, though the candidate is not.
+/// The call that is under way, and the event that the machine receives when the call breaks off: its runtime may be
+/// gone while the candidate is not.
 #[derive(Debug)]
 struct Attempt {
     task: AbortHandle,
@@ -199,9 +200,9 @@ impl<S: Store> Candidate<S> {
         }
     }
 
-    /// Goes on until `over`, and has `hear` called with what happens. The session is attended to meanwhile: where the
-    /// runtime hangs it is left to run out.
-    pub async fn run(&mut self, over: impl Future<Output = ()>, mut hear: impl FnMut(&Candidate<S>, News<S>)) {
+    /// Goes on until `over`, and calls `report` with what happens. The session is attended to meanwhile: when the
+    /// runtime hangs, the session is left to run out.
+    pub async fn run(&mut self, over: impl Future<Output = ()>, mut report: impl FnMut(&Candidate<S>, News<S>)) {
         let (mut over, attend_every) = (std::pin::pin!(over), self.timing.renew_every());
         loop {
             if let Some(session) = &self.session {
@@ -210,7 +211,7 @@ impl<S: Store> Candidate<S> {
             tokio::select! {
                 biased;
                 () = &mut over => return,
-                news = self.next() => hear(self, news),
+                news = self.next() => report(self, news),
                 () = sleep(attend_every) => {}
             }
         }
@@ -298,7 +299,7 @@ impl<S: Store> Candidate<S> {
         }
     }
 
-    fn session_over(&mut self, why: Ended) {
+    fn session_over(&mut self, why: SessionEnd) {
         if self.session.is_none() {
             return;
         }
@@ -334,7 +335,7 @@ impl<S: Store> Candidate<S> {
                 self.attempt = Some(Attempt { task: self.tasks.spawn(campaign), broken_off });
             }
             Action::GiveBack(call) => self.give_back(call),
-            // By whoever handles the event.
+            // By the handler of the event.
             Action::Report => {}
         }
     }
@@ -384,7 +385,7 @@ impl<S: Store> Candidate<S> {
 /// Resolves when the trust has changed; never, without a session.
 async fn moved(trust: Option<&mut watch::Receiver<Trust>>) -> Trust {
     let Some(trust) = trust else { return std::future::pending().await };
-    let unattended = trust.changed().await.is_err().then_some(Ended::Unattended);
+    let unattended = trust.changed().await.is_err().then_some(SessionEnd::Unattended);
     let trust = *trust.borrow_and_update();
     Trust { ended: trust.ended.or(unattended), ..trust }
 }

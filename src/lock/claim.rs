@@ -1,7 +1,8 @@
-//! Claims of programs that keep no ledger: one occurrence of a job after the other, each once, whoever leads.
+//! Claims of programs that keep no ledger: one occurrence of a job after the other, each once, under any leader.
 //!
-//! A job has one key, which tells the instant up to which its occurrences have been decided. A claim is one transaction
-//! that compares the hold and that key, and moves the key on: what the ledger does for all jobs of a node, in small.
+//! A job has one key. It holds the instant up to which the job's occurrences have been decided. A claim is one
+//! transaction that compares the hold and that key, and moves the key on: what the ledger does for all jobs of a node,
+//! in small.
 
 use std::sync::Mutex;
 
@@ -33,10 +34,10 @@ struct Decided {
     modified: Revision,
 }
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// The occurrence is the caller's, and nobody else's.
+    /// The occurrence belongs to the caller alone.
     Taken,
     /// The job's occurrences have been decided up to this instant, the one asked for among them.
     Decided(Wall),
@@ -50,7 +51,7 @@ struct ClaimRecord {
     v: u32,
     /// The last instant that was claimed.
     at: Wall,
-    /// Under which fence, for whoever looks.
+    /// Under which fence, for operators who read the store.
     fence: u64,
     /// By which call: what settles a lost answer.
     call: String,
@@ -68,9 +69,9 @@ impl<S: Store> Claims<S> {
         &self.key
     }
 
-    /// Takes the occurrence `at`, where `hold` stands and nothing as late was taken before. It goes on trying while the
-    /// store is away. Dropping the future may leave the occurrence taken, by nobody; the same `call` finds it again, and
-    /// takes it over under a later hold.
+    /// Takes the occurrence `at`, if `hold` stands and no occurrence as late was taken before. It goes on trying while
+    /// the store is unavailable. Dropping the future may leave the occurrence claimed without an owner; the same `call`
+    /// finds it again, and takes it over under a later hold.
     pub async fn claim(&self, call: CallId, hold: &Hold, at: Wall) -> Result<Claim, StoreError> {
         let (call, fence) = (call.to_string(), hold.fence().get());
         let value = json(&ClaimRecord { v: RECORD, at, fence, call: call.clone() });
@@ -88,7 +89,7 @@ impl<S: Store> Claims<S> {
             let committed = match commit(&self.locks.store, txn).await {
                 Ok(committed) => committed,
                 Err(error) if error.is_passing() => {
-                    tracing::debug!(%error, key = %self.key, "claiming again: the call's id tells whether it was");
+                    tracing::debug!(%error, key = %self.key, "claiming again: the call's id shows whether it was claimed");
                     backoff.wait().await;
                     continue;
                 }
@@ -116,11 +117,11 @@ impl<S: Store> Claims<S> {
     }
 
     fn seen(&self) -> Option<Decided> {
-        *self.seen.lock().expect("nobody panics while they hold this")
+        *self.seen.lock().expect("no code panics while it holds this")
     }
 
     fn note(&self, decided: Option<Decided>) {
-        *self.seen.lock().expect("nobody panics while they hold this") = decided;
+        *self.seen.lock().expect("no code panics while it holds this") = decided;
     }
 
     fn found(&self, committed: &Committed) -> Result<Option<(ClaimRecord, Revision)>, StoreError> {
@@ -128,7 +129,7 @@ impl<S: Store> Claims<S> {
         let record = serde_json::from_slice(value).ok().filter(|record: &ClaimRecord| record.v == RECORD);
         let unreadable = || {
             let key = &self.key;
-            StoreError::Unusable(format!("`{key}` is not of this version: delete it to begin the job's claims anew"))
+            StoreError::Unusable(format!("`{key}` is not of this version: delete it to begin the job's claims again"))
         };
         record.map(|record| Some((record, *modified))).ok_or_else(unreadable)
     }

@@ -7,19 +7,19 @@ use tokio::time::Instant;
 
 use super::context::Progress;
 use super::election::CampaignError;
-use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, Opening, Proof, View, is_settled};
+use super::hold::{Base, Caller, FenceBaseError, Hold, Manner, Opening, Proof, QueueRead, is_settled};
 use super::keys::{CallId, LockKeys, LockName};
 use super::line::{Line, Obstacle, Step};
 use super::seen::{Seen, StoreWentBack};
-use super::session::Ended;
+use super::session::SessionEnd;
 use super::{Backoff, Locks};
 use crate::store::{Change, Committed, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 
 /// How long a waiter trusts its watches before it looks for itself.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// How often in a row who is to wait looks again instead, as the store was written to before it began to listen. In a
-/// store that is written to all the time it would never wait.
+/// How often in a row a waiter reads the line again, instead of waiting, when the store was written to before the
+/// waiter began to listen. Without this bound it would never wait in a store that is written to all the time.
 const LOOKS_IN_A_ROW: u32 = 4;
 
 /// How often, at most, a transaction that may be repeated is sent until its answer arrives.
@@ -39,7 +39,7 @@ pub(super) struct Contest<S> {
     manner: Manner,
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Contended {
     Won(Hold),
@@ -56,7 +56,7 @@ pub(super) enum Contended {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ask<'a> {
     AtOnce,
-    /// Telling on the way how the lock stands, where somebody listens.
+    /// Waits, and reports how the lock stands meanwhile if the caller listens.
     Wait(Option<&'a watch::Sender<Option<Progress>>>),
 }
 
@@ -75,10 +75,10 @@ pub(super) enum Freed {
     Released,
     HadEnded,
     /// The hold is over, and the store no longer knows whether by its release.
-    Untold,
+    Unknown,
 }
 
-/// What came of a conditional transaction.
+/// The result of a conditional transaction.
 enum Attempt {
     Applied(Committed),
     /// Its comparisons failed, or its answer was lost: this is how the line stands now.
@@ -98,7 +98,7 @@ impl<S: Store> Contest<S> {
         if let Err(CampaignError::StoreWentBack(_)) = &contended
             && let Err(error) = self.locks.verify().await
         {
-            tracing::warn!(%error, "the others could not be told that the store went back");
+            tracing::warn!(%error, "cannot report to the other nodes that the store went back");
         }
         contended
     }
@@ -127,7 +127,7 @@ impl<S: Store> Contest<S> {
             let now = self.locks.clock.wall();
             let view = self.view(Some(&line), caller, ask);
             line = match line.step(&self.keys, caller, self.manner) {
-                Step::SessionGone => return Err(CampaignError::SessionEnded(Ended::KeyGone)),
+                Step::SessionGone => return Err(CampaignError::SessionEnded(SessionEnd::KeyGone)),
                 Step::NoBase(error) => return Err(error.into()),
                 Step::Destroyed => return Ok(Contended::Destroyed),
                 Step::Adopt(hold) => return Ok(Contended::Won(hold)),
@@ -173,20 +173,20 @@ impl<S: Store> Contest<S> {
         &self,
         caller: &Caller,
         opening: Opening,
-        view: View,
+        view: QueueRead,
         backoff: &mut Backoff,
     ) -> Result<Result<Hold, Line>, CampaignError> {
         let seize = self.keys.seize(caller, opening, self.locks.clock.wall(), view);
         self.take(caller, opening.base, seize, view, backoff).await
     }
 
-    /// A candidate has to see whether another call of its session is before it, and who listens wants to know who is;
-    /// for all others the queue may be as long as it will.
-    fn view(&self, line: Option<&Line>, caller: &Caller, ask: Ask<'_>) -> View {
+    /// A candidate has to see whether another call of its session is before it, and a listener receives the holder and
+    /// the waiters. No other call reads the queue, which may be long.
+    fn view(&self, line: Option<&Line>, caller: &Caller, ask: Ask<'_>) -> QueueRead {
         if self.manner == Manner::Candidate || ask.listened_to().is_some() {
-            return View::Whole;
+            return QueueRead::Whole;
         }
-        View::Near { queued: line.and_then(|line| line.queued(&self.keys, caller.call)) }
+        QueueRead::Near { queued: line.and_then(|line| line.queued(&self.keys, caller.call)) }
     }
 
     /// The hold, where the grant was applied; otherwise the line as it stands.
@@ -195,11 +195,11 @@ impl<S: Store> Contest<S> {
         caller: &Caller,
         base: Base,
         mut grant: Txn,
-        view: View,
+        view: QueueRead,
         backoff: &mut Backoff,
     ) -> Result<Result<Hold, Line>, CampaignError> {
         let seen = self.locks.current();
-        // The line may have been looked at, or its owner's end heard of, before the store went back.
+        // The line, or the end of its owner, may have been read before the store went back.
         grant.when.extend(self.keys.past.unforgotten(seen.marked).filter(|_| base.value == seen.base));
         match self.attempt(caller, grant, view, backoff).await? {
             Attempt::Applied(committed) => self.granted(caller, base, committed.revision, seen).await.map(Ok),
@@ -229,7 +229,7 @@ impl<S: Store> Contest<S> {
         &self,
         caller: &Caller,
         txn: Txn,
-        view: View,
+        view: QueueRead,
         backoff: &mut Backoff,
     ) -> Result<Attempt, CampaignError> {
         let seen = self.locks.current();
@@ -247,7 +247,7 @@ impl<S: Store> Contest<S> {
                 Err(StoreError::LeaseEnded(caller.delay.unwrap_or(lease)).into())
             }
             Err(StoreError::LeaseEnded(lease)) if lease == caller.lease => {
-                Err(CampaignError::SessionEnded(Ended::Refused))
+                Err(CampaignError::SessionEnded(SessionEnd::Refused))
             }
             Err(error) if error.is_passing() => {
                 tracing::debug!(%error, call = %caller.call, "looking what became of the request");
@@ -259,7 +259,7 @@ impl<S: Store> Contest<S> {
     }
 
     /// How the line stands now, however long it takes to learn it.
-    pub async fn look(&self, caller: &Caller, view: View, backoff: &mut Backoff) -> Result<Line, CampaignError> {
+    pub async fn look(&self, caller: &Caller, view: QueueRead, backoff: &mut Backoff) -> Result<Line, CampaignError> {
         loop {
             let seen = self.locks.current();
             let look = Txn { then: self.keys.look(Some(caller), view), ..Txn::new() };
@@ -290,8 +290,8 @@ impl<S: Store> Contest<S> {
         self.locks.check(&line.past, line.revision, line.holder().map(|holder| holder.fence), seen)
     }
 
-    /// The line, for who only looks; and whether the store is as old as it was.
-    pub async fn observe(&self, view: View) -> Result<(Line, Result<(), StoreWentBack>), StoreError> {
+    /// The line, for a caller that only reads; and whether the store is the one that was seen before.
+    pub async fn observe(&self, view: QueueRead) -> Result<(Line, Result<(), StoreWentBack>), StoreError> {
         let seen = self.locks.current();
         let look = Txn { then: self.keys.look(None, view), ..Txn::new() };
         let line = self.parse(commit(&self.locks.store, look).await?)?;
@@ -305,24 +305,24 @@ impl<S: Store> Contest<S> {
         caller: &Caller,
         line: Line,
         behind: &str,
-        (ask, view): (Ask<'_>, View),
+        (ask, view): (Ask<'_>, QueueRead),
         (backoff, looks): (&mut Backoff, &mut u32),
     ) -> Result<Line, CampaignError> {
-        // Who listens wants to hear of everything that happens to the lock.
+        // A listener receives every change of the lock.
         let before = ask.listened_to().map_or_else(|| Keys::one(behind), |_| self.keys.all());
         let own = (self.keys.wait(caller.call), caller.session_key.as_str());
-        let heard = match hear_either(&self.locks.store, before, own, line.revision.next(), looks).await {
-            Ok(heard) => heard,
-            Err(error) if error.is_passing() => Heard::Nothing,
+        let noticed = match next_change_of(&self.locks.store, before, own, line.revision.next(), looks).await {
+            Ok(noticed) => noticed,
+            Err(error) if error.is_passing() => Noticed::Nothing,
             Err(error) => return Err(error.into()),
         };
-        match heard {
+        match noticed {
             // Taken at its word, for speed: the grant confirms it.
-            Heard::Deleted { key, at } if key == self.keys.owner && behind == key && !line.is_barred() => {
+            Noticed::Deleted { key, at } if key == self.keys.owner && behind == key && !line.is_barred() => {
                 return Ok(line.vacated(at));
             }
-            Heard::Deleted { .. } | Heard::Changed => backoff.reset(),
-            Heard::Nothing => backoff.wait().await,
+            Noticed::Deleted { .. } | Noticed::Changed => backoff.reset(),
+            Noticed::Nothing => backoff.wait().await,
         }
         self.look(caller, view, backoff).await
     }
@@ -368,8 +368,8 @@ impl<S: Store> Contest<S> {
     }
 }
 
-/// As the store's own. A request of a network client can be a future of many kilobytes, of which whoever holds several
-/// locks in one function would hold as many, and run out of a thread's stack: boxed, it counts once.
+/// As the store's own. A request of a network client can be a future of many kilobytes. A function that takes several
+/// locks would hold as many of them, and overflow the stack of its thread: boxed, it counts once.
 pub(super) async fn commit<S: Store>(store: &S, txn: Txn) -> Result<Committed, StoreError> {
     Box::pin(store.commit(txn)).await
 }
@@ -408,7 +408,7 @@ pub(super) async fn history_of<S: Store>(
                     break *revision;
                 }
             }
-            Ok(Some(Watched::Compacted(_)) | None) | Err(_) => return Ok(Freed::Untold),
+            Ok(Some(Watched::Compacted(_)) | None) | Err(_) => return Ok(Freed::Unknown),
         }
     };
     match Box::pin(store.range(Range { at: Some(ended), ..Range::of(Keys::one(settled)) })).await {
@@ -416,7 +416,7 @@ pub(super) async fn history_of<S: Store>(
             let mark = page.entries.first().filter(|entry| entry.modified == ended);
             Ok(if mark.is_some_and(|mark| is_settled(mark, call)) { Freed::Released } else { Freed::HadEnded })
         }
-        Err(StoreError::Compacted { .. }) => Ok(Freed::Untold),
+        Err(StoreError::Compacted { .. }) => Ok(Freed::Unknown),
         Err(error) => Err(error),
     }
 }
@@ -425,7 +425,7 @@ pub(super) async fn history_of<S: Store>(
 const WITHDRAW_READS_OWNER: usize = 2;
 
 /// What a watch said.
-pub(super) enum Heard {
+pub(super) enum Noticed {
     Deleted {
         key: String,
         at: Revision,
@@ -435,49 +435,50 @@ pub(super) enum Heard {
     Nothing,
 }
 
-pub(super) async fn hear(watch: &mut Watch) -> Heard {
+pub(super) async fn next_change(watch: &mut Watch) -> Noticed {
     match watch.next().await {
         Some(Watched::Changes(changes)) => match changes.into_iter().next_back() {
-            Some(Change::Deleted { key, revision }) => Heard::Deleted { key, at: revision },
-            Some(Change::Put(_)) | None => Heard::Changed,
+            Some(Change::Deleted { key, revision }) => Noticed::Deleted { key, at: revision },
+            Some(Change::Put(_)) | None => Noticed::Changed,
         },
-        Some(Watched::Compacted(_)) => Heard::Changed,
-        None => Heard::Nothing,
+        Some(Watched::Compacted(_)) => Noticed::Changed,
+        None => Noticed::Nothing,
     }
 }
 
-/// What is first heard of `before` or of `own`, from this revision on; that something changed, where nothing is heard for
-/// a while, and where what has changed since that revision would be heard of late: `looks` counts how often that was.
-pub(super) async fn hear_either<S: Store>(
+/// The first change of `before` or of `own` from this revision on. It answers [`Noticed::Changed`] as well when no
+/// change arrives for a while, and when the watch would report changes since that revision late: `looks` counts how
+/// often that was.
+pub(super) async fn next_change_of<S: Store>(
     store: &S,
     before: Keys,
     (own, session): (String, &str),
     from: Revision,
     looks: &mut u32,
-) -> Result<Heard, StoreError> {
+) -> Result<Noticed, StoreError> {
     let mut of_before = Box::pin(store.watch(before.clone(), from)).await?;
     let mut of_own = Box::pin(store.watch(Keys::one(own.as_str()), from)).await?;
     if (of_before.is_behind() || of_own.is_behind()) && *looks < LOOKS_IN_A_ROW {
         *looks += 1;
-        return Ok(Heard::Changed);
+        return Ok(Noticed::Changed);
     }
     *looks = 0;
     loop {
         tokio::select! {
             biased;
-            heard = hear(&mut of_before) => return Ok(heard),
-            heard = hear(&mut of_own) => return Ok(heard),
+            noticed = next_change(&mut of_before) => return Ok(noticed),
+            noticed = next_change(&mut of_own) => return Ok(noticed),
             () = tokio::time::sleep(RECHECK_EVERY) => {}
         }
         if !still_waits(store, &before, [&own, session], from).await? {
-            return Ok(Heard::Changed);
+            return Ok(Noticed::Changed);
         }
     }
 }
 
-/// Whether the key before the call, its own and its session's are there, and none is newer than `from`. Of a range this
-/// is not said: what was deleted of it cannot be seen. Three keys are read, and not the queue: of many who wait each asks
-/// this now and then.
+/// Whether the key before the call, its own and its session's are there, and none is newer than `from`. This cannot be
+/// answered for a range: keys that were deleted from it cannot be seen. Three keys are read, and not the queue: each of
+/// many waiters reads them now and then.
 async fn still_waits<S: Store>(store: &S, before: &Keys, own: [&str; 2], from: Revision) -> Result<bool, StoreError> {
     let Keys::One(before) = before else { return Ok(false) };
     let keys = [before.as_str(), own[0], own[1]];
@@ -489,7 +490,7 @@ async fn still_waits<S: Store>(store: &S, before: &Keys, own: [&str; 2], from: R
 /// Warns of every obstacle once for as long as it lasts.
 fn report_new(obstacles: Vec<Obstacle>, reported: &mut Vec<Obstacle>) {
     for obstacle in obstacles.iter().filter(|obstacle| !reported.contains(obstacle)) {
-        tracing::warn!(lock.key = %obstacle.key, "waiting in vain: {obstacle}");
+        tracing::warn!(lock.key = %obstacle.key, "waiting without a chance: {obstacle}");
     }
     *reported = obstacles;
 }

@@ -1,4 +1,4 @@
-//! Who owns locks: explicit contexts, tied to no thread and no task.
+//! The owners of locks: explicit contexts, tied to no thread and no task.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::Locks;
 use super::hold::{Caller, Hold};
 use super::keys::{CallId, LockKeys};
 use super::line::{Holder, Line};
-use super::session::{Ended, Member, Session};
+use super::session::{Member, Session, SessionEnd};
 use super::signal::{HoldOver, Lost, SignalSource};
 use crate::fence::Fence;
 use crate::store::{LeaseId, Revision, Store};
@@ -46,8 +46,8 @@ pub(super) struct Held {
     pub over: HoldOver,
     /// Its release was sent, and not answered.
     pub releasing: bool,
-    /// The context was told that it is lost.
-    pub told: bool,
+    /// The context has received the error that says so.
+    pub reported: bool,
 }
 
 impl Held {
@@ -84,7 +84,7 @@ impl LockContext {
     }
 
     /// Why the context's session is over, where it is: then it locks nothing until it was moved to another.
-    pub fn session_ended(&self) -> Option<Ended> {
+    pub fn session_ended(&self) -> Option<SessionEnd> {
         self.member.is_over()
     }
 
@@ -93,7 +93,7 @@ impl LockContext {
         WaitCanceller(self.stop.clone())
     }
 
-    /// How the lock stands that the context waits for, as it changes. While anybody listens, the waiting costs more: the
+    /// How the lock stands that the context waits for, as it changes. Waiting costs more while a receiver exists: the
     /// whole queue is read after every change of the lock.
     pub fn progress(&self) -> watch::Receiver<Option<Progress>> {
         self.progress.subscribe()
@@ -111,11 +111,11 @@ impl WaitCanceller {
     }
 }
 
-/// How a lock stands that somebody waits for.
+/// How a lock stands that a context waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Who holds it; `None`: nobody, or nobody that can be read.
+    /// The holder; `None`: it has no holder, or the holder's record cannot be read.
     pub holder: Option<HeldBy>,
     /// How many wait before this call; `None`: it is not in the queue yet.
     pub ahead: Option<usize>,
@@ -135,7 +135,7 @@ impl Progress {
     }
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeldBy {

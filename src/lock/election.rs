@@ -1,11 +1,11 @@
 //! Leadership: campaigns and terms.
 
-use super::contest::{Ask, Contended, Contest, RECHECK_EVERY, hear};
-use super::hold::{FenceBaseError, Hold, Manner, View};
+use super::contest::{Ask, Contended, Contest, RECHECK_EVERY, next_change};
+use super::hold::{FenceBaseError, Hold, Manner, QueueRead};
 use super::keys::{CallId, LockKeys, LockName};
 use super::line::{Obstacle, Waiter};
 use super::seen::StoreWentBack;
-use super::session::{Ended, Session};
+use super::session::{Session, SessionEnd};
 use super::signal::{HoldOver, HoldSignal};
 use super::{Backoff, Locks};
 use crate::fence::Fence;
@@ -15,7 +15,7 @@ use crate::time::Wall;
 /// How many places in a queue one step-down may set back.
 pub const MOST_SET_BACK: usize = 100;
 
-/// Contends for one lock, and tells who holds it. See [`Locks::election`].
+/// Contends for one lock, and answers who holds it. See [`Locks::election`].
 #[derive(Clone, Debug)]
 pub struct Election<S> {
     contest: Contest<S>,
@@ -41,7 +41,7 @@ impl Term {
 pub enum CampaignError {
     /// Open another session and campaign with that.
     #[error("the session is over ({0}), so it cannot win")]
-    SessionEnded(Ended),
+    SessionEnded(SessionEnd),
     #[error(transparent)]
     FenceBase(#[from] FenceBaseError),
     #[error(transparent)]
@@ -80,10 +80,10 @@ pub enum Resigned {
     HadEnded,
 }
 
-/// Who leads, who waits, and what stands in the way, at one revision.
+/// The leader, the waiters, and the obstacles, at one revision.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Standing {
+pub struct ElectionState {
     pub leader: Option<Leader>,
     /// In the order in which they will be granted the lock.
     pub waiting: Vec<Waiter>,
@@ -95,7 +95,7 @@ pub struct Standing {
     pub revision: Revision,
 }
 
-/// Who holds the lock.
+/// The holder of the lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leader {
@@ -144,7 +144,7 @@ impl<S: Store> Election<S> {
             }
             Err(error) => Err(error),
             Ok(Contended::Busy { .. } | Contended::Destroyed) => {
-                let why = format!("a candidate for `{}` was told not to wait", self.contest.keys.owner);
+                let why = format!("a candidate for `{}` was asked not to wait", self.contest.keys.owner);
                 Err(StoreError::Unusable(why).into())
             }
         }
@@ -160,13 +160,13 @@ impl<S: Store> Election<S> {
         Ok(if self.contest.free(&term.hold).await? { Resigned::Released } else { Resigned::HadEnded })
     }
 
-    /// Ends the term in favour of the first waiter of the node `node`: whoever waits before it has to queue up again.
+    /// Ends the term in favour of the first waiter of the node `node`. The waiters before it have to join the queue again.
     ///
     /// # Errors
     ///
     /// [`StepDownError::NotWaiting`] where no such node waits: the term goes on then.
     pub async fn step_down_for(&self, term: &Term, node: &str) -> Result<Resigned, StepDownError> {
-        let (line, _) = self.contest.observe(View::Whole).await?;
+        let (line, _) = self.contest.observe(QueueRead::Whole).await?;
         let before = line.places_before(node).filter(|before| before.len() <= MOST_SET_BACK);
         let before = before.ok_or_else(|| StepDownError::NotWaiting { node: node.to_owned() })?;
         let keys = &self.contest.keys;
@@ -213,7 +213,8 @@ impl<S: Store> Election<S> {
         HoldSignal::of(&self.contest.locks, term.hold.proof(), session.trust(), HoldOver::default())
     }
 
-    /// Resigns, however long the store is away: as long as the old term may stand, the session cannot campaign anew.
+    /// Resigns, and goes on trying while the store is unavailable: as long as the old term may stand, the session
+    /// cannot campaign again.
     async fn end(&self, session: &Session<S>, term: &Term) -> Result<(), CampaignError> {
         loop {
             let resigned = tokio::select! {
@@ -228,27 +229,27 @@ impl<S: Store> Election<S> {
         }
     }
 
-    /// Who leads next: waits until the lock is held under another fence than `after`. Called again with the fence that
-    /// it answered, it tells one term after the other; terms that begin and end between two calls are not told.
+    /// The next leader: waits until the lock is held under another fence than `after`. Called again with the fence that
+    /// it answered, it reports one term after the other, except for terms that begin and end between two calls.
     pub async fn next_leader(&self, after: Option<Fence>) -> Result<Leader, StoreError> {
         let mut backoff = Backoff::new();
         loop {
-            let standing = match self.observe().await {
-                Ok(standing) => standing,
+            let state = match self.observe().await {
+                Ok(state) => state,
                 Err(error) if error.is_passing() => {
                     backoff.wait().await;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            if let Some(leader) = standing.leader.filter(|leader| Some(leader.fence) != after) {
+            if let Some(leader) = state.leader.filter(|leader| Some(leader.fence) != after) {
                 return Ok(leader);
             }
             let owner = Keys::one(self.owner_key());
-            match Box::pin(self.contest.locks.store.watch(owner, standing.revision.next())).await {
+            match Box::pin(self.contest.locks.store.watch(owner, state.revision.next())).await {
                 Ok(mut watch) => {
                     tokio::select! {
-                        _ = hear(&mut watch) => {}
+                        _ = next_change(&mut watch) => {}
                         () = tokio::time::sleep(RECHECK_EVERY) => {}
                     }
                 }
@@ -269,9 +270,9 @@ impl<S: Store> Election<S> {
         self.contest.withdraw(&session.caller(call)).await
     }
 
-    /// Who leads, who waits, and what stands in the way, now.
-    pub async fn observe(&self) -> Result<Standing, StoreError> {
-        let (line, age) = self.contest.observe(View::Whole).await?;
+    /// The leader, the waiters, and the obstacles, now.
+    pub async fn observe(&self) -> Result<ElectionState, StoreError> {
+        let (line, age) = self.contest.observe(QueueRead::Whole).await?;
         let leader = match line.holder() {
             None => None,
             Some(holder) => {
@@ -283,11 +284,11 @@ impl<S: Store> Election<S> {
             }
         };
         let base = match line.past.base.as_ref() {
-            // Nothing hinders anybody there: whoever comes first founds it.
+            // A namespace without keys has no obstacle: its first session creates the fence base.
             Err(FenceBaseError::Missing { .. }) if self.contest.locks.is_new().await? => Ok(()),
             base => base.map(drop).map_err(Clone::clone),
         };
-        Ok(Standing {
+        Ok(ElectionState {
             leader,
             waiting: line.waiters(),
             obstacles: line.obstacles(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Locks;
 use super::contest::Contest;
 use super::context::{HeldBy, LockContext};
-use super::hold::{Hold, Manner, View};
+use super::hold::{Hold, Manner, QueueRead};
 use super::keys::LockName;
 use super::signal::{HoldSignal, Lost};
 use crate::fence::Fence;
@@ -21,8 +21,8 @@ mod standing;
 pub use config::{Config, Reentrancy};
 pub use error::LockError;
 
-/// How long those who wait for a destroyed lock, or come for it, are told that it was destroyed. After that its name is
-/// as good as new; its fences go on growing.
+/// For how long calls for a destroyed lock, those that wait and new ones, fail with [`LockError::Destroyed`]. After
+/// that the name can be used again; its fences go on growing.
 pub const DESTROYED_SHOWS: Duration = Duration::from_secs(60);
 
 /// How long a call that is not to wait for its turn waits for the store.
@@ -49,8 +49,8 @@ impl Patience {
 
 /// A lock of one name. Cheap to clone.
 ///
-/// Every new hold has a fence that is strictly greater than that of every earlier hold of the lock, whoever had it. First
-/// come, first served: also a `try_lock` does not get ahead of those who wait.
+/// Every new hold has a fence that is strictly greater than that of every earlier hold of the lock, by any holder.
+/// First come, first served: a `try_lock`, too, does not overtake the waiters.
 ///
 /// A future of these methods may be dropped at any point: a call to lock is then taken back in the background, one to
 /// unlock is carried out there, and by the context's next operation on this lock at the latest.
@@ -90,8 +90,8 @@ impl<S: Store> FencedLock<S> {
         self.enter(context, Patience::Forever).await?.ok_or_else(cancelled)
     }
 
-    /// Locks where nobody holds the lock or waits for it, without waiting. Answers whether it did; `false` also where the
-    /// context holds it as often as it may.
+    /// Locks without waiting, if the lock has no holder and no waiter. Answers whether it did; `false` also when the
+    /// context has entered it as often as it may.
     ///
     /// # Errors
     ///
@@ -174,15 +174,15 @@ impl<S: Store> FencedLock<S> {
         context.held.get(self.key()).map(|held| held.hold.clone()).ok_or_else(|| self.not_the_owner())
     }
 
-    /// Whether anybody holds the lock.
+    /// Whether the lock has a holder.
     pub async fn is_locked(&self) -> Result<bool, LockError> {
         Ok(self.holder().await?.is_some())
     }
 
-    /// Who holds the lock.
+    /// The holder of the lock.
     pub async fn holder(&self) -> Result<Option<HeldBy>, LockError> {
         self.check_destroyed()?;
-        let (line, _) = self.contest.observe(View::Near { queued: None }).await.map_err(LockError::Store)?;
+        let (line, _) = self.contest.observe(QueueRead::Near { queued: None }).await.map_err(LockError::Store)?;
         Ok(line.holder().map(HeldBy::from))
     }
 
@@ -196,8 +196,8 @@ impl<S: Store> FencedLock<S> {
         self.stands(context).await
     }
 
-    /// How often this context has locked the lock and not yet unlocked it. (The count lives in the context: nobody else
-    /// can enter its hold.)
+    /// How often this context has locked the lock and not yet unlocked it. (The context keeps the count: no other
+    /// context can enter its hold.)
     ///
     /// # Errors
     ///
@@ -217,8 +217,9 @@ impl<S: Store> FencedLock<S> {
         Some(held.signals(&self.contest.locks).signal())
     }
 
-    /// Ends the lock for everybody: who holds it loses it, who waits is told that it was destroyed, and so is who comes
-    /// in the next [`DESTROYED_SHOWS`], and this handle and its clones for good. Nothing of it stays in the store.
+    /// Ends the lock for all contexts. Its holder loses it. Its waiters fail with [`LockError::Destroyed`]; so do new
+    /// calls within [`DESTROYED_SHOWS`], and all later calls of this handle and its clones. Nothing of the lock stays
+    /// in the store.
     pub async fn destroy(&self) -> Result<(), LockError> {
         let store = &self.contest.locks.store;
         let (lease, _) = Box::pin(store.grant(DESTROYED_SHOWS)).await.map_err(LockError::Store)?;
@@ -233,11 +234,11 @@ impl<S: Store> FencedLock<S> {
         Ok(())
     }
 
-    /// For operators: takes the lock away from whoever holds it, without asking, and answers who that was. Its session
-    /// goes on. What it still does under the hold cannot be stopped from here: a fence that is checked where it takes
-    /// effect turns it away.
+    /// For operators: revokes the lock without asking its holder, and answers who the holder was. The holder's session
+    /// goes on. What the holder still does under the lock cannot be stopped from here: a target that checks the fence
+    /// turns it away.
     pub async fn force_unlock(&self) -> Result<Option<HeldBy>, LockError> {
-        let (line, _) = self.contest.observe(View::Near { queued: None }).await.map_err(LockError::Store)?;
+        let (line, _) = self.contest.observe(QueueRead::Near { queued: None }).await.map_err(LockError::Store)?;
         let Some(holder) = line.holder() else { return Ok(None) };
         let keys = &self.contest.keys;
         let mut take = Txn::new().when(Compare::created_at(&keys.owner, holder.created)).then(Op::delete(&keys.owner));

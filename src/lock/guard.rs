@@ -1,4 +1,4 @@
-//! Holds with an end that cannot be forgotten: guards, and bodies that run under a lock.
+//! Holds that end by themselves: guards, and bodies that run under a lock.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::store::Store;
 
 /// One `lock` of a context, unlocked when this is dropped.
 ///
-/// What dropping can and cannot promise: it cannot wait, so it only *sends* the release, from a task of the runtime that it
-/// is dropped in, and nobody hears whether it succeeded. The lock is free a little later; the context's next operation on
-/// it settles it before anything else. Where it is dropped outside of a runtime, or while that shuts down, the lock
-/// is held until that next operation, or until the session ends. Where it matters, call [`LockGuard::unlock`] and look at
-/// what it answers.
+/// What dropping can and cannot promise: it cannot wait, so it only *sends* the release, from a task of the runtime
+/// that it is dropped in, and no error is reported. The lock is free a little later; the context's next operation on it
+/// settles it before anything else. When the guard is dropped outside of a runtime, or while the runtime shuts down,
+/// the lock is held until that next operation, or until the session ends. If you must know that the lock is free, call
+/// [`LockGuard::unlock`] and check its answer.
 #[derive(Debug)]
 pub struct LockGuard<'a, S: Store> {
     lock: FencedLock<S>,
@@ -58,7 +58,7 @@ impl DerefMut for Owner<'_> {
 /// What a body that runs under a lock is given.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Holding {
+pub struct HeldLock {
     /// The proof and the fence: what writes compare, and what effects are stamped with.
     pub hold: Hold,
     /// By which the body can pass on that it is to stop: to a child process, or to a task that it has spawned.
@@ -94,11 +94,11 @@ impl<S: Store> LockGuard<'_, S> {
         &mut self.context
     }
 
-    /// Unlocks, and says what came of it.
+    /// Unlocks, and answers whether it succeeded.
     ///
     /// # Errors
     ///
-    /// As [`FencedLock::unlock`]; and [`LockError::NotTheOwner`] where the context has meanwhile locked anew.
+    /// As [`FencedLock::unlock`]; and [`LockError::NotTheOwner`] when the context has locked again meanwhile.
     pub async fn unlock(mut self) -> Result<(), LockError> {
         self.open = false;
         if self.context.held.get(self.lock.key()).is_some_and(|held| held.hold != self.hold) {
@@ -180,7 +180,7 @@ impl<S: Store> FencedLock<S> {
     }
 
     /// Runs `body` under the lock, and unlocks. As soon as the hold is over, or may be, `body` is cancelled: it is dropped
-    /// at its next `await`. What it has spawned or started elsewhere it has to stop by [`Holding::signal`].
+    /// at its next `await`. What it has spawned or started elsewhere it has to stop by [`HeldLock::signal`].
     ///
     /// ```
     /// # use std::time::Duration;
@@ -211,10 +211,10 @@ impl<S: Store> FencedLock<S> {
     pub async fn with_lock<T>(
         &self,
         context: &mut LockContext,
-        body: impl AsyncFnOnce(&Holding) -> T,
+        body: impl AsyncFnOnce(&HeldLock) -> T,
     ) -> Result<T, LockError> {
         let mut guard = self.guard(context).await?;
-        let holding = Holding { hold: guard.hold.clone(), signal: guard.signal() };
+        let holding = HeldLock { hold: guard.hold.clone(), signal: guard.signal() };
         let done = tokio::select! {
             biased;
             why = holding.signal.lost() => Err(why),
@@ -232,7 +232,7 @@ impl<S: Store> FencedLock<S> {
             Err(why) => {
                 if let Some(held) = guard.context.held.get_mut(self.key()) {
                     // An outer lock of the same context has lost the same hold.
-                    held.told = held.count == 1;
+                    held.reported = held.count == 1;
                 }
                 drop(guard);
                 Err(self.lost(holding.hold.fence(), why))

@@ -1,10 +1,10 @@
-//! Handing out what was won: the last look at the clock, and how a call is taken back that is not to have it.
+//! Handing out what was won: the last check of the clock, and how a call is withdrawn that fails it.
 //!
-//! A process may stand still between any two of its steps, and find the answer of before in its socket when it goes on.
-//! So whatever is handed out under a session (a hold, a term, permits, another entry, "it is still held") is handed out by
-//! a look at the boot clock **after** everything that takes time, saving to the disk among it: [`Trust::lost`] is the one
-//! judgement, and no `await` lies between it and the caller. That the keep-alive has published no end proves nothing, for
-//! it stood still as well.
+//! A process may stand still between any two of its steps, and find an old answer in its socket when it goes on. So
+//! everything that is handed out under a session (a hold, a term, permits, another entry, "it is still held") is handed
+//! out after a check of the boot clock, **after** everything that takes time, such as saving to the disk.
+//! [`Trust::lost`] is the one judgement, and no `await` lies between it and the caller. A keep-alive that has published
+//! no end proves nothing, for it stood still as well.
 //!
 //! [`Trust::lost`]: super::Trust::lost
 
@@ -61,9 +61,9 @@ impl<S: Store> Contest<S> {
             let contest = self.clone();
             runtime.spawn(async move {
                 let mut backoff = Backoff::new();
-                // Until the store has answered: nobody else does it, and the session may go on for long.
+                // Until the store has answered: nothing else does it, and the session may go on for long.
                 while let Err(error) = contest.withdraw(&caller).await {
-                    tracing::warn!(%error, call = %caller.call, "a call that nobody waits for may stand in the queue");
+                    tracing::warn!(%error, call = %caller.call, "an abandoned call may be left in the queue");
                     if !error.is_passing() {
                         return;
                     }
@@ -91,8 +91,8 @@ impl<S: Store> Contest<S> {
     }
 }
 
-/// Something that is done in the background where this is dropped without having been settled, as a future is that nobody
-/// waits for any more. Otherwise the place in the queue of its call, or what that won, would keep everybody waiting.
+/// An action that is done in the background when this is dropped without having been settled, as a cancelled future is.
+/// Otherwise the place of its call in the queue, or the lock that the call won, would keep all others waiting.
 pub(super) struct Unsettled<W: FnOnce(&Handle)>(Option<W>);
 
 impl<W: FnOnce(&Handle)> Unsettled<W> {

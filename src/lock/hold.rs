@@ -15,16 +15,16 @@
 //! the store has reached since the process read them (`Locks::opening`), the rest because most locks are free. Where one
 //! of these is wrong, the transaction reads the line instead, and the call goes on from there.
 //!
-//! Any of them may be applied late, or twice, by a network that repeats what nobody waits for any more. None does harm:
-//! a late *grant* finds its place in the queue gone (`w` is unique for ever); a late *enqueue* or *seize* finds the owner
-//! changed or the call settled, so that nothing waits or holds for nobody; a late *release* finds another creation
-//! revision. A lock with a delay puts `barred` when it is granted, under a lease that outlives the holder's by the delay,
-//! and deletes it when it is released.
+//! Any of them may be applied late, or twice, by a network that repeats abandoned requests. None does harm: a late
+//! *grant* finds its place in the queue gone (`w` is unique for ever); a late *enqueue* or *seize* finds the owner
+//! changed or the call settled, so that no abandoned call waits or holds; a late *release* finds another creation
+//! revision. A lock with a delay puts `barred` when it is granted, under a lease that outlives the holder's by the
+//! delay, and deletes it when it is released.
 //!
 //! An election never seizes: if a hand deletes the owner's key, a seizure that is still on its way could make an owner
 //! that does not know of it. A [`FencedLock`](super::FencedLock) settles the call as soon as it notices.
 //!
-//! Whoever has seen the mark compares in a grant as well that m(mark) is no less (`lock/lineage.rs`).
+//! A process that has seen the mark also compares in a grant that m(mark) is no less (`lock/lineage.rs`).
 //!
 //! Comparing the session's key in the grant is what etcd's own `Election.Campaign` lacks (etcd #19597): a lease that
 //! was lost while waiting never wins.
@@ -53,16 +53,16 @@ pub(crate) struct Base {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FenceBaseError {
-    /// Somebody deleted it, or it was never written.
+    /// It was deleted, or never written.
     #[error(
-        "the fence base `{key}` is missing, so new fences could be lower than old ones: nobody is granted a lock of \
-         this namespace until `fencron fence repair` was run"
+        "the fence base `{key}` is missing, so new fences could be lower than old ones: no lock of \
+         this namespace is granted until `fencron fence repair` was run"
     )]
     Missing { key: String },
-    /// Somebody wrote something else.
+    /// It was overwritten with something else.
     #[error(
-        "the fence base `{key}` cannot be used ({why}), so new fences could be lower than old ones: nobody is granted \
-         a lock of this namespace until `fencron fence repair` was run"
+        "the fence base `{key}` cannot be used ({why}), so new fences could be lower than old ones: no lock of \
+         this namespace is granted until `fencron fence repair` was run"
     )]
     Unreadable { key: String, why: String },
 }
@@ -90,7 +90,7 @@ pub(crate) fn fence(base: u64, created: Revision) -> Option<Fence> {
     base.checked_add(created.0).filter(|fence| *fence < FENCE_LIMIT).and_then(Fence::new)
 }
 
-/// Who calls for a lock: one call of one session.
+/// The caller of a lock: one call of one session.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub call: CallId,
@@ -114,7 +114,7 @@ pub(crate) enum Manner {
 
 /// How much of the queue a look reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum View {
+pub(crate) enum QueueRead {
     Whole,
     /// The call's own place and the one before it, where it is known since when the call waits; else the last.
     Near {
@@ -214,8 +214,8 @@ impl Hold {
         Proof { key: self.owner_key.clone(), created: self.created, lease: self.lease }
     }
 
-    /// What an effect under this hold carries, for whatever guards its receiving end: `operation` names the effect, the
-    /// same however often it is repeated, and `at` the instant that it is for.
+    /// What an effect under this hold carries, for the guard at its target: `operation` names the effect and stays the
+    /// same when the effect is repeated; `at` is the instant that it is for.
     ///
     /// ```
     /// # use fencron::lock::Hold;
@@ -239,7 +239,7 @@ impl Hold {
         }
     }
 
-    /// The key that exists for as long as the hold: what to watch to hear of its end.
+    /// The key that exists for as long as the hold: watch it to learn of the hold's end.
     pub fn owner_key(&self) -> &str {
         &self.owner_key
     }
@@ -280,7 +280,7 @@ struct BarredRecord {
     why: Barred,
 }
 
-/// Why nobody is granted the lock for now.
+/// Why the lock is not granted for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Barred {
@@ -333,7 +333,7 @@ pub(crate) struct Opening {
 
 /// A call's turn: where it stands in the queue, and the base its fence will be counted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Turn {
+pub(crate) struct QueuePlace {
     pub queued: Revision,
     pub base: Base,
 }
@@ -341,12 +341,12 @@ pub(crate) struct Turn {
 impl LockKeys {
     /// Reads everything that a decision of `caller` needs, or what an observer sees, in the order that
     /// [`Line::read`](super::line::Line::read) expects.
-    pub fn look(&self, caller: Option<&Caller>, view: View) -> Vec<Op> {
+    pub fn look(&self, caller: Option<&Caller>, view: QueueRead) -> Vec<Op> {
         let all = Range::of(self.waiting());
         let waiting = match view {
-            View::Whole => all,
-            // A place in the queue is never put again, so that who was put last is who came last.
-            View::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
+            QueueRead::Whole => all,
+            // A place in the queue is never put again, so that the place that was put last is the last in the queue.
+            QueueRead::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
         };
         let mut gets = self.past.look().to_vec();
         gets.extend([Op::get(&self.owner), Op::get(&self.barred), Op::Get(waiting)]);
@@ -357,15 +357,16 @@ impl LockKeys {
         gets
     }
 
-    /// Puts the call at the end of the queue, once, and reads who came last before it: of many who come at the same time
-    /// each is to wait for another one. And whether the lock is barred, which may have ended since it was looked at.
-    pub fn enqueue(&self, caller: &Caller, entrance: Entrance, now: Wall, view: View) -> Txn {
+    /// Puts the call at the end of the queue, once, and reads the place before it: of many calls that come at the same
+    /// time each waits for another one. It also reads whether the lock is barred, which may have ended since the last
+    /// look.
+    pub fn enqueue(&self, caller: &Caller, entrance: Entrance, now: Wall, view: QueueRead) -> Txn {
         let wait = self.wait(caller.call);
         let record = WaitRecord { v: RECORD, node: caller.node.clone(), since: now };
         let all = Range::of(self.waiting());
         let waiting = match view {
-            View::Whole => all,
-            View::Near { .. } => Range { limit: 2, order: Sort::NewestFirst, ..all },
+            QueueRead::Whole => all,
+            QueueRead::Near { .. } => Range { limit: 2, order: Sort::NewestFirst, ..all },
         };
         Txn {
             when: vec![
@@ -379,19 +380,19 @@ impl LockKeys {
         }
     }
 
-    /// Makes the call the owner, where nobody is and nobody waits before it. Where somebody does, whom a near view has not
-    /// shown (a place that a hand has written over), it reads them all.
-    pub fn grant(&self, caller: &Caller, turn: Turn, now: Wall) -> Txn {
+    /// Makes the call the owner, if the lock has no owner and no call waits before this one. If one does that a near
+    /// read has not shown (a place that a person has overwritten), the transaction reads the whole queue.
+    pub fn grant(&self, caller: &Caller, turn: QueuePlace, now: Wall) -> Txn {
         let wait = self.wait(caller.call);
         let nobody_before = Test::Created(Order::Greater, Revision(turn.queued.0 - 1));
-        let mut grant = self.own(caller, turn.base, now, View::Whole);
+        let mut grant = self.own(caller, turn.base, now, QueueRead::Whole);
         grant.when.push(Compare::created_at(wait.as_str(), turn.queued));
         grant.when.push(Compare { keys: self.waiting(), test: nobody_before });
         grant.then(Op::delete(wait))
     }
 
-    /// Makes the call the owner, where nobody is and nobody waits.
-    pub fn seize(&self, caller: &Caller, opening: Opening, now: Wall, view: View) -> Txn {
+    /// Makes the call the owner, if the lock has no owner and no waiter.
+    pub fn seize(&self, caller: &Caller, opening: Opening, now: Wall, view: QueueRead) -> Txn {
         let mut seize = self.own(caller, opening.base, now, view);
         seize.when.push(Compare::absent(self.waiting()));
         seize.when(self.unsettled_since(caller.call, opening.wanted_at))
@@ -403,7 +404,7 @@ impl LockKeys {
         Compare { keys: Keys::one(self.settled(call)), test }
     }
 
-    fn own(&self, caller: &Caller, base: Base, now: Wall, view: View) -> Txn {
+    fn own(&self, caller: &Caller, base: Base, now: Wall, view: QueueRead) -> Txn {
         let record = OwnerRecord {
             v: RECORD,
             node: caller.node.clone(),
@@ -460,12 +461,12 @@ impl LockKeys {
         settled.and_then(|entries| entries.first()).is_some_and(|entry| is_settled(entry, call))
     }
 
-    /// Takes the call out of the queue for good, and reads who the owner is: it may be this very call.
+    /// Removes the call from the queue for good, and reads the owner, which may be this very call.
     pub fn withdraw(&self, call: CallId) -> Txn {
         Txn::new().then(Op::delete(self.wait(call))).then(self.settle(call)).then(Op::get(&self.owner))
     }
 
-    /// Ends everything of the lock, and bars it under `lease`, which tells those who come for what is no more.
+    /// Ends everything of the lock, and bars it under `lease`, so that new calls learn that it was destroyed.
     pub fn destroy(&self, lease: LeaseId) -> Txn {
         let bar = json(&BarredRecord { v: RECORD, why: Barred::Destroyed });
         Txn::new().then(Op::delete(&self.owner)).then(Op::Delete(self.waiting())).then(Op::put_leased(

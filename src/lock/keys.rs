@@ -6,14 +6,14 @@
 //! /fencron/v1/<namespace>/lineage                    links by which a restored store is known; no lease
 //! /fencron/v1/<namespace>/refused                    why nothing is granted in a store that went back; no lease
 //! /fencron/v1/<namespace>/sess/<lease>               a session's record; under its lease
-//! /fencron/v1/<namespace>/lock/<name>/owner          who holds it; under the holder's lease
-//! /fencron/v1/<namespace>/lock/<name>/wait/<call>    who waits for it; under the waiter's lease
-//! /fencron/v1/<namespace>/lock/<name>/barred         why nobody is granted it for now; always under a lease
+//! /fencron/v1/<namespace>/lock/<name>/owner          its holder; under the holder's lease
+//! /fencron/v1/<namespace>/lock/<name>/wait/<call>    a waiter; under the waiter's lease
+//! /fencron/v1/<namespace>/lock/<name>/barred         why it is not granted for now; always under a lease
 //! /fencron/v1/<namespace>/lock/~migrations/…         the same of the lock under which migrations are made
 //! /fencron/v1/<namespace>/lock/~once.<key>/…         the same of the lock under which `once <key>` is done
 //! /fencron/v1/<namespace>/sem/<name>/permits         how many permits there are; no lease
-//! /fencron/v1/<namespace>/sem/<name>/held/<call>     who holds how many; under the holder's lease
-//! /fencron/v1/<namespace>/sem/<name>/wait/<call>     who waits for how many; under the waiter's lease
+//! /fencron/v1/<namespace>/sem/<name>/held/<call>     a holder, and how many; under the holder's lease
+//! /fencron/v1/<namespace>/sem/<name>/wait/<call>     a waiter, and for how many; under the waiter's lease
 //! /fencron/v1/<namespace>/settled/<00 to ff>         the call that was last settled, of those that end so; no lease
 //! /fencron/v1/<namespace>/claimed/<name>/<job>       the last occurrence of a program's job, of those it claims; no lease
 //! ```
@@ -21,8 +21,8 @@
 //! Names are escaped, and no escaped name has a `~`: what is used inside has places of its own, which no name that a user
 //! gives can reach.
 //!
-//! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. What tells a late
-//! request of a call from one that is still wanted is in `settled`, whose 256 keys all calls of a namespace share.
+//! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. `settled` tells
+//! late requests of a call from requests that are still wanted; its 256 keys are shared by all calls of a namespace.
 
 use std::fmt;
 use std::sync::Arc;
@@ -181,7 +181,7 @@ pub struct LockName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LockKind {
-    /// Whatever its users make of it.
+    /// For its users to decide.
     Named,
     /// Inside: migrations are made under it.
     Migrations,
@@ -384,7 +384,7 @@ impl LockKeys {
         settled(&self.settled, call)
     }
 
-    /// Everybody who waits.
+    /// All waiters.
     pub fn waiting(&self) -> Keys {
         Keys::prefix(self.waiting.as_str())
     }
@@ -421,17 +421,17 @@ impl SemaphoreKeys {
         Keys::prefix(self.prefix.as_str())
     }
 
-    /// Everybody who holds permits.
+    /// All holders of permits.
     pub fn holding(&self) -> Keys {
         Keys::prefix(format!("{}held/", self.prefix))
     }
 
-    /// Everybody who waits.
+    /// All waiters.
     pub fn waiting(&self) -> Keys {
         Keys::prefix(format!("{}wait/", self.prefix))
     }
 
-    /// What permits become free by: those who hold some, and how many there are; but not those who wait.
+    /// The keys that decide whether permits are free: the holders, and how many permits there are; but not the waiters.
     pub fn freeing(&self) -> Keys {
         Keys::Range { start: format!("{}held/", self.prefix), end: format!("{}wait/", self.prefix) }
     }

@@ -1,4 +1,4 @@
-//! PURE: how long a lease may be trusted, and when to ask for more.
+//! PURE: how long a lease may be trusted, and when to send the next keep-alive.
 //!
 //! The rule is River's (`internal/leadership`, "trusted until"): trust is counted from when the *question* left, not
 //! from when its answer came, so that slowness cannot lengthen it:
@@ -9,9 +9,9 @@
 //!   ├─────────────────────┴──── ttl - margin ────────────┤──────── margin ───────┤
 //! ```
 //!
-//! The store counts the TTL from when it heard the question, which is later than when it was sent. So the lease lives
-//! at least until `asked + ttl`, and the margin before that is for what one machine cannot know of another: how fast
-//! its clock runs, and how long it takes to stop what is already running.
+//! The store counts the TTL from the moment it receives the request, which is after the moment the node sent it. So the
+//! lease lives at least until `asked + ttl`. The margin before that covers what one machine cannot know of another: the
+//! rate of its clock, and the time it takes to stop what is already running.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ pub struct BadTtl(pub Duration);
 impl Timing {
     /// Below this, the pauses of an ordinary busy machine are as long as the margin.
     pub const SHORTEST_TTL: Duration = Duration::from_secs(1);
-    /// A holder that crashed keeps everybody waiting for this long.
+    /// A holder that crashed keeps all waiters waiting for this long.
     pub const LONGEST_TTL: Duration = Duration::from_secs(3600);
 
     /// The times that go with a TTL, from [`Timing::SHORTEST_TTL`] to [`Timing::LONGEST_TTL`].
@@ -71,7 +71,7 @@ impl Timing {
         if (Timing::SHORTEST_TTL..=Timing::LONGEST_TTL).contains(&ttl) { Ok(Timing { ttl }) } else { Err(BadTtl(ttl)) }
     }
 
-    /// How long the store keeps the session after it last heard of it.
+    /// How long the store keeps the session after the last keep-alive.
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
@@ -82,7 +82,7 @@ impl Timing {
         self.permille(CLOCK_RATE_PERMILLE + STOP_PERMILLE)
     }
 
-    /// How long after the end of trust what still runs is to be killed, so that nothing of it is left when the lease can
+    /// How long after the end of trust the node kills what still runs, so that nothing of it is left when the lease can
     /// pass: 7.5 % of the TTL, three quarters of the time to stop.
     pub fn killed_after(&self) -> Duration {
         self.permille(HEED_PERMILLE)
@@ -105,7 +105,7 @@ impl Timing {
 
 /// What to do for a lease, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Renewal {
     /// Ask the store to keep the lease alive, now.
     Ask,
     /// Nothing until then, unless an answer comes.
@@ -116,8 +116,8 @@ pub enum Next {
 
 /// One lease, from its grant to its end, on the boot clock of the machine that holds it.
 ///
-/// A question that is not acknowledged in time is repeated, whatever became of it, also after trust has lapsed: a
-/// lapse is not a loss, only the store's refusal is.
+/// A keep-alive that is not acknowledged in time is repeated, also after trust has lapsed: a lapse is not a loss, only
+/// the store's refusal is.
 #[derive(Clone, Debug)]
 pub struct Lease {
     timing: Timing,
@@ -169,14 +169,14 @@ impl Lease {
     }
 
     /// What to do at `now`.
-    pub fn next(&self, now: Boot) -> Next {
+    pub fn next(&self, now: Boot) -> Renewal {
         if self.ended {
-            return Next::Ended;
+            return Renewal::Ended;
         }
         let answered = self.last_acknowledged >= self.last_asked;
         let pause = if answered { self.timing.renew_every() } else { self.timing.answer_within() };
         let due = self.last_asked.plus(pause);
-        if now >= due { Next::Ask } else { Next::WaitUntil(due) }
+        if now >= due { Renewal::Ask } else { Renewal::WaitUntil(due) }
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
         lease.acknowledged(ms(5_000), TTL);
         lease.acknowledged(ms(3_000), TTL);
         assert_eq!(lease.trusted_until(), ms(13_900));
-        assert_eq!(lease.next(ms(5_000)), Next::WaitUntil(ms(8_330)));
+        assert_eq!(lease.next(ms(5_000)), Renewal::WaitUntil(ms(8_330)));
     }
 
     #[test]
@@ -224,16 +224,16 @@ mod tests {
         }
         lease.acknowledged(ms(3_000), TTL);
         assert_eq!(lease.trusted_until(), ms(11_900));
-        assert_eq!(lease.next(ms(6_660)), Next::Ask, "the newer one is still unanswered");
+        assert_eq!(lease.next(ms(6_660)), Renewal::Ask, "the newer one is still unanswered");
     }
 
     #[test]
     fn an_unanswered_question_is_repeated_sooner() {
         let mut lease = lease_granted_at_zero();
-        assert_eq!(lease.next(ms(0)), Next::WaitUntil(ms(3_330)));
+        assert_eq!(lease.next(ms(0)), Renewal::WaitUntil(ms(3_330)));
         lease.asked(ms(3_330));
-        assert_eq!(lease.next(ms(3_330)), Next::WaitUntil(ms(4_990)));
-        assert_eq!(lease.next(ms(4_990)), Next::Ask);
+        assert_eq!(lease.next(ms(3_330)), Renewal::WaitUntil(ms(4_990)));
+        assert_eq!(lease.next(ms(4_990)), Renewal::Ask);
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
         let mut lease = lease_granted_at_zero();
         let mut now = ms(0);
         for _ in 0..3 {
-            let Next::WaitUntil(due) = lease.next(now) else { panic!("nothing is due yet") };
+            let Renewal::WaitUntil(due) = lease.next(now) else { panic!("nothing is due yet") };
             now = due;
             lease.asked(now);
         }
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_lapse_is_not_a_loss() {
         let mut lease = lease_granted_at_zero();
-        assert_eq!(lease.next(ms(60_000)), Next::Ask, "it goes on asking after trust has lapsed");
+        assert_eq!(lease.next(ms(60_000)), Renewal::Ask, "it goes on asking after trust has lapsed");
         lease.asked(ms(60_000));
         lease.acknowledged(ms(60_000), TTL);
         assert_eq!(lease.trusted_until(), ms(68_900));
@@ -265,7 +265,7 @@ mod tests {
         lease.asked(ms(4_000));
         lease.end(ms(4_500));
         lease.acknowledged(ms(4_000), TTL);
-        assert_eq!((lease.trusted_until(), lease.next(ms(9_000))), (ms(4_500), Next::Ended));
+        assert_eq!((lease.trusted_until(), lease.next(ms(9_000))), (ms(4_500), Renewal::Ended));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::hold::{
-    Barred, Caller, Entrance, FenceBaseError, Hold, Manner, Opening, OwnerRecord, Turn, WaitRecord, fence,
+    Barred, Caller, Entrance, FenceBaseError, Hold, Manner, Opening, OwnerRecord, QueuePlace, WaitRecord, fence,
 };
 use super::keys::{CallId, LockKeys};
 use super::lineage::Past;
@@ -34,9 +34,9 @@ pub(crate) enum Step {
     Adopt(Hold),
     /// It gets into the queue.
     Enqueue(Entrance),
-    /// It is first, and nobody holds the lock.
-    Take(Turn),
-    /// Nobody holds the lock, and nobody waits.
+    /// It is first, and the lock has no holder.
+    Take(QueuePlace),
+    /// The lock has no holder and no waiter.
     Seize(Opening),
     /// The lock was destroyed a moment ago.
     Destroyed,
@@ -48,7 +48,7 @@ pub(crate) enum Step {
     NoBase(FenceBaseError),
 }
 
-/// A key that stands in the way of everybody and does not go away by itself.
+/// A key that keeps the lock from all callers and does not go away by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Obstacle {
@@ -71,8 +71,8 @@ impl fmt::Display for Obstacle {
         match self.reason {
             Reason::NoLease => write!(
                 f,
-                "`{key}` hangs on no lease, so it was written by hand and never goes away: nobody can be granted the \
-                 lock until it is deleted (etcd: `etcdctl del {key}`; any store: `fencron fence repair`)"
+                "`{key}` hangs on no lease, so it was written by hand and never goes away: the lock is granted \
+                 to no caller until it is deleted (etcd: `etcdctl del {key}`; any store: `fencron fence repair`)"
             ),
             Reason::Unreadable => write!(
                 f,
@@ -83,7 +83,7 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// Who holds a lock, as its owner's key tells it.
+/// The holder of a lock, by its owner's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub node: String,
@@ -95,7 +95,7 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// Who holds the lock by its owner's key, where that can be read.
+    /// The holder of the lock by its owner's key, if that can be read.
     pub fn of(owner: &Entry) -> Option<Holder> {
         let record = OwnerRecord::read(&owner.value)?;
         Some(Holder {
@@ -109,7 +109,7 @@ impl Holder {
     }
 }
 
-/// Somebody in the queue.
+/// A place in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Waiter {
@@ -205,7 +205,7 @@ impl Line {
             _ if queued.lease != Some(caller.lease) => Step::Wait { behind: own },
             (Some(before), _) => Step::Wait { behind: self.waiting[before].key.clone() },
             (None, Some(entry)) => Step::Wait { behind: entry.key.clone() },
-            (None, None) => Step::Take(Turn { queued: queued.created, base }),
+            (None, None) => Step::Take(QueuePlace { queued: queued.created, base }),
         }
     }
 
@@ -228,7 +228,7 @@ impl Line {
         Some(self.waiting[..place].iter().map(|entry| entry.key.clone()).collect())
     }
 
-    /// Whether nobody can be granted the lock for now, whoever holds it.
+    /// Whether the lock can be granted to no caller for now, apart from having a holder.
     pub fn is_barred(&self) -> bool {
         self.barred.is_some()
     }
@@ -243,8 +243,8 @@ impl Line {
         self.owner.as_ref().is_some_and(|owner| hold.proof().is_shown_by(owner))
     }
 
-    /// Another call of the same session that holds the lock or waits before this one. For an election that is a
-    /// mistake of its caller, who would wait for itself.
+    /// Another call of the same session that holds the lock or waits before this one. For an election that is a mistake
+    /// of its caller, which would wait for itself.
     pub fn other_call(&self, keys: &LockKeys, caller: &Caller) -> Option<CallId> {
         let ours = |entry: &&Entry| entry.lease == Some(caller.lease);
         let holds = self.owner.as_ref().filter(ours).and_then(|owner| OwnerRecord::read(&owner.value));
@@ -254,12 +254,12 @@ impl Line {
         holds.into_iter().chain(before.filter_map(|entry| keys.call_of(&entry.key))).find(|call| *call != caller.call)
     }
 
-    /// Who holds the lock; `None` also where the owner's record cannot be read, which is an [`Obstacle`].
+    /// The holder of the lock; `None` also when the owner's record cannot be read, which is an [`Obstacle`].
     pub fn holder(&self) -> Option<Holder> {
         self.owner.as_ref().and_then(Holder::of)
     }
 
-    /// Everybody who waits, first come first.
+    /// All waiters, in the order of arrival.
     pub fn waiters(&self) -> Vec<Waiter> {
         let waiter = |entry: &Entry| {
             let (node, since) = WaitRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
@@ -268,7 +268,7 @@ impl Line {
         self.waiting.iter().map(waiter).collect()
     }
 
-    /// What stands in the way of everybody.
+    /// What keeps the lock from all callers.
     pub fn obstacles(&self) -> Vec<Obstacle> {
         let leaseless = self.owner.iter().chain(&self.barred).chain(&self.waiting);
         let leaseless = leaseless.filter(|entry| entry.lease.is_none());

@@ -1,14 +1,14 @@
-//! PURE: what a namespace shows of its own past, so that a store which was restored from a backup is told by more than
-//! its revision, which other writers or a repair of etcd may carry beyond all that was ever seen.
+//! PURE: what a namespace shows of its own past, to recognize a store that was restored from a backup. The revision
+//! alone is not enough: other writers, or a repair of etcd, may move it beyond all that was ever seen.
 //!
-//! | key, without a lease | put | what it tells |
+//! | key, without a lease | put | meaning |
 //! | --- | --- | --- |
 //! | `mark` | by every grant and every claim, in its own transaction | its modification revision never falls: where it is below one that was seen, what was granted or claimed then is gone |
 //! | `lineage` | with every term of the leader, and now and then ([`LINK_EVERY`]) | random ids, each after the one before: where a link that was seen is missing, the store went back and has gone on from there |
-//! | `refused` | by whoever found that out | nothing is granted while it is there: those who have seen less do not go on alone |
+//! | `refused` | by the process that found that the store went back | nothing is granted while it is there: processes that have seen less do not go on alone |
 //!
-//! The chain has a bound: the last links, and of those before every [`MILESTONE_EVERY`]th. Whoever remembers one that was
-//! left out of it knows nothing by it.
+//! The chain has a bound: the last links, and of those before every [`MILESTONE_EVERY`]th. A remembered link that was
+//! left out of it proves nothing.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Link {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lineage {
     v: u32,
-    /// When the newest was added, by the clock of whoever did.
+    /// When the newest was added, by the clock of the process that added it.
     renewed: Wall,
     links: Vec<Link>,
 }
@@ -139,11 +139,11 @@ pub(crate) struct Past {
     pub base: Result<Base, FenceBaseError>,
     /// When the mark was last put; 0: never.
     pub marked: Revision,
-    /// Why nothing is granted, where somebody found that the store went back.
+    /// Why nothing is granted, if a process found that the store went back.
     pub refused: Option<String>,
 }
 
-/// Where a namespace keeps what tells of its past.
+/// The keys in which a namespace records its past.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PastKeys {
     pub base: String,
@@ -177,12 +177,12 @@ impl PastKeys {
         })
     }
 
-    /// What every grant compares: nobody has refused the store.
+    /// What every grant compares: no process has refused the store.
     pub fn trusted(&self) -> Compare {
         Compare::absent(Keys::one(self.refused.as_str()))
     }
 
-    /// What a grant compares as well, by somebody who has seen the mark put at `marked`: it was not put back since.
+    /// What a grant also compares in a process that has seen the mark put at `marked`: it was not put back since.
     pub fn unforgotten(&self, marked: Revision) -> Option<Compare> {
         let before = Revision(marked.0.checked_sub(1)?);
         Some(Compare { keys: Keys::one(self.mark.as_str()), test: Test::Modified(Order::Greater, before) })

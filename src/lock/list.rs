@@ -1,4 +1,4 @@
-//! What is held and waited for in a namespace, by name.
+//! The holders and waiters of a namespace, by the name of their lock.
 
 use super::Locks;
 use super::context::HeldBy;
@@ -18,7 +18,7 @@ pub const LOCKS_LISTED: usize = 1000;
 pub struct Listing {
     /// Also those of elections, which are the same, the leader's, and those that are used inside; by their names.
     pub locks: Vec<LockListed>,
-    /// Also those that nobody uses now, but whose number of permits stays.
+    /// Also those without holders and waiters, whose number of permits stays.
     pub semaphores: Vec<SemaphoreListed>,
     /// There are more than [`LOCKS_LISTED`].
     pub more: bool,
@@ -29,15 +29,15 @@ pub struct Listing {
 #[non_exhaustive]
 pub struct LockListed {
     pub name: LockName,
-    /// `None`: nobody, or nobody that can be read.
+    /// `None`: it has no holder, or the holder's record cannot be read.
     pub holder: Option<HeldBy>,
     /// How many wait.
     pub waiting: usize,
-    /// Why nobody is granted it for now, even once nobody holds it.
+    /// Why it is not granted for now, even once it has no holder.
     pub barred: Option<Bar>,
 }
 
-/// Why nobody is granted a lock for a while.
+/// Why a lock is not granted for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bar {
     /// Should its holder be lost, for as long as that has said.
@@ -103,8 +103,8 @@ impl<S: Store> Locks<S> {
         Ok(listing)
     }
 
-    /// Hands each entry that begins with `start` to `note`, with the name and the part of it that its key tells, until
-    /// that has enough. Answers whether it had.
+    /// Passes each entry that begins with `start` to `note`, with the name and the part of the lock that its key shows,
+    /// until `note` has enough. Answers whether it had.
     async fn visit(
         &self,
         start: &str,
@@ -177,7 +177,7 @@ impl Listing {
 }
 
 impl PermitsHeld {
-    /// Who holds permits by this entry, where it can be read.
+    /// The holder of permits by this entry, if it can be read.
     pub(super) fn of(entry: &Entry) -> Option<PermitsHeld> {
         let ShareRecord { node, permits, since, .. } = ShareRecord::read(&entry.value)?;
         Some(PermitsHeld { node, session: entry.lease, permits, since })

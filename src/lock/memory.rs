@@ -1,5 +1,5 @@
-//! What a process remembers of its store: held against what the store shows, kept on a disk, and, where the store went
-//! back, told to all others in the store itself.
+//! What a process remembers of its store: compared with what the store shows, kept on a disk, and, when the store went
+//! back, published to all others in the store itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::seen::{Seen, SeenFile, SeenFileError, StoreWentBack};
 use crate::fence::Fence;
 use crate::store::{Committed, Compare, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn};
 
-/// How long a save may hold up who has just been granted something. A disk that hangs costs the memory, not the term.
+/// How long a save may delay a grant. A disk that hangs costs the memory, not the term.
 const SAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often, at most, a renewal of the lineage starts over because of another writer.
@@ -33,14 +33,14 @@ pub(super) struct Kept {
     /// one that does.
     saved: Arc<Mutex<Option<Seen>>>,
     /// It was said that it cannot be saved.
-    told: Arc<AtomicBool>,
+    reported: Arc<AtomicBool>,
     /// When this process last saw to the lineage, in milliseconds of the boot clock; 0: never.
     renewed: Arc<AtomicU64>,
 }
 
 impl Kept {
     pub fn new(file: SeenFile) -> Kept {
-        Kept { file, saved: Arc::default(), told: Arc::default(), renewed: Arc::default() }
+        Kept { file, saved: Arc::default(), reported: Arc::default(), renewed: Arc::default() }
     }
 }
 
@@ -108,7 +108,7 @@ impl<S: Store> Locks<S> {
         seen: &Seen,
     ) -> Result<(), StoreWentBack> {
         if let Err(went_back) = seen.check_past(past, revision) {
-            // What somebody else has found out is known for as long as that is told in the store.
+            // What another process has found out is known for as long as the store shows it.
             if past.refused.is_none() {
                 self.distrust(seen.base);
             }
@@ -132,12 +132,12 @@ impl<S: Store> Locks<S> {
         is_current.then_some(Opening { base, wanted_at: seen.revision })
     }
 
-    /// Looks whether the store knows of all that was seen of it, by its lineage too; where it does not, has nothing
-    /// granted in it to anybody until it is repaired.
+    /// Checks whether the store still knows everything that was seen of it, by its lineage too. If it does not, nothing
+    /// is granted in it to any process until it is repaired.
     ///
     /// # Errors
     ///
-    /// The store's. That it went back is no error here: whoever asks for a hold is told.
+    /// The store's. A store that went back is no error here: calls for a hold fail with it.
     pub async fn verify(&self) -> Result<Result<(), StoreWentBack>, StoreError> {
         Ok(self.verified().await?.map(drop))
     }
@@ -168,9 +168,9 @@ impl<S: Store> Locks<S> {
         }
     }
 
-    /// Tells everybody in the store that it went back, and ends every hold: what is held in a store that went back may be
-    /// held elsewhere, under a greater fence. A store that is not known to be the remembered one is left alone: it may be
-    /// another's, who has nothing to do with what was seen under its address before.
+    /// Publishes in the store that it went back, and ends every hold: what is held in a store that went back may be
+    /// held elsewhere, under a greater fence. A store that is not known to be the remembered one is left alone: it may
+    /// be a different store, under an address where another one was seen before.
     async fn refuse(
         &self,
         keys: &PastKeys,
@@ -195,7 +195,7 @@ impl<S: Store> Locks<S> {
         let holds = std::iter::once(Op::Delete(self.namespace.locks())).chain(permits.by_ref().take(REFUSED_AT_ONCE));
         let committed = settle(&self.store, holds.fold(txn, Txn::then)).await?;
         if committed.succeeded {
-            tracing::error!(namespace = %self.namespace, "{why}; all others are told, and what was held is free");
+            tracing::error!(namespace = %self.namespace, "{why}; all others are informed, and what was held is free");
             for rest in permits {
                 settle(&self.store, Txn::new().then(rest)).await?;
             }
@@ -210,8 +210,8 @@ impl<S: Store> Locks<S> {
         Ok(places.filter(|place| place.ends_with("/held/")).map(str::to_owned).collect())
     }
 
-    /// Adds a link to the lineage under `hold`, where one is due, or at once (`now`). The memory of everybody who sees it
-    /// tells this store from one that was restored from before.
+    /// Adds a link to the lineage under `hold`, where one is due, or at once (`now`). Every process that sees the link
+    /// can tell this store from one that was restored from an older state.
     pub async fn renew_lineage(&self, hold: &Hold, now: bool) -> Result<(), StoreError> {
         self.renew(hold.still_held().to_vec(), now).await
     }
@@ -246,8 +246,8 @@ impl<S: Store> Locks<S> {
         Ok(())
     }
 
-    /// Sees to the lineage beside what goes on under `proof`: with every term of the leader, and else now and then, where
-    /// somebody remembers it.
+    /// Extends the lineage while work goes on under `proof`: with every term of the leader, and otherwise now and then,
+    /// if this process keeps a memory.
     pub(super) fn renew_beside(&self, proof: [Compare; 2], is_leader: bool) {
         let (Some(kept), Ok(runtime)) = (&self.kept_in, tokio::runtime::Handle::try_current()) else { return };
         let now = u64::try_from(self.clock.boot().since_boot().as_millis()).unwrap_or(u64::MAX);
@@ -264,9 +264,9 @@ impl<S: Store> Locks<S> {
         });
     }
 
-    /// Writes the fence base where the namespace is entirely empty and this node has never seen it otherwise. Opening a
-    /// session does so; whoever writes to a namespace without one calls it before, as a namespace that has keys but no
-    /// base counts as damaged.
+    /// Writes the fence base if the namespace is empty and this node has never seen it otherwise. Opening a session
+    /// does so. A caller that writes to a namespace without a session calls this first, since a namespace that has keys
+    /// but no base counts as damaged.
     pub async fn found(&self) -> Result<(), StoreError> {
         if !self.current().is_nothing() {
             return Ok(());
@@ -294,13 +294,13 @@ impl<S: Store> Locks<S> {
     /// given up because the disk is full or hangs: what is lost by that is only the memory of a store that is restored
     /// later.
     pub async fn save_seen(&self) {
-        let Some(Kept { file, saved, told, .. }) = self.kept_in.as_deref().cloned() else { return };
+        let Some(Kept { file, saved, reported, .. }) = self.kept_in.as_deref().cloned() else { return };
         let seen = self.seen.subscribe();
         let save = async move {
             let mut saved = saved.lock_owned().await;
             let save = tokio::task::spawn_blocking(move || {
                 let seen = *seen.borrow();
-                // Whoever saved while this waited has saved this as well.
+                // A save that was made while this waited has saved this as well.
                 if *saved != Some(seen) {
                     file.save(&seen)?;
                     *saved = Some(seen);
@@ -310,13 +310,13 @@ impl<S: Store> Locks<S> {
             save.await
         };
         let failed = match tokio::time::timeout(SAVE_WITHIN, save).await {
-            Ok(Ok(Ok(()))) => return told.store(false, Ordering::Relaxed),
+            Ok(Ok(Ok(()))) => return reported.store(false, Ordering::Relaxed),
             Ok(Ok(Err(error))) => error.to_string(),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("the disk has not answered in {SAVE_WITHIN:?}"),
         };
         // Once for as long as it lasts.
-        if !told.swap(true, Ordering::Relaxed) {
+        if !reported.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 error = failed,
                 "what was seen of the store is not saved: where it is restored from a backup, this may go unnoticed"

@@ -1,8 +1,8 @@
 //! PURE: the transactions of a semaphore, and what a call for permits does next.
 //!
 //! How many permits are held is not counted in a key of its own: no lease that ends could count it down. It is the sum
-//! over the keys of those who hold some, as read at one revision, and stays an upper bound for as long as no such key is
-//! created after that revision; which is what every grant compares. A key is never put twice.
+//! over the keys of the holders, as read at one revision. The sum stays an upper bound as long as no such key is
+//! created after that revision, which is what every grant compares. A key is never put twice.
 //!
 //! | transaction | if | then |
 //! | --- | --- | --- |
@@ -13,13 +13,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::hold::{Caller, Proof, RECORD, View, json, settle};
+use super::hold::{Caller, Proof, QueueRead, RECORD, json, settle};
 use super::keys::{CallId, SemaphoreKeys};
 use super::lineage::Past;
 use crate::store::{Answer, Committed, Compare, Entry, Keys, Op, Order, Range, Revision, Sort, Test, Txn};
 use crate::time::Wall;
 
-/// How many permits a semaphore may have: whoever comes reads who holds them.
+/// How many permits a semaphore may have: every call reads all their holders.
 pub const PERMITS_MOST: u32 = 1000;
 
 /// The value of `permits`.
@@ -65,10 +65,10 @@ pub(crate) struct Pool {
 
 /// What a call for permits does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum PermitStep {
     /// It has them already.
     Adopt(Proof),
-    /// Nobody has said yet how many permits there are.
+    /// The number of permits was not set yet.
     Found,
     Enqueue(Txn),
     Take(Txn),
@@ -94,11 +94,11 @@ pub(crate) struct Claim {
 
 impl Pool {
     /// Reads what [`Pool::read`] expects.
-    pub fn look(keys: &SemaphoreKeys, caller: Option<&Caller>, view: View) -> Vec<Op> {
+    pub fn look(keys: &SemaphoreKeys, caller: Option<&Caller>, view: QueueRead) -> Vec<Op> {
         let all = Range::of(keys.waiting());
         let waiting = match view {
-            View::Whole => all,
-            View::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
+            QueueRead::Whole => all,
+            QueueRead::Near { queued } => Range { limit: 1, order: Sort::NewestFirst, modified_before: queued, ..all },
         };
         let mut gets = keys.past.look().to_vec();
         gets.extend([Op::get(&keys.permits), Op::Get(Range::of(keys.holding())), Op::Get(waiting)]);
@@ -136,7 +136,7 @@ impl Pool {
         })
     }
 
-    /// How many permits there are; `None` where nobody has said so yet, or in a way that cannot be read.
+    /// How many permits there are; `None` if the number was not set yet, or cannot be read.
     pub fn permits(&self) -> Option<u32> {
         self.permits.as_ref().and_then(permits_of)
     }
@@ -154,31 +154,31 @@ impl Pool {
     }
 
     /// What the call does next.
-    pub fn next(&self, keys: &SemaphoreKeys, claim: &Claim, now: Wall) -> Next {
+    pub fn next(&self, keys: &SemaphoreKeys, claim: &Claim, now: Wall) -> PermitStep {
         let caller = &claim.caller;
         if self.session_created != caller.session_created {
-            return Next::SessionGone;
+            return PermitStep::SessionGone;
         }
         let (own, held) = (keys.wait(caller.call), keys.held(caller.call));
         if let Some(entry) = self.holding.iter().find(|entry| entry.key == held) {
-            return Next::Adopt(Proof { key: held, created: entry.created, lease: caller.lease });
+            return PermitStep::Adopt(Proof { key: held, created: entry.created, lease: caller.lease });
         }
         let Some(permits) = self.permits() else {
-            return if self.permits.is_some() { Next::Unreadable } else { Next::Found };
+            return if self.permits.is_some() { PermitStep::Unreadable } else { PermitStep::Found };
         };
         if claim.permits > permits {
-            return Next::TooMany { permits };
+            return PermitStep::TooMany { permits };
         }
         let are_free = self.held() + u64::from(claim.permits) <= u64::from(permits);
         let place = self.waiting.iter().position(|entry| entry.key == own);
         match place.map(|place| place.checked_sub(1)) {
-            None if are_free && self.waiting.is_empty() => Next::Take(self.take(keys, claim, now, None)),
-            None => Next::Enqueue(self.enqueue(keys, claim, now)),
-            Some(Some(before)) => Next::Wait { behind: Keys::one(self.waiting[before].key.as_str()) },
+            None if are_free && self.waiting.is_empty() => PermitStep::Take(self.take(keys, claim, now, None)),
+            None => PermitStep::Enqueue(self.enqueue(keys, claim, now)),
+            Some(Some(before)) => PermitStep::Wait { behind: Keys::one(self.waiting[before].key.as_str()) },
             Some(None) if are_free => {
-                Next::Take(self.take(keys, claim, now, place.map(|place| self.waiting[place].created)))
+                PermitStep::Take(self.take(keys, claim, now, place.map(|place| self.waiting[place].created)))
             }
-            Some(None) => Next::Wait { behind: keys.freeing() },
+            Some(None) => PermitStep::Wait { behind: keys.freeing() },
         }
     }
 
@@ -197,7 +197,7 @@ impl Pool {
                 Compare::modified_at(keys.settled(caller.call), self.settled_modified),
             ],
             then: vec![Op::put_leased(wait, Pool::record(claim, now), caller.lease)],
-            otherwise: Pool::look(keys, Some(caller), View::Near { queued: None }),
+            otherwise: Pool::look(keys, Some(caller), QueueRead::Near { queued: None }),
         }
     }
 
@@ -224,13 +224,13 @@ impl Pool {
                 then.push(Op::delete(wait));
             }
         }
-        // All of them, in case that a near view has not shown who is before it: a place that a hand has written over.
-        Txn { when, then, otherwise: Pool::look(keys, Some(caller), View::Whole) }
+        // All of them, in case that a near read has not shown the place before it: one that a person has overwritten.
+        Txn { when, then, otherwise: Pool::look(keys, Some(caller), QueueRead::Whole) }
     }
 }
 
 impl SemaphoreKeys {
-    /// Says how many permits there are, where nobody has yet.
+    /// Sets how many permits there are, if the number was not set yet.
     pub fn found(&self, permits: u32) -> Txn {
         Txn::new().when(Compare::absent(Keys::one(self.permits.as_str()))).then(self.number(permits))
     }

@@ -6,7 +6,7 @@ use super::{Backoff, Locks};
 use crate::fence::Fence;
 use crate::store::{Compare, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn};
 
-/// How often a repair starts over because somebody else changed the base, or an answer was lost.
+/// How often a repair starts over because another process changed the base, or an answer was lost.
 const ATTEMPTS: u32 = 10;
 
 /// What a repair did.
@@ -24,8 +24,8 @@ pub struct Repaired {
 
 impl<S: Store> Locks<S> {
     /// Sets the fence base of the namespace above every fence that this node has seen, that the store still shows, and
-    /// that a clock of now stands for; and, in the same transaction, ends every hold and session of the namespace, and
-    /// what somebody has told of a store that went back.
+    /// that the present time stands for. The same transaction ends every hold and session of the namespace, and removes
+    /// the mark of a store that went back.
     ///
     /// Run it where the node that saw the most keeps its [`SeenFile`](super::SeenFile): a node that has seen a higher
     /// fence goes on refusing the store. `above` is a fence that something else has seen, a guard for one: the base is

@@ -1,10 +1,10 @@
 //! Fences that survive a store restored from a backup.
 //!
 //! A restored etcd has the same cluster id, the same raft term and a *lower* revision, and even the leases of the dead
-//! are accepted again: nothing inside a store tells that it went back. So everybody who takes a hold remembers, outside
-//! of it, the most that was seen: revision and fence, the mark of the last grant or claim, and links of the store's
-//! lineage ([`lineage`](super::lineage)). A store that does not know of these is refused, until a person has decided what
-//! the present is (`fencron fence repair`).
+//! are accepted again: nothing inside a store shows that it went back. So every process that takes a hold remembers,
+//! outside of the store, the most that it has seen: revision and fence, the mark of the last grant or claim, and links
+//! of the store's lineage ([`lineage`](super::lineage)). A store that lacks these is refused, until an operator has
+//! decided which state is the right one (`fencron fence repair`).
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub use file::{SeenFile, SeenFileError};
 /// The most that was seen of one namespace of one store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// What fences were counted from. It only changes by a repair, after which revisions are counted anew.
+    /// The base that fences were counted from. Only a repair changes it, after which revisions are counted from the start.
     pub base: u64,
     /// The highest revision under that base.
     pub revision: Revision,
@@ -39,7 +39,7 @@ pub struct Seen {
     /// The newest of those links that a lineage keeps for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub milestone: Option<Link>,
-    /// The first link of all: it tells an older state of this store from another store.
+    /// The first link of all: it distinguishes an older state of this store from another store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Link>,
 }
@@ -47,7 +47,7 @@ pub struct Seen {
 /// The store is older than it was: it was restored from a backup, or it is another one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the store went back in time: {why}. It was restored from a backup, made anew, or is not the same store. Nothing is \
+    "the store went back in time: {why}. It was restored from a backup, recreated, or is not the same store. Nothing is \
      granted, so that no fence and no claim is given out twice: if this is the store you mean, run `fencron fence repair`"
 )]
 pub struct StoreWentBack {
@@ -56,7 +56,7 @@ pub struct StoreWentBack {
 
 impl Seen {
     /// Whether a store that answers with this base and revision, to a question put *after* `self` was seen, can be the
-    /// same one, no older, as far as numbers tell. A repair that knew of everything seen here is taken for what it is.
+    /// same one and no older, as far as numbers show. A repair that covered everything seen here is recognized as one.
     ///
     /// ```
     /// use fencron::lock::Seen;
@@ -129,7 +129,7 @@ impl Seen {
         Err(StoreWentBack { why })
     }
 
-    /// Whether that lineage is one of this very store, at whatever time.
+    /// Whether that lineage belongs to this very store, at any time.
     pub(super) fn is_of_same_store(&self, lineage: &Lineage) -> bool {
         self.origin.is_some() && self.origin == lineage.first()
     }

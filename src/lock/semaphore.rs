@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::contest::{Freed, Heard, commit, hear_either, history_of, settle};
+use super::contest::{Freed, Noticed, commit, history_of, next_change_of, settle};
 use super::context::LockContext;
 use super::election::Resigned;
 use super::fenced::TRY_WITHIN;
 use super::handout::Unsettled;
-use super::hold::{Proof, View, is_settled};
+use super::hold::{Proof, QueueRead, is_settled};
 use super::keys::{CallId, LockName, SemaphoreKeys};
-use super::permits::{Claim, Next, PERMITS_MOST, Pool, ShareRecord};
+use super::permits::{Claim, PERMITS_MOST, PermitStep, Pool, ShareRecord};
 use super::seen::{Seen, StoreWentBack};
-use super::session::{Ended, Member, Session};
+use super::session::{Member, Session, SessionEnd};
 use super::signal::{HoldOver, HoldSignal, Lost};
 use super::{Backoff, Locks, Waiter};
 use crate::store::{Committed, Compare, Entry, LeaseId, Op, Revision, Store, StoreError, Txn};
@@ -21,13 +21,13 @@ use crate::time::Wall;
 
 /// A number of permits that sessions hold, at most so many altogether. Cheap to clone.
 ///
-/// First come, first served: who asks for many is not overtaken by those who ask for few. What a session holds is freed
+/// First come, first served: a call for many permits is not overtaken by calls for few. What a session holds is freed
 /// when it ends, by itself or by a crash.
 ///
-/// **A semaphore gives no fence.** A fence turns away whoever was replaced by somebody that came later; but here several
-/// hold permits at the same time, and which of them came later says nothing about who may still act. Where a resource
-/// has to be protected from holders that have lost their permits without knowing it, give each part of it
-/// (each slot, each shard) a lock of its own, whose holds have fences.
+/// **A semaphore gives no fence.** A fence turns away a holder that was replaced by a later one. But several sessions
+/// hold permits at the same time, and which of them came later does not say which may still act. To protect a resource
+/// from holders that have lost their permits without knowing it, give each part of the resource (each slot, each shard)
+/// a lock of its own, whose holds have fences.
 #[derive(Clone, Debug)]
 pub struct Semaphore<S> {
     locks: Locks<S>,
@@ -58,7 +58,7 @@ pub enum SemaphoreError {
     Store(#[from] StoreError),
 }
 
-/// Who holds permits and who waits for some, at one revision.
+/// The holders and the waiters of a semaphore, at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SemaphoreState {
@@ -78,7 +78,7 @@ impl SemaphoreState {
     }
 }
 
-/// Who holds permits.
+/// A holder of permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PermitsHeld {
@@ -125,7 +125,7 @@ impl<S: Store> Semaphore<S> {
         got.ok_or_else(|| StoreError::Unusable("a call without a time limit ran out of time".to_owned()).into())
     }
 
-    /// Permits that are free now and that nobody waits for; `None` where there are not so many.
+    /// Permits that are free now and have no waiter; `None` if there are not so many.
     ///
     /// # Errors
     ///
@@ -152,9 +152,9 @@ impl<S: Store> Semaphore<S> {
         self.enter(session.member(), permits, Some(wait), true).await
     }
 
-    /// Who holds permits, and who waits for some, now.
+    /// The holders and the waiters, now.
     pub async fn state(&self) -> Result<SemaphoreState, SemaphoreError> {
-        let pool = self.parse(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
+        let pool = self.parse(settle(&self.locks.store, self.look(None, QueueRead::Whole)).await?)?;
         let waiter = |entry: &Entry| {
             let (node, since) = ShareRecord::read(&entry.value).map(|record| (record.node, record.since)).unzip();
             Waiter { node, session: entry.lease, since }
@@ -167,8 +167,8 @@ impl<S: Store> Semaphore<S> {
         })
     }
 
-    /// Changes how many permits there are, for everybody and from now on. Whoever holds some keeps them: after lowering
-    /// the number, nobody gets any until enough were given back.
+    /// Changes how many permits there are, for all callers and from now on. Holders keep theirs: after lowering the
+    /// number, no permit is granted until enough were given back.
     ///
     /// # Errors
     ///
@@ -179,11 +179,11 @@ impl<S: Store> Semaphore<S> {
         Ok(())
     }
 
-    /// For operators: takes from a session what it holds of the permits, without asking, and answers what that was. The
-    /// session goes on, and is told by the signals of its permits. What it still does cannot be stopped from here, and no
-    /// fence turns it away.
+    /// For operators: revokes the permits of a session without asking it, and answers which they were. The session goes
+    /// on, and learns of it by the signals of its permits. What it still does cannot be stopped from here, and no fence
+    /// turns it away.
     pub async fn take_from(&self, session: LeaseId) -> Result<Vec<PermitsHeld>, SemaphoreError> {
-        let pool = self.parse(settle(&self.locks.store, self.look(None, View::Whole)).await?)?;
+        let pool = self.parse(settle(&self.locks.store, self.look(None, QueueRead::Whole)).await?)?;
         let its = pool.holding.iter().filter(|entry| entry.lease == Some(session));
         let mut taken = Vec::new();
         for entry in its {
@@ -196,14 +196,15 @@ impl<S: Store> Semaphore<S> {
         Ok(taken)
     }
 
-    /// Removes the semaphore with its number of permits. Whoever holds some has lost them; whoever waits goes on waiting,
-    /// for a semaphore with the number of permits that it brought itself.
+    /// Removes the semaphore with its number of permits. Its holders lose their permits. Its waiters go on waiting, for
+    /// a semaphore with the number of permits that they asked for it themselves.
     pub async fn destroy(&self) -> Result<(), SemaphoreError> {
         settle(&self.locks.store, Txn::new().then(Op::Delete(self.keys.all()))).await?;
         Ok(())
     }
 
-    /// As [`Semaphore::acquire_within`], for whoever has a context and no session; without `wait`, as long as it takes.
+    /// As [`Semaphore::acquire_within`], for a caller that has a context and no session; without `wait`, as long as it
+    /// takes.
     pub(crate) async fn acquire_as(
         &self,
         context: &LockContext,
@@ -284,7 +285,7 @@ impl<S: Store> Semaphore<S> {
         if let Err(SemaphoreError::StoreWentBack(_)) = &contended
             && let Err(error) = self.locks.verify().await
         {
-            tracing::warn!(%error, "the others could not be told that the store went back");
+            tracing::warn!(%error, "cannot report to the other nodes that the store went back");
         }
         contended
     }
@@ -292,7 +293,8 @@ impl<S: Store> Semaphore<S> {
     async fn contend_here(&self, claim: &Claim, waits: bool) -> Result<Option<Proof>, SemaphoreError> {
         let (mut backoff, mut looks) = (Backoff::new(), 0);
         let caller = &claim.caller;
-        let (mut txn, mut sent, mut base) = (self.look(Some(claim), View::Near { queued: None }), Sent::Look, None);
+        let (mut txn, mut sent, mut base) =
+            (self.look(Some(claim), QueueRead::Near { queued: None }), Sent::Look, None);
         loop {
             let seen = self.locks.current();
             if sent == Sent::Take {
@@ -309,15 +311,15 @@ impl<S: Store> Semaphore<S> {
                 Ok(committed) if sent_before == Sent::Found || committed.succeeded && sent_before == Sent::Enqueue => {
                     backoff.reset();
                     let queued = Some(committed.revision).filter(|_| sent_before == Sent::Enqueue);
-                    txn = self.look(Some(claim), View::Near { queued });
+                    txn = self.look(Some(claim), QueueRead::Near { queued });
                     continue;
                 }
                 Ok(committed) => self.read(committed, &seen)?,
-                Err(StoreError::LeaseEnded(_)) => return Err(session_over(Ended::Refused)),
+                Err(StoreError::LeaseEnded(_)) => return Err(session_over(SessionEnd::Refused)),
                 Err(error) if error.is_passing() => {
                     tracing::debug!(%error, call = %caller.call, "looking what became of the request");
                     backoff.wait().await;
-                    txn = self.look(Some(claim), View::Near { queued: None });
+                    txn = self.look(Some(claim), QueueRead::Near { queued: None });
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -325,29 +327,29 @@ impl<S: Store> Semaphore<S> {
             let queued = pool.queued(&self.keys, caller.call);
             base = pool.past.base.as_ref().ok().map(|base| base.value);
             (txn, sent) = match pool.next(&self.keys, claim, self.locks.clock.wall()) {
-                Next::Adopt(proof) => return Ok(Some(proof)),
-                Next::SessionGone => return Err(session_over(Ended::KeyGone)),
-                Next::TooMany { permits } => {
+                PermitStep::Adopt(proof) => return Ok(Some(proof)),
+                PermitStep::SessionGone => return Err(session_over(SessionEnd::KeyGone)),
+                PermitStep::TooMany { permits } => {
                     let (semaphore, asked) = (self.name.clone(), claim.permits);
                     return Err(SemaphoreError::MoreThanThereAre { semaphore, asked, permits });
                 }
-                Next::Unreadable => {
+                PermitStep::Unreadable => {
                     let why = format!("`{}` is no number of permits that this version can read", self.keys.permits);
                     return Err(StoreError::Unusable(why).into());
                 }
-                Next::Found => (self.keys.found(self.initially), Sent::Found),
-                Next::Take(take) => (take, Sent::Take),
-                Next::Enqueue(_) | Next::Wait { .. } if !waits => return Ok(None),
-                Next::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
-                Next::Wait { behind } => {
+                PermitStep::Found => (self.keys.found(self.initially), Sent::Found),
+                PermitStep::Take(take) => (take, Sent::Take),
+                PermitStep::Enqueue(_) | PermitStep::Wait { .. } if !waits => return Ok(None),
+                PermitStep::Enqueue(enqueue) => (enqueue, Sent::Enqueue),
+                PermitStep::Wait { behind } => {
                     let own = (self.keys.wait(caller.call), caller.session_key.as_str());
-                    match hear_either(&self.locks.store, behind, own, pool.revision.next(), &mut looks).await {
-                        Ok(Heard::Nothing) => backoff.wait().await,
-                        Ok(Heard::Deleted { .. } | Heard::Changed) => {}
+                    match next_change_of(&self.locks.store, behind, own, pool.revision.next(), &mut looks).await {
+                        Ok(Noticed::Nothing) => backoff.wait().await,
+                        Ok(Noticed::Deleted { .. } | Noticed::Changed) => {}
                         Err(error) if error.is_passing() => backoff.wait().await,
                         Err(error) => return Err(error.into()),
                     }
-                    (self.look(Some(claim), View::Near { queued }), Sent::Look)
+                    (self.look(Some(claim), QueueRead::Near { queued }), Sent::Look)
                 }
             };
         }
@@ -360,7 +362,7 @@ impl<S: Store> Semaphore<S> {
             runtime.spawn(async move {
                 let mut backoff = Backoff::new();
                 while let Err(error) = settle(&store, withdraw.clone()).await {
-                    tracing::warn!(%error, %call, "permits that nobody holds may be taken");
+                    tracing::warn!(%error, %call, "permits without a holder may be left taken");
                     if !error.is_passing() {
                         return;
                     }
@@ -370,7 +372,7 @@ impl<S: Store> Semaphore<S> {
         })
     }
 
-    fn look(&self, claim: Option<&Claim>, view: View) -> Txn {
+    fn look(&self, claim: Option<&Claim>, view: QueueRead) -> Txn {
         Txn { then: Pool::look(&self.keys, claim.map(|claim| &claim.caller), view), ..Txn::new() }
     }
 
@@ -396,7 +398,7 @@ enum Sent {
     Take,
 }
 
-fn session_over(why: Ended) -> SemaphoreError {
+fn session_over(why: SessionEnd) -> SemaphoreError {
     SemaphoreError::SessionLost { why: Lost::SessionEnded(why) }
 }
 
@@ -448,7 +450,7 @@ impl<S: Store> Permits<S> {
         match history_of(store, &self.proof, keys.settled(self.call), self.call).await? {
             Freed::Released => Ok(Resigned::Released),
             Freed::HadEnded => Ok(Resigned::HadEnded),
-            Freed::Untold => {
+            Freed::Unknown => {
                 let why = "it has forgotten when the permits ended".to_owned();
                 Err(StoreError::Unknown { store: "the store".to_owned(), why })
             }

@@ -1,4 +1,4 @@
-//! Sessions: a lease that is kept alive, with the shell around [`Lease`] in `keeper`, and what acts in their name.
+//! Sessions: a lease that is kept alive (by `keeper`, the shell around [`Lease`]), and what is done under it.
 
 use std::fmt;
 use std::io;
@@ -33,7 +33,7 @@ const PUBLISH_ATTEMPTS: u32 = 8;
 /// How many delays the locks of one session may have.
 const DELAYS_MOST: usize = 64;
 
-/// Who opens a session.
+/// The node that opens a session.
 #[derive(Clone, Debug)]
 pub struct Presence {
     /// The node's name, which its holds and its place in queues show.
@@ -59,7 +59,7 @@ pub struct Trust {
     /// also after it has passed: a lapse is not an end.
     pub trusted_until: Boot,
     /// The session is over, for good.
-    pub ended: Option<Ended>,
+    pub ended: Option<SessionEnd>,
 }
 
 impl Trust {
@@ -68,8 +68,8 @@ impl Trust {
         self.lost(now).is_none()
     }
 
-    /// Why nothing may be acted on under the session at `now`, where that is so. Whoever asks compares the clock: what
-    /// keeps the session alive may not have had its turn to say so, and is then late by as much as the machine is busy.
+    /// Why nothing may be done under the session at `now`, if so. The caller compares the clock: the thread that keeps
+    /// the session alive may not have run yet to publish it, and is late by as much as the machine is busy.
     pub fn lost(&self, now: Boot) -> Option<Lost> {
         match self.ended {
             Some(why) => Some(Lost::SessionEnded(why)),
@@ -78,34 +78,34 @@ impl Trust {
     }
 }
 
-/// Who is told of every change of a session's trust by the thread that keeps it alive.
+/// Called with every change of a session's trust by the thread that keeps it alive.
 #[derive(Clone, Default)]
-pub(super) struct Told(Option<Arc<Listener>>);
+pub(super) struct TrustListener(Option<Arc<Listener>>);
 
 type Listener = dyn Fn(&Trust) + Send + Sync;
 
-impl Told {
-    pub(super) fn new(told: impl Fn(&Trust) + Send + Sync + 'static) -> Told {
-        Told(Some(Arc::new(told)))
+impl TrustListener {
+    pub(super) fn new(listener: impl Fn(&Trust) + Send + Sync + 'static) -> TrustListener {
+        TrustListener(Some(Arc::new(listener)))
     }
 
-    fn tell(&self, trust: &Trust) {
-        if let Some(told) = &self.0 {
-            told(trust);
+    fn notify(&self, trust: &Trust) {
+        if let Some(listener) = &self.0 {
+            listener(trust);
         }
     }
 }
 
-impl fmt::Debug for Told {
+impl fmt::Debug for TrustListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Told").field(&self.0.is_some()).finish()
+        f.debug_tuple("TrustListener").field(&self.0.is_some()).finish()
     }
 }
 
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Ended {
+pub enum SessionEnd {
     #[error("the store says that its lease has ended")]
     Refused,
     #[error("its key was deleted from the store")]
@@ -121,7 +121,7 @@ pub enum Ended {
 #[non_exhaustive]
 pub enum SessionError {
     #[error("the session (lease {lease}) is over: {why}")]
-    Ended { lease: LeaseId, why: Ended },
+    Ended { lease: LeaseId, why: SessionEnd },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot start the thread that keeps the session alive: {0}")]
@@ -154,7 +154,7 @@ pub struct Session<S> {
     attendance: Attendance,
     timing: Timing,
     delays: Delays,
-    over: Over<Ended>,
+    over: Over<SessionEnd>,
 }
 
 impl<S: Store> Session<S> {
@@ -165,7 +165,7 @@ impl<S: Store> Session<S> {
         driver: Driver,
     ) -> Result<Session<S>, SessionError> {
         locks.found().await?;
-        // Whoever asks for a hold under it is told; the node is there to be seen all the same.
+        // A call for a hold under it fails with the reason; the node is visible all the same.
         locks.verify().await?.ok();
         let asked_at = locks.clock.boot();
         let (id, ttl) = Box::pin(locks.store.grant(timing.ttl())).await?;
@@ -180,11 +180,11 @@ impl<S: Store> Session<S> {
         let receiver = trust.subscribe();
         let attendance = Attendance::default();
         let (store, clock) = (locks.store.clone(), locks.clock.clone());
-        // Whatever is to die with the trust must know of it before anything is begun under it.
-        locks.told.tell(&receiver.borrow());
-        let (told, delays, over) = (locks.told.clone(), Delays::default(), Over::default());
+        // What ends with the trust must learn of it before anything is begun under it.
+        locks.trust_listener.notify(&receiver.borrow());
+        let (listener, delays, over) = (locks.trust_listener.clone(), Delays::default(), Over::default());
         let kept = Kept { attendance: attendance.clone(), delays: delays.clone(), over: over.clone() };
-        let keeper = Keeper { store, clock, id, timing, lease, trust, told, kept };
+        let keeper = Keeper { store, clock, id, timing, lease, trust, listener, kept };
         match driver {
             Driver::Thread => keeper.on_a_thread().map_err(|error| SessionError::Thread(Arc::new(error)))?,
             Driver::Task => drop(tokio::spawn(keeper.run())),
@@ -204,9 +204,9 @@ impl<S: Store> Session<S> {
         &self.node
     }
 
-    /// Says that whoever uses the session is well, as of `now`. Once this was called, the session is kept alive only
-    /// while it goes on being called: after twice the TTL without it the lease is left to run out, so that a node which
-    /// hangs while its keep-alive thread runs on does not keep the others out.
+    /// Reports that the user of the session is alive, as of `now`. Once this was called, the session is kept alive only
+    /// as long as the calls go on: after twice the TTL without one the lease is left to run out. So a node that hangs
+    /// while its keep-alive thread runs on does not keep the others out.
     pub fn attend(&self, now: Boot) {
         self.attendance.note(now);
     }
@@ -218,7 +218,7 @@ impl<S: Store> Session<S> {
     }
 
     /// Waits until the session is over.
-    pub async fn ended(&self) -> Ended {
+    pub async fn ended(&self) -> SessionEnd {
         ended(self.trust.clone()).await
     }
 
@@ -226,8 +226,8 @@ impl<S: Store> Session<S> {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Ended`] where the session's key is no longer there: it is never put again, and the session's trust
-    /// ends for everybody who goes by it.
+    /// [`SessionError::Ended`] where the session's key is no longer there: it is never put again, and the session's
+    /// trust ends for all that rely on it.
     pub async fn publish(&self, record: Vec<u8>) -> Result<(), SessionError> {
         let mut backoff = Backoff::new();
         let mut failed =
@@ -254,7 +254,7 @@ impl<S: Store> Session<S> {
         let page = Box::pin(self.locks.store.range(Range::of(Keys::one(self.key.as_str())))).await?;
         let standing = page.entries.first().filter(|entry| entry.created == self.created);
         let Some(Entry { value, modified, .. }) = standing else {
-            return Err(SessionError::Ended { lease: self.lease, why: Ended::KeyGone });
+            return Err(SessionError::Ended { lease: self.lease, why: SessionEnd::KeyGone });
         };
         if value == record {
             return Ok(true);
@@ -266,12 +266,12 @@ impl<S: Store> Session<S> {
         ));
         match commit(&self.locks.store, put).await {
             Ok(committed) => Ok(committed.succeeded),
-            Err(StoreError::LeaseEnded(lease)) => Err(SessionError::Ended { lease, why: Ended::Refused }),
+            Err(StoreError::LeaseEnded(lease)) => Err(SessionError::Ended { lease, why: SessionEnd::Refused }),
             Err(error) => Err(SessionError::Store(error)),
         }
     }
 
-    /// Ends the session now: stops the keep-alive, then revokes the lease, so that nobody has to wait for it to run
+    /// Ends the session now: stops the keep-alive, then revokes the lease, so that no waiter has to wait for it to run
     /// out. What the session held goes with it.
     ///
     /// # Errors
@@ -279,7 +279,7 @@ impl<S: Store> Session<S> {
     /// Where the store does not answer: the lease then ends by itself, within its TTL.
     pub async fn close(&self) -> Result<(), StoreError> {
         let Session { locks, lease, delays, .. } = self;
-        self.over.end(Ended::Closed);
+        self.over.end(SessionEnd::Closed);
         let mut trust = self.trust.clone();
         // The channel closes when the driver is gone: no keep-alive can follow the revocation.
         while trust.changed().await.is_ok() {}
@@ -323,7 +323,7 @@ impl<S: Store> Session<S> {
 
 impl<S> Drop for Session<S> {
     fn drop(&mut self) {
-        self.over.end(Ended::Closed);
+        self.over.end(SessionEnd::Closed);
     }
 }
 
@@ -337,13 +337,13 @@ pub(super) struct Member {
     session_created: Revision,
     timing: Timing,
     delays: Delays,
-    over: Over<Ended>,
+    over: Over<SessionEnd>,
 }
 
 impl Member {
-    /// The store has shown that the session is over, whatever the answers to its keep-alives say: its key is gone, or its
-    /// lease. All that goes by the session's trust ends with this, not only the call that found it.
-    pub fn end(&self, why: Ended) {
+    /// The store has shown that the session is over, although its keep-alives may be answered: its key or its lease is
+    /// gone. All that relies on the session's trust ends with this, not only the call that found it.
+    pub fn end(&self, why: SessionEnd) {
         if self.is_over().is_none() {
             tracing::warn!(session.lease = %self.lease, "the session is over: {why}");
         }
@@ -367,13 +367,13 @@ impl Member {
     }
 
     /// Why the session is over, where it is.
-    pub fn is_over(&self) -> Option<Ended> {
+    pub fn is_over(&self) -> Option<SessionEnd> {
         let ended = self.trust.borrow().ended;
-        ended.or_else(|| self.trust.has_changed().is_err().then_some(Ended::Unattended))
+        ended.or_else(|| self.trust.has_changed().is_err().then_some(SessionEnd::Unattended))
     }
 
     /// Waits until the session is over.
-    pub async fn ended(&self) -> Ended {
+    pub async fn ended(&self) -> SessionEnd {
         ended(self.trust.clone()).await
     }
 
@@ -396,10 +396,10 @@ impl Member {
     }
 }
 
-async fn ended(mut trust: watch::Receiver<Trust>) -> Ended {
+async fn ended(mut trust: watch::Receiver<Trust>) -> SessionEnd {
     match trust.wait_for(|trust| trust.ended.is_some()).await {
-        Ok(trust) => trust.ended.unwrap_or(Ended::Unattended),
-        Err(_) => Ended::Unattended,
+        Ok(trust) => trust.ended.unwrap_or(SessionEnd::Unattended),
+        Err(_) => SessionEnd::Unattended,
     }
 }
 
@@ -451,7 +451,7 @@ async fn register<S: Store>(
                 Some(entry) if entry.lease == Some(id) => return Ok(entry.created),
                 _ => return Err(StoreError::Unusable(format!("`{key}` was written by another hand")).into()),
             },
-            Err(StoreError::LeaseEnded(lease)) => return Err(SessionError::Ended { lease, why: Ended::Refused }),
+            Err(StoreError::LeaseEnded(lease)) => return Err(SessionError::Ended { lease, why: SessionEnd::Refused }),
             Err(error) if error.is_passing() && locks.clock.boot() < lease.trusted_until() => {
                 tracing::debug!(%error, "registering the session again");
             }
@@ -463,6 +463,6 @@ async fn register<S: Store>(
 
 async fn revoke_unused<S: Store>(locks: &Locks<S>, lease: LeaseId) {
     if let Err(error) = Box::pin(locks.store.revoke(lease)).await {
-        tracing::debug!(%error, session.lease = %lease, "a lease that was granted in vain is left to run out");
+        tracing::debug!(%error, session.lease = %lease, "a lease that is not used is left to run out");
     }
 }

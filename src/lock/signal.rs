@@ -1,4 +1,4 @@
-//! The signal by which whoever acts under a hold learns that it is over.
+//! The signal by which the holder of a lock learns that its hold is over.
 
 use std::fmt;
 
@@ -6,9 +6,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::contest::{Heard, RECHECK_EVERY, hear};
+use super::contest::{Noticed, RECHECK_EVERY, next_change};
 use super::hold::Proof;
-use super::session::{Ended, RECHECK, Trust};
+use super::session::{RECHECK, SessionEnd, Trust};
 use super::{Backoff, Locks};
 use crate::store::{Keys, Range, Store};
 use crate::time::Clock;
@@ -18,7 +18,7 @@ use crate::time::Clock;
 #[non_exhaustive]
 pub enum Lost {
     /// Its session is over.
-    SessionEnded(Ended),
+    SessionEnded(SessionEnd),
     /// No keep-alive was acknowledged in time: the store may give the lock to another from about now on. It may also
     /// be that the hold goes on; but nothing more should be done under it without asking.
     TrustLapsed,
@@ -26,7 +26,7 @@ pub enum Lost {
     Taken,
     /// It lasted for as long as the lock's configuration lets a hold last.
     HeldTooLong,
-    /// It was released, by who held it.
+    /// Its holder released it.
     Released,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The end of a hold or of a session, for everybody who goes by it. The first reason stays.
+/// The end of a hold or of a session, for all that rely on it. The first reason stays.
 #[derive(Clone, Debug)]
 pub(super) struct Over<W>(watch::Sender<Option<W>>);
 
@@ -84,8 +84,8 @@ impl<W: Copy> Over<W> {
     }
 }
 
-/// Says when a hold is over, as far as can be known here: within the trust window at the latest, by the clock of this
-/// machine, whatever the network does. A process that stands still hears nothing; what then protects is the fence.
+/// Fires when a hold is over, as far as can be known here: at the end of the trust window at the latest, by the clock
+/// of this machine, also without a network. A process that stands still receives no signal; then the fence protects.
 ///
 /// It watches the lock for as long as it lives.
 #[derive(Debug)]
@@ -94,12 +94,12 @@ pub struct HoldSignal {
     _vigil: AbortOnDropHandle<()>,
 }
 
-/// What is known of a hold at any moment, for its signal and for whoever hands something out under it.
+/// What is known of a hold at any moment, for its signal and for code that hands something out under it.
 #[derive(Clone, Debug)]
 pub(crate) struct Lookout {
     lost: watch::Receiver<Option<Lost>>,
     token: CancellationToken,
-    /// What was noticed by a look at the clock, before the vigil had its turn. It stays, as all that is told does.
+    /// What a look at the clock found before the watching task had run. It stays, as every reason does.
     noticed: HoldOver,
     trust: watch::Receiver<Trust>,
     clock: Clock,
@@ -108,8 +108,8 @@ pub(crate) struct Lookout {
 impl Lookout {
     /// Why the hold is over or may be, at this moment.
     pub fn lost(&self) -> Option<Lost> {
-        let told = *self.lost.borrow();
-        told.or_else(|| self.noticed.why()).or_else(|| {
+        let reported = *self.lost.borrow();
+        reported.or_else(|| self.noticed.why()).or_else(|| {
             let why = self.trust.borrow().lost(self.clock.boot())?;
             self.noticed.end(why);
             self.token.cancel();
@@ -118,7 +118,7 @@ impl Lookout {
     }
 }
 
-/// What the signal of a hold is made of, for whoever may want one later: nothing is watched before.
+/// The parts of a hold's signal, for a caller that may want one later: nothing is watched before.
 #[derive(Clone, Debug)]
 pub(crate) struct SignalSource<S> {
     locks: Locks<S>,
@@ -159,7 +159,7 @@ impl HoldSignal {
         trust: watch::Receiver<Trust>,
         over: HoldOver,
     ) -> HoldSignal {
-        let (told, lost) = watch::channel(None);
+        let (publish, lost) = watch::channel(None);
         let token = CancellationToken::new();
         let (store, clock, cancel) = (locks.store.clone(), locks.clock.clone(), token.clone());
         let noticed = HoldOver::default();
@@ -173,7 +173,7 @@ impl HoldSignal {
                 why = end_of_trust(trust, clock) => why,
                 () = end_of_key(&store, &proof) => Lost::Taken,
             };
-            told.send_replace(Some(why));
+            publish.send_replace(Some(why));
             cancel.cancel();
         });
         HoldSignal { lookout, _vigil: AbortOnDropHandle::new(vigil) }
@@ -200,7 +200,7 @@ impl HoldSignal {
         }
     }
 
-    /// Why the hold is over, or may be, at this moment: also where nobody had a turn to say so yet.
+    /// Why the hold is over, or may be, at this moment: also before the watching task has run.
     pub fn is_lost(&self) -> Option<Lost> {
         self.lookout.lost()
     }
@@ -231,16 +231,16 @@ async fn end_of_trust(mut trust: watch::Receiver<Trust>, clock: Clock) -> Lost {
     }
 }
 
-/// Each look tells from when on to listen: a hold may be older than the history that the store keeps.
+/// Each read gives the revision from which to watch: a hold may be older than the history that the store keeps.
 async fn end_of_key<S: Store>(store: &S, proof: &Proof) {
     let key = || Keys::one(proof.key.as_str());
     let (mut from, mut backoff) = (proof.created.next(), Backoff::new());
     loop {
         if let Ok(mut watch) = Box::pin(store.watch(key(), from)).await {
-            let heard = tokio::time::timeout(RECHECK_EVERY, hear(&mut watch)).await;
+            let heard = tokio::time::timeout(RECHECK_EVERY, next_change(&mut watch)).await;
             match (heard, Box::pin(store.range(Range::of(key()))).await) {
                 (_, Ok(page)) if !page.entries.iter().any(|entry| proof.is_shown_by(entry)) => return,
-                (Ok(Heard::Nothing), _) | (_, Err(_)) => {}
+                (Ok(Noticed::Nothing), _) | (_, Err(_)) => {}
                 (_, Ok(page)) => {
                     from = page.revision.next();
                     backoff.reset();

@@ -12,7 +12,7 @@ use crate::job::{
     Again, Attempted, End, Ended, Job, Judgement, OUTPUT_KEPT, Outcome, Params, RunId, StopReason, Verdict, lost,
 };
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
-use crate::lock::{CampaignError, Candidate, Ended as SessionEnd, Hold, HoldSignal, Term, Trust};
+use crate::lock::{CampaignError, Candidate, Hold, HoldSignal, SessionEnd, Term, Trust};
 use crate::store::Store;
 use crate::time::Wall;
 

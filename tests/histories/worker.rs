@@ -62,7 +62,7 @@ pub async fn play(part: Part) {
     let note = recorder.clone();
     let clock = standstill.clock(part.broken);
     let locks = Locks::new(wire, clock, Namespace::new("histories").unwrap(), Seen::default());
-    let locks = locks.telling(move |trust| {
+    let locks = locks.on_trust(move |trust| {
         let until = u64::try_from(trust.trusted_until.since_boot().as_nanos()).unwrap();
         note.note(Event::Trust { lease: trust.lease.0.get(), until, ended: trust.ended.is_some() });
     });

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fencron::fence::Fence;
 use fencron::lock::{
-    CallId, Config, Driver, Ended, FencedLock, LockContext, LockError, LockName, Locks, Lost, Namespace, Presence,
-    Resigned, Session, SessionError, StepDownError, Timing,
+    CallId, Config, Driver, FencedLock, LockContext, LockError, LockName, Locks, Lost, Namespace, Presence, Resigned,
+    Session, SessionEnd, SessionError, StepDownError, Timing,
 };
 use fencron::store::etcd::{EtcdConfig, EtcdStore};
 use fencron::store::sqlite::SqliteStore;
@@ -263,7 +263,7 @@ async fn many_who_come_at_once_are_served_one_after_the_other(place: Place<impl 
 /// A client's requests are futures of tens of kilobytes. A program that makes many calls in one function, or one within
 /// another, is not to hold as many of these on its stack.
 /// The end of a session whose key was deleted by hand.
-const KEY_GONE: Lost = Lost::SessionEnded(Ended::KeyGone);
+const KEY_GONE: Lost = Lost::SessionEnded(SessionEnd::KeyGone);
 
 async fn delete_key_of<S: Store>(store: &S, session: &Session<S>) {
     let namespace = Namespace::new("test").unwrap();
@@ -302,8 +302,8 @@ async fn a_session_whose_key_is_gone_ends_for_all_when_it_is_published(place: Pl
     let signal = lock.signal(&context).unwrap();
     delete_key_of(&place.store, &a).await;
     let published = a.publish(b"{}".to_vec()).await;
-    assert!(matches!(published, Err(SessionError::Ended { why: Ended::KeyGone, .. })), "{published:?}");
-    assert_eq!((signal.lost().await, a.ended().await), (KEY_GONE, Ended::KeyGone));
+    assert!(matches!(published, Err(SessionError::Ended { why: SessionEnd::KeyGone, .. })), "{published:?}");
+    assert_eq!((signal.lost().await, a.ended().await), (KEY_GONE, SessionEnd::KeyGone));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,14 +12,14 @@ use crate::lock::context::{Held, LockContext};
 use crate::lock::election::CampaignError;
 use crate::lock::hold::{Caller, Hold};
 use crate::lock::keys::CallId;
-use crate::lock::session::{Ended, RECHECK};
+use crate::lock::session::{RECHECK, SessionEnd};
 use crate::lock::signal::{HoldOver, Lost};
 use crate::store::{Store, StoreError};
 
 /// How an attempt to lock ended, before it was put in order.
 enum End {
     Contended(Result<Contended, CampaignError>),
-    SessionEnded(Ended),
+    SessionEnded(SessionEnd),
     Cancelled,
     TimeUp,
 }
@@ -136,7 +136,7 @@ impl<S: Store> FencedLock<S> {
         if let Some(most) = self.config.max_hold {
             self.limit(hold.clone(), over.clone(), most);
         }
-        let held = Held { hold, count: 1, caller, member, over, releasing: false, told: false };
+        let held = Held { hold, count: 1, caller, member, over, releasing: false, reported: false };
         context.held.insert(self.key().to_owned(), held);
         fence
     }

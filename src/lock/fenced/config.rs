@@ -1,19 +1,20 @@
-//! What is chosen about a lock.
+//! The settings of a lock.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// How a lock behaves for those who use this configuration. It is not kept in the store: others may use another.
+/// How a lock behaves for the callers that use this configuration. The store does not keep it: other callers may use
+/// another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// How often a context may lock what it holds already.
     pub reentrancy: Reentrancy,
-    /// After this time a hold ends by itself, though its session lives: it is released, and its holder is told.
-    /// The holder's own process sees to that; one that stands still is bound by its session's TTL.
+    /// After this time a hold ends by itself, although its session lives: it is released, and its holder learns so by
+    /// its signal. The holder's own process does that; a process that stands still is bound by the TTL of its session.
     pub max_hold: Option<Duration>,
-    /// For how long nobody is granted the lock after its holder's lease has run out (not after a release): time for what
-    /// the holder may still have under way to arrive, at a resource that checks no fence. It is at least this, and at
-    /// most one and a third TTL longer.
+    /// For how long the lock is granted to no caller after its holder's lease has run out (not after a release). In
+    /// that time, writes that the holder has already sent arrive at a resource that checks no fence. The pause is at
+    /// least this long, and at most one and a third TTL longer.
     pub lock_delay: Option<Duration>,
 }
 

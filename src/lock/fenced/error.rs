@@ -16,7 +16,7 @@ pub enum LockError {
     /// It holds the lock as often as it may. It goes on holding it.
     #[error("`{lock}` is held {limit} times by this context, which is its limit: unlock it first")]
     LimitReached { lock: LockName, limit: u32 },
-    /// The context believed that it held the lock, and does not. It is told once; after that it is as fresh as any other.
+    /// The context believed that it held the lock, and does not. It gets this error once; after that it can lock again.
     #[error(
         "the hold of `{lock}` under fence {fence} is over ({why}): stop what ran under it, another may hold the lock"
     )]

@@ -1,4 +1,4 @@
-//! What became of earlier calls of a context, and whether its hold still stands.
+//! How earlier calls of a context ended, and whether its hold still stands.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::lock::Backoff;
 use crate::lock::contest::Freed;
 use crate::lock::context::{Held, LockContext};
 use crate::lock::handout::WITHDRAW_WITHIN;
-use crate::lock::hold::View;
-use crate::lock::session::Ended;
+use crate::lock::hold::QueueRead;
+use crate::lock::session::SessionEnd;
 use crate::lock::signal::Lost;
 use crate::store::{Store, StoreError};
 
@@ -41,11 +41,11 @@ impl<S: Store> FencedLock<S> {
                 context.held.remove(key);
                 Ok(true)
             }
-            _ if held.told => {
+            _ if held.reported => {
                 context.held.remove(key);
                 Ok(false)
             }
-            Freed::Untold => {
+            Freed::Unknown => {
                 context.held.remove(key);
                 let why = "the store has forgotten when the hold ended".to_owned();
                 Err(self.unknown(StoreError::Unknown { store: "the store".to_owned(), why }))
@@ -63,7 +63,7 @@ impl<S: Store> FencedLock<S> {
         if let Some(why) = held.is_over() {
             return Err(self.lose(context, why).await);
         }
-        let (mut backoff, near) = (Backoff::new(), View::Near { queued: None });
+        let (mut backoff, near) = (Backoff::new(), QueueRead::Near { queued: None });
         let look = timeout(CONFIRM_WITHIN, self.contest.look(&held.caller, near, &mut backoff));
         let line = tokio::select! {
             biased;
@@ -77,8 +77,8 @@ impl<S: Store> FencedLock<S> {
                 Some(why) => Err(self.lose(context, why).await),
             },
             Ok(Ok(line)) if !line.has_session_of(&held.caller) => {
-                held.member.end(Ended::KeyGone);
-                Err(self.lose(context, Lost::SessionEnded(Ended::KeyGone)).await)
+                held.member.end(SessionEnd::KeyGone);
+                Err(self.lose(context, Lost::SessionEnded(SessionEnd::KeyGone)).await)
             }
             Ok(Ok(_)) => Err(self.lose(context, Lost::Taken).await),
             Ok(Err(error)) => Err(error.into()),
@@ -90,13 +90,13 @@ impl<S: Store> FencedLock<S> {
         }
     }
 
-    /// The context's hold is over: what to tell it. The call is settled, so that no request of it that is still under way
-    /// takes the lock once more.
+    /// The error for a context whose hold is over. The call is settled, so that no request of it that is still under
+    /// way takes the lock once more.
     async fn lose(&self, context: &mut LockContext, why: Lost) -> LockError {
         let Some(held) = context.held.get(self.key()) else { return self.not_the_owner() };
         held.over.end(why);
         let (caller, scope, fence) = (held.caller.clone(), held.hold.scope().clone(), held.hold.fence());
-        // Whatever the session had is gone with it.
+        // Everything that the session held is gone with it.
         if !matches!(why, Lost::SessionEnded(_)) {
             // Remembered first, since this may be dropped: after a lapse of trust the store may still show the hold.
             context.pending.insert(self.key().to_owned(), caller.clone());
@@ -106,7 +106,7 @@ impl<S: Store> FencedLock<S> {
                     tracing::debug!(%error, lock.scope = %scope, "the lost hold's call is settled later");
                 }
             }
-            let observed = timeout(WITHDRAW_WITHIN, self.contest.observe(View::Near { queued: None }));
+            let observed = timeout(WITHDRAW_WITHIN, self.contest.observe(QueueRead::Near { queued: None }));
             if !context.pending.contains_key(self.key())
                 && let Ok(Ok((line, _))) = observed.await
                 && line.is_destroyed()
@@ -115,7 +115,7 @@ impl<S: Store> FencedLock<S> {
                 return self.was_destroyed();
             }
         }
-        // Not before it is told: where this was dropped, the next operation tells it.
+        // Not before it is reported: if this future was dropped, the next operation reports it.
         self.forget(context);
         LockError::OwnershipLost { lock: self.name.clone(), fence, why }
     }

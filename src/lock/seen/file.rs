@@ -1,4 +1,4 @@
-//! What was seen, on a disk.
+//! What was seen of a store, in a file.
 //!
 //! On Windows, where a lock on a file keeps its own holder from reading it, writers take no turns: of two that save at the
 //! same moment, one may be forgotten. Files there have the rights of their directory.
@@ -26,8 +26,8 @@ use crate::lock::keys::Namespace;
 /// The version of the file.
 const RECORD: u32 = 1;
 
-/// How long whoever else saves is waited for. Beyond that, something else holds the file, and it is saved all the same: at
-/// worst what another process adds at this very moment is forgotten.
+/// How long a save waits for the save of another process. After that it is written all the same, since something else
+/// holds the file: at worst, what another process adds at this very moment is forgotten.
 #[cfg(unix)]
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 #[cfg(unix)]
@@ -39,14 +39,14 @@ const LEFT_AFTER: Duration = Duration::from_secs(60);
 /// How many entries of the directory are looked at for such files, and for memories of stores that are gone.
 const SWEPT_MOST: usize = 10_000;
 
-/// A memory that nobody has added to for so long is removed: a store that is used adds to it all the time.
+/// A memory that has not changed for so long is removed: a store in use adds to it all the time.
 const KEPT_FOR: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// How many memories a directory keeps: beyond that the oldest go, but none that was added to within [`YOUNG`].
 const KEPT_MOST: usize = 1000;
 const YOUNG: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Only for whoever runs the program, whatever its umask says.
+/// Only for the user that runs the program, under any umask.
 #[cfg(unix)]
 const DIRECTORY_MODE: u32 = 0o700;
 #[cfg(unix)]
@@ -89,8 +89,8 @@ struct SeenRecord {
 }
 
 impl SeenFile {
-    /// The file for one namespace of a store, in the directory `state`, which is created when first needed. `store` is
-    /// what tells the store from others; it is only hashed, since a URL may carry a password.
+    /// The file for one namespace of a store, in the directory `state`, which is created when first needed. `store`
+    /// distinguishes the store from others; it is only hashed, since a URL may carry a password.
     pub fn new(state: &Path, store: &str, namespace: &Namespace) -> SeenFile {
         let path = state.join(file_name(store, namespace));
         SeenFile { path, earlier: Vec::new(), swept: Arc::default() }
@@ -130,7 +130,7 @@ impl SeenFile {
         // One at a time, whichever process they are of: what one adds must not be lost by another's replacing it.
         let alone = self.lock(&self.load()?).map_err(|error| self.failed("lock", error))?;
         if alone.is_none() {
-            tracing::debug!(path = %self.path.display(), "somebody else keeps it locked: saving all the same");
+            tracing::debug!(path = %self.path.display(), "another process keeps it locked: saving all the same");
         }
         let mut all = self.load()?;
         all.add(seen);
@@ -196,8 +196,8 @@ impl SeenFile {
         self.path.with_extension(format!("tmp-{}", Uuid::new_v4().simple()))
     }
 
-    /// Removes what writers have left that were killed, and the memories of stores that nobody uses any more: by the
-    /// clock of the disk, against which this file was written just now.
+    /// Removes the remains of writers that were killed, and the memories of stores that are not used any more: by the
+    /// clock of the disk, by which this file was written just now.
     fn sweep(&self, directory: &Path) {
         let Ok(now) = fs::metadata(&self.path).and_then(|about| about.modified()) else { return };
         let stem = self.path.file_stem().map(|stem| format!("{}.tmp-", stem.to_string_lossy())).unwrap_or_default();
@@ -222,8 +222,10 @@ impl SeenFile {
         });
         for (_, path) in left.into_iter().chain(memories) {
             match fs::remove_file(&path) {
-                Ok(()) => tracing::debug!(path = %path.display(), "removed what nobody has used for long"),
-                Err(error) => tracing::debug!(%error, path = %path.display(), "what nobody uses any more stays"),
+                Ok(()) => tracing::debug!(path = %path.display(), "removed a memory that was not used for long"),
+                Err(error) => {
+                    tracing::debug!(%error, path = %path.display(), "cannot remove a memory that is not used any more")
+                }
             }
         }
     }

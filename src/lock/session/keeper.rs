@@ -1,4 +1,4 @@
-//! What keeps a session alive: the questions to the store, and what their answers mean for its trust.
+//! What keeps a session alive: the keep-alives to the store, and what their answers mean for the session's trust.
 
 use std::io;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Delays, Ended, RECHECK, Told, Trust};
-use crate::lock::lease::{Lease, Next, Timing};
+use super::{Delays, RECHECK, SessionEnd, Trust, TrustListener};
+use crate::lock::lease::{Lease, Renewal, Timing};
 use crate::lock::signal::Over;
 use crate::store::{LeaseId, Store, StoreError};
 use crate::threads;
@@ -26,7 +26,7 @@ pub(super) struct Keeper<S> {
     pub timing: Timing,
     pub lease: Lease,
     pub trust: watch::Sender<Trust>,
-    pub told: Told,
+    pub listener: TrustListener,
     pub kept: Kept,
 }
 
@@ -34,11 +34,11 @@ pub(super) struct Keeper<S> {
 pub(super) struct Kept {
     pub attendance: Attendance,
     pub delays: Delays,
-    /// Ended by the session's owner, or by whoever found that the session's key is gone.
-    pub over: Over<Ended>,
+    /// Ended by the session's owner, or by the call that found that the session's key is gone.
+    pub over: Over<SessionEnd>,
 }
 
-/// When a session was last attended to, in milliseconds of the boot clock; 0: nobody has said that they do.
+/// When a session was last attended to, in milliseconds of the boot clock; 0: no user has reported yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attendance(Arc<AtomicU64>);
 
@@ -54,7 +54,7 @@ impl Attendance {
     }
 }
 
-/// When a keep-alive was sent, and what came of it.
+/// When a keep-alive was sent, and its result.
 type Answered = (Boot, Result<Duration, StoreError>);
 
 impl<S: Store> Keeper<S> {
@@ -63,7 +63,7 @@ impl<S: Store> Keeper<S> {
             Ok(runtime) => runtime.block_on(self.run_apart()),
             Err(error) => {
                 tracing::error!(%error, "the session cannot be kept alive: the system gives no threads for it");
-                self.publish(Some(Ended::Unattended));
+                self.publish(Some(SessionEnd::Unattended));
             }
         };
         std::thread::Builder::new().name("fencron-lease".into()).spawn(work).map(drop)
@@ -105,27 +105,27 @@ impl<S: Store> Keeper<S> {
                 tracing::error!(session.lease = %self.id, "the node hangs: its session is not kept alive any more");
             }
             let pause = match self.lease.next(now) {
-                Next::Ended => return self.publish(Some(Ended::Refused)),
-                Next::Ask if neglected => RECHECK,
-                Next::Ask if questions.len() < QUESTIONS_AT_ONCE => {
+                Renewal::Ended => return self.publish(Some(SessionEnd::Refused)),
+                Renewal::Ask if neglected => RECHECK,
+                Renewal::Ask if questions.len() < QUESTIONS_AT_ONCE => {
                     self.lease.asked(now);
                     let (store, id) = (self.store.clone(), self.id);
                     questions.spawn(async move { (now, store.keep_alive(id).await) });
                     continue;
                 }
-                Next::Ask => RECHECK,
-                Next::WaitUntil(due) => due.since(now).min(RECHECK),
+                Renewal::Ask => RECHECK,
+                Renewal::WaitUntil(due) => due.since(now).min(RECHECK),
             };
             tokio::select! {
                 biased; // An answer may be what makes the next question needless.
                 why = over.ended() => return self.publish(Some(why)),
-                Some(answer) = questions.join_next() => self.hear(answer),
+                Some(answer) = questions.join_next() => self.take_answer(answer),
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    fn hear(&mut self, answer: Result<Answered, JoinError>) {
+    fn take_answer(&mut self, answer: Result<Answered, JoinError>) {
         let lease = self.id;
         match answer {
             Ok((asked_at, Ok(ttl))) => {
@@ -156,13 +156,13 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    fn publish(&self, ended: Option<Ended>) {
+    fn publish(&self, ended: Option<SessionEnd>) {
         let trusted_until = match ended {
             None => self.lease.trusted_until(),
             Some(_) => self.lease.trusted_until().min(self.clock.boot()),
         };
         let trust = Trust { lease: self.id, trusted_until, ended };
-        self.told.tell(&trust);
+        self.listener.notify(&trust);
         self.trust.send_if_modified(|published| std::mem::replace(published, trust) != trust);
     }
 }

@@ -14,7 +14,7 @@ fn keeping(cluster: &Cluster) -> Candidate<Faulty> {
 }
 
 /// The first of what happens that `wanted` takes.
-async fn hear<T>(candidate: &mut Candidate<Faulty>, wanted: impl Fn(&News<Faulty>) -> Option<T>) -> T {
+async fn next_change<T>(candidate: &mut Candidate<Faulty>, wanted: impl Fn(&News<Faulty>) -> Option<T>) -> T {
     let heard = async {
         loop {
             if let Some(found) = wanted(&candidate.next().await) {
@@ -30,7 +30,7 @@ async fn session(candidate: &mut Candidate<Faulty>) -> Arc<Session<Faulty>> {
         News::Session(session) => Some(Arc::clone(session)),
         _ => None,
     };
-    hear(candidate, opened).await
+    next_change(candidate, opened).await
 }
 
 async fn term(candidate: &mut Candidate<Faulty>) -> Term {
@@ -38,15 +38,15 @@ async fn term(candidate: &mut Candidate<Faulty>) -> Term {
         News::Won(term) => Some(term.clone()),
         _ => None,
     };
-    hear(candidate, won).await
+    next_change(candidate, won).await
 }
 
-async fn end_of_session(candidate: &mut Candidate<Faulty>) -> Ended {
+async fn end_of_session(candidate: &mut Candidate<Faulty>) -> SessionEnd {
     let over = |news: &News<Faulty>| match news {
         News::SessionOver(why) => Some(*why),
         _ => None,
     };
-    hear(candidate, over).await
+    next_change(candidate, over).await
 }
 
 async fn end_of_term(candidate: &mut Candidate<Faulty>) -> Lost {
@@ -54,7 +54,7 @@ async fn end_of_term(candidate: &mut Candidate<Faulty>) -> Lost {
         News::TermOver(why) => Some(*why),
         _ => None,
     };
-    hear(candidate, over).await
+    next_change(candidate, over).await
 }
 
 async fn sessions_there(cluster: &Cluster) -> usize {
@@ -80,12 +80,12 @@ async fn a_session_that_ends_is_followed_by_another_without_any_campaign() {
     let mut candidate = keeping(&cluster);
     let first = session(&mut candidate).await;
     cluster.store.revoke(first.lease()).await.unwrap();
-    assert_eq!(end_of_session(&mut candidate).await, Ended::Refused);
+    assert_eq!(end_of_session(&mut candidate).await, SessionEnd::Refused);
     let second = session(&mut candidate).await;
     assert_ne!(first.lease(), second.lease());
     assert_eq!(sessions_there(&cluster).await, 1);
     candidate.leave().await.unwrap();
-    assert_eq!((second.ended().await, sessions_there(&cluster).await), (Ended::Closed, 0));
+    assert_eq!((second.ended().await, sessions_there(&cluster).await), (SessionEnd::Closed, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,8 +97,8 @@ async fn a_session_whose_key_somebody_found_gone_is_closed_and_followed() {
     let signal = cluster.locks().election(LockName::leader()).signal(&session_of_first, &first);
     cluster.delete(&Namespace::new("test").unwrap().session_key(session_of_first.lease())).await;
     session_of_first.publish(b"{}".to_vec()).await.unwrap_err();
-    assert_eq!(end_of_session(&mut candidate).await, Ended::KeyGone);
-    assert_eq!(signal.lost().await, Lost::SessionEnded(Ended::KeyGone));
+    assert_eq!(end_of_session(&mut candidate).await, SessionEnd::KeyGone);
+    assert_eq!(signal.lost().await, Lost::SessionEnded(SessionEnd::KeyGone));
     assert!(candidate.term().is_none());
     let start = Instant::now();
     let second = term(&mut candidate).await;
@@ -153,7 +153,7 @@ async fn a_candidate_that_bears_lapses_keeps_its_term() {
     assert!(timeout(lapse, end_of_term(&mut candidate)).await.is_err());
     assert!(!candidate.trust().unwrap().borrow().holds(cluster.clock.boot()));
     cluster.store.lose_keep_alives(false);
-    hear(&mut candidate, |news| matches!(news, News::Trust).then_some(())).await;
+    next_change(&mut candidate, |news| matches!(news, News::Trust).then_some(())).await;
     assert!(candidate.trust().unwrap().borrow().holds(cluster.clock.boot()));
     assert_eq!(candidate.term(), Some(&won));
     candidate.give_up();
@@ -224,10 +224,10 @@ async fn a_damaged_fence_base_is_told_and_tried_again_until_it_is_repaired() {
     cluster.delete(BASE).await;
     let mut candidate = candidate(&cluster);
     let refused = |news: &News<Faulty>| matches!(news, News::NotWon(CampaignError::FenceBase(_))).then_some(());
-    hear(&mut candidate, refused).await;
+    next_change(&mut candidate, refused).await;
     assert!(candidate.obstacle().is_some_and(|what| what.contains("repair")), "{:?}", candidate.obstacle());
     let start = Instant::now();
-    hear(&mut candidate, refused).await;
+    next_change(&mut candidate, refused).await;
     assert!(start.elapsed() >= Duration::from_secs(2), "not as fast as the store can refuse it");
     cluster.locks().repair(None).await.unwrap();
     term(&mut candidate).await;

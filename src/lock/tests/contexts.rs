@@ -30,7 +30,7 @@ impl Door {
 
     pub async fn end(&self, session: &Session<Faulty>) {
         self.cluster.store.revoke(session.lease()).await.unwrap();
-        assert_eq!(timeout(LONG, session.ended()).await.unwrap(), Ended::Refused);
+        assert_eq!(timeout(LONG, session.ended()).await.unwrap(), SessionEnd::Refused);
     }
 
     /// How many keys the store has of locks.
@@ -264,10 +264,10 @@ async fn ownership_lost_with_the_session_is_told_once_and_then_session_lost() {
         door.end(&session).await;
         let lost = operation(number, &lock, &mut context).await;
         let Err(LockError::OwnershipLost { fence, why, .. }) = lost else { panic!("{number}: {lost:?}") };
-        assert_eq!((fence, why), (first, Lost::SessionEnded(Ended::Refused)));
+        assert_eq!((fence, why), (first, Lost::SessionEnded(SessionEnd::Refused)));
         let refused = lock.lock(&mut context).await;
         assert!(
-            matches!(refused, Err(LockError::SessionLost { why: Lost::SessionEnded(Ended::Refused) })),
+            matches!(refused, Err(LockError::SessionLost { why: Lost::SessionEnded(SessionEnd::Refused) })),
             "{number}: {refused:?}"
         );
         context.move_to(&next);

@@ -306,7 +306,7 @@ async fn a_body_is_cancelled_when_its_lock_is_lost() {
     lock.unlock(&mut context).await.unwrap();
     assert!(!lock.is_locked().await.unwrap());
     let finished = Arc::new(AtomicBool::new(false));
-    let body = async |_: &Holding| {
+    let body = async |_: &HeldLock| {
         door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
         tokio::time::sleep(TTL).await;
         finished.store(true, Ordering::Relaxed);

@@ -57,7 +57,7 @@ async fn a_lock_is_not_handed_out_after_its_trust_has_ended() {
                 2 => lock.try_lock_and_get_fence(&mut context).await.map(drop),
                 3 => lock.guard(&mut context).await.map(drop),
                 4 => lock.try_guard_for(&mut context, LONG).await.map(drop),
-                _ => lock.with_lock(&mut context, async |_: &Holding| panic!("it is not run")).await,
+                _ => lock.with_lock(&mut context, async |_: &HeldLock| panic!("it is not run")).await,
             };
             let lost = matches!(answered, Err(LockError::SessionLost { why: Lost::TrustLapsed }));
             assert!(lost && door.cluster.store.all_met(), "{turns:?}, {way}: {answered:?}");

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::{BASE, OWNER, call};
-use crate::lock::hold::{Base, Caller, Entrance, Hold, Manner, Opening, Turn, View};
+use crate::lock::hold::{Base, Caller, Entrance, Hold, Manner, Opening, QueuePlace, QueueRead};
 use crate::lock::keys::{LockKeys, LockName, Namespace};
 use crate::lock::line::{Line, Step};
 use crate::store::{Entry, Keys, LeaseId, Op, Revision, Txn};
@@ -147,16 +147,16 @@ fn transaction(caller: &Caller, request: Request) -> Txn {
     match request {
         Request::Enqueue { owner_created, wanted_at } => {
             let entrance = Entrance { owner_created: Revision(owner_created), wanted_at: Revision(wanted_at) };
-            keys().enqueue(caller, entrance, Wall::EPOCH, View::Whole)
+            keys().enqueue(caller, entrance, Wall::EPOCH, QueueRead::Whole)
         }
         Request::Grant { queued, base, base_modified } => {
             let base = Base { value: base, modified: Revision(base_modified) };
-            keys().grant(caller, Turn { queued: Revision(queued), base }, Wall::EPOCH)
+            keys().grant(caller, QueuePlace { queued: Revision(queued), base }, Wall::EPOCH)
         }
         Request::Seize { base, base_modified, wanted_at } => {
             let base = Base { value: base, modified: Revision(base_modified) };
             let opening = Opening { base, wanted_at: Revision(wanted_at) };
-            keys().seize(caller, opening, Wall::EPOCH, View::Near { queued: None })
+            keys().seize(caller, opening, Wall::EPOCH, QueueRead::Near { queued: None })
         }
         Request::Release { created, base } => keys().release(&hold(caller, base, created)),
         Request::Withdraw => keys().withdraw(caller.call),
@@ -176,10 +176,10 @@ impl World {
             Line::read(&keys(), self.contents.commit(&look).unwrap()).unwrap()
         };
         if self.manner == Manner::Candidate {
-            return look(View::Whole);
+            return look(QueueRead::Whole);
         }
-        let queued = look(View::Near { queued: None }).queued(&keys(), caller.call);
-        look(View::Near { queued })
+        let queued = look(QueueRead::Near { queued: None }).queued(&keys(), caller.call);
+        look(QueueRead::Near { queued })
     }
 
     fn look(&mut self, node: usize) -> bool {
@@ -200,7 +200,7 @@ impl World {
             Step::Enqueue(Entrance { owner_created, wanted_at }) => {
                 Request::Enqueue { owner_created: owner_created.0, wanted_at: wanted_at.0 }
             }
-            Step::Take(Turn { queued, base }) => {
+            Step::Take(QueuePlace { queued, base }) => {
                 Request::Grant { queued: queued.0, base: base.value, base_modified: base.modified.0 }
             }
             Step::Seize(Opening { base, wanted_at }) => {

@@ -36,7 +36,7 @@ async fn a_deleted_session_key_ends_the_campaign() {
     let b = b.queue_up(2).await;
     cluster.delete(&key).await;
     let (_, result) = finished(b).await;
-    assert!(matches!(result, Err(CampaignError::SessionEnded(Ended::KeyGone))), "{result:?}");
+    assert!(matches!(result, Err(CampaignError::SessionEnded(SessionEnd::KeyGone))), "{result:?}");
 }
 
 #[tokio::test(start_paused = true)]

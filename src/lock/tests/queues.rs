@@ -1,4 +1,4 @@
-//! Those who wait hear at once of whoever goes before them.
+//! Those who wait next_change at once of whoever goes before them.
 
 use std::future::poll_fn;
 use std::task::Poll;

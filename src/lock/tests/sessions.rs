@@ -55,7 +55,7 @@ async fn a_lease_that_ran_out_ends_the_session() {
     tokio::time::sleep(TTL * 2).await;
     assert_eq!(node.session.trust().borrow().ended, None, "nobody has said so yet");
     cluster.store.lose_keep_alives(false);
-    assert_eq!(timeout(LONG, node.session.ended()).await.unwrap(), Ended::Refused);
+    assert_eq!(timeout(LONG, node.session.ended()).await.unwrap(), SessionEnd::Refused);
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,7 +64,7 @@ async fn a_revoked_lease_ends_the_session_at_the_next_keep_alive() {
     let node = cluster.node("a").await;
     let start = Instant::now();
     cluster.store.revoke(node.session.lease()).await.unwrap();
-    assert_eq!(timeout(LONG, node.session.ended()).await.unwrap(), Ended::Refused);
+    assert_eq!(timeout(LONG, node.session.ended()).await.unwrap(), SessionEnd::Refused);
     assert!(start.elapsed() <= TTL / 3);
     assert!(!node.session.trust().borrow().holds(cluster.clock.boot()));
 }
@@ -76,7 +76,7 @@ async fn a_closed_session_leaves_at_once() {
     let (key, trust, start) = (key(&node), node.session.trust(), Instant::now());
     node.session.close().await.unwrap();
     assert_eq!((cluster.entry(&key).await, start.elapsed()), (None, Duration::ZERO));
-    assert_eq!(trust.borrow().ended, Some(Ended::Closed));
+    assert_eq!(trust.borrow().ended, Some(SessionEnd::Closed));
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +119,7 @@ async fn a_deleted_session_key_is_not_published_again() {
     let node = cluster.node("a").await;
     cluster.delete(&key(&node)).await;
     let published = node.session.publish(b"two".to_vec()).await;
-    assert!(matches!(published, Err(SessionError::Ended { why: Ended::KeyGone, .. })), "{published:?}");
+    assert!(matches!(published, Err(SessionError::Ended { why: SessionEnd::KeyGone, .. })), "{published:?}");
     assert_eq!(cluster.entry(&key(&node)).await, None);
 }
 
@@ -151,5 +151,5 @@ async fn a_session_whose_node_was_attended_and_hangs_is_left_to_run_out() {
     assert!(!node.session.trust().borrow().holds(cluster.clock.boot()));
     assert!(cluster.entry(&key(&node)).await.is_none());
     node.session.attend(cluster.clock.boot());
-    assert_eq!(node.session.ended().await, Ended::Refused, "a node that recovers learns of it");
+    assert_eq!(node.session.ended().await, SessionEnd::Refused, "a node that recovers learns of it");
 }

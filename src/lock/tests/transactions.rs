@@ -1,7 +1,7 @@
 //! The transactions themselves, applied where no honest caller would send them: as a late or repeated request is.
 
 use super::*;
-use crate::lock::hold::{Base, Caller, Entrance, Turn, View};
+use crate::lock::hold::{Base, Caller, Entrance, QueuePlace, QueueRead};
 use crate::lock::keys::LockKeys;
 
 const BEGINNING: Entrance = Entrance { owner_created: Revision(0), wanted_at: Revision(0) };
@@ -35,12 +35,12 @@ impl Bench {
     }
 
     async fn enqueue(&self, caller: usize) -> Revision {
-        let enqueue = self.keys.enqueue(&self.callers[caller], BEGINNING, Wall::EPOCH, View::Whole);
+        let enqueue = self.keys.enqueue(&self.callers[caller], BEGINNING, Wall::EPOCH, QueueRead::Whole);
         self.applies(enqueue).await.expect("the queue is open")
     }
 
     fn grant(&self, caller: usize, queued: Revision) -> Txn {
-        self.keys.grant(&self.callers[caller], Turn { queued, base: self.base }, Wall::EPOCH)
+        self.keys.grant(&self.callers[caller], QueuePlace { queued, base: self.base }, Wall::EPOCH)
     }
 }
 
@@ -98,7 +98,7 @@ async fn a_grant_is_applied_once() {
 async fn a_call_that_was_settled_is_not_enqueued_again() {
     let bench = Bench::new(1).await;
     let queued = bench.enqueue(0).await;
-    let enqueue = bench.keys.enqueue(&bench.callers[0], BEGINNING, Wall::EPOCH, View::Whole);
+    let enqueue = bench.keys.enqueue(&bench.callers[0], BEGINNING, Wall::EPOCH, QueueRead::Whole);
     let created = bench.applies(bench.grant(0, queued)).await.expect("its turn has come");
     assert_eq!(bench.applies(enqueue.clone()).await, None, "while it holds");
     let hold = bench.keys.hold(&bench.callers[0], 0, created).unwrap();

@@ -10,9 +10,9 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::contents::Contents;
 use super::{caller, lease};
-use crate::lock::hold::{Manner, Proof, View};
+use crate::lock::hold::{Manner, Proof, QueueRead};
 use crate::lock::keys::{LockName, Namespace, SemaphoreKeys};
-use crate::lock::permits::{Claim, Next, Pool};
+use crate::lock::permits::{Claim, PermitStep, Pool};
 use crate::store::{Entry, Keys, Op, Revision, Txn};
 use crate::time::Wall;
 
@@ -150,27 +150,27 @@ impl Sharing {
         let claim = self.claim(call);
         let queued = pool.queued(&keys(), claim.caller.call);
         match pool.next(&keys(), &claim, Wall::EPOCH) {
-            Next::Adopt(proof) => {
+            PermitStep::Adopt(proof) => {
                 world.adopted = true;
                 world.calls[call] = Phase::Holding { created: proof.created };
             }
-            Next::Found => self.ask(world, call, Kind::Found, keys().found(self.permits)),
-            Next::Enqueue(enqueue) => self.ask(world, call, Kind::Enqueue, enqueue),
-            Next::Take(take) => self.ask(world, call, Kind::Take, take),
-            Next::Wait { .. } => {
+            PermitStep::Found => self.ask(world, call, Kind::Found, keys().found(self.permits)),
+            PermitStep::Enqueue(enqueue) => self.ask(world, call, Kind::Enqueue, enqueue),
+            PermitStep::Take(take) => self.ask(world, call, Kind::Take, take),
+            PermitStep::Wait { .. } => {
                 let waits = Phase::Looking { queued };
                 return std::mem::replace(&mut world.calls[call], waits.clone()) != waits;
             }
-            Next::SessionGone => world.calls[call] = Phase::Done,
-            Next::TooMany { .. } => self.withdraw(world, call),
-            Next::Unreadable => unreachable!("nobody else writes it"),
+            PermitStep::SessionGone => world.calls[call] = Phase::Done,
+            PermitStep::TooMany { .. } => self.withdraw(world, call),
+            PermitStep::Unreadable => unreachable!("nobody else writes it"),
         }
         true
     }
 
     fn look(&self, world: &mut World, call: usize) -> bool {
         let Phase::Looking { queued } = world.calls[call] else { return false };
-        let (claim, view) = (self.claim(call), View::Near { queued });
+        let (claim, view) = (self.claim(call), QueueRead::Near { queued });
         let look = Txn { then: Pool::look(&keys(), Some(&claim.caller), view), ..Txn::new() };
         let pool = Pool::read(&keys(), world.contents.commit(&look).unwrap()).unwrap();
         self.decide(world, call, &pool)
@@ -214,7 +214,7 @@ impl Sharing {
 
     /// Whether permits may just have been granted to `call`, when `waited` were waiting.
     fn wrong_with(&self, world: &mut World, call: usize, waited: &[Entry]) -> Option<&'static str> {
-        let look = Txn { then: Pool::look(&keys(), None, View::Whole), ..Txn::new() };
+        let look = Txn { then: Pool::look(&keys(), None, QueueRead::Whole), ..Txn::new() };
         let pool = Pool::read(&keys(), world.contents.commit(&look).unwrap()).unwrap();
         let own = keys().wait(self.claim(call).caller.call);
         let place = waited.iter().find(|entry| entry.key == own).map_or(Revision(u64::MAX), |entry| entry.created);
