@@ -1,31 +1,31 @@
 //! The HTTP listener of a node: whether it is well, what the cluster looks like, and what runs write.
 //!
-//! | path | answers |
-//! | --- | --- |
-//! | `/healthz` | 200 while the node's loop turns, 503 when it has not for [`HANGS_AFTER`] |
-//! | `/readyz` | the node's [`Status`]: 200 when it can take part, 503 with the reasons when not |
-//! | `/api/v1/status` | the cluster, as `fencron status -o json` ([`view::Overview`]); 503 with the node's [`Status`] where the store does not answer in [`STORE_WITHIN`] |
-//! | `/api/v1/runs/{run}/output` | what a run wrote so far; with `?follow=1`, also what it goes on to write |
-//!
-//! Everything is read-only. Whoever reaches the listener may read the output of jobs, so it listens on the machine
-//! itself unless told otherwise.
+//! One table, [`routes`], has everything that is answered, with what a caller needs for it. Everything is read-only.
 
+pub mod access;
+mod openapi;
 mod output;
+pub mod problem;
+mod routes;
+mod schema;
 pub mod view;
 
-use std::fmt::Display;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{Html, IntoResponse, Response};
+use axum::{Extension, Router};
+use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
+use maud::{DOCTYPE, html};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use crate::board::Shared;
 use crate::execute::Outputs;
@@ -33,8 +33,11 @@ use crate::ledger::Ledger;
 use crate::listen::{self, Room};
 use crate::lock::Locks;
 use crate::node::Status;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::time::{Boot, Clock, written};
+use access::{Need, Peer};
+use problem::{Kind, Problem};
+use routes::Named;
 use view::Overview;
 
 /// How large the body of a request may be, in bytes. None is needed.
@@ -64,31 +67,56 @@ pub struct Api<S> {
 /// Answers requests until `ending` is cancelled and those that are under way have been answered, within the bounds of
 /// [`listen`].
 pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, ending: CancellationToken) {
-    let (router, spare) = (router(api.clone()), spare(api));
-    let router = |room| TowerToHyperService::new(if room == Room::Enough { router.clone() } else { spare.clone() });
-    listen::serve(listener, |_, room| router(room), ending).await;
+    let (whole, spare) = (router(api.clone()), spare(api));
+    let service = |peer: SocketAddr, room: Room| {
+        let router = if room == Room::Enough { whole.clone() } else { spare.clone() };
+        TowerToHyperService::new(tower::service_fn(move |mut request: axum::http::Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            router.clone().oneshot(request)
+        }))
+    };
+    listen::serve(listener, service, ending).await;
+}
+
+impl<S: Store> Api<S> {
+    /// What answers the requests of one peer.
+    pub fn router_for(&self, peer: SocketAddr) -> Router {
+        router(self.clone()).layer(Extension(Peer(peer)))
+    }
 }
 
 /// What is answered where there is no room for more.
 fn spare<S: Store>(api: Api<S>) -> Router {
     let why = "there are too many connections: only /healthz and /readyz are answered now";
-    Router::new()
-        .route("/healthz", get(healthy::<S>))
-        .route("/readyz", get(ready::<S>))
-        .fallback(async move || refuse(StatusCode::SERVICE_UNAVAILABLE, &why))
-        .layer(DefaultBodyLimit::max(BODY_MOST))
-        .with_state(api)
+    finished(
+        routes::router(&api, |row| row.need == Need::Health)
+            .fallback(async move || Problem::new(Kind::TooManyConnections, why)),
+        api,
+    )
 }
 
 fn router<S: Store>(api: Api<S>) -> Router {
-    Router::new()
-        .route("/healthz", get(healthy::<S>))
-        .route("/readyz", get(ready::<S>))
-        .route("/api/v1/status", get(status::<S>))
-        .route("/api/v1/runs/{run}/output", get(output::output::<S>))
-        .fallback(|| async { refuse(StatusCode::NOT_FOUND, &"there is nothing here: see /readyz and /api/v1/status") })
-        .layer(DefaultBodyLimit::max(BODY_MOST))
-        .with_state(api)
+    let why = "there is nothing here: /api/v1/openapi.json lists what there is";
+    finished(routes::router(&api, |_| true).fallback(async move || Problem::new(Kind::NoSuchPage, why)), api)
+}
+
+fn finished<S: Store>(router: Router<Api<S>>, api: Api<S>) -> Router {
+    router.layer(DefaultBodyLimit::max(BODY_MOST)).layer(from_fn(with_headers)).with_state(api)
+}
+
+/// What a browser may do with an answer: nothing but show what came from this node.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+async fn with_headers(request: Request, next: Next) -> Response {
+    let mut answer = next.run(request).await;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    // A handler whose answer may be kept says so itself.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    answer
 }
 
 async fn healthy<S: Store>(State(api): State<Api<S>>) -> Response {
@@ -96,8 +124,8 @@ async fn healthy<S: Store>(State(api): State<Api<S>>) -> Response {
     if still < HANGS_AFTER {
         return "ok\n".into_response();
     }
-    let message = format!("the node hangs: its loop has not turned for {} s", still.as_secs());
-    refuse(StatusCode::SERVICE_UNAVAILABLE, &message)
+    let detail = format!("the node hangs: its loop has not turned for {} s", still.as_secs());
+    Problem::new(Kind::Hangs, detail).into_response()
 }
 
 async fn ready<S: Store>(State(api): State<Api<S>>) -> Response {
@@ -115,28 +143,29 @@ async fn status<S: Store>(State(api): State<Api<S>>) -> Response {
         Err(_) => format!("the store has not answered within {}", written(STORE_WITHIN)),
     };
     let node = api.status.borrow().clone();
-    json(StatusCode::SERVICE_UNAVAILABLE, &Alone { message: why, node })
+    Problem::store_away(why).with("node", node).try_command("fencron health").into_response()
 }
 
-/// The answer of a node whose store says nothing.
-#[derive(Serialize)]
-struct Alone {
-    message: String,
-    /// As `/readyz` has it.
-    node: Status,
-}
-
-#[derive(Serialize)]
-struct Message {
-    message: String,
-}
-
-fn store_error(error: &StoreError) -> Response {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, error)
-}
-
-fn refuse(code: StatusCode, message: &impl Display) -> Response {
-    json(code, &Message { message: message.to_string() })
+async fn problem_page(Named(name): Named) -> Result<Html<String>, Problem> {
+    let Some(kind) = Kind::named(&name) else {
+        let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        return Err(Problem::new(
+            Kind::NoSuchPage,
+            format!("there is no such problem: there are {}", names.join(", ")),
+        ));
+    };
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head { meta charset="utf-8"; title { (kind.title()) } }
+            body {
+                h1 { (kind.title()) }
+                p { "Status " (kind.status().as_u16()) ", type " code { (kind.name()) } }
+                p { (kind.about()) }
+            }
+        }
+    };
+    Ok(Html(page.into_string()))
 }
 
 fn json<T: Serialize>(code: StatusCode, body: &T) -> Response {
@@ -149,16 +178,16 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use axum::body::Body;
-    use axum::http::Request;
-    use tower::ServiceExt as _;
-
     use super::*;
     use crate::config::{Sources, parse};
     use crate::lock::{Namespace, Seen};
     use crate::store::memory::MemoryStore;
-    use crate::store::{About, Committed, Keys, LeaseId, Page, Range, Revision, Txn, Watch};
+    use crate::store::{About, Committed, Keys, LeaseId, Page, Range, Revision, StoreError, Txn, Watch};
     use crate::time::Wall;
+    use axum::body::Body;
+    use axum::http::Request;
+
+    const LOCAL: Peer = Peer(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4000));
 
     /// Nothing is ever heard of it.
     #[derive(Clone, Debug)]
@@ -203,7 +232,7 @@ mod tests {
         let clock = Clock::system();
         let namespace = Namespace::new("test").unwrap();
         let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
-        let router = router(Api {
+        let api = Api {
             status: watch::channel(Status::starting("a", &config)).1,
             turned: watch::channel(clock.boot()).1,
             ledger: Ledger::new(Silent, namespace.clone()),
@@ -211,7 +240,8 @@ mod tests {
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
             clock,
-        });
+        };
+        let router = api.router_for(LOCAL.0);
         let asked = tokio::time::Instant::now();
         let answer = router.oneshot(Request::get("/api/v1/status").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!((answer.status(), asked.elapsed()), (StatusCode::SERVICE_UNAVAILABLE, STORE_WITHIN));
@@ -223,24 +253,61 @@ mod tests {
         );
     }
 
+    /// The API of a node that has just begun, over a store in memory.
+    fn api(clock: &Clock) -> Api<MemoryStore> {
+        let (store, namespace) = (MemoryStore::new(clock.clone()), Namespace::new("test").unwrap());
+        let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
+        Api {
+            status: watch::channel(Status::starting("a", &config)).1,
+            turned: watch::channel(clock.boot()).1,
+            ledger: Ledger::new(store.clone(), namespace.clone()),
+            locks: Locks::new(store, clock.clone(), namespace, Seen::default()),
+            outputs: Outputs::new(clock.clone()),
+            board: Shared::default(),
+            clock: clock.clone(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_wrongly_is_refused_with_a_problem_that_says_what_is_right() {
+        let router = api(&Clock::system()).router_for(LOCAL.0);
+        let ask = async |request: axum::http::request::Builder| {
+            let answer = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            let (parts, body) = answer.into_parts();
+            let body = axum::body::to_bytes(body, BODY_MOST).await.unwrap();
+            assert_eq!(parts.headers["x-content-type-options"], "nosniff");
+            assert!(parts.headers.contains_key("content-security-policy"));
+            assert_eq!(parts.headers["cache-control"], "no-store");
+            (parts.status.as_u16(), parts.headers, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let (code, headers, body) = ask(Request::get("/api/v1/status?folow=1")).await;
+        assert_eq!((code, &headers["content-type"]), (400, &HeaderValue::from_static(problem::MEDIA_TYPE)));
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["type"], "/problems/unknown-parameter");
+        assert_eq!((&body["status"], &body["message"]), (&400.into(), &body["detail"]));
+        assert!(body["detail"].as_str().unwrap().contains("`folow`"), "{body}");
+        let (code, _, body) = ask(Request::get("/api/v1/runs/a@2026-01-01T00:00:00Z/output?follow=x")).await;
+        assert!(code == 400 && body.contains("follow: "), "{body}");
+        let (code, _, body) = ask(Request::get("/api/v1/status").header("accept", "image/png")).await;
+        assert!(code == 406 && body.contains("application/json"), "{body}");
+        let (code, headers, _) = ask(Request::post("/api/v1/status")).await;
+        assert_eq!((code, &headers["allow"]), (405, &HeaderValue::from_static("GET,HEAD")));
+        let (code, headers, body) = ask(Request::head("/api/v1/openapi.json")).await;
+        assert_eq!((code, &*body, headers.contains_key("content-length")), (200, "", true));
+        assert_eq!(ask(Request::get("/healthz?at=1").header("accept", "image/png")).await.0, 200);
+        let (code, headers, _) = ask(Request::get("/problems/store-away")).await;
+        assert_eq!((code, &headers["content-type"]), (200, &HeaderValue::from_static("text/html; charset=utf-8")));
+        assert_eq!(ask(Request::get("/problems/nothing")).await.0, 404);
+    }
+
     #[tokio::test]
     async fn a_node_whose_loop_does_not_turn_is_not_healthy() {
         let millis = Arc::new(AtomicU64::new(0));
         let read = Arc::clone(&millis);
         let boot = move || Boot::from_duration(Duration::from_millis(read.load(Ordering::Relaxed)));
         let clock = Clock::from_fn(move || (boot(), Wall::EPOCH));
-        let (store, namespace) = (MemoryStore::new(clock.clone()), Namespace::new("test").unwrap());
-        let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
         let (turned, turns) = watch::channel(clock.boot());
-        let router = router(Api {
-            status: watch::channel(Status::starting("a", &config)).1,
-            turned: turns,
-            ledger: Ledger::new(store.clone(), namespace.clone()),
-            locks: Locks::new(store, clock.clone(), namespace, Seen::default()),
-            outputs: Outputs::new(clock.clone()),
-            board: Shared::default(),
-            clock: clock.clone(),
-        });
+        let router = Api { turned: turns, ..api(&clock) }.router_for(LOCAL.0);
         let ask = async || {
             let request = Request::get("/healthz").body(Body::empty()).unwrap();
             router.clone().oneshot(request).await.unwrap().status()

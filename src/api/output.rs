@@ -3,13 +3,15 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::State;
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, stream};
 use serde::Deserialize;
 
-use super::{Api, refuse, store_error};
+use super::Api;
+use super::problem::{Kind, Problem};
+use super::routes::{Named, Query};
 use crate::execute::Follow;
 use crate::job::RunId;
 use crate::ledger::RunRow;
@@ -26,21 +28,22 @@ pub(super) struct Wanted {
 /// elsewhere (409) or is not known (404).
 pub(super) async fn output<S: Store>(
     State(api): State<Api<S>>,
-    Path(run): Path<String>,
+    Named(run): Named,
     Query(wanted): Query<Wanted>,
-) -> Response {
-    let run: RunId = match run.parse() {
-        Ok(run) => run,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
-    };
+) -> Result<Response, Problem> {
+    let run: RunId = run.parse()?;
     if let Some(follow) = api.outputs.follow(&run) {
-        return text(if wanted.follow == 1 { live(follow) } else { Body::from(so_far(follow)) });
+        return Ok(text(if wanted.follow == 1 { live(follow) } else { Body::from(so_far(follow)) }));
     }
-    match api.ledger.run(&run).await {
-        Ok(Some(RunRow::Done(done))) => text(Body::from(done.output)),
-        Ok(Some(RunRow::Open(_))) => refuse(StatusCode::CONFLICT, &format!("{run} is not running on this node")),
-        Ok(None) => refuse(StatusCode::NOT_FOUND, &format!("there is no run {run}")),
-        Err(error) => store_error(&error),
+    match api.ledger.run(&run).await? {
+        Some(RunRow::Done(done)) => Ok(text(Body::from(done.output))),
+        Some(RunRow::Open(_)) => {
+            let detail = format!("{run} is not running on this node");
+            Err(Problem::new(Kind::NotHere, detail).of(&run).try_command(format!("fencron logs {run}")))
+        }
+        None => {
+            Err(Problem::new(Kind::NoSuchRun, format!("there is no run {run}")).of(&run).try_command("fencron runs"))
+        }
     }
 }
 
@@ -64,10 +67,5 @@ fn so_far(mut follow: Follow) -> String {
 }
 
 fn text(body: Body) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (headers, body).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::fence::Fence;
@@ -15,7 +16,7 @@ use crate::store::{Store, StoreError};
 use crate::time::Wall;
 
 /// A run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RunView {
     pub run_id: RunId,
     pub job: JobName,
@@ -124,7 +125,7 @@ impl From<Done> for RunView {
 }
 
 /// The cluster at a glance.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Overview {
     pub namespace: String,
     pub leader: Option<LeaderView>,
@@ -147,7 +148,7 @@ pub struct Overview {
     pub rewound: Option<RewoundView>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct UnknownView {
     /// At least so many, where it is [`UNKNOWN_COUNTED`].
     pub count: usize,
@@ -155,7 +156,7 @@ pub struct UnknownView {
     pub runs: Vec<RunId>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RewoundView {
     pub by: String,
     pub at: Wall,
@@ -170,7 +171,7 @@ const UNKNOWN_NAMED: usize = 10;
 /// How old the last sign of life of a node may be, against that of another of its name, for both to be there.
 const SIGNS_APART: Duration = Duration::from_secs(15);
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LeaderView {
     pub node: String,
     pub fence: Fence,
@@ -180,7 +181,7 @@ pub struct LeaderView {
     pub last_sign_ms: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct NodeView {
     pub node: String,
     pub version: String,
@@ -198,7 +199,7 @@ pub struct NodeView {
     pub troubles: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct StoreView {
     pub kind: &'static str,
     pub version: String,

@@ -6,6 +6,7 @@ use crate::fence::Fence;
 
 /// A node's state, as `/readyz` answers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Status {
     pub node: String,
     pub role: Role,
@@ -22,6 +23,7 @@ pub struct Status {
 
 /// What a node is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// It has no session yet, or again.

@@ -1,0 +1,259 @@
+//! Why a request was not answered as it was meant: problem details as RFC 9457 has them.
+//!
+//! There is one list of kinds, [`Kind`]. Each has a page, `/problems/NAME`, to which the member `type` of an answer
+//! leads.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::job::{NotAName, NotARun, RunId};
+use crate::store::StoreError;
+
+/// The media type of a problem.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// When a client may try again what the store did not answer.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Declares the kinds, one row each: name in URLs, status, title, and what its page says.
+macro_rules! kinds {
+    ($($kind:ident $name:literal $status:ident $title:literal $about:literal)*) => {
+        /// What kind of problem it is. Clients tell problems apart by this, so kinds are added and never renamed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $(#[doc = $title] $kind,)*
+        }
+
+        impl Kind {
+            /// All kinds, in the order of the documentation.
+            pub const ALL: &[Kind] = &[$(Kind::$kind),*];
+
+            fn described(self) -> Described {
+                let (name, status, title, about) = match self {
+                    $(Kind::$kind => ($name, StatusCode::$status, $title, $about),)*
+                };
+                Described { name, status, title, about }
+            }
+        }
+    };
+}
+
+/// What there is to say of a kind: its name in URLs, the status of its answers, its title, and its page.
+struct Described {
+    name: &'static str,
+    status: StatusCode,
+    title: &'static str,
+    about: &'static str,
+}
+
+kinds! {
+    BadParameter "bad-parameter" BAD_REQUEST "A parameter has a wrong value"
+    "The detail names the parameter and what it may be. /api/v1/openapi.json describes all parameters."
+
+    UnknownParameter "unknown-parameter" BAD_REQUEST "There is no such parameter"
+    "A parameter that is not known is refused and not passed over, since a misspelt filter would otherwise \
+     answer with everything. The detail names the parameters that there are."
+
+    NoSuchPage "no-such-page" NOT_FOUND "There is nothing at this address"
+    "/api/v1/openapi.json lists the addresses of the API."
+
+    NoSuchRun "no-such-run" NOT_FOUND "There is no such run"
+    "The ledger does not know the run: it was never claimed, or it was pruned with the history of its job. \
+     `fencron runs` lists the runs that there are."
+
+    NoSuchJob "no-such-job" NOT_FOUND "There is no such job"
+    "Neither the jobs file of this node nor the ledger knows the job. `fencron jobs` lists the jobs that \
+     there are."
+
+    NotHere "not-here" CONFLICT "The run is not running on this node"
+    "What a run writes is on the node that runs it until the run ends; then every node has the end of it. \
+     `fencron logs` finds the node."
+
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "This address does not take this method"
+    "The header Allow of the answer lists the methods that the address takes."
+
+    NotAcceptable "not-acceptable" NOT_ACCEPTABLE "There is no answer of an accepted media type"
+    "The detail lists the media types that the address has. Leave the header Accept out, or name one of them."
+
+    StoreAway "store-away" SERVICE_UNAVAILABLE "The store does not answer"
+    "The node is well and could not reach its store in time. Try again after the time in Retry-After. \
+     /readyz says what the node knows of it."
+
+    Hangs "hangs" SERVICE_UNAVAILABLE "The node hangs"
+    "The loop of the node does not turn. Restart the node, and report it with its log."
+
+    TooManyConnections "too-many-connections" SERVICE_UNAVAILABLE "There are too many connections"
+    "The listener answers only /healthz and /readyz until some of its connections have ended."
+}
+
+impl Kind {
+    /// The kind whose page is `/problems/NAME`.
+    pub fn named(name: &str) -> Option<Kind> {
+        Kind::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// The last part of its `type`.
+    pub fn name(self) -> &'static str {
+        self.described().name
+    }
+
+    /// The status of the answer.
+    pub fn status(self) -> StatusCode {
+        self.described().status
+    }
+
+    /// What it is, in a few words.
+    pub fn title(self) -> &'static str {
+        self.described().title
+    }
+
+    /// What it means and what to do, for its page.
+    pub fn about(self) -> &'static str {
+        self.described().about
+    }
+}
+
+/// A problem, as the answer to one request. [`IntoResponse`] makes the answer; the problem itself is an extension of it.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub kind: Kind,
+    /// What happened, to what, and what to do.
+    pub detail: String,
+    /// The run that it is about.
+    pub run: Option<RunId>,
+    /// The command that helps.
+    pub command: Option<String>,
+    /// When it makes sense to try again.
+    pub retry_after: Option<Duration>,
+    more: Map<String, Value>,
+}
+
+/// The body of a problem.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Body<'a> {
+    /// The kind of the problem: `/problems/NAME`, which is also the address of its page.
+    r#type: String,
+    /// What it is, in a few words.
+    title: &'static str,
+    /// The status of the answer.
+    status: u16,
+    /// What happened, to what, and what to do.
+    detail: &'a str,
+    /// The same as `detail`, for clients of before there were kinds.
+    message: &'a str,
+    /// The run that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<&'a RunId>,
+    /// The command that helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#try: Option<&'a str>,
+    #[serde(flatten)]
+    more: &'a Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem of this kind; `detail` says what happened, to what, and what to do.
+    pub fn new(kind: Kind, detail: impl Display) -> Problem {
+        let more = Map::new();
+        Problem { kind, detail: detail.to_string(), run: None, command: None, retry_after: None, more }
+    }
+
+    /// A parameter of this name has a wrong value: `why` says what it may be.
+    pub fn parameter(name: &str, why: impl Display) -> Problem {
+        Problem::new(Kind::BadParameter, format!("{name}: {why}"))
+    }
+
+    /// The run that it is about.
+    #[must_use]
+    pub fn of(mut self, run: &RunId) -> Problem {
+        self.run = Some(run.clone());
+        self
+    }
+
+    /// The command that helps.
+    #[must_use]
+    pub fn try_command(mut self, command: impl Into<String>) -> Problem {
+        self.command = Some(command.into());
+        self
+    }
+
+    /// A further member of the answer.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Serialize) -> Problem {
+        self.more.insert(name.to_owned(), serde_json::to_value(value).expect("what is answered has only text keys"));
+        self
+    }
+
+    /// Why the store could not be read.
+    pub fn store_away(why: impl Display) -> Problem {
+        Problem { retry_after: Some(STORE_AGAIN), ..Problem::new(Kind::StoreAway, why) }
+    }
+
+    fn body(&self) -> Body<'_> {
+        Body {
+            r#type: format!("/problems/{}", self.kind.name()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            message: &self.detail,
+            run: self.run.as_ref(),
+            r#try: self.command.as_deref(),
+            more: &self.more,
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        Problem::store_away(error)
+    }
+}
+
+impl From<NotARun> for Problem {
+    fn from(error: NotARun) -> Problem {
+        Problem::parameter("run", error)
+    }
+}
+
+impl From<NotAName> for Problem {
+    fn from(error: NotAName) -> Problem {
+        Problem::parameter("job", error)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut answer = super::json(self.kind.status(), &self.body());
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if let Some(after) = self.retry_after {
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        answer.extensions_mut().insert(self);
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_page_and_a_name_of_its_own() {
+        let names: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            assert_eq!(Kind::named(kind.name()), Some(*kind));
+            assert!(kind.status().is_client_error() || kind.status().is_server_error(), "{kind:?}");
+            assert!(kind.about().ends_with('.') && !kind.title().ends_with('.'), "{kind:?}");
+        }
+    }
+}

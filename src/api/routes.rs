@@ -1,0 +1,397 @@
+//! The table of routes: one row says everything about a route.
+//!
+//! From the rows come the router, the checks before a handler (role, parameters, `Accept`), and the description of the
+//! API, [`super::openapi`]. A test goes through all rows with every kind of caller.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::handler::Handler;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::DeserializeOwned;
+
+use super::access::{Caller, Need, Role};
+use super::problem::{Kind, Problem};
+use super::view::Overview;
+use super::{Api, openapi, output};
+use crate::job::RunId;
+use crate::node::Status;
+use crate::store::Store;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+const HTML: &str = "text/html";
+
+/// All routes of a node.
+pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
+    use Need::{Health, Nothing};
+    use Role::{Reader, Viewer};
+    let run = || Param::path::<RunId>("run", "The run, as `/api/v1/runs` lists it.");
+    vec![
+        Route::get("/healthz", "health", Health, super::healthy::<S>)
+            .about("Whether the loop of the node turns")
+            .text()
+            .may(&[Kind::Hangs]),
+        Route::get("/readyz", "ready", Health, super::ready::<S>)
+            .about("Whether the node can take part, and why not")
+            .json::<Status>()
+            .also_json::<Status>(503, "The node cannot take part; `reasons` says why."),
+        Route::get("/api/v1/status", "status", Viewer, super::status::<S>)
+            .about("The cluster at a glance")
+            .json::<Overview>()
+            .may(&[Kind::StoreAway]),
+        Route::get("/api/v1/runs/{run}/output", "run_output", Reader, output::output::<S>)
+            .about("What a run has written")
+            .param(run())
+            .param(Param::query::<u8>("follow", "1: go on until the run ends."))
+            .text()
+            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::NotHere, Kind::StoreAway]),
+        Route::get("/api/v1/openapi.json", "openapi", Viewer, openapi::answer::<S>)
+            .about("This description")
+            .json_of(|_| json_schema!({"type": "object"})),
+        Route::get("/problems/{name}", "problem", Nothing, super::problem_page)
+            .about("What a kind of problem means, and what to do")
+            .param(Param::path::<String>("name", "The end of the problem's `type`."))
+            .html(),
+    ]
+}
+
+/// A route: what is said about it, and what answers it.
+pub(super) struct Route<S> {
+    pub row: Row,
+    handler: MethodRouter<Api<S>>,
+}
+
+/// All that is known of a route but its handler.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub method: Method,
+    /// As axum and OpenAPI both write it: `/api/v1/runs/{run}`.
+    pub path: &'static str,
+    /// The name of the operation, unique.
+    pub id: &'static str,
+    pub need: Need,
+    /// What it answers, in a few words without a full stop.
+    pub summary: &'static str,
+    pub params: Vec<Param>,
+    pub answers: Vec<Answer>,
+    /// The problems of its own, beside those that every route may have.
+    pub problems: Vec<Kind>,
+}
+
+/// A parameter of a route.
+#[derive(Clone, Debug)]
+pub(super) struct Param {
+    pub name: &'static str,
+    pub place: Place,
+    pub about: &'static str,
+    pub schema: SchemaOf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Path,
+    Query,
+}
+
+impl Place {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Place::Path => "path",
+            Place::Query => "query",
+        }
+    }
+}
+
+pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// An answer that is not a problem.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub status: u16,
+    pub media: &'static str,
+    pub about: &'static str,
+    pub schema: SchemaOf,
+}
+
+impl Param {
+    /// A part of the path.
+    pub fn path<T: JsonSchema>(name: &'static str, about: &'static str) -> Param {
+        Param { name, place: Place::Path, about, schema: SchemaGenerator::subschema_for::<T> }
+    }
+
+    /// A parameter of the query, which may be left out.
+    pub fn query<T: JsonSchema>(name: &'static str, about: &'static str) -> Param {
+        Param { name, place: Place::Query, about, schema: SchemaGenerator::subschema_for::<T> }
+    }
+}
+
+impl From<Role> for Need {
+    fn from(role: Role) -> Need {
+        Need::Role(role)
+    }
+}
+
+impl<S: Store> Route<S> {
+    /// A route that reads. `HEAD` is answered as well.
+    pub fn get<H, T>(path: &'static str, id: &'static str, need: impl Into<Need>, handler: H) -> Route<S>
+    where
+        H: Handler<T, Api<S>>,
+        T: 'static,
+    {
+        Route::new(Method::GET, path, id, need.into(), on(MethodFilter::GET, handler))
+    }
+
+    fn new(
+        method: Method,
+        path: &'static str,
+        id: &'static str,
+        need: Need,
+        handler: MethodRouter<Api<S>>,
+    ) -> Route<S> {
+        let (params, answers, problems) = (Vec::new(), Vec::new(), Vec::new());
+        Route { row: Row { method, path, id, need, summary: "", params, answers, problems }, handler }
+    }
+
+    /// What it answers, in a few words without a full stop.
+    pub fn about(mut self, summary: &'static str) -> Route<S> {
+        self.row.summary = summary;
+        self
+    }
+
+    pub fn param(mut self, param: Param) -> Route<S> {
+        self.row.params.push(param);
+        self
+    }
+
+    /// It answers with JSON of this type.
+    pub fn json<T: JsonSchema>(self) -> Route<S> {
+        self.json_of(SchemaGenerator::subschema_for::<T>)
+    }
+
+    /// It answers with JSON of this schema.
+    pub fn json_of(self, schema: SchemaOf) -> Route<S> {
+        self.answer(Answer { status: 200, media: JSON, about: "The answer.", schema })
+    }
+
+    /// It may also answer with this status, and JSON of this type.
+    pub fn also_json<T: JsonSchema>(self, status: u16, about: &'static str) -> Route<S> {
+        self.answer(Answer { status, media: JSON, about, schema: SchemaGenerator::subschema_for::<T> })
+    }
+
+    /// It answers with plain text.
+    pub fn text(self) -> Route<S> {
+        self.media(TEXT)
+    }
+
+    /// It answers with a page. Pages are not part of the description of the API.
+    pub fn html(self) -> Route<S> {
+        self.media(HTML)
+    }
+
+    /// It answers with a text of this media type. Where several are named, the handler finds the one that the client
+    /// prefers in the extension [`Chosen`].
+    pub fn media(self, media: &'static str) -> Route<S> {
+        let schema = |_: &mut SchemaGenerator| json_schema!({"type": "string"});
+        self.answer(Answer { status: 200, media, about: "The answer.", schema })
+    }
+
+    fn answer(mut self, answer: Answer) -> Route<S> {
+        self.row.answers.push(answer);
+        self
+    }
+
+    /// The problems of its own.
+    pub fn may(mut self, problems: &[Kind]) -> Route<S> {
+        self.row.problems.extend_from_slice(problems);
+        self
+    }
+}
+
+impl Row {
+    /// The media types of its answers, the preferred one first.
+    pub fn offers(&self) -> Vec<&'static str> {
+        self.answers.iter().filter(|answer| answer.status < 300).map(|answer| answer.media).collect()
+    }
+
+    /// Whether it is a part of the API, and not a page for people.
+    pub fn is_described(&self) -> bool {
+        self.offers().iter().any(|media| *media != HTML)
+    }
+}
+
+/// A router of those of the routes that `is_in` lets pass, with their checks.
+pub(super) fn router<S: Store>(api: &Api<S>, is_in: impl Fn(&Row) -> bool) -> Router<Api<S>> {
+    let mut router = Router::new();
+    for Route { row, handler } in routes::<S>() {
+        if is_in(&row) {
+            let (path, gate) = (row.path, Gate { row: Arc::new(row), api: api.clone() });
+            router = router.route(path, handler.route_layer(from_fn_with_state(gate, pass::<S>)));
+        }
+    }
+    router.method_not_allowed_fallback(async |method: Method| {
+        Problem::new(Kind::MethodNotAllowed, format!("{method} is not for this address: see the header Allow"))
+    })
+}
+
+/// What stands before the handler of a route.
+#[derive(Clone)]
+struct Gate<S> {
+    row: Arc<Row>,
+    #[expect(dead_code, reason = "the roles come next")]
+    api: Api<S>,
+}
+
+/// The media type that the client prefers of those that the route has: an extension of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chosen(pub &'static str);
+
+async fn pass<S: Store>(State(gate): State<Gate<S>>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Caller { name: None, role: Role::Reader });
+    let row = &*gate.row;
+    // What asks about health is not refused for how it asks.
+    if row.need != Need::Health {
+        match checked(row, &request) {
+            Ok(chosen) => drop(request.extensions_mut().insert(chosen)),
+            Err(problem) => return problem.into_response(),
+        }
+    }
+    next.run(request).await
+}
+
+fn checked(row: &Row, request: &Request) -> Result<Chosen, Problem> {
+    let known: Vec<&str> =
+        row.params.iter().filter(|param| param.place == Place::Query).map(|param| param.name).collect();
+    let query = request.uri().query().unwrap_or_default();
+    if let Some((name, _)) = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| !known.contains(&&**name)) {
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let name: String = name.chars().take(100).collect();
+        let detail = format!("there is no parameter `{name}` at {}: it takes {known}", row.path);
+        return Err(Problem::new(Kind::UnknownParameter, detail));
+    }
+    let offers = row.offers();
+    accepted(request.headers(), &offers).map(Chosen).ok_or_else(|| {
+        let detail = format!("{} has only {}: leave Accept out, or name one of them", row.path, offers.join(", "));
+        Problem::new(Kind::NotAcceptable, detail)
+    })
+}
+
+/// The first of the best of `offers` by the header `Accept`; `None`: none is accepted.
+fn accepted(headers: &HeaderMap, offers: &[&'static str]) -> Option<&'static str> {
+    let ranges: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|range| !range.is_empty())
+        .collect();
+    if ranges.is_empty() {
+        return offers.first().copied();
+    }
+    let best = offers.iter().map(|offer| (quality(offer, &ranges), *offer)).rev().max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(quality, _)| *quality > 0.0).map(|(_, offer)| offer)
+}
+
+/// How much `offer` is wanted, from 0 to 1, by the range that names it most exactly.
+fn quality(offer: &str, ranges: &[&str]) -> f32 {
+    let (kind, _) = offer.split_once('/').unwrap_or((offer, ""));
+    let matching = ranges.iter().filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let exactness = match media.split_once('/') {
+            Some(("*", "*")) => 0,
+            Some((of, "*")) if of == kind => 1,
+            _ if media == offer => 2,
+            _ => return None,
+        };
+        let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.trim().parse().ok());
+        Some((exactness, quality.unwrap_or(0.0)))
+    });
+    matching.max_by_key(|(exactness, _)| *exactness).map_or(0.0, |(_, quality)| quality)
+}
+
+/// The parameters of the query, as a handler takes them; a wrong value is a [`Problem`] that names it.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, State: Sync> FromRequestParts<State> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Query<T>, Problem> {
+        match axum::extract::Query::try_from_uri(&parts.uri) {
+            Ok(axum::extract::Query(query)) => Ok(Query(query)),
+            Err(QueryRejection::FailedToDeserializeQueryString(error)) => {
+                // It begins with the name of the parameter, where one is meant.
+                let text = error.body_text();
+                Err(Problem::new(Kind::BadParameter, text.rsplit_once("query string: ").map_or(&*text, |(_, why)| why)))
+            }
+            Err(error) => Err(Problem::new(Kind::BadParameter, error)),
+        }
+    }
+}
+
+/// The one part of the path that varies, as text; one that is no text is a [`Problem`].
+#[derive(Debug)]
+pub(super) struct Named(pub String);
+
+impl<State: Send + Sync> FromRequestParts<State> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Named, Problem> {
+        match axum::extract::Path::<String>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(name)) => Ok(Named(name)),
+            Err(error) => Err(Problem::new(Kind::BadParameter, error.body_text())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[test]
+    fn rows_are_whole_and_their_names_are_unique() {
+        let mut ids = BTreeSet::new();
+        for Route { row, .. } in routes::<MemoryStore>() {
+            assert!(ids.insert(row.id), "two routes are named {}", row.id);
+            assert!(!row.summary.is_empty() && !row.summary.ends_with('.'), "{}: a summary", row.id);
+            assert!(!row.offers().is_empty(), "{}: an answer", row.id);
+            let in_path: BTreeSet<&str> = row.path.split(['{', '}']).skip(1).step_by(2).collect();
+            let named = row.params.iter().filter(|param| param.place == Place::Path).map(|param| param.name);
+            assert_eq!(in_path, named.collect(), "{}: the parameters of the path", row.id);
+        }
+    }
+
+    #[test]
+    fn the_most_exact_range_decides_what_is_accepted() {
+        let offers = ["application/json", "text/plain"];
+        for (accept, chosen) in [
+            ("", Some("application/json")),
+            ("*/*", Some("application/json")),
+            ("text/*", Some("text/plain")),
+            ("text/plain, application/json", Some("application/json")),
+            ("text/plain, application/json;q=0.9", Some("text/plain")),
+            ("*/*;q=0.1, application/json;q=0", Some("text/plain")),
+            ("Application/JSON", Some("application/json")),
+            ("image/png", None),
+            ("application/json;q=0", None),
+            ("application/json;q=x", None),
+            ("garbage", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(accepted(&headers, &offers), chosen, "{accept}");
+        }
+    }
+}
