@@ -4,32 +4,34 @@
 //! commands read it. A page of a list costs its rows and the rows that its filter passes over, and never a question to
 //! the store: the lists that people ask for first (what fails, what is late, what comes next) are kept in order.
 //!
-//! Pure: it knows no clock, no store and no runtime. Whoever writes it says what happened, and whoever reads it says what
-//! time it is.
+//! Pure: it knows no clock, no store and no runtime. The writer says what happened, and the reader says what time it is.
 
 mod job;
 mod list;
+mod plan;
+mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 pub use job::{JobRow, JobState, Paused};
 pub use list::{Cursor, Filter, FindJobs, JobsPage, NotACursor, Order, PAGE_MOST};
 
 use crate::fence::Fence;
-use crate::job::{Job, JobName, RunId, Trigger};
+use crate::job::{Job, JobName, RunId};
 use crate::ledger::NodeRecord;
-use crate::scheduler::run::{Known, Last, Open, Watermark};
+use crate::scheduler::run::{Known, Last, Open, Version, Watermark};
 use crate::time::{Boot, Wall};
+use search::Texts;
 
 /// How long after its start an occurrence that has not been decided makes its job late.
 pub const LATE_AFTER: Duration = Duration::from_secs(10);
 
 /// How many jobs one call of [`Board::plan`] plans: the loop that calls it has other things to do.
-pub const PLANNED_AT_ONCE: usize = 2_000;
+pub const PLANNED_AT_ONCE: usize = 500;
 
-/// A board that the loop writes and everybody else reads. Clones are the same board.
+/// A board that one node's loop writes and all others read. Clones are the same board.
 #[derive(Clone, Debug, Default)]
 pub struct Shared(Arc<RwLock<Board>>);
 
@@ -51,10 +53,11 @@ pub struct Board {
     /// Grows with every change: what a reader saw before is unchanged where this is.
     version: u64,
     jobs: BTreeMap<JobName, Entry>,
-    /// The jobs by the start of their first occurrence that has not been decided.
-    by_start: BTreeSet<(Wall, JobName)>,
+    /// The jobs by the start of their first occurrence that has not been decided, with what lists are filtered by.
+    by_start: BTreeMap<(Wall, JobName), Marks>,
     /// The jobs whose first occurrence is still to be computed.
     unplanned: BTreeSet<JobName>,
+    /// The configured jobs whose last run ended badly.
     failing: BTreeSet<JobName>,
     paused: BTreeMap<JobName, Paused>,
     open: BTreeMap<RunId, Open>,
@@ -65,6 +68,8 @@ pub struct Board {
     /// What fences are counted from.
     base: u64,
     own: Own,
+    /// What is searched for texts; made anew by the first search after the jobs have changed.
+    texts: OnceLock<Texts>,
     /// When the node last heard that the board is what the store says; `None`: it has not read the ledger yet.
     current_at: Option<Wall>,
 }
@@ -75,7 +80,7 @@ pub struct Leader {
     pub lease: u64,
     /// The revision at which its owner key was created.
     pub created: u64,
-    /// When this node first heard of the term.
+    /// When it was elected, by its own clock.
     pub since: Wall,
 }
 
@@ -100,8 +105,19 @@ struct Entry {
     job: Option<Arc<Job>>,
     known: Option<Known>,
     last: Option<Last>,
+    /// The version of the record of that: what was read earlier is not taken any more.
+    last_version: Version,
     /// The occurrence that is decided next: its instant, and its start.
     next: Option<(Wall, Wall)>,
+    marks: Marks,
+}
+
+/// The states of a job that time does not change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Marks {
+    failing: bool,
+    paused: bool,
+    running: bool,
 }
 
 /// How many jobs are in a state; one job may be in several.
@@ -115,26 +131,33 @@ pub struct Counts {
 }
 
 impl Board {
-    /// Grows with every change of what the board says; starts anew with the process.
+    /// Grows with every change of what the board says; starts anew with the process. What is late changes with the time
+    /// alone: see [`Board::tag`].
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Takes the jobs of a configuration in place of those before.
+    /// The version, and how many jobs are late at `now`: where both are as they were, every list of this process is as it
+    /// was.
+    pub fn tag(&self, now: Wall) -> (u64, usize) {
+        (self.version, self.late(now).count())
+    }
+
+    /// Takes the jobs of a configuration in place of those before. Costs the difference: a job that is the same object
+    /// is not looked at.
     pub fn configured(&mut self, jobs: &BTreeMap<JobName, Arc<Job>>) {
-        self.version += 1;
-        let gone: Vec<JobName> = self
-            .jobs
-            .iter()
-            .filter(|(name, e)| e.job.is_some() && !jobs.contains_key(*name))
-            .map(|(n, _)| n.clone())
-            .collect();
+        let is_gone = |(name, entry): &(&JobName, &Entry)| entry.job.is_some() && !jobs.contains_key(*name);
+        let gone: Vec<JobName> = self.jobs.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
         for name in gone {
             self.change(&name, |entry| entry.job = None);
         }
         for (name, job) in jobs {
-            self.change(name, |entry| entry.job = Some(Arc::clone(job)));
+            let before = self.jobs.get(name).and_then(|entry| entry.job.as_ref());
+            if before.is_none_or(|before| !Arc::ptr_eq(before, job)) {
+                self.change(name, |entry| entry.job = Some(Arc::clone(job)));
+            }
         }
+        self.texts = OnceLock::new();
     }
 
     /// What the ledger knows of a job.
@@ -142,33 +165,31 @@ impl Board {
         self.change(name, |entry| entry.known = known);
     }
 
-    /// How the last run of a job ended.
-    pub fn last(&mut self, name: &JobName, last: Option<Last>) {
-        if last.as_ref().is_some_and(Last::is_bad) {
-            self.failing.insert(name.clone());
-        } else {
-            self.failing.remove(name);
+    /// How the last run of a job ended, by its record of this version; `None`: the record is gone. What is known of a
+    /// later version stands.
+    pub fn last(&mut self, name: &JobName, last: Option<Last>, version: Version) {
+        if self.jobs.get(name).is_some_and(|entry| entry.last_version > version) {
+            return;
         }
-        self.version += 1;
-        self.jobs.entry(name.clone()).or_default().last = last;
-        self.drop_empty(name);
+        let entry = self.entry(name);
+        (entry.last, entry.last_version) = (last, version);
+        self.mark(name);
     }
 
     /// A job is paused, or (`None`) not any more.
     pub fn paused(&mut self, name: &JobName, paused: Option<Paused>) {
-        self.version += 1;
+        self.entry(name);
         match paused {
             Some(paused) => drop(self.paused.insert(name.clone(), paused)),
             None => drop(self.paused.remove(name)),
         }
-        self.jobs.entry(name.clone()).or_default();
-        self.drop_empty(name);
+        self.mark(name);
     }
 
     /// A run is open, or (`None`) not any more.
     pub fn open(&mut self, run: &RunId, open: Option<Open>) {
-        self.version += 1;
-        let job = run.job();
+        let job = open.as_ref().map_or_else(|| run.job(), |open| open.job.clone());
+        self.entry(&job);
         match open {
             Some(open) => {
                 self.open_of.entry(job.clone()).or_default().insert(run.clone());
@@ -184,8 +205,7 @@ impl Board {
                 }
             }
         }
-        self.jobs.entry(job.clone()).or_default();
-        self.drop_empty(&job);
+        self.mark(&job);
     }
 
     /// A node is there with what it last published, or (`None`) gone.
@@ -197,23 +217,7 @@ impl Board {
         }
     }
 
-    /// How far the schedules have been decided. Occurrences up to there are not next any more.
-    pub fn decided(&mut self, mark: Watermark) {
-        self.version += 1;
-        if self.watermark.as_ref().is_some_and(|before| mark < *before) {
-            // A person brought it back.
-            self.watermark = Some(mark);
-            return self.plan_anew();
-        }
-        while let Some((start, name)) = self.by_start.first().cloned().filter(|first| is_decided(first, &mark)) {
-            self.by_start.remove(&(start, name.clone()));
-            self.jobs.entry(name.clone()).or_default().next = None;
-            self.unplanned.insert(name);
-        }
-        self.watermark = Some(mark);
-    }
-
-    /// Who leads; `None`: nobody.
+    /// Who leads; `None`: no node does.
     pub fn led_by(&mut self, leader: Option<Leader>) {
         if self.leader != leader {
             self.version += 1;
@@ -223,7 +227,10 @@ impl Board {
 
     /// What fences are counted from, as grants and claims say it.
     pub fn base(&mut self, base: u64) {
-        self.base = base;
+        if self.base != base {
+            self.version += 1;
+            self.base = base;
+        }
     }
 
     /// What this node knows of itself.
@@ -237,13 +244,12 @@ impl Board {
     /// All that was heard of the ledger is of the past: it is read anew, and what follows is all there is.
     pub fn forget_ledger(&mut self) {
         self.version += 1;
+        let (own, texts, base) = (std::mem::take(&mut self.own), std::mem::take(&mut self.texts), self.base);
         let jobs = std::mem::take(&mut self.jobs);
-        let (own, version) = (std::mem::take(&mut self.own), self.version);
-        *self = Board { own, version, base: self.base, ..Board::default() };
-        for (name, entry) in jobs.into_iter().filter(|(_, entry)| entry.job.is_some()) {
-            self.unplanned.insert(name.clone());
-            self.jobs.insert(name, Entry { job: entry.job, ..Entry::default() });
-        }
+        *self = Board { own, texts, base, version: self.version, ..Board::default() };
+        let configured = jobs.into_iter().filter(|(_, entry)| entry.job.is_some());
+        self.jobs = configured.map(|(name, entry)| (name, Entry { job: entry.job, ..Entry::default() })).collect();
+        self.unplanned = self.jobs.keys().cloned().collect();
     }
 
     /// The board is what the store says, as of now.
@@ -251,59 +257,58 @@ impl Board {
         self.current_at = Some(now);
     }
 
-    /// Computes the next occurrence of jobs for which that is still to be done, at most `most` of them. Says whether
-    /// some are left.
-    pub fn plan(&mut self, now: Wall, most: usize) -> bool {
-        for _ in 0..most {
-            let Some(name) = self.unplanned.pop_first() else { return false };
-            self.plan_one(&name, now);
+    /// The entry of a job, to change, which comes to be where there was none.
+    fn entry(&mut self, name: &JobName) -> &mut Entry {
+        self.version += 1;
+        // Nearly always it is there, and then no name is cloned.
+        if !self.jobs.contains_key(name) {
+            self.texts = OnceLock::new();
+            self.jobs.insert(name.clone(), Entry::default());
         }
-        !self.unplanned.is_empty()
-    }
-
-    fn plan_one(&mut self, name: &JobName, now: Wall) {
-        let Some(entry) = self.jobs.get_mut(name) else { return };
-        entry.next = match entry.job.as_deref().map(|job| &job.trigger) {
-            Some(Trigger::Schedule { schedule, jitter }) => {
-                let decided = self.watermark.as_ref().map(|mark| mark_for(name, mark));
-                // A job that no leader has seen is not due before one does.
-                let since = entry.known.as_ref().map_or(Some(now), |known| Some(known.since));
-                let after = decided.max(since).unwrap_or(now);
-                schedule.next_start(*jitter, after).map(|next| (next.at, next.starts))
-            }
-            Some(Trigger::After { .. } | Trigger::Disabled) | None => None,
-        };
-        if let Some((_, starts)) = entry.next {
-            self.by_start.insert((starts, name.clone()));
-        }
-    }
-
-    fn plan_anew(&mut self) {
-        self.by_start.clear();
-        for (name, entry) in &mut self.jobs {
-            entry.next = None;
-            self.unplanned.insert(name.clone());
-        }
+        self.jobs.get_mut(name).expect("it was put where it was not there")
     }
 
     /// Changes what decides when a job is due.
     fn change(&mut self, name: &JobName, change: impl FnOnce(&mut Entry)) {
-        self.version += 1;
-        let entry = self.jobs.entry(name.clone()).or_default();
+        let entry = self.entry(name);
         change(entry);
         if let Some((_, starts)) = entry.next.take() {
             self.by_start.remove(&(starts, name.clone()));
         }
         self.unplanned.insert(name.clone());
-        self.drop_empty(name);
+        self.mark(name);
     }
 
-    /// A job of which neither the file nor the ledger says anything is none.
-    fn drop_empty(&mut self, name: &JobName) {
-        let is_empty = self.jobs.get(name).is_some_and(|e| e.job.is_none() && e.known.is_none() && e.last.is_none());
-        if is_empty && !self.paused.contains_key(name) && !self.open_of.contains_key(name) {
+    /// Sees to it that a job stands in all lists to which it belongs, and in no others. One of which neither the file nor
+    /// the ledger says anything is none.
+    fn mark(&mut self, name: &JobName) {
+        let Some(entry) = self.jobs.get_mut(name) else { return };
+        let marks = Marks {
+            // What a job did that is not there any more needs no attention.
+            failing: entry.job.is_some() && entry.last.as_ref().is_some_and(Last::is_bad),
+            paused: self.paused.contains_key(name),
+            running: self.open_of.contains_key(name),
+        };
+        if entry.job.is_none() && entry.known.is_none() && entry.last.is_none() && marks == Marks::default() {
             self.jobs.remove(name);
             self.unplanned.remove(name);
+            self.failing.remove(name);
+            self.texts = OnceLock::new();
+            return;
+        }
+        if marks == entry.marks {
+            return;
+        }
+        if marks.failing != entry.marks.failing {
+            if marks.failing {
+                self.failing.insert(name.clone())
+            } else {
+                self.failing.remove(name)
+            };
+        }
+        entry.marks = marks;
+        if let Some((_, starts)) = entry.next {
+            self.by_start.insert((starts, name.clone()), marks);
         }
     }
 
@@ -321,12 +326,22 @@ impl Board {
     /// The jobs that are late, the longest first.
     pub fn late(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
         let until = now.minus(LATE_AFTER);
-        self.by_start.iter().take_while(move |(start, _)| *start < until).map(|(start, name)| (*start, name))
+        self.next_fires().take_while(move |(start, _)| *start < until)
     }
 
     /// The next fires, in their order: each job's first, once.
     pub fn next_fires(&self) -> impl Iterator<Item = (Wall, &JobName)> {
-        self.by_start.iter().map(|(start, name)| (*start, name))
+        self.by_start.keys().map(|(start, name)| (*start, name))
+    }
+
+    /// The jobs that fail, by their names.
+    pub fn failing(&self) -> impl Iterator<Item = &JobName> {
+        self.failing.iter()
+    }
+
+    /// How the last run of a job ended, and the version of the record of that; 0: there is none.
+    pub fn last_of(&self, job: &JobName) -> (Option<&Last>, Version) {
+        self.jobs.get(job).map_or((None, 0), |entry| (entry.last.as_ref(), entry.last_version))
     }
 
     /// The runs that have not ended, by their names.
@@ -356,7 +371,7 @@ impl Board {
         self.leader.as_ref()
     }
 
-    /// The fence of whoever leads.
+    /// The fence of the leader.
     pub fn fence(&self) -> Option<Fence> {
         Fence::new(self.base.checked_add(self.leader.as_ref()?.created)?)
     }
@@ -375,16 +390,6 @@ impl Board {
     pub fn definition(&self, job: &JobName) -> Option<&Arc<Job>> {
         self.jobs.get(job)?.job.as_ref()
     }
-}
-
-/// Up to where a job's occurrences have been decided, by their starts.
-fn mark_for(name: &JobName, mark: &Watermark) -> Wall {
-    let is_included = mark.job.as_ref().is_some_and(|last| name <= last);
-    if is_included { mark.instant } else { Wall::from_millis(mark.instant.as_millis() - 1) }
-}
-
-fn is_decided((start, name): &(Wall, JobName), mark: &Watermark) -> bool {
-    *start <= mark_for(name, mark)
 }
 
 #[cfg(test)]

@@ -155,6 +155,8 @@ pub use context::{HeldBy, LockContext, Progress, WaitCanceller};
 pub use election::{CampaignError, Election, ElectionState, Leader, MOST_SET_BACK, Resigned, StepDownError, Term};
 pub use fenced::{Config, DESTROYED_SHOWS, FencedLock, LockError, Reentrancy};
 pub use guard::{HeldLock, LockGuard};
+#[cfg(feature = "jobs")]
+pub(crate) use hold::owned_since;
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
 #[cfg(feature = "jobs")]
 pub(crate) use keys::escaped;

@@ -227,8 +227,8 @@ impl<S: Store, E: Execute> Node<S, E> {
         loop {
             turned.send_replace(running.node.options.clock.boot());
             running.report();
-            running.show_self();
-            let pause = running.pause();
+            let is_planning = running.show_self();
+            let pause = if is_planning { Duration::ZERO } else { running.pause() };
             let happened = tokio::select! {
                 biased; // Orders and the lease outrank traffic.
                 order = orders.recv() => Happened::Ordered(order),

@@ -9,7 +9,7 @@ use fencron::board::Shared;
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
 use fencron::fence::Fence;
-use fencron::job::{Ended, Outcome, Params, Verdict};
+use fencron::job::{Ended, JobName, Outcome, Params, Verdict};
 use fencron::ledger::{Find, Ledger, RunRow};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::housekeeping::Chore;
@@ -63,6 +63,7 @@ struct Handle {
     orders: mpsc::Sender<Order>,
     chores: mpsc::Sender<Chore>,
     status: watch::Receiver<Status>,
+    board: Shared,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -71,12 +72,13 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
     let (orders, order_end) = mpsc::channel(8);
     let (chore, chores) = mpsc::channel(8);
     let (status_end, status) = watch::channel(Status::starting(name, &config));
+    let board = Shared::default();
     let node = Node {
         ledger: Ledger::new(store.clone(), namespace.clone()),
         locks: Locks::new(store.clone(), clock.clone(), namespace, Seen::default()),
         execute: execute.clone(),
         outputs: Outputs::new(clock.clone()),
-        board: Shared::default(),
+        board: board.clone(),
         options: Options {
             name: name.to_owned(),
             timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),
@@ -93,7 +95,7 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
             .await
             .unwrap();
     });
-    Handle { orders, chores: chore, status, task }
+    Handle { orders, chores: chore, status, board, task }
 }
 
 fn config(text: &str) -> Config {
@@ -535,4 +537,67 @@ async fn a_rewind_while_leading_fires_nothing_again() {
     // Every ten seconds from here on something is decided.
     let mark = ledger.watermark().await.unwrap().unwrap().instant;
     assert!(truth.wall().since(mark) <= Duration::from_secs(11));
+}
+
+/// What a board says of the ledger, against what the store has.
+async fn assert_board_is_as_the_store_says(who: &str, board: &Shared, store: &MemoryStore) {
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let find = Find { open: true, limit: 1000, ..Find::default() };
+    let mut open: Vec<String> =
+        ledger.runs(&find, |_| true).await.unwrap().iter().map(|row| row.id().to_string()).collect();
+    open.sort();
+    let (paused, nodes) = (ledger.paused().await.unwrap(), ledger.nodes().await.unwrap());
+    let (known, mark) = (ledger.known_jobs().await.unwrap(), ledger.watermark().await.unwrap());
+    let board = board.read();
+    assert_eq!(board.open_runs().map(|open| open.id.to_string()).collect::<Vec<_>>(), open, "{who}");
+    assert_eq!(board.watermark(), mark.as_ref(), "{who}");
+    assert_eq!(board.nodes().map(|(lease, node)| (lease, node.clone())).collect::<Vec<_>>(), nodes, "{who}");
+    let now = Wall::from_millis(START);
+    for (name, known) in known {
+        assert_eq!(board.job(&name, now).unwrap().due_since, Some(known.since), "{who}");
+    }
+    for (name, asked) in paused {
+        let shown = board.job(&name, now).unwrap().paused.unwrap();
+        assert_eq!((shown.by, shown.at), (asked.by, asked.at), "{who}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_boards_of_the_leader_and_of_a_follower_say_what_the_store_says() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_secs(3), starts: Arc::default() };
+    let rest = "  rest: {schedule: '@daily', command: [x]}\n";
+    let text = &format!("version: 1\njobs:\n  tick: {{schedule: '@every 2s', command: [x]}}\n{rest}");
+    let a = start("a", &store, &clock, &recorder, config(text));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let b = start("b", &store, &clock, &recorder, config(text));
+    tokio::time::sleep(Duration::from_millis(6_500)).await;
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let asked = fencron::ledger::Asked { by: "eve".to_owned(), at: clock.wall() };
+    ledger.set_paused(&JobName::new("rest").unwrap(), true, &asked).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for (who, node) in [("the leader", &a), ("the follower", &b)] {
+        assert_board_is_as_the_store_says(who, &node.board, &store).await;
+        let board = node.board.read();
+        let leader = board.leader().unwrap();
+        assert_eq!(board.fence(), a.status.borrow().fence, "{who}");
+        assert!(leader.since < Wall::from_millis(START).plus(Duration::from_secs(1)), "{who}: {leader:?}");
+        assert_eq!(board.open_runs().count(), 1, "{who}");
+        let next = board.next_fires().next().unwrap();
+        assert!(next.0 > clock.wall() && next.1.as_str() == "tick", "{who}: {next:?}");
+        assert_eq!(board.counts(clock.wall()).late, 0, "{who}");
+    }
+    // With nobody to lead, what is due is late; under the successor it is not any more.
+    a.task.abort();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let other = config("version: 1\njobs:\n  tock: {schedule: '@every 3s', command: [x]}\n");
+    b.orders.send(Order::Reload(Box::new(other))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_board_is_as_the_store_says("the successor", &b.board, &store).await;
+    let board = b.board.read();
+    assert_eq!(board.fence(), b.status.borrow().fence);
+    let next: Vec<&str> = board.next_fires().map(|(_, job)| job.as_str()).collect();
+    assert_eq!(next, ["tock"]);
+    assert_eq!(board.counts(clock.wall()).late, 0);
 }

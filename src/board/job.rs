@@ -27,12 +27,12 @@ impl From<Asked> for Paused {
 pub enum JobState {
     /// Its last run ended badly.
     Failing,
-    /// An occurrence is due, and no leader has decided it.
+    /// An occurrence is due for more than 10 s, and no leader has decided it.
     Late,
     /// A run of it is open.
     Running,
     Paused,
-    /// Its last run ended well.
+    /// Its last run did not end badly.
     Fine,
     /// No run of it has ended yet.
     New,
@@ -85,6 +85,7 @@ impl Board {
             Some(Trigger::After { job, .. }) => (None, None, Some(job.clone())),
             Some(Trigger::Disabled) | None => (None, None, None),
         };
+        let next = self.next_of(name, entry, now);
         JobRow {
             name: name.clone(),
             description: entry.job.as_ref().and_then(|job| job.description.as_ref()).map(ToString::to_string),
@@ -93,8 +94,8 @@ impl Board {
             schedule,
             timezone,
             after,
-            next_fire: entry.next.map(|(at, _)| at),
-            next_start: entry.next.map(|(_, starts)| starts),
+            next_fire: next.map(|(at, _)| at),
+            next_start: next.map(|(_, starts)| starts),
             last: entry.last.clone(),
             open: open.into_iter().flatten().take(OPEN_NAMED).cloned().collect(),
             open_count: open.map_or(0, std::collections::BTreeSet::len),
@@ -104,13 +105,13 @@ impl Board {
 
     pub(super) fn state(&self, name: &JobName, entry: &Entry, now: Wall) -> JobState {
         let is_scheduled = matches!(entry.job.as_deref().map(|job| &job.trigger), Some(Trigger::Schedule { .. }));
-        if self.failing.contains(name) {
+        if entry.marks.failing {
             JobState::Failing
-        } else if entry.next.is_some_and(|(_, starts)| starts < now.minus(LATE_AFTER)) {
+        } else if self.next_of(name, entry, now).is_some_and(|(_, starts)| starts < now.minus(LATE_AFTER)) {
             JobState::Late
-        } else if self.open_of.contains_key(name) {
+        } else if entry.marks.running {
             JobState::Running
-        } else if self.paused.contains_key(name) {
+        } else if entry.marks.paused {
             JobState::Paused
         } else if entry.job.is_none() {
             JobState::Unconfigured

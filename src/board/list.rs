@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Board, JobRow, LATE_AFTER};
+use super::search::Found;
+use super::{Board, Entry, JobRow, LATE_AFTER, Marks};
 use crate::job::{JobName, Trigger};
 use crate::time::Wall;
 
@@ -111,112 +112,160 @@ impl FromStr for Cursor {
     }
 }
 
+/// Of so many jobs or fewer it is cheaper to sort them than to walk the list until they come.
+const SORTED_MOST: usize = 4_000;
+
+/// A row of a list that is walked.
+pub(super) struct Place<'a> {
+    group: Group,
+    start: Wall,
+    pub(super) job: &'a JobName,
+    marks: Marks,
+    /// `None` where the list does not have it at hand: then the job has a next occurrence.
+    entry: Option<&'a Entry>,
+}
+
+impl Place<'_> {
+    pub(super) fn cursor(&self) -> Cursor {
+        Cursor { group: self.group, start: self.start, job: self.job.clone() }
+    }
+}
+
+pub(super) type Places<'a> = Box<dyn Iterator<Item = Place<'a>> + 'a>;
+
 impl Board {
     /// The jobs that are looked for, a page of them, as of `now`.
     pub fn jobs(&self, find: &FindJobs, now: Wall) -> JobsPage {
-        let text = find.text.as_deref().map(str::to_lowercase);
+        let text = find.text.as_deref().map(str::to_lowercase).filter(|text| !text.is_empty());
         let limit = find.limit.clamp(1, PAGE_MOST);
-        let is_found = |place: &Cursor| self.is_found(&place.job, text.as_deref(), find.state, now);
-        let mut places: Vec<Cursor> = self.places(find, now).filter(is_found).take(limit + 1).collect();
-        let more = places.len() > limit;
-        places.truncate(limit);
-        let next = places.last().filter(|_| more).cloned();
-        let rows = places.iter().filter_map(|place| self.job(&place.job, now));
-        JobsPage { jobs: rows.collect(), next }
-    }
-
-    fn is_found(&self, name: &JobName, text: Option<&str>, state: Option<Filter>, now: Wall) -> bool {
-        self.is_in(name, state, now) && text.is_none_or(|text| self.says(name, text))
-    }
-
-    fn says(&self, name: &JobName, text: &str) -> bool {
-        let description = || {
-            let description = self.definition(name)?.description.as_ref()?.to_string();
-            Some(description.to_lowercase().contains(text))
+        let few = self.few(text.as_deref(), find.state, now);
+        let is_searched = few.as_ref().is_none_or(|few| !few.have_the_text);
+        let places = match few {
+            Some(few) => self.sorted(&few.jobs, find),
+            None => self.walked(find, now),
         };
-        contains_ignoring_case(name.as_str(), text) || description().unwrap_or(false)
-    }
-
-    fn is_in(&self, name: &JobName, state: Option<Filter>, now: Wall) -> bool {
-        let entry = || self.jobs.get(name);
-        match state {
-            None => true,
-            Some(Filter::Failing) => self.failing.contains(name),
-            Some(Filter::Late) => entry().and_then(|e| e.next).is_some_and(|(_, start)| start < now.minus(LATE_AFTER)),
-            Some(Filter::Running) => self.open_of.contains_key(name),
-            Some(Filter::Paused) => self.paused.contains_key(name),
-            Some(Filter::Unconfigured) => entry().is_some_and(|entry| entry.job.is_none()),
-            Some(Filter::OnDemand) => entry()
-                .and_then(|entry| entry.job.as_deref())
-                .is_some_and(|job| matches!(job.trigger, Trigger::Disabled | Trigger::After { .. })),
-        }
-    }
-
-    /// The places of all jobs that a state may let pass, in order, from behind `find.after` on.
-    fn places<'a>(&'a self, find: &FindJobs, now: Wall) -> Box<dyn Iterator<Item = Cursor> + 'a> {
-        let after = find.after.clone();
-        let is_ahead = move |place: &Cursor| after.as_ref().is_none_or(|after| place > after);
-        // A small set decides what is listed: it is sorted, and nothing else is looked at.
-        let of_set = |names: &mut dyn Iterator<Item = &JobName>| {
-            let mut places: Vec<Cursor> = names.map(|name| self.place(name, find.order)).collect();
-            places.sort();
-            places
+        let is_found = |place: &Place<'_>| {
+            is_in(place, find.state, now)
+                && text.as_deref().is_none_or(|text| !is_searched || self.says(place.job, text))
         };
-        match find.state {
-            Some(Filter::Failing) => Box::new(of_set(&mut self.failing.iter()).into_iter().filter(is_ahead)),
-            Some(Filter::Paused) => Box::new(of_set(&mut self.paused.keys()).into_iter().filter(is_ahead)),
-            Some(Filter::Running) => Box::new(of_set(&mut self.open_of.keys()).into_iter().filter(is_ahead)),
+        let mut rows: Vec<Place<'_>> = places.filter(is_found).take(limit + 1).collect();
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| has_more).map(Place::cursor);
+        JobsPage { jobs: rows.iter().filter_map(|place| self.job(place.job, now)).collect(), next }
+    }
+
+    /// The jobs among which all are that are looked for, where those are few.
+    fn few(&self, text: Option<&str>, state: Option<Filter>, now: Wall) -> Option<Few<'_>> {
+        let in_state: Option<Vec<&JobName>> = match state {
+            Some(Filter::Failing) if self.failing.len() <= SORTED_MOST => Some(self.failing.iter().collect()),
+            Some(Filter::Paused) if self.paused.len() <= SORTED_MOST => Some(self.paused.keys().collect()),
+            Some(Filter::Running) if self.open_of.len() <= SORTED_MOST => Some(self.open_of.keys().collect()),
             Some(Filter::Late) => {
-                Box::new(of_set(&mut self.late(now).map(|(_, name)| name)).into_iter().filter(is_ahead))
+                let late: Vec<&JobName> = self.late(now).map(|(_, name)| name).take(SORTED_MOST + 1).collect();
+                Some(late).filter(|late| late.len() <= SORTED_MOST)
             }
-            Some(Filter::OnDemand | Filter::Unconfigured) | None => self.all_places(find),
-        }
-    }
-
-    fn place(&self, name: &JobName, order: Order) -> Cursor {
-        let start = self.jobs.get(name).and_then(|entry| entry.next).map(|(_, start)| start);
-        let group = match (order, start) {
-            (Order::Attention, _) if self.failing.contains(name) => Group::Failing,
-            (Order::Attention | Order::Next, Some(_)) => Group::Coming,
-            _ => Group::Rest,
-        };
-        let start = start.filter(|_| group == Group::Coming).unwrap_or(Wall::EPOCH);
-        Cursor { group, start, job: name.clone() }
-    }
-
-    fn all_places<'a>(&'a self, find: &FindJobs) -> Box<dyn Iterator<Item = Cursor> + 'a> {
-        let (order, after) = (find.order, find.after.clone());
-        let behind = |group: Group| match &after {
-            Some(place) if place.group == group => Some(place.clone()),
             _ => None,
         };
+        if let Some(jobs) = in_state {
+            return Some(Few { jobs, have_the_text: false });
+        }
+        match self.search(text?, SORTED_MOST) {
+            Found::Jobs(jobs) => Some(Few { jobs, have_the_text: true }),
+            Found::Many => None,
+        }
+    }
+
+    /// These jobs, in order, from behind `find.after` on.
+    pub(super) fn sorted<'a>(&'a self, jobs: &[&JobName], find: &FindJobs) -> Places<'a> {
+        let place = |name: &&JobName| {
+            let (name, entry) = self.jobs.get_key_value(*name)?;
+            let start = entry.next.map(|(_, start)| start);
+            let group = match (find.order, start) {
+                (Order::Attention, _) if entry.marks.failing => Group::Failing,
+                (Order::Attention | Order::Next, Some(_)) => Group::Coming,
+                _ => Group::Rest,
+            };
+            let start = start.filter(|_| group == Group::Coming).unwrap_or(Wall::EPOCH);
+            Some(Place { group, start, job: name, marks: entry.marks, entry: Some(entry) })
+        };
+        let is_ahead = |place: &Place<'_>| {
+            let key = (place.group, place.start, place.job);
+            find.after.as_ref().is_none_or(|after| key > (after.group, after.start, &after.job))
+        };
+        let mut places: Vec<Place<'a>> = jobs.iter().filter_map(place).filter(is_ahead).collect();
+        places.sort_by(|a, b| (a.group, a.start, a.job).cmp(&(b.group, b.start, b.job)));
+        Box::new(places.into_iter())
+    }
+
+    /// All jobs that may be in the state, in order, from behind `find.after` on.
+    pub(super) fn walked<'a>(&'a self, find: &FindJobs, now: Wall) -> Places<'a> {
+        let (order, after) = (find.order, find.after.clone());
+        // Those states are about jobs without a next occurrence.
+        let may_come = !matches!(find.state, Some(Filter::OnDemand | Filter::Unconfigured));
+        let until = if find.state == Some(Filter::Late) { now.minus(LATE_AFTER) } else { Wall::MAX };
         let is_past = |group: Group| after.as_ref().is_some_and(|place| place.group > group);
-        let from_name = |place: Option<Cursor>| place.map_or(Bound::Unbounded, |place| Bound::Excluded(place.job));
-        let named = move |group: Group| move |name: &JobName| Cursor { group, start: Wall::EPOCH, job: name.clone() };
+        let from_name = |group: Group| match &after {
+            Some(place) if place.group == group => Bound::Excluded(place.job.clone()),
+            _ => Bound::Unbounded,
+        };
+        let row = |group: Group, name: &'a JobName, entry: &'a Entry| Place {
+            group,
+            start: Wall::EPOCH,
+            job: name,
+            marks: entry.marks,
+            entry: Some(entry),
+        };
 
         let failing = (order == Order::Attention && !is_past(Group::Failing)).then(|| {
-            self.failing.range((from_name(behind(Group::Failing)), Bound::Unbounded)).map(named(Group::Failing))
+            let names = self.failing.range((from_name(Group::Failing), Bound::Unbounded));
+            names.filter_map(move |name| Some(row(Group::Failing, name, self.jobs.get(name)?)))
         });
-        let coming = (order != Order::Name && !is_past(Group::Coming)).then(|| {
-            let from =
-                behind(Group::Coming).map_or(Bound::Unbounded, |place| Bound::Excluded((place.start, place.job)));
-            let place =
-                |(start, name): &(Wall, JobName)| Cursor { group: Group::Coming, start: *start, job: name.clone() };
-            let is_here = move |(_, name): &&(Wall, JobName)| order == Order::Next || !self.failing.contains(name);
-            self.by_start.range((from, Bound::Unbounded)).filter(is_here).map(place)
+        let coming = (order != Order::Name && may_come && !is_past(Group::Coming)).then(|| {
+            let from = match &after {
+                Some(place) if place.group == Group::Coming => Bound::Excluded((place.start, place.job.clone())),
+                _ => Bound::Unbounded,
+            };
+            let rows = self.by_start.range((from, Bound::Unbounded)).take_while(move |((start, _), _)| *start <= until);
+            let is_here = move |(_, marks): &(_, &Marks)| order == Order::Next || !marks.failing;
+            rows.filter(is_here).map(|((start, job), marks)| Place {
+                group: Group::Coming,
+                start: *start,
+                job,
+                marks: *marks,
+                entry: None,
+            })
         });
-        let is_rest = move |(name, entry): &(&JobName, &super::Entry)| match order {
+        let is_rest = move |(_, entry): &(&JobName, &Entry)| match order {
             Order::Name => true,
             Order::Next => entry.next.is_none(),
-            Order::Attention => entry.next.is_none() && !self.failing.contains(*name),
+            Order::Attention => entry.next.is_none() && !entry.marks.failing,
         };
-        let rest = self.jobs.range((from_name(behind(Group::Rest)), Bound::Unbounded)).filter(is_rest);
-        let rest = rest.map(|(name, _)| name).map(named(Group::Rest));
+        let rest = self.jobs.range((from_name(Group::Rest), Bound::Unbounded)).filter(is_rest);
+        let rest = rest.map(move |(name, entry)| row(Group::Rest, name, entry));
         Box::new(failing.into_iter().flatten().chain(coming.into_iter().flatten()).chain(rest))
     }
 }
 
-/// Whether `text`, which is ASCII, contains `part`, which is in lower case.
-fn contains_ignoring_case(text: &str, part: &str) -> bool {
-    part.is_empty() || text.as_bytes().windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()))
+/// Jobs among which all are that are looked for.
+struct Few<'a> {
+    jobs: Vec<&'a JobName>,
+    /// They all have the text that is looked for.
+    have_the_text: bool,
+}
+
+pub(super) fn is_in(place: &Place<'_>, state: Option<Filter>, now: Wall) -> bool {
+    let trigger = || place.entry.and_then(|entry| entry.job.as_deref()).map(|job| &job.trigger);
+    match state {
+        None => true,
+        Some(Filter::Failing) => place.marks.failing,
+        Some(Filter::Running) => place.marks.running,
+        Some(Filter::Paused) => place.marks.paused,
+        Some(Filter::Late) => {
+            let start = place.entry.map_or(Some(place.start), |entry| entry.next.map(|(_, start)| start));
+            start.is_some_and(|start| start < now.minus(LATE_AFTER))
+        }
+        Some(Filter::OnDemand) => matches!(trigger(), Some(Trigger::Disabled | Trigger::After { .. })),
+        Some(Filter::Unconfigured) => place.entry.is_some_and(|entry| entry.job.is_none()),
+    }
 }

@@ -1,7 +1,12 @@
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Sources, parse};
+use crate::job::Verdict;
+use crate::scheduler::run::{OpenState, Source};
 
 fn at(text: &str) -> Wall {
     text.parse().unwrap()
@@ -11,29 +16,405 @@ fn name(text: &str) -> JobName {
     JobName::new(text).unwrap()
 }
 
-fn board(jobs: &str) -> Board {
-    let config = parse(&format!("version: 1\njobs:\n{jobs}"), &Sources::none()).unwrap();
+fn jobs(text: &str) -> BTreeMap<JobName, Arc<Job>> {
+    parse(&format!("version: 1\njobs:\n{text}"), &Sources::none()).unwrap().jobs
+}
+
+/// A board of these jobs, which a leader has seen at midnight.
+fn board(text: &str) -> Board {
     let mut board = Board::default();
-    let jobs: BTreeMap<_, _> = config.jobs;
+    let jobs = jobs(text);
     board.configured(&jobs);
+    for job in jobs.keys() {
+        board.known(job, Some(known("2026-11-27T00:00:00Z")));
+    }
     board
 }
 
+fn known(since: &str) -> Known {
+    Known { fingerprint: String::new(), since: at(since) }
+}
+
+fn planned(mut board: Board, now: Wall) -> Board {
+    while board.plan(now, 3) {}
+    board
+}
+
+fn mark(instant: &str, job: Option<&str>) -> Watermark {
+    Watermark { instant: at(instant), job: job.map(name) }
+}
+
+fn last(run: &str, verdict: Verdict) -> Last {
+    let open = open(run);
+    Last::after(None, &crate::scheduler::run::Done::of(&open, verdict, "", open.at))
+}
+
+fn open(run: &str) -> Open {
+    let id: RunId = run.parse().unwrap();
+    Open {
+        job: id.job(),
+        at: id.at(),
+        starts: id.at(),
+        source: Source::Schedule,
+        state: OpenState::Claimed,
+        attempt: 1,
+        claimant: None,
+        claimed_at: id.at(),
+        started_at: None,
+        lateness: None,
+        doubt: None,
+        catch_up: None,
+        id,
+    }
+}
+
+fn paused() -> Paused {
+    Paused { by: "eve".to_owned(), at: at("2026-11-27T00:10:00Z") }
+}
+
+fn next(board: &Board, job: &str, now: Wall) -> String {
+    board.job(&name(job), now).unwrap().next_fire.map_or("never".to_owned(), |at| at.to_string())
+}
+
+fn names(page: &JobsPage) -> Vec<&str> {
+    page.jobs.iter().map(|row| row.name.as_str()).collect()
+}
+
+fn listed(board: &Board, find: &FindJobs, now: Wall) -> Vec<String> {
+    names(&board.jobs(&FindJobs { limit: PAGE_MOST, ..find.clone() }, now)).into_iter().map(str::to_owned).collect()
+}
+
+const TWO: &str = "  a: {schedule: '@hourly', shell: 'true'}\n  b: {schedule: '30 * * * *', shell: 'true'}\n";
+
 #[test]
 fn what_is_decided_is_not_next_any_more_and_what_is_not_is_late() {
-    let mut board = board("  a: {schedule: '@hourly', shell: 'true'}\n  b: {schedule: '30 * * * *', shell: 'true'}\n");
+    let mut board = board(TWO);
     let now = at("2026-11-27T01:00:30Z");
-    for job in ["a", "b"] {
-        let known = Known { fingerprint: String::new(), since: at("2026-11-27T00:00:00Z") };
-        board.known(&name(job), Some(known));
-    }
-    board.decided(Watermark { instant: at("2026-11-27T00:30:00Z"), job: Some(name("b")) });
+    board.decided(mark("2026-11-27T00:30:00Z", Some("b")));
     assert!(!board.plan(now, 10));
-    let next: Vec<_> = board.next_fires().map(|(start, job)| (start, job.as_str())).collect();
-    assert_eq!(next, [(at("2026-11-27T01:00:00Z"), "a"), (at("2026-11-27T01:30:00Z"), "b")]);
+    let fires: Vec<_> = board.next_fires().map(|(start, job)| (start, job.as_str())).collect();
+    assert_eq!(fires, [(at("2026-11-27T01:00:00Z"), "a"), (at("2026-11-27T01:30:00Z"), "b")]);
     assert_eq!(board.job(&name("a"), now).unwrap().state, JobState::Late);
-    board.decided(Watermark { instant: at("2026-11-27T01:00:00Z"), job: Some(name("a")) });
+    assert_eq!(board.counts(now).late, 1);
+    board.decided(mark("2026-11-27T01:00:00Z", Some("a")));
     board.plan(now, 10);
-    assert_eq!(board.job(&name("a"), now).unwrap().next_fire, Some(at("2026-11-27T02:00:00Z")));
+    assert_eq!(next(&board, "a", now), "2026-11-27T02:00:00Z");
     assert_eq!(board.counts(now).late, 0);
+}
+
+#[test]
+fn at_one_instant_the_jobs_up_to_the_one_that_is_named_are_decided_and_all_where_none_is() {
+    let text = "  a: {schedule: '@hourly', shell: 'true'}\n  b: {schedule: '@hourly', shell: 'true'}\n";
+    let now = at("2026-11-27T01:00:30Z");
+    let after = |job| {
+        let mut board = planned(board(text), now);
+        board.decided(mark("2026-11-27T01:00:00Z", job));
+        let board = planned(board, now);
+        (next(&board, "a", now), next(&board, "b", now))
+    };
+    let (one, two) = ("2026-11-27T01:00:00Z".to_owned(), "2026-11-27T02:00:00Z".to_owned());
+    assert_eq!(after(Some("a")), (two.clone(), one));
+    assert_eq!(after(None), (two.clone(), two));
+}
+
+#[test]
+fn a_rewind_brings_back_what_was_decided() {
+    let now = at("2026-11-27T03:10:00Z");
+    let mut board = planned(board(TWO), now);
+    board.decided(mark("2026-11-27T03:00:00Z", Some("a")));
+    board = planned(board, now);
+    assert_eq!(next(&board, "a", now), "2026-11-27T04:00:00Z");
+    board.decided(mark("2026-11-27T01:00:00Z", None));
+    assert_eq!(next(&board, "a", now), "2026-11-27T02:00:00Z", "before it is planned");
+    board = planned(board, now);
+    assert_eq!((next(&board, "a", now), next(&board, "b", now)).1, "2026-11-27T01:30:00Z");
+    assert_eq!(board.counts(now).late, 2);
+}
+
+#[test]
+fn a_job_is_not_due_before_a_leader_has_seen_it_nor_before_its_rule_was_changed() {
+    let now = at("2026-11-27T03:10:00Z");
+    let mut board = Board::default();
+    board.configured(&jobs(TWO));
+    board.decided(mark("2026-11-27T01:00:00Z", None));
+    board = planned(board, now);
+    assert_eq!(next(&board, "a", now), "2026-11-27T04:00:00Z", "no leader has seen it");
+    board.known(&name("a"), Some(known("2026-11-27T02:30:00Z")));
+    board = planned(board, now);
+    assert_eq!(next(&board, "a", now), "2026-11-27T03:00:00Z");
+    board.known(&name("a"), None);
+    board = planned(board, now);
+    assert_eq!(next(&board, "a", now), "2026-11-27T04:00:00Z");
+}
+
+#[test]
+fn another_configuration_replaces_adds_and_removes_jobs_and_leaves_the_others_alone() {
+    let now = at("2026-11-27T00:10:00Z");
+    let mut board = planned(board(TWO), now);
+    board.last(&name("b"), Some(last("b@2026-11-27T00:00:00Z", Verdict::Failed)), 1);
+    assert_eq!(board.counts(now).failing, 1);
+    let mut other = jobs("  a: {schedule: '45 * * * *', shell: 'true'}\n  c: {after: a, shell: 'true'}\n");
+    board.configured(&other);
+    assert_eq!(board.counts(now).failing, 0, "what is not there any more needs no attention");
+    board = planned(board, now);
+    assert_eq!(next(&board, "a", now), "2026-11-27T00:45:00Z");
+    assert_eq!(board.next_fires().count(), 1);
+    let row = board.job(&name("c"), now).unwrap();
+    assert_eq!((row.state, row.after, row.next_fire), (JobState::OnDemand, Some(name("a")), None));
+    assert_eq!(board.job(&name("b"), now).unwrap().state, JobState::Unconfigured);
+    // Of a job of which the ledger knows nothing either, nothing is left.
+    board.known(&name("b"), None);
+    board.last(&name("b"), None, 2);
+    assert!(board.job(&name("b"), now).is_none());
+    other.remove(&name("c"));
+    board.configured(&other);
+    assert!(!board.has_unplanned(), "`a` is the same object as before");
+    board.known(&name("c"), None);
+    assert_eq!(board.counts(now).jobs, 1);
+}
+
+#[test]
+fn states_are_counted_and_the_most_pressing_is_shown() {
+    let now = at("2026-11-27T00:10:00Z");
+    let mut board = planned(board(TWO), now);
+    assert_eq!(board.job(&name("a"), now).unwrap().state, JobState::New);
+    board.last(&name("a"), Some(last("a@2026-11-27T00:00:00Z", Verdict::Succeeded)), 1);
+    assert_eq!(board.job(&name("a"), now).unwrap().state, JobState::Fine);
+    board.paused(&name("a"), Some(paused()));
+    assert_eq!(board.job(&name("a"), now).unwrap().state, JobState::Paused);
+    let run = open("a@2026-11-27T00:05:00Z~t-1");
+    board.open(&run.id, Some(run.clone()));
+    assert_eq!(board.job(&name("a"), now).unwrap().state, JobState::Running);
+    board.last(&name("a"), Some(last("a@2026-11-27T00:00:00Z", Verdict::Unknown)), 2);
+    let row = board.job(&name("a"), now).unwrap();
+    assert_eq!((row.state, row.open_count, row.open), (JobState::Failing, 1, vec![run.id.clone()]));
+    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 1, late: 0, running: 1, paused: 1 });
+    board.open(&run.id, None);
+    board.paused(&name("a"), None);
+    board.last(&name("a"), Some(last("a@2026-11-27T00:00:00Z", Verdict::Succeeded)), 3);
+    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 0, late: 0, running: 0, paused: 0 });
+}
+
+#[test]
+fn what_is_heard_late_of_a_last_run_does_not_replace_what_is_newer() {
+    let mut board = board(TWO);
+    board.last(&name("a"), Some(last("a@2026-11-27T01:00:00Z", Verdict::Succeeded)), 9);
+    board.last(&name("a"), Some(last("a@2026-11-27T00:00:00Z", Verdict::Failed)), 8);
+    board.last(&name("a"), None, 8);
+    let (last, version) = board.last_of(&name("a"));
+    assert_eq!((last.unwrap().verdict, version), (Verdict::Succeeded, 9));
+}
+
+#[test]
+fn after_a_reread_only_what_is_told_anew_is_there() {
+    let now = at("2026-11-27T00:10:00Z");
+    let mut board = planned(board(TWO), now);
+    let gone = name("gone");
+    board.known(&gone, Some(known("2026-11-27T00:00:00Z")));
+    let run = open("a@2026-11-27T00:05:00Z~t-1");
+    board.open(&run.id, Some(run.clone()));
+    board.paused(&name("b"), Some(paused()));
+    board.last(&name("b"), Some(last("b@2026-11-27T00:00:00Z", Verdict::Failed)), 7);
+    board.led_by(Some(Leader { lease: 1, created: 2, since: now }));
+    board.base(5);
+    let before = board.version();
+    board.forget_ledger();
+    assert!(board.version() > before);
+    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 0, late: 0, running: 0, paused: 0 });
+    assert!(board.leader().is_none() && board.open_run(&run.id).is_none() && board.job(&gone, now).is_none());
+    board.last(&name("b"), Some(last("b@2026-11-27T00:00:00Z", Verdict::Failed)), 3);
+    board = planned(board, now);
+    assert_eq!(board.counts(now).failing, 1, "a store that went back tells of smaller versions");
+    assert_eq!(board.next_fires().count(), 2);
+    board.led_by(Some(Leader { lease: 1, created: 2, since: now }));
+    assert_eq!(board.fence().map(Fence::get), Some(7));
+}
+
+#[test]
+fn every_change_that_a_list_shows_has_another_tag() {
+    let now = at("2026-11-27T00:59:00Z");
+    let mut board = board(TWO);
+    let mut seen = vec![board.tag(now)];
+    let mut note = |board: &Board, what: &str| {
+        assert!(!seen.contains(&board.tag(now)), "{what}");
+        seen.push(board.tag(now));
+    };
+    board.plan(now, 10);
+    note(&board, "planned");
+    board.decided(mark("2026-11-27T00:30:00Z", Some("b")));
+    note(&board, "decided");
+    board.plan(now, 10);
+    note(&board, "planned again");
+    board.paused(&name("a"), Some(paused()));
+    note(&board, "paused");
+    board.last(&name("a"), Some(last("a@2026-11-27T00:00:00Z", Verdict::Succeeded)), 1);
+    note(&board, "a run ended");
+    let run = open("a@2026-11-27T00:05:00Z~t-1");
+    board.open(&run.id, Some(run.clone()));
+    note(&board, "a run is open");
+    board.base(7);
+    note(&board, "the fences are counted from another base");
+    // The keep-alive is no news.
+    let own = Own { trusted_until: Some(Boot::default()), ..Own::default() };
+    let tag = board.tag(now);
+    board.own(own.clone());
+    assert_eq!(board.tag(now), tag);
+    board.own(Own { running: 1, ..own });
+    note(&board, "a run is begun here");
+    assert_ne!(board.tag(at("2026-11-27T01:00:11Z")), board.tag(now), "`a` is late, with nothing else having happened");
+}
+
+#[test]
+fn jobs_are_found_by_their_names_and_descriptions_in_either_case() {
+    let now = at("2026-11-27T00:10:00Z");
+    let text = "  Bill-eu: {schedule: '@hourly', shell: 'true', description: 'Pays the ÄRZTE'}
+  bill-us: {after: c, shell: 'true'}
+  c: {schedule: '@hourly', shell: 'true', description: 'like bill'}\n";
+    let mut board = planned(board(text), now);
+    let found = |board: &Board, text: &str, order| {
+        listed(board, &FindJobs { text: Some(text.to_owned()), order, ..FindJobs::default() }, now)
+    };
+    assert_eq!(found(&board, "BILL", Order::Name), ["Bill-eu", "bill-us", "c"]);
+    assert_eq!(found(&board, "bill", Order::Next), ["Bill-eu", "c", "bill-us"]);
+    assert_eq!(found(&board, "ärzte", Order::Name), ["Bill-eu"]);
+    assert_eq!(found(&board, "us\nc", Order::Name), Vec::<String>::new());
+    assert_eq!(found(&board, "", Order::Name).len(), 3);
+    board.configured(&jobs("  d: {schedule: '@hourly', shell: 'true', description: 'no bill'}\n"));
+    board.known(&name("c"), None);
+    assert_eq!(found(&board, "bill", Order::Name), ["Bill-eu", "bill-us", "d"], "the ledger knows the first two");
+}
+
+#[test]
+fn a_cursor_reads_back_and_nothing_else_is_one() {
+    let now = at("2026-11-27T00:10:00Z");
+    let board = planned(board(TWO), now);
+    let page = board.jobs(&FindJobs { limit: 1, ..FindJobs::default() }, now);
+    let cursor = page.next.unwrap();
+    assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+    for text in ["", "x", "c.1", "c..a", "z.1.a", "c.1.", "c.99999999999999999999.a", "c.1.a/b"] {
+        assert!(text.parse::<Cursor>().is_err(), "{text}");
+    }
+}
+
+#[derive(Clone, Debug)]
+struct OneJob {
+    kind: usize,
+    minute: usize,
+    is_paused: bool,
+    is_failing: bool,
+    is_running: bool,
+}
+
+fn one_job() -> impl Strategy<Value = OneJob> {
+    (0..4usize, 0..4usize, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(kind, minute, is_paused, is_failing, is_running)| OneJob { kind, minute, is_paused, is_failing, is_running },
+    )
+}
+
+fn board_of(made: &[OneJob], now: Wall) -> Board {
+    let mut text = "  other: {schedule: '50 * * * *', shell: 'true'}\n".to_owned();
+    for (nth, job) in made.iter().enumerate() {
+        match job.kind {
+            0 | 1 => writeln!(text, "  j{nth}: {{schedule: '{} * * * *', shell: 'true'}}", job.minute * 15).unwrap(),
+            2 => writeln!(text, "  j{nth}: {{after: other, shell: 'true'}}").unwrap(),
+            _ => {}
+        }
+    }
+    let mut board = board(&text);
+    for (nth, job) in made.iter().enumerate() {
+        let of = name(&format!("j{nth}"));
+        board.known(&of, Some(known("2026-11-27T00:00:00Z")));
+        if job.is_paused {
+            board.paused(&of, Some(paused()));
+        }
+        let run = open(&format!("{of}@2026-11-27T00:05:00Z"));
+        if job.is_failing {
+            board.last(&of, Some(last(run.id.as_str(), Verdict::Failed)), 1);
+        }
+        if job.is_running {
+            board.open(&run.id, Some(run.clone()));
+        }
+    }
+    planned(board, now)
+}
+
+/// All that is found, in order, by looking at each job.
+fn model(board: &Board, find: &FindJobs, now: Wall) -> Vec<String> {
+    let mut rows: Vec<JobRow> = board.jobs.keys().map(|name| board.job(name, now).unwrap()).collect();
+    let is_failing = |row: &JobRow| row.state == JobState::Failing;
+    rows.retain(|row| {
+        find.text.as_ref().is_none_or(|text| row.name.as_str().contains(text.as_str()))
+            && match find.state {
+                None => true,
+                Some(Filter::Failing) => is_failing(row),
+                Some(Filter::Late) => row.next_start.is_some_and(|start| start < now.minus(LATE_AFTER)),
+                Some(Filter::Running) => row.open_count > 0,
+                Some(Filter::Paused) => row.paused.is_some(),
+                Some(Filter::OnDemand) => board.definition(&row.name).is_some() && row.schedule.is_none(),
+                Some(Filter::Unconfigured) => board.definition(&row.name).is_none(),
+            }
+    });
+    rows.sort_by_key(|row| {
+        let start = row.next_start.filter(|_| find.order != Order::Name);
+        let first = find.order == Order::Attention && is_failing(row);
+        (!first, start.filter(|_| !first).is_none() && !first, start.filter(|_| !first), row.name.clone())
+    });
+    rows.into_iter().map(|row| row.name.to_string()).collect()
+}
+
+const STATES: [Option<Filter>; 7] = [
+    None,
+    Some(Filter::Failing),
+    Some(Filter::Late),
+    Some(Filter::Running),
+    Some(Filter::Paused),
+    Some(Filter::OnDemand),
+    Some(Filter::Unconfigured),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn a_page_and_those_behind_it_are_the_list_that_looking_at_each_job_makes(
+        made in prop::collection::vec(one_job(), 0..24),
+        limit in 1..6usize,
+    ) {
+        let now = at("2026-11-27T00:20:00Z");
+        let board = board_of(&made, now);
+        for order in [Order::Attention, Order::Name, Order::Next] {
+            for state in STATES {
+                for text in [None, Some("1".to_owned())] {
+                    let find = FindJobs { text, state, order, after: None, limit };
+                    let expected = model(&board, &find, now);
+                    prop_assert_eq!(&listed(&board, &find, now), &expected, "{:?}", find);
+                    let walked: Vec<String> = board
+                        .walked(&find, now)
+                        .filter(|place| list::is_in(place, state, now))
+                        .filter(|place| find.text.as_ref().is_none_or(|text| board.says(place.job, text)))
+                        .map(|place| place.job.to_string())
+                        .collect();
+                    prop_assert_eq!(&walked, &expected, "walked: {:?}", find);
+                    let (mut paged, mut after) = (Vec::new(), None);
+                    loop {
+                        let page = board.jobs(&FindJobs { after, ..find.clone() }, now);
+                        prop_assert!(page.jobs.len() <= limit);
+                        paged.extend(names(&page).into_iter().map(str::to_owned));
+                        let Some(next) = page.next else { break };
+                        after = Some(next.to_string().parse().unwrap());
+                    }
+                    prop_assert_eq!(&paged, &expected, "in pages: {:?}", find);
+                    let behind = expected.len() / 2;
+                    if let Some(first) = expected.get(behind).map(|job| name(job)) {
+                        let after = board.sorted(&[&first], &find).next().map(|place| place.cursor());
+                        let find = FindJobs { after, ..find.clone() };
+                        let walked = board.walked(&find, now).filter(|place| list::is_in(place, state, now));
+                        let has_text = |job| find.text.as_ref().is_none_or(|text| board.says(job, text));
+                        let walked = walked.filter(|place| has_text(place.job));
+                        let walked: Vec<String> = walked.map(|place| place.job.to_string()).collect();
+                        prop_assert_eq!(&walked, &expected[behind + 1..], "walked from behind {}: {:?}", first, find);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -6,6 +6,8 @@ use super::Ledger;
 use super::keys::About;
 use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode};
 use super::rewind::RewoundRecord;
+use crate::job::JobName;
+use crate::lock::owned_since;
 use crate::scheduler::run::Version;
 use crate::scheduler::view::Change as Told;
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
@@ -16,6 +18,8 @@ use crate::time::Wall;
 pub enum Followed {
     /// For the scheduler.
     Ledger(Told, Version),
+    /// A job is paused, or not any more; `asked` is `None` also where a newer version wrote it.
+    Paused { job: JobName, paused: bool, asked: Option<Asked>, version: Version },
     /// A session began, or its node published something new with it; or it is gone, and then nothing of what its node
     /// claimed is in anybody's hands. `record` is `None` also where a newer version wrote it.
     Node { lease: u64, alive: bool, record: Option<NodeRecord>, version: Version },
@@ -26,8 +30,8 @@ pub enum Followed {
     /// The watermark cannot be gone by: why, for a person. Until it is told anew, nothing is to be fired.
     Damaged(String),
     /// Something else changed, such as the key of a lock's owner: it is gone, or came to be at this revision, on this
-    /// lease.
-    Other { key: String, at: Revision, created: Option<(Revision, Option<u64>)> },
+    /// lease. `since`: when the lock was granted, by the owner's clock.
+    Other { key: String, at: Revision, created: Option<(Revision, Option<u64>)>, since: Option<Wall> },
 }
 
 /// News of the ledger.
@@ -71,6 +75,7 @@ impl<S: Store> Ledger<S> {
                 key: entry.key.clone(),
                 at: entry.modified,
                 created: Some((entry.created, lease)),
+                since: owned_since(&entry.value),
             });
         };
         let told = match about {
@@ -86,7 +91,9 @@ impl<S: Store> Ledger<S> {
                 decode::<WatermarkRecord>(&entry.value).map(|r| Told::Watermark(r.watermark()))
             }
             About::Job(job) => decode::<KnownRecord>(&entry.value).map(|r| Told::Job(job, Some(r.into()))),
-            About::Pause(job) => Some(Told::Paused(job, true)),
+            About::Pause(job) => {
+                return Some(Followed::Paused { job, paused: true, asked: decode(&entry.value), version });
+            }
             About::Open(run) => {
                 decode::<OpenRecord>(&entry.value).map(|r| Told::Open(run.clone(), Some(r.into_open(run))))
             }
@@ -113,13 +120,15 @@ impl<S: Store> Ledger<S> {
             return Some(Followed::Node { lease, alive: false, record: None, version: revision.0 });
         }
         let Some(about) = self.keys.about(key) else {
-            return Some(Followed::Other { key: key.to_owned(), at: revision, created: None });
+            return Some(Followed::Other { key: key.to_owned(), at: revision, created: None, since: None });
         };
         let told = match about {
             About::Mark | About::Lineage | About::Rewound => return None,
             About::Watermark => return Some(Followed::Damaged(self.missing_watermark())),
             About::Job(job) => Told::Job(job, None),
-            About::Pause(job) => Told::Paused(job, false),
+            About::Pause(job) => {
+                return Some(Followed::Paused { job, paused: false, asked: None, version: revision.0 });
+            }
             About::Open(run) => Told::Open(run, None),
             About::Cancel(run) => Told::Cancel(run, None),
             About::Resolved(run) => Told::Resolved(run, false),

@@ -305,6 +305,12 @@ impl OwnerRecord {
     }
 }
 
+/// When the lock was granted whose owner's key has this value, by the owner's clock; `None`: it is no owner's.
+#[cfg(feature = "jobs")]
+pub(crate) fn owned_since(value: &[u8]) -> Option<Wall> {
+    OwnerRecord::read(value).map(|owner| owner.since)
+}
+
 impl WaitRecord {
     pub fn read(value: &[u8]) -> Option<WaitRecord> {
         serde_json::from_slice(value).ok().filter(|record: &WaitRecord| record.v == RECORD)

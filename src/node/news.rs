@@ -156,6 +156,9 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.heard_of_watermark(&change, version);
                 self.tell(Event::Changed(change, version));
             }
+            Followed::Paused { job, paused, version, .. } => {
+                self.tell(Event::Changed(Change::Paused(job, paused), version));
+            }
             Followed::Mark { base, at } => self.node.locks.saw_mark(base, at),
             Followed::Lineage => self.verify(),
             Followed::Damaged(why) => self.damaged(Some(why)),
@@ -166,7 +169,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                     self.publishing.soon(); // so that the newcomer hears what the time is here
                 }
             }
-            Followed::Other { key, at, created } => self.heard_of_owner(&key, at, created),
+            Followed::Other { key, at, created, .. } => self.heard_of_owner(&key, at, created),
         }
     }
 
@@ -176,6 +179,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         for told in all {
             match told {
                 Followed::Ledger(change, version) => changes.push((change, version)),
+                Followed::Paused { job, paused, version, .. } => changes.push((Change::Paused(job, paused), version)),
                 Followed::Node { lease, alive, record, .. } => {
                     // What it says of its clock is of unknown age; it is asked to say it anew by this node's own record.
                     changes.push((Change::Session { lease, alive }, upto.0));

@@ -3,10 +3,10 @@
 use super::Running;
 use crate::board::{Board, Leader, Own, PLANNED_AT_ONCE, Paused};
 use crate::execute::Execute;
-use crate::ledger::{Followed, News};
+use crate::ledger::{Asked, Followed, News};
 use crate::lock::Hold;
 use crate::scheduler::view::Change;
-use crate::store::Store;
+use crate::store::{Revision, Store};
 use crate::time::Wall;
 
 impl<S: Store, E: Execute> Running<S, E> {
@@ -31,23 +31,27 @@ impl<S: Store, E: Execute> Running<S, E> {
         match one {
             Followed::Ledger(Change::Watermark(mark), _) => board.decided(mark.clone()),
             Followed::Ledger(Change::Job(name, known), _) => board.known(name, known.clone()),
-            Followed::Ledger(Change::Paused(name, paused), _) => {
-                board.paused(name, paused.then(|| Paused { by: String::new(), at: now }));
+            Followed::Paused { job, paused, asked, .. } => {
+                // What a newer version wrote pauses the job all the same.
+                let by = || asked.clone().unwrap_or_else(|| Asked { by: String::new(), at: now });
+                board.paused(job, paused.then(|| Paused::from(by())));
             }
             Followed::Ledger(Change::Open(run, open), _) => board.open(run, open.clone()),
             Followed::Node { lease, alive, record, .. } => board.node(*lease, record.clone().filter(|_| *alive)),
-            Followed::Other { key, created, .. } if key == self.leadership.owner_key() => {
-                board.led_by(
-                    created.and_then(|(created, lease)| Some(Leader { lease: lease?, created: created.0, since: now })),
-                );
+            Followed::Other { key, created, since, .. } if key == self.leadership.owner_key() => {
+                let leader = |(created, lease): &(Revision, Option<u64>)| {
+                    Some(Leader { lease: (*lease)?, created: created.0, since: since.unwrap_or(now) })
+                };
+                board.led_by(created.as_ref().and_then(leader));
             }
             Followed::Mark { base, .. } => board.base(*base),
             Followed::Ledger(..) | Followed::Lineage | Followed::Damaged(_) | Followed::Other { .. } => {}
         }
     }
 
-    /// Shows what the node knows of itself, and plans on: a little on every turn of the loop.
-    pub(super) fn show_self(&self) {
+    /// Shows what the node knows of itself, and plans on: a little on every turn of the loop. Says whether more is to be
+    /// planned.
+    pub(super) fn show_self(&self) -> bool {
         let mut board = self.node.board.write();
         board.own(Own {
             lease: self.leadership.lease(),
@@ -56,6 +60,6 @@ impl<S: Store, E: Execute> Running<S, E> {
             config_digest: self.config_digest.clone(),
             running: self.work.running(),
         });
-        board.plan(self.node.options.clock.wall(), PLANNED_AT_ONCE);
+        board.plan(self.node.options.clock.wall(), PLANNED_AT_ONCE)
     }
 }

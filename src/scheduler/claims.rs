@@ -10,7 +10,7 @@ use std::time::Duration;
 use self::skips::Verdicts;
 use super::due::{Due, DueQueue, What};
 use super::overlap::{Fresh, Place, pause_of};
-use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark};
+use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark, decided_until};
 use super::turn::PAUSED;
 use super::view::View;
 use super::{Action, BATCH, Batch, Scheduler};
@@ -109,17 +109,7 @@ impl Claims {
     /// Plans a job from the first of its occurrences that no leader has decided.
     pub fn plan(&mut self, job: &Arc<Job>, view: &View, now: Wall) {
         let (Trigger::Schedule { .. }, Some(known)) = (&job.trigger, view.jobs.get(&job.name)) else { return };
-        let decided = match &view.watermark {
-            None => known.since,
-            Some(mark) if mark.job.as_ref().is_some_and(|last| job.name > *last) => {
-                mark.instant.minus(Duration::from_millis(1))
-            }
-            Some(mark) => mark.instant,
-        };
-        let after = known.since.max(decided);
-        // Due only after it was seen: with another jitter, an instant that was decided already may be to start again.
-        let of_old = first_start(job, after).filter(|first| first.at <= known.since);
-        self.due.plan(Arc::clone(job), of_old.map_or(after, |first| first.starts), now);
+        self.due.plan(Arc::clone(job), decided_until(job, known.since, view.watermark.as_ref()), now);
     }
 
     /// Takes a job's new definition. Where its rule has changed, [`Claims::plan`] is to follow.
@@ -344,14 +334,6 @@ impl Scheduler {
         for job in self.configuration.jobs().values() {
             self.claims.plan(job, &self.view, now);
         }
-    }
-}
-
-/// The first occurrence of a job with jitter that starts after `after`.
-fn first_start(job: &Job, after: Wall) -> Option<Occurrence> {
-    match &job.trigger {
-        Trigger::Schedule { schedule, jitter } if !jitter.most.is_zero() => schedule.next_start(*jitter, after),
-        _ => None,
     }
 }
 

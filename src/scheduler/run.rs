@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
 pub use crate::job::End;
-use crate::job::{JobName, Params, RunId, Verdict};
+use crate::job::{Job, JobName, Params, RunId, Trigger, Verdict};
 use crate::time::Wall;
 
 /// The version of a key: the store's revision at which it was last put. Compared, never computed with.
@@ -262,6 +262,33 @@ fn letter(verdict: Verdict) -> char {
 pub struct Watermark {
     pub instant: Wall,
     pub job: Option<JobName>,
+}
+
+impl Watermark {
+    /// Up to which start the occurrences of this job are decided.
+    pub fn of_job(&self, job: &JobName) -> Wall {
+        match &self.job {
+            Some(last) if job > last => self.instant.minus(Duration::from_millis(1)),
+            _ => self.instant,
+        }
+    }
+
+    /// Whether an occurrence of this job that starts then is decided.
+    pub fn includes(&self, starts: Wall, job: &JobName) -> bool {
+        starts <= self.of_job(job)
+    }
+}
+
+/// After which start the first occurrence of `job` comes that no leader has decided, where the job is due `since` then and
+/// the schedules are decided up to `mark`.
+pub fn decided_until(job: &Job, since: Wall, mark: Option<&Watermark>) -> Wall {
+    let after = mark.map_or(since, |mark| since.max(mark.of_job(&job.name)));
+    // Due only after it was seen: with another jitter, an instant that was decided already may be to start again.
+    let first = match &job.trigger {
+        Trigger::Schedule { schedule, jitter } if !jitter.most.is_zero() => schedule.next_start(*jitter, after),
+        _ => None,
+    };
+    first.filter(|first| first.at <= since).map_or(after, |first| first.starts)
 }
 
 /// What is known of a job across leaders.
