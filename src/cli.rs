@@ -1,4 +1,4 @@
-//! The program's commands: what is typed, what is printed, and how it exits.
+//! The program's commands: their arguments, their output, and their exit codes.
 //!
 //! stdout is data, stderr is messages. `docs/cli.md` describes every command, its output and its exit codes.
 
@@ -56,33 +56,34 @@ struct Cli {
     command: Command,
 }
 
-/// Where, and how it is shown: the options that every command takes.
+/// The options that every command takes: the store, the namespace, and the form of the output.
 #[derive(Args)]
 struct Global {
     /// sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… (TLS), or memory: (to try `run` alone) [default: the file
-    /// .fencron/state.db here, which `run` and `migrate` make; for others also the nearest above]
+    /// .fencron/state.db here, which `run` and `migrate` create; other commands also look in the directories above]
     #[arg(long, global = true, value_name = "URL", env = "FENCRON_STORE", hide_env_values = true)]
     #[arg(help_heading = "Global options")]
     store: Option<String>,
-    /// What keeps clusters apart in one store [default: that of the jobs file, or the only one in the store]
+    /// The namespace, which keeps clusters apart in one store [default: that of the jobs file, or the only one in the
+    /// store]
     #[arg(long, global = true, value_name = "NS", env = "FENCRON_NAMESPACE", help_heading = "Global options")]
     namespace: Option<String>,
-    /// How data is printed
+    /// The format of printed data
     #[arg(short, long, global = true, value_name = "FORMAT", env = "FENCRON_OUTPUT", default_value = "table")]
     #[arg(help_heading = "Global options")]
     output: Format,
-    /// How logs are written to stderr; FENCRON_LOG or RUST_LOG says which (like info, or fencron=debug)
+    /// The format of logs on stderr; FENCRON_LOG or RUST_LOG sets their level (like info, or fencron=debug)
     #[arg(long, global = true, value_name = "FORMAT", env = "FENCRON_LOG_FORMAT", default_value = "text")]
     #[arg(help_heading = "Global options")]
     log_format: LogFormat,
     /// The user of an etcd store whose URL names none
     #[arg(long, global = true, value_name = "USER", env = "FENCRON_ETCD_USER", help_heading = "Global options")]
     etcd_user: Option<String>,
-    /// Where it is remembered, outside of the store, what was seen of it: by that a restored store is known
-    /// [default: $XDG_STATE_HOME/fencron, ~/.local/state/fencron, or /var/lib/fencron]
+    /// The directory for what was seen of the store, kept outside of it: a store that was restored from a backup is
+    /// recognized by it [default: $XDG_STATE_HOME/fencron, ~/.local/state/fencron, or /var/lib/fencron]
     #[arg(long, global = true, value_name = "DIR", env = "FENCRON_STATE_DIR", help_heading = "Global options")]
     state_dir: Option<PathBuf>,
-    /// A file with the password of an etcd store, without the line end; it is read again when the password has changed
+    /// A file with the password of an etcd store, without a line end; it is read again when the password has changed
     #[arg(
         long,
         global = true,
@@ -93,7 +94,7 @@ struct Global {
     etcd_password_file: Option<PathBuf>,
 }
 
-/// How data is printed.
+/// The format of printed data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     Table,
@@ -106,16 +107,16 @@ enum Command {
     /// Run a node: it contends for the leadership, and fires the jobs of FILE while it leads
     #[command(after_help = "Example: fencron run jobs.yaml --store etcd://10.0.0.1:2379 --node a")]
     Run(run::RunArgs),
-    /// Check a jobs file: everything that is wrong with it, each with its line
+    /// Check a jobs file, and print all its problems, each with its line
     #[command(after_help = "Example: fencron validate jobs.yaml -o json")]
     Validate(check::ValidateArgs),
     /// Print the JSON Schema of jobs files, for editors
     #[command(after_help = "Example: fencron schema > jobs.schema.json")]
     Schema,
-    /// Show when the jobs of FILE fire, and what the rules of their zones do to it
+    /// Show when the jobs of FILE fire next, and how their time zones change that
     #[command(after_help = "Example: fencron next jobs.yaml --job nightly --count 3")]
     Next(check::NextArgs),
-    /// Show who leads, which nodes are there, and what keeps jobs from being fired
+    /// Show the leader, the nodes, and what keeps jobs from being fired
     #[command(after_help = "Example: fencron status -o json")]
     Status,
     /// List the jobs
@@ -136,59 +137,60 @@ enum Command {
     /// Let a paused job go on
     #[command(after_help = "Example: fencron resume nightly")]
     Resume(steer::JobArgs),
-    /// Stop a run, or take it back before it starts
+    /// Stop a run, or withdraw it before it starts
     #[command(after_help = "Example: fencron cancel nightly@2026-11-21T02:00:00Z")]
     Cancel(steer::RunIdArgs),
     /// Settle a run that ended as `unknown`
     #[command(after_help = "Example: fencron resolve nightly@2026-11-21T02:00:00Z --as succeeded")]
     Resolve(steer::ResolveArgs),
-    /// Run a job for instants of the past
+    /// Run a job for past instants
     #[command(after_help = "Example: fencron backfill nightly --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z")]
     Backfill(steer::BackfillArgs),
     /// Let another node lead
     #[command(after_help = "Example: fencron step-down")]
     StepDown,
-    /// Bring the schedules back that a clock which was ahead has decided, without firing anything again
+    /// Bring the schedules back after a clock that was ahead, without firing anything again
     #[command(after_help = "Example: fencron rewind --to 2026-11-21T02:00:00Z --yes")]
     Rewind(rewind::RewindArgs),
-    /// Make the migrations of FILE: started many times at once, one makes them, and all wait and bring its verdict
+    /// Make the migrations of FILE once: when several start at the same time, one makes them, and the others wait for
+    /// its verdict
     #[command(after_help = "Example: fencron migrate jobs.yaml --wait 10m")]
     Migrate(migrate::MigrateArgs),
-    /// Run a command once for its key, ever, in the whole cluster; later callers get its verdict
+    /// Run a command only once for its key, in the whole cluster; later calls return its verdict
     #[command(after_help = "Example: fencron once seed-2026 -- ./seed.sh")]
     Once(once::OnceArgs),
-    /// Run a command under a lock, alone in the whole cluster, with a fence
+    /// Run a command under a lock, with a fence: one at a time in the whole cluster
     #[command(after_help = "Example: fencron lock deploy --wait 5m -- ./deploy.sh")]
     Lock(hold::LockArgs),
-    /// Run a command while permits are held: so many at once, in the whole cluster
+    /// Run a command while it holds permits: a limited number at the same time in the whole cluster
     #[command(after_help = "Example: fencron semaphore exports --permits 3 -- ./export.sh")]
     Semaphore(hold::SemaphoreArgs),
-    /// Contend for the lead, and run a command while it is held
+    /// Run a command on one of several machines: the elected leader
     #[command(after_help = "Example: fencron elect worker --again -- ./worker")]
     Elect(hold::ElectArgs),
-    /// List what is held, by whom, since when, and how many wait for it
+    /// List locks and semaphores, with their holders and the number of their waiters
     #[command(after_help = "Example: fencron locks deploy -o json")]
     Locks(locks::LocksArgs),
-    /// Take a lock away from whoever holds it
+    /// Revoke a lock, or the permits of a semaphore, from its holder
     #[command(after_help = "Example: fencron unlock --force deploy")]
     Unlock(locks::UnlockArgs),
-    /// Ask one node whether it is well: exit 0 when it is, 1 when it is not
+    /// Ask one node whether it is healthy: exit 0 if it is, 1 if it is not
     #[command(after_help = "Example: fencron health http://127.0.0.1:8080/readyz")]
     Health(health::HealthArgs),
     /// Show what fences are counted from, and repair it
     #[command(after_help = "Example: fencron fence show")]
     Fence(fence::FenceArgs),
-    /// Turn away stale fences and repeated occurrences, where effects arrive
+    /// Turn away stale fences and repeated occurrences at the target of effects
     #[command(
         after_help = "Example: fencron guard exec disk --state sqlite:g.db --scope shop/leader --fence 7 -- ./backup.sh"
     )]
     Guard(guard::GuardArgs),
-    /// Print a script with which a shell completes the arguments
+    /// Print a completion script for a shell
     #[command(after_help = "Example: fencron completions bash > ~/.local/share/bash-completion/completions/fencron")]
     Completions(check::CompletionsArgs),
 }
 
-/// How long the program waits, at its end, for what still blocks on the disk.
+/// How long the program waits, at its end, for operations that still block on the disk.
 const LAST_TASKS: Duration = Duration::from_secs(1);
 
 /// How the program ends. The numbers are part of its contract.
@@ -198,14 +200,14 @@ enum Exit {
     Failed,
     /// Wrong usage, or a wrong configuration.
     Wrong,
-    /// It could not be had in time.
+    /// The lock could not be acquired in time.
     NotAcquired,
-    /// It was lost to another one.
+    /// The lock was lost to another holder.
     Lost,
     StoreUnreachable,
-    /// Nobody can say, or nobody can say yet, whether it was done.
+    /// It is unknown, or not known yet, whether it was done.
     OutcomeUnknown,
-    /// As the command that was run ended.
+    /// The exit code of the command that was run.
     Command(u8),
 }
 
@@ -245,7 +247,7 @@ impl Failure {
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     crate::execute::supervise_if_asked();
-    // Never refused where it is asked for.
+    // Installing the provider never fails.
     crate::execute::hide().ok();
     if first::is_first() { first::run(run) } else { run() }
 }
@@ -283,7 +285,7 @@ fn is_etcd(url: &str) -> bool {
 }
 
 impl Command {
-    /// What is logged where neither FENCRON_LOG nor RUST_LOG says it.
+    /// The log level when neither FENCRON_LOG nor RUST_LOG sets one.
     fn logs_by_default(&self) -> &'static str {
         match self {
             Command::Run(_) => "warn,fencron=info",
@@ -292,7 +294,7 @@ impl Command {
         }
     }
 
-    /// What the command works on: a node has work for many threads.
+    /// The runtime of the command: a node has work for many threads.
     fn runtime(&self) -> std::io::Result<Runtime> {
         let has_work_for_many = match self {
             Command::Run(_) => true,
@@ -346,14 +348,14 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
 
 /// The name that was probably meant, as the end of a message; empty where none is near.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
-    /// How alike two names have to be, from 0 to 1, for one to be taken for the other.
+    /// How similar two names have to be, from 0 to 1, for one to be suggested in the place of the other.
     const NEAR: f64 = 0.8;
     let likeness = |other: &'a str| (strsim::jaro_winkler(name, other), other);
     let best = names.map(likeness).filter(|(near, _)| *near >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map_or_else(String::new, |(_, other)| format!(": did you mean `{other}`?"))
 }
 
-/// Says what went wrong, and answers how the program ends for it.
+/// Prints what went wrong, and answers the exit code for it.
 fn report(error: &anyhow::Error, terminal: &Terminal) -> Exit {
     if error.is::<Closed>() {
         return Exit::Done;

@@ -1,16 +1,16 @@
-//! Doing something once, however many start to do it: migrations, and what `fencron once` runs under a key.
+//! Work that is done only once, although several processes start it: migrations, and what `fencron once` runs under a key.
 //!
-//! Whoever wants it done calls [`Runner::run`]. All of them contend for one lock; who holds it does what is not done
-//! yet, and the others watch: they see what it writes, and end with its verdict as soon as that is recorded, whether or
-//! not their turn has come.
+//! Every process calls [`Runner::run`]. All of them contend for one lock. Its holder does what is not done yet, and the
+//! waiters watch: they see what it writes, and end with its verdict as soon as that is recorded, without waiting for
+//! the lock.
 //!
 //! # What makes it once
 //!
 //! 1. A **claim** is recorded before anything is started, in a transaction that compares the hold of the lock and the
 //!    record as it was read. So there is one claimant at a time, and a record that says `done` is final.
-//! 2. How it **ended** is recorded where the claim still stands.
-//! 3. Who holds the lock and finds a claim without an end knows that its claimant was **lost in the middle**: holds end
-//!    with their sessions. What becomes of it is what its kind allows, and never more:
+//! 2. How it **ended** is recorded if the claim still stands.
+//! 3. A holder of the lock that finds a claim without an end knows that its claimant was **lost in the middle**: holds
+//!   end with their sessions. What follows is what its kind allows, and never more:
 //!
 //! | it is | then |
 //! | --- | --- |
@@ -19,8 +19,8 @@
 //! | given a probe, `verify:` | the probe says whether it was done |
 //! | anything else | it is `unknown`, until a person resolves it |
 //!
-//! A failure is no end: what is harmless to repeat is made again by whoever comes next, the rest when somebody asks
-//! for it. Those who were waiting meanwhile end with the failure: ten replicas do not fail ten times.
+//! A failure is not final: work that is harmless to repeat is done again by the next process, other work when a caller
+//! asks for it. The waiters of that moment end with the failure: ten replicas do not fail ten times.
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,30 +37,30 @@ use crate::lock::{
 use crate::store::{Revision, Store, StoreError};
 use crate::time::{Boot, Clock, written};
 
+mod holder;
 mod order;
-mod turn;
 mod wait;
 
+pub use holder::OUTPUT_SHOWN_EVERY;
 pub use order::{Difference, differences, has_order};
-pub use turn::OUTPUT_SHOWN_EVERY;
 
-/// How long what is told to end has before it is ended by force, where a key has no setting for it.
+/// How long work that is asked to end has before it is ended by force, if a key has no setting for it.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 
-/// What the session of somebody who only waits for a lock says of it: it is no node.
+/// The record of a session that only waits for a lock: it is no node.
 const NO_NODE: &[u8] = b"{}";
 
-/// Something that is to be done once.
+/// A piece of work that is done once.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub key: OnceKey,
     /// The SHA-256 of what it does, in hexadecimal digits.
     pub checksum: String,
-    /// The checksums that earlier versions gave the same.
+    /// The checksums that earlier versions gave to the same work.
     pub checksums_before: Vec<String>,
-    /// What it does. Its schedule, overlap and history say nothing here.
+    /// What it does. Its schedule, overlap and history have no meaning here.
     pub job: Arc<Job>,
-    /// Tells, by succeeding, that it was done; by exit code 1 or an answer that was not expected, that it was not.
+    /// The probe: success means that it was done; exit code 1, or an answer that was not expected, that it was not.
     pub verify: Option<Arc<Job>>,
     /// What its command reads, where it is made.
     pub reads: Reads,
@@ -80,25 +80,25 @@ impl From<&Migration> for Step {
 }
 
 impl Step {
-    /// What is done under a key by `task`, which may take so long.
+    /// The work of `task` under a key, with its time-out.
     pub fn of_key(key: OnceKey, checksum: String, task: Task, timeout: Option<Duration>, repeatable: bool) -> Step {
         let job = Arc::new(job_of_key(task, timeout, repeatable));
         Step { key, checksum, checksums_before: Vec::new(), job, verify: None, reads: Reads::Nothing }
     }
 
-    /// Has `task` tell whether it was done, where somebody was lost in the middle of it.
+    /// Uses `task` to find out whether it was done, after a process was lost in the middle of it.
     #[must_use]
     pub fn verified_by(self, task: Task) -> Step {
         let verify = job_of_key(task, self.job.timeout, true);
         Step { verify: Some(Arc::new(verify)), ..self }
     }
 
-    /// Whether it may be made again when nobody can say how far it came.
+    /// Whether it may be done again when it is unknown how far it came.
     pub fn is_repeatable(&self) -> bool {
         self.job.guarantee.may_repeat()
     }
 
-    /// Whether what has this checksum is the same.
+    /// Whether work with this checksum is the same work.
     fn is_same(&self, checksum: &str) -> bool {
         self.checksum == checksum || self.checksums_before.iter().any(|before| before == checksum)
     }
@@ -111,32 +111,32 @@ fn job_of_key(task: Task, timeout: Option<Duration>, repeatable: bool) -> Job {
     Job { timeout, kill_after: KILL_AFTER, guarantee, ..job }
 }
 
-/// How something is to be done once.
+/// The settings of a call.
 #[derive(Clone, Debug)]
 pub struct How {
-    /// What has failed is made again, though that may do harm.
+    /// Does failed work again, although that may do harm.
     pub retry_failed: bool,
-    /// How long to wait for others; `None`: as long as it takes.
+    /// How long to wait for other processes; `None`: without limit.
     pub wait: Option<Duration>,
     /// Ends it.
     pub stop: Stop,
 }
 
-/// How it stands in the end.
+/// The final state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
     /// All of it is done.
     Done,
     /// This one has failed, and those behind it were not begun.
     Failed(Box<Once>),
-    /// Of this one nobody can say whether it was done.
+    /// It is unknown whether this one was done.
     Unknown(Box<Once>),
 }
 
-/// What is told while it goes on.
+/// What a call reports while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Somebody else holds the lock.
+pub enum Notice {
+    /// Another process holds the lock.
     Waits { holder: String },
     /// The store does not answer, and is waited for.
     Away { why: String },
@@ -148,26 +148,26 @@ pub enum Told {
     Output { name: String, text: String },
     /// So many bytes of it are not shown.
     Missed { name: String, bytes: u64 },
-    /// How one of them ended, here or elsewhere.
+    /// How one step ended, here or elsewhere.
     Ended { once: Box<Once>, here: bool },
 }
 
-/// Who is told. It is called in between, and must be quick.
-pub type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+/// Receives the notices of a call. It is called in between, and must return quickly.
+pub type Reporter = Arc<dyn Fn(Notice) + Send + Sync>;
 
-/// Why it did not come to an end.
+/// Why a call did not come to a final state.
 #[derive(Debug, thiserror::Error)]
 pub enum OnceError {
     /// The migrations asked for are not those that were made.
     #[error("{}", order::listed(.0))]
     Different(Vec<Difference>),
-    #[error("{holder} was at it for longer than the {} that were to be waited", written(*.waited))]
+    #[error("{holder} was at work for longer than the wait of {}", written(*.waited))]
     NotInTime { holder: String, waited: Duration },
     /// Nothing of it is left running, and what was claimed is recorded as far as that is known.
     #[error("stopped before it was done: {}", .0.as_str())]
     Stopped(StopReason),
-    /// The hold ended in the middle. Whoever holds the lock next decides what became of it.
-    #[error("the lock was lost in the middle of {name} ({why}): whoever comes next decides what became of it")]
+    /// The hold ended in the middle. The next holder of the lock finds out whether it was done.
+    #[error("the lock was lost in the middle of {name} ({why}): the next holder finds out whether it was done")]
     Lost { name: String, why: String },
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -185,61 +185,61 @@ pub struct Runner<S, E> {
     pub execute: E,
     pub outputs: Outputs,
     pub clock: Clock,
-    /// Who it is, for others to read.
+    /// The name of this process, for people to read.
     pub node: String,
     pub timing: Timing,
     pub driver: Driver,
 }
 
-/// What was asked for, and since when.
+/// What the caller requested, and since when.
 struct Call<'a> {
     steps: &'a [Step],
     how: How,
-    tell: &'a Tell,
-    /// What was recorded up to here was there before the call: what comes after is somebody else's verdict.
+    report: &'a Reporter,
+    /// What was recorded up to here was there before the call: what comes after is the verdict of another process.
     began_at: Revision,
 }
 
-/// What is to be done about a step, by whoever holds the lock.
+/// What the holder of the lock does about a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Next {
+enum StepPlan {
     Nothing,
     Make,
-    /// Somebody was lost in the middle of it, or is in the middle of it now.
+    /// A process was lost in the middle of it, or is in the middle of it now.
     FindOut,
     Stop(Settled),
 }
 
 impl Call<'_> {
-    fn next(&self, step: &Step, recorded: Option<&Recorded>) -> Next {
-        let Some(Recorded { once, modified, .. }) = recorded else { return Next::Make };
+    fn next(&self, step: &Step, recorded: Option<&Recorded>) -> StepPlan {
+        let Some(Recorded { once, modified, .. }) = recorded else { return StepPlan::Make };
         let is_news = *modified > self.began_at;
         match once.state {
-            OnceState::Done => Next::Nothing,
-            OnceState::Pending => Next::Make,
-            OnceState::Claimed => Next::FindOut,
+            OnceState::Done => StepPlan::Nothing,
+            OnceState::Pending => StepPlan::Make,
+            OnceState::Claimed => StepPlan::FindOut,
             OnceState::Failed => {
                 // A migration that was changed since is another one; a key stays what it is.
                 let changed = step.key.kind() == OnceKind::Migration && !step.is_same(&once.checksum);
                 let again = self.how.retry_failed || step.is_repeatable();
                 if changed || (again && !is_news) {
-                    Next::Make
+                    StepPlan::Make
                 } else {
-                    Next::Stop(Settled::Failed(Box::new(once.clone())))
+                    StepPlan::Stop(Settled::Failed(Box::new(once.clone())))
                 }
             }
             OnceState::Unknown => {
                 let can_find_out = step.is_repeatable() || step.verify.is_some();
                 if can_find_out && !is_news {
-                    Next::FindOut
+                    StepPlan::FindOut
                 } else {
-                    Next::Stop(Settled::Unknown(Box::new(once.clone())))
+                    StepPlan::Stop(Settled::Unknown(Box::new(once.clone())))
                 }
             }
         }
     }
 
-    /// How it stands for the holder of the lock, where nothing is left to be done.
+    /// The final state for the holder of the lock, if nothing is left to do.
     fn settled(&self, records: &[Recorded]) -> Result<Option<Settled>, OnceError> {
         match differences(self.steps, records) {
             none if none.is_empty() => Ok(self.verdict(records)),
@@ -247,7 +247,7 @@ impl Call<'_> {
         }
     }
 
-    /// How it stands for everybody else: what somebody is at may yet fail, and then it may have been changed.
+    /// The final state for a waiter: work that another process does may still fail, and may then have been changed.
     fn settled_by_others(&self, records: &[Recorded]) -> Result<Option<Settled>, OnceError> {
         let ended = |recorded: &&Recorded| recorded.once.state != OnceState::Claimed;
         let ended: Vec<Recorded> = records.iter().filter(ended).cloned().collect();
@@ -260,21 +260,21 @@ impl Call<'_> {
     fn verdict(&self, records: &[Recorded]) -> Option<Settled> {
         for step in self.steps {
             match self.next(step, find(records, step)) {
-                Next::Nothing => {}
-                Next::Stop(settled) => return Some(settled),
-                Next::Make | Next::FindOut => return None,
+                StepPlan::Nothing => {}
+                StepPlan::Stop(settled) => return Some(settled),
+                StepPlan::Make | StepPlan::FindOut => return None,
             }
         }
         Some(Settled::Done)
     }
 }
 
-/// Tells that the store is waited for.
-fn outage(tell: &Tell) -> Outage<impl Fn(Option<String>)> {
+/// Reports that the call waits for the store.
+fn outage(report: &Reporter) -> Outage<impl Fn(Option<String>)> {
     Outage::new(|why| {
-        tell(match why {
-            Some(why) => Told::Away { why },
-            None => Told::Back,
+        report(match why {
+            Some(why) => Notice::Away { why },
+            None => Notice::Back,
         });
     })
 }
@@ -284,19 +284,19 @@ fn find<'r>(records: &'r [Recorded], step: &Step) -> Option<&'r Recorded> {
 }
 
 impl<S: Store, E: Execute> Runner<S, E> {
-    /// Has `steps` done, in their order, once: here, or wherever else it was or is being done. They are all migrations,
-    /// or one of another kind.
+    /// Does `steps` in their order, each once: here, or another process has done it or does it now. They are all
+    /// migrations, or one of another kind.
     ///
     /// # Errors
     ///
-    /// See [`OnceError`]; what was done until then is recorded.
-    pub async fn run(&self, steps: &[Step], how: How, tell: &Tell) -> Result<Settled, OnceError> {
+    /// See [`OnceError`]; what was done before the error is recorded.
+    pub async fn run(&self, steps: &[Step], how: How, report: &Reporter) -> Result<Settled, OnceError> {
         if steps.is_empty() {
             return Ok(Settled::Done);
         }
         let give_up_at = how.wait.map(|wait| self.clock.boot().plus(wait));
-        let (records, began_at) = self.recorded(steps, (&how, tell), give_up_at).await?;
-        let call = Call { steps, how, tell, began_at };
+        let (records, began_at) = self.recorded(steps, (&how, report), give_up_at).await?;
+        let call = Call { steps, how, report, began_at };
         if let Some(settled) = call.settled_by_others(&records)? {
             return Ok(settled);
         }
@@ -310,14 +310,14 @@ impl<S: Store, E: Execute> Runner<S, E> {
         settled
     }
 
-    /// What is recorded of the steps, however long the store is away, up to `give_up_at`.
+    /// The records of the steps. While the store is unavailable, it is tried again up to `give_up_at`.
     async fn recorded(
         &self,
         steps: &[Step],
-        (how, tell): (&How, &Tell),
+        (how, report): (&How, &Reporter),
         give_up_at: Option<Boot>,
     ) -> Result<(Vec<Recorded>, Revision), OnceError> {
-        let (mut away, mut backoff, mut stop) = (outage(tell), Backoff::new(), how.stop.clone());
+        let (mut away, mut backoff, mut stop) = (outage(report), Backoff::new(), how.stop.clone());
         loop {
             match self.ledger.once(&steps[0].key).await {
                 Err(error) if error.is_passing() && !self.is_reached(give_up_at) => away.goes_on(&error),
@@ -338,7 +338,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         at.is_some_and(|at| self.clock.boot() >= at)
     }
 
-    /// Waits for the lock, and does under it what is left to be done, however many sessions and terms that takes.
+    /// Waits for the lock, and does under it what is left to do, over as many sessions and terms as that takes.
     async fn take_part(
         &self,
         candidate: &mut Candidate<S>,
@@ -346,19 +346,20 @@ impl<S: Store, E: Execute> Runner<S, E> {
         give_up_at: Option<Boot>,
     ) -> Result<Settled, OnceError> {
         let election = self.locks.election(call.steps[0].key.lock());
-        let (mut stop, mut heard) = (call.how.stop.clone(), wait::Heard::default());
+        let (mut stop, mut reported) = (call.how.stop.clone(), wait::Reported::default());
         loop {
             let term = tokio::select! {
                 biased;
                 reason = stop.requested() => return Err(OnceError::Stopped(reason)),
                 term = self.win(candidate, call, give_up_at) => term?,
-                settled = Box::pin(self.look_on(call, &mut heard)) => return settled,
+                settled = Box::pin(self.watch_holder(call, &mut reported)) => return settled,
                 () = self.reached(give_up_at) => {
-                    let holder = election.observe().await?.leader.map_or("somebody".to_owned(), |leader| leader.node);
+                    let leader = election.observe().await?.leader;
+                    let holder = leader.map_or("another process".to_owned(), |leader| leader.node);
                     return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
                 }
             };
-            match Box::pin(self.take_turn(candidate, &term, call, &mut heard)).await {
+            match Box::pin(self.act_under(candidate, &term, call, &mut reported)).await {
                 Err(OnceError::Campaign(CampaignError::SessionEnded(_) | CampaignError::TrustLapsed)) => {
                     candidate.give_up();
                 }
@@ -367,14 +368,14 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
-    /// Wins the lock, however long the store is away, up to `give_up_at`.
+    /// Wins the lock. While the store is unavailable, it is tried again up to `give_up_at`.
     async fn win(
         &self,
         candidate: &mut Candidate<S>,
         call: &Call<'_>,
         give_up_at: Option<Boot>,
     ) -> Result<Term, OnceError> {
-        let mut away = outage(call.tell);
+        let mut away = outage(call.report);
         loop {
             match candidate.next().await {
                 News::Won(term) => return Ok(term),

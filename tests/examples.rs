@@ -45,7 +45,7 @@ async fn config_change_loses_no_update() {
     assert_eq!(count(&output, "fence "), 4, "three changes, and the fence of the hold that is over: {output}");
     let flags = output.lines().nth(2).expect("three changes");
     assert!(["dark-mode", "new-checkout", "holiday-prices"].iter().all(|flag| flags.contains(flag)), "{output}");
-    assert!(output.lines().last().is_some_and(|line| line.contains("is over (the lock was taken away)")), "{output}");
+    assert!(output.lines().last().is_some_and(|line| line.contains("is over (the lock was revoked)")), "{output}");
 }
 
 #[tokio::test]

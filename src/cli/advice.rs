@@ -1,4 +1,4 @@
-//! What stays as it is until somebody does something about it, and is said once a day: not by every command.
+//! Advice about a state that lasts until a person changes it: printed once a day, and not by every command.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -12,10 +12,10 @@ use nix::unistd::geteuid;
 use super::handover::passing_dir;
 use crate::time::{Clock, Wall};
 
-/// After how long it is said again.
+/// After how long the advice is printed again.
 const AGAIN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether it was said to this user within the last day. If not, it is to be said now.
+/// Whether the advice was printed for this user within the last day. If not, the caller prints it now.
 pub(super) fn was_given_today(clock: &Clock) -> bool {
     was_given(&passing_dir().join(format!("fencron-advised-{}", geteuid())), clock.wall())
 }
@@ -29,7 +29,7 @@ fn was_given(path: &Path, now: Wall) -> bool {
     }
     let flags = O_NOFOLLOW | O_NONBLOCK;
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path);
-    // Where it cannot be noted, it is said again.
+    // If that cannot be recorded, the advice is printed again.
     file.and_then(|mut file| file.write_all(b"\n")).ok();
     false
 }

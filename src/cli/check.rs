@@ -1,4 +1,4 @@
-//! What needs no store: `validate`, `schema`, `next`, `completions`.
+//! The commands that need no store: `validate`, `schema`, `next`, `completions`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,17 +22,17 @@ pub(super) struct ValidateArgs {
     /// The jobs file
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
-    /// Leave open what `${NAME}` and `${file:…}` stand for: for a check where the secrets of the nodes are not to be had
+    /// Do not fill in `${NAME}` and `${file:…}`: for a check on a machine without the secrets of the nodes
     #[arg(long)]
     no_env: bool,
 }
 
-/// Says everything that is wrong with a file.
+/// Prints all problems of a file.
 pub(super) fn validate(args: &ValidateArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     match file::parse(&args.file, &file::bytes(&args.file)?, args.no_env) {
         Ok(config) => {
             warn(&args.file, &config, terminal);
-            tell(&args.file, &config, terminal);
+            print_notes(&args.file, &config, terminal);
             let fine: [(); 0] = [];
             terminal.show(&fine, |_| format!("{}\n", praise(&args.file, &config)))?;
             Ok(Exit::Done)
@@ -67,8 +67,8 @@ fn warn(path: &Path, config: &Config, terminal: &Terminal) {
     }
 }
 
-/// Says what is left out of scripts and directories.
-fn tell(path: &Path, config: &Config, terminal: &Terminal) {
+/// Prints what is left out of scripts and directories.
+fn print_notes(path: &Path, config: &Config, terminal: &Terminal) {
     for note in config.notes.list() {
         terminal.say(format_args!("{}:{}:{}: note: {}", path.display(), note.line, note.column, note.message));
     }
@@ -85,7 +85,7 @@ pub(super) struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Prints a script with which a shell completes the arguments.
+/// Prints a completion script for a shell.
 pub(super) fn completions(args: &CompletionsArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "fencron", &mut script);
@@ -101,14 +101,14 @@ pub(super) struct NextArgs {
     /// Only this job
     #[arg(long, env = "FENCRON_NEXT_JOB")]
     job: Option<String>,
-    /// How many fires of each job
+    /// How many instants to show of each job
     #[arg(long, value_name = "N", env = "FENCRON_NEXT_COUNT", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(FIRES_MOST)))]
     count: u32,
-    /// After this instant (RFC 3339) [default: now]
+    /// Only instants after this one (RFC 3339) [default: now]
     #[arg(long, value_name = "T", env = "FENCRON_NEXT_FROM")]
     from: Option<Wall>,
-    /// Leave open what `${NAME}` and `${file:…}` stand for; jobs whose schedule depends on it are left out
+    /// Do not fill in `${NAME}` and `${file:…}`; jobs whose schedule depends on them are left out
     #[arg(long)]
     no_env: bool,
 }
@@ -122,12 +122,12 @@ struct NextView {
     /// For a job without a schedule: what makes it due.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
-    /// Only where it is `false`: it is not due until the file says so.
+    /// Only when it is `false`: the job is not due until the file enables it.
     #[serde(skip_serializing_if = "Option::is_none")]
     enabled: Option<bool>,
 }
 
-/// Says when the jobs of a file fire, and what the rules of their zones do to it.
+/// Prints when the jobs of a file fire, and how their time zones change that.
 pub(super) fn next(args: &NextArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let config = file::parse(&args.file, &file::bytes(&args.file)?, args.no_env)?;
     warn(&args.file, &config, terminal);

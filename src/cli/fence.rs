@@ -1,4 +1,4 @@
-//! `fencron fence`: what fences are counted from, and repairing it.
+//! `fencron fence`: the base that fences are counted from, and its repair.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -20,20 +20,20 @@ pub(super) struct FenceArgs {
 
 #[derive(Subcommand)]
 enum FenceCommand {
-    /// Show the fence of the leader, and whether the store can be trusted to count on
+    /// Show the fence of the leader, and whether the store can go on counting
     #[command(after_help = "Example: fencron fence show -o json")]
     Show,
-    /// Make every later fence greater than all that were seen, after the store was restored or damaged
+    /// Make every later fence greater than all earlier ones, after the store was restored or damaged
     #[command(after_help = "Example: fencron fence repair --above 4711 --yes")]
     Repair(RepairArgs),
 }
 
 #[derive(Args)]
 struct RepairArgs {
-    /// Go above this fence too: one that a guard has seen, where the store that gave it is lost
+    /// Also go above this fence: one that a guard has seen, when the store that granted it is lost
     #[arg(long, value_name = "FENCE", value_parser = a_fence)]
     above: Option<Fence>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -55,9 +55,9 @@ struct FenceView {
     since: Option<Wall>,
     /// The store's revision now.
     revision: u64,
-    /// The highest that was seen from here.
+    /// The highest fence and revision that this machine has seen.
     seen: Seen,
-    /// Why no fence is given out, where none is.
+    /// Why no fence is granted, if none is.
     problem: Option<String>,
 }
 
@@ -90,7 +90,7 @@ fn fence_text(view: &FenceView) -> String {
     let mut text = format!("scope     {}\n", view.scope);
     text += &match (view.fence, &view.node) {
         (Some(fence), Some(node)) => format!("fence     {fence}, held by {node}\n"),
-        _ => "fence     held by nobody\n".to_owned(),
+        _ => "fence     no holder\n".to_owned(),
     };
     text += &format!("revision  {}\n", view.revision);
     text += &format!("seen      fence {} at most, revision {}\n", view.seen.fence, view.seen.revision);
@@ -130,12 +130,12 @@ async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> 
     terminal.say(format_args!(
         "fencron: a repair of {namespace} in {}\n\
          - makes every later fence greater than all that were seen here;\n\
-         - ends every hold and session: {nodes} are there; nodes that run open new ones, and one is elected anew;\n\
+         - ends every hold and session: {nodes} are there; nodes that run open new ones, and one of them is elected;\n\
          - skips what was due until now and not decided, so that no job is fired twice for it; it is not in the history;\n\
          - does not know what was made once after the backup: migrations and keys of `once` are made again unless you \
          record them first (`fencron migrate resolve ID --as done`, `fencron once KEY --resolve done`); SQL in a \
          transaction is found done in its database;\n\
-         - ends {open} open runs as `unknown`, since nobody can tell what became of them after the backup was taken:\n\
+         - ends {open} open runs as `unknown`, since it is unknown how they went on after the backup was taken:\n\
            look at them with `fencron runs --state unknown`, and settle each with `fencron resolve`",
         place.url
     ));

@@ -18,29 +18,29 @@ use crate::config::{self, Config, MAX_FILE_BYTES, MAX_MIGRATIONS, Problems, Sour
 use crate::job::MAX_SCRIPT_BYTES;
 use crate::store::sqlite::file::is_opened_here;
 
-/// The jobs file where none is named.
+/// The default jobs file.
 pub(super) const DEFAULT: &str = "jobs.yaml";
 
-/// How long a pipe in the place of a jobs file may say nothing, in milliseconds.
+/// How long a pipe in the place of a jobs file may be silent, in milliseconds.
 const PIPE_WITHIN: u16 = 10_000;
 
 /// How much of a pipe is read at once.
 const CHUNK: usize = 64 << 10;
 
-/// What is done where the jobs file is a pipe, such as `<(envsubst < jobs.template)`.
+/// What is done when the jobs file is a pipe, such as `<(envsubst < jobs.template)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pipe {
-    /// Whoever writes to it is waited for.
+    /// The reader waits for its writer.
     Wait,
-    /// It is refused.
+    /// The pipe is refused.
     Refuse,
 }
 
 /// A jobs file as it was read.
 pub(super) struct Reading {
-    /// What it says: a [`Failure`] where it cannot be read, [`Problems`] where it is wrong.
+    /// Its configuration: a [`Failure`] if it cannot be read, [`Problems`] if it is wrong.
     pub config: anyhow::Result<Config>,
-    /// What was read for it, whatever came of it.
+    /// The files that were read for it, also when it is wrong.
     pub files: Footprint,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Reading {
 ///
 /// # Errors
 ///
-/// A [`Failure`] where it cannot be read, [`Problems`] where it is wrong.
+/// A [`Failure`] if it cannot be read, [`Problems`] if it is wrong.
 pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
     look(path, Pipe::Wait).config
 }
@@ -104,8 +104,8 @@ fn parse_noting(path: &Path, bytes: &[u8], open: bool, files: &RefCell<Footprint
     config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
 }
 
-/// Opens what stands at the path without waiting for anything: opening a pipe would wait for whoever writes to it. A
-/// database that this process uses is left alone.
+/// Opens what stands at the path without waiting for anything: opening a pipe would wait for its writer. A database
+/// that this process uses is left alone.
 fn open(path: &Path) -> io::Result<File> {
     if is_opened_here(path) {
         return Err(io::Error::other("it is a database that this node works with"));
@@ -136,7 +136,7 @@ fn read_pipe(mut file: File, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
             ready => ready?,
         };
         if ready == 0 {
-            let why = format!("it is a pipe, and nobody has written to it for {} s", PIPE_WITHIN / 1000);
+            let why = format!("it is a pipe, and nothing was written to it for {} s", PIPE_WITHIN / 1000);
             return Err(io::Error::new(io::ErrorKind::TimedOut, why));
         }
         match file.read(&mut chunk) {
@@ -200,8 +200,8 @@ impl Footprint {
     }
 }
 
-/// What tells that a path leads to another file, or that the file was written to, without reading it. The path is
-/// followed anew each time: a link on the way may lead elsewhere now.
+/// Shows that a path leads to another file, or that the file was written to, without reading it. The path is followed
+/// each time: a link on the way may lead elsewhere now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stat {
     Is { identity: (u64, u64), size: u64, modified: (i64, i64), changed: (i64, i64) },
@@ -248,7 +248,7 @@ impl Content {
                 Ok(Some(names)) => Content::Directory(sorted(names)),
                 _ => Content::Unreadable,
             },
-            // Why it cannot be read is no content: only what the filesystem says of it tells a change.
+            // The reason why it cannot be read is no content: only the filesystem's data about it show a change.
             Content::Unreadable => Content::Unreadable,
             // Longer than any that is accepted: the rest does not count.
             Content::File(_) => Content::of(

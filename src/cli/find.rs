@@ -1,4 +1,4 @@
-//! The store of one machine that nobody named: in this directory, or in one above, as git finds its own.
+//! The store of one machine when no store is named: in this directory, or in one above, as git finds its own.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ pub(super) enum Found {
     Here,
     /// In a directory above, at this path.
     Above(PathBuf),
-    /// The nearest one above belongs to another user, who could read and change what is held: nobody has named it.
+    /// The nearest one above belongs to another user, who could read and change it; it is not used without being named.
     Foreign(PathBuf),
     Nothing,
 }

@@ -1,9 +1,9 @@
-//! The first process of a container, to which the system gives every process whose parent has ended: somebody has to ask
-//! how they ended, or each stays a zombie and holds a number.
+//! The first process of a container, to which the system gives every process whose parent has ended. It has to ask how
+//! they ended, or each of them stays a zombie and keeps a process id.
 //!
-//! The system makes them children of the *thread* with which the process began. So that thread does nothing else, and the
-//! program runs in another one: what the program has started itself is never a child of this thread, and how that ended is
-//! left for the program to hear (`__WNOTHREAD`, waitpid(2)).
+//! The system makes them children of the *thread* with which the process began. So that thread does nothing else, and
+//! the program runs in another one: what the program has started itself is never a child of this thread, and its exit
+//! status is left for the program to read (`__WNOTHREAD`, waitpid(2)).
 
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-/// How often it is looked for those who have ended.
+/// How often it looks for processes that have ended.
 const REAP_EVERY: Duration = Duration::from_secs(1);
 
 /// The stack of the program: as much as the first thread of a process has.
@@ -49,7 +49,7 @@ pub(super) fn run(program: fn() -> ExitCode) -> ExitCode {
 fn reap() {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WNOTHREAD)) {
-            // Nobody more has ended, or nobody is there.
+            // No other process has ended, or there is none.
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
             // EINVAL: one has, by a signal that has no name.
             Ok(_) | Err(Errno::EINVAL | Errno::EINTR) => {}

@@ -1,4 +1,4 @@
-//! `fencron guard`: the receiving end, for services and scripts that do not check fences themselves.
+//! `fencron guard`: checks fences for services and scripts that do not check them themselves.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,15 +34,15 @@ pub(super) struct GuardArgs {
 
 #[derive(Subcommand)]
 enum GuardCommand {
-    /// Print the tables, and what to call in one's own transactions
+    /// Print the tables of a guard, and the statements to call in your own transactions
     #[command(after_help = "Example: fencron guard sql postgres > guard.sql")]
     Sql(SqlArgs),
-    /// Guard an HTTP service that need not be changed
+    /// Guard an HTTP service without changing it
     #[command(
         after_help = "Example: fencron guard proxy --listen 0.0.0.0:90 --upstream http://127.0.0.1:80 --state sqlite:g.db"
     )]
     Proxy(ProxyArgs),
-    /// Guard a command: run it, unless its fence is stale or it was run before
+    /// Guard a command: run it unless its fence is stale or it was run before
     #[command(
         after_help = "Example: fencron guard exec disk --state sqlite:g.db --scope shop/leader --fence 7 -- ./backup.sh"
     )]
@@ -50,7 +50,7 @@ enum GuardCommand {
     /// Show the greatest fence that each scope has seen
     #[command(after_help = "Example: fencron guard show --state sqlite:g.db -o json")]
     Show(care::ShowArgs),
-    /// Take back what a scope has seen, where it was no fence, and the true leader is shut out by it
+    /// Lower the fence that a scope has seen, when a wrong one was recorded and shuts out the true leader
     #[command(after_help = "Example: fencron guard reset shop/leader --state sqlite:g.db --to 7 --yes")]
     Reset(care::ResetArgs),
 }
@@ -68,32 +68,32 @@ enum Database {
     Sqlite,
 }
 
-/// What every guard is told.
+/// The options of every guard.
 #[derive(Args)]
 struct RuleArgs {
-    /// What it remembers: memory, sqlite:PATH (this machine) or postgres://USER@HOST/DATABASE (all that share it)
+    /// Where the guard keeps its state: memory, sqlite:PATH (this machine) or postgres://USER@HOST/DATABASE (shared)
     #[arg(long, value_name = "URL", env = "FENCRON_GUARD_STATE", hide_env_values = true)]
     // A text: what is no URL of a state may hold a password, and clap would show it.
     state: String,
-    /// For how long an answer is replayed; after that the same key is done again
+    /// For how long an answer is replayed; after that a request with the same key is executed again
     #[arg(long, value_name = "D", default_value = "7d", value_parser = super::duration)]
     keep: Duration,
-    /// How many keys are kept; beyond it new ones are turned away
+    /// How many keys are kept; above that, requests with new keys are turned away
     #[arg(long, value_name = "N", default_value_t = Options::default().keys_most)]
     keys_most: u64,
-    /// How long to wait for what older fences have in flight
+    /// How long to wait for requests of older fences that are in flight
     #[arg(long, value_name = "D", default_value = "10s", value_parser = super::duration)]
     wait: Duration,
-    /// What to do where nobody knows whether it was done
+    /// What to do with a repetition when it is unknown whether the first request took effect
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
     in_doubt: WhenInDoubt,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum WhenInDoubt {
-    /// Turn it away
+    /// Turn the repetition away
     Refuse,
-    /// Do it, perhaps for the second time
+    /// Execute it, perhaps for the second time
     Repeat,
 }
 
@@ -127,39 +127,39 @@ fn cannot_use(error: &StateError) -> Failure {
 
 #[derive(Args)]
 struct ProxyArgs {
-    /// Where it listens; port 0 is any free port
+    /// The address to listen on; port 0 is any free port
     #[arg(long, value_name = "ADDR", env = "FENCRON_GUARD_LISTEN")]
     listen: SocketAddr,
-    /// The service that is guarded, like http://127.0.0.1:8080
+    /// The URL of the guarded service, like http://127.0.0.1:8080
     #[arg(long, value_name = "URL", env = "FENCRON_GUARD_UPSTREAM")]
     upstream: String,
     #[command(flatten)]
     rules: RuleArgs,
-    /// What is guarded, where several guards share a state and are to have nothing to do with each other
+    /// The name of the guarded resource, when several guards share a state and must not affect each other
     #[arg(long, value_name = "NAME", default_value = "")]
     resource: String,
-    /// Turn away what bears no fence, rather than pass it on unguarded
+    /// Turn away requests without a fence, rather than pass them on unguarded
     #[arg(long)]
     require_fence: bool,
-    /// Another header by which callers are told apart, like X-Tenant; may be given several times
+    /// Another header that distinguishes callers, like X-Tenant; may be given several times
     #[arg(long = "caller-header", value_name = "NAME")]
     caller_headers: Vec<HeaderName>,
-    /// How large the body of a guarded request may be, in bytes
+    /// The largest body of a guarded request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Options::default().body_most)]
     body_most: usize,
-    /// How long the body of a guarded request may take to come
+    /// How long the body of a guarded request may take to arrive
     #[arg(long, value_name = "D", default_value = "30s", value_parser = super::duration)]
     body_within: Duration,
-    /// How large an answer may be to be replayed, in bytes
+    /// The largest answer that is kept for a replay, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Options::default().answer_most)]
     answer_most: usize,
-    /// How long the service may take
+    /// How long the service may take to answer
     #[arg(long, value_name = "D", default_value = "5m", value_parser = super::duration)]
     timeout: Duration,
-    /// Where /healthz and /readyz of the guard itself are answered [default: nowhere]
+    /// The address of the guard's own /healthz and /readyz [default: none]
     #[arg(long, value_name = "ADDR")]
     health_listen: Option<SocketAddr>,
-    /// How long requests may go on when the guard is told to stop
+    /// How long requests may go on after the guard was asked to stop
     #[arg(long, value_name = "D", default_value = "30s", value_parser = super::duration)]
     shutdown_grace: Duration,
 }
@@ -188,7 +188,7 @@ pub(super) async fn run(args: GuardArgs, terminal: &mut Terminal) -> anyhow::Res
     }
 }
 
-/// Guards a service until it is told to stop.
+/// Guards a service until it is asked to stop.
 async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let mut asked_to_stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let options = Options {

@@ -1,4 +1,5 @@
-//! What a command is told of the store of the program that runs it, so that a `fencron` in it works with the same one.
+//! Passes the store of the program that runs a command on to that command, so that a `fencron` in it works with the
+//! same one.
 //!
 //! The address goes into the environment, which everything that the command starts inherits, and which is shown and logged
 //! by many a tool. User and password do not: they are in a file for this user only, with the store that they are for, and
@@ -24,7 +25,7 @@ pub(super) const ACCESS: &str = "FENCRON_STORE_ACCESS";
 /// What the names of these files begin with.
 const PREFIX: &str = "fencron-access-";
 
-/// User and password, and the store that they are for: no other is ever told them.
+/// User and password, and the store that they are for: they are sent to no other.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Access {
@@ -33,7 +34,7 @@ struct Access {
     password: String,
 }
 
-/// What commands are told, for as long as this lives.
+/// What is passed on to commands, for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Handover {
     variables: Vec<(OsString, OsString)>,

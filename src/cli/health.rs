@@ -1,4 +1,4 @@
-//! `fencron health`: one node's own word on whether it is well, for an image that has no HTTP client.
+//! `fencron health`: asks one node whether it is healthy, for an image that has no HTTP client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -24,13 +24,13 @@ const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080)
 
 #[derive(Args)]
 pub(super) struct HealthArgs {
-    /// What to ask, like <http://127.0.0.1:8080/readyz> [default: /healthz of the node that runs here]
+    /// The URL to ask, like <http://127.0.0.1:8080/readyz> [default: /healthz of the node that runs here]
     #[arg(value_name = "URL", env = "FENCRON_HEALTH_URL", value_parser = http_url)]
     url: Option<Url>,
-    /// Where the node here listens [default: what it has published in the state directory, or 127.0.0.1:8080]
+    /// The address of the node here [default: the one that it published in the state directory, or 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "FENCRON_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Which node, where several run here
+    /// The node to ask, if several run here
     #[arg(long, env = "FENCRON_NODE", value_parser = node_name)]
     node: Option<String>,
 }
@@ -40,7 +40,7 @@ fn http_url(text: &str) -> Result<Url, String> {
     url.ok_or_else(|| "write it like http://127.0.0.1:8080/readyz".to_owned())
 }
 
-/// Asks a node, and exits 0 where it says that it is well, 1 where it does not.
+/// Asks a node, and exits 0 if it is healthy, 1 if it is not.
 pub(super) async fn health(args: &HealthArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     // Any free port is none that could be asked.
     let listen = args.listen.filter(|listen| listen.port() != 0);

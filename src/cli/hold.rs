@@ -28,19 +28,19 @@ use crate::lock::{Candidate, Driver, LockName, Locks, Lost, News, PERMITS_MOST, 
 use crate::store::AnyStore;
 use crate::time::{Boot, Clock, written};
 
-/// What the session of somebody who holds a lock by a command says of it: it is no node.
+/// The record of the session of a command: it is no node.
 const NO_NODE: &[u8] = b"{}";
 
-/// How many signals are heard while the command is being started; more of them wait.
-const HEARD_MOST: usize = 16;
+/// How many signals are received while the command is being started; more of them wait.
+const RECEIVED_MOST: usize = 16;
 
-/// How long a session that is not needed any more is waited for to end; after that it runs out.
+/// How long the program waits for its session to end; after that it runs out by itself.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the store is waited for to say that something was released. After that the end of the session releases it.
+/// How long the program waits for the store to acknowledge a release. After that the end of the session releases the lock.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long it may take to learn who holds what could not be had.
+/// How long it may take to learn who holds a lock that could not be acquired.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 /// The longest `--lock-delay`. (A store has a bound of its own, a little above.)
@@ -49,7 +49,7 @@ const LOCK_DELAY_MOST_DAYS: u64 = 365;
 /// What shells add to the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
 
-/// How a command that was not run ends, as shells have it.
+/// The exit code for a command that was not run, as shells have it.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
@@ -57,7 +57,7 @@ const NOT_FOUND: u8 = 127;
 pub(super) struct LockArgs {
     /// The lock: 1 to 200 bytes of any text but `leader`
     name: String,
-    /// How long nobody gets the lock after its holder was lost (not after a release)
+    /// How long the lock stays barred after its holder was lost (not after a release)
     #[arg(long, value_name = "D", env = "FENCRON_LOCK_DELAY", value_parser = super::duration)]
     lock_delay: Option<Duration>,
     #[command(flatten)]
@@ -69,9 +69,9 @@ pub(super) struct LockArgs {
 
 #[derive(Args)]
 pub(super) struct ElectArgs {
-    /// What is contended for: 1 to 200 bytes of any text but `leader`. It is the lock of that name
+    /// The election: 1 to 200 bytes of any text but `leader`. Its leader holds the lock of that name
     name: String,
-    /// Where the lead is lost, contend for it again, and run the command anew
+    /// After the leadership was lost, contend for it again, and run the command again
     #[arg(long)]
     again: bool,
     #[command(flatten)]
@@ -85,13 +85,13 @@ pub(super) struct ElectArgs {
 pub(super) struct SemaphoreArgs {
     /// The semaphore: 1 to 200 bytes of any text
     name: String,
-    /// How many permits there are; what the first use said, or --set-permits, stays
+    /// How many permits there are; only the first use of a semaphore and --set-permits set the number
     #[arg(long, value_name = "N", env = "FENCRON_PERMITS", value_parser = permits())]
     permits: u32,
     /// How many of them to take
     #[arg(long, value_name = "N", env = "FENCRON_TAKE", default_value_t = 1, value_parser = permits())]
     take: u32,
-    /// Make it --permits for everybody from now on; alone, or before the command is run
+    /// Change the number to --permits for all from now on; alone, or before the command is run
     #[arg(long)]
     set_permits: bool,
     #[command(flatten)]
@@ -105,37 +105,37 @@ fn permits() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(PERMITS_MOST))
 }
 
-/// How something is waited for and held.
+/// How a lock or a permit is waited for and held.
 #[derive(Args)]
 pub(super) struct HoldArgs {
-    /// How long to wait for it [default: as long as it takes]
+    /// How long to wait [default: without limit]
     #[arg(long, value_name = "D", env = "FENCRON_WAIT", value_parser = super::duration)]
     wait: Option<Duration>,
-    /// Do not wait: exit 3 where it cannot be had at once
+    /// Do not wait: exit 3 if it cannot be acquired at once
     #[arg(long = "try")]
     at_once: bool,
-    /// How long it outlives a process that is lost
+    /// How long it stays held after its process was lost
     #[arg(long, value_name = "D", env = "FENCRON_TTL", default_value = "10s", value_parser = super::duration)]
     ttl: Duration,
-    /// Who holds it, for others to read [default: host name and process id]
+    /// The name of the holder, for people to read [default: host name and process id]
     #[arg(long, env = "FENCRON_NODE", value_parser = run::node_name)]
     node: Option<String>,
-    /// End the command after it was held for so long
+    /// End the command when it has been held for this long
     #[arg(long, value_name = "D", env = "FENCRON_MAX_HOLD", value_parser = super::duration)]
     max_hold: Option<Duration>,
-    /// How long the command has from TERM to KILL when it is ended, where there is so much time
+    /// How long the command has from TERM to KILL when it is ended, if there is so much time
     #[arg(long, value_name = "D", env = "FENCRON_KILL_AFTER", default_value = "10s")]
     #[arg(value_parser = super::duration)]
     kill_after: Duration,
-    /// Say who holds it and who waits before this, and when it was acquired and released
+    /// Print the holder and the place in the queue, and when it was acquired and released
     #[arg(short, long)]
     verbose: bool,
-    /// Say nothing while it waits
+    /// Print nothing while it waits
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
 }
 
-/// What is to be held.
+/// What the command needs to hold.
 enum What {
     Lock { delay: Option<Duration> },
     Lead { again: bool },
@@ -178,7 +178,7 @@ pub(super) async fn semaphore(args: SemaphoreArgs, global: &Global) -> anyhow::R
 /// The name of a lock that a person may hold.
 pub(super) fn lock_name(name: &str) -> Result<LockName, Failure> {
     if name == LockName::leader().as_str() {
-        let why = "`leader` is the lock by which the nodes elect who fires the jobs: whoever else held it would stop the \
+        let why = "`leader` is the lock by which the nodes elect their leader: another holder would stop the \
                    scheduler. Choose another name";
         return Err(Failure::wrong(why));
     }
@@ -204,15 +204,15 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
         .context("cannot prepare to start commands")?;
     let deadlines = execute.deadlines();
-    let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = place.remembering(global)?.on_trust(tell);
+    let on_trust = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let locks = place.remembering(global)?.on_trust(on_trust);
     let node = args.node.clone().unwrap_or_else(crate::client::default_node);
-    let turn = Turn { what, name, args, command, node, timing, place, locks, execute, begun };
-    turn.take(&mut signals).await
+    let invocation = Invocation { what, name, args, command, node, timing, place, locks, execute, begun };
+    invocation.take(&mut signals).await
 }
 
 /// One call of the program.
-struct Turn {
+struct Invocation {
     what: What,
     name: LockName,
     args: HoldArgs,
@@ -231,7 +231,7 @@ enum Over {
     HeldTooLong(Duration),
 }
 
-impl Turn {
+impl Invocation {
     async fn take(&self, signals: &mut Signals) -> anyhow::Result<Exit> {
         let presence = Presence { node: self.node.clone(), record: NO_NODE.to_vec() };
         let mut candidate = Candidate::new(&self.locks, presence, self.timing, Driver::Thread);
@@ -242,7 +242,7 @@ impl Turn {
         exit
     }
 
-    /// Waits for it and attends to it, however many sessions that takes.
+    /// Acquires it and runs the command under it, over as many sessions as that takes.
     async fn contend(&self, candidate: &mut Candidate<AnyStore>, signals: &mut Signals) -> anyhow::Result<Exit> {
         let (mut wait, _) = self.args.patience();
         loop {
@@ -257,11 +257,11 @@ impl Turn {
                 Acquired::Held(held) => {
                     let exit = self.attend(*held, &session, signals).await?;
                     let again = matches!(self.what, What::Lead { again: true });
-                    // Whoever is to end has no use for another term.
-                    if exit != Exit::Lost || !again || signals.told_to_end() {
+                    // A program that ends has no use for another term.
+                    if exit != Exit::Lost || !again || signals.asked_to_end() {
                         return Ok(exit);
                     }
-                    // What it was lost to may be an outage of the store, and that is waited through as well.
+                    // The cause of the loss may be an outage of the store, which is waited through as well.
                     wait = None;
                 }
                 Acquired::NotInTime => return Err(self.not_in_time(&session).await.into()),
@@ -277,7 +277,7 @@ impl Turn {
         }
     }
 
-    /// The session, however long the store is away, for as long as there is time left.
+    /// The session. While the store is unavailable, it is tried again for as long as there is time left.
     async fn session(
         &self,
         candidate: &mut Candidate<AnyStore>,
@@ -290,7 +290,8 @@ impl Turn {
                     outage.is_over();
                     return Ok(session);
                 }
-                // The store is away; or this process stood still while it was opened, for longer than it lives by itself.
+                // The store is unavailable; or this process stood still while it was opened, for longer than it lives
+                // by itself.
                 News::NoSession(error) if error.is_passing() && left() != Some(Duration::ZERO) => {
                     outage.goes_on(&error)
                 }
@@ -326,13 +327,13 @@ impl Turn {
     async fn attend(&self, held: Held, session: &Session<AnyStore>, signals: &mut Signals) -> anyhow::Result<Exit> {
         signals.stay_in_place()?;
         let since = self.place.clock.boot();
-        self.tell_acquired(&held, since);
-        let (started, heard) = self.start(&held, session, signals).await;
+        self.report_acquired(&held, since);
+        let (started, received) = self.start(&held, session, signals).await;
         let mut running = match started {
             Ok(running) => running,
             Err(NotRun::Stopped(_)) => {
                 tokio::time::timeout(RELEASE_WITHIN, held.release()).await.ok();
-                return Ok(heard.last().map_or(Exit::Failed, |signal| by_signal(*signal as i32)));
+                return Ok(received.last().map_or(Exit::Failed, |signal| by_signal(*signal as i32)));
             }
             Err(NotRun::Refused) => {
                 let (name, why) = (self.shown(), Lost::TrustLapsed);
@@ -348,16 +349,16 @@ impl Turn {
                 return Err(Failure::new(Exit::Command(code), error.to_string()).into());
             }
         };
-        heard.into_iter().for_each(|signal| running.pass_on(signal));
+        received.into_iter().for_each(|signal| running.pass_on(signal));
         let (over, status) = self.until_over(&held, running, signals).await;
         if let Some(Over::Lost(_)) = over {
-            return Ok(over.map_or(Exit::Lost, |over| self.tell_lost(&over)));
+            return Ok(over.map_or(Exit::Lost, |over| self.report_lost(&over)));
         }
         let released = tokio::time::timeout(RELEASE_WITHIN, held.release()).await;
         let unanswered = |_| Released::Unknown(format!("the store has not answered in {RELEASE_WITHIN:?}"));
         let released = released.unwrap_or_else(unanswered);
         if let Some(over) = over {
-            return Ok(self.tell_lost(&over));
+            return Ok(self.report_lost(&over));
         }
         match released {
             Released::Now => {
@@ -375,7 +376,7 @@ impl Turn {
             Released::Unknown(why) => {
                 let (name, ttl) = (self.shown(), written(self.args.ttl));
                 say(&format!(
-                    "fencron: nobody said that {name} was released ({why}): it is free in {ttl} at the latest"
+                    "fencron: the release of {name} was not acknowledged ({why}): it is free in {ttl} at the latest"
                 ));
             }
         }
@@ -385,8 +386,8 @@ impl Turn {
         })
     }
 
-    /// Starts the command. Answers the signals that came meanwhile, too: where the system has no room for a process, one
-    /// that tells to end ends the tries.
+    /// Starts the command. Answers also the signals that came meanwhile. While the system has no room for a process, a
+    /// signal to end stops the attempts.
     async fn start(
         &self,
         held: &Held,
@@ -395,15 +396,15 @@ impl Turn {
     ) -> (Result<Running, NotRun>, Vec<Signal>) {
         let (stopper, stop) = Stop::channel();
         let mut starting = std::pin::pin!(self.execute.wrap(self.wrapped((held, session), stop)));
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         loop {
-            let listens = heard.len() < HEARD_MOST;
+            let listens = received.len() < RECEIVED_MOST;
             tokio::select! {
                 biased;
-                started = &mut starting => return (started, heard),
+                started = &mut starting => return (started, received),
                 signal = signals.next(), if listens => {
-                    heard.push(signal);
-                    if signals.told_to_end() {
+                    received.push(signal);
+                    if signals.asked_to_end() {
                         stopper.stop(StopReason::Asked);
                     }
                 }
@@ -429,7 +430,7 @@ impl Turn {
         let over = over.or(by_supervisor);
         let ending = match over {
             None => Ending::ByItself,
-            // Another may have it already: there is no more time than for killing.
+            // Another holder may have it already: there is only time to kill.
             Some(Over::Lost(Lost::Taken | Lost::SessionEnded(_))) => Ending::Forced(Some(self.timing.killed_after())),
             Some(_) => Ending::Forced(None),
         };
@@ -471,14 +472,14 @@ impl Turn {
         Wrapped { argv, env, without, kill_after, keeps_session, may_start, stop }
     }
 
-    fn tell_acquired(&self, held: &Held, since: Boot) {
+    fn report_acquired(&self, held: &Held, since: Boot) {
         if self.args.verbose {
             let fence = held.hold().map_or(String::new(), |(_, fence)| format!(" under fence {fence}"));
             say(&format!("fencron: {} acquired{fence} after {}", self.shown(), seconds(since.since(self.begun))));
         }
     }
 
-    fn tell_lost(&self, over: &Over) -> Exit {
+    fn report_lost(&self, over: &Over) -> Exit {
         let name = self.shown();
         say(&match over {
             Over::Lost(why) => format!("fencron: {name} was lost ({why}): the command was ended"),
@@ -492,7 +493,7 @@ impl Turn {
 }
 
 impl HoldArgs {
-    /// How long it is waited for, and whether nothing is said of that.
+    /// How long to wait, and whether to print nothing about it.
     fn patience(&self) -> (Option<Duration>, bool) {
         (if self.at_once { Some(Duration::ZERO) } else { self.wait }, self.quiet)
     }

@@ -1,4 +1,4 @@
-//! Files that live as long as the program that made them: what it tells other programs of this user on this machine.
+//! Files that live as long as the program that made them: they inform other programs of this user on this machine.
 //!
 //! A lock on the file says that the program lives, and ends with the program, however that ends. No clock and no process
 //! number can say so wrongly.

@@ -1,4 +1,4 @@
-//! `fencron locks` and `unlock`: what is held, and taking it away.
+//! `fencron locks` and `unlock`: lists locks and semaphores, and revokes them.
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -17,30 +17,30 @@ use crate::time::Wall;
 
 #[derive(Args)]
 pub(super) struct LocksArgs {
-    /// Only those whose names begin so
+    /// Only names that begin with this text
     #[arg(default_value = "", hide_default_value = true)]
     prefix: String,
-    /// Also semaphores that nobody uses now
+    /// Also semaphores without holders and waiters
     #[arg(long)]
     all: bool,
 }
 
 #[derive(Args)]
 pub(super) struct UnlockArgs {
-    /// The lock, or the semaphore
+    /// The name of the lock or semaphore
     name: String,
-    /// Take it away from whoever holds it, without asking them
+    /// Revoke it without asking its holder
     #[arg(long)]
     force: bool,
-    /// Which of the locks of that name: what `locks` shows as its kind
+    /// The kind of the lock, as `fencron locks` shows it
     #[arg(long, value_enum, default_value = "lock", conflicts_with = "session")]
     kind: Kind,
-    /// Of a semaphore: from which session, as `fencron locks -o json` shows it
+    /// For a semaphore: the session to revoke permits from, as `fencron locks -o json` shows it
     #[arg(long, value_name = "ID", value_parser = session)]
     session: Option<LeaseId>,
 }
 
-/// The locks that may be taken away.
+/// The kinds of locks that can be revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// One that `lock`, `elect` or a program holds.
@@ -56,23 +56,23 @@ fn session(text: &str) -> Result<LeaseId, String> {
     number.map(LeaseId).ok_or_else(|| "a session is a hexadecimal number".to_owned())
 }
 
-/// What `locks` prints of each.
+/// What `locks` prints of each lock.
 #[derive(Serialize)]
 struct LockView {
     name: String,
     /// `lock`, `leader`, `migrations`, `once` or `semaphore`.
     kind: &'static str,
-    /// Who holds it; `null`: nobody, or a semaphore.
+    /// The holder; `null`: none, or a semaphore.
     holder: Option<String>,
     session: Option<String>,
     fence: Option<Fence>,
     since: Option<Wall>,
     waiting: usize,
-    /// Why nobody is granted it for now, once nobody holds it: `delay` or `destroyed`.
+    /// Why it is not granted for now, once it has no holder: `delay` or `destroyed`.
     barred: Option<&'static str>,
     /// Of a semaphore: how many permits there are.
     permits: Option<u32>,
-    /// Of a semaphore: who holds how many.
+    /// Of a semaphore: the holders, and how many permits each holds.
     holders: Vec<ShareView>,
 }
 
@@ -84,7 +84,7 @@ struct ShareView {
     since: Wall,
 }
 
-/// Lists what is held.
+/// Lists locks and semaphores.
 pub(super) async fn list(args: &LocksArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
     let listing = place.locks(Seen::default()).list(&args.prefix).await?;
@@ -153,11 +153,11 @@ fn locks_table(views: &[LockView]) -> String {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let rows = views.iter().flat_map(|view| {
         let (name, kind, waiting) = (view.name.clone(), view.kind.to_owned(), view.waiting.to_string());
-        let barred = view.barred.map(|why| format!("nobody ({why})"));
+        let barred = view.barred.map(|why| format!("none ({why})"));
         let taken: u32 = view.holders.iter().map(|share| share.permits).sum();
         let all = view.permits.map_or("?".to_owned(), |permits| permits.to_string());
         if view.kind == "semaphore" && view.holders.is_empty() {
-            let free = format!("nobody (0 of {all})");
+            let free = format!("none (0 of {all})");
             return vec![vec![name, kind, free, "-".to_owned(), "-".to_owned(), waiting]];
         }
         if view.kind != "semaphore" {
@@ -178,7 +178,7 @@ fn locks_table(views: &[LockView]) -> String {
     table(&["NAME", "KIND", "HOLDER", "FENCE", "SINCE", "WAITING"], rows)
 }
 
-/// Takes a lock away.
+/// Revokes a lock.
 pub(super) async fn unlock(args: &UnlockArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     if args.kind == Kind::Lock && args.name == LockName::leader().as_str() {
         let why = "`leader` is held by the node that leads: `fencron step-down` asks it to let another one lead, and lets \
@@ -215,21 +215,21 @@ async fn take_lock(
     let node = visible(node);
     if !force {
         let why = format!(
-            "{shown} is held by {node} (fence {fence}) since {since}: with --force it is taken away, and whoever is next \
-             gets it at once, while {node} may still be at work. A command of `fencron lock` is told and ended; whatever \
-             else {node} still does is turned away only where fences are checked"
+            "{shown} is held by {node} (fence {fence}) since {since}: with --force it is revoked, and the next waiter \
+             gets it at once, while {node} may still be at work. A command of `fencron lock` is ended. What else \
+             {node} still does is turned away only by targets that check fences"
         );
         return Err(Failure::wrong(why).into());
     }
     terminal.say(format_args!(
-        "fencron: {shown} was taken away from {node}, who held it under fence {fence} since {since}.\n\
-         fencron: A command of `fencron lock` or `elect` is told, and ended; a program that uses the library is told.\n\
+        "fencron: {shown} was revoked from {node}, which held it under fence {fence} since {since}.\n\
+         fencron: A command of `fencron lock` or `elect` is ended; a program that uses the library is notified.\n\
          fencron: What they still do, or have under way, cannot be stopped from here: check fences where it takes effect"
     ));
     Ok(Exit::Done)
 }
 
-/// Why there is nothing to take away.
+/// Why there is nothing to revoke.
 async fn nobody_holds(place: &Place, locks: &Locks<AnyStore>, name: &LockName) -> Failure {
     let shown = visible(name.as_str());
     let semaphore = locks.semaphore(name.clone(), 1).state().await;
@@ -238,11 +238,11 @@ async fn nobody_holds(place: &Place, locks: &Locks<AnyStore>, name: &LockName) -
     if holders.is_empty() {
         return Failure::new(
             Exit::Failed,
-            format!("nobody holds {shown} in the namespace {namespace}: see `fencron locks`"),
+            format!("{shown} has no holder in the namespace {namespace}: see `fencron locks`"),
         );
     }
     let why = format!(
-        "{shown} is a semaphore, whose permits are held by {}: say from which session to take them away, with --session",
+        "{shown} is a semaphore, whose permits are held by {}: name the session to revoke them from with --session",
         holders.join(", ")
     );
     Failure::wrong(why)
@@ -261,7 +261,7 @@ async fn take_permits(
     let shown = visible(name.as_str());
     if !force {
         let why = format!(
-            "with --force the permits of {shown} that session {session} holds are taken away, and whoever is next gets \
+            "with --force the permits of {shown} that session {session} holds are revoked, and the next waiter gets \
              them at once, while their holder may still be at work, which no fence turns away"
         );
         return Err(Failure::wrong(why).into());
@@ -272,8 +272,8 @@ async fn take_permits(
     };
     let count: u32 = taken.iter().map(|taken| taken.permits).sum();
     terminal.say(format_args!(
-        "fencron: {count} permits of {shown} were taken away from {holder}, session {session}.\n\
-         fencron: A command of `fencron semaphore` is told, and ended; a program that uses the library is told"
+        "fencron: {count} permits of {shown} were revoked from {holder}, session {session}.\n\
+         fencron: A command of `fencron semaphore` is ended; a program that uses the library is notified"
     ));
     Ok(Exit::Done)
 }
@@ -281,7 +281,7 @@ async fn take_permits(
 fn unlock_failure(error: LockError) -> anyhow::Error {
     match error {
         LockError::Store(error) if error.is_unknown() => {
-            let why = format!("nobody can say whether it was taken away ({error}): ask again");
+            let why = format!("it is unknown whether it was revoked ({error}): run the command again");
             Failure::new(Exit::OutcomeUnknown, why).into()
         }
         LockError::Store(error) => error.into(),

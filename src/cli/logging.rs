@@ -33,8 +33,8 @@ pub(super) enum LogFormat {
 /// The target of what jobs write.
 const OUTPUT: &str = "fencron::output";
 
-/// Begins to log what FENCRON_LOG or RUST_LOG says, or else `default`: through `queue`, or where there is none, waiting
-/// for whoever reads stderr.
+/// Begins to log what FENCRON_LOG or RUST_LOG says, or else `default`: through `queue`, or without one, in which case
+/// each line waits for the reader of stderr.
 pub(super) fn start(format: LogFormat, default: &str, clock: Clock, queue: Option<Queue>) -> Result<(), Failure> {
     let filter = filter(default)?;
     let time = Time(clock);
@@ -54,7 +54,7 @@ pub(super) fn start(format: LogFormat, default: &str, clock: Clock, queue: Optio
     Ok(())
 }
 
-/// The queue of a program that must not wait for whoever reads its stderr.
+/// The queue of a program that must not wait for the reader of its stderr.
 pub(super) fn queue(format: LogFormat, clock: Clock) -> io::Result<Queue> {
     Queue::start(io::stderr(), move |lost| lost_lines(format, lost, &clock))
 }
@@ -62,7 +62,7 @@ pub(super) fn queue(format: LogFormat, clock: Clock) -> io::Result<Queue> {
 /// A line like the others, that says how many of them are missing.
 fn lost_lines(format: LogFormat, lost: u64, clock: &Clock) -> String {
     let time = clock.wall().to_utc().to_rfc3339_opts(SecondsFormat::Millis, true);
-    let message = "lines are missing here: whoever reads stderr was too slow, and a node does not wait for that";
+    let message = "lines are missing here: the reader of stderr was too slow, and a node does not wait for it";
     match format {
         LogFormat::Text => format!("{time}  WARN {message} lost={lost}\n"),
         LogFormat::Json => {
@@ -72,8 +72,9 @@ fn lost_lines(format: LogFormat, lost: u64, clock: &Clock) -> String {
     }
 }
 
-/// What is not heard below INFO: HTTP clients log the names of hosts, which may come from a secret; and `notify` logs each
-/// change in the directory of the jobs file, which is one line more for each line of a log that is kept there.
+/// Targets that are not logged below INFO: HTTP clients log the names of hosts, which may come from a secret; and
+/// `notify` logs each change in the directory of the jobs file, which is one line more for each line of a log that is
+/// kept there.
 const HELD_AT_INFO: [&str; 4] = ["reqwest=info", "hyper_util=info", "rustls=info", "notify=info"];
 
 fn filter(default: &str) -> Result<EnvFilter, Failure> {

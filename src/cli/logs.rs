@@ -1,4 +1,4 @@
-//! `fencron logs`: what a run wrote, from wherever it runs.
+//! `fencron logs`: what a run wrote, also while it runs on another node.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub(super) struct LogsArgs {
     /// The run, as `fencron runs` shows it
     run: RunId,
-    /// Go on until the run has ended, then say how
+    /// Follow the output until the run has ended, then print its verdict
     #[arg(short, long, env = "FENCRON_LOGS_FOLLOW", value_parser = FalseyValueParser::new())]
     follow: bool,
 }
@@ -45,7 +45,7 @@ pub(super) struct LogsArgs {
 pub(super) async fn logs(args: &LogsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
     let http = Client::builder().no_proxy().connect_timeout(CONNECT_WITHIN).build().context("cannot use HTTP")?;
-    let reader = Reader { ledger: place.ledger(), http, run: &args.run, terminal, shown: None, told: None };
+    let reader = Reader { ledger: place.ledger(), http, run: &args.run, terminal, shown: None, reported: None };
     if args.follow { reader.follow().await } else { reader.once().await }
 }
 
@@ -57,11 +57,11 @@ struct Reader<'a> {
     terminal: &'a mut Terminal,
     /// The attempt whose output has been shown to its end.
     shown: Option<u32>,
-    /// The last that was said about why nothing is shown, so that it is said once.
-    told: Option<String>,
+    /// The last report of why nothing is shown, so that it is printed once.
+    reported: Option<String>,
 }
 
-/// What came of asking the node that runs it.
+/// The result of asking the node that runs it.
 enum Streamed {
     ToTheEnd,
     /// It cannot be asked, or broke off.
@@ -78,7 +78,7 @@ impl Reader<'_> {
                 if done.output.is_empty() && done.verdict == Verdict::Unknown {
                     let node =
                         done.claimant.map_or("its node".to_owned(), |claimant| format!("the node {}", claimant.node));
-                    self.tell(format!(
+                    self.report(format!(
                         "nothing that it wrote is kept: {node} was lost before; the log of that node has it"
                     ));
                 }
@@ -86,10 +86,12 @@ impl Reader<'_> {
             RunRow::Open(open) => match open.claimant {
                 Some(claimant) => match self.stream(&claimant, false).await? {
                     Streamed::ToTheEnd => {}
-                    Streamed::NotThere => self.tell("it is just starting, or just ending".to_owned()),
-                    Streamed::No(why) => self.tell(format!("{why}; what is kept of it can be read when it has ended")),
+                    Streamed::NotThere => self.report("it is just starting, or just ending".to_owned()),
+                    Streamed::No(why) => {
+                        self.report(format!("{why}; what is kept of it can be read when it has ended"))
+                    }
                 },
-                None => self.tell("it has not started yet".to_owned()),
+                None => self.report("it has not started yet".to_owned()),
             },
         }
         Ok(Exit::Done)
@@ -103,9 +105,9 @@ impl Reader<'_> {
                     Some(claimant) => match self.stream(&claimant, true).await? {
                         Streamed::ToTheEnd => self.shown = Some(open.attempt),
                         Streamed::NotThere => {}
-                        Streamed::No(why) => self.tell(format!("{why}; waiting for what is kept of it at its end")),
+                        Streamed::No(why) => self.report(format!("{why}; waiting for what is kept of it at its end")),
                     },
-                    None if open.attempt == 0 => self.tell("it has not started yet".to_owned()),
+                    None if open.attempt == 0 => self.report("it has not started yet".to_owned()),
                     None => {}
                 },
             }
@@ -196,10 +198,10 @@ impl Reader<'_> {
         })
     }
 
-    fn tell(&mut self, message: String) {
-        if self.told.as_ref() != Some(&message) {
+    fn report(&mut self, message: String) {
+        if self.reported.as_ref() != Some(&message) {
             self.terminal.say(format_args!("fencron: {}: {message}", self.run));
-            self.told = Some(message);
+            self.reported = Some(message);
         }
     }
 }

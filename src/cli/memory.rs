@@ -1,6 +1,6 @@
-//! Where this machine remembers what it has seen of stores, so that one that was restored from a backup is known.
+//! Where this machine remembers what it has seen of stores, so that a store that was restored from a backup is recognized.
 //!
-//! Not beside the store: whoever restores a directory would take the memory back with it.
+//! Not beside the store: a person who restores that directory would restore the memory with it.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::store::{AnyStore, StoreUrl};
 /// Where it was kept by earlier versions, and is kept where there is no better place.
 const HERE: &str = ".fencron";
 
-/// Where programs keep what is to outlive them that are no person's.
+/// Where system services keep files that outlive them.
 const OF_SYSTEM: &str = "/var/lib/fencron";
 
 /// How long a directory that was named has to take what is saved there for the first time.
@@ -28,7 +28,7 @@ const TRY_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Memory {
     file: SeenFile,
     seen: Seen,
-    /// Somebody has said where: that it cannot be kept there is that somebody's mistake.
+    /// The user named the directory: that it cannot be used is an error.
     is_named: bool,
 }
 
@@ -46,7 +46,7 @@ fn usual_directory(is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -
 }
 
 impl Global {
-    /// Where this machine keeps what is to outlive a process and is not part of the store.
+    /// Where this machine keeps files that outlive a process and are not part of the store.
     pub fn state_directory(&self) -> PathBuf {
         let usual = || usual_directory(Uid::effective().is_root(), |name| std::env::var_os(name));
         self.state_dir.clone().or_else(usual).unwrap_or_else(|| HERE.into())
@@ -96,8 +96,8 @@ impl Memory {
 }
 
 fn tell_once() {
-    static TOLD: Once = Once::new();
-    TOLD.call_once(|| {
+    static REPORTED: Once = Once::new();
+    REPORTED.call_once(|| {
         tracing::info!(
             "there is no home directory to remember in what was seen of the store: it is kept in {HERE} here. Name a \
              directory that outlives the process with --state-dir or FENCRON_STATE_DIR"
@@ -106,14 +106,14 @@ fn tell_once() {
 }
 
 impl Place {
-    /// The locks for whoever takes a hold: what is seen is remembered, and held against the store.
+    /// The locks for a command that acquires one: what it sees is remembered, and compared with the store.
     pub fn remembering(&self, global: &Global) -> anyhow::Result<Locks<AnyStore>> {
         let Memory { file, seen, .. } = Memory::of(self, global)?;
         let locks = self.locks(seen);
         Ok(if self.url == StoreUrl::Memory { locks } else { locks.kept_in(file) })
     }
 
-    /// The locks for whoever only looks, or asks for something: what was seen is held against the store, as far as it can
+    /// The locks for a command that only reads or requests: what was seen is compared with the store, as far as it can
     /// be read.
     pub fn recalling(&self, global: &Global) -> Locks<AnyStore> {
         self.locks(Memory::of(self, global).map(|memory| memory.seen).unwrap_or_default())

@@ -16,7 +16,7 @@ use crate::execute::Stop;
 use crate::fence::Fence;
 use crate::job::Guarantee;
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
-use crate::once::{How, Settled, Step, Tell, Told, differences, has_order};
+use crate::once::{How, Notice, Reporter, Settled, Step, differences, has_order};
 use crate::store::Revision;
 use crate::time::{Wall, written};
 
@@ -28,7 +28,7 @@ pub(super) struct MigrateArgs {
     /// The jobs file with the migrations
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
-    /// Make those again that have failed, though they may have done a part
+    /// Make failed migrations again, although they may have done a part of their work
     #[arg(long)]
     retry_failed: bool,
     #[command(flatten)]
@@ -37,19 +37,19 @@ pub(super) struct MigrateArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// Show each migration: its state, who made it, when, and how long it took
+    /// Show the migrations with their state, node, start and duration
     #[command(after_help = "Example: fencron migrate status jobs.yaml -o json")]
     Status {
         /// The jobs file with the migrations
         #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
         file: PathBuf,
     },
-    /// Settle a migration that is unknown or has failed, or say of a new one that it was made already
+    /// Settle a migration that is unknown or has failed, or record that a new one was made already
     #[command(after_help = "Example: fencron migrate resolve 2026-11-add-orders-index --as done")]
     Resolve {
         /// The migration
         id: String,
-        /// It was made, or it is to be made (again)
+        /// Record that it was made, or have it made (again)
         #[arg(long = "as", value_name = "HOW")]
         how: As,
         /// The jobs file with the migration [default: jobs.yaml, where there is one]
@@ -62,7 +62,7 @@ enum What {
 #[derive(Serialize)]
 struct MigrationView {
     id: String,
-    /// `done`, `failed`, `unknown`, `pending`, `running`, or `lost`: claimed by somebody who is gone.
+    /// `done`, `failed`, `unknown`, `pending`, `running`, or `lost`: claimed by a process that is gone.
     state: &'static str,
     /// Why, for a person; empty where there is nothing to say.
     reason: String,
@@ -94,7 +94,8 @@ pub(super) async fn run(args: MigrateArgs, global: &Global, terminal: &mut Termi
             let config = look::config_beside(file.as_deref(), terminal)?;
             let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
             resolve(&place, config.as_ref(), (id, *how), global).await?;
-            let what = if *how == As::Done { "recorded as done" } else { "to be made by whoever comes next" };
+            let what =
+                if *how == As::Done { "recorded as done" } else { "the next `fencron migrate` or node makes it" };
             terminal.say(format_args!("fencron: migration {id}: {what}"));
             Ok(Exit::Done)
         }
@@ -115,7 +116,7 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
     let (stopper, stop) = Stop::channel();
     let signals = tokio::spawn(stop_on_signals(stopper)?);
     let how = How { retry_failed: args.retry_failed, wait: args.patience.wait, stop };
-    let settled = runner.run(&steps, how, &teller()).await;
+    let settled = runner.run(&steps, how, &reporter()).await;
     signals.abort();
     let settled = settled.map_err(failure)?;
     show(&place, &config, terminal).await?;
@@ -138,8 +139,8 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
             let repeatable = steps.iter().any(|step| step.key.name() == once.name && step.is_repeatable());
             let again = if repeatable { "; or, where only an outage was in the way, run this again" } else { "" };
             let why = format!(
-                "nobody can say whether migration {} was made: {}. Find out, and say so: `fencron migrate resolve {} --as \
-                 done` or `--as retry`{again}",
+                "it is unknown whether migration {} was made: {}. Find out, and record it: `fencron migrate resolve {} \
+                 --as done` or `--as retry`{again}",
                 once.name, once.reason, once.name
             );
             Err(Failure::new(Exit::OutcomeUnknown, why).into())
@@ -147,22 +148,22 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
     }
 }
 
-/// Everything that is said while it goes on goes to stderr.
-fn teller() -> Tell {
-    Arc::new(|told| match told {
-        Told::Waits { holder } => say(&format!("fencron: {holder} is at the migrations: waiting for it")),
-        Told::Away { why } => say_away(&why),
-        Told::Back => say(BACK),
-        Told::Starts { name, attempt, fence } => {
+/// All notices while it goes on go to stderr.
+fn reporter() -> Reporter {
+    Arc::new(|notice| match notice {
+        Notice::Waits { holder } => say(&format!("fencron: {holder} makes the migrations: waiting for it")),
+        Notice::Away { why } => say_away(&why),
+        Notice::Back => say(BACK),
+        Notice::Starts { name, attempt, fence } => {
             say(&format!("fencron: migration {name} begins (attempt {attempt}, fence {fence})"));
         }
-        Told::Output { text, .. } => {
+        Notice::Output { text, .. } => {
             use std::io::Write as _;
-            // Where stderr is closed, nobody wants to know.
+            // A closed stderr has no reader.
             std::io::stderr().write_all(text.as_bytes()).ok();
         }
-        Told::Missed { name, bytes } => say(&format!("fencron: {bytes} bytes of what {name} wrote are not shown")),
-        Told::Ended { once, here } => {
+        Notice::Missed { name, bytes } => say(&format!("fencron: {bytes} bytes of what {name} wrote are not shown")),
+        Notice::Ended { once, here } => {
             let by =
                 once.claimed_by.as_ref().filter(|_| !here).map_or(String::new(), |by| format!(", made by {}", by.node));
             let why = if once.reason.is_empty() { String::new() } else { format!(" ({})", once.reason) };
@@ -182,7 +183,7 @@ async fn resolve(place: &Place, config: Option<&Config>, (id, how): (&str, As), 
     }
     if let Some(recorded) = records.iter().find(|recorded| recorded.once.name == id) {
         let mut resolved = recorded.clone();
-        // What has failed may have been changed since, and it is the present one that somebody has made by hand.
+        // A failed migration may have been changed since, and a person has made the present one by hand.
         let may_differ = matches!(recorded.once.state, OnceState::Failed | OnceState::Pending);
         if let Some(migration) = as_done.filter(|_| may_differ) {
             resolved.once.checksum.clone_from(&migration.checksum);

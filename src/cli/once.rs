@@ -1,4 +1,4 @@
-//! `fencron once`: a command that is run once for its key, ever, in the whole cluster.
+//! `fencron once`: a command that is run only once for its key, in the whole cluster.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::execute::{Executor, Outputs, Reads, Stop, Stopper, SupervisorProgram}
 use crate::job::{StopReason, Task, Text};
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
 use crate::lock::{CampaignError, Driver, SessionError, Timing, Trust};
-use crate::once::{How, OnceError, Runner, Settled, Step, Tell, Told};
+use crate::once::{How, Notice, OnceError, Reporter, Runner, Settled, Step};
 use crate::store::{AnyStore, StoreError};
 
 /// How many hexadecimal digits of a checksum are shown.
@@ -26,15 +26,15 @@ pub(super) const CHECKSUM_SHOWN: usize = 12;
 
 #[derive(Args)]
 pub(super) struct OnceArgs {
-    /// What it is known by: 1 to 195 bytes of text
+    /// The key of the command: 1 to 195 bytes of text
     key: String,
-    /// Run it again where it has failed before
+    /// Run the command again if it has failed before
     #[arg(long)]
     retry_failed: bool,
-    /// Where somebody was lost in the middle of it, run it again
+    /// Run the command again if an earlier process was lost in the middle of it
     #[arg(long)]
     idempotent: bool,
-    /// Where somebody was lost in the middle of it, a shell text tells: exit 0, it was done; 1, it was not
+    /// If an earlier process was lost in the middle, this shell text finds out: exit 0, it was done; 1, it was not
     #[arg(long, value_name = "TEXT", conflicts_with = "idempotent")]
     verify: Option<String>,
     /// How long the command may take
@@ -42,10 +42,10 @@ pub(super) struct OnceArgs {
     timeout: Option<Duration>,
     #[command(flatten)]
     patience: Patience,
-    /// Forget that it was ever run
+    /// Forget that the command was run
     #[arg(long, conflicts_with_all = ["command", "resolve"])]
     forget: bool,
-    /// Settle what is unknown or has failed: it was done, or it is to be run again
+    /// Settle a key that is unknown or has failed: record it as done, or have it run again
     #[arg(long, value_name = "HOW", conflicts_with = "command")]
     resolve: Option<As>,
     /// The command and its arguments
@@ -53,30 +53,30 @@ pub(super) struct OnceArgs {
     command: Vec<String>,
 }
 
-/// How long, and how fast it is noticed that somebody else is gone.
+/// How long to wait, and how fast the loss of another process is noticed.
 #[derive(Args)]
 pub(super) struct Patience {
-    /// How long to wait while another is at it [default: as long as it takes]
+    /// How long to wait while another process runs it [default: without limit]
     #[arg(long, env = "FENCRON_WAIT", value_parser = super::duration)]
     pub wait: Option<Duration>,
-    /// How long the lock outlives a process that is lost
+    /// How long the lock stays held after its process was lost
     #[arg(long, env = "FENCRON_TTL", default_value = "10s", value_parser = super::duration)]
     pub ttl: Duration,
-    /// Who it is done by, for others to read [default: host name and process id]
+    /// The name of this process, for people to read [default: host name and process id]
     #[arg(long, env = "FENCRON_NODE", value_parser = run::node_name)]
     pub node: Option<String>,
 }
 
-/// What a person decides about something that is done once.
+/// A person's decision about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum As {
     /// It was done.
     Done,
-    /// It was not, and is to be done.
+    /// It was not done, and the next call does it.
     Retry,
 }
 
-/// Runs the command, or brings the verdict of whoever did.
+/// Runs the command, or returns the verdict of the process that did.
 pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit> {
     let key = OnceKey::once(&args.key).map_err(|error| Failure::wrong(error.to_string()))?;
     let terminal = Terminal::new(global.output);
@@ -88,18 +88,18 @@ pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit
     let place = outage::opened(global, patience, async || global.open_found_or_make(None).await).await?;
     let step = step(&key, &args);
     let runner = runner(&place, &args.patience, global)?;
-    let told_of_end = Arc::new(AtomicBool::new(false));
+    let reported_end = Arc::new(AtomicBool::new(false));
     let lost = Lost::default();
-    let tell = teller(&args.key, Arc::clone(&told_of_end), lost.clone());
+    let report = reporter(&args.key, Arc::clone(&reported_end), lost.clone());
     let (stopper, stop) = Stop::channel();
     let signals = tokio::spawn(stop_on_signals(stopper)?);
     let how = How { retry_failed: args.retry_failed, wait: args.patience.wait, stop };
-    let settled = runner.run(std::slice::from_ref(&step), how, &tell).await;
+    let settled = runner.run(std::slice::from_ref(&step), how, &report).await;
     signals.abort();
     let settled = settled.map_err(failure)?;
     let (records, _) = place.ledger().once(&key).await?;
     let recorded = records.first().map(|recorded| &recorded.once);
-    if let Some(once) = recorded.filter(|_| !told_of_end.load(Ordering::SeqCst)) {
+    if let Some(once) = recorded.filter(|_| !reported_end.load(Ordering::SeqCst)) {
         repeat(once, &step, &terminal, &lost);
     }
     lost.end(&args.key, exit(&settled, &args.key))
@@ -117,7 +117,7 @@ fn exit(settled: &Settled, key: &str) -> anyhow::Result<Exit> {
         },
         Settled::Unknown(once) => {
             let why = format!(
-                "nobody can say whether {key} was done: {}. Find out, and say so: `fencron once {key} --resolve done` \
+                "it is unknown whether {key} was done: {}. Find out, and record it: `fencron once {key} --resolve done` \
                  or `--resolve retry`",
                 once.reason
             );
@@ -126,7 +126,7 @@ fn exit(settled: &Settled, key: &str) -> anyhow::Result<Exit> {
     }
 }
 
-/// Brings what was recorded before.
+/// Returns what was recorded before.
 fn repeat(once: &Once, step: &Step, terminal: &Terminal, lost: &Lost) {
     let by = once.claimed_by.as_ref().map_or(String::new(), |by| format!(" by {} (fence {})", by.node, by.fence));
     let on = once.finished_at.unwrap_or(once.started_at);
@@ -157,17 +157,17 @@ fn step(key: &OnceKey, args: &OnceArgs) -> Step {
 }
 
 /// The output of the command is this command's output; what is said about it goes to stderr.
-fn teller(key: &str, told_of_end: Arc<AtomicBool>, lost: Lost) -> Tell {
+fn reporter(key: &str, reported_end: Arc<AtomicBool>, lost: Lost) -> Reporter {
     let key = key.to_owned();
-    Arc::new(move |told| match told {
-        Told::Waits { holder } => say(&format!("fencron: {holder} is at {key}: waiting for it")),
-        Told::Away { why } => say_away(&why),
-        Told::Back => say(BACK),
-        Told::Starts { .. } => {}
-        Told::Output { text, .. } => lost.write(&mut io::stdout(), text.as_bytes()),
-        Told::Missed { bytes, .. } => say(&format!("fencron: {bytes} bytes of its output are not shown")),
-        Told::Ended { here, .. } => {
-            told_of_end.store(true, Ordering::SeqCst);
+    Arc::new(move |notice| match notice {
+        Notice::Waits { holder } => say(&format!("fencron: {holder} runs {key}: waiting for it")),
+        Notice::Away { why } => say_away(&why),
+        Notice::Back => say(BACK),
+        Notice::Starts { .. } => {}
+        Notice::Output { text, .. } => lost.write(&mut io::stdout(), text.as_bytes()),
+        Notice::Missed { bytes, .. } => say(&format!("fencron: {bytes} bytes of its output are not shown")),
+        Notice::Ended { here, .. } => {
+            reported_end.store(true, Ordering::SeqCst);
             if !here {
                 say(&format!("fencron: {key} was run elsewhere meanwhile; it is not run again"));
             }
@@ -176,16 +176,16 @@ fn teller(key: &str, told_of_end: Arc<AtomicBool>, lost: Lost) -> Tell {
 }
 
 pub(super) fn say(message: &str) {
-    // Where stderr is closed, nobody wants to know.
+    // A closed stderr has no reader.
     writeln!(io::stderr(), "{message}").ok();
 }
 
-/// Whether what a command wrote could be written: why not, the first time.
+/// The first error in passing on what a command wrote.
 #[derive(Clone, Default)]
 pub(super) struct Lost(Arc<OnceLock<io::Error>>);
 
 impl Lost {
-    /// Writes, as long as that can be. Whoever has stopped reading has stopped reading: that is no error.
+    /// Writes as long as that is possible. A reader that has stopped reading is no error.
     pub fn write(&self, out: &mut impl io::Write, bytes: &[u8]) {
         if self.0.get().is_some() {
             return;
@@ -193,7 +193,7 @@ impl Lost {
         if let Err(error) = out.write_all(bytes).and_then(|()| out.flush())
             && error.kind() != io::ErrorKind::BrokenPipe
         {
-            // Another thread may have met one as well: the first is told.
+            // Another thread may have met an error as well: the first one is reported.
             self.0.set(error).ok();
         }
     }
@@ -210,7 +210,7 @@ impl Lost {
     }
 }
 
-/// What does things once, from a command line.
+/// The runner of a command line.
 pub(super) fn runner(
     place: &Place,
     patience: &Patience,
@@ -222,10 +222,10 @@ pub(super) fn runner(
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&handover::passing_dir()).0);
     let deadlines = execute.deadlines();
-    let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let on_trust = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
     Ok(Runner {
         ledger: place.ledger(),
-        locks: place.remembering(global)?.on_trust(tell),
+        locks: place.remembering(global)?.on_trust(on_trust),
         execute,
         outputs: Outputs::new(place.clock.clone()),
         clock: place.clock.clone(),
@@ -235,7 +235,7 @@ pub(super) fn runner(
     })
 }
 
-/// What is to be awaited so that SIGTERM and SIGINT stop what runs.
+/// The future that stops what runs on SIGTERM and SIGINT.
 pub(super) fn stop_on_signals(stopper: Stopper) -> io::Result<impl Future<Output = ()> + Send> {
     let (mut terminate, mut interrupt): (Signal, Signal) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -301,19 +301,22 @@ async fn settle_by_hand(
 }
 
 fn changed(key: &OnceKey) -> Failure {
-    Failure::new(Exit::Failed, format!("{} was changed by somebody else meanwhile: look, and ask again", key.name()))
+    Failure::new(
+        Exit::Failed,
+        format!("{} was changed by another process meanwhile: check it, and try again", key.name()),
+    )
 }
 
 async fn refuse_under_way(place: &Place, once: &Once) -> anyhow::Result<()> {
     if place.ledger().may_be_under_way(once).await? {
-        let by = once.claimed_by.as_ref().map_or("somebody", |by| by.node.as_str());
-        let why = format!("{} is under way: {by} is at it. Wait for it to end, or stop it there", once.name);
+        let by = once.claimed_by.as_ref().map_or("a process", |by| by.node.as_str());
+        let why = format!("{} is under way: {by} runs it. Wait for it to end, or stop it there", once.name);
         return Err(Failure::new(Exit::Failed, why).into());
     }
     Ok(())
 }
 
-/// Records what a person decides.
+/// Records a person's decision.
 pub(super) async fn resolve_as(
     place: &Place,
     key: &OnceKey,

@@ -1,4 +1,4 @@
-//! A store that is away when a command begins, or while it waits.
+//! A store that is unavailable when a command begins, or while it waits.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) fn say_away(why: &impl std::fmt::Display) {
     say(&format!("fencron: waiting for the store, which does not answer: {why}"));
 }
 
-/// Says that a store is waited for, unless nothing is to be said (`quiet`).
+/// Prints that the command waits for the store, unless it is `quiet`.
 pub(super) fn outage(quiet: bool) -> Outage<impl Fn(Option<String>)> {
     Outage::new(move |why| match why {
         _ if quiet => {}
@@ -25,10 +25,10 @@ pub(super) fn outage(quiet: bool) -> Outage<impl Fn(Option<String>)> {
     })
 }
 
-/// What `open` opens, for as long as `wait` says also where the store is away: `None`, however long it takes; zero, only
-/// for as long as one attempt takes.
+/// What `open` opens. While the store is unavailable it is tried again for as long as `wait`: `None`, without limit;
+/// zero, one attempt.
 ///
-/// Only servers are waited for: a file that is not there does not come by itself.
+/// Only servers are waited for: a missing file does not appear by itself.
 pub(super) async fn opened(
     global: &Global,
     (wait, quiet): (Option<Duration>, bool),

@@ -36,7 +36,7 @@ pub(super) struct Place {
     pub store: AnyStore,
     pub namespace: Namespace,
     pub clock: Clock,
-    /// What commands are told of the store.
+    /// What is passed on to commands about the store.
     handover: OnceLock<Handover>,
 }
 
@@ -53,8 +53,8 @@ impl Place {
         Locks::new(self.store.clone(), self.clock.clone(), self.namespace.clone(), seen)
     }
 
-    /// The variables by which a `fencron` in a command finds this store. They hold for as long as this lives. A password is
-    /// in a file in `dir`, which nobody but this user can read; `true`: it is, and needs to be in no variable.
+    /// The variables by which a `fencron` in a command finds this store. They hold for as long as this lives. A
+    /// password is in a file in `dir`, which only this user can read; `true`: it is, and needs to be in no variable.
     pub fn handed_over(&self, dir: &Path) -> (Vec<(OsString, OsString)>, bool) {
         let handover = match self.handover.get() {
             Some(handover) => handover,
@@ -62,7 +62,7 @@ impl Place {
                 Ok(handover) => self.handover.get_or_init(|| handover),
                 Err(error) => {
                     let dir = dir.display();
-                    tracing::warn!(%error, %dir, "commands are not told of the store: a `fencron` in them has to be");
+                    tracing::warn!(%error, %dir, "the store is not passed on to commands: a `fencron` in them needs it");
                     return (Vec::new(), false);
                 }
             },
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-/// Where a store is looked for that nobody has named.
+/// Where a store is looked for when none is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     /// In this directory, where it is made if it is not there.
@@ -183,8 +183,8 @@ impl Global {
         self.open_looking(Look::Here, file).await
     }
 
-    /// As [`Global::open_or_make`], but where none is named it has to be there already, here or above: what is made where
-    /// somebody happens to be is another one in each directory, and holds nobody off.
+    /// As [`Global::open_or_make`], but a store that is not named has to exist already, here or above. A store that is
+    /// made in the current directory would be another one in each directory, and exclude no other process.
     pub async fn open_found_or_make(&self, file: Option<&str>) -> anyhow::Result<Place> {
         self.open_looking(Look::HereAndAbove, file).await
     }
@@ -265,7 +265,7 @@ pub(super) async fn open_store(url: &StoreUrl, clock: &Clock) -> anyhow::Result<
 
 async fn only_namespace(store: &AnyStore) -> anyhow::Result<Namespace> {
     let mut namespaces = match Namespace::all(store).await {
-        // Whoever may read only a part of the store cannot be told what else there is.
+        // A user who may read only a part of the store cannot list the rest.
         Err(StoreError::Denied { .. }) => file::read(Path::new(file::DEFAULT))
             .ok()
             .and_then(|config| Namespace::new(&config.namespace).ok())

@@ -1,4 +1,4 @@
-//! `fencron rewind`: brings the schedules back that a clock which was ahead has decided.
+//! `fencron rewind`: brings the schedules back after a clock that was ahead.
 
 use clap::Args;
 use serde::Serialize;
@@ -11,18 +11,18 @@ use crate::ledger::call;
 use crate::ledger::{RewindError, Rewinding, Rewound};
 use crate::time::{Wall, written};
 
-/// How far ahead of the clock here a node's may be: what it published lies in the past.
+/// How far a node's clock may be ahead of the clock here: what the node published lies in the past.
 const AHEAD_MOST: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// How many names are told.
-const NAMES_TOLD: usize = 5;
+/// How many names are listed.
+const NAMES_LISTED: usize = 5;
 
 #[derive(Args)]
 pub(super) struct RewindArgs {
-    /// From when on the schedules are to be decided again (RFC 3339), not included [default: now]
+    /// The instant (RFC 3339) after which the schedules are decided again [default: now]
     #[arg(long, value_name = "T")]
     to: Option<Wall>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -46,7 +46,7 @@ pub(super) async fn rewind(args: &RewindArgs, global: &Global, terminal: &mut Te
         return Err(Failure::wrong(why).into());
     }
     for done in ledger.rewinds().await? {
-        let from = done.from.map_or("what nobody could read".to_owned(), |from| from.to_string());
+        let from = done.from.map_or("an unreadable watermark".to_owned(), |from| from.to_string());
         let Rewound { asked, to, .. } = &done;
         terminal.say(format_args!("fencron: rewound before, from {from} to {to}, by {} on {}", asked.by, asked.at));
     }
@@ -99,9 +99,9 @@ fn what_it_does(place: &Place, plan: &Rewinding) -> String {
         text += &format!("\n- takes back {} verdicts `skipped` of instants that have not come;", plan.taken_back);
     }
     let some = |names: &[crate::job::JobName]| {
-        let told: Vec<&str> = names.iter().take(NAMES_TOLD).map(|name| name.as_str()).collect();
-        let more = names.len().saturating_sub(NAMES_TOLD);
-        if more > 0 { format!("{} and {more} more", told.join(", ")) } else { told.join(", ") }
+        let listed: Vec<&str> = names.iter().take(NAMES_LISTED).map(|name| name.as_str()).collect();
+        let more = names.len().saturating_sub(NAMES_LISTED);
+        if more > 0 { format!("{} and {more} more", listed.join(", ")) } else { listed.join(", ") }
     };
     if !plan.jobs.is_empty() {
         text += &format!(

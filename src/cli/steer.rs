@@ -38,10 +38,10 @@ pub(super) struct TriggerArgs {
     /// Give the run a parameter, as often as needed: a command finds it in FENCRON_PARAM_NAME
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<Param>,
-    /// Wait for the run's verdict: exit 0 when it succeeded, 1 when not, 6 when nobody can say (yet)
+    /// Wait for the run's verdict: exit 0 if it succeeded, 1 if not, 6 if it is unknown (yet)
     #[arg(long, env = "FENCRON_TRIGGER_WAIT", value_parser = FalseyValueParser::new())]
     wait: bool,
-    /// How long to wait [default: as long as it takes]
+    /// How long to wait [default: without limit]
     #[arg(long, env = "FENCRON_TRIGGER_TIMEOUT", requires = "wait", value_parser = super::duration)]
     timeout: Option<Duration>,
 }
@@ -56,7 +56,7 @@ pub(super) struct RunIdArgs {
 pub(super) struct ResolveArgs {
     /// The run, as `fencron runs` shows it
     run: RunId,
-    /// What became of it, or `retry` to run it once more
+    /// How it ended, or `retry` to run it once more
     #[arg(long = "as", value_name = "OUTCOME")]
     outcome: Outcome,
 }
@@ -78,14 +78,14 @@ pub(super) struct BackfillArgs {
     /// The end (RFC 3339), not included
     #[arg(long, value_name = "T")]
     to: Wall,
-    /// The jobs file, which says when the job was due
+    /// The jobs file with the job's schedule
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
-    /// Ask for all of them anew. Without this, those are left out that have succeeded, that are open, or that are in
+    /// Request all of them again. Without this, instants are left out whose runs have succeeded, are open, or are in
     /// doubt
     #[arg(long)]
     again: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }
@@ -96,15 +96,15 @@ struct AskedFor<'a> {
     run_id: &'a RunId,
 }
 
-/// Who asks: for people to read, later.
+/// Who requested it, for people to read later.
 pub(super) fn asked(place: &Place) -> Asked {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
     Asked { by: format!("{user} on {}", crate::client::host_name()), at: place.clock.wall() }
 }
 
-/// The run of a backfill for one instant: the same for whoever asks while nothing else becomes known of that instant, so
-/// that what was asked for before the command broke off is not asked for again. A part of the SHA-256 of what is known.
+/// The run of a backfill for one instant: the same for each call as long as nothing else is known of that instant, so
+/// that a command that broke off and is given again requests nothing twice. A part of the SHA-256 of what is known.
 fn backfilled(job: &JobName, at: Wall, known: &[&RunRow]) -> RunId {
     let mut ids: Vec<&str> = known.iter().map(|row| row.id().as_str()).collect();
     ids.sort_unstable();
@@ -166,8 +166,8 @@ async fn job_at(args: &JobArgs, global: &Global, terminal: &Terminal) -> anyhow:
     Ok((place, job))
 }
 
-/// Whether a node leads, where one may: in a store that was restored from a backup nobody does until it is repaired, and
-/// the repair ends what was asked for before it.
+/// Whether a node leads, if one may: in a store that was restored from a backup no node does until it is repaired, and
+/// the repair ends what was requested before it.
 async fn has_leader(place: &Place, global: &Global) -> anyhow::Result<bool> {
     let standing = place.recalling(global).election(LockName::leader()).observe().await?;
     standing.age?;
@@ -249,7 +249,7 @@ pub(super) async fn cancel(args: &RunIdArgs, global: &Global, terminal: &mut Ter
     Ok(Exit::Done)
 }
 
-/// Settles a run of which nobody can say how it ended.
+/// Settles a run whose end is unknown.
 pub(super) async fn resolve(args: &ResolveArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
     let (resolution, what) = match args.outcome {
@@ -295,7 +295,7 @@ pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mu
     let (runs, counts) = chosen(name, &instants, &rows, args.again);
     terminal.say(format_args!("fencron: {} runs of {name}, from {first} to {last}: {counts}", instants.len()));
     if runs.is_empty() {
-        terminal.say("fencron: nothing is left to ask for; `--again` asks for all of it anew");
+        terminal.say("fencron: nothing is left to request; `--again` requests all of it again");
     } else if !args.yes && !terminal.confirm("Ask for them?")? {
         return Err(Failure::wrong("nothing was asked for: confirm, or add --yes").into());
     }
@@ -314,7 +314,7 @@ fn chosen(job: &JobName, instants: &[Wall], rows: &[RunRow], again: bool) -> (Ve
         known.entry(row.id().at()).or_default().push(row);
     }
     let (mut runs, mut asked, mut left_out) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-    let anew = call('b');
+    let fresh = call('b');
     for at in instants {
         let known = known.get(at).map_or(&[][..], Vec::as_slice);
         let (stands, leave_out) = standing(known);
@@ -323,7 +323,7 @@ fn chosen(job: &JobName, instants: &[Wall], rows: &[RunRow], again: bool) -> (Ve
             continue;
         }
         *asked.entry(stands).or_insert(0) += 1;
-        runs.push(if again { RunId::asked_for(job, *at, &anew) } else { backfilled(job, *at, known) });
+        runs.push(if again { RunId::asked_for(job, *at, &fresh) } else { backfilled(job, *at, known) });
     }
     let counted = |counts: &BTreeMap<&str, usize>| {
         let all: Vec<String> = counts.iter().map(|(stands, count)| format!("{count} {stands}")).collect();
@@ -339,7 +339,7 @@ pub(super) async fn step_down(global: &Global, terminal: &mut Terminal) -> anyho
     let place = global.open(None).await?;
     let standing = place.locks(Seen::default()).election(LockName::leader()).observe().await?;
     let Some(leader) = standing.leader else {
-        let why = format!("no node leads in the namespace {}: nobody can step down", place.namespace);
+        let why = format!("no node leads in the namespace {}: none can step down", place.namespace);
         return Err(Failure::new(Exit::Failed, why).into());
     };
     place.ledger().ask_to_step_down(leader.fence, asked(&place)).await?;

@@ -17,13 +17,13 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub(super) struct Terminal {
     format: Format,
     out: io::Stdout,
-    /// Where messages go that must not wait for whoever reads stderr.
+    /// Where messages go that must not wait for the reader of stderr.
     queue: Option<Queue>,
 }
 
-/// Whoever read stdout has gone, as `head` does: there is nobody left to write to, and nothing to complain about.
+/// The reader of stdout has gone, as `head` does: that is no error.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads stdout any more")]
+#[error("stdout has no reader any more")]
 pub(super) struct Closed;
 
 impl Terminal {
@@ -31,7 +31,7 @@ impl Terminal {
         Terminal { format, out: io::stdout(), queue: None }
     }
 
-    /// From here on messages go the way of the logs, and wait for nobody.
+    /// From here on messages go the way of the logs, and wait for no reader.
     pub fn say_through(&mut self, queue: Queue) {
         self.queue = Some(queue);
     }
@@ -66,7 +66,7 @@ impl Terminal {
         }
     }
 
-    /// Tells the person something. Where stderr is closed, nobody wants to know.
+    /// Prints a message for the user. A closed stderr has no reader.
     pub fn say(&self, message: impl fmt::Display) {
         match &self.queue {
             Some(queue) => queue.send(format!("{message}\n").as_bytes()),
@@ -76,7 +76,7 @@ impl Terminal {
         }
     }
 
-    /// Asks the person to confirm. `false` also where there is nobody to ask.
+    /// Asks the user to confirm. `false` also without a terminal.
     pub fn confirm(&self, question: &str) -> io::Result<bool> {
         if !io::stdin().is_terminal() {
             return Ok(false);

@@ -16,7 +16,7 @@ use crate::execute::{Execute, Outputs, Stop, Work};
 use crate::job::{Again, Ended, Outcome, StopReason, Task};
 use crate::ledger::{Ledger, OnceKey};
 use crate::lock::Driver;
-use crate::once::{How, Runner, Settled, Step, Tell, Told};
+use crate::once::{How, Notice, Reporter, Runner, Settled, Step};
 use crate::time::Clock;
 
 /// A call of [`Client::once`], with its settings: it is made when it is awaited.
@@ -85,15 +85,15 @@ where
                 Box::new(move || -> Calling { Box::pin(async move { body().await.map_err(|e| e.to_string()) }) });
             let execute = Closure { call: Arc::new(Mutex::new(Some(call))), clock: client.locks().clock().clone() };
             let here = Arc::new(AtomicBool::new(false));
-            let tell: Tell = Arc::new({
+            let report: Reporter = Arc::new({
                 let here = Arc::clone(&here);
-                move |told| {
-                    here.fetch_or(matches!(told, Told::Ended { here: true, .. }), Ordering::SeqCst);
+                move |notice| {
+                    here.fetch_or(matches!(notice, Notice::Ended { here: true, .. }), Ordering::SeqCst);
                 }
             });
             let (_stopper, stop) = Stop::channel();
             let how = How { retry_failed: retries_failed, wait, stop };
-            match client.runner(execute).run(&[step], how, &tell).await? {
+            match client.runner(execute).run(&[step], how, &report).await? {
                 Settled::Done if here.load(Ordering::SeqCst) => Ok(Done::Here),
                 Settled::Done => Ok(Done::Elsewhere),
                 Settled::Failed(once) => Err(Said::OnceFailed { key: once.name, why: once.reason }.into()),

@@ -42,7 +42,7 @@ impl fmt::Display for Lost {
         match self {
             Lost::SessionEnded(why) => write!(f, "the session is over: {why}"),
             Lost::TrustLapsed => f.write_str("no keep-alive was acknowledged in time"),
-            Lost::Taken => f.write_str("the lock was taken away"),
+            Lost::Taken => f.write_str("the lock was revoked"),
             Lost::HeldTooLong => f.write_str("it was held for as long as it may be"),
             Lost::Released => f.write_str("it was released"),
         }

@@ -9,7 +9,7 @@ use crate::config::{Config, Migration};
 use crate::execute::{Execute, Stop, Stopper};
 use crate::job::StopReason;
 use crate::ledger::{Ledger, Once, OnceKey, OnceState};
-use crate::once::{How, OnceError, Runner, Settled, Step, Tell, Told};
+use crate::once::{How, Notice, OnceError, Reporter, Runner, Settled, Step};
 use crate::scheduler::Event;
 use crate::store::Store;
 
@@ -146,7 +146,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         };
         let steps = self.gate.steps.clone();
         let how = How { retry_failed: false, wait: None, stop };
-        self.work.spawn(async move { Answer::Migrated(runner.run(&steps, how, &teller(begun)).await) });
+        self.work.spawn(async move { Answer::Migrated(runner.run(&steps, how, &reporter(begun)).await) });
     }
 
     pub(super) fn migrated(&mut self, result: Result<Settled, OnceError>) {
@@ -243,18 +243,18 @@ async fn changed<S: Store>(ledger: &Ledger<S>, key: &OnceKey, about: Option<Box<
     }
 }
 
-fn teller(begun: Arc<AtomicBool>) -> Tell {
-    Arc::new(move |told| match told {
-        Told::Waits { holder } => tracing::info!(holder, "another makes the migrations: waiting for it"),
-        Told::Away { why } => tracing::warn!(why, "the store does not answer: the migrations wait for it"),
-        Told::Back => tracing::info!("the store answers again: going on with the migrations"),
-        Told::Starts { name, attempt, fence } => {
+fn reporter(begun: Arc<AtomicBool>) -> Reporter {
+    Arc::new(move |notice| match notice {
+        Notice::Waits { holder } => tracing::info!(holder, "another makes the migrations: waiting for it"),
+        Notice::Away { why } => tracing::warn!(why, "the store does not answer: the migrations wait for it"),
+        Notice::Back => tracing::info!("the store answers again: going on with the migrations"),
+        Notice::Starts { name, attempt, fence } => {
             begun.store(true, Ordering::SeqCst);
             tracing::info!(migration = name, attempt, %fence, "making a migration");
         }
         // Logged where it is written.
-        Told::Output { .. } | Told::Missed { .. } => {}
-        Told::Ended { once, here } => {
+        Notice::Output { .. } | Notice::Missed { .. } => {}
+        Notice::Ended { once, here } => {
             if here {
                 begun.store(false, Ordering::SeqCst);
             }

@@ -11,7 +11,7 @@ use crate::time::Wall;
 /// How many hexadecimal digits of a checksum are shown.
 const CHECKSUM_SHOWN: usize = 12;
 
-/// How many differences are told.
+/// How many differences are listed.
 const DIFFERENCES_SHOWN: usize = 20;
 
 /// A way in which what is asked for is not what was done.
@@ -86,8 +86,9 @@ fn directory(id: &str) -> Option<&str> {
     id.split_once('/').map(|(directory, _)| directory)
 }
 
-/// Whether of two migrations, in the order of the file, the first has to be made before the second. A directory grows at
-/// its end, whatever stands behind it: its files have an order among themselves, and not with those of other entries.
+/// Whether of two migrations, in the order of the file, the first has to be made before the second. A directory grows
+/// at its end, also when other entries follow it: its files have an order among themselves, and none with those of
+/// other entries.
 pub fn has_order(first: &str, second: &str) -> bool {
     directory(first).is_none_or(|own| directory(second) == Some(own))
 }
@@ -97,8 +98,8 @@ fn was_order(made_first: &str, made_second: &str) -> bool {
     directory(made_first).is_some() && directory(made_first) == directory(made_second) && made_first < made_second
 }
 
-/// Holds `steps` against what is recorded of migrations, in the order in which they were made. What has failed may
-/// be changed or dropped: it is not there. What is not a migration has no order.
+/// Compares `steps` with the recorded migrations, which are in the order in which they were made. A failed migration
+/// may be changed or dropped: it is not listed. Work under a key has no order.
 pub fn differences(steps: &[Step], records: &[Recorded]) -> Vec<Difference> {
     if steps.iter().any(|step| step.key.kind() != OnceKind::Migration) {
         return Vec::new();

@@ -1,52 +1,52 @@
-//! What those do who wait: they watch what the holder of the lock writes and records.
+//! What the waiters do: they watch what the holder of the lock writes and records.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Call, OnceError, Runner, Settled, Told};
+use super::{Call, Notice, OnceError, Runner, Settled};
 use crate::execute::Execute;
 use crate::ledger::{Live, Once, OnceState, Recorded};
 use crate::store::{Change, Store, Watched};
 
-/// The pause before the store is asked again that did not answer, or a watch is opened that broke.
+/// The pause before a store that did not answer is asked again, or a broken watch is opened again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// An attempt, and the fence that it is made under.
 type Of = (u64, u32);
 
-/// What whoever waits was told, through however many sessions.
+/// What a waiter has received so far, over all its sessions.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
-    /// Of each of those that are waited for, the last attempt, and how many bytes of its output.
+pub(super) struct Reported {
+    /// Of each step: the last attempt, and how many bytes of its output were reported.
     of: BTreeMap<String, (Of, u64)>,
     /// The verdicts.
     ended: BTreeMap<String, crate::store::Revision>,
-    /// Who is waited for.
+    /// Whether the holder was reported.
     holder: bool,
 }
 
-impl Heard {
-    /// What of a text, the end of `bytes` bytes, was not told yet; and how much of it is not kept.
+impl Reported {
+    /// The part of a text, which is the end of `bytes` bytes, that was not reported yet; and how much of it is not kept.
     fn news<'t>(&mut self, name: &str, of: Of, text: &'t str, bytes: u64) -> (u64, &'t str) {
-        let heard = self.of.entry(name.to_owned()).or_insert((of, 0));
-        if heard.0 > of {
-            // What comes late of an attempt that another has followed is old.
+        let reported = self.of.entry(name.to_owned()).or_insert((of, 0));
+        if reported.0 > of {
+            // Late output of an attempt that was followed by another one is old.
             return (0, "");
         }
-        if heard.0 < of {
-            *heard = (of, 0);
+        if reported.0 < of {
+            *reported = (of, 0);
         }
-        let unheard = bytes.saturating_sub(heard.1);
+        let unreported = bytes.saturating_sub(reported.1);
         let kept = text.len() as u64;
-        heard.1 = heard.1.max(bytes);
-        let shown = usize::try_from(unheard.min(kept)).expect("no longer than the text");
-        (unheard - shown as u64, &text[text.ceil_char_boundary(text.len() - shown)..])
+        reported.1 = reported.1.max(bytes);
+        let shown = usize::try_from(unreported.min(kept)).expect("no longer than the text");
+        (unreported - shown as u64, &text[text.ceil_char_boundary(text.len() - shown)..])
     }
 }
 
 impl<S: Store, E: Execute> Runner<S, E> {
-    /// Watches, and tells what is written, until nothing is left to be done.
-    pub(super) async fn look_on(&self, call: &Call<'_>, heard: &mut Heard) -> Result<Settled, OnceError> {
+    /// Watches, and reports what is written, until nothing is left to do.
+    pub(super) async fn watch_holder(&self, call: &Call<'_>, reported: &mut Reported) -> Result<Settled, OnceError> {
         let key = &call.steps[0].key;
         loop {
             let (records, at) = match self.ledger.once(key).await {
@@ -56,7 +56,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 }
                 answer => answer?,
             };
-            tell_ended(call, &records, heard);
+            report_ended(call, &records, reported);
             if let Some(settled) = call.settled_by_others(&records)? {
                 return Ok(settled);
             }
@@ -64,19 +64,19 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
-            if !std::mem::replace(&mut heard.holder, true) {
-                self.tell_holder(call).await;
+            if !std::mem::replace(&mut reported.holder, true) {
+                self.report_holder(call).await;
             }
             if let Ok(Some(live)) = self.ledger.live_once(key).await
                 && is_under_way(&live, &records)
             {
-                tell_live(call, &live, heard);
+                report_live(call, &live, reported);
             }
-            // Until a record changes; what is live is told on the way.
+            // Until a record changes; live output is reported on the way.
             loop {
                 match watch.next().await {
                     Some(Watched::Changes(changes)) => {
-                        if tell_changes(call, &changes, heard) {
+                        if report_changes(call, &changes, reported) {
                             break;
                         }
                     }
@@ -89,17 +89,17 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
-    async fn tell_holder(&self, call: &Call<'_>) {
+    async fn report_holder(&self, call: &Call<'_>) {
         let election = self.locks.election(call.steps[0].key.lock());
         if let Ok(standing) = election.observe().await
             && let Some(leader) = standing.leader.filter(|leader| leader.node != self.node)
         {
-            (call.tell)(Told::Waits { holder: leader.node });
+            (call.report)(Notice::Waits { holder: leader.node });
         }
     }
 }
 
-/// Whether what is shown is of what is being made now: it stays there until the next begins to write.
+/// Whether live output belongs to work that goes on now: it stays there until the next work begins to write.
 fn is_under_way(live: &Live, records: &[Recorded]) -> bool {
     let own = records.iter().map(|recorded| &recorded.once).find(|once| once.name == live.name);
     own.is_some_and(|once| {
@@ -107,47 +107,47 @@ fn is_under_way(live: &Live, records: &[Recorded]) -> bool {
     })
 }
 
-/// Tells what is live. Answers whether something was recorded.
-fn tell_changes(call: &Call<'_>, changes: &[Change], heard: &mut Heard) -> bool {
+/// Reports live output. Answers whether a record changed.
+fn report_changes(call: &Call<'_>, changes: &[Change], reported: &mut Reported) -> bool {
     let mut recorded = false;
     for change in changes {
         match change {
             Change::Put(entry) => match Live::read(entry) {
-                Some(live) => tell_live(call, &live, heard),
+                Some(live) => report_live(call, &live, reported),
                 None => recorded = true,
             },
-            // Of a record, or of what was live: a look tells.
+            // Of a record, or of live output: the records are read again.
             Change::Deleted { .. } => recorded = true,
         }
     }
     recorded
 }
 
-fn tell_live(call: &Call<'_>, live: &Live, heard: &mut Heard) {
+fn report_live(call: &Call<'_>, live: &Live, reported: &mut Reported) {
     let of = (live.fence.get(), live.attempt);
-    tell_text(call, &live.name, heard.news(&live.name, of, &live.text, live.bytes));
+    report_text(call, &live.name, reported.news(&live.name, of, &live.text, live.bytes));
 }
 
-fn tell_text(call: &Call<'_>, name: &str, (missed, text): (u64, &str)) {
+fn report_text(call: &Call<'_>, name: &str, (missed, text): (u64, &str)) {
     if missed > 0 {
-        (call.tell)(Told::Missed { name: name.to_owned(), bytes: missed });
+        (call.report)(Notice::Missed { name: name.to_owned(), bytes: missed });
     }
     if !text.is_empty() {
-        (call.tell)(Told::Output { name: name.to_owned(), text: text.to_owned() });
+        (call.report)(Notice::Output { name: name.to_owned(), text: text.to_owned() });
     }
 }
 
-/// Tells of what has ended since the call began, with what of its output was not heard live.
-pub(super) fn tell_ended(call: &Call<'_>, records: &[Recorded], heard: &mut Heard) {
+/// Reports the steps that have ended since the call began, with the part of their output that was not reported live.
+pub(super) fn report_ended(call: &Call<'_>, records: &[Recorded], reported: &mut Reported) {
     for Recorded { once, modified } in records {
         let has_ended = matches!(once.state, OnceState::Done | OnceState::Failed | OnceState::Unknown);
-        let is_news = *modified > call.began_at && heard.ended.get(&once.name) != Some(modified);
+        let is_news = *modified > call.began_at && reported.ended.get(&once.name) != Some(modified);
         if !has_ended || !is_news || !call.steps.iter().any(|step| step.key.name() == once.name) {
             continue;
         }
-        heard.ended.insert(once.name.clone(), *modified);
-        tell_text(call, &once.name, heard.news(&once.name, last_attempt(once), &once.output, once.output_bytes));
-        (call.tell)(Told::Ended { once: Box::new(once.clone()), here: false });
+        reported.ended.insert(once.name.clone(), *modified);
+        report_text(call, &once.name, reported.news(&once.name, last_attempt(once), &once.output, once.output_bytes));
+        (call.report)(Notice::Ended { once: Box::new(once.clone()), here: false });
     }
 }
 
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn what_was_heard_live_is_not_told_again() {
-        let mut heard = Heard::default();
-        let mut news = |name: &str, attempt, text: &'static str, bytes| heard.news(name, (7, attempt), text, bytes);
+        let mut reported = Reported::default();
+        let mut news = |name: &str, attempt, text: &'static str, bytes| reported.news(name, (7, attempt), text, bytes);
         assert_eq!(news("a", 1, "one\n", 4), (0, "one\n"));
         assert_eq!(news("a", 1, "one\ntwo\n", 8), (0, "two\n"));
         assert_eq!(news("b", 1, "one\n", 4), (0, "one\n"), "another has begun");

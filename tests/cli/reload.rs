@@ -183,7 +183,7 @@ fn a_pipe_is_read_once_and_one_that_says_nothing_is_refused() {
     let said = command.output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     mkfifo(&place.path("silent"), Mode::S_IRWXU).unwrap();
-    place.run(&["validate", "silent"]).fails(2, &["cannot read silent", "nobody has written to it"]);
+    place.run(&["validate", "silent"]).fails(2, &["cannot read silent", "nothing was written to it"]);
     place.run(&["validate", "/dev/zero"]).fails(2, &["it is no regular file"]);
 }
 

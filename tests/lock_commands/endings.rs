@@ -57,12 +57,12 @@ async fn a_lock_that_is_taken_away_ends_its_command(scene: Scene) {
     let second = scene.start(&["lock", "deploy", "--", "sh", "-c", "echo $FENCRON_FENCE >> begun"]);
     scene.wait_for_waiting("deploy", 1).await;
     scene.run(&["unlock", "deploy"]).ends(2, &["deploy is held by first", "--force"]);
-    scene.run(&["unlock", "--force", "deploy"]).ends(0, &["was taken away from first", "cannot be stopped from here"]);
-    first.end().await.ends(4, &["deploy was lost (the lock was taken away)"]);
+    scene.run(&["unlock", "--force", "deploy"]).ends(0, &["was revoked from first", "cannot be stopped from here"]);
+    first.end().await.ends(4, &["deploy was lost (the lock was revoked)"]);
     second.end().await.ends(0, &[]);
     assert_eq!(scene.lines("log"), ["good-bye"]);
     assert_eq!(scene.fences().len(), 2);
-    scene.run(&["unlock", "--force", "deploy"]).ends(1, &["nobody holds deploy"]);
+    scene.run(&["unlock", "--force", "deploy"]).ends(1, &["deploy has no holder"]);
 }
 
 over_both!(

@@ -37,7 +37,7 @@ async fn what_is_used_inside_is_listed_as_what_it_is_and_can_be_taken_away(scene
     both.sort_by_key(|(_, kind)| kind.to_string());
     assert_eq!(both, [(json!("seed"), json!("lock")), (json!("seed"), json!("once"))]);
     assert_eq!(locks("").len(), 2);
-    scene.run(&["unlock", "--force", "seed", "--kind", "once"]).ends(0, &["seed was taken away"]);
+    scene.run(&["unlock", "--force", "seed", "--kind", "once"]).ends(0, &["seed was revoked"]);
     holder.end().await.ends(1, &["its lock was lost"]);
     assert_eq!(locks(""), []);
 }

@@ -1,4 +1,4 @@
-//! `fencron guard show` and `guard reset`: what guards have seen, and taking it back.
+//! `fencron guard show` and `guard reset`: what guards have seen, and how it is lowered.
 
 use clap::Args;
 use serde::Serialize;
@@ -30,16 +30,16 @@ pub(super) struct ResetArgs {
     scope: String,
     #[command(flatten)]
     kept: KeptArgs,
-    /// The greatest fence that it is to have seen [default: none, so that whichever comes next is let in]
+    /// The fence to lower the scope to [default: none, so that the next fence is let in, whichever it is]
     #[arg(long, value_name = "FENCE", value_parser = a_fence)]
     to: Option<Fence>,
-    /// Of which resource, where guards of several know the scope
+    /// The resource, if guards of several know the scope
     #[arg(long, value_name = "NAME", conflicts_with = "sql")]
     resource: Option<String>,
-    /// In the tables that transactions ask, where guards know the scope as well
+    /// In the tables that transactions ask, if guards know the scope as well
     #[arg(long)]
     sql: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
 }

@@ -40,13 +40,13 @@ pub(super) struct ExecArgs {
     resource: String,
     #[command(flatten)]
     rules: RuleArgs,
-    /// The fence of whoever asks for it
+    /// The fence of the caller
     #[arg(long, value_name = "N", env = "FENCRON_FENCE")]
     fence: u64,
-    /// What the fence is comparable within
+    /// The scope within which the fence can be compared
     #[arg(long, env = "FENCRON_SCOPE")]
     scope: String,
-    /// What is the same for every repetition; without it, only the fence is checked
+    /// The key that is the same for every repetition; without it, only the fence is checked
     #[arg(long, env = "FENCRON_RUN_ID")]
     key: Option<String>,
     /// Exit codes beside 0 after which the command is not to be repeated: its output is kept and replayed
@@ -146,7 +146,7 @@ async fn run(args: &ExecArgs, ticket: Ticket, most: usize, signals: Signals) -> 
     lost.end("the command", Ok(Exit::Command(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))))
 }
 
-/// Waits for the command, and hands on to it what this process is told.
+/// Waits for the command, and passes on to it the signals that this process receives.
 async fn ended(mut child: Child, mut signals: Signals) -> anyhow::Result<ExitStatus> {
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut ending = tokio::task::spawn_blocking(move || child.wait());
@@ -155,7 +155,7 @@ async fn ended(mut child: Child, mut signals: Signals) -> anyhow::Result<ExitSta
             ended = &mut ending => return Ok(ended??),
             _ = signals.0.recv() => Signal::SIGTERM,
             _ = signals.1.recv() => Signal::SIGHUP,
-            // A terminal tells it to the command as well.
+            // A terminal sends it to the command as well.
             _ = signals.2.recv() => continue,
         };
         kill(pid, signal).ok();
@@ -165,7 +165,7 @@ async fn ended(mut child: Child, mut signals: Signals) -> anyhow::Result<ExitSta
 /// What is being handed on.
 struct Copied {
     ended: mpsc::Receiver<Option<Bytes>>,
-    /// Whoever reads it has not taken it yet.
+    /// Its reader has not taken it yet.
     writing: Arc<AtomicBool>,
 }
 
@@ -193,7 +193,7 @@ fn copied(
     thread::spawn(move || {
         let (mut all, mut chunk) = (Some(Vec::new()), vec![0; CHUNK]);
         while let Ok(length @ 1..) = from.read(&mut chunk) {
-            // Where nobody reads it any more, or it cannot be written, the command goes on all the same.
+            // When its reader is gone, or it cannot be written, the command goes on all the same.
             writing.store(true, Ordering::SeqCst);
             lost.write(&mut to, &chunk[..length]);
             writing.store(false, Ordering::SeqCst);

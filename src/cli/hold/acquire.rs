@@ -1,11 +1,11 @@
-//! Waiting for it, saying so, and giving it back.
+//! Acquiring a lock or permits, reports while it waits, and the release.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::signals::Signals;
-use super::{Turn, What};
+use super::{Invocation, What};
 use crate::cli::once::say;
 use crate::cli::outage::outage;
 use crate::cli::terminal::visible;
@@ -17,13 +17,13 @@ use crate::lock::{
 };
 use crate::store::{AnyStore, LeaseId, StoreError};
 
-/// After this time, whoever waits is told for whom.
+/// After this time of waiting, the holder is reported.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
-/// How often the queue is looked at for who wants to see it.
+/// How often the queue is read for a verbose wait.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What came of waiting.
+/// The result of waiting.
 pub(super) enum Acquired {
     Held(Box<Held>),
     NotInTime,
@@ -47,7 +47,7 @@ pub(super) enum Released {
     Unknown(String),
 }
 
-impl Turn {
+impl Invocation {
     /// Waits for it: for as long as it takes, or `wait`, or (zero) not at all.
     pub(super) async fn acquire(
         &self,
@@ -110,12 +110,12 @@ impl Turn {
         }
     }
 
-    /// Says who is waited for: after a while, once; or all along, where that is wanted. Never ends.
+    /// Reports the holder: once after a while, or each change if that is wanted. Never ends.
     async fn narrate(&self, session: &Session<AnyStore>) {
         if self.args.quiet || self.args.at_once {
             return std::future::pending().await;
         }
-        let (mut told, mut outage) = (String::new(), outage(false));
+        let (mut reported, mut outage) = (String::new(), outage(false));
         let mut pause = if self.args.verbose { Duration::ZERO } else { TOLD_AFTER };
         loop {
             tokio::time::sleep(pause).await;
@@ -129,9 +129,9 @@ impl Turn {
             };
             outage.is_over();
             let Some(standing) = standing else { continue };
-            if standing != told {
+            if standing != reported {
                 say(&format!("fencron: waiting: {standing}"));
-                told = standing;
+                reported = standing;
             }
             if !self.args.verbose {
                 return std::future::pending().await;
@@ -139,7 +139,7 @@ impl Turn {
         }
     }
 
-    /// Who holds it, and how many wait before this.
+    /// The holder, and the number of waiters before this one.
     pub(super) async fn look(&self, session: &Session<AnyStore>) -> Result<Option<String>, StoreError> {
         let name = self.shown();
         if let What::Permits { permits, take } = self.what {
@@ -163,7 +163,7 @@ impl Turn {
         if let Some(obstacle) = standing.obstacles.first() {
             return Ok(Some(format!("{name}: {obstacle}{ahead}")));
         }
-        let Some(leader) = standing.leader else { return Ok(Some(format!("nobody holds {name} yet{ahead}"))) };
+        let Some(leader) = standing.leader else { return Ok(Some(format!("{name} has no holder yet{ahead}"))) };
         let (node, fence, since) = (visible(&leader.node), leader.fence, leader.since);
         let itself = if self.is_inside(fence) {
             "; that is the command by which this one was started, so this may wait for ever"
@@ -181,7 +181,7 @@ impl Turn {
     }
 }
 
-/// Of a semaphore, so many holders are named to who waits.
+/// Of a semaphore, so many holders are named in a report.
 const HOLDERS_SHOWN: usize = 5;
 
 fn ahead(waiting: &[Waiter], own: LeaseId) -> String {
@@ -222,7 +222,7 @@ impl Held {
             },
             Held::Permits(permits) => match permits.release().await {
                 Ok(Resigned::Released) => Released::Now,
-                Ok(Resigned::HadEnded) => Released::HadEnded("they were taken away".to_owned()),
+                Ok(Resigned::HadEnded) => Released::HadEnded("they were revoked".to_owned()),
                 Err(error) => Released::Unknown(error.to_string()),
             },
         }
@@ -236,7 +236,7 @@ enum Refused {
 }
 
 impl Refused {
-    /// Whatever became of the call, it ends with the session, which is closed next.
+    /// The call ends with the session, which is closed next, also if it took effect.
     fn unanswered(name: &str, source: &StoreError) -> Refused {
         let why = format!("{} was not acquired in time, and the store does not answer: {source}", visible(name));
         Refused::Failed(Failure::new(Exit::StoreUnreachable, why).into())

@@ -1,4 +1,4 @@
-//! What this process is told, on its way to the command.
+//! The signals that this process receives, on their way to the command.
 
 use std::{fs, io};
 
@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// What is passed on to the command. While there is none, the first four end the wait for it.
+/// The signals that are passed on to the command. While there is no command, the first four end the wait.
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
@@ -14,31 +14,31 @@ const PASSED_ON: [Signal; 6] =
 const WAITING: usize = 16;
 
 pub(super) struct Signals {
-    told: mpsc::Receiver<Signal>,
-    tell: mpsc::Sender<Signal>,
+    received: mpsc::Receiver<Signal>,
+    pass_on: mpsc::Sender<Signal>,
     stays_in_place: bool,
-    told_to_end: bool,
+    asked_to_end: bool,
 }
 
 impl Signals {
-    /// From now on nothing of this ends the process. What it was told to ignore, as by nohup(1), it goes on to ignore,
-    /// and so does the command.
+    /// From now on these signals do not end the process. Signals that it was started to ignore, as by nohup(1), it goes
+    /// on to ignore, and so does the command.
     pub fn listen() -> io::Result<Signals> {
-        let (tell, told) = mpsc::channel(WAITING);
-        let signals = Signals { told, tell, stays_in_place: false, told_to_end: false };
+        let (pass_on, received) = mpsc::channel(WAITING);
+        let signals = Signals { received, pass_on, stays_in_place: false, asked_to_end: false };
         let ignored = ignored();
         for wanted in PASSED_ON.into_iter().filter(|wanted| !ignores(ignored, *wanted)) {
-            signals.hear(wanted)?;
+            signals.receive(wanted)?;
         }
         Ok(signals)
     }
 
-    fn hear(&self, wanted: Signal) -> io::Result<()> {
-        let mut heard = signal(SignalKind::from_raw(wanted as i32))?;
-        let tell = self.tell.clone();
+    fn receive(&self, wanted: Signal) -> io::Result<()> {
+        let mut arrivals = signal(SignalKind::from_raw(wanted as i32))?;
+        let pass_on = self.pass_on.clone();
         tokio::spawn(async move {
-            while heard.recv().await.is_some() {
-                if wanted != Signal::SIGTSTP && tell.send(wanted).await.is_err() {
+            while arrivals.recv().await.is_some() {
+                if wanted != Signal::SIGTSTP && pass_on.send(wanted).await.is_err() {
                     return;
                 }
             }
@@ -46,20 +46,20 @@ impl Signals {
         Ok(())
     }
 
-    /// From now on the key that stops does not: whoever is stopped while it holds something keeps all others waiting, and
-    /// loses it after a while.
+    /// From now on the key that stops a program (Ctrl-Z) does not: a program that is stopped while it holds something
+    /// keeps all others waiting, and loses it after a while.
     pub fn stay_in_place(&mut self) -> io::Result<()> {
         if !std::mem::replace(&mut self.stays_in_place, true) && !ignores(ignored(), Signal::SIGTSTP) {
-            self.hear(Signal::SIGTSTP)?;
+            self.receive(Signal::SIGTSTP)?;
         }
         Ok(())
     }
 
     /// The next one. Cancel safe.
     pub async fn next(&mut self) -> Signal {
-        match self.told.recv().await {
+        match self.received.recv().await {
             Some(signal) => {
-                self.told_to_end |= !matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2);
+                self.asked_to_end |= !matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2);
                 signal
             }
             // Not while `self` keeps a sender.
@@ -67,12 +67,12 @@ impl Signals {
         }
     }
 
-    /// Whether there was one that tells to end, whatever the command made of it.
-    pub fn told_to_end(&self) -> bool {
-        self.told_to_end
+    /// Whether a signal to end arrived, also if the command ignored it.
+    pub fn asked_to_end(&self) -> bool {
+        self.asked_to_end
     }
 
-    /// The next one that ends who waits. Cancel safe.
+    /// The next signal that ends the wait. Cancel safe.
     pub async fn ending(&mut self) -> Signal {
         loop {
             let signal = self.next().await;

@@ -1,8 +1,8 @@
-//! Lines on their way to stderr, for a program that must not wait for whoever reads it.
+//! Lines on their way to stderr, for a program that must not wait for their reader.
 //!
-//! A pipe that nobody reads, or a terminal that was told to hold, takes no more than some kilobytes. A node that waited
-//! for it would keep its lease, on a thread of its own, and do nothing with it. So a thread writes; what does not fit
-//! into its queue is lost, and it is told how much.
+//! A pipe without a reader, or a terminal that is held (Ctrl-S), takes no more than some kilobytes. A node that waited
+//! for it would keep its lease, on a thread of its own, and do nothing with it. So a thread writes; lines that do not
+//! fit into its queue are lost, and a line says how many.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const LINE_MOST: usize = 16 * 1024;
 #[derive(Clone)]
 pub(in crate::cli) struct Queue {
     to_thread: SyncSender<Item>,
-    /// How many lines were lost and not told of yet.
+    /// How many lines were lost and not reported yet.
     lost: Arc<AtomicU64>,
 }
 
@@ -33,11 +33,14 @@ enum Item {
 }
 
 impl Queue {
-    /// Starts the thread that writes to `out`, and tells of `n` lost lines by writing `tell(n)`.
-    pub fn start(out: impl Write + Send + 'static, tell: impl Fn(u64) -> String + Send + 'static) -> io::Result<Queue> {
+    /// Starts the thread that writes to `out`, and reports `n` lost lines by writing `report(n)`.
+    pub fn start(
+        out: impl Write + Send + 'static,
+        report: impl Fn(u64) -> String + Send + 'static,
+    ) -> io::Result<Queue> {
         let (to_thread, lines) = mpsc::sync_channel(LINES_MOST);
         let lost = Arc::new(AtomicU64::new(0));
-        let mut writer = Writer { out, tell, lost: Arc::clone(&lost), lines };
+        let mut writer = Writer { out, report, lost: Arc::clone(&lost), lines };
         thread::Builder::new().name("fencron-log".into()).spawn(move || writer.run())?;
         Ok(Queue { to_thread, lost })
     }
@@ -85,7 +88,7 @@ impl Write for Queue {
 
 struct Writer<W, T> {
     out: W,
-    tell: T,
+    report: T,
     lost: Arc<AtomicU64>,
     lines: mpsc::Receiver<Item>,
 }
@@ -119,12 +122,12 @@ impl<W: Write, T: Fn(u64) -> String> Writer<W, T> {
 
     fn tell_of(&mut self, lost: u64) {
         if lost > 0 {
-            let told = (self.tell)(lost);
-            self.write(told.as_bytes());
+            let report = (self.report)(lost);
+            self.write(report.as_bytes());
         }
     }
 
-    /// Where stderr is closed, nobody wants to know.
+    /// A closed stderr has no reader.
     fn write(&mut self, bytes: &[u8]) {
         self.out.write_all(bytes).and_then(|()| self.out.flush()).ok();
     }

@@ -1,11 +1,11 @@
-//! What the holder of the lock does: one step after the other, until one does not end well.
+//! What the holder of the lock does: one step after the other, until one does not succeed.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::wait::{Heard, tell_ended};
-use super::{Call, Next, OnceError, Runner, Settled, Step, Told, find};
+use super::wait::{Reported, report_ended};
+use super::{Call, Notice, OnceError, Runner, Settled, Step, StepPlan, find};
 use crate::execute::{self, Execute, Follow, MayStart, Reads, Started, Stop, Stopper, Work};
 use crate::fence::Stamp;
 use crate::job::{
@@ -16,11 +16,11 @@ use crate::lock::{CampaignError, Candidate, Hold, HoldSignal, SessionEnd, Term, 
 use crate::store::Store;
 use crate::time::Wall;
 
-/// How often those who wait are shown what the holder writes.
+/// How often the holder publishes its output for the waiters.
 pub const OUTPUT_SHOWN_EVERY: Duration = Duration::from_millis(250);
 
-/// A hold, what it is trusted by, and what tells that it is over.
-struct Turn<'a> {
+/// A hold, its trust, and the signal of its end.
+struct ActiveHold<'a> {
     hold: &'a Hold,
     trust: watch::Receiver<Trust>,
     signal: &'a HoldSignal,
@@ -32,73 +32,73 @@ struct Made {
     /// How many there were.
     attempts: u32,
     judgement: Judgement,
-    /// Why nobody can say how the last attempt ended that began, here or under the claimant before.
+    /// Why it is unknown how the last attempt ended that began, here or under the claimant before.
     doubt: Option<Box<str>>,
 }
 
 impl<S: Store, E: Execute> Runner<S, E> {
-    pub(super) async fn take_turn(
+    pub(super) async fn act_under(
         &self,
         candidate: &Candidate<S>,
         term: &Term,
         call: &Call<'_>,
-        heard: &mut Heard,
+        reported: &mut Reported,
     ) -> Result<Settled, OnceError> {
         let (Some(trust), Some(signal)) = (candidate.trust().cloned(), candidate.signal()) else {
             return Err(CampaignError::SessionEnded(SessionEnd::Unattended).into());
         };
-        let turn = Turn { hold: &term.hold, trust, signal };
+        let active = ActiveHold { hold: &term.hold, trust, signal };
         let recorded = tokio::select! {
             biased;
-            recorded = self.recorded(call.steps, (&call.how, call.tell), None) => Some(recorded?),
-            _ = turn.signal.lost() => None,
+            recorded = self.recorded(call.steps, (&call.how, call.report), None) => Some(recorded?),
+            _ = active.signal.lost() => None,
         };
         let Some((records, _)) = recorded else {
-            // Nothing was begun: whoever has the lock next does it, and this may be the one.
+            // Nothing was begun: the next holder of the lock does it, which may be this process again.
             return Err(CampaignError::TrustLapsed.into());
         };
-        // The turn may come before the news of how the one before ended.
-        tell_ended(call, &records, heard);
-        // Whoever had the turn before may have changed everything.
+        // The lock may arrive before the news of how the work of the previous holder ended.
+        report_ended(call, &records, reported);
+        // The previous holder may have changed everything.
         if let Some(settled) = call.settled(&records)? {
             return Ok(settled);
         }
         for step in call.steps {
-            if let Some(settled) = self.see_to(step, find(&records, step), &turn, call).await? {
+            if let Some(settled) = self.see_to(step, find(&records, step), &active, call).await? {
                 return Ok(settled);
             }
         }
         Ok(Settled::Done)
     }
 
-    /// Does what is to be done about one step. `None`: it is done.
+    /// Carries out the plan for one step. `None`: it is done.
     async fn see_to(
         &self,
         step: &Step,
         recorded: Option<&Recorded>,
-        turn: &Turn<'_>,
+        active: &ActiveHold<'_>,
         call: &Call<'_>,
     ) -> Result<Option<Settled>, OnceError> {
         match call.next(step, recorded) {
-            Next::Nothing => Ok(None),
-            Next::Stop(settled) => Ok(Some(settled)),
-            Next::Make => self.make(step, recorded, turn, call).await,
-            Next::FindOut => {
+            StepPlan::Nothing => Ok(None),
+            StepPlan::Stop(settled) => Ok(Some(settled)),
+            StepPlan::Make => self.make(step, recorded, active, call).await,
+            StepPlan::FindOut => {
                 let recorded = recorded.expect("only what is recorded is in doubt");
-                match self.find_out(step, recorded, turn, call).await? {
-                    None => self.make(step, Some(recorded), turn, call).await,
+                match self.find_out(step, recorded, active, call).await? {
+                    None => self.make(step, Some(recorded), active, call).await,
                     Some(once) => self.settle(step, recorded, once, call).await,
                 }
             }
         }
     }
 
-    /// Decides about a claim whose claimant is gone. `None`: it is to be made (again).
+    /// Decides about a claim whose claimant is gone. `None`: the work has to be done (again).
     async fn find_out(
         &self,
         step: &Step,
         recorded: &Recorded,
-        turn: &Turn<'_>,
+        active: &ActiveHold<'_>,
         call: &Call<'_>,
     ) -> Result<Option<Once>, OnceError> {
         let before = &recorded.once;
@@ -107,12 +107,12 @@ impl<S: Store, E: Execute> Runner<S, E> {
             Some(Once { state, reason, finished_at, ..before.clone() })
         };
         if step.is_repeatable() {
-            tracing::warn!(once = %step.key.run_id(), "it was begun and nobody said how it ended: it may be repeated");
+            tracing::warn!(once = %step.key.run_id(), "it was begun and its end was not recorded: it may be repeated");
             return Ok(None);
         }
         let lost = doubt_of(before);
         let Some(probe) = &step.verify else { return Ok(settled(OnceState::Unknown, lost)) };
-        let ended = Box::pin(self.attempt(step, probe, before.attempts, turn, call)).await?.0;
+        let ended = Box::pin(self.attempt(step, probe, before.attempts, active, call)).await?.0;
         Ok(match ended.outcome {
             Outcome::Exited(0) | Outcome::Done | Outcome::AlreadyApplied => {
                 settled(OnceState::Done, format!("{lost}, and `verify` found that it is done"))
@@ -120,26 +120,29 @@ impl<S: Store, E: Execute> Runner<S, E> {
             Outcome::Exited(1) | Outcome::Failed { again: Again::Never, .. } => None,
             outcome => {
                 let why = outcome.end(None).reason;
-                settled(OnceState::Unknown, format!("{lost}, and `verify` could not tell whether it is done: {why}"))
+                settled(
+                    OnceState::Unknown,
+                    format!("{lost}, and `verify` could not find out whether it is done: {why}"),
+                )
             }
         })
     }
 
-    /// Claims it, makes it, and records how that ended.
+    /// Claims the work, does it, and records how that ended.
     async fn make(
         &self,
         step: &Step,
         before: Option<&Recorded>,
-        turn: &Turn<'_>,
+        active: &ActiveHold<'_>,
         call: &Call<'_>,
     ) -> Result<Option<Settled>, OnceError> {
         let attempts_before = before.map_or(0, |before| before.once.attempts);
-        let fence = turn.hold.fence();
+        let fence = active.hold.fence();
         let claim = Once {
             name: step.key.name().to_owned(),
             state: OnceState::Claimed,
             checksum: step.checksum.clone(),
-            claimed_by: Some(ClaimedBy { node: self.node.clone(), lease: turn.hold.lease().0.get(), fence }),
+            claimed_by: Some(ClaimedBy { node: self.node.clone(), lease: active.hold.lease().0.get(), fence }),
             attempts: attempts_before + 1,
             started_at: self.clock.wall(),
             finished_at: None,
@@ -154,17 +157,18 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let mut stop = call.how.stop.clone();
         let claimed = tokio::select! {
             biased;
-            claimed = self.ledger.claim_once(turn.hold, &step.key, before, &claim) => claimed?,
-            // Whether it was claimed is not known: if so, nothing of it was begun, and whoever comes next finds out.
+            claimed = self.ledger.claim_once(active.hold, &step.key, before, &claim) => claimed?,
+            // It is unknown whether it was claimed. If so, nothing of it was begun, and the next holder finds out.
             reason = stop.requested() => return Err(OnceError::Stopped(reason)),
-            _ = turn.signal.lost() => None,
+            _ = active.signal.lost() => None,
         };
         let Some(claimed) = claimed else {
-            let why = "the claim was refused: another holds the lock, or somebody resolved it meanwhile".to_owned();
+            let why =
+                "the claim was refused: another process holds the lock, or a person resolved it meanwhile".to_owned();
             return Err(OnceError::Lost { name: claim.name, why });
         };
-        (call.tell)(Told::Starts { name: claim.name.clone(), attempt: claim.attempts, fence });
-        let made = Box::pin(self.attempts(step, before, turn, call)).await?;
+        (call.report)(Notice::Starts { name: claim.name.clone(), attempt: claim.attempts, fence });
+        let made = Box::pin(self.attempts(step, before, active, call)).await?;
         let recorded = Recorded { once: claim.clone(), modified: claimed };
         let stopped = match (&made.ended.outcome, &made.judgement) {
             (Outcome::Stopped(reason), Judgement::HandOver) => Some(*reason),
@@ -178,7 +182,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
-    /// Leaves a claim that was stopped to whoever holds the lock next. Answers what that is to the caller.
+    /// Leaves a claim that was stopped to the next holder of the lock. Answers the caller's result.
     async fn hand_over(
         &self,
         step: &Step,
@@ -205,7 +209,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         }
     }
 
-    /// Records what is decided about a step, where it still is as it was read or claimed.
+    /// Records the decision about a step, if its record is still as it was read or claimed.
     async fn settle(
         &self,
         step: &Step,
@@ -217,7 +221,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
             let why = format!("here it ended as `{}`, and meanwhile another decided about it", once.state.as_str());
             return Err(OnceError::Lost { name: once.name, why });
         }
-        (call.tell)(Told::Ended { once: Box::new(once.clone()), here: true });
+        (call.report)(Notice::Ended { once: Box::new(once.clone()), here: true });
         Ok(match once.state {
             OnceState::Done => None,
             OnceState::Unknown => Some(Settled::Unknown(Box::new(once))),
@@ -225,12 +229,12 @@ impl<S: Store, E: Execute> Runner<S, E> {
         })
     }
 
-    /// Attempts, until one decides it or none is left.
+    /// Makes attempts until one decides the step or none is left.
     async fn attempts(
         &self,
         step: &Step,
         before: Option<&Recorded>,
-        turn: &Turn<'_>,
+        active: &ActiveHold<'_>,
         call: &Call<'_>,
     ) -> Result<Made, OnceError> {
         let attempts_before = before.map_or(0, |before| before.once.attempts);
@@ -240,7 +244,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let (mut attempts, mut doubt) = (0, before.map(|before| Box::from(doubt_of(before))));
         loop {
             attempts += 1;
-            let (ended, lost) = self.attempt(step, &step.job, attempts_before + attempts, turn, call).await?;
+            let (ended, lost) = self.attempt(step, &step.job, attempts_before + attempts, active, call).await?;
             let attempted = Attempted {
                 outcome: &ended.outcome,
                 number: attempts,
@@ -258,7 +262,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 let goes_on = tokio::select! {
                     biased;
                     _ = stop.requested() => false,
-                    _ = turn.signal.lost() => false,
+                    _ = active.signal.lost() => false,
                     () = tokio::time::sleep(pause) => true,
                 };
                 if goes_on {
@@ -277,7 +281,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         step: &Step,
         job: &std::sync::Arc<Job>,
         attempt: u32,
-        turn: &Turn<'_>,
+        active: &ActiveHold<'_>,
         call: &Call<'_>,
     ) -> Result<(Ended, bool), OnceError> {
         let now = self.clock.wall();
@@ -286,27 +290,27 @@ impl<S: Store, E: Execute> Runner<S, E> {
         let follow = self.outputs.follow(&run).expect("it was opened just now");
         let (stopper, stop) = Stop::channel();
         let (started, _) = Started::channel();
-        let (trust, clock) = (turn.trust.clone(), self.clock.clone());
-        // What it starts lives no longer than the hold may be trusted, whatever becomes of this process.
-        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(turn.hold.lease().0);
-        let stamp = self.stamp(step, turn.hold, attempt, now);
+        let (trust, clock) = (active.trust.clone(), self.clock.clone());
+        // What it starts lives no longer than the hold may be trusted, also if this process is lost.
+        let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(active.hold.lease().0);
+        let stamp = self.stamp(step, active.hold, attempt, now);
         // A probe looks at what is there, and leaves the input to what it is about.
         let reads = if std::sync::Arc::ptr_eq(job, &step.job) { step.reads } else { Reads::Nothing };
-        let (params, hold) = (Params::default(), Some(turn.hold.clone()));
+        let (params, hold) = (Params::default(), Some(active.hold.clone()));
         let work =
             Work { job: std::sync::Arc::clone(job), stamp, params, hold, stop, may_start, output, started, reads };
         let name = step.key.name().to_owned();
-        let nothing = Live { name, fence: turn.hold.fence(), attempt, text: String::new(), bytes: 0 };
+        let nothing = Live { name, fence: active.hold.fence(), attempt, text: String::new(), bytes: 0 };
         let (live, shown) = watch::channel(nothing);
-        // In one task: what runs waits for whoever is told of its output, so that none of it is missed.
-        let told = async {
+        // In one task: the work waits for the reporter of its output, so that none of it is missed.
+        let reports = async {
             tokio::select! {
                 biased;
                 () = relay(follow, live, call) => {}
-                () = self.show_all(shown, step, turn) => {}
+                () = self.show_all(shown, step, active) => {}
             }
         };
-        let ((ended, lost), ()) = tokio::join!(self.execute_while_held(work, &stopper, turn, call), told);
+        let ((ended, lost), ()) = tokio::join!(self.execute_while_held(work, &stopper, active, call), reports);
         Ok((ended, lost))
     }
 
@@ -328,7 +332,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         &self,
         work: Work,
         stopper: &Stopper,
-        turn: &Turn<'_>,
+        active: &ActiveHold<'_>,
         call: &Call<'_>,
     ) -> (Ended, bool) {
         // On the heap: it is large, and many more futures are around it.
@@ -341,8 +345,8 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 stopper.stop(reason);
                 false
             }
-            _ = turn.signal.lost() => {
-                tracing::error!(fence = %turn.hold.fence(), "the lock is lost, or may be: stopping what runs under it");
+            _ = active.signal.lost() => {
+                tracing::error!(fence = %active.hold.fence(), "the lock is lost, or may be: stopping what runs under it");
                 stopper.stop(StopReason::LostLeadership);
                 true
             }
@@ -350,32 +354,32 @@ impl<S: Store, E: Execute> Runner<S, E> {
         (run.await, lost)
     }
 
-    /// Shows those who wait elsewhere what is written, for as long as somebody writes.
-    async fn show_all(&self, mut live: watch::Receiver<Live>, step: &Step, turn: &Turn<'_>) {
+    /// Publishes what is written for the waiters of other processes, as long as the work writes.
+    async fn show_all(&self, mut live: watch::Receiver<Live>, step: &Step, active: &ActiveHold<'_>) {
         while live.changed().await.is_ok() {
             tokio::time::sleep(OUTPUT_SHOWN_EVERY).await;
             let latest = live.borrow_and_update().clone();
-            self.show(turn.hold, step, &latest).await;
+            self.show(active.hold, step, &latest).await;
         }
         std::future::pending().await
     }
 
-    /// Only shown: where it does not get through, the verdict brings the end of the output.
+    /// Best effort: if a part does not arrive, the verdict still has the end of the output.
     async fn show(&self, hold: &Hold, step: &Step, live: &Live) {
         if let Err(error) = self.ledger.show_once(hold, &step.key, live).await {
-            tracing::debug!(%error, "those who wait are not shown the output");
+            tracing::debug!(%error, "cannot publish the output for the waiters");
         }
     }
 }
 
-/// Tells what is written, until its end.
+/// Reports what is written, until its end.
 async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
     let name = live.borrow().name.clone();
-    while let Some(heard) = follow.next().await {
-        let told = match heard {
+    while let Some(reported) = follow.next().await {
+        let notice = match reported {
             execute::Heard::Missed(bytes) => {
                 live.send_modify(|live| live.bytes += bytes);
-                Told::Missed { name: name.clone(), bytes }
+                Notice::Missed { name: name.clone(), bytes }
             }
             execute::Heard::Text(text) => {
                 live.send_modify(|live| {
@@ -384,14 +388,14 @@ async fn relay(mut follow: Follow, live: watch::Sender<Live>, call: &Call<'_>) {
                     let cut = live.text.ceil_char_boundary(live.text.len().saturating_sub(OUTPUT_KEPT));
                     live.text.drain(..cut);
                 });
-                Told::Output { name: name.clone(), text }
+                Notice::Output { name: name.clone(), text }
             }
         };
-        (call.tell)(told);
+        (call.report)(notice);
     }
 }
 
-/// Why nobody can say how what is recorded so ended.
+/// Why it is unknown how recorded work ended.
 fn doubt_of(once: &Once) -> String {
     match once.state {
         OnceState::Claimed => lost("holder", once.claimed_by.as_ref().map(|by| (by.node.as_str(), by.fence))),
