@@ -1,4 +1,4 @@
-//! The library in a few lines: a client of a store, with locks, semaphores, elections, and work that is done once.
+//! The library in a few lines: a client of a store, with locks, semaphores, elections, jobs, and work that is done once.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -17,8 +17,8 @@
 //! opened again after it has ended. What was held under a session that ended is lost, and says so by its signal; the next
 //! call has the next session.
 //!
-//! What is beneath is there for whoever needs more: [`crate::lock`] has sessions, contexts and elections as they are,
-//! [`crate::store`] the stores. `docs/library.md` has the whole in one page, and `docs/locks.md` what is promised.
+//! The layers beneath are public for callers that need more: [`crate::lock`] has sessions, contexts and elections,
+//! [`crate::store`] the stores. `docs/library.md` describes the library on one page, and `docs/locks.md` its promises.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,10 +55,10 @@ pub use lock::{Finished, Guard, Lock};
 pub use once::{Done, Once};
 pub use semaphore::Semaphore;
 
-/// How long a holder that has crashed keeps others out, where nothing else is chosen.
+/// How long a holder that has crashed keeps others out, by default.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
 
-/// How long a call that is not to wait for its turn waits for a session.
+/// How long a call that does not wait for its turn waits for a session.
 const SESSION_WITHIN: Duration = Duration::from_secs(10);
 
 /// One program's access to the locks of one namespace of one store. Cheap to clone: clones share session and flows.
@@ -70,7 +70,7 @@ pub struct Client(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Tells clients apart, where it matters who holds something.
+    /// Distinguishes the clients of a process as owners.
     number: u64,
     store: AnyStore,
     locks: Locks<AnyStore>,
@@ -94,7 +94,7 @@ impl Client {
         Client::builder().connect(url).await
     }
 
-    /// What can be chosen about a client, to begin with the defaults.
+    /// A builder for the settings of a client, which begins with the defaults.
     pub fn builder() -> Builder {
         Builder {
             namespace: DEFAULT_NAMESPACE.to_owned(),
@@ -111,14 +111,15 @@ impl Client {
         Lock::new(self.clone(), name)
     }
 
-    /// The semaphore of this name, with so many permits if this is the first time that it is used: what it has after that
-    /// is kept in the store, and changed by [`Semaphore::set_permits`].
+    /// The semaphore of this name, with `permits` permits if it is used for the first time. After that the store keeps
+    /// the number, and [`Semaphore::set_permits`] changes it.
     pub fn semaphore(&self, name: &str, permits: u32) -> Semaphore {
         Semaphore::new(self.clone(), name, permits)
     }
 
-    /// Stands for election under this name, in the background, until [`Elected::stop`]: [`Elected`] has the terms of this
-    /// instance, and jobs of which each occurrence is done once. Every call stands anew, in a session of its own.
+    /// Stands for election under this name, in the background, until [`Elected::stop`]: [`Elected`] has the terms of
+    /// this instance, and jobs of which each occurrence is done once. Every call is a candidacy of its own, in a
+    /// session of its own.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -142,13 +143,14 @@ impl Client {
         Ok(Elected::start(&self.0.locks, LockName::new(name)?, &self.0.node, self.0.timing))
     }
 
-    /// Does `body` once under `key`, ever, in the whole namespace, however many start to: one does it, the others wait for
-    /// its end. What was done is recorded as `fencron once` records it, and steered by `fencron once KEY --resolve`,
+    /// Does `body` only once under `key`, in the whole namespace: of all calls one does it, and the others wait for its
+    /// end. What was done is recorded as `fencron once` records it, and steered by `fencron once KEY --resolve`,
     /// `--forget`.
     ///
-    /// It is claimed before `body` is called. So where a program is lost in the middle, nobody can say whether it was done:
-    /// the answer is [`Error::is_unknown`], until a person resolves it; or `body` is called again where that is harmless
-    /// ([`Once::idempotent`]). When its lock is lost, `body` is dropped at the `await` that it is at.
+    /// It is claimed before `body` is called. So when a program is lost in the middle, it is unknown whether it was
+    /// done: the answer is [`Error::is_unknown`] until a person resolves it. If a repetition is harmless
+    /// ([`Once::idempotent`]), `body` is called again instead. When its lock is lost, `body` is dropped at the `await`
+    /// that it is at.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -165,17 +167,17 @@ impl Client {
     ///
     /// - [`Error::is_failed`]: `body` has failed, here or elsewhere.
     /// - [`Error::is_unknown`]: a program was lost in the middle of it.
-    /// - [`Error::is_lost`]: this program was; the next caller decides what became of it.
-    /// - [`Error::is_not_acquired`]: another was at it for longer than [`Once::wait`].
+    /// - [`Error::is_lost`]: this program was lost; the next caller finds out whether it was done.
+    /// - [`Error::is_not_acquired`]: another process was at work for longer than [`Once::wait`].
     /// - [`Error::is_invalid`]: the key is not 1 to 195 bytes of text.
     #[cfg(feature = "jobs")]
     pub fn once<F>(&self, key: &str, body: F) -> Once<F> {
         Once::new(self.clone(), key, body)
     }
 
-    /// Ends the session, so that nobody has to wait for it to run out: what was held under it is over. The client and its
-    /// clones acquire nothing any more ([`Error::is_closed`]). Where the store does not answer, the session ends by itself,
-    /// within the TTL.
+    /// Ends the session, so that no other client has to wait for it to run out: all that was held under it is over. The
+    /// client and its clones acquire nothing any more ([`Error::is_closed`]). Where the store does not answer, the
+    /// session ends by itself, within the TTL.
     pub async fn close(&self) {
         self.0.sessions.close().await;
     }
@@ -217,7 +219,7 @@ impl Client {
         &self.0.guards
     }
 
-    /// A new owner of locks; it goes on trying while the store is away.
+    /// A new owner of locks; it goes on trying while the store is unavailable.
     async fn context(&self, deadline: &Deadline) -> Result<LockContext, Error> {
         let mut last = None;
         let opened = async {
@@ -249,7 +251,7 @@ fn name(name: &Result<LockName, NotALockName>) -> Result<&LockName, Error> {
     name.as_ref().map_err(|error| error.clone().into())
 }
 
-/// What is chosen about a client. See [`Client::builder`].
+/// The settings of a client. See [`Client::builder`].
 ///
 /// ```
 /// # use std::time::Duration;
@@ -285,8 +287,8 @@ impl Builder {
         self
     }
 
-    /// How long a hold outlives a program that has crashed, hangs or is cut off; without this, 10 seconds. A short one is
-    /// followed sooner, and lost more easily.
+    /// How long a hold outlives a program that has crashed, hangs or is cut off; without this, 10 seconds. After a
+    /// short one another holder follows sooner, but it is also lost more easily.
     pub fn ttl(mut self, ttl: Duration) -> Builder {
         self.ttl = ttl;
         self
@@ -309,8 +311,7 @@ impl Builder {
         self
     }
 
-    /// Opens the session at once, so that what is wrong shows when the program starts, and the first call need not wait
-    /// for it.
+    /// Opens the session at once, so that errors show when the program starts, and the first call need not wait for it.
     pub fn eager(mut self) -> Builder {
         self.is_eager = true;
         self
@@ -393,7 +394,7 @@ impl Builder {
     }
 }
 
-/// Host name and process id: how programs are known that nobody has named.
+/// Host name and process id: the default name of a program.
 pub(crate) fn default_node() -> String {
     format!("{}-{}", host_name(), std::process::id())
 }
@@ -423,18 +424,18 @@ impl Deadline {
         Deadline { since: Instant::now(), wait, backoff: Backoff::new() }
     }
 
-    /// `None`: as long as it takes.
+    /// `None`: without limit.
     fn left(&self) -> Option<Duration> {
         self.wait.map(|wait| wait.saturating_sub(self.since.elapsed()))
     }
 
-    /// A call that is not to wait for its turn needs a session all the same.
+    /// A call that does not wait for its turn needs a session all the same.
     fn for_a_session(&self) -> Option<Duration> {
         let zero = self.wait.is_some_and(|wait| wait.is_zero());
         if zero { Some(SESSION_WITHIN) } else { self.left() }
     }
 
-    /// Waits a little before another attempt; `false` where there is no time for one.
+    /// Waits a little before another attempt; `false` if there is no time for one.
     async fn pause(&mut self) -> bool {
         let pause = self.backoff.next();
         if self.left().is_some_and(|left| left <= pause) {

@@ -1,12 +1,12 @@
 //! `jobs.yaml`: YAML text into a [`Config`], or every [`Problem`] with it at once, each with its line.
 //!
-//! Pure: what `${NAME}` and `${file:…}` stand for comes from [`Sources`], and a file's text from whoever read it.
-//! There is one way of decoding, for a node that runs a file and for `validate` alike:
+//! Pure: the values of `${NAME}` and `${file:…}` come from [`Sources`], and the text of a file from the caller, which
+//! read it. There is one way of decoding, for a node that runs a file and for `validate` alike:
 //!
 //! 1. `tree`: the text becomes a compact tree of YAML values that know their places; aliases are bounded.
 //! 2. `tables`: what keys there are, what values they take within which bounds, their defaults, and what they are read
 //!    into; `keys` says what a key is.
-//! 3. `walk`, `values`: values are read by the tables, and whatever is wrong is noted while reading goes on.
+//! 3. `walk`, `values`: values are read by the tables, and each problem is noted while reading goes on.
 //! 4. `draft`: the defaults of the tables, those of the file and a job's own settings are laid over each other.
 //! 5. `timing`, `jobs`: what is read becomes [`Job`]s, which are then held against each other.
 //!
@@ -63,7 +63,7 @@ use walk::{Fields, Path, Spot, Walk};
 
 pub use crate::fence::DEFAULT_NAMESPACE;
 
-/// The largest file, in bytes. Whoever reads a file should look at its size before reading it.
+/// The largest file, in bytes. A caller should check the size of a file before reading it.
 pub const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
 
 /// How many hexadecimal digits a digest has.
@@ -89,8 +89,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Takes from `before` the jobs that are equal in both, so that who compares the two finds them to be the same
-    /// objects: of 100,000 jobs, a scheduler that leads meanwhile then looks at those that have changed.
+    /// Takes from `before` the jobs that are equal in both, so that a comparison of the two finds the same objects: of
+    /// 100,000 jobs, a scheduler that leads meanwhile then looks only at those that have changed.
     pub fn keep_unchanged(&mut self, before: &BTreeMap<JobName, Arc<Job>>) {
         for (name, job) in &mut self.jobs {
             if let Some(same) = before.get(name).filter(|before| *before == job) {
@@ -139,10 +139,10 @@ fn read_text(text: &str, bytes: &[u8], sources: &Sources, of_program: bool) -> R
     walk.wrong = wrong;
     walk.of_program = of_program;
     let read = read(&mut walk);
-    let Walk { wrong, odd, told, left_open, .. } = walk;
+    let Walk { wrong, odd, notes, left_open, .. } = walk;
     match read {
         Some((namespace, jobs, migrations)) if wrong.is_empty() => {
-            let (digest, warnings, notes) = (digest(bytes), odd.locate(text), told.locate(text));
+            let (digest, warnings, notes) = (digest(bytes), odd.locate(text), notes.locate(text));
             Ok(Config { namespace, jobs, migrations, digest, warnings, left_open, notes })
         }
         _ => Err(wrong.locate(text)),

@@ -1,9 +1,10 @@
-//! Work of a service that only one of its instances is to do, one at a time.
+//! Work that only one instance of a service does at a time.
 //!
-//! Every instance [starts](Elected::start) the same [`Elected`], which keeps a session open, stands for election, and goes
-//! on with both by itself for as long as the service runs: a session that ended is opened again, a store that is away is
-//! waited for. What is to be done once for all instances is a **job** with **occurrences**: [`ElectedJob::claim`] answers
-//! the elected instance, once for each, with what the work needs: its fence, its instant, its proof and a signal.
+//! Every instance [starts](Elected::start) the same [`Elected`], which keeps a session open, stands for election, and
+//! goes on with both by itself for as long as the service runs: a session that ended is opened again, and it waits for
+//! a store that is unavailable. Work that is done once for all instances is a **job** with **occurrences**:
+//! [`ElectedJob::claim`] answers the elected instance, once for each, with what the work needs: its fence, its instant,
+//! its proof and a signal.
 //!
 //! ```
 //! use std::time::Duration;
@@ -35,23 +36,23 @@
 //!
 //! # What is promised
 //!
-//! - **One instance at a time**, as far as a lock can promise that: see [`crate::lock`]. What is written elsewhere carries
-//!   [`Claimed::stamp`] or compares [`Claimed::hold`], so that an instance which was replaced and does not know is turned
-//!   away.
+//! - **One instance at a time**, as far as a lock can promise that: see [`crate::lock`]. What is written elsewhere
+//!   carries [`Claimed::stamp`] or compares [`Claimed::hold`], so that an instance which was replaced without knowing
+//!   it is turned away.
 //! - **Each occurrence once at most.** It is claimed in one transaction that compares the hold and the last instant which
 //!   was claimed, before anything is done. Two instances on both sides of a hand-over, a tick that comes twice, and clocks
 //!   that disagree or go back claim nothing twice. What was claimed by an instance that then crashed is not done again.
 //! - **Fences grow** from term to term, and instants from claim to claim.
-//! - **A hand-over loses little.** Whoever asks for an occurrence while nobody is elected waits for the end of the
-//!   hand-over, for [`Elected::patience`] at most, and the new elected instance claims it then, late. Of several instants
-//!   of one job that pass meanwhile only the last is done.
-//! - **Work ends with its term**, where it heeds [`Claimed::signal`].
+//! - **A hand-over loses little.** A claim that is made while no instance is elected waits for the end of the
+//!   hand-over, for [`Elected::patience`] at most, and the new elected instance claims it then, late. Of several
+//!   instants of one job that pass meanwhile only the last is done.
+//! - **Work ends with its term**, if it obeys [`Claimed::signal`].
 //!
 //! # What is not
 //!
-//! There is no ledger: nobody can see afterwards what ran and how it ended, nothing is tried again, occurrences that pass
-//! while no instance is there (or none is elected for longer than the patience) are not made up, and nobody is told of
-//! them. Runs of one job may overlap. In the store one key per job stays, with the last instant. Where that is too little
+//! There is no ledger: no record shows afterwards what ran and how it ended, and nothing is tried again. Occurrences
+//! that pass while no instance is there (or none is elected for longer than the patience) are not made up, and not
+//! reported. Runs of one job may overlap. The store keeps one key per job, with the last instant. If that is too little
 //! use `fencron run`, which keeps a record of every occurrence until its verdict.
 //!
 //! An instance whose clock is ahead claims ahead of time, and holds up the job on all others until their clocks have come
@@ -82,7 +83,7 @@ pub use cron::CronError;
 /// How many TTLs an occurrence waits for the end of a hand-over: a crashed holder is replaced within one.
 const PATIENCE_TTLS: u32 = 2;
 
-/// How long what was told to end is waited for when an instance stops.
+/// How long an instance that stops waits for work that was asked to end.
 const HEEDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How far ahead of this machine's clock a claimed instant may be before it is warned of.
@@ -132,7 +133,7 @@ pub struct ElectedJob<S> {
 )]
 pub struct NotAJobName(String);
 
-/// An occurrence that is this instance's to do, and nobody else's. While it lives, [`Elected::stop`] waits for it.
+/// An occurrence that this instance alone does. While it lives, [`Elected::stop`] waits for it.
 #[derive(Debug)]
 pub struct Claimed {
     job: Arc<str>,
@@ -182,7 +183,7 @@ impl<S: Store> Elected<S> {
         Elected { shared, _driver: Arc::new(driver) }
     }
 
-    /// The terms of this instance, as they begin and end: `None` while another is elected, or nobody.
+    /// The terms of this instance, as they begin and end: `None` while another instance is elected, or none.
     ///
     /// To look whether this instance is elected and then to act proves nothing: compare the term's hold in the
     /// transaction that acts, or claim.
@@ -190,17 +191,17 @@ impl<S: Store> Elected<S> {
         self.shared.led.subscribe()
     }
 
-    /// The election that it stands in: who is elected, who waits.
+    /// The election of this candidacy: the elected instance, and the waiters.
     pub fn election(&self) -> Election<S> {
         self.shared.locks.election(self.shared.lock.clone())
     }
 
-    /// For how long an occurrence that is asked for while nobody is elected waits for the end of the hand-over: two TTLs.
+    /// For how long a claim that is made while no instance is elected waits for the end of the hand-over: two TTLs.
     pub fn patience(&self) -> Duration {
         self.shared.timing.ttl() * PATIENCE_TTLS
     }
 
-    /// The job `name`, the same on all instances: its occurrences are told apart from those of other jobs by it.
+    /// The job `name`, the same on all instances: it distinguishes its occurrences from those of other jobs.
     ///
     /// # Errors
     ///
@@ -220,7 +221,7 @@ impl<S: Store> Elected<S> {
     }
 
     /// Claims nothing more, waits for what runs, for `grace` at most, and resigns: another instance is elected at once.
-    /// What still runs after `grace` is told to end, by its signal, and waited for a moment longer.
+    /// Work that still runs after `grace` is asked to end, by its signal, and `stop` waits a moment longer for it.
     ///
     /// Called again, it goes on where it was.
     pub async fn stop(&self, grace: Duration) {
@@ -229,7 +230,7 @@ impl<S: Store> Elected<S> {
         shared.running.close();
         if tokio::time::timeout(grace, shared.running.wait()).await.is_err() {
             let runs = shared.running.len();
-            tracing::warn!(node = %shared.node, runs, "what still runs after {grace:?} is told to end");
+            tracing::warn!(node = %shared.node, runs, "what still runs after {grace:?} is asked to end");
             if let Some(led) = &*shared.led.borrow() {
                 led.signal.cancel();
             }
@@ -251,10 +252,10 @@ impl<S: Store> ElectedJob<S> {
     /// Claims the occurrence of the instant `at`, which has to be the same for all instances: what a schedule names, not
     /// what time it is now.
     ///
-    /// `None` where it is not this instance's to do: another is elected; it or a later one was claimed before; a later one
-    /// was asked for meanwhile; or the instance is stopping. Only the elected instance is answered at once: all others
-    /// might come to be it, so they wait, for [`Elected::patience`] at most. Dropping the future earlier may leave the
-    /// occurrence claimed, and done by nobody; so may a store that does not answer for as long as that.
+    /// `None` where it is not this instance's to do: another is elected; it or a later one was claimed before; a later
+    /// one was asked for meanwhile; or the instance is stopping. Only the elected instance is answered at once: all
+    /// others might come to be it, so they wait, for [`Elected::patience`] at most. Dropping the future earlier may
+    /// leave the occurrence claimed, and not done; so may a store that does not answer for as long as that.
     ///
     /// # Errors
     ///
@@ -267,7 +268,7 @@ impl<S: Store> ElectedJob<S> {
             if shared.led.borrow().is_some() {
                 tracing::warn!(job = %self.name, %at, "not run here: the store has not answered the claim in time");
             } else {
-                tracing::debug!(job = %self.name, %at, "another instance is elected, or nobody");
+                tracing::debug!(job = %self.name, %at, "another instance is elected, or none");
             }
             return Ok(None);
         };
@@ -305,7 +306,7 @@ impl<S: Store> ElectedJob<S> {
                 }
                 // What was claimed too late to be begun is this call's still, under the next term of this instance.
                 Claim::Taken => led.signal.cancelled().await,
-                // It is told of it a little later.
+                // The job learns of it a little later.
                 Claim::NotHeld => led.signal.cancelled().await,
             }
         }
@@ -315,7 +316,7 @@ impl<S: Store> ElectedJob<S> {
         let now = self.elected.shared.locks.clock().wall();
         if until.since(now) > AHEAD {
             let key = self.claims.key();
-            let why = "claimed by a clock that is ahead: delete the key to begin anew";
+            let why = "claimed by a clock that is ahead: delete the key to begin again";
             tracing::warn!(job = %self.name, %at, %until, key, why, "not run");
         } else {
             tracing::debug!(job = %self.name, %at, %until, "was claimed before");
@@ -349,8 +350,8 @@ impl Claimed {
         self.led.signal.clone()
     }
 
-    /// What an effect carries for whatever guards its receiving end: as headers, environment variables or parameters.
-    /// Its run is `<job>@<instant>`, the same on every instance.
+    /// What an effect carries for the guard at its target: as headers, environment variables or parameters. Its run is
+    /// `<job>@<instant>`, the same on every instance.
     pub fn stamp(&self) -> Stamp {
         let run_id = format!("{}@{}", self.job, self.scheduled_at);
         let stamp = self.hold().stamp(&self.node, &run_id, self.scheduled_at);
@@ -370,7 +371,7 @@ impl<S: Store> Shared<S> {
     }
 }
 
-/// A term that is told of, until this is dropped, however it ends.
+/// A term that is published until this is dropped.
 struct Published {
     to: watch::Sender<Option<Led>>,
     led: Led,
@@ -402,7 +403,7 @@ async fn stand<S: Store>(shared: Arc<Shared<S>>) {
     let mut candidate =
         Candidate::new(&shared.locks, presence, shared.timing, Driver::Thread).campaigning_for(shared.lock.clone());
     let mut published = None;
-    let hear = |candidate: &Candidate<S>, news| match news {
+    let report = |candidate: &Candidate<S>, news| match news {
         News::Won(term) => {
             published = candidate.signal().map(|signal| Published::new(&shared.led, &term, signal, &shared.node));
         }
@@ -413,7 +414,7 @@ async fn stand<S: Store>(shared: Arc<Shared<S>>) {
         News::SessionOver(_) => published = None,
         News::Session(_) | News::NoSession(_) | News::Trust | News::NotWon(_) => {}
     };
-    candidate.run(shared.drained.cancelled(), hear).await;
+    candidate.run(shared.drained.cancelled(), report).await;
     drop(published);
     if let Err(error) = candidate.leave().await {
         tracing::debug!(%error, node = %shared.node, "the session is left to run out");

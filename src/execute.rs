@@ -14,7 +14,7 @@
 //!   session, as timeout(1) makes one, are ended and waited for too. A process that makes itself a session of its own
 //!   is out of reach, and does not keep the attempt open, even where it holds on to the output.
 //! - It inherits the node's environment without the variables that begin with `FENCRON_`: the store's address may hold
-//!   a password. What it is told of the store instead is said by [`Executor::handing`].
+//!   a password. [`Executor::handing`] sets what it receives about the store instead.
 //! - Why it was ended decides the outcome: a command that is stopped and then exits with 0 was stopped.
 //! - When the future of [`Execute::run`] is dropped, its group is killed at once.
 //! - When the node is killed or stands still, a [supervisor](SupervisorProgram) ends the command and what it has
@@ -74,7 +74,7 @@ use crate::job::{Ended, Job, Params, StopReason};
 use crate::lock::Hold;
 use crate::time::Wall;
 
-/// How many attempts a node makes at once unless told otherwise. The others wait, first come, first served.
+/// How many attempts a node makes at once by default. The others wait, first come, first served.
 pub const MAX_RUNNING: usize = 1_000;
 
 /// One attempt to be made.
@@ -82,7 +82,7 @@ pub const MAX_RUNNING: usize = 1_000;
 pub struct Work {
     pub job: Arc<Job>,
     pub stamp: Stamp,
-    /// What the person who asked for the run gives it.
+    /// The parameters of a requested run.
     pub params: Params,
     /// The hold under which it is made, for what is written in the same store.
     pub hold: Option<Hold>,
@@ -108,12 +108,12 @@ pub trait Execute: Clone + Send + Sync + 'static {
     fn run(&self, work: Work) -> impl Future<Output = Ended> + Send;
 }
 
-/// Tells an attempt to stop. Dropping it means that nobody will.
+/// Asks an attempt to stop. Dropping it means that no request will come.
 #[derive(Clone, Debug)]
 pub struct Stopper(watch::Sender<Option<StopReason>>);
 
 impl Stopper {
-    /// Stops the attempt for this reason, unless it was told to before: the first reason stays.
+    /// Stops the attempt for this reason, unless it was stopped before: the first reason stays.
     pub fn stop(&self, reason: StopReason) {
         self.0.send_if_modified(|asked| {
             let first = asked.is_none();
@@ -161,8 +161,8 @@ impl MayStart {
         MayStart { answer: Arc::new(answer), lease: None }
     }
 
-    /// The same for what is to live no longer than `lease` may be trusted, as [`Deadlines::tell`] says, whatever
-    /// becomes of this process.
+    /// The same for an attempt that lives no longer than `lease` may be trusted, as [`Deadlines::set`] reports, also
+    /// when this process is lost.
     #[must_use]
     pub fn under(self, lease: NonZeroU64) -> MayStart {
         MayStart { lease: Some(lease), ..self }
@@ -203,7 +203,7 @@ impl Started {
 
     /// To be called by an executor, once the start is done.
     pub fn at(self, at: Wall) {
-        // Whoever is not interested has dropped the other end.
+        // A caller that is not interested has dropped the receiver.
         self.0.send(at).ok();
     }
 }

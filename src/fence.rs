@@ -1,4 +1,4 @@
-//! Fences, what they are comparable within, and the stamp that a side effect carries.
+//! Fences, the scope within which they can be compared, and the stamp that a side effect carries.
 //!
 //! The only place that knows the names under which a stamp travels: environment variables, HTTP headers and SQL
 //! parameters.
@@ -83,7 +83,7 @@ pub const OUR_VARIABLES: &str = "FENCRON_";
 /// What the name of the variable begins with that holds a parameter of the run; its own name follows, in capitals.
 pub const PARAM_VARIABLES: &str = "FENCRON_PARAM_";
 
-/// What a side effect carries, so that whatever receives it can turn away a stale leader or a repeated occurrence.
+/// What a side effect carries, so that its target can turn away a stale leader or a repeated occurrence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The namespace of the job.
@@ -124,8 +124,8 @@ pub struct AfterEnd {
     pub exit_code: Option<i32>,
 }
 
-/// The names under which it is told what a run follows: those of SQL parameters. The variables and the headers are made
-/// of them.
+/// The names under which a run learns which run it follows: those of SQL parameters. The variables and the headers are
+/// made of them.
 pub const AFTER_NAMES: [&str; 5] = ["after_run_id", "after_job", "after_verdict", "after_reason", "after_exit_code"];
 
 impl After {

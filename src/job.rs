@@ -85,8 +85,8 @@ impl fmt::Debug for JobName {
     }
 }
 
-/// The identity of a run: `job@2026-11-21T02:00:00Z` for a scheduled occurrence, whoever fires it; with `~` and a
-/// call's id behind it for a run that a person asked for (`trigger`, `backfill`), which the schedule does not know.
+/// The identity of a run: `job@2026-11-21T02:00:00Z` for a scheduled occurrence, under any leader; with `~` and a
+/// call's id behind it for a run that a person requested (`trigger`, `backfill`), which the schedule does not know.
 ///
 /// ```
 /// use fencron::job::{JobName, RunId};
@@ -235,7 +235,7 @@ pub struct Job {
     pub dir: Option<Text>,
     /// How long an attempt may take; `None`: as long as it wants.
     pub timeout: Option<Duration>,
-    /// How long a command that was told to end (TERM) has before it is killed.
+    /// How long a command that was asked to end (TERM) has before it is killed.
     pub kill_after: Duration,
     pub overlap: Overlap,
     pub missed: Missed,
@@ -282,7 +282,7 @@ pub enum Trigger {
     Schedule { schedule: Arc<Schedule>, jitter: Jitter },
     /// The end of another job's run.
     After { job: JobName, on: On },
-    /// Nothing but a person who asks for it.
+    /// Only a person's request.
     Disabled,
 }
 
@@ -389,13 +389,13 @@ pub enum Guarantee {
     AtMostOnce,
     /// It is run again, as the same occurrence under a higher fence.
     AtLeastOnce,
-    /// It is run again, and whatever it writes to knows whether it was done: its effect is there once. Only for
-    /// statements that run in one transaction.
+    /// It is run again, and its target knows whether it was done: its effect is there once. Only for statements that
+    /// run in one transaction.
     ExactlyOnce,
 }
 
 impl Guarantee {
-    /// Whether a run of which nobody can say how far it came may be made again.
+    /// Whether a run may be repeated when it is unknown how far it came.
     pub fn may_repeat(self) -> bool {
         self != Guarantee::AtMostOnce
     }
@@ -427,7 +427,7 @@ pub enum Verdict {
     TimedOut,
     Cancelled,
     Skipped,
-    /// Nobody can say: the leader was lost in the middle. `fencron resolve` settles it.
+    /// It is unknown: the leader was lost in the middle. `fencron resolve` settles it.
     Unknown,
 }
 
@@ -454,7 +454,7 @@ impl fmt::Display for Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     pub verdict: Verdict,
-    /// Why, for a person; empty where nothing is to be said.
+    /// The reason, for people to read; empty if there is none.
     pub reason: String,
     /// The exit code of its command; where a signal ended that, 128 and the signal's number.
     pub exit_code: Option<i32>,
@@ -485,12 +485,12 @@ impl StopReason {
     }
 }
 
-/// How one attempt ended, as whoever executed it saw it.
+/// How one attempt ended, as its executor saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The command exited with this code; 0 is success.
     Exited(i32),
-    /// The command died of this signal, which nobody of us sent.
+    /// The command died of this signal, which fencron did not send.
     Signalled(i32),
     /// It took longer than its `timeout` and was ended.
     TimedOut,
@@ -508,7 +508,7 @@ pub enum Outcome {
     Failed { why: String, again: Again },
     /// It may have been done, or not: no answer came that would say.
     InDoubt(String),
-    /// A part of it lasts, or may, and the target cannot tell more: a person has to look, and nobody repeats it.
+    /// A part of it lasts, or may last, and the target knows no more: a person has to look, and it is not repeated.
     Partial(String),
 }
 

@@ -30,8 +30,9 @@
 //! - **A closure is called only while the leadership may be trusted**, which is looked at right before the call. What it
 //!   does later carries [`Run::stamp`] or is put in [`Run::txn`]: a closure cannot be ended by force, and an instance that
 //!   stood still goes on where it was.
-//! - **A run is over when nothing of its closure runs any more**: one that is to stop is told so ([`Run::cancelled`]), and
-//!   dropped after its `kill_after`, at its next `await`. What it has spawned is its own to end: see [`Run::signal`].
+//! - **A run is over when nothing of its closure runs any more**: one that has to stop learns so by [`Run::cancelled`],
+//!   and is dropped after its `kill_after`, at its next `await`. What it has spawned is its own to end: see
+//!   [`Run::signal`].
 
 mod builder;
 mod calls;

@@ -20,9 +20,9 @@
 //! | [`fence`] | the number that grows with every hold of a lock, and the stamp that effects carry |
 //! | [`time`] | wall clocks and the boot clock |
 //! | [`store`] | the seam: a transactional key-value store with leases; in memory, SQLite and etcd |
-//! | [`lock`] | who may act, under which number, and for how long |
+//! | [`lock`] | which node may act, under which fence, and for how long |
 //! | [`elected`] | programs that do their work on one of their instances; jobs of tokio-cron-scheduler among it |
-//! | `job`, `schedule`, `config` | what is to be done, when, and the file that says so; pure |
+//! | `job`, `schedule`, `config` | what runs, when, and the file that configures it; pure |
 //! | `scheduler` | what becomes of every occurrence; pure |
 //! | `ledger` | claims, runs and verdicts, as transactions |
 //! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
@@ -37,7 +37,7 @@
 //! `docs/architecture.md` has the invariants, each with the test that holds it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Of the library alone: tests may. A print panics when nobody reads it any more (`fencron runs | head`); write instead.
+// Of the library alone: tests may. A print panics when its reader is gone (`fencron runs | head`); write instead.
 #![deny(clippy::unwrap_used, clippy::let_underscore_must_use, clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(all(feature = "cli", not(target_os = "linux")))]

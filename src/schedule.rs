@@ -134,7 +134,7 @@ pub struct MissedStarts {
     pub before: Option<Unlisted>,
 }
 
-/// Occurrences that are told of, but not one by one.
+/// Occurrences that are reported together, not one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlisted {
     /// The first of them and the last, by their instants.

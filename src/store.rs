@@ -286,7 +286,7 @@ pub struct Range {
     pub keys: Keys,
     /// At most so many entries; 0: as many as there are. Ask for large ranges through [`Store::range_all`].
     pub limit: usize,
-    /// As the store was at this revision; `None`: as it is now, having heard from a majority of its members.
+    /// As the store was at this revision; `None`: as it is now, confirmed by a majority of its members.
     pub at: Option<Revision>,
     pub order: Sort,
     /// Only entries last put before this revision: where the page before a newest-first page ended.
@@ -383,7 +383,7 @@ impl Watch {
     }
 
     /// Whether the store had been written to since the revision asked for when the watch began, and takes its time to
-    /// report that (etcd: up to 100 ms): who cannot wait looks for itself.
+    /// report that (etcd: up to 100 ms). A caller that cannot wait reads for itself.
     pub fn is_behind(&self) -> bool {
         self.behind
     }
@@ -451,9 +451,9 @@ pub struct About {
     pub kind: &'static str,
     /// The version of the server or library.
     pub version: String,
-    /// Bytes on disk, where the store tells.
+    /// Bytes on disk, if the store reports them.
     pub size: Option<u64>,
-    /// How many bytes it may have, where it has a limit and tells it (etcd: from 3.6 on).
+    /// How many bytes it may have, if it has a limit and reports it (etcd: from 3.6 on).
     pub quota: Option<u64>,
     /// What an operator ought to know: a version with known defects, a size near its limit.
     pub warnings: Vec<String>,
@@ -473,11 +473,11 @@ pub const PAGE: usize = 5000;
 /// Every call ends: a backend bounds each with a time-out of its own.
 pub trait Store: Clone + Send + Sync + fmt::Debug + 'static {
     /// Grants a lease of `ttl`. A store may round it up (etcd: to whole seconds, at least 2); the answer says the TTL
-    /// in force. On [`StoreError::Unknown`] a lease may have been granted that nobody knows: it ends by itself.
+    /// in force. On [`StoreError::Unknown`] a lease may have been granted whose id is lost: it ends by itself.
     fn grant(&self, ttl: Duration) -> impl Future<Output = Result<(LeaseId, Duration), StoreError>> + Send;
 
-    /// Extends the lease by its TTL from when the store hears of it, and answers the TTL.
-    /// [`StoreError::LeaseEnded`] where there is nothing to extend.
+    /// Extends the lease by its TTL from the moment the store receives the call, and answers the TTL.
+    /// [`StoreError::LeaseEnded`] if there is nothing to extend.
     fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<Duration, StoreError>> + Send;
 
     /// Ends the lease now, with its keys. A lease that has already ended is no error.

@@ -1,4 +1,4 @@
-//! Runtimes that do without further threads where the system gives none.
+//! Runtimes that work without further threads when the system gives none.
 
 use std::sync::mpsc;
 use std::time::Duration;

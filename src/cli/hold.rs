@@ -204,7 +204,7 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
         .context("cannot prepare to start commands")?;
     let deadlines = execute.deadlines();
-    let on_trust = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
     let locks = place.remembering(global)?.on_trust(on_trust);
     let node = args.node.clone().unwrap_or_else(crate::client::default_node);
     let invocation = Invocation { what, name, args, command, node, timing, place, locks, execute, begun };
@@ -426,7 +426,7 @@ impl Invocation {
             }
         };
         // Perhaps this process stood still meanwhile.
-        let by_supervisor = running.was_told_by_supervisor().then_some(Over::Lost(Lost::TrustLapsed));
+        let by_supervisor = running.was_ended_by_supervisor().then_some(Over::Lost(Lost::TrustLapsed));
         let over = over.or(by_supervisor);
         let ending = match over {
             None => Ending::ByItself,

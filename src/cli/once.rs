@@ -222,7 +222,7 @@ pub(super) fn runner(
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&handover::passing_dir()).0);
     let deadlines = execute.deadlines();
-    let on_trust = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
     Ok(Runner {
         ledger: place.ledger(),
         locks: place.remembering(global)?.on_trust(on_trust),

@@ -169,8 +169,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&beside_memory).0);
     let deadlines = execute.deadlines();
-    let tell = move |trust: &Trust| deadlines.tell(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = locks.on_trust(tell);
+    let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let locks = locks.on_trust(on_trust);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;

@@ -17,15 +17,15 @@ use crate::lock::{
 use crate::once::OnceError;
 use crate::store::{NotAStore, StoreError};
 
-/// Why something that was asked of a [`Client`](crate::Client) was not done.
+/// Why a [`Client`](crate::Client) did not do what it was asked to do.
 ///
-/// The message says what happened, to what, and what to do. `Debug` prints the same message, and below it the causes, so
-/// that a `main` that answers `Result<(), fencron::Error>` ends with a text for people. What a program decides by is
-/// answered by the `is_…` methods; every error is one of these kinds:
+/// The message says what happened, to what, and what to do. `Debug` prints the same message, and below it the causes,
+/// so that a `main` that answers `Result<(), fencron::Error>` ends with a text for people. A program decides by the
+/// `is_…` methods; every error is one of these kinds:
 ///
 /// | kind | what it means for the caller |
 /// | --- | --- |
-/// | [`is_not_acquired`](Error::is_not_acquired) | Somebody else holds it, and the wait is over. Nothing was begun. |
+/// | [`is_not_acquired`](Error::is_not_acquired) | Another caller holds it, and the wait is over. Nothing was begun. |
 /// | [`is_deadlock`](Error::is_deadlock) | The call would wait for the flow that makes it. A mistake in the program. |
 /// | [`is_lost`](Error::is_lost) | The hold ended before the work under it did. Another may hold the lock now. |
 /// | [`is_unknown`](Error::is_unknown) | No answer came: a write may or may not have been applied. |
@@ -50,7 +50,7 @@ pub struct Error {
     source: Box<dyn StdError + Send + Sync>,
 }
 
-/// What a program decides by.
+/// The kind, by which a program decides.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     NotAcquired,
@@ -64,7 +64,7 @@ enum Kind {
     Invalid,
 }
 
-/// What a client says by itself.
+/// Errors of the client itself.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Said {
     #[error("`{name}` was not acquired in {waited:?}{}", held_by(.holder.as_ref()))]
@@ -72,7 +72,7 @@ pub(super) enum Said {
     #[error(
         "`{name}` is held by this very flow, under a guard that it acquired (fence {fence}): it would wait for itself. \
          Drop the guard first, run the work by `Guard::with`, or run branches that go on at the same time in \
-         `fencron::isolated` or a task each; a guard that another task has been given is to be `Guard::detached`"
+         `fencron::isolated` or a task each; a guard that is given to another task needs `Guard::detached`"
     )]
     HeldByGuard { name: LockName, fence: crate::fence::Fence },
     #[error(
@@ -89,7 +89,7 @@ pub(super) enum Said {
     OnceFailed { key: String, why: String },
     #[cfg(feature = "jobs")]
     #[error(
-        "nobody can say whether `{key}` was done: {why}. Find out, and say so: `fencron once {key} --resolve done` or \
+        "it is unknown whether `{key}` was done: {why}. Find out, and record it: `fencron once {key} --resolve done` or \
          `--resolve retry`"
     )]
     OnceUnknown { key: String, why: String },
@@ -113,7 +113,7 @@ impl Error {
         LockError::OwnershipLost { lock, fence, why }.into()
     }
 
-    /// The wait is over, and somebody else holds what was asked for.
+    /// The wait is over, and another caller holds it.
     pub fn is_not_acquired(&self) -> bool {
         self.kind == Kind::NotAcquired
     }
@@ -130,7 +130,7 @@ impl Error {
         self.kind == Kind::Lost
     }
 
-    /// Nobody can say whether it was done: no answer came to a write, or whoever did it was lost in the middle.
+    /// It is unknown whether it was done: no answer came to a write, or a process was lost in the middle of it.
     pub fn is_unknown(&self) -> bool {
         self.kind == Kind::Unknown
     }
@@ -156,7 +156,7 @@ impl Error {
         self.kind == Kind::Closed
     }
 
-    /// A name, a URL or a setting that cannot be used: a mistake of whoever wrote it.
+    /// A name, a URL or a setting that cannot be used: a mistake in the program or its configuration.
     pub fn is_invalid(&self) -> bool {
         self.kind == Kind::Invalid
     }

@@ -1,4 +1,4 @@
-//! Flows: which locks the code that runs right now is inside of, so that it enters them again and never waits for itself.
+//! Flows: they know which locks the running code holds, so that it enters them again and never waits for itself.
 //!
 //! A flow is one task, or one branch that [`isolated`] runs. What a `with` holds is known to the body of that `with`, by a
 //! value that is local to it; what a guard holds is known to the flow that acquired the guard.
@@ -34,7 +34,7 @@ enum Step {
     Branch(u64),
 }
 
-/// Who calls: what a guard is acquired by.
+/// The caller that acquires a guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     Task(tokio::task::Id),
@@ -67,9 +67,9 @@ fn frames() -> impl Iterator<Item = Arc<Frame>> {
 /// not the caller's.
 ///
 /// The code that one task runs is one owner. Branches of it that go on at the same time (`tokio::join!`,
-/// `FuturesUnordered`) and acquire guards of one lock would be told that they wait for themselves
-/// ([`Error::is_deadlock`](crate::Error::is_deadlock)): run each of them isolated, or as a task. A branch that asks for a
-/// lock which the code around it holds is told the same, as that code waits for the branch.
+/// `FuturesUnordered`) and acquire guards of one lock would wait for themselves, and get
+/// [`Error::is_deadlock`](crate::Error::is_deadlock): run each of them isolated, or as a task. A branch that requests a
+/// lock of the code around it gets the same error, as that code waits for the branch.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -141,7 +141,7 @@ pub(super) struct Noted {
 
 impl Guards {
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<LockName, Vec<Entry>>) -> T) -> T {
-        act(&mut self.0.lock().expect("nobody panics while they hold this"))
+        act(&mut self.0.lock().expect("no code panics while it holds this"))
     }
 
     pub fn note(&self, lock: LockName, held: Held) -> Noted {

@@ -1,4 +1,4 @@
-//! What the holder of a lock has in hand: the fence, the proof for its writes, and the signal by which the hold ends.
+//! What the holder of a lock has: the fence, the proof for its writes, and the signal of the hold's end.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +20,7 @@ struct Inner {
     store: AnyStore,
     locks: Locks<AnyStore>,
     source: SignalSource<AnyStore>,
-    /// Made when somebody asks for it: it watches the lock for as long as it lives.
+    /// Created on the first request: it watches the lock for as long as it lives.
     signal: OnceLock<HoldSignal>,
 }
 
@@ -39,7 +39,7 @@ impl Held {
         &self.0.lock
     }
 
-    /// The fence of the hold: greater for every later hold of this lock, whoever has it.
+    /// The fence of the hold: greater for every later hold of this lock, by any holder.
     pub fn fence(&self) -> Fence {
         self.0.hold.fence()
     }
@@ -64,9 +64,9 @@ impl Held {
         self.0.signal.get_or_init(|| self.0.source.signal())
     }
 
-    /// Why the hold is over or may be, as far as this process knows now. `None` proves nothing: a write proves the hold by
-    /// [`Held::commit`], an effect elsewhere by its fence. In a runtime the first call begins to watch the lock, as
-    /// [`Held::signal`] does, so that a loop which asks learns that an operator took the lock away.
+    /// Why the hold is over or may be, as far as this process knows now. `None` proves nothing: a write proves the hold
+    /// by [`Held::commit`], an effect elsewhere by its fence. In a runtime the first call begins to watch the lock, as
+    /// [`Held::signal`] does, so that a loop which calls this learns that an operator revoked the lock.
     pub fn is_lost(&self) -> Option<Lost> {
         if tokio::runtime::Handle::try_current().is_ok() {
             return self.signal().is_lost();

@@ -11,10 +11,10 @@ use super::{Client, Deadline, name};
 use crate::lock::{Config, FencedLock, HeldBy, LockError, LockGuard, LockName, NotALockName, Reentrancy};
 use crate::store::AnyStore;
 
-/// How long a call whose wait is over looks for who holds the lock, to say so.
+/// How long a call whose wait is over looks for the holder of the lock, to name it in the error.
 const NAME_HOLDER_WITHIN: Duration = Duration::from_secs(1);
 
-/// A lock of one name, with the settings of whoever uses this handle. See [`Client::lock`].
+/// A lock of one name, with the settings of this handle. See [`Client::lock`].
 ///
 /// Settings are not kept in the store: another handle of the same lock may have others.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct Lock {
     wait: Option<Duration>,
 }
 
-/// What came of a body that ran to its end under a lock. See [`Lock::finish`].
+/// The result of a body that ran to its end under a lock. See [`Lock::finish`].
 #[derive(Debug)]
 #[must_use]
 pub struct Finished<T> {
@@ -43,7 +43,7 @@ impl Lock {
         Lock { client, name: LockName::new(name), config: Config::default(), wait: None }
     }
 
-    /// Waits for so long at most; without this, for as long as it takes. Zero: not at all.
+    /// The longest wait; without this, without limit. Zero: no wait.
     pub fn wait(mut self, most: Duration) -> Lock {
         self.wait = Some(most);
         self
@@ -135,8 +135,8 @@ impl Lock {
 
     /// Waits until the lock is held, first come, first served, and answers a guard that releases it when it is dropped.
     ///
-    /// It goes on waiting while the store is away, and through an end of the client's session, up to [`Lock::wait`].
-    /// Dropping the future takes the call back, in the background.
+    /// It goes on waiting while the store is unavailable, and through an end of the client's session, up to
+    /// [`Lock::wait`]. Dropping the future takes the call back, in the background.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -149,9 +149,9 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// - [`Error::is_not_acquired`]: another holds it, for as long as was to be waited.
+    /// - [`Error::is_not_acquired`]: another caller held it during the whole wait.
     /// - [`Error::is_deadlock`]: this flow holds it, by a `with` around this call or a guard that it has acquired.
-    /// - [`Error::is_unavailable`]: the store did not answer for as long as was to be waited.
+    /// - [`Error::is_unavailable`]: the store did not answer during the whole wait.
     /// - [`Error::is_refused`]: rights, or a store that was restored from a backup.
     /// - [`Error::is_closed`], [`Error::is_invalid`]: the client is closed; the name cannot be one.
     pub async fn acquire(&self) -> Result<Guard, Error> {
@@ -168,8 +168,8 @@ impl Lock {
         }
     }
 
-    /// As [`Lock::acquire`], but without waiting; or, where [`Lock::wait`] was called, for so long at most. `None` where
-    /// somebody holds it, this flow included, or others wait for it.
+    /// As [`Lock::acquire`], but without waiting; or, where [`Lock::wait`] was called, for so long at most. `None` if
+    /// it has a holder, this flow included, or waiters.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Lock {
         self.contend(&lock, Some(self.wait.unwrap_or_default())).await
     }
 
-    /// Who holds the lock now; `None`: nobody.
+    /// The holder of the lock now; `None`: it has none.
     pub async fn holder(&self) -> Result<Option<HeldBy>, Error> {
         Ok(self.fenced()?.holder().await?)
     }
@@ -212,7 +212,7 @@ impl Lock {
             Inside::Of(..) | Inside::No => {}
         }
         let Some(fence) = self.client.guards().of_this_flow(&name) else { return Ok(()) };
-        // An operator may have taken it from the guard, which nobody has heard of yet.
+        // An operator may have revoked the guard's lock, which no code has noticed yet.
         match lock.holder().await {
             Ok(Some(holder)) if holder.fence == fence => Err(Said::HeldByGuard { name, fence }.into()),
             _ => Ok(()),
@@ -237,9 +237,9 @@ impl Lock {
 /// A lock that is held until this is dropped or released. It can be kept, moved to another task, or sent to another thread;
 /// [`Held`], to which it dereferences, has the fence, the signal and transactions.
 ///
-/// Dropping it cannot wait for the store: the release is sent in the background, by the runtime in which it is dropped, and
-/// nobody hears whether it succeeded. Where that matters, call [`Guard::release`]. While a runtime shuts down, nothing is
-/// sent: the lock is held until the client's session ends.
+/// Dropping it cannot wait for the store: the release is sent in the background, by the runtime in which it is dropped,
+/// and no error is reported. If you must know that it succeeded, call [`Guard::release`]. While a runtime shuts down,
+/// nothing is sent: the lock is held until the client's session ends.
 #[derive(Debug)]
 #[must_use = "dropped, it releases the lock at once"]
 pub struct Guard {
@@ -283,7 +283,7 @@ impl Guard {
         }
     }
 
-    /// Releases the lock, and says what came of it. The next in the queue holds it at once.
+    /// Releases the lock, and answers whether that succeeded. The next waiter holds it at once.
     ///
     /// # Errors
     ///
@@ -296,8 +296,8 @@ impl Guard {
         Ok(released?)
     }
 
-    /// Says that the guard belongs to no flow, before it is given to another task: the flow that acquired it may then wait
-    /// for the lock, rather than be told that it waits for itself.
+    /// Detaches the guard from its flow, before it is given to another task: the flow that acquired it may then wait
+    /// for the lock, rather than get [`Error::is_deadlock`].
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {

@@ -1,4 +1,4 @@
-//! What is done once, however many start to do it: a closure under a key, with the records of `fencron once`.
+//! Work that is done only once: a closure under a key, with the records of `fencron once`.
 
 use std::fmt::Display;
 use std::future::{Future, IntoFuture};
@@ -31,13 +31,13 @@ pub struct Once<F> {
     wait: Option<Duration>,
 }
 
-/// Who has done it.
+/// Which call has done it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Done {
     /// This call has.
     Here,
-    /// Another has, before or meanwhile.
+    /// Another call has, before or meanwhile.
     Elsewhere,
 }
 
@@ -46,20 +46,20 @@ impl<F> Once<F> {
         Once { client, key: key.to_owned(), body, is_idempotent: false, retries_failed: false, wait: None }
     }
 
-    /// To do it again does no harm: where somebody was lost in the middle of it, it is done again. Without this nobody
-    /// does, and the answer is [`Error::is_unknown`].
+    /// Declares that a repetition does no harm: after a process was lost in the middle of it, the next call does it
+    /// again. Without this no call does, and the answer is [`Error::is_unknown`].
     pub fn idempotent(mut self) -> Once<F> {
         self.is_idempotent = true;
         self
     }
 
-    /// Does it again where it has failed before. Without this the answer is the failure that is recorded.
+    /// Does it again if it has failed before. Without this the answer is the recorded failure.
     pub fn retry_failed(mut self) -> Once<F> {
         self.retries_failed = true;
         self
     }
 
-    /// Waits for so long at most while another is at it; without this, for as long as it takes.
+    /// The longest wait while another process is at work; without this, without limit.
     pub fn wait(mut self, most: Duration) -> Once<F> {
         self.wait = Some(most);
         self
@@ -132,7 +132,7 @@ struct Closure {
 impl Closure {
     /// `None`: it was not begun.
     async fn call(&self, stop: &mut Stop) -> Outcome {
-        let call = self.call.lock().expect("nobody panics while they hold this").take();
+        let call = self.call.lock().expect("no code panics while it holds this").take();
         let Some(call) = call else { return Outcome::NotStarted("it was called before".to_owned()) };
         let mut called = AbortOnDropHandle::new(tokio::spawn(call()));
         let failed = |why| Outcome::Failed { why, again: Again::Never };

@@ -1,4 +1,4 @@
-//! Semaphores: so many at once.
+//! Semaphores: a limited number of holders at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::{Client, Deadline, name};
 use crate::lock::{self, HoldSignal, LockName, NotALockName, Permits, SemaphoreError, SemaphoreState};
 use crate::store::AnyStore;
 
-/// A number of permits that the programs of a namespace share, with the settings of whoever uses this handle. See
+/// A number of permits that the programs of a namespace share, with the settings of this handle. See
 /// [`Client::semaphore`].
 #[derive(Clone, Debug)]
 #[must_use = "a handle holds nothing: call `with`, `acquire` or `try_acquire`"]
@@ -25,21 +25,21 @@ impl Semaphore {
         Semaphore { client, name: LockName::new(name), initially, take: 1, wait: None }
     }
 
-    /// Asks for so many permits at once; without this, for one.
+    /// How many permits to acquire at once; without this, one.
     pub fn take(mut self, permits: u32) -> Semaphore {
         self.take = permits;
         self
     }
 
-    /// Waits for so long at most; without this, for as long as it takes. Zero: not at all.
+    /// The longest wait; without this, without limit. Zero: no wait.
     pub fn wait(mut self, most: Duration) -> Semaphore {
         self.wait = Some(most);
         self
     }
 
-    /// Runs `body` while the permits are held, then gives them back, and answers what `body` did. As soon as they are lost
-    /// or may be, the body is dropped at the `await` that it is at; the signal that it is given tells the same to what it
-    /// has started elsewhere.
+    /// Runs `body` while the permits are held, then gives them back, and answers what `body` did. As soon as they are
+    /// lost or may be, the body is dropped at the `await` that it is at; the signal that it receives reports the same
+    /// to what it has started elsewhere.
     ///
     /// A semaphore is not reentrant: a `with` in the body asks for permits of its own.
     ///
@@ -72,8 +72,9 @@ impl Semaphore {
         Ok(value)
     }
 
-    /// Waits until the permits are held, first come, first served. They are given back when what this answers is dropped or
-    /// [released](Permits::release). It goes on waiting while the store is away, up to [`Semaphore::wait`].
+    /// Waits until the permits are held, first come, first served. They are given back when what this answers is
+    /// dropped or [released](Permits::release). It goes on waiting while the store is unavailable, up to
+    /// [`Semaphore::wait`].
     ///
     /// # Errors
     ///
@@ -100,12 +101,12 @@ impl Semaphore {
         self.contend(&self.shared()?, Some(self.wait.unwrap_or_default())).await
     }
 
-    /// Who holds permits, and who waits for some, now.
+    /// The holders and the waiters, now.
     pub async fn state(&self) -> Result<SemaphoreState, Error> {
         Ok(self.shared()?.state().await?)
     }
 
-    /// Changes how many permits there are, for everybody and from now on: see
+    /// Changes how many permits there are, for all callers and from now on: see
     /// [`lock::Semaphore::set_permits`](crate::lock::Semaphore::set_permits).
     pub async fn set_permits(&self, permits: u32) -> Result<(), Error> {
         Ok(self.shared()?.set_permits(permits).await?)

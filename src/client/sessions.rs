@@ -6,7 +6,7 @@ use super::error::{Error, Said};
 use crate::lock::{Candidate, Driver, LockContext, Locks, News, Presence, Timing};
 use crate::store::AnyStore;
 
-/// A candidate that never campaigns; `None` once the client was closed. It goes on whenever somebody needs a session.
+/// A candidate that never campaigns; `None` once the client was closed. It goes on whenever a call needs a session.
 #[derive(Debug)]
 pub(super) struct Sessions(Mutex<Option<Candidate<AnyStore>>>);
 

@@ -84,7 +84,7 @@ static DOCUMENTED: LazyLock<Draft> = LazyLock::new(|| {
 });
 
 impl Draft {
-    /// The layer beneath all others: what the tables say where nobody says anything.
+    /// The layer beneath all others: the defaults of the tables.
     pub fn documented() -> Draft {
         DOCUMENTED.clone()
     }
@@ -163,20 +163,20 @@ impl Draft {
         let Some(task) = task else { return };
         let why_not = match task {
             Task::Command(_) => Some(
-                "`exactly_once` cannot be kept for a command: when its node is lost, nobody can tell how much of its \
+                "`exactly_once` cannot be kept for a command: when its node is lost, it is unknown how much of its \
                  work was done. Use `at_most_once` (it is not run again, and ends as `unknown`) or `at_least_once` (it \
-                 is run again, with the same FENCRON_RUN_ID, by which the command can tell)",
+                 is run again, with the same FENCRON_RUN_ID, by which the command can recognize it)",
             ),
             Task::Http(_) => Some(
                 "`exactly_once` cannot be kept by the sender of a request: when its answer is lost, only the receiver \
-                 can tell. Use `at_least_once`, and let the receiver turn repetitions away by their `Idempotency-Key` \
+                 knows. Use `at_least_once`, and let the receiver turn repetitions away by their `Idempotency-Key` \
                  (`fencron guard proxy` does that for any service)",
             ),
             Task::Sql(sql) => super::sql::why_not_exactly_once(sql),
             Task::Call => Some(
-                "`exactly_once` cannot be kept for a closure: when its process is lost, nobody can tell how much of its \
+                "`exactly_once` cannot be kept for a closure: when its process is lost, it is unknown how much of its \
                  work was done. Use `at_most_once` (it is not run again, and ends as `unknown`) or `at_least_once` (it \
-                 is run again, with the same run id, by which the closure can tell)",
+                 is run again, with the same run id, by which the closure can recognize it)",
             ),
         };
         let Placed { value, given } = self.guarantee;

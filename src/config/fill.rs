@@ -27,8 +27,8 @@ pub struct Sources<'s> {
     /// The names of what is in this directory, in any order, those of directories with a `/` at their ends; `None`: it is
     /// no directory.
     pub dir: &'s dyn Fn(&Path) -> io::Result<Option<Vec<String>>>,
-    /// What `${NAME}` and `${file:PATH}` stand for is left open, and so is whatever depends on it: a file is checked
-    /// where the secrets of its nodes are not to be had. Defaults (`${NAME:-default}`) stand in all the same.
+    /// Values of `${NAME}` and `${file:PATH}` are left open, and so is all that depends on them: a file is checked on a
+    /// machine without the secrets of its nodes. Defaults (`${NAME:-default}`) are filled in all the same.
     pub open: bool,
 }
 
@@ -56,7 +56,7 @@ impl Filled<'_> {
     }
 }
 
-/// How many faults of one text are told.
+/// How many faults of one text are reported.
 const MAX_FAULTS: usize = 20;
 
 /// What is wrong with one `${…}`: the byte of the text at which it begins, and the message.

@@ -39,20 +39,20 @@ const NO_ANSWER: &str = "no_answer";
 /// The keys of `http`.
 #[rustfmt::skip]
 pub static HTTP: Tables = &[&[
-    key("url", Shape::Text, "Where the request goes: `http://…` or `https://…`.").also("uri address endpoint"),
-    key("method", Shape::Text, "`GET`, `POST` and so on; where it is not given: `POST` with a body, `GET` without.")
+    key("url", Shape::Text, "The URL of the request: `http://…` or `https://…`.").also("uri address endpoint"),
+    key("method", Shape::Text, "`GET`, `POST` and so on; by default `POST` with a body, `GET` without.")
         .also("verb"),
     key("headers", named(&Shape::Text, MAX_HEADERS, "headers are too many: a request sets at most"),
-        "Headers to send, beside those that tell the fence and the occurrence.")
+        "Headers to send, beside those with the fence and the occurrence.")
         .also("header"),
-    key("body", Shape::Text, "What is sent, as it is.").also("data payload content"),
-    key("json", Shape::Any, "What is sent, as JSON. A text with `${…}` in it stays a text."),
+    key("body", Shape::Text, "The body to send, as it is.").also("data payload content"),
+    key("json", Shape::Any, "The body to send, as JSON. A text with `${…}` in it stays a text."),
     key("expect", Shape::Texts { most: MAX_STATUSES },
-        "The statuses that say that it was done: `200`, `2xx`, `200-204`, or a list of these.")
+        "The statuses that mean success: `200`, `2xx`, `200-204`, or a list of these.")
         .default("2xx").also("status expected success expect_status").to(|d| &mut d.http.expect),
     key("retry_on", Shape::Texts { most: MAX_STATUSES },
-        "After what `retry` repeats it: `connect` (it could not be sent), `no_answer` (it was sent, and no whole \
-         answer came), statuses; without it: both, 408, 425, 429 and 5xx.")
+        "The results after which `retry` repeats it: `connect` (it could not be sent), `no_answer` (it was sent, and no \
+         whole answer came), statuses; without it: both, 408, 425, 429 and 5xx.")
         .also("retry retryable").to(|d| &mut d.http.retry_on),
     key("redirects", count(0, MAX_REDIRECTS), "How many redirects are followed, within the origin of the URL.")
         .default("0").also("follow follow_redirects max_redirects").to(|d| &mut d.http.redirects),
@@ -102,7 +102,7 @@ fn read_url(walk: &mut Walk, spot: Spot) -> Option<Text> {
     let why = match Url::parse(text.expose()) {
         Err(error) => format!("is not a URL: {error}"),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "is not an `http://` or `https://` URL".to_owned(),
-        Ok(url) if url.port() == Some(0) => "names port 0, at which nobody can be reached".to_owned(),
+        Ok(url) if url.port() == Some(0) => "names port 0, on which no server listens".to_owned(),
         Ok(url) => {
             if url.fragment().is_some() {
                 walk.odd(spot, "what follows the `#` is not sent");
@@ -255,7 +255,7 @@ impl Value for Option<RetryOn> {
                 match text {
                     CONNECT | NO_ANSWER => Ok(None),
                     "timeout" | "reset" => {
-                        Err(format!("is not told apart here: `{NO_ANSWER}` is what it is after sending"))
+                        Err(format!("is not distinguished here: after sending, it is `{NO_ANSWER}`"))
                     }
                     _ => text.parse::<StatusRange>().map(Some).map_err(|error| {
                         let meant = keys::nearest(text, [CONNECT, NO_ANSWER].into_iter());

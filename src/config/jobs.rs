@@ -1,4 +1,4 @@
-//! The jobs of a file: each read on its own, then held against each other.
+//! The jobs of a file: each read on its own, then compared with each other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Reader<'_> {
         let unknown = (task.is_none() && walk.left_open > left_open && walk.wrong.count() == wrong_before)
             .then(|| Task::Command(vec![Text::secret("")]));
         let trigger = self.trigger(walk, &fields, &mut draft, (name, at_key));
-        // All of these are looked at, whatever is wrong with the others.
+        // All of these are checked, also when others are wrong.
         draft.settle_overlap(walk, &fields);
         draft.settle_retry(walk, &spot.path);
         draft.settle_guarantee(walk, &spot.path, task.as_ref());

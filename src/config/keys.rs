@@ -1,4 +1,4 @@
-//! What can be said in `jobs.yaml`: each key once, with its meaning, its values, its default, and what it is read into.
+//! The keys of `jobs.yaml`: each once, with its meaning, its values, its default, and the place that it is read into.
 //!
 //! The decoder, its suggestions for misspelt keys and the JSON Schema all come from the tables of such keys.
 

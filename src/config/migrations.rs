@@ -36,7 +36,7 @@ pub struct Migration {
     /// What it does: as a job, whose trigger, overlap and history say nothing. Its guarantee says what may become of it
     /// when it is not known how it ended.
     pub job: Arc<Job>,
-    /// Tells whether it was done, where nobody knows.
+    /// The probe that finds out whether it was done, when that is unknown.
     pub verify: Option<Arc<Job>>,
     /// The SHA-256, in hexadecimal digits, of what it does as the file has it: before `${…}` is filled in, so that it
     /// stays the same when a password changes.
@@ -50,16 +50,16 @@ pub static MIGRATION_SHAPE: Shape = Shape::Map(MIGRATION);
 
 #[rustfmt::skip]
 pub static MIGRATION: Tables = &[&[
-    key("id", Shape::Name, "Its name, unique and never changed: what was made is known by it.").also("name key"),
+    key("id", Shape::Name, "Its unique name, which never changes: its record has it.").also("name key"),
     COMMAND,
     SHELL,
     REQUEST,
     key("sql", Shape::Map(super::sql::SQL), "Statements to run in a database; `file` may name a directory.")
         .also("query database").task(super::sql::read),
-    key("verify", Shape::Map(VERIFY), "A probe that succeeds where it was done, for when nobody knows.")
+    key("verify", Shape::Map(VERIFY), "A probe that succeeds if it was made, for when its end is unknown.")
         .also("check probe"),
     key("idempotent", Shape::Word(words::<bool>),
-        "Whether it may be made again when nobody knows whether it was done.")
+        "Whether it may be made again when it is unknown whether it was made.")
         .default("false").also("repeatable").to(|d| &mut d.idempotent),
     key("env", VARIABLES, "Variables for the command.")
         .also("environment vars variables").needs(Needs::Process).to(|d| &mut d.env),
@@ -75,10 +75,10 @@ static VERIFY: Tables = &[&[
     key("command", Shape::Command { most: MAX_ARGS }, "Exit code 0: it was done; 1: it was not; another: unknown.")
         .task(read_command),
     key("shell", Shape::Text, "As `command`, run by `/bin/sh -c`.").task(read_shell),
-    key("http", Shape::Map(super::http::HTTP), "The answer that is expected: it was done.").task(super::http::read),
-    key("sql", Shape::Map(super::sql::SQL), "Statements that only go through where it was done.")
+    key("http", Shape::Map(super::http::HTTP), "A request whose expected answer means: made.").task(super::http::read),
+    key("sql", Shape::Map(super::sql::SQL), "Statements that succeed only if it was made.")
         .task(super::sql::read),
-    key("timeout", duration_or_none(MILLISECOND, MAX_TIMEOUT), "How long it may take; `none`: as long as it wants.")
+    key("timeout", duration_or_none(MILLISECOND, MAX_TIMEOUT), "How long it may take; `none`: without limit.")
         .default("none").to(|d| &mut d.job.timeout),
 ]];
 
@@ -164,7 +164,7 @@ fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName, draft:
         let Some((deed, written)) = read_script(walk, statements, (id.to_string(), None), draft) else {
             return Vec::new();
         };
-        written.tell(walk, statements);
+        written.note_left_out(walk, statements);
         return vec![deed];
     };
     let (mut deeds, mut scripts) = (Vec::new(), Vec::new());
@@ -180,7 +180,7 @@ fn read_deeds(walk: &mut Walk, fields: &Fields, spot: Spot, id: &JobName, draft:
         scripts.push((name.clone(), written));
     }
     directory.check_marks(walk, &scripts);
-    directory.tell(walk, &scripts);
+    directory.note_left_out(walk, &scripts);
     deeds
 }
 
@@ -197,7 +197,7 @@ fn read_script(
         canonical(walk.tree, params, &mut listed);
     }
     let checksum = sum(&format!("sql {} {}{listed}", sql.transaction, written.content));
-    // All of the script was meant before its parts were told apart.
+    // Earlier versions, which did not distinguish its parts, meant all of the script.
     let whole = std::mem::take(&mut written.whole);
     let before = sum(&format!("sql {} {whole}{listed}", written.transaction));
     let checksums_before: Vec<String> = Some(before).filter(|before| *before != checksum).into_iter().collect();
@@ -265,14 +265,14 @@ impl Directory<'_> {
     }
 
     /// Says what of it is not made.
-    fn tell(&self, walk: &mut Walk, scripts: &[(String, Written)]) {
+    fn note_left_out(&self, walk: &mut Walk, scripts: &[(String, Written)]) {
         let shown = &self.shown;
         for odd in &self.listing.odd {
             walk.odd(self.at, format!("the directory {shown} {odd}"));
         }
         if !self.listing.left_out.is_empty() {
             let names = some(&self.listing.left_out);
-            walk.told(self.at, format!("of the directory {shown} these files are left out, which lead back: {names}"));
+            walk.note(self.at, format!("of the directory {shown} these files are left out, which lead back: {names}"));
         }
         let sections = scripts.iter().filter_map(|(name, script)| {
             let ((first, last), tool) = (script.left_out?, script.tool?);
@@ -282,7 +282,7 @@ impl Directory<'_> {
         if let Some(tool) = tools.first() {
             let (mark, sections) = (tool.down(), some(&sections));
             let message = format!("of the directory {shown} what stands behind `{mark}` is left out: {sections}");
-            walk.told(self.at, message);
+            walk.note(self.at, message);
         }
     }
 }
@@ -315,7 +315,7 @@ fn read_verify(walk: &mut Walk, spot: Spot, id: &JobName) -> Option<Arc<Job>> {
 }
 
 /// Of what it does, as it is written: neither where it is done (`env`, `dir`, a database's address) nor how it is
-/// tried. Line ends count as `\n`, whatever an editor or a checkout made of them.
+/// tried. Line ends count as `\n`, also when an editor or a checkout changed them.
 fn checksum(tree: &Tree, fields: &Fields) -> String {
     let mut text = String::new();
     for (key, spot) in fields.tasks() {

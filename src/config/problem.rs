@@ -38,7 +38,7 @@ pub struct Problem {
 /// Its `Display` is for people: every problem with its line, and a caret under the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    /// What the file is called; `None`: it is the text of a program, in which nobody looks for a line.
+    /// What the file is called; `None`: it is the text of a program, whose lines mean nothing to a reader.
     file: Option<String>,
     list: Vec<Problem>,
     beyond: usize,
@@ -144,7 +144,7 @@ impl Findings {
         self.found.is_empty()
     }
 
-    /// How many were recorded: tells whether a step found something.
+    /// How many were recorded: it shows whether a step found something.
     pub fn count(&self) -> usize {
         self.found.len() + self.beyond
     }

@@ -60,7 +60,7 @@ impl Program {
         self.jobs.push(job);
     }
 
-    /// The text of a file with these jobs. In whatever order they were given, it is the same.
+    /// The text of a file with these jobs. It is the same for every order in which they were given.
     fn text(&self) -> String {
         let (mut calendars, mut jobs) = (self.calendars.clone(), self.jobs.clone());
         calendars.sort();
@@ -83,7 +83,7 @@ impl Program {
         text
     }
 
-    /// The configuration. Its digest is that of the written text: equal for equal jobs, whatever the order in which they
+    /// The configuration. Its digest is that of the written text: equal for equal jobs, in any order in which they
     /// are given.
     ///
     /// # Errors

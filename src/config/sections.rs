@@ -40,7 +40,7 @@ impl Tool {
 pub struct Part {
     /// The statements, each where it stands in the script: lines that are left out are empty.
     pub text: String,
-    /// What tells whether they were changed: what stands around them does not.
+    /// The text that shows whether they were changed: the text around them does not.
     pub content: String,
     pub tool: Option<Tool>,
     /// The lines that lead back, the first and the last.
@@ -137,7 +137,7 @@ struct Marked {
     in_statement: bool,
     left_out: Option<(usize, usize)>,
     no_transaction: Option<&'static str>,
-    /// MySQL's delimiter is to be put back, at the next line that is not needed.
+    /// MySQL's delimiter has to be put back, at the next line that is not needed.
     restores: bool,
 }
 
@@ -286,7 +286,7 @@ fn stranger(text: &str) -> Option<Fault> {
             _ => continue,
         };
         let message = format!(
-            "this script is one of {tool}: what leads on and what leads back cannot be told apart here. Take out what \
+            "this script is one of {tool}: what leads on and what leads back cannot be distinguished here. Take out what \
              leads back, and this line"
         );
         return Some((number, message));
@@ -299,7 +299,7 @@ fn way_back(text: &str) -> Option<Fault> {
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()).peekable();
     while let Some((line, number)) = lines.next() {
         let Some(comment) = comment_of(line).filter(|comment| leads_back(comment)) else { continue };
-        // Rulers around it are comments too; what is commented out harms nobody.
+        // Rulers around it are comments too; commented text does no harm.
         while lines
             .next_if(|(line, _)| comment_of(line).is_some_and(|rule| !rule.contains(char::is_alphanumeric)))
             .is_some()

@@ -30,7 +30,7 @@ pub static SQL: Tables = &[&[
     key("file", Shape::Text, "The file that the statements are in. It is read when the configuration is.")
         .also("path script"),
     key("params", named(&Shape::Text, MAX_PARAMS, "parameters are too many: at most"),
-        "What each `:name` of the statements stands for.")
+        "The value of each `:name` of the statements.")
         .also("parameters args bind values"),
     key("transaction", Shape::Word(words::<bool>), "Whether the statements run in one transaction with the guard.")
         .default("true").also("transactional tx").to(|d| &mut d.transaction),
@@ -40,17 +40,17 @@ pub static SQL: Tables = &[&[
 static DATABASE: Tables = &[&[
     key("url", Shape::Text, "`postgres://…`, `mysql://…` or `sqlite:PATH`.").also("dsn uri address"),
     key("password", Shape::Text,
-        "The password, as it is: what stands in a URL must be encoded (`%40` for `@`), this must not.")
+        "The password, as it is. In a URL it would have to be encoded (`%40` for `@`); here it is not.")
         .also("pass pwd secret"),
 ]];
 
-/// A script as it is written, for whoever tells one from what was made of it before.
+/// A script as it is written, to compare with what was recorded of it before.
 pub struct Written {
     /// What is run: what leads back is none of it, nor what stands around it.
     pub content: String,
     /// All of it.
     pub whole: String,
-    /// What the configuration says of a transaction, whatever the script does.
+    /// The configured transaction, without regard to the script.
     pub transaction: bool,
     /// Whose marks are in it.
     pub tool: Option<Tool>,
@@ -59,11 +59,11 @@ pub struct Written {
 }
 
 impl Written {
-    /// Says which lines of one script are left out.
-    pub fn tell(&self, walk: &mut Walk, spot: Spot) {
+    /// Notes which lines of one script are left out.
+    pub fn note_left_out(&self, walk: &mut Walk, spot: Spot) {
         if let (Some(tool), Some((first, last))) = (self.tool, self.left_out) {
             let mark = tool.down();
-            walk.told(spot, format!("what stands behind `{mark}` is left out: lines {first} to {last}"));
+            walk.note(spot, format!("what stands behind `{mark}` is left out: lines {first} to {last}"));
         }
     }
 }
@@ -71,7 +71,7 @@ impl Written {
 /// Reads the statements at `spot`. What is wrong with them is noted.
 pub fn read(walk: &mut Walk, spot: Spot, draft: &mut Draft) -> Option<Task> {
     let (sql, written) = read_from(walk, spot, None, draft)?;
-    written.tell(walk, spot);
+    written.note_left_out(walk, spot);
     Some(Task::Sql(Box::new(sql)))
 }
 
@@ -141,7 +141,7 @@ fn parted<'p>(walk: &mut Walk, source: Source<'p>, kind: Database) -> Option<(So
 pub fn why_not_exactly_once(sql: &Sql) -> Option<&'static str> {
     (!sql.transaction).then_some(
         "`exactly_once` needs a transaction, and this job has `transaction: false`: when its node is lost in the middle, \
-         nobody can tell how far it came. Use `at_most_once` or `at_least_once`",
+         it is unknown how far it came. Use `at_most_once` or `at_least_once`",
     )
 }
 
@@ -220,7 +220,7 @@ fn read_source<'p>(walk: &mut Walk, fields: &Fields<'p>, at: Spot, in_place: Opt
             let text = walk.text(spot)?;
             if text.is_secret() {
                 let message = "a statement takes no `${…}`: write `:name`, and `name: ${…}` in `params`. So the value is \
-                               never taken for SQL, and never shown with it";
+                               never read as SQL, and never shown with it";
                 return walk.refuse(spot, message);
             }
             let text = text.expose().to_owned();

@@ -58,12 +58,12 @@ pub static TOP: Tables = &[&[
     key("version", Shape::Version, "The version of this language: 1."),
     key("namespace", Shape::Name, "What keeps the jobs, locks and history of one cluster apart in a shared store.")
         .default(super::DEFAULT_NAMESPACE),
-    key("defaults", Shape::Map(DEFAULTS), "Policies of every job that does not say otherwise.").also("default"),
+    key("defaults", Shape::Map(DEFAULTS), "Settings of every job that does not have its own.").also("default"),
     key("calendars", named(&CALENDAR_SHAPE, MAX_CALENDARS, "calendars are too many: at most"),
         "Named sets of dates, for `except`.")
         .also("calendar holidays"),
     key("migrations", Shape::List { of: &migrations::MIGRATION_SHAPE, most: migrations::MAX_MIGRATIONS },
-        "What is done once, in this order, before any job fires.")
+        "Changes that are made once, in this order, before any job fires.")
         .also("migration migrate"),
     key("jobs", named(&JOB_SHAPE, MAX_JOBS, "jobs are too many: at most"), "The jobs, by name.")
         .also("job cron tasks schedules"),
@@ -85,7 +85,7 @@ pub static DEFAULTS: Tables = &[POLICIES];
 /// What only a job can say.
 pub static OWN: &[Key] = &[
     key("schedule", Shape::Texts { most: MAX_EXPRESSIONS },
-        "When it is due: a cron expression of 5, 6 (seconds first) or 7 (year last) fields, `@daily` and the like, \
+        "When the job is due: a cron expression of 5, 6 (seconds first) or 7 (year last) fields, `@daily` and the like, \
          `@every 15m`, `@at` an instant; or a list of these.")
         .also("cron when at every interval"),
     COMMAND,
@@ -94,17 +94,17 @@ pub static OWN: &[Key] = &[
     key("sql", Shape::Map(sql::SQL), "Statements to run in a database.")
         .also("query database").task(sql::read),
     key("after", Shape::MapOr { key: "job", of: AFTER },
-        "Runs after another job instead of by a schedule; a name alone: after its success.")
+        "Runs the job after another one instead of by a schedule; a name alone: after its success.")
         .also("depends_on needs requires"),
     key("description", Shape::Text, "What the job is for, in a few words.")
         .also("comment title summary").to(|d| &mut d.job.description),
     key("enabled", Shape::Word(words::<bool>),
-        "`false`: it is not due, neither by its schedule nor after another job; it can still be triggered.")
+        "`false`: the job is not due, neither by its schedule nor after another job; it can still be triggered.")
         .default("true").also("active disabled suspend suspended paused").to(|d| &mut d.enabled),
     key("start", Shape::Text,
-        "From when on its schedule counts: a day, a time by the clocks of its zone, or an instant with its offset.")
+        "The beginning of its schedule: a day, a time by the clocks of its zone, or an instant with its offset.")
         .also("start_at start_date starts not_before from since").needs(Needs::Schedule),
-    key("end", Shape::Text, "Until when its schedule counts, that day or instant included.")
+    key("end", Shape::Text, "The end of its schedule, that day or instant included.")
         .also("end_at end_date ends not_after until expires expires_at").needs(Needs::Schedule),
 ];
 
@@ -117,14 +117,14 @@ static AFTER: Tables = &[&[
 
 /// What a job, or `defaults` for all of them, can say.
 pub static POLICIES: &[Key] = &[
-    key("timezone", Shape::Zone, "The zone of its schedule, as IANA names it.")
+    key("timezone", Shape::Zone, "The time zone of its schedule, by its IANA name.")
         .default("UTC").also("tz time_zone zone").needs(Needs::Schedule).to(|d| &mut d.rules.zone),
-    key("dst", Shape::Map(DST), "What becomes of local times that a change of the clocks removes or repeats.")
+    key("dst", Shape::Map(DST), "What to do with local times that a change of the clocks removes or repeats.")
         .needs(Needs::Schedule).in_parts(),
-    key("except", Shape::Texts { most: MAX_CALENDARS }, "Calendars on whose dates it is not due.")
+    key("except", Shape::Texts { most: MAX_CALENDARS }, "Calendars on whose dates the job is not due.")
         .also("exclude skip holidays").needs(Needs::Schedule).to(|d| &mut d.rules.except),
     key("jitter", duration(Duration::ZERO, MAX_JITTER),
-        "The most by which starts are moved, so that jobs do not all start at once; the same for every leader.")
+        "The longest delay that is added to starts, so that jobs do not all start at once; the same for every leader.")
         .default("0s").also("splay random_delay spread").needs(Needs::Schedule).to(|d| &mut d.jitter),
     key("env", VARIABLES,
         "Variables for the command, added to those of the node; a job's are added to those of `defaults`.")
@@ -134,47 +134,47 @@ pub static POLICIES: &[Key] = &[
     TIMEOUT,
     KILL_AFTER,
     key("overlap", Shape::Word(words::<Overlap>),
-        "What becomes of an occurrence that is due while a run of the same job is open.")
+        "What to do with an occurrence that is due while a run of the same job is open.")
         .default("skip").also("concurrency concurrency_policy concurrencypolicy parallel").to(|d| &mut d.job.overlap),
-    key("max_running", count(1, MAX_RUNNING), "How many may run at once with `overlap: allow`.")
+    key("max_running", count(1, MAX_RUNNING), "How many runs of the job may run at once with `overlap: allow`.")
         .default("10").also("max_concurrent max_parallel").to(|d| &mut d.max_running),
     key("missed", Shape::MapOr { key: "run", of: MISSED },
-        "What becomes of occurrences that passed with no leader to fire them; `missed: all` is `missed: {run: all}`.")
+        "What to do with occurrences that passed while no node led; `missed: all` is `missed: {run: all}`.")
         .also("misfire catchup catch_up").needs(Needs::Schedule).in_parts(),
     RETRY,
     key("guarantee", Shape::Word(words::<Guarantee>),
-        "What is promised when a leader is lost in the middle of a run; `exactly_once` is for statements in a \
+        "How often a run may start when a leader is lost in the middle of it; `exactly_once` is for statements in a \
          transaction.")
         .default("at_most_once").also("delivery semantics").to(|d| &mut d.guarantee),
     key("on_lost_leadership", Shape::Word(words::<OnLostLeadership>),
-        "What becomes of a run whose node may no longer trust its leadership.")
+        "What to do with a run whose node can no longer trust its leadership.")
         .default("cancel").to(|d| &mut d.job.on_lost_leadership),
-    key("history", Shape::Map(HISTORY), "How much of its history is kept; what is beyond either bound is pruned.")
+    key("history", Shape::Map(HISTORY), "How much of the job's history is kept; verdicts beyond either bound are pruned.")
         .also("retention keep").in_parts(),
 ];
 
 static DST: Tables = &[&[
     key("gap", Shape::Word(words::<Gap>),
-        "A local time that does not exist that day: fires right after the gap, or is skipped.")
+        "For a local time that does not exist that day: fire right after the gap, or skip it.")
         .default("shift").to(|d| &mut d.rules.gap),
-    key("fold", Shape::Word(words::<Fold>), "A local time that comes twice that day: which of them fires.")
+    key("fold", Shape::Word(words::<Fold>), "For a local time that comes twice that day: which of them fires.")
         .default("first").to(|d| &mut d.rules.fold),
 ]];
 
 static MISSED: Tables = &[&[
     key("run", Shape::Word(words::<MissedRun>),
-        "Which of them still run: none, the latest, or all within the bounds.")
+        "Which missed occurrences still run: none, the latest, or all within the bounds.")
         .default("latest").to(|d| &mut d.job.missed.run),
-    key("within", duration_or_none(SECOND, MAX_AGE), "Only those not older than this; `none`: however old.")
+    key("within", duration_or_none(SECOND, MAX_AGE), "The oldest that still run; `none`: without limit.")
         .default("1h").to(|d| &mut d.job.missed.within),
-    key("limit", count(1, MAX_MISSED), "With `run: all`: at most so many, the newest.")
+    key("limit", count(1, MAX_MISSED), "With `run: all`: the most that still run, the newest.")
         .default("10").to(|d| &mut d.job.missed.limit),
-    key("rate", Shape::Rate, "With `run: all`: how fast they are started, like `5/s` or `30/m`.")
+    key("rate", Shape::Rate, "With `run: all`: the rate at which they are started, like `5/s` or `30/m`.")
         .default("5/s").to(|d| &mut d.job.missed.every),
 ]];
 
 static RETRIES: Tables = &[&[
-    key("attempts", count(1, MAX_ATTEMPTS), "Attempts in all, the first included.")
+    key("attempts", count(1, MAX_ATTEMPTS), "How many attempts there are in all, the first included.")
         .default("1").also("max max_attempts count").to(|d| &mut d.job.retry.attempts),
     key("backoff", Shape::Map(BACKOFF), "The pauses between attempts.").in_parts(),
 ]];
@@ -188,9 +188,9 @@ static BACKOFF: Tables = &[&[
 ]];
 
 static HISTORY: Tables = &[&[
-    key("keep", count(1, MAX_KEEP), "So many verdicts.")
+    key("keep", count(1, MAX_KEEP), "How many verdicts are kept.")
         .default("100").to(|d| &mut d.job.history.keep),
-    key("for", duration(SECOND, MAX_AGE), "Those of so long.")
+    key("for", duration(SECOND, MAX_AGE), "How long verdicts are kept.")
         .default("30d").to(|d| &mut d.job.history.age),
 ]];
 
@@ -213,17 +213,17 @@ pub const REQUEST: Key =
         .also("request webhook curl").task(http::read);
 
 pub const DIR: Key =
-    key("dir", Shape::Directory, "The directory in which the command starts; the node's where it is not given.")
+    key("dir", Shape::Directory, "The directory in which the command starts; by default the node's.")
         .also("cwd workdir working_dir working_directory chdir").needs(Needs::Process).to(|d| &mut d.job.dir);
 
 pub const TIMEOUT: Key =
     key("timeout", duration_or_none(MILLISECOND, MAX_TIMEOUT),
-        "How long one attempt may take before it is ended; `none`: as long as it wants.")
+        "How long one attempt may take before it is ended; `none`: without limit.")
         .default("none").also("deadline max_duration").to(|d| &mut d.job.timeout);
 
 pub const KILL_AFTER: Key =
     key("kill_after", duration(Duration::ZERO, MAX_KILL_AFTER),
-        "How long a command that was told to end (TERM) has before it is killed.")
+        "How long a command that was asked to end (TERM) has before it is killed.")
         .default("10s").also("grace grace_period stop_timeout").needs(Needs::Process).to(|d| &mut d.job.kill_after);
 
 pub const RETRY: Key =

@@ -93,7 +93,7 @@ impl<'t> Tree<'t> {
         self.nodes[id.0 as usize].at as usize
     }
 
-    /// The byte of the file that is the byte `inner` of the text `id`; the value's first one, where that cannot be told.
+    /// The byte of the file that is the byte `inner` of the text `id`; the value's first one, if that is unknown.
     pub fn at_within(&self, id: NodeId, inner: usize) -> usize {
         let target = self.target(id) as usize;
         match self.nodes[target].kind {
@@ -128,9 +128,9 @@ impl<'t> Tree<'t> {
     }
 }
 
-/// Where in `file`, in which the value that became `made` begins at `begin`, the byte `inner` of `made` stands. A literal
-/// block has the lines of the file, each without its indentation. What is folded or escaped is told by what begins with
-/// a `$`: as many of them are before it there as here.
+/// Where in `file`, in which the value that became `made` begins at `begin`, the byte `inner` of `made` stands. A
+/// literal block has the lines of the file, each without its indentation. In a text that is folded or escaped it is
+/// found by the `$` characters: as many of them are before it there as here.
 fn made_from(file: &str, begin: usize, made: &str, inner: usize) -> Option<usize> {
     let before = made.get(..inner)?;
     // It begins at its first line that is not empty.

@@ -1,4 +1,4 @@
-//! Walking the tree by the table of keys: each value read as its key's shape, whatever is wrong noted on the way.
+//! Walking the tree by the table of keys: each value is read as its key's shape, and each problem is noted on the way.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -147,7 +147,7 @@ pub struct Walk<'t> {
     /// How many values were left open: see [`Sources::open`].
     pub left_open: usize,
     /// What is done as the file has it, and worth saying.
-    pub told: Findings,
+    pub notes: Findings,
     /// The jobs are closures of a program, not tasks of a file.
     pub of_program: bool,
     guesses: u32,
@@ -171,7 +171,7 @@ impl<'t> Walk<'t> {
             layer: Layer::Job,
             wrong: none(),
             odd: none(),
-            told: none(),
+            notes: none(),
             of_program: false,
             left_open: 0,
             guesses: 0,
@@ -184,7 +184,7 @@ impl<'t> Walk<'t> {
         if self.may_guess(filled) { keys::nearest(&filled.text, names) } else { None }
     }
 
-    /// Whether what was meant by `filled` is to be looked for once more.
+    /// Whether the meaning of `filled` has to be looked for once more.
     pub fn may_guess(&mut self, filled: &Filled) -> bool {
         self.guesses = self.guesses.saturating_add(1);
         !filled.secret && self.guesses <= MAX_GUESSES
@@ -211,8 +211,8 @@ impl<'t> Walk<'t> {
     }
 
     /// Notes what is worth saying about a value.
-    pub fn told(&mut self, spot: Spot, message: String) {
-        self.told.add(self.tree.at(spot.node), spot.path.to_string(), message);
+    pub fn note(&mut self, spot: Spot, message: String) {
+        self.notes.add(self.tree.at(spot.node), spot.path.to_string(), message);
     }
 
     /// Notes a warning about a value.
@@ -267,7 +267,7 @@ impl<'t> Walk<'t> {
         }
     }
 
-    /// The map from names to values at `spot`: each name checked, and each value read, of which the key is told as well.
+    /// The map from names to values at `spot`: each name checked, and each value read, with its key.
     pub fn named<T>(
         &mut self,
         spot: Spot,

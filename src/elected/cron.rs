@@ -1,6 +1,6 @@
 //! Jobs of tokio-cron-scheduler that run on the elected instance only.
 //!
-//! What that scheduler (0.15) tells a job is its id and a handle of the scheduler, and neither says which instant the call
+//! That scheduler (0.15) passes its id and a handle of the scheduler to a job, and neither says which instant the call
 //! is for: the stored next tick is moved on by a task of its own, before or after the call begins, and the last tick is
 //! when the scheduler looked, which it does twice a second. So the instant is computed here, from the schedule as the
 //! scheduler itself has parsed it: the last one that is not after the call. It is the same on every instance.
@@ -15,7 +15,7 @@ use super::{Claimed, Elected, ElectedJob, NotAJobName};
 use crate::store::Store;
 use crate::time::Wall;
 
-/// Why there is no such job.
+/// Why a job cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CronError {
@@ -61,7 +61,7 @@ impl<S: Store> Elected<S> {
     /// })?;
     /// scheduler.add(nightly).await?;
     /// scheduler.start().await?;
-    /// // … until the service is told to stop:
+    /// // … until the service is asked to stop:
     /// elected.stop(Duration::from_secs(30)).await;
     /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -73,10 +73,10 @@ impl<S: Store> Elected<S> {
     /// - Ticks that come later than the next instant of the schedule (a busy runtime, a suspended machine) are one call,
     ///   for the last instant that has come.
     /// - It passes on what is due through a channel of 200 places: of more jobs than that at one instant it loses some.
-    /// - It keeps for a job the offset that its time zone had when the job was made: a job in a zone is off by an hour once
-    ///   the clocks were changed, until the service starts anew, and instances that started on different sides of that
-    ///   disagree about its instants. That is why a schedule is in UTC here. For a job that is to follow a zone, use
-    ///   `fencron run`; or make it yourself and [`claim`](ElectedJob::claim) the instant that you compute.
+    /// - It keeps for a job the offset that its time zone had when the job was made: a job in a zone is off by an hour
+    ///   once the clocks were changed, until the service starts again, and instances that started on different sides of
+    ///   that disagree about its instants. That is why a schedule is in UTC here. For a job that is to follow a zone,
+    ///   use `fencron run`; or make it yourself and [`claim`](ElectedJob::claim) the instant that you compute.
     /// - Repeated and one-shot jobs count from when they were made, so no two instances agree about their instants.
     ///
     /// # Errors

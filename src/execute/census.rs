@@ -4,7 +4,8 @@
 //! from it in that session, as long as the line is not broken by the end of a parent.
 //!
 //! A look at all processes costs some microseconds for each. When a node that ran a thousand commands loses its
-//! leadership, all of them ask at once; so one thread looks, and one look answers everybody who asked before it began.
+//! leadership, all of them ask at once; so one thread looks, and one look answers all questions that were asked before
+//! it began.
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -47,7 +48,7 @@ impl Census {
         Ok(Census(questions))
     }
 
-    /// The living members of the command that `leader` leads. `None`: nobody could look.
+    /// The living members of the command that `leader` leads. `None`: the look failed.
     pub(super) async fn of(&self, leader: Pid) -> Option<Vec<Member>> {
         let (answer, members) = oneshot::channel();
         self.0.send(Question { leader: leader.as_raw(), answer }).ok()?;
@@ -57,11 +58,11 @@ impl Census {
 
 fn answer(questions: Vec<Question>) {
     let Found(Some(found)) = look(questions.iter().map(|asked| asked.leader)) else {
-        // An unreadable /proc answers nobody: the questions are dropped.
+        // An unreadable /proc gives no answer: the questions are dropped.
         return;
     };
     for asked in questions {
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         asked.answer.send(found.get(&asked.leader).cloned().unwrap_or_default()).ok();
     }
 }
@@ -76,7 +77,7 @@ impl Found {
         self.0.as_ref().and_then(|found| found.get(&leader)).into_iter().flatten()
     }
 
-    /// Whether nobody is what it looks like where [`Found::of`] has nobody.
+    /// Whether an empty answer of [`Found::of`] means that there is no member.
     pub(super) fn are_known(&self) -> bool {
         self.0.is_some()
     }
@@ -117,7 +118,7 @@ fn leader_of(
         .find(|above| found.contains_key(above) && all.get(above).is_some_and(|it| it.session == stat.session))
 }
 
-/// Whether a process has the user and group of this one. `None`: it is gone, or nobody may look.
+/// Whether a process has the user and group of this one. `None`: it is gone, or cannot be read.
 pub(super) fn runs_as_we_do(pid: libc::pid_t) -> Option<bool> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     // Real, effective, saved, and that of the file system.

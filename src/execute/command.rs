@@ -1,4 +1,4 @@
-//! Commands: what they are given, how they end, and what is said when they cannot be started.
+//! Commands: what they receive, how they end, and the messages when they cannot be started.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -31,7 +31,7 @@ const READS_AFTER_END: usize = 4 + 1;
 pub(super) struct Command<'a> {
     pub argv: &'a [Text],
     pub params: &'a Params,
-    /// What it is told of the store.
+    /// What is passed on to it about the store.
     pub handed: &'a [(OsString, OsString)],
     pub reads: Reads,
 }
@@ -114,21 +114,22 @@ async fn attend(leader: &mut Leader, attempt: Attempt<'_>) -> Outcome {
     };
     // Perhaps this node stood still meanwhile, or was about to say so itself.
     let why = why.or_else(|| {
-        let by_supervisor = leader.charge().was_told_by_supervisor();
+        let by_supervisor = leader.charge().was_ended_by_supervisor();
         by_supervisor.then(|| {
             tracing::warn!(job = %job.name, "ended by the supervisor: the leadership could not be trusted any more");
             Outcome::Stopped(StopReason::LostLeadership)
         })
     });
     let reach = if why.is_some() { Reach::Session } else { Reach::Group };
-    // Whatever the job says: another node may lead once the lease has passed.
+    // Under any `on_lost_leadership`: another node may lead once the lease has passed.
     let at_most = match why {
         Some(Outcome::Stopped(StopReason::LostLeadership)) => leader.charge().time_left(),
         _ => None,
     };
     let kill_after = at_most.map_or(job.kill_after, |at_most| job.kill_after.min(at_most));
-    // A node that stood still hears of everything at once: what had ended by then was not ended by what came later.
-    let by_itself = leader.has_exited() && !leader.charge().was_told_by_supervisor();
+    // A node that stood still learns of everything at once: a command that had ended by then was not ended by a later
+    // event.
+    let by_itself = leader.has_exited() && !leader.charge().was_ended_by_supervisor();
     let status = leader.end(kill_after, reach).await;
     why.filter(|_| !by_itself).unwrap_or_else(|| outcome(status))
 }
@@ -147,7 +148,7 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// Reads until nobody holds the writing ends. Cancel safe.
+    /// Reads until the writing ends are closed. Cancel safe.
     async fn read(&self, output: &mut OutputSink) {
         let (mut stdout_open, mut stderr_open) = (true, true);
         while stdout_open || stderr_open {
@@ -160,8 +161,8 @@ impl Pipes {
                     stderr_open = ready.is_ok() && read_some(&self.stderr, Stream::Stderr, output) != Read::End;
                 }
             }
-            // A command that writes without a pause must not keep its thread of the runtime to itself, and whoever
-            // follows its output in the same task is to see this piece before it is gone.
+            // A command that writes without a pause must not keep its thread of the runtime to itself, and a follower
+            // of its output in the same task has to see this piece before it is gone.
             tokio::task::yield_now().await;
         }
     }
@@ -289,7 +290,7 @@ fn not_started(job: &Job, command: &Command<'_>, error: StartError) -> String {
             format!("`{program}` was not started: {}: raise the limit of open files (ulimit -n)", why(errno))
         }
         StartError::Unsupervised(errno) => format!(
-            "`{program}` was not started: the supervisor, which would end it should the node die, could not be told \
+            "`{program}` was not started: the supervisor, which would end it should the node die, could not be informed \
              of it ({}): is the process fencron-supervisor stopped, or are its starts failing (see the log)?",
             why(errno)
         ),

@@ -1,5 +1,5 @@
-//! What every attempt passes, whatever it does: it waits for room, asks right before it begins whether it still may, and
-//! reports how it ended.
+//! The gate that every attempt passes: it waits for room, asks right before it begins whether it still may, and reports
+//! how it ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

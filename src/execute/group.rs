@@ -1,14 +1,14 @@
-//! A command's process group: told to end, killed, and waited for until the last of it is gone.
+//! A command's process group: it is asked to end, killed, and waited for until the last of it is gone.
 //!
 //! The number of a process can be given to another once it is gone, so when is it safe to signal a group by its number?
 //!
-//! - While its leader is not reaped: a zombie keeps its number. Nobody but [`Leader`] reaps it, and only after the
-//!   whole group was told to end.
+//! - While its leader is not reaped: a zombie keeps its number. Only [`Leader`] reaps it, and only after the whole
+//!   group was asked to end.
 //! - From then on the group is addressed through the leader's pidfd (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9): the
 //!   kernel goes from the descriptor to the members, not from the number, so it cannot meet a stranger.
 //! - On an older kernel the number is used. It stays taken as long as one member lives, so it is still ours when the
 //!   last look, at most [`LOOK_LAST`] ago, found a member that lives on; for a stranger to be met, that member must end
-//!   and all other numbers be used up between two looks. Once a look found nobody, nothing is ever sent again.
+//!   and all other numbers be used up between two looks. Once a look found no member, nothing is ever sent again.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,8 +29,8 @@ use super::census::{self, Member};
 use super::spawn::Starter;
 use super::supervise::Charge;
 
-/// How soon after its leader's end a group is looked at for the second time; the pauses double from then on.
-/// The kernel tells a parent of its children's end, but nobody of the end of a group.
+/// How soon after its leader's end a group is looked at for the second time; the pauses double from then on. The kernel
+/// informs a parent of its children's end, but no process of the end of a group.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 /// The longest pause between two looks.
 const LOOK_LAST: Duration = Duration::from_millis(256);
@@ -72,7 +72,7 @@ pub(super) struct Leader {
     /// The group was found empty.
     gone: bool,
     starter: Starter,
-    /// Who ends it where this process cannot.
+    /// The supervisor, which ends it when this process cannot.
     charge: Charge,
 }
 
@@ -87,7 +87,7 @@ impl Leader {
         if self.status.is_some() {
             return;
         }
-        // A pidfd is readable once its process has exited. Registered anew each time, so as to need no runtime before.
+        // A pidfd is readable once its process has exited. Registered each time, so as to need no runtime before.
         // SAFETY: the descriptor is borrowed, and so stays open and the same while it is registered.
         match unsafe { AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE) } {
             Ok(exit) if exit.readable().await.is_ok() => {}
@@ -115,15 +115,15 @@ impl Leader {
     /// To be called too when the leader has already exited, for what it left behind. With [`Reach::Session`] it goes
     /// for the processes of the session that made themselves a group of their own, too.
     pub(super) async fn end(&mut self, kill_after: Duration, reach: Reach) -> ExitStatus {
-        let tells = self.charge.claim_telling();
-        let early = if tells && reach == Reach::Descendants { self.strays(reach).await } else { Vec::new() };
-        if tells {
+        let asks = self.charge.claim_ending();
+        let early = if asks && reach == Reach::Descendants { self.strays(reach).await } else { Vec::new() };
+        if asks {
             self.signal(Signal::SIGTERM);
-            // A stopped process would see the TERM only when somebody continues it.
+            // A stopped process would see the TERM only when it is continued.
             self.signal(Signal::SIGCONT);
         }
-        // The group may be waiting for its strays: they are told before it is waited for.
-        let strays = if tells && reach == Reach::Session { self.strays(reach).await } else { early };
+        // The group may be waiting for its strays: they are asked to end before it is waited for.
+        let strays = if asks && reach == Reach::Session { self.strays(reach).await } else { early };
         if time::timeout(kill_after, self.heed(reach, &strays)).await.is_err() {
             self.signal(Signal::SIGKILL);
             for stray in &strays {
@@ -147,7 +147,7 @@ impl Leader {
         &self.charge
     }
 
-    /// Waits until what was told to end has ended.
+    /// Waits until all that was asked to end has ended.
     async fn heed(&mut self, reach: Reach, strays: &[Member]) {
         for stray in strays {
             // One that has ended meanwhile needs no signal, and one that may not be signalled is waited for.
@@ -213,7 +213,7 @@ impl Leader {
     fn send(&self, signal: Option<Signal>) -> Members {
         let result = send(self.pidfd.as_fd(), self.pid, signal);
         if result == Err(Errno::EPERM) && signal == Some(Signal::SIGTERM) {
-            tracing::warn!(group = self.pid.as_raw(), "the command runs as another user and cannot be told to end");
+            tracing::warn!(group = self.pid.as_raw(), "the command runs as another user and cannot be asked to end");
         }
         if result == Err(Errno::ESRCH) { Members::None } else { Members::Some }
     }
@@ -250,7 +250,7 @@ pub(super) fn send(pidfd: BorrowedFd<'_>, leader: Pid, signal: Option<Signal>) -
     }
 }
 
-/// Reaps this child if it has exited. A child that somebody else reaped against the rule counts as killed.
+/// Reaps this child if it has exited. A child that was reaped elsewhere, against the rule, counts as killed.
 pub(super) fn reap(child: Pid) -> Option<ExitStatus> {
     let mut status: c_int = 0;
     // SAFETY: writes to a valid place. Not nix's waitpid, which has no word for real-time signals.

@@ -1,4 +1,4 @@
-//! Requests: sent once an attempt, stamped, and what their ends mean.
+//! Requests: each attempt sends one, stamped, and judges its end.
 //!
 //! - An attempt makes a connection of its own, and asks whether it may still act when that stands, right before the
 //!   request goes out. So what did not pass the gate was not sent, for certain, and a connection that the other end

@@ -1,9 +1,9 @@
-//! What runs write: kept to a bounded tail, followed live, and logged.
+//! The output of runs: kept to a bounded tail, followed live, and logged.
 //!
-//! Each run's text is in one ring that its [`OutputSink`] owns and lends to whoever follows, through a watch channel.
-//! A follower remembers how far it has read and copies what is new, so that there is no queue for each follower to
-//! overflow: one that is slow finds that the ring has moved on, and is told how much it missed. The run never waits
-//! for a follower longer than one copy of at most two rings (128 KiB) takes.
+//! Each run's text is in one ring that its [`OutputSink`] owns and lends to its followers, through a watch channel. A
+//! follower remembers how far it has read and copies what is new, so that there is no queue for each follower to
+//! overflow: a slow one finds that the ring has moved on, and learns how much it missed. The run never waits for a
+//! follower longer than one copy of at most two rings (128 KiB) takes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -157,7 +157,7 @@ pub struct Follow {
     read: u64,
 }
 
-/// What a follower hears.
+/// What a follower receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// The next piece of text, as it came.
@@ -179,16 +179,16 @@ impl Follow {
     /// What comes next; `None` when the run has ended and all was read. Cancel safe.
     pub async fn next(&mut self) -> Option<Heard> {
         loop {
-            if let Some(heard) = self.heard() {
-                return Some(heard);
+            if let Some(piece) = self.unread() {
+                return Some(piece);
             }
             if self.ring.changed().await.is_err() {
-                return self.heard();
+                return self.unread();
             }
         }
     }
 
-    fn heard(&mut self) -> Option<Heard> {
+    fn unread(&mut self) -> Option<Heard> {
         let ring = self.ring.borrow_and_update();
         if self.read < ring.forgotten {
             let missed = ring.forgotten - self.read;

@@ -1,5 +1,5 @@
-//! What the system has no room for now: no process, no memory, no open file more. Nothing of it was begun, for certain, so
-//! that it is tried again: others end meanwhile, and make room.
+//! Starts for which the system has no room now: no process, no memory, no open file more. Certainly nothing of it was
+//! begun, so it is tried again: others end meanwhile, and make room.
 
 use std::time::Duration;
 

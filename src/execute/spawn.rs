@@ -1,8 +1,8 @@
 //! Starting a process: from one lasting thread, without copying the node's memory.
 //!
 //! Every command must end with the node, even with one that is killed. So its supervisor has to know of it before it
-//! runs ([`super::supervise`]), and should that be dead too, the kernel has to tell it: `PR_SET_PDEATHSIG`. That has two
-//! consequences.
+//! runs ([`super::supervise`]), and should that be dead too, the kernel has to signal it: `PR_SET_PDEATHSIG`. That has
+//! two consequences.
 //!
 //! - Both must be done in the child, before `exec`. The standard library can do that only by `fork`, which copies the
 //!   page tables of the node: measured here 0.06 ms a start at 1 MB resident, 0.4 ms at 50 MB, 3.2 ms at 400 MB, where a
@@ -15,9 +15,9 @@
 //!   runtime, and one after another is fast enough: some thousands in a second.
 //!
 //! The death signal is TERM, as KILL would leave no time to end in order, and the supervisor leaves the leader to it.
-//! Known limits: the kernel sends it anew for each thread of the node that had become the parent meanwhile, as they end.
-//! It forgets it at the `exec` of a program that is set-user-ID or has file capabilities (which is then only killed by
-//! the supervisor), and it is not inherited by what the command itself starts.
+//! Known limits: the kernel sends it again for each thread of the node that had become the parent meanwhile, as they
+//! end. It forgets it at the `exec` of a program that is set-user-ID or has file capabilities (which is then only
+//! killed by the supervisor), and it is not inherited by what the command itself starts.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -45,7 +45,7 @@ use super::supervise::{Announcement, LaunchError, Life, Supervision, SupervisorP
 use crate::job::StopReason;
 use crate::time::Wall;
 
-/// How soon the thread looks again at commands that were killed because nobody holds them any longer.
+/// How soon the thread looks again at commands that were killed because no caller holds them any longer.
 const BURY_EVERY: Duration = Duration::from_millis(20);
 
 /// The stack of the child until its `exec`. It calls a handful of system calls, none of them deep.
@@ -82,7 +82,7 @@ pub(super) enum StartError {
     Dir(Errno),
     /// The program cannot be executed.
     Program(Errno),
-    /// The supervisor cannot be told of it.
+    /// The supervisor cannot be informed of it.
     Unsupervised(Errno),
 }
 
@@ -96,10 +96,10 @@ impl StartError {
         }
     }
 
-    /// Whether it was for want of something that there may be more of later. Whatever the step, no program was begun.
+    /// Whether it failed for lack of a resource of which there may be more later. No program was begun, at any step.
     pub(super) fn is_lack_of_room(self) -> bool {
         match self {
-            // A supervisor that does not read what it is told is none that there is no room for.
+            // A supervisor that does not read its messages is no lack of room.
             StartError::Unsupervised(Errno::EAGAIN) => false,
             _ => is_lacking(self.errno()),
         }
@@ -114,7 +114,7 @@ pub(super) enum NotStarted {
     Failed(StartError),
 }
 
-/// What the thread is told.
+/// The requests to the thread.
 pub(super) enum Order {
     Start {
         image: Box<Image>,
@@ -125,13 +125,13 @@ pub(super) enum Order {
         /// Held by what is started, and so the thread lives as long as that.
         starter: Starter,
     },
-    /// This child was killed, and nobody waits for it any longer.
+    /// This child was killed, and no caller waits for it any longer.
     Bury(Pid),
 }
 
 /// The thread that starts commands. It ends when the last of these, and of the commands started, is gone.
 ///
-/// Its queue is bounded by those who may start: [`super::Executor`] lets `max_running` of them through.
+/// Its queue is bounded by the number of starts: [`super::Executor`] lets `max_running` of them through.
 #[derive(Clone, Debug)]
 pub(super) struct Starter {
     orders: mpsc::Sender<Order>,
@@ -168,12 +168,12 @@ impl Starter {
         answer.await.unwrap_or(Err(NotStarted::Failed(StartError::NoRoom(Errno::ECANCELED))))
     }
 
-    /// Who looks at processes, for as long as there are commands.
+    /// The thread that looks at processes, for as long as there are commands.
     pub(super) fn census(&self) -> &Census {
         &self.census
     }
 
-    /// Who ends commands where this process cannot.
+    /// The supervisor, which ends commands when this process cannot.
     pub(super) fn supervision(&self) -> &Supervision {
         &self.supervision
     }
@@ -203,10 +203,10 @@ impl Desk {
                 inbox.recv_timeout(BURY_EVERY)
             };
             match order {
-                // Whoever asked has gone: what nobody waits for is not begun.
+                // The caller has gone: an abandoned start is not begun.
                 Ok(Order::Start { reply, .. }) if reply.is_closed() => {}
                 Ok(Order::Start { image, readers, gate, reply, starter }) => {
-                    // Whoever asked may have gone away meanwhile: then the leader drops here, which kills it.
+                    // The caller may have gone away meanwhile: then the leader drops here, which kills it.
                     drop(reply.send(self.start(&image, readers, &gate, starter)));
                 }
                 Ok(Order::Bury(child)) => self.dying.push(child),
@@ -331,7 +331,7 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
             libc::setsid();
         }
         libc::prctl(libc::PR_SET_PDEATHSIG, plan.death_signal);
-        // The node may have died before that was set, and then nobody would tell us.
+        // The node may have died before that was set, and then no signal would come.
         if libc::getppid() != plan.parent {
             libc::_exit(127);
         }
@@ -345,7 +345,7 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
                 libc::_exit(127);
             }
         }
-        // Nothing runs that nobody could end.
+        // Nothing runs that could not be ended.
         if let Err(errno) = plan.announcement.send_about_myself() {
             plan.failed = Some(StartError::Unsupervised(errno));
             libc::_exit(127);
@@ -370,7 +370,7 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
 }
 
 /// Handlers of the node must not run in the child once it lets signals in, and a command expects SIGPIPE to kill it
-/// (Rust programs ignore it). What the node was told to ignore, like SIGHUP by nohup(1), stays ignored.
+/// (Rust programs ignore it). Signals that the node was started to ignore, like SIGHUP by nohup(1), stay ignored.
 unsafe fn default_signals() {
     // SAFETY: as in `become_the_program`. The table of handlers is the child's own (no CLONE_SIGHAND). Numbers that are
     // no signal, or the C library's own, answer EINVAL.

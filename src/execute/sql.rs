@@ -6,10 +6,10 @@
 //!
 //! - What failed, or was stopped, before the commit was sent is known to have had no effect.
 //! - Before the commit the database is asked whether the transaction is still the one that holds the guard's rows: a
-//!   statement may have ended it. What was committed then stays in doubt, for whoever comes next too.
+//!   statement may have ended it. What was committed then stays in doubt, for the next attempt too.
 //! - A commit that was not answered is settled by asking for the occurrence's row: inserting it again waits until
 //!   the server is through with the transaction that may have inserted it.
-//! - Without a transaction, the guard is asked before the first statement; what happens in between nobody sees, and
+//! - Without a transaction, the guard is asked before the first statement; what happens in between cannot be seen, and
 //!   an answer that is lost leaves the attempt in doubt.
 
 mod driver;
@@ -33,7 +33,7 @@ use crate::job::{Again, Database, Guarantee, Job, Outcome, Sql, Statement, StopR
 
 /// How long a statement that is cancelled has to answer, before its connection is given up.
 pub const CANCEL_LIMIT: Duration = Duration::from_secs(5);
-/// How often it is told to.
+/// How often it is asked to.
 const CANCEL_EVERY: Duration = Duration::from_millis(500);
 /// How long a goodbye may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ pub(super) async fn run(attempt: Attempt<'_>, sql: &Sql, output: &mut OutputSink
     }
 }
 
-/// How far an attempt has come, for whoever ends it from outside.
+/// How far an attempt has come, for the code that ends it from outside.
 #[derive(Default)]
 struct Progress(AtomicU8);
 
@@ -65,7 +65,7 @@ const NOTHING: u8 = 0;
 const COMMITTING: u8 = 1;
 /// Statements were sent that take effect one by one.
 const LOOSE: u8 = 2;
-/// It is to end: nothing more is to be sent.
+/// It has to end: no other statement is sent.
 const STOPPING: u8 = 4;
 
 impl Progress {
@@ -155,7 +155,7 @@ async fn cancel<D: Driver, F>(canceller: &D::Canceller, progress: &Progress, mut
 where
     F: Future + Unpin,
 {
-    let telling = async {
+    let stopping = async {
         loop {
             // A commit is left to itself: it ends soon, or is asked after.
             if !progress.is(COMMITTING) {
@@ -167,13 +167,13 @@ where
     tokio::select! {
         biased;
         ended = &mut doing => Some(ended),
-        () = telling => None,
+        () = stopping => None,
         () = tokio::time::sleep(CANCEL_LIMIT) => None,
     }
 }
 
-/// Whether a statement may have committed before the connection is lost in the middle of it, and nothing in the database
-/// would tell.
+/// Whether a statement may have committed before the connection is lost in the middle of it, and nothing in the
+/// database would show it.
 fn may_hide_a_commit<D: Driver>(job: &Job, sql: &Sql) -> bool {
     let is_kept = job.guarantee == Guarantee::ExactlyOnce;
     D::HIDES_COMMITS && !is_kept && sql.script.statements.iter().any(Statement::may_run_others)
@@ -188,7 +188,7 @@ fn stopped(
 ) -> Result<Outcome, Broken> {
     let loose = progress.is(LOOSE) || hides;
     match ended {
-        // It was through before it was told.
+        // It was through before it was asked to stop.
         Some(Ok(outcome)) => Ok(outcome),
         Some(Err(broken @ (Broken::Unanswered(_) | Broken::Partial(..)))) => Err(broken),
         None if progress.is(COMMITTING) => {
@@ -197,12 +197,12 @@ fn stopped(
         Some(Err(Broken::Failed(failure, place))) if loose && failure.kind == Kind::Lost => {
             Err(Broken::Failed(failure, place))
         }
-        None if loose => Err(Broken::Failed(Failure::lost("it was told to stop, and did not answer"), None)),
+        None if loose => Err(Broken::Failed(Failure::lost("it was asked to stop, and did not answer"), None)),
         Some(Err(_)) | None => Ok(why),
     }
 }
 
-/// A commit of which nobody knows whether it took place.
+/// A commit of which it is unknown whether it took place.
 struct Unanswered<'a> {
     attempt: Attempt<'a>,
     sql: &'a Sql,

@@ -1,23 +1,23 @@
 //! The supervisor: a process beside the node that ends its commands when the node cannot.
 //!
 //! A node that is killed, stopped or hangs cannot end what it started, and its successor starts the same again. So a
-//! second process, the same program in a session of its own, is told of every command **before that runs**: the child
-//! itself sends its pidfd to the supervisor's socket, and becomes its program only when that was sent ([`Announcement`]).
-//! There is no instant at which the node could be stopped and a command be missed.
+//! second process, the same program in a session of its own, learns of every command **before that runs**: the child
+//! itself sends its pidfd to the supervisor's socket, and becomes its program only when that was sent
+//! ([`Announcement`]). There is no instant at which the node could be stopped and a command be missed.
 //!
 //! Until when the commands may live stands in memory that both share ([`page`]), and moves on only with keep-alives that
 //! were acknowledged. From there on the supervisor acts alone (`process.rs`).
 //!
 //! | what | commands with `on_lost_leadership: cancel` |
 //! | --- | --- |
-//! | the trust in their lease ends, whatever their node does | TERM at that instant; KILL, to the last process of the session, before the lease can pass |
+//! | the trust in their lease ends, also while their node hangs | TERM at that instant; KILL, to the last process of the session, before the lease can pass |
 //! | the node dies | TERM at once; KILL after `kill_after`, and before the lease can pass |
 //!
-//! Those with `finish` are left alone. The output of all of them is read on when the node is dead, and thrown away:
-//! nobody dies of a broken pipe on the way to its end.
+//! Those with `finish` are left alone. The output of all of them is read on when the node is dead, and thrown away: no
+//! command dies of a broken pipe on the way to its end.
 //!
-//! When the supervisor dies, the node starts another and tells it of all that runs; meanwhile nothing is started.
-//! Should both die at once, the kernel sends TERM to each command itself (not to what that has started).
+//! When the supervisor dies, the node starts another and sends it all that runs; meanwhile nothing is started. Should
+//! both die at once, the kernel sends TERM to each command itself (not to what that has started).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,7 +47,7 @@ use self::message::{Command, Message, send};
 use self::page::{Page, SLOTS, Side};
 use crate::time::{Boot, Clock};
 
-/// What the process is called in `ps`, and what tells a program that it is to be one.
+/// The name of the process in `ps`, by which a program learns that it is a supervisor.
 const NAME: &str = "fencron-supervisor";
 
 /// How long a supervisor may take to say that it is there. It is a matter of milliseconds.
@@ -56,7 +56,7 @@ const READY_WITHIN_MS: u16 = 10_000;
 /// How long a start waits for a supervisor in the place of one that was killed.
 const REPLACED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a start waits for a supervisor that does not read what it is told.
+/// How long a start waits for a supervisor that does not read its messages.
 const HEARD_WITHIN_SECONDS: i64 = 2;
 
 /// The pause after a supervisor could not be started.
@@ -65,7 +65,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How often a start is tried that finds the supervisor gone.
 const START_ATTEMPTS: u32 = 3;
 
-/// Whether `main` asks what it is to be.
+/// Whether `main` checks for the name.
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// Which program the supervisor of an [`super::Executor`] is.
@@ -108,12 +108,12 @@ pub fn supervise_if_asked() {
 ///
 /// # Errors
 ///
-/// None that is known: the system takes it from everybody.
+/// No known one: the system refuses it to all programs.
 pub fn hide() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
-/// What the supervisor has to know of a command that is to be started.
+/// What the supervisor has to know of a command that is about to start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Life {
     pub lease: Option<NonZeroU64>,
@@ -124,13 +124,13 @@ pub(super) struct Life {
 /// Why something was not started.
 #[derive(Debug)]
 pub(super) enum LaunchError<E> {
-    /// The supervisor could not be told of it.
+    /// The supervisor could not be informed of it.
     Unsupervised(Errno),
     Other(E),
 }
 
-/// The node's side: the supervisor there is, and all that it was told of. Clones share it; with the last one goes the
-/// supervisor.
+/// The node's side: the supervisor, and all commands that it knows. Clones share it; the supervisor ends with the last
+/// one.
 #[derive(Clone, Debug)]
 pub(super) struct Supervision(Arc<Shared>);
 
@@ -158,7 +158,7 @@ struct Link {
     unsent: Vec<u32>,
 }
 
-/// What a new supervisor is told of a command that runs.
+/// What a new supervisor receives about a command that runs.
 #[derive(Debug)]
 struct Held {
     command: Command,
@@ -223,9 +223,9 @@ impl Supervision {
         }
     }
 
-    /// Where the limits of leases are told.
+    /// Where the limits of leases are published.
     pub(super) fn deadlines(&self) -> Deadlines {
-        Deadlines(Arc::new(Telling {
+        Deadlines(Arc::new(Published {
             page: Arc::clone(&self.0.page),
             shared: Arc::downgrade(&self.0),
             one_at_a_time: Mutex::new(()),
@@ -239,7 +239,7 @@ impl Shared {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be given back. To be asked for by who has locked the link.
+    /// The slots to give back. Only for a caller that has locked the link.
     fn take_gone(&self) -> Vec<u32> {
         std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -251,7 +251,7 @@ impl Shared {
         if link.socket.is_some() { Ok(link) } else { Err(Errno::ESRCH) }
     }
 
-    /// Tells a new supervisor of all that runs. From then on starts go by it.
+    /// Sends all that runs to a new supervisor. From then on starts use it.
     fn connect(&self, socket: OwnedFd) -> Result<(), Errno> {
         let mut link = self.lock();
         link.give_back(self.take_gone());
@@ -260,7 +260,7 @@ impl Shared {
             let descriptors: Vec<_> = [held.pidfd.as_raw_fd()].into_iter().chain(outputs).collect();
             send(socket.as_fd(), Message::Runs(held.command), &descriptors)?;
         }
-        // It never heard of those that are gone.
+        // It never knew those that are gone.
         let gone = std::mem::take(&mut link.unsent);
         link.free.extend(gone);
         link.socket = Some(socket);
@@ -289,7 +289,7 @@ impl Link {
         self.send_unsent();
     }
 
-    /// A slot is free again once the supervisor is certain to hear of its end before it hears of the next in it.
+    /// A slot is free again once the supervisor is certain to learn of its end before it learns of the next command in it.
     fn send_unsent(&mut self) {
         let Some(socket) = &self.socket else { return };
         while let Some(slot) = self.unsent.last() {
@@ -375,14 +375,14 @@ pub(super) struct Charge {
 }
 
 impl Charge {
-    /// Takes it upon the node to tell the command to end; false: the supervisor has.
-    pub(super) fn claim_telling(&self) -> bool {
-        self.shared.page.claim_telling(self.slot, Side::Node)
+    /// Claims for the node the task of asking the command to end; false: the supervisor has claimed it.
+    pub(super) fn claim_ending(&self) -> bool {
+        self.shared.page.claim_ending(self.slot, Side::Node)
     }
 
-    /// Whether the supervisor has told it to end, since the trust in its lease was over.
-    pub(super) fn was_told_by_supervisor(&self) -> bool {
-        self.shared.page.told_by(self.slot) == Some(Side::Supervisor)
+    /// Whether the supervisor has asked it to end, since the trust in its lease was over.
+    pub(super) fn was_ended_by_supervisor(&self) -> bool {
+        self.shared.page.asked_by(self.slot) == Some(Side::Supervisor)
     }
 
     /// How long what hangs on the lease may go on to live, if it hangs on one.
@@ -402,15 +402,15 @@ impl Drop for Charge {
     }
 }
 
-/// Where an executor is told until when the leases may be trusted under which it starts commands.
+/// The instants until which the leases may be trusted under which an executor starts commands.
 ///
-/// To be told by whatever keeps a lease alive, at each acknowledgement, and from a thread that nothing can starve: the
-/// commands die when it is not. The last word on a lease stands; one that nobody tells of has no deadline.
+/// The thread that keeps a lease alive sets them at each acknowledgement, and nothing may starve that thread: without
+/// it the commands die. The last value for a lease counts; a lease without a value has no deadline.
 #[derive(Clone, Debug)]
-pub struct Deadlines(Arc<Telling>);
+pub struct Deadlines(Arc<Published>);
 
 #[derive(Debug)]
-struct Telling {
+struct Published {
     page: Arc<Page>,
     shared: Weak<Shared>,
     one_at_a_time: Mutex<()>,
@@ -418,20 +418,20 @@ struct Telling {
 
 impl Deadlines {
     /// The lease may be trusted until `trusted_until` of the machine's boot clock: then the commands that were started
-    /// under it are told to end. What is left of them `killed_after` later is killed.
-    pub fn tell(&self, lease: NonZeroU64, trusted_until: Boot, killed_after: Duration) {
-        let Telling { page, shared, one_at_a_time } = &*self.0;
+    /// under it are asked to end. What is left of them `killed_after` later is killed.
+    pub fn set(&self, lease: NonZeroU64, trusted_until: Boot, killed_after: Duration) {
+        let Published { page, shared, one_at_a_time } = &*self.0;
         let nearer = {
             let _alone = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-            page.tell(lease.get(), trusted_until, killed_after)
+            page.set_limits(lease.get(), trusted_until, killed_after)
         };
-        // Where it cannot be told at once, since a start is under way, it looks when it was to look before.
+        // If it cannot be informed at once, since a start is under way, it looks at the time that was set before.
         let Some(shared) = shared.upgrade().filter(|_| nearer) else { return };
         if let Ok(link) = shared.link.try_lock()
             && let Some(socket) = &link.socket
             && let Err(error) = message::send_now(socket.as_fd(), Message::Look)
         {
-            tracing::debug!(%error, "the supervisor was not told at once that a deadline came nearer");
+            tracing::debug!(%error, "the supervisor was not informed at once that a deadline came nearer");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! and the environment of its caller. What makes it another matter than a job's:
 //!
 //! - Without a terminal, it has a session of its own, as a job's command has. But not where this process itself runs
-//!   under something that is held, or as a job: whoever ends that finds what belongs to it by its session.
+//!   under something that is held, or as a job: the process that ends it finds its members by their session.
 //! - There, and with a terminal, it leads a group in the session of its caller, as programs have to that use the terminal.
 //!   What it has started in other groups is found by descent only, which breaks where a parent ends first.
 //! - Where this process is in the foreground of a terminal that is both its stdin and its stdout, so is the command from
@@ -53,7 +53,7 @@ pub struct Wrapped {
     pub without: Vec<OsString>,
     /// How long it has from TERM to KILL when it is ended, where it has so much time.
     pub kill_after: Duration,
-    /// Without a terminal too it is to stay in the session of this process, by which somebody else may end both.
+    /// Also without a terminal it stays in the session of this process, by which another process may end both.
     pub keeps_session: bool,
     /// Asked right before the start; and the lease that it is not to outlive.
     pub may_start: MayStart,
@@ -98,14 +98,14 @@ pub struct Running {
     stops: mpsc::Receiver<Signal>,
     /// It was stopped for want of the terminal, which this process did not have to give.
     wants_terminal: bool,
-    /// A signal was passed on that it may not have heard: it may have been stopped already, and that not told of yet.
+    /// A signal was passed on that it may not have received: it may have been stopped already, and that not reported yet.
     unheard: bool,
     _room: OwnedSemaphorePermit,
 }
 
 impl Executor {
-    /// Starts a command in the place of this process, supervised like a job's: it does not outlive this process, nor the
-    /// trust in the lease of its [`MayStart`], whatever becomes of this process.
+    /// Starts a command in the place of this process, supervised like a job's: it does not outlive this process, nor
+    /// the trust in the lease of its [`MayStart`], also when this process is lost.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -198,7 +198,8 @@ fn not_run(program: String, error: NotStarted) -> NotRun {
         NotStarted::Failed(StartError::Program(Errno::ENOENT | Errno::ENOTDIR)) => NotRun::NotFound { program },
         NotStarted::Failed(StartError::Program(errno)) => NotRun::NotExecutable { program, why: errno.desc() },
         NotStarted::Failed(StartError::Unsupervised(errno)) => {
-            let why = format!("the supervisor, which would end it should this process die, cannot be told ({errno})");
+            let why =
+                format!("the supervisor, which would end it should this process die, cannot be informed ({errno})");
             NotRun::Failed { program, why }
         }
         NotStarted::Failed(StartError::NoRoom(errno) | StartError::Dir(errno)) => {
@@ -210,8 +211,8 @@ fn not_run(program: String, error: NotStarted) -> NotRun {
 impl Running {
     /// Waits until the command itself has exited; what it has started may go on. Cancel safe.
     ///
-    /// Meanwhile a command that was stopped by a key goes on, and one that was stopped since it wants the terminal gets it
-    /// as soon as this process has it to give. One that was stopped by SIGSTOP is left to whoever did that.
+    /// Meanwhile a command that was stopped by a key goes on, and one that was stopped since it wants the terminal gets
+    /// it as soon as this process has it to give. One that was stopped by SIGSTOP is left to the sender of that signal.
     pub async fn exited(&mut self) {
         loop {
             tokio::select! {
@@ -244,8 +245,8 @@ impl Running {
         given
     }
 
-    /// Sends a signal to all of its group. One that was stopped for want of the terminal goes on, as it would not hear of
-    /// it otherwise; should it want the terminal still, it is stopped again.
+    /// Sends a signal to all of its group. One that was stopped for want of the terminal goes on, as it would not
+    /// receive it otherwise; should it want the terminal still, it is stopped again.
     pub fn pass_on(&mut self, signal: Signal) {
         self.leader.signal(signal);
         self.unheard = !self.wants_terminal;
@@ -254,9 +255,9 @@ impl Running {
         }
     }
 
-    /// Whether the supervisor told it to end, since its lease could not be trusted any more: this process stood still.
-    pub fn was_told_by_supervisor(&self) -> bool {
-        self.leader.charge().was_told_by_supervisor()
+    /// Whether the supervisor asked it to end, since its lease could not be trusted any more: this process stood still.
+    pub fn was_ended_by_supervisor(&self) -> bool {
+        self.leader.charge().was_ended_by_supervisor()
     }
 
     /// Ends what there is of it, by TERM and KILL, and returns how it exited once nothing is left; before the lease can
@@ -283,19 +284,19 @@ impl Running {
     }
 }
 
-/// Reports by which signals a child is stopped, for as long as it lives. The system tells a parent so only by waiting:
-/// SIGCHLD may be blocked, or merged with another.
+/// Reports by which signals a child is stopped, for as long as it lives. A parent learns that only by waiting: SIGCHLD
+/// may be blocked, or merged with another.
 fn watch_stops(child: Pid) -> io::Result<mpsc::Receiver<Signal>> {
-    let (told, stops) = mpsc::channel(STOPS);
+    let (report, stops) = mpsc::channel(STOPS);
     thread::Builder::new().name("fencron-stops".into()).spawn(move || {
-        // Looks at its end without taking it: reaping is for whoever ends the group.
+        // Looks at its end without taking it: the code that ends the group reaps it.
         let either = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         loop {
             match waitid(Id::Pid(child), either) {
                 Ok(WaitStatus::Stopped(_, signal)) => {
                     // Now it is taken, so that the next one is another.
                     waitid(Id::Pid(child), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG).ok();
-                    told.try_send(signal).ok();
+                    report.try_send(signal).ok();
                 }
                 Err(Errno::EINTR) => {}
                 _ => return,
@@ -325,12 +326,12 @@ impl Terminal {
         tcgetpgrp(&self.file) == Ok(self.ours)
     }
 
-    /// Whether nobody else can be in the foreground, as far as can be seen.
+    /// Whether no other process can be in the foreground, as far as can be seen.
     fn is_ours_alone(&self) -> bool {
         self.is_foreground() && io::stdin().is_terminal() && io::stdout().is_terminal()
     }
 
-    /// What a command has in common with this process: the foreground too, where nobody else can be in it.
+    /// What a command has in common with this process: the foreground too, if no other process can be in it.
     fn ties(&mut self) -> io::Result<Ties> {
         let terminal = if self.is_ours_alone() { Some(self.file.as_fd().try_clone_to_owned()?) } else { None };
         if terminal.is_some() {
@@ -355,11 +356,11 @@ impl Terminal {
     /// Takes it back; with the settings that it had, where a program was killed and has left its own.
     fn take_back(&mut self, with_settings: bool) {
         let Some(settings) = self.given.take() else { return };
-        // Whoever does this from the background is stopped for it, unless it does not hear of it.
+        // A process that does this from the background is stopped for it, unless the signal is blocked.
         let mut stop = SigSet::empty();
         stop.add(Signal::SIGTTOU);
         let blocked = stop.thread_swap_mask(SigmaskHow::SIG_BLOCK);
-        // A terminal that has gone away is of no use to anybody.
+        // A terminal that has gone away is of no use.
         if tcsetpgrp(&self.file, self.ours).is_ok() {
             if let Some(settings) = settings.filter(|_| with_settings) {
                 tcsetattr(&self.file, SetArg::TCSADRAIN, &settings).ok();

@@ -12,8 +12,8 @@ use crate::fence::Fence;
 /// The longest that a target can have the next attempt put off (`Retry-After`).
 pub const PUT_OFF_MOST: Duration = Duration::from_secs(86_400);
 
-/// How many attempts, at most, end without anybody knowing how, where repeating is harmless: one that takes its node
-/// down each time is not to take all of them.
+/// How many attempts, at most, may end unknown when repeating is harmless: an attempt that takes its node down each
+/// time must not take down all nodes.
 pub const ATTEMPTS_LOST_MOST: u32 = 10;
 
 /// What shells add to a signal's number, for the exit code of what it has ended.
@@ -27,11 +27,11 @@ pub struct Attempted<'a> {
     pub number: u32,
     /// Whether anything of it was begun.
     pub began: bool,
-    /// Why nobody can say how the last attempt before it ended; `None`: that is known, or there was none.
+    /// Why it is unknown how the last attempt before it ended; `None`: that is known, or there was none.
     pub doubt: Option<&'a str>,
-    /// The person who asked for the attempt to be stopped, where one did.
+    /// The person that requested the stop of the attempt, if one did.
     pub asked_by: Option<&'a str>,
-    /// No other attempt can follow here, whatever the job says.
+    /// No other attempt can follow here, under any `retry`.
     pub is_last: bool,
 }
 
@@ -61,8 +61,8 @@ impl Job {
         }
     }
 
-    /// Why nobody can say how far the attempt came, or the one before it where this one did not begin; `None`: it is
-    /// known, or none has begun.
+    /// Why it is unknown how far the attempt came, or the one before it if this one did not begin; `None`: it is known,
+    /// or none has begun.
     pub fn doubt_after(&self, attempted: Attempted<'_>) -> Option<Box<str>> {
         let Attempted { outcome, began, .. } = attempted;
         match outcome {
@@ -100,8 +100,8 @@ impl Job {
         }
     }
 
-    /// Whether nobody can say how far something came that was cut short: its statements take effect one by one, or
-    /// its request may have arrived.
+    /// Whether it is unknown how far a task came that was cut short: its statements take effect one by one, or its
+    /// request may have arrived.
     fn is_in_doubt_when_cut_short(&self) -> bool {
         match &self.task {
             Task::Command(_) | Task::Call => false,
@@ -129,8 +129,8 @@ pub fn judge_lost(guarantee: Guarantee, number: u32, lost: &str) -> Judgement {
 
 /// The reason given for an attempt whose claimant, a `leader` or a `holder`, is gone and did not report its end.
 pub fn lost(role: &str, claimant: Option<(&str, Fence)>) -> String {
-    let who = claimant.map_or(format!("a {role}"), |(node, fence)| format!("{node} (fence {fence})"));
-    format!("{role} lost: {who} claimed it and did not say how it ended")
+    let claimant = claimant.map_or(format!("a {role}"), |(node, fence)| format!("{node} (fence {fence})"));
+    format!("{role} lost: {claimant} claimed it and did not say how it ended")
 }
 
 /// The reason given for what ended because a person asked for that.

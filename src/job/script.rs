@@ -1,8 +1,8 @@
 //! A script of SQL as its statements, each with its place, and the names in them that are filled in.
 //!
 //! A statement ends where the database's own client would end it ([`reader`]), and the database is asked whether it
-//! agrees. What a statement does is told by its first words ([`transaction`]), in SQLite by SQLite ([`sqlite`]); that is
-//! advice to whoever writes the script, and what counts is what the database says when it runs.
+//! agrees. What a statement does is judged by its first words ([`transaction`]), in SQLite by SQLite ([`sqlite`]). That
+//! is advice to the author of the script; the database decides when it runs.
 
 mod lexer;
 mod reader;

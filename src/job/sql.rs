@@ -21,7 +21,7 @@ pub enum Database {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sql {
     pub kind: Database,
-    /// Where it is and who asks.
+    /// The address of the database, and the login.
     pub target: Target,
     /// The statements.
     pub script: Script,
@@ -43,7 +43,7 @@ pub enum Target {
     File(Text),
 }
 
-/// A database server, and who asks.
+/// A database server, and the login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// A name, an address, or the path of a socket (MySQL) or of the directory that it is in (PostgreSQL).
@@ -110,7 +110,7 @@ pub enum WantedServer {
     ReadOnly,
 }
 
-/// Whether a login by password is bound to the encrypted channel, so that nobody in between can pass it on.
+/// Whether a login by password is bound to the encrypted channel, so that no server in between can pass it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     Disable,
@@ -124,9 +124,9 @@ pub enum Binding {
 pub enum Encryption {
     /// In the clear.
     Disable,
-    /// Encrypted where the server can: whoever is in between can undo it.
+    /// Encrypted if the server can: an attacker in between can undo it.
     Prefer,
-    /// Encrypted, to whoever answers.
+    /// Encrypted, to any server that answers.
     Require,
     /// The server's certificate is one that the roots vouch for.
     VerifyCa,

@@ -1,4 +1,4 @@
-//! Jobs as they are said in code: the keys of the jobs file, one method each.
+//! Jobs as they are written in code: the keys of the jobs file, one method each.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -220,7 +220,7 @@ impl JobBuilder {
     }
 
     /// Which version of the closure this is, for [`Status::config_digest`](crate::node::Status): a closure cannot be
-    /// looked into, so that instances which differ in nothing else would be taken for the same.
+    /// compared, so that instances which differ in nothing else would count as the same.
     pub fn version(self, version: &str) -> JobBuilder {
         self.with(&["x-version"], version)
     }

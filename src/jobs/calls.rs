@@ -87,7 +87,7 @@ impl Calls {
         };
         task.why.send_replace(Some(why));
         task.signal.cancel();
-        // Whatever the job says: another instance may lead once the lease has passed.
+        // Under any `on_lost_leadership`: another instance may lead once the lease has passed.
         let lost = (why == Cancelled::LostLeadership).then_some(self.killed_after);
         let kill_after = lost.map_or(job.kill_after, |most| job.kill_after.min(most));
         if tokio::time::timeout(kill_after, &mut task.handle).await.is_err() {
@@ -107,7 +107,7 @@ impl Calls {
     }
 }
 
-/// The running task of an attempt, and the ends of what it is told by.
+/// The running task of an attempt, and the senders of its signals.
 struct Task {
     handle: AbortOnDropHandle<Result<Outcome, StopReason>>,
     begins: oneshot::Receiver<()>,
@@ -123,7 +123,7 @@ impl Execute for Calls {
         let outcome = match self.body(&job.name) {
             None => Outcome::NotStarted("this program has no closure of that name".to_owned()),
             Some(body) => {
-                let (why, told) = watch::channel(None);
+                let (why, cancelled) = watch::channel(None);
                 let signal = CancellationToken::new();
                 let run = Run::new(Attempt {
                     job: job.name.clone(),
@@ -131,7 +131,7 @@ impl Execute for Calls {
                     params,
                     hold,
                     signal: signal.clone(),
-                    why: told,
+                    why: cancelled,
                     output: output.0.clone(),
                 });
                 let (begun, begins) = oneshot::channel();
@@ -141,7 +141,7 @@ impl Execute for Calls {
                 let passed = gate.clone();
                 let handle = AbortOnDropHandle::new(tokio::spawn(async move {
                     passed.pass()?;
-                    // Where nobody waits any more, the task is being dropped.
+                    // Without a receiver, the task is being dropped.
                     begun.send(()).ok();
                     Ok(body(run).await)
                 }));
@@ -170,7 +170,7 @@ fn outcome(joined: Joined) -> Outcome {
         Ok(Err(reason)) => Outcome::Stopped(reason),
         Err(error) => match error.try_into_panic() {
             Ok(payload) => Outcome::Failed { why: panicked(&*payload), again: Again::AsConfigured },
-            // Nobody but the runtime cancels it, when it shuts down.
+            // Only the runtime cancels it, when it shuts down.
             Err(_) => Outcome::Stopped(StopReason::Shutdown),
         },
     }

@@ -1,4 +1,4 @@
-//! What a closure is given: its occurrence, its fence, where it writes, and when it is to stop.
+//! What a closure receives: its occurrence, its fence, its output, and the signal to stop.
 
 use std::fmt;
 use std::io;
@@ -108,12 +108,12 @@ impl Run {
         &self.0.stamp
     }
 
-    /// What the person who asked for the run gave it; nothing for a run of the schedule.
+    /// The parameters of a requested run; none for a run of the schedule.
     pub fn params(&self) -> &Params {
         &self.0.params
     }
 
-    /// The value of the parameter `name`, where the person who asked for the run gave it.
+    /// The value of the parameter `name`, if the request gave it one.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.0.params.get(name)
     }
@@ -175,7 +175,7 @@ impl Run {
     }
 }
 
-/// For `writeln!` and whatever else writes: as [`Run::write`]. It never fails.
+/// For `writeln!` and other writers: as [`Run::write`]. It never fails.
 impl io::Write for Run {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Run::write(self, bytes);

@@ -142,7 +142,7 @@ impl Jobs {
         self.status.clone()
     }
 
-    /// The fence of this instance's leadership as terms begin and end; `None` while another leads, or nobody.
+    /// The fence of this instance's leadership as terms begin and end; `None` while another instance leads, or none.
     ///
     /// To look whether this instance leads and then to act proves nothing: see [`Run::txn`](super::Run::txn).
     pub fn terms(&self) -> watch::Receiver<Option<Fence>> {
@@ -231,15 +231,15 @@ impl Jobs {
         self.orders.send(Order::Reload(Box::new(config))).await.map_err(|_| JobsError::Stopped)
     }
 
-    /// Stops: nothing new begins, what runs may end within `grace`, what then still runs is told to
-    /// ([`Cancelled::Shutdown`](super::Cancelled)) and dropped after its `kill_after`, every verdict is written, and the
-    /// leadership is resigned, so that another instance leads at once. Called again, it waits for the same end.
+    /// Stops: nothing new begins, and runs may end within `grace`. A run that goes on after that is asked to end
+    /// ([`Cancelled::Shutdown`](super::Cancelled)) and dropped after its `kill_after`. Every verdict is written, and
+    /// the leadership is resigned, so that another instance leads at once. Called again, it waits for the same end.
     ///
     /// # Errors
     ///
     /// As [`Jobs::ended`].
     pub async fn stop(&self, grace: Duration) -> Result<(), JobsError> {
-        // Where nobody takes the order, it has ended already.
+        // Without a receiver of the order, it has ended already.
         self.orders.send(Order::StopWithin(grace)).await.ok();
         self.ended().await
     }
@@ -262,8 +262,8 @@ impl Jobs {
         job.cloned().ok_or_else(|| JobsError::NoSuchJob(name.chars().take(120).collect()))
     }
 
-    /// Who asks: for people to read, later. What is asked for may come before the first session of all: it would find a
-    /// namespace with keys, and none to count fences from.
+    /// Who requests it, for people to read later. A request may come before the first session of all, which would then
+    /// find a namespace with keys, and no base to count fences from.
     async fn asked(&self) -> Result<Asked, JobsError> {
         self.locks.found().await?;
         Ok(Asked { by: format!("the service, as {}", self.node), at: self.locks.clock().wall() })

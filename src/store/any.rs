@@ -45,7 +45,7 @@ impl StoreUrl {
     /// The store where none is named.
     pub const DEFAULT: &'static str = "sqlite:.fencron/state.db";
 
-    /// What tells the store from others, wherever a process works: of a file, where it lies.
+    /// What distinguishes the store from others, for processes in any directory: of a file, its absolute path.
     pub(crate) fn identity(&self) -> String {
         match self {
             #[cfg(feature = "sqlite")]
@@ -219,7 +219,7 @@ macro_rules! delegate {
             AnyStore::Memory($store) => $call,
             #[cfg(feature = "sqlite")]
             AnyStore::Sqlite($store) => $call,
-            // On the heap: those of etcd take 25 KiB, and whatever awaits one would be as large.
+            // On the heap: those of etcd take 25 KiB, and every future that awaits one would be as large.
             #[cfg(feature = "etcd")]
             AnyStore::Etcd($store) => Box::pin(async move { $call }).await,
         }

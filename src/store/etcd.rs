@@ -6,12 +6,12 @@
 //!   left alone for a while; a cluster with a dead member works as well as one without.
 //! - **An error says what became of the request.** What was certainly not applied is asked of another member, within
 //!   a bound; a write whose answer was lost is [`StoreError::Unknown`], at once, and is never repeated here.
-//! - **Every call ends**, whatever the member or the network does, and a connection that swallowed a request is not
+//! - **Every call ends**, also when the member or the network hangs, and a connection that swallowed a request is not
 //!   used again. Watches ask for signs of life, and go on elsewhere where they left off.
 //! - **Tokens are renewed** when the member does not accept them any more.
 //! - **All endpoints must belong to one cluster**: what answers with another cluster's id is refused.
 //!
-//! Watches have connections of their own, so that one nobody reads cannot hold up requests.
+//! Watches have connections of their own, so that a watch without a reader cannot delay requests.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -81,7 +81,7 @@ impl EtcdStore {
         let about = store.about().await?;
         let advice = defects::warnings(&about.version);
         for warning in about.warnings {
-            // What stays as it is until somebody installs another version needs not to be said by every command.
+            // A state that lasts until another version is installed need not be reported by every command.
             if advice.contains(&warning) {
                 tracing::warn!(target: ADVICE, "{warning}");
             } else {
@@ -167,9 +167,9 @@ impl Store for EtcdStore {
         }
     }
 
-    /// One question and one answer on a stream of their own, as etcd's own client does for `KeepAliveOnce`: on a
-    /// stream that is kept, a late answer could be taken for the answer to a later question, and a lease be trusted
-    /// for longer than it lasts.
+    /// One question and one answer on a stream of their own, as etcd's own client does for `KeepAliveOnce`: on a stream
+    /// that is kept, a late answer could be confused with the answer to a later question, and a lease be trusted for
+    /// longer than it lasts.
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
         let subject = Subject { lease: Some(lease), at: None };
         let mut asked = self.asked(Nature::Repeatable, subject);

@@ -15,7 +15,7 @@ use crate::time::Clock;
 
 mod state;
 pub use state::HISTORY;
-use state::{Next, State};
+use state::{State, WatchBatch};
 
 /// A store that lives as long as its handles.
 ///
@@ -41,16 +41,16 @@ pub struct Snapshot(State);
 struct Shared {
     clock: Clock,
     state: Mutex<State>,
-    /// Told whenever something changed: an entry, or when the next lease ends. Not a `watch`, whose receivers wake in an
-    /// order drawn by chance.
+    /// Notified whenever something changed: an entry, or when the next lease ends. Not a `watch`, whose receivers wake
+    /// in an order drawn by chance.
     changed: Notify,
 }
 
 impl MemoryStore {
     /// An empty store whose leases are timed by `clock`.
     ///
-    /// A watch hears of a lease's end when its time has come by tokio's timer as well as by `clock`: a clock that is
-    /// moved by hand takes effect when something next asks the store.
+    /// A watch reports the end of a lease when its time has come by tokio's timer as well as by `clock`: a clock that
+    /// is moved by hand takes effect when something next asks the store.
     pub fn new(clock: Clock) -> MemoryStore {
         let shared = Shared { clock, state: Mutex::new(State::new()), changed: Notify::new() };
         MemoryStore { shared: Arc::new(shared) }
@@ -103,9 +103,9 @@ impl Shared {
         answer
     }
 
-    /// What a watch hears next, and for how long nothing more can come unless somebody acts. `None`: the store that was
-    /// watched is not there any more.
-    fn next(&self, keys: &Keys, from: Revision, restorations: u64) -> Option<(Next, Option<Duration>)> {
+    /// The next changes of a watch, and for how long no others can come without a call. `None`: the watched store is
+    /// gone.
+    fn next(&self, keys: &Keys, from: Revision, restorations: u64) -> Option<(WatchBatch, Option<Duration>)> {
         self.with(|state| {
             let idle = state.next_deadline().map(|deadline| deadline.since(self.clock.boot()));
             (state.restorations() == restorations).then(|| (state.changes(keys, from), idle))
@@ -116,12 +116,12 @@ impl Shared {
     async fn report(self: Arc<Shared>, keys: Keys, mut from: Revision, reports: mpsc::Sender<Watched>) {
         let restorations = self.with(|state| state.restorations());
         loop {
-            // It hears of what changes from here on.
+            // It receives all changes from here on.
             let changed = self.changed.notified();
             let Some((next, idle)) = self.next(&keys, from, restorations) else { return };
             let report = match next {
-                Next::Compacted(revision) => Some(Watched::Compacted(revision)),
-                Next::Changes(changes, next) => {
+                WatchBatch::Compacted(revision) => Some(Watched::Compacted(revision)),
+                WatchBatch::Changes(changes, next) => {
                     from = next;
                     Some(changes).filter(|changes| !changes.is_empty()).map(Watched::Changes)
                 }

@@ -6,8 +6,8 @@
 //! process nor a machine that dies at any moment takes back what was answered.
 //!
 //! **One machine.** SQLite's locks and its shared memory do not reach across machines. A file on a network filesystem
-//! is refused where it can be told; two containers may share a file if they share the kernel and its time namespace,
-//! and where they do not, the one that opens it last wins and the other says so. Copy, move or restore the file only
+//! is refused if it can be recognized; two containers may share a file if they share the kernel and its time namespace,
+//! and where they do not, the one that opens it last wins and the other reports it. Copy, move or restore the file only
 //! while nothing uses it, and take its `-wal` file along (or remove it with what is replaced).
 //!
 //! All SQLite work is done on two threads of the store's own, one that writes and one that reads: never on the async
@@ -38,7 +38,7 @@ mod writer;
 use announce::Bell;
 pub use contents::HISTORY;
 use file::File;
-use reader::{Hearing, Question, Read, Reader, ToReader, Watches, Watching};
+use reader::{Listening, Question, Read, Reader, ToReader, Watches, Watching};
 use writer::{Request, ToWriter, Write, Writer, Written};
 
 /// How long a call waits for its answer. A write that was not answered by then is [`StoreError::Unknown`].
@@ -117,11 +117,11 @@ impl SqliteStore {
 /// How a store and the others on its file learn of each other's commits. Only tests have another than the default.
 #[derive(Clone, Copy, Debug)]
 struct Word {
-    /// The others hear of this store's commits when they are made.
+    /// The other processes are notified of this store's commits.
     announces: bool,
     /// This store listens to the announcements of others.
     listens: bool,
-    /// How often it looks while it listens and hears nothing.
+    /// How often it reads while it listens and receives nothing.
     look_every: Duration,
 }
 
@@ -179,7 +179,7 @@ impl Threads {
             requests: read_requests,
             writer: writer.clone(),
             bell,
-            hearing: Hearing::new(word.listens.then_some(database), word.look_every),
+            listening: Listening::new(word.listens.then_some(database), word.look_every),
             watches: Watches::default(),
         };
         spawn("fencron-sqlite-write", move || write_thread.run())?;

@@ -65,7 +65,7 @@ fn a_node() {
     runtime.block_on(async {
         let executor = executor();
         let until = Clock::system().boot().plus(millis(trust));
-        executor.deadlines().tell(LEASE, until, KILLED_AFTER);
+        executor.deadlines().set(LEASE, until, KILLED_AFTER);
         println!("\nuntil {}", until.since_boot().as_nanos());
         let mut attempts = Vec::new();
         for _ in 0..starts.parse().unwrap() {
@@ -324,7 +324,7 @@ async fn nothing_is_left_of_a_stopped_node_when_its_lease_can_pass() {
 async fn a_command_told_by_its_node_does_not_outlive_the_lease_by_its_kill_after() {
     let executor = executor();
     let until = now().plus(TRUST);
-    executor.deadlines().tell(LEASE, until, KILLED_AFTER);
+    executor.deadlines().set(LEASE, until, KILLED_AFTER);
     let script = "trap '' TERM; sleep 3600 & echo child $!; echo pid $$; while :; do sleep 0.02; done";
     let mut attempt = begin_if(&executor, shell(script), MayStart::always().under(LEASE));
     let child: i32 = attempt.line("child ").await.parse().unwrap();
@@ -340,12 +340,12 @@ async fn a_command_lives_while_its_lease_is_kept_alive() {
     let executor = executor();
     let deadlines = executor.deadlines();
     const TRUST: Duration = Duration::from_secs(3);
-    deadlines.tell(LEASE, now().plus(TRUST), KILLED_AFTER);
+    deadlines.set(LEASE, now().plus(TRUST), KILLED_AFTER);
     let mut attempt = begin_if(&executor, shell("echo pid $$; exec sleep 3600"), MayStart::always().under(LEASE));
     attempt.pid().await;
     let first = now().plus(TRUST);
     while now() < first.plus(KILLED_AFTER) {
-        deadlines.tell(LEASE, now().plus(TRUST), KILLED_AFTER);
+        deadlines.set(LEASE, now().plus(TRUST), KILLED_AFTER);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(!attempt.ended.is_finished());
@@ -360,12 +360,12 @@ async fn a_command_lives_while_its_lease_is_kept_alive() {
 async fn a_command_is_ended_at_once_when_its_lease_ends_early() {
     let executor = executor();
     let deadlines = executor.deadlines();
-    deadlines.tell(LEASE, now().plus(FOREVER), KILLED_AFTER);
+    deadlines.set(LEASE, now().plus(FOREVER), KILLED_AFTER);
     let mut attempt = begin_if(&executor, shell("echo pid $$; exec sleep 3600"), MayStart::always().under(LEASE));
     attempt.pid().await;
     // By then the supervisor has heard of both, and sleeps until the lease ends.
     begin(&executor, command(["sleep", "0.2"])).end().await;
-    deadlines.tell(LEASE, now(), KILLED_AFTER);
+    deadlines.set(LEASE, now(), KILLED_AFTER);
     assert_eq!(attempt.end().await.outcome, Outcome::Stopped(StopReason::LostLeadership));
 }
 

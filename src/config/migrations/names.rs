@@ -111,7 +111,7 @@ pub fn some(names: &[String]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-/// Whether `recorded` led back from one of `present`, and was made before such files were told from others.
+/// Whether `recorded` led back from one of `present`, and was made by a version that did not distinguish such files.
 pub fn leads_back_from<'a>(recorded: &str, mut present: impl Iterator<Item = &'a str>) -> bool {
     let (directory, name) = recorded.rsplit_once('/').unwrap_or(("", recorded));
     let in_directory = |other: &'a str| other.strip_prefix(directory)?.strip_prefix('/');
@@ -314,7 +314,7 @@ fn way_back(name: &str, files: &[&String]) -> Option<String> {
             let ways = WAYS_ON.map(|way| format!("{before}{way}{after}{SQL_FILE}"));
             let without = format!("{}{after}{SQL_FILE}", before.strip_suffix(SEPARATORS).unwrap_or(before));
             let there = ways.into_iter().chain([without]).find(|there| files.contains(&there));
-            // A name that says nothing else leads back from whatever is there.
+            // A name that says nothing else leads back from all that is there.
             let others = || files.iter().find(|file| word == stem && **file != name).map(|file| (*file).clone());
             if let Some(there) = there.or_else(others) {
                 return Some(there);

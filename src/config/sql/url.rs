@@ -58,11 +58,11 @@ fn server(url: &Text, kind: Database, rest: &str) -> Result<Server, String> {
     if database.contains('/') {
         return Err("has more than a database behind its host: write `%2F` for a `/` in a name or password".to_owned());
     }
-    let (who, place) = match authority.rsplit_once('@') {
-        Some((who, place)) => (who, place),
+    let (login, place) = match authority.rsplit_once('@') {
+        Some((login, place)) => (login, place),
         None => ("", authority),
     };
-    let (user, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
+    let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
     let (host, port) = host_and_port(kind, place)?;
     let given = |part: &str| decoded(part).map(|part| Some(part).filter(|part| !part.is_empty()));
     let mut server = Server {
@@ -105,9 +105,9 @@ fn server(url: &Text, kind: Database, rest: &str) -> Result<Server, String> {
         }
     };
     if server.identity.is_some() && matches!(encryption, Some(Encryption::Disable)) {
-        return Err("has an `sslcert` that is shown to nobody with `sslmode=disable`".to_owned());
+        return Err("has an `sslcert` that is not sent with `sslmode=disable`".to_owned());
     }
-    // Who names a root wants it to count.
+    // A root certificate that is named has to count.
     let default = if server.roots.is_some() { Encryption::VerifyFull } else { Encryption::Prefer };
     server.encryption = encryption.unwrap_or(default);
     // Its client library compares names by the words of an error that are others by now.

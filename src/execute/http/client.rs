@@ -1,4 +1,5 @@
-//! The client of one attempt: whom it trusts, what it shows of itself, where it lets itself be led, what it sends.
+//! The client of one attempt: the certificates that it trusts and sends, the redirects that it follows, and the request
+//! that it sends.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -137,7 +138,7 @@ fn read(file: &Text) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Redirects stay within the origin of the URL: what stamps and authorises a request is for nobody else. Those that
+/// Redirects stay within the origin of the URL: a request's stamp and authorization are for no other server. Those that
 /// would turn it into another one (301, 302 of a POST) are not followed: it would seem done, and was not.
 fn redirects(http: &Http) -> redirect::Policy {
     if http.redirects == 0 {

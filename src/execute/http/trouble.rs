@@ -59,7 +59,7 @@ pub(super) fn in_words(error: &reqwest::Error, hidden: bool) -> String {
     }
     match find::<io::Error>(error) {
         Some(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
-            "nobody listens there (connection refused): does the service run, and at this port?".to_owned()
+            "no server listens there (connection refused): does the service run, and at this port?".to_owned()
         }
         Some(io) if io.raw_os_error().is_some() => io.to_string(),
         _ if error.is_timeout() => "no connection within `connect_timeout`".to_owned(),

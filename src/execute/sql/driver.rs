@@ -1,4 +1,4 @@
-//! What is asked of a database, whichever it is: one statement at a time, its values bound, its answer bounded.
+//! The operations of every database: one statement at a time, its values bound, its answer bounded.
 
 use std::future::Future;
 use std::time::Duration;
@@ -86,7 +86,7 @@ pub enum Kind {
     Duplicate,
     /// It would fail again.
     Never,
-    /// The transaction that was begun is not open any more, though nobody of us has ended it: what was done in it may
+    /// The transaction that was begun is not open any more, although fencron has not ended it: what was done in it may
     /// be committed.
     Gone,
     /// It may go well at another time.
@@ -112,8 +112,8 @@ impl Failure {
     }
 }
 
-/// A statement of the script, when it is its turn.
-pub struct Turn<'a> {
+/// The statement of a script that is performed now.
+pub struct CurrentStatement<'a> {
     pub script: &'a Script,
     pub statement: &'a Statement,
     pub next: Option<&'a Statement>,
@@ -155,7 +155,7 @@ pub trait Driver: Sized + Send {
 
     /// Runs a statement of the script, after which the session's bounds are what they were. In a transaction it fails
     /// with [`Kind::Gone`] where the one that was marked is seen to be over.
-    fn perform(&mut self, turn: &Turn<'_>) -> impl Future<Output = Result<Answer, Failure>> + Send;
+    fn perform(&mut self, current: &CurrentStatement<'_>) -> impl Future<Output = Result<Answer, Failure>> + Send;
 
     /// Whether the transaction is still the one that was marked, and may be committed; asks for what is not known.
     fn confirm(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -165,7 +165,7 @@ pub trait Driver: Sized + Send {
 
     fn canceller(&self) -> Self::Canceller;
 
-    /// Asks that the statement which runs now be stopped. Nobody says whether it was: its answer does.
+    /// Requests the stop of the statement that runs now. Only its answer says whether it was stopped.
     fn cancel(canceller: &Self::Canceller) -> impl Future<Output = ()> + Send;
 
     /// Says goodbye.

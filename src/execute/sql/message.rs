@@ -1,4 +1,4 @@
-//! What is said about an attempt, without what is secret: what the database says may quote what it was given.
+//! The messages about an attempt, without secrets: a message of the database may quote the values that it received.
 
 use super::driver::{Answer, Failure, Kind};
 use crate::guard::sql::Dialect;
@@ -26,7 +26,7 @@ impl Secrets {
         Secrets::new(access.into_iter().chain(params))
     }
 
-    /// What else a server may say of who cannot come in. These are short words, and a job's own output may have them.
+    /// Other words of a server that refuses a login. They are short, and a job's own output may have them.
     fn of_access(sql: &Sql) -> Secrets {
         let Target::Server(server) = &sql.target else { return Secrets(Vec::new()) };
         let named = [Some(&server.host), server.user.as_ref(), server.database.as_ref()];
@@ -115,7 +115,7 @@ impl Messages<'_> {
             }
             _ => ("is it running, and reachable from this node?", Again::AsConfigured),
         };
-        let verb = if code.is_empty() { "cannot be reached" } else { "lets nobody in" };
+        let verb = if code.is_empty() { "cannot be reached" } else { "refuses logins" };
         Outcome::Failed { why: format!("{target} {verb}: {said}: {advice}"), again }
     }
 
@@ -138,7 +138,7 @@ impl Messages<'_> {
 
     /// A statement outside of a transaction was not answered.
     pub fn in_doubt(&self, failure: &Failure, place: Option<Place>) -> String {
-        format!("nobody can tell whether it was done: {}", self.located(failure, place))
+        format!("it is unknown whether it was done: {}", self.located(failure, place))
     }
 
     /// The transaction was ended in the middle, and not by us.
@@ -148,7 +148,7 @@ impl Messages<'_> {
 
     /// The commit was not answered, and the database could not be asked.
     pub fn unanswered(&self, failure: &Failure) -> String {
-        format!("nobody can tell whether it was committed: {}", self.said(failure))
+        format!("it is unknown whether it was committed: {}", self.said(failure))
     }
 
     fn located(&self, failure: &Failure, place: Option<Place>) -> String {
@@ -161,7 +161,7 @@ impl Messages<'_> {
         let statements: Vec<String> = dialect.statements().tables.iter().map(|table| format!("{table};")).collect();
         let message = format!(
             "the tables of the guard are not there, and this user may not create them: {}. Have them created once by \
-             somebody who may, and the user allowed to SELECT, INSERT and UPDATE fencron_guard, and to SELECT, INSERT \
+             a user who may, and the job's user allowed to SELECT, INSERT and UPDATE fencron_guard, and to SELECT, INSERT \
              and DELETE fencron_done:\n{}",
             failure.message,
             statements.join("\n")

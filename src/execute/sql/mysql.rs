@@ -6,7 +6,7 @@ use mysql_async::consts::StatusFlags;
 use mysql_async::prelude::{Protocol, Queryable};
 use mysql_async::{ClientIdentity, Conn, DriverError, Error, Opts, OptsBuilder, Params, QueryResult, SslOpts};
 
-use super::driver::{Answer, Driver, Failure, IDLE_LIMIT, Kind, Turn, Value, check_quoting, cut};
+use super::driver::{Answer, CurrentStatement, Driver, Failure, IDLE_LIMIT, Kind, Value, check_quoting, cut};
 use super::tls;
 use crate::guard::sql::Dialect;
 use crate::job::{Encryption, Quoting, Script, Server, Target, Text};
@@ -25,7 +25,7 @@ pub struct Mysql {
     quoting: Quoting,
     /// A savepoint stands in the transaction.
     marked: bool,
-    /// The bounds are to be set again, once a statement is through that no other asks after.
+    /// The bounds have to be set again, once a statement is through that no other statement checks.
     owed: bool,
 }
 
@@ -50,8 +50,8 @@ impl Driver for Mysql {
         let bounds = format!("SET SESSION wait_timeout = {idle}");
         let quoting = Quoting { backslash: true, double_is_name: false };
         let mut mysql = Mysql { conn, bounds, quoting, marked: false, owed: false };
-        // Instants are bound as UTC, and a TIMESTAMP is read in the session's zone. A statement outside of a transaction
-        // has to last, whatever the server's default.
+        // Instants are bound as UTC, and a TIMESTAMP is read in the session's zone. A statement outside of a
+        // transaction has to last, under any default of the server.
         let first = format!("SET SESSION autocommit = 1, time_zone = '+00:00', wait_timeout = {idle}");
         mysql.ask(&first, &[]).await?;
         let more = format!("{}, idle_transaction_timeout = {idle}", mysql.bounds);
@@ -88,16 +88,16 @@ impl Driver for Mysql {
         self.ask(&format!("SAVEPOINT {SAVEPOINT}"), &[]).await.map(|_| self.marked = true)
     }
 
-    async fn perform(&mut self, turn: &Turn<'_>) -> Result<Answer, Failure> {
-        let (text, may_set) = (turn.statement.text.as_str(), turn.statement.may_set());
-        let asked_after = turn.next.is_some_and(crate::job::Statement::asks_after_the_last);
-        // In one message: a node that stands still from then on has told the server.
-        let together = may_set && turn.values.is_empty() && !asked_after;
+    async fn perform(&mut self, current: &CurrentStatement<'_>) -> Result<Answer, Failure> {
+        let (text, may_set) = (current.statement.text.as_str(), current.statement.may_set());
+        let asked_after = current.next.is_some_and(crate::job::Statement::asks_after_the_last);
+        // In one message: a node that stands still from then on has already sent it.
+        let together = may_set && current.values.is_empty() && !asked_after;
         let answer = match together {
             true => self.ask(&format!("{text}\n;{}", self.bounds), &[]).await?,
-            false => self.ask(text, &turn.values).await?,
+            false => self.ask(text, &current.values).await?,
         };
-        if turn.in_transaction && !self.is_in_transaction() {
+        if current.in_transaction && !self.is_in_transaction() {
             return Err(Failure::gone(
                 "this statement ended the transaction: what came before it is committed, and what comes after it was \
                  not done: write `transaction: false`",
@@ -113,7 +113,7 @@ impl Driver for Mysql {
             let quoting = self.ask_quoting().await?;
             if quoting != self.quoting {
                 self.quoting = quoting;
-                check_quoting(turn.script, quoting, QUOTES)?;
+                check_quoting(current.script, quoting, QUOTES)?;
             }
         }
         Ok(answer)
@@ -142,7 +142,7 @@ impl Driver for Mysql {
     }
 
     async fn cancel((opts, id): &Self::Canceller) {
-        // When it cannot be asked, it does not answer either, which whoever asks notices.
+        // When it cannot be asked, it does not answer either, which the caller notices.
         if let Ok(mut conn) = Conn::new(opts.clone()).await {
             conn.query_drop(format!("KILL QUERY {id}")).await.ok();
             conn.disconnect().await.ok();
@@ -159,7 +159,7 @@ const QUOTES: &str = "this `sql_mode` (ANSI_QUOTES, NO_BACKSLASH_ESCAPES)";
 
 impl Mysql {
     fn is_in_transaction(&self) -> bool {
-        // An answer of rows has no such packet: then the last statement that had one tells.
+        // An answer of rows has no such packet: then the last statement that had one shows it.
         self.conn.last_ok_packet().is_none_or(|ok| ok.status_flags().contains(StatusFlags::SERVER_STATUS_IN_TRANS))
     }
 
@@ -181,7 +181,7 @@ fn options(server: &Server, encrypted: bool) -> Result<Opts, Failure> {
         .pass(shown(&server.password))
         .db_name(shown(&server.database))
         .tcp_port(server.port)
-        // It is asked by the way that the URL names, not by another that the server tells of.
+        // It is asked by the way that the URL names, not by another that the server names.
         .prefer_socket(false)
         .stmt_cache_size(0);
     if socket {
@@ -189,7 +189,7 @@ fn options(server: &Server, encrypted: bool) -> Result<Opts, Failure> {
     } else {
         options = options.ip_or_hostname(host);
         if encrypted {
-            // It is the only provider of cryptography in this program, or whoever set another one has decided.
+            // It is the only provider of cryptography in this program, unless the program has set another one.
             rustls::crypto::ring::default_provider().install_default().ok();
             options = options.ssl_opts(Some(encryption(server)?));
         }
@@ -270,7 +270,7 @@ fn failure(error: &Error) -> Failure {
         Error::Driver(
             DriverError::StmtParamsMismatch { .. } | DriverError::MixedParams | DriverError::LocalInfile(_),
         ) => Failure::never(error.to_string()),
-        // The error may carry the packet that it is about, which nobody can read.
+        // The error may carry the packet that it is about, which people cannot read.
         Error::Driver(DriverError::UnexpectedPacket { .. }) => Failure::lost("an answer that is no MySQL"),
         other => Failure::lost(other.to_string()),
     }

@@ -1,8 +1,9 @@
 //! The row of an occurrence, and the mark beside it for as long as the occurrence is being applied.
 //!
 //! Where a statement may commit and not look like it (a procedure of MySQL), the row would be committed with a part of
-//! the script, and whoever comes next would take all of it for applied. Such a transaction therefore writes a second row
-//! at its beginning and deletes it at its end: who finds the mark knows that the end was not in the same transaction.
+//! the script, and the next attempt would count all of it as applied. Such a transaction therefore writes a second row,
+//! the mark, at its beginning and deletes it at its end: an attempt that finds the mark knows that the end was not in
+//! the same transaction.
 
 use std::time::Duration;
 
@@ -68,8 +69,8 @@ pub async fn look<D: Driver>(session: &mut D, sql: &Sql, stamp: &Stamp) -> Resul
     Ok(found)
 }
 
-/// Deletes a few rows of occurrences of this job that nobody will ask for any more. The rows of migrations have a
-/// checksum, and stay. A transaction of its own, for it may fail: then the rows stay for now.
+/// Deletes a few rows of occurrences of this job that are not needed any more. The rows of migrations have a checksum,
+/// and stay. A transaction of its own, for it may fail: then the rows stay for now.
 pub async fn prune<D: Driver>(session: &mut D, job: &Job, stamp: &Stamp, clock: &Clock) {
     if job.guarantee != Guarantee::ExactlyOnce {
         return;
@@ -143,7 +144,7 @@ pub fn cut_short(stamp: &Stamp) -> String {
     let (scope, run_id) = (&stamp.scope, &stamp.run_id);
     format!(
         "an earlier attempt at {run_id} ended its own transaction in the middle: a part of the script is committed, and \
-         nothing can tell how much. Complete it by hand and say that it was done, or undo it by hand and have it made \
+         it is unknown how much. Complete it by hand and record that it was done, or undo it by hand and have it made \
          again, after `DELETE FROM fencron_done WHERE scope = '{scope}' AND run_id IN ('{run_id}', '{run_id}#begun')`"
     )
 }

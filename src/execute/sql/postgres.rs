@@ -1,6 +1,6 @@
 //! PostgreSQL.
 //!
-//! Values are sent as text, and the server reads each as whatever type the statement wants there. Statements without
+//! Values are sent as text, and the server reads each as the type that the statement wants there. Statements without
 //! values go the simple way, for only that takes every kind of statement.
 
 use std::error::Error as _;
@@ -15,7 +15,9 @@ use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked
 use tokio_postgres::{CancelToken, Client, Config, Error, SimpleQueryMessage, Statement as Prepared};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::driver::{Answer, CONNECT_LIMIT, Driver, Failure, IDLE_LIMIT, Kind, Turn, Value, check_quoting, cut};
+use super::driver::{
+    Answer, CONNECT_LIMIT, CurrentStatement, Driver, Failure, IDLE_LIMIT, Kind, Value, check_quoting, cut,
+};
 use super::tls;
 use crate::guard::sql::Dialect;
 use crate::job::{Binding, Database, Encryption, Quoting, Script, Server, Session, Target, Text, WantedServer};
@@ -40,7 +42,7 @@ pub struct Postgres {
     quoting: Quoting,
 }
 
-/// The task that speaks with the server. It ends with this: otherwise it would wait for answers that nobody wants.
+/// The task that speaks with the server. It ends with this: otherwise it would wait for answers without a receiver.
 struct Connection(JoinHandle<()>);
 
 impl Drop for Connection {
@@ -63,7 +65,7 @@ impl Driver for Postgres {
         let (client, connection) = config(server).connect(tls.clone()).await.map_err(|error| refused(&error))?;
         let old_quotes = connection.parameter("standard_conforming_strings") == Some("off");
         let connection = Connection(tokio::spawn(async move {
-            // What goes wrong with it, whoever waits for an answer hears.
+            // The caller that waits for an answer gets its error.
             connection.await.ok();
         }));
         let bounds = format!("SET idle_in_transaction_session_timeout = {}", IDLE_LIMIT.as_millis());
@@ -99,28 +101,28 @@ impl Driver for Postgres {
         }
     }
 
-    async fn perform(&mut self, turn: &Turn<'_>) -> Result<Answer, Failure> {
-        let (text, plain) = (turn.statement.text.as_str(), turn.values.is_empty());
+    async fn perform(&mut self, current: &CurrentStatement<'_>) -> Result<Answer, Failure> {
+        let (text, plain) = (current.statement.text.as_str(), current.values.is_empty());
         // What goes the simple way may be several statements, and one of them a COMMIT, if the server reads it
         // otherwise. It prepares one only.
-        let prepared = match plain && !(turn.in_transaction && text.contains(';')) {
+        let prepared = match plain && !(current.in_transaction && text.contains(';')) {
             true => None,
             false => Some(self.client.prepare(text).await.map_err(|error| failure(&error, text))?),
         };
         let asking = async {
             match prepared.filter(|_| !plain) {
-                Some(statement) => self.execute(&statement, &turn.values).await,
+                Some(statement) => self.execute(&statement, &current.values).await,
                 None => self.simple(text).await,
             }
         };
-        // They are under way before there is an answer: a node that stands still from then on has told the server.
+        // They are under way before there is an answer: a node that stands still from then on has already sent it.
         let after = format!("{WHERE}; {}", self.bounds);
         let (answer, after) = tokio::join!(biased; asking, self.simple(&after));
         let answer = answer.map_err(|error| failure(&error, text))?;
         match after.map_err(|error| failure(&error, "")) {
-            Ok(after) => self.look_at(turn, after)?,
+            Ok(after) => self.look_at(current, after)?,
             // The transaction that the script itself has begun may have failed.
-            Err(failure) if turn.in_transaction || failure.kind == Kind::Lost => return Err(failure),
+            Err(failure) if current.in_transaction || failure.kind == Kind::Lost => return Err(failure),
             Err(_) => {}
         }
         Ok(answer)
@@ -146,7 +148,7 @@ impl Driver for Postgres {
     }
 
     async fn cancel((token, tls): &Self::Canceller) {
-        // When it cannot be asked, it does not answer either, which whoever asks notices.
+        // When it cannot be asked, it does not answer either, which the caller notices.
         token.cancel_query(tls.clone()).await.ok();
     }
 
@@ -253,17 +255,17 @@ impl Postgres {
     }
 
     /// Judges what [`WHERE`] answered after a statement.
-    fn look_at(&mut self, turn: &Turn<'_>, after: Answer) -> Result<(), Failure> {
+    fn look_at(&mut self, current: &CurrentStatement<'_>, after: Answer) -> Result<(), Failure> {
         let Some([transaction, standard]) = after.rows.first().and_then(|row| row.first_chunk()) else {
             return Err(Failure::lost("an answer without the row that was asked for"));
         };
-        if turn.in_transaction {
+        if current.in_transaction {
             self.is_marked(transaction.as_deref())?;
         }
         let quoting = quoting(standard.as_deref() == Some("off"));
         if quoting != self.quoting {
             self.quoting = quoting;
-            check_quoting(turn.script, quoting, OLD_QUOTES)?;
+            check_quoting(current.script, quoting, OLD_QUOTES)?;
         }
         Ok(())
     }
@@ -355,7 +357,7 @@ fn timestamp(micros: i64) -> String {
 fn refused(error: &Error) -> Failure {
     let mut failure = failure(error, "");
     if error.as_db_error().is_some() {
-        // Class 28 is about who asks, 3D about what for. All else may be otherwise later: the server starts, is full.
+        // Class 28 is about the login, 3D about the database. Other errors may pass: the server starts, or is full.
         let never = ["28", "3D", "42"].iter().any(|class| failure.code.starts_with(class));
         failure.kind = if never { Kind::Never } else { Kind::Later };
     } else if failure.kind != Kind::Lost {

@@ -12,7 +12,7 @@ use rusqlite::{Connection, Error, InterruptHandle, OpenFlags, ToSql};
 use tokio::task::spawn_blocking;
 
 use self::rules::Rules;
-use super::driver::{Answer, Driver, Failure, Kind, Turn, Value, cut};
+use super::driver::{Answer, CurrentStatement, Driver, Failure, Kind, Value, cut};
 use crate::guard::sql::Dialect;
 use crate::job::{Script, Target};
 
@@ -36,7 +36,7 @@ pub struct Sqlite {
 /// Ends the statement that runs, and the waiting for a lock, which SQLite itself would go on with.
 pub struct Interrupt {
     handle: InterruptHandle,
-    told: AtomicBool,
+    requested: AtomicBool,
 }
 
 impl Driver for Sqlite {
@@ -59,7 +59,8 @@ impl Driver for Sqlite {
             Ok((connection, rules))
         });
         let (connection, rules) = opened.await.map_err(|_| panicked())?.map_err(|error| failure(&error))?;
-        let interrupt = Arc::new(Interrupt { handle: connection.get_interrupt_handle(), told: AtomicBool::new(false) });
+        let interrupt =
+            Arc::new(Interrupt { handle: connection.get_interrupt_handle(), requested: AtomicBool::new(false) });
         Ok(Sqlite { connection: Some(connection), interrupt, in_transaction: false, rules, without_keys: false })
     }
 
@@ -83,12 +84,12 @@ impl Driver for Sqlite {
         Ok(())
     }
 
-    async fn perform(&mut self, turn: &Turn<'_>) -> Result<Answer, Failure> {
-        let (text, values) = (turn.statement.text.clone(), turn.values.clone());
+    async fn perform(&mut self, current: &CurrentStatement<'_>) -> Result<Answer, Failure> {
+        let (text, values) = (current.statement.text.clone(), current.values.clone());
         let rules = Arc::clone(&self.rules);
         // Where the script has not switched them off, they are off all the same.
-        let keys_missed = self.without_keys && !turn.statement.without_keys;
-        let in_transaction = turn.in_transaction;
+        let keys_missed = self.without_keys && !current.statement.without_keys;
+        let in_transaction = current.in_transaction;
         let performing = move |connection: &Connection| {
             if in_transaction {
                 rules.begin();
@@ -108,7 +109,7 @@ impl Driver for Sqlite {
             return Err(Failure { at: None, ..Failure::never(why) });
         }
         let answer = answer?;
-        match turn.in_transaction && !self.in_transaction {
+        match current.in_transaction && !self.in_transaction {
             true => Err(Failure::gone("this statement ended the transaction: write `transaction: false`")),
             false => Ok(answer),
         }
@@ -116,7 +117,7 @@ impl Driver for Sqlite {
 
     async fn confirm(&mut self) -> Result<(), Failure> {
         if !self.in_transaction {
-            return Err(Failure::gone("the transaction is over, and nobody can tell what ended it"));
+            return Err(Failure::gone("the transaction is over, and it is unknown what ended it"));
         }
         if !self.without_keys {
             return Ok(());
@@ -147,7 +148,7 @@ impl Driver for Sqlite {
     }
 
     async fn cancel(interrupt: &Self::Canceller) {
-        interrupt.told.store(true, Ordering::SeqCst);
+        interrupt.requested.store(true, Ordering::SeqCst);
         interrupt.handle.interrupt();
     }
 
@@ -179,14 +180,14 @@ impl Sqlite {
             self.connection = Some(connection);
             match answer {
                 // Nothing is held that another one could wait for, or nothing is lost by waiting.
-                Err(error) if outside && is_busy(&error) && tries < BUSY_TRIES && !self.is_told() => tries += 1,
+                Err(error) if outside && is_busy(&error) && tries < BUSY_TRIES && !self.is_asked() => tries += 1,
                 other => return other.map_err(|error| failure(&error)),
             }
         }
     }
 
-    fn is_told(&self) -> bool {
-        self.interrupt.told.load(Ordering::SeqCst)
+    fn is_asked(&self) -> bool {
+        self.interrupt.requested.load(Ordering::SeqCst)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::driver::{Answer, Driver, Failure, Kind, Turn, Value};
+use super::driver::{Answer, CurrentStatement, Driver, Failure, Kind, Value};
 use super::message::Messages;
 use super::occurrence::{self, fence_of};
 use super::{COMMITTING, LOOSE, Progress, STOPPING};
@@ -277,8 +277,8 @@ impl<D: Driver> Steps<'_, D> {
             }
             let values = values_of(statement, sql, stamp);
             let next = script.statements.get(index + 1);
-            let turn = Turn { script, statement, next, values, in_transaction };
-            match self.session.perform(&turn).await {
+            let current = CurrentStatement { script, statement, next, values, in_transaction };
+            match self.session.perform(&current).await {
                 Ok(answer) => {
                     let text = self.messages.answer(statement.place, &answer);
                     self.output.write(Stream::Stdout, text.as_bytes());
@@ -300,7 +300,7 @@ impl<D: Driver> Steps<'_, D> {
             );
         }
         // What it called may have committed before it failed. A transaction that lost against another is undone whole,
-        // and whoever makes it again finds out.
+        // and the attempt that repeats it finds out.
         let may_be_gone = in_transaction && D::HIDES_COMMITS && !matches!(failure.kind, Kind::Lost | Kind::Conflict);
         if may_be_gone
             && failure.kind != Kind::Gone

@@ -1,4 +1,4 @@
-//! How sure a connection to a server is to be of who is there.
+//! How a connection checks the identity of the server.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -76,8 +76,8 @@ fn read_certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'stat
     }
 }
 
-/// Takes any certificate, or any that `chain` takes but for the name in it. That whoever shows it has its key is
-/// checked all the same.
+/// Takes any certificate, or any that `chain` takes but for the name in it. That the server has its key is checked all
+/// the same.
 #[derive(Debug)]
 struct Lenient {
     provider: Arc<CryptoProvider>,

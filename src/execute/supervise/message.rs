@@ -1,4 +1,4 @@
-//! What a supervisor is told, one packet each. Sent by the node, or by a child that is about to become its program.
+//! The messages to a supervisor, one packet each. Sent by the node, or by a child that is about to become its program.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -107,7 +107,7 @@ pub(super) enum Received {
     /// With the descriptors that came with it.
     Message(Message, Vec<OwnedFd>),
     Nothing,
-    /// Nobody is left who could send.
+    /// No sender is left.
     End,
 }
 

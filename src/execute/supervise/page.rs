@@ -1,11 +1,11 @@
-//! The memory that a node shares with its supervisor: until when leases may be trusted, and who told which command to
-//! end.
+//! The memory that a node shares with its supervisor: until when leases may be trusted, and which side asked a command
+//! to end.
 //!
 //! It is read and written without any message, so that it says what is so even when either of the two stands still.
 //!
-//! Commands run as the same user, and may look for it in `/proc`. It is two files: the one with the limits can be written
-//! through the node's own mapping alone, which is made before it is sealed. Whoever opens the other can have a command told
-//! to end or not told, but cannot make it outlive the lease.
+//! Commands run as the same user, and may look for it in `/proc`. It is two files: the one with the limits can be
+//! written through the node's own mapping alone, which is made before it is sealed. A process that opens the other can
+//! cause or prevent that a command is asked to end, but cannot make it outlive the lease.
 
 use std::ffi::CStr;
 use std::io;
@@ -52,14 +52,14 @@ struct Cell {
 /// The layout that both sides agree on: they are the same program.
 type Cells = [Cell; LEASES];
 
-/// Who told each command to end: `RUNNING`, `TOLD_BY_NODE` or `TOLD_BY_SUPERVISOR`.
+/// Which side asked each command to end: `RUNNING`, `ASKED_BY_NODE` or `ASKED_BY_SUPERVISOR`.
 type Slots = [AtomicU32; SLOTS as usize];
 
 const RUNNING: u32 = 0;
-const TOLD_BY_NODE: u32 = 1;
-const TOLD_BY_SUPERVISOR: u32 = 2;
+const ASKED_BY_NODE: u32 = 1;
+const ASKED_BY_SUPERVISOR: u32 = 2;
 
-/// Who asks a command to end. A command is asked by one of them only: many take a second TERM for "at once".
+/// The side that asks a command to end. Only one side asks a command: many commands read a second TERM as "at once".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Node,
@@ -79,11 +79,11 @@ unsafe impl<T> Send for Shared<T> {}
 unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    /// New memory, whose size stays. Pages of it that nobody touched cost nothing.
+    /// New memory, whose size stays. Pages of it that were not touched cost nothing.
     fn new(name: &CStr) -> io::Result<Shared<T>> {
         let file = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         ftruncate(&file, i64::try_from(size_of::<T>()).expect("it is small"))?;
-        // A file that was made shorter would kill whoever reads it by SIGBUS.
+        // A file that was made shorter would kill its readers by SIGBUS.
         fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))?;
         Shared::map(file, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
@@ -124,7 +124,7 @@ pub(super) struct Page {
 impl Page {
     /// New memory that can be shared.
     pub(super) fn new() -> io::Result<Page> {
-        let page = Page { cells: Shared::new(c"fencron-trust")?, slots: Shared::new(c"fencron-told")? };
+        let page = Page { cells: Shared::new(c"fencron-trust")?, slots: Shared::new(c"fencron-asked")? };
         match fcntl(&page.cells.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_FUTURE_WRITE)) {
             // Linux before 5.1 does not know it.
             Ok(_) | Err(Errno::EINVAL) => {}
@@ -146,14 +146,14 @@ impl Page {
         Ok([self.cells.file.as_fd().try_clone_to_owned()?, self.slots.file.as_fd().try_clone_to_owned()?])
     }
 
-    /// Where the limits of `lease` stand; `None`: nobody has told them.
+    /// Where the limits of `lease` stand; `None`: they were not set.
     pub(super) fn cell_of(&self, lease: u64) -> Option<u32> {
         let found = self.cells.get().iter().position(|cell| cell.lease.load(Ordering::SeqCst) == lease)?;
         u32::try_from(found).ok().filter(|_| lease != 0)
     }
 
-    /// Tells the limits of `lease`, and returns whether they came nearer. Of the calls one may be made at a time.
-    pub(super) fn tell(&self, lease: u64, trusted_until: Boot, killed_after: Duration) -> bool {
+    /// Sets the limits of `lease`, and returns whether they came nearer. Only one call may be made at a time.
+    pub(super) fn set_limits(&self, lease: u64, trusted_until: Boot, killed_after: Duration) -> bool {
         let cells = self.cells.get();
         let until = nanos(trusted_until.since_boot());
         let known = cells.iter().find(|cell| cell.lease.load(Ordering::SeqCst) == lease);
@@ -192,21 +192,21 @@ impl Page {
         }
     }
 
-    /// Takes it upon `side` to tell the command to end; false: it was told already.
-    pub(super) fn claim_telling(&self, slot: u32, side: Side) -> bool {
-        let told = match side {
-            Side::Node => TOLD_BY_NODE,
-            Side::Supervisor => TOLD_BY_SUPERVISOR,
+    /// Claims for `side` the task of asking the command to end; false: it was asked already.
+    pub(super) fn claim_ending(&self, slot: u32, side: Side) -> bool {
+        let asked = match side {
+            Side::Node => ASKED_BY_NODE,
+            Side::Supervisor => ASKED_BY_SUPERVISOR,
         };
         self.slot(slot)
-            .is_some_and(|slot| slot.compare_exchange(RUNNING, told, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+            .is_some_and(|slot| slot.compare_exchange(RUNNING, asked, Ordering::SeqCst, Ordering::SeqCst).is_ok())
     }
 
-    /// Who told the command to end, if it was.
-    pub(super) fn told_by(&self, slot: u32) -> Option<Side> {
+    /// The side that asked the command to end, if one did.
+    pub(super) fn asked_by(&self, slot: u32) -> Option<Side> {
         match self.slot(slot)?.load(Ordering::SeqCst) {
-            TOLD_BY_NODE => Some(Side::Node),
-            TOLD_BY_SUPERVISOR => Some(Side::Supervisor),
+            ASKED_BY_NODE => Some(Side::Node),
+            ASKED_BY_SUPERVISOR => Some(Side::Supervisor),
             _ => None,
         }
     }
@@ -234,11 +234,11 @@ mod tests {
     fn what_the_node_tells_is_read_through_the_other_mapping() {
         let node = Page::new().unwrap();
         let supervisor = Page::map(node.files().unwrap()).unwrap();
-        assert!(!node.tell(7, ms(1_000), KILLED_AFTER));
+        assert!(!node.set_limits(7, ms(1_000), KILLED_AFTER));
         let cell = node.cell_of(7).unwrap();
         assert_eq!(supervisor.limits(cell, 7), Limits { trusted_until: ms(1_000), killed_at: ms(1_075) });
-        assert!(!node.tell(7, ms(2_000), KILLED_AFTER), "further away");
-        assert!(node.tell(7, ms(500), KILLED_AFTER), "nearer");
+        assert!(!node.set_limits(7, ms(2_000), KILLED_AFTER), "further away");
+        assert!(node.set_limits(7, ms(500), KILLED_AFTER), "nearer");
         assert_eq!(supervisor.limits(cell, 7).trusted_until, ms(500));
     }
 
@@ -252,7 +252,7 @@ mod tests {
     fn who_opens_the_memory_of_a_node_cannot_prolong_the_trust_in_its_lease() {
         use std::os::unix::fs::FileExt as _;
         let node = Page::new().unwrap();
-        node.tell(7, ms(1_000), KILLED_AFTER);
+        node.set_limits(7, ms(1_000), KILLED_AFTER);
         let opened = open_again(&node.cells.file).unwrap();
         assert!(opened.write_at(&[0xff; 16], 0).is_err(), "sealed");
         assert!(opened.set_len(0).is_err(), "whoever reads it would die of that");
@@ -260,7 +260,7 @@ mod tests {
         assert!(Shared::<Cells>::map(opened.into(), writable).is_err(), "sealed");
         assert!(open_again(&node.slots.file).unwrap().set_len(0).is_err());
         let supervisor = Page::map(node.files().unwrap()).unwrap();
-        node.tell(7, ms(2_000), KILLED_AFTER);
+        node.set_limits(7, ms(2_000), KILLED_AFTER);
         let cell = node.cell_of(7).unwrap();
         assert_eq!(supervisor.limits(cell, 7).trusted_until, ms(2_000), "the node still writes");
     }
@@ -268,10 +268,10 @@ mod tests {
     #[test]
     fn a_lease_that_was_forgotten_for_others_is_past() {
         let page = Page::new().unwrap();
-        page.tell(1, ms(1), KILLED_AFTER);
+        page.set_limits(1, ms(1), KILLED_AFTER);
         let cell = page.cell_of(1).unwrap();
         for lease in 2..2 + LEASES as u64 {
-            page.tell(lease, ms(1_000 + lease), KILLED_AFTER);
+            page.set_limits(lease, ms(1_000 + lease), KILLED_AFTER);
         }
         assert_eq!(page.cell_of(1), None);
         assert_eq!(page.limits(cell, 1).killed_at, Boot::default());
@@ -279,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_told_by_one_side_only() {
+    fn a_command_is_asked_by_one_side_only() {
         let page = Page::new().unwrap();
         page.begin(3);
-        assert!(page.claim_telling(3, Side::Supervisor));
-        assert!(!page.claim_telling(3, Side::Node));
-        assert_eq!(page.told_by(3), Some(Side::Supervisor));
+        assert!(page.claim_ending(3, Side::Supervisor));
+        assert!(!page.claim_ending(3, Side::Node));
+        assert_eq!(page.asked_by(3), Some(Side::Supervisor));
         page.begin(3);
-        assert_eq!(page.told_by(3), None);
-        assert!(!page.claim_telling(SLOTS, Side::Node), "there is no such slot");
+        assert_eq!(page.asked_by(3), None);
+        assert!(!page.claim_ending(SLOTS, Side::Node), "there is no such slot");
     }
 }

@@ -31,7 +31,7 @@ const AGAIN_LAST: Duration = Duration::from_millis(256);
 /// How much output of a dead node's commands is thrown away at once.
 const DRAIN_AT_ONCE: usize = 64 * 1024;
 
-/// Whatever else is sent to a node, by a terminal or by its process group, is not meant for this process.
+/// Other signals that are sent to a node, by a terminal or by its process group, are not meant for this process.
 const IGNORED: [Signal; 10] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -49,12 +49,12 @@ const IGNORED: [Signal; 10] = [
 pub(super) fn main() -> i32 {
     match settle().and_then(Supervisor::run) {
         Ok(()) => 0,
-        // There is nobody to tell but whoever started it, who asks for the exit code.
+        // Only the process that started it can learn of this, by the exit code.
         Err(_) => 2,
     }
 }
 
-/// Takes leave of whoever started this: session, terminal, files, signals.
+/// Separates this process from the one that started it: session, terminal, files, signals.
 fn settle() -> Result<Supervisor, Errno> {
     super::hide().map_err(|_| Errno::EPERM)?;
     for ignored in IGNORED {
@@ -96,7 +96,7 @@ fn node_of(mut args: impl Iterator<Item = String>) -> Option<libc::pid_t> {
 
 struct Supervisor {
     page: Page,
-    /// `None`: whoever could send has gone.
+    /// `None`: no sender is left.
     socket: Option<OwnedFd>,
     /// A pidfd.
     node: OwnedFd,
@@ -113,15 +113,15 @@ struct Charge {
     command: Command,
     /// `None` where the system had no descriptor left for it.
     pidfd: Option<OwnedFd>,
-    /// From which its output can be read, while anybody can write to it.
+    /// From which its output can be read, while a process can write to it.
     outputs: Vec<File>,
-    /// When it was first seen to have been told to end.
-    told_at: Option<Boot>,
+    /// When it was first seen to have been asked to end.
+    asked_at: Option<Boot>,
     /// What was there then outside of its group: those that descend from it are not found again once it has ended.
     strays: Vec<Member>,
     /// It has been killed so often.
     kills: u32,
-    /// When it is to be looked at again for what is left of it.
+    /// When to look again at what is left of it.
     look_at: Option<Boot>,
     /// Nothing is left of it.
     empty: bool,
@@ -132,14 +132,14 @@ struct Charge {
 enum Due {
     Nothing,
     At(Boot),
-    Tell,
+    AskToEnd,
     Kill,
 }
 
 impl Supervisor {
     fn run(mut self) -> Result<(), Errno> {
         loop {
-            self.hear();
+            self.receive();
             let next = self.act();
             if self.node_gone.is_some() && self.socket.is_none() && self.commands.is_empty() {
                 return Ok(());
@@ -149,7 +149,7 @@ impl Supervisor {
     }
 
     /// Takes all packets that are there.
-    fn hear(&mut self) {
+    fn receive(&mut self) {
         while let Some(socket) = &self.socket {
             match receive(socket.as_fd()) {
                 Received::Message(Message::Runs(command), descriptors) => self.take_on(command, descriptors),
@@ -173,7 +173,7 @@ impl Supervisor {
             command,
             pidfd,
             outputs,
-            told_at: None,
+            asked_at: None,
             strays: Vec::new(),
             kills: 0,
             look_at: None,
@@ -190,15 +190,15 @@ impl Supervisor {
             let gone = self.socket.is_none() || is_readable(self.node.as_fd());
             self.node_gone = gone.then_some(now);
         }
-        let (mut tell, mut kill) = (Vec::new(), Vec::new());
+        let (mut ask, mut kill) = (Vec::new(), Vec::new());
         for (slot, charge) in &mut self.commands {
             match charge.due(&self.page, self.node_gone, now) {
-                Due::Tell => tell.push(*slot),
+                Due::AskToEnd => ask.push(*slot),
                 Due::Kill => kill.push(*slot),
                 Due::Nothing | Due::At(_) => {}
             }
         }
-        self.tell(&tell, now);
+        self.ask_to_end(&ask, now);
         self.kill(&kill);
         if self.node_gone.is_some() {
             self.let_go(now);
@@ -208,32 +208,32 @@ impl Supervisor {
             let due = match charge.due(page, gone, now) {
                 Due::Nothing => None,
                 Due::At(at) => Some(at),
-                Due::Tell | Due::Kill => Some(now),
+                Due::AskToEnd | Due::Kill => Some(now),
             };
             due.into_iter().chain(charge.look_at.filter(|at| *at > now)).min()
         });
         next.min()
     }
 
-    /// Tells commands to end, and what they have started.
-    fn tell(&mut self, slots: &[u32], now: Boot) {
+    /// Asks commands to end, and what they have started.
+    fn ask_to_end(&mut self, slots: &[u32], now: Boot) {
         for slot in slots {
-            self.commands.entry(*slot).and_modify(|charge| charge.told_at = Some(now));
+            self.commands.entry(*slot).and_modify(|charge| charge.asked_at = Some(now));
         }
         let members = self.members(slots);
         for slot in slots {
             let Some(charge) = self.commands.get_mut(slot) else { continue };
             charge.strays = members.of(charge.command.pid).filter(|member| !member.is_in_group()).copied().collect();
-            // It ended by itself, and its node is to be able to say so.
+            // It ended by itself, and its node has to be able to report that.
             charge.empty = members.are_known() && charge.has_ended() && members.of(charge.command.pid).next().is_none();
         }
         let claims = |slot: &u32| {
             let runs = self.commands.get(slot).is_some_and(|charge| !charge.empty);
-            runs && self.page.claim_telling(*slot, Side::Supervisor)
+            runs && self.page.claim_ending(*slot, Side::Supervisor)
         };
-        let told: Vec<u32> = slots.iter().copied().filter(claims).collect();
-        for charge in told.iter().filter_map(|slot| self.commands.get(slot)) {
-            charge.tell(self.node_gone.is_some(), &members);
+        let asked: Vec<u32> = slots.iter().copied().filter(claims).collect();
+        for charge in asked.iter().filter_map(|slot| self.commands.get(slot)) {
+            charge.ask_to_end(self.node_gone.is_some(), &members);
         }
     }
 
@@ -290,7 +290,7 @@ impl Supervisor {
         if leaders.is_empty() { Found::default() } else { census::look(leaders) }
     }
 
-    /// Sleeps until something can be heard, the node dies, or it is `next`.
+    /// Sleeps until a message can be received, the node dies, or it is `next`.
     fn sleep(&self, next: Option<Boot>) -> Result<(), Errno> {
         match next {
             // Zero would mean never.
@@ -325,18 +325,18 @@ impl Charge {
             return Due::Nothing;
         }
         let limits = self.command.lease.map(|(cell, lease)| page.limits(cell, lease));
-        let told_by = page.told_by(self.command.slot);
-        if self.told_at.is_none() {
+        let asked_by = page.asked_by(self.command.slot);
+        if self.asked_at.is_none() {
             let end = [node_gone, limits.map(|limits| limits.trusted_until)].into_iter().flatten().min();
             match end {
                 None => return Due::Nothing,
                 Some(end) if now < end => return Due::At(end),
-                Some(_) => return Due::Tell,
+                Some(_) => return Due::AskToEnd,
             }
         }
-        // The node sees to `kill_after` itself where it has told the command to end, as long as there is a node.
-        let alone = node_gone.is_some() || told_by == Some(Side::Supervisor);
-        let patience = self.told_at.filter(|_| alone).map(|told_at| told_at.plus(self.command.kill_after));
+        // The node sees to `kill_after` itself if it has asked the command to end, as long as there is a node.
+        let alone = node_gone.is_some() || asked_by == Some(Side::Supervisor);
+        let patience = self.asked_at.filter(|_| alone).map(|asked_at| asked_at.plus(self.command.kill_after));
         let end = [patience, limits.map(|limits| limits.killed_at)].into_iter().flatten().min();
         match (end, self.look_at) {
             (None, _) => Due::Nothing,
@@ -348,7 +348,7 @@ impl Charge {
 
     /// TERM to all of it, once for each process: where the node died, the kernel sends it to the leader, unless that
     /// has become another user's since (`setpriv`, `gosu`), which cancels it.
-    fn tell(&self, node_died: bool, members: &Found) {
+    fn ask_to_end(&self, node_died: bool, members: &Found) {
         if !self.owns_number() {
             return;
         }
@@ -363,7 +363,7 @@ impl Charge {
             // One that has ended meanwhile needs no signal, and one that may not be signalled is killed later.
             member.signal(Signal::SIGTERM).and_then(|()| member.signal(Signal::SIGCONT)).ok();
         }
-        // A stopped process would see the TERM only when somebody continues it.
+        // A stopped process would see the TERM only when it is continued.
         self.signal_group(Signal::SIGCONT);
     }
 
@@ -378,7 +378,7 @@ impl Charge {
         }
     }
 
-    /// Whether the number still stands for this command: its leader is there, if only as a zombie, or nobody is.
+    /// Whether the number still stands for this command: its leader is there, if only as a zombie, or no process is.
     fn owns_number(&self) -> bool {
         let exited = self.pidfd.as_ref().is_some_and(|pidfd| is_readable(pidfd.as_fd()));
         // A zombie keeps its number. Once that was reaped, a living process of this number is a stranger.

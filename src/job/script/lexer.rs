@@ -34,7 +34,7 @@ pub struct Quoting {
 }
 
 impl Quoting {
-    /// How a session reads them unless somebody has set it otherwise.
+    /// How a session reads them by default.
     pub fn usual(kind: Database) -> Quoting {
         let mysql = kind == Database::Mysql;
         Quoting { backslash: mysql, double_is_name: !mysql }

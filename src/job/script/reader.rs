@@ -11,7 +11,7 @@ use super::{Database, Fault, MAX_STATEMENTS, Name, Place, Statement};
 
 /// How many of a statement's first words are looked at to know what it does.
 const WORDS: usize = 24;
-/// The commands of psql by which `pg_dump` shields a dump: to anybody else they say nothing.
+/// The commands of psql by which `pg_dump` shields a dump: to other readers they mean nothing.
 const SHIELDS: [&str; 2] = ["\\restrict ", "\\unrestrict "];
 
 /// A statement while it is read.

@@ -1,8 +1,8 @@
-//! What a statement of SQLite is, in SQLite's own words: while it prepares a statement, its authorizer is told each
+//! What a statement of SQLite is, in SQLite's own words: while it prepares a statement, its authorizer receives each
 //! action in it.
 //!
-//! A script is asked about when it is read, of a database in memory that has no tables and runs nothing; that tells what
-//! the script may not contain. When it runs, the same rules hold in the true database ([`refusal`]).
+//! A script is asked about when it is read, of a database in memory that has no tables and runs nothing; that shows
+//! what the script may not contain. When it runs, the same rules hold in the true database ([`refusal`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,7 +36,7 @@ pub fn refusal(action: &AuthAction) -> Option<String> {
             _ => "COMMIT",
         })),
         AuthAction::Attach { .. } => {
-            Some(format!("`ATTACH` cannot be part of a transaction that is to be whole in every file: {loose}"))
+            Some(format!("`ATTACH` cannot be part of a transaction that has to be whole in every file: {loose}"))
         }
         AuthAction::Detach { .. } => Some(format!("`DETACH` cannot be part of a transaction: {loose}")),
         AuthAction::Insert { table_name }
@@ -51,7 +51,7 @@ pub fn refusal(action: &AuthAction) -> Option<String> {
             if GUARDS.iter().any(|guard| guard.eq_ignore_ascii_case(table_name)) && !is_of_the_guard(action) =>
         {
             Some(format!(
-                "`{table_name}` tells which fences were let in and what was applied, this script among it, so that the \
+                "`{table_name}` records which fences were let in and what was applied, this script among it, so that the \
                  script must not write to it, nor change what a write to it does: remove this statement, or {loose}"
             ))
         }

@@ -1,12 +1,12 @@
-//! What cannot be part of a transaction that others began, as far as a statement's first words tell.
+//! What cannot be part of a transaction that others began, as far as a statement's first words show.
 //!
-//! Whoever writes such a script is told when it is read. What the words do not show, the database says when it runs.
+//! The author of such a script learns of it when it is read. What the words do not show, the database reports when it runs.
 
 use super::Meaning;
 use super::{Database, Statement};
 
 impl Statement {
-    /// Why it cannot be part of a transaction that others began; `None`: as far as its words tell, it can.
+    /// Why it cannot be part of a transaction that others began; `None`: as far as its words show, it can.
     pub fn why_not_in_transaction(&self, kind: Database) -> Option<String> {
         if let Meaning::Refused(why) = &self.meaning {
             return Some(why.clone());
@@ -111,7 +111,7 @@ fn commits(words: &[&str]) -> bool {
 
 fn stands_alone(words: &[&str], kind: Database) -> bool {
     if kind == Database::Sqlite {
-        // Of this alone the authorizer is not told.
+        // This is the only action that the authorizer does not receive.
         return matches!(words, ["VACUUM", ..]);
     }
     match words {

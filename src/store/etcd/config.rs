@@ -1,4 +1,4 @@
-//! Where the members are, who asks, and how long to wait.
+//! The addresses of the members, the login, and how long to wait.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -54,7 +54,7 @@ const PASSWORD_MOST: u64 = 64 * 1024;
 pub struct Tls {
     /// PEM certificates of the authorities to trust; without it, the system's.
     pub ca: Option<PathBuf>,
-    /// The PEM certificate (chain) and PEM key with which this client shows who it is.
+    /// The PEM certificate (chain) and PEM key with which this client identifies itself.
     pub identity: Option<(PathBuf, PathBuf)>,
     /// The name the members' certificates bear, where it is not the endpoint's host.
     pub domain: Option<String>,
@@ -145,7 +145,7 @@ impl EtcdConfig {
         self
     }
 
-    /// Whether the URL, or whoever made this, named a user, and gave a password.
+    /// Whether the URL, or the program, named a user and gave a password.
     pub fn has_credentials(&self) -> (bool, bool) {
         (self.user.is_some(), self.password != Password::Given(String::new()))
     }
@@ -209,7 +209,7 @@ impl EtcdConfig {
         format!("{}://{endpoint}", if self.tls.is_some() { "https" } else { "http" })
     }
 
-    /// The client's options, with the certificates read anew.
+    /// The client's options, with the certificates read again.
     ///
     /// No HTTP/2 keep-alive: members close connections that are pinged more often than every 5 s, or while idle
     /// (see docs/decisions/0005-etcd.md). Requests have time-outs, watches ask for signs of life.
@@ -269,8 +269,8 @@ impl fmt::Debug for EtcdConfig {
 impl FromStr for EtcdConfig {
     type Err = NotAnEtcdUrl;
 
-    /// Reads `etcd[s]://[user[:password]@]host[:port][,host[:port]…][?ca=…&cert=…&key=…&domain=…]`. What would be
-    /// taken for punctuation is percent-encoded in user, password and paths.
+    /// Reads `etcd[s]://[user[:password]@]host[:port][,host[:port]…][?ca=…&cert=…&key=…&domain=…]`. In user, password
+    /// and paths, characters that would count as punctuation are percent-encoded.
     fn from_str(url: &str) -> Result<EtcdConfig, NotAnEtcdUrl> {
         let (secure, rest) = match url.split_once("://") {
             Some(("etcd", rest)) => (false, rest),
@@ -322,7 +322,7 @@ fn tls_of(query: &str) -> Result<Tls, NotAnEtcdUrl> {
     Ok(tls)
 }
 
-/// The text of a regular file, without its line end: a pipe would keep whoever reads it waiting.
+/// The text of a regular file, without its line end: a pipe would keep its reader waiting.
 fn read_password(path: &Path) -> io::Result<String> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -363,7 +363,7 @@ fn endpoint(text: &str) -> Result<String, NotAnEtcdUrl> {
     }
 }
 
-/// A text with all percent-encoded that could be taken for punctuation.
+/// A text whose characters that would count as punctuation are percent-encoded.
 fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

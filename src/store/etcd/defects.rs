@@ -1,4 +1,4 @@
-//! What is known to be wrong with a server: with its version, or since it is another one.
+//! Known defects of a server: of its version, or because it is not etcd.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ pub(super) fn status_sign(cluster: Option<u64>) -> Option<&'static str> {
 /// What a lease that was granted under this id for this time says against its being etcd's.
 pub(super) fn lease_sign(id: i64, asked: i64, granted: Duration) -> Option<String> {
     let is_its_time = id == asked || id == i64::try_from(granted.as_secs()).unwrap_or(i64::MAX);
-    is_its_time.then(|| format!("it granted a lease of {asked} s under the id {id}, and would do so to everybody"))
+    is_its_time.then(|| format!("it granted a lease of {asked} s under the id {id}, and would do so for all clients"))
 }
 
 /// What an error says against its being etcd's.

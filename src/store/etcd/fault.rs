@@ -1,8 +1,8 @@
-//! What an error says about the request: was it applied, and who should be asked next?
+//! What an error says about the request: whether it was applied, and which member to ask next.
 //!
 //! The client hands everything over as a gRPC status. What is certain is listed here, by the texts of etcd's
-//! `rpctypes/error.go` (the codes are shared by errors that mean different things); whatever is not listed may have
-//! been applied. The reasons, with where etcd's sources show them, are in `docs/decisions/0005-etcd.md`.
+//! `rpctypes/error.go` (the codes are shared by errors that mean different things); a request with any other error may
+//! have been applied. The reasons, with where etcd's sources show them, are in `docs/decisions/0005-etcd.md`.
 
 use std::error::Error;
 
@@ -58,7 +58,7 @@ pub(super) fn sort(error: &ClientError, subject: Subject, store: &str) -> Fault 
         "etcdserver: invalid auth token"
         | "etcdserver: revision of auth store is old"
         | "etcdserver: user name is empty" => Fault::Token(text.to_owned()),
-        // A watch with a token that has expired is told this; a new token shows which it was.
+        // A watch with an expired token gets this error; a new token shows which it was.
         "etcdserver: permission denied" if matches!(error, ClientError::WatchError(_)) => Fault::Token(text.to_owned()),
         "etcdserver: permission denied" => denied(
             "the user has no right to these keys (a namespace's are below /fencron/v1/NAMESPACE/): is --namespace right?",
@@ -127,7 +127,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 fn reason(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     for cause in chain(error) {
-        // A status writes out its code, its metadata and all: its message is what tells something.
+        // A status writes out its code, its metadata and all: only its message is useful.
         let text = match cause.downcast_ref::<tonic::Status>() {
             Some(status) => status.message().to_owned(),
             None => cause.to_string(),
@@ -139,7 +139,7 @@ fn reason(error: &(dyn Error + 'static)) -> String {
     line
 }
 
-/// Whether the server answered that it has no users, so that there is nobody to be.
+/// Whether the server answered that it has no users, so that no login is needed.
 pub(super) fn says_authentication_is_off(error: &ClientError) -> bool {
     said(error) == "etcdserver: authentication is not enabled"
 }

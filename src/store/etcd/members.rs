@@ -20,7 +20,7 @@ use crate::time::{Boot, Clock};
 /// How long a member that failed is passed over while others can be asked.
 const QUARANTINE: Duration = Duration::from_secs(5);
 
-/// How long to wait once every member has been asked in vain.
+/// How long to wait once every member has been asked without an answer.
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// What may be done when an answer does not arrive.
@@ -59,23 +59,23 @@ pub(super) struct Members {
 struct Seat {
     endpoint: String,
     connection: Mutex<Option<Connection>>,
-    opening: Turn,
+    opening: SingleFlight,
 }
 
 /// A connection to one member.
 #[derive(Clone)]
 struct Connection {
     client: Client,
-    /// Tells it from the ones before it.
+    /// Distinguishes it from the ones before it.
     number: u64,
-    token: Arc<Turn>,
+    token: Arc<SingleFlight>,
 }
 
 /// Lets one task do a thing at a time; those that waited meanwhile learn that it was done.
 #[derive(Debug, Default)]
-struct Turn {
+struct SingleFlight {
     done: AtomicU64,
-    turn: tokio::sync::Mutex<()>,
+    flight: tokio::sync::Mutex<()>,
 }
 
 /// Which member to ask: the one that answered last, until it fails.
@@ -86,7 +86,7 @@ struct Choice {
     resting: Vec<Boot>,
 }
 
-/// An answer, which tells by its header which cluster gave it.
+/// An answer, whose header names the cluster that gave it.
 pub(super) trait FromCluster {
     fn header(&self) -> Option<&ResponseHeader>;
 }
@@ -136,7 +136,7 @@ impl Members {
         let seat = |endpoint: &String| Seat {
             endpoint: endpoint.clone(),
             connection: Mutex::new(None),
-            opening: Turn::default(),
+            opening: SingleFlight::default(),
         };
         let seats: Vec<Seat> = config.endpoints().iter().map(seat).collect();
         let choice = Mutex::new(Choice::among(seats.len()));
@@ -252,7 +252,7 @@ impl Members {
         let fault = match timeout(asked.patience, answer).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => sort(&error, asked.subject, &self.name(seat)),
-            Err(_) => Fault::Lost(format!("nothing was heard for {:?}", asked.patience)),
+            Err(_) => Fault::Lost(format!("no answer within {:?}", asked.patience)),
         };
         // A connection that swallowed one request would swallow the next for as long as the kernel believes in it.
         if matches!(fault, Fault::Lost(_) | Fault::NotSent(_)) {
@@ -267,12 +267,12 @@ impl Members {
             return Ok(connection);
         }
         let failures = seat.opening.count();
-        let _turn = seat.opening.turn.lock().await;
+        let _flight = seat.opening.flight.lock().await;
         if let Some(connection) = seat.connected() {
             return Ok(connection);
         }
         if seat.opening.count() != failures {
-            // Who had the turn before has just found out: no need for each that waited to wait again.
+            // The task before has just found out: no need for each waiter to try again.
             return Err(Fault::NotSent("the connection could not be opened a moment ago".into()));
         }
         let opened = timeout(self.config.timeouts().attempt, self.open(seat)).await;
@@ -281,13 +281,13 @@ impl Members {
                 *seat.slot() = Some(connection.clone());
                 Ok(connection)
             }
-            // Nothing of what was to be asked has been sent, whatever became of the opening.
+            // No part of the request has been sent, whether or not the stream was opened.
             Err(Fault::Lost(why)) => Err(seat.failed_to_open(Fault::NotSent(why))),
             Err(fault) => Err(seat.failed_to_open(fault)),
         }
     }
 
-    /// Connects, says who we are, and makes sure that it is the same cluster.
+    /// Connects, logs in, and makes sure that it is the same cluster.
     async fn open(&self, seat: &Seat) -> Result<Connection, Fault> {
         let sorted = |error: ClientError| sort(&error, Subject::default(), &self.name(seat));
         let options = self.config.options().await.map_err(Fault::Final)?;
@@ -304,7 +304,7 @@ impl Members {
     }
 
     /// Whether the cluster that answers is the one that answered before. Asked of every answer: a connection that broke
-    /// while nothing was asked is made again unseen, to whatever has that address then.
+    /// while idle is made again unseen, to the server that has that address then.
     fn check_cluster(&self, seat: &Seat, answer: &impl FromCluster) -> Result<(), StoreError> {
         let Some(cluster) = answer.header().map(ResponseHeader::cluster_id) else { return Ok(()) };
         let known = *self.cluster.get_or_init(|| cluster);
@@ -313,7 +313,7 @@ impl Members {
         }
         Err(StoreError::Unusable(format!(
             "{} belongs to another cluster ({cluster:x}) than the members asked before ({known:x}): locks in two \
-             clusters exclude nobody; correct the list of endpoints (or start anew, if the cluster was built anew)",
+             clusters exclude no other process; correct the list of endpoints (or restart, if the cluster was rebuilt)",
             self.name(seat)
         )))
     }
@@ -327,7 +327,7 @@ impl Members {
             Ok(()) => Ok(()),
             Err(error) if says_authentication_is_off(&error) => Ok(()),
             Err(error) => match (sort(&error, Subject::default(), &self.name(seat)), self.config.password_file()) {
-                // It may be written a moment later than etcd was told of it, or earlier.
+                // The file may be written a moment later than etcd's password changes, or earlier.
                 (Fault::Final(StoreError::Denied { why, .. }), Some(path)) => {
                     Err(Fault::TurnedAway(format!("{why}; the password is read again from {}", path.display())))
                 }
@@ -336,13 +336,13 @@ impl Members {
         }
     }
 
-    /// Gets a new token, unless somebody has since `tokens` were counted.
+    /// Gets a new token, unless another task has done so since `tokens` were counted.
     async fn renew_token(&self, seat: &Seat, connection: &Connection, tokens: u64, why: String) -> Result<(), Fault> {
         if self.config.user().is_none() {
             let why = format!("{why}: etcd has authentication on, and no user was given (etcd://USER@…)");
             return Err(Fault::Final(StoreError::Denied { store: self.name(seat), why }));
         }
-        let _turn = connection.token.turn.lock().await;
+        let _flight = connection.token.flight.lock().await;
         if connection.token.count() != tokens {
             return Ok(());
         }
@@ -389,7 +389,7 @@ impl Seat {
     }
 }
 
-impl Turn {
+impl SingleFlight {
     fn count(&self) -> u64 {
         self.done.load(Ordering::Acquire)
     }

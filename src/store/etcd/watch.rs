@@ -38,10 +38,10 @@ pub(super) struct Opened {
 }
 
 /// Why a stream is read no further.
-enum Ended {
+enum StreamEnd {
     /// Open another and go on.
     Broken(String),
-    /// There is nothing more to report, or nobody to report to.
+    /// There is nothing more to report, or no receiver.
     Over,
 }
 
@@ -66,12 +66,12 @@ impl Watcher {
         self.members.call(asked, |client| open_on(client, key, options.clone())).await
     }
 
-    /// Reports to `reports` until nobody listens any more.
+    /// Reports to `reports` until it has no receiver any more.
     pub(super) async fn run(mut self, mut stream: WatchStream, reports: Sender<Watched>) {
         loop {
             match self.follow(&mut stream, &reports).await {
-                Ended::Over => return,
-                Ended::Broken(why) => tracing::debug!(keys = ?self.keys, why, "a watch broke, and is opened again"),
+                StreamEnd::Over => return,
+                StreamEnd::Broken(why) => tracing::debug!(keys = ?self.keys, why, "a watch broke, and is opened again"),
             }
             drop(stream);
             stream = match self.reopen(&reports).await {
@@ -120,23 +120,23 @@ impl Watcher {
     }
 
     /// Reports what one stream brings.
-    async fn follow(&mut self, stream: &mut WatchStream, reports: &Sender<Watched>) -> Ended {
+    async fn follow(&mut self, stream: &mut WatchStream, reports: &Sender<Watched>) -> StreamEnd {
         let mut probes = 0;
         loop {
-            let heard = tokio::select! {
-                () = reports.closed() => return Ended::Over,
-                heard = timeout(PROBE_EVERY, stream.message()) => heard,
+            let received = tokio::select! {
+                () = reports.closed() => return StreamEnd::Over,
+                received = timeout(PROBE_EVERY, stream.message()) => received,
             };
-            let response = match heard {
+            let response = match received {
                 Ok(Ok(Some(response))) => response,
-                Ok(Ok(None)) => return Ended::Broken("the member ended the stream".into()),
-                Ok(Err(error)) => return Ended::Broken(error.to_string()),
-                Err(_) if probes == PROBES => return Ended::Broken("the member fell silent".into()),
+                Ok(Ok(None)) => return StreamEnd::Broken("the member ended the stream".into()),
+                Ok(Err(error)) => return StreamEnd::Broken(error.to_string()),
+                Err(_) if probes == PROBES => return StreamEnd::Broken("the member fell silent".into()),
                 Err(_) => {
                     probes += 1;
                     match stream.request_progress().await {
                         Ok(()) => continue,
-                        Err(error) => return Ended::Broken(error.to_string()),
+                        Err(error) => return StreamEnd::Broken(error.to_string()),
                     }
                 }
             };
@@ -147,29 +147,30 @@ impl Watcher {
         }
     }
 
-    /// Reports one response. All changes of one revision are in it: etcd splits them only for who asks for fragments.
-    async fn report(&mut self, response: &WatchResponse, reports: &Sender<Watched>) -> Option<Ended> {
+    /// Reports one response. All changes of one revision are in it: etcd splits them only for watches that request
+    /// fragments.
+    async fn report(&mut self, response: &WatchResponse, reports: &Sender<Watched>) -> Option<StreamEnd> {
         let next = self.next;
         let changes: Vec<Change> =
             response.events().iter().filter_map(translate::change).filter(|change| change.revision() >= next).collect();
         if let Some(last) = changes.last() {
             self.next = last.revision().next();
             if reports.send(Watched::Changes(changes)).await.is_err() {
-                return Some(Ended::Over);
+                return Some(StreamEnd::Over);
             }
         }
         if response.compact_revision() > 0 {
             let compacted = Watched::Compacted(translate::revision(response.compact_revision()));
-            // Whether somebody still listens makes no difference to what is over.
+            // A missing receiver makes no difference at the end.
             drop(reports.send(compacted).await);
-            return Some(Ended::Over);
+            return Some(StreamEnd::Over);
         }
-        response.canceled().then(|| Ended::Broken(format!("cancelled by etcd: {}", response.cancel_reason())))
+        response.canceled().then(|| StreamEnd::Broken(format!("cancelled by etcd: {}", response.cancel_reason())))
     }
 }
 
-/// Opens a watch, and waits until the member says that it stands. A watch from a revision that is past by then hears
-/// nothing for up to 100 ms: etcd looks only so often what such watches have missed.
+/// Opens a watch, and waits until the member confirms it. A watch from a revision that is past by then receives nothing
+/// for up to 100 ms: etcd looks only so often for what such watches have missed.
 async fn open_on(client: Client, key: &str, options: WatchOptions) -> Result<Opened, ClientError> {
     let mut stream = client.watch_client().max_decoding_message_size(MAX_ANSWER).watch(key, Some(options)).await?;
     match stream.message().await? {
@@ -182,8 +183,8 @@ async fn open_on(client: Client, key: &str, options: WatchOptions) -> Result<Ope
     }
 }
 
-/// From which revision on the store keeps the history of `key`, which does not reach back to `asked`. Only a watch is
-/// told.
+/// From which revision on the store keeps the history of `key`, which does not reach back to `asked`. Only a watch
+/// learns it.
 pub(super) async fn kept_from(client: Client, key: &str, asked: Revision) -> Result<Revision, ClientError> {
     let options = WatchOptions::new().with_start_revision(translate::number(asked.max(Revision(1))));
     let mut stream = client.watch_client().watch(key, Some(options)).await?;

@@ -47,8 +47,8 @@ struct Lease {
     keys: BTreeSet<String>,
 }
 
-/// What a watch hears next.
-pub(super) enum Next {
+/// The next changes of a watch.
+pub(super) enum WatchBatch {
     /// Changes, and the revision to go on from. May be empty.
     Changes(Vec<Change>, Revision),
     Compacted(Revision),
@@ -169,18 +169,18 @@ impl State {
     }
 
     /// What changed of `keys` from `from` on.
-    pub(super) fn changes(&self, keys: &Keys, from: Revision) -> Next {
+    pub(super) fn changes(&self, keys: &Keys, from: Revision) -> WatchBatch {
         if from < self.kept_from {
-            return Next::Compacted(self.kept_from);
+            return WatchBatch::Compacted(self.kept_from);
         }
         let mut changes = Vec::new();
         for (revision, logged) in self.log.range(from..) {
             changes.extend(logged.iter().map(|logged| &logged.change).filter(|c| keys.contains(c.key())).cloned());
             if changes.len() >= REPORT_CHANGES {
-                return Next::Changes(changes, revision.next());
+                return WatchBatch::Changes(changes, revision.next());
             }
         }
-        Next::Changes(changes, from.max(self.revision.next()))
+        WatchBatch::Changes(changes, from.max(self.revision.next()))
     }
 
     /// Forgets the history before `revision`.

@@ -1,10 +1,10 @@
 //! How a process learns at once that another one has committed to the same file.
 //!
-//! SQLite tells other processes nothing. The kernel reports writes to the write-ahead log (inotify), but reports them
-//! before the commit can be seen: SQLite publishes a commit through shared memory, after the log has been synced. So the
-//! writer sets the database's times when it has committed ([`announce`]), which is an event of its own (`IN_ATTRIB`), and
-//! listeners take that event alone. (Setting the log's times would make its next sync dearer: a sync writes them down.)
-//! The directory is watched, since a watch of the file would end where the file is replaced.
+//! SQLite does not notify other processes. The kernel reports writes to the write-ahead log (inotify), but reports them
+//! before the commit can be seen: SQLite publishes a commit through shared memory, after the log has been synced. So
+//! the writer sets the database's times when it has committed ([`announce`]), which is an event of its own
+//! (`IN_ATTRIB`), and listeners take that event alone. (Setting the log's times would make its next sync dearer: a sync
+//! writes them down.) The directory is watched, since a watch of the file would end where the file is replaced.
 //!
 //! A process has one inotify instance and one thread for all its stores, since the kernel allows a user only some 128
 //! instances. An announcement is a hint, as a watch is: the reader looks now and then without one (`sqlite/reader.rs`).
@@ -30,7 +30,7 @@ pub(super) use kernel::Subscription;
 /// Wakes the reader of one store, because something was committed that the reader may not have seen.
 #[derive(Clone)]
 pub(super) struct Bell {
-    /// It was rung and the reader has not looked since, or the reader serves no watch: ringing would wake it in vain.
+    /// It was rung and the reader has not looked since, or the reader serves no watch: ringing would wake it for nothing.
     rung: Arc<AtomicBool>,
     reader: mpsc::Sender<ToReader>,
 }
@@ -53,13 +53,13 @@ impl Bell {
     }
 }
 
-/// Tells the processes that listen that something was committed. It opens nothing: a process that closes any descriptor
-/// of the file loses SQLite's locks on it.
+/// Notifies the processes that listen of a commit. It opens nothing: a process that closes any descriptor of the file
+/// loses SQLite's locks on it.
 pub(super) fn announce(database: &Path) {
     // The mode that a writer needs is enough for the present time, which is why both times are set.
     let now = TimeSpec::UTIME_NOW;
     if let Err(error) = utimensat(AT_FDCWD, database, &now, &now, UtimensatFlags::FollowSymlink) {
-        tracing::debug!(%error, path = %database.display(), "other processes hear of a commit later");
+        tracing::debug!(%error, path = %database.display(), "other processes notice a commit later");
     }
 }
 
@@ -75,8 +75,8 @@ mod linux {
 
     use super::*;
 
-    /// How long the thread pauses after it has passed on what was announced. What is announced meanwhile the kernel makes
-    /// one event of: a store that is written to all the time wakes nobody more often than this.
+    /// How long the thread pauses after it has passed on what was announced. What is announced meanwhile the kernel
+    /// makes one event of: a store that is written to all the time wakes no process more often than this.
     const PAUSE: Duration = Duration::from_millis(1);
 
     /// The listening thread's, one for the process. `None`: nothing has listened yet.
@@ -95,7 +95,7 @@ mod linux {
         directory: WatchDescriptor,
         database: OsString,
         bell: Bell,
-        /// Nothing more will be heard of the directory.
+        /// No more events will come of the directory.
         is_deaf: Arc<AtomicBool>,
     }
 
@@ -134,7 +134,7 @@ mod linux {
         }
 
         /// Whether announcements still arrive.
-        pub(in crate::store::sqlite) fn hears(&self) -> bool {
+        pub(in crate::store::sqlite) fn is_listening(&self) -> bool {
             !self.is_deaf.load(Ordering::Acquire)
         }
     }
@@ -156,10 +156,10 @@ mod linux {
     impl Listener {
         fn start() -> Result<Listener, Errno> {
             let inotify = Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?);
-            let heard = Arc::clone(&inotify);
-            let thread = thread::Builder::new().name("fencron-sqlite-hear".to_owned());
+            let events = Arc::clone(&inotify);
+            let thread = thread::Builder::new().name("fencron-sqlite-events".to_owned());
             // It ends with the process.
-            thread.spawn(move || listen(&heard)).map_err(|_| Errno::EAGAIN)?;
+            thread.spawn(move || listen(&events)).map_err(|_| Errno::EAGAIN)?;
             Ok(Listener { inotify, subscribers: BTreeMap::new() })
         }
 
@@ -191,7 +191,7 @@ mod linux {
                 Err(Errno::EINTR) => {}
                 Err(error) => {
                     tracing::warn!(%error, "SQLite stores look for commits of other processes at intervals from now on");
-                    // The next store that listens begins anew.
+                    // The next store that listens begins again.
                     return listener().take().iter().for_each(Listener::fail);
                 }
             }
@@ -214,7 +214,7 @@ mod other {
             Err(Errno::ENOSYS)
         }
 
-        pub(in crate::store::sqlite) fn hears(&self) -> bool {
+        pub(in crate::store::sqlite) fn is_listening(&self) -> bool {
             match *self {}
         }
     }

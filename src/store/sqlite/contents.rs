@@ -39,8 +39,8 @@ pub(super) struct Contents<'c> {
     now: Boot,
 }
 
-/// What a watch hears next.
-pub(super) enum Next {
+/// The next changes of a watch.
+pub(super) enum WatchBatch {
     /// Changes, and the revision to go on from. May be empty.
     Changes(Vec<Change>, Revision),
     Compacted(Revision),
@@ -123,7 +123,7 @@ impl<'c> Contents<'c> {
 
     pub(super) fn grant(&mut self, asked: Duration) -> Result<(LeaseId, Duration), Failure> {
         let ttl = rules::ttl(asked)?;
-        // Random, not counted: a file restored from a backup must not grant again what somebody still holds.
+        // Random, not counted: a file restored from a backup must not grant again an id that is still held.
         let random = Uuid::new_v4().as_u64_pair();
         let id = ((random.0 ^ random.1) >> 1).max(1);
         self.connection.prepare_cached("INSERT INTO leases (id, ttl, deadline) VALUES (?1, ?2, ?3)")?.execute([
@@ -214,9 +214,9 @@ impl<'c> Contents<'c> {
     }
 
     /// What changed of `keys` from `from` on.
-    pub(super) fn changes(&self, keys: &Keys, from: Revision) -> rusqlite::Result<Next> {
+    pub(super) fn changes(&self, keys: &Keys, from: Revision) -> rusqlite::Result<WatchBatch> {
         if from < self.kept_from {
-            return Ok(Next::Compacted(self.kept_from));
+            return Ok(WatchBatch::Compacted(self.kept_from));
         }
         let (start, end) = bounds(keys);
         let mut statement = self.connection.prepare_cached(
@@ -231,14 +231,14 @@ impl<'c> Contents<'c> {
                 && changes.len() >= REPORT_CHANGES
                 && last.revision() < revision
             {
-                return Ok(Next::Changes(changes, revision));
+                return Ok(WatchBatch::Changes(changes, revision));
             }
             changes.push(match row.get_ref(1)? {
                 rusqlite::types::ValueRef::Null => Change::Deleted { key: row.get(0)?, revision },
                 _ => Change::Put(entry(row)?),
             });
         }
-        Ok(Next::Changes(changes, from.max(self.revision.next())))
+        Ok(WatchBatch::Changes(changes, from.max(self.revision.next())))
     }
 
     fn holds(&self, compare: &Compare) -> rusqlite::Result<bool> {
@@ -363,7 +363,7 @@ impl<'c> Contents<'c> {
     }
 
     /// The range as it was at `at`: what has not changed since, and what was before the first change since. One more
-    /// than the limit of each are enough to tell the first of both.
+    /// than the limit of each is enough to find the first of both.
     fn read_at(&self, range: &Range, at: Revision) -> rusqlite::Result<Vec<Entry>> {
         let (start, end) = bounds(&range.keys);
         let value = if range.keys_only { "x''" } else { "old_value" };

@@ -18,7 +18,7 @@ use crate::store::StoreError;
 
 /// What a file is to hold.
 pub(crate) struct Kind {
-    /// In the file's header: it tells our files from those of other applications.
+    /// In the file's header: it distinguishes our files from those of other applications.
     pub application_id: i32,
     /// The version of the tables, in the file's header. A file with a greater one was written by a newer fencron.
     pub schema_version: i32,
@@ -65,7 +65,7 @@ pub(crate) fn is_opened_here(path: &Path) -> bool {
     opened().get(&found).is_some_and(|database| identity(database).is_ok_and(|there| there == found))
 }
 
-/// A file that was opened as a database. Whatever of this project keeps a database of its own opens it so.
+/// A file that was opened as a database. Every part of this project that has a database of its own opens it so.
 #[derive(Clone, Debug)]
 pub(crate) struct File {
     path: PathBuf,
@@ -74,8 +74,8 @@ pub(crate) struct File {
 }
 
 impl File {
-    /// Opens the file, creates it where it is not there, and makes its tables. `begin` is done in the
-    /// same transaction, and told whether the tables were there before.
+    /// Opens the file, creates it where it is not there, and makes its tables. `begin` is done in the same transaction,
+    /// and receives whether the tables were there before.
     pub(crate) fn open(
         path: &Path,
         kind: &Kind,
@@ -89,7 +89,7 @@ impl File {
         let connection = loop {
             match prepare(path, kind, &begin) {
                 Err(Failure::Sqlite(error)) if is_busy(&error) && tries < OPEN_TRIES => tries += 1,
-                Err(failure) => return Err(failure.told(path)),
+                Err(failure) => return Err(failure.at(path)),
                 Ok(connection) => break connection,
             }
             thread::sleep(OPEN_PAUSE);
@@ -131,8 +131,8 @@ impl File {
         &self.path
     }
 
-    /// Refuses where the path no longer leads to the file that was opened: what is written to it now, nobody who
-    /// opens the path will see.
+    /// Refuses where the path no longer leads to the file that was opened: no process that opens the path would see
+    /// what is written to it now.
     pub(crate) fn check_in_place(&self) -> Result<(), StoreError> {
         match identity(&self.path) {
             Ok(found) if found == self.identity => Ok(()),
@@ -201,7 +201,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    fn told(self, path: &Path) -> StoreError {
+    fn at(self, path: &Path) -> StoreError {
         match self {
             Failure::Answer(error) => error,
             Failure::Sqlite(error) => explain(path, &error),
@@ -286,8 +286,8 @@ fn prepare(
     begin: &impl Fn(&Connection, bool) -> rusqlite::Result<()>,
 ) -> Result<Connection, Failure> {
     let connection = connect(path)?;
-    // Before anything is changed in a file that may be somebody else's. In one transaction: another process may be making
-    // the tables right now, and half of what it made would look like a stranger's.
+    // Before anything is changed in a file that may belong to another application. In one transaction: another process
+    // may be making the tables right now, and half of what it made would look like a stranger's.
     connection.execute_batch("BEGIN")?;
     let recognised = recognise(path, kind, &connection);
     connection.execute_batch("ROLLBACK")?;
@@ -323,8 +323,8 @@ enum Contents {
 }
 
 impl Kind {
-    /// Whether an open file holds tables of this kind. A file of another application does not, whatever its tables are
-    /// called.
+    /// Whether an open file holds tables of this kind. A file of another application does not, even if its tables have
+    /// the same names.
     ///
     /// # Errors
     ///

@@ -16,16 +16,16 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc as reports, oneshot};
 
 use super::announce::{Bell, Subscription};
-use super::contents::{Contents, Next};
+use super::contents::{Contents, WatchBatch};
 use super::file::{Failure, File};
 use super::writer::{Request, ToWriter, Write};
 use crate::store::{Keys, Page, Range, Revision, StoreError, Watched};
 use crate::time::{Boot, Clock};
 
-/// How often a reader with an open watch looks for what other processes have committed, where it does not hear of it.
+/// How often a reader with an open watch looks for what other processes have committed, if it is not notified.
 const POLL: Duration = Duration::from_millis(20);
 
-/// How long a reader goes on polling after a commit that was not announced: whoever made it may make more.
+/// How long a reader goes on polling after a commit that was not announced: its writer may make more.
 const DOUBT_FOR: Duration = Duration::from_secs(60);
 
 /// The least time that a reader waits for the instant at which a lease is due.
@@ -74,16 +74,16 @@ pub(super) struct Reader {
     pub(super) requests: mpsc::Receiver<ToReader>,
     pub(super) writer: mpsc::Sender<ToWriter>,
     pub(super) bell: Bell,
-    pub(super) hearing: Hearing,
+    pub(super) listening: Listening,
     pub(super) watches: Watches,
 }
 
 /// How the reader learns of the commits of other processes.
-pub(super) struct Hearing {
+pub(super) struct Listening {
     /// The database, while it was not listened to yet.
     database: Option<PathBuf>,
     subscription: Option<Subscription>,
-    /// How often the reader looks while it hears.
+    /// How often the reader looks while it is notified.
     look_every: Duration,
     /// A commit was found that was not announced. Its announcement may be on its way.
     suspects: bool,
@@ -95,7 +95,7 @@ pub(super) struct Hearing {
 #[derive(Default)]
 pub(super) struct Watches {
     open: VecDeque<Watching>,
-    /// SQLite's count of others' commits when the watches were last served; `None`: serve them whatever it says.
+    /// SQLite's count of others' commits when the watches were last served; `None`: serve them in any case.
     served: Option<i64>,
     next_deadline: Option<Boot>,
     expire_asked: Option<Boot>,
@@ -112,7 +112,7 @@ impl Reader {
             match request {
                 Ok(ToReader::Range(question)) => self.answer(question),
                 Ok(ToReader::Watch(watching)) => {
-                    self.hearing.listen(&self.bell);
+                    self.listening.listen(&self.bell);
                     self.bell.listen();
                     self.watches.open.push_back(watching);
                     self.watches.served = None;
@@ -120,7 +120,7 @@ impl Reader {
                 Ok(ToReader::Changed) if self.watches.open.is_empty() => {}
                 Ok(ToReader::Changed) => {
                     self.bell.listen();
-                    self.hearing.suspects = false;
+                    self.listening.suspects = false;
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Ok(ToReader::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -128,21 +128,21 @@ impl Reader {
             if !self.watches.open.is_empty()
                 && let Err(failure) = self.serve_watches(is_unasked)
             {
-                // They end: whoever watches asks the store, and hears what is wrong with it.
+                // They end: their callers ask the store, and get its error.
                 tracing::warn!(store.path = %self.file.path().display(), error = ?failure, "watches ended");
                 self.watches = Watches::default();
             }
         }
     }
 
-    /// How long to wait for a request before the next look. `None`: nobody watches.
+    /// How long to wait for a request before the next look. `None`: there is no watch.
     fn pause(&self) -> Option<Duration> {
         if self.watches.open.is_empty() {
             return None;
         }
         let now = self.clock.boot();
         // A watch that had no room is served when it may have some.
-        let look_every = self.watches.served.map_or(POLL, |_| self.hearing.look_every(now));
+        let look_every = self.watches.served.map_or(POLL, |_| self.listening.look_every(now));
         let due = match self.watches.expire_asked {
             Some(asked) => Some(asked.plus(EXPIRE_AGAIN)),
             None => self.watches.next_deadline,
@@ -155,7 +155,7 @@ impl Reader {
             Failure::Answer(error) => error,
             Failure::Sqlite(error) => self.file.explain(&error),
         });
-        // Whoever asked may have gone.
+        // The caller may have gone.
         drop(question.reply.send(answer));
         drop(question.permit);
     }
@@ -169,13 +169,13 @@ impl Reader {
         contents.range(&question.range).map(Read::Page)
     }
 
-    /// `is_unasked`: neither a writer nor anybody else gave occasion to look.
+    /// `is_unasked`: no writer and no other process gave occasion to look.
     fn serve_watches(&mut self, is_unasked: bool) -> Result<(), Failure> {
         let version: i64 = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         self.watches.open.retain(|watching| !watching.reports.is_closed());
         if is_unasked {
             let is_found = self.watches.served.is_some_and(|served| served != version);
-            self.hearing.looked(is_found, self.clock.boot());
+            self.listening.looked(is_found, self.clock.boot());
         }
         if self.watches.served != Some(version) {
             let all_told = self.report()?;
@@ -194,7 +194,7 @@ impl Reader {
         for _ in 0..self.watches.open.len() {
             let mut watching = self.watches.open.pop_front().expect("as many as were counted");
             match watching.report(&contents)? {
-                Progress::Told => self.watches.open.push_back(watching),
+                Progress::Reported => self.watches.open.push_back(watching),
                 Progress::Full => {
                     all_told = false;
                     self.watches.open.push_back(watching);
@@ -222,20 +222,20 @@ impl Reader {
     }
 }
 
-impl Hearing {
+impl Listening {
     /// `database`: whose commits to listen to; `None`: nothing is listened to.
-    pub(super) fn new(database: Option<PathBuf>, look_every: Duration) -> Hearing {
-        Hearing { database, subscription: None, look_every, suspects: false, doubted_until: Boot::default() }
+    pub(super) fn new(database: Option<PathBuf>, look_every: Duration) -> Listening {
+        Listening { database, subscription: None, look_every, suspects: false, doubted_until: Boot::default() }
     }
 
     /// Has `bell` rung from now on when another process commits, where the kernel can do that.
     fn listen(&mut self, bell: &Bell) {
         let Some(database) = self.database.take() else { return };
         /// It was said that the kernel cannot.
-        static TOLD: AtomicBool = AtomicBool::new(false);
+        static REPORTED: AtomicBool = AtomicBool::new(false);
         match Subscription::to(&database, bell.clone()) {
             Ok(subscription) => self.subscription = Some(subscription),
-            Err(error) if !TOLD.swap(true, Ordering::Relaxed) => tracing::warn!(
+            Err(error) if !REPORTED.swap(true, Ordering::Relaxed) => tracing::warn!(
                 %error,
                 store.path = %database.display(),
                 "the kernel does not report changes of files to this process (inotify), so SQLite stores are looked at \
@@ -246,12 +246,12 @@ impl Hearing {
     }
 
     fn look_every(&self, now: Boot) -> Duration {
-        let hears = self.subscription.as_ref().is_some_and(Subscription::hears);
-        let relies = hears && !self.suspects && now >= self.doubted_until;
+        let is_listening = self.subscription.as_ref().is_some_and(Subscription::is_listening);
+        let relies = is_listening && !self.suspects && now >= self.doubted_until;
         if relies { self.look_every } else { POLL }
     }
 
-    /// Nobody had given occasion to look; `is_found`: there was a commit all the same.
+    /// Nothing had given occasion to look; `is_found`: there was a commit all the same.
     fn looked(&mut self, is_found: bool, now: Boot) {
         if self.suspects {
             if self.subscription.is_some() && now >= self.doubted_until {
@@ -264,7 +264,7 @@ impl Hearing {
 }
 
 enum Progress {
-    Told,
+    Reported,
     Full,
     Ended,
 }
@@ -278,14 +278,14 @@ impl Watching {
                 Err(reports::error::TrySendError::Closed(())) => return Ok(Progress::Ended),
             };
             match contents.changes(&self.keys, self.from)? {
-                Next::Compacted(revision) => {
+                WatchBatch::Compacted(revision) => {
                     slot.send(Watched::Compacted(revision));
                     return Ok(Progress::Ended);
                 }
-                Next::Changes(changes, next) => {
+                WatchBatch::Changes(changes, next) => {
                     self.from = next;
                     if changes.is_empty() {
-                        return Ok(Progress::Told);
+                        return Ok(Progress::Reported);
                     }
                     slot.send(Watched::Changes(changes));
                 }

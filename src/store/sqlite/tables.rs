@@ -47,26 +47,26 @@ pub(super) fn open(path: &Path) -> Result<(File, Connection, String), StoreError
     Ok((file, connection, boot))
 }
 
-/// What tells this boot from every other: macOS gives each session between two boots an id.
+/// What distinguishes this boot from every other: macOS gives each session between two boots an id.
 #[cfg(not(target_os = "linux"))]
 fn boot_identity() -> Result<String, StoreError> {
     let asked = Command::new("/usr/sbin/sysctl").args(["-n", "kern.bootsessionuuid"]).output();
     let boot = asked.ok().filter(|asked| asked.status.success()).map(|asked| asked.stdout).unwrap_or_default();
     match String::from_utf8_lossy(&boot).trim() {
         "" => Err(StoreError::Unusable(
-            "this system has no `sysctl kern.bootsessionuuid`, which tells which boot leases belong to".to_owned(),
+            "this system has no `sysctl kern.bootsessionuuid`, by which leases are tied to a boot".to_owned(),
         )),
         boot => Ok(boot.to_owned()),
     }
 }
 
-/// What tells this boot, and this view of its clock, from every other: the kernel's id of the boot, and the time
-/// namespace, in which `CLOCK_BOOTTIME` may be set off.
+/// What distinguishes this boot, and this view of its clock, from every other: the kernel's id of the boot, and the
+/// time namespace, in which `CLOCK_BOOTTIME` may be set off.
 #[cfg(target_os = "linux")]
 fn boot_identity() -> Result<String, StoreError> {
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
     let boot = fs::read_to_string(BOOT_ID).map_err(|error| {
-        StoreError::Unusable(format!("{BOOT_ID} tells which boot leases belong to, and cannot be read ({error})"))
+        StoreError::Unusable(format!("{BOOT_ID}, which ties leases to a boot, cannot be read ({error})"))
     })?;
     // Kernels before 5.6 have no time namespaces: then there is only one.
     let namespace = fs::read_link("/proc/self/ns/time").map(|link| link.display().to_string()).unwrap_or_default();
@@ -74,7 +74,7 @@ fn boot_identity() -> Result<String, StoreError> {
 }
 
 /// The next transaction finds the leases of another boot due, and ends them with their keys. The history goes as well:
-/// nobody who watched it is left.
+/// no watcher of it is left.
 fn begin(connection: &Connection, ours: bool, boot: &str) -> rusqlite::Result<()> {
     if !ours {
         connection.execute("INSERT INTO meta VALUES (1, 1, 0, ?1)", [boot])?;

@@ -1,5 +1,5 @@
-//! The thread that writes. It takes whatever requests wait, evaluates them one after the other in one SQLite
-//! transaction, and answers them when that is on disk: one sync for all (group commit).
+//! The thread that writes. It takes all waiting requests, evaluates them one after the other in one SQLite transaction,
+//! and answers them when that is on disk: one sync for all (group commit).
 
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -42,7 +42,7 @@ type Answers = Vec<Result<Written, StoreError>>;
 
 pub(super) struct Request {
     pub(super) write: Write,
-    /// `None`: nobody waits for the answer.
+    /// `None`: no caller waits for the answer.
     pub(super) reply: Option<oneshot::Sender<Result<Written, StoreError>>>,
     /// Bounds how many requests wait.
     pub(super) permit: Option<OwnedSemaphorePermit>,
@@ -63,7 +63,7 @@ pub(super) struct Writer {
     pub(super) requests: mpsc::Receiver<ToWriter>,
     /// The reader's, of this store.
     pub(super) bell: Bell,
-    /// By which the readers of other stores on the file hear of a commit. `None`: they are left to find out.
+    /// Notifies the readers of other stores on the file of a commit. `None`: they find out by themselves.
     pub(super) announces: Option<PathBuf>,
 }
 
@@ -87,7 +87,8 @@ impl Writer {
     }
 
     fn answer(&self, mut batch: Vec<Request>) {
-        // Who has stopped waiting was told that the outcome is unknown: not applying it is the better of the two.
+        // A caller that has stopped waiting got the error that the outcome is unknown: not applying it is the better of
+        // the two.
         batch.retain(|request| request.reply.as_ref().is_none_or(|reply| !reply.is_closed()));
         let writes: Vec<&Write> = batch.iter().map(|request| &request.write).collect();
         let (answers, changed) = match self.transact(&writes) {
@@ -101,7 +102,7 @@ impl Writer {
         }
         for (request, answer) in batch.into_iter().zip(answers) {
             if let Some(reply) = request.reply {
-                // Whoever asked may have gone in the meantime, knowing that the outcome is unknown.
+                // The caller may have gone in the meantime, knowing that the outcome is unknown.
                 drop(reply.send(answer));
             }
             drop(request.permit);
@@ -109,7 +110,7 @@ impl Writer {
     }
 
     /// Evaluates the requests in one SQLite transaction. An error is the answer to all of them: none was applied, or
-    /// (where the commit itself failed) nobody knows.
+    /// (if the commit itself failed) that is unknown.
     fn transact(&self, writes: &[&Write]) -> Result<(Answers, bool), StoreError> {
         let explain = |error: rusqlite::Error| self.file.explain(&error);
         self.file.check_in_place()?;
@@ -128,7 +129,7 @@ impl Writer {
         Err(outcome)
     }
 
-    /// Leaves no transaction open. Where that fails, what came of the requests is as before, and the next ones begin
+    /// Leaves no transaction open. Where that fails, the result of the requests is as before, and the next ones begin
     /// with it again.
     fn roll_back(&self) {
         // SQLite rolls back by itself after some errors, and refuses to do it again.
@@ -141,7 +142,7 @@ impl Writer {
 
     /// The answers, and whether anything has changed.
     fn evaluate(&self, writes: &[&Write]) -> Result<(Answers, bool), Failure> {
-        // The clock is read under the write lock: nobody's later transaction can have an earlier instant.
+        // The clock is read under the write lock: no later transaction can have an earlier instant.
         let mut contents = Contents::load(&self.connection, &self.file, &self.boot, self.clock.boot())?;
         contents.expire()?;
         let mut answers = Vec::with_capacity(writes.len());

@@ -1,5 +1,5 @@
-//! What a statement of the script may do in the transaction that it is part of: SQLite tells each action of it while it
-//! prepares it.
+//! What a statement of the script may do in the transaction that it is part of: SQLite reports each action of it while
+//! it prepares it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use rusqlite::{Connection, Error};
 
 use crate::job::sqlite::refusal;
 
-/// What was told of the statement that is being prepared.
+/// What SQLite has reported of the statement that is being prepared.
 #[derive(Default)]
-struct Told {
+struct Observed {
     /// Otherwise the statement is not the script's.
     watched: bool,
     refused: Option<String>,
@@ -20,10 +20,10 @@ struct Told {
     changed: BTreeSet<String>,
 }
 
-pub struct Rules(Mutex<Told>);
+pub struct Rules(Mutex<Observed>);
 
 impl Rules {
-    /// Has `connection` go by them.
+    /// Applies them to `connection`.
     pub fn of(connection: &mut Connection) -> rusqlite::Result<Arc<Rules>> {
         let rules = Arc::new(Rules(Mutex::default()));
         let asked = Arc::clone(&rules);
@@ -31,17 +31,17 @@ impl Rules {
         Ok(rules)
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn observed(&self) -> MutexGuard<'_, Observed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn judge(&self, action: &AuthAction) -> Authorization {
-        let mut told = self.told();
-        if !told.watched {
+        let mut observed = self.observed();
+        if !observed.watched {
             return Authorization::Allow;
         }
         if let Some(why) = refusal(action) {
-            told.refused.get_or_insert(why);
+            observed.refused.get_or_insert(why);
             return Authorization::Deny;
         }
         if let AuthAction::Insert { table_name }
@@ -49,32 +49,32 @@ impl Rules {
         | AuthAction::Delete { table_name } = action
             && !table_name.starts_with("sqlite_")
         {
-            told.changed.insert((*table_name).to_owned());
+            observed.changed.insert((*table_name).to_owned());
         }
         Authorization::Allow
     }
 
     /// What is prepared from now on is the script's, and part of the transaction.
     pub fn begin(&self) {
-        *self.told() = Told { watched: true, ..Told::default() };
+        *self.observed() = Observed { watched: true, ..Observed::default() };
     }
 
     pub fn end(&self) {
-        self.told().watched = false;
+        self.observed().watched = false;
     }
 
     /// Why the last statement was not run, if it was them.
     pub fn refused(&self) -> Option<String> {
-        self.told().refused.take()
+        self.observed().refused.take()
     }
 
     /// Refuses the statement that was prepared if it changes rows that others refer to: without foreign keys, it would
     /// leave those as they are.
     pub fn refuse_parents(&self, connection: &Connection) -> rusqlite::Result<()> {
         let changed = {
-            let mut told = self.told();
-            told.watched = false;
-            std::mem::take(&mut told.changed)
+            let mut observed = self.observed();
+            observed.watched = false;
+            std::mem::take(&mut observed.changed)
         };
         let mut refers = connection.prepare(
             "SELECT 1 FROM sqlite_schema AS child, pragma_foreign_key_list(child.name) AS key \
@@ -87,11 +87,11 @@ impl Rules {
                      off, which SQLite does for the whole transaction. Put this statement between `PRAGMA foreign_keys \
                      = OFF` and `PRAGMA foreign_keys = ON`, or into a script of its own"
                 );
-                self.told().refused = Some(why.clone());
+                self.observed().refused = Some(why.clone());
                 return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_AUTH), Some(why)));
             }
         }
-        self.told().watched = true;
+        self.observed().watched = true;
         Ok(())
     }
 }
