@@ -12,6 +12,7 @@ mod plan;
 mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Board {
     unplanned: BTreeSet<JobName>,
     /// The configured jobs whose last run ended badly.
     failing: BTreeSet<JobName>,
+    /// The jobs with a record of their last run that are not configured any more.
+    left_over: BTreeSet<JobName>,
     paused: BTreeMap<JobName, Paused>,
     open: BTreeMap<RunId, Open>,
     open_of: BTreeMap<JobName, BTreeSet<RunId>>,
@@ -166,9 +169,10 @@ impl Board {
     }
 
     /// How the last run of a job ended, by its record of this version; `None`: the record is gone. What is known of a
-    /// later version stands.
+    /// same version or a later one stands.
     pub fn last(&mut self, name: &JobName, last: Option<Last>, version: Version) {
-        if self.jobs.get(name).is_some_and(|entry| entry.last_version > version) {
+        // The node hears of its own writes twice.
+        if self.last_of(name).1 >= version {
             return;
         }
         let entry = self.entry(name);
@@ -293,8 +297,14 @@ impl Board {
             self.jobs.remove(name);
             self.unplanned.remove(name);
             self.failing.remove(name);
+            self.left_over.remove(name);
             self.texts = OnceLock::new();
             return;
+        }
+        if entry.job.is_none() && entry.last.is_some() {
+            self.left_over.insert(name.clone());
+        } else if !self.left_over.is_empty() {
+            self.left_over.remove(name);
         }
         if marks == entry.marks {
             return;
@@ -337,6 +347,12 @@ impl Board {
     /// The jobs that fail, by their names.
     pub fn failing(&self) -> impl Iterator<Item = &JobName> {
         self.failing.iter()
+    }
+
+    /// The jobs with a record of their last run that are not configured any more, by their names, from behind `after` on.
+    pub fn left_over(&self, after: Option<&JobName>) -> impl Iterator<Item = &JobName> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        self.left_over.range((from, Bound::Unbounded))
     }
 
     /// How the last run of a job ended, and the version of the record of that; 0: there is none.

@@ -10,6 +10,7 @@
 //! | an attempt begun, a lost leader's run decided | the same owner key; the open run is as it was |
 //! | how an attempt ended, by whoever executed it | the open run is as it was: what a successor decided stands |
 //! | a job first seen | the same owner key |
+//! | how a job's last run ended, with its verdict | that record is as its writer knows it |
 //! | a request of a person | the run or the leader it is about is as they saw it |
 //! | a claim of what is done once | the hold of its lock stands; its record is as it was |
 //! | how that ended | its record is as it was claimed |
@@ -22,6 +23,7 @@ use std::time::Duration;
 mod follow;
 mod history;
 mod keys;
+mod last;
 mod once;
 mod prune;
 mod record;
@@ -32,6 +34,7 @@ mod watermark;
 
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
+pub use last::LastRuns;
 pub use once::{ClaimedBy, Live, NotAKey, Once, OnceKey, OnceKind, OnceState, Recorded};
 pub use prune::Pruned;
 pub use record::{Asked, NodeRecord};

@@ -53,7 +53,7 @@ use crate::config::Config;
 use crate::execute::{Execute, Outputs};
 use crate::fence::Fence;
 use crate::job::{Ended, JobName, RunId};
-use crate::ledger::{Claim, Claims, Ledger, News};
+use crate::ledger::{Claim, Claims, LastRuns, Ledger, News};
 use crate::lock::{
     Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
 };
@@ -155,6 +155,7 @@ enum Answer {
     },
     Transitions {
         sent: Vec<Transition>,
+        last: LastRuns,
         result: Result<Vec<(RunId, Transitioned)>, StoreError>,
     },
     Run {
@@ -322,7 +323,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         match answer {
             Answer::Claim { claims, batch, size, result } => self.claim_answered(claims, batch, size, result),
             Answer::Register { hold, result } => self.register_answered(&hold, result),
-            Answer::Transitions { sent, result } => self.transitions_answered(sent, result),
+            Answer::Transitions { sent, last, result } => self.transitions_answered(sent, &last, result),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
             Answer::Published(result) => self.published(result),
             Answer::Migrated(result) => self.migrated(result),

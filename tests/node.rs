@@ -548,6 +548,8 @@ async fn assert_board_is_as_the_store_says(who: &str, board: &Shared, store: &Me
     open.sort();
     let (paused, nodes) = (ledger.paused().await.unwrap(), ledger.nodes().await.unwrap());
     let (known, mark) = (ledger.known_jobs().await.unwrap(), ledger.watermark().await.unwrap());
+    let last = ledger.last_runs().await.unwrap();
+    assert!(last.values().any(|last| last.verdict == Verdict::Succeeded && last.strip.starts_with('s')), "{last:?}");
     let board = board.read();
     assert_eq!(board.open_runs().map(|open| open.id.to_string()).collect::<Vec<_>>(), open, "{who}");
     assert_eq!(board.watermark(), mark.as_ref(), "{who}");
@@ -555,6 +557,9 @@ async fn assert_board_is_as_the_store_says(who: &str, board: &Shared, store: &Me
     let now = Wall::from_millis(START);
     for (name, known) in known {
         assert_eq!(board.job(&name, now).unwrap().due_since, Some(known.since), "{who}");
+    }
+    for (name, last) in last {
+        assert_eq!(board.last_of(&name).0, Some(&last), "{who}");
     }
     for (name, asked) in paused {
         let shown = board.job(&name, now).unwrap().paused.unwrap();

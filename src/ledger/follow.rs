@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 
 use super::Ledger;
 use super::keys::About;
+use super::last::read as read_last;
 use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode};
 use super::rewind::RewoundRecord;
 use crate::job::JobName;
 use crate::lock::owned_since;
-use crate::scheduler::run::Version;
+use crate::scheduler::run::{Last, Version};
 use crate::scheduler::view::Change as Told;
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
 use crate::time::Wall;
@@ -23,6 +24,8 @@ pub enum Followed {
     /// A session began, or its node published something new with it; or it is gone, and then nothing of what its node
     /// claimed is in anybody's hands. `record` is `None` also where a newer version wrote it.
     Node { lease: u64, alive: bool, record: Option<NodeRecord>, version: Version },
+    /// How the last run of a job ended; `None`: there is no record of that any more.
+    Last { job: JobName, last: Option<Last>, version: Version },
     /// Something was granted or claimed, under fences that are counted from `base`.
     Mark { base: u64, at: Revision },
     /// The lineage of the store has another link.
@@ -94,6 +97,10 @@ impl<S: Store> Ledger<S> {
             About::Pause(job) => {
                 return Some(Followed::Paused { job, paused: true, asked: decode(&entry.value), version });
             }
+            About::Last(job) => match read_last(&job, entry) {
+                Some(last) => return Some(Followed::Last { job, last: Some(last), version }),
+                None => None,
+            },
             About::Open(run) => {
                 decode::<OpenRecord>(&entry.value).map(|r| Told::Open(run.clone(), Some(r.into_open(run))))
             }
@@ -129,6 +136,7 @@ impl<S: Store> Ledger<S> {
             About::Pause(job) => {
                 return Some(Followed::Paused { job, paused: false, asked: None, version: revision.0 });
             }
+            About::Last(job) => return Some(Followed::Last { job, last: None, version: revision.0 }),
             About::Open(run) => Told::Open(run, None),
             About::Cancel(run) => Told::Cancel(run, None),
             About::Resolved(run) => Told::Resolved(run, false),

@@ -28,6 +28,7 @@ pub(super) enum About {
     Watermark,
     Job(JobName),
     Pause(JobName),
+    Last(JobName),
     Open(RunId),
     Cancel(RunId),
     Resolved(RunId),
@@ -68,6 +69,15 @@ impl LedgerKeys {
 
     pub fn paused(&self) -> Keys {
         Keys::prefix(format!("{}pause/", self.prefix))
+    }
+
+    /// How the last run of a job ended.
+    pub fn last(&self, job: &JobName) -> String {
+        format!("{}last/{job}", self.prefix)
+    }
+
+    pub fn lasts(&self) -> Keys {
+        Keys::prefix(format!("{}last/", self.prefix))
     }
 
     pub fn jobs(&self) -> Keys {
@@ -238,6 +248,7 @@ impl LedgerKeys {
             "open" => name.parse().ok().map(About::Open),
             "job" => JobName::new(name).ok().map(About::Job),
             "pause" => JobName::new(name).ok().map(About::Pause),
+            "last" => JobName::new(name).ok().map(About::Last),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::fence::Fence;
 use crate::job::{JobName, Params, RunId, Verdict};
 use crate::scheduler::run::{
-    CatchUp, Claimant, Done, End, Known, Many, Open, OpenState, Predecessor, Source, Watermark,
+    CatchUp, Claimant, Done, End, Known, Last, Many, Open, OpenState, Predecessor, Source, Watermark,
 };
 use crate::time::Wall;
 
@@ -336,6 +336,67 @@ impl From<DoneRecord> for Done {
     }
 }
 
+/// How the last run of a job ended. The key names the job, so that the run is written without it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct LastRecord {
+    /// What its run is called behind the job and the `@`.
+    run: String,
+    verdict: Verdict,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    started_at: Option<Wall>,
+    finished_at: Wall,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lateness_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fence: Option<Fence>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    bad_in_a_row: u32,
+    /// Left out where it is when the last run ended, which did so well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    succeeded_at: Option<Wall>,
+    strip: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl From<&Last> for LastRecord {
+    fn from(last: &Last) -> Self {
+        let implied = (last.verdict == Verdict::Succeeded).then_some(last.finished_at);
+        LastRecord {
+            run: last.run.as_str().split_once('@').map_or(String::new(), |(_, run)| run.to_owned()),
+            verdict: last.verdict,
+            started_at: last.started_at,
+            finished_at: last.finished_at,
+            lateness_ms: last.lateness_ms,
+            fence: last.fence,
+            bad_in_a_row: last.bad_in_a_row,
+            succeeded_at: last.succeeded_at.filter(|at| Some(*at) != implied),
+            strip: last.strip.clone(),
+        }
+    }
+}
+
+impl LastRecord {
+    /// The record whose key names `job`; `None`: it was damaged.
+    pub fn into_last(self, job: &JobName) -> Option<Last> {
+        let implied = (self.verdict == Verdict::Succeeded).then_some(self.finished_at);
+        Some(Last {
+            run: format!("{job}@{}", self.run).parse().ok()?,
+            verdict: self.verdict,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            lateness_ms: self.lateness_ms,
+            fence: self.fence,
+            bad_in_a_row: self.bad_in_a_row,
+            succeeded_at: self.succeeded_at.or(implied),
+            strip: self.strip,
+        })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct WatermarkRecord {
     instant: Wall,
@@ -459,6 +520,18 @@ mod tests {
         done.many = Some(Many { from: Wall::EPOCH, count: 5, at_least: true });
         let record: DoneRecord = decode(&encode(DoneRecord::from(&done))).unwrap();
         assert_eq!(Done::from(record), done);
+    }
+
+    #[test]
+    fn how_the_last_run_ended_reads_back() {
+        let done = |verdict| Done { finished_at: Wall::from_millis(7), ..Done::of(&open(), verdict, "", open().at) };
+        let (good, bad) = (done(Verdict::Succeeded), done(Verdict::Failed));
+        let good = Last::after(None, &good);
+        let later = Last { succeeded_at: Some(Wall::MAX), ..good.clone() };
+        for last in [Last::after(Some(&good), &bad), Last::after(None, &bad), later, good] {
+            let bytes = encode(LastRecord::from(&last));
+            assert_eq!(decode::<LastRecord>(&bytes).unwrap().into_last(&last.run.job()), Some(last));
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::{Done, Open, OpenState, Source, Watermark};
-use crate::store::{Committed, Compare, FULL, Keys, Op, Range, Revision, Store, StoreError, Txn};
+use crate::scheduler::{To, Transition};
+use crate::store::{Committed, Compare, Entry, FULL, Keys, Op, Range, Revision, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// The most instants that one backfill may ask for.
@@ -225,18 +226,52 @@ impl<S: Store> Ledger<S> {
             let Some(super::keys::About::Open(run)) = self.keys.about(&entry.key) else { continue };
             let Some(open) = self.open_of(&run, entry) else { continue };
             let done = Done::of(&open, Verdict::Unknown, reason, now);
-            let txn = Txn::new()
-                .when(Compare::modified_at(entry.key.as_str(), entry.modified))
-                .then(Op::delete(entry.key.as_str()))
-                .then(Op::put(self.keys.done(&run), encode(DoneRecord::from(&done))))
-                .then(Op::put(self.keys.unknown(&run), ""));
-            doubted += usize::from(self.commit(txn).await?.0.succeeded);
+            doubted += usize::from(self.doubt(entry, open, done).await?);
         }
         Ok(doubted)
     }
 
+    /// Ends an open run with this verdict. Says whether it was still as it was read.
+    async fn doubt(&self, entry: &Entry, open: Open, done: Done) -> Result<bool, StoreError> {
+        let key = entry.key.as_str();
+        let ends = To::Done { done, follow: Vec::new() };
+        let ends = [Transition { run: open.id, expect: entry.modified.0, fence: None, to: ends }];
+        let mut last = self.known_last(&open.job).await?;
+        for _ in 0..TRIES {
+            let To::Done { done, .. } = &ends[0].to else { return Ok(false) };
+            let txn = Txn::new()
+                .when(Compare::modified_at(key, entry.modified))
+                .then(Op::delete(key))
+                .then(Op::put(self.keys.done(&done.id), encode(DoneRecord::from(done))))
+                .then(Op::put(self.keys.unknown(&done.id), ""))
+                .otherwise(Op::get(key));
+            let ended = last.after(&ends);
+            let (committed, _) = self.commit(self.put_last(txn, &ended)).await?;
+            if committed.succeeded {
+                return Ok(true);
+            }
+            if committed.got(0).and_then(<[_]>::first).is_none_or(|found| found.modified != entry.modified) {
+                return Ok(false);
+            }
+            last.learn(1, &committed, ended);
+        }
+        Ok(false)
+    }
+
     /// Settles a run that ended as `unknown`.
     pub async fn resolve(&self, run: &RunId, resolution: Resolution, asked: &Asked) -> Result<(), AskError> {
+        for _ in 0..TRIES {
+            // Another run of its job may end at the same time, and then it is asked for once more.
+            if self.is_resolved(run, resolution, asked).await? {
+                return Ok(());
+            }
+        }
+        Err(AskError::Changed { run: run.clone() })
+    }
+
+    /// Settles a run that ended as `unknown`. `false`: how the job's last run ended has changed meanwhile, and the run is
+    /// as it was.
+    async fn is_resolved(&self, run: &RunId, resolution: Resolution, asked: &Asked) -> Result<bool, AskError> {
         let page = self.read(Range::of(self.keys.verdict_on(run))).await?;
         let Some(entry) = page.entries.first() else { return Err(AskError::NoSuchRun(run.clone())) };
         let Some(done) = decode::<DoneRecord>(&entry.value).map(Done::from) else {
@@ -248,27 +283,47 @@ impl<S: Store> Ledger<S> {
         if done.verdict != Verdict::Unknown {
             return Err(AskError::NotInDoubt { run: run.clone(), verdict: done.verdict.to_string() });
         }
-        let unchanged = Compare::modified_at(self.keys.done(run), entry.modified);
-        let mut txn = Txn::new().when(unchanged).then(Op::delete(self.keys.unknown(run)));
-        let settled = |verdict, done: Done| {
+        let (verdict_key, last) = (self.keys.done(run), self.known_last(&done.job).await?);
+        let mut txn = Txn::new()
+            .when(Compare::modified_at(&verdict_key, entry.modified))
+            .then(Op::delete(self.keys.unknown(run)))
+            .otherwise(Op::get(&verdict_key));
+        let settled = |txn: Txn, verdict, done: Done| {
             let reason = format!("resolved by {} on {}; was: {}", asked.by, asked.at, done.reason);
-            (self.keys.done(run), encode(DoneRecord::from(&Done { verdict, reason, ..done })))
+            let done = Done { verdict, reason, ..done };
+            let value = encode(DoneRecord::from(&done));
+            let is_last = last.known().any(|(_, last, _)| last.is_some_and(|last| last.run == done.id));
+            let end = [Transition {
+                run: run.clone(),
+                expect: entry.modified.0,
+                fence: None,
+                to: To::Done { done, follow: Vec::new() },
+            }];
+            (if is_last { self.put_last(txn, &last.after(&end)) } else { txn }, (verdict_key.clone(), value))
         };
-        let (key, value) = match resolution {
+        let (txn, (key, value)) = match resolution {
             Resolution::Succeeded => {
-                txn = txn.then(Op::put(self.keys.resolved(run), encode(asked)));
-                settled(Verdict::Succeeded, done)
+                let txn = txn.then(Op::put(self.keys.resolved(run), encode(asked)));
+                settled(txn, Verdict::Succeeded, done)
             }
-            Resolution::Failed => settled(Verdict::Failed, done),
+            Resolution::Failed => settled(txn, Verdict::Failed, done),
             Resolution::Retry => {
                 txn = txn.when(Compare::absent(Keys::one(self.keys.open(run)))).then(Op::delete(self.keys.done(run)));
-                (self.keys.open(run), encode(OpenRecord::from(&again(&done, asked.at))))
+                (txn, (self.keys.open(run), encode(OpenRecord::from(&again(&done, asked.at)))))
             }
         };
         let (committed, _) = self.commit(txn.then(Op::put(&key, value.clone())).otherwise(Op::get(&key))).await?;
         // An earlier sending that got no answer left just this.
-        let is_so = committed.got(0).and_then(<[_]>::first).is_some_and(|entry| entry.value == value);
-        if committed.succeeded || is_so { Ok(()) } else { Err(AskError::Changed { run: run.clone() }) }
+        let found: Vec<&Entry> = (0..).map_while(|nth| committed.got(nth)).flatten().collect();
+        let is_so = found.iter().any(|entry| entry.key == key && entry.value == value);
+        let is_unchanged = found.first().is_some_and(|found| found.modified == entry.modified);
+        if committed.succeeded || is_so {
+            Ok(true)
+        } else if is_unchanged && !found.iter().any(|entry| entry.key == self.keys.open(run)) {
+            Ok(false)
+        } else {
+            Err(AskError::Changed { run: run.clone() })
+        }
     }
 
     /// Commits what is harmless to repeat, until there is an answer or the store has been silent for long. Says whether

@@ -16,6 +16,7 @@ use crate::time::{Clock, Wall};
 
 mod claims;
 mod history;
+mod last;
 mod requests;
 mod rewind;
 mod transitions;

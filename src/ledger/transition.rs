@@ -1,10 +1,11 @@
 //! Changes of open runs, many in a transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use super::last::verdict_of;
 use super::record::{DoneRecord, OpenRecord, decode, encode};
-use super::{Ledger, Pauses};
-use crate::job::{MAX_FOLLOWERS, RunId, Verdict};
+use super::{LastRuns, Ledger, Pauses};
+use crate::job::{JobName, MAX_FOLLOWERS, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::{Done, FOLLOWED_REASON_MOST, Open};
 use crate::scheduler::{To, Transition, Transitioned};
@@ -20,7 +21,14 @@ const BYTES_MOST: usize = TXN_BYTES / 2;
 const AUTHORITY: usize = 2;
 
 const _: () =
-    assert!(AUTHORITY + 3 + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
+    assert!(AUTHORITY + VERDICT + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
+
+/// The most operations of a verdict alone: the open run goes; the verdict, how the job's last run ended, and that the run
+/// is in doubt come.
+const VERDICT: usize = 4;
+
+/// How many changes are looked at that cannot be made yet, for others behind them that can.
+const PASSED_OVER_MOST: usize = 1000;
 
 /// What of the changes one transaction makes.
 #[derive(Clone, Copy, Debug)]
@@ -32,23 +40,37 @@ enum Part {
 }
 
 impl<S: Store> Ledger<S> {
-    /// Takes from the front of `waiting` what fits into one transaction: changes on one authority.
-    pub fn next_transitions(waiting: &mut std::collections::VecDeque<Transition>) -> Vec<Transition> {
-        let (mut taken, mut weight, mut bytes) = (Vec::new(), AUTHORITY, 0);
-        while let Some(next) = waiting.front() {
-            let same_authority = taken.first().is_none_or(|first: &Transition| first.fence == next.fence);
-            weight += weight_of(next);
-            bytes += bytes_of(next);
+    /// Takes from `waiting` what fits into one transaction: changes on one authority, in their order. Verdicts of the jobs
+    /// that are `busy` are left where they are: a transaction is under way that changes how their last run ended.
+    pub fn next_transitions(waiting: &mut VecDeque<Transition>, busy: impl Fn(&JobName) -> bool) -> Vec<Transition> {
+        let (mut taken, mut passed_over): (Vec<Transition>, Vec<Transition>) = (Vec::new(), Vec::new());
+        let (mut weight, mut bytes, mut ended) = (AUTHORITY, 0, BTreeSet::new());
+        while let Some(next) = waiting.pop_front() {
+            if verdict_of(&next).is_some_and(|done| busy(&done.job)) {
+                passed_over.push(next);
+                if passed_over.len() == PASSED_OVER_MOST {
+                    break;
+                }
+                continue;
+            }
+            let same_authority = taken.first().is_none_or(|first| first.fence == next.fence);
+            // How a job's last run ended is put once, however many of its runs end.
+            let is_first = verdict_of(&next).is_some_and(|done| ended.insert(done.job.clone()));
+            weight += weight_of(&next) + usize::from(is_first);
+            bytes += bytes_of(&next);
             if !same_authority || (!taken.is_empty() && (weight > WEIGHT_MOST || bytes > BYTES_MOST)) {
+                waiting.push_front(next);
                 break;
             }
-            taken.extend(waiting.pop_front());
+            taken.push(next);
         }
+        passed_over.into_iter().rev().for_each(|change| waiting.push_front(change));
         taken
     }
 
     /// Makes these changes, which are on one authority: that of `hold`, or (`None`) that of whoever executed the runs.
-    /// Answers for each. Repeats until there is an answer.
+    /// Answers for each. Repeats until there is an answer. `last` is what is known of the last runs of their jobs, and
+    /// afterwards what the changes made of them, or found.
     ///
     /// # Errors
     /// What no repetition helps against; nothing of what is not in an answer was changed then.
@@ -56,13 +78,16 @@ impl<S: Store> Ledger<S> {
         &self,
         hold: Option<&Hold>,
         transitions: Vec<Transition>,
+        last: &mut LastRuns,
     ) -> Result<Vec<(RunId, Transitioned)>, StoreError> {
         let mut left = transitions;
         let mut answers = Vec::with_capacity(left.len());
         let (mut existing, mut part) = (BTreeSet::new(), Part::Whole);
         let mut pause = Pauses::new();
         while !left.is_empty() {
-            match self.store.commit(self.transition_txn(hold, &left, &existing, part)).await {
+            let ended = if let Part::Whole = part { last.after(&left) } else { BTreeMap::new() };
+            let txn = self.put_last(self.transition_txn(hold, &left, &existing, part), &ended);
+            match self.store.commit(txn).await {
                 Ok(committed) if committed.succeeded => {
                     if let Part::Ahead(_) = part {
                         let made: Vec<RunId> = following(&left, &existing, part).map(|open| open.id.clone()).collect();
@@ -73,10 +98,13 @@ impl<S: Store> Ledger<S> {
                         continue;
                     }
                     let version = committed.revision.0;
+                    last.put(ended, version);
                     answers.extend(left.drain(..).map(|done| (done.run, Transitioned::Applied { version })));
                 }
                 Ok(committed) => {
                     let first = usize::from(hold.is_some()) + left.len();
+                    let sent = following(&left, &existing, part).count();
+                    last.learn(first + 2 * sent, &committed, ended);
                     existing.extend(following_found(first, &committed, following(&left, &existing, part)));
                     self.sort_out(hold, &committed, &mut left, &mut answers).await?;
                 }
@@ -84,7 +112,7 @@ impl<S: Store> Ledger<S> {
                 Err(StoreError::Refused(why)) if left.len() > 1 => {
                     tracing::warn!(%why, "the store refuses these changes together: making them one by one");
                     for one in left.drain(..) {
-                        answers.extend(Box::pin(self.transition(hold, vec![one])).await?);
+                        answers.extend(Box::pin(self.transition(hold, vec![one], last)).await?);
                     }
                 }
                 Err(error @ StoreError::Refused(_)) => part = lessen(&mut left[0], &existing, part).ok_or(error)?,
@@ -274,22 +302,26 @@ fn lessen(change: &mut Transition, existing: &BTreeSet<RunId>, refused: Part) ->
 /// What is said of a verdict whose output the store did not take.
 const OUTPUT_CUT: &str = "its output was cut: the store refused it";
 
-/// How much a change takes of [`WEIGHT_MOST`].
+/// How much a change takes of [`WEIGHT_MOST`], beside how its job's last run ended.
 fn weight_of(transition: &Transition) -> usize {
     match &transition.to {
         To::Open(_) => 1,
-        To::Done { done, follow } => 2 + usize::from(done.verdict == Verdict::Unknown) + 2 * follow.len(),
+        To::Done { done, follow } => {
+            let in_doubt = usize::from(done.verdict == Verdict::Unknown);
+            2 + in_doubt + 2 * follow.len()
+        }
     }
 }
 
 fn bytes_of(transition: &Transition) -> usize {
     const RECORD: usize = 600;
+    const LAST: usize = 400;
     match &transition.to {
         To::Open(_) => RECORD,
         // JSON may write one byte of output as six (a control character).
         To::Done { done, follow } => {
             let following = (RECORD + FOLLOWED_REASON_MOST) * follow.len();
-            RECORD + following + 2 * done.output.len() + done.reason.len()
+            RECORD + LAST + following + 2 * done.output.len() + done.reason.len()
         }
     }
 }

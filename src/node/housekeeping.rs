@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job as CronJob, JobScheduler, JobSchedulerError};
 
+use crate::board::Board;
 use crate::job::{History, Job, JobName};
 use crate::ledger::{Ledger, NodeRecord};
 use crate::lock::Hold;
@@ -94,12 +95,18 @@ pub(super) struct Pruning {
     slice: Vec<JobName>,
     /// The last job of it; `None`: the sweep begins anew.
     after: Option<JobName>,
+    /// The last job that was looked at of those that are not configured any more; `None`: they are begun with anew.
+    left_over: Option<JobName>,
 }
 
 /// One pruning.
 #[derive(Debug)]
 pub(super) struct Turn {
     bounds: Vec<(JobName, History)>,
+    /// Jobs with a history and no record of how their last run ended: nodes of an older version ran them.
+    unrecorded: Vec<JobName>,
+    /// Jobs that are not configured any more, whose record goes with the last of their history.
+    left_over: Vec<JobName>,
     after: Option<JobName>,
 }
 
@@ -112,17 +119,22 @@ impl Pruning {
     }
 
     /// What is to be pruned now; `None`: a pruning is under way.
-    pub(super) fn begin(&mut self, jobs: &BTreeMap<JobName, Arc<Job>>) -> Option<Turn> {
+    pub(super) fn begin(&mut self, jobs: &BTreeMap<JobName, Arc<Job>>, board: &Board) -> Option<Turn> {
         if std::mem::replace(&mut self.under_way, true) {
             return None;
         }
         let mut names = std::mem::take(&mut self.touched);
+        let unrecorded: Vec<JobName> =
+            self.slice.iter().filter(|job| board.last_of(job).0.is_none()).cloned().collect();
         names.extend(self.slice.drain(..));
+        let left_over: Vec<JobName> = board.left_over(self.left_over.as_ref()).take(SLICE).cloned().collect();
+        self.left_over = left_over.last().filter(|_| left_over.len() == SLICE).cloned();
         let bounds_of = |name: JobName| {
             let bounds = jobs.get(&name).map_or(FORGOTTEN, |job| job.history);
             (name, bounds)
         };
-        Some(Turn { bounds: names.into_iter().map(bounds_of).collect(), after: self.after.clone() })
+        let bounds = names.into_iter().map(bounds_of).collect();
+        Some(Turn { bounds, unrecorded, left_over, after: self.after.clone() })
     }
 
     /// A pruning has ended, and found the next slice of the sweep, unless it failed or the term was over.
@@ -153,6 +165,12 @@ pub(super) async fn prune<S: Store>(
     }
     if deleted > 0 {
         tracing::debug!(deleted, "pruned the history");
+    }
+    for name in &turn.unrecorded {
+        ledger.make_last(hold, name).await?;
+    }
+    for name in &turn.left_over {
+        ledger.forget_last(hold, name).await?;
     }
     ledger.jobs_with_history(turn.after.as_ref(), SLICE).await.map(Some)
 }
@@ -197,7 +215,7 @@ mod tests {
     }
 
     fn begin(pruning: &mut Pruning) -> Option<Turn> {
-        pruning.begin(&BTreeMap::new())
+        pruning.begin(&BTreeMap::new(), &Board::default())
     }
 
     #[test]

@@ -159,6 +159,8 @@ impl<S: Store, E: Execute> Running<S, E> {
             Followed::Paused { job, paused, version, .. } => {
                 self.tell(Event::Changed(Change::Paused(job, paused), version));
             }
+            // For the board alone.
+            Followed::Last { .. } => {}
             Followed::Mark { base, at } => self.node.locks.saw_mark(base, at),
             Followed::Lineage => self.verify(),
             Followed::Damaged(why) => self.damaged(Some(why)),
@@ -189,7 +191,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 Followed::Lineage => self.verify(),
                 Followed::Damaged(why) => damage = Some(why),
                 Followed::Other { key, created, .. } if key == self.leadership.owner_key() => owner = created,
-                Followed::Other { .. } => {}
+                Followed::Last { .. } | Followed::Other { .. } => {}
             }
         }
         for (change, version) in &changes {

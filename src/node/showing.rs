@@ -3,7 +3,7 @@
 use super::Running;
 use crate::board::{Board, Leader, Own, PLANNED_AT_ONCE, Paused};
 use crate::execute::Execute;
-use crate::ledger::{Asked, Followed, News};
+use crate::ledger::{Asked, Followed, LastRuns, News};
 use crate::lock::Hold;
 use crate::scheduler::view::Change;
 use crate::store::{Revision, Store};
@@ -27,6 +27,14 @@ impl<S: Store, E: Execute> Running<S, E> {
         board.is_current(now);
     }
 
+    /// Shows how jobs' last runs ended, as this node has just written or read it: the watch says so a little later.
+    pub(super) fn show_last(&self, runs: &LastRuns) {
+        let mut board = self.node.board.write();
+        for (job, last, version) in runs.known() {
+            board.last(job, last.cloned(), version);
+        }
+    }
+
     fn show_one(&self, board: &mut Board, one: &Followed, now: Wall) {
         match one {
             Followed::Ledger(Change::Watermark(mark), _) => board.decided(mark.clone()),
@@ -36,6 +44,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 let by = || asked.clone().unwrap_or_else(|| Asked { by: String::new(), at: now });
                 board.paused(job, paused.then(|| Paused::from(by())));
             }
+            Followed::Last { job, last, version } => board.last(job, last.clone(), *version),
             Followed::Ledger(Change::Open(run, open), _) => board.open(run, open.clone()),
             Followed::Node { lease, alive, record, .. } => board.node(*lease, record.clone().filter(|_| *alive)),
             Followed::Other { key, created, since, .. } if key == self.leadership.owner_key() => {

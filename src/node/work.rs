@@ -1,6 +1,6 @@
 //! Claims, changes and runs: what the scheduler's actions become.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::{Answer, Running};
 use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
 use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{Ended, Job, JobName, Outcome, RunId};
-use crate::ledger::{Claim, Claims, Ledger};
+use crate::ledger::{Claim, Claims, LastRuns, Ledger};
 use crate::lock::Hold;
 use crate::node::housekeeping::Chore;
 use crate::scheduler::run::{Known, Open, Source};
-use crate::scheduler::{Action, Batch, Event, To, Transition, Transitioned};
+use crate::scheduler::{Action, Batch, Event, Transition, Transitioned};
 use crate::store::{Store, StoreError};
 use crate::time::Wall;
 
@@ -33,6 +33,8 @@ pub(super) struct Work {
     runs: BTreeMap<RunId, Stopper>,
     transitions: VecDeque<Transition>,
     transitions_under_way: usize,
+    /// The jobs of which a verdict is under way that changes how their last run ended.
+    ending: BTreeSet<JobName>,
     pruning: Pruning,
     started: mpsc::Sender<(RunId, u32, Wall)>,
 }
@@ -45,6 +47,7 @@ impl Work {
             runs: BTreeMap::new(),
             transitions: VecDeque::new(),
             transitions_under_way: 0,
+            ending: BTreeSet::new(),
             pruning: Pruning::default(),
             started,
         }
@@ -194,7 +197,11 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Sends what changes of runs are waiting, as many in a transaction as fit.
     pub(super) fn send_transitions(&mut self) {
         while self.work.transitions_under_way < TRANSITIONS_UNDER_WAY && !self.work.transitions.is_empty() {
-            let sent = Ledger::<S>::next_transitions(&mut self.work.transitions);
+            let (waiting, ending) = (&mut self.work.transitions, &self.work.ending);
+            let sent = Ledger::<S>::next_transitions(waiting, |job| ending.contains(job));
+            if sent.is_empty() {
+                return;
+            }
             let fence = sent.first().and_then(|first| first.fence);
             let hold = fence.and_then(|fence| self.leadership.hold_under(fence));
             if fence.is_some() && hold.is_none() {
@@ -204,23 +211,40 @@ impl<S: Store, E: Execute> Running<S, E> {
                 continue;
             }
             self.work.transitions_under_way += 1;
+            let mut last = self.last_runs_of(&sent);
+            self.work.ending.extend(last.known().map(|(job, ..)| job.clone()));
             let ledger = self.node.ledger.clone();
             self.work.spawn(async move {
-                let result = ledger.transition(hold.as_ref(), sent.clone()).await;
+                let result = ledger.transition(hold.as_ref(), sent.clone(), &mut last).await;
                 if result.is_err() {
                     tokio::time::sleep(FAILED_PAUSE).await;
                 }
-                Answer::Transitions { sent, result }
+                Answer::Transitions { sent, last, result }
             });
         }
+    }
+
+    /// What the board knows of the last runs of the jobs of which these changes end runs.
+    fn last_runs_of(&self, changes: &[Transition]) -> LastRuns {
+        let (mut last, board) = (LastRuns::default(), self.node.board.read());
+        for done in changes.iter().filter_map(|change| change.to.verdict()).filter(|done| done.was_begun()) {
+            let (known, version) = board.last_of(&done.job);
+            last.note(done.job.clone(), known.cloned(), version);
+        }
+        last
     }
 
     pub(super) fn transitions_answered(
         &mut self,
         sent: Vec<Transition>,
+        last: &LastRuns,
         result: Result<Vec<(RunId, Transitioned)>, StoreError>,
     ) {
         self.work.transitions_under_way -= 1;
+        for done in sent.iter().filter_map(|change| change.to.verdict()) {
+            self.work.ending.remove(&done.job);
+        }
+        self.show_last(last);
         match result {
             Ok(answers) => {
                 let fenced = answers.iter().any(|(_, answer)| *answer == Transitioned::Fenced);
@@ -241,9 +265,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     }
 
     fn verdict_answered(&mut self, sent: &[Transition], run: &RunId, result: &Transitioned) {
-        let Some(Transition { to: To::Done { done, .. }, .. }) = sent.iter().find(|sent| sent.run == *run) else {
-            return;
-        };
+        let Some(done) = sent.iter().find(|sent| sent.run == *run).and_then(|sent| sent.to.verdict()) else { return };
         match result {
             Transitioned::Applied { .. } => {
                 self.work.pruning.touch(&done.job);
@@ -354,7 +376,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         let (ledger, now) = (self.node.ledger.clone(), self.node.options.clock.wall());
         match chore {
             Chore::Prune => {
-                let Some(turn) = self.work.pruning.begin(self.scheduler.jobs()) else { return };
+                let board = self.node.board.read();
+                let Some(turn) = self.work.pruning.begin(self.scheduler.jobs(), &board) else { return };
+                drop(board);
                 self.work
                     .spawn(async move { Answer::Pruned(super::housekeeping::prune(&ledger, &hold, turn, now).await) });
             }

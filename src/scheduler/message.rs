@@ -137,3 +137,13 @@ pub enum To {
         follow: Vec<Open>,
     },
 }
+
+impl To {
+    /// The verdict, where it ends.
+    pub fn verdict(&self) -> Option<&Done> {
+        match self {
+            To::Done { done, .. } => Some(done),
+            To::Open(_) => None,
+        }
+    }
+}

@@ -186,6 +186,13 @@ impl Done {
     }
 }
 
+impl Done {
+    /// Whether an attempt of the run may have had an effect: what never began says nothing of how its job fares.
+    pub fn was_begun(&self) -> bool {
+        self.attempt > 0 || self.verdict == Verdict::Unknown
+    }
+}
+
 /// How the last run of a job ended, with what lists show of the runs before it. It is kept beside the history, so that
 /// nobody has to read that for a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,11 +218,15 @@ pub const STRIP_MOST: usize = 20;
 
 impl Last {
     /// What is kept once `done` has ended after `before`. A run that ended out of order, as one of a backfill does, is
-    /// counted and does not become the last one.
+    /// counted and does not become the last one. The last run may end once more, where a person has resolved it.
     #[must_use]
     pub fn after(before: Option<&Last>, done: &Done) -> Last {
+        let again = before.filter(|before| before.run == done.id);
         let mut strip = before.map_or(String::new(), |before| before.strip.clone());
-        strip.push(letter(done.verdict));
+        match again.and_then(|again| strip.rfind(letter(again.verdict))) {
+            Some(place) => strip.replace_range(place..=place, letter(done.verdict).encode_utf8(&mut [0; 4])),
+            None => strip.push(letter(done.verdict)),
+        }
         strip.drain(..strip.len().saturating_sub(STRIP_MOST));
         let succeeded_at = match done.verdict {
             Verdict::Succeeded => before.and_then(|before| before.succeeded_at).max(Some(done.finished_at)),
@@ -235,11 +246,12 @@ impl Last {
             succeeded_at,
             strip,
         };
-        let bad_before = before.map_or(0, |before| before.bad_in_a_row);
+        let counted = u32::from(again.is_some_and(Last::is_bad));
+        let bad_before = before.map_or(0, |before| before.bad_in_a_row).saturating_sub(counted);
         Last { bad_in_a_row: if last.is_bad() { bad_before.saturating_add(1) } else { 0 }, ..last }
     }
 
-    /// Whether it needs somebody's attention.
+    /// Whether it needs a person's attention.
     pub fn is_bad(&self) -> bool {
         matches!(self.verdict, Verdict::Failed | Verdict::TimedOut | Verdict::Unknown)
     }

@@ -25,8 +25,8 @@ async fn a_batch_as_large_as_they_get_is_claimed_in_a_file_too() {
     let ends = seconds.iter().map(|second| desk.ends(*second, version, Verdict::Succeeded));
     let mut waiting: VecDeque<Transition> = ends.collect();
     while !waiting.is_empty() {
-        let together = Ledger::<SqliteStore>::next_transitions(&mut waiting);
-        let answers = desk.ledger.transition(None, together).await.unwrap();
+        let together = Ledger::<SqliteStore>::next_transitions(&mut waiting, |_| false);
+        let answers = desk.ledger.transition(None, together, &mut LastRuns::default()).await.unwrap();
         assert!(answers.iter().all(|(_, answer)| matches!(answer, Transitioned::Applied { .. })));
     }
     let find = Find { done: true, limit: 1000, ..Find::default() };
@@ -110,7 +110,11 @@ async fn the_first_news_are_everything_and_the_next_are_changes() {
     let News::Reread(all, _) = follow.next().await.unwrap() else { panic!("it is read first") };
     let run_is_told = Followed::Ledger(Told::Open(run(1), Some(desk.open(1))), version);
     assert!(all.contains(&run_is_told), "{all:?}");
-    let answers = desk.ledger.transition(None, vec![desk.ends(1, version, Verdict::Succeeded)]).await.unwrap();
+    let answers = desk
+        .ledger
+        .transition(None, vec![desk.ends(1, version, Verdict::Succeeded)], &mut LastRuns::default())
+        .await
+        .unwrap();
     let Transitioned::Applied { version } = answers[0].1 else { panic!("{answers:?}") };
     let all = told(&mut follow, version).await;
     assert!(all.contains(&Followed::Ledger(Told::Open(run(1), None), version)), "{all:?}");

@@ -17,7 +17,7 @@ fn all() -> Find {
 async fn runs_are_listed_newest_first_open_ones_and_verdicts_together() {
     let desk = Desk::new().await;
     let version = desk.claimed(&[1, 2, 3]).await;
-    desk.ledger.transition(None, vec![desk.ends(2, version, Verdict::Failed)]).await.unwrap();
+    desk.ledger.transition(None, vec![desk.ends(2, version, Verdict::Failed)], &mut LastRuns::default()).await.unwrap();
     assert_eq!(seconds(&desk, &all()).await, [3, 2, 1]);
     assert_eq!(seconds(&desk, &Find { limit: 2, ..all() }).await, [3, 2]);
     assert_eq!(seconds(&desk, &Find { open: false, ..all() }).await, [2]);

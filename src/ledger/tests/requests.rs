@@ -48,7 +48,10 @@ async fn a_lost_answer_to_pause_or_resume_is_no_error() {
 async fn only_an_open_run_can_be_cancelled() {
     let desk = Desk::new().await;
     let version = desk.claimed(&[1, 2]).await;
-    desk.ledger.transition(None, vec![desk.ends(1, version, Verdict::TimedOut)]).await.unwrap();
+    desk.ledger
+        .transition(None, vec![desk.ends(1, version, Verdict::TimedOut)], &mut LastRuns::default())
+        .await
+        .unwrap();
     let ended = desk.ledger.ask_to_cancel(&run(1), &asked()).await.unwrap_err();
     assert_eq!(ended.to_string(), "a@2026-11-21T00:00:01Z has ended already: timed_out");
     let none = desk.ledger.ask_to_cancel(&run(7), &asked()).await.unwrap_err();
