@@ -3,6 +3,7 @@
 //! Nothing here knows a clock, a store or a runtime.
 
 mod attempt;
+mod code;
 mod http;
 mod params;
 mod script;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 pub(crate) use attempt::cases;
 pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, Judgement, PUT_OFF_MOST, cancelled, judge_lost, lost};
+pub use code::{Code, NotACode, Reason};
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use params::{BadParam, PARAM_NAME_MOST, PARAM_VALUE_MOST, PARAMS_MOST, Param, Params};
 #[cfg(feature = "cli")]
@@ -458,6 +460,8 @@ pub struct End {
     pub reason: String,
     /// The exit code of its command; where a signal ended that, 128 and the signal's number.
     pub exit_code: Option<i32>,
+    /// Why, for a program; `None`: it ended well, as usual.
+    pub code: Option<Code>,
 }
 
 /// Why a run is being stopped.
@@ -475,6 +479,16 @@ pub enum StopReason {
 }
 
 impl StopReason {
+    /// The same, for a program.
+    pub fn code(self) -> Code {
+        match self {
+            StopReason::Asked => Code::Cancelled,
+            StopReason::Replaced => Code::Replaced,
+            StopReason::Shutdown => Code::Shutdown,
+            StopReason::LostLeadership => Code::LeadershipLost,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             StopReason::Asked => "cancelled by request",

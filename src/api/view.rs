@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::fence::Fence;
-use crate::job::{JobName, RunId};
+use crate::job::{Code, JobName, RunId};
 use crate::ledger::{Ledger, NodeRecord, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
@@ -25,6 +25,8 @@ pub struct RunView {
     pub state: &'static str,
     /// Why, for a person; empty where there is nothing to say.
     pub reason: String,
+    /// Why, in a word for programs, for a run that did not end well as usual (`docs/cli.md` has the words).
+    pub code: Option<&'static str>,
     pub fence: Option<Fence>,
     /// The node that claimed it.
     pub node: Option<String>,
@@ -85,6 +87,7 @@ impl From<Open> for RunView {
             job: open.job,
             scheduled_at: open.at,
             reason,
+            code: None,
             fence,
             node,
             attempt: open.attempt,
@@ -109,6 +112,7 @@ impl From<Done> for RunView {
             scheduled_at: done.at,
             state: done.verdict.as_str(),
             reason: done.reason,
+            code: done.code.map(Code::as_str),
             fence,
             node,
             attempt: done.attempt,

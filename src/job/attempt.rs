@@ -6,7 +6,7 @@ pub(crate) mod cases;
 
 use std::time::Duration;
 
-use super::{Again, End, Guarantee, Job, Outcome, StopReason, Task, Verdict};
+use super::{Again, Code, End, Guarantee, Job, Outcome, StopReason, Task, Verdict};
 use crate::fence::Fence;
 
 /// The longest that a target can have the next attempt put off (`Retry-After`).
@@ -119,11 +119,12 @@ impl Job {
 /// What follows the attempt `number` of which its claimant did not report the end, since it is gone. `lost` says so: see
 /// [`lost`].
 pub fn judge_lost(guarantee: Guarantee, number: u32, lost: &str) -> Judgement {
-    let unknown = |reason| Judgement::End(End { verdict: Verdict::Unknown, reason, exit_code: None });
+    let unknown =
+        |code, reason| Judgement::End(End { verdict: Verdict::Unknown, reason, exit_code: None, code: Some(code) });
     match guarantee.may_repeat() {
         true if number < ATTEMPTS_LOST_MOST => Judgement::HandOver,
-        true => unknown(format!("{lost}; it was attempt {number}, and no further one follows")),
-        false => unknown(lost.to_owned()),
+        true => unknown(Code::AttemptsLost, format!("{lost}; it was attempt {number}, and no further one follows")),
+        false => unknown(Code::LeaderLost, lost.to_owned()),
     }
 }
 
@@ -163,7 +164,24 @@ impl Outcome {
             Outcome::Signalled(signal) => Some(EXIT_OF_SIGNAL + signal),
             _ => None,
         };
-        End { verdict, reason, exit_code }
+        End { verdict, reason, exit_code, code: self.code() }
+    }
+
+    /// Why something ends as it does of which this was the last attempt; `None`: it ended well, as usual.
+    fn code(&self) -> Option<Code> {
+        Some(match self {
+            Outcome::Exited(0) | Outcome::Done => return None,
+            Outcome::AlreadyApplied => Code::AlreadyApplied,
+            Outcome::Exited(_) => Code::ExitCode,
+            Outcome::Signalled(_) => Code::Signal,
+            Outcome::NotStarted(_) => Code::NotStarted,
+            Outcome::Failed { .. } => Code::Error,
+            Outcome::TimedOut => Code::TimedOut,
+            Outcome::Stopped(reason) => reason.code(),
+            Outcome::Fenced { .. } => Code::Fenced,
+            Outcome::InDoubt(_) => Code::InDoubt,
+            Outcome::Partial(_) => Code::Partial,
+        })
     }
 }
 
@@ -173,7 +191,8 @@ impl End {
     pub fn after(self, doubt: Option<&str>) -> End {
         match doubt {
             Some(doubt) if !matches!(self.verdict, Verdict::Unknown | Verdict::Succeeded) => {
-                End { verdict: Verdict::Unknown, reason: format!("{}; before: {doubt}", self.reason), ..self }
+                let reason = format!("{}; before: {doubt}", self.reason);
+                End { verdict: Verdict::Unknown, reason, code: Some(Code::InDoubt), ..self }
             }
             _ => self,
         }

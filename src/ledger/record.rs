@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
-use crate::job::{JobName, Params, RunId, Verdict};
+use crate::job::{Code, JobName, Params, RunId, Verdict};
 use crate::scheduler::run::{
     CatchUp, Claimant, Done, End, Known, Last, Many, Open, OpenState, Predecessor, Source, Watermark,
 };
@@ -155,19 +155,26 @@ struct EndRecord {
     reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
+    #[serde(default, deserialize_with = "known_code", skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
+}
+
+/// The code, where this version knows it: a newer one may have more.
+fn known_code<'de, D: serde::Deserializer<'de>>(code: D) -> Result<Option<Code>, D::Error> {
+    Ok(Option::<String>::deserialize(code)?.and_then(|word| word.parse().ok()))
 }
 
 impl EndRecord {
     fn of(source: &Source) -> Option<EndRecord> {
         let Source::After(before) = source else { return None };
         let end = before.end.as_ref()?;
-        Some(EndRecord { verdict: end.verdict, reason: end.reason.clone(), exit_code: end.exit_code })
+        Some(EndRecord { verdict: end.verdict, reason: end.reason.clone(), exit_code: end.exit_code, code: end.code })
     }
 }
 
 impl From<EndRecord> for End {
     fn from(record: EndRecord) -> Self {
-        End { verdict: record.verdict, reason: record.reason, exit_code: record.exit_code }
+        End { verdict: record.verdict, reason: record.reason, exit_code: record.exit_code, code: record.code }
     }
 }
 
@@ -267,6 +274,8 @@ pub(super) struct DoneRecord {
     verdict: Verdict,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     reason: String,
+    #[serde(default, deserialize_with = "known_code", skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
     attempt: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     claimant: Option<ClaimantRecord>,
@@ -301,6 +310,7 @@ impl From<&Done> for DoneRecord {
             params: params_of(&done.source),
             verdict: done.verdict,
             reason: done.reason.clone(),
+            code: done.code,
             attempt: done.attempt,
             claimant: done.claimant.as_ref().map(Into::into),
             claimed_at: done.claimed_at,
@@ -323,6 +333,7 @@ impl From<DoneRecord> for Done {
             source: record.source.with(record.after_end, record.params),
             verdict: record.verdict,
             reason: record.reason,
+            code: record.code,
             attempt: record.attempt,
             claimant: record.claimant.map(Into::into),
             claimed_at: record.claimed_at,
@@ -342,6 +353,8 @@ pub(super) struct LastRecord {
     /// What its run is called behind the job and the `@`.
     run: String,
     verdict: Verdict,
+    #[serde(default, deserialize_with = "known_code", skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     started_at: Option<Wall>,
     finished_at: Wall,
@@ -368,6 +381,7 @@ impl From<&Last> for LastRecord {
         LastRecord {
             run: last.run.as_str().split_once('@').map_or(String::new(), |(_, run)| run.to_owned()),
             verdict: last.verdict,
+            code: last.code,
             started_at: last.started_at,
             finished_at: last.finished_at,
             lateness_ms: last.lateness_ms,
@@ -386,6 +400,7 @@ impl LastRecord {
         Some(Last {
             run: format!("{job}@{}", self.run).parse().ok()?,
             verdict: self.verdict,
+            code: self.code,
             started_at: self.started_at,
             finished_at: self.finished_at,
             lateness_ms: self.lateness_ms,
@@ -517,9 +532,17 @@ mod tests {
         let mut done = Done::of(&open(), Verdict::TimedOut, "took too long", open().at);
         done.output = "half\n".into();
         done.exit_code = Some(-1);
+        done.code = Some(Code::TimedOut);
         done.many = Some(Many { from: Wall::EPOCH, count: 5, at_least: true });
         let record: DoneRecord = decode(&encode(DoneRecord::from(&done))).unwrap();
         assert_eq!(Done::from(record), done);
+
+        // A newer version may have a word that this one does not know.
+        let text = String::from_utf8(encode(DoneRecord::from(&done)))
+            .unwrap()
+            .replace("timed_out\",\"attempt", "bored\",\"attempt");
+        assert!(text.contains("bored"), "{text}");
+        assert_eq!(decode::<DoneRecord>(text.as_bytes()).map(Done::from), Some(Done { code: None, ..done }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::record::{Asked, DoneRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode, encode};
 use super::{Ledger, Pauses};
 use crate::fence::Fence;
-use crate::job::{JobName, RunId, Verdict};
+use crate::job::{Code, JobName, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::{Done, Open, OpenState, Source, Watermark};
 use crate::scheduler::{To, Transition};
@@ -225,7 +225,7 @@ impl<S: Store> Ledger<S> {
         for entry in &entries {
             let Some(super::keys::About::Open(run)) = self.keys.about(&entry.key) else { continue };
             let Some(open) = self.open_of(&run, entry) else { continue };
-            let done = Done::of(&open, Verdict::Unknown, reason, now);
+            let done = Done::of(&open, Verdict::Unknown, "", now).because(Code::Restored.because(reason));
             doubted += usize::from(self.doubt(entry, open, done).await?);
         }
         Ok(doubted)
@@ -290,7 +290,7 @@ impl<S: Store> Ledger<S> {
             .otherwise(Op::get(&verdict_key));
         let settled = |txn: Txn, verdict, done: Done| {
             let reason = format!("resolved by {} on {}; was: {}", asked.by, asked.at, done.reason);
-            let done = Done { verdict, reason, ..done };
+            let done = Done { verdict, ..done.because(Code::Resolved.because(reason)) };
             let value = encode(DoneRecord::from(&done));
             let is_last = last.known().any(|(_, last, _)| last.is_some_and(|last| last.run == done.id));
             let end = [Transition {

@@ -414,7 +414,7 @@ fn stopped_for(reason: StopReason) -> &'static str {
 /// What is recorded of a claim that has ended.
 fn verdict(claim: Once, made: Made, attempts_before: u32) -> Once {
     let Made { ended: Ended { outcome, finished_at, output, output_bytes, .. }, attempts, judgement, doubt } = made;
-    let End { verdict, reason, exit_code } = match judgement {
+    let End { verdict, reason, exit_code, .. } = match judgement {
         Judgement::End(end) => end,
         Judgement::Repeat { .. } | Judgement::HandOver => outcome.end(None),
     };

@@ -15,7 +15,7 @@ use super::turn::PAUSED;
 use super::view::View;
 use super::{Action, BATCH, Batch, Scheduler};
 use crate::fence::Fence;
-use crate::job::{Job, JobName, RunId, Trigger, Verdict};
+use crate::job::{Code, Job, JobName, Reason, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
 
@@ -198,20 +198,15 @@ impl Scheduler {
 
     fn decide(&self, job: &Job, due: Due, decided: &Decided, fence: Fence, now: Wall) -> Decision {
         let open = self.occurrence(&job.name, due.occurrence, fence, now);
-        let skip = |reason: String| {
-            let mut done = Done::of(&open, Verdict::Skipped, reason, now);
-            done.attempt = 0;
-            Decision::Done(done)
-        };
+        let skipped = |why: Reason| Done { attempt: 0, ..Done::of(&open, Verdict::Skipped, "", now).because(why) };
+        let skip = |why: Reason| Decision::Done(skipped(why));
         let nth = match due.what {
             What::SkipMany { many, upto, reason } => {
-                let mut done = Done::of(&open, Verdict::Skipped, reason, now);
-                (done.attempt, done.many) = (0, Some(many));
-                return Decision::Many(done, upto);
+                return Decision::Many(Done { many: Some(many), ..skipped(reason) }, upto);
             }
             What::Skip(reason) => return skip(reason),
-            _ if self.claims.forgotten.contains(&open.id) => return skip(FORGOTTEN.to_owned()),
-            _ if self.view.paused.contains(&job.name) => return skip(PAUSED.to_owned()),
+            _ if self.claims.forgotten.contains(&open.id) => return skip(Code::Rewound.because(FORGOTTEN)),
+            _ if self.view.paused.contains(&job.name) => return skip(Code::Paused.because(PAUSED)),
             What::InTime => None,
             What::CatchUp { nth, every } => Some((nth, every)),
         };
@@ -312,8 +307,8 @@ impl Scheduler {
             if stays {
                 opens.push(waiting(open, moved.starts));
             } else {
-                let reason = "the job was taken out of the configuration before it started";
-                dones.push(Done { attempt: 0, ..Done::of(&open, Verdict::Skipped, reason, now) });
+                let why = Code::Unconfigured.because("the job was taken out of the configuration before it started");
+                dones.push(Done { attempt: 0, ..Done::of(&open, Verdict::Skipped, "", now).because(why) });
             }
         }
         if opens.is_empty() && dones.is_empty() {

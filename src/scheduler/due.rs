@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::run::Many;
-use crate::job::{Job, JobName, MissedRun, Trigger};
+use crate::job::{Code, Job, JobName, MissedRun, Reason, Trigger};
 use crate::schedule::Occurrence;
 use crate::time::{Wall, written};
 
@@ -37,9 +37,9 @@ pub enum What {
     /// Missed, and to be run all the same: the `nth` (from 0) of its job that is, `every` after the one before.
     CatchUp { nth: u32, every: Duration },
     /// Missed, and not to be run, with the reason.
-    Skip(String),
+    Skip(Reason),
     /// Missed with many others before it, none of which is to be run: all that start until `upto` are decided by it.
-    SkipMany { many: Many, upto: Wall, reason: String },
+    SkipMany { many: Many, upto: Wall, reason: Reason },
 }
 
 /// The jobs that have a schedule, by when they are next due.
@@ -176,7 +176,7 @@ fn look_back(job: &Job, after: Wall, now: Wall, jobs: usize) -> VecDeque<Due> {
         // All of them start before the instant of the first listed one, jitter included; that one is due only after
         // this.
         let upto = first.at.minus(Duration::from_millis(1));
-        let reason = "missed: no leader, and too many to decide one by one".to_owned();
+        let reason = Code::MissedMany.because("missed: no leader, and too many to decide one by one");
         let what = What::SkipMany { many, upto, reason };
         // It is decided before anything else that starts after `after`: the watermark of another job's decision must
         // not pass over the first of them while they have no verdict.
@@ -211,16 +211,21 @@ fn decide_missed(job: &Job, occurrences: &[Occurrence], now: Wall) -> Vec<What> 
         }
         if too_old(occurrence) {
             let within = policy.within.unwrap_or_default();
-            return What::Skip(format!("missed: no leader within {} (`missed.within`)", written(within)));
+            let text = format!("missed: no leader within {} (`missed.within`)", written(within));
+            return What::Skip(Code::MissedWindow.because(text));
         }
         if index >= first_to_run {
             nth += 1;
             return What::CatchUp { nth: nth - 1, every: policy.every };
         }
         What::Skip(match policy.run {
-            MissedRun::Skip => "missed: no leader when it was due (`missed.run: skip`)".to_owned(),
-            MissedRun::Latest => "missed: a later occurrence takes its place (`missed.run: latest`)".to_owned(),
-            MissedRun::All => format!("missed: more than {} were (`missed.limit`)", policy.limit),
+            MissedRun::Skip => Code::Missed.because("missed: no leader when it was due (`missed.run: skip`)"),
+            MissedRun::Latest => {
+                Code::Superseded.because("missed: a later occurrence takes its place (`missed.run: latest`)")
+            }
+            MissedRun::All => {
+                Code::MissedLimit.because(format!("missed: more than {} were (`missed.limit`)", policy.limit))
+            }
         })
     };
     occurrences.iter().enumerate().map(decide).collect()

@@ -6,8 +6,8 @@ use super::run::{Claimant, Done, End, Open, OpenState, Predecessor, Source};
 use super::work::{Attempt, By, Flight};
 use super::{Action, Scheduler, To, Transition, Transitioned};
 use crate::job::{
-    Attempted, Ended, Guarantee, Judgement, On, OnLostLeadership, RunId, StopReason, Verdict, cancelled, judge_lost,
-    lost,
+    Attempted, Code, Ended, Guarantee, Judgement, On, OnLostLeadership, Reason, RunId, StopReason, Verdict, cancelled,
+    judge_lost, lost,
 };
 use crate::time::Wall;
 
@@ -22,7 +22,7 @@ impl Scheduler {
             return self.give_back(run, now);
         };
         if let Some(by) = self.view.cancels.get(run).cloned() {
-            return self.conclude(&open, Verdict::Cancelled, cancelled(Some(&by)), now);
+            return self.conclude(&open, Verdict::Cancelled, Code::Cancelled.because(cancelled(Some(&by))), now);
         }
         self.work.start(run.clone(), Arc::clone(&job), attempt);
         self.act(Action::Start { open, job });
@@ -62,9 +62,9 @@ impl Scheduler {
             }
             Judgement::End(end) => {
                 let output = self.work.output_of(&run, attempt, &ended);
-                let (finished_at, exit_code) = (ended.finished_at, end.exit_code);
-                let done = Done::of(&open, end.verdict, end.reason, now);
-                self.done(Done { finished_at, exit_code, output, ..done }, open.has_begun(), now)
+                let End { verdict, reason, exit_code, code } = end;
+                let (finished_at, done) = (ended.finished_at, Done::of(&open, verdict, reason, now));
+                self.done(Done { finished_at, exit_code, code, output, ..done }, open.has_begun(), now)
             }
         };
         self.change(&run, to, By::Attempt(active.attempt));
@@ -105,7 +105,12 @@ impl Scheduler {
     /// followed the doubt.
     pub(super) fn follow_resolved(&mut self, run: &RunId, now: Wall) {
         let Some(fence) = self.authority.term() else { return };
-        let end = End { verdict: Verdict::Succeeded, reason: "resolved by a person".to_owned(), exit_code: None };
+        let end = End {
+            verdict: Verdict::Succeeded,
+            reason: "resolved by a person".to_owned(),
+            exit_code: None,
+            code: Some(Code::Resolved),
+        };
         let before = Predecessor { run: run.clone(), end: Some(end) };
         let follow = self.followers_of(&before, |on| on == On::Success, now);
         self.act(Action::Follow { fence, run: run.clone(), follow });
@@ -117,10 +122,12 @@ impl Scheduler {
     }
 
     /// Ends an open run on the leader's authority, unstarted or unheard of.
-    pub(super) fn conclude(&mut self, open: &Open, verdict: Verdict, reason: impl Into<String>, now: Wall) {
+    pub(super) fn conclude(&mut self, open: &Open, verdict: Verdict, why: Reason, now: Wall) {
         let Some(fence) = self.authority.term() else { return };
-        let end = End { verdict, reason: reason.into(), exit_code: None }.after(open.doubt.as_deref());
-        let to = self.done(Done::of(open, end.verdict, end.reason, now), open.has_begun(), now);
+        let end = End { verdict, reason: why.text, exit_code: None, code: Some(why.code) };
+        let End { verdict, reason, code, .. } = end.after(open.doubt.as_deref());
+        let done = Done { code, ..Done::of(open, verdict, reason, now) };
+        let to = self.done(done, open.has_begun(), now);
         self.change(&open.id, to, By::Term(fence));
     }
 
@@ -246,7 +253,7 @@ impl Scheduler {
         };
         let Some(by) = self.view.cancels.get(run).cloned() else { return };
         if self.authority.leads() && open.state != OpenState::Claimed && !self.work.is_in_flight(run) {
-            self.conclude(&open, Verdict::Cancelled, cancelled(Some(&by)), now);
+            self.conclude(&open, Verdict::Cancelled, Code::Cancelled.because(cancelled(Some(&by))), now);
         }
     }
 
@@ -280,7 +287,10 @@ impl Scheduler {
         let lost = lost("leader", open.claimant.as_ref().map(|claimant| (claimant.node.as_str(), claimant.fence)));
         let guarantee = self.configuration.job(&open.job).map_or(Guarantee::AtMostOnce, |job| job.guarantee);
         match judge_lost(guarantee, open.attempt, &lost) {
-            Judgement::End(end) => self.conclude(open, end.verdict, end.reason, now),
+            Judgement::End(end) => {
+                let code = end.code.unwrap_or(Code::LeaderLost);
+                self.conclude(open, end.verdict, code.because(end.reason), now);
+            }
             Judgement::HandOver | Judgement::Repeat { .. } => {
                 let Some(fence) = self.authority.term() else { return };
                 let open = Open { doubt: Some(lost.into()), ..open.clone() };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::run::{CatchUp, Done, Open, OpenState, Source};
 use super::{Scheduler, WAITING_MOST};
-use crate::job::{Job, JobName, Overlap, RunId, Verdict};
+use crate::job::{Code, Job, JobName, Overlap, Reason, RunId, Verdict};
 use crate::time::Wall;
 
 /// An occurrence that a batch is about to open: the ledger does not show it yet.
@@ -23,7 +23,7 @@ pub(super) enum Place {
     Behind,
     /// It waits for these, which are to be stopped.
     Replace(Vec<RunId>),
-    Never(Verdict, String),
+    Never(Verdict, Reason),
 }
 
 /// Why a run asks for its place.
@@ -59,14 +59,14 @@ struct Beside<'a> {
 /// The place of a run that asks, by its job's `overlap:`.
 fn place(overlap: Overlap, asks: Asks, beside: &Beside<'_>) -> Place {
     let most = if let Overlap::Allow { max_running } = overlap { max_running as usize } else { 1 };
-    let skip = |reason: String| Place::Never(Verdict::Skipped, reason);
+    let skip = |text: String| Place::Never(Verdict::Skipped, Code::Overlap.because(text));
     let full = || format!("overlap: {WAITING_MOST} runs wait already");
     let too_many = beside.in_time > WAITING_MOST;
     let gives_way = overlap == Overlap::Replace && asks != Asks::Past;
     match (overlap, asks) {
         _ if gives_way && beside.later.is_some() => {
             let later = beside.later.map(RunId::to_string).unwrap_or_default();
-            Place::Never(Verdict::Cancelled, format!("replaced by {later}"))
+            Place::Never(Verdict::Cancelled, Code::Replaced.because(format!("replaced by {later}")))
         }
         _ if beside.runs.len() < most && !(overlap == Overlap::Queue && beside.queued) => Place::Begin,
         (Overlap::Replace, Asks::Asked | Asks::Turn) => Place::Replace(beside.runs.iter().copied().cloned().collect()),
@@ -154,8 +154,8 @@ impl Scheduler {
         let took = done.finished_at.since(ended.starts.plus(lateness));
         for open in self.waiting_behind(&ended.job) {
             if open.starts > ended.starts && open.starts.since(ended.starts) < took {
-                let reason = format!("overlap: {} lasted beyond its instant", ended.id);
-                self.conclude(&open, Verdict::Skipped, reason, now);
+                let text = format!("overlap: {} lasted beyond its instant", ended.id);
+                self.conclude(&open, Verdict::Skipped, Code::Overlap.because(text), now);
             }
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
 pub use crate::job::End;
-use crate::job::{Job, JobName, Params, RunId, Trigger, Verdict};
+use crate::job::{Code, Job, JobName, Params, Reason, RunId, Trigger, Verdict};
 use crate::time::Wall;
 
 /// The version of a key: the store's revision at which it was last put. Compared, never computed with.
@@ -122,7 +122,7 @@ impl Predecessor {
     pub fn of(done: &Done) -> Predecessor {
         let mut reason = done.reason.clone();
         reason.truncate(reason.floor_char_boundary(FOLLOWED_REASON_MOST));
-        let end = End { verdict: done.verdict, reason, exit_code: done.exit_code };
+        let end = End { verdict: done.verdict, reason, exit_code: done.exit_code, code: done.code };
         Predecessor { run: done.id.clone(), end: Some(end) }
     }
 }
@@ -137,6 +137,8 @@ pub struct Done {
     pub verdict: Verdict,
     /// Why, for a person.
     pub reason: String,
+    /// Why, for a program; `None`: it ended well, as usual, or an older version wrote it.
+    pub code: Option<Code>,
     pub attempt: u32,
     /// Who claimed it; for a skipped occurrence, the leader that decided so.
     pub claimant: Option<Claimant>,
@@ -173,6 +175,7 @@ impl Done {
             source: open.source.clone(),
             verdict,
             reason: reason.into(),
+            code: None,
             attempt: open.attempt,
             claimant: open.claimant.clone(),
             claimed_at: open.claimed_at,
@@ -187,6 +190,12 @@ impl Done {
 }
 
 impl Done {
+    /// The same verdict, for this reason.
+    #[must_use]
+    pub fn because(self, why: Reason) -> Done {
+        Done { reason: why.text, code: Some(why.code), ..self }
+    }
+
     /// Whether an attempt of the run may have had an effect: what never began says nothing of how its job fares.
     pub fn was_begun(&self) -> bool {
         self.attempt > 0 || self.verdict == Verdict::Unknown
@@ -199,6 +208,9 @@ impl Done {
 pub struct Last {
     pub run: RunId,
     pub verdict: Verdict,
+    /// Why, where it did not end well as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
     pub started_at: Option<Wall>,
     pub finished_at: Wall,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -238,6 +250,7 @@ impl Last {
         let last = Last {
             run: done.id.clone(),
             verdict: done.verdict,
+            code: done.code,
             started_at: done.started_at,
             finished_at: done.finished_at,
             lateness_ms: done.lateness.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),

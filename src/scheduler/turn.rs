@@ -7,7 +7,7 @@ use super::run::{Open, OpenState, Source};
 use super::work::By;
 use super::{SHOWN_AS_RUNNING_AFTER, Scheduler, To};
 use crate::fence::Fence;
-use crate::job::{Guarantee, Job, JobName, MissedRun, PUT_OFF_MOST, RunId, StopReason, Task, Verdict, cancelled};
+use crate::job::{Code, Guarantee, Job, JobName, MissedRun, PUT_OFF_MOST, RunId, StopReason, Task, Verdict, cancelled};
 use crate::time::Wall;
 
 /// How far the clocks of two leaders may differ without either being wrong.
@@ -56,11 +56,12 @@ impl Scheduler {
                 continue;
             }
             let Some(definition) = &definition else {
-                self.conclude(open, Verdict::Cancelled, "the job is not configured any more", now);
+                let why = Code::Unconfigured.because("the job is not configured any more");
+                self.conclude(open, Verdict::Cancelled, why, now);
                 continue;
             };
             if let Some(by) = self.view.cancels.get(&open.id).cloned() {
-                self.conclude(open, Verdict::Cancelled, cancelled(Some(&by)), now);
+                self.conclude(open, Verdict::Cancelled, Code::Cancelled.because(cancelled(Some(&by))), now);
                 continue;
             }
             let early = is_early(definition, open, not_before, now);
@@ -70,7 +71,7 @@ impl Scheduler {
                 continue;
             }
             if open.attempt == 0 && matches!(open.source, Source::After(_)) && self.view.paused.contains(job) {
-                self.conclude(open, Verdict::Skipped, PAUSED, now);
+                self.conclude(open, Verdict::Skipped, Code::Paused.because(PAUSED), now);
                 continue;
             }
             match self.place_of_open(definition, &opens, index) {

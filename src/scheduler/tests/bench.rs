@@ -117,6 +117,7 @@ impl Model {
         }
         for done in batch.dones {
             assert!(self.claimed.insert(done.id.clone()), "{} is claimed twice", done.id);
+            assert_has_code(&done);
             self.done.insert(done.id.clone(), done);
         }
         for run in batch.replaced {
@@ -154,6 +155,7 @@ impl Model {
                 self.open.remove(&done.id);
                 self.log.push((Change::Open(done.id.clone(), None), version));
                 assert!(!self.done.contains_key(&done.id), "{} has two verdicts", done.id);
+                assert_has_code(&done);
                 self.done.insert(done.id.clone(), done);
                 for open in follow {
                     if !self.open.contains_key(&open.id) && !self.done.contains_key(&open.id) {
@@ -784,4 +786,9 @@ fn short(run: &RunId) -> String {
 /// The run of `job` at this many seconds.
 pub fn run(job: &str, seconds: u64) -> RunId {
     RunId::of(&name(job), at(seconds))
+}
+
+/// Every reason that the scheduler gives has a code, and what has none to give has no code.
+fn assert_has_code(done: &Done) {
+    assert_eq!(done.code.is_some(), !done.reason.is_empty(), "{done:?}");
 }

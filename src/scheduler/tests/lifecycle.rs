@@ -492,7 +492,12 @@ fn a_run_is_told_what_it_follows_through_retries_and_a_take_over() {
     bench.elect(1);
     bench.settle();
     sources.extend(told(&bench, 1));
-    let end = End { verdict: Verdict::Failed, reason: "exit code 3".to_owned(), exit_code: Some(3) };
+    let end = End {
+        verdict: Verdict::Failed,
+        reason: "exit code 3".to_owned(),
+        exit_code: Some(3),
+        code: Some(crate::job::Code::ExitCode),
+    };
     let follows = Source::After(Box::new(Predecessor { run: run("a", 60), end: Some(end) }));
     assert_eq!(sources, vec![follows; 3]);
 }
