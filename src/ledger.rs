@@ -20,6 +20,7 @@
 
 use std::time::Duration;
 
+mod attention;
 mod follow;
 mod history;
 mod keys;
@@ -29,9 +30,11 @@ mod prune;
 mod record;
 mod request;
 mod rewind;
+mod terms;
 mod transition;
 mod watermark;
 
+pub use attention::{ATTENTION_AGE, ATTENTION_KEPT, Attention, AttentionPage};
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
 pub use last::LastRuns;
@@ -40,6 +43,7 @@ pub use prune::Pruned;
 pub use record::{Asked, NodeRecord};
 pub use request::{AskError, BACKFILL_MOST, CALL_DIGITS, Resolution, call};
 pub use rewind::{RewindError, Rewinding, Rewound};
+pub use terms::{TERMS_KEPT, TermEnd, TermRow};
 
 use keys::LedgerKeys;
 use record::{DoneRecord, KnownRecord, OpenRecord, WatermarkRecord, decode, encode};

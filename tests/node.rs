@@ -10,7 +10,7 @@ use fencron::config::{Config, Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
 use fencron::fence::Fence;
 use fencron::job::{Ended, JobName, Outcome, Params, Verdict};
-use fencron::ledger::{Find, Ledger, RunRow};
+use fencron::ledger::{Find, Ledger, RunRow, TermEnd};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::housekeeping::Chore;
 use fencron::node::{Ends, Node, Options, Order, Status};
@@ -605,4 +605,41 @@ async fn the_boards_of_the_leader_and_of_a_follower_say_what_the_store_says() {
     let next: Vec<&str> = board.next_fires().map(|(_, job)| job.as_str()).collect();
     assert_eq!(next, ["tock"]);
     assert_eq!(board.counts(clock.wall()).late, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_terms_of_leaders_are_recorded_with_how_they_ended() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(100), starts: Arc::default() };
+    let leads = async |node: &Handle| {
+        let mut status = node.status.clone();
+        status.wait_for(|status| status.fence.is_some()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    };
+    let a = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    leads(&a).await;
+    let b = start("b", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    a.orders.send(Order::Stop).await.unwrap();
+    a.task.await.unwrap();
+    leads(&b).await;
+    let c = start("c", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    b.task.abort();
+    leads(&c).await;
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let asked = fencron::ledger::Asked { by: "eve".to_owned(), at: clock.wall() };
+    ledger.ask_to_step_down(c.status.borrow().fence.unwrap(), asked).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let terms = ledger.terms(None, 10).await.unwrap();
+    let ends: Vec<_> = terms.iter().map(|term| (term.node.as_str(), term.end.map(TermEnd::as_str))).collect();
+    let expected = [("c", None), ("c", Some("stepped_down")), ("b", Some("lapsed")), ("a", Some("resigned"))];
+    assert_eq!(ends, expected);
+    for (later, earlier) in terms.iter().zip(&terms[1..]) {
+        assert!(earlier.to.unwrap() <= later.from && earlier.fence < later.fence, "{terms:?}");
+    }
+    assert!(terms.iter().all(|term| term.first_claim.is_some_and(|at| at >= term.from)), "{terms:?}");
+    assert_eq!(Some(terms[0].fence), c.status.borrow().fence);
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::once::{OnceKey, OnceKind};
+use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
 use crate::lock::{Namespace, escaped};
 use crate::scheduler::run::Done;
@@ -128,6 +129,40 @@ impl LedgerKeys {
     /// The run that one of those is about.
     pub fn run_of_unknown(&self, key: &str) -> Option<RunId> {
         key.strip_prefix(&self.prefix)?.strip_prefix("~unknown/")?.parse().ok()
+    }
+
+    /// That a run ended badly. The keys sort by when that was.
+    pub fn attention(&self, done: &Done) -> String {
+        format!("{}~attn/{}/{}", self.prefix, sortable(done.finished_at), done.id)
+    }
+
+    pub fn all_attention(&self) -> Keys {
+        Keys::prefix(format!("{}~attn/", self.prefix))
+    }
+
+    /// The first key of what ended at `at` or later.
+    pub fn attention_before(&self, at: Wall) -> String {
+        format!("{}~attn/{}", self.prefix, sortable(at))
+    }
+
+    /// When the run ended that one of those is about, and which run that is.
+    pub fn run_of_attention(&self, key: &str) -> Option<(Wall, RunId)> {
+        let (at, run) = key.strip_prefix(&self.prefix)?.strip_prefix("~attn/")?.split_once('/')?;
+        Some((at.parse().ok()?, run.parse().ok()?))
+    }
+
+    /// A term of a leader. The keys sort by fence.
+    pub fn term(&self, fence: Fence) -> String {
+        format!("{}~term/{:020}", self.prefix, fence.get())
+    }
+
+    pub fn terms(&self) -> Keys {
+        Keys::prefix(format!("{}~term/", self.prefix))
+    }
+
+    /// The fence of the term that one of those is about.
+    pub fn fence_of_term(&self, key: &str) -> Option<Fence> {
+        Fence::new(key.strip_prefix(&self.prefix)?.strip_prefix("~term/")?.parse().ok()?)
     }
 
     /// Which stretches of a job's history were pruned.
@@ -323,6 +358,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_is_kept_of_terms_and_of_bad_verdicts_is_read_from_its_key_and_sorts_by_fence_and_by_time() {
+        let keys = keys();
+        let term = |fence: u64| keys.term(Fence::new(fence).unwrap());
+        assert!(term(9) < term(10) && keys.terms().contains(&term(10)) && !keys.followed().contains(&term(10)));
+        assert_eq!(keys.fence_of_term(&term(1234)).map(Fence::get), Some(1234));
+        let run: RunId = "a.b@2026-11-21T02:00:00.250Z~t-1".parse().unwrap();
+        let at: Wall = "2026-11-21T02:00:07Z".parse().unwrap();
+        let key = format!("/fencron/v1/shop/~attn/2026-11-21T02:00:07.000Z/{run}");
+        assert_eq!(keys.run_of_attention(&key), Some((at, run)));
+        assert!(keys.attention_before(at) <= key && keys.attention_before(at.plus(Duration::from_millis(1))) > key);
     }
 
     #[test]

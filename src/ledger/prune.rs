@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::Ledger;
+use super::attention::is_bad;
 use super::history::done_entry;
 use super::record::encode;
 use crate::job::{History, JobName, Verdict};
 use crate::lock::Hold;
-use crate::scheduler::run::Source;
+use crate::scheduler::run::{Done, Source};
 use crate::store::{Compare, Entry, Keys, Op, Order, Range, Store, StoreError, Test};
 use crate::time::Wall;
 
@@ -157,11 +158,14 @@ impl<S: Store> Ledger<S> {
         }
         takes.reverse();
         let (mut ops, mut deleted) = (Vec::new(), 0);
-        let gone: Vec<Wall> = entries
+        let taken: Vec<Done> = entries
             .iter()
             .zip(&takes)
             .filter(|(_, (takes, _))| *takes)
             .filter_map(|(entry, _)| done_entry(entry))
+            .collect();
+        let gone: Vec<Wall> = taken
+            .iter()
             .filter(|done| done.source == Source::Schedule && done.verdict != Verdict::Skipped)
             .map(|done| done.at)
             .collect();
@@ -171,6 +175,8 @@ impl<S: Store> Ledger<S> {
                 ops.push(Op::Delete(Keys::Range { start: (*first).to_owned(), end: behind(last) }));
             }
         }
+        let bad = taken.iter().filter(|done| is_bad(done.verdict));
+        ops.extend(bad.map(|done| Op::delete(self.keys.attention(done))));
         // Where a person brings the watermark back, these may have run, though nothing tells how they ended.
         if let Some(job) = self.keys.job_of_done(&page[0]).filter(|_| !gone.is_empty()) {
             let mut pruned = self.pruned(&job).await?.unwrap_or_default();

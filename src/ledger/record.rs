@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::attention::REASON_MOST;
+use super::terms::{TermEnd, TermRow};
 use crate::fence::Fence;
 use crate::job::{Code, JobName, Params, RunId, Verdict};
 use crate::scheduler::run::{
@@ -409,6 +411,58 @@ impl LastRecord {
             succeeded_at: self.succeeded_at.or(implied),
             strip: self.strip,
         })
+    }
+}
+
+/// That a run ended badly; the key says which, and when.
+#[derive(Serialize, Deserialize)]
+pub(super) struct AttentionRecord {
+    pub verdict: Verdict,
+    #[serde(default, deserialize_with = "known_code", skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+impl From<&Done> for AttentionRecord {
+    fn from(done: &Done) -> Self {
+        let reason = done.reason[..done.reason.floor_char_boundary(REASON_MOST)].to_owned();
+        AttentionRecord { verdict: done.verdict, code: done.code, reason }
+    }
+}
+
+/// A term of a leader; the key has its fence.
+#[derive(Serialize, Deserialize)]
+pub(super) struct TermRecord {
+    node: String,
+    from: Wall,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_claim: Option<Wall>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<Wall>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<TermEnd>,
+}
+
+impl TermRecord {
+    pub fn new(node: &str, from: Wall) -> TermRecord {
+        TermRecord { node: node.to_owned(), from, first_claim: None, to: None, end: None }
+    }
+
+    /// The same with its first claim; `None`: it has one.
+    pub fn first_claim(self, at: Wall) -> Option<TermRecord> {
+        self.first_claim.is_none().then_some(TermRecord { first_claim: Some(at), ..self })
+    }
+
+    /// The same with its end; `None`: it has one. What the leader itself says is better than what its successor supposed.
+    pub fn end(self, to: Wall, end: TermEnd) -> Option<TermRecord> {
+        let is_open = self.end.is_none_or(|known| known == TermEnd::Lapsed && end != TermEnd::Lapsed);
+        is_open.then_some(TermRecord { to: Some(to), end: Some(end), ..self })
+    }
+
+    pub fn into_row(self, fence: Fence) -> TermRow {
+        let TermRecord { node, from, first_claim, to, end } = self;
+        TermRow { fence, node, from, first_claim, to, end }
     }
 }
 

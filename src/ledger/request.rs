@@ -245,6 +245,7 @@ impl<S: Store> Ledger<S> {
                 .then(Op::put(self.keys.done(&done.id), encode(DoneRecord::from(done))))
                 .then(Op::put(self.keys.unknown(&done.id), ""))
                 .otherwise(Op::get(key));
+            let txn = self.put_attention(txn, done);
             let ended = last.after(&ends);
             let (committed, _) = self.commit(self.put_last(txn, &ended)).await?;
             if committed.succeeded {
@@ -284,7 +285,7 @@ impl<S: Store> Ledger<S> {
             return Err(AskError::NotInDoubt { run: run.clone(), verdict: done.verdict.to_string() });
         }
         let (verdict_key, last) = (self.keys.done(run), self.known_last(&done.job).await?);
-        let mut txn = Txn::new()
+        let txn = Txn::new()
             .when(Compare::modified_at(&verdict_key, entry.modified))
             .then(Op::delete(self.keys.unknown(run)))
             .otherwise(Op::get(&verdict_key));
@@ -292,6 +293,7 @@ impl<S: Store> Ledger<S> {
             let reason = format!("resolved by {} on {}; was: {}", asked.by, asked.at, done.reason);
             let done = Done { verdict, ..done.because(Code::Resolved.because(reason)) };
             let value = encode(DoneRecord::from(&done));
+            let txn = self.put_attention(txn, &done);
             let is_last = last.known().any(|(_, last, _)| last.is_some_and(|last| last.run == done.id));
             let end = [Transition {
                 run: run.clone(),
@@ -304,11 +306,13 @@ impl<S: Store> Ledger<S> {
         let (txn, (key, value)) = match resolution {
             Resolution::Succeeded => {
                 let txn = txn.then(Op::put(self.keys.resolved(run), encode(asked)));
+                let txn = txn.then(Op::delete(self.keys.attention(&done)));
                 settled(txn, Verdict::Succeeded, done)
             }
             Resolution::Failed => settled(txn, Verdict::Failed, done),
             Resolution::Retry => {
-                txn = txn.when(Compare::absent(Keys::one(self.keys.open(run)))).then(Op::delete(self.keys.done(run)));
+                let absent = Compare::absent(Keys::one(self.keys.open(run)));
+                let txn = txn.when(absent).then(Op::delete(&verdict_key)).then(Op::delete(self.keys.attention(&done)));
                 (txn, (self.keys.open(run), encode(OpenRecord::from(&again(&done, asked.at)))))
             }
         };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::fence::Fence;
-use crate::job::{History, RunId, Verdict};
+use crate::job::{Code, History, RunId, Verdict};
 use crate::lock::{CallId, Driver, LockName, Locks, Presence, Seen, Session, Timing};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState, Predecessor, Source, Watermark};
 use crate::scheduler::{To, Transition, Transitioned};
@@ -19,6 +19,7 @@ mod history;
 mod last;
 mod requests;
 mod rewind;
+mod terms;
 mod transitions;
 
 /// 2026-11-21T00:00:00Z.

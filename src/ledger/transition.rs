@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use super::attention::is_bad;
 use super::last::verdict_of;
 use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{LastRuns, Ledger, Pauses};
@@ -23,9 +24,9 @@ const AUTHORITY: usize = 2;
 const _: () =
     assert!(AUTHORITY + VERDICT + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
 
-/// The most operations of a verdict alone: the open run goes; the verdict, how the job's last run ended, and that the run
-/// is in doubt come.
-const VERDICT: usize = 4;
+/// The most operations of a verdict alone: the open run goes; the verdict comes, and how the job's last run ended, that it is
+/// a bad one, and that the run is in doubt.
+const VERDICT: usize = 5;
 
 /// How many changes are looked at that cannot be made yet, for others behind them that can.
 const PASSED_OVER_MOST: usize = 1000;
@@ -152,6 +153,7 @@ impl<S: Store> Ledger<S> {
                     if done.verdict == Verdict::Unknown {
                         txn = txn.then(Op::put(self.keys.unknown(&done.id), ""));
                     }
+                    txn = self.put_attention(txn, done);
                 }
             }
         }
@@ -308,7 +310,7 @@ fn weight_of(transition: &Transition) -> usize {
         To::Open(_) => 1,
         To::Done { done, follow } => {
             let in_doubt = usize::from(done.verdict == Verdict::Unknown);
-            2 + in_doubt + 2 * follow.len()
+            2 + usize::from(is_bad(done.verdict)) + in_doubt + 2 * follow.len()
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Chore {
     Prune,
     /// Add a link to the lineage, by which a restored store is known.
     RenewLineage,
+    /// Delete the oldest terms and bad verdicts from their lists.
+    BoundRecords,
     /// Look at the store's version, size and alarms.
     CheckStore,
     /// Look whether the nodes have the same configuration.
@@ -32,9 +34,10 @@ pub enum Chore {
 }
 
 /// The chores, by when they are done (six fields, seconds first; UTC).
-const CHORES: [(&str, Chore); 5] = [
+const CHORES: [(&str, Chore); 6] = [
     ("17 * * * * *", Chore::Prune),
     ("27 */10 * * * *", Chore::RenewLineage),
+    ("7 */10 * * * *", Chore::BoundRecords),
     ("37 */10 * * * *", Chore::CheckStore),
     ("47 * * * * *", Chore::CompareConfigs),
     ("*/30 * * * * *", Chore::LookForOverdue),
@@ -173,6 +176,15 @@ pub(super) async fn prune<S: Store>(
         ledger.forget_last(hold, name).await?;
     }
     ledger.jobs_with_history(turn.after.as_ref(), SLICE).await.map(Some)
+}
+
+pub(super) async fn bound_records<S: Store>(ledger: &Ledger<S>, hold: &Hold, now: Wall) -> Result<(), StoreError> {
+    ledger.bound_terms(hold).await?;
+    let beyond = ledger.bound_attention(hold, now).await?;
+    if beyond > 0 {
+        tracing::debug!(beyond, "the list of bad verdicts was full: the oldest were taken off it");
+    }
+    Ok(())
 }
 
 pub(super) async fn check_store<S: Store>(ledger: &Ledger<S>) -> Result<(), StoreError> {

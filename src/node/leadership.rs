@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::{Answer, Running};
 use crate::execute::{Execute, MayStart};
 use crate::fence::Fence;
-use crate::ledger::Claims;
+use crate::ledger::{Claims, TermEnd};
 use crate::lock::{Candidate, Hold, News, Session, StoreWentBack, Term, Trust};
 use crate::scheduler::Event;
 use crate::scheduler::run::Version;
 use crate::store::{Revision, Store, StoreError};
-use crate::time::{Boot, Clock};
+use crate::time::{Boot, Clock, Wall};
 
 /// How long a new node waits to hear what the others' clocks show before it campaigns all the same.
 const CLOCKS_HEARD_WITHIN: Duration = Duration::from_secs(1);
@@ -34,6 +36,8 @@ pub(super) struct Leadership<S> {
     claims: Option<Claims>,
     /// The version at which a person last brought the watermark back.
     rewound_at: Version,
+    /// Takes when the first occurrence of the term is claimed, for its record; `None`: it has been, or there is no term.
+    first_claim: Option<oneshot::Sender<Wall>>,
     /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
     owner: Option<(Revision, Option<u64>)>,
 }
@@ -59,6 +63,7 @@ impl<S: Store> Leadership<S> {
             acting: Arc::new(AtomicU64::new(0)),
             claims: None,
             rewound_at: 0,
+            first_claim: None,
             owner: None,
         }
     }
@@ -135,6 +140,14 @@ impl<S: Store> Leadership<S> {
         self.claims.take()
     }
 
+    /// Something was claimed under the term.
+    pub fn has_claimed(&mut self, at: Wall) {
+        if let Some(first_claim) = self.first_claim.take() {
+            // Where it cannot be recorded, the record goes without it.
+            first_claim.send(at).ok();
+        }
+    }
+
     /// A claim of this term is answered.
     pub fn claimed(&mut self, mut claims: Claims) {
         claims.rewound(self.rewound_at);
@@ -177,6 +190,7 @@ impl<S: Store> Leadership<S> {
         };
         self.start_nothing();
         self.claims = None;
+        self.first_claim = None;
         self.told_trust = false;
         self.candidate.give_up();
         Some(hold)
@@ -283,11 +297,39 @@ impl<S: Store, E: Execute> Running<S, E> {
         let fence = hold.fence();
         tracing::info!(%fence, node = self.node.options.name, "leading");
         self.leadership.act(self.scheduler.view().watermark_version);
+        self.record_term();
         self.tell(Event::Elected { fence });
         if self.stopping.is_none() {
             self.tell(Event::Undrain);
         }
         self.look_at_trust();
+    }
+
+    /// Records that the term has begun, and then when it claimed for the first time.
+    fn record_term(&mut self) {
+        let Some(hold) = self.leadership.leading().cloned() else { return };
+        let (first_claim, claimed) = oneshot::channel();
+        self.leadership.first_claim = Some(first_claim);
+        let (ledger, node, from) =
+            (self.node.ledger.clone(), self.node.options.name.clone(), self.node.options.clock.wall());
+        self.work.spawn(async move {
+            let recorded = async {
+                if ledger.begin_term(&hold, &node, from).await?
+                    && let Ok(at) = claimed.await
+                {
+                    ledger.first_claim(hold.fence(), at).await?;
+                }
+                Ok(())
+            };
+            Answer::Done("record the term", recorded.await)
+        });
+    }
+
+    /// Records how the term ended.
+    pub(super) fn record_end_of_term(&mut self, fence: Fence, end: TermEnd) {
+        let (ledger, now) = (self.node.ledger.clone(), self.node.options.clock.wall());
+        self.work
+            .spawn(async move { Answer::Done("record how the term ended", ledger.end_term(fence, now, end).await) });
     }
 
     /// Tells the keep-alive that the loop turns: the session of a node that hangs is not to be kept alive for long. And a
@@ -322,6 +364,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn lose_term(&mut self, why: &str) {
         let Some(hold) = self.leadership.end_term() else { return };
         tracing::warn!(fence = %hold.fence(), why, "leading no more");
+        self.record_end_of_term(hold.fence(), TermEnd::Lost);
         self.tell(Event::Deposed);
     }
 

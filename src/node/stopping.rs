@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::Running;
 use crate::execute::Execute;
 use crate::job::StopReason;
+use crate::ledger::TermEnd;
+use crate::lock::Hold;
 use crate::scheduler::Event;
 use crate::store::Store;
 use crate::time::Boot;
@@ -91,6 +93,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn step_down_now(&mut self) {
         if let Some(hold) = self.leadership.end_term() {
             tracing::info!(fence = %hold.fence(), "stepping down");
+            self.record_end_of_term(hold.fence(), TermEnd::SteppedDown);
             self.tell(Event::Deposed);
         }
         self.tell(Event::Undrain);
@@ -105,12 +108,27 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// The last acts: resigns, and closes the session.
     pub(super) async fn leave(self) {
         self.leadership.start_nothing();
-        let led = self.leadership.hold().is_some();
+        let led = self.leadership.hold().map(Hold::fence);
         self.work.end().await;
-        match tokio::time::timeout(LAST_WORDS, self.leadership.leave()).await {
-            Ok(Ok(())) if led => tracing::info!("resigned"),
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => {
+        let (ledger, now) = (self.node.ledger.clone(), self.node.options.clock.wall());
+        let record = async move {
+            match led {
+                Some(fence) => ledger.end_term(fence, now, TermEnd::Resigned).await,
+                None => Ok(()),
+            }
+        };
+        let leave = async { tokio::join!(self.leadership.leave(), record) };
+        let (left, recorded) = match tokio::time::timeout(LAST_WORDS, leave).await {
+            Ok((left, recorded)) => (Some(left), recorded),
+            Err(_) => (None, Ok(())),
+        };
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "could not record how the term ended");
+        }
+        match left {
+            Some(Ok(())) if led.is_some() => tracing::info!("resigned"),
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => {
                 tracing::warn!("the store does not answer: leadership and session end by themselves");
             }
         }

@@ -145,6 +145,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         match result {
             Ok(Claim::Made { version }) => {
                 self.leadership.claimed(claims);
+                self.leadership.has_claimed(self.node.options.clock.wall());
                 self.tell(Event::Claimed { batch, version });
             }
             Ok(Claim::TooLarge) => {
@@ -391,6 +392,12 @@ impl<S: Store, E: Execute> Running<S, E> {
             Chore::CheckStore => {
                 self.work.spawn(async move {
                     Answer::Done("check the store", super::housekeeping::check_store(&ledger).await)
+                });
+            }
+            Chore::BoundRecords => {
+                self.work.spawn(async move {
+                    let bounded = super::housekeeping::bound_records(&ledger, &hold, now).await;
+                    Answer::Done("delete what is kept for too long", bounded)
                 });
             }
             Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.heard.nodes()),

@@ -204,5 +204,5 @@ async fn one_transaction_holds_changes_on_one_authority_and_no_more_than_fit() {
     while !waiting.is_empty() {
         sizes.push(Ledger::<MemoryStore>::next_transitions(&mut waiting, |_| false).len());
     }
-    assert_eq!(sizes, [58, 42, 1, 1]);
+    assert_eq!(sizes, [39, 39, 22, 1, 1]);
 }

@@ -1,0 +1,137 @@
+//! What went wrong lately: a small record beside each bad verdict, so that the latest are found among however many that
+//! are not bad. The record goes with its verdict.
+
+use std::time::Duration;
+
+use super::Ledger;
+use super::record::{AttentionRecord, decode, encode};
+use crate::job::{Code, RunId, Verdict};
+use crate::lock::Hold;
+use crate::scheduler::run::Done;
+use crate::store::{Entry, Keys, Op, PAGE, Range, Revision, Sort, Store, StoreError, Txn};
+use crate::time::Wall;
+
+/// How many such records are kept.
+pub const ATTENTION_KEPT: usize = 10_000;
+
+/// For how long they are kept.
+pub const ATTENTION_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// How much of the reason they have, in bytes.
+pub(super) const REASON_MOST: usize = 200;
+
+/// How many are read at once: the verdicts of one transaction share a revision, and a page holds more than one
+/// transaction writes.
+const READ_AT_ONCE: usize = 200;
+
+/// A run that ended badly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attention {
+    pub run: RunId,
+    /// When it ended.
+    pub at: Wall,
+    /// `Failed`, `TimedOut`, or `Unknown`.
+    pub verdict: Verdict,
+    pub code: Option<Code>,
+    /// The beginning of the reason.
+    pub reason: String,
+}
+
+/// A page of the runs that ended badly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionPage {
+    /// The last recorded first.
+    pub runs: Vec<Attention>,
+    /// Where the next page begins; `None`: this was the last one.
+    pub next: Option<Revision>,
+}
+
+pub(super) fn is_bad(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Failed | Verdict::TimedOut | Verdict::Unknown)
+}
+
+impl<S: Store> Ledger<S> {
+    /// Puts the record of a verdict, where that is a bad one.
+    pub(super) fn put_attention(&self, txn: Txn, done: &Done) -> Txn {
+        if !is_bad(done.verdict) {
+            return txn;
+        }
+        txn.then(Op::put(self.keys.attention(done), encode(AttentionRecord::from(done))))
+    }
+
+    /// The runs that ended badly, the last recorded first, from before `before` on, at most `limit` of them and a few more:
+    /// those that were recorded together are told together.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn attention(&self, before: Option<Revision>, limit: usize) -> Result<AttentionPage, StoreError> {
+        let (mut runs, mut before) = (Vec::new(), before);
+        loop {
+            let range = Range {
+                limit: READ_AT_ONCE,
+                order: Sort::NewestFirst,
+                modified_before: before,
+                ..Range::of(self.keys.all_attention())
+            };
+            let page = self.store.range(range).await?;
+            let mut seen = before;
+            for same in page.entries.chunk_by(|a, b| a.modified == b.modified) {
+                let oldest = same[0].modified;
+                let is_cut = page.more && page.entries.last().is_some_and(|last| last.modified == oldest);
+                if is_cut && same.len() < page.entries.len() {
+                    break;
+                }
+                if runs.len() >= limit {
+                    return Ok(AttentionPage { runs, next: seen });
+                }
+                runs.extend(same.iter().filter_map(|entry| self.attention_of(entry)));
+                seen = Some(oldest);
+            }
+            if !page.more {
+                return Ok(AttentionPage { runs, next: None });
+            }
+            before = seen;
+        }
+    }
+
+    fn attention_of(&self, entry: &Entry) -> Option<Attention> {
+        let (at, run) = self.keys.run_of_attention(&entry.key)?;
+        let AttentionRecord { verdict, code, reason } = decode(&entry.value)?;
+        Some(Attention { run, at, verdict, code, reason })
+    }
+
+    /// Deletes the records beyond [`ATTENTION_KEPT`] and [`ATTENTION_AGE`]. Answers how many were too many.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn bound_attention(&self, hold: &Hold, now: Wall) -> Result<usize, StoreError> {
+        let Keys::Range { start, end } = self.keys.all_attention() else { return Ok(0) };
+        let mut bound = self.keys.attention_before(now.minus(ATTENTION_AGE));
+        // The keys sort by when the runs ended, so that the oldest are the first.
+        let (mut keys, mut from) = (std::collections::VecDeque::new(), start.clone());
+        let (mut beyond, mut oldest) = (0, None);
+        loop {
+            let range = Range::of(Keys::Range { start: from, end: end.clone() });
+            let page = self.store.range(Range { keys_only: true, limit: PAGE, ..range }).await?;
+            let Some(last) = page.entries.last().map(|entry| entry.key.clone()) else { break };
+            oldest = oldest.or_else(|| page.entries.first().map(|entry| entry.key.clone()));
+            for entry in page.entries {
+                keys.push_back(entry.key);
+                if keys.len() > ATTENTION_KEPT {
+                    beyond += 1;
+                    bound = bound.max(keys.pop_front().map_or(String::new(), |key| super::prune::behind(&key)));
+                }
+            }
+            if !page.more {
+                break;
+            }
+            from = super::prune::behind(&last);
+        }
+        if oldest.is_some_and(|oldest| oldest < bound) {
+            self.write_as_leader(hold, &[], &[Op::Delete(Keys::Range { start, end: bound })]).await?;
+        }
+        Ok(beyond)
+    }
+}

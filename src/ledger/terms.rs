@@ -1,0 +1,144 @@
+//! Who led, from when to when, and why each term ended.
+
+use serde::{Deserialize, Serialize};
+
+use super::Ledger;
+use super::record::{TermRecord, decode, encode};
+use crate::fence::Fence;
+use crate::lock::Hold;
+use crate::store::{Compare, Entry, Keys, Op, Range, Store, StoreError, Txn};
+use crate::time::Wall;
+
+/// How many terms are kept.
+pub const TERMS_KEPT: usize = 1_000;
+
+/// A term of a leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TermRow {
+    pub fence: Fence,
+    pub node: String,
+    /// When the leader began to act, by its clock.
+    pub from: Wall,
+    /// When the first occurrence of the term was claimed; `None`: none was.
+    pub first_claim: Option<Wall>,
+    /// When it ended, by the clock of the node that recorded it; `None`: it goes on, or nobody has recorded its end yet.
+    pub to: Option<Wall>,
+    pub end: Option<TermEnd>,
+}
+
+/// How a term ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TermEnd {
+    /// The leader was stopped, and gave the leadership back.
+    Resigned,
+    /// The leader gave the leadership back and went on as a follower: a person asked for it, or its clock was off.
+    SteppedDown,
+    /// The leader lost the leadership and lived to record it.
+    Lost,
+    /// The lease ran out and the leader recorded nothing: its successor recorded the end, when it began to act itself.
+    Lapsed,
+}
+
+impl TermEnd {
+    /// The word, as it is written everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TermEnd::Resigned => "resigned",
+            TermEnd::SteppedDown => "stepped_down",
+            TermEnd::Lost => "lost",
+            TermEnd::Lapsed => "lapsed",
+        }
+    }
+}
+
+impl<S: Store> Ledger<S> {
+    /// The terms before the one of this fence, or (`None`) all, the latest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn terms(&self, before: Option<Fence>, limit: usize) -> Result<Vec<TermRow>, StoreError> {
+        let (entries, _) = self.store.range_all(self.keys.terms()).await?;
+        let is_before = |row: &TermRow| before.is_none_or(|before| row.fence < before);
+        let rows = entries.iter().rev().filter_map(|entry| self.term_of(entry)).filter(is_before);
+        Ok(rows.take(limit).collect())
+    }
+
+    fn term_of(&self, entry: &Entry) -> Option<TermRow> {
+        let fence = self.keys.fence_of_term(&entry.key)?;
+        decode::<TermRecord>(&entry.value).map(|record| record.into_row(fence))
+    }
+
+    /// Records that the term of this hold has begun, and the end of those before it that recorded none. `false`: it is
+    /// over already.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn begin_term(&self, hold: &Hold, node: &str, from: Wall) -> Result<bool, StoreError> {
+        let record = TermRecord::new(node, from);
+        let put = Op::put(self.keys.term(hold.fence()), encode(record));
+        if !self.write_as_leader(hold, &[], &[put]).await? {
+            return Ok(false);
+        }
+        for earlier in self.terms(Some(hold.fence()), TERMS_KEPT).await?.into_iter().take_while(|row| row.to.is_none())
+        {
+            self.end_term(earlier.fence, from, TermEnd::Lapsed).await?;
+        }
+        Ok(true)
+    }
+
+    /// Records when the first occurrence of a term was claimed.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn first_claim(&self, fence: Fence, at: Wall) -> Result<(), StoreError> {
+        self.change_term(fence, |record| record.first_claim(at)).await
+    }
+
+    /// Records how a term ended, unless that is recorded. What a leader says of its own term stands in place of what its
+    /// successor supposed ([`TermEnd::Lapsed`]).
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn end_term(&self, fence: Fence, to: Wall, end: TermEnd) -> Result<(), StoreError> {
+        self.change_term(fence, |record| record.end(to, end)).await
+    }
+
+    /// Changes the record of a term, as often as another does at the same time; not one that is gone.
+    async fn change_term(
+        &self,
+        fence: Fence,
+        change: impl Fn(TermRecord) -> Option<TermRecord>,
+    ) -> Result<(), StoreError> {
+        for _ in 0..super::request::TRIES {
+            let page = self.store.range(Range::of(Keys::one(self.keys.term(fence)))).await?;
+            let Some(entry) = page.entries.first() else { return Ok(()) };
+            let Some(changed) = decode::<TermRecord>(&entry.value).and_then(&change) else { return Ok(()) };
+            let txn = Txn::new()
+                .when(Compare::modified_at(&entry.key, entry.modified))
+                .then(Op::put(&entry.key, encode(changed)));
+            if self.commit(txn).await?.0.succeeded {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the terms that are more than [`TERMS_KEPT`], the earliest.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn bound_terms(&self, hold: &Hold) -> Result<(), StoreError> {
+        let range = Range { keys_only: true, ..Range::of(self.keys.terms()) };
+        let page = self.store.range(Range { limit: TERMS_KEPT + 1000, ..range }).await?;
+        let Some(last) = page.entries.len().checked_sub(TERMS_KEPT + 1) else { return Ok(()) };
+        let Keys::Range { start, .. } = self.keys.terms() else { return Ok(()) };
+        let end = super::prune::behind(&page.entries[last].key);
+        self.write_as_leader(hold, &[], &[Op::Delete(Keys::Range { start, end })]).await.map(drop)
+    }
+}
