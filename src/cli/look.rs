@@ -14,9 +14,9 @@ use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, check, file};
 use crate::api::view::{Overview, RunView, StoreView, UNKNOWN_COUNTED, state_of};
 use crate::config::Config;
-use crate::job::{JobName, RunId, Trigger, Verdict};
+use crate::job::{Code, JobName, RunId, Trigger, Verdict};
 use crate::ledger::{Find, Ledger, RunRow};
-use crate::scheduler::run::Done;
+use crate::scheduler::run::Last;
 use crate::store::{AnyStore, StoreError};
 use crate::time::{Wall, written};
 
@@ -131,7 +131,7 @@ fn doubts_text(overview: &Overview) -> String {
     text
 }
 
-/// Of more jobs than this the last verdicts are not listed: each is a question of its own to the store.
+/// Of so many jobs without a record of their last run, the history is asked: each is a question of its own to the store.
 const VERDICTS_MOST: usize = 1000;
 
 /// How many of those questions are on their way at once.
@@ -157,11 +157,14 @@ struct JobView {
     schedule: Option<String>,
     timezone: Option<&'static str>,
     next_fire: Option<Wall>,
-    /// How its last run ended, and of which instant that was; left out where there are too many jobs to ask for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_verdict: Option<Option<&'static str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_scheduled_at: Option<Option<Wall>>,
+    /// How its last run ended, and of which instant that was.
+    last_verdict: Option<&'static str>,
+    last_scheduled_at: Option<Wall>,
+    /// Why, in a word, where it did not end well as usual.
+    last_code: Option<&'static str>,
+    last_finished_at: Option<Wall>,
+    /// How many of its runs in a row have ended badly, up to the last.
+    bad_in_a_row: Option<u32>,
     paused: bool,
     paused_by: Option<String>,
     /// Since when it is due, for the leader; `null`: no leader has seen it, or it has no schedule.
@@ -176,11 +179,6 @@ pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Termin
         known_job(&place.ledger(), name, config.as_ref()).await?;
     }
     let views = job_views(&place, config.as_ref(), args.job.as_deref()).await?;
-    if views.len() > VERDICTS_MOST {
-        let many =
-            format_args!("fencron: of more than {VERDICTS_MOST} jobs the last verdicts are not shown: see --job");
-        terminal.say(many);
-    }
     if config.is_none() {
         terminal.say("fencron: name the jobs file with --file to see when the jobs are due");
     }
@@ -208,8 +206,8 @@ pub(super) fn config_beside(named: Option<&Path>, terminal: &Terminal) -> anyhow
 
 async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -> Result<Vec<JobView>, StoreError> {
     let (ledger, now) = (place.ledger(), place.clock.wall());
-    let known: BTreeMap<_, _> = ledger.known_jobs().await?.into_iter().collect();
-    let paused: BTreeMap<_, _> = ledger.paused().await?.into_iter().collect();
+    let (known, paused) = tokio::try_join!(ledger.known_jobs(), ledger.paused())?;
+    let (known, paused): (BTreeMap<_, _>, BTreeMap<_, _>) = (known.into_iter().collect(), paused.into_iter().collect());
     let in_file = config.iter().flat_map(|config| config.jobs.keys());
     let only_job = only.map(JobName::new).transpose().ok().flatten();
     let names = known.keys().chain(paused.keys()).chain(in_file).chain(&only_job).cloned();
@@ -219,7 +217,7 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
     let mut verdicts = last_verdicts(&ledger, &names).await?;
     let mut views = Vec::with_capacity(names.len());
     for name in names {
-        let last = verdicts.as_mut().map(|verdicts| verdicts.remove(&name));
+        let last = verdicts.remove(&name);
         let job = config.and_then(|config| config.jobs.get(&name));
         let trigger = job.map(|job| &job.trigger);
         let (schedule, timezone, next_fire) = match trigger {
@@ -235,8 +233,11 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
             schedule,
             timezone,
             next_fire,
-            last_verdict: last.as_ref().map(|last| last.as_ref().map(|done| done.verdict.as_str())),
-            last_scheduled_at: last.map(|last| last.map(|done| done.at)),
+            last_verdict: last.as_ref().map(|last| last.verdict.as_str()),
+            last_scheduled_at: last.as_ref().map(|last| last.run.at()),
+            last_code: last.as_ref().and_then(|last| last.code).map(Code::as_str),
+            last_finished_at: last.as_ref().map(|last| last.finished_at),
+            bad_in_a_row: last.map(|last| last.bad_in_a_row),
             paused: paused.contains_key(&name),
             paused_by: paused.get(&name).map(|asked| asked.by.clone()),
             due_since: known.get(&name).map(|known| known.since),
@@ -246,41 +247,37 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
     Ok(views)
 }
 
-/// How the last run of each ended; `None` where there are too many to ask for.
-async fn last_verdicts(
-    ledger: &Ledger<AnyStore>,
-    names: &[JobName],
-) -> Result<Option<BTreeMap<JobName, Done>>, StoreError> {
-    if names.len() > VERDICTS_MOST {
-        return Ok(None);
+/// How the last run of each ended. Where nodes of an older version recorded it in the history alone, that is asked, unless
+/// it would be asked for too many: a leader of this version makes the records that are missing.
+async fn last_verdicts(ledger: &Ledger<AnyStore>, names: &[JobName]) -> Result<BTreeMap<JobName, Last>, StoreError> {
+    let mut verdicts: BTreeMap<JobName, Last> = match names {
+        [name] => ledger.last_run(name).await?.map(|last| (name.clone(), last)).into_iter().collect(),
+        _ => ledger.last_runs().await?,
+    };
+    let unrecorded: Vec<&JobName> = names.iter().filter(|name| !verdicts.contains_key(name)).collect();
+    if unrecorded.len() > VERDICTS_MOST {
+        return Ok(verdicts);
     }
-    let asked = stream::iter(names).map(|name| async move { (name, ledger.last_verdict(name).await) });
+    let asked = stream::iter(unrecorded).map(|name| async move { (name, ledger.last_verdict(name).await) });
     let mut answers = asked.buffer_unordered(ASKED_AT_ONCE);
-    let mut verdicts = BTreeMap::new();
     while let Some((name, last)) = answers.next().await {
         if let Some(done) = last? {
-            verdicts.insert(name.clone(), done);
+            verdicts.insert(name.clone(), Last::after(None, &done));
         }
     }
-    Ok(Some(verdicts))
+    Ok(verdicts)
 }
 
 fn jobs_table(views: &[JobView]) -> String {
-    let has_verdicts = views.iter().all(|view| view.last_verdict.is_some());
     let rows = views.iter().map(|view| {
         let time = |at: Option<Wall>| at.map_or("-".to_owned(), |at| at.to_string());
         let next = if view.paused { "paused".to_owned() } else { time(view.next_fire) };
         let zone = view.timezone.unwrap_or_default();
         let schedule = view.schedule.clone().unwrap_or_else(|| "?".to_owned());
-        let mut row = vec![view.name.to_string(), schedule, zone.to_owned(), next];
-        if has_verdicts {
-            row.push(view.last_verdict.flatten().unwrap_or("-").to_owned());
-            row.push(time(view.last_scheduled_at.flatten()));
-        }
-        row
+        let verdict = view.last_verdict.unwrap_or("-").to_owned();
+        vec![view.name.to_string(), schedule, zone.to_owned(), next, verdict, time(view.last_scheduled_at)]
     });
-    let head = ["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST VERDICT", "OF"];
-    let table = table(if has_verdicts { &head } else { &head[..4] }, rows);
+    let table = table(&["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST VERDICT", "OF"], rows);
     // Of many jobs it would be wider than a terminal.
     match views {
         [JobView { description: Some(description), .. }] => format!("{table}\n{description}\n"),

@@ -8,7 +8,7 @@ use super::record::{AttentionRecord, decode, encode};
 use crate::job::{Code, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::Done;
-use crate::store::{Entry, Keys, Op, PAGE, Range, Revision, Sort, Store, StoreError, Txn};
+use crate::store::{Compare, Entry, Keys, Op, PAGE, Range, Revision, Sort, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// How many such records are kept.
@@ -66,7 +66,7 @@ impl<S: Store> Ledger<S> {
     ///
     /// The store's.
     pub async fn attention(&self, before: Option<Revision>, limit: usize) -> Result<AttentionPage, StoreError> {
-        let (mut runs, mut before) = (Vec::new(), before);
+        let (mut runs, mut before, limit) = (Vec::new(), before, limit.max(1));
         loop {
             let range = Range {
                 limit: READ_AT_ONCE,
@@ -93,6 +93,19 @@ impl<S: Store> Ledger<S> {
             }
             before = seen;
         }
+    }
+
+    /// Records that bad verdicts are on the list from now on.
+    pub(super) async fn begin_attention(&self, hold: &Hold) -> Result<(), StoreError> {
+        let key = self.keys.attention_begun();
+        let absent = Compare::absent(Keys::one(&key));
+        self.write_as_leader(hold, &[absent], &[Op::put(key, "")]).await.map(drop)
+    }
+
+    /// Since which revision bad verdicts are on the list; `None`: that has not begun.
+    pub(super) async fn attention_since(&self) -> Result<Option<Revision>, StoreError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.attention_begun()))).await?;
+        Ok(page.entries.first().map(|entry| entry.created))
     }
 
     fn attention_of(&self, entry: &Entry) -> Option<Attention> {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::attention::is_bad;
 use super::record::{DoneRecord, KnownRecord, NodeRecord, WatermarkRecord, decode};
 use super::{AskError, Asked, Ledger};
 use crate::job::{JobName, RunId, Verdict};
 use crate::scheduler::run::{Done, Known, Open, Watermark};
-use crate::store::{Entry, Keys, Range, Revision, Sort, Store, StoreError};
+use crate::store::{Entry, Keys, Op, Range, Revision, Sort, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// A run as it is listed: open, or with its verdict.
@@ -67,6 +68,9 @@ const LOOKED_AT_MOST: usize = 100_000;
 /// between.
 const COVERING: usize = 50;
 
+/// How many verdicts that the list of bad ones names are read at once.
+const READ_TOGETHER: usize = 16;
+
 impl<S: Store> Ledger<S> {
     /// Runs, the last claimed first.
     pub async fn runs(&self, find: &Find, keep: impl Fn(&RunRow) -> bool) -> Result<Vec<RunRow>, StoreError> {
@@ -77,22 +81,66 @@ impl<S: Store> Ledger<S> {
             rows.extend(entries.iter().filter_map(|entry| self.open_entry(entry)).map(RunRow::Open).filter(&keep));
         }
         if find.done {
-            self.find_done(find, &keep, &mut rows).await?;
+            // Of what is a small part of the history, there is a list.
+            let listed = match find.verdict.filter(|verdict| find.job.is_none() && is_bad(*verdict)) {
+                Some(verdict) => self.find_bad(verdict, find.limit, &keep, &mut rows).await?,
+                None => None,
+            };
+            if rows.len() < find.limit || listed.is_none() {
+                self.find_done(find, listed, &keep, &mut rows).await?;
+            }
         }
         rows.sort_by(|a, b| b.order().cmp(&a.order()));
         rows.truncate(find.limit);
         Ok(rows)
     }
 
+    /// Finds the runs that ended so by the list of bad verdicts, and answers since which revision that is complete; `None`:
+    /// there is none yet, and nothing was looked for.
+    async fn find_bad(
+        &self,
+        verdict: Verdict,
+        limit: usize,
+        keep: &impl Fn(&RunRow) -> bool,
+        rows: &mut Vec<RunRow>,
+    ) -> Result<Option<Revision>, StoreError> {
+        let Some(since) = self.attention_since().await? else { return Ok(None) };
+        let (mut before, mut found) = (None, 0);
+        while found < limit {
+            let page = self.attention(before, PAGE.min(limit - found)).await?;
+            let runs: Vec<RunId> =
+                page.runs.into_iter().filter(|bad| bad.verdict == verdict).map(|bad| bad.run).collect();
+            for chunk in runs.chunks(READ_TOGETHER) {
+                let gets = chunk.iter().map(|run| Op::Get(Range::of(self.keys.verdict_on(run))));
+                let read = self.store.commit(gets.fold(Txn::new(), Txn::then)).await?;
+                for nth in 0..chunk.len() {
+                    let done = read.got(nth).and_then(<[Entry]>::first).and_then(done_entry);
+                    let done = done.filter(|done| done.verdict == verdict);
+                    if let Some(row) = done.map(RunRow::Done).filter(keep) {
+                        rows.push(row);
+                        found += 1;
+                    }
+                }
+            }
+            match page.next {
+                Some(next) => before = Some(next),
+                None => break,
+            }
+        }
+        Ok(Some(since))
+    }
+
+    /// `before`: only what was written before this revision.
     async fn find_done(
         &self,
         find: &Find,
+        before: Option<Revision>,
         keep: &impl Fn(&RunRow) -> bool,
         rows: &mut Vec<RunRow>,
     ) -> Result<(), StoreError> {
         let keys = find.job.as_ref().map_or_else(|| self.keys.history(), |job| self.keys.history_of(job));
         let keep = |row: &RunRow| find.verdict.is_none_or(|verdict| row.verdict() == Some(verdict)) && keep(row);
-        let (mut before, mut looked_at, mut found) = (None, 0, 0);
+        let (mut before, mut looked_at, mut found) = (before, 0, 0);
         loop {
             let range =
                 Range { limit: PAGE, order: Sort::NewestFirst, modified_before: before, ..Range::of(keys.clone()) };

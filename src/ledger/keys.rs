@@ -140,6 +140,11 @@ impl LedgerKeys {
         Keys::prefix(format!("{}~attn/", self.prefix))
     }
 
+    /// Put when the list of bad verdicts was begun: those that were written before are not on it.
+    pub fn attention_begun(&self) -> String {
+        format!("{}~attn-begun", self.prefix)
+    }
+
     /// The first key of what ended at `at` or later.
     pub fn attention_before(&self, at: Wall) -> String {
         format!("{}~attn/{}", self.prefix, sortable(at))

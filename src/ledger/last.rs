@@ -102,6 +102,10 @@ impl<S: Store> Ledger<S> {
     }
 
     /// How the last run of each job ended, as far as nodes of this version have recorded it, by name.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
     pub async fn last_runs(&self) -> Result<BTreeMap<JobName, Last>, StoreError> {
         let (entries, _) = self.store.range_all(self.keys.lasts()).await?;
         let last = |entry: &Entry| match self.keys.about(&entry.key)? {
@@ -109,6 +113,16 @@ impl<S: Store> Ledger<S> {
             _ => None,
         };
         Ok(entries.iter().filter_map(last).collect())
+    }
+
+    /// How the last run of one job ended, as far as a node of this version has recorded it.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn last_run(&self, job: &JobName) -> Result<Option<Last>, StoreError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.last(job)))).await?;
+        Ok(page.entries.first().and_then(|entry| read(job, entry)))
     }
 
     /// What is known of the last run of one job.

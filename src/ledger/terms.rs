@@ -82,6 +82,7 @@ impl<S: Store> Ledger<S> {
         if !self.write_as_leader(hold, &[], &[put]).await? {
             return Ok(false);
         }
+        self.begin_attention(hold).await?;
         for earlier in self.terms(Some(hold.fence()), TERMS_KEPT).await?.into_iter().take_while(|row| row.to.is_none())
         {
             self.end_term(earlier.fence, from, TermEnd::Lapsed).await?;

@@ -160,3 +160,26 @@ async fn what_is_pruned_leaves_the_list_and_what_is_old_or_too_much_does_too() {
     let first = page.await.unwrap().entries.remove(0).key;
     assert_eq!(desk.ledger.keys.run_of_attention(&first).unwrap().1, run(4));
 }
+
+#[tokio::test]
+async fn bad_verdicts_are_found_by_the_list_and_those_from_before_it_in_the_history() {
+    let desk = Desk::new().await;
+    let found = async |verdict, limit| {
+        let find = Find { verdict: Some(verdict), done: true, limit, ..Find::default() };
+        let rows = desk.ledger.runs(&find, |_| true).await.unwrap();
+        rows.iter().map(|row| row.id().at().since(T0).as_secs()).collect::<Vec<_>>()
+    };
+    desk.ended(1, Verdict::Failed).await;
+    assert_eq!(found(Verdict::Failed, 10).await, [1], "nobody has begun the list");
+    desk.ledger.begin_term(&desk.hold, "a", at(1)).await.unwrap();
+    let version = desk.claimed(&[2, 3, 4, 5]).await;
+    let ends = [(2, Verdict::Failed), (3, Verdict::Succeeded), (4, Verdict::TimedOut), (5, Verdict::Failed)];
+    desk.ends_so(version, &ends).await;
+    assert_eq!(found(Verdict::Failed, 10).await, [5, 2, 1]);
+    assert_eq!(found(Verdict::Failed, 2).await, [5, 2]);
+    assert_eq!(found(Verdict::TimedOut, 10).await, [4]);
+    assert_eq!(found(Verdict::Unknown, 10).await, Vec::<u64>::new());
+    // What is not on the list was not written by a node that keeps it: the history is not read for that.
+    desk.ended(9, Verdict::Failed).await;
+    assert_eq!(found(Verdict::Failed, 10).await, [5, 2, 1]);
+}
