@@ -3,6 +3,7 @@
 //! One table, [`routes`], has everything that is answered, with what a caller needs for it. Everything is read-only.
 
 pub mod access;
+pub mod metrics;
 mod openapi;
 mod output;
 pub mod problem;
@@ -36,6 +37,7 @@ use crate::node::Status;
 use crate::store::Store;
 use crate::time::{Boot, Clock, written};
 use access::{Need, Peer};
+use metrics::Counted;
 use problem::{Kind, Problem};
 use routes::Named;
 use view::Overview;
@@ -61,6 +63,7 @@ pub struct Api<S> {
     pub locks: Locks<S>,
     pub outputs: Outputs,
     pub board: Shared,
+    pub counted: Counted,
     pub clock: Clock,
 }
 
@@ -239,6 +242,7 @@ mod tests {
             locks: Locks::new(Silent, clock.clone(), namespace, Seen::default()),
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
+            counted: Counted::default(),
             clock,
         };
         let router = api.router_for(LOCAL.0);
@@ -264,6 +268,7 @@ mod tests {
             locks: Locks::new(store, clock.clone(), namespace, Seen::default()),
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
+            counted: Counted::default(),
             clock: clock.clone(),
         }
     }

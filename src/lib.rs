@@ -84,6 +84,8 @@ pub mod once;
 #[cfg(feature = "jobs")]
 pub mod board;
 #[cfg(feature = "jobs")]
+pub mod metrics;
+#[cfg(feature = "jobs")]
 pub mod node;
 
 #[cfg(feature = "jobs")]

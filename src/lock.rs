@@ -238,6 +238,12 @@ impl<S: Store> Locks<S> {
         self
     }
 
+    /// The same locks through another handle of the same store, made of the one before: one that counts, for example.
+    pub fn through<T: Store>(self, handle: impl FnOnce(S) -> T) -> Locks<T> {
+        let Locks { store, clock, namespace, seen, base, kept_in, trust_listener } = self;
+        Locks { store: handle(store), clock, namespace, seen, base, kept_in, trust_listener }
+    }
+
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }

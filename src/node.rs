@@ -20,6 +20,7 @@
 //! executor compares them again right before a process is started. Neither is what safety rests on: every write
 //! compares the owner's key in its own transaction.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -57,6 +58,7 @@ use crate::ledger::{Claim, Claims, LastRuns, Ledger, News};
 use crate::lock::{
     Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
 };
+use crate::metrics::{Decided, Metrics};
 use crate::once::{OnceError, Settled};
 use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
 use crate::store::{Store, StoreError};
@@ -111,6 +113,8 @@ pub struct Node<S, E> {
     pub outputs: Outputs,
     /// What the node shows of what it knows.
     pub board: Shared,
+    /// What the node counts of itself.
+    pub metrics: Arc<Metrics>,
     pub options: Options,
 }
 
@@ -147,6 +151,7 @@ enum Answer {
         claims: Claims,
         batch: u64,
         size: usize,
+        decided: Decided,
         result: Result<Claim, StoreError>,
     },
     Register {
@@ -321,7 +326,12 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Claim { claims, batch, size, result } => self.claim_answered(claims, batch, size, result),
+            Answer::Claim { claims, batch, size, decided, result } => {
+                if matches!(result, Ok(Claim::Made { .. })) {
+                    self.node.metrics.decided(decided);
+                }
+                self.claim_answered(claims, batch, size, result);
+            }
             Answer::Register { hold, result } => self.register_answered(&hold, result),
             Answer::Transitions { sent, last, result } => self.transitions_answered(sent, &last, result),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
@@ -344,6 +354,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.offered(config);
             }
             Some(Order::Refused(why)) => {
+                self.node.metrics.config_reloads.add(&"refused", 1);
                 self.troubles.file_refused(&why, self.node.options.clock.wall());
                 self.publishing.soon();
             }

@@ -79,6 +79,7 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
         execute: execute.clone(),
         outputs: Outputs::new(clock.clone()),
         board: board.clone(),
+        metrics: Arc::default(),
         options: Options {
             name: name.to_owned(),
             timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),

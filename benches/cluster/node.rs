@@ -44,6 +44,8 @@ pub async fn start<S: Store, E: Execute>(store: &S, execute: E, text: &str) -> R
         locks: Locks::new(store.clone(), clock.clone(), namespace(), Seen::default()),
         execute,
         outputs: Outputs::new(clock.clone()),
+        board: fencron::board::Shared::default(),
+        metrics: std::sync::Arc::default(),
         options: Options {
             name: "a".to_owned(),
             timing: Timing::from_ttl(Duration::from_secs(10)).unwrap(),

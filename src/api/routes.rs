@@ -18,6 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 
 use super::access::{Caller, Need, Role};
+use super::metrics::{self, OPEN_METRICS};
 use super::problem::{Kind, Problem};
 use super::view::Overview;
 use super::{Api, openapi, output};
@@ -43,6 +44,10 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
             .about("Whether the node can take part, and why not")
             .json::<Status>()
             .also_json::<Status>(503, "The node cannot take part; `reasons` says why."),
+        Route::get("/metrics", "metrics", Role::Metrics, metrics::metrics::<S>)
+            .about("What the node counts, for Prometheus")
+            .text()
+            .media(OPEN_METRICS),
         Route::get("/api/v1/status", "status", Viewer, super::status::<S>)
             .about("The cluster at a glance")
             .json::<Overview>()

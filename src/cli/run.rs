@@ -17,17 +17,20 @@ use super::file::{self, Footprint, Pipe, Reading};
 use super::memory::Memory;
 use super::place::{Place, made, open_store};
 use super::{Exit, Failure, Global, handover, listener, outage};
+use crate::api::metrics::{Counted, JOBS_MOST};
 use crate::api::{self, Api};
 use crate::board::Shared;
 use crate::client::{default_node, host_name};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Trigger};
+use crate::ledger::Ledger;
 use crate::lock::{Driver, Locks, Namespace, Seen, Timing, Trust};
+use crate::metrics::{Measured, Metrics};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
 use crate::store::etcd::EtcdStore;
-use crate::store::{AnyStore, StoreUrl};
+use crate::store::{AnyStore, Store, StoreUrl};
 use crate::time::{Clock, Wall, written};
 
 mod reload;
@@ -74,6 +77,9 @@ pub(super) struct RunArgs {
     /// How many commands run at once; the others wait
     #[arg(long, value_name = "N", env = "FENCRON_MAX_RUNNING", default_value_t = MAX_RUNNING)]
     max_running: usize,
+    /// How many jobs have series of their own in /metrics, the first by name; 0: none
+    #[arg(long, value_name = "N", env = "FENCRON_METRICS_JOBS_MOST", default_value_t = JOBS_MOST)]
+    metrics_jobs_most: usize,
 }
 
 pub(super) fn node_name(text: &str) -> Result<String, crate::job::NotAName> {
@@ -170,7 +176,9 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         .handing(place.handed_over(&beside_memory).0);
     let deadlines = execute.deadlines();
     let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = locks.on_trust(on_trust);
+    let metrics = Arc::new(Metrics::default());
+    let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
+    let locks = locks.on_trust(on_trust).through(measured);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
     })?;
@@ -181,15 +189,17 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
 
     let status = watch::Sender::new(Status::starting(&name, &config));
     let (outputs, board) = (Outputs::new(place.clock.clone()), Shared::default());
-    let (ledger, clock) = (place.ledger(), place.clock.clone());
+    let ledger = Ledger::new(measured(place.store.clone()), place.namespace.clone());
+    let clock = place.clock.clone();
     let turned = watch::Sender::new(clock.boot());
     let api = Api {
         status: status.subscribe(),
         turned: turned.subscribe(),
-        ledger,
+        ledger: ledger.clone(),
         locks: locks.clone(),
         outputs: outputs.clone(),
         board: board.clone(),
+        counted: Counted { metrics: Arc::clone(&metrics), jobs_most: args.metrics_jobs_most },
         clock,
     };
     let serving = tokio::spawn(api::serve(listener, api, ending.clone()));
@@ -208,7 +218,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         driver: Driver::Thread,
         clock: place.clock.clone(),
     };
-    let node = Node { ledger: place.ledger(), locks: locks.clone(), execute, outputs, board, options };
+    let node = Node { ledger, locks: locks.clone(), execute, outputs, board, metrics, options };
     let ended = node.run(config, Ends { orders, chores, status, turned }).await;
     housekeeping.stop().await;
     beside.shutdown().await;
@@ -258,7 +268,7 @@ pub(super) async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) 
 }
 
 /// Saves what is seen of the store as it grows. A new term is saved by the campaign that won it.
-async fn save_seen(locks: Locks<AnyStore>) {
+async fn save_seen<S: Store>(locks: Locks<S>) {
     let mut seen: watch::Receiver<Seen> = locks.seen();
     while seen.changed().await.is_ok() {
         locks.save_seen().await;

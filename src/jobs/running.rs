@@ -96,6 +96,7 @@ impl Jobs {
             execute: calls.clone(),
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
+            metrics: Arc::default(),
             options: Options {
                 name: name.clone(),
                 timing,

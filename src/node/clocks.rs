@@ -94,6 +94,12 @@ impl Clocks {
         self.theirs.contains_key(&lease)
     }
 
+    /// How far the clock that is furthest away is from this node's, ahead or behind.
+    pub fn furthest(&self, own: u64) -> Duration {
+        let others = self.theirs.iter().filter(|(lease, _)| **lease != own);
+        Duration::from_millis(others.map(|(_, offset)| offset.believed.unsigned_abs()).max().unwrap_or(0))
+    }
+
     /// The session is gone.
     pub fn gone(&mut self, lease: u64) {
         self.theirs.remove(&lease);
@@ -240,6 +246,13 @@ mod tests {
     fn a_clock_that_is_ahead_of_two_others_stands_back() {
         let why = clocks(&[(1, 0), (2, -180_000), (3, -181_000)]).stands_back(1, None, MOST).unwrap();
         assert!(why.contains("3m ahead"), "{why}");
+    }
+
+    #[test]
+    fn the_clock_that_is_furthest_away_is_another_nodes() {
+        let clocks = clocks(&[(1, -90_000), (2, 150), (3, -400)]);
+        assert_eq!(clocks.furthest(1), Duration::from_millis(400));
+        assert_eq!(Clocks::default().furthest(1), Duration::ZERO);
     }
 
     #[test]

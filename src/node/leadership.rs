@@ -40,6 +40,16 @@ pub(super) struct Leadership<S> {
     first_claim: Option<oneshot::Sender<Wall>>,
     /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
     owner: Option<(Revision, Option<u64>)>,
+    /// Since when this node knows that there is no leader, and with whose term that ended.
+    vacant: Option<Vacancy>,
+}
+
+/// A time without a leader.
+#[derive(Clone, Copy)]
+struct Vacancy {
+    since: Boot,
+    /// When the owner key came to be with which it ended.
+    until: Option<Revision>,
 }
 
 /// How the node stands towards the leadership.
@@ -65,6 +75,7 @@ impl<S: Store> Leadership<S> {
             rewound_at: 0,
             first_claim: None,
             owner: None,
+            vacant: None,
         }
     }
 
@@ -206,6 +217,23 @@ impl<S: Store> Leadership<S> {
         self.hold().and(self.lease()).or(self.owner.and_then(|(_, lease)| lease))
     }
 
+    /// The owner key is the one of this creation and lease, or there is none.
+    fn owner_is(&mut self, owner: Option<(Revision, Option<u64>)>, now: Boot) {
+        self.vacant = match (owner, self.owner, self.vacant) {
+            (None, Some(_), _) => Some(Vacancy { since: now, until: None }),
+            (Some((created, _)), None, Some(vacancy)) => Some(Vacancy { until: Some(created), ..vacancy }),
+            (Some((created, _)), Some((before, _)), _) if created != before => None,
+            (_, _, vacant) => vacant,
+        };
+        self.owner = owner;
+    }
+
+    /// How long this node knew of no leader before it came to act under the owner key of this creation.
+    fn gap_before(&mut self, created: Revision, now: Boot) -> Option<Duration> {
+        let vacancy = self.vacant.take().filter(|vacancy| vacancy.until.is_none_or(|until| until == created))?;
+        Some(now.since(vacancy.since))
+    }
+
     /// The term can be acted on from here on.
     fn act(&mut self, watermark_version: Version) {
         if let Standing::Won(hold) = std::mem::replace(&mut self.standing, Standing::Following) {
@@ -294,10 +322,11 @@ impl<S: Store, E: Execute> Running<S, E> {
         if let Some(why) = self.heard.stands_back().map(str::to_owned) {
             return self.lose_term(&why);
         }
-        let fence = hold.fence();
+        let (fence, created) = (hold.fence(), hold.created());
         tracing::info!(%fence, node = self.node.options.name, "leading");
         self.leadership.act(self.scheduler.view().watermark_version);
         self.record_term();
+        self.node.metrics.took_over(self.leadership.gap_before(created, self.node.options.clock.boot()));
         self.tell(Event::Elected { fence });
         if self.stopping.is_none() {
             self.tell(Event::Undrain);
@@ -350,7 +379,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         if key != self.leadership.owner_key {
             return;
         }
-        self.leadership.owner = created;
+        self.leadership.owner_is(created, self.node.options.clock.boot());
         let lost = self.leadership.hold().is_some_and(|hold| match created {
             Some((created, _)) => created > hold.created(),
             None => at >= hold.created(),
@@ -362,9 +391,11 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// This node leads no more: nothing is started from here on, and what runs is stopped or finished as its job says.
     pub(super) fn lose_term(&mut self, why: &str) {
+        let led = self.leadership.leading().is_some();
         let Some(hold) = self.leadership.end_term() else { return };
         tracing::warn!(fence = %hold.fence(), why, "leading no more");
         self.record_end_of_term(hold.fence(), TermEnd::Lost);
+        self.node.metrics.terms_lost.fetch_add(u64::from(led), Ordering::Relaxed);
         self.tell(Event::Deposed);
     }
 
@@ -376,6 +407,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             return;
         }
         if !trusted && leads {
+            self.node.metrics.trust_lapses.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("the lease may end soon and the store does not answer: nothing new is started");
         }
         self.tell(Event::Trust(trusted));
@@ -385,6 +417,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn look_at_clocks(&mut self) {
         let Some(own) = self.leadership.lease() else { return };
         let leader = self.leadership.leader();
+        self.node.metrics.clock_skew(self.heard.furthest_clock(own));
         if !self.heard.compare_clocks(own, leader, self.node.options.max_clock_skew) {
             return;
         }

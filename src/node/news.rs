@@ -90,6 +90,11 @@ impl Heard {
         before.is_some() != self.stands_back.is_some()
     }
 
+    /// How far the clock that is furthest away is from this node's.
+    pub fn furthest_clock(&self, own: u64) -> Duration {
+        self.clocks.furthest(own)
+    }
+
     pub fn own_clock_was_set(&mut self, by: i64) {
         self.clocks.own_was_set(by);
     }

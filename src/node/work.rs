@@ -14,6 +14,7 @@ use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{Ended, Job, JobName, Outcome, RunId};
 use crate::ledger::{Claim, Claims, LastRuns, Ledger};
 use crate::lock::Hold;
+use crate::metrics::{self, Decided};
 use crate::node::housekeeping::Chore;
 use crate::scheduler::run::{Known, Open, Source};
 use crate::scheduler::{Action, Batch, Event, Transition, Transitioned};
@@ -127,8 +128,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         let ledger = self.node.ledger.clone();
         self.work.spawn(async move {
             let result = ledger.claim(&mut claims, &batch).await;
-            let size = batch.opens.len() + batch.dones.len();
-            Answer::Claim { claims, batch: batch.number, size, result }
+            let (size, decided) = (batch.opens.len() + batch.dones.len(), Decided::by(&batch));
+            Answer::Claim { claims, batch: batch.number, size, decided, result }
         });
     }
 
@@ -270,6 +271,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         match result {
             Transitioned::Applied { .. } => {
                 self.work.pruning.touch(&done.job);
+                self.node.metrics.ended(self.scheduler.jobs().get(&done.job).map(Arc::as_ref), done);
                 let reason = Some(done.reason.as_str()).filter(|reason| !reason.is_empty());
                 tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason, "run ended");
             }
@@ -311,12 +313,16 @@ impl<S: Store, E: Execute> Running<S, E> {
             reads: Reads::Nothing,
         };
         let (execute, starts) = (self.node.execute.clone(), self.work.started.clone());
+        let lateness = (open.lateness.is_none() && metrics::has_lateness(&open.source)).then_some(open.starts);
         let (run, attempt) = (open.id, open.attempt);
+        let metrics = Arc::clone(&self.node.metrics);
         self.work.spawn(async move {
             let report = async {
-                if let Ok(at) = when.await
-                    && starts.send((run.clone(), attempt, at)).await.is_err()
-                {
+                let Ok(at) = when.await else { return };
+                if let Some(due) = lateness {
+                    metrics.lateness.observe(at.since(due));
+                }
+                if starts.send((run.clone(), attempt, at)).await.is_err() {
                     tracing::debug!(run_id = %run, "nobody is left to hear that it started");
                 }
             };
@@ -330,6 +336,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         if let Outcome::NotStarted(why) = &ended.outcome {
             tracing::error!(run_id = %run, attempt, "the command could not be started: {why}");
         }
+        let job = self.scheduler.jobs().get(&run.job()).map(Arc::as_ref);
+        self.node.metrics.attempted(job, &ended.outcome);
         if let Outcome::Fenced { seen } = ended.outcome {
             self.look_at_own_term(&run, seen);
         }

@@ -252,6 +252,7 @@ impl<'a> World<'a> {
             execute: Worker { net, machine, life: life.clone(), receiver, seed: self.plan.seed },
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
+            metrics: Arc::default(),
             options: Options {
                 name,
                 timing: self.timing(),

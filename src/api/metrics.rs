@@ -1,0 +1,321 @@
+//! `/metrics`: what a node has counted, and what its board says, for Prometheus.
+//!
+//! Everything is read when it is asked for, from memory: a scrape costs no request to the store, and a job that is gone
+//! leaves no series behind. `docs/metrics.md` explains each metric.
+
+mod sheet;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Api;
+use super::routes::Chosen;
+use crate::board::{Board, Counts, Cursor, FindJobs, JobRow, Leader, Order, Own, PAGE_MOST, Shared};
+use crate::job::Verdict;
+use crate::metrics::Metrics;
+use crate::node::Status;
+use crate::scheduler::run::{Last, OpenState};
+use crate::store::Store;
+use crate::time::{Boot, Wall};
+use sheet::Sheet;
+
+/// How many jobs have series of their own unless configured otherwise: each has [`SERIES_PER_JOB`].
+pub const JOBS_MOST: usize = 1_000;
+
+/// How many series a job has of its own.
+pub const SERIES_PER_JOB: usize = 5;
+
+/// The media type of OpenMetrics, which Prometheus prefers.
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text";
+
+const OPEN_METRICS_ANSWER: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What metrics are made of, beside the board and the status.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    pub metrics: Arc<Metrics>,
+    /// How many jobs have series of their own: the first by name.
+    pub jobs_most: usize,
+}
+
+impl Default for Counted {
+    fn default() -> Counted {
+        Counted { metrics: Arc::default(), jobs_most: JOBS_MOST }
+    }
+}
+
+/// The metrics of this node: as OpenMetrics where the client prefers that, otherwise in Prometheus' own format.
+pub(super) async fn metrics<S: Store>(
+    State(api): State<Api<S>>,
+    Extension(Chosen(media)): Extension<Chosen>,
+) -> Response {
+    let (boot, wall) = api.clock.both();
+    let scrape = Scrape::new(api.status.borrow().clone(), &api.board, api.counted.clone(), (boot, wall));
+    let is_open = media == OPEN_METRICS;
+    let content_type = if is_open { OPEN_METRICS_ANSWER } else { prometheus_text::CONTENT_TYPE };
+    ([(header::CONTENT_TYPE, content_type)], written(scrape, api.ledger.namespace().as_str(), is_open)).into_response()
+}
+
+fn written(scrape: Scrape, namespace: &str, is_open: bool) -> String {
+    let labels = [("fencron_namespace".into(), namespace.to_owned().into())];
+    let mut registry = Registry::with_prefix_and_labels("fencron", labels.into_iter());
+    registry.register_collector(Box::new(scrape));
+    let mut page = String::new();
+    let written =
+        if is_open { text::encode(&mut page, &registry) } else { prometheus_text::encode(&mut page, &registry) };
+    written.expect("a String takes all that is written");
+    page
+}
+
+/// One scrape: what is written, taken from the board in one go.
+#[derive(Debug)]
+struct Scrape {
+    status: Status,
+    counted: Counted,
+    own: Own,
+    leader: Option<Leader>,
+    fence: Option<u64>,
+    nodes: usize,
+    counts: Counts,
+    /// How many jobs the jobs file has.
+    configured: usize,
+    /// The open runs, by state.
+    open: [(&'static str, u64); 4],
+    /// Since when the first occurrence is due that has not been decided; in the future where none is.
+    due: Option<Wall>,
+    jobs: Vec<JobSeries>,
+    now: (Boot, Wall),
+}
+
+/// What the series of one job say.
+#[derive(Debug)]
+struct JobSeries {
+    name: String,
+    next: Option<f64>,
+    succeeded: Option<f64>,
+    took: Option<f64>,
+    is_failing: bool,
+    is_paused: bool,
+}
+
+impl Scrape {
+    fn new(status: Status, board: &Shared, counted: Counted, now: (Boot, Wall)) -> Scrape {
+        let jobs = series(board, counted.jobs_most, now.1);
+        let board = board.read();
+        Scrape {
+            own: board.this_node().clone(),
+            leader: board.leader().cloned(),
+            fence: board.fence().map(crate::fence::Fence::get),
+            nodes: board.nodes().count(),
+            counts: board.counts(now.1),
+            configured: status.jobs,
+            open: open_runs(&board),
+            due: board.next_fires().next().map(|(start, _)| start),
+            status,
+            counted,
+            jobs,
+            now,
+        }
+    }
+}
+
+/// The series of the first jobs of the jobs file, by name. The board is not held between two pages: the loop waits for it.
+fn series(board: &Shared, most: usize, now: Wall) -> Vec<JobSeries> {
+    let mut series: Vec<JobSeries> = Vec::new();
+    let mut after: Option<Cursor> = None;
+    while series.len() < most {
+        let find = FindJobs { order: Order::Name, after, limit: PAGE_MOST, ..FindJobs::default() };
+        let board = board.read();
+        let page = board.jobs(&find, now);
+        let configured = page.jobs.into_iter().filter(|row| board.definition(&row.name).is_some());
+        series.extend(configured.take(most - series.len()).map(JobSeries::of));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    series
+}
+
+impl JobSeries {
+    fn of(row: JobRow) -> JobSeries {
+        let last = row.last.as_ref();
+        let took = last.filter(|last| !matches!(last.verdict, Verdict::Unknown | Verdict::Skipped));
+        let took = took.and_then(|last| Some(last.finished_at.since(last.started_at?).as_secs_f64()));
+        JobSeries {
+            name: row.name.to_string(),
+            next: row.next_start.map(seconds),
+            succeeded: last.and_then(|last| last.succeeded_at).map(seconds),
+            took,
+            is_failing: last.is_some_and(Last::is_bad),
+            is_paused: row.paused.is_some(),
+        }
+    }
+}
+
+fn open_runs(board: &Board) -> [(&'static str, u64); 4] {
+    let (mut waiting, mut claimed, mut running, mut retrying) = (0, 0, 0, 0);
+    for open in board.open_runs() {
+        match open.state {
+            OpenState::Waiting { .. } => waiting += 1,
+            OpenState::Claimed if open.started_at.is_some() => running += 1,
+            OpenState::Claimed => claimed += 1,
+            OpenState::Retrying { .. } => retrying += 1,
+        }
+    }
+    [("waiting", waiting), ("claimed", claimed), ("running", running), ("retrying", retrying)]
+}
+
+/// An instant as Prometheus has it.
+fn seconds(at: Wall) -> f64 {
+    let millis = i32::try_from(at.as_millis().rem_euclid(1_000)).unwrap_or_default();
+    // Exact: a double holds all whole seconds of any calendar.
+    at.as_millis().div_euclid(1_000) as f64 + f64::from(millis) / 1_000.0
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let mut sheet = Sheet::new(encoder);
+        self.node(&mut sheet)?;
+        self.leadership(&mut sheet)?;
+        self.schedules(&mut sheet)?;
+        self.runs(&mut sheet)?;
+        self.store(&mut sheet)?;
+        self.each_job(&mut sheet)
+    }
+}
+
+impl Scrape {
+    fn node(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let version = env!("CARGO_PKG_VERSION");
+        let build = [("version", version), ("node", self.status.node.as_str())];
+        sheet.info("build", "The program, and the name of its node", &build)?;
+        sheet.info("config", "The jobs file of this node", &[("digest", self.status.config_digest.as_str())])?;
+        let ready = f64::from(self.status.ready);
+        sheet.gauge("ready", None, "1 while the node can take part, as /readyz says", ready)?;
+        sheet.gauge("nodes", None, "Nodes of the namespace that this node knows of", self.nodes as f64)?;
+        let metrics = &self.counted.metrics;
+        let skew = metrics.furthest_clock().as_secs_f64();
+        let help = "Difference between this node's clock and that of the node furthest from it";
+        sheet.gauge("clock_skew", Some(&Unit::Seconds), help, skew)?;
+        let reloads = metrics.config_reloads.read().map(|(result, count)| ([("result", *result)], count));
+        sheet.counters("config_reloads", "New jobs files that this node read", reloads)
+    }
+
+    fn leadership(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let is_leader = f64::from(self.own.fence.is_some());
+        sheet.gauge("leader", None, "1 on the node that acts as the leader", is_leader)?;
+        let known = f64::from(self.leader.is_some());
+        sheet.gauge("leader_known", None, "1 while this node knows of a leader", known)?;
+        if let Some(fence) = self.fence {
+            sheet.gauge("fence", None, "Fence of the leader that this node knows of", fence as f64)?;
+        }
+        if let Some(leader) = &self.leader {
+            let help = "When this node heard of the present leader";
+            sheet.gauge("term_start_timestamp", Some(&Unit::Seconds), help, seconds(leader.since))?;
+        }
+        let left = self.own.trusted_until.map(|until| until.since(self.now.0).as_secs_f64()).unwrap_or_default();
+        let help = "For how long the leader may act without an answer of the store; 0 on other nodes";
+        sheet.gauge("trust_remaining", Some(&Unit::Seconds), help, left)?;
+        let metrics = &self.counted.metrics;
+        for (name, help, counter) in [
+            ("takeovers", "Terms that this node began to act under", &metrics.takeovers),
+            ("terms_lost", "Terms that this node lost without resigning", &metrics.terms_lost),
+            ("trust_lapses", "Times at which this node led and could not trust its lease", &metrics.trust_lapses),
+        ] {
+            sheet.counter(name, help, counter.load(Ordering::Relaxed))?;
+        }
+        let help = "From when this node learned that no node leads until it led";
+        sheet.histogram("takeover_gap", help, [([], &metrics.takeover_gap)])
+    }
+
+    fn schedules(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let lag = self.due.map(|due| self.now.1.since(due).as_secs_f64()).unwrap_or_default();
+        let help = "Age of the first due occurrence that no leader has decided; 0 where none is due";
+        sheet.gauge("decided_lag", Some(&Unit::Seconds), help, lag)?;
+        let Counts { failing, late, running, paused, .. } = self.counts;
+        let without = self.configured.saturating_sub(self.jobs.len());
+        for (name, help, count) in [
+            ("jobs", "Jobs in the jobs file of this node", self.configured),
+            ("jobs_failing", "Jobs whose last run ended badly", failing),
+            ("jobs_late", "Jobs with an occurrence that is due and not decided", late),
+            ("jobs_running", "Jobs with an open run", running),
+            ("jobs_paused", "Jobs that are paused", paused),
+            ("jobs_without_series", "Jobs beyond --metrics-jobs-most, which have no series of their own", without),
+        ] {
+            sheet.gauge(name, None, help, count as f64)?;
+        }
+        let decided = self.counted.metrics.occurrences.read();
+        let decided = decided.map(|(decision, count)| ([("decision", *decision)], count));
+        sheet.counters("occurrences", "Due occurrences that this node decided as the leader", decided)
+    }
+
+    fn runs(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let metrics = &self.counted.metrics;
+        let open = self.open.iter().map(|(state, count)| ([("state", *state)], *count as f64));
+        sheet.gauges("runs_open", None, "Runs that have not ended, in the whole namespace", open)?;
+        let here = self.own.running as f64;
+        sheet.gauge("attempts_running", None, "Attempts that run on this node, or wait for a place", here)?;
+        let ended = metrics.runs.read().map(|((executor, verdict, source), count)| {
+            ([("executor", *executor), ("verdict", *verdict), ("source", *source)], count)
+        });
+        sheet.counters("runs", "Runs whose verdict this node wrote", ended)?;
+        let help = "From when a run was to start until its first attempt started on this node";
+        sheet.histogram("run_lateness", help, [([], &metrics.lateness)])?;
+        let took = metrics.durations.iter().map(|(executor, took)| ([("executor", *executor)], took));
+        sheet.histogram("run_duration", "From the start of a run's last attempt to its end", took)?;
+        let stale = metrics.stale_effects.read().map(|(executor, count)| ([("executor", *executor)], count));
+        sheet.counters("stale_effects", "Attempts that their target turned away for a greater fence", stale)
+    }
+
+    fn store(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let requests = &self.counted.metrics.requests;
+        let answers = f64::from(requests.is_answered());
+        sheet.gauge("store_up", None, "1 while the store answers what this node asks of it", answers)?;
+        let sizes = requests.sizes(self.now.0);
+        for (name, help, bytes) in [
+            ("store_size", "Size of the store, where this node has lately asked", sizes.and_then(|sizes| sizes.size)),
+            (
+                "store_quota",
+                "How large the store may become, where it has a limit",
+                sizes.and_then(|sizes| sizes.quota),
+            ),
+        ] {
+            if let Some(bytes) = bytes {
+                sheet.gauge(name, Some(&Unit::Bytes), help, bytes as f64)?;
+            }
+        }
+        let took = requests.read().map(|(op, outcome, took)| ([("op", op), ("outcome", outcome)], took));
+        sheet.histogram("store_request", "How long requests to the store took", took)
+    }
+
+    fn each_job(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let seconds = Some(&Unit::Seconds);
+        let all = |value: fn(&JobSeries) -> Option<f64>| {
+            self.jobs.iter().filter_map(move |job| Some(([("job_name", job.name.as_str())], value(job)?)))
+        };
+        sheet.gauges(
+            "job_next_due_timestamp",
+            seconds,
+            "When the job's first occurrence starts that is not decided",
+            all(|job| job.next),
+        )?;
+        let help = "When a run of the job last succeeded";
+        sheet.gauges("job_last_success_timestamp", seconds, help, all(|job| job.succeeded))?;
+        sheet.gauges("job_last_duration", seconds, "How long the job's last run took", all(|job| job.took))?;
+        let help = "1 where the job's last run ended badly";
+        sheet.gauges("job_failing", None, help, all(|job| Some(f64::from(job.is_failing))))?;
+        sheet.gauges("job_paused", None, "1 while the job is paused", all(|job| Some(f64::from(job.is_paused))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! What a node counts of itself while it runs, for its metrics.
+//!
+//! Pure counting: atomic numbers that the node's loop and the store's callers add to, and that a scrape reads. Nothing
+//! here is global, asks a clock or a store, or knows in which format metrics are written (`api::metrics` does). What a
+//! scrape can read from the board or the node's status is not counted a second time.
+//!
+//! Every combination of labels is there from the start, as 0: the rate of what has not happened yet is 0, and not absent.
+
+mod counted;
+mod measured;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use counted::{Counters, Histogram, Reading};
+pub use measured::{Measured, OPS, OUTCOMES, Requests, Sizes};
+
+use crate::job::{Job, Outcome, Task, Verdict};
+use crate::scheduler::Batch;
+use crate::scheduler::run::{Done, Source};
+
+/// What a job's runs are made by.
+pub const EXECUTORS: [&str; 5] = ["command", "http", "sql", "call", REMOVED];
+
+/// The executor of a run whose job the jobs file does not have any more.
+pub const REMOVED: &str = "removed";
+
+/// How runs end.
+pub const VERDICTS: [Verdict; 6] =
+    [Verdict::Succeeded, Verdict::Failed, Verdict::TimedOut, Verdict::Cancelled, Verdict::Skipped, Verdict::Unknown];
+
+/// What makes a run due.
+pub const SOURCES: [&str; 4] = ["schedule", "after", "trigger", "backfill"];
+
+/// Upper bounds of the lateness of starts, in seconds.
+const LATENESS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Upper bounds of how long runs take, in seconds.
+const DURATION: &[f64] = &[0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0];
+
+/// Upper bounds of the time without a leader, in seconds.
+const GAP: &[f64] = &[0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0];
+
+/// What one node has counted since its process started.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Occurrences that this node decided as the leader, by the decision.
+    pub occurrences: Counters<&'static str>,
+    /// Verdicts that this node wrote, by executor, verdict and source.
+    pub runs: Counters<(&'static str, &'static str, &'static str)>,
+    /// From when a run was to start until its first attempt did.
+    pub lateness: Histogram,
+    /// How long the last attempts of runs took, by executor, for runs that were begun.
+    pub durations: Vec<(&'static str, Histogram)>,
+    /// Attempts that their target turned away because it had seen a greater fence, by executor.
+    pub stale_effects: Counters<&'static str>,
+    /// Terms that this node began to act under.
+    pub takeovers: AtomicU64,
+    /// Terms that this node lost: it did not resign.
+    pub terms_lost: AtomicU64,
+    /// How often the leader could not trust its lease any more.
+    pub trust_lapses: AtomicU64,
+    /// From when this node learned that there is no leader until it acted as one.
+    pub takeover_gap: Histogram,
+    /// New jobs files, by what became of them.
+    pub config_reloads: Counters<&'static str>,
+    /// By how many milliseconds the clock of the node that is furthest away differs from this node's.
+    clock_skew_ms: AtomicU64,
+    /// What was asked of the store.
+    pub requests: std::sync::Arc<Requests>,
+}
+
+/// What becomes of an occurrence that is due.
+pub const DECISIONS: [&str; 3] = ["run", "wait", "skip"];
+
+/// What becomes of a new jobs file.
+pub const RELOADS: [&str; 2] = ["taken", "refused"];
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let runs = EXECUTORS.iter().flat_map(|executor| {
+            let of_verdict = |verdict: &Verdict| SOURCES.map(|source| (*executor, verdict.as_str(), source));
+            VERDICTS.iter().flat_map(of_verdict).collect::<Vec<_>>()
+        });
+        Metrics {
+            occurrences: Counters::new(DECISIONS),
+            runs: Counters::new(runs),
+            lateness: Histogram::new(LATENESS),
+            durations: EXECUTORS.map(|executor| (executor, Histogram::new(DURATION))).into(),
+            stale_effects: Counters::new(EXECUTORS),
+            takeovers: AtomicU64::new(0),
+            terms_lost: AtomicU64::new(0),
+            trust_lapses: AtomicU64::new(0),
+            takeover_gap: Histogram::new(GAP),
+            config_reloads: Counters::new(RELOADS),
+            clock_skew_ms: AtomicU64::new(0),
+            requests: std::sync::Arc::default(),
+        }
+    }
+}
+
+/// How many occurrences a batch decides, by the decision: the batch itself is gone by the time it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decided {
+    run: u64,
+    wait: u64,
+    skip: u64,
+}
+
+impl Decided {
+    /// What `batch` decides. One verdict over many occurrences counts for all of them.
+    pub fn by(batch: &Batch) -> Decided {
+        let run = batch.opens.iter().filter(|open| open.claimant.is_some()).count();
+        let skip = batch.dones.iter().map(|done| done.many.map_or(1, |many| many.count)).sum();
+        Decided { run: run as u64, wait: (batch.opens.len() - run) as u64, skip }
+    }
+}
+
+impl Metrics {
+    /// The store acknowledged a batch.
+    pub fn decided(&self, decided: Decided) {
+        let Decided { run, wait, skip } = decided;
+        for (decision, count) in DECISIONS.iter().zip([run, wait, skip]) {
+            self.occurrences.add(decision, count);
+        }
+    }
+
+    /// The verdict `done` on a run of `job` is in the store (`None`: the jobs file does not have the job any more).
+    pub fn ended(&self, job: Option<&Job>, done: &Done) {
+        let executor = job.map_or(REMOVED, |job| executor(&job.task));
+        self.runs.add(&(executor, done.verdict.as_str(), source(&done.source)), 1);
+        let took = done.started_at.filter(|_| done.verdict != Verdict::Unknown).map(|at| done.finished_at.since(at));
+        let of_executor = self.durations.iter().find(|(name, _)| *name == executor);
+        if let (Some(took), Some((_, histogram))) = (took, of_executor) {
+            histogram.observe(took);
+        }
+    }
+
+    /// An attempt of a run of `job` ended.
+    pub fn attempted(&self, job: Option<&Job>, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Fenced { .. }) {
+            self.stale_effects.add(&job.map_or(REMOVED, |job| executor(&job.task)), 1);
+        }
+    }
+
+    /// This node acts as the leader. Before, it knew of no leader for `gap`; `None`: it had not heard of the end of a term.
+    pub fn took_over(&self, gap: Option<Duration>) {
+        self.takeovers.fetch_add(1, Ordering::Relaxed);
+        if let Some(gap) = gap {
+            self.takeover_gap.observe(gap);
+        }
+    }
+
+    /// The clock of the node that is furthest away differs from this node's by so much.
+    pub fn clock_skew(&self, skew: Duration) {
+        self.clock_skew_ms.store(u64::try_from(skew.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// By how much the clock of the node that is furthest away differs from this node's.
+    pub fn furthest_clock(&self) -> Duration {
+        Duration::from_millis(self.clock_skew_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// Whether the lateness of a run says something of the scheduler: a run for an instant of the past is late by design.
+pub fn has_lateness(source: &Source) -> bool {
+    !matches!(source, Source::Backfill { .. })
+}
+
+fn executor(task: &Task) -> &'static str {
+    match task {
+        Task::Command(_) => "command",
+        Task::Http(_) => "http",
+        Task::Sql(_) => "sql",
+        Task::Call => "call",
+    }
+}
+
+fn source(source: &Source) -> &'static str {
+    match source {
+        Source::Schedule => "schedule",
+        Source::After(_) => "after",
+        Source::Trigger { .. } => "trigger",
+        Source::Backfill { .. } => "backfill",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, parse};
+    use crate::fence::Fence;
+    use crate::job::{JobName, RunId};
+    use crate::scheduler::run::{Many, Open, OpenState, Watermark};
+    use crate::time::Wall;
+
+    fn open(job: &str) -> Open {
+        let (job, at) = (JobName::new(job).unwrap(), Wall::EPOCH);
+        Open {
+            id: RunId::of(&job, at),
+            job,
+            at,
+            starts: at,
+            source: Source::Schedule,
+            state: OpenState::Claimed,
+            attempt: 1,
+            claimant: None,
+            claimed_at: at,
+            started_at: Some(at),
+            lateness: None,
+            doubt: None,
+            catch_up: None,
+        }
+    }
+
+    #[test]
+    fn every_label_is_there_before_anything_happens() {
+        let metrics = Metrics::default();
+        assert_eq!(metrics.runs.read().count(), EXECUTORS.len() * VERDICTS.len() * SOURCES.len());
+        assert!(metrics.runs.read().all(|(_, count)| count == 0));
+        assert_eq!(metrics.config_reloads.read().collect::<Vec<_>>(), [(&"refused", 0), (&"taken", 0)]);
+    }
+
+    #[test]
+    fn one_verdict_over_many_occurrences_counts_for_all_of_them() {
+        let mut skipped = Done::of(&open("a"), Verdict::Skipped, "paused", Wall::EPOCH);
+        let many = Many { from: Wall::EPOCH, count: 40, at_least: false };
+        let one = skipped.clone();
+        skipped.many = Some(many);
+        let batch = Batch {
+            number: 1,
+            fence: Fence::new(1).unwrap(),
+            opens: vec![open("b")],
+            dones: vec![skipped, one],
+            replaced: Vec::new(),
+            known: Vec::new(),
+            watermark: Watermark { instant: Wall::EPOCH, job: None },
+            anew: false,
+        };
+        let metrics = Metrics::default();
+        metrics.decided(Decided::by(&batch));
+        let counts: Vec<_> = metrics.occurrences.read().map(|(decision, count)| (*decision, count)).collect();
+        assert_eq!(counts, [("run", 0), ("skip", 41), ("wait", 1)]);
+    }
+
+    #[test]
+    fn a_run_is_counted_by_what_it_is_made_by_and_its_time_only_where_it_is_known() {
+        let text = "version: 1\njobs:\n  a: {schedule: '@every 1s', shell: 'true'}\n";
+        let config = parse(text, &Sources::none()).unwrap();
+        let job = config.jobs.values().next().unwrap();
+        let metrics = Metrics::default();
+        let ended = |verdict, after| Done::of(&open("a"), verdict, "", Wall::from_millis(after));
+        metrics.ended(Some(job), &ended(Verdict::Failed, 700));
+        metrics.ended(Some(job), &ended(Verdict::Unknown, 9_000_000));
+        metrics.ended(None, &ended(Verdict::Succeeded, 100));
+        let counted: Vec<_> = metrics.runs.read().filter(|(_, count)| *count > 0).map(|(labels, _)| *labels).collect();
+        let expected = [
+            ("command", "failed", "schedule"),
+            ("command", "unknown", "schedule"),
+            ("removed", "succeeded", "schedule"),
+        ];
+        assert_eq!(counted, expected);
+        let Reading { sum, count, .. } = metrics.durations[0].1.read();
+        assert_eq!((sum, count), (0.7, 1));
+    }
+}
