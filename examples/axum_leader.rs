@@ -1,7 +1,7 @@
 //! Elects a leader among the instances of an axum service: `cargo run --example axum_leader`
 //!
-//! Every instance serves requests; one of them leads, and `GET /leader` of any tells which. An instance that is told to
-//! stop finishes its requests, then resigns, and another leads at once.
+//! Every instance serves requests; one of them leads, and `GET /leader` of any answers which. An instance that is asked
+//! to stop finishes its requests, then resigns, and another leads at once.
 //!
 //! The three instances are tasks here, each with a store and a session of its own, and a client asks them; as a service of
 //! its own an instance is [`serve`] with `tokio::signal::ctrl_c()` to stop it.
@@ -64,18 +64,18 @@ async fn main() -> Result<(), Failure> {
         }
         instances.push((name, address.to_string(), elected, stop, service));
     }
-    // One after the other is told to stop, each while it leads.
+    // One after the other is asked to stop, each while it leads.
     while !instances.is_empty() {
         for (name, address, ..) in &instances {
             println!("{name} says {}", ask(address).await?);
         }
         let mut leading = None;
         for (place, (_, _, elected, ..)) in instances.iter().enumerate() {
-            // A copy of what the instance itself knows: enough to choose whom to stop, and no proof of anything.
+            // A copy of what the instance itself knows: enough to choose which one to stop, and no proof of anything.
             leading = leading.or(elected.terms().borrow().is_some().then_some(place));
         }
-        let (name, _, _, stop, service) = instances.remove(leading.ok_or("nobody leads")?);
-        println!("{name} is told to stop");
+        let (name, _, _, stop, service) = instances.remove(leading.ok_or("no instance leads")?);
+        println!("{name} is asked to stop");
         stop.cancel();
         service.await??;
         if !instances.is_empty() {

@@ -9,7 +9,7 @@ static RUNNING: AtomicU32 = AtomicU32::new(0);
 static MOST: AtomicU32 = AtomicU32::new(0);
 
 async fn export(name: &str, fencron: Client) -> Result<(), Error> {
-    // The number counts for whoever comes first; later it is what the store says, until `set_permits` changes it.
+    // The number counts for the first program; later it is what the store says, until `set_permits` changes it.
     let exports = fencron.semaphore("exports", 2);
     for number in 1..=2 {
         let body = async |_| {

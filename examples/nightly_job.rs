@@ -3,8 +3,8 @@
 //! The service has its jobs in tokio-cron-scheduler, and every instance has the same. With `Elected::cron` in the place of
 //! `Job::new_async` a job runs on one instance, once for each instant, and knows the instant and the fence.
 //!
-//! The example starts two instances as processes, kills the elected one (as `kill -9` does), and waits until the other has
-//! gone on. So that nobody has to wait for a night, the job runs every second.
+//! The example starts two instances as processes, kills the elected one (as `kill -9` does), and waits until the other
+//! has gone on. So that you need not wait for a night, the job runs every second.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -37,7 +37,7 @@ async fn service(name: &str, file: &Path) -> Result<(), Failure> {
     scheduler.add(job).await?;
     scheduler.start().await?;
 
-    // A service that is told to stop lets its jobs end, and resigns: another instance is elected at once.
+    // A service that is asked to stop lets its jobs end, and resigns: another instance is elected at once.
     tokio::signal::ctrl_c().await?;
     elected.stop(Duration::from_secs(30)).await;
     Ok(())

@@ -15,7 +15,7 @@ async fn work(worker: usize, fencron: Client) -> Result<usize, Error> {
         }
         for item in items {
             let Some(guard) = fencron.lock(&item.key).try_acquire().await? else { continue };
-            let stands = || guard.txn().when(Compare::created_at(&item.key, item.created)); // nobody has done it
+            let stands = || guard.txn().when(Compare::created_at(&item.key, item.created)); // not done yet
             if guard.commit(stands()).await?.succeeded {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await; // the work
                 done += usize::from(guard.commit(stands().then(Op::delete(&item.key))).await?.succeeded);

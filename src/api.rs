@@ -1,4 +1,4 @@
-//! The HTTP listener of a node: whether it is well, what the cluster looks like, and what runs write.
+//! The HTTP listener of a node: health, the state of the cluster, and the output of runs.
 //!
 //! One table, [`routes`], has everything that is answered, with what a caller needs for it. Everything is read-only.
 

@@ -1,8 +1,9 @@
 //! The read model: what one node knows of its whole cluster, ready to be read in pages.
 //!
-//! The node's loop writes a [`Board`] from what it hears of the ledger anyway; the API, the page, the metrics and the
-//! commands read it. A page of a list costs its rows and the rows that its filter passes over, and never a question to
-//! the store: the lists that people ask for first (what fails, what is late, what comes next) are kept in order.
+//! The node's loop writes a [`Board`] from the news of the ledger that it receives anyway; the API, the page, the
+//! metrics and the commands read it. A page of a list costs its rows and the rows that its filter passes over, and
+//! never a question to the store: the lists that people ask for first (what fails, what is late, what comes next) are
+//! kept in order.
 //!
 //! Pure: it knows no clock, no store and no runtime. The writer says what happened, and the reader says what time it is.
 
@@ -71,13 +72,13 @@ pub struct Board {
     /// What fences are counted from.
     base: u64,
     own: Own,
-    /// What is searched for texts; made anew by the first search after the jobs have changed.
+    /// What is searched for texts; made again by the first search after the jobs have changed.
     texts: OnceLock<Texts>,
-    /// When the node last heard that the board is what the store says; `None`: it has not read the ledger yet.
+    /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.
     current_at: Option<Wall>,
 }
 
-/// Who leads, as the ledger says.
+/// The leader, by the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
     pub lease: u64,
@@ -221,7 +222,7 @@ impl Board {
         }
     }
 
-    /// Who leads; `None`: no node does.
+    /// The leader; `None`: no node leads.
     pub fn led_by(&mut self, leader: Option<Leader>) {
         if self.leader != leader {
             self.version += 1;
@@ -245,7 +246,7 @@ impl Board {
         self.own = own;
     }
 
-    /// All that was heard of the ledger is of the past: it is read anew, and what follows is all there is.
+    /// All that is known of the ledger is out of date: it is read again, and what follows is complete.
     pub fn forget_ledger(&mut self) {
         self.version += 1;
         let (own, texts, base) = (std::mem::take(&mut self.own), std::mem::take(&mut self.texts), self.base);
@@ -397,7 +398,7 @@ impl Board {
         &self.own
     }
 
-    /// When the node last heard that the board is what the store says; `None`: it has not read the ledger yet.
+    /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.
     pub fn current_at(&self) -> Option<Wall> {
         self.current_at
     }

@@ -70,7 +70,7 @@ pub use self::supervise::{Deadlines, SupervisorProgram, hide, supervise_if_asked
 #[cfg(feature = "cli")]
 pub use self::wrapped::{Ending, NotRun, Running, Wrapped};
 use crate::fence::Stamp;
-use crate::job::{Ended, Job, Params, StopReason};
+use crate::job::{AttemptResult, Job, Params, StopReason};
 use crate::lock::Hold;
 use crate::time::Wall;
 
@@ -105,7 +105,7 @@ pub enum Reads {
 /// What attempts are made by.
 pub trait Execute: Clone + Send + Sync + 'static {
     /// Makes the attempt and waits until nothing of it is left. Dropping the future ends it at once, by force.
-    fn run(&self, work: Work) -> impl Future<Output = Ended> + Send;
+    fn run(&self, work: Work) -> impl Future<Output = AttemptResult> + Send;
 }
 
 /// Asks an attempt to stop. Dropping it means that no request will come.

@@ -253,7 +253,7 @@ pub const UNDER_ANOTHER: [&str; 3] = ["FENCRON_LOCK", "FENCRON_SEMAPHORE", "FENC
 ///
 /// Permits have no fence, and nothing of a stamp: what is inherited of one, from a lock around them, stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holding {
+pub struct HoldEnvironment {
     pub namespace: String,
     /// The node that holds it.
     pub node: String,
@@ -263,13 +263,13 @@ pub struct Holding {
     pub hold: Option<(Scope, Fence)>,
 }
 
-impl Holding {
+impl HoldEnvironment {
     /// The environment variables that the command gets.
     ///
     /// ```
-    /// use fencron::fence::{Fence, Holding, Scope};
+    /// use fencron::fence::{Fence, HoldEnvironment, Scope};
     /// let hold = Some((Scope::lock("shop", "deploy"), Fence::new(7).unwrap()));
-    /// let holding = Holding { namespace: "shop".into(), node: "a".into(), name: "deploy".into(), hold };
+    /// let holding = HoldEnvironment { namespace: "shop".into(), node: "a".into(), name: "deploy".into(), hold };
     /// assert!(holding.variables().contains(&("FENCRON_FENCE", "7".to_owned())));
     /// ```
     pub fn variables(&self) -> Vec<(&'static str, String)> {

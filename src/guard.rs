@@ -1,7 +1,7 @@
-//! The receiving end: what turns away the effects of a leader that has been replaced, and those that are repeated.
+//! The guard at the target: it turns away the effects of a leader that has been replaced, and repeated effects.
 //!
-//! A fence protects only where it is checked. Whatever receives the effects of a holder of a lock checks it by one of
-//! four forms of the same rules, which `docs/guard.md` tells for readers of any language:
+//! A fence protects only where it is checked. The target of a lock holder's effects checks it by one of four forms of
+//! the same rules, which `docs/guard.md` describes for readers of any language:
 //!
 //! - [`layer::GuardLayer`]: around a [`tower`] service, in the service's own process;
 //! - `fencron guard proxy`: in front of any HTTP service, which need not be changed;
@@ -80,11 +80,11 @@ pub const SCOPES_MOST: u64 = 100_000;
 /// The greatest fence: readers of JSON keep numbers exact up to it.
 pub const FENCE_MOST: u64 = (1 << 53) - 1;
 
-/// After how long a request that has to wait asks again, where nobody tells it that something has ended.
+/// After how long a request that has to wait asks again, if it is not notified that another one has ended.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How often the end of a request is told to a state that does not answer, and how long the first pause is. Each one
-/// is twice the one before.
+/// How often the end of a request is reported to a state that does not answer, and how long the first pause is. Each
+/// one is twice the one before.
 const TELL_TRIES: u32 = 8;
 const TELL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,12 +109,12 @@ pub struct Options {
     pub in_flight_most: usize,
     /// How long a request waits for those under older fences that are still in flight.
     pub wait: Duration,
-    /// What is done where nobody knows whether it was done.
+    /// What to do with a repetition when it is unknown whether the first one took effect.
     pub in_doubt: InDoubt,
     /// Turn away what bears no fence, rather than pass it on unguarded.
     pub require_fence: bool,
-    /// Headers by which callers are told apart, beside those of [`layer::OF_THE_CALLER`], in lower case: a key of one
-    /// caller is none for another.
+    /// Headers that distinguish callers, beside those of [`layer::OF_THE_CALLER`], in lower case: a key of one caller
+    /// is none for another.
     pub caller_headers: Vec<String>,
 }
 
@@ -147,7 +147,7 @@ pub enum InDoubt {
     Repeat,
 }
 
-/// What tells one payload from another: a SHA-256 of its parts.
+/// The digest that distinguishes payloads: a SHA-256 of their parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest {
     /// [`Digest::WITH_CALLER`], and the SHA-256.
@@ -173,11 +173,11 @@ impl Digest {
         Digest { bytes, with_caller: false }
     }
 
-    /// What a digest begins with in a state that covers who asks as well. Those of requests had no such byte, and covered
-    /// no caller, until that was added.
+    /// The first byte of a digest that also covers the caller. Digests of requests had no such byte, and covered no
+    /// caller, until that was added.
     const WITH_CALLER: u8 = 2;
 
-    /// As [`Digest::of`], where the parts say also who asks.
+    /// As [`Digest::of`], for parts that also name the caller.
     fn with_caller<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
         Digest { with_caller: true, ..Digest::of(parts) }
     }
@@ -203,7 +203,7 @@ impl Digest {
 enum Payload {
     Same,
     Other,
-    /// Whoever used the key first was not recorded: it may have been somebody else.
+    /// The first caller of the key was not recorded: it may have been another one.
     Unknown,
 }
 
@@ -263,9 +263,9 @@ struct Entry {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// It was let in, and whoever let it in lives.
+    /// It was let in, and the guard that let it in lives.
     InFlight,
-    /// It was let in, and nobody will ever know how it ended.
+    /// It was let in, and it stays unknown how it ended.
     InDoubt,
     Done,
 }
@@ -309,9 +309,9 @@ fn decide(found: &Found, fence: Fence, in_doubt: InDoubt) -> Decision {
     match found.entry {
         Some(Entry { payload: Payload::Other, .. }) => return Decision::OtherPayload,
         Some(Entry { progress: Progress::InFlight, .. }) => return Decision::InFlight,
-        // An answer is for whoever got the first one, and nobody else.
+        // An answer is only for the caller that got the first one.
         Some(Entry { progress: Progress::Done, payload: Payload::Same }) => return Decision::Replay,
-        // It was done, for certain, by a version that did not keep for whom: it is neither told nor done again.
+        // It was done, for certain, by a version that did not record the caller: it is neither replayed nor done again.
         Some(Entry { progress: Progress::Done, .. }) => return Decision::InDoubt,
         Some(_) if in_doubt == InDoubt::Refuse => return Decision::InDoubt,
         Some(_) => {}
@@ -328,7 +328,7 @@ enum End {
     Done(Answer),
     /// It was not done, or the answer invites to repeat it: the key is free.
     Again,
-    /// Nobody knows.
+    /// It is unknown.
     Unknown,
 }
 
@@ -387,7 +387,7 @@ struct Inner {
 #[derive(Debug)]
 #[must_use]
 pub enum Verdict {
-    /// Go on, and tell how it ended.
+    /// Go on, and report how it ended.
     Admitted(Ticket),
     /// It was done, and this was the answer.
     Replay(Answer),
@@ -416,7 +416,7 @@ impl Guard {
         Guard(Arc::new(Inner { state, options, clock, ended: Notify::new(), room }))
     }
 
-    /// What the guard was told to do.
+    /// The settings of the guard.
     pub fn options(&self) -> &Options {
         &self.0.options
     }
@@ -445,14 +445,14 @@ impl Guard {
                     return Verdict::Admitted(ticket);
                 }
                 Answered::Replay(answer) => {
-                    ticket.standing = TicketState::Told;
+                    ticket.standing = TicketState::Reported;
                     return Verdict::Replay(answer);
                 }
                 Answered::Decided(decision) => decision,
             };
             let waited = inner.clock.boot().since(begun);
             if decision != Decision::Wait || waited >= inner.options.wait {
-                ticket.standing = TicketState::Told;
+                ticket.standing = TicketState::Reported;
                 return Verdict::Refused(Refusal::of(decision, &asked.request));
             }
             let pause = ASK_AGAIN.min(inner.options.wait - waited);
@@ -478,7 +478,7 @@ impl Guard {
         }
     }
 
-    async fn tell(&self, id: Uuid, end: End) {
+    async fn report(&self, id: Uuid, end: End) {
         let mut pause = TELL_PAUSE;
         for left in (0..TELL_TRIES).rev() {
             match self.0.state.end(id, &end).await {
@@ -495,9 +495,9 @@ impl Guard {
     }
 }
 
-/// Proof of having been let in. One that is dropped without a word says that nobody knows how it ended.
+/// Proof of having been let in. One that is dropped without a report records that it is unknown how it ended.
 #[derive(Debug)]
-#[must_use = "tell how it ended"]
+#[must_use = "report how it ended"]
 pub struct Ticket {
     guard: Guard,
     id: Uuid,
@@ -510,33 +510,33 @@ enum TicketState {
     /// Whether it was let in is not known, but nothing was done.
     Asked,
     Admitted,
-    Told,
+    Reported,
 }
 
 impl Ticket {
     /// It is decided for good: `answer` is replayed from now on.
     pub async fn done(mut self, answer: Answer) {
         let answer = answer.within(self.guard.0.options.answer_most);
-        self.tell(End::Done(answer)).await;
+        self.report(End::Done(answer)).await;
     }
 
     /// It was not done, or the answer was an invitation to repeat it.
     pub async fn again(mut self) {
-        self.tell(End::Again).await;
+        self.report(End::Again).await;
     }
 
-    /// Nobody knows whether it was done.
+    /// It is unknown whether it was done.
     pub async fn unknown(mut self) {
-        self.tell(End::Unknown).await;
+        self.report(End::Unknown).await;
     }
 
-    async fn tell(&mut self, end: End) {
-        self.guard.tell(self.id, end).await;
-        self.standing = TicketState::Told;
+    async fn report(&mut self, end: End) {
+        self.guard.report(self.id, end).await;
+        self.standing = TicketState::Reported;
     }
 
-    /// Lets the processes that this one starts from now on stand for it: while one of them lives, what was let in is in
-    /// flight, even when this process is killed. `false` where the state cannot tell.
+    /// Ties it to the processes that this one starts from now on: while one of them lives, what was let in is in
+    /// flight, even when this process is killed. `false` if the state cannot do that.
     ///
     /// # Errors
     ///
@@ -551,11 +551,11 @@ impl Drop for Ticket {
         let end = match self.standing {
             TicketState::Asked => End::Again,
             TicketState::Admitted => End::Unknown,
-            TicketState::Told => return,
+            TicketState::Reported => return,
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (guard, id) = (self.guard.clone(), self.id);
-            runtime.spawn(async move { guard.tell(id, end).await });
+            runtime.spawn(async move { guard.report(id, end).await });
         }
     }
 }

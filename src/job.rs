@@ -539,7 +539,7 @@ pub enum Again {
 
 /// An attempt that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct AttemptResult {
     pub outcome: Outcome,
     /// When it was started; `None`: it was not.
     pub started_at: Option<Wall>,

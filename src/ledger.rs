@@ -8,7 +8,7 @@
 //! | a batch of claims after a rewind | the same, and nothing of it has a claim or a verdict |
 //! | a rewind | the watermark is unmoved |
 //! | an attempt begun, a lost leader's run decided | the same owner key; the open run is as it was |
-//! | how an attempt ended, by whoever executed it | the open run is as it was: what a successor decided stands |
+//! | how an attempt ended, by the node that executed it | the open run is as it was: what a successor decided stands |
 //! | a job first seen | the same owner key |
 //! | how a job's last run ended, with its verdict | that record is as its writer knows it |
 //! | a request of a person | the run or the leader it is about is as they saw it |
@@ -93,8 +93,8 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// The claims of a term that begins with the watermark's key at this version (0: there is none). Nobody else moves
-    /// it for as long as the hold stands, so what was seen of it since the hold began is what it is.
+    /// The claims of a term that begins with the watermark's key at this version (0: there is none). No other node
+    /// moves it for as long as the hold stands, so what was seen of it since the hold began is what it is.
     pub fn new(hold: Hold, watermark_at: Version) -> Claims {
         Claims { hold, watermark_at: Revision(watermark_at) }
     }
@@ -125,8 +125,8 @@ impl<S: Store> Ledger<S> {
         &self.namespace
     }
 
-    /// Claims a batch: all of it, once, or nothing. Repeats until there is an answer; dropped before, whether the batch
-    /// was claimed is told by the watch.
+    /// Claims a batch: all of it, once, or nothing. Repeats until there is an answer; dropped before, the watch shows
+    /// whether the batch was claimed.
     pub async fn claim(&self, claims: &mut Claims, batch: &Batch) -> Result<Claim, StoreError> {
         let name = format!("{}-{}", batch.fence, batch.number);
         let forgotten = if batch.anew { self.forgotten(batch).await? } else { Vec::new() };
@@ -226,7 +226,7 @@ fn batch_of(watermark: &Entry) -> Option<String> {
     decode::<WatermarkRecord>(&watermark.value).map(|record| record.batch)
 }
 
-/// The pauses between the tries of one change: doubling, bounded, and told of once in a while.
+/// The pauses between the tries of one change: doubling, bounded, and reported once in a while.
 struct Pauses {
     next: Duration,
     tries: u32,

@@ -1,8 +1,8 @@
 //! Listening: connections of HTTP/1.1, each bound in what it may take, answered by a service until they are to end.
 //!
-//! Nobody who connects can keep others from hearing whether the process is well: a connection is always accepted. Beyond
-//! [`CONNECTIONS_MOST`], or [`PEER_MOST`] of one address, it is a spare one, which a service answers about health alone,
-//! and which ends with that answer.
+//! No client can keep others from learning whether the process is healthy: a connection is always accepted. Beyond
+//! [`CONNECTIONS_MOST`], or [`PEER_MOST`] of one address, it is a spare one, which a service answers about health
+//! alone, and which ends with that answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;
@@ -59,7 +59,7 @@ pub enum Room {
 }
 
 /// Answers requests until `ending` is cancelled and those that are under way have been answered. `service` is asked for
-/// a service for each connection, and told who it is, and what there is room for.
+/// a service for each connection, and receives the peer, and what there is room for.
 pub async fn serve<S, B>(listener: TcpListener, service: impl Fn(SocketAddr, Room) -> S, ending: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -103,7 +103,7 @@ where
         let answering = answer(stream, service(peer, Room::Spare), Room::Spare, ending.clone());
         spare.push_back(connections.spawn(tokio::time::timeout(SPARE_WITHIN, answering)).abort_handle());
     }
-    // From here on nobody can connect any more.
+    // From here on no client can connect any more.
     drop(listener);
     connections.close();
     connections.wait().await;
@@ -154,7 +154,7 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one peer: whoever has an address of IPv6 has 2^64 of them.
+/// What counts as one peer: a peer with an address of IPv6 has 2^64 of them.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -174,7 +174,7 @@ where
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(room == Room::Enough);
     // One whose machine is gone says nothing, and an answer that goes on may have nothing to say for hours.
     if let Err(error) = setsockopt(&stream, sockopt::KeepAlive, &true) {
-        tracing::debug!(%error, "a connection to the listener tells nothing of a client that is gone");
+        tracing::debug!(%error, "a connection to the listener does not show that its client is gone");
     }
     let stream = Paced { stream, late: None, taken: 0 };
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));

@@ -143,7 +143,7 @@ impl Metrics {
         }
     }
 
-    /// This node acts as the leader. Before, it knew of no leader for `gap`; `None`: it had not heard of the end of a term.
+    /// This node acts as the leader. Before, it knew of no leader for `gap`; `None`: it had not seen the end of a term.
     pub fn took_over(&self, gap: Option<Duration>) {
         self.takeovers.fetch_add(1, Ordering::Relaxed);
         if let Some(gap) = gap {

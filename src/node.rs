@@ -1,5 +1,5 @@
-//! A node: the shell around the pure scheduler. One loop owns everything; whatever takes time is a task that comes
-//! back with an answer.
+//! A node: the shell around the pure scheduler. One loop owns everything; each operation that takes time is a task that
+//! returns an answer.
 //!
 //! # Order of starting
 //!
@@ -14,11 +14,11 @@
 //! 2. What is left is stopped (TERM, then KILL after the job's `kill_after`), and every verdict is written.
 //! 3. The leadership is resigned, so that the successor starts at once; the session is closed.
 //!
-//! # Who may act
+//! # When a node may act
 //!
-//! The loop compares the boot clock with the session's trust before it tells the scheduler that it may act, and the
-//! executor compares them again right before a process is started. Neither is what safety rests on: every write
-//! compares the owner's key in its own transaction.
+//! The loop compares the boot clock with the session's trust before it lets the scheduler act, and the executor
+//! compares them again right before a process is started. Neither is what safety rests on: every write compares the
+//! owner's key in its own transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub use status::{Role, Status};
 use housekeeping::Chore;
 use leadership::Leadership;
 use migrations::Gate;
-use news::{Heard, follow};
+use news::{Observed, follow};
 use publishing::Publishing;
 use stopping::Stopping;
 use troubles::Troubles;
@@ -53,7 +53,7 @@ use crate::board::Shared;
 use crate::config::Config;
 use crate::execute::{Execute, Outputs};
 use crate::fence::Fence;
-use crate::job::{Ended, JobName, RunId};
+use crate::job::{AttemptResult, JobName, RunId};
 use crate::ledger::{Claim, Claims, LastRuns, Ledger, News};
 use crate::lock::{
     Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
@@ -89,7 +89,7 @@ pub struct Options {
     pub clock: Clock,
 }
 
-/// What a node is told to do while it runs.
+/// The orders to a node while it runs.
 #[derive(Debug)]
 pub enum Order {
     /// Take this configuration in place of the one before.
@@ -166,7 +166,7 @@ enum Answer {
     Run {
         run: RunId,
         attempt: u32,
-        ended: Ended,
+        ended: AttemptResult,
     },
     Published(Result<(), SessionError>),
     Migrated(Result<Settled, OnceError>),
@@ -188,7 +188,7 @@ enum Happened<S> {
     Ordered(Option<Order>),
     Answered(Answer),
     Started(RunId, u32, Wall),
-    Heard(News),
+    Observed(News),
     /// The ledger cannot be followed any more.
     Deaf(StoreError),
     Candidacy(Candidacy<S>),
@@ -203,7 +203,7 @@ struct Running<S, E> {
     config_digest: String,
     scheduler: Scheduler,
     leadership: Leadership<S>,
-    heard: Heard,
+    observed: Observed,
     troubles: Troubles,
     publishing: Publishing,
     work: Work,
@@ -215,14 +215,14 @@ struct Running<S, E> {
 }
 
 impl<S: Store, E: Execute> Node<S, E> {
-    /// Runs until it is told to stop.
+    /// Runs until it is asked to stop.
     ///
     /// # Errors
     ///
     /// When the ledger cannot be followed for a reason that does not pass (denied, unusable).
     pub async fn run(self, config: Config, ends: Ends) -> Result<(), StoreError> {
         let Ends { mut orders, mut chores, status, turned } = ends;
-        let (news, mut heard) = mpsc::channel(16);
+        let (news, mut observed) = mpsc::channel(16);
         let (started, mut starts) = mpsc::channel(1024);
         let mut follower = JoinSet::new();
         follower.spawn(follow(self.ledger.clone(), news));
@@ -239,7 +239,7 @@ impl<S: Store, E: Execute> Node<S, E> {
                 biased; // Orders and the lease outrank traffic.
                 order = orders.recv() => Happened::Ordered(order),
                 news = running.leadership.next() => Happened::Candidacy(news),
-                Some(news) = heard.recv() => Happened::Heard(news),
+                Some(news) = observed.recv() => Happened::Observed(news),
                 answer = running.work.next() => Happened::Answered(answer),
                 Some((run, attempt, at)) = starts.recv() => Happened::Started(run, attempt, at),
                 Some(error) = follower.join_next() => match error {
@@ -278,7 +278,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             config_digest: config.digest,
             scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
             leadership: Leadership::new(candidate, owner_key),
-            heard: Heard::default(),
+            observed: Observed::default(),
             troubles: Troubles::default(),
             publishing: Publishing::default(),
             work: Work::new(started),
@@ -294,8 +294,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         match happened {
             Happened::Ordered(order) => self.ordered(order),
             Happened::Answered(answer) => self.answered(answer),
-            Happened::Started(run, attempt, at) => self.tell(Event::Started { run, attempt, at }),
-            Happened::Heard(news) => self.heard(news),
+            Happened::Started(run, attempt, at) => self.feed(Event::Started { run, attempt, at }),
+            Happened::Observed(news) => self.observed(news),
             Happened::Deaf(error) => {
                 tracing::error!(%error, "the ledger cannot be followed: stopping");
                 self.failed = Some(error);
@@ -308,7 +308,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.look_at_trust();
         self.look_at_silence();
         self.attend();
-        self.tell(Event::Tick);
+        self.feed(Event::Tick);
         self.look_at_watermark();
         self.campaign();
         self.send_transitions();
@@ -316,8 +316,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.push_on_stopping();
     }
 
-    /// Tells the scheduler, and does what it answers.
-    fn tell(&mut self, event: Event) {
+    /// Passes an event to the scheduler, and does what it answers.
+    fn feed(&mut self, event: Event) {
         let now = self.look_at_own_clock();
         for action in self.scheduler.handle(event, now) {
             self.act(action);
@@ -392,13 +392,13 @@ impl<S: Store, E: Execute> Running<S, E> {
         } else if !self.leadership.is_trusted(boot) {
             reasons.push("the store has not answered for so long that the session may have ended".to_owned());
         }
-        if self.heard.position().is_none() {
+        if self.observed.position().is_none() {
             reasons.push("the ledger has not been read yet".to_owned());
         }
         if self.is_leaving() {
             reasons.push("stopping".to_owned());
         }
-        reasons.extend(self.heard.in_the_way().map(str::to_owned));
+        reasons.extend(self.observed.in_the_way().map(str::to_owned));
         reasons.extend(self.gate.closed());
         reasons.extend(self.leadership.obstacle().map(str::to_owned));
         reasons.extend(self.troubles.in_the_way().cloned());

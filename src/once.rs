@@ -10,7 +10,7 @@
 //!    record as it was read. So there is one claimant at a time, and a record that says `done` is final.
 //! 2. How it **ended** is recorded if the claim still stands.
 //! 3. A holder of the lock that finds a claim without an end knows that its claimant was **lost in the middle**: holds
-//!   end with their sessions. What follows is what its kind allows, and never more:
+//!    end with their sessions. What follows is what its kind allows, and never more:
 //!
 //! | it is | then |
 //! | --- | --- |

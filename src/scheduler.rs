@@ -1,8 +1,7 @@
-//! The pure scheduler: it is told what happened and when ([`Event`]), and answers what to do ([`Action`]).
+//! The pure scheduler: it receives what happened and when ([`Event`]), and answers what to do ([`Action`]).
 //!
-//! Late, missed, overlap, retry, `after` and what becomes of a lost leader's runs are decided here and nowhere else.
-//! Nothing here reads a clock, waits, or talks to a store; whoever drives it does what the actions say and comes back
-//! with the answers.
+//! Late, missed, overlap, retry, `after` and the runs of a lost leader are decided here and nowhere else. Nothing here
+//! reads a clock, waits, or talks to a store; the caller does what the actions say and returns the answers.
 //!
 //! Three rules keep it honest:
 //!
@@ -11,7 +10,7 @@
 //! - **Claims are made one batch at a time,** in the order of (start, job), each moving the watermark; so every
 //!   occurrence is decided once, by whichever leader.
 //! - **A run is in one pair of hands.** One that is claimed by a session which still lives is left to that session's
-//!   node, whoever leads.
+//!   node, under any leader.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +35,7 @@ use claims::Claims;
 use configuration::Configuration;
 pub use message::{Action, Batch, Event, To, Transition, Transitioned};
 use run::{OpenState, Version};
-use view::{Change, View};
+use view::{Change, LedgerView};
 use work::Work;
 
 use crate::fence::Fence;
@@ -56,7 +55,7 @@ pub const WAITING_MOST: usize = 100;
 #[derive(Debug)]
 pub struct Scheduler {
     configuration: Configuration,
-    view: View,
+    view: LedgerView,
     authority: Authority,
     claims: Claims,
     work: Work,
@@ -64,11 +63,11 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// The scheduler of the node `node`, with these jobs, which follows until it is told that it leads.
+    /// The scheduler of the node `node`, with these jobs, which follows until it is elected.
     pub fn new(node: impl Into<String>, jobs: BTreeMap<JobName, Arc<Job>>) -> Scheduler {
         Scheduler {
             configuration: Configuration::of(jobs),
-            view: View::default(),
+            view: LedgerView::default(),
             authority: Authority::of(node.into()),
             claims: Claims::default(),
             work: Work::within(usize::MAX),
@@ -77,7 +76,7 @@ impl Scheduler {
     }
 
     /// Begins no more runs at once than `room` (at least one). The others are claimed as well, in time, and wait in the
-    /// ledger: nobody has to wonder whether they were started when the node is lost.
+    /// ledger: so it is never in doubt whether they were started when the node is lost.
     #[must_use]
     pub fn with_room(self, room: usize) -> Scheduler {
         Scheduler { work: Work::within(room.max(1)), ..self }
@@ -101,7 +100,7 @@ impl Scheduler {
             Event::Ended { run, attempt, ended } => self.ended(run, attempt, ended, now),
             Event::Changed(change, version) => self.changed(change, version, now),
             Event::Reread { changes, version } => self.reread(changes, version, now),
-            Event::WentBack => self.view = View::default(),
+            Event::WentBack => self.view = LedgerView::default(),
             Event::Reloaded(jobs) => self.reloaded(jobs),
             Event::Drain { wait_for_finish } => self.authority.drain(wait_for_finish),
             Event::Undrain => {
@@ -119,7 +118,7 @@ impl Scheduler {
         std::mem::take(&mut self.actions)
     }
 
-    /// When the scheduler wants to be told the time again.
+    /// When the scheduler has to receive the next [`Event::Tick`].
     pub fn wake_at(&mut self) -> Option<Wall> {
         let may_claim = self.authority.may_act() && self.claims.is_idle() && !self.configuration.is_registering();
         let due = if may_claim { self.claims.next_start() } else { None };
@@ -127,14 +126,14 @@ impl Scheduler {
     }
 
     /// The instant from which on what is due has not been decided, while this node leads: later than now when all is
-    /// well, whatever keeps it from being decided.
+    /// well; earlier when anything keeps it from being decided.
     pub fn undecided_since(&mut self) -> Option<Wall> {
         self.authority.term()?;
         self.claims.undecided_since()
     }
 
     /// What the ledger says, as far as it has been seen.
-    pub fn view(&self) -> &View {
+    pub fn view(&self) -> &LedgerView {
         &self.view
     }
 

@@ -73,7 +73,7 @@ async fn limit_concurrency_runs_two_at_once_and_no_more() {
 async fn axum_leader_is_followed_by_one_after_the_other() {
     let output = output("axum_leader").await;
     for name in ["a", "b", "c"] {
-        assert_eq!(count(&output, &format!("{name} is told to stop")), 1, "{output}");
+        assert_eq!(count(&output, &format!("{name} is asked to stop")), 1, "{output}");
     }
     // Three instances name the first leader, two the second, one the third.
     assert_eq!(count(&output, r#" says {"fence":"#), 6, "{output}");

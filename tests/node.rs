@@ -9,7 +9,7 @@ use fencron::board::Shared;
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
 use fencron::fence::Fence;
-use fencron::job::{Ended, JobName, Outcome, Params, Verdict};
+use fencron::job::{AttemptResult, JobName, Outcome, Params, Verdict};
 use fencron::ledger::{Find, Ledger, RunRow, TermEnd};
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::housekeeping::Chore;
@@ -41,11 +41,16 @@ struct Recorder {
 }
 
 impl Execute for Recorder {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let Work { stamp, mut stop, may_start, started, .. } = work;
         let now = self.clock.wall();
-        let not_started =
-            |outcome| Ended { outcome, started_at: None, finished_at: now, output: String::new(), output_bytes: 0 };
+        let not_started = |outcome| AttemptResult {
+            outcome,
+            started_at: None,
+            finished_at: now,
+            output: String::new(),
+            output_bytes: 0,
+        };
         if !may_start.now() {
             return not_started(Outcome::Stopped(fencron::job::StopReason::LostLeadership));
         }
@@ -55,7 +60,13 @@ impl Execute for Recorder {
             reason = stop.requested() => Outcome::Stopped(reason),
             () = tokio::time::sleep(self.takes) => Outcome::Exited(0),
         };
-        Ended { outcome, started_at: Some(now), finished_at: self.clock.wall(), output: "x\n".into(), output_bytes: 2 }
+        AttemptResult {
+            outcome,
+            started_at: Some(now),
+            finished_at: self.clock.wall(),
+            output: "x\n".into(),
+            output_bytes: 2,
+        }
     }
 }
 
@@ -254,12 +265,12 @@ struct TurnedAway {
 }
 
 impl Execute for TurnedAway {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let now = self.clock.wall();
         work.started.at(now);
         self.go.clone().wait_for(|go| *go).await.unwrap();
         let outcome = Outcome::Fenced { seen: Some(self.seen) };
-        Ended { outcome, started_at: Some(now), finished_at: now, output: String::new(), output_bytes: 0 }
+        AttemptResult { outcome, started_at: Some(now), finished_at: now, output: String::new(), output_bytes: 0 }
     }
 }
 

@@ -36,6 +36,27 @@ const PURE: &[&str] = &["job", "schedule", "config", "scheduler", "lock::lease",
 /// Names that say nothing about what is in a file.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];
 
+/// Words that made sentences hard to read and came back, each with those of the field. They are looked for in the modules
+/// and the documents, as words of their own: neither in the names of tests nor in code that a document quotes.
+const WORDS: &[(&str, &str)] = &[
+    ("told", "receives, learns, is notified, is asked to"),
+    ("tell", "report, notify, show, distinguish"),
+    ("tells", "reports, notifies, shows, distinguishes"),
+    ("whoever", "the caller, the holder, the waiter, the next process"),
+    ("whom", "the one that"),
+    ("somebody", "a process, a person, an operator"),
+    ("nobody", "no process, no caller; it is unknown"),
+    ("anybody", "a process, a person, an operator"),
+    ("everybody", "all callers, all nodes"),
+    ("heard of", "seen, known"),
+    ("is to be", "has to be, must be"),
+    ("are to be", "have to be, must be"),
+    ("the lead", "the leadership"),
+    ("taken for", "counted as, confused with"),
+    ("goes by", "uses, relies on"),
+    ("go by", "use, rely on"),
+];
+
 /// rustfmt holds code to 120; a comment or a message may end a word later.
 const MAX_WIDTH: usize = 124;
 
@@ -60,6 +81,11 @@ fn only_the_time_module_reads_clocks() {
 #[test]
 fn files_are_of_a_size_to_read_and_named_for_what_they_hold() {
     check(shape);
+}
+
+#[test]
+fn the_words_are_those_of_the_field() {
+    check(words);
 }
 
 #[test]
@@ -191,6 +217,48 @@ fn shape(tree: &Tree) -> Findings {
         }
     }
     findings
+}
+
+fn words(tree: &Tree) -> Findings {
+    let mut findings = Findings::new();
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    for (path, line, prose) in tree.iter().flat_map(|(path, text)| prose(path, text)) {
+        let prose = prose.to_lowercase();
+        for (word, better) in WORDS {
+            let mut places = prose.match_indices(word);
+            let is_alone =
+                |at: usize| !prose[..at].ends_with(is_part) && !prose[at + word.len()..].starts_with(is_part);
+            if places.any(|(at, _)| is_alone(at)) {
+                findings.push((path.to_owned(), line, format!("`{word}`: write {better}")));
+            }
+        }
+    }
+    findings
+}
+
+/// The lines that a person reads: of a module without its tests, of a document without the code that it quotes.
+fn prose<'a>(path: &'a str, text: &str) -> Vec<(&'a str, usize, String)> {
+    let is_module = path.starts_with("src/") && path.ends_with(".rs") && !path.contains("/tests");
+    let is_document = path == "README.md" || path.starts_with("docs/");
+    let lines: Vec<String> = if is_module {
+        // A mark behind each line shows which lines are left when the tests are taken out.
+        const KEPT: &str = "\u{1}";
+        let code: String = without_literals(text).lines().map(|line| format!("{line}{KEPT}\n")).collect();
+        let kept = without_tests(&code).0;
+        let lines = text.lines().zip(kept.lines());
+        lines.map(|(line, kept)| if kept.ends_with(KEPT) { line.to_owned() } else { String::new() }).collect()
+    } else if is_document {
+        let mut fenced = false;
+        let without_spans = |line: &str| line.split('`').step_by(2).collect::<Vec<_>>().join("`");
+        let line = |line: &str| {
+            fenced ^= line.trim_start().starts_with("```");
+            if fenced { String::new() } else { without_spans(line) }
+        };
+        text.lines().map(line).collect()
+    } else {
+        Vec::new()
+    };
+    lines.into_iter().enumerate().map(|(index, line)| (path, index + 1, line)).collect()
 }
 
 fn links(tree: &Tree) -> Findings {
@@ -476,6 +544,15 @@ mod the_rules_catch {
         assert_eq!(found(shape, "src/node.rs", &tested), []);
         assert_eq!(found(shape, "src/node.rs", &format!("\n// {}\n", "é".repeat(MAX_WIDTH))), [2]);
         assert_eq!(found(shape, "tests/common/mod.rs", ""), [1]);
+    }
+
+    #[test]
+    fn a_word_that_is_hard_to_read() {
+        let text = "// Whoever comes.\nfn nobody_comes() -> &'static str {\n    \"it is told\"\n}\n\
+                    #[cfg(test)]\nmod tests {\n// Nobody.\n}\n// The leader; nobody.\n";
+        assert_eq!(found(words, "src/node.rs", text), [1, 3, 9]);
+        assert_eq!(found(words, "src/node/tests.rs", text), []);
+        assert_eq!(found(words, "docs/guide.md", "A `nobody` is\ntold.\n```\ntold\n```\ntold_by\n"), [2]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencron::config::{Sources, parse};
-use fencron::job::{Ended, Job, JobName, Outcome, RunId};
+use fencron::job::{AttemptResult, Job, JobName, Outcome, RunId};
 use fencron::ledger::{Claim, Claims, Ledger};
 use fencron::lock::{CallId, Driver, LockName, Locks, Namespace, Presence, Seen, Session, Timing};
 use fencron::scheduler::run::{Known, Open, Watermark};
@@ -155,7 +155,8 @@ fn begun_by(action: &Action) -> Option<(RunId, u32)> {
 /// As if the run had ended and its verdict been written, at no cost: what is measured is claiming.
 fn end(scheduler: &mut Scheduler, run: RunId, attempt: u32, now: Wall) {
     let outcome = Outcome::Exited(0);
-    let ended = Ended { outcome, started_at: Some(now), finished_at: now, output: String::new(), output_bytes: 0 };
+    let ended =
+        AttemptResult { outcome, started_at: Some(now), finished_at: now, output: String::new(), output_bytes: 0 };
     let version = scheduler.view().open[&run].version + 1;
     scheduler.handle(Event::Ended { run: run.clone(), attempt, ended }, now);
     scheduler.handle(Event::Transitioned { run, result: Transitioned::Applied { version } }, now);

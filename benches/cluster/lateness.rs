@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fencron::execute::{Execute, Executor, MAX_RUNNING, Started, SupervisorProgram, Work};
-use fencron::job::Ended;
+use fencron::job::AttemptResult;
 use fencron::store::Store;
 use fencron::store::sqlite::SqliteStore;
 use fencron::time::Clock;
@@ -44,7 +44,7 @@ struct Timed {
 }
 
 impl Execute for Timed {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let (started, when) = Started::channel();
         let due = since_epoch(work.stamp.scheduled_at);
         let Work { job, stamp, params, hold, stop, may_start, output, started: told, reads } = work;

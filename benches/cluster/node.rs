@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fencron::config::{Sources, parse};
 use fencron::execute::{Execute, Outputs, Work};
-use fencron::job::{Ended, Outcome, Trigger};
+use fencron::job::{AttemptResult, Outcome, Trigger};
 use fencron::ledger::Ledger;
 use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::{Ends, Node, Options, Order, Status};
@@ -79,7 +79,7 @@ pub struct Nothing {
 }
 
 impl Execute for Nothing {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let now = wall();
         let at = Wall::from_millis(i64::try_from(now.as_millis()).unwrap());
         let scheduled = work.stamp.scheduled_at;
@@ -89,7 +89,7 @@ impl Execute for Nothing {
         // Whoever has seen enough does not listen any more.
         self.begun.send((scheduled, now.saturating_sub(since_epoch(starts)))).ok();
         work.started.at(at);
-        Ended {
+        AttemptResult {
             outcome: Outcome::Exited(0),
             started_at: Some(at),
             finished_at: at,

@@ -219,7 +219,7 @@ impl Scrape {
             sheet.gauge("fence", None, "Fence of the leader that this node knows of", fence as f64)?;
         }
         if let Some(leader) = &self.leader {
-            let help = "When this node heard of the present leader";
+            let help = "When this node saw the present leader first";
             sheet.gauge("term_start_timestamp", Some(&Unit::Seconds), help, seconds(leader.since))?;
         }
         let left = self.own.trusted_until.map(|until| until.since(self.now.0).as_secs_f64()).unwrap_or_default();

@@ -24,7 +24,7 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Declares the kinds, one row each: name in URLs, status, title, and what its page says.
 macro_rules! kinds {
     ($($kind:ident $name:literal $status:ident $title:literal $about:literal)*) => {
-        /// What kind of problem it is. Clients tell problems apart by this, so kinds are added and never renamed.
+        /// What kind of problem it is. Clients distinguish problems by this, so kinds are added and never renamed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind {
             $(#[doc = $title] $kind,)*

@@ -302,13 +302,13 @@ fn obstacles(standing: &ElectionState, nodes: &[(u64, NodeRecord)]) -> Vec<Strin
     if let Some(((_, first), rest)) = nodes.split_first()
         && rest.iter().any(|(_, other)| other.config_digest != first.config_digest)
     {
-        found.push("the nodes have different configurations: what fires depends on who leads".to_owned());
+        found.push("the nodes have different configurations: what fires depends on which node leads".to_owned());
     }
     found.extend(namesakes(nodes));
     found
 }
 
-/// The names that several nodes go by, each of which has published lately: one that was killed a moment ago has not.
+/// The names that several nodes use, each of which has published lately: one that was killed a moment ago has not.
 fn namesakes(nodes: &[(u64, NodeRecord)]) -> Vec<String> {
     let mut by_name: BTreeMap<&str, Vec<&NodeRecord>> = BTreeMap::new();
     nodes.iter().for_each(|(_, node)| by_name.entry(&node.node).or_default().push(node));

@@ -22,7 +22,7 @@ use super::place::{ETCD_PASSWORD, ETCD_USER, Place};
 use super::terminal::visible;
 use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, Stop, SupervisorProgram, Wrapped};
-use crate::fence::{Holding, UNDER_ANOTHER};
+use crate::fence::{HoldEnvironment, UNDER_ANOTHER};
 use crate::job::StopReason;
 use crate::lock::{Candidate, Driver, LockName, Locks, Lost, News, PERMITS_MOST, Presence, Session, Timing, Trust};
 use crate::store::AnyStore;
@@ -40,7 +40,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the program waits for the store to acknowledge a release. After that the end of the session releases the lock.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long it may take to learn who holds a lock that could not be acquired.
+/// How long it may take to learn the holder of a lock that could not be acquired.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 /// The longest `--lock-delay`. (A store has a bound of its own, a little above.)
@@ -457,7 +457,7 @@ impl Invocation {
     fn wrapped(&self, (held, session): (&Held, &Session<AnyStore>), stop: Stop) -> Wrapped {
         let (trust, clock) = (session.trust(), self.place.clock.clone());
         let may_start = MayStart::new(move || trust.borrow().holds(clock.boot())).under(session.lease().0);
-        let holding = Holding {
+        let holding = HoldEnvironment {
             namespace: self.place.namespace.as_str().to_owned(),
             node: self.node.clone(),
             name: self.name.as_str().to_owned(),

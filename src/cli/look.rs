@@ -20,7 +20,7 @@ use crate::scheduler::run::Last;
 use crate::store::{AnyStore, StoreError};
 use crate::time::{Wall, written};
 
-/// Says who leads, who is there, and what keeps jobs from being fired.
+/// Prints the leader, the nodes, and what keeps jobs from being fired.
 pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
     let overview = Overview::look(&place.ledger(), &place.recalling(global), place.clock.wall()).await?;
@@ -91,7 +91,7 @@ fn size_text(store: &StoreView) -> String {
     match (store.size, store.quota) {
         (Some(size), Some(quota)) => format!(", {} MiB of {}", size >> 20, quota >> 20),
         (Some(size), None) if store.kind == "etcd" => {
-            format!(", {} MiB of a quota that it tells from version 3.6 on", size >> 20)
+            format!(", {} MiB of a quota that it reports from version 3.6 on", size >> 20)
         }
         _ => String::new(),
     }
@@ -112,7 +112,7 @@ fn doubts_text(overview: &Overview) -> String {
         );
     }
     if let Some(rewound) = &overview.rewound {
-        let from = rewound.from.map_or("what nobody could read".to_owned(), |from| from.to_string());
+        let from = rewound.from.map_or("an unreadable watermark".to_owned(), |from| from.to_string());
         text += &format!("rewound    from {from} to {}, by {} on {}\n", rewound.to, rewound.by, rewound.at);
     }
     let unknown = &overview.unknown;
@@ -186,8 +186,8 @@ pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Termin
     Ok(Exit::Done)
 }
 
-/// The jobs file that was named, or the one that is there. One that nobody named does no more than help: where it is
-/// wrong, a job can be paused all the same.
+/// The jobs file that was named, or the one that is there. A file that was not named only helps: if it is wrong, a job
+/// can be paused all the same.
 pub(super) fn config_beside(named: Option<&Path>, terminal: &Terminal) -> anyhow::Result<Option<Config>> {
     if let Some(path) = named {
         return file::read(path).map(Some);

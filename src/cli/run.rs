@@ -41,10 +41,10 @@ const QUEUE: usize = 16;
 /// How often what was seen of the store is saved, beside every new term.
 const SAVE_SEEN_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the listener waits, at the end, for those who still read.
+/// How long the listener waits, at the end, for clients that still read.
 const LAST_READERS: Duration = Duration::from_secs(2);
 
-/// How many of the next fires are told at the start, and how many jobs are looked at for them.
+/// How many of the next fires are logged at the start, and how many jobs are looked at for them.
 const NEXT_TOLD: usize = 3;
 const NEXT_LOOKED_AT: usize = 10_000;
 
@@ -53,28 +53,28 @@ const START_TAKES: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// The jobs file; it is read again when it, or a file that it names, changes, and on SIGHUP
+    /// The jobs file; it is read again on SIGHUP, and when it or a file that it names changes
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
     /// The node's name, unique among the replicas [default: host name and process id]
     #[arg(long, env = "FENCRON_NODE", value_parser = node_name)]
     node: Option<String>,
-    /// How long the leadership outlives a node that is cut off
+    /// How long the leadership lasts after its node was lost or cut off
     #[arg(long, env = "FENCRON_TTL", default_value = "10s", value_parser = super::duration)]
     ttl: Duration,
-    /// Where the HTTP listener listens; port 0 is any free port
+    /// The address of the HTTP listener; port 0 is any free port
     #[arg(long, value_name = "ADDR", env = "FENCRON_LISTEN", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// HOST:PORT under which other machines reach the listener [default: what it listens on]
+    /// HOST:PORT by which other machines reach the listener [default: the address of --listen]
     #[arg(long, value_name = "ADDR", env = "FENCRON_ADVERTISE", value_parser = host_and_port)]
     advertise: Option<String>,
-    /// How long running jobs may go on when the node is told to stop
+    /// How long running jobs may go on after the node was asked to stop
     #[arg(long, env = "FENCRON_SHUTDOWN_GRACE", default_value = "30s", value_parser = super::duration)]
     shutdown_grace: Duration,
-    /// How far the node's clock may be from the others' for it to lead
+    /// The largest difference between the node's clock and the others' with which it may lead
     #[arg(long, env = "FENCRON_MAX_CLOCK_SKEW", default_value = "2s", value_parser = super::duration)]
     max_clock_skew: Duration,
-    /// How many commands run at once; the others wait
+    /// How many commands run at the same time; the others wait
     #[arg(long, value_name = "N", env = "FENCRON_MAX_RUNNING", default_value_t = MAX_RUNNING)]
     max_running: usize,
     /// How many jobs have series of their own in /metrics, the first by name; 0: none
@@ -92,9 +92,9 @@ fn host_and_port(text: &str) -> Result<String, String> {
     port.map(|_| text.to_owned()).ok_or_else(|| "write it as HOST:PORT".to_owned())
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is asked to stop.
 pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
-    // First of all: until it is heard, this signal ends a process.
+    // First of all: until it is listened for, this signal ends a process.
     let hangup = signal(SignalKind::hangup())?;
     let Reading { config, files } = file::look(&args.file, Pipe::Wait);
     let config = config?;
@@ -129,13 +129,13 @@ async fn open_or_begin_without(url: &StoreUrl, clock: &Clock) -> anyhow::Result<
     }
 }
 
-/// A job is told of its node's store and namespace. A node that took them for its own would contend for the leadership of
+/// A job's environment has its node's store and namespace. A node that used them would contend for the leadership of
 /// the cluster that runs it, with another file.
 fn refuse_inside_of_itself(global: &Global) -> Result<(), Failure> {
-    let told = |name: &str| std::env::var(name).ok();
-    let is_told = told("FENCRON_JOB").is_some() && global.store.is_some() && global.namespace.is_some();
-    if is_told && global.store == told(handover::STORE) && global.namespace == told("FENCRON_NAMESPACE") {
-        let job = told("FENCRON_JOB").unwrap_or_default();
+    let variable = |name: &str| std::env::var(name).ok();
+    let is_inherited = variable("FENCRON_JOB").is_some() && global.store.is_some() && global.namespace.is_some();
+    if is_inherited && global.store == variable(handover::STORE) && global.namespace == variable("FENCRON_NAMESPACE") {
+        let job = variable("FENCRON_JOB").unwrap_or_default();
         let why = format!(
             "this is a command of the job {job}, and a node here would contend for the leadership of the node that runs \
              it: name another store with --store, or another namespace with --namespace"
@@ -164,7 +164,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let (chore, chores) = mpsc::channel(QUEUE);
     let ending = CancellationToken::new();
     let mut beside = JoinSet::new();
-    // Before anything is held, so that a signal from then on is heard.
+    // Before anything is held, so that a signal from then on is received.
     let asked_to_stop = signals(&order, &mut beside)?;
 
     let name = args.node.unwrap_or_else(default_node);
@@ -225,7 +225,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     locks.save_seen().await;
     ending.cancel();
     if tokio::time::timeout(LAST_READERS, serving).await.is_err() {
-        tracing::debug!("somebody still reads from the listener: left to it");
+        tracing::debug!("a client still reads from the listener: left open");
     }
     ended?;
     tracing::info!("ended");
@@ -250,7 +250,7 @@ fn signals(order: &mpsc::Sender<Order>, beside: &mut JoinSet<()>) -> anyhow::Res
         loop {
             let name = next_signal(&mut terminate, &mut interrupt).await;
             count.send_modify(|count| *count += 1);
-            tracing::info!(signal = name, "told to stop{}", if *count.borrow() > 1 { ", again: now" } else { "" });
+            tracing::info!(signal = name, "asked to stop{}", if *count.borrow() > 1 { ", again: now" } else { "" });
             let next = if *count.borrow() > 1 { Order::StopNow } else { Order::Stop };
             if order.send(next).await.is_err() {
                 return;
@@ -276,7 +276,7 @@ async fn save_seen<S: Store>(locks: Locks<S>) {
     }
 }
 
-/// Tells a new user what is going to happen.
+/// Logs for a new user what is going to happen.
 fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config, address: &str) {
     let Place { url: store, namespace, clock, .. } = place;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node, %namespace, %store, "fencron starts");
@@ -318,7 +318,7 @@ mod tests {
         let text = "version: 1\njobs:\n  often: {schedule: '@every 1s', shell: 'true'}\n  \
                     once: {schedule: '@at 2026-01-01T00:00:01Z', shell: 'true'}\n";
         let config = parse(text, &Sources::none()).unwrap();
-        let told = next_fires(&config, "2026-01-01T00:00:00Z".parse().unwrap());
-        assert_eq!(told, ["often is due next at 2026-01-01T00:00:03Z, in 3s"]);
+        let lines = next_fires(&config, "2026-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(lines, ["often is due next at 2026-01-01T00:00:03Z, in 3s"]);
     }
 }

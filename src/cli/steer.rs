@@ -96,7 +96,7 @@ struct AskedFor<'a> {
     run_id: &'a RunId,
 }
 
-/// Who requested it, for people to read later.
+/// The requester, for people to read later.
 pub(super) fn asked(place: &Place) -> Asked {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Client;
 use super::error::{Error, Said};
 use crate::execute::{Execute, Outputs, Stop, Work};
-use crate::job::{Again, Ended, Outcome, StopReason, Task};
+use crate::job::{Again, AttemptResult, Outcome, StopReason, Task};
 use crate::ledger::{Ledger, OnceKey};
 use crate::lock::Driver;
 use crate::once::{How, Notice, Reporter, Runner, Settled, Step};
@@ -157,7 +157,7 @@ impl Closure {
 }
 
 impl Execute for Closure {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let Work { mut stop, may_start, output, started, .. } = work;
         let now = self.clock.wall();
         let (outcome, started_at) = match stop.asked() {
@@ -169,6 +169,6 @@ impl Execute for Closure {
             }
         };
         let (output, output_bytes) = output.finish();
-        Ended { outcome, started_at, finished_at: self.clock.wall(), output, output_bytes }
+        AttemptResult { outcome, started_at, finished_at: self.clock.wall(), output, output_bytes }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::spawn::Starter;
 use super::{Attempt, Deadlines, Execute, Gate, SupervisorProgram, Work, command, http, sql};
-use crate::job::{Again, Ended, Outcome, Task};
+use crate::job::{Again, AttemptResult, Outcome, Task};
 use crate::time::Clock;
 
 /// Makes attempts for real. Clones share their bound and their starting thread.
@@ -84,7 +84,7 @@ impl Executor {
 }
 
 impl Execute for Executor {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let Work { job, stamp, params, hold: _, stop, may_start, mut output, started, reads } = work;
         let gate = Gate::new(stop, may_start, started, &self.clock);
         let attempt = Attempt { job: &job, stamp: &stamp, gate: &gate };

@@ -12,7 +12,7 @@ use super::{MayStart, OutputSink, Started, Stop};
 use crate::fence::Stamp;
 #[cfg(feature = "cli")]
 use crate::job::Job;
-use crate::job::{Ended, Outcome, StopReason};
+use crate::job::{AttemptResult, Outcome, StopReason};
 use crate::time::{Clock, Wall};
 
 /// An attempt that is being made.
@@ -137,9 +137,9 @@ impl Gate {
     }
 
     /// How the attempt ended, now that nothing of it is left.
-    pub fn ended(&self, outcome: Outcome, output: OutputSink) -> Ended {
+    pub fn ended(&self, outcome: Outcome, output: OutputSink) -> AttemptResult {
         let (output, output_bytes) = output.finish();
-        Ended { outcome, started_at: self.began_at(), finished_at: self.clock.wall(), output, output_bytes }
+        AttemptResult { outcome, started_at: self.began_at(), finished_at: self.clock.wall(), output, output_bytes }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

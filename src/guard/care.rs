@@ -1,4 +1,4 @@
-//! Looking at what guards have seen, and taking it back: for people, where a fence was let in that was none.
+//! Shows what guards have seen, and lowers it: for people, after a fence was let in that was none.
 //!
 //! In a database there may be both: the state of guards ([`super::StateUrl`]), and the tables that transactions ask
 //! ([`super::sql`]).
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 #[cfg(feature = "sql")]
-use super::state::{connect_to_postgres, told};
+use super::state::{connect_to_postgres, message_of};
 use super::{FENCE_MOST, StateError, StateUrl};
 use crate::fence::Fence;
 
@@ -208,9 +208,9 @@ async fn scopes_of_postgres(url: &str) -> Result<Vec<SeenScope>, String> {
     let client = connect_to_postgres(url).await?;
     let mut all = Vec::new();
     for table in POSTGRES {
-        let there: i64 = client.query_one(table.is_there, &[]).await.map_err(|error| told(&error))?.get(0);
+        let there: i64 = client.query_one(table.is_there, &[]).await.map_err(|error| message_of(&error))?.get(0);
         if there > 0 {
-            let rows = client.query(table.select, &[&(SHOWN_MOST as i64)]).await.map_err(|error| told(&error))?;
+            let rows = client.query(table.select, &[&(SHOWN_MOST as i64)]).await.map_err(|error| message_of(&error))?;
             all.extend(rows.iter().map(|row| table.seen(row.get(0), row.get(1))));
         }
     }
@@ -220,19 +220,19 @@ async fn scopes_of_postgres(url: &str) -> Result<Vec<SeenScope>, String> {
 #[cfg(feature = "sql")]
 async fn reset_in_postgres(url: &str, seen: &SeenScope, to: Option<i64>) -> Result<bool, String> {
     let mut client = connect_to_postgres(url).await?;
-    let transaction = client.transaction().await.map_err(|error| told(&error))?;
+    let transaction = client.transaction().await.map_err(|error| message_of(&error))?;
     for table in POSTGRES.iter().filter(|table| table.has(seen)) {
         let name = table.name_of(seen);
         let delete = format!("{} AND fence = $2", table.delete);
         let deleted = transaction.execute(&delete, &[&name, &seen.fence.cast_signed()]).await;
-        if deleted.map_err(|error| told(&error))? == 0 {
+        if deleted.map_err(|error| message_of(&error))? == 0 {
             return Ok(false);
         }
         if let Some(to) = to {
-            transaction.execute(table.insert, &[&name, &to]).await.map_err(|error| told(&error))?;
+            transaction.execute(table.insert, &[&name, &to]).await.map_err(|error| message_of(&error))?;
         }
     }
-    transaction.commit().await.map_err(|error| told(&error))?;
+    transaction.commit().await.map_err(|error| message_of(&error))?;
     Ok(true)
 }
 

@@ -1,8 +1,8 @@
 //! The guard around a service of [`tower`]: of axum, hyper, tonic, or any other that takes requests of HTTP.
 //!
 //! A request with a fence is held in memory whole, and compared; one without is passed on as it is. What was let in
-//! runs to its end in a task of its own, also when whoever asked has gone: its answer is kept, and the repetition gets
-//! it. An answer is passed on when it is complete, or when it has become larger than what is kept of answers.
+//! runs to its end in a task of its own, also when its caller has gone: its answer is kept, and the repetition gets it.
+//! An answer is passed on when it is complete, or when it has become larger than what is kept of answers.
 
 use std::error::Error;
 use std::future::Future;
@@ -42,13 +42,13 @@ const NOT_KEPT: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Headers that say who asks. With [`Options::caller_headers`](super::Options), `Host`, and what [`Caller`] says they are
-/// part of what a key stands for: a stranger who knows a key gets no answer that was somebody else's.
+/// Headers that identify the caller. With [`Options::caller_headers`](super::Options), `Host`, and [`Caller`] they are
+/// part of a key: a stranger that knows a key gets no answer of another caller.
 pub const OF_THE_CALLER: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::COOKIE,
     header::PROXY_AUTHORIZATION,
-    // What those who end TLS write of a client's certificate.
+    // What proxies that end TLS write of a client's certificate.
     HeaderName::from_static("client-cert"),
     HeaderName::from_static("client-cert-chain"),
     HeaderName::from_static("x-forwarded-client-cert"),
@@ -61,12 +61,12 @@ pub const OF_THE_CALLER: [HeaderName; 10] = [
 /// Headers that say what a body means.
 const OF_THE_PAYLOAD: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
 
-/// What a service knows of who asks beside the headers, such as the digest of the certificate of a client: put it into the
-/// extensions of a request before the guard gets it.
+/// What a service knows of the caller beside the headers, such as the digest of the certificate of a client: put it
+/// into the extensions of a request before the guard gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller(pub Bytes);
 
-/// How long whoever asked may take nothing of a large answer: one that stands still must not hold up newer fences.
+/// How long a caller may take nothing of a large answer: one that stands still must not delay newer fences.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Wraps services in a [`Guard`]. See [`super`] for an example.
@@ -177,7 +177,7 @@ fn malformed(why: &str) -> Refusal {
     Refusal::Malformed(why.to_owned())
 }
 
-/// What is asked, and who asks.
+/// The request, and its caller.
 fn digest(head: &Parts, body: &[u8], more: &[String]) -> Digest {
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut parts = vec![head.method.as_str().as_bytes(), target.as_bytes(), body];
@@ -244,7 +244,7 @@ where
         Verdict::Refused(refusal) => return Ok(refuse(&refusal)),
     };
     let request = Request::from_parts(head, B::from(body));
-    // From here on it goes to its end, whether anybody waits for it or not.
+    // From here on it goes to its end, whether or not its caller still waits.
     let mut inner = inner;
     let doing = tokio::spawn(async move { inner.call(request).await });
     let most = guard.options().answer_most;
@@ -271,7 +271,7 @@ fn invites_repetition(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 403 | 407 | 408 | 425 | 429) || status.is_server_error()
 }
 
-/// Tells the guard how it ended, and answers when that is recorded.
+/// Reports to the guard how it ended, and answers when that is recorded.
 async fn finish<R>(ticket: Ticket, response: Response<R>, most: usize) -> Response<AnswerBody>
 where
     R: Body<Data = Bytes> + Send + 'static,
@@ -311,8 +311,8 @@ where
     Response::from_parts(head, body)
 }
 
-/// Passes on an answer that is too large to be kept, and reads it to its end even where nobody takes it any more: who has
-/// gone, or takes nothing for [`TAKEN_WITHIN`], gets no more of it.
+/// Passes on an answer that is too large to be kept, and reads it to its end even if it is not taken any more: a caller
+/// that has gone, or takes nothing for [`TAKEN_WITHIN`], gets no more of it.
 fn pass_on(ticket: Ticket, status: StatusCode, begun: Bytes, mut rest: AnswerBody) -> AnswerBody {
     let (sender, frames) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -341,7 +341,7 @@ fn pass_on(ticket: Ticket, status: StatusCode, begun: Bytes, mut rest: AnswerBod
 /// A frame, the end of the body, or that it broke off.
 type Given = Result<Option<Frame<Bytes>>, BoxError>;
 
-/// Hands it to whoever asked, or gives them up.
+/// Hands it to the caller, or gives the caller up.
 async fn give(taker: &mut Option<mpsc::Sender<Given>>, given: Given) {
     let Some(sender) = taker else { return };
     if !matches!(tokio::time::timeout(TAKEN_WITHIN, sender.send(given)).await, Ok(Ok(()))) {

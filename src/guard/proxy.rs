@@ -1,8 +1,8 @@
-//! The guard in front of a service of HTTP that need not know of it.
+//! The guard in front of an HTTP service, which need not know of it.
 //!
 //! A request that is let in is sent on once, as it came: without the headers that belong to the connection, and with
 //! those that say where it came from. Where the service cannot be reached, the request was not done, and its key is
-//! free. Where the answer breaks off, nobody knows.
+//! free. When the answer breaks off, it is unknown.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -97,11 +97,11 @@ impl GuardProxy {
             return problem(StatusCode::BAD_REQUEST, "path-leads-out", why);
         }
         if asks_for_another_protocol(request.headers()) {
-            let why = "no other protocol is spoken here, such as WebSocket: nothing in it could be guarded. Let those who \
-                       need it reach the service itself";
+            let why = "no other protocol is spoken here, such as WebSocket: nothing in it could be guarded. Let callers \
+                       that need it reach the service itself";
             return problem(StatusCode::NOT_IMPLEMENTED, "no-upgrade", why);
         }
-        // Before anything is added here: nobody is to take that off again.
+        // Before anything is added here, so that nothing removes that again.
         take_off_named(request.headers_mut());
         name_the_sender(request.headers_mut(), peer);
         match self.forward.clone().oneshot(request).await {
@@ -234,14 +234,15 @@ fn stays_below(path: &str) -> bool {
     !path.contains('\\') && !decoded.split('/').any(goes_up)
 }
 
-/// Whether the connection is to become another one. HTTP/2 in the clear is only offered: who offers it goes on without.
+/// Whether the connection shall become another one. HTTP/2 in the clear is only offered: a client that offers it goes
+/// on without.
 fn asks_for_another_protocol(headers: &HeaderMap) -> bool {
     let protocols =
         headers.get_all(header::UPGRADE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     protocols.map(<[u8]>::trim_ascii).any(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
-/// Whether a header is for the service whoever names it in `Connection`: what the guard itself goes by, and adds.
+/// Whether a header is for the service although `Connection` names it: headers that the guard itself uses and adds.
 fn is_for_the_service(name: &HeaderName) -> bool {
     let names = [names::FENCING_TOKEN, names::FENCING_SCOPE, names::IDEMPOTENCY_KEY, names::SCHEDULED_AT];
     let names = names.into_iter().chain([names::ATTEMPT, names::TRACEPARENT]);

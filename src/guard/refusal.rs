@@ -25,7 +25,7 @@ pub enum Refusal {
     #[error("fence {fence} of {scope} is stale: {seen} has been seen. The sender was replaced as leader")]
     Stale { scope: String, fence: Fence, seen: Fence },
     #[error(
-        "{fence} is no fence that {scope} can have: at most {most} is expected after what has been seen. Whoever sent it \
+        "{fence} is no fence that {scope} can have: at most {most} is expected after what has been seen. Its sender \
          got it elsewhere; if it is a true one, say so with `fencron guard reset {scope} --to {fence}`"
     )]
     TooFar { scope: String, fence: Fence, most: u64 },
@@ -33,7 +33,7 @@ pub enum Refusal {
     OlderInFlight { scope: String },
     #[error("the first request with this key is still in flight")]
     InFlight,
-    #[error("nobody knows whether the first request with this key was done: look whether it was")]
+    #[error("it is unknown whether the first request with this key was done: check whether it was")]
     InDoubt,
     #[error("this key was used for another payload, or by another caller")]
     OtherPayload,
@@ -139,7 +139,7 @@ impl Refusal {
             Refusal::Busy => "Too many requests in flight",
             Refusal::StateUnavailable(_) => "State unavailable",
         };
-        // Where the state is, and what its server said, is not for whoever asks.
+        // The address of the state, and its server's message, are not for callers.
         let detail = match self {
             Refusal::StateUnavailable(_) => "the guard's state does not answer, so nothing is let in".to_owned(),
             _ => self.to_string(),

@@ -1,18 +1,18 @@
 //! The guard inside a database: two tables, and the statements by which a transaction proves that it is neither stale
 //! nor a repetition.
 //!
-//! The check and the effect are one transaction, so that nothing can come between them and no crash can part them. In
-//! `fencron_guard` stands the greatest fence that a scope has seen, in `fencron_done` every occurrence that was
-//! applied. For those who have the transaction in their own hands, [`Dialect::script`] is what `fencron guard sql`
-//! prints: the tables, and a function to call first. Whoever runs statements one by one does it in these steps:
+//! The check and the effect are one transaction, so that nothing can come between them and no crash can part them.
+//! `fencron_guard` has the greatest fence that a scope has seen, `fencron_done` every occurrence that was applied. For
+//! programs that run the transaction themselves, [`Dialect::script`] is what `fencron guard sql` prints: the tables,
+//! and a function to call first. A program that runs statements one by one takes these steps:
 //!
 //! 1. Begin, and [`Statements::hold`] first of all. It locks the scope's row *for sharing* until the end of the
-//!    transaction, and answers with its fence, which [`Standing::of`] judges.
-//! 2. Where that says [`Standing::Behind`]: roll back, [`Statements::advance`] in a transaction of its own, and begin
+//!    transaction, and answers with its fence, which [`FenceCheck::of`] judges.
+//! 2. Where that says [`FenceCheck::Behind`]: roll back, [`Statements::advance`] in a transaction of its own, and begin
 //!    again. Advancing waits for every transaction that holds the row: what an older leader was let in for ends before
 //!    anything of a newer one begins. An advance that is committed without an effect does no harm.
 //! 3. [`Statements::insert_occurrence`]: no row inserted means that the occurrence has been applied.
-//! 4. The effect, and commit. Whether an unanswered commit took place, [`Statements::read_occurrence`] tells.
+//! 4. The effect, and commit. [`Statements::read_occurrence`] shows whether an unanswered commit took place.
 //!
 //! Effects under one fence share the row and do not wait for each other, and none upgrades its lock, so that the
 //! guard makes no deadlock. What a transaction sees that had to wait:
@@ -53,9 +53,9 @@ pub struct Statements {
     pub read_occurrence: &'static str,
 }
 
-/// How a fence stands to what its scope has seen.
+/// How a fence compares to what its scope has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum FenceCheck {
     /// They are the same: go on.
     Current,
     /// The scope has not seen this fence yet: advance first.
@@ -66,25 +66,25 @@ pub enum Standing {
     TooFar { most: u64 },
 }
 
-impl Standing {
+impl FenceCheck {
     /// Judges `ours` by what [`Statements::hold`] answered.
     ///
     /// ```
-    /// use fencron::{fence::Fence, guard::sql::Standing};
+    /// use fencron::{fence::Fence, guard::sql::FenceCheck};
     /// let (six, seven) = (Fence::new(6).unwrap(), Fence::new(7).unwrap());
-    /// assert_eq!(Standing::of(seven, Some(7)), Standing::Current);
-    /// assert_eq!(Standing::of(seven, None), Standing::Behind);
-    /// assert_eq!(Standing::of(six, Some(7)), Standing::Stale { seen: seven });
+    /// assert_eq!(FenceCheck::of(seven, Some(7)), FenceCheck::Current);
+    /// assert_eq!(FenceCheck::of(seven, None), FenceCheck::Behind);
+    /// assert_eq!(FenceCheck::of(six, Some(7)), FenceCheck::Stale { seen: seven });
     /// let far = Fence::new((1 << 53) - 1).unwrap();
-    /// assert!(matches!(Standing::of(far, Some(7)), Standing::TooFar { .. }));
+    /// assert!(matches!(FenceCheck::of(far, Some(7)), FenceCheck::TooFar { .. }));
     /// ```
-    pub fn of(ours: Fence, seen: Option<i64>) -> Standing {
+    pub fn of(ours: Fence, seen: Option<i64>) -> FenceCheck {
         let seen = seen.and_then(|seen| u64::try_from(seen).ok()).and_then(Fence::new);
         match seen {
-            Some(seen) if seen == ours => Standing::Current,
-            Some(seen) if seen > ours => Standing::Stale { seen },
-            seen if ours.get() > fence_most(seen) => Standing::TooFar { most: fence_most(seen) },
-            _ => Standing::Behind,
+            Some(seen) if seen == ours => FenceCheck::Current,
+            Some(seen) if seen > ours => FenceCheck::Stale { seen },
+            seen if ours.get() > fence_most(seen) => FenceCheck::TooFar { most: fence_most(seen) },
+            _ => FenceCheck::Behind,
         }
     }
 }
@@ -111,7 +111,7 @@ impl Dialect {
     }
 }
 
-/// The SQLSTATE with which the function in PostgreSQL turns away a stale fence: class `FE` is nobody's.
+/// The SQLSTATE with which the function in PostgreSQL turns away a stale fence: class `FE` is not in use elsewhere.
 pub const POSTGRES_STALE: &str = "FE001";
 
 /// The SQLSTATE with which the function in PostgreSQL turns away what can be no fence.
@@ -159,9 +159,9 @@ const POSTGRES_HEAD: &str = "\
 --     ...
 --     COMMIT;
 --
--- NULL as the run id checks the fence alone. A transaction that fails with 40001 is to be repeated as a whole.
--- Whoever calls it needs SELECT, INSERT and UPDATE on fencron_guard, and INSERT on fencron_done.
--- Forget what nobody will repeat any more:
+-- NULL as the run id checks the fence alone. Repeat a transaction that fails with 40001 as a whole.
+-- Its caller needs SELECT, INSERT and UPDATE on fencron_guard, and INSERT on fencron_done.
+-- Forget what will not be repeated any more:
 --     DELETE FROM fencron_done WHERE applied_at < now() - interval '90 days';
 ";
 
@@ -245,8 +245,8 @@ const MYSQL_HEAD: &str = "\
 --     COMMIT;
 --
 -- NULL as the run id checks the fence alone. The scope's row stays locked until the end of the transaction: those of
--- one scope wait for each other. A transaction that fails with 1213 (or 1020) is to be repeated as a whole.
--- Forget what nobody will repeat any more:
+-- one scope wait for each other. Repeat a transaction that fails with 1213 (or 1020) as a whole.
+-- Forget what will not be repeated any more:
 --     DELETE FROM fencron_done WHERE applied_at < NOW() - INTERVAL 90 DAY;
 ";
 
@@ -268,7 +268,7 @@ BEGIN
             MESSAGE_TEXT = 'fencron: it needs a fence, and a scope and a run id of at most 255 characters';
     END IF;
     -- It locks the row against all others at once: a lock that is upgraded could deadlock.
-    -- What can be no fence leaves the row as it is, or at 1 where there was none, and is told by the row being lower.
+    -- What can be no fence leaves the row as it is, or at 1 where there was none, and is recognized by the row being lower.
     INSERT INTO fencron_guard (scope, fence)
         VALUES (the_scope, IF(the_fence > 2199023255552 + 1099511627776, 1, the_fence))
         ON DUPLICATE KEY UPDATE
@@ -336,7 +336,7 @@ const SQLITE_HEAD: &str = "\
 --     ...
 --     COMMIT;
 --
--- Forget what nobody will repeat any more:
+-- Forget what will not be repeated any more:
 --     DELETE FROM fencron_done WHERE applied_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-90 days');
 ";
 

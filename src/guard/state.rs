@@ -1,5 +1,5 @@
-//! What a guard knows, and where: in memory, in a SQLite file, in PostgreSQL. Each answers a question, and records what
-//! was decided, in one transaction; what is decided stands in [`super::decide`].
+//! Where a guard keeps its state: in memory, in a SQLite file, in PostgreSQL. Each answers a question, and records the
+//! decision, in one transaction; [`super::decide`] decides.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ mod memory;
 #[cfg(feature = "sql")]
 mod postgres;
 #[cfg(feature = "sql")]
-pub(super) use postgres::{connect_once as connect_to_postgres, told};
+pub(super) use postgres::{connect_once as connect_to_postgres, message_of};
 #[cfg(feature = "sqlite")]
 pub(super) mod sqlite;
 
@@ -173,7 +173,7 @@ impl State {
         }
     }
 
-    /// Records how the entry `id` ended. Told again, it changes nothing.
+    /// Records how the entry `id` ended. Reported again, it changes nothing.
     pub(super) async fn end(&self, id: Uuid, end: &End) -> Result<(), StateError> {
         match self {
             State::Memory(memory) => {

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::run::{Attempt, Cancelled, IntoOutcome, Output, Run, bounded};
 use crate::execute::{Execute, Gate, Stream, Work};
-use crate::job::{Again, Ended, Job, JobName, Outcome, StopReason};
+use crate::job::{Again, AttemptResult, Job, JobName, Outcome, StopReason};
 use crate::time::Clock;
 
 /// How long a closure that was dropped may go on without an `await` before the log says so.
@@ -116,7 +116,7 @@ struct Task {
 }
 
 impl Execute for Calls {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let Work { job, stamp, params, hold, stop, may_start, output, started, .. } = work;
         let gate = Gate::new(stop, may_start, started, &self.clock);
         let output = Closing(Output::new(output));

@@ -263,7 +263,7 @@ impl Jobs {
         job.cloned().ok_or_else(|| JobsError::NoSuchJob(name.chars().take(120).collect()))
     }
 
-    /// Who requests it, for people to read later. A request may come before the first session of all, which would then
+    /// The requester, for people to read later. A request may come before the first session of all, which would then
     /// find a namespace with keys, and no base to count fences from.
     async fn asked(&self) -> Result<Asked, JobsError> {
         self.locks.found().await?;

@@ -15,7 +15,7 @@ use super::{Cancelled, IntoOutcome, Outcome, Run};
 use crate::config::{Program, Written};
 use crate::execute::{Execute, MayStart, Outputs, Reads, Started, Stop, Stopper, Work};
 use crate::fence::{Fence, Scope, Stamp};
-use crate::job::{Ended, Job, Params, RunId, StopReason};
+use crate::job::{AttemptResult, Job, Params, RunId, StopReason};
 use crate::time::Clock;
 
 const KILLED_AFTER: Duration = Duration::from_millis(20);
@@ -65,7 +65,7 @@ impl Scene {
         Scene { calls, outputs, work, stopper }
     }
 
-    async fn ended(self) -> Ended {
+    async fn ended(self) -> AttemptResult {
         self.calls.run(self.work).await
     }
 }

@@ -59,8 +59,8 @@ impl<S: Store> Ledger<S> {
         txn.then(Op::put(self.keys.attention(done), encode(AttentionRecord::from(done))))
     }
 
-    /// The runs that ended badly, the last recorded first, from before `before` on, at most `limit` of them and a few more:
-    /// those that were recorded together are told together.
+    /// The runs that ended badly, the last recorded first, from before `before` on, at most `limit` of them and a few
+    /// more: those that were recorded together are reported together.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Following the ledger: read once, then told of every change.
+//! Following the ledger: it is read once, then every change is reported.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::rewind::RewoundRecord;
 use crate::job::JobName;
 use crate::lock::owned_since;
 use crate::scheduler::run::{Last, Version};
-use crate::scheduler::view::Change as Told;
+use crate::scheduler::view::Change as LedgerChange;
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
 use crate::time::Wall;
 
@@ -18,11 +18,11 @@ use crate::time::Wall;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Followed {
     /// For the scheduler.
-    Ledger(Told, Version),
+    Ledger(LedgerChange, Version),
     /// A job is paused, or not any more; `asked` is `None` also where a newer version wrote it.
     Paused { job: JobName, paused: bool, asked: Option<Asked>, version: Version },
-    /// A session began, or its node published something new with it; or it is gone, and then nothing of what its node
-    /// claimed is in anybody's hands. `record` is `None` also where a newer version wrote it.
+    /// A session began, or its node published something new with it; or it is gone, and then nothing that its node
+    /// claimed has an owner. `record` is `None` also where a newer version wrote it.
     Node { lease: u64, alive: bool, record: Option<NodeRecord>, version: Version },
     /// How the last run of a job ended; `None`: there is no record of that any more.
     Last { job: JobName, last: Option<Last>, version: Version },
@@ -30,7 +30,7 @@ pub enum Followed {
     Mark { base: u64, at: Revision },
     /// The lineage of the store has another link.
     Lineage,
-    /// The watermark cannot be gone by: why, for a person. Until it is told anew, nothing is to be fired.
+    /// The watermark cannot be used: why, for a person. Until it is reported again, nothing may be fired.
     Damaged(String),
     /// Something else changed, such as the key of a lock's owner: it is gone, or came to be at this revision, on this
     /// lease. `since`: when the lock was granted, by the owner's clock.
@@ -50,10 +50,10 @@ pub enum News {
 #[derive(Debug)]
 pub struct Follow<S> {
     ledger: Ledger<S>,
-    /// `None`: to be read whole and watched anew.
+    /// `None`: it has to be read whole and watched again.
     watch: Option<Watch>,
     position: Revision,
-    /// What was read at the start and is not told yet.
+    /// What was read at the start and is not reported yet.
     first: VecDeque<News>,
 }
 
@@ -66,7 +66,7 @@ impl<S: Store> Ledger<S> {
         Ok(follow)
     }
 
-    fn told(&self, entry: &Entry) -> Option<Followed> {
+    fn followed(&self, entry: &Entry) -> Option<Followed> {
         let version = entry.modified.0;
         if let Some(lease) = self.namespace.session_of(&entry.key) {
             let record = NodeRecord::decode(&entry.value);
@@ -81,7 +81,7 @@ impl<S: Store> Ledger<S> {
                 since: owned_since(&entry.value),
             });
         };
-        let told = match about {
+        let followed = match about {
             About::Mark => {
                 let base = std::str::from_utf8(&entry.value).ok().and_then(|base| base.parse().ok());
                 return base.map(|base| Followed::Mark { base, at: entry.modified });
@@ -91,9 +91,9 @@ impl<S: Store> Ledger<S> {
                 if let Some(damage) = self.damage_of(entry) {
                     return Some(Followed::Damaged(damage));
                 }
-                decode::<WatermarkRecord>(&entry.value).map(|r| Told::Watermark(r.watermark()))
+                decode::<WatermarkRecord>(&entry.value).map(|r| LedgerChange::Watermark(r.watermark()))
             }
-            About::Job(job) => decode::<KnownRecord>(&entry.value).map(|r| Told::Job(job, Some(r.into()))),
+            About::Job(job) => decode::<KnownRecord>(&entry.value).map(|r| LedgerChange::Job(job, Some(r.into()))),
             About::Pause(job) => {
                 return Some(Followed::Paused { job, paused: true, asked: decode(&entry.value), version });
             }
@@ -102,23 +102,23 @@ impl<S: Store> Ledger<S> {
                 None => None,
             },
             About::Open(run) => {
-                decode::<OpenRecord>(&entry.value).map(|r| Told::Open(run.clone(), Some(r.into_open(run))))
+                decode::<OpenRecord>(&entry.value).map(|r| LedgerChange::Open(run.clone(), Some(r.into_open(run))))
             }
-            About::Cancel(run) => decode::<Asked>(&entry.value).map(|r| Told::Cancel(run, Some(r.by))),
-            About::Resolved(run) => Some(Told::Resolved(run, true)),
-            About::StepDown => decode::<StepDownRecord>(&entry.value).map(|r| Told::StepDown(Some(r.fence))),
-            // Where nobody knows up to where there may be verdicts, all of them are looked for.
-            About::Rewound => {
-                Some(Told::Rewound(decode::<RewoundRecord>(&entry.value).map_or(Wall::MAX, |record| record.upto)))
-            }
+            About::Cancel(run) => decode::<Asked>(&entry.value).map(|r| LedgerChange::Cancel(run, Some(r.by))),
+            About::Resolved(run) => Some(LedgerChange::Resolved(run, true)),
+            About::StepDown => decode::<StepDownRecord>(&entry.value).map(|r| LedgerChange::StepDown(Some(r.fence))),
+            // If it is unknown up to where there may be verdicts, all of them are looked for.
+            About::Rewound => Some(LedgerChange::Rewound(
+                decode::<RewoundRecord>(&entry.value).map_or(Wall::MAX, |record| record.upto),
+            )),
         };
-        if told.is_none() {
+        if followed.is_none() {
             tracing::error!(
                 key = entry.key,
                 "a record in the store cannot be read: it was damaged, or written by a newer version; it is passed over"
             );
         }
-        told.map(|told| Followed::Ledger(told, version))
+        followed.map(|followed| Followed::Ledger(followed, version))
     }
 
     fn told_gone(&self, key: &str, revision: Revision) -> Option<Followed> {
@@ -129,25 +129,25 @@ impl<S: Store> Ledger<S> {
         let Some(about) = self.keys.about(key) else {
             return Some(Followed::Other { key: key.to_owned(), at: revision, created: None, since: None });
         };
-        let told = match about {
+        let followed = match about {
             About::Mark | About::Lineage | About::Rewound => return None,
             About::Watermark => return Some(Followed::Damaged(self.missing_watermark())),
-            About::Job(job) => Told::Job(job, None),
+            About::Job(job) => LedgerChange::Job(job, None),
             About::Pause(job) => {
                 return Some(Followed::Paused { job, paused: false, asked: None, version: revision.0 });
             }
             About::Last(job) => return Some(Followed::Last { job, last: None, version: revision.0 }),
-            About::Open(run) => Told::Open(run, None),
-            About::Cancel(run) => Told::Cancel(run, None),
-            About::Resolved(run) => Told::Resolved(run, false),
-            About::StepDown => Told::StepDown(None),
+            About::Open(run) => LedgerChange::Open(run, None),
+            About::Cancel(run) => LedgerChange::Cancel(run, None),
+            About::Resolved(run) => LedgerChange::Resolved(run, false),
+            About::StepDown => LedgerChange::StepDown(None),
         };
-        Some(Followed::Ledger(told, revision.0))
+        Some(Followed::Ledger(followed, revision.0))
     }
 }
 
 impl<S: Store> Follow<S> {
-    /// Up to which revision everything has been told.
+    /// Up to which revision everything has been reported.
     pub fn position(&self) -> Revision {
         self.position
     }
@@ -171,13 +171,13 @@ impl<S: Store> Follow<S> {
     }
 
     fn changed(&mut self, changes: &[Change]) -> News {
-        let told = changes.iter().filter_map(|change| match change {
-            Change::Put(entry) => self.ledger.told(entry),
+        let followed = changes.iter().filter_map(|change| match change {
+            Change::Put(entry) => self.ledger.followed(entry),
             Change::Deleted { key, revision } => self.ledger.told_gone(key, *revision),
         });
-        let told = told.collect();
+        let followed = followed.collect();
         self.position = changes.last().map_or(self.position, |last| last.revision().max(self.position));
-        News::Changed(told, self.position)
+        News::Changed(followed, self.position)
     }
 
     async fn reread(&mut self) -> Result<News, StoreError> {
@@ -185,11 +185,11 @@ impl<S: Store> Follow<S> {
         let (entries, revision) = self.ledger.store.range_all(keys.clone()).await?;
         self.watch = Some(self.ledger.store.watch(keys, revision.next()).await?);
         self.position = revision;
-        let mut told: Vec<Followed> = entries.iter().filter_map(|entry| self.ledger.told(entry)).collect();
-        let is_of_watermark = |told: &Followed| matches!(told, Followed::Ledger(Told::Watermark(_), _));
-        if !told.iter().any(|told| is_of_watermark(told) || matches!(told, Followed::Damaged(_))) {
-            told.extend(self.ledger.watermark_damage().await?.map(Followed::Damaged));
+        let mut followed: Vec<Followed> = entries.iter().filter_map(|entry| self.ledger.followed(entry)).collect();
+        let is_of_watermark = |followed: &Followed| matches!(followed, Followed::Ledger(LedgerChange::Watermark(_), _));
+        if !followed.iter().any(|followed| is_of_watermark(followed) || matches!(followed, Followed::Damaged(_))) {
+            followed.extend(self.ledger.watermark_damage().await?.map(Followed::Damaged));
         }
-        Ok(News::Reread(told, revision))
+        Ok(News::Reread(followed, revision))
     }
 }

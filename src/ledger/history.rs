@@ -161,7 +161,7 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    /// The runs of a job for instants from `first` to `last`, both included, whoever asked for them.
+    /// The runs of a job for instants from `first` to `last`, both included, scheduled and requested ones.
     pub async fn runs_between(&self, job: &JobName, first: Wall, last: Wall) -> Result<Vec<RunRow>, StoreError> {
         let (open, _) = self.store.range_all(self.keys.opens_of(job)).await?;
         let (done, _) = self.store.range_all(self.keys.history_between(job, first, last)).await?;
@@ -239,7 +239,7 @@ impl<S: Store> Ledger<S> {
         Ok(entries.iter().filter_map(known).collect())
     }
 
-    /// The paused jobs, with who paused them.
+    /// The paused jobs, with the person that paused them.
     pub async fn paused(&self) -> Result<Vec<(JobName, Asked)>, StoreError> {
         let (entries, _) = self.store.range_all(self.keys.paused()).await?;
         let paused = |entry: &Entry| match self.keys.about(&entry.key)? {

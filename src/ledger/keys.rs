@@ -187,8 +187,8 @@ impl LedgerKeys {
         format!("{}~done/{}/{}{call}", self.prefix, run.job(), sortable(run.at()))
     }
 
-    /// Where a verdict is kept: that on what was never begun stands apart, so that pruning tells it by its key. One in
-    /// doubt never does, for whoever resolves it looks for it under its run.
+    /// Where a verdict is kept: that on what was never begun stands apart, so that pruning recognizes it by its key.
+    /// One in doubt never does, since it is resolved under its run.
     pub fn verdict(&self, done: &Done) -> String {
         let key = self.done(&done.id);
         if done.attempt == 0 && done.verdict != Verdict::Unknown { format!("{key}{UNBEGUN}") } else { key }
@@ -230,7 +230,7 @@ impl LedgerKeys {
         Keys::Range { start: format!("{start}{}", sortable(first)), end }
     }
 
-    /// All that is kept of the migrations: watched by whoever waits for them.
+    /// All that is kept of the migrations: watched by the waiters.
     pub fn migrations(&self) -> Keys {
         Keys::prefix(format!("{}~mig/", self.prefix))
     }

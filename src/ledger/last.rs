@@ -81,7 +81,7 @@ impl LastRuns {
     }
 }
 
-/// The verdict that the change is, where it is one that a job's last run is told by.
+/// The verdict of the change, if it is one that the record of a job's last run shows.
 pub(super) fn verdict_of(change: &Transition) -> Option<&Done> {
     change.to.verdict().filter(|done| done.was_begun())
 }

@@ -1,11 +1,11 @@
-//! What is done once, ever, in a namespace: migrations, and what `fencron once` runs under a key.
+//! The records of work that is done only once in a namespace: migrations, and what `fencron once` runs under a key.
 //!
-//! A record tells how far it came. It is put before anything is started, and again when that has ended:
+//! A record shows how far it came. It is put before anything is started, and again when that has ended:
 //!
 //! ```text
 //!   (none) ── claimed ──┬── done
 //!     ▲                 ├── failed ────────┐ asked for again, or harmless to repeat
-//!  pending ◀── resolved ┴── unknown ◀──────┼── whoever holds the lock next finds it `claimed`
+//!  pending ◀── resolved ┴── unknown ◀──────┼── the next holder of the lock finds it `claimed`
 //!     └────────────────────────────────────┴──▶ claimed
 //! ```
 //!
@@ -82,7 +82,7 @@ impl OnceKey {
         &self.name
     }
 
-    /// The lock that whoever claims it holds. All migrations have one: they are made in their order.
+    /// The lock that its claimant holds. All migrations have one: they are made in their order.
     pub fn lock(&self) -> LockName {
         match self.kind {
             OnceKind::Migration => LockName::migrations(),
@@ -105,12 +105,12 @@ impl OnceKey {
 pub enum OnceState {
     /// Not begun, or to be done again: a person said so, or its claimant had to leave it to the next.
     Pending,
-    /// Taken by somebody, and possibly under way.
+    /// Claimed by a process, and possibly under way.
     Claimed,
     Done,
     /// It is known that it did not come to its end.
     Failed,
-    /// Nobody can say: whoever did it was lost in the middle.
+    /// It is unknown: its process was lost in the middle.
     Unknown,
 }
 
@@ -126,7 +126,7 @@ impl OnceState {
     }
 }
 
-/// Who claimed it.
+/// Its claimant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimedBy {
     pub node: String,
@@ -144,7 +144,7 @@ pub struct Once {
     pub state: OnceState,
     /// The SHA-256 of what it does, in hexadecimal digits.
     pub checksum: String,
-    /// Who claimed it last; `None`: nobody did, a person resolved it.
+    /// Its last claimant; `None`: it has none, a person resolved it.
     pub claimed_by: Option<ClaimedBy>,
     /// How many attempts were begun, of all claims together.
     pub attempts: u32,
@@ -301,7 +301,7 @@ impl<S: Store> Ledger<S> {
         Ok(committed.succeeded || (repeated && committed.got(0).is_some_and(<[Entry]>::is_empty)))
     }
 
-    /// Whether the session of whoever claimed it is still there, so that it may be under way.
+    /// Whether the session of its claimant is still there, so that it may be under way.
     pub async fn may_be_under_way(&self, once: &Once) -> Result<bool, StoreError> {
         let Some(claimed_by) = once.claimed_by.as_ref().filter(|_| once.state == OnceState::Claimed) else {
             return Ok(false);
@@ -311,7 +311,7 @@ impl<S: Store> Ledger<S> {
         Ok(!self.store.range(Range { keys_only: true, ..Range::of(Keys::one(key)) }).await?.entries.is_empty())
     }
 
-    /// Shows what the holder does to whoever waits. It vanishes with the holder's session.
+    /// Shows the waiters what the holder does. It vanishes with the holder's session.
     pub async fn show_once(&self, hold: &Hold, key: &OnceKey, live: &Live) -> Result<(), StoreError> {
         let put = Op::put_leased(self.keys.once_live(key), encode(live), hold.lease());
         let txn = hold.still_held().into_iter().fold(Txn::new(), Txn::when).then(put);

@@ -22,8 +22,8 @@ const LOOKED_THROUGH: usize = 10_000;
 /// push them out.
 pub const FAILURES_KEPT: usize = 10;
 
-/// How long the verdict on a run that a person asked for is safe: a backfill is about instants of long ago, and whoever
-/// asked for it wants to see how it ended.
+/// How long the verdict on a run that a person requested is safe: a backfill is about instants of long ago, and that
+/// person wants to see how it ended.
 const ASKED_FOR_SAFE: Duration = Duration::from_secs(3600);
 
 /// How many verdicts of a job are safe for that reason, where `keep` are kept.
@@ -55,8 +55,8 @@ struct Cut {
 }
 
 impl Cut {
-    /// Whether it takes this verdict. `spared`: how many failures may still be spared; the newest are to be asked about
-    /// first.
+    /// Whether it takes this verdict. `spared`: how many failures may still be spared; the newest have to be asked
+    /// about first.
     fn takes(&self, entry: &Entry, unbegun: bool, spared: &mut usize) -> bool {
         let before = |bound: &Option<String>| bound.as_ref().is_some_and(|bound| entry.key < *bound);
         // What cannot be read was written by a newer version, which knows what it is worth.
@@ -82,10 +82,10 @@ impl Cut {
 }
 
 impl<S: Store> Ledger<S> {
-    /// Deletes of a job's history what is beyond its bounds: all but the last `keep` runs by instant, as many verdicts on
-    /// what was never begun, and the last 10 failures among the rest; and what ended longer ago than `age`.
-    /// Left are verdicts that nobody has resolved yet, those that a newer version wrote, and for an
-    /// hour those on runs that a person asked for.
+    /// Deletes of a job's history what is beyond its bounds: all but the last `keep` runs by instant, as many verdicts
+    /// on what was never begun, and the last 10 failures among the rest; and what ended longer ago than `age`. Left are
+    /// verdicts that are not resolved yet, those that a newer version wrote, and for an hour those on runs that a
+    /// person requested.
     pub async fn prune(&self, hold: &Hold, job: &JobName, bounds: History, now: Wall) -> Result<Pruned, StoreError> {
         let keep = bounds.keep as usize;
         let most = safe_most(keep).saturating_add(2 * keep).saturating_add(LOOKED_THROUGH);
@@ -177,7 +177,7 @@ impl<S: Store> Ledger<S> {
         }
         let bad = taken.iter().filter(|done| is_bad(done.verdict));
         ops.extend(bad.map(|done| Op::delete(self.keys.attention(done))));
-        // Where a person brings the watermark back, these may have run, though nothing tells how they ended.
+        // Where a person brings the watermark back, these may have run, although no record shows how they ended.
         if let Some(job) = self.keys.job_of_done(&page[0]).filter(|_| !gone.is_empty()) {
             let mut pruned = self.pruned(&job).await?.unwrap_or_default();
             gone.iter().for_each(|at| pruned.add(*at, *at));

@@ -1,4 +1,4 @@
-//! What is written: JSON, each record with its version, so that nodes of two versions can tell each other's apart.
+//! What is written: JSON, each record with its version, so that nodes of two versions can distinguish each other's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct NodeRecord {
     pub clock: Wall,
     /// Why it does not campaign, for people; `None`: it does.
     pub stands_back: Option<String>,
-    /// Up to which version it had heard of the ledger when it looked at its clock: it was later than what that holds.
+    /// Up to which version it had seen the ledger when it read its clock: that was after all that the version holds.
     #[serde(default)]
     pub heard: u64,
     /// What else a person ought to know of it.
@@ -502,7 +502,7 @@ impl From<KnownRecord> for Known {
     }
 }
 
-/// How many stretches of a job's pruned history are told apart.
+/// How many stretches of a job's pruned history are distinguished.
 const SPANS_MOST: usize = 16;
 
 /// Of which stretches of instants verdicts on a job's occurrences were pruned: the first and the last instant of each. What
@@ -538,7 +538,7 @@ impl PrunedRecord {
     }
 }
 
-/// Who asked for something, and when.
+/// The person that requested something, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     pub by: String,

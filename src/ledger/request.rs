@@ -45,7 +45,7 @@ pub enum AskError {
     NotInDoubt { run: RunId, verdict: String },
     #[error("{job} is {}", if *.paused { "paused already" } else { "not paused: there is nothing to resume" })]
     AlreadySo { job: JobName, paused: bool },
-    #[error("{run} was changed by somebody else meanwhile: look at it and ask again")]
+    #[error("{run} was changed by another process meanwhile: check it and try again")]
     Changed { run: RunId },
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -58,7 +58,7 @@ pub enum Resolution {
     Succeeded,
     /// It was not done, and is not to be.
     Failed,
-    /// It is to be run again: the same occurrence, under the fence of whoever leads.
+    /// It runs again: the same occurrence, under the fence of the leader.
     Retry,
 }
 
@@ -88,7 +88,7 @@ impl<S: Store> Ledger<S> {
                 if committed.succeeded {
                     break;
                 }
-                // Some exist: an earlier sending asked for them, or somebody else who asks for the same.
+                // Some exist: an earlier sending requested them, or another request for the same.
                 let is_there = |at: usize| committed.got(at).is_some_and(|entries| !entries.is_empty());
                 let mut nth = 0..;
                 left.retain(|_| nth.next().is_some_and(|nth| !is_there(2 * nth) && !is_there(2 * nth + 1)));
@@ -195,7 +195,7 @@ impl<S: Store> Ledger<S> {
 
     /// Moves the watermark up to `now`, where it is not there already: what was due before and is not decided never
     /// will be. For a store that was restored from a backup, where what was claimed since is forgotten. It turns away
-    /// the claims of whoever leads.
+    /// the claims of the leader.
     pub async fn skip_to(&self, now: Wall) -> Result<Watermark, StoreError> {
         loop {
             let page = self.read(Range::of(Keys::one(self.keys.watermark()))).await?;
@@ -218,7 +218,7 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Ends every open run as `unknown`, for this reason, for a person to resolve: for a store that was restored from a
-    /// backup, where nobody can tell what became of them since. Answers how many.
+    /// backup, where it is unknown how they went on since. Answers how many.
     pub async fn doubt_open_runs(&self, reason: &str, now: Wall) -> Result<usize, StoreError> {
         let (entries, _) = self.store.range_all(self.keys.opens()).await?;
         let mut doubted = 0;

@@ -21,7 +21,7 @@ const REWIND: &str = "rewind-";
 /// How many rewinds are remembered.
 const REMEMBERED: usize = 20;
 
-/// How often a rewind begins anew because a leader moved the watermark meanwhile.
+/// How often a rewind begins again because a leader moved the watermark meanwhile.
 const TRIES_MOST: u32 = 20;
 
 /// How many records one transaction changes.
@@ -34,7 +34,7 @@ const JOBS_LOOKED_AT: usize = 100_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rewound {
     pub asked: Asked,
-    /// Up to where the schedules had been decided; `None`: nobody could say.
+    /// Up to where the schedules had been decided; `None`: that is unknown.
     pub from: Option<Wall>,
     /// From where on they are decided again.
     pub to: Wall,
@@ -77,8 +77,8 @@ pub enum RewindError {
     #[error("the schedules have been decided up to {0}, which is no later: there is nothing to bring back")]
     NothingToDo(Wall),
     #[error(
-        "the watermark cannot be read, so nobody knows up to where the schedules have been decided: say with --to from \
-         when on they are to be decided; what was claimed or has a verdict is not fired again"
+        "the watermark cannot be read, so it is unknown up to where the schedules have been decided: name with --to \
+         the instant after which they are decided again; what was claimed or has a verdict is not fired again"
     )]
     ToIsMissing,
     #[error("a leader decides on while the schedules are brought back: is its clock right? Look at `fencron status`")]
@@ -95,7 +95,7 @@ impl<S: Store> Ledger<S> {
         Ok(record.map(|record| record.rewinds).unwrap_or_default())
     }
 
-    /// Looks what a rewind would do; `to` is `now` where nobody says it.
+    /// Finds out what a rewind would do; `to` is `now` by default.
     pub async fn look_at_rewind(&self, to: Option<Wall>, now: Wall) -> Result<Rewinding, RewindError> {
         let entry = self.entry(self.keys.watermark()).await?;
         let watermark_at = entry.as_ref().map_or(Revision(0), |entry| entry.modified);
@@ -137,8 +137,8 @@ impl<S: Store> Ledger<S> {
         })
     }
 
-    /// Brings the schedules back. `call` names the rewind, so that one whose answer was lost is known again. A leader
-    /// that runs plans anew from there on.
+    /// Brings the schedules back. `call` names the rewind, so that one whose answer was lost is recognized. A leader
+    /// that runs plans again from there on.
     pub async fn rewind(&self, to: Option<Wall>, now: Wall, call: &str, asked: &Asked) -> Result<Rewound, RewindError> {
         let name = format!("{REWIND}{call}");
         let (mut taken_back, mut jobs, mut upto) = (0, 0, now);
@@ -148,7 +148,7 @@ impl<S: Store> Ledger<S> {
             // One whose answer was lost finds in the next round that it has been made.
             jobs = jobs.max(plan.known.len() as u64);
             upto = upto.max(plan.upto);
-            // First of all: what the jobs' records say now is what tells how far it reaches.
+            // First of all: the jobs' records of now show how far it reaches.
             let Some(marked_at) = self.mark(&plan, upto).await? else { continue };
             if !self.lower(&plan).await? {
                 continue;
@@ -159,7 +159,7 @@ impl<S: Store> Ledger<S> {
             rewinds.truncate(REMEMBERED);
             let record = RewoundRecord { upto, rewinds };
             let mark = WatermarkRecord::new(&Watermark { instant: plan.to, job: None }, name.clone());
-            // Whoever watches learns first that it has to look at what is there already.
+            // A watcher learns first that it has to look at what is there already.
             let txn = Txn::new()
                 .when(Compare::modified_at(self.keys.watermark(), plan.watermark_at))
                 .when(Compare::modified_at(self.keys.rewound(), marked_at))
@@ -228,8 +228,8 @@ impl<S: Store> Ledger<S> {
         Ok(taken_back)
     }
 
-    /// Keeps up to where occurrences may have been decided, and answers as of which version. `None`: somebody else did
-    /// meanwhile, or an answer was lost.
+    /// Keeps up to where occurrences may have been decided, and answers as of which version. `None`: another process
+    /// did meanwhile, or an answer was lost.
     async fn mark(&self, plan: &Rewinding, upto: Wall) -> Result<Option<Revision>, StoreError> {
         let record = RewoundRecord { upto, rewinds: plan.record.1.clone() };
         let txn = Txn::new()

@@ -21,7 +21,7 @@ pub struct TermRow {
     pub from: Wall,
     /// When the first occurrence of the term was claimed; `None`: none was.
     pub first_claim: Option<Wall>,
-    /// When it ended, by the clock of the node that recorded it; `None`: it goes on, or nobody has recorded its end yet.
+    /// When it ended, by the clock of the node that recorded it; `None`: it goes on, or its end is not recorded yet.
     pub to: Option<Wall>,
     pub end: Option<TermEnd>,
 }

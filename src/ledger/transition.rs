@@ -24,8 +24,8 @@ const AUTHORITY: usize = 2;
 const _: () =
     assert!(AUTHORITY + VERDICT + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
 
-/// The most operations of a verdict alone: the open run goes; the verdict comes, and how the job's last run ended, that it is
-/// a bad one, and that the run is in doubt.
+/// The most operations of a verdict alone: it deletes the open run, and puts the verdict, the record of the job's last
+/// run, the mark of a bad verdict, and the mark of a run in doubt.
 const VERDICT: usize = 5;
 
 /// How many changes are looked at that cannot be made yet, for others behind them that can.
@@ -69,9 +69,9 @@ impl<S: Store> Ledger<S> {
         taken
     }
 
-    /// Makes these changes, which are on one authority: that of `hold`, or (`None`) that of whoever executed the runs.
-    /// Answers for each. Repeats until there is an answer. `last` is what is known of the last runs of their jobs, and
-    /// afterwards what the changes made of them, or found.
+    /// Makes these changes, which are on one authority: that of `hold`, or (`None`) that of the node that executed the
+    /// runs. Answers for each. Repeats until there is an answer. `last` is what is known of the last runs of their
+    /// jobs, and afterwards what the changes made of them, or found.
     ///
     /// # Errors
     /// What no repetition helps against; nothing of what is not in an answer was changed then.
@@ -174,7 +174,7 @@ impl<S: Store> Ledger<S> {
     }
 
     /// The transaction was not applied, or an earlier sending of it was: finds out for each run, and leaves in `left`
-    /// what is to be tried again.
+    /// what has to be tried again.
     async fn sort_out(
         &self,
         hold: Option<&Hold>,
@@ -208,7 +208,7 @@ impl<S: Store> Ledger<S> {
         Ok(())
     }
 
-    /// A run is not as a change expected it: either an earlier sending of the change did that, or somebody else.
+    /// A run is not as a change expected it: either an earlier sending of the change did that, or another process.
     async fn settle(
         &self,
         change: &Transition,

@@ -1,4 +1,4 @@
-//! The watermark that cannot be gone by: unreadable, or gone though it was there.
+//! A watermark that cannot be used: unreadable, or gone although it was there.
 
 use super::Ledger;
 use super::keys::About;
@@ -43,7 +43,7 @@ impl<S: Store> Ledger<S> {
         format!("the watermark `{key}`, up to which the schedules were decided, was deleted. {WAY_OUT}")
     }
 
-    /// Whether an occurrence was claimed that nobody had asked for: since then there has been a watermark.
+    /// Whether an occurrence of a schedule was claimed: since then there has been a watermark.
     async fn was_decided_before(&self) -> Result<bool, StoreError> {
         let is_scheduled =
             |key: &str| matches!(self.keys.about(key), Some(About::Open(run)) if !run.as_str().contains('~'));

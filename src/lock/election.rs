@@ -15,7 +15,7 @@ use crate::time::Wall;
 /// How many places in a queue one step-down may set back.
 pub const MOST_SET_BACK: usize = 100;
 
-/// Contends for one lock, and answers who holds it. See [`Locks::election`].
+/// Contends for one lock, and observes its holder and waiters. See [`Locks::election`].
 #[derive(Clone, Debug)]
 pub struct Election<S> {
     contest: Contest<S>,

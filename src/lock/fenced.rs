@@ -234,7 +234,7 @@ impl<S: Store> FencedLock<S> {
         Ok(())
     }
 
-    /// For operators: revokes the lock without asking its holder, and answers who the holder was. The holder's session
+    /// For operators: revokes the lock without asking its holder, and answers its former holder. The holder's session
     /// goes on. What the holder still does under the lock cannot be stopped from here: a target that checks the fence
     /// turns it away.
     pub async fn force_unlock(&self) -> Result<Option<HeldBy>, LockError> {

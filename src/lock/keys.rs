@@ -21,8 +21,9 @@
 //! Names are escaped, and no escaped name has a `~`: what is used inside has places of its own, which no name that a user
 //! gives can reach.
 //!
-//! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. `settled` tells
-//! late requests of a call from requests that are still wanted; its 256 keys are shared by all calls of a namespace.
+//! Nothing of a lock outlives its holders and waiters, so that names can be used once and forgotten. `settled`
+//! distinguishes late requests of a call from requests that are still wanted; its 256 keys are shared by all calls of a
+//! namespace.
 
 use std::fmt;
 use std::sync::Arc;

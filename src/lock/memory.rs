@@ -211,7 +211,7 @@ impl<S: Store> Locks<S> {
     }
 
     /// Adds a link to the lineage under `hold`, where one is due, or at once (`now`). Every process that sees the link
-    /// can tell this store from one that was restored from an older state.
+    /// can distinguish this store from one that was restored from an older state.
     pub async fn renew_lineage(&self, hold: &Hold, now: bool) -> Result<(), StoreError> {
         self.renew(hold.still_held().to_vec(), now).await
     }

@@ -409,7 +409,7 @@ struct Delays(Arc<Mutex<Vec<(Duration, LeaseId)>>>);
 
 impl Delays {
     fn with<T>(&self, act: impl FnOnce(&mut Vec<(Duration, LeaseId)>) -> T) -> T {
-        act(&mut self.0.lock().expect("nobody panics while they hold this"))
+        act(&mut self.0.lock().expect("no code panics while it holds this"))
     }
 
     fn of(&self, delay: Duration) -> Option<LeaseId> {

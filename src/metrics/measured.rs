@@ -32,9 +32,9 @@ pub struct Requests {
 /// How large a store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// In bytes, where the store tells.
+    /// In bytes, if the store reports it.
     pub size: Option<u64>,
-    /// How many bytes it may have, where it has a limit and tells it.
+    /// How many bytes it may have, if it has a limit and reports it.
     pub quota: Option<u64>,
 }
 
@@ -77,7 +77,7 @@ impl Requests {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// How large the store is, where this process has heard of it lately.
+    /// How large the store is, if this process has asked for it lately.
     pub fn sizes(&self, now: Boot) -> Option<Sizes> {
         let about = *self.about.lock().unwrap_or_else(PoisonError::into_inner);
         about.filter(|(heard, _)| now.since(*heard) < SIZE_KNOWN_FOR).map(|(_, sizes)| sizes)

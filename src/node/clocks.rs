@@ -1,4 +1,4 @@
-//! Which clock is wrong, as far as the nodes can tell from each other's, and whether this one was set. Pure.
+//! Which clock is wrong, as far as the nodes can see from each other's, and whether this one was set. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,11 +30,11 @@ impl Steps {
     }
 }
 
-/// How far the other nodes' clocks are from this one's, by what they published and when it was heard.
+/// How far the other nodes' clocks are from this one's, by what they published and when it was received.
 ///
-/// A record may be delayed before it is written, and before it is heard. Each delay makes the other clock look further
-/// behind than it is, never further ahead. So what looks ahead is believed at once; what looks behind is believed as
-/// far as no delay explains it, and whole where it was measured alike for [`CONFIRMED_AFTER`].
+/// A record may be delayed before it is written, and before it is received. Each delay makes the other clock look
+/// further behind than it is, never further ahead. So what looks ahead is believed at once; what looks behind is
+/// believed as far as no delay explains it, and whole where it was measured alike for [`CONFIRMED_AFTER`].
 #[derive(Debug, Default)]
 pub struct Clocks {
     theirs: BTreeMap<u64, Offset>,
@@ -54,13 +54,13 @@ pub struct Said {
     pub theirs: Wall,
     pub ours: Wall,
     pub heard_at: Boot,
-    /// The longest that it can have been on its way; `None`: nobody knows.
+    /// The longest that it can have been on its way; `None`: that is unknown.
     pub delay_most: Option<Duration>,
 }
 
 impl Clocks {
     /// The node of this session published what its clock says.
-    pub fn heard(&mut self, lease: u64, said: Said) {
+    pub fn observed(&mut self, lease: u64, said: Said) {
         let measured = said.theirs.as_millis().saturating_sub(said.ours.as_millis());
         let offset = self.theirs.entry(lease).or_default();
         if measured >= offset.believed {
@@ -105,16 +105,16 @@ impl Clocks {
         self.theirs.remove(&lease);
     }
 
-    /// Only these sessions are there; what was heard of the others is forgotten.
+    /// Only these sessions are there; what is known of the others is forgotten.
     pub fn keep(&mut self, there: impl Fn(u64) -> bool) {
         self.theirs.retain(|lease, _| there(*lease));
     }
 
     /// Why this node should not lead, if it should not: most of the nodes, without it, agree with each other within
-    /// `most`, and its clock is off theirs by more. Where no such majority is, nobody can tell who is wrong; of two
+    /// `most`, and its clock is off theirs by more. Without such a majority, it is unknown which clock is wrong; of two
     /// nodes the one that leads is believed.
     ///
-    /// So a wrong clock among three or more stands back alone, and never does everybody.
+    /// So a wrong clock among three or more stands back alone, and never all nodes do.
     pub fn stands_back(&self, own: u64, leader: Option<u64>, most: Duration) -> Option<String> {
         let most = i64::try_from(most.as_millis()).unwrap_or(i64::MAX);
         let mut others: Vec<i64> =
@@ -133,11 +133,11 @@ impl Clocks {
     }
 }
 
-/// How far that is, for a person: what is far is told in whole seconds.
+/// How far that is, for a person: what is far is given in whole seconds.
 pub(super) fn rounded(millis: i64) -> String {
     let millis = millis.unsigned_abs();
-    let told = if millis < 10_000 { millis } else { millis.saturating_add(500) / 1000 * 1000 };
-    written(Duration::from_millis(told))
+    let shown = if millis < 10_000 { millis } else { millis.saturating_add(500) / 1000 * 1000 };
+    written(Duration::from_millis(shown))
 }
 
 /// The most of the sorted `offsets` that are within `most` of each other.
@@ -157,7 +157,7 @@ mod tests {
 
     const HERE: i64 = 1_000_000;
 
-    /// What a node says whose clock is so far off, heard at this instant, after a delay of at most so long.
+    /// What a node says whose clock is so far off, observed at this instant, after a delay of at most so long.
     fn said(offset: i64, heard_ms: u64, delay_most: Option<u64>) -> Said {
         Said {
             theirs: Wall::from_millis(HERE + offset),
@@ -169,7 +169,7 @@ mod tests {
 
     fn clocks(offsets: &[(u64, i64)]) -> Clocks {
         let mut clocks = Clocks::default();
-        offsets.iter().for_each(|(lease, offset)| clocks.heard(*lease, said(*offset, 0, Some(0))));
+        offsets.iter().for_each(|(lease, offset)| clocks.observed(*lease, said(*offset, 0, Some(0))));
         clocks
     }
 
@@ -182,10 +182,10 @@ mod tests {
         (0..nodes.len()).filter(|own| stands_back(*own)).collect()
     }
 
-    /// What is believed of a clock that says these offsets, each heard at its instant after at most its delay.
-    fn believed(heard: &[(i64, u64, Option<u64>)]) -> i64 {
+    /// What is believed of a clock that says these offsets, each observed at its instant after at most its delay.
+    fn believed(observed: &[(i64, u64, Option<u64>)]) -> i64 {
         let mut clocks = Clocks::default();
-        heard.iter().for_each(|(offset, at, delay)| clocks.heard(1, said(*offset, *at, *delay)));
+        observed.iter().for_each(|(offset, at, delay)| clocks.observed(1, said(*offset, *at, *delay)));
         clocks.theirs[&1].believed
     }
 
@@ -195,7 +195,7 @@ mod tests {
         // Three records that were written during a cut of 17 s come together, then one in time.
         let late = [(-17_000, 17_000, Some(18_000)), (-12_000, 17_001, Some(18_001)), (-7_000, 17_002, Some(18_002))];
         assert_eq!(believed(&[&[in_time], &late[..]].concat()), 0);
-        assert_eq!(believed(&[&late[..], &[(-3, 20_000, Some(4_000))]].concat()), 0, "nothing was heard before");
+        assert_eq!(believed(&[&late[..], &[(-3, 20_000, Some(4_000))]].concat()), 0, "nothing was observed before");
         assert_eq!(believed(&[in_time, (-17_000, 17_000, None), (0, 22_000, Some(20))]), 0);
     }
 
@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_on_looking_behind_is_behind() {
-        let heard: Vec<_> = (0..3).map(|nth| (-3_000, nth * 5_000, Some(4_500))).collect();
-        assert_eq!(believed(&heard[..1]), 0);
-        assert_eq!(believed(&heard), -3_000);
+        let observed: Vec<_> = (0..3).map(|nth| (-3_000, nth * 5_000, Some(4_500))).collect();
+        assert_eq!(believed(&observed[..1]), 0);
+        assert_eq!(believed(&observed), -3_000);
         let unknown = [(-3_000, 0, None), (-3_010, 5_000, None)];
         assert_eq!(believed(&unknown), -3_010);
     }

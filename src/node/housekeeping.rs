@@ -1,6 +1,6 @@
 //! The leader's own chores, which tokio-cron-scheduler drives. It decides nothing about users' jobs: it looks at the
-//! clock twice a second and knows no occurrences, which is right for chores (each is harmless to miss or to repeat)
-//! and wrong for what is promised to users.
+//! clock twice a second and knows no occurrences, which is right for chores (each is harmless to miss or to repeat) and
+//! wrong for the promises to users.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -88,15 +88,15 @@ impl Housekeeping {
     }
 }
 
-/// Whose history is to be pruned: that of jobs that got verdicts since they were last pruned, and slice by slice that
-/// of all others, gone jobs among them. One pruning at a time.
+/// The jobs whose history has to be pruned: those that got verdicts since they were last pruned, and slice by slice
+/// that of all others, gone jobs among them. One pruning at a time.
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
     under_way: bool,
     touched: BTreeSet<JobName>,
     /// The slice that comes next, as the pruning before found it.
     slice: Vec<JobName>,
-    /// The last job of it; `None`: the sweep begins anew.
+    /// The last job of it; `None`: the sweep begins again.
     after: Option<JobName>,
     /// The last job that was looked at of those that are not configured any more; `None`: they are begun with anew.
     left_over: Option<JobName>,
@@ -104,7 +104,7 @@ pub(super) struct Pruning {
 
 /// One pruning.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct PruneRound {
     bounds: Vec<(JobName, History)>,
     /// Jobs with a history and no record of how their last run ended: nodes of an older version ran them.
     unrecorded: Vec<JobName>,
@@ -121,8 +121,8 @@ impl Pruning {
         }
     }
 
-    /// What is to be pruned now; `None`: a pruning is under way.
-    pub(super) fn begin(&mut self, jobs: &BTreeMap<JobName, Arc<Job>>, board: &Board) -> Option<Turn> {
+    /// The next pruning; `None`: one is under way.
+    pub(super) fn begin(&mut self, jobs: &BTreeMap<JobName, Arc<Job>>, board: &Board) -> Option<PruneRound> {
         if std::mem::replace(&mut self.under_way, true) {
             return None;
         }
@@ -137,7 +137,7 @@ impl Pruning {
             (name, bounds)
         };
         let bounds = names.into_iter().map(bounds_of).collect();
-        Some(Turn { bounds, unrecorded, left_over, after: self.after.clone() })
+        Some(PruneRound { bounds, unrecorded, left_over, after: self.after.clone() })
     }
 
     /// A pruning has ended, and found the next slice of the sweep, unless it failed or the term was over.
@@ -155,7 +155,7 @@ impl Pruning {
 pub(super) async fn prune<S: Store>(
     ledger: &Ledger<S>,
     hold: &Hold,
-    turn: Turn,
+    turn: PruneRound,
     now: Wall,
 ) -> Result<Option<Vec<JobName>>, StoreError> {
     let mut deleted = 0;
@@ -202,7 +202,7 @@ pub(super) fn compare_configs<'a>(own: &str, nodes: impl Iterator<Item = &'a Nod
             node = other.node,
             theirs = other.config_digest,
             ours = own,
-            "a node has another configuration: what fires depends on who leads, until all have the same"
+            "a node has another configuration: what fires depends on which node leads, until all have the same"
         );
     }
 }
@@ -222,11 +222,11 @@ mod tests {
         JobName::new(name).unwrap()
     }
 
-    fn names(turn: &Turn) -> Vec<&str> {
+    fn names(turn: &PruneRound) -> Vec<&str> {
         turn.bounds.iter().map(|(name, _)| name.as_str()).collect()
     }
 
-    fn begin(pruning: &mut Pruning) -> Option<Turn> {
+    fn begin(pruning: &mut Pruning) -> Option<PruneRound> {
         pruning.begin(&BTreeMap::new(), &Board::default())
     }
 

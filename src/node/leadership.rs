@@ -16,20 +16,20 @@ use crate::scheduler::run::Version;
 use crate::store::{Revision, Store, StoreError};
 use crate::time::{Boot, Clock, Wall};
 
-/// How long a new node waits to hear what the others' clocks show before it campaigns all the same.
-const CLOCKS_HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// How long a new node waits for the time of the others' clocks before it campaigns all the same.
+const CLOCKS_SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The node's candidacy, and its term.
 pub(super) struct Leadership<S> {
     candidate: Candidate<S>,
     owner_key: String,
-    standing: Standing,
+    role: Role,
     /// When the last election was won.
     won_at: Boot,
     /// When the session was opened.
     present_since: Boot,
-    /// What the scheduler was last told of the trust.
-    told_trust: bool,
+    /// Whether the scheduler was last informed that it has trust.
+    knows_trust: bool,
     /// The fence under which starting is allowed; 0: none. Read by the executor right before it starts something.
     acting: Arc<AtomicU64>,
     /// What claims under the term; `None` while a claim is under way.
@@ -38,7 +38,7 @@ pub(super) struct Leadership<S> {
     rewound_at: Version,
     /// Takes when the first occurrence of the term is claimed, for its record; `None`: it has been, or there is no term.
     first_claim: Option<oneshot::Sender<Wall>>,
-    /// The key of the leader's owner, as last heard of: when it came to be, and its lease.
+    /// The owner key of the leader, as last seen: when it was created, and its lease.
     owner: Option<(Revision, Option<u64>)>,
     /// Since when this node knows that there is no leader, and with whose term that ended.
     vacant: Option<Vacancy>,
@@ -54,7 +54,7 @@ struct Vacancy {
 
 /// How the node stands towards the leadership.
 #[derive(Debug, PartialEq, Eq)]
-enum Standing {
+enum Role {
     Following,
     /// Won; acting once the ledger has been seen up to then.
     Won(Hold),
@@ -66,10 +66,10 @@ impl<S: Store> Leadership<S> {
         Leadership {
             candidate,
             owner_key,
-            standing: Standing::Following,
+            role: Role::Following,
             won_at: Boot::default(),
             present_since: Boot::default(),
-            told_trust: false,
+            knows_trust: false,
             acting: Arc::new(AtomicU64::new(0)),
             claims: None,
             rewound_at: 0,
@@ -97,9 +97,9 @@ impl<S: Store> Leadership<S> {
         self.candidate.trust().map(|trust| *trust.borrow())
     }
 
-    /// Until when the leader may act without hearing from the store; `None` where it does not act.
+    /// Until when the leader may act without an answer of the store; `None` if it does not act.
     pub fn trusted_until(&self) -> Option<Boot> {
-        self.trust().filter(|_| self.told_trust).map(|trust| trust.trusted_until)
+        self.trust().filter(|_| self.knows_trust).map(|trust| trust.trusted_until)
     }
 
     pub fn is_trusted(&self, now: Boot) -> bool {
@@ -122,9 +122,9 @@ impl<S: Store> Leadership<S> {
 
     /// The hold, whether the node acts under it yet or not.
     pub fn hold(&self) -> Option<&Hold> {
-        match &self.standing {
-            Standing::Won(hold) | Standing::Leading(hold) => Some(hold),
-            Standing::Following => None,
+        match &self.role {
+            Role::Won(hold) | Role::Leading(hold) => Some(hold),
+            Role::Following => None,
         }
     }
 
@@ -135,13 +135,13 @@ impl<S: Store> Leadership<S> {
 
     /// The hold that the node acts under.
     pub fn leading(&self) -> Option<&Hold> {
-        match &self.standing {
-            Standing::Leading(hold) => Some(hold),
-            Standing::Won(_) | Standing::Following => None,
+        match &self.role {
+            Role::Leading(hold) => Some(hold),
+            Role::Won(_) | Role::Following => None,
         }
     }
 
-    /// Whether the fence base has been compared in this standing, so that what is seen can be held against the store.
+    /// Whether the fence base has been compared in this role, so that what is seen can be held against the store.
     pub fn has_compared_base(&self) -> bool {
         self.leading().is_some() || self.candidate.is_campaigning()
     }
@@ -194,15 +194,13 @@ impl<S: Store> Leadership<S> {
 
     /// Ends the term, and answers its hold: the lock is given back, or it is made sure that it is gone.
     pub fn end_term(&mut self) -> Option<Hold> {
-        let (Standing::Won(hold) | Standing::Leading(hold)) =
-            std::mem::replace(&mut self.standing, Standing::Following)
-        else {
+        let (Role::Won(hold) | Role::Leading(hold)) = std::mem::replace(&mut self.role, Role::Following) else {
             return None;
         };
         self.start_nothing();
         self.claims = None;
         self.first_claim = None;
-        self.told_trust = false;
+        self.knows_trust = false;
         self.candidate.give_up();
         Some(hold)
     }
@@ -212,7 +210,7 @@ impl<S: Store> Leadership<S> {
         self.candidate.leave().await
     }
 
-    /// The lease of whoever leads.
+    /// The lease of the leader.
     fn leader(&self) -> Option<u64> {
         self.hold().and(self.lease()).or(self.owner.and_then(|(_, lease)| lease))
     }
@@ -236,11 +234,11 @@ impl<S: Store> Leadership<S> {
 
     /// The term can be acted on from here on.
     fn act(&mut self, watermark_version: Version) {
-        if let Standing::Won(hold) = std::mem::replace(&mut self.standing, Standing::Following) {
+        if let Role::Won(hold) = std::mem::replace(&mut self.role, Role::Following) {
             self.claims = Some(Claims::new(hold.clone(), watermark_version));
             self.rewound_at = 0;
             self.acting.store(hold.fence().get(), Ordering::SeqCst);
-            self.standing = Standing::Leading(hold);
+            self.role = Role::Leading(hold);
         }
     }
 }
@@ -261,7 +259,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 // The record that it was opened with may have been long under way.
                 self.publishing.soon();
                 self.leadership.present_since = self.node.options.clock.boot();
-                self.tell(Event::Session { lease: lease.0.get() });
+                self.feed(Event::Session { lease: lease.0.get() });
             }
             News::NoSession(_) => self.present(),
             News::SessionOver(why) => {
@@ -270,7 +268,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             News::Won(Term { hold }) => {
                 self.leadership.won_at = self.node.options.clock.boot();
-                self.leadership.standing = Standing::Won(hold);
+                self.leadership.role = Role::Won(hold);
                 self.act_if_caught_up();
             }
             // The trust is looked at on every turn of the loop; a campaign that was not won is followed by another.
@@ -281,7 +279,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Stands in the queue, unless the node is leaving, or stands back, or has something else in its way.
     pub(super) fn campaign(&mut self) {
         self.look_at_clocks();
-        let may = self.gate.is_open() && self.heard.is_sound() && !self.is_leaving();
+        let may = self.gate.is_open() && self.observed.is_sound() && !self.is_leaving();
         let waits = !self.leadership.candidate.is_campaigning() && self.waits_for_clocks();
         self.leadership.candidate.set_gate(may && !waits);
     }
@@ -289,10 +287,10 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Whether the nodes that are there may yet say what their clocks show: they do when they see a new session.
     fn waits_for_clocks(&self) -> bool {
         let present_for = self.node.options.clock.boot().since(self.leadership.present_since);
-        present_for < CLOCKS_HEARD_WITHIN && self.heard.has_unheard_clocks(self.leadership.lease())
+        present_for < CLOCKS_SEEN_WITHIN && self.observed.has_unknown_clocks(self.leadership.lease())
     }
 
-    /// Looks whether the store still knows of all that was seen of it, and tells the others where it does not.
+    /// Checks whether the store still knows everything that was seen of it, and informs the others if it does not.
     pub(super) fn verify(&mut self) {
         let locks = self.node.locks.clone();
         self.work.spawn(async move { Answer::Verified(locks.verify().await) });
@@ -312,14 +310,14 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Acts as leader once the ledger has been seen up to the election: then nothing that an earlier leader wrote is
     /// still to come.
     pub(super) fn act_if_caught_up(&mut self) {
-        let Standing::Won(hold) = &self.leadership.standing else { return };
-        if self.heard.position().is_none_or(|position| position < hold.created()) {
+        let Role::Won(hold) = &self.leadership.role else { return };
+        if self.observed.position().is_none_or(|position| position < hold.created()) {
             return;
         }
         if self.leadership.owner.is_none_or(|(created, _)| created != hold.created()) {
             return self.lose_term("its owner key was gone again by the time the ledger was seen up to the election");
         }
-        if let Some(why) = self.heard.stands_back().map(str::to_owned) {
+        if let Some(why) = self.observed.stands_back().map(str::to_owned) {
             return self.lose_term(&why);
         }
         let (fence, created) = (hold.fence(), hold.created());
@@ -327,9 +325,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.leadership.act(self.scheduler.view().watermark_version);
         self.record_term();
         self.node.metrics.took_over(self.leadership.gap_before(created, self.node.options.clock.boot()));
-        self.tell(Event::Elected { fence });
+        self.feed(Event::Elected { fence });
         if self.stopping.is_none() {
-            self.tell(Event::Undrain);
+            self.feed(Event::Undrain);
         }
         self.look_at_trust();
     }
@@ -361,15 +359,15 @@ impl<S: Store, E: Execute> Running<S, E> {
             .spawn(async move { Answer::Done("record how the term ended", ledger.end_term(fence, now, end).await) });
     }
 
-    /// Tells the keep-alive that the loop turns: the session of a node that hangs is not to be kept alive for long. And a
-    /// term that was won and cannot be acted on, since the ledger is not heard of, is given to another.
+    /// Reports to the keep-alive that the loop turns: the session of a node that hangs must not be kept alive for long.
+    /// A term that was won and cannot be used, since no news of the ledger arrives, is given to another node.
     pub(super) fn attend(&mut self) {
         let now = self.node.options.clock.boot();
         if let Some(session) = self.leadership.session() {
             session.attend(now);
         }
         let waited = now.since(self.leadership.won_at);
-        if matches!(self.leadership.standing, Standing::Won(_)) && waited > self.node.options.timing.ttl() {
+        if matches!(self.leadership.role, Role::Won(_)) && waited > self.node.options.timing.ttl() {
             self.lose_term("the ledger was not seen up to the election in time");
         }
     }
@@ -396,33 +394,33 @@ impl<S: Store, E: Execute> Running<S, E> {
         tracing::warn!(fence = %hold.fence(), why, "leading no more");
         self.record_end_of_term(hold.fence(), TermEnd::Lost);
         self.node.metrics.terms_lost.fetch_add(u64::from(led), Ordering::Relaxed);
-        self.tell(Event::Deposed);
+        self.feed(Event::Deposed);
     }
 
-    /// Tells the scheduler whether it may act, where that changed.
+    /// Informs the scheduler whether it may act, if that changed.
     pub(super) fn look_at_trust(&mut self) {
         let leads = self.leadership.leading().is_some();
         let trusted = leads && self.leadership.is_trusted(self.node.options.clock.boot());
-        if trusted == std::mem::replace(&mut self.leadership.told_trust, trusted) {
+        if trusted == std::mem::replace(&mut self.leadership.knows_trust, trusted) {
             return;
         }
         if !trusted && leads {
             self.node.metrics.trust_lapses.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("the lease may end soon and the store does not answer: nothing new is started");
         }
-        self.tell(Event::Trust(trusted));
+        self.feed(Event::Trust(trusted));
     }
 
     /// Compares the clocks, and stands back from the leadership where this node's is off.
     pub(super) fn look_at_clocks(&mut self) {
         let Some(own) = self.leadership.lease() else { return };
         let leader = self.leadership.leader();
-        self.node.metrics.clock_skew(self.heard.furthest_clock(own));
-        if !self.heard.compare_clocks(own, leader, self.node.options.max_clock_skew) {
+        self.node.metrics.clock_skew(self.observed.furthest_clock(own));
+        if !self.observed.compare_clocks(own, leader, self.node.options.max_clock_skew) {
             return;
         }
         self.publishing.soon();
-        let Some(why) = self.heard.stands_back() else {
+        let Some(why) = self.observed.stands_back() else {
             return tracing::info!("this node's clock agrees with the others' again");
         };
         // From here on it claims nothing more, so that nothing is decided before its time, or skipped.

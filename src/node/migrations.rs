@@ -1,4 +1,4 @@
-//! The migrations of the jobs file: made before it is taken, by whichever node comes first.
+//! The migrations of the jobs file: made before it is taken, by the first node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,13 +17,13 @@ use crate::store::Store;
 const AGAIN_FIRST: Duration = Duration::from_secs(5);
 const AGAIN_MOST: Duration = Duration::from_secs(300);
 
-/// How often what nobody but a person can settle is looked at, beside when it changes.
+/// How often a state that only a person can settle is checked, beside when it changes.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What stands between a jobs file and its being in force.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// The migrations of the file that is to be in force.
+    /// The migrations of the file that comes into force next.
     steps: Vec<Step>,
     /// That file, where another one is in force meanwhile.
     wanted: Option<Box<Config>>,
@@ -124,10 +124,10 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.node.metrics.config_reloads.add(&"taken", 1);
         self.config_digest = config.digest;
         self.node.board.write().configured(&config.jobs);
-        self.tell(Event::Reloaded(config.jobs));
+        self.feed(Event::Reloaded(config.jobs));
     }
 
-    /// Has the migrations made, where there are any, by whoever comes first.
+    /// Starts the migrations, if there are any; the first node makes them.
     pub(super) fn make_migrations(&mut self) {
         if self.gate.steps.is_empty() || self.gate.is_making() || self.is_leaving() {
             return;
@@ -169,8 +169,8 @@ impl<S: Store, E: Execute> Running<S, E> {
             Ok(Settled::Unknown(once)) => {
                 let name = &once.name;
                 let why = format!(
-                    "nobody can say whether migration {name} was made: {}: find out, and say so: `fencron migrate resolve \
-                     {name} --as done` or `--as retry`",
+                    "it is unknown whether migration {name} was made: {}: find out, and record it: `fencron migrate \
+                     resolve {name} --as done` or `--as retry`",
                     once.reason
                 );
                 (why, Some(once), false)

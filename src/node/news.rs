@@ -1,4 +1,4 @@
-//! What the ledger tells of itself and of the other nodes, and how the node takes it.
+//! News of the ledger and of the other nodes, and what they mean for this one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::scheduler::run::Version;
 use crate::scheduler::view::Change;
 use crate::store::{Revision, Store, StoreError};
 
-/// Hears the ledger's news for as long as anybody listens. Returns with an error that does not pass.
+/// Passes the ledger's news on for as long as there is a receiver. Returns with an error that does not pass.
 pub(super) async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>) -> StoreError {
     const PAUSE: Duration = Duration::from_millis(200);
     let mut follow = None;
@@ -27,8 +27,8 @@ pub(super) async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>
             Some(follow) => follow.next().await.map(Some),
         };
         match result {
-            Ok(Some(heard)) => {
-                if news.send(heard).await.is_err() {
+            Ok(Some(received)) => {
+                if news.send(received).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
@@ -42,9 +42,9 @@ pub(super) async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>
     }
 }
 
-/// What the node has heard of the ledger and of the other nodes, and what that means for it.
+/// What the node has seen of the ledger and of the other nodes, and what that means for it.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct Observed {
     /// Up to where the ledger has been seen.
     position: Option<Revision>,
     nodes: BTreeMap<u64, NodeRecord>,
@@ -55,7 +55,7 @@ pub(super) struct Heard {
     damage: Option<String>,
 }
 
-impl Heard {
+impl Observed {
     pub fn position(&self) -> Option<Revision> {
         self.position
     }
@@ -79,7 +79,7 @@ impl Heard {
     }
 
     /// Whether some other node has not yet said what its clock shows.
-    pub fn has_unheard_clocks(&self, own: Option<u64>) -> bool {
+    pub fn has_unknown_clocks(&self, own: Option<u64>) -> bool {
         self.nodes.keys().any(|lease| Some(*lease) != own && !self.clocks.has_heard(*lease))
     }
 
@@ -108,7 +108,7 @@ impl Heard {
 
     /// Another node has published its record.
     fn published(&mut self, lease: u64, record: &NodeRecord, said: Said) {
-        self.clocks.heard(lease, said);
+        self.clocks.observed(lease, said);
         self.nodes.insert(lease, record.clone());
     }
 
@@ -125,27 +125,27 @@ impl Heard {
 }
 
 impl<S: Store, E: Execute> Running<S, E> {
-    pub(super) fn heard(&mut self, news: News) {
+    pub(super) fn observed(&mut self, news: News) {
         self.show_news(&news);
         match news {
             News::Changed(changes, upto) => {
                 for change in changes {
                     self.heard_of(change);
                 }
-                self.heard.position = Some(upto);
+                self.observed.position = Some(upto);
             }
             News::Reread(all, upto) => {
-                if let Some(before) = self.heard.position.filter(|before| *before > upto) {
+                if let Some(before) = self.observed.position.filter(|before| *before > upto) {
                     self.node.locks.saw_it_go_back();
                     self.lose_term(&format!("the store went back from revision {before} to {upto}"));
-                    self.tell(Event::WentBack);
+                    self.feed(Event::WentBack);
                 }
                 self.reread(all, upto);
             }
         }
         // Before an election has shown the fence base, what was seen cannot be held against it.
         if self.leadership.has_compared_base()
-            && let Some(position) = self.heard.position
+            && let Some(position) = self.observed.position
         {
             self.node.locks.saw(position);
         }
@@ -159,10 +159,10 @@ impl<S: Store, E: Execute> Running<S, E> {
                     self.damaged(None);
                 }
                 self.heard_of_watermark(&change, version);
-                self.tell(Event::Changed(change, version));
+                self.feed(Event::Changed(change, version));
             }
             Followed::Paused { job, paused, version, .. } => {
-                self.tell(Event::Changed(Change::Paused(job, paused), version));
+                self.feed(Event::Changed(Change::Paused(job, paused), version));
             }
             // For the board alone.
             Followed::Last { .. } => {}
@@ -171,9 +171,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             Followed::Damaged(why) => self.damaged(Some(why)),
             Followed::Node { lease, alive, record, version } => {
                 let is_new = self.heard_of_node(lease, record, version);
-                self.tell(Event::Changed(Change::Session { lease, alive }, version));
+                self.feed(Event::Changed(Change::Session { lease, alive }, version));
                 if is_new && alive {
-                    self.publishing.soon(); // so that the newcomer hears what the time is here
+                    self.publishing.soon(); // so that the newcomer learns what the time is here
                 }
             }
             Followed::Other { key, at, created, .. } => self.heard_of_owner(&key, at, created),
@@ -183,12 +183,12 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// The ledger was read whole.
     fn reread(&mut self, all: Vec<Followed>, upto: Revision) {
         let (mut changes, mut nodes, mut owner, mut damage) = (Vec::new(), BTreeMap::new(), None, None);
-        for told in all {
-            match told {
+        for followed in all {
+            match followed {
                 Followed::Ledger(change, version) => changes.push((change, version)),
                 Followed::Paused { job, paused, version, .. } => changes.push((Change::Paused(job, paused), version)),
                 Followed::Node { lease, alive, record, .. } => {
-                    // What it says of its clock is of unknown age; it is asked to say it anew by this node's own record.
+                    // What it says of its clock is of unknown age; this node's own record asks it to publish it again.
                     changes.push((Change::Session { lease, alive }, upto.0));
                     nodes.extend(record.map(|record| (lease, record)));
                 }
@@ -202,8 +202,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         for (change, version) in &changes {
             self.heard_of_watermark(change, *version);
         }
-        self.tell(Event::Reread { changes, version: upto.0 });
-        self.heard.reread(nodes, upto);
+        self.feed(Event::Reread { changes, version: upto.0 });
+        self.observed.reread(nodes, upto);
         self.damaged(damage);
         let owner_key = self.leadership.owner_key().to_owned();
         self.heard_of_owner(&owner_key, upto, owner);
@@ -222,7 +222,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// The watermark cannot be gone by (`None`: it can): this node does not lead, or it would fire again what was fired.
     fn damaged(&mut self, damage: Option<String>) {
-        if !self.heard.damaged(damage.clone()) {
+        if !self.observed.damaged(damage.clone()) {
             return;
         }
         self.publishing.soon();
@@ -233,26 +233,26 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     fn heard_of_node(&mut self, lease: u64, record: Option<NodeRecord>, version: u64) -> bool {
         let own = self.leadership.lease() == Some(lease);
-        let is_new = !own && !self.heard.nodes.contains_key(&lease);
+        let is_new = !own && !self.observed.nodes.contains_key(&lease);
         match record {
             Some(record) if own => {
-                self.publishing.heard(record.clock, version);
-                self.heard.nodes.insert(lease, record);
+                self.publishing.observed(record.clock, version);
+                self.observed.nodes.insert(lease, record);
             }
             Some(record) => {
                 let said = self.publishing.said(&record, self.node.options.clock.both());
-                self.heard.published(lease, &record, said);
+                self.observed.published(lease, &record, said);
                 self.heard_of_namesake(&record);
             }
-            None => self.heard.gone(lease),
+            None => self.observed.gone(lease),
         }
         self.look_at_clocks();
         is_new
     }
 
-    /// Another process that has just published goes by this node's name: what both do is told apart by nothing.
+    /// Another process that has just published uses this node's name: the work of both cannot be distinguished.
     fn heard_of_namesake(&mut self, record: &NodeRecord) {
-        // A former session of this process, of which something is still to be heard, is no other one.
+        // A former session of this process, of which news may still come, is no other one.
         if record.node != self.node.options.name || record.started_at == self.started_at {
             return;
         }

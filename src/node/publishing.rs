@@ -1,4 +1,4 @@
-//! The node's record: what it says of itself to the others, and when.
+//! The node's record: what it publishes about itself, and when.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use crate::time::{Boot, Wall};
 /// How many of this node's own publications are remembered.
 const REMEMBERED: usize = 8;
 
-/// When this node published its record, with what its clock says: what others wrote after they had heard of it is younger.
+/// When this node published its record, with what its clock says: what others wrote after they had seen it is younger.
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
     /// When it last did; `None`: it is to do so now.
@@ -24,7 +24,7 @@ pub(super) struct Publishing {
 }
 
 impl Publishing {
-    /// The record has changed, or somebody is waiting for it.
+    /// The record has changed, or another node is waiting for it.
     pub fn soon(&mut self) {
         self.at = None;
     }
@@ -47,14 +47,14 @@ impl Publishing {
         self.sent.truncate(REMEMBERED);
     }
 
-    /// One of them was heard of.
-    pub fn heard(&mut self, clock: Wall, version: u64) {
+    /// One of them was seen in the store.
+    pub fn observed(&mut self, clock: Wall, version: u64) {
         if let Some(sent) = self.sent.iter_mut().find(|(sent, ..)| *sent == clock) {
             sent.2 = Some(version);
         }
     }
 
-    /// What another node said of its clock in this record, heard now.
+    /// What another node said of its clock in this record, received now.
     pub fn said(&self, record: &NodeRecord, (boot, wall): (Boot, Wall)) -> Said {
         let before = |version: &Option<u64>| version.is_some_and(|version| version <= record.heard);
         let answered = self.sent.iter().find(|(_, _, version)| before(version));
@@ -74,13 +74,13 @@ impl<S: Store, E: Execute> Running<S, E> {
             address: options.address.clone(),
             clock: options.clock.wall(),
             stands_back: self
-                .heard
+                .observed
                 .in_the_way()
                 .map(str::to_owned)
                 .next()
                 .or_else(|| self.gate.closed())
                 .or_else(|| self.gate.refused()),
-            heard: self.heard.position().map_or(0, |position| position.0),
+            heard: self.observed.position().map_or(0, |position| position.0),
             troubles: self.troubles.in_the_way().chain(self.troubles.beside(options.clock.boot())).cloned().collect(),
         }
     }

@@ -58,8 +58,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
     }
 
-    /// Shows what the node knows of itself, and plans on: a little on every turn of the loop. Says whether more is to be
-    /// planned.
+    /// Shows what the node knows of itself, and plans on: a little on every turn of the loop. Answers whether more has
+    /// to be planned.
     pub(super) fn show_self(&self) -> bool {
         let mut board = self.node.board.write();
         board.own(Own {

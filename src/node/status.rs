@@ -1,4 +1,4 @@
-//! What a node says of itself while it runs.
+//! The status of a node while it runs.
 
 use serde::Serialize;
 

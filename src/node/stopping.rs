@@ -18,11 +18,11 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How far the node is with going.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopping {
-    /// When what still runs is told to stop.
+    /// When runs that go on are asked to stop.
     patience_until: Boot,
     /// When the node gives up waiting for it.
     give_up_at: Boot,
-    told: bool,
+    asked: bool,
     drained: bool,
     /// The node ends; otherwise it steps down and goes on as a follower.
     leave: bool,
@@ -31,12 +31,12 @@ pub(super) struct Stopping {
 impl Stopping {
     /// The node ends now, without waiting for anything.
     pub fn now(now: Boot) -> Stopping {
-        Stopping { patience_until: now, give_up_at: now, told: true, drained: false, leave: true }
+        Stopping { patience_until: now, give_up_at: now, asked: true, drained: false, leave: true }
     }
 
     /// When there is something to do, where nothing happens before.
     pub fn next(&self) -> Boot {
-        if self.told { self.give_up_at } else { self.patience_until }
+        if self.asked { self.give_up_at } else { self.patience_until }
     }
 }
 
@@ -51,13 +51,13 @@ impl<S: Store, E: Execute> Running<S, E> {
         let now = self.node.options.clock.boot();
         let patience_until = now.plus(self.node.options.shutdown_grace);
         let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
-        self.stopping = Some(Stopping { patience_until, give_up_at, told: false, drained: false, leave });
+        self.stopping = Some(Stopping { patience_until, give_up_at, asked: false, drained: false, leave });
         // What waits for its turn in the executor does not start any more; it is given back.
         self.leadership.start_nothing();
         if leave {
             self.gate.leave();
         }
-        self.tell(Event::Drain { wait_for_finish: leave });
+        self.feed(Event::Drain { wait_for_finish: leave });
     }
 
     fn longest_kill(&self) -> Duration {
@@ -76,12 +76,12 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Some(mut stopping) = self.stopping else { return };
         let now = self.node.options.clock.boot();
         let runs = !stopping.drained || self.gate.is_making();
-        if runs && !stopping.told && now >= stopping.patience_until {
-            stopping.told = true;
+        if runs && !stopping.asked && now >= stopping.patience_until {
+            stopping.asked = true;
             self.stopping = Some(stopping);
             tracing::warn!(running = self.work.running(), "the grace is over: stopping what still runs");
             self.gate.stop();
-            self.tell(Event::StopAll(StopReason::Shutdown));
+            self.feed(Event::StopAll(StopReason::Shutdown));
         }
         let Some(stopping) = self.stopping else { return };
         if !stopping.leave && (stopping.drained || now >= stopping.give_up_at) {
@@ -94,9 +94,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         if let Some(hold) = self.leadership.end_term() {
             tracing::info!(fence = %hold.fence(), "stepping down");
             self.record_end_of_term(hold.fence(), TermEnd::SteppedDown);
-            self.tell(Event::Deposed);
+            self.feed(Event::Deposed);
         }
-        self.tell(Event::Undrain);
+        self.feed(Event::Undrain);
     }
 
     /// Whether everything that had to end has ended, or has had its time.

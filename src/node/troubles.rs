@@ -1,4 +1,4 @@
-//! What a person ought to know of this node: what is not as it should be, here, though the node may run on.
+//! Troubles of this node that a person should know of, although the node may run on.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::lock::{Timing, Trust};
 use crate::store::Store;
 use crate::time::{Boot, Wall, written};
 
-/// How long it is told that the clock was set.
+/// How long it is reported that the clock was set.
 const SET_TOLD: Duration = Duration::from_secs(3_600);
 
-/// How long it is told that another node has this one's name, after that one was last heard of: it would have been
-/// heard of twice by then.
+/// How long it is reported that another node has this one's name, after that one was last seen: it would have published
+/// twice by then.
 const NAMESAKE_TOLD: Duration = Duration::from_secs(15);
 
-/// How many characters of a text are told.
+/// How many characters of a text are shown.
 const TEXT_MOST: usize = 300;
 
 /// What is not as it should be.
@@ -80,7 +80,7 @@ impl Troubles {
         Some(Silence::Begins(written(Duration::from_secs(now.since(since).as_secs()))))
     }
 
-    /// Another process goes by this node's name. Answers how to say it, where that is news.
+    /// Another process uses this node's name. Answers the message, if that is news.
     pub fn namesake(&mut self, other: &NodeRecord, now: Boot) -> Option<String> {
         let at = other.address.as_ref().map(|address| format!(" (at {address})")).unwrap_or_default();
         let what = format!("another node{at} has the name {} too: give each its own --node", other.node);
@@ -122,10 +122,10 @@ impl Troubles {
         self.unwritten.iter().chain(&self.behind)
     }
 
-    /// What else is to be known.
+    /// Other troubles.
     pub fn beside(&self, now: Boot) -> impl Iterator<Item = &String> {
-        let lately = move |told: &Option<(String, Boot)>, long: Duration| {
-            told.as_ref().is_some_and(|(_, at)| now.since(*at) < long)
+        let lately = move |reported: &Option<(String, Boot)>, long: Duration| {
+            reported.as_ref().is_some_and(|(_, at)| now.since(*at) < long)
         };
         let set = self.set.iter().filter(move |_| lately(&self.set, SET_TOLD)).map(|(what, _)| what);
         let namesake =
@@ -148,7 +148,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             tracing::warn!(
                 "{what}: time that was jumped over counts as missed, and what is decided is not decided again"
             );
-            self.heard.own_clock_was_set(by);
+            self.observed.own_clock_was_set(by);
             self.publishing.soon();
             self.look_at_clocks();
         }

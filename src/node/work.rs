@@ -11,7 +11,7 @@ use super::housekeeping::Pruning;
 use super::{Answer, Running};
 use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
 use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
-use crate::job::{Ended, Job, JobName, Outcome, RunId};
+use crate::job::{AttemptResult, Job, JobName, Outcome, RunId};
 use crate::ledger::{Claim, Claims, LastRuns, Ledger};
 use crate::lock::Hold;
 use crate::metrics::{self, Decided};
@@ -25,10 +25,10 @@ use crate::time::Wall;
 /// each.
 const TRANSITIONS_UNDER_WAY: usize = 4;
 
-/// How long changes wait that failed for a reason which may pass by somebody's doing (denied, full).
+/// How long changes wait that failed for a reason that a person may remove (denied, full).
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the node has under way: runs, changes on their way to the ledger, and whatever else takes time.
+/// What the node has under way: runs, changes on their way to the ledger, and other operations that take time.
 pub(super) struct Work {
     tasks: JoinSet<Answer>,
     runs: BTreeMap<RunId, Stopper>,
@@ -54,7 +54,7 @@ impl Work {
         }
     }
 
-    /// Has this done beside the loop, which hears the answer.
+    /// Does this beside the loop, which receives the answer.
     pub fn spawn(&mut self, task: impl Future<Output = Answer> + Send + 'static) {
         self.tasks.spawn(task);
     }
@@ -122,7 +122,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     fn claim(&mut self, batch: Batch) {
         let Some(mut claims) = self.leadership.begin_claim() else {
-            return self.lose_term("a claim is under way that nobody waits for");
+            return self.lose_term("an abandoned claim is under way");
         };
         batch.dones.iter().for_each(|done| self.work.pruning.touch(&done.job));
         let ledger = self.node.ledger.clone();
@@ -147,23 +147,23 @@ impl<S: Store, E: Execute> Running<S, E> {
             Ok(Claim::Made { version }) => {
                 self.leadership.claimed(claims);
                 self.leadership.has_claimed(self.node.options.clock.wall());
-                self.tell(Event::Claimed { batch, version });
+                self.feed(Event::Claimed { batch, version });
             }
             Ok(Claim::TooLarge) => {
                 self.leadership.claimed(claims);
-                self.tell(Event::BatchTooLarge { most: size / 2 });
+                self.feed(Event::BatchTooLarge { most: size / 2 });
             }
             Ok(Claim::Decided { decided, forgotten }) => {
                 for run in decided.iter().chain(&forgotten) {
                     tracing::info!(run_id = %run, "not decided again after the rewind: it was, or may have been, before");
                 }
                 self.leadership.claimed(claims);
-                self.tell(Event::AlreadyDecided { batch, decided, forgotten });
+                self.feed(Event::AlreadyDecided { batch, decided, forgotten });
             }
             Ok(Claim::Rewound { version }) => {
                 claims.rewound(version);
                 self.leadership.claimed(claims);
-                self.tell(Event::Rewound { batch, version });
+                self.feed(Event::Rewound { batch, version });
             }
             Ok(Claim::Fenced) => self.lose_term("the store refuses its claims: another leads"),
             Err(error) => {
@@ -187,7 +187,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             return;
         }
         match result {
-            Ok(true) => self.tell(Event::Registered),
+            Ok(true) => self.feed(Event::Registered),
             Ok(false) => self.lose_term("the store refuses its writes: another leads"),
             Err(error) => {
                 tracing::error!(%error, "cannot record the jobs");
@@ -208,7 +208,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             let hold = fence.and_then(|fence| self.leadership.hold_under(fence));
             if fence.is_some() && hold.is_none() {
                 for transition in sent {
-                    self.tell(Event::Transitioned { run: transition.run, result: Transitioned::Fenced });
+                    self.feed(Event::Transitioned { run: transition.run, result: Transitioned::Fenced });
                 }
                 continue;
             }
@@ -252,7 +252,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 let fenced = answers.iter().any(|(_, answer)| *answer == Transitioned::Fenced);
                 for (run, result) in answers {
                     self.verdict_answered(&sent, &run, &result);
-                    self.tell(Event::Transitioned { run, result });
+                    self.feed(Event::Transitioned { run, result });
                 }
                 let fence = sent.first().and_then(|first| first.fence);
                 if fenced && fence.is_some_and(|fence| self.leadership.hold_under(fence).is_some()) {
@@ -323,7 +323,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                     metrics.lateness.observe(at.since(due));
                 }
                 if starts.send((run.clone(), attempt, at)).await.is_err() {
-                    tracing::debug!(run_id = %run, "nobody is left to hear that it started");
+                    tracing::debug!(run_id = %run, "no receiver is left for its start");
                 }
             };
             let (ended, ()) = tokio::join!(execute.run(work), report);
@@ -331,7 +331,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         });
     }
 
-    pub(super) fn run_ended(&mut self, run: RunId, attempt: u32, ended: Ended) {
+    pub(super) fn run_ended(&mut self, run: RunId, attempt: u32, ended: AttemptResult) {
         self.work.runs.remove(&run);
         if let Outcome::NotStarted(why) = &ended.outcome {
             tracing::error!(run_id = %run, attempt, "the command could not be started: {why}");
@@ -341,11 +341,11 @@ impl<S: Store, E: Execute> Running<S, E> {
         if let Outcome::Fenced { seen } = ended.outcome {
             self.look_at_own_term(&run, seen);
         }
-        self.tell(Event::Ended { run, attempt, ended });
+        self.feed(Event::Ended { run, attempt, ended });
     }
 
     /// A target has seen a greater fence than the one it was shown: if that was this node's present one, it may have
-    /// been replaced without having heard of it.
+    /// been replaced without knowing it.
     fn look_at_own_term(&mut self, run: &RunId, seen: Option<Fence>) {
         tracing::warn!(run_id = %run, seen = seen.map(Fence::get), "fenced: turned away by its target");
         let Some(hold) = self.leadership.hold().cloned() else { return };
@@ -368,14 +368,14 @@ impl<S: Store, E: Execute> Running<S, E> {
                     tracing::error!(
                         fence = %hold.fence(), %seen,
                         "a target has seen a greater fence than that of the present leader: does another cluster with \
-                         the same namespace write there, or was this store made anew? `fencron fence repair \
+                         the same namespace write there, or was this store recreated? `fencron fence repair \
                          --above FENCE` makes every later fence greater"
                     );
                 }
             }
             Err(error) => {
                 tracing::error!(%error, "cannot look whether this node still leads");
-                self.lose_term("a target has seen a greater fence, and the store does not say who leads");
+                self.lose_term("a target has seen a greater fence, and the store does not show which node leads");
             }
         }
     }
@@ -408,7 +408,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                     Answer::Done("delete what is kept for too long", bounded)
                 });
             }
-            Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.heard.nodes()),
+            Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.observed.nodes()),
             Chore::LookForOverdue => {
                 let overdue = self.scheduler.undecided_since().map(|due| now.since(due)).unwrap_or_default();
                 super::housekeeping::look_for_overdue(overdue);
@@ -425,7 +425,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     }
 }
 
-/// What a run follows, as its stamp tells it.
+/// What a run follows, for its stamp.
 fn after_of(source: &Source) -> Option<After> {
     let Source::After(followed) = source else { return None };
     let end = followed.end.as_ref().map(|end| AfterEnd {

@@ -9,7 +9,8 @@ use super::{Call, Notice, OnceError, Runner, Settled, Step, StepPlan, find};
 use crate::execute::{self, Execute, Follow, MayStart, Reads, Started, Stop, Stopper, Work};
 use crate::fence::Stamp;
 use crate::job::{
-    Again, Attempted, End, Ended, Job, Judgement, OUTPUT_KEPT, Outcome, Params, RunId, StopReason, Verdict, lost,
+    Again, AttemptResult, Attempted, End, Job, Judgement, OUTPUT_KEPT, Outcome, Params, RunId, StopReason, Verdict,
+    lost,
 };
 use crate::ledger::{ClaimedBy, Live, Once, OnceState, Recorded};
 use crate::lock::{CampaignError, Candidate, Hold, HoldSignal, SessionEnd, Term, Trust};
@@ -28,7 +29,7 @@ struct ActiveHold<'a> {
 
 /// How all attempts of one claim ended.
 struct Made {
-    ended: Ended,
+    ended: AttemptResult,
     /// How many there were.
     attempts: u32,
     judgement: Judgement,
@@ -283,7 +284,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         attempt: u32,
         active: &ActiveHold<'_>,
         call: &Call<'_>,
-    ) -> Result<(Ended, bool), OnceError> {
+    ) -> Result<(AttemptResult, bool), OnceError> {
         let now = self.clock.wall();
         let run = RunId::of(&job.name, now);
         let output = self.outputs.open(&run);
@@ -334,7 +335,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
         stopper: &Stopper,
         active: &ActiveHold<'_>,
         call: &Call<'_>,
-    ) -> (Ended, bool) {
+    ) -> (AttemptResult, bool) {
         // On the heap: it is large, and many more futures are around it.
         let mut run = Box::pin(self.execute.run(work));
         let mut stop = call.how.stop.clone();
@@ -413,7 +414,8 @@ fn stopped_for(reason: StopReason) -> &'static str {
 
 /// What is recorded of a claim that has ended.
 fn verdict(claim: Once, made: Made, attempts_before: u32) -> Once {
-    let Made { ended: Ended { outcome, finished_at, output, output_bytes, .. }, attempts, judgement, doubt } = made;
+    let Made { ended: AttemptResult { outcome, finished_at, output, output_bytes, .. }, attempts, judgement, doubt } =
+        made;
     let End { verdict, reason, exit_code, .. } = match judgement {
         Judgement::End(end) => end,
         Judgement::Repeat { .. } | Judgement::HandOver => outcome.end(None),
@@ -421,7 +423,7 @@ fn verdict(claim: Once, made: Made, attempts_before: u32) -> Once {
     let state = match verdict {
         Verdict::Succeeded => OnceState::Done,
         Verdict::Unknown => OnceState::Unknown,
-        // It did not come to its end, and nobody can say how far it came.
+        // It did not come to its end, and it is unknown how far it came.
         _ if doubt.is_some() => OnceState::Unknown,
         Verdict::Failed | Verdict::TimedOut | Verdict::Cancelled | Verdict::Skipped => OnceState::Failed,
     };
@@ -458,7 +460,7 @@ mod tests {
             reads: Reads::Nothing,
             key,
         };
-        let ended = Ended {
+        let ended = AttemptResult {
             outcome: outcome.clone(),
             started_at: case.began.then_some(Wall::EPOCH),
             finished_at: Wall::EPOCH,

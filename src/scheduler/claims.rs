@@ -1,4 +1,4 @@
-//! What is due, and what becomes of it: batches of decisions, each moving the watermark.
+//! Claims of due occurrences: batches of decisions, each moving the watermark.
 
 mod rewind;
 mod skips;
@@ -12,7 +12,7 @@ use super::due::{Due, DueQueue, What};
 use super::overlap::{Fresh, Place, pause_of};
 use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark, decided_until};
 use super::turn::PAUSED;
-use super::view::View;
+use super::view::LedgerView;
 use super::{Action, BATCH, Batch, Scheduler};
 use crate::fence::Fence;
 use crate::job::{Code, Job, JobName, Reason, RunId, Trigger, Verdict};
@@ -32,7 +32,7 @@ type Decided = HashMap<JobName, Vec<Fresh>>;
 /// How many occurrences a batch decides of those that may be decided already: each costs two comparisons.
 const ANEW_BATCH: usize = 40;
 
-/// Why an occurrence is skipped of which nobody knows whether it has run.
+/// Why an occurrence is skipped of which it is unknown whether it has run.
 const FORGOTTEN: &str = "rewound: it may have run before, and its verdict was pruned";
 
 /// What is due, and the batch of it that is being claimed.
@@ -49,10 +49,11 @@ pub(super) struct Claims {
     most: usize,
     /// The batch after which that was last changed.
     most_since: u64,
-    /// What comes due by the watermark and is decided already, as the last claim found; and that of which nobody knows.
+    /// What comes due by the watermark and is decided already, as the last claim found; and what is unknown.
     decided: BTreeSet<RunId>,
     forgotten: BTreeSet<RunId>,
-    /// The watermark was brought back: everything is to be planned anew, once the ledger has been seen up to this version.
+    /// The watermark was brought back: everything has to be planned again, once the ledger has been seen up to this
+    /// version.
     plan_anew: Option<Version>,
 }
 
@@ -107,7 +108,7 @@ impl Claims {
     }
 
     /// Plans a job from the first of its occurrences that no leader has decided.
-    pub fn plan(&mut self, job: &Arc<Job>, view: &View, now: Wall) {
+    pub fn plan(&mut self, job: &Arc<Job>, view: &LedgerView, now: Wall) {
         let (Trigger::Schedule { .. }, Some(known)) = (&job.trigger, view.jobs.get(&job.name)) else { return };
         self.due.plan(Arc::clone(job), decided_until(job, known.since, view.watermark.as_ref()), now);
     }

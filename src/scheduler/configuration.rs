@@ -18,7 +18,7 @@ pub(super) struct Configuration {
     jobs: Jobs,
     /// Jobs by the job whose end makes them due.
     followers: BTreeMap<JobName, Vec<(JobName, On)>>,
-    /// A configuration that is to be adopted once everything due under the old one has been decided.
+    /// A configuration that waits until everything due under the old one has been decided.
     offered: Option<Jobs>,
     /// Jobs whose registration is not yet acknowledged; nothing is claimed before it is.
     registering: Option<Registration>,

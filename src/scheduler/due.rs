@@ -1,5 +1,5 @@
-//! The due queue: what is to start next, at a cost that grows with what is due and not with what is configured, and
-//! which of the occurrences that passed with no leader still run.
+//! The due queue: the next occurrence to start, at a cost that grows with what is due and not with what is configured,
+//! and which of the occurrences that passed with no leader still run.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -12,7 +12,7 @@ use crate::schedule::Occurrence;
 use crate::time::{Wall, written};
 
 /// An occurrence decided this much after its start, or more, was missed; less, it is only late. A hand-over between
-/// leaders is well within it, so it costs no occurrence, whatever `missed:` says.
+/// leaders is well within it, so it costs no occurrence, under any `missed:`.
 pub const LATE_AT_MOST: Duration = Duration::from_secs(2);
 
 /// How many missed occurrences of a job get a verdict each; those before them get one together.
@@ -21,7 +21,7 @@ const LISTED: usize = 100;
 /// How many missed occurrences are listed in all: with many jobs, fewer of each.
 const LISTED_IN_ALL: usize = 200_000;
 
-/// What is to be decided about a job at an instant.
+/// What has to be decided about a job at an instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
     pub job: JobName,
@@ -38,7 +38,7 @@ pub enum What {
     CatchUp { nth: u32, every: Duration },
     /// Missed, and not to be run, with the reason.
     Skip(Reason),
-    /// Missed with many others before it, none of which is to be run: all that start until `upto` are decided by it.
+    /// Missed with many others before it, none of which runs: all that start until `upto` are decided by it.
     SkipMany { many: Many, upto: Wall, reason: Reason },
 }
 
@@ -124,8 +124,8 @@ impl DueQueue {
             let plan = self.plans.get_mut(&name).expect("`next_start` leaves a planned job on top");
             let due = plan.ahead.pop_front().expect("a job in the heap has something ahead");
             if due.what == What::InTime && is_missed(due.occurrence, now) {
-                // It was in time when it was planned and is not any more: nobody came by. What is first now may start
-                // later than other jobs' occurrences, so it queues up again.
+                // It was in time when it was planned and is not any more: it was not looked at in between. What is
+                // first now may start later than other jobs' occurrences, so it queues up again.
                 let before = due.occurrence.starts.minus(Duration::from_millis(1));
                 plan.ahead = look_back(&plan.job, before, now, jobs);
                 self.heap.extend(plan.first());

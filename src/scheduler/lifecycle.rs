@@ -1,4 +1,4 @@
-//! What becomes of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
+//! The life of an open run: begun, retried, cancelled, ended, or left behind by a lost leader.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::run::{Claimant, Done, End, Open, OpenState, Predecessor, Source};
 use super::work::{Attempt, By, Flight};
 use super::{Action, Scheduler, To, Transition, Transitioned};
 use crate::job::{
-    Attempted, Code, Ended, Guarantee, Judgement, On, OnLostLeadership, Reason, RunId, StopReason, Verdict, cancelled,
-    judge_lost, lost,
+    AttemptResult, Attempted, Code, Guarantee, Judgement, On, OnLostLeadership, Reason, RunId, StopReason, Verdict,
+    cancelled, judge_lost, lost,
 };
 use crate::time::Wall;
 
@@ -29,7 +29,7 @@ impl Scheduler {
     }
 
     /// An attempt has ended here: it is retried, given back, or it is the run's verdict.
-    pub(super) fn ended(&mut self, run: RunId, attempt: u32, ended: Ended, now: Wall) {
+    pub(super) fn ended(&mut self, run: RunId, attempt: u32, ended: AttemptResult, now: Wall) {
         let Some(active) = self.work.ended(&run, attempt) else { return };
         let Some(open) = self.view.open.get(&run).map(|known| known.open.clone()) else {
             return self.run_gone(&run, now);
@@ -132,7 +132,7 @@ impl Scheduler {
     }
 
     /// Sends a transition, or keeps it until the one under way is answered. A verdict that is kept is kept for good.
-    /// Whoever executed an attempt is only heard while the run is in its hands: what a successor decided stands.
+    /// The node that executed an attempt may only report on it while it owns the run: what a successor decided stands.
     pub(super) fn change(&mut self, run: &RunId, to: To, by: By) {
         if self.work.is_in_flight(run) {
             if let By::Attempt(attempt) = by {
@@ -178,7 +178,7 @@ impl Scheduler {
                 }
                 self.run_gone(&run, now);
             }
-            // The present term is over, which its end will tell: to repeat it before would be in vain.
+            // The present term is over, and its end will be reported: to repeat it before that would be useless.
             (Transitioned::Fenced, _) if then.is_none() && sent.fence == self.authority.term() => {}
             (Transitioned::Fenced, _) => self.go_on(&run, then, now),
             (Transitioned::Refused { now: stands, version }, to) => {
@@ -215,7 +215,7 @@ impl Scheduler {
         self.reconsider(run, now);
     }
 
-    /// Looks at what is to become of a run, as it stands.
+    /// Decides what happens next to a run, as it stands.
     fn reconsider(&mut self, run: &RunId, now: Wall) {
         let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else {
             return self.run_gone(run, now);
@@ -230,7 +230,7 @@ impl Scheduler {
         self.look_again(run, now);
     }
 
-    /// Whether nobody is left who could say how the attempt under way goes.
+    /// Whether no living session is left that could report on the attempt under way.
     fn is_in_dead_hands(&self, open: &Open) -> bool {
         let lease = Attempt::of(open).map(|attempt| attempt.claimant.lease);
         lease.is_some_and(|lease| !self.authority.holds(lease) && !self.view.sessions.contains(&lease))
@@ -279,7 +279,7 @@ impl Scheduler {
         self.view.open.values().map(|known| &known.open).filter(claimed).cloned().collect()
     }
 
-    /// Whoever claimed this run is gone and did not say how it ended.
+    /// The claimant of this run is gone and did not report how it ended.
     fn decide_lost(&mut self, open: &Open, now: Wall) {
         if self.work.is_active(&open.id) || self.work.is_in_flight(&open.id) {
             return;
@@ -299,7 +299,7 @@ impl Scheduler {
         }
     }
 
-    /// Runs that this node claimed but never started go back, for whoever leads next.
+    /// Runs that this node claimed but never started go back, for the next leader.
     pub(super) fn give_back_unstarted(&mut self, now: Wall) {
         let ours: Vec<Open> = self.claimed_opens(|claimant| self.authority.is_own(claimant.lease));
         ours.iter().for_each(|open| self.give_back(&open.id, now));

@@ -1,4 +1,4 @@
-//! What the scheduler is told, and what it answers: plain data.
+//! The scheduler's events and actions: plain data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::run::{Done, Known, Open, Version, Watermark};
 use super::view::Change;
 use crate::fence::Fence;
-use crate::job::{Ended, Job, JobName, RunId, StopReason};
+use crate::job::{AttemptResult, Job, JobName, RunId, StopReason};
 use crate::time::Wall;
 
 /// Something that happened.
@@ -26,7 +26,7 @@ pub enum Event {
     Claimed { batch: u64, version: Version },
     /// The batch did not fit the store's limits: claim at most this many at a time.
     BatchTooLarge { most: usize },
-    /// Of the batch of this number these have a claim or a verdict already; of those forgotten nobody can say whether
+    /// Of the batch of this number these have a claim or a verdict already; of those forgotten it is unknown whether
     /// they had one. Nothing was claimed.
     AlreadyDecided { batch: u64, decided: Vec<RunId>, forgotten: Vec<RunId> },
     /// A person brought the watermark back, at this version, before the batch of this number was claimed: it was not.
@@ -37,13 +37,13 @@ pub enum Event {
     Transitioned { run: RunId, result: Transitioned },
     /// The process of a run was started.
     Started { run: RunId, attempt: u32, at: Wall },
-    /// An attempt that this node was told to start has ended.
-    Ended { run: RunId, attempt: u32, ended: Ended },
+    /// An attempt that this node was asked to start has ended.
+    Ended { run: RunId, attempt: u32, ended: AttemptResult },
     /// The ledger changed, in the order of the watch.
     Changed(Change, Version),
     /// The watch lost its place, and the ledger was read whole, as of this version.
     Reread { changes: Vec<(Change, Version)>, version: Version },
-    /// The store was set back to an older state. Its versions are given out a second time, so none that is known tells
+    /// The store was set back to an older state. Its versions are given out a second time, so no known version shows
     /// what is newer: all of it is forgotten, and [`Event::Reread`] follows.
     WentBack,
     /// The configuration was read again.
@@ -52,7 +52,7 @@ pub enum Event {
     Drain { wait_for_finish: bool },
     /// What was drained may go on, as a follower.
     Undrain,
-    /// What still runs is to be stopped.
+    /// Every run that goes on has to stop.
     StopAll(StopReason),
 }
 
@@ -113,7 +113,7 @@ pub struct Batch {
     pub known: Vec<(JobName, Known)>,
     /// How far this batch decides.
     pub watermark: Watermark,
-    /// Some of it may have been decided before the watermark was brought back: only what was not is to be claimed.
+    /// Some of it may have been decided before the watermark was brought back: only undecided occurrences may be claimed.
     pub anew: bool,
 }
 
@@ -122,7 +122,7 @@ pub struct Batch {
 pub struct Transition {
     pub run: RunId,
     pub expect: Version,
-    /// The term on whose authority it is made; `None`: that of whoever executed the run, which outlives the term.
+    /// The term on whose authority it is made; `None`: that of the node that executed the run, which outlives the term.
     pub fence: Option<Fence>,
     pub to: To,
 }

@@ -21,7 +21,7 @@ pub(super) enum Place {
     Wait,
     /// As [`Place::Wait`], where it would be skipped if the job were not catching up on missed occurrences.
     Behind,
-    /// It waits for these, which are to be stopped.
+    /// It waits for these, which are asked to stop.
     Replace(Vec<RunId>),
     Never(Verdict, Reason),
 }
@@ -105,7 +105,7 @@ impl Scheduler {
         place(job.overlap, asks, &Beside { runs, in_time, queued: false, later: None })
     }
 
-    /// The place of the run at `index` of the open runs of its job, which are in order: one that waits, or is to be
+    /// The place of the run at `index` of the open runs of its job, which are in order: one that waits, or waits to be
     /// repeated.
     pub(super) fn place_of_open(&self, job: &Job, opens: &[Open], index: usize) -> Place {
         let open = &opens[index];
@@ -121,7 +121,7 @@ impl Scheduler {
         let is_busy = |other: &&Open| {
             let begun = match other.state {
                 OpenState::Claimed => true,
-                // Two that are to be repeated would wait for each other.
+                // Two that wait to be repeated would wait for each other.
                 OpenState::Retrying { .. } => !retries,
                 OpenState::Waiting { .. } => false,
             };

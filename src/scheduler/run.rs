@@ -25,7 +25,7 @@ pub struct Open {
     pub state: OpenState,
     /// The attempt that runs, or ran last; 0: none yet.
     pub attempt: u32,
-    /// Who took it, for [`OpenState::Claimed`] and what follows; `None` before.
+    /// Its claimant, for [`OpenState::Claimed`] and what follows; `None` before.
     pub claimant: Option<Claimant>,
     /// When it was claimed or asked for.
     pub claimed_at: Wall,
@@ -33,7 +33,7 @@ pub struct Open {
     pub started_at: Option<Wall>,
     /// From `starts` until the first attempt was started, once that is known.
     pub lateness: Option<Duration>,
-    /// Why nobody can say how the last attempt that began has ended; `None`: that is known, or none began.
+    /// Why it is unknown how the last attempt that began has ended; `None`: that is known, or none began.
     pub doubt: Option<Box<str>>,
     /// What it has to do with a job's catching up on missed occurrences; `None`: nothing.
     pub catch_up: Option<CatchUp>,
@@ -56,8 +56,8 @@ pub enum CatchUp {
     Behind,
 }
 
-/// Where an open run stands. The difference that matters after a crash: only a claimed one may have had an effect that
-/// nobody knows of.
+/// Where an open run stands. The difference that matters after a crash: only a claimed one may have had an unknown
+/// effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenState {
     /// Not started, for certain; to start at `not_before` or when what it waits for has ended.
@@ -96,7 +96,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// What the person who asked for the run gave it; nothing for all others.
+    /// The parameters of a requested run; none for all others.
     pub fn params(&self) -> Params {
         match self {
             Source::Trigger { params, .. } => params.clone(),
@@ -114,11 +114,11 @@ pub struct Predecessor {
     pub end: Option<End>,
 }
 
-/// How much of the reason of a run those that follow it are told, in bytes: each of them keeps it.
+/// How much of the reason of a run is passed on to its followers, in bytes: each of them keeps it.
 pub const FOLLOWED_REASON_MOST: usize = 400;
 
 impl Predecessor {
-    /// What those are told that follow `done`.
+    /// What the followers of `done` receive.
     pub fn of(done: &Done) -> Predecessor {
         let mut reason = done.reason.clone();
         reason.truncate(reason.floor_char_boundary(FOLLOWED_REASON_MOST));
@@ -140,7 +140,7 @@ pub struct Done {
     /// Why, for a program; `None`: it ended well, as usual, or an older version wrote it.
     pub code: Option<Code>,
     pub attempt: u32,
-    /// Who claimed it; for a skipped occurrence, the leader that decided so.
+    /// Its claimant; for a skipped occurrence, the leader that decided so.
     pub claimant: Option<Claimant>,
     pub claimed_at: Wall,
     pub started_at: Option<Wall>,
@@ -203,7 +203,7 @@ impl Done {
 }
 
 /// How the last run of a job ended, with what lists show of the runs before it. It is kept beside the history, so that
-/// nobody has to read that for a list.
+/// a list needs not read the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Last {
     pub run: RunId,

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::job::{Ended, OUTPUT_KEPT};
+use crate::job::{AttemptResult, OUTPUT_KEPT};
 
 /// How much is kept of the output of an attempt that is followed by another, in bytes.
 pub const OF_AN_EARLIER_ATTEMPT: usize = 1024;
@@ -24,7 +24,7 @@ pub(super) struct Earlier {
 
 impl Earlier {
     /// Takes in an attempt that has ended. The earliest give way.
-    pub fn add(&mut self, number: u32, ended: &Ended) {
+    pub fn add(&mut self, number: u32, ended: &AttemptResult) {
         let (end, cut) = end_of(&ended.output, OF_AN_EARLIER_ATTEMPT);
         let missing = ended.output_bytes.saturating_sub(ended.output.len() as u64) + cut;
         let newline = if end.is_empty() || end.ends_with('\n') { "" } else { "\n" };
@@ -37,7 +37,7 @@ impl Earlier {
     }
 
     /// What is kept with the verdict, after the last attempt.
-    pub fn and_last(&self, number: u32, ended: &Ended) -> String {
+    pub fn and_last(&self, number: u32, ended: &AttemptResult) -> String {
         let missing = ended.output_bytes.saturating_sub(ended.output.len() as u64);
         if self.attempts.is_empty() && missing == 0 {
             return ended.output.clone();
@@ -88,9 +88,9 @@ mod tests {
     use crate::job::Outcome;
     use crate::time::Wall;
 
-    fn ended(output: &str, output_bytes: u64) -> Ended {
+    fn ended(output: &str, output_bytes: u64) -> AttemptResult {
         let output = output.to_owned();
-        Ended { outcome: Outcome::Exited(1), started_at: None, finished_at: Wall::EPOCH, output, output_bytes }
+        AttemptResult { outcome: Outcome::Exited(1), started_at: None, finished_at: Wall::EPOCH, output, output_bytes }
     }
 
     fn after(attempts: &[(&str, u64)]) -> Earlier {

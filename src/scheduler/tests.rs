@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bench::{Bench, T0, at, ended, failed, job, stopped, succeeded};
 
-use super::view::{Change, View};
+use super::view::{Change, LedgerView};
 use super::*;
 use crate::job::{ATTEMPTS_LOST_MOST, Guarantee, MissedRun, OnLostLeadership, Outcome, Overlap, Verdict};
 

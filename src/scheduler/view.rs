@@ -39,7 +39,7 @@ pub struct Versioned {
 /// The ledger as far as it has been seen. Open runs carry versions, since this node's own writes are known from their
 /// answers before (or after) the watch reports them.
 #[derive(Debug, Default)]
-pub struct View {
+pub struct LedgerView {
     pub watermark: Option<Watermark>,
     /// The version of the watermark's key; 0: there is none.
     pub watermark_version: Version,
@@ -59,7 +59,7 @@ pub struct View {
     gone_order: BTreeSet<(Version, RunId)>,
 }
 
-impl View {
+impl LedgerView {
     /// Takes in what the watch reports, in its order. Says whether it was news.
     pub fn apply(&mut self, change: Change, version: Version) -> bool {
         self.forget_gone_before(version);
@@ -152,7 +152,7 @@ impl View {
         let gone: Vec<(RunId, Version)> =
             self.gone.iter().filter(|(_, at)| **at > version).map(|(id, at)| (id.clone(), *at)).collect();
         let (mark, mark_at) = (self.watermark.take(), self.watermark_version);
-        *self = View::default();
+        *self = LedgerView::default();
         if mark_at > version {
             (self.watermark, self.watermark_version) = (mark, mark_at);
         }

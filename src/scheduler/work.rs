@@ -1,4 +1,4 @@
-//! What runs here, what of it the ledger has been asked to record, and what is to be looked at again.
+//! What runs here, what of it the ledger has been asked to record, and what has to be checked again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::run::{Claimant, Open, OpenState};
 use super::tail::Earlier;
 use super::{To, Transition};
 use crate::fence::Fence;
-use crate::job::{Ended, Job, JobName, RunId, StopReason};
+use crate::job::{AttemptResult, Job, JobName, RunId, StopReason};
 use crate::time::Wall;
 
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Work {
     started: HashMap<RunId, Attempt>,
     /// The ends of what the attempts of open runs wrote that ended here.
     outputs: HashMap<RunId, Earlier>,
-    /// Transitions without an answer yet, with what is to follow them.
+    /// Transitions without an answer yet, with what follows them.
     flights: HashMap<RunId, Flight>,
     /// How many of them may have the outcome of a beginning.
     beginning: usize,
@@ -39,7 +39,7 @@ pub(super) struct Active {
     stopping: Option<StopReason>,
 }
 
-/// One attempt of a run, in one pair of hands: what whoever executes it may speak for, and nothing that came after.
+/// One attempt of a run with its owner: the node that executes it may report on it, and on nothing that came after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attempt {
     pub number: u32,
@@ -67,7 +67,7 @@ pub(super) struct Flight {
 pub(super) enum By {
     /// The leader's.
     Term(Fence),
-    /// That of whoever executed this attempt, for as long as the run is in its hands.
+    /// That of the node that executed this attempt, as long as it owns the run.
     Attempt(Attempt),
 }
 
@@ -106,7 +106,7 @@ impl Work {
         running.take_while(move |(_, active)| is_of(active)).map(|(run, _)| run)
     }
 
-    /// An attempt is to be started now.
+    /// An attempt has to start now.
     pub fn start(&mut self, run: RunId, job: Arc<Job>, attempt: Attempt) {
         self.started.insert(run.clone(), attempt.clone());
         self.active.insert(run, Active { job, attempt, started_at: None, stopping: None });
@@ -131,18 +131,18 @@ impl Work {
         self.active.remove(run)
     }
 
-    /// The attempt that was to be started had no effect, for certain.
+    /// The attempt that was to start certainly had no effect.
     pub fn never_began(&mut self, run: &RunId) {
         self.started.remove(run);
     }
 
     /// Keeps the end of what an attempt wrote that is followed by another.
-    pub fn keep_output(&mut self, run: &RunId, number: u32, ended: &Ended) {
+    pub fn keep_output(&mut self, run: &RunId, number: u32, ended: &AttemptResult) {
         self.outputs.entry(run.clone()).or_default().add(number, ended);
     }
 
     /// What is kept of the output of a run whose last attempt this was.
-    pub fn output_of(&self, run: &RunId, number: u32, ended: &Ended) -> String {
+    pub fn output_of(&self, run: &RunId, number: u32, ended: &AttemptResult) -> String {
         self.outputs.get(run).unwrap_or(&Earlier::default()).and_last(number, ended)
     }
 
@@ -202,7 +202,7 @@ impl Work {
         Some(flight)
     }
 
-    /// Whether a transition is under way, or an attempt runs that is to be waited for.
+    /// Whether a transition is under way, or an attempt runs that has to be waited for.
     pub fn is_busy(&self, waits_for: impl Fn(&Job) -> bool) -> bool {
         !self.flights.is_empty() || self.active.values().any(|active| waits_for(&active.job))
     }
@@ -238,7 +238,7 @@ impl Work {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// A run that is to be looked at again by now.
+    /// A run that has to be checked again by now.
     pub fn woken(&mut self, now: Wall) -> Option<RunId> {
         self.next_wake().filter(|at| *at <= now)?;
         self.timers.pop_first().map(|(_, run)| run)

@@ -34,7 +34,7 @@ fn a_terminated_node_lets_a_run_end_and_resigns() {
     let run = place.trigger("lasting");
     node.wait_for("lasting | begun");
     node.signal(Signal::SIGTERM);
-    node.wait_for("told to stop");
+    node.wait_for("asked to stop");
     place.write("go", "");
     node.wait_for("resigned");
     assert_eq!(node.ended().code(), Some(0));
@@ -60,7 +60,7 @@ fn a_second_signal_ends_a_node_at_once() {
     place.trigger("lasting");
     node.wait_for("lasting | begun");
     node.signal(Signal::SIGTERM);
-    node.wait_for("told to stop");
+    node.wait_for("asked to stop");
     node.signal(Signal::SIGTERM);
     assert_eq!(node.ended().code(), Some(1));
 }

@@ -65,7 +65,7 @@ pub fn stamp() -> Stamp {
 
 /// An attempt that is under way.
 pub struct Attempt {
-    pub ended: JoinHandle<Ended>,
+    pub ended: JoinHandle<AttemptResult>,
     pub started: oneshot::Receiver<Wall>,
     pub stopper: Stopper,
     follow: Follow,
@@ -99,12 +99,12 @@ pub fn begin_if(executor: &Executor, job: Job, may_start: MayStart) -> Attempt {
 }
 
 /// Runs a job to its end.
-pub async fn run(job: Job) -> Ended {
+pub async fn run(job: Job) -> AttemptResult {
     begin(&executor(), job).end().await
 }
 
 impl Attempt {
-    pub async fn end(self) -> Ended {
+    pub async fn end(self) -> AttemptResult {
         soon(self.ended).await.unwrap()
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fencron::guard::sql::{Dialect, MYSQL_STALE, POSTGRES_STALE, Standing};
+use fencron::guard::sql::{Dialect, FenceCheck, MYSQL_STALE, POSTGRES_STALE};
 use mysql_async::prelude::Queryable as _;
 use rusqlite::{Connection, TransactionBehavior, params};
 use tempfile::TempDir;
@@ -218,9 +218,9 @@ fn fence(number: u64) -> fencron::fence::Fence {
 }
 
 /// What the statements that are run one by one say, on a connection that is open: hold, and how we stand.
-async fn hold(client: &tokio_postgres::Client, ours: u64) -> Result<Standing, tokio_postgres::Error> {
+async fn hold(client: &tokio_postgres::Client, ours: u64) -> Result<FenceCheck, tokio_postgres::Error> {
     let row = client.query_opt(Dialect::Postgres.statements().hold, &[&"s"]).await?;
-    Ok(Standing::of(fence(ours), row.map(|row| row.get(0))))
+    Ok(FenceCheck::of(fence(ours), row.map(|row| row.get(0))))
 }
 
 async fn tables_in_postgres() -> Database {
@@ -246,11 +246,11 @@ async fn in_postgres_one_term_shares_the_row_and_the_next_one_waits_for_it() {
     let database = tables_in_postgres().await;
     let statements = Dialect::Postgres.statements();
     let (first, second, newer) = (client_of(&database).await, client_of(&database).await, client_of(&database).await);
-    assert_eq!(hold(&first, 7).await.unwrap(), Standing::Behind);
+    assert_eq!(hold(&first, 7).await.unwrap(), FenceCheck::Behind);
     first.execute(statements.advance, &[&"s", &7_i64]).await.unwrap();
     for client in [&first, &second] {
         client.batch_execute("BEGIN").await.unwrap();
-        assert_eq!(soon("a shared row", hold(client, 7)).await.unwrap(), Standing::Current);
+        assert_eq!(soon("a shared row", hold(client, 7)).await.unwrap(), FenceCheck::Current);
     }
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&"s", &8_i64];
     let mut advancing = Box::pin(newer.execute(statements.advance, &values));
@@ -259,9 +259,9 @@ async fn in_postgres_one_term_shares_the_row_and_the_next_one_waits_for_it() {
     assert!(tokio::time::timeout(A_WHILE, &mut advancing).await.is_err(), "advanced past the other one");
     second.batch_execute("COMMIT").await.unwrap();
     soon("the advance", advancing).await.unwrap();
-    assert_eq!(hold(&first, 7).await.unwrap(), Standing::Stale { seen: fence(8) });
+    assert_eq!(hold(&first, 7).await.unwrap(), FenceCheck::Stale { seen: fence(8) });
     newer.execute(statements.advance, &[&"s", &5_i64]).await.unwrap();
-    assert_eq!(hold(&newer, 8).await.unwrap(), Standing::Current, "an advance never lowers it");
+    assert_eq!(hold(&newer, 8).await.unwrap(), FenceCheck::Current, "an advance never lowers it");
 }
 
 #[tokio::test]
@@ -307,7 +307,7 @@ async fn in_mariadb_one_term_shares_the_row_and_the_next_one_waits_for_it() {
     for conn in [&mut first, &mut second] {
         conn.query_drop("START TRANSACTION").await.unwrap();
         let seen = soon("a shared row", conn.exec_first(statements.hold, ("s",))).await.unwrap();
-        assert_eq!(Standing::of(fence(7), seen), Standing::Current);
+        assert_eq!(FenceCheck::of(fence(7), seen), FenceCheck::Current);
     }
     let mut advancing = Box::pin(newer.exec_drop(statements.advance, ("s", 8)));
     assert!(tokio::time::timeout(A_WHILE, &mut advancing).await.is_err(), "advanced past a transaction under 7");
@@ -316,7 +316,7 @@ async fn in_mariadb_one_term_shares_the_row_and_the_next_one_waits_for_it() {
     soon("the advance", advancing).await.unwrap();
     first.exec_drop(statements.advance, ("s", 5)).await.unwrap();
     let seen: Option<i64> = first.exec_first(statements.hold, ("s",)).await.unwrap();
-    assert_eq!(Standing::of(fence(7), seen), Standing::Stale { seen: fence(8) });
+    assert_eq!(FenceCheck::of(fence(7), seen), FenceCheck::Stale { seen: fence(8) });
 
     let values = ("s", "report@02", 7, Some("abc"));
     first.exec_drop(statements.insert_occurrence, values).await.unwrap();

@@ -47,7 +47,7 @@ pub fn stamp() -> Stamp {
 
 /// An attempt that is under way.
 pub struct Attempt {
-    ended: JoinHandle<Ended>,
+    ended: JoinHandle<AttemptResult>,
     pub stopper: Stopper,
 }
 
@@ -71,24 +71,24 @@ pub fn begin(http: Http, timeout: Option<Duration>, may_start: MayStart) -> Atte
 }
 
 impl Attempt {
-    pub async fn end(self) -> Ended {
+    pub async fn end(self) -> AttemptResult {
         tokio::time::timeout(LIMIT, self.ended).await.expect("it ends").unwrap()
     }
 }
 
 /// Makes a request, and tells how that ended.
-pub async fn run(http: Http) -> Ended {
+pub async fn run(http: Http) -> AttemptResult {
     begin(http, None, MayStart::always()).end().await
 }
 
 /// The same with a limit of time.
-pub async fn run_within(timeout: Duration, http: Http) -> Ended {
+pub async fn run_within(timeout: Duration, http: Http) -> AttemptResult {
     begin(http, Some(timeout), MayStart::always()).end().await
 }
 
 /// Why it failed, and whether it may be repeated.
 #[track_caller]
-pub fn failed(ended: &Ended) -> (&str, Again) {
+pub fn failed(ended: &AttemptResult) -> (&str, Again) {
     match &ended.outcome {
         Outcome::Failed { why, again } => (why, *again),
         other => panic!("it is to fail, and is {other:?}"),
@@ -97,7 +97,7 @@ pub fn failed(ended: &Ended) -> (&str, Again) {
 
 /// Why it is in doubt.
 #[track_caller]
-pub fn in_doubt(ended: &Ended) -> &str {
+pub fn in_doubt(ended: &AttemptResult) -> &str {
     match &ended.outcome {
         Outcome::InDoubt(why) => why,
         other => panic!("it is to be in doubt, and is {other:?}"),

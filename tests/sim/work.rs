@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencron::execute::{Execute, Work};
-use fencron::job::{Ended, Outcome, StopReason};
+use fencron::job::{AttemptResult, Outcome, StopReason};
 use fencron::time::Wall;
 
 use super::chance::Chance;
@@ -79,8 +79,8 @@ impl Drop for Over<'_> {
 }
 
 impl Worker {
-    fn ended(outcome: Outcome, started_at: Option<Wall>, finished_at: Wall) -> Ended {
-        Ended { outcome, started_at, finished_at, output: "done\n".into(), output_bytes: 5 }
+    fn ended(outcome: Outcome, started_at: Option<Wall>, finished_at: Wall) -> AttemptResult {
+        AttemptResult { outcome, started_at, finished_at, output: "done\n".into(), output_bytes: 5 }
     }
 
     /// The effect goes its own way: it arrives though its sender be dead, and however late.
@@ -96,7 +96,7 @@ impl Worker {
 }
 
 impl Execute for Worker {
-    async fn run(&self, work: Work) -> Ended {
+    async fn run(&self, work: Work) -> AttemptResult {
         let Work { job, stamp, mut stop, may_start, started, .. } = work;
         let attempt = Attempt { run: stamp.run_id.clone(), number: stamp.attempt, fence: stamp.fence.get() };
         let course = Course::of(self.seed, &attempt);

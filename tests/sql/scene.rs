@@ -8,7 +8,7 @@ use fencron::execute::{
     Execute, Executor, MAX_RUNNING, MayStart, Outputs, Reads, Started, Stop, Stopper, SupervisorProgram, Work,
 };
 use fencron::fence::{Fence, Scope, Stamp};
-use fencron::job::{Ended, Job, JobName, Outcome, Params, RunId, Task};
+use fencron::job::{AttemptResult, Job, JobName, Outcome, Params, RunId, Task};
 use fencron::time::Clock;
 use mysql_async::prelude::Queryable;
 use tokio::sync::oneshot;
@@ -244,7 +244,7 @@ pub fn attempt_of(job: &str, variables: &HashMap<&str, &str>) -> Attempt {
 pub struct Making {
     pub stopper: Stopper,
     pub started: oneshot::Receiver<fencron::time::Wall>,
-    pub ended: JoinHandle<Ended>,
+    pub ended: JoinHandle<AttemptResult>,
 }
 
 impl Attempt {
@@ -304,7 +304,7 @@ impl Attempt {
     }
 
     /// Makes it to its end.
-    pub async fn ended(self) -> Ended {
+    pub async fn ended(self) -> AttemptResult {
         self.start().ended().await
     }
 
@@ -314,7 +314,7 @@ impl Attempt {
 }
 
 impl Making {
-    pub async fn ended(self) -> Ended {
+    pub async fn ended(self) -> AttemptResult {
         let stopper = self.stopper;
         let ended = crate::support::soon("the attempt ends", self.ended).await.unwrap();
         drop(stopper);

@@ -105,7 +105,7 @@ impl Invocation {
         if let Some(stored) = state.permits.filter(|stored| *stored != permits) {
             let name = self.shown();
             say(&format!(
-                "fencron: {name} has {stored} permits, not {permits}: that holds. `--set-permits` changes it for everybody"
+                "fencron: {name} has {stored} permits, not {permits}: that holds. `--set-permits` changes it for all"
             ));
         }
     }

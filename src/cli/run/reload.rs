@@ -30,7 +30,7 @@ const READS_MOST: u32 = 10;
 /// one in force.
 pub(super) struct Reload {
     path: PathBuf,
-    /// The namespace that the file has to go on naming; `None`: an option names it, whatever the file says.
+    /// The namespace that the file has to go on naming; `None`: an option names it, and the file's does not count.
     namespace: Option<Namespace>,
     /// The digest of the last text that was looked at, whether it was taken or refused.
     digest: String,
@@ -76,7 +76,7 @@ impl Reload {
         tokio::task::spawn_blocking(move || files.has_changed(whole)).await.unwrap_or(true)
     }
 
-    /// What the file says when nobody writes to it any more.
+    /// What the file says once it is not written to any more.
     async fn read(&mut self, asked: bool) -> anyhow::Result<Compared> {
         let mut reads = 1;
         loop {
@@ -98,7 +98,7 @@ impl Reload {
         }
     }
 
-    /// What comes next is looked at whole, even if it is as it was; the node tells of it meanwhile.
+    /// What comes next is looked at whole, even if it is as it was; the node reports it meanwhile.
     async fn refuse(&mut self, why: String) {
         self.digest = String::new();
         if self.orders.send(Order::Refused(why)).await.is_err() {

@@ -9,7 +9,7 @@ use super::{COMMITTING, LOOSE, Progress, STOPPING};
 use crate::execute;
 use crate::execute::output::{OutputSink, Stream};
 use crate::fence::{AFTER_NAMES, Stamp};
-use crate::guard::sql::{Dialect, Standing};
+use crate::guard::sql::{Dialect, FenceCheck};
 use crate::job::{Database, Guarantee, Job, Outcome, Place, Scalar, Sql, Statement};
 
 /// How often a transaction is made again that lost against another one.
@@ -117,9 +117,9 @@ impl<D: Driver> Steps<'_, D> {
             Ok(answer) => first(&answer).and_then(|seen| seen.parse().ok()),
             Err(failure) => return self.without_tables(failure).await,
         };
-        match Standing::of(self.stamp.fence, seen) {
-            Standing::Stale { seen } => return Ok(Gate::Closed(Outcome::Fenced { seen: Some(seen) })),
-            Standing::TooFar { most } => {
+        match FenceCheck::of(self.stamp.fence, seen) {
+            FenceCheck::Stale { seen } => return Ok(Gate::Closed(Outcome::Fenced { seen: Some(seen) })),
+            FenceCheck::TooFar { most } => {
                 let why = format!(
                     "{} is no fence that the guard in the database can take: at most {most} is expected. If it is a true \
                      one, say so with `fencron guard reset {} --to {0}`",
@@ -127,13 +127,13 @@ impl<D: Driver> Steps<'_, D> {
                 );
                 return Ok(Gate::Closed(Outcome::Failed { why, again: crate::job::Again::Never }));
             }
-            Standing::Behind => {
+            FenceCheck::Behind => {
                 self.ask("ROLLBACK", &[]).await.or_else(unless_lost)?;
                 let advanced = self.ask(statements.advance, &[scope, fence_of(self.stamp)]).await;
                 advanced.map_err(|failure| self.of_guard(failure))?;
                 return Ok(Gate::Again);
             }
-            Standing::Current => {}
+            FenceCheck::Current => {}
         }
         if self.job.guarantee != Guarantee::ExactlyOnce {
             return Ok(Gate::Open);

@@ -1,7 +1,7 @@
 //! A state in PostgreSQL, shared by all guards that reach it. All time is the server's.
 //!
-//! A guard says every few seconds that it lives. One that could not say so for a while is taken for dead by the
-//! others, and lets nothing in itself until it has.
+//! A guard reports every few seconds that it lives. One that could not do so for a while counts as dead for the others,
+//! and lets nothing in itself until it has.
 
 use std::fmt;
 use std::future::Future;
@@ -174,8 +174,8 @@ impl Connection {
         Ok(Connection { client, seen, see, row, older, remove, insert })
     }
 
-    /// The greatest fence of the scope, this one included; or what is decided already, where there are too many scopes for
-    /// another one, or it can be no fence. From here on nobody else decides about the scope, until the transaction ends.
+    /// The greatest fence of the scope, this one included; or the decision, if there are too many scopes for another
+    /// one, or it can be no fence. From here on no other transaction decides about the scope, until this one ends.
     async fn see(&self, asked: &Asked, fence: i64) -> Result<std::result::Result<i64, Decision>> {
         let (client, scope) = (&self.client, &asked.scope);
         let only: [Value; 1] = [scope];
@@ -245,7 +245,7 @@ impl Shared {
         work: impl Future<Output = Result<T>>,
     ) -> std::result::Result<T, StateError> {
         match tokio::time::timeout(most, work).await {
-            Ok(done) => done.map_err(|error| self.unavailable(told(&error))),
+            Ok(done) => done.map_err(|error| self.unavailable(message_of(&error))),
             Err(_) => Err(self.unavailable(format_args!("no answer in {} s", most.as_secs()))),
         }
     }
@@ -326,13 +326,13 @@ impl Shared {
 pub(in crate::guard) async fn connect_once(url: &str) -> std::result::Result<Client, String> {
     let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| error.to_string())?;
     config.connect_timeout(OPEN_WITHIN).application_name("fencron-guard");
-    let (client, connection) = config.connect(tls()?).await.map_err(|error| told(&error))?;
+    let (client, connection) = config.connect(tls()?).await.map_err(|error| message_of(&error))?;
     tokio::spawn(async move { connection.await.ok() });
     Ok(client)
 }
 
 /// The error with what the server says, which `Display` leaves out.
-pub(in crate::guard) fn told(error: &tokio_postgres::Error) -> String {
+pub(in crate::guard) fn message_of(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |database| database.message().to_owned())
 }
 
@@ -378,7 +378,7 @@ impl Postgres {
 
     pub(super) async fn ask(&self, asked: &Asked, in_doubt: InDoubt) -> std::result::Result<Answered, StateError> {
         if !self.shared.trusted() {
-            return Err(self.shared.unavailable("this guard could not tell it for a while that it lives"));
+            return Err(self.shared.unavailable("this guard could not report to it for a while that it lives"));
         }
         let answered = self.with(|connection| async move {
             let answered = self.decide(&connection, asked, in_doubt).await;
@@ -481,8 +481,8 @@ async fn make_tables(client: &Client) -> Result<()> {
     client.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({MAKING}); {SCHEMA}; COMMIT")).await
 }
 
-/// Waits until the transaction that asks about `id` is over: one whose answer nobody waits for any more may be about to
-/// commit, and what it lets in could not be taken back before.
+/// Waits until the transaction that asks about `id` is over: an abandoned one may be about to commit, and what it lets
+/// in could not be taken back before.
 fn lock(id: Uuid) -> String {
     format!("SELECT pg_advisory_xact_lock({})", id.as_u64_pair().0.cast_signed())
 }

@@ -2,8 +2,8 @@
 //!
 //! One thread works on it, and takes what has queued up into one transaction: what a sync costs is shared.
 //!
-//! Which guards live, the system tells: each holds a lock on a file of its own beside the state (`…-guard-…`), which
-//! ends with the process, however it ends. No clock and no heartbeat can say wrongly that one is dead that was only
+//! The system shows which guards live: each holds a lock on a file of its own beside the state (`…-guard-…`), which
+//! ends with the process, however it ends. No clock and no heartbeat can wrongly count a guard as dead that was only
 //! stopped for a while.
 
 use std::fmt;
@@ -157,7 +157,7 @@ impl Life {
             let path = Life::path(state, &name);
             let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             // One that looks for dead guards may have found the file before it was locked, and removes it then. Once it
-            // is locked and still there, nobody does.
+            // is locked and still there, no guard does.
             match lock.try_lock() {
                 Ok(()) if path.exists() => return Ok(Life { state: state.to_owned(), name, lock }),
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
@@ -210,7 +210,7 @@ struct Worker {
 impl Worker {
     fn open(path: &Path, bounds: Bounds, clock: Clock) -> Result<Worker, StateError> {
         let (file, connection) = File::open(path, &KIND, |_, _| Ok(())).map_err(|error| cannot_use(path, error))?;
-        // Beside the file itself, whatever links led to it: all guards look for each other there.
+        // Beside the file itself, also when links led to it: all guards look for each other there.
         let life = Life::begin(file.path()).map_err(|error| unavailable(path, &error))?;
         let mut worker = Worker { file, connection, bounds, clock, life: Arc::new(life) };
         worker.bury().map_err(|error| unavailable(path, &error))?;
@@ -254,14 +254,14 @@ impl Worker {
 
     /// Does all of `jobs` in one transaction, and answers when it stands.
     fn work(&mut self, jobs: Vec<Job>) {
-        // What is written to a file that was replaced, nobody who opens the path will see.
+        // No process that opens the path will see what is written to a file that was replaced.
         if let Err(error) = self.file.check_in_place() {
             let error = cannot_use(&self.life.state, error);
             return jobs.into_iter().for_each(|job| job.fail(&error));
         }
         let mut replies = Vec::with_capacity(jobs.len());
         let done = self.transact(jobs, &mut replies);
-        // Whoever asked may have gone. Those whose jobs were not reached see that nobody answers.
+        // The caller may have gone. Callers whose jobs were not reached see that no answer comes.
         let failed = done.err().map(|error: rusqlite::Error| unavailable(&self.life.state, &error));
         for reply in replies {
             match reply {

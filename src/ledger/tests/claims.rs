@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::scheduler::run::Known;
-use crate::scheduler::view::Change as Told;
+use crate::scheduler::view::Change as LedgerChange;
 
 #[tokio::test]
 async fn a_batch_is_claimed_whole_with_its_watermark() {
@@ -108,7 +108,7 @@ async fn the_first_news_are_everything_and_the_next_are_changes() {
     let version = desk.claimed(&[1]).await;
     let mut follow = desk.ledger.follow().await.unwrap();
     let News::Reread(all, _) = follow.next().await.unwrap() else { panic!("it is read first") };
-    let run_is_told = Followed::Ledger(Told::Open(run(1), Some(desk.open(1))), version);
+    let run_is_told = Followed::Ledger(LedgerChange::Open(run(1), Some(desk.open(1))), version);
     assert!(all.contains(&run_is_told), "{all:?}");
     let answers = desk
         .ledger
@@ -117,7 +117,7 @@ async fn the_first_news_are_everything_and_the_next_are_changes() {
         .unwrap();
     let Transitioned::Applied { version } = answers[0].1 else { panic!("{answers:?}") };
     let all = told(&mut follow, version).await;
-    assert!(all.contains(&Followed::Ledger(Told::Open(run(1), None), version)), "{all:?}");
+    assert!(all.contains(&Followed::Ledger(LedgerChange::Open(run(1), None), version)), "{all:?}");
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn a_follower_that_lost_its_place_reads_everything_again() {
         }
         reread |= all;
         opens.extend(told.into_iter().filter_map(|told| match told {
-            Followed::Ledger(Told::Open(run, Some(_)), _) => Some(run),
+            Followed::Ledger(LedgerChange::Open(run, Some(_)), _) => Some(run),
             _ => None,
         }));
     }

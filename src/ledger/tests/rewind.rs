@@ -1,7 +1,7 @@
 use super::*;
 use crate::ledger::{Asked, RewindError};
 use crate::scheduler::run::Many;
-use crate::scheduler::view::Change as Told;
+use crate::scheduler::view::Change as LedgerChange;
 
 fn eve() -> Asked {
     Asked { by: "eve".to_owned(), at: T0 }
@@ -62,7 +62,7 @@ async fn a_rewind_brings_back_since_and_says_up_to_where_verdicts_may_be() {
     assert_eq!(desk.ledger.known_jobs().await.unwrap()[0].1.since, at(50));
     let mut follow = desk.ledger.follow().await.unwrap();
     let News::Reread(all, _) = follow.next().await.unwrap() else { panic!("it is read first") };
-    let upto = |told: &Followed| matches!(told, Followed::Ledger(Told::Rewound(upto), _) if *upto == at(200));
+    let upto = |told: &Followed| matches!(told, Followed::Ledger(LedgerChange::Rewound(upto), _) if *upto == at(200));
     assert!(all.iter().any(upto), "{all:?}");
     assert_eq!(desk.ledger.rewinds().await.unwrap(), [done]);
     let again = desk.ledger.rewind(None, at(50), "w-2", &eve()).await;

@@ -34,7 +34,7 @@ impl Scheduler {
         }
     }
 
-    /// Some of a batch is decided, which nobody decides a second time: the jobs that it is about are planned again from the
+    /// Some of a batch is decided, and never a second time: the jobs that it is about are planned again from the
     /// watermark on, without that.
     pub(in crate::scheduler) fn already_decided(
         &mut self,

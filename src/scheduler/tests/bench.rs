@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::run::{Done, Known, Open, OpenState, Source, Watermark};
 use super::super::*;
 use crate::job::{
-    Ended, Guarantee, History, Job, JobName, Missed, MissedRun, On, Outcome, Overlap, Retry, RunId, Task, Text,
+    AttemptResult, Guarantee, History, Job, JobName, Missed, MissedRun, On, Outcome, Overlap, Retry, RunId, Task, Text,
     Trigger, Verdict,
 };
 use crate::schedule::{Dst, Jitter, Schedule, ScheduleSpec, Zones};
@@ -56,8 +56,8 @@ pub fn config(jobs: impl IntoIterator<Item = Job>) -> BTreeMap<JobName, Arc<Job>
 }
 
 /// How an attempt that ran ends.
-pub fn ended(outcome: Outcome, started_at: Option<Wall>, finished_at: Wall) -> Ended {
-    Ended { outcome, started_at, finished_at, output: String::new(), output_bytes: 0 }
+pub fn ended(outcome: Outcome, started_at: Option<Wall>, finished_at: Wall) -> AttemptResult {
+    AttemptResult { outcome, started_at, finished_at, output: String::new(), output_bytes: 0 }
 }
 
 pub fn succeeded() -> Outcome {

@@ -121,7 +121,7 @@ fn registration_is_asked_for_once() {
 fn a_report_that_is_older_than_an_answer_changes_nothing() {
     let mut bench = running(job("a"));
     let (open, version) = bench.ledger.open[&run("a", 60)].clone();
-    let mut view = View::default();
+    let mut view = LedgerView::default();
     assert!(view.drop_open(&open.id, version + 5) || view.open.is_empty());
     assert!(!view.apply(Change::Open(open.id.clone(), Some(open.clone())), version), "it is gone since");
     assert!(view.apply(Change::Open(open.id.clone(), Some(open.clone())), version + 6), "it came to be again");
