@@ -3,11 +3,22 @@
 //! One table, [`routes`], has everything that is answered, with what a caller needs for it. Everything is read-only.
 
 pub mod access;
+mod cluster;
+mod definition;
+pub(crate) mod fires;
+mod follow;
+mod glance;
+pub(crate) mod held;
+pub(crate) mod jobs;
+mod listing;
 pub mod metrics;
 mod openapi;
 mod output;
 pub mod problem;
+mod relay;
 mod routes;
+mod rows;
+mod runs;
 mod schema;
 pub mod view;
 
@@ -26,6 +37,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt as _;
 
 use crate::board::Shared;
@@ -34,16 +46,19 @@ use crate::ledger::Ledger;
 use crate::listen::{self, Room};
 use crate::lock::Locks;
 use crate::node::Status;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, written};
 use access::{Need, Peer};
+pub use glance::Glance;
 use metrics::Counted;
 use problem::{Kind, Problem};
 use routes::Named;
-use view::Overview;
 
 /// How large the body of a request may be, in bytes. None is needed.
 pub const BODY_MOST: usize = 16 * 1024;
+
+/// The media type of a stream of events.
+const EVENTS: &str = "text/event-stream";
 
 /// How long the node's loop may not have turned before the node counts as hanging. It turns once in a second, but for
 /// the end, when the last verdicts are written.
@@ -64,12 +79,15 @@ pub struct Api<S> {
     pub outputs: Outputs,
     pub board: Shared,
     pub counted: Counted,
+    /// What was last seen of the store.
+    pub glance: Glance,
     pub clock: Clock,
 }
 
 /// Answers requests until `ending` is cancelled and those that are under way have been answered, within the bounds of
 /// [`listen`].
 pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, ending: CancellationToken) {
+    let looking = AbortOnDropHandle::new(tokio::spawn(glance::look(api.clone())));
     let (whole, spare) = (router(api.clone()), spare(api));
     let service = |peer: SocketAddr, room: Room| {
         let router = if room == Room::Enough { whole.clone() } else { spare.clone() };
@@ -79,6 +97,15 @@ pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, ending: Cancell
         }))
     };
     listen::serve(listener, service, ending).await;
+    drop(looking);
+}
+
+/// What the store answers in time.
+async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
+    match tokio::time::timeout(STORE_WITHIN, asked).await {
+        Ok(answer) => answer.map_err(Problem::from),
+        Err(_) => Err(Problem::store_away(format_args!("the store has not answered within {}", written(STORE_WITHIN)))),
+    }
 }
 
 impl<S: Store> Api<S> {
@@ -137,18 +164,6 @@ async fn ready<S: Store>(State(api): State<Api<S>>) -> Response {
     json(code, &status)
 }
 
-/// What the store says, or what this node knows where it says nothing.
-async fn status<S: Store>(State(api): State<Api<S>>) -> Response {
-    let looked = Overview::look(&api.ledger, &api.locks, api.clock.wall());
-    let why = match tokio::time::timeout(STORE_WITHIN, looked).await {
-        Ok(Ok(overview)) => return json(StatusCode::OK, &overview),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("the store has not answered within {}", written(STORE_WITHIN)),
-    };
-    let node = api.status.borrow().clone();
-    Problem::store_away(why).with("node", node).try_command("fencron health").into_response()
-}
-
 async fn problem_page(Named(name): Named) -> Result<Html<String>, Problem> {
     let Some(kind) = Kind::named(&name) else {
         let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
@@ -177,6 +192,9 @@ fn json<T: Serialize>(code: StatusCode, body: &T) -> Response {
 }
 
 #[cfg(test)]
+mod reads;
+
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -190,11 +208,11 @@ mod tests {
     use axum::body::Body;
     use axum::http::Request;
 
-    const LOCAL: Peer = Peer(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4000));
+    pub(super) const LOCAL: Peer = Peer(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4000));
 
     /// Nothing is ever heard of it.
     #[derive(Clone, Debug)]
-    struct Silent;
+    pub(super) struct Silent;
 
     impl Store for Silent {
         async fn grant(&self, _: Duration) -> Result<(LeaseId, Duration), StoreError> {
@@ -230,36 +248,14 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_says_nothing_does_not_hold_up_what_the_node_knows() {
-        let clock = Clock::system();
-        let namespace = Namespace::new("test").unwrap();
-        let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
-        let api = Api {
-            status: watch::channel(Status::starting("a", &config)).1,
-            turned: watch::channel(clock.boot()).1,
-            ledger: Ledger::new(Silent, namespace.clone()),
-            locks: Locks::new(Silent, clock.clone(), namespace, Seen::default()),
-            outputs: Outputs::new(clock.clone()),
-            board: Shared::default(),
-            counted: Counted::default(),
-            clock,
-        };
-        let router = api.router_for(LOCAL.0);
-        let asked = tokio::time::Instant::now();
-        let answer = router.oneshot(Request::get("/api/v1/status").body(Body::empty()).unwrap()).await.unwrap();
-        assert_eq!((answer.status(), asked.elapsed()), (StatusCode::SERVICE_UNAVAILABLE, STORE_WITHIN));
-        let body = axum::body::to_bytes(answer.into_body(), BODY_MOST).await.unwrap();
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(
-            (&body["message"], &body["node"]["node"]),
-            (&"the store has not answered within 1s".into(), &"a".into())
-        );
-    }
-
     /// The API of a node that has just begun, over a store in memory.
     fn api(clock: &Clock) -> Api<MemoryStore> {
-        let (store, namespace) = (MemoryStore::new(clock.clone()), Namespace::new("test").unwrap());
+        api_over(MemoryStore::new(clock.clone()), clock)
+    }
+
+    /// The API of a node that has just begun.
+    pub(super) fn api_over<S: Store>(store: S, clock: &Clock) -> Api<S> {
+        let namespace = Namespace::new("test").unwrap();
         let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
         Api {
             status: watch::channel(Status::starting("a", &config)).1,
@@ -269,6 +265,7 @@ mod tests {
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
             counted: Counted::default(),
+            glance: Glance::default(),
             clock: clock.clone(),
         }
     }

@@ -126,6 +126,7 @@ struct Marks {
 
 /// How many jobs are in a state; one job may be in several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Counts {
     pub jobs: usize,
     pub failing: usize,
@@ -401,6 +402,16 @@ impl Board {
     /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.
     pub fn current_at(&self) -> Option<Wall> {
         self.current_at
+    }
+
+    /// The paused jobs, by their names.
+    pub fn paused_jobs(&self) -> impl Iterator<Item = &JobName> {
+        self.paused.keys()
+    }
+
+    /// The jobs of the jobs file of this node, by their names.
+    pub fn definitions(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.jobs.values().filter_map(|entry| entry.job.as_ref())
     }
 
     /// The definition of a job, as the jobs file of this node has it.

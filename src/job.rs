@@ -290,6 +290,7 @@ pub enum Trigger {
 
 /// Which ends of the other job's run count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum On {
     /// `succeeded`.
@@ -352,6 +353,7 @@ pub struct Missed {
 
 /// Which missed occurrences still run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MissedRun {
     Skip,
@@ -385,6 +387,7 @@ impl Retry {
 
 /// What is promised for an occurrence's effect when a leader is lost in the middle of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Guarantee {
     /// It is not run again: it ends as `unknown`, for a person to resolve.
@@ -405,6 +408,7 @@ impl Guarantee {
 
 /// What becomes of a run whose node may no longer trust its leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnLostLeadership {
     Cancel,

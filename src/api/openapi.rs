@@ -57,12 +57,16 @@ pub(super) fn description<S: Store>() -> Value {
 
 fn operation(row: &Row, schemas: &mut SchemaGenerator, problem: &Value) -> Value {
     let params = row.params.iter().map(|param| {
+        let mut schema = (param.schema)(schemas).to_value();
+        if let Some((least, most)) = param.bounds {
+            schema = json!({"type": "integer", "minimum": least, "maximum": most});
+        }
         json!({
             "name": param.name,
             "in": param.place.as_str(),
             "required": param.place == Place::Path,
             "description": param.about,
-            "schema": (param.schema)(schemas),
+            "schema": schema,
         })
     });
     let mut operation = json!({
@@ -75,6 +79,10 @@ fn operation(row: &Row, schemas: &mut SchemaGenerator, problem: &Value) -> Value
         let response = &mut operation["responses"][answer.status.to_string()];
         response["description"] = json!(answer.about);
         response["content"][answer.media] = json!({"schema": (answer.schema)(schemas)});
+    }
+    if row.tagged {
+        operation["responses"]["304"] =
+            json!({"description": "The client has the answer already, as If-None-Match says."});
     }
     let common = if row.need == Need::Health { &[] } else { OF_EVERY_ROUTE };
     for kind in common.iter().chain(&row.problems) {

@@ -1,49 +1,119 @@
-//! What a run writes, live or as it was kept.
+//! What a run writes: as it was kept, as it stands now, and as it goes on, here or through the node that runs it.
+//!
+//! Offsets count the bytes of what one attempt has written; of a run that has ended, those of what was kept.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, stream};
 use serde::Deserialize;
 
-use super::Api;
+use super::access::Caller;
 use super::problem::{Kind, Problem};
-use super::routes::{Named, Query};
-use crate::execute::Follow;
+use super::relay::{self, RELAYED};
+use super::routes::{Chosen, Named, Query};
+use super::runs::{known, no_such_run};
+use super::{Api, EVENTS, follow, in_time};
+use crate::execute::{FOLLOW_KEPT, Follow, Heard};
 use crate::job::RunId;
 use crate::ledger::RunRow;
+use crate::scheduler::run::Open;
 use crate::store::Store;
+
+/// Which byte the answer begins with.
+pub(super) const OFFSET: HeaderName = HeaderName::from_static("fencron-offset");
+
+/// That more was written than the answer has, by a node that cannot be asked for it.
+pub(super) const PARTIAL: HeaderName = HeaderName::from_static("fencron-partial");
+
+/// How often a stream says that it is still there where nothing is written.
+const SIGN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     /// 1: until the run ends.
     #[serde(default)]
     follow: u8,
+    #[serde(default)]
+    offset: u64,
 }
 
-/// Answers with what is running here; with what was kept of what has ended, wherever it ran; and refuses what runs
-/// elsewhere (409) or is not known (404).
+/// Answers with what a run has written: as text, or as a stream of events that ends with its verdict.
 pub(super) async fn output<S: Store>(
     State(api): State<Api<S>>,
+    Extension(caller): Extension<Caller>,
+    Extension(chosen): Extension<Chosen>,
     Named(run): Named,
     Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run: RunId = run.parse()?;
-    if let Some(follow) = api.outputs.follow(&run) {
-        return Ok(text(if wanted.follow == 1 { live(follow) } else { Body::from(so_far(follow)) }));
+    let run = known(&run, &caller)?;
+    let as_events = chosen.0 == EVENTS;
+    let elsewhere = if headers.contains_key(RELAYED) { None } else { elsewhere(&api, &run).await };
+    let mut unreachable = None;
+    if let Some(open) = elsewhere {
+        let follow = as_events || wanted.follow == 1;
+        match relay::ask(&api, &open, &relay::Question { follow, offset: wanted.offset, headers: &headers }).await {
+            Ok(answer) => return Ok(answer),
+            Err(why) => unreachable = Some(why),
+        }
     }
-    match api.ledger.run(&run).await? {
-        Some(RunRow::Done(done)) => Ok(text(Body::from(done.output))),
+    if as_events {
+        let from = follow::From::of(headers.get("last-event-id"), wanted.offset)?;
+        let events = follow::events(api, run, from, unreachable);
+        let signs = KeepAlive::new().interval(SIGN_EVERY);
+        return Ok(Sse::new(events).keep_alive(signs).into_response());
+    }
+    as_text(&api, &run, &wanted, unreachable).await
+}
+
+/// The run, where another node has claimed it.
+async fn elsewhere<S: Store>(api: &Api<S>, run: &RunId) -> Option<Open> {
+    if api.outputs.follow(run).is_some() {
+        return None;
+    }
+    let board = api.board.read();
+    let open = board.open_run(run)?;
+    let claimant = open.claimant.as_ref()?;
+    (board.this_node().lease != Some(claimant.lease)).then(|| open.clone())
+}
+
+async fn as_text<S: Store>(
+    api: &Api<S>,
+    run: &RunId,
+    wanted: &Wanted,
+    unreachable: Option<String>,
+) -> Result<Response, Problem> {
+    if let Some(follow) = api.outputs.follow(run) {
+        let follow = follow.skip_to(wanted.offset);
+        if wanted.follow == 1 {
+            return Ok(text(wanted.offset, live(follow)));
+        }
+        let (offset, written) = so_far(follow);
+        return Ok(text(offset, Body::from(written)));
+    }
+    match in_time(api.ledger.run(run)).await? {
+        Some(RunRow::Done(done)) => {
+            let offset = usize::try_from(wanted.offset).unwrap_or(usize::MAX).min(done.output.len());
+            let offset = done.output.ceil_char_boundary(offset);
+            Ok(text(offset as u64, Body::from(done.output[offset..].to_owned())))
+        }
+        Some(RunRow::Open(_)) if unreachable.is_some() => {
+            let mut answer = text(0, Body::empty());
+            answer.headers_mut().insert(PARTIAL, HeaderValue::from_static("true"));
+            Ok(answer)
+        }
         Some(RunRow::Open(_)) => {
             let detail = format!("{run} is not running on this node");
-            Err(Problem::new(Kind::NotHere, detail).of(&run).try_command(format!("fencron logs {run}")))
+            Err(Problem::new(Kind::NotHere, detail).of(run).try_command(format!("fencron logs {run}")))
         }
-        None => {
-            Err(Problem::new(Kind::NoSuchRun, format!("there is no run {run}")).of(&run).try_command("fencron runs"))
-        }
+        None => Err(no_such_run(run)),
     }
 }
 
@@ -54,18 +124,38 @@ fn live(follow: Follow) -> Body {
     }))
 }
 
-fn so_far(mut follow: Follow) -> String {
-    let mut text = String::new();
+/// What is kept of what an attempt has written, and the byte that it begins with.
+fn so_far(mut follow: Follow) -> (u64, String) {
+    let (mut offset, mut text) = (follow.offset(), String::new());
     // At most what is kept of a run, and what it writes while this looks.
     while let Some(Some(heard)) = follow.next().now_or_never() {
-        text.push_str(&heard.to_string());
-        if text.len() > 4 * crate::execute::FOLLOW_KEPT {
+        match heard {
+            Heard::Text(piece) => {
+                if text.is_empty() {
+                    offset = follow.offset() - piece.len() as u64;
+                }
+                text.push_str(&piece);
+            }
+            Heard::Missed(_) if text.is_empty() => offset = follow.offset(),
+            missed @ Heard::Missed(_) => text.push_str(&missed.to_string()),
+        }
+        if text.len() > 4 * FOLLOW_KEPT {
             break;
         }
     }
-    text
+    (offset, text)
 }
 
-fn text(body: Body) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+fn text(offset: u64, body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        (OFFSET, HeaderValue::from(offset)),
+    ];
+    (headers, body).into_response()
+}
+
+/// An event with a text. A carriage return, which no event can carry, is sent as the sequence that means the same to a
+/// terminal.
+pub(super) fn event(text: &str) -> Event {
+    Event::default().data(text.replace("\r\n", "\n").replace('\r', "\u{1b}[G"))
 }

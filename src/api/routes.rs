@@ -20,9 +20,7 @@ use serde::de::DeserializeOwned;
 use super::access::{Caller, Need, Role};
 use super::metrics::{self, OPEN_METRICS};
 use super::problem::{Kind, Problem};
-use super::view::Overview;
-use super::{Api, openapi, output};
-use crate::job::RunId;
+use super::{Api, openapi, rows};
 use crate::node::Status;
 use crate::store::Store;
 
@@ -33,9 +31,8 @@ const HTML: &str = "text/html";
 /// All routes of a node.
 pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
     use Need::{Health, Nothing};
-    use Role::{Reader, Viewer};
-    let run = || Param::path::<RunId>("run", "The run, as `/api/v1/runs` lists it.");
-    vec![
+    use Role::Viewer;
+    let mut all = vec![
         Route::get("/healthz", "health", Health, super::healthy::<S>)
             .about("Whether the loop of the node turns")
             .text()
@@ -48,16 +45,6 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
             .about("What the node counts, for Prometheus")
             .text()
             .media(OPEN_METRICS),
-        Route::get("/api/v1/status", "status", Viewer, super::status::<S>)
-            .about("The cluster at a glance")
-            .json::<Overview>()
-            .may(&[Kind::StoreAway]),
-        Route::get("/api/v1/runs/{run}/output", "run_output", Reader, output::output::<S>)
-            .about("What a run has written")
-            .param(run())
-            .param(Param::query::<u8>("follow", "1: go on until the run ends."))
-            .text()
-            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::NotHere, Kind::StoreAway]),
         Route::get("/api/v1/openapi.json", "openapi", Viewer, openapi::answer::<S>)
             .about("This description")
             .json_of(|_| json_schema!({"type": "object"})),
@@ -65,7 +52,11 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
             .about("What a kind of problem means, and what to do")
             .param(Param::path::<String>("name", "The end of the problem's `type`."))
             .html(),
-    ]
+    ];
+    all.extend(rows::of_cluster());
+    all.extend(rows::of_jobs());
+    all.extend(rows::of_runs());
+    all
 }
 
 /// A route: what is said about it, and what answers it.
@@ -89,6 +80,8 @@ pub(super) struct Row {
     pub answers: Vec<Answer>,
     /// The problems of its own, beside those that every route may have.
     pub problems: Vec<Kind>,
+    /// It answers 304 where the client has the answer already.
+    pub tagged: bool,
 }
 
 /// A parameter of a route.
@@ -98,6 +91,8 @@ pub(super) struct Param {
     pub place: Place,
     pub about: &'static str,
     pub schema: SchemaOf,
+    /// Of a number: the least and the most.
+    pub bounds: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,12 +124,17 @@ pub(super) struct Answer {
 impl Param {
     /// A part of the path.
     pub fn path<T: JsonSchema>(name: &'static str, about: &'static str) -> Param {
-        Param { name, place: Place::Path, about, schema: SchemaGenerator::subschema_for::<T> }
+        Param { name, place: Place::Path, about, schema: SchemaGenerator::subschema_for::<T>, bounds: None }
     }
 
     /// A parameter of the query, which may be left out.
     pub fn query<T: JsonSchema>(name: &'static str, about: &'static str) -> Param {
-        Param { name, place: Place::Query, about, schema: SchemaGenerator::subschema_for::<T> }
+        Param { name, place: Place::Query, about, schema: SchemaGenerator::subschema_for::<T>, bounds: None }
+    }
+
+    /// A number in the query, which may be left out, and is from the one to the other.
+    pub fn number(name: &'static str, about: &'static str, bounds: (usize, usize)) -> Param {
+        Param { bounds: Some(bounds), ..Param::query::<u64>(name, about) }
     }
 }
 
@@ -162,7 +162,8 @@ impl<S: Store> Route<S> {
         handler: MethodRouter<Api<S>>,
     ) -> Route<S> {
         let (params, answers, problems) = (Vec::new(), Vec::new(), Vec::new());
-        Route { row: Row { method, path, id, need, summary: "", params, answers, problems }, handler }
+        let row = Row { method, path, id, need, summary: "", params, answers, problems, tagged: false };
+        Route { row, handler }
     }
 
     /// What it answers, in a few words without a full stop.
@@ -173,6 +174,16 @@ impl<S: Store> Route<S> {
 
     pub fn param(mut self, param: Param) -> Route<S> {
         self.row.params.push(param);
+        self
+    }
+
+    pub fn params(self, params: Vec<Param>) -> Route<S> {
+        params.into_iter().fold(self, Route::param)
+    }
+
+    /// Its answer has a tag: a client that shows the tag gets the answer only where that has changed.
+    pub fn tagged(mut self) -> Route<S> {
+        self.row.tagged = true;
         self
     }
 
@@ -226,6 +237,11 @@ impl Row {
         self.answers.iter().filter(|answer| answer.status < 300).map(|answer| answer.media).collect()
     }
 
+    /// The names of the parameters of its query.
+    pub fn names_of_query(&self) -> Vec<&'static str> {
+        self.params.iter().filter(|param| param.place == Place::Query).map(|param| param.name).collect()
+    }
+
     /// Whether it is a part of the API, and not a page for people.
     pub fn is_described(&self) -> bool {
         self.offers().iter().any(|media| *media != HTML)
@@ -272,8 +288,7 @@ async fn pass<S: Store>(State(gate): State<Gate<S>>, mut request: Request, next:
 }
 
 fn checked(row: &Row, request: &Request) -> Result<Chosen, Problem> {
-    let known: Vec<&str> =
-        row.params.iter().filter(|param| param.place == Place::Query).map(|param| param.name).collect();
+    let known = row.names_of_query();
     let query = request.uri().query().unwrap_or_default();
     if let Some((name, _)) = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| !known.contains(&&**name)) {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };

@@ -12,7 +12,7 @@ use crate::job::{Code, JobName, RunId};
 use crate::ledger::{Ledger, NodeRecord, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
-use crate::store::{Store, StoreError};
+use crate::store::{About, Store, StoreError};
 use crate::time::Wall;
 
 /// A run.
@@ -254,16 +254,9 @@ impl Overview {
             leader,
             nodes,
             waiting,
-            store: StoreView {
-                kind: about.kind,
-                version: about.version,
-                healthy: about.warnings.is_empty(),
-                size: about.size,
-                quota: about.quota,
-                warnings: about.warnings,
-            },
+            store: about.into(),
             watermark,
-            behind_ms: watermark.map(|mark| millis(mark.since(now))).filter(|behind| *behind > 0),
+            behind_ms: behind(watermark, now),
             paused,
             obstacles,
             unknown: UnknownView { count, runs },
@@ -277,11 +270,29 @@ impl Overview {
     }
 }
 
-fn age(record: &NodeRecord, now: Wall) -> u64 {
+/// By how much the clock is behind what has been decided, where it is.
+pub(super) fn behind(watermark: Option<Wall>, now: Wall) -> Option<u64> {
+    watermark.map(|mark| millis(mark.since(now))).filter(|behind| *behind > 0)
+}
+
+impl From<About> for StoreView {
+    fn from(about: About) -> StoreView {
+        StoreView {
+            kind: about.kind,
+            version: about.version,
+            healthy: about.warnings.is_empty(),
+            size: about.size,
+            quota: about.quota,
+            warnings: about.warnings,
+        }
+    }
+}
+
+pub(super) fn age(record: &NodeRecord, now: Wall) -> u64 {
     millis(now.since(record.clock))
 }
 
-fn node_view(record: NodeRecord, leader: bool, now: Wall) -> NodeView {
+pub(super) fn node_view(record: NodeRecord, leader: bool, now: Wall) -> NodeView {
     NodeView {
         last_sign_ms: age(&record, now),
         troubles: record.troubles,

@@ -23,6 +23,7 @@ impl From<Asked> for Paused {
 
 /// The most pressing of a job's states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Its last run ended badly.

@@ -16,6 +16,7 @@ pub const PAGE_MOST: usize = 500;
 
 /// The order of a list of jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// What fails, what is late, what comes next, and what has no next fire.
@@ -41,6 +42,7 @@ pub struct FindJobs {
 
 /// A state that lists are filtered by. A job may be in several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
     Failing,

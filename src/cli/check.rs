@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
-use serde::Serialize;
 
 use super::terminal::{Terminal, table};
 use super::{Cli, Exit, Failure, file, nearest};
+use crate::api::fires::NextView;
 use crate::config::{Config, schema};
-use crate::job::{Job, JobName, Trigger, Word};
-use crate::schedule::Fire;
+use crate::job::{Job, JobName};
 use crate::time::{Clock, Wall};
 
 /// How many fires of each job `next` shows at most.
@@ -113,20 +112,6 @@ pub(super) struct NextArgs {
     no_env: bool,
 }
 
-/// When a job fires next.
-#[derive(Serialize)]
-struct NextView {
-    job: JobName,
-    timezone: Option<&'static str>,
-    fires: Vec<Fire>,
-    /// For a job without a schedule: what makes it due.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    after: Option<String>,
-    /// Only when it is `false`: the job is not due until the file enables it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    enabled: Option<bool>,
-}
-
 /// Prints when the jobs of a file fire, and how their time zones change that.
 pub(super) fn next(args: &NextArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let config = file::parse(&args.file, &file::bytes(&args.file)?, args.no_env)?;
@@ -134,7 +119,7 @@ pub(super) fn next(args: &NextArgs, terminal: &mut Terminal) -> anyhow::Result<E
     let from = args.from.unwrap_or_else(|| Clock::system().wall());
     let only = args.job.as_deref().map(|name| find(&config, name)).transpose()?;
     let jobs = config.jobs.values().filter(|job| only.as_ref().is_none_or(|only| only.name == job.name));
-    let views: Vec<NextView> = jobs.map(|job| next_view(job, from, args.count)).collect();
+    let views: Vec<NextView> = jobs.map(|job| NextView::of(job, from, args.count as usize)).collect();
     terminal.show(&views, |views| next_table(views))?;
     Ok(Exit::Done)
 }
@@ -146,24 +131,6 @@ pub(super) fn find(config: &Config, name: &str) -> Result<Arc<Job>, Failure> {
         let meant = nearest(name, config.jobs.keys().map(JobName::as_str));
         Failure::new(Exit::Failed, format!("the file has no job `{name}`{meant}"))
     })
-}
-
-/// What makes a job without a schedule due.
-pub(super) fn after(trigger: &Trigger) -> Option<String> {
-    let Trigger::After { job, on } = trigger else { return None };
-    Some(format!("{job} ({})", on.word()))
-}
-
-fn next_view(job: &Job, from: Wall, count: u32) -> NextView {
-    let (timezone, fires) = match &job.trigger {
-        Trigger::Schedule { schedule, .. } => {
-            let fires = schedule.between(from, Wall::MAX).take(count as usize).map(|at| schedule.explain(at));
-            (Some(schedule.timezone()), fires.collect())
-        }
-        Trigger::After { .. } | Trigger::Disabled => (None, Vec::new()),
-    };
-    let enabled = (job.trigger == Trigger::Disabled).then_some(false);
-    NextView { job: job.name.clone(), timezone, fires, after: after(&job.trigger), enabled }
 }
 
 fn next_table(views: &[NextView]) -> String {

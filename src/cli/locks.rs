@@ -1,19 +1,14 @@
 //! `fencron locks` and `unlock`: lists locks and semaphores, and revokes them.
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use super::hold::{bad_name, semaphore_failure};
 use super::place::Place;
 use super::terminal::{Terminal, table, visible};
 use super::{Exit, Failure, Global};
-use crate::fence::Fence;
-use crate::lock::{
-    Bar, Config, HeldBy, LOCKS_LISTED, LockError, LockKind, LockListed, LockName, Locks, PermitsHeld, Seen,
-    SemaphoreListed,
-};
+use crate::api::held::{LockView, ShareView};
+use crate::lock::{Config, HeldBy, LOCKS_LISTED, LockError, LockName, Locks, PermitsHeld, Seen, SemaphoreListed};
 use crate::store::{AnyStore, LeaseId};
-use crate::time::Wall;
 
 #[derive(Args)]
 pub(super) struct LocksArgs {
@@ -56,34 +51,6 @@ fn session(text: &str) -> Result<LeaseId, String> {
     number.map(LeaseId).ok_or_else(|| "a session is a hexadecimal number".to_owned())
 }
 
-/// What `locks` prints of each lock.
-#[derive(Serialize)]
-struct LockView {
-    name: String,
-    /// `lock`, `leader`, `migrations`, `once` or `semaphore`.
-    kind: &'static str,
-    /// The holder; `null`: none, or a semaphore.
-    holder: Option<String>,
-    session: Option<String>,
-    fence: Option<Fence>,
-    since: Option<Wall>,
-    waiting: usize,
-    /// Why it is not granted for now, once it has no holder: `delay` or `destroyed`.
-    barred: Option<&'static str>,
-    /// Of a semaphore: how many permits there are.
-    permits: Option<u32>,
-    /// Of a semaphore: the holders, and how many permits each holds.
-    holders: Vec<ShareView>,
-}
-
-#[derive(Serialize)]
-struct ShareView {
-    holder: String,
-    session: Option<String>,
-    permits: u32,
-    since: Wall,
-}
-
 /// Lists locks and semaphores.
 pub(super) async fn list(args: &LocksArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
@@ -96,57 +63,6 @@ pub(super) async fn list(args: &LocksArgs, global: &Global, terminal: &mut Termi
     let views: Vec<LockView> = listing.locks.into_iter().map(LockView::of_lock).chain(semaphores).collect();
     terminal.show(&views, |views| locks_table(views))?;
     Ok(Exit::Done)
-}
-
-impl LockView {
-    fn of_lock(listed: LockListed) -> LockView {
-        let LockListed { name, holder, waiting, barred } = listed;
-        let barred = barred.map(|why| match why {
-            Bar::Delay => "delay",
-            Bar::Destroyed => "destroyed",
-        });
-        LockView {
-            kind: kind_of(&name),
-            name: name.as_str().to_owned(),
-            session: holder.as_ref().map(|holder| holder.session.to_string()),
-            fence: holder.as_ref().map(|holder| holder.fence),
-            since: holder.as_ref().map(|holder| holder.since),
-            holder: holder.map(|holder| holder.node),
-            waiting,
-            barred,
-            permits: None,
-            holders: Vec::new(),
-        }
-    }
-
-    fn of_semaphore(listed: SemaphoreListed) -> LockView {
-        let SemaphoreListed { name, permits, held, waiting } = listed;
-        let share = |held: PermitsHeld| {
-            let session = held.session.map(|session| session.to_string());
-            ShareView { holder: held.node, session, permits: held.permits, since: held.since }
-        };
-        LockView {
-            name: name.as_str().to_owned(),
-            kind: "semaphore",
-            holder: None,
-            session: None,
-            fence: None,
-            since: None,
-            waiting,
-            barred: None,
-            permits,
-            holders: held.into_iter().map(share).collect(),
-        }
-    }
-}
-
-fn kind_of(name: &LockName) -> &'static str {
-    match name.kind() {
-        LockKind::Named if *name == LockName::leader() => "leader",
-        LockKind::Named => "lock",
-        LockKind::Migrations => "migrations",
-        LockKind::Once => "once",
-    }
 }
 
 fn locks_table(views: &[LockView]) -> String {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::place::Place;
 use super::steer::known_job;
 use super::terminal::{Terminal, named_lines, table};
-use super::{Exit, Failure, Global, check, file};
+use super::{Exit, Failure, Global, file};
 use crate::api::view::{Overview, RunView, StoreView, UNKNOWN_COUNTED, state_of};
 use crate::config::Config;
 use crate::job::{Code, JobName, RunId, Trigger, Verdict};
@@ -225,7 +225,7 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
                 (Some(schedule.text().to_owned()), Some(schedule.timezone()), schedule.next_after(now))
             }
             Some(Trigger::Disabled) => (Some("not enabled".to_owned()), None, None),
-            Some(follows) => (check::after(follows).map(|after| format!("after {after}")), None, None),
+            Some(follows) => (crate::api::jobs::follows(follows).map(|after| format!("after {after}")), None, None),
             None => (None, None, None),
         };
         views.push(JobView {

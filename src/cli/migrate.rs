@@ -4,21 +4,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::once::{As, CHECKSUM_SHOWN, Patience, failure, resolve_as, runner, say, stop_on_signals};
 use super::outage::{self, BACK, say_away};
 use super::place::Place;
 use super::terminal::{Terminal, table};
 use super::{Exit, Failure, Global, file, look, steer};
+use crate::api::held::MigrationView;
 use crate::config::Config;
 use crate::execute::Stop;
-use crate::fence::Fence;
 use crate::job::Guarantee;
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
 use crate::once::{How, Notice, Reporter, Settled, Step, differences, has_order};
 use crate::store::Revision;
-use crate::time::{Wall, written};
+use crate::time::written;
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -56,29 +55,6 @@ enum What {
         #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
         file: Option<PathBuf>,
     },
-}
-
-/// A migration, by what the file and the ledger know of it.
-#[derive(Serialize)]
-struct MigrationView {
-    id: String,
-    /// `done`, `failed`, `unknown`, `pending`, `running`, or `lost`: claimed by a process that is gone.
-    state: &'static str,
-    /// Why, for a person; empty where there is nothing to say.
-    reason: String,
-    /// How it differs from what was made; `null`: it does not.
-    difference: Option<String>,
-    /// Of what was made; of what the file has, where it was not begun.
-    checksum: String,
-    node: Option<String>,
-    fence: Option<Fence>,
-    attempts: u32,
-    started_at: Option<Wall>,
-    finished_at: Option<Wall>,
-    duration_ms: Option<u64>,
-    exit_code: Option<i32>,
-    /// The end of what it wrote.
-    output: String,
 }
 
 pub(super) async fn run(args: MigrateArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -253,11 +229,14 @@ async fn show(place: &Place, config: &Config, terminal: &mut Terminal) -> anyhow
     let mut views = Vec::new();
     for step in &steps {
         let recorded = records.iter().find(|recorded| recorded.once.name == step.key.name());
-        views.push(view(place, step.key.name(), &step.checksum, recorded).await?);
+        views.push(MigrationView::of(&place.ledger(), step.key.name(), &step.checksum, recorded).await?);
     }
     for recorded in &records {
         if !steps.iter().any(|step| step.key.name() == recorded.once.name) {
-            views.push(view(place, &recorded.once.name, &recorded.once.checksum, Some(recorded)).await?);
+            views.push(
+                MigrationView::of(&place.ledger(), &recorded.once.name, &recorded.once.checksum, Some(recorded))
+                    .await?,
+            );
         }
     }
     for view in &mut views {
@@ -265,34 +244,6 @@ async fn show(place: &Place, config: &Config, terminal: &mut Terminal) -> anyhow
         view.difference = own.map(ToString::to_string);
     }
     terminal.show(&views, |views| views_text(views))
-}
-
-async fn view(place: &Place, id: &str, checksum: &str, recorded: Option<&Recorded>) -> anyhow::Result<MigrationView> {
-    let once = recorded.map(|recorded| &recorded.once);
-    let state = match once {
-        None => OnceState::Pending.as_str(),
-        Some(once) if once.state != OnceState::Claimed => once.state.as_str(),
-        Some(once) if place.ledger().may_be_under_way(once).await? => "running",
-        Some(_) => "lost",
-    };
-    let took = once.and_then(|once| Some((once.started_at, once.finished_at?, once.claimed_by.as_ref()?)));
-    let duration = took.map(|(from, to, _)| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX));
-    let by = once.and_then(|once| once.claimed_by.as_ref());
-    Ok(MigrationView {
-        id: id.to_owned(),
-        state,
-        reason: once.map(|once| once.reason.clone()).unwrap_or_default(),
-        difference: None,
-        checksum: once.map_or(checksum, |once| &once.checksum).to_owned(),
-        node: by.map(|by| by.node.clone()),
-        fence: by.map(|by| by.fence),
-        attempts: once.map_or(0, |once| once.attempts),
-        started_at: once.map(|once| once.started_at),
-        finished_at: once.and_then(|once| once.finished_at),
-        duration_ms: duration,
-        exit_code: once.and_then(|once| once.exit_code),
-        output: once.map(|once| once.output.clone()).unwrap_or_default(),
-    })
 }
 
 fn views_text(views: &[MigrationView]) -> String {

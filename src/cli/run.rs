@@ -18,7 +18,7 @@ use super::memory::Memory;
 use super::place::{Place, made, open_store};
 use super::{Exit, Failure, Global, handover, listener, outage};
 use crate::api::metrics::{Counted, JOBS_MOST};
-use crate::api::{self, Api};
+use crate::api::{self, Api, Glance};
 use crate::board::Shared;
 use crate::client::{default_node, host_name};
 use crate::config::Config;
@@ -200,6 +200,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         outputs: outputs.clone(),
         board: board.clone(),
         counted: Counted { metrics: Arc::clone(&metrics), jobs_most: args.metrics_jobs_most },
+        glance: Glance::default(),
         clock,
     };
     let serving = tokio::spawn(api::serve(listener, api, ending.clone()));

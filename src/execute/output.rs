@@ -76,7 +76,12 @@ impl Outputs {
 
     /// Where the output of an attempt of `run` goes. It takes the place of an earlier attempt's.
     pub fn open(&self, run: &RunId) -> OutputSink {
-        let (ring, lent) = watch::channel(Ring::default());
+        self.open_attempt(run, 1)
+    }
+
+    /// Where the output of this attempt of `run` goes, counted from 1. It takes the place of an earlier attempt's.
+    pub fn open_attempt(&self, run: &RunId, attempt: u32) -> OutputSink {
+        let (ring, lent) = watch::channel(Ring { attempt, ..Ring::default() });
         self.lock().insert(run.clone(), lent);
         OutputSink {
             log: Log::new(run.clone(), self.clock.clone()),
@@ -91,6 +96,13 @@ impl Outputs {
     /// Follows what `run` writes, from what is still kept of it. `None`: it is not running on this node.
     pub fn follow(&self, run: &RunId) -> Option<Follow> {
         self.lock().get(run).map(|ring| Follow { ring: ring.clone(), read: 0 })
+    }
+
+    /// Follows what `run` writes from its byte `offset` on, where the attempt that runs is this one. `None`: it is not
+    /// running on this node, or another attempt of it is.
+    pub fn resume(&self, run: &RunId, attempt: u32, offset: u64) -> Option<Follow> {
+        let follow = self.follow(run)?.skip_to(offset);
+        Some(follow).filter(|follow| follow.attempt() == attempt)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RunId, watch::Receiver<Ring>>> {
@@ -176,6 +188,22 @@ impl fmt::Display for Heard {
 }
 
 impl Follow {
+    /// Goes on from the byte `offset` of what the attempt writes.
+    #[must_use]
+    pub fn skip_to(self, offset: u64) -> Follow {
+        Follow { read: offset, ..self }
+    }
+
+    /// The attempt that is followed, counted from 1.
+    pub fn attempt(&self) -> u32 {
+        self.ring.borrow().attempt
+    }
+
+    /// How many bytes of what the attempt wrote have been read or missed.
+    pub fn offset(&self) -> u64 {
+        self.read
+    }
+
     /// What comes next; `None` when the run has ended and all was read. Cancel safe.
     pub async fn next(&mut self) -> Option<Heard> {
         loop {
@@ -196,8 +224,12 @@ impl Follow {
             return Some(Heard::Missed(missed));
         }
         let unread = usize::try_from(self.read - ring.forgotten).expect("no more than was kept");
-        let text = ring.text.get(unread..).expect("pieces end between characters").to_owned();
-        self.read += text.len() as u64;
+        if unread >= ring.text.len() {
+            return None;
+        }
+        // A reader may have named a place inside of a character.
+        let text = ring.text[ring.text.ceil_char_boundary(unread)..].to_owned();
+        self.read = ring.forgotten + ring.text.len() as u64;
         Some(text).filter(|text| !text.is_empty()).map(Heard::Text)
     }
 }
@@ -205,6 +237,8 @@ impl Follow {
 /// The last of a text: [`FOLLOW_KEPT`] bytes and up to as much again, so that making room is rare.
 #[derive(Debug, Default)]
 struct Ring {
+    /// The attempt that writes.
+    attempt: u32,
     text: String,
     /// How many bytes came before `text`.
     forgotten: u64,

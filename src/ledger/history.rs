@@ -179,15 +179,7 @@ impl<S: Store> Ledger<S> {
 
     /// One run, wherever it stands.
     pub async fn run(&self, run: &RunId) -> Result<Option<RunRow>, StoreError> {
-        let page = self.store.range(Range::of(Keys::one(self.keys.open(run)))).await?;
-        if let Some(open) = page.entries.first().and_then(|entry| self.open_of(run, entry)) {
-            return Ok(Some(RunRow::Open(open)));
-        }
-        let page = self.store.range(Range::of(self.keys.verdict_on(run))).await?;
-        if let Some(done) = page.entries.first().and_then(done_entry) {
-            return Ok(Some(RunRow::Done(done)));
-        }
-        self.verdict_over(run).await
+        Ok(row_of(self, run).await?.map(|(row, _)| row))
     }
 
     /// Waits until a run has ended. A store that is away is waited for. Cancel safe.
@@ -207,7 +199,7 @@ impl<S: Store> Ledger<S> {
     }
 
     /// The verdict over many occurrences of which this is one: it stands at the last of them.
-    async fn verdict_over(&self, run: &RunId) -> Result<Option<RunRow>, StoreError> {
+    async fn verdict_over(&self, run: &RunId) -> Result<Option<(RunRow, u64)>, StoreError> {
         let (Keys::Range { start, .. }, Keys::Range { end, .. }) =
             (self.keys.verdict_on(run), self.keys.history_of(&run.job()))
         else {
@@ -219,7 +211,8 @@ impl<S: Store> Ledger<S> {
         let page = self.store.range(Range { limit: COVERING, ..Range::of(Keys::Range { start, end }) }).await?;
         let at = run.at();
         let covers = |done: &Done| done.many.is_some_and(|many| many.from <= at && at <= done.at);
-        Ok(page.entries.iter().filter_map(done_entry).find(covers).map(RunRow::Done))
+        let read = page.entries.iter().filter_map(|entry| Some((done_entry(entry)?, entry.modified.0)));
+        Ok(read.filter(|(done, _)| covers(done)).map(|(done, version)| (RunRow::Done(done), version)).next())
     }
 
     /// How far the schedules have been decided.
@@ -297,4 +290,17 @@ impl<S: Store> Ledger<S> {
 
 pub(super) fn done_entry(entry: &Entry) -> Option<Done> {
     decode::<DoneRecord>(&entry.value).map(Done::from)
+}
+
+/// One run, and the version of its record.
+pub(super) async fn row_of<S: Store>(ledger: &Ledger<S>, run: &RunId) -> Result<Option<(RunRow, u64)>, StoreError> {
+    let page = ledger.store.range(Range::of(Keys::one(ledger.keys.open(run)))).await?;
+    if let Some((open, entry)) = page.entries.first().and_then(|entry| Some((ledger.open_of(run, entry)?, entry))) {
+        return Ok(Some((RunRow::Open(open), entry.modified.0)));
+    }
+    let page = ledger.store.range(Range::of(ledger.keys.verdict_on(run))).await?;
+    if let Some((done, entry)) = page.entries.first().and_then(|entry| Some((done_entry(entry)?, entry))) {
+        return Ok(Some((RunRow::Done(done), entry.modified.0)));
+    }
+    ledger.verdict_over(run).await
 }

@@ -308,7 +308,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             hold,
             stop,
             may_start: self.leadership.may_start(claimant.fence, self.node.options.clock.clone()),
-            output: self.node.outputs.open(&open.id),
+            output: self.node.outputs.open_attempt(&open.id, open.attempt),
             started,
             reads: Reads::Nothing,
         };

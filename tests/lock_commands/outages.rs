@@ -147,7 +147,7 @@ async fn a_node_starts_without_its_store_and_is_ready_when_that_answers() {
     assert_eq!(code, 503);
     assert_eq!(get(&address, "/healthz").unwrap().0, 200);
     let (code, body) = get(&address, "/api/v1/status").unwrap();
-    assert!(code == 503 && body.contains("has not answered") && says(&body), "{body}");
+    assert!(code == 200 && body.contains("\"store_answers\": false") && says(&body), "{body}");
     scene.server().restart();
     until("it is ready", async || get(&address, "/readyz").filter(|(code, _)| *code == 200)).await;
     node.signal(Signal::SIGTERM);

@@ -46,6 +46,7 @@ fn last(verdict: Verdict) -> Last {
     Last {
         run: RunId::of(&JobName::new("b").unwrap(), now()),
         verdict,
+        code: None,
         started_at: Some(Wall::from_millis(now().as_millis() - 5_500)),
         finished_at: Wall::from_millis(now().as_millis() - 3_000),
         lateness_ms: None,

@@ -1,6 +1,7 @@
 //! What is listed, and what is pruned.
 
 use super::*;
+use crate::ledger::pages::SEARCHED_MOST;
 use crate::ledger::prune::FAILURES_KEPT;
 use crate::scheduler::run::Many;
 
@@ -44,6 +45,93 @@ async fn a_long_history_is_listed_page_by_page_with_nothing_twice_and_nothing_le
     assert_eq!(seconds(&desk, &Find { limit: 300, ..all() }).await, listed[..300]);
     let odd = |row: &RunRow| row.id().at().since(T0).as_secs() % 2 == 1;
     assert_eq!(desk.ledger.runs(&all(), odd).await.unwrap().len(), 330);
+}
+
+/// Verdicts at `count` seconds, so many in one transaction.
+async fn written<S: Store>(desk: &Desk<S>, count: u64, at_once: u64) {
+    for first in (0..count).step_by(usize::try_from(at_once).unwrap()) {
+        let mut txn = Txn::new();
+        for second in first..(first + at_once).min(count) {
+            let verdict = if second % 7 == 0 { Verdict::Failed } else { Verdict::Skipped };
+            let done = Done::of(&desk.open(second), verdict, "", at(second));
+            txn = txn.then(Op::put(desk.ledger.keys.verdict(&done), encode(DoneRecord::from(&done))));
+        }
+        desk.ledger.store.inner.commit(txn).await.unwrap();
+    }
+}
+
+/// All pages of a search, each begun where the one before ended.
+async fn pages<S: Store>(desk: &Desk<S>, find: FindDone) -> (Vec<u64>, usize) {
+    let (mut all, mut find, mut asked) = (Vec::new(), find, 0);
+    loop {
+        let page = desk.ledger.done_page(&find, |_| true).await.unwrap();
+        assert!(page.rows.len() <= find.limit);
+        assert!(page.searched_to.is_none() || (page.rows.len() < find.limit && page.next.is_some()), "{page:?}");
+        all.extend(page.rows.iter().map(|(done, _)| done.at.since(T0).as_secs()));
+        asked += 1;
+        let Some(next) = page.next else { return (all, asked) };
+        find.after = Some(next);
+    }
+}
+
+#[tokio::test]
+async fn the_pages_of_the_history_are_all_of_it_and_a_search_looks_at_so_much_and_no_more() {
+    let desk = Desk::new().await;
+    let count = SEARCHED_MOST as u64 + 500;
+    written(&desk, count, 50).await;
+    let find = |limit| FindDone { limit, ..FindDone::default() };
+    let (mut all, _) = pages(&desk, find(97)).await;
+    assert_eq!((all.first(), all.len() as u64), (Some(&(count - 50)), count), "the last written come first");
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len() as u64, count, "nothing is there twice");
+
+    let (failed, _) = pages(&desk, FindDone { verdict: Some(Verdict::Failed), ..find(50) }).await;
+    assert_eq!(failed.len() as u64, count.div_ceil(7));
+    let (none, asked) = pages(&desk, FindDone { verdict: Some(Verdict::Unknown), ..find(50) }).await;
+    assert_eq!((none.len(), asked), (0, 2));
+    let first =
+        desk.ledger.done_page(&FindDone { verdict: Some(Verdict::Unknown), ..find(50) }, |_| true).await.unwrap();
+    let looked_at = first.searched_to.unwrap().since(T0).as_secs();
+    // The last transaction of a read may be cut, and counts with the next read.
+    assert!((500..=1_100).contains(&looked_at), "it says where it has stopped: {looked_at}");
+
+    for job in [None, Some(job())] {
+        let within = FindDone { job, since: Some(at(100)), until: Some(at(102)), ..find(2) };
+        let (mut within, _) = pages(&desk, within).await;
+        within.sort_unstable();
+        assert_eq!(within, [100, 101, 102]);
+    }
+    let turned = FindDone { since: Some(at(102)), until: Some(at(100)), ..find(2) };
+    assert_eq!(pages(&desk, turned).await, (Vec::new(), 1));
+    let kept = desk.ledger.done_page(&find(10), |done| done.at == at(7)).await.unwrap();
+    assert!(kept.rows.is_empty() && kept.next.is_some(), "it lies beyond what one page looks at");
+}
+
+#[tokio::test]
+async fn what_ended_badly_is_paged_by_its_list_and_from_before_that_began_by_the_history() {
+    let desk = Desk::new().await;
+    written(&desk, 300, 50).await;
+    assert!(desk.ledger.begin_term(&desk.hold, "a", at(300)).await.unwrap());
+    for first in (300..500_u64).step_by(4) {
+        let mut txn = Txn::new();
+        for second in first..first + 4 {
+            let verdict = if second % 3 == 0 { Verdict::Failed } else { Verdict::TimedOut };
+            let done = Done { attempt: 1, ..Done::of(&desk.open(second), verdict, "", at(second)) };
+            txn = txn.then(Op::put(desk.ledger.keys.verdict(&done), encode(DoneRecord::from(&done))));
+            txn = desk.ledger.put_attention(txn, &done);
+        }
+        desk.ledger.store.inner.commit(txn).await.unwrap();
+    }
+    let (all, _) = pages(&desk, FindDone { limit: 1000, ..FindDone::default() }).await;
+    let is_failed = |second: &u64| if *second < 300 { second % 7 == 0 } else { second % 3 == 0 };
+    let failed: Vec<u64> = all.into_iter().filter(is_failed).collect();
+    for limit in [1, 7, 500] {
+        let find = FindDone { verdict: Some(Verdict::Failed), limit, ..FindDone::default() };
+        let (paged, asked) = pages(&desk, find).await;
+        assert_eq!(paged, failed, "{limit}");
+        assert!(asked <= failed.len() / limit + 2, "no page is short before the last: {asked} of {limit}");
+    }
 }
 
 #[tokio::test]

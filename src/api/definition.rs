@@ -1,0 +1,261 @@
+//! What a job is, by the keys of the jobs file, with what may be a secret left out.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::job::{
+    Database, Guarantee, Http, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Sql, Target, Task, Text, Trigger,
+};
+use crate::time::written;
+
+/// What stands where something is left out.
+const MASK: &str = "***";
+
+/// The headers whose values are left out wherever they come from, in small letters.
+const SECRET_HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie"];
+
+/// A job's definition. Durations are written as in the file, like `1m 30s`; what came from outside of the file is `***`.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Definition {
+    /// Its expressions, separated by semicolons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<&'static str>,
+    /// The most by which a start is moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<AfterView>,
+    /// `false`: only a person makes it due.
+    pub enabled: bool,
+    /// The program and its arguments; `shell: …` is `/bin/sh -c …`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql: Option<SqlView>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// How long an attempt may take; `null`: as long as it wants.
+    pub timeout: Option<String>,
+    pub kill_after: String,
+    /// `skip`, `queue`, `replace` or `allow`.
+    pub overlap: &'static str,
+    /// With `allow`: how many runs there are at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u32>,
+    pub missed: MissedView,
+    pub retry: RetryView,
+    pub guarantee: Guarantee,
+    pub on_lost_leadership: OnLostLeadership,
+    pub history: HistoryView,
+}
+
+/// What a job follows.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct AfterView {
+    pub job: JobName,
+    pub on: On,
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct HttpView {
+    pub method: String,
+    pub url: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The statuses that say that it was done.
+    pub expect: String,
+    pub redirects: u32,
+    pub connect_timeout: String,
+}
+
+/// Statements for a database.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SqlView {
+    /// `postgres`, `mysql` or `sqlite`.
+    pub database: &'static str,
+    /// The server's host and port, or the file.
+    pub target: String,
+    /// The file that the statements are in, where they are in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    pub statements: Vec<String>,
+    pub transaction: bool,
+}
+
+/// What becomes of missed occurrences.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct MissedView {
+    pub run: MissedRun,
+    /// Only those not older than this; `null`: however old.
+    pub within: Option<String>,
+    pub limit: u32,
+    /// The time from one start to the next.
+    pub every: String,
+}
+
+/// How failed attempts are repeated.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct RetryView {
+    /// Attempts in all.
+    pub attempts: u32,
+    pub initial: String,
+    pub max: String,
+}
+
+/// How much of the history is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct HistoryView {
+    pub keep: u32,
+    pub age: String,
+}
+
+impl Definition {
+    /// The definition of this job.
+    pub fn of(job: &Job) -> Definition {
+        let (schedule, timezone, jitter) = match &job.trigger {
+            Trigger::Schedule { schedule, jitter } => (
+                Some(schedule.text().to_owned()),
+                Some(schedule.timezone()),
+                Some(jitter.most).filter(|most| !most.is_zero()).map(written),
+            ),
+            Trigger::After { .. } | Trigger::Disabled => (None, None, None),
+        };
+        let after = match &job.trigger {
+            Trigger::After { job, on } => Some(AfterView { job: job.clone(), on: *on }),
+            Trigger::Schedule { .. } | Trigger::Disabled => None,
+        };
+        let (command, http, sql) = match &job.task {
+            Task::Command(words) => (Some(words.iter().map(ToString::to_string).collect()), None, None),
+            Task::Http(http) => (None, Some(HttpView::of(http)), None),
+            Task::Sql(sql) => (None, None, Some(SqlView::of(sql))),
+            Task::Call => (None, None, None),
+        };
+        let (overlap, max_running) = match job.overlap {
+            Overlap::Skip => ("skip", None),
+            Overlap::Queue => ("queue", None),
+            Overlap::Replace => ("replace", None),
+            Overlap::Allow { max_running } => ("allow", Some(max_running)),
+        };
+        Definition {
+            schedule,
+            timezone,
+            jitter,
+            after,
+            enabled: job.trigger != Trigger::Disabled,
+            command,
+            http,
+            sql,
+            env: job.env.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
+            dir: job.dir.as_ref().map(ToString::to_string),
+            timeout: job.timeout.map(written),
+            kill_after: written(job.kill_after),
+            overlap,
+            max_running,
+            missed: MissedView {
+                run: job.missed.run,
+                within: job.missed.within.map(written),
+                limit: job.missed.limit,
+                every: written(job.missed.every),
+            },
+            retry: RetryView {
+                attempts: job.retry.attempts,
+                initial: written(job.retry.initial),
+                max: written(job.retry.max),
+            },
+            guarantee: job.guarantee,
+            on_lost_leadership: job.on_lost_leadership,
+            history: HistoryView { keep: job.history.keep, age: written(job.history.age) },
+        }
+    }
+}
+
+impl HttpView {
+    fn of(http: &Http) -> HttpView {
+        let value = |name: &str, value: &Text| {
+            let is_secret = SECRET_HEADERS.iter().any(|secret| name.eq_ignore_ascii_case(secret));
+            if is_secret { MASK.to_owned() } else { value.to_string() }
+        };
+        HttpView {
+            method: http.method.clone(),
+            url: without_password(&http.url),
+            headers: http.headers.iter().map(|(name, text)| (name.clone(), value(name, text))).collect(),
+            body: http.body.as_ref().map(ToString::to_string),
+            expect: http.expect.to_string(),
+            redirects: http.redirects,
+            connect_timeout: written(http.connect_timeout),
+        }
+    }
+}
+
+/// A password that stands in the file is none to show either.
+fn without_password(url: &Text) -> String {
+    let shown = url.to_string();
+    let Ok(mut parsed) = url::Url::parse(&shown) else { return shown };
+    let has_password = parsed.password().is_some();
+    if has_password && parsed.set_password(Some(MASK)).is_ok() { parsed.into() } else { shown }
+}
+
+impl SqlView {
+    fn of(sql: &Sql) -> SqlView {
+        let database = match sql.kind {
+            Database::Postgres => "postgres",
+            Database::Mysql => "mysql",
+            Database::Sqlite => "sqlite",
+        };
+        let target = match &sql.target {
+            Target::Server(server) => format!("{}:{}", server.host, server.port),
+            Target::File(file) => file.to_string(),
+        };
+        let statements = sql.script.statements.iter().map(|statement| statement.text.clone()).collect();
+        SqlView { database, target, file: sql.script.file.clone(), statements, transaction: sql.transaction }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, parse};
+
+    fn defined(job: &str) -> serde_json::Value {
+        let config = parse(&format!("version: 1\njobs:\n  j: {job}\n"), &Sources::none()).unwrap();
+        serde_json::to_value(Definition::of(config.jobs.values().next().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn a_definition_says_what_the_file_says() {
+        let of = defined("{schedule: '@hourly', timezone: Europe/Berlin, command: [ls, -l], timeout: 90s, jitter: 5m}");
+        assert_eq!(of["schedule"], "@hourly");
+        assert_eq!(of["timezone"], "Europe/Berlin");
+        assert_eq!(of["command"], serde_json::json!(["ls", "-l"]));
+        assert_eq!((of["timeout"].as_str(), of["jitter"].as_str()), (Some("1m 30s"), Some("5m")));
+        assert_eq!((of["guarantee"].as_str(), of["overlap"].as_str()), (Some("at_most_once"), Some("skip")));
+        assert!(of.get("http").is_none() && of["enabled"] == true);
+    }
+
+    #[test]
+    fn no_secret_is_in_a_definition() {
+        let http = "{url: 'http://u:hunter2@localhost/', headers: {Authorization: 'Bearer hunter2', x: y}}";
+        let of = defined(&format!("{{schedule: '@hourly', http: {http}}}"));
+        assert_eq!(of["http"]["url"], "http://u:***@localhost/");
+        assert_eq!(of["http"]["headers"], serde_json::json!({"authorization": "***", "x": "y"}));
+
+        let mut job =
+            Job::new(JobName::new("j").unwrap(), Task::Command(vec![Text::plain("a"), Text::secret("hunter2")]));
+        job.env.insert("TOKEN".to_owned(), Text::secret("hunter2"));
+        job.dir = Some(Text::secret("/hunter2"));
+        let text = serde_json::to_string(&Definition::of(&job)).unwrap();
+        assert!(text.contains(r#"["a","***"]"#) && text.contains(r#"{"TOKEN":"***"}"#), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}

@@ -1,0 +1,202 @@
+//! When jobs fire: the next fires of one job, and the fires of all jobs in a stretch of time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Api;
+use super::access::Caller;
+use super::jobs::{follows, named};
+use super::listing::{Listing, Sent, applied};
+use super::problem::Problem;
+use super::routes::{Named, Query};
+use crate::board::Board;
+use crate::job::{Job, JobName, Trigger};
+use crate::schedule::{Fire, Occurrence};
+use crate::store::Store;
+use crate::time::Wall;
+
+/// How many of the next fires of one job are listed, and how many unless told otherwise.
+pub const NEXT_MOST: usize = 100;
+const NEXT_USUAL: usize = 5;
+
+/// How many fires of all jobs are listed, and how many unless told otherwise.
+pub const FIRES_MOST: usize = 5_000;
+const FIRES_USUAL: usize = 500;
+
+/// The longest stretch of time for which fires are listed, and the usual one.
+pub const STRETCH_MOST: Duration = Duration::from_secs(32 * 86_400);
+const STRETCH_USUAL: Duration = Duration::from_secs(7 * 86_400);
+
+/// Of how many jobs the fires of a stretch are computed, in the order of their names.
+pub const JOBS_MOST: usize = 50_000;
+
+/// When a job fires next.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct NextView {
+    pub job: JobName,
+    pub timezone: Option<&'static str>,
+    pub fires: Vec<Fire>,
+    /// For a job without a schedule: what makes it due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Only where it is `false`: it is not due until the file says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+impl NextView {
+    /// The next `count` fires of the job after `from`.
+    pub fn of(job: &Job, from: Wall, count: usize) -> NextView {
+        let (timezone, fires) = match &job.trigger {
+            Trigger::Schedule { schedule, .. } => {
+                let fires = schedule.between(from, Wall::MAX).take(count).map(|at| schedule.explain(at));
+                (Some(schedule.timezone()), fires.collect())
+            }
+            Trigger::After { .. } | Trigger::Disabled => (None, Vec::new()),
+        };
+        let enabled = (job.trigger == Trigger::Disabled).then_some(false);
+        NextView { job: job.name.clone(), timezone, fires, after: follows(&job.trigger), enabled }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WantedNext {
+    count: Option<usize>,
+    from: Option<Wall>,
+}
+
+/// Answers with the next fires of one job, as the jobs file of this node has it.
+pub(super) async fn next<S: Store>(
+    State(api): State<Api<S>>,
+    Extension(caller): Extension<Caller>,
+    Named(name): Named,
+    Query(wanted): Query<WantedNext>,
+    sent: Sent,
+) -> Result<Response, Problem> {
+    let count = wanted.count.unwrap_or(NEXT_USUAL);
+    if !(1..=NEXT_MOST).contains(&count) {
+        return Err(Problem::parameter("count", format!("a number from 1 to {NEXT_MOST}")));
+    }
+    let now = api.clock.wall();
+    let (row, job) = {
+        let board = api.board.read();
+        let row = named(&board, &name, &caller, now)?;
+        let job = board.definition(&row.name).cloned();
+        (row, job)
+    };
+    let unknown = || NextView { job: row.name.clone(), timezone: None, fires: Vec::new(), after: None, enabled: None };
+    let view = job.map_or_else(unknown, |job| NextView::of(&job, wanted.from.unwrap_or(now), count));
+    Ok(sent.answer(&view))
+}
+
+/// A fire of one of the jobs.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct FireView {
+    pub job: JobName,
+    pub scheduled_at: Wall,
+    /// `scheduled_at`, moved by the job's jitter.
+    pub starts_at: Wall,
+    /// The instant in the zone of the schedule.
+    pub local: String,
+    pub timezone: &'static str,
+    /// What a change of the clocks did to it.
+    pub note: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WantedFires {
+    job: Option<JobName>,
+    from: Option<Wall>,
+    until: Option<Wall>,
+    limit: Option<usize>,
+}
+
+/// Answers with the fires of all jobs in a stretch of time, from their definitions: what will become of them when they
+/// are due, such as that their job is paused, is left aside.
+pub(super) async fn fires<S: Store>(
+    State(api): State<Api<S>>,
+    Extension(caller): Extension<Caller>,
+    Query(wanted): Query<WantedFires>,
+    sent: Sent,
+) -> Result<Response, Problem> {
+    let limit = wanted.limit.unwrap_or(FIRES_USUAL);
+    if !(1..=FIRES_MOST).contains(&limit) {
+        return Err(Problem::parameter("limit", format!("a number from 1 to {FIRES_MOST}")));
+    }
+    let from = wanted.from.unwrap_or_else(|| api.clock.wall());
+    // A longer stretch is answered as far as it goes: `applied` says how far that is.
+    let until = wanted.until.unwrap_or_else(|| from.plus(STRETCH_USUAL)).min(from.plus(STRETCH_MOST));
+    let (jobs, revision) = {
+        let board = api.board.read();
+        (scheduled(&board, wanted.job.as_ref(), &caller), board.version())
+    };
+    let cut_jobs = jobs.len() > JOBS_MOST;
+    let computed = tokio::task::spawn_blocking(move || in_order(&jobs, from, until, limit));
+    let (items, more) = computed.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let applied =
+        applied([("job", json!(wanted.job)), ("from", json!(from)), ("until", json!(until)), ("limit", json!(limit))]);
+    let page = Listing { cut: more || cut_jobs, ..Listing::whole(items, revision, applied) };
+    Ok(sent.page(&page))
+}
+
+/// The jobs with a schedule that the caller may know of: at most one more than [`JOBS_MOST`].
+fn scheduled(board: &Board, only: Option<&JobName>, caller: &Caller) -> Vec<Arc<Job>> {
+    let is_wanted = |job: &&Arc<Job>| {
+        matches!(job.trigger, Trigger::Schedule { .. })
+            && only.is_none_or(|only| job.name == *only)
+            && caller.sees(&job.name)
+    };
+    board.definitions().filter(is_wanted).take(JOBS_MOST + 1).cloned().collect()
+}
+
+/// The first `limit` fires that start in the stretch, in their order, and whether there are more.
+fn in_order(jobs: &[Arc<Job>], from: Wall, until: Wall, limit: usize) -> (Vec<FireView>, bool) {
+    let next = |nth: usize, after: Wall| -> Option<Reverse<(Wall, usize, Wall)>> {
+        let Trigger::Schedule { schedule, jitter } = &jobs[nth].trigger else { return None };
+        let Occurrence { at, starts } = schedule.next_start(*jitter, after)?;
+        (starts <= until).then_some(Reverse((starts, nth, at)))
+    };
+    let just_before = Wall::from_millis(from.as_millis() - 1);
+    let mut heap: BinaryHeap<_> = (0..jobs.len().min(JOBS_MOST)).filter_map(|nth| next(nth, just_before)).collect();
+    let mut fires = Vec::new();
+    while fires.len() < limit
+        && let Some(Reverse((starts_at, nth, at))) = heap.pop()
+    {
+        heap.extend(next(nth, starts_at));
+        let Trigger::Schedule { schedule, .. } = &jobs[nth].trigger else { continue };
+        let Fire { scheduled_at, local, note } = schedule.explain(at);
+        let (job, timezone) = (jobs[nth].name.clone(), schedule.timezone());
+        fires.push(FireView { job, scheduled_at, starts_at, local, timezone, note });
+    }
+    (fires, !heap.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, parse};
+
+    #[test]
+    fn the_fires_of_all_jobs_come_in_their_order_and_no_more_than_asked_for() {
+        let text = "version: 1\njobs:\n  a: {schedule: '@hourly', shell: 'true'}\n  \
+                    b: {schedule: '30 * * * *', shell: 'true'}\n  c: {after: {job: a, on: success}, shell: 'true'}\n";
+        let jobs: Vec<Arc<Job>> = parse(text, &Sources::none()).unwrap().jobs.into_values().collect();
+        let at = |text: &str| text.parse::<Wall>().unwrap();
+        let (fires, more) = in_order(&jobs, at("2026-11-27T01:00:00Z"), at("2026-11-27T02:00:00Z"), 10);
+        let listed: Vec<_> = fires.iter().map(|fire| (fire.job.as_str(), fire.scheduled_at.to_string())).collect();
+        let expected = [("a", "01:00"), ("b", "01:30"), ("a", "02:00")];
+        assert_eq!(listed, expected.map(|(job, time)| (job, format!("2026-11-27T{time}:00Z"))));
+        assert!(!more, "the last minute of the stretch is part of it, and nothing behind it");
+        let (fires, more) = in_order(&jobs, at("2026-11-27T01:00:00Z"), at("2026-11-27T02:00:00Z"), 2);
+        assert_eq!((fires.len(), more), (2, true));
+    }
+}

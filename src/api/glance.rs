@@ -1,0 +1,59 @@
+//! What a node sees of the store beside what it follows, looked at from time to time, so that no request waits for it.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::Api;
+use super::view::Overview;
+use crate::store::Store;
+use crate::time::{Wall, written};
+
+/// How often the store is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a look may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
+/// What was last seen. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Glance(Arc<RwLock<Seen>>);
+
+/// What was seen of the store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// The last that the store has said, and when it did.
+    pub last: Option<(Overview, Wall)>,
+    /// Why it has said nothing since; `None`: it has answered.
+    pub silent: Option<String>,
+}
+
+impl Glance {
+    pub(super) fn seen(&self) -> Seen {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, seen: impl FnOnce(&mut Seen)) {
+        seen(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Looks at the store now and then. Goes on until it is dropped.
+pub(super) async fn look<S: Store>(api: Api<S>) {
+    loop {
+        look_once(&api).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+pub(super) async fn look_once<S: Store>(api: &Api<S>) {
+    let looked = Overview::look(&api.ledger, &api.locks, api.clock.wall());
+    let why = match tokio::time::timeout(LOOK_WITHIN, looked).await {
+        Ok(Ok(overview)) => {
+            let now = api.clock.wall();
+            return api.glance.note(|seen| *seen = Seen { last: Some((overview, now)), silent: None });
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the store has not answered within {}", written(LOOK_WITHIN)),
+    };
+    api.glance.note(|seen| seen.silent = Some(why));
+}

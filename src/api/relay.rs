@@ -1,0 +1,91 @@
+//! The output of a run that another node runs, through this one.
+//!
+//! The other node is asked at the address that it has published with its session, and at no other: redirects are not
+//! followed, and a question that was passed on is not passed on again.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use reqwest::Client;
+use tokio::time::timeout;
+
+use super::Api;
+use super::output::{OFFSET, PARTIAL};
+use crate::scheduler::run::Open;
+use crate::store::Store;
+
+/// How long the other node has to take a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long it has to begin its answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// How much it may say of itself, in bytes.
+const STATUS_MOST: u64 = 64 * 1024;
+
+/// That a question was passed on by another node.
+pub(super) const RELAYED: HeaderName = HeaderName::from_static("fencron-relayed");
+
+/// What is asked.
+pub(super) struct Question<'a> {
+    pub follow: bool,
+    pub offset: u64,
+    pub headers: &'a HeaderMap,
+}
+
+/// Asks the node that has claimed the run. Its answer is passed on as it comes.
+///
+/// # Errors
+///
+/// Why it cannot be asked, for a person.
+pub(super) async fn ask<S: Store>(api: &Api<S>, open: &Open, question: &Question<'_>) -> Result<Response, String> {
+    let claimant = open.claimant.as_ref().ok_or("no node has claimed it")?;
+    let node = &claimant.node;
+    let address = {
+        let board = api.board.read();
+        let record =
+            board.nodes().find(|(lease, _)| *lease == claimant.lease).map(|(_, record)| record.address.clone());
+        record.ok_or_else(|| format!("the node {node}, which runs it, is gone"))?
+    };
+    let address = address.ok_or_else(|| format!("the node {node}, which runs it, has no listener"))?;
+    let http = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_WITHIN);
+    let http = http.build().map_err(|error| format!("no connection to {node} can be made: {error}"))?;
+    let unreachable = || format!("the node {node}, which runs it, cannot be reached at {address}");
+    if !is_at(&http, node, &address).await {
+        return Err(unreachable());
+    }
+    let (run, follow, offset) = (&open.id, u8::from(question.follow), question.offset);
+    let mut asked = http.get(format!("http://{address}/api/v1/runs/{run}/output?follow={follow}&offset={offset}"));
+    asked = asked.header(RELAYED, "1");
+    for name in [header::ACCEPT, HeaderName::from_static("last-event-id")] {
+        for value in question.headers.get_all(&name) {
+            asked = asked.header(&name, value);
+        }
+    }
+    let answer = timeout(ANSWER_WITHIN, asked.send()).await.map_err(|_| unreachable())?.map_err(|_| unreachable())?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("the node {node} at {address} answers {}", answer.status()));
+    }
+    let mut headers = HeaderMap::new();
+    for name in [header::CONTENT_TYPE, OFFSET, PARTIAL] {
+        if let Some(value) = answer.headers().get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    Ok((headers, Body::from_stream(answer.bytes_stream())).into_response())
+}
+
+/// Whether it is this node that answers there: a loopback address is another machine's on each.
+async fn is_at(http: &Client, node: &str, address: &str) -> bool {
+    let ask = async {
+        let answer = http.get(format!("http://{address}/readyz")).send().await.ok()?;
+        if answer.content_length().is_none_or(|length| length > STATUS_MOST) {
+            return None;
+        }
+        serde_json::from_slice::<serde_json::Value>(&answer.bytes().await.ok()?).ok()
+    };
+    let status = timeout(ANSWER_WITHIN, ask).await.ok().flatten();
+    status.is_some_and(|status| status["node"].as_str() == Some(node))
+}

@@ -1,0 +1,166 @@
+//! The rows of the table of routes that read the cluster, its jobs and its runs.
+
+use super::access::Role;
+use super::cluster::{self, LeadershipView, MeView, StatusView, StoreNow, TermView};
+use super::fires::{self, FireView, NextView};
+use super::held::{self, LockView, MigrationView};
+use super::jobs::{self, JobDetail, JobView};
+use super::listing::Listing;
+use super::output;
+use super::problem::Kind;
+use super::routes::{Param, Route};
+use super::runs::{self, RunState};
+use super::view::{NodeView, RunView};
+use crate::board::{Filter, Order, PAGE_MOST};
+use crate::job::{JobName, RunId};
+use crate::store::Store;
+use crate::time::Wall;
+
+/// What is answered about the cluster.
+pub(super) fn of_cluster<S: Store>() -> Vec<Route<S>> {
+    use Role::Viewer;
+    vec![
+        Route::get("/api/v1/status", "status", Viewer, cluster::status::<S>)
+            .about("The cluster at a glance, as this node knows it")
+            .json::<StatusView>()
+            .tagged(),
+        Route::get("/api/v1/nodes", "nodes", Viewer, cluster::list_nodes::<S>)
+            .about("The nodes that are there")
+            .json::<Listing<NodeView>>()
+            .tagged(),
+        Route::get("/api/v1/store", "store", Viewer, cluster::store::<S>)
+            .about("What the store says of itself")
+            .json::<StoreNow>()
+            .may(&[Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/leadership", "leadership", Viewer, cluster::leadership::<S>)
+            .about("Which node leads, and which wait to")
+            .json::<LeadershipView>()
+            .tagged(),
+        Route::get("/api/v1/terms", "terms", Viewer, cluster::terms::<S>)
+            .about("The terms of leaders, the last one first")
+            .param(limited())
+            .param(behind())
+            .json::<Listing<TermView>>()
+            .may(&[Kind::BadParameter, Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/locks", "locks", Viewer, held::locks::<S>)
+            .about("Locks and semaphores that are held or waited for")
+            .param(Param::query::<String>("prefix", "Only those whose names begin so."))
+            .param(Param::query::<u8>("all", "1: also semaphores that are not used now."))
+            .json::<Listing<LockView>>()
+            .may(&[Kind::BadParameter, Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/migrations", "migrations", Viewer, held::migrations::<S>)
+            .about("The migrations that the ledger knows, in the order in which they were made")
+            .json::<Listing<MigrationView>>()
+            .may(&[Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/me", "me", Viewer, cluster::me)
+            .about("The name and the role of the caller")
+            .json::<MeView>()
+            .tagged(),
+    ]
+}
+
+/// What is answered about jobs.
+pub(super) fn of_jobs<S: Store>() -> Vec<Route<S>> {
+    use Role::Viewer;
+    vec![
+        Route::get("/api/v1/jobs", "jobs", Viewer, jobs::list::<S>)
+            .about("Jobs, in pages")
+            .param(Param::query::<String>("q", "Only jobs with this text in their name or description."))
+            .param(Param::query::<Filter>("state", "Only jobs in this state."))
+            .param(Param::query::<Order>("sort", "The order: `attention` unless told otherwise."))
+            .param(limited())
+            .param(behind())
+            .json::<Listing<JobView>>()
+            .may(&[Kind::BadParameter])
+            .tagged(),
+        Route::get("/api/v1/jobs/{job}", "job", Viewer, jobs::one::<S>)
+            .about("One job, with its definition")
+            .param(job())
+            .json::<JobDetail>()
+            .may(&[Kind::BadParameter, Kind::NoSuchJob])
+            .tagged(),
+        Route::get("/api/v1/jobs/{job}/next", "job_next", Viewer, fires::next::<S>)
+            .about("When a job fires next")
+            .param(job())
+            .param(Param::number("count", "How many fires: 5 unless told otherwise.", (1, fires::NEXT_MOST)))
+            .param(Param::query::<Wall>("from", "After this instant; now unless told otherwise."))
+            .json::<NextView>()
+            .may(&[Kind::BadParameter, Kind::NoSuchJob])
+            .tagged(),
+        Route::get("/api/v1/jobs/{job}/runs", "job_runs", Viewer, runs::of_job::<S>)
+            .about("The runs of a job, in pages")
+            .param(job())
+            .params(filters())
+            .json::<Listing<RunView>>()
+            .may(&[Kind::BadParameter, Kind::NoSuchJob, Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/fires", "fires", Viewer, fires::fires::<S>)
+            .about("When jobs fire in a stretch of time, by their definitions")
+            .param(Param::query::<JobName>("job", "Only this job."))
+            .param(Param::query::<Wall>("from", "From this instant on; now unless told otherwise."))
+            .param(Param::query::<Wall>("until", "Up to this instant: 7 days later unless told otherwise, 32 at most."))
+            .param(Param::number("limit", "How many fires: 500 unless told otherwise.", (1, fires::FIRES_MOST)))
+            .json::<Listing<FireView>>()
+            .may(&[Kind::BadParameter])
+            .tagged(),
+    ]
+}
+
+/// What is answered about runs.
+pub(super) fn of_runs<S: Store>() -> Vec<Route<S>> {
+    use Role::{Reader, Viewer};
+    vec![
+        Route::get("/api/v1/runs", "runs", Viewer, runs::list::<S>)
+            .about("Runs, in pages: the open ones first, then the last that have ended")
+            .param(Param::query::<JobName>("job", "Only runs of this job."))
+            .params(filters())
+            .json::<Listing<RunView>>()
+            .may(&[Kind::BadParameter, Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/runs/{run}", "run", Viewer, runs::one::<S>)
+            .about("One run")
+            .param(run())
+            .json::<RunView>()
+            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/runs/{run}/output", "run_output", Reader, output::output::<S>)
+            .about("What a run has written")
+            .param(run())
+            .param(Param::query::<u8>("follow", "1: go on until the run ends."))
+            .param(Param::query::<u64>("offset", "From this byte of what the attempt has written; of what was kept."))
+            .text()
+            .media(super::EVENTS)
+            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::NotHere, Kind::StoreAway]),
+    ]
+}
+
+fn job() -> Param {
+    Param::path::<JobName>("job", "The job, as `/api/v1/jobs` lists it.")
+}
+
+fn run() -> Param {
+    Param::path::<RunId>("run", "The run, as `/api/v1/runs` lists it.")
+}
+
+fn limited() -> Param {
+    Param::number("limit", "How many rows a page has: 50 unless told otherwise.", (1, PAGE_MOST))
+}
+
+fn behind() -> Param {
+    Param::query::<String>("after", "From behind the page before: its `next`.")
+}
+
+/// What lists of runs are filtered by.
+fn filters() -> Vec<Param> {
+    vec![
+        Param::query::<RunState>("state", "Only runs in this state."),
+        Param::query::<Wall>("since", "Only runs of instants from here on."),
+        Param::query::<Wall>("until", "Only runs of instants up to here, which is included."),
+        limited(),
+        behind(),
+    ]
+}
