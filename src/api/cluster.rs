@@ -37,7 +37,7 @@ pub struct StatusView {
     /// Why not, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_silent: Option<String>,
-    /// When this node last heard of the ledger, which is what `leader`, `nodes`, `watermark`, `paused` and `counts` are
+    /// When this node last received news of the ledger, which is what `leader`, `nodes`, `watermark`, `paused` and `counts` are
     /// from; `null`: it has not read it yet.
     pub as_of: Option<Wall>,
     /// When it last looked at the rest of the store, which is what the other members are from.
@@ -149,7 +149,7 @@ pub struct StoreNow {
     pub store: StoreView,
     /// How long it took to say so.
     pub took_ms: u64,
-    /// When this node last heard of the ledger.
+    /// When this node last received news of the ledger.
     pub as_of: Option<Wall>,
 }
 
@@ -176,7 +176,7 @@ pub struct LeadershipView {
     /// What keeps nodes from leading, or jobs from being fired, as of `looked_at`.
     pub obstacles: Vec<String>,
     pub this_node: ThisNode,
-    /// When this node last heard of the ledger.
+    /// When this node last received news of the ledger.
     pub as_of: Option<Wall>,
     pub looked_at: Option<Wall>,
 }

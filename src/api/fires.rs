@@ -24,15 +24,15 @@ use crate::schedule::{Fire, Occurrence};
 use crate::store::Store;
 use crate::time::Wall;
 
-/// How many of the next fires of one job are listed, and how many unless told otherwise.
+/// How many of the next fires of one job are listed at most, and by default.
 pub const NEXT_MOST: usize = 100;
 const NEXT_USUAL: usize = 5;
 
-/// How many fires of all jobs are listed, and how many unless told otherwise.
+/// How many fires of all jobs are listed at most, and by default.
 pub const FIRES_MOST: usize = 5_000;
 const FIRES_USUAL: usize = 500;
 
-/// The longest stretch of time for which fires are listed, and the usual one.
+/// The longest stretch of time for which fires are listed, and the default.
 pub const STRETCH_MOST: Duration = Duration::from_secs(32 * 86_400);
 const STRETCH_USUAL: Duration = Duration::from_secs(7 * 86_400);
 

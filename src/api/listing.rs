@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::problem::Problem;
 use crate::board::PAGE_MOST;
 
-/// How many rows a page has unless told otherwise.
+/// How many rows a page has by default.
 pub const PAGE_USUAL: usize = 50;
 
 /// The longest cursor, in bytes.

@@ -244,7 +244,7 @@ async fn open_runs_come_in_pages_and_by_their_states() {
     assert_eq!(pages(&api, "/api/v1/jobs/a/runs?state=claimed", "run_id").await, ["a@2026-11-27T00:12:00Z"]);
 }
 
-/// What the documents tell people to ask for is there.
+/// What the documents name is there.
 #[test]
 fn every_path_in_the_documents_is_one_of_the_table() {
     let rows: Vec<routes::Row> = routes::routes::<Silent>().into_iter().map(|route| route.row).collect();

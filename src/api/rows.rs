@@ -71,7 +71,7 @@ pub(super) fn of_jobs<S: Store>() -> Vec<Route<S>> {
             .about("Jobs, in pages")
             .param(Param::query::<String>("q", "Only jobs with this text in their name or description."))
             .param(Param::query::<Filter>("state", "Only jobs in this state."))
-            .param(Param::query::<Order>("sort", "The order: `attention` unless told otherwise."))
+            .param(Param::query::<Order>("sort", "The order; `attention` by default."))
             .param(limited())
             .param(behind())
             .json::<Listing<JobView>>()
@@ -86,8 +86,8 @@ pub(super) fn of_jobs<S: Store>() -> Vec<Route<S>> {
         Route::get("/api/v1/jobs/{job}/next", "job_next", Viewer, fires::next::<S>)
             .about("When a job fires next")
             .param(job())
-            .param(Param::number("count", "How many fires: 5 unless told otherwise.", (1, fires::NEXT_MOST)))
-            .param(Param::query::<Wall>("from", "After this instant; now unless told otherwise."))
+            .param(Param::number("count", "How many fires; 5 by default.", (1, fires::NEXT_MOST)))
+            .param(Param::query::<Wall>("from", "After this instant; now by default."))
             .json::<NextView>()
             .may(&[Kind::BadParameter, Kind::NoSuchJob])
             .tagged(),
@@ -101,9 +101,9 @@ pub(super) fn of_jobs<S: Store>() -> Vec<Route<S>> {
         Route::get("/api/v1/fires", "fires", Viewer, fires::fires::<S>)
             .about("When jobs fire in a stretch of time, by their definitions")
             .param(Param::query::<JobName>("job", "Only this job."))
-            .param(Param::query::<Wall>("from", "From this instant on; now unless told otherwise."))
-            .param(Param::query::<Wall>("until", "Up to this instant: 7 days later unless told otherwise, 32 at most."))
-            .param(Param::number("limit", "How many fires: 500 unless told otherwise.", (1, fires::FIRES_MOST)))
+            .param(Param::query::<Wall>("from", "From this instant on; now by default."))
+            .param(Param::query::<Wall>("until", "Up to this instant: 7 days later by default, 32 at most."))
+            .param(Param::number("limit", "How many fires; 500 by default.", (1, fires::FIRES_MOST)))
             .json::<Listing<FireView>>()
             .may(&[Kind::BadParameter])
             .tagged(),
@@ -147,7 +147,7 @@ fn run() -> Param {
 }
 
 fn limited() -> Param {
-    Param::number("limit", "How many rows a page has: 50 unless told otherwise.", (1, PAGE_MOST))
+    Param::number("limit", "How many rows a page has; 50 by default.", (1, PAGE_MOST))
 }
 
 fn behind() -> Param {

@@ -48,7 +48,7 @@ pub struct DonePlace {
 pub struct DonePage {
     /// Each with the revision at which it was written.
     pub rows: Vec<(Done, u64)>,
-    /// From where on the next page is to be read; `None`: there is no more.
+    /// Where the next page begins; `None`: there is no more.
     pub next: Option<DonePlace>,
     /// Where the search has ended without having filled the page, the instant up to which verdicts were written that it
     /// has not seen.
