@@ -20,12 +20,15 @@ mod routes;
 mod rows;
 mod runs;
 mod schema;
+mod screens;
 pub mod view;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
@@ -46,9 +49,10 @@ use crate::ledger::Ledger;
 use crate::listen::{self, Room};
 use crate::lock::Locks;
 use crate::node::Status;
+use crate::page::{Looker, Page};
 use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, written};
-use access::{Need, Peer};
+use access::{Caller, Need, Peer, Role};
 pub use glance::Glance;
 use metrics::Counted;
 use problem::{Kind, Problem};
@@ -82,6 +86,31 @@ pub struct Api<S> {
     /// What was last seen of the store.
     pub glance: Glance,
     pub clock: Clock,
+}
+
+impl<S: Store> FromRef<Api<S>> for Page<S> {
+    fn from_ref(api: &Api<S>) -> Page<S> {
+        Page {
+            board: api.board.clone(),
+            ledger: api.ledger.clone(),
+            locks: api.locks.clone(),
+            outputs: api.outputs.clone(),
+            status: api.status.clone(),
+            clock: api.clock.clone(),
+        }
+    }
+}
+
+impl<State: Sync> FromRequestParts<State> for Looker {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Looker, Infallible> {
+        let caller = parts.extensions.get::<Caller>();
+        Ok(Looker {
+            name: caller.and_then(|caller| caller.name.clone()),
+            may_read_output: caller.is_some_and(|caller| caller.role >= Role::Reader),
+        })
+    }
 }
 
 /// Answers requests until `ending` is cancelled and those that are under way have been answered, within the bounds of

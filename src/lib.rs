@@ -32,7 +32,7 @@
 //! | `node` | the loop around all of it |
 //! | `jobs` | closures as jobs, for services |
 //! | `listen` | listeners of HTTP, and their bounds |
-//! | `api`, `cli` | the listener and the program |
+//! | `page`, `api`, `cli` | the operator's page, the listener and the program |
 //!
 //! `docs/architecture.md` has the invariants, each with the test that holds it.
 
@@ -95,6 +95,8 @@ pub mod jobs;
 pub mod api;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+mod page;
 
 /// The examples of the README, so that they compile.
 #[cfg(doctest)]

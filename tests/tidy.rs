@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["lock", "ledger", "execute", "guard"],
     &["elected", "once", "board", "metrics"],
     &["node"],
-    &["jobs"],
+    &["jobs", "page"],
     &["client", "api"],
     &["cli"],
 ];

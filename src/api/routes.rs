@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::access::{Caller, Need, Role};
 use super::metrics::{self, OPEN_METRICS};
 use super::problem::{Kind, Problem};
-use super::{Api, openapi, rows};
+use super::{Api, openapi, rows, screens};
 use crate::node::Status;
 use crate::store::Store;
 
@@ -56,6 +56,7 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
     all.extend(rows::of_cluster());
     all.extend(rows::of_jobs());
     all.extend(rows::of_runs());
+    all.extend(screens::of_page());
     all
 }
 

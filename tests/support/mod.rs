@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part of this")]
 
+#[cfg(feature = "cli")]
+pub mod browser;
 pub mod certificates;
 pub mod databases;
 pub mod etcd;

@@ -1,0 +1,50 @@
+//! The rows of the operator's page: its screens, and the files beside them.
+
+use super::access::{Need, Role};
+use super::routes::{Param, Route};
+use crate::job::RunId;
+use crate::page as screens;
+use crate::store::Store;
+
+/// The screens of the operator's page, and the files beside them.
+pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
+    use Role::Viewer;
+    vec![
+        Route::get("/", "page_now", Viewer, screens::now::<S>)
+            .about("Whether it fires, and what needs a person")
+            .html(),
+        Route::get("/jobs", "page_jobs", Viewer, screens::jobs::<S>)
+            .about("The jobs")
+            .param(Param::query::<String>("q", "A part of a name or description."))
+            .param(Param::query::<String>("state", "Only jobs in this state."))
+            .param(Param::query::<String>("sort", "The order."))
+            .param(Param::query::<String>("after", "From behind this row on."))
+            .html(),
+        Route::get("/jobs/{job}", "page_job", Viewer, screens::job::<S>)
+            .about("A job")
+            .param(Param::path::<String>("job", "The job's name."))
+            .html(),
+        Route::get("/runs/{run}", "page_run", Viewer, screens::run::<S>)
+            .about("A run")
+            .param(Param::path::<RunId>("run", "The run."))
+            .param(Param::query::<u64>("from", "The byte of its output from which on it is shown."))
+            .html(),
+        Route::get("/week", "page_week", Viewer, screens::week::<S>)
+            .about("What fires when")
+            .param(Param::query::<String>("zone", "The time zone of the days and hours."))
+            .param(Param::query::<String>("day", "The day whose fires are listed."))
+            .html(),
+        Route::get("/trouble", "page_trouble", Viewer, screens::trouble::<S>).about("What went wrong").html(),
+        Route::get("/leadership", "page_leadership", Viewer, screens::leadership::<S>).about("Who leads").html(),
+        Route::get("/locks", "page_locks", Viewer, screens::locks::<S>).about("What is held").html(),
+        Route::get("/migrations", "page_migrations", Viewer, screens::migrations::<S>)
+            .about("What was made once")
+            .html(),
+        Route::get("/store", "page_store", Viewer, screens::store::<S>).about("The store").html(),
+        // The login page needs them too, and there is nothing in them that is not in the source.
+        Route::get("/assets/{file}", "page_asset", Need::Nothing, screens::asset)
+            .about("A file beside the page")
+            .param(Param::path::<String>("file", "Its name, as the page has it."))
+            .html(),
+    ]
+}

@@ -1,0 +1,306 @@
+//! The operator's page: what this node knows of its cluster, for people, at `/` of its listener.
+//!
+//! Each screen is a pure function of what it shows: a module builds its view from the [`Board`] (and, for one run or one
+//! job's history, from the ledger), and writes it as HTML. The handlers here fetch, within [`STORE_WITHIN`], and where the
+//! store says nothing they show what the board knows, how old it is, and why.
+//!
+//! The HTML is all there is: it works without script. The script asks for the same page again each two seconds and puts
+//! what differs in its place, and it follows the output of a run. There is no markup, style or script from anywhere else,
+//! so that a policy that allows none holds; and links are relative, so that any prefix may stand before them.
+//!
+//! [`Board`]: crate::board::Board
+
+mod ansi;
+mod draw;
+mod frame;
+mod job;
+mod jobs;
+mod leadership;
+mod locks;
+mod migrations;
+mod now;
+mod run;
+mod store;
+mod trouble;
+mod week;
+mod words;
+
+use std::collections::hash_map::DefaultHasher;
+use std::future::Future;
+use std::hash::{Hash as _, Hasher as _};
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use maud::{Markup, html};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::board::Shared;
+use crate::execute::{FOLLOW_KEPT, Heard, Outputs};
+use crate::job::{JobName, RunId};
+use crate::ledger::{Find, Ledger, OnceKey, RunRow};
+use crate::lock::{LockName, Locks};
+use crate::node::Status;
+use crate::store::{Store, StoreError};
+use crate::time::{Clock, written};
+use frame::{ASSETS, Depth, Frame, Screen};
+use run::{Output, Written};
+
+/// How long the store may take to say what a screen asks of it.
+pub const STORE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many runs in doubt the first screen names.
+const UNKNOWN_NAMED: usize = 10;
+
+/// What the page is answered from.
+#[derive(Clone, Debug)]
+pub struct Page<S> {
+    pub board: Shared,
+    pub ledger: Ledger<S>,
+    pub locks: Locks<S>,
+    pub outputs: Outputs,
+    pub status: watch::Receiver<Status>,
+    pub clock: Clock,
+}
+
+/// What a person who looks may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Looker {
+    /// As the list of tokens names the person; `None`: without a name.
+    pub name: Option<String>,
+    /// Whether what runs write may be shown, which may hold secrets.
+    pub may_read_output: bool,
+}
+
+impl<S: Store> Page<S> {
+    fn frame(&self) -> Frame {
+        let (boot, wall) = self.clock.both();
+        let status = self.status.borrow().clone();
+        Frame::of(&self.board.read(), &status, &self.ledger.namespace().to_string(), wall, boot)
+    }
+}
+
+/// What the store answers in time; otherwise why there is none, for people.
+async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+    match tokio::time::timeout(STORE_WITHIN, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the store has not answered within {}", written(STORE_WITHIN))),
+    }
+}
+
+pub(crate) async fn now<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
+    let frame = page.frame();
+    let unknown = match frame.store_answers() {
+        true => in_time(page.ledger.unknown_runs(UNKNOWN_NAMED)).await,
+        false => Err("the store does not answer".to_owned()),
+    };
+    let view = now::Now::of(&page.board.read(), frame, unknown);
+    answer(&headers, StatusCode::OK, &now::markup(&view))
+}
+
+pub(crate) async fn jobs<S: Store>(
+    State(page): State<Page<S>>,
+    wanted: Result<Query<jobs::Wanted>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let frame = page.frame();
+    let Query(wanted) = match wanted {
+        Ok(wanted) => wanted,
+        Err(rejected) => return refusal(&headers, &frame, Depth::Top, StatusCode::BAD_REQUEST, &rejected.body_text()),
+    };
+    let view = jobs::Jobs::of(&page.board.read(), frame.clone(), wanted);
+    match view {
+        Ok(view) => answer(&headers, StatusCode::OK, &jobs::markup(&view)),
+        Err(error) => refusal(&headers, &frame, Depth::Top, StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+pub(crate) async fn job<S: Store>(
+    State(page): State<Page<S>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let frame = page.frame();
+    let name = match JobName::new(&name) {
+        Ok(name) => name,
+        Err(error) => return refusal(&headers, &frame, Depth::Below, StatusCode::NOT_FOUND, &error.to_string()),
+    };
+    let find = Find { job: Some(name.clone()), verdict: None, open: true, done: true, limit: job::RUNS };
+    let runs = in_time(page.ledger.runs(&find, |_| true)).await;
+    let view = job::JobView::of(&page.board.read(), frame.clone(), &name, runs);
+    match view {
+        Some(view) => answer(&headers, StatusCode::OK, &job::markup(&view)),
+        None => refusal(&headers, &frame, Depth::Below, StatusCode::NOT_FOUND, &format!("There is no job {name}.")),
+    }
+}
+
+/// What is asked for of a run.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Part {
+    /// The byte of its output from which on it is shown.
+    from: Option<u64>,
+}
+
+pub(crate) async fn run<S: Store>(
+    State(page): State<Page<S>>,
+    Path(id): Path<String>,
+    part: Result<Query<Part>, QueryRejection>,
+    looker: Looker,
+    headers: HeaderMap,
+) -> Response {
+    let frame = page.frame();
+    let refuse = |code, why: &str| refusal(&headers, &frame, Depth::Below, code, why);
+    let id: RunId = match id.parse() {
+        Ok(id) => id,
+        Err(error) => return refuse(StatusCode::NOT_FOUND, &format!("{error}")),
+    };
+    let Part { from } = match part {
+        Ok(Query(part)) => part,
+        Err(rejected) => return refuse(StatusCode::BAD_REQUEST, &rejected.body_text()),
+    };
+    // The store says what became of it; of an open one the board knows as much.
+    let row = match in_time(page.ledger.run(&id)).await {
+        Ok(Some(row)) => row,
+        Ok(None) => {
+            return refuse(
+                StatusCode::NOT_FOUND,
+                &format!("There is no run {id}: it never was, or its history was pruned."),
+            );
+        }
+        Err(why) => match page.board.read().open_run(&id).cloned() {
+            Some(open) => RunRow::Open(open),
+            None => {
+                return refuse(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &format!("What became of {id} is not known now: {why}."),
+                );
+            }
+        },
+    };
+    let output = match &row {
+        _ if !looker.may_read_output => Output::Hidden,
+        RunRow::Done(done) => Output::Kept(Written { text: done.output.clone(), forgotten: None, from }),
+        RunRow::Open(_) => so_far(&page.outputs, &id, from).map_or(Output::Elsewhere, Output::Live),
+    };
+    let view = run::RunView::of(&page.board.read(), frame, id, row, output);
+    answer(&headers, StatusCode::OK, &run::markup(&view))
+}
+
+/// What is kept of what a run that runs here has written.
+fn so_far(outputs: &Outputs, run: &RunId, from: Option<u64>) -> Option<Written> {
+    let mut follow = outputs.follow(run)?;
+    let mut written = Written { text: String::new(), forgotten: Some(0), from };
+    // At most what is kept of a run, and what it writes while this looks.
+    while let Some(Some(heard)) = follow.next().now_or_never() {
+        match heard {
+            Heard::Text(text) => written.text.push_str(&text),
+            Heard::Missed(bytes) => {
+                let end = written.forgotten.unwrap_or(0) + written.text.len() as u64;
+                written = Written { text: String::new(), forgotten: Some(end + bytes), from };
+            }
+        }
+        if written.text.len() > 4 * FOLLOW_KEPT {
+            break;
+        }
+    }
+    Some(written)
+}
+
+pub(crate) async fn week<S: Store>(
+    State(page): State<Page<S>>,
+    wanted: Result<Query<week::Wanted>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let frame = page.frame();
+    let refuse = |why: &str| refusal(&headers, &frame, Depth::Top, StatusCode::BAD_REQUEST, why);
+    let Query(wanted) = match wanted {
+        Ok(wanted) => wanted,
+        Err(rejected) => return refuse(&rejected.body_text()),
+    };
+    let plan = week::Plan::of(&page.board.read(), frame.clone(), wanted);
+    // It counts up to 100,000 fires: other requests go on meanwhile.
+    match tokio::task::spawn_blocking(|| week::Week::of(plan)).await {
+        Ok(Ok(view)) => answer(&headers, StatusCode::OK, &week::markup(&view)),
+        Ok(Err(why)) => refuse(&why),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+pub(crate) async fn trouble<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
+    let frame = page.frame();
+    let unknown = in_time(page.ledger.unknown_runs(trouble::UNKNOWN_MOST)).await;
+    let view = trouble::Trouble::of(&page.board.read(), frame, unknown);
+    answer(&headers, StatusCode::OK, &trouble::markup(&view))
+}
+
+pub(crate) async fn leadership<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
+    let frame = page.frame();
+    let queue = in_time(page.locks.election(LockName::leader()).observe()).await.map(leadership::Queue::of);
+    let view = leadership::Leadership::of(&page.board.read(), frame, queue);
+    answer(&headers, StatusCode::OK, &leadership::markup(&view))
+}
+
+pub(crate) async fn locks<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
+    let frame = page.frame();
+    let listing = in_time(page.locks.list("")).await;
+    answer(&headers, StatusCode::OK, &locks::markup(&locks::LocksView { frame, listing }))
+}
+
+pub(crate) async fn migrations<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
+    let frame = page.frame();
+    // The key of one migration reads all of them.
+    let records = in_time(page.ledger.once(&OnceKey::migration("all"))).await.map(|(records, _)| records);
+    answer(&headers, StatusCode::OK, &migrations::markup(&migrations::Migrations { frame, records }))
+}
+
+pub(crate) async fn store<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
+    let frame = page.frame();
+    let asked_at = page.clock.boot();
+    let about = in_time(page.ledger.store().about()).await;
+    let about = about.map(|about| (about, page.clock.boot().since(asked_at)));
+    answer(&headers, StatusCode::OK, &store::markup(&store::StoreView { frame, about }))
+}
+
+pub(crate) async fn asset(Path(file): Path<String>) -> Response {
+    match ASSETS.iter().find(|asset| asset.name == file) {
+        Some(asset) => {
+            let headers =
+                [(header::CONTENT_TYPE, asset.kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
+            (headers, asset.text).into_response()
+        }
+        None => (StatusCode::NOT_FOUND, "There is no such file: load the page again.\n").into_response(),
+    }
+}
+
+/// A page that says what is wrong with what was asked for.
+fn refusal(headers: &HeaderMap, frame: &Frame, depth: Depth, code: StatusCode, why: &str) -> Response {
+    let body = html! {
+        h1 { (code.canonical_reason().unwrap_or("It cannot be shown")) }
+        p.notice.warn { (words::foreign(why)) }
+        p { a href={ (depth.up()) "jobs" } { "All jobs" } " · " a href=(depth.up()) { "Now" } }
+    };
+    answer(headers, code, &frame::page(frame, (Screen::Jobs, depth), "not shown", 0, &body))
+}
+
+/// The page; or, where who asks has just this one, that it is unchanged.
+fn answer(headers: &HeaderMap, code: StatusCode, page: &Markup) -> Response {
+    let mut hasher = DefaultHasher::new();
+    page.0.hash(&mut hasher);
+    let tag = format!("\"{:016x}\"", hasher.finish());
+    let is_known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let tags = [(header::ETAG, tag), (header::CACHE_CONTROL, "no-store".to_owned())];
+    if is_known && code == StatusCode::OK {
+        return (StatusCode::NOT_MODIFIED, tags).into_response();
+    }
+    let kind = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+    (code, kind, tags, page.0.clone()).into_response()
+}
+
+#[cfg(test)]
+mod tests;

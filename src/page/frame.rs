@@ -1,0 +1,340 @@
+//! What every screen has around it: whether jobs are being fired, under which leader, and the way to the other screens.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use maud::{DOCTYPE, Markup, html};
+use sha2::{Digest as _, Sha256};
+
+use super::words::{count, foreign, instant, took};
+use crate::board::{Board, Counts};
+use crate::fence::Fence;
+use crate::node::{Role, Status};
+use crate::time::{Boot, Wall};
+
+/// How long the store may say nothing before the page says so. Every node publishes a record each 5 s, so that a store that
+/// answers is heard of at least that often.
+pub(super) const SILENT_AFTER: Duration = Duration::from_secs(15);
+
+/// The files beside the page, by the names that they are asked for. A name changes with what is in the file, so that a
+/// browser may keep it for good.
+pub(super) static ASSETS: LazyLock<[Asset; 3]> = LazyLock::new(|| {
+    [
+        Asset::new("css", "text/css; charset=utf-8", include_str!("page.css")),
+        Asset::new("js", "text/javascript; charset=utf-8", include_str!("page.js")),
+        Asset::new("svg", "image/svg+xml", include_str!("icon.svg")),
+    ]
+});
+
+/// A file beside the page.
+pub(super) struct Asset {
+    pub name: String,
+    pub kind: &'static str,
+    pub text: &'static str,
+}
+
+impl Asset {
+    fn new(extension: &str, kind: &'static str, text: &'static str) -> Asset {
+        let digest = Sha256::digest(text);
+        let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        Asset { name: format!("page-{digest}.{extension}"), kind, text }
+    }
+}
+
+/// The screens that can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Screen {
+    Now,
+    Jobs,
+    Week,
+    Trouble,
+    Leadership,
+    Locks,
+    Migrations,
+    Store,
+}
+
+const SCREENS: [(Screen, &str, &str); 8] = [
+    (Screen::Now, "", "Now"),
+    (Screen::Jobs, "jobs", "Jobs"),
+    (Screen::Week, "week", "Week"),
+    (Screen::Trouble, "trouble", "Trouble"),
+    (Screen::Leadership, "leadership", "Leadership"),
+    (Screen::Locks, "locks", "Locks"),
+    (Screen::Migrations, "migrations", "Migrations"),
+    (Screen::Store, "store", "Store"),
+];
+
+/// Whether jobs are being fired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Firing {
+    Firing,
+    /// They are, and something is wrong.
+    Degraded(String),
+    NotFiring(String),
+    /// This node cannot tell.
+    Unclear(String),
+}
+
+impl Firing {
+    /// The word, the class of its colour, and its sign.
+    fn look(&self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Firing::Firing => ("firing", "ok", "●"),
+            Firing::Degraded(_) => ("degraded", "warn", "▲"),
+            Firing::NotFiring(_) => ("NOT firing", "bad", "■"),
+            Firing::Unclear(_) => ("cannot tell", "unk", "?"),
+        }
+    }
+
+    pub(super) fn why(&self) -> Option<&str> {
+        match self {
+            Firing::Firing => None,
+            Firing::Degraded(why) | Firing::NotFiring(why) | Firing::Unclear(why) => Some(why),
+        }
+    }
+}
+
+/// The leader, as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Leader {
+    /// `None`: its record is not known.
+    pub node: Option<String>,
+    pub fence: Option<Fence>,
+    pub since: Wall,
+    /// It is this node.
+    pub is_here: bool,
+    /// What its clock said when it published last.
+    pub last_sign: Option<Wall>,
+}
+
+/// What every screen says.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    pub namespace: String,
+    pub node: String,
+    pub now: Wall,
+    pub firing: Firing,
+    pub leader: Option<Leader>,
+    /// When this node last heard from the store.
+    pub heard_at: Option<Wall>,
+    /// For how long this node trusts its session; `None`: it has none that it may trust.
+    pub trusted_for: Option<Duration>,
+    /// Up to when the schedules have been decided.
+    pub decided: Option<Wall>,
+    pub counts: Counts,
+    /// What is wrong with nodes, for people.
+    pub troubles: Vec<String>,
+}
+
+impl Frame {
+    /// What this node knows, at this time.
+    pub(super) fn of(board: &Board, status: &Status, namespace: &str, now: Wall, boot: Boot) -> Frame {
+        let own = board.this_node();
+        let leader = board.leader().map(|leader| {
+            let record = board.nodes().find(|(lease, _)| *lease == leader.lease).map(|(_, record)| record);
+            Leader {
+                node: record.map(|record| record.node.clone()),
+                fence: board.fence(),
+                since: leader.since,
+                is_here: own.lease == Some(leader.lease),
+                last_sign: record.map(|record| record.clock),
+            }
+        });
+        let trusted_for = own.trusted_until.map(|until| until.since(boot)).filter(|left| !left.is_zero());
+        let mut frame = Frame {
+            namespace: namespace.to_owned(),
+            node: status.node.clone(),
+            now,
+            firing: Firing::Firing,
+            leader,
+            heard_at: board.current_at(),
+            trusted_for,
+            decided: board.watermark().map(|mark| mark.instant),
+            counts: board.counts(now),
+            troubles: troubles(board, status),
+        };
+        frame.firing = frame.judge(status);
+        frame
+    }
+
+    fn judge(&self, status: &Status) -> Firing {
+        let leads_without_trust = status.role == Role::Leader && self.trusted_for.is_none();
+        match (self.heard_at, &self.leader) {
+            (None, _) => Firing::Unclear("this node has not read the store yet".to_owned()),
+            _ if leads_without_trust => Firing::NotFiring(
+                "this node leads and can no longer trust its lease: the store does not answer".to_owned(),
+            ),
+            (Some(_), _) if self.silence().is_some() => {
+                Firing::Unclear("the store has said nothing to this node for a while".to_owned())
+            }
+            (Some(_), None) => Firing::NotFiring("no node leads".to_owned()),
+            _ if self.counts.late > 0 => Firing::Degraded(format!("{} late", count(self.counts.late, "job"))),
+            _ => match self.troubles.first() {
+                Some(trouble) => Firing::Degraded(trouble.clone()),
+                None => Firing::Firing,
+            },
+        }
+    }
+
+    /// For how long the store has said nothing, where that is too long.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        self.heard_at.map(|heard| self.now.since(heard)).filter(|silence| *silence > SILENT_AFTER)
+    }
+
+    /// Whether the store answers, as far as this node knows.
+    pub(super) fn store_answers(&self) -> bool {
+        self.heard_at.is_some() && self.silence().is_none()
+    }
+}
+
+fn troubles(board: &Board, status: &Status) -> Vec<String> {
+    let mut troubles: Vec<String> = status.reasons.iter().map(|why| format!("{}: {why}", status.node)).collect();
+    let mut digest: Option<&str> = None;
+    let mut differs = false;
+    for (_, record) in board.nodes() {
+        if record.node != status.node {
+            troubles.extend(record.stands_back.iter().map(|why| format!("{} stands back: {why}", record.node)));
+            troubles.extend(record.troubles.iter().map(|why| format!("{}: {why}", record.node)));
+        }
+        differs |= *digest.get_or_insert(&record.config_digest) != record.config_digest;
+    }
+    if differs {
+        troubles.push("the nodes have different configurations: what fires depends on which node leads".to_owned());
+    }
+    troubles
+}
+
+/// Where a screen stands below the top: links are relative, so that the page works behind any prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// `/`, `/jobs`.
+    Top,
+    /// `/jobs/NAME`, `/runs/RUN`.
+    Below,
+}
+
+impl Depth {
+    /// What leads to the top.
+    pub(super) fn up(self) -> &'static str {
+        match self {
+            Depth::Top => "./",
+            Depth::Below => "../",
+        }
+    }
+}
+
+/// A whole page. `live`: the seconds between two looks of the script at what has changed; 0: none.
+pub(super) fn page(frame: &Frame, at: (Screen, Depth), title: &str, live: u32, body: &Markup) -> Markup {
+    let (screen, depth) = at;
+    let up = depth.up();
+    let [css, js, icon] = &*ASSETS;
+    let (word, class, sign) = frame.firing.look();
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (word) " · " (title) " · " (frame.namespace) " · fencron" }
+                link rel="stylesheet" href={ (up) "assets/" (css.name) };
+                link rel="icon" type="image/svg+xml" href={ (up) "assets/" (icon.name) };
+                script type="module" src={ (up) "assets/" (js.name) } {}
+            }
+            body data-live=(live) {
+                a.skip href="#main" { "Skip to the content" }
+                header id="top" {
+                    div.bar {
+                        a.brand href=(up) { "fencron" }
+                        span.ns title="The namespace" { (frame.namespace) }
+                        p.pill.(class) id="pill" role="status" { span.sign aria-hidden="true" { (sign) } " " (word) }
+                        p.who { (leader_line(frame)) }
+                        form role="search" action={ (up) "jobs" } {
+                            input type="search" name="q" aria-label="Find jobs by name" placeholder="Find a job"
+                                maxlength="100";
+                        }
+                        button.live id="live" type="button" hidden data-keep="" aria-pressed="false" { "Pause updates" }
+                    }
+                    nav aria-label="Screens" {
+                        @for (other, path, name) in SCREENS {
+                            a href={ (up) (path) } aria-current=[(other == screen).then_some("page")] {
+                                (name) (badge(other, frame))
+                            }
+                        }
+                    }
+                }
+                main id="main" tabindex="-1" {
+                    (stale(frame))
+                    (body)
+                }
+                footer {
+                    span {
+                        "Answered by node "
+                        b { (foreign(&frame.node)) }
+                        ", fencron "
+                        (env!("CARGO_PKG_VERSION"))
+                        " at "
+                        (instant(frame.now, frame.now))
+                    }
+                    span { "Times are UTC (Z) where no other zone is named." }
+                    span.keys hidden data-keep="" id="keys" {
+                        kbd { "/" }
+                        " search, "
+                        kbd { "g" }
+                        " then "
+                        kbd { "n" }
+                        " Now, "
+                        kbd { "j" }
+                        " Jobs, "
+                        kbd { "l" }
+                        " Leadership, "
+                        kbd { "p" }
+                        " pause updates"
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn badge(screen: Screen, frame: &Frame) -> Markup {
+    let number = match screen {
+        Screen::Trouble => frame.counts.failing,
+        Screen::Jobs => frame.counts.late,
+        _ => 0,
+    };
+    let what = if screen == Screen::Trouble { "failing" } else { "late" };
+    html! { @if number > 0 { " " span.badge { (number) " " (what) } } }
+}
+
+fn leader_line(frame: &Frame) -> Markup {
+    html! {
+        @match &frame.leader {
+            Some(leader) => {
+                b { @match &leader.node { Some(node) => (foreign(node)), None => "a node that is gone" } }
+                @if let Some(fence) = leader.fence { ", fence " b { (fence) } }
+                @if leader.is_here && let Some(left) = frame.trusted_for { ", trusted for " (took(left)) }
+            }
+            None => "no leader",
+        }
+    }
+}
+
+/// What the screen says where it may be old.
+fn stale(frame: &Frame) -> Markup {
+    html! {
+        @if let (Some(silence), Some(heard)) = (frame.silence(), frame.heard_at) {
+            p.notice.unk id="stale" {
+                b { "This is as of " (instant(heard, frame.now)) ", " (took(silence)) " old. " }
+                "Node "
+                (foreign(&frame.node))
+                " has heard nothing from the store since then, so it shows what it knew. "
+                "Look at another node, or at the store: " (super::words::command("status"))
+            }
+        }
+        @if frame.heard_at.is_none() {
+            p.notice.unk id="stale" { b { "This node has not read the store yet. " } "What stands here is incomplete." }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! **Leadership**: who leads, how far that can be trusted, who comes next, and which nodes there are.
+
+use maud::{Markup, html};
+
+use super::frame::{Depth, Frame, Screen, page};
+use super::words::{Look, command, distance, fact, foreign, instant, instant_and_distance, instant_or, state, took};
+use crate::board::Board;
+use crate::ledger::NodeRecord;
+use crate::lock::ElectionState;
+use crate::time::Wall;
+
+/// How many nodes are listed.
+const NODES_MOST: usize = 200;
+
+/// What the screen shows.
+pub(super) struct Leadership {
+    pub frame: Frame,
+    pub nodes: Vec<Node>,
+    pub queue: Result<Queue, String>,
+}
+
+pub(super) struct Node {
+    pub record: NodeRecord,
+    pub leads: bool,
+    pub is_here: bool,
+}
+
+/// The nodes that wait to lead, the next first, and what keeps all of them from it.
+pub(super) struct Queue {
+    pub waiting: Vec<String>,
+    pub obstacles: Vec<String>,
+}
+
+impl Queue {
+    pub(super) fn of(standing: ElectionState) -> Queue {
+        let mut obstacles: Vec<String> = standing.obstacles.iter().map(ToString::to_string).collect();
+        obstacles.extend(standing.base.as_ref().err().map(ToString::to_string));
+        obstacles.extend(standing.age.as_ref().err().map(ToString::to_string));
+        Queue { waiting: standing.waiting.into_iter().filter_map(|waiter| waiter.node).collect(), obstacles }
+    }
+}
+
+impl Leadership {
+    pub(super) fn of(board: &Board, frame: Frame, queue: Result<Queue, String>) -> Leadership {
+        let leads = board.leader().map(|leader| leader.lease);
+        let node = |(lease, record): (u64, &NodeRecord)| Node {
+            record: record.clone(),
+            leads: leads == Some(lease),
+            is_here: board.this_node().lease == Some(lease),
+        };
+        let mut nodes: Vec<Node> = board.nodes().take(NODES_MOST).map(node).collect();
+        nodes.sort_by(|one, other| one.record.node.cmp(&other.record.node));
+        Leadership { frame, nodes, queue }
+    }
+}
+
+pub(super) fn markup(view: &Leadership) -> Markup {
+    let body = html! {
+        (present(view))
+        (queue(view))
+        (nodes(view))
+    };
+    page(&view.frame, (Screen::Leadership, Depth::Top), "Leadership", 2, &body)
+}
+
+fn present(view: &Leadership) -> Markup {
+    let frame = &view.frame;
+    html! {
+        section.head id="head" {
+            @match &frame.leader {
+                Some(leader) => {
+                    h1 {
+                        (foreign(leader.node.as_deref().unwrap_or("A node that is gone"))) " leads"
+                        @if let Some(fence) = leader.fence { " under fence " (fence) }
+                    }
+                    dl.facts {
+                        (fact("Since", &instant_and_distance(leader.since, frame.now)))
+                        @if leader.is_here {
+                            (fact("Trust", &html! {
+                                @if let Some(left) = frame.trusted_for {
+                                    "may act for " b { (took(left)) } " without asking the store"
+                                } @else { b { "over" } ": it starts nothing before the store answers" }
+                            }))
+                        } @else {
+                            (fact("Last sign", &instant_or("none", leader.last_sign, frame.now)))
+                        }
+                        (fact("Decided up to", &instant_or("nothing yet", frame.decided, frame.now)))
+                    }
+                    p.do { (command("step-down")) }
+                }
+                None => {
+                    h1 { "No node leads" }
+                    p {
+                        "Nothing is fired until one does. When a leader was lost, the next one leads once its lease has "
+                        "expired. Below is which nodes wait, and what keeps them."
+                    }
+                    p.do { (command("status")) }
+                }
+            }
+        }
+    }
+}
+
+fn queue(view: &Leadership) -> Markup {
+    html! {
+        section id="queue" aria-labelledby="queue-h" {
+            h2 id="queue-h" { "Next to lead" }
+            @match &view.queue {
+                Err(why) => p.notice.unk { "The queue is not known now: " (foreign(why)) "." },
+                Ok(queue) => {
+                    @for obstacle in &queue.obstacles { p.notice.warn { (foreign(obstacle)) } }
+                    @if queue.waiting.is_empty() {
+                        p.empty { "No other node waits: if this one is lost, nothing is fired until one is started." }
+                    } @else {
+                        ol.plain {
+                            @for (index, node) in queue.waiting.iter().enumerate() {
+                                li { (index + 1) ". " b { (foreign(node)) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn nodes(view: &Leadership) -> Markup {
+    let now = view.frame.now;
+    html! {
+        section id="nodes" aria-labelledby="nodes-h" {
+            h2 id="nodes-h" { "Nodes" }
+            @if view.nodes.is_empty() { p.empty { "This node knows of none, not even of its own session." } } @else {
+                table.rows {
+                    thead {
+                        tr {
+                            th { "Node" }
+                            th { "Role" }
+                            th { "Version" }
+                            th { "Jobs file" }
+                            th { "Started" }
+                            th { "Last sign" }
+                            th { "Address" }
+                            th { "Remarks" }
+                        }
+                    }
+                    tbody {
+                        @for node in &view.nodes {
+                            tr {
+                                td.name {
+                                    (foreign(&node.record.node)) @if node.is_here { " " span.muted { "(this node)" } }
+                                }
+                                td { (role(node)) }
+                                td data-l="version" { (foreign(&node.record.version)) }
+                                td data-l="jobs file" {
+                                    span.mono { (node.record.config_digest.get(..12).unwrap_or(&node.record.config_digest)) }
+                                }
+                                td data-l="started" { (instant_and_distance(node.record.started_at, now)) }
+                                td data-l="last sign" { (sign(node.record.clock, now)) }
+                                td { @if let Some(address) = &node.record.address { (foreign(address)) } }
+                                td { (remarks(&node.record)) }
+                            }
+                        }
+                    }
+                }
+                p.do { (command("status")) }
+            }
+        }
+    }
+}
+
+/// When a node last published what its clock says, by that clock.
+fn sign(clock: Wall, now: Wall) -> Markup {
+    html! { (instant(clock, now)) " " (distance(clock.min(now), now)) }
+}
+
+fn role(node: &Node) -> Markup {
+    match (node.leads, &node.record.stands_back) {
+        (true, _) => state("leader", Look::Running),
+        (false, Some(_)) => state("stands back", Look::Late),
+        (false, None) => state("follower", Look::Idle),
+    }
+}
+
+fn remarks(record: &NodeRecord) -> Markup {
+    html! {
+        @for remark in record.stands_back.iter().chain(&record.troubles) { div { (foreign(remark)) } }
+    }
+}

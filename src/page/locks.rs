@@ -1,0 +1,141 @@
+//! **Locks**: what is held, by which node and since when, and how many wait for it.
+
+use maud::{Markup, html};
+
+use super::frame::{Depth, Frame, Screen, page};
+use super::words::{Look, command, foreign, instant_and_distance, state};
+use crate::lock::{Bar, LOCKS_LISTED, Listing, LockKind, LockListed, LockName, SemaphoreListed};
+use crate::time::Wall;
+
+/// How many rows are shown.
+const ROWS_MOST: usize = 500;
+
+/// What the screen shows.
+pub(super) struct LocksView {
+    pub frame: Frame,
+    pub listing: Result<Listing, String>,
+}
+
+pub(super) fn markup(view: &LocksView) -> Markup {
+    let body = html! {
+        h1 { "Locks" }
+        section id="locks" aria-label="Locks and semaphores" {
+            @match &view.listing {
+                Err(why) => p.notice.unk {
+                    "What is held is not known now: "
+                    (foreign(why))
+                    ". Try again, or ask the store: "
+                    (command("locks"))
+                },
+                Ok(listing) if listing.locks.is_empty() && listing.semaphores.is_empty() => p.empty {
+                    "Nothing is held, and nothing is waited for."
+                },
+                Ok(listing) => (table(listing, view.frame.now)),
+            }
+        }
+    };
+    page(&view.frame, (Screen::Locks, Depth::Top), "Locks", 2, &body)
+}
+
+fn table(listing: &Listing, now: Wall) -> Markup {
+    let semaphores: Vec<&SemaphoreListed> =
+        listing.semaphores.iter().filter(|listed| !listed.held.is_empty() || listed.waiting > 0).collect();
+    html! {
+        table.rows {
+            thead {
+                tr {
+                    th { "Name" }
+                    th { "Kind" }
+                    th { "Holder" }
+                    th.num { "Fence" }
+                    th { "Since" }
+                    th.num { "Waiting" }
+                    th { "Revoke it" }
+                }
+            }
+            tbody {
+                @for lock in listing.locks.iter().take(ROWS_MOST) { (lock_row(lock, now)) }
+                @for semaphore in semaphores.into_iter().take(ROWS_MOST) { (semaphore_row(semaphore, now)) }
+            }
+        }
+        @if listing.more || listing.locks.len() > ROWS_MOST {
+            p.notice.warn {
+                "There are more than are shown here, up to "
+                (LOCKS_LISTED)
+                " of each kind by: "
+                (command("locks -o json"))
+            }
+        }
+    }
+}
+
+fn lock_row(lock: &LockListed, now: Wall) -> Markup {
+    let (kind, revoke) = kind(&lock.name);
+    html! {
+        tr {
+            td.name { (foreign(lock.name.as_str())) }
+            td { (kind) }
+            td data-l="holder" {
+                @match (&lock.holder, lock.barred) {
+                    (Some(holder), _) => (foreign(&holder.node)),
+                    (None, Some(Bar::Delay)) => (state("barred: its holder was lost", Look::Late)),
+                    (None, Some(Bar::Destroyed)) => (state("barred: it was destroyed", Look::Late)),
+                    (None, None) => span.muted { "free" },
+                }
+            }
+            td.num data-l="fence" { @if let Some(holder) = &lock.holder { (holder.fence) } }
+            td data-l="since" { @if let Some(holder) = &lock.holder { (instant_and_distance(holder.since, now)) } }
+            td.num data-l="waiting" { (lock.waiting) }
+            td.do { (command(&revoke)) }
+        }
+    }
+}
+
+/// What a lock is for, and the command that takes it away.
+fn kind(name: &LockName) -> (&'static str, String) {
+    match name.kind() {
+        LockKind::Named if *name == LockName::leader() => ("leader", "step-down".to_owned()),
+        LockKind::Named => ("lock", format!("unlock --force {}", quoted(name.as_str()))),
+        LockKind::Migrations => ("migrations", "unlock --force migrations --kind migrations".to_owned()),
+        LockKind::Once => ("once", format!("unlock --force {} --kind once", quoted(name.as_str()))),
+    }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+fn semaphore_row(semaphore: &SemaphoreListed, now: Wall) -> Markup {
+    let taken: u32 = semaphore.held.iter().map(|held| held.permits).sum();
+    html! {
+        tr {
+            td.name { (foreign(semaphore.name.as_str())) }
+            td { "semaphore" }
+            td data-l="holders" {
+                (taken) " of " @if let Some(permits) = semaphore.permits { (permits) } @else { "?" } " permits"
+                @for held in semaphore.held.iter().take(20) { small { (foreign(&held.node)) " holds " (held.permits) } }
+            }
+            td.num {}
+            td data-l="since" {
+                @if let Some(first) = semaphore.held.iter().map(|held| held.since).min() {
+                    (instant_and_distance(first, now))
+                }
+            }
+            td.num data-l="waiting" { (semaphore.waiting) }
+            td.do { (command(&format!("locks {}", quoted(semaphore.name.as_str())))) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_quoted_where_a_shell_would_take_it_apart() {
+        assert_eq!(quoted("orders/4711"), "orders/4711");
+        assert_eq!(quoted("it's; rm -rf"), r"'it'\''s; rm -rf'");
+    }
+}

@@ -1,0 +1,362 @@
+//! **Run**: what became of one occurrence, when and under which leader, and what it wrote.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use super::ansi;
+use super::draw::{self, Span};
+use super::frame::{Depth, Frame, Screen, page};
+use super::job::asked;
+use super::words::{Look, bytes, coarse, command, foreign, instant, local, open_state, took, verdict};
+use crate::board::Board;
+use crate::job::{Job, RunId, Trigger, Verdict};
+use crate::ledger::RunRow;
+use crate::scheduler::run::{Claimant, Done, Open, OpenState, Source};
+use crate::time::Wall;
+
+/// How much of what a run wrote is shown at once, in bytes; what came before is a link away.
+pub(super) const SHOWN_AT_ONCE: usize = 64 * 1024;
+
+/// What the screen shows.
+pub(super) struct RunView {
+    pub frame: Frame,
+    pub id: RunId,
+    pub row: RunRow,
+    pub output: Output,
+    /// Each instant of the run in the zone of its job, where that has one.
+    pub zone: Option<Zone>,
+}
+
+/// The zone of a job's schedule, for instants.
+pub(super) struct Zone(std::sync::Arc<Job>);
+
+impl Zone {
+    fn local(&self, at: Wall) -> Option<String> {
+        match &self.0.trigger {
+            Trigger::Schedule { schedule, .. } => Some(format!("{} {}", local(at, schedule), schedule.timezone())),
+            Trigger::After { .. } | Trigger::Disabled => None,
+        }
+    }
+}
+
+/// What a run wrote, as far as this node has it.
+pub(super) enum Output {
+    /// Who looks may not read it.
+    Hidden,
+    /// It runs here: what is kept of it now.
+    Live(Written),
+    /// It runs, or waits, and not here.
+    Elsewhere,
+    /// It has ended, and this is the end of what it wrote.
+    Kept(Written),
+}
+
+/// A part of what a run wrote.
+pub(super) struct Written {
+    pub text: String,
+    /// How many bytes came before the text and are kept no longer; `None`: that is not known.
+    pub forgotten: Option<u64>,
+    /// From which byte of all that the run wrote on it is asked for.
+    pub from: Option<u64>,
+}
+
+impl Written {
+    /// The part that is shown: from `from` on where that is asked for, otherwise the last of it, from the beginning of a
+    /// line. With the bytes that are kept and come before it.
+    fn part(&self) -> (&str, usize) {
+        let begin = match self.from {
+            Some(from) => usize::try_from(from.saturating_sub(self.forgotten.unwrap_or(0))).unwrap_or(usize::MAX),
+            None => self.text.len().saturating_sub(SHOWN_AT_ONCE),
+        };
+        if begin == 0 || begin >= self.text.len() {
+            return (&self.text, 0);
+        }
+        let begin = self.text.ceil_char_boundary(begin);
+        // From the beginning of a line, where one begins soon.
+        let line = self.text[begin..].find('\n').map(|end| begin + end + 1);
+        let begin = line.filter(|line| *line < self.text.len()).unwrap_or(begin);
+        (&self.text[begin..], begin)
+    }
+
+    fn end(&self) -> u64 {
+        self.forgotten.unwrap_or(0) + self.text.len() as u64
+    }
+}
+
+impl RunView {
+    pub(super) fn of(board: &Board, frame: Frame, id: RunId, row: RunRow, output: Output) -> RunView {
+        let zone = board.definition(&id.job()).cloned().map(Zone);
+        RunView { zone, frame, id, row, output }
+    }
+}
+
+/// One step of a run's way.
+struct Step {
+    what: &'static str,
+    at: Wall,
+    more: Markup,
+}
+
+pub(super) fn markup(view: &RunView) -> Markup {
+    let live = match &view.row {
+        RunRow::Open(_) => 2,
+        RunRow::Done(_) => 0,
+    };
+    let body = html! {
+        section.head id="head" {
+            h1 { "Run " span.id { (view.id) } }
+            p.verdict { (how(view)) }
+            p.do { @for act in acts(view) { (command(&act)) " " } }
+        }
+        (way(view))
+        (output(view))
+    };
+    page(&view.frame, (Screen::Jobs, Depth::Below), view.id.as_str(), live, &body)
+}
+
+/// How it ended, or stands, and why.
+fn how(view: &RunView) -> Markup {
+    let job = view.id.job();
+    html! {
+        @match &view.row {
+            RunRow::Open(open) => {
+                (open_state(open)) " "
+                @match open.state {
+                    OpenState::Waiting { not_before } => {
+                        "It starts when what it waits for has ended, not before "
+                        (instant(not_before, view.frame.now))
+                        "."
+                    },
+                    OpenState::Retrying { not_before } => {
+                        "Attempt "
+                        (open.attempt)
+                        " ended badly; the next begins not before "
+                        (instant(not_before, view.frame.now))
+                        "."
+                    },
+                    OpenState::Claimed => { "Attempt " (open.attempt.max(1)) "." },
+                }
+                @if let Some(doubt) = &open.doubt { " How the attempt before ended is in doubt: " (foreign(doubt)) }
+            }
+            RunRow::Done(done) => {
+                (verdict(done.verdict)) " "
+                @if done.reason.is_empty() {} @else { b { (foreign(&done.reason)) } ". " }
+                @if let Some(code) = done.exit_code && code != 0 && !done.reason.contains("exit code") {
+                    "Exit code " (code) ". "
+                }
+                @if let Some(many) = done.many {
+                    "This is one verdict over "
+                    (many.count)
+                    @if many.at_least { " or more" }
+                    " occurrences, the first of them "
+                    (instant(many.from, view.frame.now))
+                    ". "
+                }
+                @if done.verdict == Verdict::Unknown { "Find out how it ended, then settle it: nothing repeats it. " }
+            }
+        }
+        " A run of " a href={ "../jobs/" (job) } { (job) } ". "
+        (asked(source(&view.row)))
+    }
+}
+
+fn source(row: &RunRow) -> &Source {
+    match row {
+        RunRow::Open(open) => &open.source,
+        RunRow::Done(done) => &done.source,
+    }
+}
+
+fn acts(view: &RunView) -> Vec<String> {
+    let id = &view.id;
+    match &view.row {
+        RunRow::Open(_) => vec![format!("logs -f {id}"), format!("cancel {id}")],
+        RunRow::Done(done) if done.verdict == Verdict::Unknown => {
+            ["succeeded", "failed", "retry"].map(|how| format!("resolve {id} --as {how}")).into()
+        }
+        RunRow::Done(_) => vec![format!("logs {id}"), format!("trigger {}", id.job())],
+    }
+}
+
+fn by(claimant: Option<&Claimant>) -> Markup {
+    html! {
+        @if let Some(claimant) = claimant { "by " b { (foreign(&claimant.node)) } ", fence " b { (claimant.fence) } }
+    }
+}
+
+fn steps(row: &RunRow) -> Vec<Step> {
+    let step = |what, at, more| Step { what, at, more };
+    let nothing = || html! {};
+    match row {
+        RunRow::Open(open) => {
+            let Open { at, starts, claimed_at, started_at, attempt, .. } = open;
+            let mut steps = vec![step("due", *at, nothing())];
+            if starts != at {
+                steps.push(step("to start", *starts, html! { "moved by the job's jitter" }));
+            }
+            let what = if open.claimant.is_some() { "claimed" } else { "entered" };
+            steps.push(step(what, *claimed_at, by(open.claimant.as_ref())));
+            if let Some(started) = started_at {
+                steps.push(step("started", *started, html! { "attempt " (attempt) (late(open.lateness)) }));
+            }
+            steps
+        }
+        RunRow::Done(done) => {
+            let Done { at, claimed_at, started_at, finished_at, attempt, .. } = done;
+            let mut steps = vec![step("due", *at, nothing())];
+            let what = if done.verdict == Verdict::Skipped && started_at.is_none() { "decided" } else { "claimed" };
+            steps.push(step(what, *claimed_at, by(done.claimant.as_ref())));
+            if let Some(started) = started_at {
+                steps.push(step("started", *started, html! { "attempt " (attempt) (late(done.lateness)) }));
+            }
+            steps.push(step("ended", *finished_at, html! { (verdict(done.verdict)) }));
+            steps
+        }
+    }
+}
+
+fn late(lateness: Option<Duration>) -> Markup {
+    html! { @if let Some(late) = lateness { ", " (took(late)) " late in the first attempt" } }
+}
+
+/// The way of a run: from when it was due to its end.
+fn way(view: &RunView) -> Markup {
+    let steps = steps(&view.row);
+    let now = view.frame.now;
+    let before = |index: usize| (index > 0).then(|| steps[index].at.since(steps[index - 1].at));
+    html! {
+        section id="way" aria-labelledby="way-h" {
+            h2 id="way-h" { "Timeline" }
+            (draw::spans("From due to ended", &spans(&steps, &view.row, now)))
+            table.rows.short {
+                thead {
+                    tr {
+                        th { "Step" }
+                        th { "UTC" }
+                        @if view.zone.is_some() { th { "In its zone" } }
+                        th.num { "After the step before" }
+                        th { "" }
+                    }
+                }
+                tbody {
+                    @for (index, Step { what, at, more }) in steps.iter().enumerate() {
+                        tr {
+                            td.name { (what) }
+                            td { (exact(*at)) }
+                            @if let Some(zone) = &view.zone { td { @if let Some(local) = zone.local(*at) { (local) } } }
+                            td.num data-l="after" { @if let Some(after) = before(index) { "+" (took(after)) } }
+                            td { (more) }
+                        }
+                    }
+                    @if let RunRow::Open(open) = &view.row && let Some(started) = open.started_at {
+                        tr {
+                            td.name { "now" }
+                            td { (exact(now)) }
+                            @if view.zone.is_some() { td {} }
+                            td.num data-l="after" { "+" (coarse(now.since(started))) }
+                            td { "still running" }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An instant with its day and its milliseconds.
+fn exact(at: Wall) -> Markup {
+    html! { time datetime=(at) { (at.to_utc().format("%Y-%m-%d %H:%M:%S%.3fZ")) } }
+}
+
+fn spans(steps: &[Step], row: &RunRow, now: Wall) -> Vec<Span> {
+    let look = |index: usize| match (steps[index].what, row) {
+        ("started", RunRow::Done(done)) => Look::from(done.verdict),
+        ("started", RunRow::Open(_)) => Look::Running,
+        _ => Look::Waiting,
+    };
+    let end = |index: usize| match steps.get(index + 1) {
+        Some(next) => Some(next.at),
+        None => matches!(row, RunRow::Open(_)).then_some(now),
+    };
+    let span = |index: usize| {
+        let (from, to) = (steps[index].at, end(index)?);
+        Some(Span {
+            look: look(index),
+            length: to.since(from),
+            title: format!("{}: {}", steps[index].what, took(to.since(from))),
+        })
+    };
+    (0..steps.len()).filter_map(span).collect()
+}
+
+fn output(view: &RunView) -> Markup {
+    let source = format!("../api/v1/runs/{}/output", view.id);
+    html! {
+        section id="written" aria-labelledby="written-h" {
+            h2 id="written-h" { "Output" }
+            @match &view.output {
+                Output::Hidden => p.empty {
+                    "Your role shows no output, since output may hold secrets: ask for the role " b { "reader" } "."
+                },
+                Output::Elsewhere => {
+                    p.muted { "It does not run on this node. " a href=(source) download="" { "Download the output" } }
+                    pre.out id="output" tabindex="0" data-follow=(source) data-from="0" data-keep="" {}
+                    noscript {
+                        p {
+                            "What it writes comes live with scripts, or by " (command(&format!("logs -f {}", view.id)))
+                        }
+                    }
+                }
+                Output::Live(written) => (shown(view, written, &source, true)),
+                Output::Kept(written) if written.text.is_empty() => p.empty { "It wrote nothing." },
+                Output::Kept(written) => (shown(view, written, &source, false)),
+            }
+        }
+    }
+}
+
+fn shown(view: &RunView, written: &Written, source: &str, is_live: bool) -> Markup {
+    let (part, before) = written.part();
+    let forgotten = written.forgotten.unwrap_or(0);
+    let earlier = forgotten + before.saturating_sub(SHOWN_AT_ONCE) as u64;
+    html! {
+        p.muted {
+            @if before > 0 {
+                a href={ (view.id) "?from=" (earlier) } { "Load earlier" } " (" (bytes(before as u64)) " before this). "
+            }
+            @if before == 0 && forgotten > 0 { (bytes(forgotten)) " before this are kept no longer. " }
+            @if !is_live && written.forgotten.is_none() { "The last " (bytes(part.len() as u64)) " that are kept. " }
+            a href=(source) download={ (view.id) ".txt" } { "Download as plain text" }
+        }
+        @if is_live {
+            pre.out id="output" tabindex="0" data-follow=(source) data-from=(written.end()) data-keep="" {
+                (ansi::markup(part))
+            }
+        } @else {
+            pre.out id="output" tabindex="0" { (ansi::markup(part)) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_output_is_cut_at_a_line_and_earlier_parts_are_asked_for_by_their_byte() {
+        let text: String = (0..30_000).map(|n| format!("{n}\n")).collect();
+        let mut written = Written { forgotten: Some(1_000), text, from: None };
+        let (part, before) = written.part();
+        assert!(
+            part.len() <= SHOWN_AT_ONCE
+                && part.len() > SHOWN_AT_ONCE - 10
+                && part.starts_with(|c: char| c.is_ascii_digit())
+        );
+        assert_eq!(before + part.len(), written.text.len());
+        written.from = Some(0);
+        assert_eq!(written.part().1, 0);
+        written.from = Some(1_003);
+        assert!(written.part().0.starts_with("2\n"), "{}", &written.part().0[..9]);
+    }
+}

@@ -1,0 +1,204 @@
+use super::frame::Firing;
+use super::*;
+use crate::board::{Board, Leader, Own, PLANNED_AT_ONCE};
+use crate::config::{Sources, parse};
+use crate::ledger::NodeRecord;
+use crate::node::Role;
+use crate::scheduler::run::{Last, Watermark};
+use crate::time::{Boot, Wall};
+
+const NOW: &str = "2026-11-27T07:00:00Z";
+
+fn at(text: &str) -> Wall {
+    text.parse().unwrap()
+}
+
+fn boot(seconds: u64) -> Boot {
+    Boot::from_duration(Duration::from_secs(seconds))
+}
+
+fn status() -> Status {
+    let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
+    let status = Status::starting("a", &config);
+    Status { role: Role::Follower, ready: true, reasons: Vec::new(), ..status }
+}
+
+fn node(name: &str) -> NodeRecord {
+    NodeRecord {
+        node: name.to_owned(),
+        version: "0.1.0".to_owned(),
+        config_digest: "d".to_owned(),
+        started_at: at("2026-11-27T05:00:00Z"),
+        address: None,
+        clock: at("2026-11-27T06:59:57Z"),
+        stands_back: None,
+        heard: 0,
+        troubles: Vec::new(),
+    }
+}
+
+/// A board with these jobs, led by `b`.
+fn board(jobs: &str) -> Board {
+    let config = parse(&format!("version: 1\njobs:\n{jobs}"), &Sources::none()).unwrap();
+    let mut board = Board::default();
+    board.configured(&config.jobs);
+    board.node(1, Some(node("a")));
+    board.node(2, Some(node("b")));
+    board.own(Own { lease: Some(1), config_digest: "d".to_owned(), ..Own::default() });
+    board.led_by(Some(Leader { lease: 2, created: 30, since: at("2026-11-27T06:30:00Z") }));
+    board.decided(Watermark { instant: at(NOW), job: None });
+    while board.plan(at(NOW), PLANNED_AT_ONCE) {}
+    board.is_current(at(NOW));
+    board
+}
+
+fn frame(board: &Board, now: &str) -> Frame {
+    Frame::of(board, &status(), "shop", at(now), boot(100))
+}
+
+fn last(verdict: crate::job::Verdict, strip: &str) -> Last {
+    Last {
+        run: "nightly@2026-11-27T02:30:00Z".parse().unwrap(),
+        verdict,
+        started_at: Some(at("2026-11-27T02:30:00Z")),
+        finished_at: at("2026-11-27T06:59:00Z"),
+        code: None,
+        lateness_ms: None,
+        fence: None,
+        bad_in_a_row: 1,
+        succeeded_at: None,
+        strip: strip.to_owned(),
+    }
+}
+
+const NIGHTLY: &str = "  nightly: {schedule: '30 2 * * *', timezone: Europe/Berlin, command: [echo, x]}\n";
+
+#[test]
+fn the_pill_says_whether_jobs_are_fired() {
+    let mut board = board(NIGHTLY);
+    assert_eq!(frame(&board, NOW).firing, Firing::Firing);
+    // A day later nothing has been heard, and nothing has been decided.
+    let silent = frame(&board, "2026-11-28T07:00:00Z");
+    assert!(matches!(&silent.firing, Firing::Unclear(why) if why.contains("has said nothing")), "{:?}", silent.firing);
+    board.is_current(at("2026-11-28T07:00:00Z"));
+    let late = frame(&board, "2026-11-28T07:00:00Z");
+    assert_eq!(late.firing, Firing::Degraded("1 job late".to_owned()));
+    board.led_by(None);
+    assert!(matches!(frame(&board, "2026-11-28T07:00:00Z").firing, Firing::NotFiring(_)));
+    assert!(matches!(frame(&Board::default(), NOW).firing, Firing::Unclear(_)));
+
+    let mut leads = self::board(NIGHTLY);
+    leads.own(Own { lease: Some(2), trusted_until: Some(boot(107)), ..Own::default() });
+    let status = Status { role: Role::Leader, ..status() };
+    let of = |seconds| Frame::of(&leads, &status, "shop", at(NOW), boot(seconds));
+    assert_eq!((of(100).firing, of(100).trusted_for), (Firing::Firing, Some(Duration::from_secs(7))));
+    assert!(matches!(of(107).firing, Firing::NotFiring(_)));
+}
+
+#[test]
+fn the_first_screen_says_what_needs_a_person_before_anything_else() {
+    let mut board = board(NIGHTLY);
+    let job = JobName::new("nightly").unwrap();
+    board.last(&job, Some(last(crate::job::Verdict::Failed, "ssf")), 1);
+    let unknown = Ok((vec!["charge@2026-11-27T06:00:00Z".parse().unwrap()], false));
+    let page = now::markup(&now::Now::of(&board, frame(&board, NOW), unknown)).into_string();
+    let order = [
+        "Firing",
+        ">30<",
+        "its last sign was",
+        "fencron resolve charge@2026-11-27T06:00:00Z --as succeeded",
+        "fencron logs nightly@2026-11-27T02:30:00Z",
+        "Late, or will not run",
+        "No run is open.",
+        "2026-11-28 01:30:00Z",
+        "02:30:00 +01:00 Europe/Berlin",
+        "began to fail",
+    ];
+    let mut rest = &page[page.find("<main").unwrap()..];
+    for words in order {
+        rest =
+            rest.split_once(words).unwrap_or_else(|| panic!("`{words}` is not in, or not behind the others: {page}")).1;
+    }
+    let quiet = self::board(NIGHTLY);
+    let page = now::markup(&now::Now::of(&quiet, frame(&quiet, NOW), Ok((Vec::new(), false)))).into_string();
+    assert!(page.contains("Nothing: no run is in doubt, no job fails, no node reports a trouble."), "{page}");
+}
+
+#[test]
+fn a_page_of_jobs_is_small() {
+    const MOST: usize = 40_000;
+    let jobs: String = (0..200)
+        .map(|n| {
+            format!(
+                "  export-of-shop-{n:03}: {{schedule: '{} 2 * * *', timezone: America/New_York, \
+                 description: 'the export of shop {n}', command: [echo, x]}}\n",
+                n % 60
+            )
+        })
+        .collect();
+    let mut board = board(&jobs);
+    let names: Vec<JobName> = board.next_fires().map(|(_, job)| job.clone()).collect();
+    for name in &names {
+        board.last(name, Some(last(crate::job::Verdict::Failed, "sssssssssssssfsssssf")), 1);
+    }
+    let wanted = jobs::Wanted::default();
+    let view = jobs::Jobs::of(&board, frame(&board, NOW), wanted).unwrap();
+    assert!(view.next.is_some() && view.rows.len() == jobs::JOBS_SHOWN);
+    let page = jobs::markup(&view).into_string();
+    assert!(page.len() < MOST, "{} bytes", page.len());
+}
+
+#[test]
+fn filters_keep_each_other_and_a_wrong_place_is_refused() {
+    let board = board(NIGHTLY);
+    let wanted = jobs::Wanted { q: " Night ".to_owned(), ..jobs::Wanted::default() };
+    let page = jobs::markup(&jobs::Jobs::of(&board, frame(&board, NOW), wanted).unwrap()).into_string();
+    assert!(page.contains("href=\"jobs?q=Night&amp;state=failing\""), "{page}");
+    let wanted = jobs::Wanted { after: Some("<x>".to_owned()), ..jobs::Wanted::default() };
+    assert!(jobs::Jobs::of(&board, frame(&board, NOW), wanted).is_err());
+}
+
+#[test]
+fn a_job_shows_its_next_fires_with_what_the_clocks_do_to_them_and_no_secret() {
+    let sources = Sources::none();
+    let text = "version: 1\njobs:\n  nightly:\n    schedule: '30 2 * * *'\n    timezone: Europe/Berlin\n    \
+                http: {url: 'https://user:hunter2@host/x', headers: {authorization: 'Bearer hunter2'}}\n";
+    let config = parse(text, &sources).unwrap();
+    let mut board = Board::default();
+    board.configured(&config.jobs);
+    let spring = "2026-03-27T12:00:00Z";
+    while board.plan(at(spring), PLANNED_AT_ONCE) {}
+    let name = JobName::new("nightly").unwrap();
+    let view = job::JobView::of(&board, frame(&board, spring), &name, Err("the store is away".to_owned())).unwrap();
+    let page = job::markup(&view).into_string();
+    for words in ["02:30:00 +01:00", "02:30 does not exist", "the store is away", "Bad in a row"] {
+        assert_eq!(page.contains(words), words != "Bad in a row", "`{words}`: {page}");
+    }
+    assert!(!page.contains("hunter2"), "{page}");
+    assert!(job::JobView::of(&board, frame(&board, spring), &JobName::new("other").unwrap(), Ok(Vec::new())).is_none());
+}
+
+#[test]
+fn the_script_is_short_and_nothing_on_the_page_is_inline() {
+    const LINES_MOST: usize = 400;
+    assert!(include_str!("page.js").lines().count() <= LINES_MOST);
+    let board = board(NIGHTLY);
+    let page = now::markup(&now::Now::of(&board, frame(&board, NOW), Ok((Vec::new(), false)))).into_string();
+    for inline in [" style=", "<style", "onclick", "onload", "onerror", "javascript:"] {
+        assert!(!page.contains(inline), "{inline}: {page}");
+    }
+    assert_eq!(page.matches("<script").count(), 1);
+    // Every address is relative, so that a prefix may stand before it.
+    for address in page.split("href=\"").skip(1).chain(page.split("src=\"").skip(1)) {
+        assert!(!address.starts_with(['/', 'h']), "{}", &address[..40]);
+    }
+}
+
+#[test]
+fn the_week_counts_the_fires_of_each_hour_in_the_zone_of_most_jobs() {
+    let board = board(NIGHTLY);
+    let plan = week::Plan::of(&board, frame(&board, NOW), week::Wanted::default());
+    let page = week::markup(&week::Week::of(plan).unwrap()).into_string();
+    assert!(page.contains("hour by hour in <b>Europe/Berlin</b>") && page.contains("Fri 2026-11-27"), "{page}");
+    assert_eq!(page.matches("<td class=\"num heat h4\">1</td>").count(), 7, "{page}");
+}

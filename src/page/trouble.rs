@@ -1,0 +1,147 @@
+//! **Trouble**: what is in doubt, what fails, and what is late, each with the command that deals with it.
+
+use maud::{Markup, html};
+
+use super::frame::{Depth, Frame, Screen, page};
+use super::now::{job_link, run_link};
+use super::words::{command, foreign, grouped, instant_and_distance, instant_or, took, verdict};
+use crate::board::{Board, Filter, FindJobs, JobRow};
+use crate::job::{RunId, Verdict};
+
+/// How many rows a list has.
+const ROWS: usize = 100;
+
+/// What the screen shows.
+pub(super) struct Trouble {
+    pub frame: Frame,
+    /// The runs that ended as `unknown`, and whether there are more.
+    pub unknown: Result<(Vec<RunId>, bool), String>,
+    pub failing: Vec<JobRow>,
+    pub late: Vec<JobRow>,
+}
+
+/// How many runs in doubt are asked for.
+pub(super) const UNKNOWN_MOST: usize = ROWS;
+
+impl Trouble {
+    pub(super) fn of(board: &Board, frame: Frame, unknown: Result<(Vec<RunId>, bool), String>) -> Trouble {
+        let now = frame.now;
+        let list = |state| board.jobs(&FindJobs { state: Some(state), limit: ROWS, ..FindJobs::default() }, now).jobs;
+        Trouble { unknown, failing: list(Filter::Failing), late: list(Filter::Late), frame }
+    }
+}
+
+pub(super) fn markup(view: &Trouble) -> Markup {
+    let body = html! {
+        h1 { "Trouble" }
+        (unknown(view))
+        (failing(view))
+        (late(view))
+    };
+    page(&view.frame, (Screen::Trouble, Depth::Top), "Trouble", 2, &body)
+}
+
+fn unknown(view: &Trouble) -> Markup {
+    html! {
+        section id="unknown" aria-labelledby="unknown-h" {
+            h2 id="unknown-h" { "In doubt" }
+            @match &view.unknown {
+                Err(why) => p.notice.unk {
+                    "Which runs are in doubt is not known now: " (foreign(why)) ". " (command("runs --state unknown"))
+                },
+                Ok((runs, _)) if runs.is_empty() => p.empty {
+                    "None. A run is in doubt when its leader was lost before it said how the run ended."
+                },
+                Ok((runs, more)) => {
+                    table.rows {
+                        thead { tr { th { "Run" } th { "Verdict" } th { "Settle it" } } }
+                        tbody {
+                            @for run in runs {
+                                tr {
+                                    td.name { (run_link("", run)) }
+                                    td { (verdict(Verdict::Unknown)) }
+                                    td.do {
+                                        @for how in ["succeeded", "failed", "retry"] {
+                                            (command(&format!("resolve {run} --as {how}"))) " "
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    @if *more { p { "There are more: " (command("runs --state unknown --limit 10000")) } }
+                }
+            }
+        }
+    }
+}
+
+fn failing(view: &Trouble) -> Markup {
+    let now = view.frame.now;
+    html! {
+        section id="failing" aria-labelledby="failing-h" {
+            h2 id="failing-h" { "Failing jobs" }
+            @if view.failing.is_empty() { p.empty { "None: the last run of each job ended well, or was skipped." } } @else {
+                table.rows {
+                    thead {
+                        tr {
+                            th { "Job" }
+                            th { "Last run" }
+                            th.num { "In a row" }
+                            th { "Ended" }
+                            th { "Last success" }
+                            th { "Next fire" }
+                            th { "Read why" }
+                        }
+                    }
+                    tbody {
+                        @for row in &view.failing {
+                            @if let Some(last) = &row.last {
+                                tr {
+                                    td.name { (job_link("", &row.name)) }
+                                    td { a.quiet href={ "runs/" (last.run) } { (verdict(last.verdict)) } }
+                                    td.num data-l="in a row" { (last.bad_in_a_row) }
+                                    td data-l="ended" { (instant_and_distance(last.finished_at, now)) }
+                                    td data-l="last success" { (instant_or("none known", last.succeeded_at, now)) }
+                                    td data-l="next" { (instant_or("none", row.next_fire, now)) }
+                                    td.do { (command(&format!("logs {}", last.run))) }
+                                }
+                            }
+                        }
+                    }
+                }
+                @if view.frame.counts.failing > view.failing.len() {
+                    p { a href="jobs?state=failing" { "All " (grouped(view.frame.counts.failing)) " failing jobs" } }
+                }
+            }
+        }
+    }
+}
+
+fn late(view: &Trouble) -> Markup {
+    let now = view.frame.now;
+    html! {
+        section id="late" aria-labelledby="late-h" {
+            h2 id="late-h" { "Late jobs" }
+            @if view.late.is_empty() { p.empty { "None: each occurrence that is due has been decided." } } @else {
+                table.rows {
+                    thead { tr { th { "Job" } th { "Due" } th { "Late by" } th { "Why" } th { "Do" } } }
+                    tbody {
+                        @for row in &view.late {
+                            tr {
+                                td.name { (job_link("", &row.name)) }
+                                td data-l="due" { (instant_or("", row.next_start, now)) }
+                                td data-l="late by" { @if let Some(at) = row.next_start { (took(now.since(at))) } }
+                                td { "no leader has decided it" }
+                                td.do { (command("status")) }
+                            }
+                        }
+                    }
+                }
+                @if view.frame.counts.late > view.late.len() {
+                    p { a href="jobs?state=late" { "All " (grouped(view.frame.counts.late)) " late jobs" } }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The small words of the page: instants, durations, numbers, states and commands, each written in one way everywhere.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use crate::board::JobState;
+use crate::job::Verdict;
+use crate::schedule::Schedule;
+use crate::scheduler::run::{Open, OpenState};
+use crate::time::Wall;
+
+/// How many characters of a text that other programs made up (a reason, a name of a lock) are shown.
+const SHOWN_MOST: usize = 2_000;
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+const YEAR: u64 = 365 * DAY;
+
+/// `text` as it can be shown: cut at [`SHOWN_MOST`], and with a visible sign for every character that would control the
+/// terminal or turn the direction of what follows it.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_MOST).map(visible).collect();
+    if text.chars().nth(SHOWN_MOST).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// The character itself, or the sign that stands for it where it would not be seen.
+pub(super) fn visible(c: char) -> char {
+    match c {
+        '\n' | '\t' => ' ',
+        '\0'..='\x1f' => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
+        '\x7f' => '\u{2421}',
+        '\u{80}'..='\u{9f}' => '\u{fffd}',
+        // Marks of direction, and what has no width: they move or hide what stands beside them.
+        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+            '\u{fffd}'
+        }
+        '\u{2028}' | '\u{2029}' => ' ',
+        c => c,
+    }
+}
+
+/// A text that other programs made up, kept apart from the direction of what surrounds it.
+pub(super) fn foreign(text: &str) -> Markup {
+    html! { bdi { (shown(text)) } }
+}
+
+/// An instant in UTC, without its day where that is today's.
+pub(super) fn instant(at: Wall, now: Wall) -> Markup {
+    html! { time datetime=(at) { (written_instant(at, now)) } }
+}
+
+fn written_instant(at: Wall, now: Wall) -> String {
+    let (at, now) = (at.to_utc(), now.to_utc());
+    let is_today = at.date_naive() == now.date_naive();
+    at.format(if is_today { "%H:%M:%SZ" } else { "%Y-%m-%d %H:%M:%SZ" }).to_string()
+}
+
+/// An instant with its distance from now, which the script brings up to date each second. Without script it is as of the
+/// answer, and coarse enough to stay true for a while.
+pub(super) fn instant_and_distance(at: Wall, now: Wall) -> Markup {
+    html! { time datetime=(at) { (written_instant(at, now)) " " i { (written_distance(at, now)) } } }
+}
+
+/// The same, or a word where there is no instant.
+pub(super) fn instant_or(word: &str, at: Option<Wall>, now: Wall) -> Markup {
+    html! { @if let Some(at) = at { (instant_and_distance(at, now)) } @else { (word) } }
+}
+
+/// One of the facts at the head of a screen.
+pub(super) fn fact(name: &str, value: &Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+/// How far an instant is from now.
+pub(super) fn distance(at: Wall, now: Wall) -> Markup {
+    html! { time datetime=(at) { i { (written_distance(at, now)) } } }
+}
+
+fn written_distance(at: Wall, now: Wall) -> String {
+    if at > now { format!("in {}", coarse(at.since(now))) } else { format!("{} ago", coarse(now.since(at))) }
+}
+
+/// A duration in its greatest unit.
+pub(super) fn coarse(duration: Duration) -> String {
+    let millis = millis(duration);
+    match millis {
+        0..MINUTE => "<1 min".to_owned(),
+        MINUTE..HOUR => format!("{} min", millis / MINUTE),
+        HOUR..DAY => format!("{} h", millis / HOUR),
+        DAY..YEAR => format!("{} d", millis / DAY),
+        _ => format!("{} y", millis / YEAR),
+    }
+}
+
+/// A duration in at most two units.
+pub(super) fn took(duration: Duration) -> String {
+    let millis = millis(duration);
+    match millis {
+        0..SECOND => format!("{millis} ms"),
+        SECOND..MINUTE => format!("{}.{} s", millis / SECOND, millis % SECOND / 100),
+        MINUTE..HOUR => format!("{} min {:02} s", millis / MINUTE, millis % MINUTE / SECOND),
+        HOUR..DAY => format!("{} h {:02} min", millis / HOUR, millis % HOUR / MINUTE),
+        _ => format!("{} d {:02} h", millis / DAY, millis % DAY / HOUR),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The local time of an instant in a schedule's zone, with its offset: `03:25:10 +01:00`, and its day where that is not the
+/// day in UTC.
+pub(super) fn local(at: Wall, schedule: &Schedule) -> String {
+    // RFC 3339: the day, `T`, the time with or without a fraction, and the offset.
+    let text = schedule.explain(at).local;
+    let (Some(day), Some(time), Some(offset)) =
+        (text.get(..10), text.get(11..19), text.get(text.len().saturating_sub(6)..))
+    else {
+        return text;
+    };
+    let is_same_day = at.to_string().starts_with(day);
+    if is_same_day { format!("{time} {offset}") } else { format!("{day} {time} {offset}") }
+}
+
+/// How many bytes, for people.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];
+    let mut unit = 0;
+    let mut left = count;
+    let mut rest = 0;
+    while left >= 1_000 && unit + 1 < UNITS.len() {
+        rest = left % 1_000 / 100;
+        left /= 1_000;
+        unit += 1;
+    }
+    if unit == 0 || left >= 100 { format!("{left} {}", UNITS[unit]) } else { format!("{left}.{rest} {}", UNITS[unit]) }
+}
+
+/// `1 job`, `2 jobs`, `1,234 jobs`.
+pub(super) fn count(number: usize, one: &str) -> String {
+    format!("{} {one}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
+/// A number with a comma between each three digits.
+pub(super) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A command that does what its row is about; a click copies it.
+pub(super) fn command(text: &str) -> Markup {
+    html! { code { "fencron " (shown(text)) } }
+}
+
+/// A state as a word, with a colour and a sign before it, which the stylesheet has for its classes.
+pub(super) fn state(word: &str, look: Look) -> Markup {
+    html! { b class=(look.class()) { (word) } }
+}
+
+/// How a state looks. Colours follow what a person has to do: nothing, look, or act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Look {
+    Good,
+    Bad,
+    TimedOut,
+    Unknown,
+    Late,
+    Running,
+    Waiting,
+    Cancelled,
+    Skipped,
+    Paused,
+    Idle,
+}
+
+impl Look {
+    /// The classes of its colour and of its sign.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Look::Good => "ok",
+            Look::Bad => "bad",
+            Look::TimedOut => "bad timed",
+            Look::Unknown => "unk",
+            Look::Late => "warn",
+            Look::Running => "run",
+            Look::Waiting => "idle wait",
+            Look::Cancelled => "idle cut",
+            Look::Skipped => "idle skip",
+            Look::Paused => "idle held",
+            Look::Idle => "idle",
+        }
+    }
+}
+
+impl From<Verdict> for Look {
+    fn from(verdict: Verdict) -> Look {
+        match verdict {
+            Verdict::Succeeded => Look::Good,
+            Verdict::Failed => Look::Bad,
+            Verdict::TimedOut => Look::TimedOut,
+            Verdict::Cancelled => Look::Cancelled,
+            Verdict::Skipped => Look::Skipped,
+            Verdict::Unknown => Look::Unknown,
+        }
+    }
+}
+
+/// How a run ended.
+pub(super) fn verdict(verdict: Verdict) -> Markup {
+    let word = if verdict == Verdict::TimedOut { "timed out" } else { verdict.as_str() };
+    state(word, verdict.into())
+}
+
+/// How a job stands.
+pub(super) fn job_state(job: JobState) -> Markup {
+    let (word, look) = match job {
+        JobState::Failing => ("failing", Look::Bad),
+        JobState::Late => ("late", Look::Late),
+        JobState::Running => ("running", Look::Running),
+        JobState::Paused => ("paused", Look::Paused),
+        JobState::Fine => ("fine", Look::Good),
+        JobState::New => ("never ran", Look::Idle),
+        JobState::OnDemand => ("on demand", Look::Idle),
+        JobState::Unconfigured => ("not in file", Look::Idle),
+    };
+    state(word, look)
+}
+
+/// Where an open run stands.
+pub(super) fn open_state(open: &Open) -> Markup {
+    match open.state {
+        OpenState::Waiting { .. } => state("waiting", Look::Waiting),
+        OpenState::Retrying { .. } => state("retrying", Look::Waiting),
+        OpenState::Claimed if open.started_at.is_some() => state("running", Look::Running),
+        OpenState::Claimed => state("claimed", Look::Running),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_hide_or_turn_text_is_seen() {
+        assert_eq!(shown("a\u{202e}b\u{1b}[31mc\0\nd"), "a\u{fffd}b␛[31mc␀ d");
+        assert_eq!(shown(&"x".repeat(SHOWN_MOST + 1)).chars().count(), SHOWN_MOST + 1);
+        assert_eq!(foreign("<script>").into_string(), "<bdi>&lt;script&gt;</bdi>");
+    }
+
+    #[test]
+    fn durations_have_at_most_two_units() {
+        let texts = [7, 3_012, 61_000, 3_720_000, 93_600_000].map(|millis| took(Duration::from_millis(millis)));
+        assert_eq!(texts, ["7 ms", "3.0 s", "1 min 01 s", "1 h 02 min", "1 d 02 h"]);
+    }
+
+    #[test]
+    fn an_instant_names_its_zone_and_its_day_unless_it_is_today() {
+        let now: Wall = "2026-11-27T07:00:00Z".parse().unwrap();
+        let text = |at: &str| instant(at.parse().unwrap(), now).into_string();
+        assert_eq!(text("2026-11-27T06:59:01Z"), "<time datetime=\"2026-11-27T06:59:01Z\">06:59:01Z</time>");
+        assert!(text("2026-11-26T23:59:01Z").contains(">2026-11-26 23:59:01Z<"));
+    }
+
+    #[test]
+    fn numbers_are_read_in_groups() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 999, 1_000, 65_536, 123_456_789].map(bytes), ["0 B", "999 B", "1.0 kB", "65.5 kB", "123 MB"]);
+    }
+}

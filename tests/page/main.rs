@@ -1,0 +1,11 @@
+//! The operator's page, as a person sees it: in a real Chromium, over real nodes.
+#![cfg(all(target_os = "linux", feature = "cli"))]
+
+mod axe;
+mod cluster;
+mod hostile;
+mod scene;
+mod screens;
+mod screenshots;
+#[path = "../support/mod.rs"]
+mod support;
