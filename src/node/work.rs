@@ -243,7 +243,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         result: Result<Vec<(RunId, Transitioned)>, StoreError>,
     ) {
         self.work.transitions_under_way -= 1;
-        for done in sent.iter().filter_map(|change| change.to.verdict()) {
+        for done in sent.iter().filter_map(|change| change.to.verdict()).filter(|done| done.was_begun()) {
             self.work.ending.remove(&done.job);
         }
         self.show_last(last);
