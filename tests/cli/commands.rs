@@ -189,6 +189,7 @@ fn status_runs_and_jobs_keep_their_shapes() {
             "scheduled_at",
             "state",
             "reason",
+            "code",
             "fence",
             "node",
             "attempt",
