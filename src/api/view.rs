@@ -224,17 +224,24 @@ impl Overview {
     ///
     /// The store's.
     pub async fn look<S: Store>(ledger: &Ledger<S>, locks: &Locks<S>, now: Wall) -> Result<Overview, StoreError> {
-        let about = ledger.store().about().await?;
-        let standing = locks.election(LockName::leader()).observe().await?;
-        let nodes = ledger.nodes().await?;
-        let watermark = ledger.watermark().await?.map(|mark| mark.instant);
-        let paused = ledger.paused().await?.into_iter().map(|(job, _)| job).collect();
+        let election = locks.election(LockName::leader());
+        // One after the other they would take as long as all of them together.
+        let (about, standing, nodes, (watermark, damage), paused, (mut runs, more), rewinds) = tokio::try_join!(
+            ledger.store().about(),
+            election.observe(),
+            ledger.nodes(),
+            ledger.look_at_watermark(),
+            ledger.paused(),
+            ledger.unknown_runs(UNKNOWN_COUNTED),
+            ledger.rewinds(),
+        )?;
+        let watermark = watermark.map(|mark| mark.instant);
+        let paused = paused.into_iter().map(|(job, _)| job).collect();
         let mut obstacles = obstacles(&standing, &nodes);
-        obstacles.extend(ledger.watermark_damage().await?);
-        let (mut runs, more) = ledger.unknown_runs(UNKNOWN_COUNTED).await?;
+        obstacles.extend(damage);
         let count = if more { UNKNOWN_COUNTED } else { runs.len() };
         runs.truncate(UNKNOWN_NAMED);
-        let last = ledger.rewinds().await?.into_iter().next();
+        let last = rewinds.into_iter().next();
         let is_ahead = |from: Option<Wall>| from.is_none_or(|from| watermark.is_none_or(|mark| mark < from));
         let rewound = last.filter(|last| is_ahead(last.from));
         let waiting = standing.waiting.iter().filter_map(|waiter| waiter.node.clone()).collect();

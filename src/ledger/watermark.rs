@@ -4,6 +4,7 @@ use super::Ledger;
 use super::keys::About;
 use super::prune::behind;
 use super::record::{WatermarkRecord, decode, is_newer};
+use crate::scheduler::run::Watermark;
 use crate::store::{Entry, Keys, PAGE, Range, Store, StoreError};
 
 /// The way out, for a person.
@@ -11,14 +12,24 @@ const WAY_OUT: &str = "Nothing is fired, so that nothing is fired twice: say fro
                        `fencron rewind --to T --yes`";
 
 impl<S: Store> Ledger<S> {
+    /// How far the schedules have been decided, and why they cannot be decided on from there, for a person.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn look_at_watermark(&self) -> Result<(Option<Watermark>, Option<String>), StoreError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.watermark()))).await?;
+        let Some(entry) = page.entries.first() else {
+            let is_missing = self.was_decided_before().await?;
+            return Ok((None, is_missing.then(|| self.missing_watermark())));
+        };
+        let mark = decode::<WatermarkRecord>(&entry.value).map(WatermarkRecord::watermark);
+        Ok((mark, self.damage_of(entry)))
+    }
+
     /// Why the schedules cannot be decided from where they were left, for a person; `None`: they can.
     pub async fn watermark_damage(&self) -> Result<Option<String>, StoreError> {
-        let page = self.store.range(Range::of(Keys::one(self.keys.watermark()))).await?;
-        match page.entries.first() {
-            Some(entry) => Ok(self.damage_of(entry)),
-            None if self.was_decided_before().await? => Ok(Some(self.missing_watermark())),
-            None => Ok(None),
-        }
+        Ok(self.look_at_watermark().await?.1)
     }
 
     /// Why this watermark cannot be gone by.
