@@ -28,7 +28,10 @@ use tokio::time::Instant;
 
 use crate::elected::Elected;
 use crate::fence::DEFAULT_NAMESPACE;
-use crate::lock::{Backoff, LockContext, LockName, Locks, Namespace, NotALockName, Seen, SeenFile, Timing};
+use crate::lock::{
+    Backoff, Driver, KeptSession, LockContext, LockName, Locks, Namespace, NotALockName, Presence, Seen, SeenFile,
+    Timing,
+};
 use crate::store::{AnyStore, StoreError, StoreUrl};
 use crate::time::Clock;
 
@@ -41,11 +44,9 @@ mod lock;
 #[cfg(feature = "jobs")]
 mod once;
 mod semaphore;
-mod sessions;
 
 use error::Said;
 use flow::Guards;
-use sessions::Sessions;
 
 pub use error::Error;
 pub use flow::isolated;
@@ -76,7 +77,7 @@ struct Shared {
     locks: Locks<AnyStore>,
     node: Arc<str>,
     timing: Timing,
-    sessions: Sessions,
+    session: KeptSession<AnyStore>,
     guards: Guards,
     #[cfg(feature = "jobs")]
     runs_jobs: Arc<std::sync::atomic::AtomicBool>,
@@ -179,7 +180,7 @@ impl Client {
     /// client and its clones acquire nothing any more ([`Error::is_closed`]). Where the store does not answer, the
     /// session ends by itself, within the TTL.
     pub async fn close(&self) {
-        self.0.sessions.close().await;
+        self.0.session.close().await;
     }
 
     /// The store, for the keys of the program itself (outside of `/fencron/`): see [`crate::store::Store`].
@@ -219,13 +220,17 @@ impl Client {
         &self.0.guards
     }
 
+    async fn open_context(&self) -> Result<LockContext, Error> {
+        self.0.session.context().await?.ok_or_else(|| Said::Closed.into())
+    }
+
     /// A new owner of locks; it goes on trying while the store is unavailable.
     async fn context(&self, deadline: &Deadline) -> Result<LockContext, Error> {
         let mut last = None;
         let opened = async {
             let mut backoff = Backoff::new();
             loop {
-                match self.0.sessions.context().await {
+                match self.open_context().await {
                     Err(error) if error.is_unavailable() || error.is_unknown() => last = Some(error),
                     context => return context,
                 }
@@ -374,7 +379,8 @@ impl Builder {
 
     async fn finish(self, store: AnyStore, locks: Locks<AnyStore>, timing: Timing) -> Result<Client, Error> {
         let node: Arc<str> = self.node.unwrap_or_else(default_node).into();
-        let sessions = Sessions::new(&locks, &node, timing);
+        let presence = Presence { node: node.as_ref().to_owned(), record: b"{}".to_vec() };
+        let session = KeptSession::new(&locks, presence, timing, Driver::Thread);
         let (number, guards) = (flow::number(), Guards::default());
         let client = Client(Arc::new(Shared {
             number,
@@ -382,13 +388,13 @@ impl Builder {
             locks,
             node,
             timing,
-            sessions,
+            session,
             guards,
             #[cfg(feature = "jobs")]
             runs_jobs: Arc::default(),
         }));
         if self.is_eager {
-            client.0.sessions.context().await?;
+            client.open_context().await?;
         }
         Ok(client)
     }

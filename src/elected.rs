@@ -168,6 +168,16 @@ impl<S: Store> Elected<S> {
     ///
     /// Outside of a tokio runtime.
     pub fn start(locks: &Locks<S>, lock: LockName, node: &str, timing: Timing) -> Elected<S> {
+        Elected::driven_by(Driver::Thread, locks, lock, node, timing)
+    }
+
+    /// As [`Elected::start`], and has the session kept alive by `driver`: a simulation, whose time is its runtime's, keeps
+    /// it by a task.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn driven_by(driver: Driver, locks: &Locks<S>, lock: LockName, node: &str, timing: Timing) -> Elected<S> {
         let shared = Arc::new(Shared {
             locks: locks.clone(),
             lock,
@@ -179,7 +189,7 @@ impl<S: Store> Elected<S> {
             drained: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });
-        let driver = AbortOnDropHandle::new(tokio::spawn(stand(Arc::clone(&shared))));
+        let driver = AbortOnDropHandle::new(tokio::spawn(stand(Arc::clone(&shared), driver)));
         Elected { shared, _driver: Arc::new(driver) }
     }
 
@@ -397,11 +407,11 @@ impl Drop for Published {
 }
 
 /// Stands for election until the instance stops.
-async fn stand<S: Store>(shared: Arc<Shared<S>>) {
+async fn stand<S: Store>(shared: Arc<Shared<S>>, driver: Driver) {
     let _stopped = shared.stopped.clone().drop_guard();
     let presence = Presence { node: shared.node.as_ref().to_owned(), record: b"{}".to_vec() };
     let mut candidate =
-        Candidate::new(&shared.locks, presence, shared.timing, Driver::Thread).campaigning_for(shared.lock.clone());
+        Candidate::new(&shared.locks, presence, shared.timing, driver).campaigning_for(shared.lock.clone());
     let mut published = None;
     let report = |candidate: &Candidate<S>, news| match news {
         News::Won(term) => {

@@ -130,6 +130,7 @@ mod fenced;
 mod guard;
 mod handout;
 mod hold;
+mod kept;
 mod keys;
 mod lease;
 mod line;
@@ -158,6 +159,7 @@ pub use guard::{HeldLock, LockGuard};
 #[cfg(feature = "jobs")]
 pub(crate) use hold::owned_since;
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
+pub use kept::KeptSession;
 #[cfg(feature = "jobs")]
 pub(crate) use keys::escaped;
 pub use keys::{CallId, LockKind, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
@@ -213,13 +215,24 @@ pub struct Locks<S> {
     base: watch::Sender<Option<hold::Base>>,
     kept_in: Option<Arc<memory::Kept>>,
     trust_listener: session::TrustListener,
+    calls: keys::Calls,
 }
 
 impl<S: Store> Locks<S> {
     /// The locks of `namespace` in `store`, for a node that remembers `seen` of it (from its [`SeenFile`]).
     pub fn new(store: S, clock: Clock, namespace: Namespace, seen: Seen) -> Locks<S> {
         let (seen, base) = (watch::Sender::new(seen), watch::Sender::new(None));
-        Locks { store, clock, namespace, seen, base, kept_in: None, trust_listener: session::TrustListener::default() }
+        let (trust_listener, calls) = (session::TrustListener::default(), keys::Calls::default());
+        Locks { store, clock, namespace, seen, base, kept_in: None, trust_listener, calls }
+    }
+
+    /// Numbers the calls that are made through this and its clones from `first` on, instead of drawing each number at
+    /// random: for a simulation, which has to go the same way when it is repeated. No other process may use the same
+    /// numbers.
+    #[must_use]
+    pub fn numbering_calls_from(mut self, first: CallId) -> Locks<S> {
+        self.calls = keys::Calls::from(first);
+        self
     }
 
     /// Saves what was seen in `file` whenever something was granted, before it is handed out.
@@ -240,8 +253,8 @@ impl<S: Store> Locks<S> {
 
     /// The same locks through another handle of the same store, made of the one before: one that counts, for example.
     pub fn through<T: Store>(self, handle: impl FnOnce(S) -> T) -> Locks<T> {
-        let Locks { store, clock, namespace, seen, base, kept_in, trust_listener } = self;
-        Locks { store: handle(store), clock, namespace, seen, base, kept_in, trust_listener }
+        let Locks { store, clock, namespace, seen, base, kept_in, trust_listener, calls } = self;
+        Locks { store: handle(store), clock, namespace, seen, base, kept_in, trust_listener, calls }
     }
 
     pub fn namespace(&self) -> &Namespace {

@@ -92,7 +92,7 @@ impl<S: Store> Candidate<S> {
             presence,
             timing,
             driver,
-            machine: Candidacy::new(CallId::random()),
+            machine: Candidacy::new(locks.calls.next()),
             session: None,
             trust: None,
             attempt: None,

@@ -13,7 +13,7 @@ use super::line::{Line, Obstacle, Step};
 use super::seen::{Seen, StoreWentBack};
 use super::session::SessionEnd;
 use super::{Backoff, Locks};
-use crate::store::{Change, Committed, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
+use crate::store::{Change, Committed, Compare, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 
 /// How long a waiter trusts its watches before it looks for itself.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(5);
@@ -344,6 +344,10 @@ impl<S: Store> Contest<S> {
         let committed = self.settle(self.keys.release(hold)).await?;
         // The next call is wanted after this: where it is settled in the same place, that is known to be older.
         self.locks.saw(committed.revision);
+        if !committed.succeeded && hold.is_delayed() {
+            let bar = Compare::created_at(&self.keys.barred, hold.created());
+            self.settle(self.keys.unbar(bar, &self.locks.namespace.session_key(hold.lease()))).await?;
+        }
         Ok(committed.succeeded || LockKeys::was_settled(committed.got(0), hold.call()))
     }
 
@@ -358,6 +362,10 @@ impl<S: Store> Contest<S> {
         let owner = committed.got(WITHDRAW_READS_OWNER).and_then(|owner| owner.first());
         if let Some(hold) = owner.and_then(|owner| self.keys.hold_in(owner, caller)) {
             self.settle(self.keys.release(&hold)).await?;
+        }
+        if let (None, Some(delay)) = (owner, caller.delay) {
+            let bar = Compare::lease(&self.keys.barred, delay);
+            self.settle(self.keys.unbar(bar, &caller.session_key)).await?;
         }
         Ok(())
     }

@@ -190,7 +190,7 @@ impl<S: Store> Election<S> {
         mut lead: impl AsyncFnMut(&Term, &HoldSignal) -> Option<T>,
     ) -> Result<T, CampaignError> {
         loop {
-            let term = self.campaign(session, CallId::random()).await?;
+            let term = self.campaign(session, self.contest.locks.calls.next()).await?;
             let signal = self.signal(session, &term);
             let led = tokio::select! {
                 biased;

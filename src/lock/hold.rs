@@ -9,6 +9,7 @@
 //! | seize | c(owner) = c(barred) = c(refused) = 0, m(base) as read, nothing in wait/, m(settled/call) ≤ q, c(sess) as opened | put owner and mark |
 //! | release | c(owner) = the hold's, lease(owner) = the hold's | delete owner, put settled/call |
 //! | withdraw | | delete wait/call, put settled/call |
+//! | unbar | c(owner) = 0, barred is the hold's, its session's key is there | delete barred |
 //!
 //! `q` is a revision at which the call was still wanted: that of the look on which an *enqueue* or a *seize* was decided.
 //! A *seize* needs no look. Everything that it compares may be known or assumed beforehand: the base and a revision that
@@ -19,7 +20,8 @@
 //! *grant* finds its place in the queue gone (`w` is unique for ever); a late *enqueue* or *seize* finds the owner
 //! changed or the call settled, so that no abandoned call waits or holds; a late *release* finds another creation
 //! revision. A lock with a delay puts `barred` when it is granted, under a lease that outlives the holder's by the
-//! delay, and deletes it when it is released.
+//! delay, and deletes it when it is released. Where an operator has deleted the owner's key alone, the call that had won
+//! takes `barred` away as soon as it notices (*unbar*): its session, which lives, would keep that as well.
 //!
 //! An election never seizes: if a hand deletes the owner's key, a seizure that is still on its way could make an owner
 //! that does not know of it. A [`FencedLock`](super::FencedLock) settles the call as soon as it notices.
@@ -191,6 +193,11 @@ impl Hold {
     /// The call that won it.
     pub fn call(&self) -> CallId {
         self.call
+    }
+
+    /// Whether the lock is barred for a while where its session ends before it is released.
+    pub(super) fn is_delayed(&self) -> bool {
+        self.delayed
     }
 
     /// What everything that is claimed under this hold puts in its own transaction: by it a store that was restored from
@@ -460,6 +467,14 @@ impl LockKeys {
         let mut then = vec![Op::delete(&self.owner), self.settle(hold.call)];
         then.extend(hold.delayed.then(|| Op::delete(&self.barred)));
         Txn { when: hold.still_held().into(), then, otherwise: vec![Op::get(self.settled(hold.call))] }
+    }
+
+    /// Takes away the bar that a hold of the session with this key has left, where that hold is gone though the session is
+    /// not. `bar` proves whose it is.
+    pub fn unbar(&self, bar: Compare, session_key: &str) -> Txn {
+        let absent = Compare::absent(Keys::one(self.owner.as_str()));
+        let lives = Compare::present(Keys::one(session_key));
+        Txn::new().when(absent).when(bar).when(lives).then(Op::delete(&self.barred))
     }
 
     /// Whether what a refused [`LockKeys::release`] read says that an earlier one of the same call was applied.

@@ -26,7 +26,7 @@
 //! namespace.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
@@ -329,6 +329,26 @@ impl CallId {
     pub(crate) fn parse(text: &str) -> Option<CallId> {
         let well_formed = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         well_formed.then(|| u128::from_str_radix(text, 16).ok().map(CallId)).flatten()
+    }
+}
+
+/// Where the numbers of a program's calls come from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Calls(Option<Arc<Mutex<CallId>>>);
+
+impl Calls {
+    /// One after the other, from this one on.
+    pub fn from(first: CallId) -> Calls {
+        Calls(Some(Arc::new(Mutex::new(first))))
+    }
+
+    /// A call that no other has the number of.
+    pub fn next(&self) -> CallId {
+        let Some(next) = &self.0 else { return CallId::random() };
+        let mut next = next.lock().expect("a number is never left half-way");
+        let call = *next;
+        *next = call.next();
+        call
     }
 }
 

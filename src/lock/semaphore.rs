@@ -224,7 +224,7 @@ impl<S: Store> Semaphore<S> {
     ) -> Result<Option<Permits<S>>, SemaphoreError> {
         check(permits)?;
         check(self.initially)?;
-        let claim = Claim { caller: member.caller(CallId::random()), permits };
+        let claim = Claim { caller: member.caller(self.locks.calls.next()), permits };
         let abandoned = self.abandoned(claim.caller.call);
         let time_up = async {
             match within {

@@ -9,6 +9,7 @@ mod restore;
 mod runs;
 mod takeover;
 
+pub mod holders;
 pub mod record;
 pub mod witness;
 
@@ -44,6 +45,14 @@ pub enum Rule {
     Settles,
     /// No node ends by itself.
     NodesLast,
+    /// Nobody acts under a hold of a lock once somebody has acted under a later one.
+    OneHolder,
+    /// An occurrence is claimed once, and handed to one elected instance.
+    ClaimedOnce,
+    /// What may not be repeated is begun once, and nothing is begun that is done.
+    DoneOnce,
+    /// Once all is well, everybody who waits for a lock, an election or an end has it.
+    Served,
     /// In a store that was restored from a backup nobody acts under a fence that may have been given out before, nor
     /// decides what was decided, until it is repaired; then somebody leads, under a greater fence.
     Restored,
@@ -83,6 +92,22 @@ pub fn judge_restore(record: &Record) -> Vec<Violation> {
     found.0
 }
 
+/// Every promise to those who hold locks, stand for election and do things once that `record` shows broken.
+pub fn judge_holders(record: &Record) -> Vec<Violation> {
+    let mut found = Findings::default();
+    nodes_last(record, &mut found);
+    holders::judge(record, &mut found);
+    found.0
+}
+
+/// The same of what follows a restore of the store.
+pub fn judge_holders_restored(record: &Record) -> Vec<Violation> {
+    let mut found = Findings::default();
+    nodes_last(record, &mut found);
+    holders::judge_restore(record, &mut found);
+    found.0
+}
+
 /// How often each kind of thing is in the record: a judgement over nothing is none.
 pub fn count(record: &Record) -> BTreeMap<&'static str, u64> {
     let mut counts = BTreeMap::new();
@@ -105,6 +130,19 @@ pub fn count(record: &Record) -> BTreeMap<&'static str, u64> {
             },
             Fact::Open { state: record::State::Retrying, .. } => "retries",
             Fact::Started { .. } => "starts",
+            Fact::Held { .. } => "holds",
+            Fact::Handed { .. } => "occurrences handed out",
+            Fact::TakenAway { .. } => "locks taken by hand",
+            Fact::Began { .. } => "keys begun",
+            Fact::Answered { how, .. } => match *how {
+                "done" => "keys done",
+                "failed" => "keys failed",
+                "unknown" => "keys unknown",
+                "lost" => "keys lost in the middle",
+                "locked" => "calls for locks that had it",
+                "not locked" => "calls for locks that had it not",
+                _ => "calls for a key that failed",
+            },
             Fact::Effect { accepted: true, .. } => "effects taken",
             Fact::Effect { accepted: false, .. } => "stale effects, taken by whoever does not look at fences",
             Fact::Shock(_) => "shocks",

@@ -146,6 +146,68 @@ pub enum Fact {
         by: Option<Life>,
     },
 
+    /// The same of the other locks, of what elected instances have claimed, and of what is done once.
+    Granted {
+        revision: u64,
+        lock: String,
+        fence: u64,
+        node: String,
+    },
+    Freed {
+        revision: u64,
+        lock: String,
+    },
+    Claimed {
+        revision: u64,
+        job: String,
+        instant: i64,
+        fence: u64,
+    },
+    Once {
+        revision: u64,
+        key: String,
+        state: String,
+    },
+    /// An operator has taken a lock from its holder.
+    TakenAway {
+        lock: String,
+        fence: u64,
+    },
+    /// A program was handed a hold of a lock, or an occurrence.
+    Held {
+        life: Life,
+        lock: String,
+        fence: u64,
+    },
+    Handed {
+        life: Life,
+        job: String,
+        at: i64,
+        fence: u64,
+    },
+    /// It did something under a hold; it had `looked` at its clock right before, or went by a signal alone.
+    Acted {
+        life: Life,
+        lock: String,
+        fence: u64,
+        looked: bool,
+    },
+    /// A program wants a lock, or something done once; began that; and learned how it stands.
+    Called {
+        life: Life,
+        key: String,
+    },
+    Began {
+        life: Life,
+        key: String,
+        fence: u64,
+    },
+    Answered {
+        life: Life,
+        key: String,
+        how: &'static str,
+    },
+
     /// A question that was put when the node's own clock said `sent` was answered: its lease lives `ttl` from then.
     Acknowledged {
         life: Life,
@@ -203,6 +265,10 @@ impl Fact {
             | Fact::OpenGone { revision, .. }
             | Fact::Done { revision, .. }
             | Fact::DoneGone { revision, .. }
+            | Fact::Granted { revision, .. }
+            | Fact::Freed { revision, .. }
+            | Fact::Claimed { revision, .. }
+            | Fact::Once { revision, .. }
             | Fact::Wrote { revision, .. } => Some(*revision),
             _ => None,
         }

@@ -24,6 +24,17 @@ fn put(rest: &str, entry: &Entry, revision: u64) -> Option<Fact> {
         let lease = entry.lease.map_or(0, |lease| lease.0.get());
         return Some(Fact::Owner { revision, fence: base + entry.created.0, node: text(&value["node"])?, lease });
     }
+    if let Some(lock) = lock_of(rest) {
+        let fence = value["base"].as_u64()? + entry.created.0;
+        return Some(Fact::Granted { revision, lock, fence, node: text(&value["node"])? });
+    }
+    if let Some(place) = rest.strip_prefix("claimed/") {
+        let job = place.split_once('/')?.1.to_owned();
+        return Some(Fact::Claimed { revision, job, instant: instant(&value["at"])?, fence: value["fence"].as_u64()? });
+    }
+    if let Some(key) = rest.strip_prefix("~once/").and_then(|place| place.strip_suffix("/at")) {
+        return Some(Fact::Once { revision, key: key.to_owned(), state: text(&record["state"])? });
+    }
     if rest == "watermark" {
         let fence = record["batch"].as_str()?.split('-').next()?.parse().ok()?;
         return Some(Fact::Decided { revision, instant: instant(&record["instant"])?, fence });
@@ -67,6 +78,9 @@ fn gone(rest: &str, revision: u64) -> Option<Fact> {
     if rest == "lock/leader/owner" {
         return Some(Fact::Vacant { revision });
     }
+    if let Some(lock) = lock_of(rest) {
+        return Some(Fact::Freed { revision, lock });
+    }
     if let Some(job) = rest.strip_prefix("job/") {
         return Some(Fact::Forgotten { revision, job: job.to_owned() });
     }
@@ -77,6 +91,11 @@ fn gone(rest: &str, revision: u64) -> Option<Fact> {
     let (job, at) = rest.strip_prefix("~done/")?.split_once('/')?;
     let run = format!("{job}@{}", at.trim_end_matches('#').replacen(".000Z", "Z", 1));
     Some(Fact::DoneGone { revision, run })
+}
+
+/// The lock that a key is the owner's of.
+pub fn lock_of(rest: &str) -> Option<String> {
+    Some(rest.strip_prefix("lock/")?.strip_suffix("/owner")?.to_owned())
 }
 
 fn text(value: &Value) -> Option<String> {

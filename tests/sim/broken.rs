@@ -3,7 +3,7 @@
 use super::network::Broken;
 use super::plan::Plan;
 use super::referee::record::{Attempt, Fact, JobRule, Life, Record, State};
-use super::referee::{Rule, Violation, count, judge, judge_restore};
+use super::referee::{Rule, Violation, count, judge, judge_holders, judge_holders_restored, judge_restore};
 use super::simulate;
 
 /// So many seeds of a broken build are looked at, at most.
@@ -79,8 +79,38 @@ fn a_verdict_on_a_run_that_is_another_s_is_caught() {
 }
 
 #[test]
+fn a_lock_that_is_granted_to_all_is_caught() {
+    is_caught_in(Plan::of_holders, judge_holders, Broken::GrantsToAll, Rule::OneHolder);
+}
+
+#[test]
+fn a_holder_that_trusts_for_ever_is_caught() {
+    is_caught_in(Plan::of_holders, judge_holders, Broken::TrustsForEver, Rule::OneHolder);
+}
+
+#[test]
+fn occurrences_that_are_claimed_without_a_look_are_caught() {
+    is_caught_in(Plan::of_holders, judge_holders, Broken::NoFenceNorWatermark, Rule::ClaimedOnce);
+}
+
+#[test]
+fn what_is_done_again_is_caught() {
+    is_caught_in(Plan::of_holders, judge_holders, Broken::ClaimsAgain, Rule::DoneOnce);
+}
+
+#[test]
+fn a_lock_that_nobody_gets_again_is_caught() {
+    is_caught_in(Plan::of_holders, judge_holders, Broken::NoSuccessor, Rule::Served);
+}
+
+#[test]
 fn a_store_that_is_restored_where_nobody_remembers_is_caught() {
     is_caught_in(Plan::with_restore, judge_restore, Broken::NoMemory, Rule::Restored);
+}
+
+#[test]
+fn a_store_that_is_restored_where_no_holder_remembers_is_caught() {
+    is_caught_in(Plan::of_holders_with_restore, judge_holders_restored, Broken::NoMemory, Rule::Restored);
 }
 
 fn life() -> Life {

@@ -1,5 +1,6 @@
 //! What lies between a node and the store: it loses, delays, repeats, cuts off, and holds back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -83,6 +84,10 @@ pub enum Broken {
     NoGuard,
     /// Changes of runs do not compare the run.
     Overwrites,
+    /// What is done once is claimed without a look at its record.
+    ClaimsAgain,
+    /// A lock is granted without a look at its owner.
+    GrantsToAll,
     /// What was seen of the store is forgotten with the process.
     NoMemory,
 }
@@ -317,7 +322,10 @@ impl Net {
         let strips = |compare: &Compare| match &compare.keys {
             Keys::One(key) => match self.broken {
                 Broken::NoFenceCheck => key.ends_with("/owner"),
-                Broken::NoFenceNorWatermark => key.ends_with("/owner") || key.ends_with("/watermark"),
+                Broken::NoFenceNorWatermark => {
+                    key.ends_with("/owner") || key.ends_with("/watermark") || key.contains("/claimed/")
+                }
+                Broken::ClaimsAgain => key.contains("/~once/"),
                 Broken::Overwrites => key.contains("/open/"),
                 _ => false,
             },
@@ -332,6 +340,10 @@ impl Net {
                 if self.broken == Broken::NoVerdicts && kind == Kind::Verdict {
                     return Err(unknown("it is broken"));
                 }
+                Ok(())
+            }
+            (Broken::GrantsToAll, Kind::Grant) => {
+                txn.when.retain(|compare| !matches!(&compare.keys, Keys::One(key) if key.ends_with("/owner")));
                 Ok(())
             }
             (Broken::NoSuccessor, Kind::Grant) => {
@@ -392,6 +404,8 @@ fn kind_of(request: &Request) -> Kind {
         Op::Put { key, .. } if key.ends_with("/owner") => Some(Kind::Grant),
         Op::Put { key, .. } if key.contains("/wait/") => Some(Kind::Enqueue),
         Op::Put { key, .. } if key.contains("/sess/") => Some(Kind::Session),
+        Op::Put { key, .. } if key.contains("/claimed/") => Some(Kind::Claim),
+        Op::Put { key, .. } if key.contains("/~once/") && key.ends_with("/at") => Some(Kind::Change),
         Op::Delete(Keys::One(key)) if key.ends_with("/owner") => Some(Kind::Release),
         _ => None,
     };
@@ -411,6 +425,7 @@ pub struct Link {
     net: Arc<Net>,
     machine: Machine,
     life: Option<Life>,
+    severed: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Link {
@@ -421,19 +436,32 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub fn new(net: Arc<Net>, machine: Machine, life: Option<Life>) -> Link {
-        Link { net, machine, life }
+        Link { net, machine, life, severed: Arc::default() }
+    }
+
+    /// The process has crashed: nothing that is left of it here is sent any more, nor hears anything.
+    pub fn sever(&self) {
+        self.severed.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for as long as the process is stopped; for ever, once it has crashed.
+    async fn lives(&self) {
+        self.machine.running().await;
+        if self.severed.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
     }
 
     async fn call(&self, mut request: Request) -> Result<Reply, StoreError> {
         // A stopped process sends nothing until it goes on.
-        self.machine.running().await;
+        self.lives().await;
         let kind = kind_of(&request);
         self.net.deface(&mut request, kind)?;
         let fate = self.net.fate();
         if fate.unavailable || self.machine.is_cut() || self.net.is_down() {
             tokio::time::sleep(fate.there.min(PATIENCE)).await;
             self.net.note(Fact::Saw("requests refused"));
-            self.machine.running().await;
+            self.lives().await;
             return Err(unavailable());
         }
         let quick = fate.quick;
@@ -453,7 +481,7 @@ impl Link {
                 Err(unknown("it took too long"))
             }
         };
-        self.machine.running().await;
+        self.lives().await;
         reply
     }
 
@@ -550,7 +578,7 @@ impl Store for Link {
     }
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
-        self.machine.running().await;
+        self.lives().await;
         if self.machine.is_cut() || self.net.is_down() {
             return Err(unavailable());
         }

@@ -87,10 +87,19 @@ pub struct Restore {
     pub repaired: u64,
 }
 
+/// What the processes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    Nodes,
+    /// Programs that hold locks, stand for election and do things once.
+    Holders,
+}
+
 /// All of it.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    pub cast: Cast,
     pub nodes: usize,
     pub ttl_secs: u64,
     pub grace_secs: u64,
@@ -114,6 +123,7 @@ impl Plan {
         let (jobs, rules) = jobs::choose(&mut chance);
         let mut plan = Plan {
             seed,
+            cast: Cast::Nodes,
             nodes,
             ttl_secs: *chance.pick(&[2, 3, 5, 8]),
             grace_secs: *chance.pick(&[1, 5, 15]),
@@ -144,6 +154,16 @@ impl Plan {
             repaired: restored + 12_000,
         };
         Plan { restore: Some(restore), ..Plan::of(seed) }
+    }
+
+    /// The same, done to programs that hold locks. (They have no jobs, and heed nobody who asks for something.)
+    pub fn of_holders(seed: u64) -> Plan {
+        Plan { cast: Cast::Holders, ..Plan::of(seed) }
+    }
+
+    /// The same, and when all is well again the store is restored from a backup.
+    pub fn of_holders_with_restore(seed: u64) -> Plan {
+        Plan { cast: Cast::Holders, ..Plan::with_restore(seed) }
     }
 
     fn spread_deeds(&mut self, chance: &mut Chance) {

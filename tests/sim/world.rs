@@ -10,18 +10,20 @@ use fencron::execute::Outputs;
 use fencron::fence::Fence;
 use fencron::job::{JobName, Params, Verdict};
 use fencron::ledger::{Asked, Find, Ledger, Resolution, RunRow};
-use fencron::lock::{Driver, Locks, Namespace, Seen, Timing};
-use fencron::node::{Ends, Node, Options, Order, Status};
+use fencron::lock::{CallId, Driver, Locks, Namespace, Seen, Timing};
+use fencron::node::{self, Node, Options, Order, Status};
 use fencron::scheduler::run::Source;
 use fencron::store::memory::Snapshot;
-use fencron::store::{Keys, Op, Range, Revision, Store, StoreError, Txn, Watched};
+use fencron::store::{Change, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn, Watched};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::chance::Chance;
 use super::clock::{MachineClock, TrueClock, WALL_START};
+use super::holders::Holders;
 use super::network::{Broken, Harm, Link, Machine, Net, Weather};
-use super::plan::{CHAOS, Deed, Plan, REST, Request, Whom};
+use super::plan::{CHAOS, Cast, Deed, Plan, REST, Request, Whom};
+use super::referee::holders::{ELECTED, LOCKS};
 use super::referee::record::{Fact, Life, Record};
 use super::referee::witness;
 use super::work::{Receiver, Worker};
@@ -54,9 +56,10 @@ struct World<'a> {
 
 struct Process {
     life: Life,
+    link: Link,
     orders: mpsc::Sender<Order>,
     status: watch::Receiver<Status>,
-    task: JoinHandle<Result<(), StoreError>>,
+    task: Task,
     /// It was told to end.
     told: bool,
 }
@@ -73,6 +76,14 @@ enum Ending {
     TakeKeyAway(String),
     ClearSky,
 }
+
+/// A process's machine, its way to the store, and its locks.
+type Way = (Machine, Link, Locks<Link>);
+
+/// The ends of a process's channels.
+type Ends = (mpsc::Receiver<Order>, watch::Sender<Status>);
+
+type Task = JoinHandle<Result<(), StoreError>>;
 
 enum Turn {
     Deed(Deed),
@@ -242,14 +253,23 @@ impl<'a> World<'a> {
         let clock = machine.clock.clock();
         let (orders, order_end) = mpsc::channel(8);
         let (status_end, status) = watch::channel(Status::starting(&name, &self.config));
-        let net = Arc::clone(&self.net);
-        let receiver = Arc::clone(&self.receiver);
         let locks = Locks::new(link.clone(), clock.clone(), self.namespace.clone(), self.remembered(at));
         self.remember(at, locks.seen());
+        let task = match self.plan.cast {
+            Cast::Nodes => self.spawn_node(life.clone(), (machine, link.clone(), locks), (order_end, status_end)),
+            Cast::Holders => self.spawn_holders(life.clone(), (machine, link.clone(), locks), (order_end, status_end)),
+        };
+        self.net.note(Fact::Up(life.clone()));
+        self.nodes[at] = Some(Process { life, link, orders, status, task, told: false });
+    }
+
+    fn spawn_node(&self, life: Life, (machine, link, locks): Way, (orders, status): Ends) -> Task {
+        let (net, receiver, clock) = (Arc::clone(&self.net), Arc::clone(&self.receiver), machine.clock.clock());
+        let name = life.node.clone();
         let node = Node {
             ledger: Ledger::new(link, self.namespace.clone()),
             locks,
-            execute: Worker { net, machine, life: life.clone(), receiver, seed: self.plan.seed },
+            execute: Worker { net, machine, life, receiver, seed: self.plan.seed },
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
             metrics: Arc::default(),
@@ -267,13 +287,26 @@ impl<'a> World<'a> {
         let config = self.config.clone();
         // Nobody has chores for it: the other end is kept so that the channel stays open.
         let (chores_end, chores) = mpsc::channel(1);
-        let task = tokio::spawn(async move {
+        tokio::spawn(async move {
             let _chores = chores_end;
-            node.run(config, Ends { orders: order_end, chores, status: status_end, turned: watch::Sender::default() })
-                .await
-        });
-        self.net.note(Fact::Up(life.clone()));
-        self.nodes[at] = Some(Process { life, orders, status, task, told: false });
+            node.run(config, node::Ends { orders, chores, status, turned: watch::Sender::default() }).await
+        })
+    }
+
+    fn spawn_holders(&self, life: Life, (machine, link, locks): Way, (orders, status): Ends) -> Task {
+        // Drawn by the seed, as everything is; no two processes number their calls alike.
+        let first = Chance::of(self.plan.seed, &format!("calls of {life}")).draw();
+        let holders = Holders {
+            net: Arc::clone(&self.net),
+            machine,
+            life,
+            locks: locks.numbering_calls_from(CallId::from_u128(u128::from(first) << 64)),
+            ledger: Ledger::new(link, self.namespace.clone()),
+            timing: self.timing(),
+            grace: Duration::from_secs(self.plan.grace_secs),
+            seed: self.plan.seed,
+        };
+        tokio::spawn(holders.run(orders, status))
     }
 
     /// What a process on this machine begins with. Only where the store is restored nodes have disks: that costs each of
@@ -316,6 +349,7 @@ impl<'a> World<'a> {
 
     async fn crash(&mut self, at: usize) {
         let Some(process) = self.nodes[at].take() else { return };
+        process.link.sever();
         process.task.abort();
         match process.task.await {
             Err(error) if error.is_panic() => {
@@ -347,6 +381,7 @@ impl<'a> World<'a> {
 
     async fn deed(&mut self, deed: Deed) {
         match deed {
+            Deed::Ask(_) if self.plan.cast == Cast::Holders => return,
             Deed::Ask(request) => return self.ask(request),
             Deed::Compact => {
                 self.net.store.compact(Revision(u64::MAX));
@@ -391,7 +426,11 @@ impl<'a> World<'a> {
             Deed::RevokeLeader => self.revoke_leader().await,
             Deed::DeleteOwner => self.delete_owner().await,
             Deed::StrayKey(lasts) => {
-                let key = format!("{}lock/leader/wait/by-hand", self.namespace.prefix());
+                let lock = match self.plan.cast {
+                    Cast::Nodes => "leader",
+                    Cast::Holders => *self.chance.pick(&[LOCKS[0], LOCKS[1], ELECTED]),
+                };
+                let key = format!("{}lock/{lock}/wait/by-hand", self.namespace.prefix());
                 self.by_hand(Txn::new().then(Op::put(&key, "what?"))).await;
                 self.net.note(Fact::TroubleBegins("a stray key".into()));
                 self.end_in(lasts, Ending::TakeKeyAway(key));
@@ -445,21 +484,46 @@ impl<'a> World<'a> {
         }
     }
 
-    fn owner_key(&self) -> String {
-        format!("{}lock/leader/owner", self.namespace.prefix())
+    /// The owner's key of the leadership; of holders, that of any lock.
+    async fn an_owner(&mut self) -> Option<Entry> {
+        let locks = format!("{}lock/", self.namespace.prefix());
+        let page = self.net.store.range(Range::of(Keys::prefix(locks))).await.unwrap();
+        let is_victim = |entry: &Entry| match self.plan.cast {
+            Cast::Nodes => entry.key.ends_with("lock/leader/owner"),
+            Cast::Holders => entry.key.ends_with("/owner"),
+        };
+        let mut owners: Vec<Entry> = page.entries.into_iter().filter(is_victim).collect();
+        match owners.len() {
+            0 | 1 => owners.pop(),
+            many => Some(owners.swap_remove(self.chance.draw() as usize % many)),
+        }
     }
 
-    async fn revoke_leader(&self) {
-        let page = self.net.store.range(Range::of(Keys::one(self.owner_key()))).await.unwrap();
-        if let Some(lease) = page.entries.first().and_then(|entry| entry.lease) {
+    async fn revoke_leader(&mut self) {
+        if let Some(lease) = self.an_owner().await.and_then(|entry| entry.lease) {
+            let page = self.net.store.range(Range::of(Keys::prefix(self.namespace.prefix()))).await.unwrap();
+            for entry in page.entries.iter().filter(|entry| entry.lease == Some(lease)) {
+                self.note_taken(entry);
+            }
             self.net.store.revoke(lease).await.unwrap();
             self.net.note(Fact::Saw("leases revoked by hand"));
         }
     }
 
-    async fn delete_owner(&self) {
-        self.by_hand(Txn::new().then(Op::delete(self.owner_key()))).await;
+    async fn delete_owner(&mut self) {
+        if let Some(entry) = self.an_owner().await {
+            self.note_taken(&entry);
+            self.by_hand(Txn::new().then(Op::delete(&entry.key))).await;
+        }
         self.net.note(Fact::Saw("owners deleted by hand"));
+    }
+
+    fn note_taken(&self, entry: &Entry) {
+        if let Some(Fact::Granted { lock, fence, .. }) =
+            witness::fact(&self.namespace.prefix(), &Change::Put(entry.clone()))
+        {
+            self.net.note(Fact::TakenAway { lock, fence });
+        }
     }
 
     async fn by_hand(&self, txn: Txn) {

@@ -11,7 +11,6 @@ use crate::lock::contest::{Ask, Contended};
 use crate::lock::context::{Held, LockContext};
 use crate::lock::election::CampaignError;
 use crate::lock::hold::{Caller, Hold};
-use crate::lock::keys::CallId;
 use crate::lock::session::{RECHECK, SessionEnd};
 use crate::lock::signal::{HoldOver, Lost};
 use crate::store::{Store, StoreError};
@@ -31,7 +30,7 @@ impl<S: Store> FencedLock<S> {
         context: &mut LockContext,
         patience: Patience,
     ) -> Result<Option<Fence>, LockError> {
-        let mut caller = context.member.caller(CallId::random());
+        let mut caller = context.member.caller(self.contest.locks.calls.next());
         context.pending.insert(self.key().to_owned(), caller.clone());
         let abandoned = self.contest.abandoned(caller.clone());
         let time_up = async {

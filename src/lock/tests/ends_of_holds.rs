@@ -356,6 +356,45 @@ async fn a_lock_that_was_released_is_not_barred() {
     assert!(lock.try_lock(&mut context).await.unwrap(), "nor after its session was closed");
 }
 
+/// Deletes the owner's key of a lock with a delay by hand, has `notice` called, and another session lock it.
+async fn owner_deleted_under_a_delay(notice: impl AsyncFnOnce(FencedLock<Faulty>, &mut LockContext)) {
+    let door = Door::with(Config { lock_delay: Some(Duration::from_secs(30)), ..Config::default() });
+    let (a, b) = (door.session("a").await, door.session("b").await);
+    let mut context = a.context();
+    door.lock().lock(&mut context).await.unwrap();
+    let waiter = queue_up(&door, b.context()).await;
+    door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+    notice(door.lock(), &mut context).await;
+    locked(waiter).await.1.unwrap();
+    assert!(a.trust().borrow().holds(door.cluster.clock.boot()), "its session goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_is_deleted_by_hand_does_not_bar_the_lock_once_its_holder_notices() {
+    owner_deleted_under_a_delay(async |lock, context| {
+        let lost = lock.fence(context).await;
+        assert!(matches!(lost, Err(LockError::OwnershipLost { why: Lost::Taken, .. })), "{lost:?}");
+    })
+    .await;
+    owner_deleted_under_a_delay(async |lock, context| {
+        let lost = lock.unlock(context).await;
+        assert!(matches!(lost, Err(LockError::OwnershipLost { .. })), "{lost:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_look_at_a_lost_hold_leaves_the_bar_of_a_session_that_has_ended() {
+    let door = Door::with(Config { lock_delay: Some(Duration::from_secs(30)), ..Config::default() });
+    let (a, b) = (door.session("a").await, door.session("b").await);
+    let (lock, mut context) = (door.lock(), a.context());
+    lock.lock(&mut context).await.unwrap();
+    let hold = lock.hold(&mut context).await.unwrap();
+    door.end(&a).await;
+    lock.contest.free(&hold).await.unwrap();
+    assert!(!lock.try_lock(&mut b.context()).await.unwrap(), "its delay counts from the end of the session");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_delay_whose_lease_has_ended_is_made_anew() {
     let delay = Duration::from_secs(30);
