@@ -126,6 +126,7 @@ mod claim;
 mod contest;
 mod context;
 mod election;
+mod errands;
 mod fenced;
 mod guard;
 mod handout;

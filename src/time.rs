@@ -161,6 +161,9 @@ impl Boot {
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> (Boot, Wall) + Send + Sync>);
 
+/// How often the boot clock is looked at while something waits by a timer, which stands still in suspend.
+const RECHECK: Duration = Duration::from_secs(1);
+
 impl Clock {
     /// The machine's own clocks.
     pub fn system() -> Clock {
@@ -185,6 +188,19 @@ impl Clock {
     /// What the wall clock says.
     pub fn wall(&self) -> Wall {
         (self.0)().1
+    }
+
+    /// Waits until the boot clock says `at`; never, without that. A suspended machine's time counts, which timers do not
+    /// count: the clock is looked at again and again.
+    pub(crate) async fn reached(&self, at: Option<Boot>) {
+        let Some(at) = at else { return std::future::pending().await };
+        loop {
+            let left = at.since(self.boot());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(RECHECK)).await;
+        }
     }
 }
 

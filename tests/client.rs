@@ -643,3 +643,32 @@ fn a_client_outlives_the_runtime_that_was_opening_its_session() {
         client.close().await;
     });
 }
+
+/// What a client has in a runtime that is gone, each with the verb that finds out whether it is released.
+#[test]
+fn a_guard_that_is_dropped_outside_of_a_runtime_is_released() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("state.db").display());
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let client = first.block_on(Client::connect(&url)).unwrap();
+    let (guard, permits) = first.block_on(async {
+        let permits = client.semaphore("desks", 1).acquire().await.unwrap();
+        (client.lock("door").acquire().await.unwrap(), permits)
+    });
+    // What is dropped in a runtime that ends next is as good as dropped outside.
+    let waits = client.clone();
+    let waiting = first.spawn(async move { waits.lock("door").acquire().await.map(drop) });
+    first.block_on(until("it waits", async || {
+        let door = client.locks().election(LockName::new("door").unwrap()).observe().await.unwrap();
+        (!door.waiting.is_empty()).then_some(())
+    }));
+    drop(first);
+    drop((guard, permits, waiting));
+    runtime().block_on(async {
+        let other = Client::connect(&url).await.unwrap();
+        drop(soon("the guard is released", other.lock("door").acquire()).await.unwrap());
+        drop(soon("the permit is given back", other.semaphore("desks", 1).acquire()).await.unwrap());
+        drop(client);
+    });
+}

@@ -341,14 +341,11 @@ impl<S: Store> Contest<S> {
 
     /// Ends the hold, and answers whether it is known that this did.
     pub async fn free(&self, hold: &Hold) -> Result<bool, StoreError> {
-        let committed = self.settle(self.keys.release(hold)).await?;
+        let session_key = self.locks.namespace.session_key(hold.lease());
+        let (revision, freed) = free(&self.locks.store, &self.keys, hold, &session_key).await?;
         // The next call is wanted after this: where it is settled in the same place, that is known to be older.
-        self.locks.saw(committed.revision);
-        if !committed.succeeded && hold.is_delayed() {
-            let bar = Compare::created_at(&self.keys.barred, hold.created());
-            self.settle(self.keys.unbar(bar, &self.locks.namespace.session_key(hold.lease()))).await?;
-        }
-        Ok(committed.succeeded || LockKeys::was_settled(committed.got(0), hold.call()))
+        self.locks.saw(revision);
+        Ok(freed)
     }
 
     /// Takes back the call: afterwards it neither waits nor holds, and no request of it that is still under way can
@@ -358,16 +355,7 @@ impl<S: Store> Contest<S> {
     ///
     /// Where the store does not answer in about ten seconds. Withdrawing again is harmless.
     pub async fn withdraw(&self, caller: &Caller) -> Result<(), StoreError> {
-        let committed = self.settle(self.keys.withdraw(caller.call)).await?;
-        let owner = committed.got(WITHDRAW_READS_OWNER).and_then(|owner| owner.first());
-        if let Some(hold) = owner.and_then(|owner| self.keys.hold_in(owner, caller)) {
-            self.settle(self.keys.release(&hold)).await?;
-        }
-        if let (None, Some(delay)) = (owner, caller.delay) {
-            let bar = Compare::lease(&self.keys.barred, delay);
-            self.settle(self.keys.unbar(bar, &caller.session_key)).await?;
-        }
-        Ok(())
+        withdraw(&self.locks.store, &self.keys, caller).await
     }
 
     /// Sends a transaction that may be applied more than once, until there is an answer.
@@ -396,6 +384,43 @@ pub(super) async fn settle<S: Store>(store: &S, txn: Txn) -> Result<Committed, S
         }
         backoff.wait().await;
     }
+}
+
+/// Ends the hold of the session with this key. Answers at which revision of the store, and whether it is known that this
+/// ended it.
+pub(super) async fn free<S: Store>(
+    store: &S,
+    keys: &LockKeys,
+    hold: &Hold,
+    session_key: &str,
+) -> Result<(Revision, bool), StoreError> {
+    let committed = settle(store, keys.release(hold)).await?;
+    let freed = committed.succeeded || LockKeys::was_settled(committed.got(0), hold.call());
+    if !freed {
+        // If another hand ended it, a request that arrived twice may have put it again, without a holder that knows.
+        let disowned = settle(store, keys.disown(hold.call())).await?;
+        let owner = disowned.got(WITHDRAW_READS_OWNER).and_then(|owner| owner.first());
+        if let Some(again) = owner.and_then(|owner| keys.again(owner, hold)) {
+            settle(store, keys.release(&again)).await?;
+        }
+        if owner.is_none() && hold.is_delayed() {
+            settle(store, keys.unbar(Compare::created_at(&keys.barred, hold.created()), session_key)).await?;
+        }
+    }
+    Ok((committed.revision, freed))
+}
+
+/// As [`Contest::withdraw`].
+pub(super) async fn withdraw<S: Store>(store: &S, keys: &LockKeys, caller: &Caller) -> Result<(), StoreError> {
+    let committed = settle(store, keys.withdraw(caller.call)).await?;
+    let owner = committed.got(WITHDRAW_READS_OWNER).and_then(|owner| owner.first());
+    if let Some(hold) = owner.and_then(|owner| keys.hold_in(owner, caller)) {
+        settle(store, keys.release(&hold)).await?;
+    }
+    if let (None, Some(delay)) = (owner, caller.delay) {
+        settle(store, keys.unbar(Compare::lease(&keys.barred, delay), &caller.session_key)).await?;
+    }
+    Ok(())
 }
 
 /// Whether what `proof` showed ended by its release, where another call has been settled in the same place since: the
@@ -429,7 +454,7 @@ pub(super) async fn history_of<S: Store>(
     }
 }
 
-/// Which answer of [`LockKeys::withdraw`] is the owner.
+/// Which answer of [`LockKeys::withdraw`] and of [`LockKeys::disown`] is the owner.
 const WITHDRAW_READS_OWNER: usize = 2;
 
 /// What a watch said.

@@ -137,7 +137,7 @@ impl<S: Store> Election<S> {
         match contended {
             Ok(Contended::Won(hold)) => Ok(Term { hold }),
             Err(CampaignError::TrustLapsed) => {
-                if let Err(error) = self.contest.take_back(&caller).await {
+                if let Err(error) = self.contest.take_back(&member, &caller).await {
                     tracing::warn!(%error, %call, "a lock that was won too late is given back in the background");
                 }
                 Err(CampaignError::TrustLapsed)

@@ -8,7 +8,7 @@ use super::Locks;
 use super::contest::Contest;
 use super::context::{HeldBy, LockContext};
 use super::hold::{Hold, Manner, QueueRead};
-use super::keys::LockName;
+use super::keys::{CallId, LockName};
 use super::signal::{HoldSignal, Lost};
 use crate::fence::Fence;
 use crate::store::{Compare, Op, Store, StoreError, Txn};
@@ -139,7 +139,7 @@ impl<S: Store> FencedLock<S> {
         let Some(held) = context.held.get_mut(key) else { return Err(self.not_the_owner()) };
         if held.count == 1 && held.is_over().is_none() {
             held.releasing = true;
-            let unreleased = self.contest.unreleased(held.hold.clone());
+            let unreleased = self.contest.unreleased(&held.member, held.hold.clone());
             let settled = self.settle(context).await.map(drop);
             unreleased.settled();
             return settled;
@@ -242,6 +242,7 @@ impl<S: Store> FencedLock<S> {
         let Some(holder) = line.holder() else { return Ok(None) };
         let keys = &self.contest.keys;
         let mut take = Txn::new().when(Compare::created_at(&keys.owner, holder.created)).then(Op::delete(&keys.owner));
+        take.then.extend(CallId::parse(&holder.call).map(|call| keys.void(call)));
         if line.is_barred() {
             take = take.then(Op::delete(&keys.barred));
         }

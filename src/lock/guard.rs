@@ -12,11 +12,11 @@ use crate::store::Store;
 
 /// One `lock` of a context, unlocked when this is dropped.
 ///
-/// What dropping can and cannot promise: it cannot wait, so it only *sends* the release, from a task of the runtime
-/// that it is dropped in, and no error is reported. The lock is free a little later; the context's next operation on it
-/// settles it before anything else. When the guard is dropped outside of a runtime, or while the runtime shuts down,
-/// the lock is held until that next operation, or until the session ends. If you must know that the lock is free, call
-/// [`LockGuard::unlock`] and check its answer.
+/// What dropping can and cannot promise: it cannot wait, so it only leaves the release to the task or thread that keeps
+/// the session alive, and no error is returned. A guard may be dropped in any runtime, or outside of one. The lock is free
+/// a little later; the context's next operation on it settles it before anything else. When the store refuses the release
+/// again and again, an error is logged, and the lock is held until the session ends. If you must know that the lock is
+/// free, call [`LockGuard::unlock`] and check its answer.
 #[derive(Debug)]
 pub struct LockGuard<'a, S: Store> {
     lock: FencedLock<S>,
@@ -107,7 +107,7 @@ impl<S: Store> LockGuard<'_, S> {
         let unlocked = self.lock.unlock(&mut self.context).await;
         if let (Err(LockError::OutcomeUnknown { .. }), Owner::Owned(_)) = (&unlocked, &self.context) {
             // This context has no next operation that would settle it.
-            drop(self.lock.contest.unreleased(self.hold.clone()));
+            drop(self.lock.contest.unreleased(&self.context.member, self.hold.clone()));
         }
         unlocked
     }
@@ -122,7 +122,7 @@ impl<S: Store> Drop for LockGuard<'_, S> {
             return;
         }
         held.releasing = true;
-        drop(self.lock.contest.unreleased(self.hold.clone()));
+        drop(self.lock.contest.unreleased(&held.member, self.hold.clone()));
     }
 }
 

@@ -24,7 +24,8 @@
 //! takes `barred` away as soon as it notices (*unbar*): its session, which lives, would keep that as well.
 //!
 //! An election never seizes: if a hand deletes the owner's key, a seizure that is still on its way could make an owner
-//! that does not know of it. A [`FencedLock`](super::FencedLock) settles the call as soon as it notices.
+//! that does not know of it. A [`FencedLock`](super::FencedLock) settles the call as soon as it notices, also where all
+//! that it does is to release what it believes to hold; and `force_unlock` settles the call whose hold it ends.
 //!
 //! A process that has seen the mark also compares in a grant that m(mark) is no less (`lock/lineage.rs`).
 //!
@@ -469,6 +470,23 @@ impl LockKeys {
         Txn { when: hold.still_held().into(), then, otherwise: vec![Op::get(self.settled(hold.call))] }
     }
 
+    /// Withdraws the call of a hold that another hand has ended: the call itself released nothing.
+    pub fn disown(&self, call: CallId) -> Txn {
+        Txn::new().then(Op::delete(self.wait(call))).then(self.void(call)).then(Op::get(&self.owner))
+    }
+
+    /// Notes that another hand has ended what the call had.
+    pub fn void(&self, call: CallId) -> Op {
+        void(self.settled(call), call)
+    }
+
+    /// What the owner's key shows where the call of `hold` was granted the lock once more.
+    pub fn again(&self, owner: &Entry, hold: &Hold) -> Option<Hold> {
+        let record = OwnerRecord::read(&owner.value).filter(|record| record.call == hold.call.to_string())?;
+        let fence = fence(record.base, owner.created).filter(|_| owner.lease == Some(hold.lease))?;
+        Some(Hold { created: owner.created, fence, delayed: record.delayed, ..hold.clone() })
+    }
+
     /// Takes away the bar that a hold of the session with this key has left, where that hold is gone though the session is
     /// not. `bar` proves whose it is.
     pub fn unbar(&self, bar: Compare, session_key: &str) -> Txn {
@@ -511,6 +529,11 @@ pub(crate) fn is_settled(entry: &Entry, call: CallId) -> bool {
 /// Notes at `key` that the call is over: nothing of it can take effect any more.
 pub(crate) fn settle(key: String, call: CallId) -> Op {
     Op::put(key, json(&SettledRecord { v: RECORD, call: call.to_string() }))
+}
+
+/// As [`settle`], for a call of which another hand has ended what it had: that differs from its own release.
+pub(crate) fn void(key: String, call: CallId) -> Op {
+    Op::put(key, json(&SettledRecord { v: RECORD, call: format!("{call}, by another hand") }))
 }
 
 #[cfg(test)]

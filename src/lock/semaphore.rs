@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 use super::contest::{Freed, Noticed, commit, history_of, next_change_of, settle};
 use super::context::LockContext;
 use super::election::Resigned;
+use super::errands::{Errand, Unsettled};
 use super::fenced::TRY_WITHIN;
-use super::handout::Unsettled;
-use super::hold::{Proof, QueueRead, is_settled};
+use super::hold::{Proof, QueueRead, is_settled, void};
 use super::keys::{CallId, LockName, SemaphoreKeys};
 use super::permits::{Claim, PERMITS_MOST, PermitStep, Pool, ShareRecord};
 use super::seen::{Seen, StoreWentBack};
@@ -91,8 +89,8 @@ pub struct PermitsHeld {
 
 /// Permits that are held until this is released or dropped, or the session ends.
 ///
-/// Dropping it cannot wait for the store, so the release is only sent, from a task of the runtime that it is dropped in;
-/// outside of one the permits are held until the session ends. Where it matters, call [`Permits::release`].
+/// Dropping it cannot wait for the store, so the release is only sent, by the task or thread that keeps the session alive;
+/// no error is returned. If you must know that they are free, call [`Permits::release`].
 #[derive(Debug)]
 pub struct Permits<S: Store> {
     semaphore: Semaphore<S>,
@@ -188,7 +186,9 @@ impl<S: Store> Semaphore<S> {
         let mut taken = Vec::new();
         for entry in its {
             let key = entry.key.as_str();
-            let take = Txn::new().when(Compare::created_at(key, entry.created)).then(Op::delete(key));
+            let mut take = Txn::new().when(Compare::created_at(key, entry.created)).then(Op::delete(key));
+            let call = key.rsplit('/').next().and_then(CallId::parse);
+            take.then.extend(call.map(|call| void(self.keys.settled(call), call)));
             // Sent again, it finds what it was to take gone: by itself, or otherwise.
             settle(&self.locks.store, take).await?;
             taken.extend(PermitsHeld::of(entry));
@@ -225,13 +225,9 @@ impl<S: Store> Semaphore<S> {
         check(permits)?;
         check(self.initially)?;
         let claim = Claim { caller: member.caller(self.locks.calls.next()), permits };
-        let abandoned = self.abandoned(claim.caller.call);
-        let time_up = async {
-            match within {
-                Some(within) => tokio::time::sleep(within).await,
-                None => std::future::pending().await,
-            }
-        };
+        let abandoned = self.abandoned(&member, claim.caller.call);
+        let clock = &self.locks.clock;
+        let time_up = clock.reached(within.map(|within| clock.boot().plus(within)));
         let contended = tokio::select! {
             biased;
             why = member.ended() => {
@@ -356,20 +352,8 @@ impl<S: Store> Semaphore<S> {
     }
 
     /// Takes the call back in the background, unless that is settled.
-    fn abandoned(&self, call: CallId) -> Unsettled<impl FnOnce(&Handle)> {
-        Unsettled::new(move |runtime| {
-            let (store, withdraw) = (self.locks.store.clone(), self.keys.withdraw(call));
-            runtime.spawn(async move {
-                let mut backoff = Backoff::new();
-                while let Err(error) = settle(&store, withdraw.clone()).await {
-                    tracing::warn!(%error, %call, "permits without a holder may be left taken");
-                    if !error.is_passing() {
-                        return;
-                    }
-                    backoff.wait().await;
-                }
-            });
-        })
+    fn abandoned(&self, member: &Member, call: CallId) -> Unsettled {
+        member.errands.unless_settled(Errand::Permits { call, withdraw: self.keys.withdraw(call) })
     }
 
     fn look(&self, claim: Option<&Claim>, view: QueueRead) -> Txn {
@@ -462,7 +446,7 @@ impl<S: Store> Drop for Permits<S> {
     fn drop(&mut self) {
         self.over.end(Lost::Released);
         if self.open {
-            drop(self.semaphore.abandoned(self.call));
+            drop(self.semaphore.abandoned(&self.member, self.call));
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::contest::commit;
 use super::context::LockContext;
+use super::errands::Errands;
 use super::hold::Caller;
 use super::keys::CallId;
 use super::lease::{Lease, Timing};
@@ -154,6 +155,7 @@ pub struct Session<S> {
     attendance: Attendance,
     timing: Timing,
     delays: Delays,
+    errands: Errands,
     over: Over<SessionEnd>,
 }
 
@@ -182,8 +184,14 @@ impl<S: Store> Session<S> {
         let (store, clock) = (locks.store.clone(), locks.clock.clone());
         // What ends with the trust must learn of it before anything is begun under it.
         locks.trust_listener.notify(&receiver.borrow());
-        let (listener, delays, over) = (locks.trust_listener.clone(), Delays::default(), Over::default());
-        let kept = Kept { attendance: attendance.clone(), delays: delays.clone(), over: over.clone() };
+        let (listener, over) = (locks.trust_listener.clone(), Over::default());
+        let (delays, errands) = (Delays::default(), Errands::default());
+        let kept = Kept {
+            attendance: attendance.clone(),
+            delays: delays.clone(),
+            errands: errands.clone(),
+            over: over.clone(),
+        };
         let keeper = Keeper { store, clock, id, timing, lease, trust, listener, kept };
         match driver {
             Driver::Thread => keeper.on_a_thread().map_err(|error| SessionError::Thread(Arc::new(error)))?,
@@ -191,7 +199,7 @@ impl<S: Store> Session<S> {
         }
         tracing::debug!(session.lease = %id, session.node = %presence.node, "opened a session");
         let (locks, node) = (locks.clone(), presence.node);
-        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attendance, timing, delays, over })
+        Ok(Session { locks, node, lease: id, key, created, trust: receiver, attendance, timing, delays, errands, over })
     }
 
     /// The lease that everything of this session hangs on.
@@ -316,6 +324,7 @@ impl<S: Store> Session<S> {
             trust: self.trust.clone(),
             timing: self.timing,
             delays: self.delays.clone(),
+            errands: self.errands.clone(),
             over: self.over.clone(),
         }
     }
@@ -333,6 +342,8 @@ pub(super) struct Member {
     pub node: String,
     pub lease: LeaseId,
     pub trust: watch::Receiver<Trust>,
+    /// What is left to do in its name.
+    pub errands: Errands,
     session_key: String,
     session_created: Revision,
     timing: Timing,

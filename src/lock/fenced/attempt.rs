@@ -11,7 +11,7 @@ use crate::lock::contest::{Ask, Contended};
 use crate::lock::context::{Held, LockContext};
 use crate::lock::election::CampaignError;
 use crate::lock::hold::{Caller, Hold};
-use crate::lock::session::{RECHECK, SessionEnd};
+use crate::lock::session::SessionEnd;
 use crate::lock::signal::{HoldOver, Lost};
 use crate::store::{Store, StoreError};
 
@@ -32,14 +32,14 @@ impl<S: Store> FencedLock<S> {
     ) -> Result<Option<Fence>, LockError> {
         let mut caller = context.member.caller(self.contest.locks.calls.next());
         context.pending.insert(self.key().to_owned(), caller.clone());
-        let abandoned = self.contest.abandoned(caller.clone());
-        let time_up = async {
-            match patience {
-                Patience::Forever => std::future::pending().await,
-                Patience::For(wait) => tokio::time::sleep(wait).await,
-                Patience::None => tokio::time::sleep(TRY_WITHIN).await,
-            }
+        let abandoned = self.contest.abandoned(&context.member, caller.clone());
+        let within = match patience {
+            Patience::Forever => None,
+            Patience::For(wait) => Some(wait),
+            Patience::None => Some(TRY_WITHIN),
         };
+        let clock = &self.contest.locks.clock;
+        let time_up = clock.reached(within.map(|within| clock.boot().plus(within)));
         let end = tokio::select! {
             biased;
             why = context.member.ended() => End::SessionEnded(why),
@@ -121,7 +121,7 @@ impl<S: Store> FencedLock<S> {
             }
             End::TimeUp => None,
         };
-        match self.contest.take_back(&caller).await {
+        match self.contest.take_back(&context.member, &caller).await {
             Ok(()) => {
                 context.pending.remove(key);
                 refused.map_or(Ok(None), Err)
@@ -145,19 +145,10 @@ impl<S: Store> FencedLock<S> {
         let contest = self.contest.clone();
         let ends_at = contest.locks.clock.boot().plus(most);
         tokio::spawn(async move {
-            let too_long = async {
-                loop {
-                    let now = contest.locks.clock.boot();
-                    if now >= ends_at {
-                        return;
-                    }
-                    tokio::time::sleep(ends_at.since(now).min(RECHECK)).await;
-                }
-            };
             tokio::select! {
                 biased;
                 _ = over.ended() => return,
-                () = too_long => over.end(Lost::HeldTooLong),
+                () = contest.locks.clock.reached(Some(ends_at)) => over.end(Lost::HeldTooLong),
             }
             tracing::warn!(lock.scope = %hold.scope(), lock.fence = %hold.fence(), "held for as long as it may be");
             if let Err(error) = contest.release(&hold).await {

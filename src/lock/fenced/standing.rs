@@ -95,12 +95,13 @@ impl<S: Store> FencedLock<S> {
     async fn lose(&self, context: &mut LockContext, why: Lost) -> LockError {
         let Some(held) = context.held.get(self.key()) else { return self.not_the_owner() };
         held.over.end(why);
-        let (caller, scope, fence) = (held.caller.clone(), held.hold.scope().clone(), held.hold.fence());
+        let (caller, member, fence) = (held.caller.clone(), held.member.clone(), held.hold.fence());
+        let scope = held.hold.scope().clone();
         // Everything that the session held is gone with it.
         if !matches!(why, Lost::SessionEnded(_)) {
             // Remembered first, since this may be dropped: after a lapse of trust the store may still show the hold.
             context.pending.insert(self.key().to_owned(), caller.clone());
-            match self.contest.take_back(&caller).await {
+            match self.contest.take_back(&member, &caller).await {
                 Ok(()) => drop(context.pending.remove(self.key())),
                 Err(error) => {
                     tracing::debug!(%error, lock.scope = %scope, "the lost hold's call is settled later");

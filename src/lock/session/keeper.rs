@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
 use super::{Delays, RECHECK, SessionEnd, Trust, TrustListener};
+use crate::lock::errands::{ERRANDS_AT_ONCE, Errands};
 use crate::lock::lease::{Lease, Renewal, Timing};
 use crate::lock::signal::Over;
 use crate::store::{LeaseId, Store, StoreError};
@@ -34,6 +35,7 @@ pub(super) struct Keeper<S> {
 pub(super) struct Kept {
     pub attendance: Attendance,
     pub delays: Delays,
+    pub errands: Errands,
     /// Ended by the session's owner, or by the call that found that the session's key is gone.
     pub over: Over<SessionEnd>,
 }
@@ -95,7 +97,7 @@ impl<S: Store> Keeper<S> {
 
     pub async fn run(mut self) {
         let over = self.kept.over.clone();
-        let mut questions = JoinSet::new();
+        let (mut questions, mut errands, left) = (JoinSet::new(), JoinSet::new(), self.kept.errands.clone());
         let mut neglected = false;
         loop {
             let now = self.clock.boot();
@@ -120,6 +122,10 @@ impl<S: Store> Keeper<S> {
                 biased; // An answer may be what makes the next question needless.
                 why = over.ended() => return self.publish(Some(why)),
                 Some(answer) = questions.join_next() => self.take_answer(answer),
+                Some(_) = errands.join_next() => {}
+                errand = left.next(), if errands.len() < ERRANDS_AT_ONCE => {
+                    errands.spawn(errand.run(self.store.clone()));
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -238,6 +238,59 @@ async fn an_unlock_whose_future_is_dropped_unlocks_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_that_the_store_refuses_is_tried_again() {
+    for (refusals, is_released) in [(3, true), (8, false)] {
+        let door = Door::new();
+        let session = door.session("a").await;
+        let (lock, mut context) = (door.lock(), session.context());
+        let guard = lock.guard(&mut context).await.unwrap();
+        for _ in 0..refusals {
+            door.cluster.store.expect(Kind::Release, Fault::Refused);
+        }
+        drop(guard);
+        drop(context);
+        let locked = lock.try_lock_for(&mut session.context(), TTL * 10).await.unwrap();
+        assert_eq!(locked, is_released, "after {refusals} refusals");
+        assert!(door.cluster.store.all_met());
+    }
+}
+
+/// Where a hand has ended a hold, and all that was ever sent arrives once more: nobody holds the lock for good.
+#[tokio::test(start_paused = true)]
+async fn a_seizure_that_arrives_twice_holds_nothing_for_a_guard_that_was_dropped() {
+    for by_force in [true, false] {
+        let door = Door::new();
+        let session = door.session("a").await;
+        let (lock, mut context) = (door.lock(), session.context());
+        let guard = lock.guard(&mut context).await.unwrap();
+        match by_force {
+            true => drop(lock.force_unlock().await.unwrap()),
+            false => door.cluster.delete("/fencron/v1/test/lock/door/owner").await,
+        }
+        door.cluster.store.replay().await;
+        assert_eq!(lock.is_locked().await.unwrap(), !by_force, "what was taken by force is over");
+        drop(guard);
+        drop(context);
+        assert!(lock.try_lock_for(&mut session.context(), TTL).await.unwrap(), "by force: {by_force}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_is_not_said_to_be_released_however_often_that_is_asked() {
+    let door = Door::new();
+    let session = door.session("a").await;
+    let (lock, mut context) = (door.lock(), session.context());
+    lock.lock(&mut context).await.unwrap();
+    let hold = lock.hold(&mut context).await.unwrap();
+    lock.force_unlock().await.unwrap();
+    for _ in 0..2 {
+        assert!(!lock.contest.free(&hold).await.unwrap());
+    }
+    let lost = lock.unlock(&mut context).await;
+    assert!(matches!(lost, Err(LockError::OwnershipLost { why: Lost::Taken, .. })), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_guard_takes_back_its_own_lock_only() {
     let door = Door::new();
     let session = door.session("a").await;

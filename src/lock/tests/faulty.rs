@@ -32,6 +32,8 @@ pub enum Fault {
     Late,
     /// The store cannot be reached.
     Unavailable,
+    /// It denies access.
+    Refused,
     /// It is answered, and the process stands still before it reads the answer: for [`STANDSTILL`], by its clock. Nobody
     /// else has had a turn when it goes on.
     StandsStill,
@@ -252,6 +254,7 @@ impl Store for Faulty {
                 self.stand_still();
                 answer
             }
+            Some(Fault::Refused) => Err(StoreError::Refused("on purpose".to_owned())),
             Some(Fault::Unavailable) => {
                 Err(StoreError::Unavailable { store: "faulty".into(), why: "on purpose".into() })
             }
