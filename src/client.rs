@@ -24,8 +24,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::elected::Elected;
 use crate::fence::DEFAULT_NAMESPACE;
 use crate::lock::{
@@ -33,7 +31,7 @@ use crate::lock::{
     Timing,
 };
 use crate::store::{AnyStore, StoreError, StoreUrl};
-use crate::time::Clock;
+use crate::time::{Boot, Clock};
 
 mod error;
 mod flow;
@@ -237,18 +235,16 @@ impl Client {
                 backoff.wait().await;
             }
         };
-        match deadline.for_a_session() {
-            None => opened.await,
-            Some(within) => match tokio::time::timeout(within, opened).await {
-                Ok(context) => context,
-                Err(_) => Err(last.unwrap_or_else(|| no_session(within))),
-            },
+        tokio::select! {
+            biased;
+            context = opened => context,
+            () = deadline.clock.reached(deadline.session_by) => Err(last.unwrap_or_else(no_session)),
         }
     }
 }
 
-fn no_session(within: Duration) -> Error {
-    let why = format!("no session could be opened in {within:?}");
+fn no_session() -> Error {
+    let why = "no session could be opened in time".to_owned();
     StoreError::Unavailable { store: "the store".to_owned(), why }.into()
 }
 
@@ -417,28 +413,28 @@ pub(crate) fn host_name() -> String {
     if plain.is_empty() { "node".to_owned() } else { plain }
 }
 
-/// How long a call may still wait.
+/// How long a call may still wait, by the boot clock: what a machine was suspended for counts.
 #[derive(Debug)]
 struct Deadline {
-    since: Instant,
-    wait: Option<Duration>,
+    clock: Clock,
+    /// `None`: as long as it takes.
+    at: Option<Boot>,
+    /// Until when there has to be a session: a call that is not to wait for its turn needs one all the same.
+    session_by: Option<Boot>,
     backoff: Backoff,
 }
 
 impl Deadline {
-    fn after(wait: Option<Duration>) -> Deadline {
-        Deadline { since: Instant::now(), wait, backoff: Backoff::new() }
+    fn after(clock: &Clock, wait: Option<Duration>) -> Deadline {
+        let now = clock.boot();
+        let within = wait.map(|wait| if wait.is_zero() { SESSION_WITHIN } else { wait });
+        let (at, session_by) = (wait.map(|wait| now.plus(wait)), within.map(|within| now.plus(within)));
+        Deadline { clock: clock.clone(), at, session_by, backoff: Backoff::new() }
     }
 
     /// `None`: without limit.
     fn left(&self) -> Option<Duration> {
-        self.wait.map(|wait| wait.saturating_sub(self.since.elapsed()))
-    }
-
-    /// A call that does not wait for its turn needs a session all the same.
-    fn for_a_session(&self) -> Option<Duration> {
-        let zero = self.wait.is_some_and(|wait| wait.is_zero());
-        if zero { Some(SESSION_WITHIN) } else { self.left() }
+        self.at.map(|at| at.since(self.clock.boot()))
     }
 
     /// Waits a little before another attempt; `false` if there is no time for one.

@@ -413,7 +413,7 @@ async fn stand<S: Store>(shared: Arc<Shared<S>>, driver: Driver) {
     let mut candidate =
         Candidate::new(&shared.locks, presence, shared.timing, driver).campaigning_for(shared.lock.clone());
     let mut published = None;
-    let report = |candidate: &Candidate<S>, news| match news {
+    let mut report = |candidate: &Candidate<S>, news| match news {
         News::Won(term) => {
             published = candidate.signal().map(|signal| Published::new(&shared.led, &term, signal, &shared.node));
         }
@@ -424,7 +424,10 @@ async fn stand<S: Store>(shared: Arc<Shared<S>>, driver: Driver) {
         News::SessionOver(_) => published = None,
         News::Session(_) | News::NoSession(_) | News::Trust | News::NotWon(_) => {}
     };
-    candidate.run(shared.drained.cancelled(), report).await;
+    candidate.run(shared.stopping.cancelled(), &mut report).await;
+    // What it leads it leads until its work has ended; another term would be of no use.
+    candidate.set_gate(false);
+    candidate.run(shared.drained.cancelled(), &mut report).await;
     drop(published);
     if let Err(error) = candidate.leave().await {
         tracing::debug!(%error, node = %shared.node, "the session is left to run out");

@@ -35,7 +35,7 @@
 //!   [`Run::signal`].
 
 mod builder;
-mod calls;
+pub(crate) mod calls;
 mod run;
 mod running;
 #[cfg(test)]
@@ -48,15 +48,23 @@ pub(crate) use running::Service;
 
 pub use crate::job::{Guarantee, MissedRun as Missed, On, OnLostLeadership, Outcome, Overlap, Params};
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::config::Problems;
 use crate::job::BadParam;
 use crate::ledger::AskError;
 use crate::store::StoreError;
 
 /// Why jobs do not start, do not go on, or do not do what was asked for.
-#[derive(Clone, Debug, thiserror::Error)]
+///
+/// `Debug` prints the message as well, so that a `main` that answers `Result<(), JobsError>` ends with a text for people.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobsError {
+    /// Nothing would ever be called.
+    #[error("there are no jobs to start: add one with `job(…).done()` before `start`")]
+    NoJobs,
     /// Everything that is wrong with the jobs, each with the path of its key.
     #[error("the jobs cannot be started:\n{0}")]
     Wrong(Problems),
@@ -80,6 +88,18 @@ pub enum JobsError {
     /// Of one client only one set of jobs runs at a time: a second one would follow the first for ever.
     #[error("jobs of this client are running already: give all jobs to one `start`, or stop those first")]
     Running,
+    /// Something else that the service asked of its client was not done.
+    #[error(transparent)]
+    Client(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl fmt::Debug for JobsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JobsError::Client(error) => fmt::Debug::fmt(error, f),
+            error => fmt::Display::fmt(error, f),
+        }
+    }
 }
 
 impl From<StoreError> for JobsError {

@@ -224,6 +224,8 @@ impl<S: Store, E: Execute> Node<S, E> {
         let Ends { mut orders, mut chores, status, turned } = ends;
         let (news, mut observed) = mpsc::channel(16);
         let (started, mut starts) = mpsc::channel(1024);
+        // Once all senders are gone, the channel has nothing else to say.
+        let mut can_be_ordered = true;
         let mut follower = JoinSet::new();
         follower.spawn(follow(self.ledger.clone(), news));
         let mut running = Running::new(self, config, status, started);
@@ -237,7 +239,10 @@ impl<S: Store, E: Execute> Node<S, E> {
             let pause = if is_planning { Duration::ZERO } else { running.pause() };
             let happened = tokio::select! {
                 biased; // Orders and the lease outrank traffic.
-                order = orders.recv() => Happened::Ordered(order),
+                order = orders.recv(), if can_be_ordered => {
+                    can_be_ordered = order.is_some();
+                    Happened::Ordered(order)
+                }
                 news = running.leadership.next() => Happened::Candidacy(news),
                 Some(news) = observed.recv() => Happened::Observed(news),
                 answer = running.work.next() => Happened::Answered(answer),

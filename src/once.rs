@@ -353,7 +353,7 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 reason = stop.requested() => return Err(OnceError::Stopped(reason)),
                 term = self.win(candidate, call, give_up_at) => term?,
                 settled = Box::pin(self.watch_holder(call, &mut reported)) => return settled,
-                () = self.reached(give_up_at) => {
+                () = self.clock.reached(give_up_at) => {
                     let leader = election.observe().await?.leader;
                     let holder = leader.map_or("another process".to_owned(), |leader| leader.node);
                     return Err(OnceError::NotInTime { holder, waited: call.how.wait.unwrap_or_default() });
@@ -386,19 +386,6 @@ impl<S: Store, E: Execute> Runner<S, E> {
                 News::NotWon(error) => return Err(error.into()),
                 News::SessionOver(_) | News::TermOver(_) | News::Trust => {}
             }
-        }
-    }
-
-    async fn reached(&self, at: Option<Boot>) {
-        /// Timers stand still while the machine is suspended; the boot clock does not.
-        const RECHECK: Duration = Duration::from_secs(1);
-        let Some(at) = at else { return std::future::pending().await };
-        loop {
-            let left = at.since(self.clock.boot());
-            if left.is_zero() {
-                return;
-            }
-            tokio::time::sleep(left.min(RECHECK)).await;
         }
     }
 }

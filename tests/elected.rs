@@ -193,6 +193,23 @@ async fn stopping_waits_for_what_runs_and_then_tells_it_to_end() {
 }
 
 #[tokio::test]
+async fn an_instance_that_stops_stands_for_no_other_term_while_it_waits_for_its_work() {
+    let (a, b) = two().await;
+    let claimed = a.job("report").unwrap().claim(at(1)).await.unwrap().expect("a is elected");
+    let mut stopping = std::pin::pin!(a.stop(GRACE));
+    assert!(futures_util::poll!(&mut stopping).is_pending(), "something runs");
+    a.election().resign(&elected(&a).await.term).await.unwrap();
+    elected(&b).await;
+    b.stop(GRACE).await;
+    // For longer than it would take to campaign again.
+    tokio::time::timeout(Duration::from_secs(1), &mut stopping).await.unwrap_err();
+    let standing = a.election().observe().await.unwrap();
+    assert!(standing.leader.is_none() && standing.waiting.is_empty(), "{standing:?}");
+    drop(claimed);
+    soon("it stops", stopping).await;
+}
+
+#[tokio::test]
 async fn a_stamp_names_the_occurrence_and_the_fence() {
     let store = MemoryStore::new(Clock::system());
     let a = instance(&store, "a", LONG_TTL);

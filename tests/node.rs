@@ -143,6 +143,19 @@ async fn a_lone_node_fires_every_occurrence_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_nothing_can_be_ordered_of_any_more_stops_in_order() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_secs(5), starts: Arc::default() };
+    let node = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_millis(10_500)).await;
+    drop(node.orders);
+    node.task.await.unwrap();
+    let rows = verdicts(&store).await;
+    assert!(rows.iter().all(|row| matches!(row, RunRow::Done(_))), "what ran has ended: {rows:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_follower_takes_over_at_once_when_the_leader_stops_and_after_the_ttl_when_it_crashes() {
     let clock = sim_clock();
     let store = MemoryStore::new(clock.clone());

@@ -273,12 +273,25 @@ fn kind_of_once(error: &OnceError) -> Kind {
 #[cfg(feature = "jobs")]
 fn kind_of_jobs(error: &JobsError) -> Kind {
     match error {
-        JobsError::Wrong(_) | JobsError::NoSuchJob(_) | JobsError::Param(_) | JobsError::Asked(_) => Kind::Invalid,
+        JobsError::Client(error) => error.downcast_ref::<Error>().map_or(Kind::Failed, |error| error.kind),
+        JobsError::NoJobs
+        | JobsError::Wrong(_)
+        | JobsError::NoSuchJob(_)
+        | JobsError::Param(_)
+        | JobsError::Asked(_) => Kind::Invalid,
         JobsError::Store(error) => kind_of_store(error),
         JobsError::Chores(_) => Kind::Refused,
         JobsError::Running => Kind::Invalid,
         JobsError::Node(_) => Kind::Failed,
         JobsError::Stopped => Kind::Closed,
+    }
+}
+
+/// A service that answers what went wrong with its jobs connects as well.
+#[cfg(feature = "jobs")]
+impl From<Error> for JobsError {
+    fn from(error: Error) -> JobsError {
+        JobsError::Client(std::sync::Arc::new(error))
     }
 }
 

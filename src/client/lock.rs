@@ -221,7 +221,7 @@ impl Lock {
 
     /// `None`: not within `wait`.
     async fn contend(&self, lock: &FencedLock<AnyStore>, wait: Option<Duration>) -> Result<Option<Guard>, Error> {
-        let mut deadline = Deadline::after(wait);
+        let mut deadline = Deadline::after(self.client.locks().clock(), wait);
         loop {
             let context = self.client.context(&deadline).await?;
             match Box::pin(lock.guard_owned(context, deadline.left())).await {
@@ -237,9 +237,9 @@ impl Lock {
 /// A lock that is held until this is dropped or released. It can be kept, moved to another task, or sent to another thread;
 /// [`Held`], to which it dereferences, has the fence, the signal and transactions.
 ///
-/// Dropping it cannot wait for the store: the release is sent in the background, by the runtime in which it is dropped,
-/// and no error is reported. If you must know that it succeeded, call [`Guard::release`]. While a runtime shuts down,
-/// nothing is sent: the lock is held until the client's session ends.
+/// Dropping it cannot wait for the store: the release is sent in the background, by the thread that keeps the client's
+/// session alive, in whatever runtime the guard is dropped or outside of one, and no error is reported. If you must know
+/// that it succeeded, call [`Guard::release`].
 #[derive(Debug)]
 #[must_use = "dropped, it releases the lock at once"]
 pub struct Guard {

@@ -1,5 +1,6 @@
 //! Work that is done only once: a closure under a key, with the records of `fencron once`.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -8,16 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
 use super::error::{Error, Said};
-use crate::execute::{Execute, Outputs, Stop, Work};
-use crate::job::{Again, AttemptResult, Outcome, StopReason, Task};
+use crate::execute::{Outputs, Stop};
+use crate::job::{Job, Outcome, Task};
+use crate::jobs::IntoOutcome as _;
+use crate::jobs::calls::{self, Calls};
 use crate::ledger::{Ledger, OnceKey};
 use crate::lock::Driver;
 use crate::once::{How, Notice, Reporter, Runner, Settled, Step};
-use crate::time::Clock;
+use crate::store::AnyStore;
 
 /// A call of [`Client::once`], with its settings: it is made when it is awaited.
 #[derive(Debug)]
@@ -81,9 +83,21 @@ where
             let key = OnceKey::once(&key)?;
             let checksum = Sha256::digest("a closure").iter().map(|byte| format!("{byte:02x}")).collect();
             let step = Step::of_key(key, checksum, Task::Call, None, is_idempotent);
-            let call =
-                Box::new(move || -> Calling { Box::pin(async move { body().await.map_err(|e| e.to_string()) }) });
-            let execute = Closure { call: Arc::new(Mutex::new(Some(call))), clock: client.locks().clock().clone() };
+            // It is dropped as soon as its lock is lost.
+            let job = Arc::new(Job { kill_after: Duration::ZERO, ..step.job.as_ref().clone() });
+            let body = Mutex::new(Some(body));
+            let call = calls::body(move |_| {
+                let body = body.lock().expect("no code panics while it holds this").take();
+                async move {
+                    match body {
+                        Some(body) => body().await.into_outcome(),
+                        None => Outcome::NotStarted("it was called before".to_owned()),
+                    }
+                }
+            });
+            let bodies = BTreeMap::from([(job.name.clone(), call)]);
+            let execute = Calls::new(client.locks().clock().clone(), client.timing().killed_after(), bodies);
+            let step = Step { job, ..step };
             let here = Arc::new(AtomicBool::new(false));
             let report: Reporter = Arc::new({
                 let here = Arc::clone(&here);
@@ -104,7 +118,7 @@ where
 }
 
 impl Client {
-    fn runner(&self, execute: Closure) -> Runner<crate::store::AnyStore, Closure> {
+    fn runner(&self, execute: Calls) -> Runner<AnyStore, Calls> {
         let clock = self.locks().clock().clone();
         Runner {
             ledger: Ledger::new(self.store().clone(), self.namespace().clone()),
@@ -116,59 +130,5 @@ impl Client {
             timing: self.timing(),
             driver: Driver::Thread,
         }
-    }
-}
-
-type Calling = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
-type Call = Box<dyn FnOnce() -> Calling + Send>;
-
-/// Calls one closure, once.
-#[derive(Clone)]
-struct Closure {
-    call: Arc<Mutex<Option<Call>>>,
-    clock: Clock,
-}
-
-impl Closure {
-    /// `None`: it was not begun.
-    async fn call(&self, stop: &mut Stop) -> Outcome {
-        let call = self.call.lock().expect("no code panics while it holds this").take();
-        let Some(call) = call else { return Outcome::NotStarted("it was called before".to_owned()) };
-        let mut called = AbortOnDropHandle::new(tokio::spawn(call()));
-        let failed = |why| Outcome::Failed { why, again: Again::Never };
-        tokio::select! {
-            biased;
-            ended = &mut called => match ended {
-                Ok(Ok(())) => Outcome::Done,
-                Ok(Err(why)) => failed(why),
-                Err(error) => failed(error.to_string()),
-            },
-            _ = stop.requested() => {
-                called.abort();
-                match called.await {
-                    Ok(Ok(())) => Outcome::Done,
-                    Ok(Err(why)) => failed(why),
-                    Err(error) if error.is_panic() => failed(error.to_string()),
-                    Err(_) => Outcome::InDoubt("its lock was lost, or may have been, in the middle of it".to_owned()),
-                }
-            }
-        }
-    }
-}
-
-impl Execute for Closure {
-    async fn run(&self, work: Work) -> AttemptResult {
-        let Work { mut stop, may_start, output, started, .. } = work;
-        let now = self.clock.wall();
-        let (outcome, started_at) = match stop.asked() {
-            Some(reason) => (Outcome::Stopped(reason), None),
-            None if !may_start.now() => (Outcome::Stopped(StopReason::LostLeadership), None),
-            None => {
-                started.at(now);
-                (self.call(&mut stop).await, Some(now))
-            }
-        };
-        let (output, output_bytes) = output.finish();
-        AttemptResult { outcome, started_at, finished_at: self.clock.wall(), output, output_bytes }
     }
 }

@@ -121,7 +121,7 @@ impl Semaphore {
         semaphore: &lock::Semaphore<AnyStore>,
         wait: Option<Duration>,
     ) -> Result<Option<Permits<AnyStore>>, Error> {
-        let mut deadline = Deadline::after(wait);
+        let mut deadline = Deadline::after(self.client.locks().clock(), wait);
         loop {
             let context = self.client.context(&deadline).await?;
             match Box::pin(semaphore.acquire_as(&context, self.take, deadline.left())).await {

@@ -164,13 +164,17 @@ impl JobsBuilder {
     ///
     /// # Errors
     ///
-    /// [`JobsError::Wrong`] with everything that is wrong with the jobs, at once.
+    /// [`JobsError::Wrong`] with everything that is wrong with the jobs, at once;
+    /// [`JobsError::NoJobs`] where there is none.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime.
     pub async fn start(self) -> Result<Jobs, JobsError> {
         let (config, bodies) = self.defined.made()?;
+        if config.jobs.is_empty() {
+            return Err(JobsError::NoJobs);
+        }
         Jobs::start(self.service, config, bodies, self.grace).await
     }
 

@@ -22,10 +22,10 @@ use crate::time::Clock;
 const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 
 /// A closure that is called for every attempt of a job.
-pub(super) type Body = Arc<dyn Fn(Run) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync>;
+pub(crate) type Body = Arc<dyn Fn(Run) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync>;
 
 /// The closure of a job as it is kept.
-pub(super) fn body<F, R>(call: F) -> Body
+pub(crate) fn body<F, R>(call: F) -> Body
 where
     F: Fn(Run) -> R + Send + Sync + 'static,
     R: Future<Output: IntoOutcome> + Send + 'static,
@@ -38,7 +38,7 @@ where
 
 /// The closures of a program, by the names of their jobs. Clones share them.
 #[derive(Clone)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     clock: Clock,
     /// How long after the end of trust something of an attempt may be left.
     killed_after: Duration,

@@ -1,8 +1,8 @@
-//! What is left to do in the name of a session: calls to take back and holds to release that nobody waits for any more.
+//! The errands of a session: the abandoned calls that it takes back, and the dropped holds that it releases.
 //!
-//! A guard or a future is dropped anywhere: in a runtime that ends next, or outside of all. What it leaves is noted here,
-//! which takes no runtime, and done by what keeps the session alive. Where that is gone, the session runs out, and all that
-//! is left with it.
+//! A guard or a future may be dropped in a runtime that ends next, or outside of any runtime. It leaves an errand here,
+//! which takes no runtime, and the task or thread that keeps the session alive does it. When that has ended, the session
+//! ends as well, and with it all that the errand is about.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,8 +36,8 @@ pub(super) enum Errand {
 }
 
 impl Errand {
-    /// Does it, however long the store is away. What the store refuses each time is reported, and left to the end of the
-    /// session.
+    /// Does it, however long the store is unavailable. An errand that the store refuses each time is reported, and its
+    /// object is left to the end of the session.
     pub async fn run<S: Store>(self, store: S) {
         let (mut backoff, mut refused) = (Backoff::new(), 0);
         while let Err(error) = self.attempt(&store).await {
@@ -62,17 +62,17 @@ impl Errand {
     }
 }
 
-/// What is the case until it is done.
+/// What may be the case until it is done.
 impl fmt::Display for Errand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Errand::Withdraw { keys, caller } => {
-                write!(f, "the call {} that nobody waits for may stand in the queue of {}", caller.call, keys.scope)
+                write!(f, "the abandoned call {} may be left in the queue of {}", caller.call, keys.scope)
             }
             Errand::Release { hold, .. } => {
                 write!(f, "the lock {} that was given up may still be held, under fence {}", hold.scope(), hold.fence())
             }
-            Errand::Permits { call, .. } => write!(f, "the call {call} may hold permits that nobody uses"),
+            Errand::Permits { call, .. } => write!(f, "the abandoned call {call} may hold permits"),
         }
     }
 }
@@ -88,9 +88,9 @@ struct Queue {
 }
 
 impl Errands {
-    /// Has it done, by what keeps the session alive.
+    /// Has it done by the task or thread that keeps the session alive.
     pub fn leave(&self, errand: Errand) {
-        self.0.errands.lock().expect("nobody panics while they hold this").push_back(errand);
+        self.0.errands.lock().expect("no code panics while it holds this").push_back(errand);
         self.0.more.notify_one();
     }
 
@@ -98,7 +98,7 @@ impl Errands {
     pub async fn next(&self) -> Errand {
         loop {
             let more = self.0.more.notified();
-            if let Some(errand) = self.0.errands.lock().expect("nobody panics while they hold this").pop_front() {
+            if let Some(errand) = self.0.errands.lock().expect("no code panics while it holds this").pop_front() {
                 return errand;
             }
             more.await;
@@ -112,8 +112,8 @@ impl Errands {
     }
 }
 
-/// Something that is left to be done where this is dropped without having been settled, as a future is that nobody waits
-/// for any more. Otherwise the place in the queue of its call, or what that won, would keep everybody waiting.
+/// An errand that is left to the session when this is dropped without having been settled, as a cancelled future is.
+/// Otherwise the place of its call in the queue, or the lock that the call won, would keep all others waiting.
 pub(super) struct Unsettled {
     errands: Errands,
     errand: Option<Box<Errand>>,

@@ -1,4 +1,4 @@
-//! A session that somebody else sees to: opened when something first needs it, kept, and opened again after it has ended.
+//! A session for a whole program: opened when it is first needed, kept alive, and opened again after it has ended.
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -10,8 +10,8 @@ use super::lease::Timing;
 use super::session::{Driver, Presence, SessionError};
 use crate::store::Store;
 
-/// One session at a time, for as long as the program runs: what [`Client`](crate::Client) acquires its locks under, for
-/// programs that bring a [`Store`] of their own.
+/// One session at a time, for as long as the program runs. [`Client`](crate::Client) acquires its locks under one; it is
+/// public for programs that bring a [`Store`] of their own.
 ///
 /// Nothing is opened before the first [`KeptSession::context`], and a session that has ended is followed by another at the
 /// next. Dropping it closes the session in the background of the runtime that it is dropped in; outside of one, the session

@@ -11,6 +11,7 @@ mod steering;
 
 use std::time::Duration;
 
+use fencron::Client;
 use fencron::job::Verdict;
 use fencron::jobs::{Jobs, JobsError, Missed, On, Overlap, Run, after};
 use fencron::ledger::RunRow;
@@ -185,6 +186,18 @@ async fn all_that_is_wrong_is_told_at_once() {
     ] {
         assert!(told.contains(part), "{part:?} is not in\n{told}");
     }
+}
+
+#[tokio::test]
+async fn a_service_without_jobs_is_not_started_and_its_main_says_why() {
+    let service = scene::Scene::over_sqlite().service("web-1").await;
+    let error = service.start().await.unwrap_err();
+    assert!(matches!(error, JobsError::NoJobs));
+    assert_eq!(format!("{error:?}"), "there are no jobs to start: add one with `job(…).done()` before `start`");
+    let main = async || -> Result<(), JobsError> { Ok(drop(Client::connect("redis://10.0.0.1").await?)) };
+    let error = main().await.unwrap_err();
+    assert!(format!("{error:?}").starts_with("a URL that begins with `redis:` is no store"), "{error:?}");
+    assert!(fencron::Error::from(error).is_invalid());
 }
 
 /// Two modules of one service that each start their jobs would otherwise be two nodes of one name, of which one never
