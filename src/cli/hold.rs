@@ -510,6 +510,7 @@ fn seconds(duration: Duration) -> String {
     format!("{:.1}s", duration.as_secs_f64())
 }
 
-fn by_signal(number: i32) -> Exit {
+/// How a program ends that this signal has ended, as shells have it.
+pub(super) fn by_signal(number: i32) -> Exit {
     Exit::Command(u8::try_from(BY_SIGNAL + number).unwrap_or(u8::MAX))
 }

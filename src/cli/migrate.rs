@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::once::{As, CHECKSUM_SHOWN, Patience, failure, resolve_as, runner, say, stop_on_signals};
+use super::once::{As, CHECKSUM_SHOWN, Patience, StopsOnSignals, resolve_as, runner, say};
 use super::outage::{self, BACK, say_away};
 use super::place::Place;
 use super::terminal::{Terminal, table};
@@ -90,11 +90,11 @@ async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -
     let steps: Vec<Step> = config.migrations.iter().map(Step::from).collect();
     let runner = runner(&place, &args.patience, global)?;
     let (stopper, stop) = Stop::channel();
-    let signals = tokio::spawn(stop_on_signals(stopper)?);
+    let signals = StopsOnSignals::listen(stopper)?;
     let how = How { retry_failed: args.retry_failed, wait: args.patience.wait, stop };
     let settled = runner.run(&steps, how, &reporter()).await;
-    signals.abort();
-    let settled = settled.map_err(failure)?;
+    let settled = settled.map_err(|error| signals.failure(error))?;
+    drop(signals);
     show(&place, &config, terminal).await?;
     match settled {
         Settled::Done => Ok(Exit::Done),

@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use sha2::{Digest as _, Sha256};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::hold::by_signal;
 use super::outage::{self, BACK, say_away};
 use super::place::Place;
 use super::terminal::Terminal;
@@ -92,11 +94,11 @@ pub(super) async fn once(args: OnceArgs, global: &Global) -> anyhow::Result<Exit
     let lost = Lost::default();
     let report = reporter(&args.key, Arc::clone(&reported_end), lost.clone());
     let (stopper, stop) = Stop::channel();
-    let signals = tokio::spawn(stop_on_signals(stopper)?);
+    let signals = StopsOnSignals::listen(stopper)?;
     let how = How { retry_failed: args.retry_failed, wait: args.patience.wait, stop };
     let settled = runner.run(std::slice::from_ref(&step), how, &report).await;
-    signals.abort();
-    let settled = settled.map_err(failure)?;
+    let settled = settled.map_err(|error| signals.failure(error))?;
+    drop(signals);
     let (records, _) = place.ledger().once(&key).await?;
     let recorded = records.first().map(|recorded| &recorded.once);
     if let Some(once) = recorded.filter(|_| !reported_end.load(Ordering::SeqCst)) {
@@ -235,18 +237,40 @@ pub(super) fn runner(
     })
 }
 
-/// The future that stops what runs on SIGTERM and SIGINT.
-pub(super) fn stop_on_signals(stopper: Stopper) -> io::Result<impl Future<Output = ()> + Send> {
-    let (mut terminate, mut interrupt): (Signal, Signal) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        run::next_signal(&mut terminate, &mut interrupt).await;
-        stopper.stop(StopReason::Asked);
-    })
+/// Stops what runs on SIGTERM and SIGINT, until this is dropped.
+pub(super) struct StopsOnSignals {
+    /// The number of the signal that has arrived.
+    arrived: Arc<OnceLock<i32>>,
+    _listener: AbortOnDropHandle<()>,
 }
 
-/// How the program ends where it did not come to a verdict.
-pub(super) fn failure(error: OnceError) -> anyhow::Error {
+impl StopsOnSignals {
+    pub fn listen(stopper: Stopper) -> io::Result<StopsOnSignals> {
+        let (terminated, interrupted) = (SignalKind::terminate(), SignalKind::interrupt());
+        let (mut terminate, mut interrupt) = (signal(terminated)?, signal(interrupted)?);
+        let arrived = Arc::new(OnceLock::new());
+        let noted = Arc::clone(&arrived);
+        let listener = tokio::spawn(async move {
+            let kind = tokio::select! {
+                _ = terminate.recv() => terminated,
+                _ = interrupt.recv() => interrupted,
+            };
+            noted.get_or_init(|| kind.as_raw_value());
+            stopper.stop(StopReason::Asked);
+        });
+        Ok(StopsOnSignals { arrived, _listener: AbortOnDropHandle::new(listener) })
+    }
+
+    /// How the program ends where it did not come to a verdict: where a signal has stopped it, as that signal would have.
+    pub fn failure(&self, error: OnceError) -> anyhow::Error {
+        match (&error, self.arrived.get()) {
+            (OnceError::Stopped(_), Some(number)) => Failure::new(by_signal(*number), error.to_string()).into(),
+            _ => failure(error),
+        }
+    }
+}
+
+fn failure(error: OnceError) -> anyhow::Error {
     let exit = match &error {
         OnceError::Different(_) => Exit::Wrong,
         OnceError::NotInTime { .. } => Exit::NotAcquired,

@@ -51,7 +51,7 @@ async fn killed_in_the_middle_nobody_knows_until_somebody_says(scene: Scene) {
     let mut first = scene.start("first", &args(&[]));
     scene.wait_for_lines("effects", 1).await;
     let others = others(&scene, &[]);
-    scene.run(&["once", "deploy/7", "--forget"]).ends(1, &["is under way: first is at it"]);
+    scene.run(&["once", "deploy/7", "--forget"]).ends(1, &["is under way: first runs it"]);
     first.kill();
     scene.remove("after");
     for ran in end(others) {
@@ -82,7 +82,10 @@ async fn who_may_not_wait_is_told_who_is_at_it(scene: Scene) {
     scene.write("after", "");
     let first = scene.start("first", &args(&[]));
     scene.wait_for_lines("effects", 1).await;
-    scene.start("second", &args(&["--wait", "100ms"])).end().ends(3, &["first was at it for longer than the 100ms"]);
+    scene
+        .start("second", &args(&["--wait", "1s"]))
+        .end()
+        .ends(3, &["first was at work for longer than the wait of 1s"]);
     scene.remove("after");
     first.end().ends(0, &[]);
 }
@@ -96,6 +99,24 @@ async fn stopped_in_the_middle_it_has_failed(scene: Scene) {
     first.end().ends(1, &["failed: cancelled by request"]);
     let later = scene.start("later", &args(&[])).end();
     later.ends(1, &["was run before: failed"]);
+}
+
+async fn stopped_while_it_waits_it_ends_as_by_the_signal(scene: Scene) {
+    scene.write("code", "0");
+    scene.write("after", "");
+    let first = scene.start("first", &args(&[]));
+    scene.wait_for_lines("effects", 1).await;
+    let second = scene.start("second", &args(&[]));
+    until("the second waits", async || {
+        let locks: serde_json::Value = serde_json::from_str(&scene.run(&["locks", "-o", "json"]).stdout()).unwrap();
+        let waits = |lock: &serde_json::Value| lock["waiting"].as_u64().is_some_and(|waiting| waiting > 0);
+        locks.as_array().unwrap().iter().any(waits).then_some(())
+    })
+    .await;
+    second.terminate();
+    second.end().ends(128 + 15, &["stopped before it was done"]);
+    scene.remove("after");
+    first.end().ends(0, &[]);
 }
 
 async fn those_who_wait_see_the_output_while_it_is_written(scene: Scene) {
@@ -139,6 +160,7 @@ over_both!(
     killed_in_the_middle_the_probe_tells,
     who_may_not_wait_is_told_who_is_at_it,
     stopped_in_the_middle_it_has_failed,
+    stopped_while_it_waits_it_ends_as_by_the_signal,
     those_who_wait_see_the_output_while_it_is_written,
     those_who_wait_see_what_is_written_without_a_pause,
     who_runs_it_misses_nothing_of_its_output,

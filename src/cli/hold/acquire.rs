@@ -148,6 +148,9 @@ impl Invocation {
                 Err(SemaphoreError::Store(error)) => return Err(error),
                 Err(_) => return Ok(None),
             };
+            if state.held.iter().any(|held| held.session == Some(session.lease())) {
+                return Ok(None);
+            }
             let (all, free) = (state.permits.unwrap_or(permits), state.available().max(0));
             let mut holders: Vec<String> = state.held.iter().map(|held| visible(&held.node)).collect();
             let more = holders.len().saturating_sub(HOLDERS_SHOWN);
@@ -164,6 +167,10 @@ impl Invocation {
             return Ok(Some(format!("{name}: {obstacle}{ahead}")));
         }
         let Some(leader) = standing.leader else { return Ok(Some(format!("{name} has no holder yet{ahead}"))) };
+        // It was granted just now, and its answer is still on its way here.
+        if leader.session == session.lease() {
+            return Ok(None);
+        }
         let (node, fence, since) = (visible(&leader.node), leader.fence, leader.since);
         let itself = if self.is_inside(fence) {
             "; that is the command by which this one was started, so this may wait for ever"
