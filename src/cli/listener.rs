@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::living::{self, LivingFile};
 use super::place::Place;
@@ -15,6 +17,9 @@ use crate::store::StoreUrl;
 
 /// What the names of the files begin with.
 const PREFIX: &str = "listener-";
+
+/// How often a node looks whether its file is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A node's listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +35,12 @@ pub(super) struct Listener {
     network: String,
 }
 
-/// Says where this node listens for as long as the answer is kept. A node whose directory cannot be written does without.
-pub(super) fn publish(dir: &Path, node: &str, place: &Place, address: SocketAddr) -> Option<LivingFile> {
+/// Publishes where this node listens until the answer is dropped. A node whose directory cannot be written does without.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub(super) fn publish(dir: &Path, node: &str, place: &Place, address: SocketAddr) -> AbortOnDropHandle<()> {
     let listener = Listener {
         node: node.to_owned(),
         namespace: place.namespace.as_str().to_owned(),
@@ -39,12 +48,37 @@ pub(super) fn publish(dir: &Path, node: &str, place: &Place, address: SocketAddr
         address,
         network: network(),
     };
-    let made = serde_json::to_vec(&listener).map_err(Into::into).and_then(|text| LivingFile::make(dir, PREFIX, &text));
+    let text = serde_json::to_vec(&listener).expect("a record of texts can be written");
+    let published = Published { file: made(dir, &text), dir: dir.to_owned(), text };
+    AbortOnDropHandle::new(tokio::spawn(published.keep()))
+}
+
+fn made(dir: &Path, text: &[u8]) -> Option<LivingFile> {
+    let made = LivingFile::make(dir, PREFIX, text);
     if let Err(error) = &made {
         let dir = dir.display();
         tracing::warn!(%error, %dir, "`fencron health` will not find this node by itself: give it --listen");
     }
     made.ok()
+}
+
+/// What a node has published.
+struct Published {
+    file: Option<LivingFile>,
+    dir: PathBuf,
+    text: Vec<u8>,
+}
+
+impl Published {
+    /// Publishes it again when its file was removed, as programs do that clean up directories.
+    async fn keep(mut self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if self.file.as_ref().is_some_and(|file| !file.is_there()) {
+                self.file = LivingFile::make(&self.dir, PREFIX, &self.text).ok().or(self.file);
+            }
+        }
+    }
 }
 
 /// The listeners of the nodes that run in this network.
@@ -77,7 +111,6 @@ impl Meant<'_> {
     /// Several may be meant, or those that are there are others.
     pub fn choose(&self, mut listeners: Vec<Listener>) -> Result<Option<Listener>, Failure> {
         let others = names(&listeners);
-        let is_of = |listener: &Listener, store: &StoreUrl| listener.store == store.identity();
         listeners.retain(|listener| {
             self.node.is_none_or(|node| node == listener.node)
                 && self.namespace.is_none_or(|namespace| namespace == listener.namespace)
@@ -98,6 +131,14 @@ impl Meant<'_> {
                 Err(Failure::wrong(format!("several nodes run here: {all}. Say which with --node or --listen")))
             }
         }
+    }
+}
+
+/// Whether the node uses the store. The members of a cluster can be named in any order, and in part.
+fn is_of(listener: &Listener, store: &StoreUrl) -> bool {
+    match (store, listener.store.parse()) {
+        (StoreUrl::Etcd(meant), Ok(StoreUrl::Etcd(used))) => meant.has_a_member_of(&used),
+        _ => listener.store == store.identity(),
     }
 }
 
@@ -139,6 +180,38 @@ mod tests {
             assert!(failure.exit == exit && failure.message.contains(says), "{failure}");
         }
         assert_eq!(Meant::default().choose(Vec::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_cluster_is_the_same_however_its_members_are_named() {
+        let url = |text: &str| text.parse::<StoreUrl>().unwrap();
+        let used = listener("a", &url("etcd://10.0.0.1,10.0.0.2"));
+        for (meant, is_meant) in [
+            ("etcd://10.0.0.1,10.0.0.2", true),
+            ("etcd://10.0.0.2:2379,10.0.0.1", true),
+            ("etcd://eve:secret@10.0.0.2", true),
+            ("etcd://10.0.0.3", false),
+            ("etcd://10.0.0.1:12379", false),
+            ("sqlite:/a/state.db", false),
+        ] {
+            assert_eq!(is_of(&used, &url(meant)), is_meant, "{meant}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_was_removed_is_published_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = serde_json::to_vec(&listener("a", &StoreUrl::Memory)).unwrap();
+        let published = Published { file: made(dir.path(), &text), dir: dir.path().to_owned(), text };
+        let path = published.file.as_ref().unwrap().path().to_owned();
+        let kept = AbortOnDropHandle::new(tokio::spawn(published.keep()));
+        fs::remove_file(path).unwrap();
+        assert!(super::published(dir.path()).is_empty());
+        tokio::time::sleep(LOOK_EVERY * 2).await;
+        assert_eq!(super::published(dir.path()).len(), 1);
+        kept.abort();
+        assert!(kept.await.unwrap_err().is_cancelled());
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "it goes with the node");
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl LivingFile {
         loop {
             let made = LivingFile::make_one(&dir, prefix)?;
             // Another program may have swept it between the two steps.
-            if made._file.metadata()?.nlink() > 0 {
+            if made.is_there() {
                 (&made._file).write_all(text)?;
                 return Ok(made);
             }
@@ -61,6 +61,11 @@ impl LivingFile {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was left alone.
+    pub fn is_there(&self) -> bool {
+        self._file.metadata().is_ok_and(|file| file.nlink() > 0)
     }
 }
 

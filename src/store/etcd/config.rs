@@ -150,6 +150,12 @@ impl EtcdConfig {
         (self.user.is_some(), self.password != Password::Given(String::new()))
     }
 
+    /// Whether both name one and the same member, and so mean one cluster.
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_a_member_of(&self, other: &EtcdConfig) -> bool {
+        self.endpoints.iter().any(|endpoint| other.endpoints.contains(endpoint))
+    }
+
     pub(super) fn endpoints(&self) -> &[String] {
         &self.endpoints
     }
