@@ -223,11 +223,27 @@ mod tests {
         }
     }
 
+    /// The default of each key, by its path.
+    fn defaults(tables: Tables, around: &str, found: &mut BTreeMap<String, Option<&'static str>>) {
+        for key in keys::all(tables) {
+            let path = format!("{around}.{}", key.name);
+            if let Shape::Map(of) | Shape::MapOr { of, .. } = key.shape {
+                defaults(of, &path, found);
+            }
+            found.insert(path, key.default);
+        }
+    }
+
     #[test]
     fn what_a_migration_shares_with_a_job_has_one_default() {
-        let mut of_jobs = Draft::blank();
-        of_jobs.lay_defaults(JOB);
-        assert_eq!(of_jobs.job, Draft::documented().job);
+        let (mut of_jobs, mut of_migrations) = (BTreeMap::new(), BTreeMap::new());
+        defaults(JOB, "", &mut of_jobs);
+        defaults(MIGRATION, "", &mut of_migrations);
+        let shared: Vec<_> = of_migrations.keys().filter(|path| of_jobs.contains_key(*path)).collect();
+        assert!(shared.len() > 10, "{shared:?}");
+        for path in shared {
+            assert_eq!(of_migrations[path], of_jobs[path], "{path}");
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use fencron::job::{Again, OUTPUT_KEPT, Outcome, RetryOn, StopReason};
 use crate::attempt::{begin, failed, in_doubt, request, run, run_within, statuses};
 use crate::server::{Answer, Server, answer};
 
+/// How long a server that hangs is waited for: a busy machine takes a while to send the request and to read what came.
+const HANGS: Duration = Duration::from_secs(3);
+
 #[tokio::test]
 async fn an_expected_status_is_done_and_its_answer_is_kept() {
     let server = Server::with(201, "content-type: application/json\r\n", "{\"id\": 1}");
@@ -154,7 +157,7 @@ async fn an_answer_that_breaks_off_does_not_say_that_it_was_done() {
     assert_eq!(failed(&run(request("GET", &server.url())).await).1, Again::AsConfigured);
 
     let server = Server::start(move |_| Answer::Then(head.into()));
-    let ended = run_within(Duration::from_millis(300), request("POST", &server.url())).await;
+    let ended = run_within(HANGS, request("POST", &server.url())).await;
     assert!(in_doubt(&ended).contains("the timeout"));
 }
 
@@ -163,7 +166,7 @@ async fn a_failure_stands_whatever_becomes_of_the_rest_of_its_answer() {
     let head = "HTTP/1.1 400 Bad\r\ncontent-length: 100\r\n\r\nhalf";
     for answer in [Answer::Bytes as fn(Vec<u8>) -> Answer, Answer::Then] {
         let server = Server::start(move |_| answer(head.into()));
-        let ended = run_within(Duration::from_millis(300), request("POST", &server.url())).await;
+        let ended = run_within(HANGS, request("POST", &server.url())).await;
         assert_eq!(failed(&ended).1, Again::Never);
     }
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";

@@ -43,15 +43,21 @@ impl SqliteFile {
     }
 
     pub fn scopes(mut self) -> Result<Vec<SeenScope>, StateError> {
-        self.within(TransactionBehavior::Deferred, |tables, connection| {
+        let path = self.path.clone();
+        let scopes = self.within(TransactionBehavior::Deferred, |tables, connection| {
+            if tables.is_empty() {
+                return Ok(None);
+            }
             let mut all = Vec::new();
             for table in tables {
                 let mut statement = connection.prepare(table.select)?;
                 let rows = statement.query_map([SHOWN_MOST as i64], |row| Ok(table.seen(row.get(0)?, row.get(1)?)))?;
                 all.extend(rows.collect::<Result<Vec<_>, _>>()?);
             }
-            Ok(all)
-        })
+            Ok(Some(all))
+        })?;
+        let why = "it has no table of fencron's: no guard has kept anything in it. Is this the file?";
+        scopes.ok_or_else(|| cannot_use(&path, StoreError::Unusable(why.to_owned())))
     }
 
     pub fn reset(mut self, seen: &SeenScope, to: Option<i64>) -> Result<bool, StateError> {
