@@ -56,6 +56,9 @@ pub const STORE_WITHIN: Duration = Duration::from_secs(1);
 /// How many runs in doubt the first screen names.
 const UNKNOWN_NAMED: usize = 10;
 
+/// How many of the last terms are shown.
+const TERMS_SHOWN: usize = 50;
+
 /// What the page is answered from.
 #[derive(Clone, Debug)]
 pub struct Page<S> {
@@ -234,15 +237,21 @@ pub(crate) async fn week<S: Store>(
 
 pub(crate) async fn trouble<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
     let frame = page.frame();
-    let unknown = in_time(page.ledger.unknown_runs(trouble::UNKNOWN_MOST)).await;
-    let view = trouble::Trouble::of(&page.board.read(), frame, unknown);
+    let (unknown, ended) = tokio::join!(
+        in_time(page.ledger.unknown_runs(trouble::ASKED_FOR)),
+        in_time(page.ledger.attention(None, trouble::ASKED_FOR)),
+    );
+    let ended = ended.map(|page| (page.runs, page.next.is_some()));
+    let view = trouble::Trouble::of(&page.board.read(), frame, unknown, ended);
     answer(&headers, StatusCode::OK, &trouble::markup(&view))
 }
 
 pub(crate) async fn leadership<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
     let frame = page.frame();
-    let queue = in_time(page.locks.election(LockName::leader()).observe()).await.map(leadership::Queue::of);
-    let view = leadership::Leadership::of(&page.board.read(), frame, queue);
+    let election = page.locks.election(LockName::leader());
+    let (queue, terms) = tokio::join!(in_time(election.observe()), in_time(page.ledger.terms(None, TERMS_SHOWN)));
+    let queue = queue.map(leadership::Queue::of);
+    let view = leadership::Leadership::of(&page.board.read(), frame, queue, terms);
     answer(&headers, StatusCode::OK, &leadership::markup(&view))
 }
 

@@ -69,8 +69,6 @@ pub(super) struct Bar {
     /// `None`: there is nothing to show for it.
     pub length: Option<Duration>,
     pub title: String,
-    /// Where it leads.
-    pub href: String,
 }
 
 /// Durations as bars, the newest at the right, from zero to the longest of them.
@@ -91,10 +89,8 @@ pub(super) fn bars(label: &str, bars: &[Bar], places: usize) -> Markup {
                 title { (label) ", the newest at the right; the longest is " (took(most)) }
                 @for (index, bar) in bars.iter().enumerate() {
                     @if let Some(length) = bar.length {
-                        a href=(bar.href) tabindex="-1" {
-                            rect class=(bar.look.class()) x=((index + first) * WIDTH + 1) y=(CHART_HEIGHT - height(length))
-                                width=(WIDTH - 2) height=(height(length)) { title { (bar.title) } }
-                        }
+                        rect class=(bar.look.class()) x=((index + first) * WIDTH + 1) y=(CHART_HEIGHT - height(length))
+                            width=(WIDTH - 2) height=(height(length)) { title { (bar.title) } }
                     }
                 }
             }
@@ -152,12 +148,8 @@ mod tests {
 
     #[test]
     fn the_longest_bar_is_as_high_as_the_chart() {
-        let bar = |millis: u64| Bar {
-            look: Look::Good,
-            length: Some(Duration::from_millis(millis)),
-            title: String::new(),
-            href: String::new(),
-        };
+        let bar =
+            |millis: u64| Bar { look: Look::Good, length: Some(Duration::from_millis(millis)), title: String::new() };
         let drawn = bars("took", &[bar(0), bar(500), bar(1_000)], 50).into_string();
         for height in ["height=\"1\"", "height=\"24\"", "height=\"48\""] {
             assert!(drawn.contains(height), "{height}: {drawn}");

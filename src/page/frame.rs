@@ -13,7 +13,7 @@ use crate::node::{Role, Status};
 use crate::time::{Boot, Wall};
 
 /// How long the store may say nothing before the page says so. Every node publishes a record each 5 s, so that a store that
-/// answers is heard of at least that often.
+/// answers is noticed at least that often.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(15);
 
 /// The files beside the page, by the names that they are asked for. A name changes with what is in the file, so that a
@@ -72,7 +72,7 @@ pub(super) enum Firing {
     /// They are, and something is wrong.
     Degraded(String),
     NotFiring(String),
-    /// This node cannot tell.
+    /// This node does not know.
     Unclear(String),
 }
 
@@ -83,7 +83,7 @@ impl Firing {
             Firing::Firing => ("firing", "ok", "●"),
             Firing::Degraded(_) => ("degraded", "warn", "▲"),
             Firing::NotFiring(_) => ("NOT firing", "bad", "■"),
-            Firing::Unclear(_) => ("cannot tell", "unk", "?"),
+            Firing::Unclear(_) => ("not known", "unk", "?"),
         }
     }
 

@@ -188,7 +188,6 @@ fn charts(view: &JobView) -> Markup {
             look: done.verdict.into(),
             length: of(done),
             title: format!("{}: {}, {}", done.at, done.verdict, of(done).map_or_else(String::new, took)),
-            href: format!("../runs/{}", done.id),
         };
         done.iter().map(bar).collect()
     };

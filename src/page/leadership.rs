@@ -2,10 +2,13 @@
 
 use maud::{Markup, html};
 
+use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, command, distance, fact, foreign, instant, instant_and_distance, instant_or, state, took};
+use super::words::{
+    Look, command, distance, fact, foreign, instant, instant_and_distance, instant_or, shown, state, took,
+};
 use crate::board::Board;
-use crate::ledger::NodeRecord;
+use crate::ledger::{NodeRecord, TermEnd, TermRow};
 use crate::lock::ElectionState;
 use crate::time::Wall;
 
@@ -17,6 +20,8 @@ pub(super) struct Leadership {
     pub frame: Frame,
     pub nodes: Vec<Node>,
     pub queue: Result<Queue, String>,
+    /// The last terms, the latest first.
+    pub terms: Result<Vec<TermRow>, String>,
 }
 
 pub(super) struct Node {
@@ -41,7 +46,12 @@ impl Queue {
 }
 
 impl Leadership {
-    pub(super) fn of(board: &Board, frame: Frame, queue: Result<Queue, String>) -> Leadership {
+    pub(super) fn of(
+        board: &Board,
+        frame: Frame,
+        queue: Result<Queue, String>,
+        terms: Result<Vec<TermRow>, String>,
+    ) -> Leadership {
         let leads = board.leader().map(|leader| leader.lease);
         let node = |(lease, record): (u64, &NodeRecord)| Node {
             record: record.clone(),
@@ -50,7 +60,7 @@ impl Leadership {
         };
         let mut nodes: Vec<Node> = board.nodes().take(NODES_MOST).map(node).collect();
         nodes.sort_by(|one, other| one.record.node.cmp(&other.record.node));
-        Leadership { frame, nodes, queue }
+        Leadership { frame, nodes, queue, terms }
     }
 }
 
@@ -59,6 +69,7 @@ pub(super) fn markup(view: &Leadership) -> Markup {
         (present(view))
         (queue(view))
         (nodes(view))
+        (terms(view))
     };
     page(&view.frame, (Screen::Leadership, Depth::Top), "Leadership", 2, &body)
 }
@@ -152,7 +163,8 @@ fn nodes(view: &Leadership) -> Markup {
                                 td { (role(node)) }
                                 td data-l="version" { (foreign(&node.record.version)) }
                                 td data-l="jobs file" {
-                                    span.mono { (node.record.config_digest.get(..12).unwrap_or(&node.record.config_digest)) }
+                                    @let digest = &node.record.config_digest;
+                                    span.mono { (digest.get(..12).unwrap_or(digest)) }
                                 }
                                 td data-l="started" { (instant_and_distance(node.record.started_at, now)) }
                                 td data-l="last sign" { (sign(node.record.clock, now)) }
@@ -166,6 +178,81 @@ fn nodes(view: &Leadership) -> Markup {
             }
         }
     }
+}
+
+/// The terms, as a bar from the earliest to now and as a table.
+fn terms(view: &Leadership) -> Markup {
+    let now = view.frame.now;
+    html! {
+        section id="terms" aria-labelledby="terms-h" {
+            h2 id="terms-h" { "Terms" }
+            @match &view.terms {
+                Err(why) => p.notice.unk { "The terms are not known now: " (foreign(why)) "." },
+                Ok(terms) if terms.is_empty() => p.empty { "None is recorded." },
+                Ok(terms) => {
+                    (draw::spans("The last terms, the latest at the right, with gaps in gray", &spans(terms, now)))
+                    table.rows.short {
+                        thead {
+                            tr {
+                                th { "Node" } th.num { "Fence" } th { "From" } th { "To" } th.num { "Led for" }
+                                th { "End" } th.num { "First claim after" } th.num { "Gap before it" }
+                            }
+                        }
+                        tbody {
+                            @for (index, term) in terms.iter().enumerate() {
+                                (term_row(term, terms.get(index + 1), now))
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn term_row(term: &TermRow, before: Option<&TermRow>, now: Wall) -> Markup {
+    let (word, look) = match term.end {
+        None if term.to.is_none() => ("leads", Look::Running),
+        None => ("not recorded", Look::Idle),
+        Some(TermEnd::Resigned) => ("resigned", Look::Good),
+        Some(TermEnd::SteppedDown) => ("stepped down", Look::Good),
+        Some(TermEnd::Lost) => ("lost", Look::Late),
+        Some(TermEnd::Lapsed) => ("lapsed", Look::Bad),
+    };
+    html! {
+        tr {
+            td { (foreign(&term.node)) }
+            td.num data-l="fence" { (term.fence) }
+            td data-l="from" { (instant_and_distance(term.from, now)) }
+            td data-l="to" { (instant_or("now", term.to, now)) }
+            td.num data-l="for" { (took(term.to.unwrap_or(now).since(term.from))) }
+            td { (state(word, look)) }
+            td.num data-l="first claim after" { @if let Some(first) = term.first_claim { (took(first.since(term.from))) } }
+            td.num data-l="gap before" {
+                @if let Some(ended) = before.and_then(|before| before.to) { (took(term.from.since(ended))) }
+            }
+        }
+    }
+}
+
+/// The terms, the earliest first, with the gaps between them.
+fn spans(terms: &[TermRow], now: Wall) -> Vec<Span> {
+    let mut spans = Vec::new();
+    let mut ended: Option<Wall> = None;
+    for term in terms.iter().rev() {
+        if let Some(gap) = ended.map(|ended| term.from.since(ended)).filter(|gap| !gap.is_zero()) {
+            spans.push(Span { look: Look::Idle, length: gap, title: format!("no leader for {}", took(gap)) });
+        }
+        let length = term.to.unwrap_or(now).since(term.from);
+        let look = if term.to.is_none() { Look::Running } else { Look::Good };
+        spans.push(Span {
+            look,
+            length,
+            title: format!("{} under fence {}: {}", shown(&term.node), term.fence, took(length)),
+        });
+        ended = term.to;
+    }
+    spans
 }
 
 /// When a node last published what its clock says, by that clock.

@@ -18,7 +18,7 @@ use crate::time::Wall;
 /// How many rows a list of this screen has; the others are a link away.
 pub(super) const ROWS: usize = 12;
 
-/// How far back changes are told.
+/// How far back changes are shown.
 const CHANGES: Duration = Duration::from_secs(3_600);
 
 /// What the screen shows.
@@ -162,7 +162,7 @@ pub(super) fn markup(view: &Now) -> Markup {
             ul.plain {
                 @for change in &view.changes {
                     li {
-                        (instant(change.at, now)) " " span.muted { (distance(change.at, now)) } " " (told(&change.what))
+                        (instant(change.at, now)) " " span.muted { (distance(change.at, now)) } " " (sentence(&change.what))
                     }
                 }
             }
@@ -177,7 +177,7 @@ fn headline(view: &Now) -> Markup {
         Firing::Firing => "Firing",
         Firing::Degraded(_) => "Firing, degraded",
         Firing::NotFiring(_) => "NOT firing",
-        Firing::Unclear(_) => "This node cannot tell whether jobs are fired",
+        Firing::Unclear(_) => "It is not known here whether jobs are fired",
     };
     html! {
         section.head id="head" {
@@ -393,7 +393,7 @@ fn next(view: &Now) -> Markup {
     }
 }
 
-fn told(what: &What) -> Markup {
+fn sentence(what: &What) -> Markup {
     html! {
         @match what {
             What::Led { node, fence } => {

@@ -229,7 +229,8 @@ function follow(out) {
   const address = `${out.dataset.follow}?follow=1&offset=${out.dataset.from ?? 0}`;
   const events = new EventSource(address);
   events.addEventListener("message", (event) => write(out, event.data));
-  events.addEventListener("gap", (event) => write(out, `\n… ${event.data} …\n`));
+  for (const kind of ["gap", "partial"]) events.addEventListener(kind, (event) => write(out, `\n… ${event.data} …\n`));
+  events.addEventListener("attempt", (event) => write(out, `\n… attempt ${event.data} …\n`));
   events.addEventListener("end", () => {
     events.close();
     look().catch(() => lost(true));

@@ -7,6 +7,7 @@ use super::now::{job_link, run_link};
 use super::words::{command, foreign, grouped, instant_and_distance, instant_or, took, verdict};
 use crate::board::{Board, Filter, FindJobs, JobRow};
 use crate::job::{RunId, Verdict};
+use crate::ledger::Attention;
 
 /// How many rows a list has.
 const ROWS: usize = 100;
@@ -18,16 +19,23 @@ pub(super) struct Trouble {
     pub unknown: Result<(Vec<RunId>, bool), String>,
     pub failing: Vec<JobRow>,
     pub late: Vec<JobRow>,
+    /// What ended badly lately, the last first, and whether there is more.
+    pub ended: Result<(Vec<Attention>, bool), String>,
 }
 
-/// How many runs in doubt are asked for.
-pub(super) const UNKNOWN_MOST: usize = ROWS;
+/// How many runs in doubt, and how many that ended badly, are asked for.
+pub(super) const ASKED_FOR: usize = ROWS;
 
 impl Trouble {
-    pub(super) fn of(board: &Board, frame: Frame, unknown: Result<(Vec<RunId>, bool), String>) -> Trouble {
+    pub(super) fn of(
+        board: &Board,
+        frame: Frame,
+        unknown: Result<(Vec<RunId>, bool), String>,
+        ended: Result<(Vec<Attention>, bool), String>,
+    ) -> Trouble {
         let now = frame.now;
         let list = |state| board.jobs(&FindJobs { state: Some(state), limit: ROWS, ..FindJobs::default() }, now).jobs;
-        Trouble { unknown, failing: list(Filter::Failing), late: list(Filter::Late), frame }
+        Trouble { unknown, ended, failing: list(Filter::Failing), late: list(Filter::Late), frame }
     }
 }
 
@@ -37,6 +45,7 @@ pub(super) fn markup(view: &Trouble) -> Markup {
         (unknown(view))
         (failing(view))
         (late(view))
+        (ended(view))
     };
     page(&view.frame, (Screen::Trouble, Depth::Top), "Trouble", 2, &body)
 }
@@ -70,6 +79,36 @@ fn unknown(view: &Trouble) -> Markup {
                         }
                     }
                     @if *more { p { "There are more: " (command("runs --state unknown --limit 10000")) } }
+                }
+            }
+        }
+    }
+}
+
+fn ended(view: &Trouble) -> Markup {
+    let now = view.frame.now;
+    html! {
+        section id="ended" aria-labelledby="ended-h" {
+            h2 id="ended-h" { "What ended badly, the last first" }
+            @match &view.ended {
+                Err(why) => p.notice.unk { "What ended badly is not known now: " (foreign(why)) "." },
+                Ok((runs, _)) if runs.is_empty() => p.empty { "No run that is recorded ended badly." },
+                Ok((runs, more)) => {
+                    table.rows {
+                        thead { tr { th { "Run" } th { "Verdict" } th { "Why" } th { "Ended" } th { "Read it" } } }
+                        tbody {
+                            @for run in runs {
+                                tr {
+                                    td { (run_link("", &run.run)) }
+                                    td { (verdict(run.verdict)) }
+                                    td { (foreign(&run.reason)) }
+                                    td data-l="ended" { (instant_and_distance(run.at, now)) }
+                                    td { (command(&format!("logs {}", run.run))) }
+                                }
+                            }
+                        }
+                    }
+                    @if *more { p { "There are more: " (command("runs --state failed --limit 500")) } }
                 }
             }
         }

@@ -34,7 +34,7 @@ async fn a_follower_shows_the_next_term_by_itself_and_how_old_it_is_what_it_show
     etcd.kill();
     window.open(&third.url).await;
     window.until_it_says("#stale", "has heard nothing from the store since then").await;
-    window.until_it_says("#pill", "cannot tell").await;
+    window.until_it_says("#pill", "not known").await;
     window.open(&format!("{}/jobs/tick", third.url)).await;
     window.until_it_says("main", "The history is not known now").await;
     window.until_it_says("main", "@every 1s").await;
