@@ -37,8 +37,8 @@ pub struct StatusView {
     /// Why not, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_silent: Option<String>,
-    /// When this node last received news of the ledger, which is what `leader`, `nodes`, `watermark`, `paused` and `counts` are
-    /// from; `null`: it has not read it yet.
+    /// When this node last received news of the ledger, which is what `leader`, `nodes`, `watermark`, `paused` and `counts`
+    /// are from; `null`: it has not read it yet.
     pub as_of: Option<Wall>,
     /// When it last looked at the rest of the store, which is what the other members are from.
     pub looked_at: Option<Wall>,

@@ -120,7 +120,12 @@ impl<S: Store> Following<S> {
             return false;
         }
         let is_first = self.shown.is_none();
-        self.shown = Some(attempt);
+        if let Some(before) = self.shown.replace(attempt)
+            && attempt > before.saturating_add(1)
+        {
+            let gone = "attempts between were over before they could be followed";
+            self.ready.push_back(event(gone).event("gap"));
+        }
         let offset = match self.from {
             From::Offset(offset) if is_first => offset,
             From::Cut { attempt: before, offset } if before == attempt => offset,

@@ -41,6 +41,11 @@ pub struct JobView {
     pub last_verdict: Option<&'static str>,
     /// The instant of that run.
     pub last_scheduled_at: Option<Wall>,
+    /// Why, in a word for programs, where it did not end well as usual.
+    pub last_code: Option<&'static str>,
+    pub last_finished_at: Option<Wall>,
+    /// How many of its runs in a row have ended badly, up to the last.
+    pub bad_in_a_row: Option<u32>,
     /// More of that run, and of those before it.
     pub last: Option<LastView>,
     pub paused: bool,
@@ -116,6 +121,9 @@ impl JobView {
             next_start: row.next_start,
             last_verdict: row.last.as_ref().map(|last| last.verdict.as_str()),
             last_scheduled_at: row.last.as_ref().map(|last| last.run.at()),
+            last_code: row.last.as_ref().and_then(|last| last.code).map(Code::as_str),
+            last_finished_at: row.last.as_ref().map(|last| last.finished_at),
+            bad_in_a_row: row.last.as_ref().map(|last| last.bad_in_a_row),
             last: row.last.map(LastView::from),
             paused: paused_at.is_some(),
             paused_by: paused_by.filter(|by| !by.is_empty()),

@@ -36,6 +36,8 @@ plain!(JobName, "JobName", {
     "description": "The name of a job.",
 });
 plain!(RunId, "RunId", {
-    "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[^~]+(~[A-Za-z0-9-]{1,64})?$",
+    "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\
+                @[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\\.[0-9]{3})?Z\
+                (~[A-Za-z0-9-]{1,64})?$",
     "description": "A run: the job, the instant of its occurrence, and the call where it was asked for.",
 });

@@ -228,7 +228,8 @@ function trim(out) {
 function follow(out) {
   const address = `${out.dataset.follow}?follow=1&offset=${out.dataset.from ?? 0}`;
   const events = new EventSource(address);
-  events.addEventListener("message", (event) => write(out, event.data));
+  // No event can carry a carriage return: it comes as the sequence that means the same to a terminal.
+  events.addEventListener("message", (event) => write(out, event.data.replaceAll("\x1b[G", "\r")));
   for (const kind of ["gap", "partial"]) events.addEventListener(kind, (event) => write(out, `\n… ${event.data} …\n`));
   events.addEventListener("attempt", (event) => write(out, `\n… attempt ${event.data} …\n`));
   events.addEventListener("end", () => {
