@@ -4,12 +4,16 @@
 mod chains;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/fuzz.rs"]
+mod fuzz;
 #[path = "cli/listener.rs"]
 mod listener;
 #[path = "cli/node.rs"]
 mod node;
 #[path = "cli/process.rs"]
 mod process;
+#[path = "cli/reading.rs"]
+mod reading;
 #[path = "cli/reload.rs"]
 mod reload;
 #[path = "cli/steering.rs"]
