@@ -101,7 +101,7 @@ async fn all_of_it_can_be_read_without_script_and_within_320_pixels() {
     plain.until_it_says("main", "Firing").await;
     plain.click("header nav a:nth-child(2)").await;
     plain.until_it_says("main", "invoice-export").await;
-    plain.click("td.name a").await;
+    plain.click("#list td a").await;
     plain.until_it_says("main", "Definition").await;
     let failed = scene.run_of("invoice-export");
     plain.open(&format!("{}/runs/{failed}", node.url)).await;

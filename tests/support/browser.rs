@@ -69,14 +69,19 @@ impl Browser {
     }
 
     async fn ask(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
+        let value = self.answer(method, path, body).await;
+        assert!(value["error"].is_null(), "{path}: {value}");
+        value
+    }
+
+    /// What the driver answers, an error among it.
+    async fn answer(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(body) = body {
             request = request.json(&body);
         }
         let answer: Value = request.send().await.unwrap().json().await.unwrap();
-        let value = answer["value"].clone();
-        assert!(value["error"].is_null(), "{path}: {value}");
-        value
+        answer["value"].clone()
     }
 
     pub async fn window(&self, look: Look) -> Window<'_> {
@@ -156,6 +161,16 @@ impl Window<'_> {
         text.as_str().unwrap().to_owned()
     }
 
+    /// The same; `None` where there is no such element, or where it went while it was read.
+    async fn text_now(&self, selector: &str) -> Option<String> {
+        let (post, session) = (reqwest::Method::POST, &self.session);
+        let wanted = json!({ "using": "css selector", "value": selector });
+        let found = self.browser.answer(post, &format!("/session/{session}/element"), Some(wanted)).await;
+        let element = found.as_object()?.values().next()?.as_str()?.to_owned();
+        let path = format!("/session/{session}/element/{element}/text");
+        self.browser.answer(reqwest::Method::GET, &path, None).await.as_str().map(str::to_owned)
+    }
+
     pub async fn click(&self, selector: &str) {
         let element = self.element(selector).await;
         self.post(&format!("/element/{element}/click"), json!({})).await;
@@ -176,10 +191,10 @@ impl Window<'_> {
 
     /// Waits until an element says something.
     pub async fn until_it_says(&self, selector: &str, what: &str) -> String {
-        let read = async || Some(self.text(selector).await).filter(|text| text.contains(what));
+        let read = async || self.text_now(selector).await.filter(|text| text.contains(what));
         match tokio::time::timeout(super::PATIENCE, until(what, read)).await {
             Ok(text) => text,
-            Err(_) => panic!("{selector} does not say `{what}` but: {}", self.text(selector).await),
+            Err(_) => panic!("{selector} does not say `{what}` but: {:?}", self.text_now(selector).await),
         }
     }
 
