@@ -11,16 +11,18 @@ mod glance;
 pub(crate) mod held;
 pub(crate) mod jobs;
 mod listing;
+mod login;
 pub mod metrics;
 mod openapi;
 mod output;
 pub mod problem;
-mod relay;
+pub(crate) mod relay;
 mod routes;
 mod rows;
 mod runs;
 mod schema;
 mod screens;
+pub mod streams;
 pub mod view;
 
 use std::convert::Infallible;
@@ -30,7 +32,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper::body::Incoming;
@@ -46,17 +48,18 @@ use tower::ServiceExt as _;
 use crate::board::Shared;
 use crate::execute::Outputs;
 use crate::ledger::Ledger;
-use crate::listen::{self, Room};
+use crate::listen::{self, Remote, Room, Tls};
 use crate::lock::Locks;
 use crate::node::Status;
 use crate::page::{Looker, Page};
 use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, written};
-use access::{Caller, Need, Peer, Role};
+use access::{Access, Caller, Need, Peer, Role};
 pub use glance::Glance;
 use metrics::Counted;
 use problem::{Kind, Problem};
-use routes::Named;
+use routes::{Identified, Named};
+use streams::Streams;
 
 /// How large the body of a request may be, in bytes. None is needed.
 pub const BODY_MOST: usize = 16 * 1024;
@@ -86,6 +89,9 @@ pub struct Api<S> {
     /// What was last seen of the store.
     pub glance: Glance,
     pub clock: Clock,
+    /// Who may look at what.
+    pub access: Access,
+    pub streams: Streams,
 }
 
 impl<S: Store> FromRef<Api<S>> for Page<S> {
@@ -115,17 +121,18 @@ impl<State: Sync> FromRequestParts<State> for Looker {
 
 /// Answers requests until `ending` is cancelled and those that are under way have been answered, within the bounds of
 /// [`listen`].
-pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, ending: CancellationToken) {
+pub async fn serve<S: Store>(listener: TcpListener, tls: Option<Tls>, api: Api<S>, ending: CancellationToken) {
     let looking = AbortOnDropHandle::new(tokio::spawn(glance::look(api.clone())));
     let (whole, spare) = (router(api.clone()), spare(api));
-    let service = |peer: SocketAddr, room: Room| {
+    let service = move |remote: Remote, room: Room| {
+        let peer = Peer::from(remote);
         let router = if room == Room::Enough { whole.clone() } else { spare.clone() };
         TowerToHyperService::new(tower::service_fn(move |mut request: axum::http::Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request)
         }))
     };
-    listen::serve(listener, service, ending).await;
+    listen::serve(listener, tls, service, ending).await;
     drop(looking);
 }
 
@@ -140,7 +147,7 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Resul
 impl<S: Store> Api<S> {
     /// What answers the requests of one peer.
     pub fn router_for(&self, peer: SocketAddr) -> Router {
-        router(self.clone()).layer(Extension(Peer(peer)))
+        router(self.clone()).layer(Extension(Peer::from(peer)))
     }
 }
 
@@ -148,7 +155,7 @@ impl<S: Store> Api<S> {
 fn spare<S: Store>(api: Api<S>) -> Router {
     let why = "there are too many connections: only /healthz and /readyz are answered now";
     finished(
-        routes::router(&api, |row| row.need == Need::Health)
+        routes::router(|row| row.need == Need::Health)
             .fallback(async move || Problem::new(Kind::TooManyConnections, why)),
         api,
     )
@@ -156,19 +163,32 @@ fn spare<S: Store>(api: Api<S>) -> Router {
 
 fn router<S: Store>(api: Api<S>) -> Router {
     let why = "there is nothing here: /api/v1/openapi.json lists what there is";
-    finished(routes::router(&api, |_| true).fallback(async move || Problem::new(Kind::NoSuchPage, why)), api)
+    finished(routes::router(|_| true).fallback(async move || Problem::new(Kind::NoSuchPage, why)), api)
 }
 
 fn finished<S: Store>(router: Router<Api<S>>, api: Api<S>) -> Router {
-    router.layer(DefaultBodyLimit::max(BODY_MOST)).layer(from_fn(with_headers)).with_state(api)
+    let front = from_fn_with_state(api.clone(), front::<S>);
+    router.layer(DefaultBodyLimit::max(BODY_MOST)).layer(front).with_state(api)
 }
 
 /// What a browser may do with an answer: nothing but show what came from this node.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-async fn with_headers(request: Request, next: Next) -> Response {
-    let mut answer = next.run(request).await;
+/// What every request passes before it is routed, and every answer at the end.
+async fn front<S: Store>(State(api): State<Api<S>>, mut request: Request, next: Next) -> Response {
+    let wants_page = routes::accepted(request.headers(), &[problem::MEDIA_TYPE, routes::HTML]) == Some(routes::HTML);
+    let mut answer = match identify(&api, &mut request).await {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    if wants_page && let Some(problem) = answer.extensions().get::<Problem>() {
+        let page = Html(problem.page());
+        let headers = answer.headers().clone();
+        answer = (answer.status(), headers, page).into_response();
+        answer.headers_mut().remove(header::CONTENT_LENGTH);
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    }
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -176,6 +196,21 @@ async fn with_headers(request: Request, next: Next) -> Response {
     // A handler whose answer may be kept says so itself.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     answer
+}
+
+/// Finds out who sends the request, for the check of its route. Health is answered to everyone.
+async fn identify<S: Store>(api: &Api<S>, request: &mut Request) -> Result<(), Problem> {
+    if routes::is_health::<S>(request.uri().path()) {
+        return Ok(());
+    }
+    // A connection always has another end; a request without one comes from no listener.
+    let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+        return Err(Problem::new(Kind::NotProtected, "the other end of the connection is not known"));
+    };
+    let uri = request.uri().clone();
+    let admitted = api.access.admit((&uri, request.headers_mut()), &peer, &api.ledger, &api.clock).await?;
+    request.extensions_mut().insert(Identified(admitted));
+    Ok(())
 }
 
 async fn healthy<S: Store>(State(api): State<Api<S>>) -> Response {
@@ -224,7 +259,7 @@ fn json<T: Serialize>(code: StatusCode, body: &T) -> Response {
 mod reads;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -237,9 +272,9 @@ mod tests {
     use axum::body::Body;
     use axum::http::Request;
 
-    pub(super) const LOCAL: Peer = Peer(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4000));
+    pub(super) const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4000);
 
-    /// Nothing is ever heard of it.
+    /// A store that never answers.
     #[derive(Clone, Debug)]
     pub(super) struct Silent;
 
@@ -278,7 +313,7 @@ mod tests {
     }
 
     /// The API of a node that has just begun, over a store in memory.
-    fn api(clock: &Clock) -> Api<MemoryStore> {
+    pub(crate) fn api(clock: &Clock) -> Api<MemoryStore> {
         api_over(MemoryStore::new(clock.clone()), clock)
     }
 
@@ -296,12 +331,14 @@ mod tests {
             counted: Counted::default(),
             glance: Glance::default(),
             clock: clock.clone(),
+            access: Access::default(),
+            streams: Streams::default(),
         }
     }
 
     #[tokio::test]
     async fn what_is_asked_for_wrongly_is_refused_with_a_problem_that_says_what_is_right() {
-        let router = api(&Clock::system()).router_for(LOCAL.0);
+        let router = api(&Clock::system()).router_for(LOCAL);
         let ask = async |request: axum::http::request::Builder| {
             let answer = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
             let (parts, body) = answer.into_parts();
@@ -338,7 +375,7 @@ mod tests {
         let boot = move || Boot::from_duration(Duration::from_millis(read.load(Ordering::Relaxed)));
         let clock = Clock::from_fn(move || (boot(), Wall::EPOCH));
         let (turned, turns) = watch::channel(clock.boot());
-        let router = Api { turned: turns, ..api(&clock) }.router_for(LOCAL.0);
+        let router = Api { turned: turns, ..api(&clock) }.router_for(LOCAL);
         let ask = async || {
             let request = Request::get("/healthz").body(Body::empty()).unwrap();
             router.clone().oneshot(request).await.unwrap().status()

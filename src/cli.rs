@@ -3,6 +3,7 @@
 //! stdout is data, stderr is messages. `docs/cli.md` describes every command, its output and its exit codes.
 
 mod advice;
+mod asking;
 mod check;
 mod fence;
 mod file;
@@ -27,6 +28,7 @@ mod rewind;
 mod run;
 mod steer;
 mod terminal;
+mod token;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -83,6 +85,10 @@ struct Global {
     /// recognized by it [default: $XDG_STATE_HOME/fencron, ~/.local/state/fencron, or /var/lib/fencron]
     #[arg(long, global = true, value_name = "DIR", env = "FENCRON_STATE_DIR", help_heading = "Global options")]
     state_dir: Option<PathBuf>,
+    /// The authorities of the certificates of nodes (PEM), beside those of the system: for what is asked of nodes that
+    /// run with --tls-cert
+    #[arg(long, global = true, value_name = "FILE", env = "FENCRON_TLS_CA", help_heading = "Global options")]
+    tls_ca: Option<PathBuf>,
     /// A file with the password of an etcd store, without a line end; it is read again when the password has changed
     #[arg(
         long,
@@ -177,6 +183,9 @@ enum Command {
     /// Ask one node whether it is healthy: exit 0 if it is, 1 if it is not
     #[command(after_help = "Example: fencron health http://127.0.0.1:8080/readyz")]
     Health(health::HealthArgs),
+    /// Make a token for the listeners of nodes
+    #[command(after_help = "Example: fencron token new --name grafana --role metrics")]
+    Token(token::TokenArgs),
     /// Show what fences are counted from, and repair it
     #[command(after_help = "Example: fencron fence show")]
     Fence(fence::FenceArgs),
@@ -335,6 +344,7 @@ impl Command {
             Command::Locks(args) => locks::list(&args, global, terminal).await,
             Command::Unlock(args) => locks::unlock(&args, global, terminal).await,
             Command::Health(args) => health::health(&args, global, terminal).await,
+            Command::Token(args) => token::run(args, terminal),
             Command::Fence(args) => fence::run(&args, global, terminal).await,
             Command::Guard(args) => guard::run(args, terminal).await,
         }

@@ -12,6 +12,8 @@
 //!
 //! `docs/configuration.md` describes the language for people; [`schema`] for editors, from the same table.
 
+#[cfg(feature = "cli")]
+pub mod auth;
 mod draft;
 mod env_file;
 mod fill;

@@ -21,6 +21,8 @@
 use std::time::Duration;
 
 mod attention;
+#[cfg(feature = "cli")]
+mod auth;
 mod follow;
 mod history;
 mod keys;

@@ -20,9 +20,13 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,10 +62,50 @@ pub enum Room {
     Spare,
 }
 
-/// Answers requests until `ending` is cancelled and those that are under way have been answered. `service` is asked for
-/// a service for each connection, and receives the peer, and what there is room for.
-pub async fn serve<S, B>(listener: TcpListener, service: impl Fn(SocketAddr, Room) -> S, ending: CancellationToken)
-where
+/// The other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    pub address: SocketAddr,
+    /// What TLS says of it; `None`: the connection is without TLS.
+    pub tls: Option<Secured>,
+}
+
+/// What TLS says of the other end of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secured {
+    /// The certificate that the client has shown (DER), signed by an authority that the settings name.
+    pub certificate: Option<Vec<u8>>,
+}
+
+/// TLS with settings that may change while a listener runs: connections from then on have the new ones.
+#[derive(Clone, Debug)]
+pub struct Tls(watch::Receiver<Arc<ServerConfig>>);
+
+impl Tls {
+    /// With the settings that are in there at the time.
+    pub fn new(settings: watch::Receiver<Arc<ServerConfig>>) -> Tls {
+        Tls(settings)
+    }
+
+    async fn accept(&self, stream: Paced) -> io::Result<(TlsStream<Paced>, Secured)> {
+        let settings = Arc::clone(&self.0.borrow());
+        let handshake = TlsAcceptor::from(settings).accept(stream);
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the client does not end the TLS handshake");
+        let stream = tokio::time::timeout(HEAD_WITHIN, handshake).await.map_err(late)??;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let certificate = shown.map(|certificate| certificate.as_ref().to_vec());
+        Ok((stream, Secured { certificate }))
+    }
+}
+
+/// Answers requests until `ending` is cancelled and those that are under way have been answered. `service` makes the
+/// service of a connection, from its other end and from what there is room for.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    service: impl Fn(Remote, Room) -> S + Clone + Send + 'static,
+    ending: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -87,7 +131,7 @@ where
             }
         };
         if let Some(place) = places.take(peer.ip()) {
-            let answering = answer(stream, service(peer, Room::Enough), Room::Enough, ending.clone());
+            let answering = answer(stream, peer, tls.clone(), service.clone(), Room::Enough, ending.clone());
             connections.spawn(async move {
                 answering.await;
                 drop(place);
@@ -100,7 +144,7 @@ where
         {
             oldest.abort();
         }
-        let answering = answer(stream, service(peer, Room::Spare), Room::Spare, ending.clone());
+        let answering = answer(stream, peer, tls.clone(), service.clone(), Room::Spare, ending.clone());
         spare.push_back(connections.spawn(tokio::time::timeout(SPARE_WITHIN, answering)).abort_handle());
     }
     // From here on no client can connect any more.
@@ -155,7 +199,7 @@ impl Drop for Place {
 }
 
 /// What counts as one peer: a peer with an address of IPv6 has 2^64 of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,
@@ -163,8 +207,43 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 /// Answers what comes over one connection.
-async fn answer<S, B>(stream: TcpStream, service: S, room: Room, ending: CancellationToken)
+async fn answer<S, B>(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<Tls>,
+    service: impl Fn(Remote, Room) -> S,
+    room: Room,
+    ending: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: HttpBody + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    // One whose machine is gone says nothing, and an answer that goes on may have nothing to say for hours.
+    if let Err(error) = setsockopt(&stream, sockopt::KeepAlive, &true) {
+        tracing::debug!(%error, "a connection to the listener does not show that its client is gone");
+    }
+    let stream = Paced { stream, late: None, taken: 0 };
+    let Some(tls) = tls else {
+        return converse(stream, service(Remote { address, tls: None }, room), room, ending).await;
+    };
+    let accepted = tokio::select! {
+        accepted = tls.accept(stream) => accepted,
+        () = ending.cancelled() => return,
+    };
+    match accepted {
+        Ok((stream, secured)) => {
+            converse(stream, service(Remote { address, tls: Some(secured) }, room), room, ending).await;
+        }
+        Err(error) => tracing::debug!(%error, "a connection to the listener is without TLS, or with a wrong one"),
+    }
+}
+
+/// Answers requests over a stream.
+async fn converse<I, S, B>(stream: I, service: S, room: Room, ending: CancellationToken)
 where
+    I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     B: HttpBody + 'static,
@@ -172,11 +251,6 @@ where
 {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(room == Room::Enough);
-    // One whose machine is gone says nothing, and an answer that goes on may have nothing to say for hours.
-    if let Err(error) = setsockopt(&stream, sockopt::KeepAlive, &true) {
-        tracing::debug!(%error, "a connection to the listener does not show that its client is gone");
-    }
-    let stream = Paced { stream, late: None, taken: 0 };
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -1,5 +1,7 @@
 //! The program as people and scripts use it: real processes on a SQLite file.
 
+#[path = "cli/access.rs"]
+mod access;
 #[path = "cli/chains.rs"]
 mod chains;
 #[path = "cli/commands.rs"]
@@ -21,6 +23,8 @@ mod steering;
 mod support;
 #[path = "cli/tables.rs"]
 mod tables;
+#[path = "cli/tls.rs"]
+mod tls;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;

@@ -14,7 +14,8 @@ use super::{Api, json as json_answer};
 use crate::store::Store;
 
 /// The problems that every route may have which takes a role.
-const OF_EVERY_ROUTE: &[Kind] = &[Kind::UnknownParameter, Kind::NotAcceptable];
+const OF_EVERY_ROUTE: &[Kind] =
+    &[Kind::UnknownParameter, Kind::Unauthenticated, Kind::RoleTooLow, Kind::NotAcceptable, Kind::WrongHost];
 
 /// Answers with the description.
 pub(super) async fn answer<S: Store>(State(_): State<Api<S>>) -> Response {
@@ -29,7 +30,7 @@ pub(super) fn description<S: Store>() -> Value {
     let mut schemas = settings.into_generator();
     let problem = schemas.subschema_for::<problem::Body<'static>>().to_value();
     let mut paths = Map::new();
-    for route in routes::<S>().iter().filter(|route| route.row.is_described()) {
+    for route in routes::<S>().iter().filter(|route| !route.row.is_page()) {
         let row = &route.row;
         let operation = operation(row, &mut schemas, &problem);
         let path = paths.entry(row.path).or_insert_with(|| json!({}));

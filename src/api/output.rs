@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde::Deserialize;
 
 use super::access::Caller;
@@ -55,11 +55,33 @@ pub(super) async fn output<S: Store>(
 ) -> Result<Response, Problem> {
     let run = known(&run, &caller)?;
     let as_events = chosen.0 == EVENTS;
+    if !as_events && wanted.follow != 1 {
+        return written(api, run, &wanted, &headers, as_events).await;
+    }
+    let place = api.streams.begin()?;
+    let answer = written(api, run, &wanted, &headers, as_events).await?;
+    // The place is kept for as long as the answer goes on.
+    Ok(answer.map(|body| {
+        Body::from_stream(body.into_data_stream().map(move |piece| {
+            let _held = &place;
+            piece
+        }))
+    }))
+}
+
+/// What a run has written, from wherever it runs.
+async fn written<S: Store>(
+    api: Api<S>,
+    run: RunId,
+    wanted: &Wanted,
+    headers: &HeaderMap,
+    as_events: bool,
+) -> Result<Response, Problem> {
     let elsewhere = if headers.contains_key(RELAYED) { None } else { elsewhere(&api, &run).await };
     let mut unreachable = None;
     if let Some(open) = elsewhere {
         let follow = as_events || wanted.follow == 1;
-        match relay::ask(&api, &open, &relay::Question { follow, offset: wanted.offset, headers: &headers }).await {
+        match relay::ask(&api, &open, &relay::Question { follow, offset: wanted.offset, headers }).await {
             Ok(answer) => return Ok(answer),
             Err(why) => unreachable = Some(why),
         }
@@ -70,7 +92,7 @@ pub(super) async fn output<S: Store>(
         let signs = KeepAlive::new().interval(SIGN_EVERY);
         return Ok(Sse::new(events).keep_alive(signs).into_response());
     }
-    as_text(&api, &run, &wanted, unreachable).await
+    as_text(&api, &run, wanted, unreachable).await
 }
 
 /// The run, where another node has claimed it.

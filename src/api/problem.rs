@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use maud::{DOCTYPE, html};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::job::{NotAName, NotARun, RunId};
+use crate::job::{JobName, NotAName, NotARun, RunId};
 use crate::store::StoreError;
 
 /// The media type of a problem.
@@ -70,6 +71,42 @@ kinds! {
     NoSuchJob "no-such-job" NOT_FOUND "There is no such job"
     "Neither the jobs file of this node nor the ledger knows the job. `fencron jobs` lists the jobs that \
      there are."
+
+    Unauthenticated "unauthenticated" UNAUTHORIZED "The caller is not known"
+    "Send a token as `Authorization: Bearer TOKEN`. `fencron token new` makes one; the file that --auth names lists \
+     the tokens that a node takes. A browser logs in at /login."
+
+    RoleTooLow "role-too-low" FORBIDDEN "The role of the caller does not suffice"
+    "The roles, from the lowest: metrics, viewer, reader (may also read what runs write), operator, admin. The detail \
+     says which one it takes. Roles stand in the file that --auth names."
+
+    OtherJobs "other-jobs" FORBIDDEN "The caller is narrowed to some jobs"
+    "The address answers about all jobs, and the token of the caller only covers those that `jobs` in the file of \
+     --auth names."
+
+    NotProtected "not-protected" FORBIDDEN "This node answers other machines about its health only"
+    "The node was started without --auth. Without rules of who may look, only callers on the machine itself may read. \
+     `fencron token new` makes a token, and prints what belongs in the file for --auth. --insecure-read lets everyone \
+     who reaches the listener read everything."
+
+    LoginNeedsTls "login-needs-tls" FORBIDDEN "A login takes TLS"
+    "Without TLS, a token in a form could be read on the way. Start the node with --tls-cert and --tls-key. From the \
+     machine itself a login works without TLS."
+
+    ForeignOrigin "foreign-origin" FORBIDDEN "The request comes from a page of another site"
+    "What changes something is taken from pages of the node itself, and from clients that send a token."
+
+    WrongHost "wrong-host" MISDIRECTED_REQUEST "The node does not have this name"
+    "A browser can be made to call a node by a name of an attacker, whose pages could then read what the node answers. \
+     So a node answers only to addresses, to localhost, to names below .localhost and .local, to the name in \
+     --advertise, and to each --allowed-host. A client with a token may use any name."
+
+    TooManyTries "too-many-tries" TOO_MANY_REQUESTS "Too many logins have failed"
+    "Wait for the time in Retry-After. A token is pasted whole, from `fct_` on."
+
+    TooManyStreams "too-many-streams" SERVICE_UNAVAILABLE "Too many answers go on already"
+    "A node bounds how many clients follow outputs at once. Ask again after the time in Retry-After, ask another node, \
+     or read without following."
 
     NotHere "not-here" CONFLICT "The run is not running on this node"
     "What a run writes is on the node that runs it until the run ends; then every node has the end of it. \
@@ -191,9 +228,44 @@ impl Problem {
         self
     }
 
+    /// When it makes sense to try again.
+    #[must_use]
+    pub fn again_after(mut self, after: Duration) -> Problem {
+        self.retry_after = Some(after);
+        self
+    }
+
     /// Why the store could not be read.
     pub fn store_away(why: impl Display) -> Problem {
-        Problem { retry_after: Some(STORE_AGAIN), ..Problem::new(Kind::StoreAway, why) }
+        Problem::new(Kind::StoreAway, why).again_after(STORE_AGAIN)
+    }
+
+    /// There is no such run, or none that the caller may know of.
+    pub fn no_such_run(run: &RunId) -> Problem {
+        Problem::new(Kind::NoSuchRun, format!("there is no run {run}")).of(run).try_command("fencron runs")
+    }
+
+    /// There is no such job, or none that the caller may know of.
+    pub fn no_such_job(job: &JobName) -> Problem {
+        Problem::new(Kind::NoSuchJob, format!("there is no job {job}")).try_command("fencron jobs")
+    }
+
+    /// As a page, for a person.
+    pub(super) fn page(&self) -> String {
+        let try_command = self.command.as_deref();
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head { meta charset="utf-8"; title { (self.kind.title()) } }
+                body {
+                    h1 { (self.kind.title()) }
+                    p { (self.detail) }
+                    @if let Some(command) = try_command { p { "Try " code { (command) } } }
+                    p { (self.kind.about()) }
+                }
+            }
+        };
+        page.into_string()
     }
 
     fn body(&self) -> Body<'_> {
@@ -232,6 +304,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut answer = super::json(self.kind.status(), &self.body());
         answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if self.kind == Kind::Unauthenticated {
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fencron\""));
+        }
         if let Some(after) = self.retry_after {
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }

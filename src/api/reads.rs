@@ -47,7 +47,7 @@ async fn ask_with<S: Store>(api: &Api<S>, path: &str, headers: &[(&str, &str)]) 
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let answer = api.router_for(LOCAL.0).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let answer = api.router_for(LOCAL).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let (parts, body) = answer.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     (parts.status.as_u16(), parts.headers, serde_json::from_slice(&body).unwrap_or_default())

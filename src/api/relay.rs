@@ -12,6 +12,7 @@ use reqwest::Client;
 use tokio::time::timeout;
 
 use super::Api;
+use super::access::{TICKET_HEADER, ticket};
 use super::output::{OFFSET, PARTIAL};
 use crate::scheduler::run::Open;
 use crate::store::Store;
@@ -57,8 +58,12 @@ pub(super) async fn ask<S: Store>(api: &Api<S>, open: &Open, question: &Question
         return Err(unreachable());
     }
     let (run, follow, offset) = (&open.id, u8::from(question.follow), question.offset);
-    let mut asked = http.get(format!("http://{address}/api/v1/runs/{run}/output?follow={follow}&offset={offset}"));
+    let mut asked = http.get(url(&address, &format!("/api/v1/runs/{run}/output?follow={follow}&offset={offset}")));
     asked = asked.header(RELAYED, "1");
+    let made = timeout(super::STORE_WITHIN, ticket(&api.ledger, run, api.clock.wall())).await;
+    if let Ok(Ok(ticket)) = made {
+        asked = asked.header(TICKET_HEADER, ticket);
+    }
     for name in [header::ACCEPT, HeaderName::from_static("last-event-id")] {
         for value in question.headers.get_all(&name) {
             asked = asked.header(&name, value);
@@ -77,10 +82,19 @@ pub(super) async fn ask<S: Store>(api: &Api<S>, open: &Open, question: &Question
     Ok((headers, Body::from_stream(answer.bytes_stream())).into_response())
 }
 
+/// What the address of a node begins with that speaks TLS.
+pub(crate) const WITH_TLS: &str = "https://";
+
+/// The URL of this path at a node, whose address is `HOST:PORT`, or `https://HOST:PORT`.
+pub(crate) fn url(address: &str, path: &str) -> String {
+    let scheme = if address.starts_with(WITH_TLS) { "" } else { "http://" };
+    format!("{scheme}{address}{path}")
+}
+
 /// Whether it is this node that answers there: a loopback address is another machine's on each.
 async fn is_at(http: &Client, node: &str, address: &str) -> bool {
     let ask = async {
-        let answer = http.get(format!("http://{address}/readyz")).send().await.ok()?;
+        let answer = http.get(url(address, "/readyz")).send().await.ok()?;
         if answer.content_length().is_none_or(|length| length > STATUS_MOST) {
             return None;
         }

@@ -3,30 +3,31 @@
 //! From the rows come the router, the checks before a handler (role, parameters, `Accept`), and the description of the
 //! API, [`super::openapi`]. A test goes through all rows with every kind of caller.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::{RequestExt as _, Router};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 
-use super::access::{Caller, Need, Role};
+use super::access::{By, Caller, Need, Role, check_origin};
 use super::metrics::{self, OPEN_METRICS};
 use super::problem::{Kind, Problem};
-use super::{Api, openapi, rows, screens};
+use super::{Api, login, openapi, rows, screens};
+use crate::job::{JobName, RunId, Word as _};
 use crate::node::Status;
 use crate::store::Store;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
-const HTML: &str = "text/html";
+pub(super) const HTML: &str = "text/html";
 
 /// All routes of a node.
 pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
@@ -47,11 +48,23 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
             .media(OPEN_METRICS),
         Route::get("/api/v1/openapi.json", "openapi", Viewer, openapi::answer::<S>)
             .about("This description")
+            .narrowed()
             .json_of(|_| json_schema!({"type": "object"})),
         Route::get("/problems/{name}", "problem", Nothing, super::problem_page)
             .about("What a kind of problem means, and what to do")
             .param(Param::path::<String>("name", "The end of the problem's `type`."))
+            .narrowed()
             .html(),
+        Route::get("/login", "login_page", Nothing, login::page)
+            .about("A form for a token")
+            .param(Param::query::<String>("next", "The page to show then."))
+            .narrowed()
+            .html(),
+        Route::post("/login", "login", Nothing, login::login::<S>)
+            .about("Takes a token for a cookie")
+            .narrowed()
+            .html(),
+        Route::post("/logout", "logout", Nothing, login::logout).about("Takes the cookie away").narrowed().html(),
     ];
     all.extend(rows::of_cluster());
     all.extend(rows::of_jobs());
@@ -83,6 +96,8 @@ pub(super) struct Row {
     pub problems: Vec<Kind>,
     /// It answers 304 where the client has the answer already.
     pub tagged: bool,
+    /// Its answers keep to the jobs of the caller: see [`Route::narrowed`].
+    pub narrowed: bool,
 }
 
 /// A parameter of a route.
@@ -155,6 +170,15 @@ impl<S: Store> Route<S> {
         Route::new(Method::GET, path, id, need.into(), on(MethodFilter::GET, handler))
     }
 
+    /// A route that changes something, and so is only taken from pages of this node and from bearers of tokens.
+    pub fn post<H, T>(path: &'static str, id: &'static str, need: impl Into<Need>, handler: H) -> Route<S>
+    where
+        H: Handler<T, Api<S>>,
+        T: 'static,
+    {
+        Route::new(Method::POST, path, id, need.into(), on(MethodFilter::POST, handler))
+    }
+
     fn new(
         method: Method,
         path: &'static str,
@@ -163,7 +187,8 @@ impl<S: Store> Route<S> {
         handler: MethodRouter<Api<S>>,
     ) -> Route<S> {
         let (params, answers, problems) = (Vec::new(), Vec::new(), Vec::new());
-        let row = Row { method, path, id, need, summary: "", params, answers, problems, tagged: false };
+        let (tagged, narrowed) = (false, false);
+        let row = Row { method, path, id, need, summary: "", params, answers, problems, tagged, narrowed };
         Route { row, handler }
     }
 
@@ -220,6 +245,13 @@ impl<S: Store> Route<S> {
         self.answer(Answer { status: 200, media, about: "The answer.", schema })
     }
 
+    /// Its handler keeps to the jobs that [`Caller::sees`]. A route that does not say so refuses callers that are narrowed
+    /// to some jobs, unless its path has a `{job}` or a `{run}`: those are checked before the handler.
+    pub fn narrowed(mut self) -> Route<S> {
+        self.row.narrowed = true;
+        self
+    }
+
     fn answer(mut self, answer: Answer) -> Route<S> {
         self.row.answers.push(answer);
         self
@@ -243,19 +275,18 @@ impl Row {
         self.params.iter().filter(|param| param.place == Place::Query).map(|param| param.name).collect()
     }
 
-    /// Whether it is a part of the API, and not a page for people.
-    pub fn is_described(&self) -> bool {
-        self.offers().iter().any(|media| *media != HTML)
+    /// Whether it is a page for people, and not a part of the API.
+    pub fn is_page(&self) -> bool {
+        self.offers().iter().all(|media| *media == HTML)
     }
 }
 
 /// A router of those of the routes that `is_in` lets pass, with their checks.
-pub(super) fn router<S: Store>(api: &Api<S>, is_in: impl Fn(&Row) -> bool) -> Router<Api<S>> {
+pub(super) fn router<S: Store>(is_in: impl Fn(&Row) -> bool) -> Router<Api<S>> {
     let mut router = Router::new();
     for Route { row, handler } in routes::<S>() {
         if is_in(&row) {
-            let (path, gate) = (row.path, Gate { row: Arc::new(row), api: api.clone() });
-            router = router.route(path, handler.route_layer(from_fn_with_state(gate, pass::<S>)));
+            router = router.route(row.path, handler.route_layer(from_fn_with_state(Arc::new(row), pass)));
         }
     }
     router.method_not_allowed_fallback(async |method: Method| {
@@ -263,29 +294,96 @@ pub(super) fn router<S: Store>(api: &Api<S>, is_in: impl Fn(&Row) -> bool) -> Ro
     })
 }
 
-/// What stands before the handler of a route.
-#[derive(Clone)]
-struct Gate<S> {
-    row: Arc<Row>,
-    #[expect(dead_code, reason = "the roles come next")]
-    api: Api<S>,
+/// Whether the route of this path is answered to everyone.
+pub(super) fn is_health<S: Store>(path: &str) -> bool {
+    static PATHS: OnceLock<Vec<&str>> = OnceLock::new();
+    let health =
+        || routes::<S>().iter().map(|route| &route.row).filter(|r| r.need == Need::Health).map(|r| r.path).collect();
+    PATHS.get_or_init(health).contains(&path)
 }
+
+/// Who sends a request, as far as that is known: an extension of each request but those about health.
+#[derive(Clone, Debug)]
+pub(super) struct Identified(pub Result<Caller, Problem>);
 
 /// The media type that the client prefers of those that the route has: an extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chosen(pub &'static str);
 
-async fn pass<S: Store>(State(gate): State<Gate<S>>, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Caller { name: None, role: Role::Reader });
-    let row = &*gate.row;
+/// What stands before the handler of a route.
+async fn pass(State(row): State<Arc<Row>>, mut request: Request, next: Next) -> Response {
     // What asks about health is not refused for how it asks.
-    if row.need != Need::Health {
-        match checked(row, &request) {
-            Ok(chosen) => drop(request.extensions_mut().insert(chosen)),
-            Err(problem) => return problem.into_response(),
+    if row.need == Need::Health {
+        return next.run(request).await;
+    }
+    let caller = match request.extensions_mut().remove() {
+        Some(Identified(caller)) => caller,
+        None => return Problem::new(Kind::Unauthenticated, "the caller is not known").into_response(),
+    };
+    let params = request.extract_parts::<RawPathParams>().await.ok();
+    let params: Vec<(&str, &str)> = params.as_ref().map(|params| params.iter().collect()).unwrap_or_default();
+    let allowed = check_origin(request.method(), request.headers(), caller.as_ref().ok())
+        .and_then(|()| allowed(&row, caller, &params));
+    let caller = match allowed {
+        Ok(caller) => caller,
+        Err(problem) if problem.kind == Kind::Unauthenticated && row.is_page() && request.method().is_safe() => {
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            return login::to_login(path);
         }
+        Err(problem) => return problem.into_response(),
+    };
+    match checked(&row, &request) {
+        Ok(chosen) => drop(request.extensions_mut().insert(chosen)),
+        Err(problem) => return problem.into_response(),
+    }
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(caller);
     }
     next.run(request).await
+}
+
+/// That this caller may have the answer of the route. A route that needs nothing may have a caller all the same.
+fn allowed(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)]) -> Result<Option<Caller>, Problem> {
+    let Need::Role(role) = row.need else { return Ok(caller.ok()) };
+    let caller = caller?;
+    if let By::Ticket(run) = &caller.by
+        && !params.contains(&("run", run.as_str()))
+    {
+        return Err(Problem::new(Kind::RoleTooLow, format!("this ticket is for the output of {run} alone")));
+    }
+    if caller.role < role {
+        let (has, name) = (caller.role.word(), caller.name.as_deref().unwrap_or("the caller"));
+        let detail = format!("{} takes the role {}, and {name} has {has}", row.path, role.word());
+        return Err(Problem::new(Kind::RoleTooLow, detail));
+    }
+    let mut of_one_job = false;
+    for (name, value) in params {
+        match *name {
+            // What is no name is for the handler to refuse.
+            "job" => {
+                of_one_job = true;
+                if let Ok(job) = JobName::new(value)
+                    && !caller.sees(&job)
+                {
+                    return Err(Problem::no_such_job(&job));
+                }
+            }
+            "run" => {
+                of_one_job = true;
+                if let Ok(run) = value.parse::<RunId>()
+                    && !caller.sees(&run.job())
+                {
+                    return Err(Problem::no_such_run(&run));
+                }
+            }
+            _ => {}
+        }
+    }
+    if caller.jobs.is_some() && !of_one_job && !row.narrowed {
+        let detail = format!("{} answers about all jobs, and this token only covers some", row.path);
+        return Err(Problem::new(Kind::OtherJobs, detail));
+    }
+    Ok(Some(caller))
 }
 
 fn checked(row: &Row, request: &Request) -> Result<Chosen, Problem> {
@@ -305,7 +403,7 @@ fn checked(row: &Row, request: &Request) -> Result<Chosen, Problem> {
 }
 
 /// The first of the best of `offers` by the header `Accept`; `None`: none is accepted.
-fn accepted(headers: &HeaderMap, offers: &[&'static str]) -> Option<&'static str> {
+pub(super) fn accepted(headers: &HeaderMap, offers: &[&'static str]) -> Option<&'static str> {
     let ranges: Vec<&str> = headers
         .get_all(header::ACCEPT)
         .iter()

@@ -21,6 +21,7 @@ pub(super) fn of_cluster<S: Store>() -> Vec<Route<S>> {
     use Role::Viewer;
     vec![
         Route::get("/api/v1/status", "status", Viewer, cluster::status::<S>)
+            .narrowed()
             .about("The cluster at a glance, as this node knows it")
             .json::<StatusView>()
             .tagged(),
@@ -57,6 +58,7 @@ pub(super) fn of_cluster<S: Store>() -> Vec<Route<S>> {
             .may(&[Kind::StoreAway])
             .tagged(),
         Route::get("/api/v1/me", "me", Viewer, cluster::me)
+            .narrowed()
             .about("The name and the role of the caller")
             .json::<MeView>()
             .tagged(),
@@ -68,6 +70,7 @@ pub(super) fn of_jobs<S: Store>() -> Vec<Route<S>> {
     use Role::Viewer;
     vec![
         Route::get("/api/v1/jobs", "jobs", Viewer, jobs::list::<S>)
+            .narrowed()
             .about("Jobs, in pages")
             .param(Param::query::<String>("q", "Only jobs with this text in their name or description."))
             .param(Param::query::<Filter>("state", "Only jobs in this state."))
@@ -99,6 +102,7 @@ pub(super) fn of_jobs<S: Store>() -> Vec<Route<S>> {
             .may(&[Kind::BadParameter, Kind::NoSuchJob, Kind::StoreAway])
             .tagged(),
         Route::get("/api/v1/fires", "fires", Viewer, fires::fires::<S>)
+            .narrowed()
             .about("When jobs fire in a stretch of time, by their definitions")
             .param(Param::query::<JobName>("job", "Only this job."))
             .param(Param::query::<Wall>("from", "From this instant on; now by default."))
@@ -115,6 +119,7 @@ pub(super) fn of_runs<S: Store>() -> Vec<Route<S>> {
     use Role::{Reader, Viewer};
     vec![
         Route::get("/api/v1/runs", "runs", Viewer, runs::list::<S>)
+            .narrowed()
             .about("Runs, in pages: the open ones first, then the last that have ended")
             .param(Param::query::<JobName>("job", "Only runs of this job."))
             .params(filters())
@@ -134,7 +139,7 @@ pub(super) fn of_runs<S: Store>() -> Vec<Route<S>> {
             .param(Param::query::<u64>("offset", "From this byte of what the attempt has written; of what was kept."))
             .text()
             .media(super::EVENTS)
-            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::NotHere, Kind::StoreAway]),
+            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::NotHere, Kind::StoreAway, Kind::TooManyStreams]),
     ]
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::access::{Caller, Role};
 use super::jobs::no_such;
 use super::listing::{Applied, Listing, Sent, applied, cursor, limit, place};
-use super::problem::{Kind, Problem};
+use super::problem::Problem;
 use super::routes::{Named, Query};
 use super::view::{RunView, state_of};
 use super::{Api, in_time};
@@ -270,7 +270,7 @@ pub(super) fn known(run: &str, caller: &Caller) -> Result<RunId, Problem> {
 }
 
 pub(super) fn no_such_run(run: &RunId) -> Problem {
-    Problem::new(Kind::NoSuchRun, format!("there is no run {run}")).of(run).try_command("fencron runs")
+    Problem::no_such_run(run)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
@@ -14,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sha2::{Digest as _, Sha256};
 
 use super::Failure;
+use crate::config::auth::{self, Rules};
 use crate::config::{self, Config, MAX_FILE_BYTES, MAX_MIGRATIONS, Problems, Sources};
 use crate::job::MAX_SCRIPT_BYTES;
 use crate::store::sqlite::file::is_opened_here;
@@ -104,6 +106,48 @@ fn parse_noting(path: &Path, bytes: &[u8], open: bool, files: &RefCell<Footprint
     config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
 }
 
+/// Whether any of what was read is another one now. What a filesystem does not answer keeps a thread of its own waiting,
+/// and nothing else.
+pub(super) async fn has_changed(files: &Arc<Footprint>) -> bool {
+    let files = Arc::clone(files);
+    tokio::task::spawn_blocking(move || files.has_changed(false)).await.unwrap_or(true)
+}
+
+/// Reads the file of rules of who may look, and remembers what was read.
+pub(super) fn rules(path: &Path) -> (anyhow::Result<Rules>, Footprint) {
+    let files = RefCell::new(Footprint::default());
+    let stat = Stat::of(path);
+    let read = open(path).and_then(|file| {
+        check_owner(&file.metadata()?)?;
+        read_at_most(file, MAX_FILE_BYTES as u64 + 1, Pipe::Refuse)
+    });
+    files.borrow_mut().note(path, stat, Content::of(read.as_deref()));
+    let name = path.display().to_string();
+    let rules = match read {
+        Ok(bytes) => auth::read(&bytes).map_err(|problems| problems.of_file(&name).into()),
+        Err(error) => Err(Failure::wrong(format!("--auth: cannot read {name}: {error}")).into()),
+    };
+    (rules, files.into_inner())
+}
+
+/// A file that others can write to says what they want. The hashes in it are no secrets; that others can read it is
+/// refused all the same, since then it was not made with care.
+fn check_owner(meta: &fs::Metadata) -> io::Result<()> {
+    let (owner, own) = (meta.uid(), nix::unistd::geteuid().as_raw());
+    if owner != own && owner != 0 {
+        return Err(io::Error::other(format!(
+            "it belongs to the user {owner}, and not to this one ({own}) or to root"
+        )));
+    }
+    // Of root's files a group may read one: that is how a secret is mounted in Kubernetes for a user that is not root.
+    let others = if owner == 0 { 0o037 } else { 0o077 };
+    if meta.mode() & others != 0 {
+        let mode = meta.mode() & 0o777;
+        return Err(io::Error::other(format!("others may read or write it (mode {mode:03o}): chmod 600 it")));
+    }
+    Ok(())
+}
+
 /// Opens what stands at the path without waiting for anything: opening a pipe would wait for its writer. A database
 /// that this process uses is left alone.
 fn open(path: &Path) -> io::Result<File> {
@@ -191,6 +235,14 @@ impl Footprint {
     /// What is read more than once counts as it was the first time.
     fn note(&mut self, path: &Path, stat: Stat, content: Content) {
         self.0.entry(path.to_owned()).or_insert((stat, content));
+    }
+
+    /// Reads a file of at most 1 MiB, and remembers that it was read.
+    pub fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
+        let stat = Stat::of(path);
+        let read = secret(path).map(String::into_bytes);
+        self.note(path, stat, Content::of(read.as_deref()));
+        read
     }
 
     /// Whether any of it is another one now, or was written to: by what the filesystem says of it, and where `whole` is

@@ -20,7 +20,7 @@ use super::{Exit, Failure};
 use crate::guard::proxy::GuardProxy;
 use crate::guard::sql::Dialect;
 use crate::guard::{Guard, InDoubt, Options, StateError, StateUrl};
-use crate::listen::{self, Room};
+use crate::listen::{self, Remote, Room};
 use crate::time::Clock;
 
 mod care;
@@ -222,20 +222,20 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         terminal.say(format_args!("fencron: health on http://{}", listener.local_addr()?));
         let router = health_of(guard.clone());
         let ending = ending.clone();
-        tokio::spawn(listen::serve(listener, move |_, _| TowerToHyperService::new(router.clone()), ending));
+        tokio::spawn(listen::serve(listener, None, move |_, _| TowerToHyperService::new(router.clone()), ending));
     }
-    let answering = move |peer, room| {
+    let answering = move |remote: Remote, room| {
         let proxy = proxy.clone();
         service_fn(move |request| {
             let proxy = proxy.clone();
             async move {
                 let answered = room == Room::Enough || asks_for_health(&request);
-                let answer = if answered { proxy.answer(request, peer).await } else { GuardProxy::busy() };
+                let answer = if answered { proxy.answer(request, remote.address).await } else { GuardProxy::busy() };
                 Ok::<_, std::convert::Infallible>(answer)
             }
         })
     };
-    let serving = tokio::spawn(listen::serve(listener, answering, ending.clone()));
+    let serving = tokio::spawn(listen::serve(listener, None, answering, ending.clone()));
     let [terminate, interrupt] = &mut asked_to_stop;
     tokio::select! {
         _ = terminate.recv() => {}

@@ -3,15 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
-use reqwest::{Client, Response, Url};
+use reqwest::{Response, Url};
 use serde_json::Value;
 
 use super::listener::{Listener, Meant, published};
 use super::run::node_name;
 use super::terminal::Terminal;
-use super::{Exit, Failure, Global};
+use super::{Exit, Failure, Global, asking};
 
 /// How long the node has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -36,7 +35,7 @@ pub(super) struct HealthArgs {
 }
 
 fn http_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).ok().filter(|url| url.scheme() == "http");
+    let url = Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
     url.ok_or_else(|| "write it like http://127.0.0.1:8080/readyz".to_owned())
 }
 
@@ -46,13 +45,20 @@ pub(super) async fn health(args: &HealthArgs, global: &Global, terminal: &mut Te
     let listen = args.listen.filter(|listen| listen.port() != 0);
     let (url, unless_it_answers) = match (&args.url, listen) {
         (Some(url), _) => (url.clone(), "is a node running there?"),
-        (None, Some(listen)) => (own(listen)?, "is a node running, and with this --listen (FENCRON_LISTEN)?"),
+        (None, Some(listen)) => {
+            let is_it = |one: &Listener| one.tls && one.address.port() == listen.port();
+            let is_tls = published(&global.state_directory()).iter().any(is_it);
+            (own(listen, is_tls)?, "is a node running, and with this --listen (FENCRON_LISTEN)?")
+        }
         (None, None) => match published_here(args, global)? {
-            Some(listener) => (own(listener.address)?, "it runs, but its listener is not well"),
-            None => (own(USUAL)?, NOT_PUBLISHED),
+            Some(listener) => (own(listener.address, listener.tls)?, "it runs, but its listener is not well"),
+            None => (own(USUAL, false)?, NOT_PUBLISHED),
         },
     };
-    let http = Client::builder().no_proxy().timeout(ANSWER_WITHIN).build().context("cannot use HTTP")?;
+    let http = asking::client(global.tls_ca.as_deref())?.timeout(ANSWER_WITHIN);
+    // Its certificate is for the name by which others know it, and not for an address of this machine. Nothing secret is
+    // sent or answered.
+    let http = asking::built(http.tls_danger_accept_invalid_certs(args.url.is_none()))?;
     let answer = match http.get(url.clone()).send().await {
         Ok(answer) => answer,
         Err(error) => {
@@ -96,13 +102,14 @@ fn published_here(args: &HealthArgs, global: &Global) -> Result<Option<Listener>
 }
 
 /// `/healthz` of the node that listens there, from the same machine.
-fn own(listen: SocketAddr) -> Result<Url, Failure> {
+fn own(listen: SocketAddr, is_tls: bool) -> Result<Url, Failure> {
     let host = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let url = format!("http://{}/healthz", SocketAddr::new(host, listen.port()));
+    let scheme = if is_tls { "https" } else { "http" };
+    let url = format!("{scheme}://{}/healthz", SocketAddr::new(host, listen.port()));
     Url::parse(&url).map_err(|error| Failure::wrong(format!("--listen: {url}: {error}")))
 }
 
@@ -138,7 +145,7 @@ mod tests {
             ("[::]:80", "http://[::1]/healthz"),
             ("10.0.0.7:9090", "http://10.0.0.7:9090/healthz"),
         ] {
-            assert_eq!(own(listen.parse().unwrap()).unwrap().as_str(), asked);
+            assert_eq!(own(listen.parse().unwrap(), false).unwrap().as_str(), asked);
         }
     }
 

@@ -31,6 +31,9 @@ pub(super) struct Listener {
     pub store: String,
     /// What it listens on; as its own network names it.
     pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// The network namespace: a container that shares the directory has addresses of its own.
     network: String,
 }
@@ -40,12 +43,13 @@ pub(super) struct Listener {
 /// # Panics
 ///
 /// Outside of a tokio runtime.
-pub(super) fn publish(dir: &Path, node: &str, place: &Place, address: SocketAddr) -> AbortOnDropHandle<()> {
+pub(super) fn publish(dir: &Path, node: &str, place: &Place, address: SocketAddr, tls: bool) -> AbortOnDropHandle<()> {
     let listener = Listener {
         node: node.to_owned(),
         namespace: place.namespace.as_str().to_owned(),
         store: place.url.identity(),
         address,
+        tls,
         network: network(),
     };
     let text = serde_json::to_vec(&listener).expect("a record of texts can be written");
@@ -157,7 +161,7 @@ mod tests {
     fn listener(node: &str, store: &StoreUrl) -> Listener {
         let address = "127.0.0.1:1".parse().unwrap();
         let (namespace, network) = ("shop".to_owned(), network());
-        Listener { node: node.to_owned(), namespace, store: store.identity(), address, network }
+        Listener { node: node.to_owned(), namespace, store: store.identity(), address, tls: false, network }
     }
 
     #[test]

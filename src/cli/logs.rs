@@ -3,22 +3,20 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use clap::builder::FalseyValueParser;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::steer::tell_verdict;
 use super::terminal::Terminal;
-use super::{Exit, Global};
+use super::{Exit, Global, asking};
+use crate::api::access::{TICKET_HEADER, ticket};
 use crate::job::{RunId, Verdict};
 use crate::ledger::{AskError, Ledger, RunRow};
 use crate::scheduler::run::{Claimant, Done};
 use crate::store::AnyStore;
-
-/// How long a node has to take a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+use crate::time::Clock;
 
 /// How long a node has to begin its answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -44,8 +42,9 @@ pub(super) struct LogsArgs {
 /// Prints what a run wrote: what is kept of it, or what the node that runs it has.
 pub(super) async fn logs(args: &LogsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
-    let http = Client::builder().no_proxy().connect_timeout(CONNECT_WITHIN).build().context("cannot use HTTP")?;
-    let reader = Reader { ledger: place.ledger(), http, run: &args.run, terminal, shown: None, reported: None };
+    let http = asking::built(asking::client(global.tls_ca.as_deref())?)?;
+    let clock = place.clock.clone();
+    let reader = Reader { ledger: place.ledger(), http, clock, run: &args.run, terminal, shown: None, reported: None };
     if args.follow { reader.follow().await } else { reader.once().await }
 }
 
@@ -53,6 +52,7 @@ pub(super) async fn logs(args: &LogsArgs, global: &Global, terminal: &mut Termin
 struct Reader<'a> {
     ledger: Ledger<AnyStore>,
     http: Client,
+    clock: Clock,
     run: &'a RunId,
     terminal: &'a mut Terminal,
     /// The attempt whose output has been shown to its end.
@@ -145,14 +145,23 @@ impl Reader<'_> {
         if let Err(why) = self.is_at(node, &address).await {
             return Ok(Streamed::No(why));
         }
-        let url = format!("http://{address}/api/v1/runs/{}/output?follow={}", self.run, u8::from(follow));
-        let mut answer = match timeout(ANSWER_WITHIN, self.http.get(url).send()).await {
+        let path = format!("/api/v1/runs/{}/output?follow={}", self.run, u8::from(follow));
+        let url = asking::url(&address, &path);
+        let mut question = self.http.get(url);
+        // By the key in the store. A reader of the store who cannot write there, and so make the first one, is a caller
+        // like any other.
+        if let Ok(ticket) = ticket(&self.ledger, self.run, self.clock.wall()).await {
+            question = question.header(TICKET_HEADER, ticket);
+        }
+        let mut answer = match timeout(ANSWER_WITHIN, question.send()).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => answer,
             Ok(Ok(answer)) if matches!(answer.status(), StatusCode::CONFLICT | StatusCode::NOT_FOUND) => {
                 return Ok(Streamed::NotThere);
             }
             Ok(Ok(answer)) => {
-                return Ok(Streamed::No(format!("the node {node} at {address} answers {}", answer.status())));
+                let status = answer.status();
+                let why = reason(answer).await.map_or_else(String::new, |why| format!(": {why}"));
+                return Ok(Streamed::No(format!("the node {node} at {address} answers {status}{why}")));
             }
             Ok(Err(_)) | Err(_) => return Ok(Streamed::No(unreachable(node, &address))),
         };
@@ -178,7 +187,7 @@ impl Reader<'_> {
     /// That it is this node that answers at its address: a loopback address is another machine's on each.
     async fn is_at(&self, node: &str, address: &str) -> Result<(), String> {
         let ask = async {
-            let answer = self.http.get(format!("http://{address}/readyz")).send().await.ok()?;
+            let answer = self.http.get(asking::url(address, "/readyz")).send().await.ok()?;
             if answer.content_length().is_none_or(|length| length > STATUS_MOST) {
                 return None;
             }
@@ -206,9 +215,19 @@ impl Reader<'_> {
     }
 }
 
+/// What a node says of why it does not answer.
+async fn reason(answer: Response) -> Option<String> {
+    if answer.content_length().is_none_or(|length| length > STATUS_MOST) {
+        return None;
+    }
+    let body = timeout(ANSWER_WITHIN, answer.bytes()).await.ok()?.ok()?;
+    let problem: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    problem["message"].as_str().map(|why| why.chars().filter(|c| !c.is_control()).collect())
+}
+
 /// Why a node cannot be asked, and what would change that.
 fn unreachable(node: &str, address: &str) -> String {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let host = asking::host(address);
     let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     let what_to_do = if is_loopback {
         ": it listens for its own machine only; `run --listen` lets others reach it, `--advertise` says by what"

@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::asking::{self, WITH_TLS};
 use super::file::{self, Footprint, Pipe, Reading};
 use super::memory::Memory;
 use super::place::{Place, made, open_store};
 use super::{Exit, Failure, Global, handover, listener, outage};
 use crate::api::metrics::{Counted, JOBS_MOST};
+use crate::api::streams::Streams;
 use crate::api::{self, Api, Glance};
 use crate::board::Shared;
 use crate::client::{default_node, host_name};
@@ -33,7 +35,9 @@ use crate::store::etcd::EtcdStore;
 use crate::store::{AnyStore, Store, StoreUrl};
 use crate::time::{Clock, Wall, written};
 
+mod access;
 mod reload;
+mod tls;
 
 /// How many orders and chores may wait for the node.
 const QUEUE: usize = 16;
@@ -68,6 +72,10 @@ pub(super) struct RunArgs {
     /// HOST:PORT by which other machines reach the listener [default: the address of --listen]
     #[arg(long, value_name = "ADDR", env = "FENCRON_ADVERTISE", value_parser = host_and_port)]
     advertise: Option<String>,
+    #[command(flatten)]
+    access: access::AccessArgs,
+    #[command(flatten)]
+    tls: tls::TlsArgs,
     /// How long running jobs may go on after the node was asked to stop
     #[arg(long, env = "FENCRON_SHUTDOWN_GRACE", default_value = "30s", value_parser = super::duration)]
     shutdown_grace: Duration,
@@ -184,7 +192,13 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     })?;
     let local = listener.local_addr()?;
     let address = args.advertise.unwrap_or_else(|| reachable(local));
-    let _published = listener::publish(&beside_memory, &name, &place, local);
+    args.access.warn(local);
+    let (tls, certificate) = args.tls.open()?.unzip();
+    let access::Opened { access, watch } = args.access.open(&address)?;
+    watch.map(|rules| beside.spawn(rules.run()));
+    certificate.map(|certificate| beside.spawn(certificate.run()));
+    let address = if tls.is_some() { format!("{WITH_TLS}{address}") } else { address };
+    let _published = listener::publish(&beside_memory, &name, &place, local, tls.is_some());
     introduce(&name, &place, &args.file, &config, &address);
 
     let status = watch::Sender::new(Status::starting(&name, &config));
@@ -202,8 +216,10 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         counted: Counted { metrics: Arc::clone(&metrics), jobs_most: args.metrics_jobs_most },
         glance: Glance::default(),
         clock,
+        access,
+        streams: Streams::default(),
     };
-    let serving = tokio::spawn(api::serve(listener, api, ending.clone()));
+    let serving = tokio::spawn(api::serve(listener, tls, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
     let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone());
     beside.spawn(reload.run(hangup));
@@ -291,7 +307,7 @@ fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config,
     for line in next_fires(config, clock.wall()) {
         tracing::info!("{line}");
     }
-    tracing::info!("listening on http://{address} (/healthz, /readyz, /api/v1/status)");
+    tracing::info!("listening on {} (/healthz, /readyz, /api/v1/status)", asking::url(address, ""));
 }
 
 fn next_fires(config: &Config, now: Wall) -> Vec<String> {

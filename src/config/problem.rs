@@ -59,6 +59,14 @@ impl Problems {
         self
     }
 
+    /// The same problems, without the lines of the file that they are in.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(super) fn without_excerpts(mut self) -> Problems {
+        self.list.iter_mut().for_each(|problem| problem.excerpt = None);
+        self
+    }
+
     /// The problems in the order of the file: the first [`MAX_KEPT`] that were found.
     pub fn list(&self) -> &[Problem] {
         &self.list

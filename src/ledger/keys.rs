@@ -60,6 +60,12 @@ impl LedgerKeys {
         format!("{}rewound", self.prefix)
     }
 
+    /// The key with which nodes seal what they hand out.
+    #[cfg(feature = "cli")]
+    pub fn auth_key(&self) -> String {
+        format!("{}~auth/key", self.prefix)
+    }
+
     pub fn job(&self, job: &JobName) -> String {
         format!("{}job/{job}", self.prefix)
     }

@@ -35,7 +35,9 @@ async fn connect(from: &str, to: SocketAddr) -> TcpStream {
 async fn ask(from: &str, to: SocketAddr, path: &str) -> u16 {
     let asking = async {
         let mut stream = connect(from, to).await;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+            .await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         std::io::Result::Ok(answer)
@@ -51,7 +53,7 @@ async fn clients_that_do_not_read_keep_nobody_from_asking_whether_a_node_is_well
     let run = place.trigger("wordy");
     place.wait_for_state(&run, "running");
     let address: SocketAddr = place.json(&["status"])["nodes"][0]["address"].as_str().unwrap().parse().unwrap();
-    let question = format!("GET /api/v1/runs/{run}/output HTTP/1.1\r\nhost: x\r\n\r\n").repeat(QUESTIONS);
+    let question = format!("GET /api/v1/runs/{run}/output HTTP/1.1\r\nhost: localhost\r\n\r\n").repeat(QUESTIONS);
     let mut stuck = Vec::new();
     for _ in 0..CLIENTS {
         let mut stream = connect("127.0.0.1", address).await;

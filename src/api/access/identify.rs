@@ -1,0 +1,151 @@
+//! Who the caller of a request is, by the rules and by what the request shows.
+
+use std::net::IpAddr;
+
+use axum::http::{HeaderMap, header};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::seal::{COOKIE, COOKIE_WITH_TLS, Sealed, TICKET_HEADER};
+use super::{By, Caller, Peer, Role, Rules};
+use crate::api::problem::{Kind, Problem};
+use crate::config::auth::{Proxy, TokenRule};
+use crate::time::Wall;
+
+/// The headers that a proxy adds: a request with one comes from elsewhere than its connection.
+const OF_PROXIES: &[&str] = &["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+
+/// What a request shows of its caller.
+#[derive(Debug)]
+pub(super) enum Claim {
+    Caller(Caller),
+    /// It has to be opened with the key of the namespace.
+    Sealed(Sealed),
+    Refused(Problem),
+}
+
+/// What the request shows. The first of: a ticket, a token, a cookie, a header of a trusted proxy, a certificate.
+pub(super) fn claim(headers: &HeaderMap, rules: Option<&Rules>, peer: &Peer, insecure_read: bool, now: Wall) -> Claim {
+    if let Some(ticket) = headers.get(TICKET_HEADER) {
+        return Claim::Sealed(Sealed::Ticket(ticket.to_str().unwrap_or_default().to_owned()));
+    }
+    let Some(rules) = rules else { return by_place(headers, peer, insecure_read) };
+    if let Some(bearer) = headers.get(header::AUTHORIZATION) {
+        return by_header(bearer.to_str().unwrap_or_default(), rules, now);
+    }
+    if let Some(cookie) = cookie(headers, peer.tls.is_some()) {
+        return Claim::Sealed(Sealed::Cookie(cookie));
+    }
+    let claimed =
+        rules.proxy.as_ref().and_then(|proxy| by_proxy(headers, proxy)).or_else(|| by_certificate(rules, peer));
+    claimed.map_or_else(|| Claim::Refused(unknown()), |caller| caller.map_or_else(Claim::Refused, Claim::Caller))
+}
+
+/// Why a caller that shows nothing is refused.
+pub(super) fn unknown() -> Problem {
+    Problem::new(Kind::Unauthenticated, "this takes a token: send it as `Authorization: Bearer TOKEN`")
+        .try_command("fencron token new --name NAME --role viewer")
+}
+
+/// Without rules.
+fn by_place(headers: &HeaderMap, peer: &Peer, insecure_read: bool) -> Claim {
+    let is_here =
+        peer.address.ip().to_canonical().is_loopback() && !OF_PROXIES.iter().any(|n| headers.contains_key(*n));
+    if insecure_read || is_here {
+        return Claim::Caller(Caller { name: None, role: Role::Reader, jobs: None, by: By::Place });
+    }
+    let why = "this node has no rules of who may look, so that it answers other machines, and what comes through a proxy, \
+               about its health only: start it with --auth FILE, or with --insecure-read where everyone who reaches it \
+               may read everything";
+    Claim::Refused(Problem::new(Kind::NotProtected, why).try_command("fencron token new --name NAME --role viewer"))
+}
+
+fn by_header(text: &str, rules: &Rules, now: Wall) -> Claim {
+    let given = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let Some((_, given)) = given else {
+        return Claim::Refused(Problem::new(Kind::Unauthenticated, "send the token as `Authorization: Bearer TOKEN`"));
+    };
+    match token(rules, given.trim(), now) {
+        Ok(rule) => Claim::Caller(caller(rule, By::Token)),
+        Err(problem) => Claim::Refused(problem),
+    }
+}
+
+pub(super) fn caller(rule: &TokenRule, by: By) -> Caller {
+    Caller { name: Some(rule.name.clone()), role: rule.role, jobs: rule.jobs.clone(), by }
+}
+
+/// The rule of a token. It takes as long for any token.
+pub(super) fn token<'r>(rules: &'r Rules, given: &str, now: Wall) -> Result<&'r TokenRule, Problem> {
+    let sum: [u8; 32] = Sha256::digest(given.as_bytes()).into();
+    let mut found = None;
+    for rule in &rules.tokens {
+        if bool::from(rule.sha256.ct_eq(&sum)) {
+            found = Some(rule);
+        }
+    }
+    let rule = found.ok_or_else(|| Problem::new(Kind::Unauthenticated, "this token is not known here"))?;
+    check_expiry(rule, now).map(|()| rule)
+}
+
+pub(super) fn check_expiry(rule: &TokenRule, now: Wall) -> Result<(), Problem> {
+    match rule.expires {
+        Some(expires) if expires <= now => {
+            let detail = format!("the token {} has expired at {expires}: have a new one made", rule.name);
+            Err(Problem::new(Kind::Unauthenticated, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The value of the cookie of a login. The name of the one with TLS is such that no other site can set it.
+fn cookie(headers: &HeaderMap, is_tls: bool) -> Option<String> {
+    let name = if is_tls { COOKIE_WITH_TLS } else { COOKIE };
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let found =
+        cookies.flat_map(|value| value.split(';')).find_map(|one| one.trim().strip_prefix(name)?.strip_prefix('='));
+    found.map(str::to_owned)
+}
+
+/// `None`: the proxy names no user.
+fn by_proxy(headers: &HeaderMap, proxy: &Proxy) -> Option<Result<Caller, Problem>> {
+    let user = headers.get(&proxy.user)?.to_str().ok().map(str::trim).filter(|user| !user.is_empty())?;
+    let groups = proxy.groups.iter().flat_map(|name| headers.get_all(name)).filter_map(|value| value.to_str().ok());
+    let names = groups.flat_map(|value| value.split(',')).map(str::trim).chain([user]);
+    let user: String = user.chars().take(crate::config::auth::MAX_NAME_BYTES).collect();
+    let role = names.filter_map(|name| proxy.roles.get(name)).max();
+    let no_role = || {
+        let detail = format!("{user} is known, and neither it nor one of its groups has a role here");
+        Problem::new(Kind::RoleTooLow, detail)
+    };
+    let caller = |role: &Role| Caller { name: Some(user.clone()), role: *role, jobs: None, by: By::Proxy };
+    Some(role.map(caller).ok_or_else(no_role))
+}
+
+/// `None`: there is no certificate.
+fn by_certificate(rules: &Rules, peer: &Peer) -> Option<Result<Caller, Problem>> {
+    let names = &peer.tls.as_ref()?.names;
+    let first = names.first()?;
+    let best = names.iter().filter_map(|name| Some((rules.clients.get(name)?, name))).max_by_key(|(role, _)| **role);
+    let no_role = || Problem::new(Kind::RoleTooLow, format!("the certificate of {first} has no role here"));
+    let caller = |(role, name): (&Role, &String)| Caller {
+        name: Some(name.clone()),
+        role: *role,
+        jobs: None,
+        by: By::Certificate,
+    };
+    Some(best.map(caller).ok_or_else(no_role))
+}
+
+/// Takes away what only a trusted proxy may say, where another one says it.
+pub(super) fn strip(headers: &mut HeaderMap, proxy: &Proxy, peer: &Peer) {
+    let ip: IpAddr = peer.address.ip();
+    if proxy.trust_from.iter().any(|network| network.contains(ip)) {
+        return;
+    }
+    for name in proxy.groups.iter().chain([&proxy.user]) {
+        if headers.remove(name).is_some() {
+            tracing::warn!(header = %name, from = %ip, "passed over a header that only the proxy of --auth may send");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Logging in with a browser: a token for a cookie. The token stays with the person, and is in no URL.
+
+use axum::extract::{Extension, Form, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use maud::{DOCTYPE, html};
+use serde::Deserialize;
+
+use super::Api;
+use super::access::Peer;
+use super::problem::{Kind, Problem};
+use super::routes::Query;
+use crate::store::Store;
+
+/// What the form of the login sends.
+#[derive(Deserialize)]
+pub(super) struct Login {
+    token: String,
+    /// The page to show then, as a path of this node.
+    #[serde(default)]
+    next: String,
+}
+
+/// What leads to the form.
+#[derive(Deserialize)]
+pub(super) struct Before {
+    #[serde(default)]
+    next: String,
+}
+
+/// The form for a token.
+pub(super) async fn page(Query(before): Query<Before>) -> Html<String> {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { "fencron: log in" }
+            }
+            body {
+                main {
+                    h1 { "Log in" }
+                    form method="post" action="login" {
+                        input type="hidden" name="next" value=(before.next);
+                        p { label for="token" { "Token" } }
+                        p { input id="token" name="token" type="password" autocomplete="current-password" required autofocus; }
+                        p { button { "Log in" } }
+                    }
+                    p { "`fencron token new` makes a token; the file that --auth names lists the tokens of this node." }
+                }
+            }
+        }
+    };
+    Html(page.into_string())
+}
+
+/// Takes a token, and answers with a cookie.
+pub(super) async fn login<S: Store>(
+    State(api): State<Api<S>>,
+    Extension(peer): Extension<Peer>,
+    form: Result<Form<Login>, axum::extract::rejection::FormRejection>,
+) -> Result<Response, Problem> {
+    let Form(login) = form.map_err(|error| Problem::new(Kind::BadParameter, error.body_text()))?;
+    let is_tls = peer.tls.is_some();
+    if !is_tls && !peer.address.ip().to_canonical().is_loopback() {
+        let detail = "this node is without TLS, and a login would send the token and the cookie for everyone on the way \
+                      to read: start the node with --tls-cert and --tls-key, or come from the machine itself";
+        return Err(Problem::new(Kind::LoginNeedsTls, detail));
+    }
+    let logged_in = api.access.login(login.token.trim(), &peer, &api.ledger, &api.clock).await;
+    let (value, until) = logged_in.inspect_err(|problem| {
+        tracing::warn!(from = %peer.address.ip(), why = problem.detail, "a login was refused");
+    })?;
+    let lasts = until.since(api.clock.wall()).as_secs();
+    Ok(moved(&onward(&login.next), Some(cookie(&value, lasts, is_tls))))
+}
+
+/// Takes the cookie away.
+pub(super) async fn logout(Extension(peer): Extension<Peer>) -> Response {
+    moved("login", Some(cookie("", 0, peer.tls.is_some())))
+}
+
+/// Where a browser that has not logged in goes, from a page at this path: relative, since a proxy may put a path before
+/// it.
+pub(super) fn to_login(path_and_query: &str) -> Response {
+    let path = path_and_query.split('?').next().unwrap_or_default();
+    let up = "../".repeat(path.matches('/').count().saturating_sub(1));
+    let next: String = url::form_urlencoded::byte_serialize(path_and_query.as_bytes()).collect();
+    let up = if up.is_empty() { "./" } else { &up };
+    moved(&format!("{up}login?next={next}"), None)
+}
+
+/// A path of this node as a relative address; what is no such path leads to the first page.
+fn onward(next: &str) -> String {
+    let is_own =
+        next.starts_with('/') && next.len() < 2_000 && !next.contains("//") && !next.contains(['\\', '\r', '\n']);
+    let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_own && is_plain { format!(".{next}") } else { "./".to_owned() }
+}
+
+fn cookie(value: &str, lasts: u64, is_tls: bool) -> String {
+    let (name, secure) = if is_tls { ("__Host-fencron", "; Secure") } else { ("fencron", "") };
+    format!("{name}={value}; Path=/; Max-Age={lasts}; HttpOnly; SameSite=Strict{secure}")
+}
+
+fn moved(to: &str, cookie: Option<String>) -> Response {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(header::LOCATION, Some(to.to_owned())), (header::SET_COOKIE, cookie)] {
+        // Both are ASCII without control characters.
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    (StatusCode::SEE_OTHER, headers).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_leads_back_to_a_page_of_this_node_and_nowhere_else() {
+        for (next, to) in [
+            ("/jobs/a?x=1", "./jobs/a?x=1"),
+            ("/", "./"),
+            ("", "./"),
+            ("//evil.org", "./"),
+            ("/\\evil.org", "./"),
+            ("https://evil.org", "./"),
+            ("/a\r\nset-cookie: x", "./"),
+        ] {
+            assert_eq!(onward(next), to, "{next}");
+        }
+        let location = |path: &str| to_login(path).headers()["location"].to_str().unwrap().to_owned();
+        assert_eq!(location("/"), "./login?next=%2F");
+        assert_eq!(location("/jobs/a?x=1"), "../login?next=%2Fjobs%2Fa%3Fx%3D1");
+    }
+}

@@ -1,0 +1,113 @@
+//! Who may look at a node: the options, and the file of rules as it changes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::FalseyValueParser;
+
+use crate::api::access::{Access, Hosts, Settings};
+use crate::cli::file::{self, Footprint};
+
+/// How often it is looked whether the file is still the same.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A file that is being written changes more than once: it counts when it has been the same for so long.
+const QUIET: Duration = Duration::from_millis(300);
+
+#[derive(Args)]
+pub(super) struct AccessArgs {
+    /// The file that says who may look at this node; it is read again when it changes. `fencron token new` prints what
+    /// belongs in it [default: this machine may read everything, others only the health]
+    #[arg(long, value_name = "FILE", env = "FENCRON_AUTH")]
+    auth: Option<PathBuf>,
+    /// Everyone who reaches the listener may read everything, output included
+    #[arg(long, env = "FENCRON_INSECURE_READ", value_parser = FalseyValueParser::new(), conflicts_with = "auth")]
+    insecure_read: bool,
+    /// A further host name by which clients call the listener; may be repeated
+    #[arg(long, value_name = "NAME", env = "FENCRON_ALLOWED_HOST", value_delimiter = ',', value_parser = host)]
+    allowed_host: Vec<String>,
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_one = !text.is_empty() && text.len() <= 253 && text.chars().all(allowed);
+    if is_one { Ok(text.to_owned()) } else { Err("write the name of a host, without a port".to_owned()) }
+}
+
+/// The rules of a node, and what reads them again.
+pub(super) struct Opened {
+    pub access: Access,
+    pub watch: Option<Watch>,
+}
+
+impl AccessArgs {
+    /// Reads the file, where one is named. `advertised` is the HOST:PORT by which others reach the listener.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or says something wrong: a node does not start without the rules that are meant.
+    pub fn open(self, advertised: &str) -> anyhow::Result<Opened> {
+        let host = advertised.rsplit_once(':').map_or(advertised, |(host, _)| host).to_owned();
+        let hosts = Hosts::new(self.allowed_host.into_iter().chain([host]));
+        let settings = Settings { hosts, insecure_read: self.insecure_read };
+        let Some(path) = self.auth else { return Ok(Opened { access: Access::new(settings, None), watch: None }) };
+        let (rules, files) = file::rules(&path);
+        let access = Access::new(settings, Some(rules?));
+        let watch = Watch { path, files: Arc::new(files), access: access.clone() };
+        Ok(Opened { access, watch: Some(watch) })
+    }
+
+    /// Warns of what is probably not meant.
+    pub fn warn(&self, listen: SocketAddr) {
+        if listen.ip().is_loopback() {
+            return;
+        }
+        if self.insecure_read {
+            tracing::warn!("--insecure-read: everyone who reaches {listen} may read everything, output included");
+        } else if self.auth.is_none() {
+            tracing::warn!(
+                "without --auth FILE other machines get only the health at {listen}: `fencron token new` makes a token \
+                 and prints what belongs in the file; --insecure-read lets everyone read everything"
+            );
+        }
+    }
+}
+
+/// Reads the file of rules again when it has changed; what is wrong leaves the old rules in force.
+pub(super) struct Watch {
+    path: PathBuf,
+    files: Arc<Footprint>,
+    access: Access,
+}
+
+impl Watch {
+    /// Goes on until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if !file::has_changed(&self.files).await {
+                continue;
+            }
+            tokio::time::sleep(QUIET).await;
+            let path = self.path.clone();
+            // What a filesystem does not answer keeps a thread of its own waiting, and nothing else.
+            let Ok((rules, files)) = tokio::task::spawn_blocking(move || file::rules(&path)).await else { continue };
+            self.files = Arc::new(files);
+            match rules {
+                Ok(rules) => {
+                    tracing::info!(tokens = rules.tokens.len(), "took new rules of who may look");
+                    self.access.replace(rules);
+                }
+                Err(error) => log_refusal(&self.path, &error),
+            }
+        }
+    }
+}
+
+fn log_refusal(path: &Path, error: &anyhow::Error) {
+    tracing::error!(file = %path.display(), "the rules of who may look are refused, the old ones stay in force:");
+    error.to_string().lines().for_each(|line| tracing::error!("{line}"));
+}

@@ -1,0 +1,148 @@
+//! TLS of the listener: its certificate, as it changes, and which certificates of clients it takes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::sync::watch;
+
+use crate::cli::Failure;
+use crate::cli::file::{self, Footprint};
+use crate::listen::Tls;
+
+/// How often it is looked whether the files are still the same.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Files that are being written change more than once: they count when they have been the same for so long. A certificate
+/// and its key are two files, and fit only when both are new.
+const QUIET: Duration = Duration::from_millis(500);
+
+#[derive(Args)]
+pub(super) struct TlsArgs {
+    /// The certificate of the listener, with those that lead to its authority (PEM); it is read again when it changes
+    #[arg(long, value_name = "FILE", env = "FENCRON_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "FENCRON_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The authorities of certificates that clients may show (PEM): `clients` in the file of --auth gives them roles
+    #[arg(long, value_name = "FILE", env = "FENCRON_TLS_CLIENT_CA", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+}
+
+/// The files of TLS.
+#[derive(Clone)]
+struct Files {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// What the listener speaks, and what reads the files again; `None`: plain HTTP.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read, or they do not fit: a node does not start without the TLS that is meant.
+    pub fn open(self) -> anyhow::Result<Option<(Tls, Watch)>> {
+        let (Some(cert), Some(key)) = (self.tls_cert, self.tls_key) else { return Ok(None) };
+        let files = Files { cert, key, client_ca: self.tls_client_ca };
+        let (config, footprint) = files.load();
+        let (sender, receiver) = watch::channel(config?);
+        Ok(Some((Tls::new(receiver), Watch { files, footprint: Arc::new(footprint), sender })))
+    }
+}
+
+impl Files {
+    fn load(&self) -> (anyhow::Result<Arc<ServerConfig>>, Footprint) {
+        let mut footprint = Footprint::default();
+        let config = self.config(&mut footprint).map(Arc::new);
+        (config, footprint)
+    }
+
+    fn config(&self, footprint: &mut Footprint) -> anyhow::Result<ServerConfig> {
+        let chain = certificates("--tls-cert", &self.cert, footprint);
+        let key = read("--tls-key", &self.key, footprint).and_then(|pem| {
+            let key = PrivateKeyDer::from_pem_slice(&pem);
+            key.map_err(|error| refused("--tls-key", &self.key, &error))
+        });
+        let clients = self.client_ca.as_deref().map(|ca| certificates("--tls-client-ca", ca, footprint));
+        let (chain, key, clients) = (chain?, key?, clients.transpose()?);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let builder = builder.context("TLS cannot be used")?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(certificates) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates {
+                    let ca = self.client_ca.as_deref().unwrap_or(&self.cert);
+                    roots.add(certificate).map_err(|error| refused("--tls-client-ca", ca, &error))?;
+                }
+                // Browsers and others with a token have no certificate.
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = verifier.allow_unauthenticated().build();
+                builder.with_client_cert_verifier(verifier.context("--tls-client-ca cannot be used")?)
+            }
+        };
+        let config = builder.with_single_cert(chain, key);
+        let mut config = config.map_err(|error| refused("--tls-cert with --tls-key", &self.cert, &error))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+fn read(option: &str, path: &Path, footprint: &mut Footprint) -> anyhow::Result<Vec<u8>> {
+    footprint.read(path).map_err(|error| refused(option, path, &error))
+}
+
+fn certificates(option: &str, path: &Path, footprint: &mut Footprint) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let pem = read(option, path, footprint)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let all = all.map_err(|error| refused(option, path, &error))?;
+    if all.is_empty() {
+        return Err(refused(option, path, &"there is no certificate in it"));
+    }
+    Ok(all)
+}
+
+fn refused(option: &str, path: &Path, why: &dyn std::fmt::Display) -> anyhow::Error {
+    Failure::wrong(format!("{option}: {} cannot be used: {why}", path.display())).into()
+}
+
+/// Reads the files again when one has changed; what does not fit leaves the old ones in force.
+pub(super) struct Watch {
+    files: Files,
+    footprint: Arc<Footprint>,
+    sender: watch::Sender<Arc<ServerConfig>>,
+}
+
+impl Watch {
+    /// Goes on until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if !file::has_changed(&self.footprint).await {
+                continue;
+            }
+            tokio::time::sleep(QUIET).await;
+            let files = self.files.clone();
+            // What a filesystem does not answer keeps a thread of its own waiting, and nothing else.
+            let Ok((config, footprint)) = tokio::task::spawn_blocking(move || files.load()).await else { continue };
+            self.footprint = Arc::new(footprint);
+            match config {
+                Ok(config) => {
+                    tracing::info!("took a new certificate of the listener");
+                    self.sender.send_replace(config);
+                }
+                Err(error) => tracing::error!("the listener keeps its old certificate: {error:#}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A listener with TLS: whom it lets in, its certificate as it changes, and the commands that read from it.
+
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Identity};
+
+use crate::support::certificates::Certificates;
+use crate::{LIMIT, NodeProcess, Place};
+
+const PATH: &str = "/api/v1/openapi.json";
+
+/// A node with a certificate of its own, and roles for those of clients.
+fn secured(place: &Place, made: &Certificates) -> NodeProcess {
+    for (from, to) in [("server.pem", "node.pem"), ("server.key", "node.key"), ("ca.pem", "ca.pem")] {
+        std::fs::copy(made.path(from), place.path(to)).unwrap();
+    }
+    crate::access::write_rules(place, "clients: {roles: {client: viewer}}\n");
+    let tls = ["--tls-cert", "node.pem", "--tls-key", "node.key", "--tls-client-ca", "ca.pem"];
+    place.leader("a", &[&tls[..], &["--auth", "auth.yaml"]].concat())
+}
+
+fn client(made: &Certificates, shows: Option<&str>) -> Client {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let read = |name: &str| std::fs::read(made.path(name)).unwrap();
+    let http = Client::builder().no_proxy().timeout(LIMIT).pool_max_idle_per_host(0);
+    let http = http.tls_certs_only([Certificate::from_pem(&read("ca.pem")).unwrap()]);
+    let identity = shows.map(|name| [read(&format!("{name}.pem")), read(&format!("{name}.key"))].concat());
+    let identity = identity.map(|pem| Identity::from_pem(&pem).unwrap());
+    identity.into_iter().fold(http, |http, identity| http.identity(identity)).build().unwrap()
+}
+
+/// The status of the answer; 0: there is none.
+async fn ask(client: &Client, url: &str) -> u16 {
+    client.get(url).send().await.map_or(0, |answer| answer.status().as_u16())
+}
+
+#[tokio::test]
+async fn a_listener_with_tls_lets_certificates_in_and_the_commands_read_from_it() {
+    let (place, made) = (Place::new(), Certificates::make());
+    made.issue("stranger", "extendedKeyUsage=clientAuth");
+    let node = secured(&place, &made);
+    let address = place.json(&["status"])["nodes"][0]["address"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("https://127.0.0.1:"), "{address}");
+    let url = format!("{address}{PATH}");
+    assert_eq!(ask(&client(&made, None), &url).await, 401);
+    assert_eq!(ask(&client(&made, None), &format!("{address}/healthz")).await, 200);
+    assert_eq!(ask(&client(&made, Some("client")), &url).await, 200);
+    assert_eq!(ask(&client(&made, Some("stranger")), &url).await, 403);
+    assert_eq!(ask(&client(&made, None), &url.replace("https", "http")).await, 0);
+    let others = Certificates::make();
+    let mut forged = std::fs::read(others.path("client.pem")).unwrap();
+    forged.extend(std::fs::read(others.path("client.key")).unwrap());
+    let pem = Certificate::from_pem(&std::fs::read(made.path("ca.pem")).unwrap()).unwrap();
+    let forger = Client::builder().no_proxy().tls_certs_only([pem]).identity(Identity::from_pem(&forged).unwrap());
+    assert_eq!(ask(&forger.build().unwrap(), &url).await, 0);
+
+    assert_eq!(place.run(&["health"]).stdout(), "ok\n");
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    let logs = place.run(&["logs", &run]);
+    assert!(logs.stdout().is_empty() && logs.stderr().contains("cannot be reached"), "{}", logs.stderr());
+    place.write("go", "");
+    assert_eq!(place.run(&["logs", "-f", &run, "--tls-ca", "ca.pem"]).stdout(), "begun\ndone\n");
+    place.run(&["logs", &run, "--tls-ca", "node.key"]).fails(2, &["--tls-ca: node.key cannot be used"]);
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_and_a_wrong_one_leaves_the_old_in_force() {
+    let (place, made) = (Place::new(), Certificates::make());
+    made.issue("next", "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth");
+    let node = secured(&place, &made);
+    let address = place.json(&["status"])["nodes"][0]["address"].as_str().unwrap().to_owned();
+    let (before, after) = (format!("{address}{PATH}"), format!("{address}{PATH}").replace("127.0.0.1", "localhost"));
+    let client = client(&made, Some("client"));
+    assert_eq!(ask(&client, &before).await, 200);
+    // A certificate without its key.
+    std::fs::copy(made.path("next.pem"), place.path("node.pem")).unwrap();
+    node.wait_for("keeps its old certificate");
+    assert_eq!(ask(&client, &before).await, 200);
+    std::fs::copy(made.path("next.key"), place.path("node.key")).unwrap();
+    node.wait_for("took a new certificate");
+    assert_eq!((ask(&client, &before).await, ask(&client, &after).await), (0, 200));
+}
+
+#[test]
+fn a_node_does_not_start_with_tls_that_does_not_fit() {
+    let (place, made) = (Place::new(), Certificates::make());
+    std::fs::copy(made.path("server.pem"), place.path("node.pem")).unwrap();
+    std::fs::copy(made.path("client.key"), place.path("other.key")).unwrap();
+    place.write("empty.pem", "");
+    let start = |args: &[&str], says: &[&str]| place.run(&[&["run"], args].concat()).fails(2, says);
+    start(&["--tls-cert", "node.pem"], &["--tls-key"]);
+    start(&["--tls-cert", "node.pem", "--tls-key", "absent"], &["--tls-key: absent cannot be used"]);
+    start(&["--tls-cert", "empty.pem", "--tls-key", "other.key"], &["--tls-cert: empty.pem", "no certificate"]);
+    start(&["--tls-cert", "node.pem", "--tls-key", "other.key"], &["--tls-cert with --tls-key"]);
+}
+
+/// Nobody who begins a handshake and does not end it keeps others from asking.
+#[tokio::test]
+async fn handshakes_that_do_not_end_keep_nobody_from_asking() {
+    let (place, made) = (Place::new(), Certificates::make());
+    let _node = secured(&place, &made);
+    let address = place.json(&["status"])["nodes"][0]["address"].as_str().unwrap().to_owned();
+    let to = address.trim_start_matches("https://").to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(tokio::net::TcpStream::connect(&to).await.unwrap());
+    }
+    let (client, url) = (client(&made, None), format!("{address}/healthz"));
+    assert_eq!(tokio::time::timeout(Duration::from_secs(3), ask(&client, &url)).await, Ok(200));
+}
