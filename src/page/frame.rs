@@ -67,7 +67,7 @@ const SCREENS: [(Screen, &str, &str); 8] = [
 
 /// Whether jobs are being fired.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Firing {
+pub(super) enum Pill {
     Firing,
     /// They are, and something is wrong.
     Degraded(String),
@@ -76,21 +76,21 @@ pub(super) enum Firing {
     Unclear(String),
 }
 
-impl Firing {
+impl Pill {
     /// The word, the class of its colour, and its sign.
     fn look(&self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Firing::Firing => ("firing", "ok", "●"),
-            Firing::Degraded(_) => ("degraded", "warn", "▲"),
-            Firing::NotFiring(_) => ("NOT firing", "bad", "■"),
-            Firing::Unclear(_) => ("not known", "unk", "?"),
+            Pill::Firing => ("firing", "ok", "●"),
+            Pill::Degraded(_) => ("degraded", "warn", "▲"),
+            Pill::NotFiring(_) => ("NOT firing", "bad", "■"),
+            Pill::Unclear(_) => ("not known", "unk", "?"),
         }
     }
 
     pub(super) fn why(&self) -> Option<&str> {
         match self {
-            Firing::Firing => None,
-            Firing::Degraded(why) | Firing::NotFiring(why) | Firing::Unclear(why) => Some(why),
+            Pill::Firing => None,
+            Pill::Degraded(why) | Pill::NotFiring(why) | Pill::Unclear(why) => Some(why),
         }
     }
 }
@@ -114,7 +114,7 @@ pub(super) struct Frame {
     pub namespace: String,
     pub node: String,
     pub now: Wall,
-    pub firing: Firing,
+    pub firing: Pill,
     pub leader: Option<Leader>,
     /// When this node last heard from the store.
     pub heard_at: Option<Wall>,
@@ -146,7 +146,7 @@ impl Frame {
             namespace: namespace.to_owned(),
             node: status.node.clone(),
             now,
-            firing: Firing::Firing,
+            firing: Pill::Firing,
             leader,
             heard_at: board.current_at(),
             trusted_for,
@@ -158,21 +158,21 @@ impl Frame {
         frame
     }
 
-    fn judge(&self, status: &Status) -> Firing {
+    fn judge(&self, status: &Status) -> Pill {
         let leads_without_trust = status.role == Role::Leader && self.trusted_for.is_none();
         match (self.heard_at, &self.leader) {
-            (None, _) => Firing::Unclear("this node has not read the store yet".to_owned()),
-            _ if leads_without_trust => Firing::NotFiring(
+            (None, _) => Pill::Unclear("this node has not read the store yet".to_owned()),
+            _ if leads_without_trust => Pill::NotFiring(
                 "this node leads and can no longer trust its lease: the store does not answer".to_owned(),
             ),
             (Some(_), _) if self.silence().is_some() => {
-                Firing::Unclear("the store has said nothing to this node for a while".to_owned())
+                Pill::Unclear("the store has said nothing to this node for a while".to_owned())
             }
-            (Some(_), None) => Firing::NotFiring("no node leads".to_owned()),
-            _ if self.counts.late > 0 => Firing::Degraded(format!("{} late", count(self.counts.late, "job"))),
+            (Some(_), None) => Pill::NotFiring("no node leads".to_owned()),
+            _ if self.counts.late > 0 => Pill::Degraded(format!("{} late", count(self.counts.late, "job"))),
             _ => match self.troubles.first() {
-                Some(trouble) => Firing::Degraded(trouble.clone()),
-                None => Firing::Firing,
+                Some(trouble) => Pill::Degraded(trouble.clone()),
+                None => Pill::Firing,
             },
         }
     }

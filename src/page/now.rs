@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::frame::{Depth, Firing, Frame, Screen, page};
+use super::frame::{Depth, Frame, Pill, Screen, page};
 use super::words::{
     Look, command, count, distance, fact, foreign, grouped, instant, instant_and_distance, instant_or, job_state,
     local, open_state, state, took, verdict,
@@ -174,10 +174,10 @@ pub(super) fn markup(view: &Now) -> Markup {
 fn headline(view: &Now) -> Markup {
     let frame = &view.frame;
     let word = match &frame.firing {
-        Firing::Firing => "Firing",
-        Firing::Degraded(_) => "Firing, degraded",
-        Firing::NotFiring(_) => "NOT firing",
-        Firing::Unclear(_) => "It is not known here whether jobs are fired",
+        Pill::Firing => "Firing",
+        Pill::Degraded(_) => "Firing, degraded",
+        Pill::NotFiring(_) => "NOT firing",
+        Pill::Unclear(_) => "It is not known here whether jobs are fired",
     };
     html! {
         section.head id="head" {

@@ -1,4 +1,4 @@
-use super::frame::Firing;
+use super::frame::Pill;
 use super::*;
 use crate::board::{Board, Leader, Own, PLANNED_AT_ONCE};
 use crate::config::{Sources, parse};
@@ -76,23 +76,23 @@ const NIGHTLY: &str = "  nightly: {schedule: '30 2 * * *', timezone: Europe/Berl
 #[test]
 fn the_pill_says_whether_jobs_are_fired() {
     let mut board = board(NIGHTLY);
-    assert_eq!(frame(&board, NOW).firing, Firing::Firing);
+    assert_eq!(frame(&board, NOW).firing, Pill::Firing);
     // A day later nothing has been heard, and nothing has been decided.
     let silent = frame(&board, "2026-11-28T07:00:00Z");
-    assert!(matches!(&silent.firing, Firing::Unclear(why) if why.contains("has said nothing")), "{:?}", silent.firing);
+    assert!(matches!(&silent.firing, Pill::Unclear(why) if why.contains("has said nothing")), "{:?}", silent.firing);
     board.is_current(at("2026-11-28T07:00:00Z"));
     let late = frame(&board, "2026-11-28T07:00:00Z");
-    assert_eq!(late.firing, Firing::Degraded("1 job late".to_owned()));
+    assert_eq!(late.firing, Pill::Degraded("1 job late".to_owned()));
     board.led_by(None);
-    assert!(matches!(frame(&board, "2026-11-28T07:00:00Z").firing, Firing::NotFiring(_)));
-    assert!(matches!(frame(&Board::default(), NOW).firing, Firing::Unclear(_)));
+    assert!(matches!(frame(&board, "2026-11-28T07:00:00Z").firing, Pill::NotFiring(_)));
+    assert!(matches!(frame(&Board::default(), NOW).firing, Pill::Unclear(_)));
 
     let mut leads = self::board(NIGHTLY);
     leads.own(Own { lease: Some(2), trusted_until: Some(boot(107)), ..Own::default() });
     let status = Status { role: Role::Leader, ..status() };
     let of = |seconds| Frame::of(&leads, &status, "shop", at(NOW), boot(seconds));
-    assert_eq!((of(100).firing, of(100).trusted_for), (Firing::Firing, Some(Duration::from_secs(7))));
-    assert!(matches!(of(107).firing, Firing::NotFiring(_)));
+    assert_eq!((of(100).firing, of(100).trusted_for), (Pill::Firing, Some(Duration::from_secs(7))));
+    assert!(matches!(of(107).firing, Pill::NotFiring(_)));
 }
 
 #[test]
