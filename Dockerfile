@@ -1,7 +1,7 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked
+RUN cargo build --release --locked --features otlp
 
 FROM debian:bookworm-slim
 # tini is process 1: it reaps what jobs leave behind, and passes signals on to fencron. Certificates are for etcds://.

@@ -218,12 +218,27 @@ impl Stamp {
     /// A W3C trace context whose trace is the occurrence (the same for every attempt and leader) and whose span is
     /// the attempt. <https://www.w3.org/TR/trace-context/#traceparent-header>
     pub fn traceparent(&self) -> String {
-        use sha2::{Digest, Sha256};
-        let trace = Sha256::digest(format!("{}/{}", self.namespace, self.run_id));
-        let span = Sha256::digest(format!("{}/{}/{}/{}", self.namespace, self.run_id, self.fence, self.attempt));
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        format!("00-{}-{}-01", hex(&trace[..16]), hex(&span[..8]))
+        format!("00-{}-{}-01", hex(&self.trace_id()), hex(&self.span_id()))
     }
+
+    /// The id of the trace of the occurrence: nothing has to be passed on for attempts under different leaders to have the
+    /// same one. The first 16 bytes of the SHA-256 of the namespace, a NUL, and the run id.
+    pub fn trace_id(&self) -> [u8; 16] {
+        digest_of(&format!("{}\0{}", self.namespace, self.run_id))
+    }
+
+    /// The id of the span of the attempt.
+    pub fn span_id(&self) -> [u8; 8] {
+        digest_of(&format!("{}\0{}\0{}\0{}", self.namespace, self.run_id, self.fence, self.attempt))
+    }
+}
+
+/// The beginning of the SHA-256 of a text.
+fn digest_of<const N: usize>(text: &str) -> [u8; N] {
+    use sha2::{Digest, Sha256};
+    let digest: [u8; 32] = Sha256::digest(text).into();
+    std::array::from_fn(|at| digest[at])
 }
 
 const AFTER_VARIABLES: [&str; 5] = [
@@ -354,6 +369,29 @@ mod tests {
         assert_eq!(headers[3], (header::AFTER[3], "100 %25 of%0A%00 f%C3%BCr nichts".to_owned()));
         let unknown: Vec<_> = stamp(None).variables().filter(|(name, _)| name.contains("AFTER")).collect();
         assert_eq!(unknown.len(), 2, "{unknown:?}");
+    }
+
+    #[test]
+    fn attempts_under_different_leaders_are_spans_of_one_trace() {
+        let stamp = |fence, attempt| Stamp {
+            namespace: "shop".into(),
+            scope: Scope::leader("shop"),
+            fence: Fence::new(fence).unwrap(),
+            job: "b".into(),
+            run_id: "b@2026-11-21T02:00:00Z".into(),
+            scheduled_at: Wall::EPOCH,
+            attempt,
+            node: "n".into(),
+            after: None,
+        };
+        let (first, second) = (stamp(7, 1), stamp(8, 2));
+        assert_eq!(first.trace_id(), second.trace_id());
+        assert_ne!(first.span_id(), second.span_id());
+        assert_ne!(stamp(7, 1).span_id(), stamp(8, 1).span_id());
+        let other = Stamp { namespace: "shopb".into(), run_id: "@2026-11-21T02:00:00Z".into(), ..stamp(7, 1) };
+        assert_ne!(other.trace_id(), first.trace_id());
+        // printf 'shop\0b@2026-11-21T02:00:00Z' | sha256sum
+        assert!(first.traceparent().starts_with("00-b46399fa32df2a5d53e143474d3c237e-"), "{}", first.traceparent());
     }
 
     #[test]

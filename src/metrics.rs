@@ -9,13 +9,14 @@
 mod counted;
 mod measured;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use counted::{Counters, Histogram, Reading};
 pub use measured::{Measured, OPS, OUTCOMES, Requests, Sizes};
 
-use crate::job::{Job, Outcome, Task, Verdict};
+use crate::job::{Code, Job, Outcome, Task, Verdict};
 use crate::scheduler::Batch;
 use crate::scheduler::run::{Done, Source};
 
@@ -44,8 +45,8 @@ const GAP: &[f64] = &[0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0];
 /// What one node has counted since its process started.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Occurrences that this node decided as the leader, by the decision.
-    pub occurrences: Counters<&'static str>,
+    /// Occurrences that this node decided as the leader, by the decision, and for skipped ones by the code of the reason.
+    pub occurrences: Counters<(&'static str, &'static str)>,
     /// Verdicts that this node wrote, by executor, verdict and source.
     pub runs: Counters<(&'static str, &'static str, &'static str)>,
     /// From when a run was to start until its first attempt did.
@@ -70,8 +71,21 @@ pub struct Metrics {
     pub requests: std::sync::Arc<Requests>,
 }
 
-/// What becomes of an occurrence that is due.
-pub const DECISIONS: [&str; 3] = ["run", "wait", "skip"];
+/// Why occurrences are skipped when they are due.
+pub const SKIPS: [Code; 9] = [
+    Code::Paused,
+    Code::Overlap,
+    Code::Missed,
+    Code::MissedWindow,
+    Code::MissedLimit,
+    Code::MissedMany,
+    Code::Superseded,
+    Code::Rewound,
+    Code::Unconfigured,
+];
+
+/// The reason of a skipped occurrence that is none of [`SKIPS`].
+pub const OTHER: &str = "other";
 
 /// What becomes of a new jobs file.
 pub const RELOADS: [&str; 2] = ["taken", "refused"];
@@ -82,8 +96,9 @@ impl Default for Metrics {
             let of_verdict = |verdict: &Verdict| SOURCES.map(|source| (*executor, verdict.as_str(), source));
             VERDICTS.iter().flat_map(of_verdict).collect::<Vec<_>>()
         });
+        let skips = SKIPS.map(Code::as_str).into_iter().chain([OTHER]).map(|reason| ("skip", reason));
         Metrics {
-            occurrences: Counters::new(DECISIONS),
+            occurrences: Counters::new([("run", ""), ("wait", "")].into_iter().chain(skips)),
             runs: Counters::new(runs),
             lateness: Histogram::new(LATENESS),
             durations: EXECUTORS.map(|executor| (executor, Histogram::new(DURATION))).into(),
@@ -100,18 +115,23 @@ impl Default for Metrics {
 }
 
 /// How many occurrences a batch decides, by the decision: the batch itself is gone by the time it is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     run: u64,
     wait: u64,
-    skip: u64,
+    /// By the reason.
+    skip: BTreeMap<&'static str, u64>,
 }
 
 impl Decided {
     /// What `batch` decides. One verdict over many occurrences counts for all of them.
     pub fn by(batch: &Batch) -> Decided {
         let run = batch.opens.iter().filter(|open| open.claimant.is_some()).count();
-        let skip = batch.dones.iter().map(|done| done.many.map_or(1, |many| many.count)).sum();
+        let mut skip = BTreeMap::new();
+        for done in &batch.dones {
+            let reason = done.code.filter(|code| SKIPS.contains(code)).map_or(OTHER, Code::as_str);
+            *skip.entry(reason).or_default() += done.many.map_or(1, |many| many.count);
+        }
         Decided { run: run as u64, wait: (batch.opens.len() - run) as u64, skip }
     }
 }
@@ -120,8 +140,10 @@ impl Metrics {
     /// The store acknowledged a batch.
     pub fn decided(&self, decided: Decided) {
         let Decided { run, wait, skip } = decided;
-        for (decision, count) in DECISIONS.iter().zip([run, wait, skip]) {
-            self.occurrences.add(decision, count);
+        self.occurrences.add(&("run", ""), run);
+        self.occurrences.add(&("wait", ""), wait);
+        for (reason, count) in skip {
+            self.occurrences.add(&("skip", reason), count);
         }
     }
 
@@ -224,6 +246,7 @@ mod tests {
     #[test]
     fn one_verdict_over_many_occurrences_counts_for_all_of_them() {
         let mut skipped = Done::of(&open("a"), Verdict::Skipped, "paused", Wall::EPOCH);
+        skipped.code = Some(Code::Paused);
         let many = Many { from: Wall::EPOCH, count: 40, at_least: false };
         let one = skipped.clone();
         skipped.many = Some(many);
@@ -239,8 +262,9 @@ mod tests {
         };
         let metrics = Metrics::default();
         metrics.decided(Decided::by(&batch));
-        let counts: Vec<_> = metrics.occurrences.read().map(|(decision, count)| (*decision, count)).collect();
-        assert_eq!(counts, [("run", 0), ("skip", 41), ("wait", 1)]);
+        let counted = metrics.occurrences.read().filter(|(_, count)| *count > 0);
+        let counted: Vec<_> = counted.map(|(labels, count)| (*labels, count)).collect();
+        assert_eq!(counted, [(("skip", "paused"), 41), (("wait", ""), 1)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["fence", "time", "threads", "listen"],
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
-    &["elected", "once", "board", "metrics"],
+    &["elected", "once", "board", "metrics", "traces"],
     &["node"],
     &["jobs", "page"],
     &["client", "api"],

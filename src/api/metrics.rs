@@ -254,7 +254,8 @@ impl Scrape {
             sheet.gauge(name, None, help, count as f64)?;
         }
         let decided = self.counted.metrics.occurrences.read();
-        let decided = decided.map(|(decision, count)| ([("decision", *decision)], count));
+        let decided =
+            decided.map(|((decision, reason), count)| ([("decision", *decision), ("reason", *reason)], count));
         sheet.counters("occurrences", "Due occurrences that this node decided as the leader", decided)
     }
 

@@ -38,6 +38,7 @@ use crate::time::{Clock, Wall, written};
 mod access;
 mod reload;
 mod tls;
+mod traces;
 
 /// How many orders and chores may wait for the node.
 const QUEUE: usize = 16;
@@ -183,6 +184,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&beside_memory).0);
     let deadlines = execute.deadlines();
+    let (execute, sending_spans) = traces::traced(execute)?;
     let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
     let metrics = Arc::new(Metrics::default());
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
@@ -244,6 +246,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     if tokio::time::timeout(LAST_READERS, serving).await.is_err() {
         tracing::debug!("a client still reads from the listener: left open");
     }
+    traces::sent(sending_spans).await;
     ended?;
     tracing::info!("ended");
     Ok(if *asked_to_stop.borrow() > 1 { Exit::Failed } else { Exit::Done })

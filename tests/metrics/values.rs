@@ -56,14 +56,14 @@ fn what_happened_is_what_the_metrics_say() {
     node.comes_to(r#"fencron_runs_total{executor="command",verdict="succeeded",source="schedule"}"#, |count| {
         count >= 2.0
     });
-    node.comes_to(r#"fencron_occurrences_total{decision="run"}"#, |count| count >= 2.0);
+    node.comes_to(r#"fencron_occurrences_total{decision="run",reason=""}"#, |count| count >= 2.0);
     node.comes_to("fencron_run_lateness_seconds_count", |count| count >= 4.0);
     node.comes_to(r#"fencron_run_duration_seconds_count{executor="command"}"#, |count| count >= 4.0);
     node.comes_to(r#"fencron_store_request_seconds_count{op="keep_alive",outcome="ok"}"#, |count| count >= 1.0);
 
     place.fencron(&["pause", "tick"]);
     node.comes_to(r#"fencron_job_paused{job_name="tick"}"#, |paused| paused == 1.0);
-    node.comes_to(r#"fencron_occurrences_total{decision="skip"}"#, |count| count >= 1.0);
+    node.comes_to(r#"fencron_occurrences_total{decision="skip",reason="paused"}"#, |count| count >= 1.0);
 
     assert!(!node.page().contains("hunter2"));
     assert!(node.page().contains(r#"job_name="wrong""#));
