@@ -18,6 +18,7 @@ use super::file::{self, Footprint, Pipe, Reading};
 use super::memory::Memory;
 use super::place::{Place, made, open_store};
 use super::{Exit, Failure, Global, handover, listener, outage};
+use crate::api::access::Access;
 use crate::api::metrics::{Counted, JOBS_MOST};
 use crate::api::streams::Streams;
 use crate::api::{self, Api, Glance};
@@ -27,6 +28,7 @@ use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Trigger};
 use crate::ledger::Ledger;
+use crate::listen::Tls;
 use crate::lock::{Driver, Locks, Namespace, Seen, Timing, Trust};
 use crate::metrics::{Measured, Metrics};
 use crate::node::housekeeping::Housekeeping;
@@ -189,17 +191,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let metrics = Arc::new(Metrics::default());
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
     let locks = locks.on_trust(on_trust).through(measured);
-    let listener = TcpListener::bind(args.listen).await.with_context(|| {
-        format!("cannot listen on {}: choose another address with --listen (port 0 is any free one)", args.listen)
-    })?;
-    let local = listener.local_addr()?;
-    let address = args.advertise.unwrap_or_else(|| reachable(local));
-    args.access.warn(local);
-    let (tls, certificate) = args.tls.open()?.unzip();
-    let access::Opened { access, watch } = args.access.open(&address)?;
-    watch.map(|rules| beside.spawn(rules.run()));
-    certificate.map(|certificate| beside.spawn(certificate.run()));
-    let address = if tls.is_some() { format!("{WITH_TLS}{address}") } else { address };
+    let door = Door::open(args.listen, args.advertise, args.access, args.tls, &mut beside).await?;
+    let Door { listener, local, address, tls, access } = door;
     let _published = listener::publish(&beside_memory, &name, &place, local, tls.is_some());
     introduce(&name, &place, &args.file, &config, &address);
 
@@ -250,6 +243,41 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     ended?;
     tracing::info!("ended");
     Ok(if *asked_to_stop.borrow() > 1 { Exit::Failed } else { Exit::Done })
+}
+
+/// The listener of a node, before it serves.
+struct Door {
+    listener: TcpListener,
+    /// The address that it is bound to.
+    local: SocketAddr,
+    /// The address by which others reach it.
+    address: String,
+    tls: Option<Tls>,
+    access: Access,
+}
+
+impl Door {
+    /// Binds the listener, and reads the files that say who may look and what it speaks. `beside` reads them again.
+    async fn open(
+        listen: SocketAddr,
+        advertise: Option<String>,
+        access: access::AccessArgs,
+        tls: tls::TlsArgs,
+        beside: &mut JoinSet<()>,
+    ) -> anyhow::Result<Door> {
+        let listener = TcpListener::bind(listen).await.with_context(|| {
+            format!("cannot listen on {listen}: choose another address with --listen (port 0 is any free one)")
+        })?;
+        let local = listener.local_addr()?;
+        let address = advertise.unwrap_or_else(|| reachable(local));
+        access.warn(local);
+        let (tls, certificate) = tls.open()?.unzip();
+        let access::Opened { access, watch } = access.open(&address)?;
+        watch.map(|rules| beside.spawn(rules.run()));
+        certificate.map(|certificate| beside.spawn(certificate.run()));
+        let address = if tls.is_some() { format!("{WITH_TLS}{address}") } else { address };
+        Ok(Door { listener, local, address, tls, access })
+    }
 }
 
 /// What others reach a listener by: one that listens everywhere is found by the machine's name.
