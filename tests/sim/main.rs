@@ -28,6 +28,8 @@ use referee::{Violation, count, judge, judge_holders, judge_holders_restored, ju
 
 /// How many seeds are tried unless `FENCRON_SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 2000;
+/// How many of programs that hold locks, each of which takes longer.
+const HOLDERS_SEEDS: u64 = 400;
 
 /// What has to have happened over the seeds, so that the judgement means something.
 const HAPPENED: &[&str] = &[
@@ -149,7 +151,7 @@ fn what_holders_are_promised_holds_whatever_goes_wrong() {
     if let Some(seed) = setting("FENCRON_SIM_SEED") {
         return replay(Plan::of_holders(seed), judge_holders);
     }
-    let tried = setting("FENCRON_SIM_SEEDS").unwrap_or(SEEDS);
+    let tried = setting("FENCRON_SIM_SEEDS").unwrap_or(HOLDERS_SEEDS);
     let first = setting("FENCRON_SIM_FIRST").unwrap_or(0);
     all_is_well(first..first + tried, Plan::of_holders, judge_holders, HELD);
 }
