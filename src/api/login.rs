@@ -44,7 +44,9 @@ pub(super) async fn page(Query(before): Query<Before>) -> Html<String> {
                     form method="post" action="login" {
                         input type="hidden" name="next" value=(before.next);
                         p { label for="token" { "Token" } }
-                        p { input id="token" name="token" type="password" autocomplete="current-password" required autofocus; }
+                        p {
+                            input id="token" name="token" type="password" autocomplete="current-password" required autofocus;
+                        }
                         p { button { "Log in" } }
                     }
                     p { "`fencron token new` makes a token; the file that --auth names lists the tokens of this node." }

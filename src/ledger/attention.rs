@@ -8,7 +8,7 @@ use super::record::{AttentionRecord, decode, encode};
 use crate::job::{Code, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::Done;
-use crate::store::{Compare, Entry, Keys, Op, PAGE, Range, Revision, Sort, Store, StoreError, Txn};
+use crate::store::{Entry, Keys, Op, PAGE, Range, Revision, Sort, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// How many such records are kept.
@@ -95,17 +95,17 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    /// Records that bad verdicts are on the list from now on.
+    /// Records that bad verdicts are on the list from now on. Each term does: until then, a node of an older version may
+    /// have led, which lists none.
     pub(super) async fn begin_attention(&self, hold: &Hold) -> Result<(), StoreError> {
         let key = self.keys.attention_begun();
-        let absent = Compare::absent(Keys::one(&key));
-        self.write_as_leader(hold, &[absent], &[Op::put(key, "")]).await.map(drop)
+        self.write_as_leader(hold, &[], &[Op::put(key, "")]).await.map(drop)
     }
 
     /// Since which revision bad verdicts are on the list; `None`: that has not begun.
     pub(super) async fn attention_since(&self) -> Result<Option<Revision>, StoreError> {
         let page = self.store.range(Range::of(Keys::one(self.keys.attention_begun()))).await?;
-        Ok(page.entries.first().map(|entry| entry.created))
+        Ok(page.entries.first().map(|entry| entry.modified))
     }
 
     fn attention_of(&self, entry: &Entry) -> Option<Attention> {

@@ -399,6 +399,10 @@ impl LastRecord {
     /// The record whose key names `job`; `None`: it was damaged.
     pub fn into_last(self, job: &JobName) -> Option<Last> {
         let implied = (self.verdict == Verdict::Succeeded).then_some(self.finished_at);
+        // It is cut at its letters.
+        if !self.strip.is_ascii() {
+            return None;
+        }
         Some(Last {
             run: format!("{job}@{}", self.run).parse().ok()?,
             verdict: self.verdict,

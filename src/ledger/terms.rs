@@ -83,8 +83,7 @@ impl<S: Store> Ledger<S> {
             return Ok(false);
         }
         self.begin_attention(hold).await?;
-        for earlier in self.terms(Some(hold.fence()), TERMS_KEPT).await?.into_iter().take_while(|row| row.to.is_none())
-        {
+        for earlier in self.terms(Some(hold.fence()), TERMS_KEPT).await?.into_iter().filter(|row| row.to.is_none()) {
             self.end_term(earlier.fence, from, TermEnd::Lapsed).await?;
         }
         Ok(true)

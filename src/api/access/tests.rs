@@ -204,6 +204,7 @@ async fn a_token_for_other_jobs_finds_nothing_of_these() {
 #[tokio::test]
 async fn a_ticket_is_for_the_output_of_its_run_and_for_a_minute() {
     let node = node(Some(rules()), false);
+    node.locks.found().await.unwrap();
     let router = from(&node, ELSEWHERE);
     let now = node.clock.wall();
     let of = async |run: &str, at: Wall| ticket(&node.ledger, &run.parse().unwrap(), at).await.unwrap();
@@ -251,6 +252,7 @@ async fn log_in(router: &Router, token: &str) -> Result<String, Kind> {
 #[tokio::test]
 async fn a_login_is_as_good_as_its_token_and_ends_with_it() {
     let node = node(Some(rules()), false);
+    node.locks.found().await.unwrap();
     let router = from(&node, HERE);
     for (word, role) in Role::WORDS {
         let cookie = log_in(&router, &format!("fct_{word}")).await.unwrap();
@@ -280,6 +282,7 @@ async fn a_login_is_as_good_as_its_token_and_ends_with_it() {
 #[tokio::test]
 async fn logins_take_tls_or_this_machine_and_five_wrong_ones_a_pause() {
     let node = node(Some(rules()), false);
+    node.locks.found().await.unwrap();
     assert_eq!(log_in(&from(&node, ELSEWHERE), "fct_viewer").await, Err(Kind::LoginNeedsTls));
     let secured = api_over_tls(&node, &[]);
     assert!(log_in(&secured, "fct_viewer").await.unwrap().starts_with("__Host-fencron="));
