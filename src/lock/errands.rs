@@ -98,11 +98,16 @@ impl Errands {
     pub async fn next(&self) -> Errand {
         loop {
             let more = self.0.more.notified();
-            if let Some(errand) = self.0.errands.lock().expect("no code panics while it holds this").pop_front() {
+            if let Some(errand) = self.take() {
                 return errand;
             }
             more.await;
         }
+    }
+
+    /// The next one, where there is one now.
+    pub fn take(&self) -> Option<Errand> {
+        self.0.errands.lock().expect("no code panics while it holds this").pop_front()
     }
 
     /// Leaves the errand where this is dropped before it was settled.

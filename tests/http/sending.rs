@@ -77,7 +77,7 @@ async fn a_request_that_is_stopped_lets_go_of_its_connection() {
 async fn what_cannot_be_sent_has_failed_for_certain() {
     let closed = nobody();
     let hosts = [
-        (format!("http://{closed}/"), "nobody listens there"),
+        (format!("http://{closed}/"), "no server listens there"),
         ("http://no-such-host.invalid/".to_owned(), "cannot be resolved"),
     ];
     for (url, says) in hosts {

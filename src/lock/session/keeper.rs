@@ -57,6 +57,20 @@ impl Attendance {
 }
 
 /// When a keep-alive was sent, and its result.
+/// Runs the errands of a session that has ended: what was dropped right before the session is released all the same. They
+/// compare what they change, so that they may run beside the end of its lease.
+async fn run_what_is_left<S: Store>(left: &Errands, mut under_way: JoinSet<()>, store: &S, within: Duration) {
+    let rest = async {
+        while let Some(errand) = left.take() {
+            under_way.spawn(errand.run(store.clone()));
+        }
+        while under_way.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(within, rest).await.is_err() {
+        tracing::debug!("what was dropped right before its session ends with the lease of the session");
+    }
+}
+
 type Answered = (Boot, Result<Duration, StoreError>);
 
 impl<S: Store> Keeper<S> {
@@ -120,7 +134,13 @@ impl<S: Store> Keeper<S> {
             };
             tokio::select! {
                 biased; // An answer may be what makes the next question needless.
-                why = over.ended() => return self.publish(Some(why)),
+                why = over.ended() => {
+                    self.publish(Some(why));
+                    let (store, within) = (self.store.clone(), self.timing.ttl());
+                    // Closing the session waits for this to be gone.
+                    drop(self);
+                    return run_what_is_left(&left, errands, &store, within).await;
+                }
                 Some(answer) = questions.join_next() => self.take_answer(answer),
                 Some(_) = errands.join_next() => {}
                 errand = left.next(), if errands.len() < ERRANDS_AT_ONCE => {

@@ -77,3 +77,13 @@ async fn crashed_clients_leave_nothing_past_their_leases() {
     tokio::time::sleep(delay + Duration::from_millis(3330)).await;
     assert_eq!(left(&door.cluster).await.1, [""; 0], "{:?} after the crash", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_right_before_its_session_is_released_before_the_lease_ends() {
+    let door = Door::new();
+    let semaphore = door.cluster.locks().semaphore(LockName::new("gpu").unwrap(), 1);
+    let (a, b) = (door.session("a").await, door.session("b").await);
+    drop(semaphore.acquire(&a, 1).await.unwrap());
+    drop(a);
+    timeout(TTL / 2, semaphore.acquire(&b, 1)).await.expect("the permit is free").unwrap();
+}
