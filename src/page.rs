@@ -261,10 +261,13 @@ pub(crate) async fn locks<S: Store>(State(page): State<Page<S>>, headers: Header
     answer(&headers, StatusCode::OK, &locks::markup(&locks::LocksView { frame, listing }))
 }
 
-pub(crate) async fn migrations<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
+pub(crate) async fn migrations<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
     let frame = page.frame();
     // The key of one migration reads all of them.
-    let records = in_time(page.ledger.once(&OnceKey::migration("all"))).await.map(|(records, _)| records);
+    let mut records = in_time(page.ledger.once(&OnceKey::migration("all"))).await.map(|(records, _)| records);
+    if !looker.may_read_output {
+        records.iter_mut().flatten().for_each(|record| record.once.output.clear());
+    }
     answer(&headers, StatusCode::OK, &migrations::markup(&migrations::Migrations { frame, records }))
 }
 

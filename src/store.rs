@@ -43,7 +43,7 @@ impl Revision {
     /// The revision after this one.
     #[must_use]
     pub fn next(self) -> Revision {
-        Revision(self.0 + 1)
+        Revision(self.0.saturating_add(1))
     }
 }
 

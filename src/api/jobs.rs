@@ -163,9 +163,6 @@ pub(super) struct Wanted {
 /// The longest text that jobs are searched for, in bytes.
 const TEXT_MOST: usize = 200;
 
-/// How often a page is read on for a caller who does not see all jobs.
-const READS_MOST: usize = 20;
-
 /// Answers with a page of jobs, from the board alone.
 pub(super) async fn list<S: Store>(
     State(api): State<Api<S>>,
@@ -185,21 +182,12 @@ pub(super) async fn list<S: Store>(
         ("sort", json!(wanted.sort)),
         ("limit", json!(limit)),
     ]);
-    let mut find = FindJobs { text, state: wanted.state, order: wanted.sort, after, limit };
+    let find = FindJobs { text, state: wanted.state, order: wanted.sort, after, limit };
     let now = api.clock.wall();
     let board = api.board.read();
-    let (mut items, mut next) = (Vec::new(), None);
-    for _ in 0..READS_MOST {
-        find.limit = limit - items.len();
-        let page = board.jobs(&find, now);
-        let seen = page.jobs.into_iter().filter(|row| caller.sees(&row.name));
-        items.extend(seen.map(|row| JobView::of(&board, row)));
-        next = page.next.as_ref().map(|next| cursor(&next.to_string()));
-        find.after = page.next;
-        if items.len() >= limit || find.after.is_none() {
-            break;
-        }
-    }
+    let page = board.jobs_of(&find, now, |job| caller.sees(job));
+    let next = page.next.as_ref().map(|next| cursor(&next.to_string()));
+    let items = page.jobs.into_iter().map(|row| JobView::of(&board, row)).collect();
     Ok(sent.page(&Listing { items, next, revision: board.version(), applied, scanned_to: None, cut: false }))
 }
 

@@ -1,6 +1,6 @@
 //! Logging in with a browser: a token for a cookie. The token stays with the person, and is in no URL.
 
-use axum::extract::{Extension, Form, State};
+use axum::extract::{Extension, Form, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, html};
@@ -10,7 +10,9 @@ use super::Api;
 use super::access::Peer;
 use super::problem::{Kind, Problem};
 use super::routes::Query;
+use crate::listen::HEAD_WITHIN;
 use crate::store::Store;
+use crate::time::written;
 
 /// What the form of the login sends.
 #[derive(Deserialize)]
@@ -45,7 +47,8 @@ pub(super) async fn page(Query(before): Query<Before>) -> Html<String> {
                         input type="hidden" name="next" value=(before.next);
                         p { label for="token" { "Token" } }
                         p {
-                            input id="token" name="token" type="password" autocomplete="current-password" required autofocus;
+                            input id="token" name="token" type="password" required autofocus
+                                autocomplete="current-password";
                         }
                         p { button { "Log in" } }
                     }
@@ -61,21 +64,29 @@ pub(super) async fn page(Query(before): Query<Before>) -> Html<String> {
 pub(super) async fn login<S: Store>(
     State(api): State<Api<S>>,
     Extension(peer): Extension<Peer>,
-    form: Result<Form<Login>, axum::extract::rejection::FormRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Form(login) = form.map_err(|error| Problem::new(Kind::BadParameter, error.body_text()))?;
     let is_tls = peer.tls.is_some();
     if !is_tls && !peer.address.ip().to_canonical().is_loopback() {
         let detail = "this node is without TLS, and a login would send the token and the cookie for everyone on the way \
                       to read: start the node with --tls-cert and --tls-key, or come from the machine itself";
         return Err(Problem::new(Kind::LoginNeedsTls, detail));
     }
+    let login = form(request).await?;
     let logged_in = api.access.login(login.token.trim(), &peer, &api.ledger, &api.clock).await;
     let (value, until) = logged_in.inspect_err(|problem| {
         tracing::warn!(from = %peer.address.ip(), why = problem.detail, "a login was refused");
     })?;
     let lasts = until.since(api.clock.wall()).as_secs();
     Ok(moved(&onward(&login.next), Some(cookie(&value, lasts, is_tls))))
+}
+
+/// The form that a request carries. A body that does not arrive holds its connection no longer than a head does.
+async fn form(request: Request) -> Result<Login, Problem> {
+    let form = tokio::time::timeout(HEAD_WITHIN, Form::<Login>::from_request(request, &()));
+    let late = || Problem::new(Kind::BadParameter, format!("the form did not arrive within {}", written(HEAD_WITHIN)));
+    let form = form.await.map_err(|_| late())?;
+    form.map(|Form(login)| login).map_err(|error| Problem::new(Kind::BadParameter, error.body_text()))
 }
 
 /// Takes the cookie away.
@@ -95,8 +106,11 @@ pub(super) fn to_login(path_and_query: &str) -> Response {
 
 /// A path of this node as a relative address; what is no such path leads to the first page.
 fn onward(next: &str) -> String {
-    let is_own =
-        next.starts_with('/') && next.len() < 2_000 && !next.contains("//") && !next.contains(['\\', '\r', '\n']);
+    let is_own = next.starts_with('/')
+        && next.len() < 2_000
+        && !next.contains("//")
+        && !next.contains("/..")
+        && !next.contains(['\\', '\r', '\n']);
     let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic());
     if is_own && is_plain { format!(".{next}") } else { "./".to_owned() }
 }

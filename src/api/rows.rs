@@ -21,7 +21,6 @@ pub(super) fn of_cluster<S: Store>() -> Vec<Route<S>> {
     use Role::Viewer;
     vec![
         Route::get("/api/v1/status", "status", Viewer, cluster::status::<S>)
-            .narrowed()
             .about("The cluster at a glance, as this node knows it")
             .json::<StatusView>()
             .tagged(),

@@ -138,6 +138,12 @@ pub(super) type Places<'a> = Box<dyn Iterator<Item = Place<'a>> + 'a>;
 impl Board {
     /// The jobs that are looked for, a page of them, as of `now`.
     pub fn jobs(&self, find: &FindJobs, now: Wall) -> JobsPage {
+        self.jobs_of(find, now, |_| true)
+    }
+
+    /// The same for a reader that sees only some jobs: to it, the others do not exist, and no place in the list names
+    /// them.
+    pub fn jobs_of(&self, find: &FindJobs, now: Wall, sees: impl Fn(&JobName) -> bool) -> JobsPage {
         let text = find.text.as_deref().map(str::to_lowercase).filter(|text| !text.is_empty());
         let limit = find.limit.clamp(1, PAGE_MOST);
         let few = self.few(text.as_deref(), find.state, now);
@@ -148,6 +154,7 @@ impl Board {
         };
         let is_found = |place: &Place<'_>| {
             is_in(place, find.state, now)
+                && sees(place.job)
                 && text.as_deref().is_none_or(|text| !is_searched || self.says(place.job, text))
         };
         let mut rows: Vec<Place<'_>> = places.filter(is_found).take(limit + 1).collect();

@@ -236,13 +236,17 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     beside.shutdown().await;
     locks.save_seen().await;
     ending.cancel();
-    if tokio::time::timeout(LAST_READERS, serving).await.is_err() {
-        tracing::debug!("a client still reads from the listener: left open");
-    }
+    wait_for_readers(serving).await;
     traces::sent(sending_spans).await;
     ended?;
     tracing::info!("ended");
     Ok(if *asked_to_stop.borrow() > 1 { Exit::Failed } else { Exit::Done })
+}
+
+async fn wait_for_readers(serving: tokio::task::JoinHandle<()>) {
+    if tokio::time::timeout(LAST_READERS, serving).await.is_err() {
+        tracing::debug!("a client still reads from the listener: left open");
+    }
 }
 
 /// The listener of a node, before it serves.

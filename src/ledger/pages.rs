@@ -55,6 +55,24 @@ pub struct DonePage {
     pub searched_to: Option<Wall>,
 }
 
+impl DonePage {
+    /// A caller may not know of each run that was looked at, so the place where the next page begins names none but one
+    /// of this page, or the one that it went on from. Runs of a revision that are not named are looked at again.
+    fn naming_no_other(self, find: &FindDone) -> DonePage {
+        let next = self.next.map(|place| {
+            let last = self.rows.last().map(|(done, revision)| (*revision, done.id.clone()));
+            let before = find.after.as_ref().map(|after| (after.revision, after.run.clone()));
+            let run = match (last, before) {
+                (Some((revision, run)), _) if revision == place.revision => Some(run),
+                (None, Some((revision, run))) if revision == place.revision => run,
+                _ => None,
+            };
+            DonePlace { revision: place.revision, run }
+        });
+        DonePage { next, ..self }
+    }
+}
+
 impl FindDone {
     fn takes(&self, done: &Done) -> bool {
         self.verdict.is_none_or(|verdict| done.verdict == verdict)
@@ -74,22 +92,30 @@ impl<S: Store> Ledger<S> {
         find: &FindDone,
         keep: impl Fn(&Done) -> bool + Send + Sync,
     ) -> Result<DonePage, StoreError> {
-        let is_wanted = |done: &Done| find.takes(done) && keep(done);
+        let page = self.page_of(find, &|done: &Done| find.takes(done) && keep(done)).await?;
+        Ok(page.naming_no_other(find))
+    }
+
+    async fn page_of(
+        &self,
+        find: &FindDone,
+        is_wanted: &(impl Fn(&Done) -> bool + Sync),
+    ) -> Result<DonePage, StoreError> {
         // Of what is a small part of the history, there is a list, which is younger than the history may be.
         let is_listed = find.job.is_none() && find.verdict.is_some_and(is_bad);
         let begun = if is_listed { self.attention_since().await? } else { None };
         let Some(begun) = begun.filter(|begun| find.after.as_ref().is_none_or(|after| after.revision >= begun.0))
         else {
-            return self.history_page(find, &is_wanted).await;
+            return self.history_page(find, is_wanted).await;
         };
-        let listed = self.listed_page(find, &is_wanted, begun).await?;
+        let listed = self.listed_page(find, is_wanted, begun).await?;
         let is_over = listed.next.as_ref().is_some_and(|next| next.revision < begun.0);
         let room = find.limit.saturating_sub(listed.rows.len());
         if !is_over || room == 0 {
             return Ok(listed);
         }
         let mut page =
-            self.history_page(&FindDone { after: listed.next, limit: room, ..find.clone() }, &is_wanted).await?;
+            self.history_page(&FindDone { after: listed.next, limit: room, ..find.clone() }, is_wanted).await?;
         page.rows.splice(0..0, listed.rows);
         Ok(page)
     }

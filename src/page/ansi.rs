@@ -10,6 +10,10 @@ use std::fmt::Write as _;
 /// The widest line that is shown, in characters: what goes on beyond is cut, and marked.
 pub(super) const COLUMNS_MOST: usize = 20_000;
 
+/// How many cells sequences that erase a line may clear: the others are left out, or a text of nothing but such sequences
+/// would take the processor for seconds.
+const ERASED_MOST: usize = 2_000_000;
+
 /// The text of a terminal as markup for a `pre`.
 pub(super) fn markup(text: &str) -> Markup {
     let mut screen = Screen::default();
@@ -43,6 +47,8 @@ struct Screen {
     style: Style,
     /// Characters of the line that were cut.
     cut: usize,
+    /// Cells that were erased.
+    erased: usize,
 }
 
 impl Screen {
@@ -206,7 +212,10 @@ impl Perform for Screen {
             b'm' => self.colour(&numbers),
             // Erase to the end of the line, or all of it.
             b'K' if numbers.first().is_none_or(|which| *which == 0) => self.line.truncate(self.column),
-            b'K' => self.line.iter_mut().for_each(|cell| *cell = (' ', Style::default())),
+            b'K' if self.erased < ERASED_MOST => {
+                self.erased += self.line.len();
+                self.line.iter_mut().for_each(|cell| *cell = (' ', Style::default()));
+            }
             _ => {}
         }
     }
@@ -229,6 +238,15 @@ mod tests {
             "<span class=\"f9\">x</span><span class=\"f2\">y</span>"
         );
         assert_eq!(text("\u{1b}[7mx"), "<span class=\"f16 b16\">x</span>");
+    }
+
+    #[test]
+    fn a_line_that_is_erased_without_end_costs_no_more_than_a_bound() {
+        let mut screen = Screen::default();
+        let mut parser = Parser::<DefaultCharAccumulator>::new();
+        let long = "x".repeat(COLUMNS_MOST) + &"\u{1b}[1K".repeat(27_000);
+        long.bytes().for_each(|byte| parser.advance(&mut screen, byte));
+        assert!(screen.erased <= ERASED_MOST + COLUMNS_MOST, "{}", screen.erased);
     }
 
     #[test]

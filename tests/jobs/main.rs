@@ -194,7 +194,8 @@ async fn a_service_without_jobs_is_not_started_and_its_main_says_why() {
     let error = service.start().await.unwrap_err();
     assert!(matches!(error, JobsError::NoJobs));
     assert_eq!(format!("{error:?}"), "there are no jobs to start: add one with `job(…).done()` before `start`");
-    let main = async || -> Result<(), JobsError> { Ok(drop(Client::connect("redis://10.0.0.1").await?)) };
+    let main =
+        async || -> Result<(), JobsError> { Client::connect("redis://10.0.0.1").await.map(drop).map_err(Into::into) };
     let error = main().await.unwrap_err();
     assert!(format!("{error:?}").starts_with("a URL that begins with `redis:` is no store"), "{error:?}");
     assert!(fencron::Error::from(error).is_invalid());

@@ -225,5 +225,5 @@ async fn a_store_that_is_away_does_not_keep_a_command_that_has_ended() {
     scene.wait_for_lines("begun", 1).await;
     scene.server().kill();
     scene.write("done", "");
-    first.end().await.ends(6, &["nobody said that deploy was released", "it is free in 1h at the latest"]);
+    first.end().await.ends(6, &["the release of deploy was not acknowledged", "it is free in 1h at the latest"]);
 }

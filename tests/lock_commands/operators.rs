@@ -35,7 +35,7 @@ async fn permits_are_listed_and_taken_from_one_session() {
     first.end().await.ends(0, &[]);
     third.end().await.ends(0, &[]);
     assert_eq!(scene.run(&["locks"]).stdout, "nothing is held\n");
-    assert!(scene.run(&["locks", "--all"]).stdout.contains("nobody (0 of 3)"));
+    assert!(scene.run(&["locks", "--all"]).stdout.contains("none (0 of 3)"));
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ fn silent() -> String {
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             stream.set_read_timeout(Some(Duration::from_secs(1))).ok();
-            stream.read(&mut [0; 4096]).ok();
+            let _asked = stream.read(&mut [0; 4096]).ok();
             stream.flush().ok();
         }
     });

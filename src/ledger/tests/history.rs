@@ -124,7 +124,7 @@ async fn what_ended_badly_is_paged_by_its_list_and_from_before_that_began_by_the
         desk.ledger.store.inner.commit(txn).await.unwrap();
     }
     let (all, _) = pages(&desk, FindDone { limit: 1000, ..FindDone::default() }).await;
-    let is_failed = |second: &u64| if *second < 300 { second % 7 == 0 } else { second % 3 == 0 };
+    let is_failed = |second: &u64| if *second < 300 { second.is_multiple_of(7) } else { second.is_multiple_of(3) };
     let failed: Vec<u64> = all.into_iter().filter(is_failed).collect();
     for limit in [1, 7, 500] {
         let find = FindDone { verdict: Some(Verdict::Failed), limit, ..FindDone::default() };
