@@ -72,7 +72,7 @@ fn one_that_waits_with_a_changed_text_makes_it_after_the_old_one_has_failed() {
     scene.write("new.yaml", &file(&[a, B]));
     let mut second = scene.start("second", &["migrate", "new.yaml"]);
     let waits = second.stderr().recv_timeout(crate::support::PATIENCE).unwrap();
-    assert!(waits.contains("other is at the migrations"), "{waits}");
+    assert!(waits.contains("other makes the migrations"), "{waits}");
     scene.write("go", "");
     first.end().ends(1, &["b failed: exit code 9"]);
     assert_eq!(second.end().code(), 0, "what failed is not what the second was asked for");
@@ -90,7 +90,7 @@ fn one_that_is_changed_while_it_is_made_is_refused_when_it_was_made() {
     let mut second = scene.start("second", &["migrate", "new.yaml"]);
     let told = second.stderr();
     let waits = told.recv_timeout(crate::support::PATIENCE).unwrap();
-    assert!(waits.contains("other is at the migrations"), "it may fail, and then it may be changed: {waits}");
+    assert!(waits.contains("other makes the migrations"), "it may fail, and then it may be changed: {waits}");
     scene.write("go", "");
     first.end().ends(0, &[]);
     assert_eq!(second.end().code(), 2);
