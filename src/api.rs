@@ -1,6 +1,6 @@
 //! The HTTP listener of a node: health, the state of the cluster, and the output of runs.
 //!
-//! One table, [`routes`], has everything that is answered, with what a caller needs for it. Everything is read-only.
+//! One table, `routes`, has everything that is answered, with what a caller needs for it. Everything is read-only.
 
 pub mod access;
 mod cluster;

@@ -21,7 +21,7 @@ mod standing;
 pub use config::{Config, Reentrancy};
 pub use error::LockError;
 
-/// For how long calls for a destroyed lock, those that wait and new ones, fail with [`LockError::Destroyed`]. After
+/// For how long calls for a destroyed lock, those that wait and new ones, fail with [`LockError::LockDestroyed`]. After
 /// that the name can be used again; its fences go on growing.
 pub const DESTROYED_SHOWS: Duration = Duration::from_secs(60);
 
@@ -217,7 +217,7 @@ impl<S: Store> FencedLock<S> {
         Some(held.signals(&self.contest.locks).signal())
     }
 
-    /// Ends the lock for all contexts. Its holder loses it. Its waiters fail with [`LockError::Destroyed`]; so do new
+    /// Ends the lock for all contexts. Its holder loses it. Its waiters fail with [`LockError::LockDestroyed`]; so do new
     /// calls within [`DESTROYED_SHOWS`], and all later calls of this handle and its clones. Nothing of the lock stays
     /// in the store.
     pub async fn destroy(&self) -> Result<(), LockError> {

@@ -54,7 +54,7 @@ impl std::fmt::Debug for Keyring {
     }
 }
 
-/// A ticket for the output of one run. Nodes accept it for [`TICKET_LASTS`].
+/// A ticket for the output of one run. Nodes accept it for a minute.
 ///
 /// # Errors
 ///
