@@ -8,8 +8,9 @@
 //! - `fencron guard exec`: around a command;
 //! - [`sql`]: inside a transaction of the database that is written to.
 //!
-//! The first three ask a [`Guard`], whose state is in memory, in a SQLite file, or in PostgreSQL. What is decided is
-//! decided by `decide`, which is pure; a state finds what is known, and records what was decided, in one transaction.
+//! The first three ask a [`Guard`], whose state is in memory, in a SQLite file, or in PostgreSQL. They
+//! decide by `decide`, which is pure; a state finds what is known, and records what was decided, in one transaction. In a
+//! database, [`sql`] has the same rules as statements and in `FenceCheck`.
 //!
 //! An axum service whose leaders cannot write after they were replaced, and whose orders are not placed twice:
 //!

@@ -22,6 +22,9 @@
 //! jobs file. `fencron --store … runs`, `jobs`, `logs`, `status`, `trigger`, `pause`, `cancel` and `resolve` show and steer
 //! these jobs as they do those of a file.
 //!
+//! The builder writes the keys of the jobs file; `config` gives each job of a program the task [`crate::job::Task::Call`];
+//! when a run starts, `jobs::calls` finds the closure by the job's name.
+//!
 //! # What is promised
 //!
 //! - **One claim per occurrence**, whichever instances crash, pause or are cut off; each ends in a verdict that anyone can

@@ -1,7 +1,12 @@
 //! The pure scheduler: it receives what happened and when ([`Event`]), and answers what to do ([`Action`]).
 //!
-//! Late, missed, overlap, retry, `after` and the runs of a lost leader are decided here and nowhere else. Nothing here
-//! reads a clock, waits, or talks to a store; the caller does what the actions say and returns the answers.
+//! Late, missed, overlap, retry, `after` and the runs of a lost leader are decided here. How often an attempt is repeated,
+//! also one that a lost leader left, is judged by [`crate::job::judge_lost`] and its neighbours. Nothing here reads a
+//! clock, waits, or talks to a store; the caller does what the actions say and returns the answers.
+//!
+//! Why an occurrence is skipped is said in `due` (missed), `overlap`, and `claims` and `turn` (paused, rewound);
+//! `claims/skips` joins skips for one reason to one row. `lifecycle` has what becomes of open runs, `authority` whether
+//! this node may act, `work` what runs here and what waits, `tail` which part of an output is kept.
 //!
 //! Three rules keep it honest:
 //!
