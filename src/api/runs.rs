@@ -6,8 +6,7 @@ use std::str::FromStr;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::access::{Caller, Role};
@@ -15,55 +14,14 @@ use super::jobs::no_such;
 use super::listing::{Applied, Listing, Sent, applied, cursor, limit, place};
 use super::problem::Problem;
 use super::routes::{Named, Query};
-use super::view::{RunView, state_of};
+use super::view::{RunState, RunView, state_of};
 use super::{Api, in_time};
 use crate::board::Board;
-use crate::job::{JobName, RunId, Verdict};
+use crate::job::{JobName, RunId};
 use crate::ledger::{DonePage, DonePlace, FindDone, RunRow};
 use crate::scheduler::run::{Done, Open};
 use crate::store::Store;
 use crate::time::Wall;
-
-/// A state that runs are looked for by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RunState {
-    Waiting,
-    Claimed,
-    Running,
-    Retrying,
-    Succeeded,
-    Failed,
-    TimedOut,
-    Cancelled,
-    Skipped,
-    Unknown,
-}
-
-impl RunState {
-    fn verdict(self) -> Option<Verdict> {
-        Some(match self {
-            RunState::Waiting | RunState::Claimed | RunState::Running | RunState::Retrying => return None,
-            RunState::Succeeded => Verdict::Succeeded,
-            RunState::Failed => Verdict::Failed,
-            RunState::TimedOut => Verdict::TimedOut,
-            RunState::Cancelled => Verdict::Cancelled,
-            RunState::Skipped => Verdict::Skipped,
-            RunState::Unknown => Verdict::Unknown,
-        })
-    }
-
-    /// As [`state_of`] writes it.
-    fn as_str(self) -> &'static str {
-        match self {
-            RunState::Waiting => "waiting",
-            RunState::Claimed => "claimed",
-            RunState::Running => "running",
-            RunState::Retrying => "retrying",
-            _ => self.verdict().map_or("", Verdict::as_str),
-        }
-    }
-}
 
 /// A row's place in a list of runs: among the open ones, by when they were claimed, or in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
-use crate::job::{Code, JobName, RunId};
+use crate::job::{Code, JobName, RunId, Verdict};
 use crate::ledger::{Ledger, NodeRecord, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
@@ -44,6 +44,57 @@ pub struct RunView {
     pub count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Wall>,
+}
+
+/// A state that runs are looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum RunState {
+    Waiting,
+    Claimed,
+    Running,
+    Retrying,
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+    Skipped,
+    Unknown,
+}
+
+impl RunState {
+    /// The verdict that it is; `None`: it is a state of open runs.
+    pub fn verdict(self) -> Option<Verdict> {
+        Some(match self {
+            RunState::Waiting | RunState::Claimed | RunState::Running | RunState::Retrying => return None,
+            RunState::Succeeded => Verdict::Succeeded,
+            RunState::Failed => Verdict::Failed,
+            RunState::TimedOut => Verdict::TimedOut,
+            RunState::Cancelled => Verdict::Cancelled,
+            RunState::Skipped => Verdict::Skipped,
+            RunState::Unknown => Verdict::Unknown,
+        })
+    }
+
+    /// As [`state_of`] writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RunState::Waiting => "waiting",
+            RunState::Claimed => "claimed",
+            RunState::Running => "running",
+            RunState::Retrying => "retrying",
+            _ => self.verdict().map_or("", Verdict::as_str),
+        }
+    }
+
+    /// Whether a run is in this state.
+    pub fn is_of(self, row: &RunRow) -> bool {
+        match row {
+            RunRow::Done(done) => self.verdict() == Some(done.verdict),
+            RunRow::Open(open) => self.as_str() == state_of(open),
+        }
+    }
 }
 
 /// The state of an open run, in one word.

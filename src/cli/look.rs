@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
@@ -12,10 +12,10 @@ use super::place::Place;
 use super::steer::known_job;
 use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, file};
-use crate::api::view::{Overview, RunView, StoreView, UNKNOWN_COUNTED, state_of};
+use crate::api::view::{Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
 use crate::config::Config;
 use crate::job::{Code, JobName, RunId, Trigger, Verdict};
-use crate::ledger::{Find, Ledger, RunRow};
+use crate::ledger::{Find, Ledger};
 use crate::scheduler::run::Last;
 use crate::store::{AnyStore, StoreError};
 use crate::time::{Wall, written};
@@ -292,51 +292,11 @@ pub(super) struct RunsArgs {
     job: Option<String>,
     /// Only runs in this state
     #[arg(long, env = "FENCRON_RUNS_STATE")]
-    state: Option<State>,
+    state: Option<RunState>,
     /// At most so many, the newest
     #[arg(long, value_name = "N", env = "FENCRON_RUNS_LIMIT", default_value_t = 50)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
-}
-
-/// The states of runs: the open ones first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum State {
-    Waiting,
-    Claimed,
-    Running,
-    Retrying,
-    Succeeded,
-    Failed,
-    TimedOut,
-    Cancelled,
-    Skipped,
-    Unknown,
-}
-
-impl State {
-    fn verdict(self) -> Option<Verdict> {
-        Some(match self {
-            State::Waiting | State::Claimed | State::Running | State::Retrying => return None,
-            State::Succeeded => Verdict::Succeeded,
-            State::Failed => Verdict::Failed,
-            State::TimedOut => Verdict::TimedOut,
-            State::Cancelled => Verdict::Cancelled,
-            State::Skipped => Verdict::Skipped,
-            State::Unknown => Verdict::Unknown,
-        })
-    }
-
-    fn is_of(self, row: &RunRow) -> bool {
-        match row {
-            RunRow::Done(done) => self.verdict() == Some(done.verdict),
-            RunRow::Open(open) => {
-                let name = self.to_possible_value().expect("no state is hidden");
-                name.get_name() == state_of(open)
-            }
-        }
-    }
 }
 
 /// Lists runs, the newest first.
@@ -345,7 +305,7 @@ pub(super) async fn runs(args: &RunsArgs, global: &Global, terminal: &mut Termin
     let ledger = place.ledger();
     let job = args.job.as_deref().map(JobName::new).transpose();
     let job = job.map_err(|error| Failure::wrong(format!("--job: {error}")))?;
-    let verdict = args.state.and_then(State::verdict);
+    let verdict = args.state.and_then(RunState::verdict);
     let find = Find {
         job,
         verdict,
