@@ -1,6 +1,7 @@
 //! A real Chromium, driven by what a person does: WebDriver, spoken to chromedriver in plain requests.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -119,10 +120,24 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // A driver that is told to end ends its windows with it; one that is killed would leave them.
+        // Its windows have closed themselves: it does not always end theirs when it ends.
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.driver.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
         self.driver.wait().ok();
+    }
+}
+
+impl Drop for Window<'_> {
+    /// Ends the browser of this window, and waits until the driver has answered: without an executor, since a test may
+    /// end with a panic.
+    fn drop(&mut self) {
+        let address = self.browser.base.trim_start_matches("http://");
+        let Ok(mut driver) = TcpStream::connect(address) else { return };
+        driver.set_read_timeout(Some(ANSWER_WITHIN)).ok();
+        let head = format!("DELETE /session/{} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n", self.session);
+        if driver.write_all(head.as_bytes()).is_ok() {
+            let _answer = driver.read(&mut [0; 1024]);
+        }
     }
 }
 
