@@ -4,7 +4,6 @@
 
 pub mod access;
 mod cluster;
-mod definition;
 pub(crate) mod fires;
 mod follow;
 mod glance;

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use job::{JobRow, JobState, Paused};
 pub use list::{Cursor, Filter, FindJobs, JobsPage, NotACursor, Order, PAGE_MOST};
 
+use crate::config::Migration;
 use crate::fence::Fence;
 use crate::job::{Job, JobName, RunId};
 use crate::ledger::NodeRecord;
@@ -72,6 +73,8 @@ pub struct Board {
     /// What fences are counted from.
     base: u64,
     own: Own,
+    /// The migrations of the jobs file that this node has read last; `None`: it has read none yet.
+    migrations: Option<Arc<[Migration]>>,
     /// What is searched for texts; made again by the first search after the jobs have changed.
     texts: OnceLock<Texts>,
     /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.
@@ -247,12 +250,18 @@ impl Board {
         self.own = own;
     }
 
+    /// The migrations of the jobs file that this node has read.
+    pub fn reads_migrations(&mut self, migrations: &[Migration]) {
+        self.version += 1;
+        self.migrations = Some(migrations.into());
+    }
+
     /// All that is known of the ledger is out of date: it is read again, and what follows is complete.
     pub fn forget_ledger(&mut self) {
         self.version += 1;
         let (own, texts, base) = (std::mem::take(&mut self.own), std::mem::take(&mut self.texts), self.base);
-        let jobs = std::mem::take(&mut self.jobs);
-        *self = Board { own, texts, base, version: self.version, ..Board::default() };
+        let (jobs, migrations) = (std::mem::take(&mut self.jobs), self.migrations.take());
+        *self = Board { own, texts, base, migrations, version: self.version, ..Board::default() };
         let configured = jobs.into_iter().filter(|(_, entry)| entry.job.is_some());
         self.jobs = configured.map(|(name, entry)| (name, Entry { job: entry.job, ..Entry::default() })).collect();
         self.unplanned = self.jobs.keys().cloned().collect();
@@ -335,6 +344,18 @@ impl Board {
         }
     }
 
+    /// The same of the jobs that a reader sees; `None`: it sees all.
+    pub fn counts_of(&self, now: Wall, sees: Option<impl Fn(&JobName) -> bool>) -> Counts {
+        let Some(sees) = sees else { return self.counts(now) };
+        Counts {
+            jobs: self.jobs.keys().filter(|job| sees(job)).count(),
+            failing: self.failing.iter().filter(|job| sees(job)).count(),
+            late: self.late(now).filter(|(_, job)| sees(job)).count(),
+            running: self.open_of.keys().filter(|job| sees(job)).count(),
+            paused: self.paused.keys().filter(|job| sees(job)).count(),
+        }
+    }
+
     /// The jobs that are late, the longest first.
     pub fn late(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
         let until = now.minus(LATE_AFTER);
@@ -397,6 +418,11 @@ impl Board {
     /// What this node knows of itself.
     pub fn this_node(&self) -> &Own {
         &self.own
+    }
+
+    /// The migrations of the jobs file that this node has read last; `None`: it has read none yet.
+    pub fn migrations(&self) -> Option<&Arc<[Migration]>> {
+        self.migrations.as_ref()
     }
 
     /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.

@@ -4,6 +4,8 @@
 
 mod attempt;
 mod code;
+#[cfg(feature = "cli")]
+pub mod definition;
 mod http;
 mod params;
 mod script;

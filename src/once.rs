@@ -39,10 +39,12 @@ use crate::time::{Boot, Clock, written};
 
 mod holder;
 mod order;
+mod standing;
 mod wait;
 
 pub use holder::OUTPUT_SHOWN_EVERY;
 pub use order::{Difference, differences, has_order};
+pub use standing::{Standing, State, standings};
 
 /// How long work that is asked to end has before it is ended by force, if a key has no setting for it.
 const KILL_AFTER: Duration = Duration::from_secs(10);

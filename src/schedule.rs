@@ -412,6 +412,12 @@ impl Schedule {
         Fire { scheduled_at: at, local: local.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false), note }
     }
 
+    /// The dates on which it does not fire, as calendars write them: `2026-12-25`, `2026-12-24..2027-01-01`, and each year
+    /// `12-25`.
+    pub fn excepted(&self) -> impl Iterator<Item = String> {
+        self.except.iter().flat_map(|calendar| calendar.written())
+    }
+
     /// The instants around `at` that are certainly excepted with it, by their ends; `None` when `at` is not excepted.
     fn excepted_around(&self, at: Wall) -> Option<(Wall, Wall)> {
         if self.except.is_empty() {

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::Api;
 use super::access::Caller;
 use super::jobs::{follows, named};
-use super::listing::{Listing, Sent, applied};
+use super::listing::{Listing, Sent, applied, number};
 use super::problem::Problem;
 use super::routes::{Named, Query};
 use crate::board::Board;
@@ -82,10 +82,7 @@ pub(super) async fn next<S: Store>(
     Query(wanted): Query<WantedNext>,
     sent: Sent,
 ) -> Result<Response, Problem> {
-    let count = wanted.count.unwrap_or(NEXT_USUAL);
-    if !(1..=NEXT_MOST).contains(&count) {
-        return Err(Problem::parameter("count", format!("a number from 1 to {NEXT_MOST}")));
-    }
+    let count = number("count", wanted.count, (NEXT_USUAL, NEXT_MOST))?;
     let now = api.clock.wall();
     let (row, job) = {
         let board = api.board.read();
@@ -128,10 +125,7 @@ pub(super) async fn fires<S: Store>(
     Query(wanted): Query<WantedFires>,
     sent: Sent,
 ) -> Result<Response, Problem> {
-    let limit = wanted.limit.unwrap_or(FIRES_USUAL);
-    if !(1..=FIRES_MOST).contains(&limit) {
-        return Err(Problem::parameter("limit", format!("a number from 1 to {FIRES_MOST}")));
-    }
+    let limit = number("limit", wanted.limit, (FIRES_USUAL, FIRES_MOST))?;
     let from = wanted.from.unwrap_or_else(|| api.clock.wall());
     // A longer stretch is answered as far as it goes: `applied` says how far that is.
     let until = wanted.until.unwrap_or_else(|| from.plus(STRETCH_USUAL)).min(from.plus(STRETCH_MOST));

@@ -13,9 +13,9 @@ use super::problem::Problem;
 use super::routes::Query;
 use super::{Api, in_time};
 use crate::fence::Fence;
-use crate::ledger::{Ledger, OnceKey, OnceState, Recorded};
-use crate::lock::{Bar, LockKind, LockListed, LockName, PermitsHeld, SemaphoreListed};
-use crate::store::{Store, StoreError};
+use crate::lock::{Bar, LockListed, PermitsHeld, SemaphoreListed};
+use crate::once::{Standing, Step, standings};
+use crate::store::Store;
 use crate::time::Wall;
 
 /// A lock or a semaphore, as `locks -o json` prints it.
@@ -56,7 +56,7 @@ impl LockView {
             Bar::Destroyed => "destroyed",
         });
         LockView {
-            kind: kind_of(&name),
+            kind: name.kind_word(),
             name: name.as_str().to_owned(),
             session: holder.as_ref().map(|holder| holder.session.to_string()),
             fence: holder.as_ref().map(|holder| holder.fence),
@@ -88,15 +88,6 @@ impl LockView {
             permits,
             holders: held.into_iter().map(share).collect(),
         }
-    }
-}
-
-fn kind_of(name: &LockName) -> &'static str {
-    match name.kind() {
-        LockKind::Named if *name == LockName::leader() => "leader",
-        LockKind::Named => "lock",
-        LockKind::Migrations => "migrations",
-        LockKind::Once => "once",
     }
 }
 
@@ -153,34 +144,19 @@ pub struct MigrationView {
     pub output: String,
 }
 
-impl MigrationView {
-    /// The migration `id`, whose content in the file has this checksum.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn of<S: Store>(
-        ledger: &Ledger<S>,
-        id: &str,
-        checksum: &str,
-        recorded: Option<&Recorded>,
-    ) -> Result<MigrationView, StoreError> {
-        let once = recorded.map(|recorded| &recorded.once);
-        let state = match once {
-            None => OnceState::Pending.as_str(),
-            Some(once) if once.state != OnceState::Claimed => once.state.as_str(),
-            Some(once) if ledger.may_be_under_way(once).await? => "running",
-            Some(_) => "lost",
-        };
+impl From<Standing> for MigrationView {
+    fn from(standing: Standing) -> MigrationView {
+        let Standing { id, state, checksum, once, difference } = standing;
+        let once = once.as_ref();
         let took = once.and_then(|once| Some((once.started_at, once.finished_at?, once.claimed_by.as_ref()?)));
         let duration = took.map(|(from, to, _)| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX));
         let by = once.and_then(|once| once.claimed_by.as_ref());
-        Ok(MigrationView {
-            id: id.to_owned(),
-            state,
+        MigrationView {
+            id,
+            state: state.as_str(),
             reason: once.map(|once| once.reason.clone()).unwrap_or_default(),
-            difference: None,
-            checksum: once.map_or(checksum, |once| &once.checksum).to_owned(),
+            difference,
+            checksum,
             node: by.map(|by| by.node.clone()),
             fence: by.map(|by| by.fence),
             attempts: once.map_or(0, |once| once.attempts),
@@ -189,37 +165,31 @@ impl MigrationView {
             duration_ms: duration,
             exit_code: once.and_then(|once| once.exit_code),
             output: once.map(|once| once.output.clone()).unwrap_or_default(),
-        })
+        }
     }
 }
 
 /// How many migrations are listed, the last ones.
 pub const MIGRATIONS_MOST: usize = 1_000;
 
-/// Answers with the migrations that the ledger knows, in the order in which they were made.
+/// Answers with the migrations that the ledger knows, in the order in which they were made, and behind them those of the
+/// jobs file of this node that were not begun.
 pub(super) async fn migrations<S: Store>(
     State(api): State<Api<S>>,
     Extension(caller): Extension<Caller>,
     sent: Sent,
 ) -> Result<Response, Problem> {
-    let (items, cut) = in_time(recorded(&api.ledger)).await?;
-    let items = items.into_iter().map(|mut view| {
-        if caller.role < Role::Reader {
-            view.output.clear();
-        }
-        view
-    });
-    let page = Listing { cut, ..Listing::whole(items.collect(), api.board.read().version(), Applied::new()) };
+    let (migrations, revision) = {
+        let board = api.board.read();
+        (board.migrations().cloned(), board.version())
+    };
+    let steps: Option<Vec<Step>> = migrations.map(|migrations| migrations.iter().map(Step::from).collect());
+    let (standings, cut) = in_time(standings(&api.ledger, steps.as_deref(), MIGRATIONS_MOST)).await?;
+    let view = |standing| {
+        let view = MigrationView::from(standing);
+        if caller.role < Role::Reader { MigrationView { output: String::new(), ..view } } else { view }
+    };
+    let items = standings.into_iter().map(view).collect();
+    let page = Listing { cut, ..Listing::whole(items, revision, Applied::new()) };
     Ok(sent.page(&page))
-}
-
-async fn recorded<S: Store>(ledger: &Ledger<S>) -> Result<(Vec<MigrationView>, bool), StoreError> {
-    let (records, _) = ledger.once(&OnceKey::migration("")).await?;
-    let left_out = records.len().saturating_sub(MIGRATIONS_MOST);
-    let mut views = Vec::with_capacity(records.len() - left_out);
-    for record in records.iter().skip(left_out) {
-        let once = &record.once;
-        views.push(MigrationView::of(ledger, &once.name, &once.checksum, Some(record)).await?);
-    }
-    Ok((views, left_out > 0))
 }

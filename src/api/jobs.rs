@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::Api;
 use super::access::Caller;
-use super::definition::Definition;
 use super::listing::{Listing, Sent, applied, cursor, limit, place};
-use super::problem::{Kind, Problem};
+use super::problem::Problem;
 use super::routes::{Named, Query};
 use crate::board::{Board, Cursor, Filter, FindJobs, JobRow, JobState, Order};
 use crate::fence::Fence;
+use crate::job::definition::Definition;
 use crate::job::{Code, JobName, RunId, Trigger, Word as _};
 use crate::scheduler::run::Last;
 use crate::store::Store;
@@ -188,18 +188,14 @@ pub(super) async fn list<S: Store>(
     let page = board.jobs_of(&find, now, |job| caller.sees(job));
     let next = page.next.as_ref().map(|next| cursor(&next.to_string()));
     let items = page.jobs.into_iter().map(|row| JobView::of(&board, row)).collect();
-    Ok(sent.page(&Listing { items, next, revision: board.version(), applied, scanned_to: None, cut: false }))
+    Ok(sent.page(&Listing { next, ..Listing::whole(items, board.version(), applied) }))
 }
 
 /// The job of this name, where the caller may know of it; and its problem where there is none.
 pub(super) fn named(board: &Board, name: &str, caller: &Caller, now: Wall) -> Result<JobRow, Problem> {
     let name = JobName::new(name)?;
     let row = Some(&name).filter(|name| caller.sees(name)).and_then(|name| board.job(name, now));
-    row.ok_or_else(|| no_such(&name))
-}
-
-pub(super) fn no_such(name: &JobName) -> Problem {
-    Problem::new(Kind::NoSuchJob, format!("there is no job {name}")).try_command("fencron jobs")
+    row.ok_or_else(|| Problem::no_such_job(&name))
 }
 
 /// Answers with one job.

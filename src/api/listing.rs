@@ -63,11 +63,16 @@ impl<T> Listing<T> {
     }
 }
 
-/// How many rows a page is to have.
+/// How many rows a page has.
 pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
-    let limit = asked.unwrap_or(PAGE_USUAL);
-    let is_right = (1..=PAGE_MOST).contains(&limit);
-    is_right.then_some(limit).ok_or_else(|| Problem::parameter("limit", format!("a number from 1 to {PAGE_MOST}")))
+    number("limit", asked, (PAGE_USUAL, PAGE_MOST))
+}
+
+/// The number that the parameter of this name asks for: from 1 to the most, and the usual one where none is asked for.
+pub(super) fn number(name: &str, asked: Option<usize>, (usual, most): (usize, usize)) -> Result<usize, Problem> {
+    let number = asked.unwrap_or(usual);
+    let is_right = (1..=most).contains(&number);
+    is_right.then_some(number).ok_or_else(|| Problem::parameter(name, format!("a number from 1 to {most}")))
 }
 
 /// A place in a list, as clients carry it: they learn nothing from it, so that it may change.

@@ -18,7 +18,7 @@ use super::access::Caller;
 use super::problem::{Kind, Problem};
 use super::relay::{self, RELAYED};
 use super::routes::{Chosen, Named, Query};
-use super::runs::{known, no_such_run};
+use super::runs::known;
 use super::{Api, EVENTS, follow, in_time};
 use crate::execute::{FOLLOW_KEPT, Follow, Heard};
 use crate::job::RunId;
@@ -135,7 +135,7 @@ async fn as_text<S: Store>(
             let detail = format!("{run} is not running on this node");
             Err(Problem::new(Kind::NotHere, detail).of(run).try_command(format!("fencron logs {run}")))
         }
-        None => Err(no_such_run(run)),
+        None => Err(Problem::no_such_run(run)),
     }
 }
 

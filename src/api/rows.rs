@@ -52,7 +52,7 @@ pub(super) fn of_cluster<S: Store>() -> Vec<Route<S>> {
             .may(&[Kind::BadParameter, Kind::StoreAway])
             .tagged(),
         Route::get("/api/v1/migrations", "migrations", Viewer, held::migrations::<S>)
-            .about("The migrations that the ledger knows, in the order in which they were made")
+            .about("Migrations: those that the ledger knows, as they were made, and then those that were not begun")
             .json::<Listing<MigrationView>>()
             .may(&[Kind::StoreAway])
             .tagged(),

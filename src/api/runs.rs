@@ -10,7 +10,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::access::{Caller, Role};
-use super::jobs::no_such;
 use super::listing::{Applied, Listing, Sent, applied, cursor, limit, place};
 use super::problem::Problem;
 use super::routes::{Named, Query};
@@ -97,7 +96,7 @@ pub(super) async fn of_job<S: Store>(
     let page = page(&api, &caller, Wanted { job: Some(job.clone()), ..wanted }).await?;
     // Of a job that is gone, the history may be left.
     if page.items.is_empty() && !is_known {
-        return Err(no_such(&job));
+        return Err(Problem::no_such_job(&job));
     }
     Ok(sent.page(&page))
 }
@@ -213,7 +212,7 @@ pub(super) async fn one<S: Store>(
     let run = known(&run, &caller)?;
     match in_time(api.ledger.run_and_version(&run)).await {
         Ok(Some((row, version))) => Ok(sent.versioned(version, &shown(row, &caller))),
-        Ok(None) => Err(no_such_run(&run)),
+        Ok(None) => Err(Problem::no_such_run(&run)),
         Err(problem) => match api.board.read().open_run(&run) {
             Some(open) => Ok(sent.answer(&RunView::from(open.clone()))),
             None => Err(problem),
@@ -224,11 +223,7 @@ pub(super) async fn one<S: Store>(
 /// The run that a path names, where the caller may know of its job.
 pub(super) fn known(run: &str, caller: &Caller) -> Result<RunId, Problem> {
     let run: RunId = run.parse()?;
-    if caller.sees(&run.job()) { Ok(run) } else { Err(no_such_run(&run)) }
-}
-
-pub(super) fn no_such_run(run: &RunId) -> Problem {
-    Problem::no_such_run(run)
+    if caller.sees(&run.job()) { Ok(run) } else { Err(Problem::no_such_run(&run)) }
 }
 
 #[cfg(test)]

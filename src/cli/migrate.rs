@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::execute::Stop;
 use crate::job::Guarantee;
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
-use crate::once::{How, Notice, Reporter, Settled, Step, differences, has_order};
+use crate::once::{How, Notice, Reporter, Settled, Step, has_order, standings};
 use crate::store::Revision;
 use crate::time::written;
 
@@ -221,28 +221,11 @@ fn refuse_out_of_order(config: &Config, records: &[Recorded], id: &str) -> anyho
 
 async fn show(place: &Place, config: &Config, terminal: &mut Terminal) -> anyhow::Result<()> {
     let steps: Vec<Step> = config.migrations.iter().map(Step::from).collect();
-    let records = match steps.first() {
-        Some(first) => place.ledger().once(&first.key).await?.0,
-        None => place.ledger().once(&OnceKey::migration("")).await?.0,
-    };
-    let differences = differences(&steps, &records);
-    let mut views = Vec::new();
-    for step in &steps {
-        let recorded = records.iter().find(|recorded| recorded.once.name == step.key.name());
-        views.push(MigrationView::of(&place.ledger(), step.key.name(), &step.checksum, recorded).await?);
-    }
-    for recorded in &records {
-        if !steps.iter().any(|step| step.key.name() == recorded.once.name) {
-            views.push(
-                MigrationView::of(&place.ledger(), &recorded.once.name, &recorded.once.checksum, Some(recorded))
-                    .await?,
-            );
-        }
-    }
-    for view in &mut views {
-        let own = differences.iter().find(|difference| difference.id() == view.id);
-        view.difference = own.map(ToString::to_string);
-    }
+    let (mut standings, _) = standings(&place.ledger(), Some(&steps), usize::MAX).await?;
+    // As the file has them, and those that it does not have behind them.
+    let place = |id: &str| steps.iter().position(|step| step.key.name() == id).unwrap_or(usize::MAX);
+    standings.sort_by_cached_key(|standing| place(&standing.id));
+    let views: Vec<MigrationView> = standings.into_iter().map(MigrationView::from).collect();
     terminal.show(&views, |views| views_text(views))
 }
 

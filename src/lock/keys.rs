@@ -238,6 +238,17 @@ impl LockName {
         self.kind
     }
 
+    /// The word for what it is used for, as lists of locks have it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn kind_word(&self) -> &'static str {
+        match self.kind {
+            LockKind::Named if *self == LockName::leader() => "leader",
+            LockKind::Named => "lock",
+            LockKind::Migrations => "migrations",
+            LockKind::Once => "once",
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }

@@ -60,6 +60,17 @@ impl Calendar {
         self.block(i64::from(date.to_epoch_days())).is_some()
     }
 
+    /// The dates and ranges of dates as they are written, in order, and then those of every year.
+    pub(super) fn written(&self) -> impl Iterator<Item = String> {
+        let day = |day: LocalDay| i32::try_from(day).ok().and_then(NaiveDate::from_epoch_days);
+        let range = move |(first, last): &(LocalDay, LocalDay)| {
+            let (first, last) = (day(*first)?, day(*last)?);
+            Some(if first == last { first.to_string() } else { format!("{first}..{last}") })
+        };
+        let yearly = |(month, date): &(u32, u32)| format!("{month:02}-{date:02}");
+        self.ranges.iter().filter_map(range).chain(self.yearly.iter().map(yearly))
+    }
+
     /// The days around `day` that are all in the set: the first and the last. `None` when `day` is not.
     ///
     /// It may be less than the longest such stretch, but a range is never split.

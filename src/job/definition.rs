@@ -1,11 +1,12 @@
-//! What a job is, by the keys of the jobs file, with what may be a secret left out.
+//! What a job is, by the keys of the jobs file, with what may be a secret left out: all that the API, the page and the
+//! commands show of a definition comes from here.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::job::{
+use super::{
     Database, Guarantee, Http, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Sql, Target, Task, Text, Trigger,
 };
 use crate::time::written;
@@ -13,8 +14,13 @@ use crate::time::written;
 /// What stands where something is left out.
 const MASK: &str = "***";
 
-/// The headers whose values are left out wherever they come from, in small letters.
-const SECRET_HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie"];
+/// What is in the names of headers, of variables and of parameters of a URL whose values are left out wherever they come
+/// from, in small letters.
+const SECRET_NAMES: &[&str] =
+    &["authorization", "cookie", "token", "secret", "key", "password", "passwd", "credential", "signature"];
+
+/// How many excepted dates and ranges of dates are listed.
+pub const EXCEPTED_MOST: usize = 1_000;
 
 /// A job's definition. Durations are written as in the file, like `1m 30s`; what came from outside of the file is `***`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -24,6 +30,10 @@ pub struct Definition {
     pub schedule: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<&'static str>,
+    /// The dates on which the schedule does not fire: `2026-12-25`, `2026-12-24..2027-01-01`, and each year `12-25`. At
+    /// most 1,000 are listed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
     /// The most by which a start is moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<String>,
@@ -131,6 +141,10 @@ impl Definition {
             ),
             Trigger::After { .. } | Trigger::Disabled => (None, None, None),
         };
+        let except = match &job.trigger {
+            Trigger::Schedule { schedule, .. } => schedule.excepted().take(EXCEPTED_MOST).collect(),
+            Trigger::After { .. } | Trigger::Disabled => Vec::new(),
+        };
         let after = match &job.trigger {
             Trigger::After { job, on } => Some(AfterView { job: job.clone(), on: *on }),
             Trigger::Schedule { .. } | Trigger::Disabled => None,
@@ -150,13 +164,14 @@ impl Definition {
         Definition {
             schedule,
             timezone,
+            except,
             jitter,
             after,
             enabled: job.trigger != Trigger::Disabled,
             command,
             http,
             sql,
-            env: job.env.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
+            env: job.env.iter().map(|(name, value)| (name.clone(), shown(name, value))).collect(),
             dir: job.dir.as_ref().map(ToString::to_string),
             timeout: job.timeout.map(written),
             kill_after: written(job.kill_after),
@@ -182,14 +197,10 @@ impl Definition {
 
 impl HttpView {
     fn of(http: &Http) -> HttpView {
-        let value = |name: &str, value: &Text| {
-            let is_secret = SECRET_HEADERS.iter().any(|secret| name.eq_ignore_ascii_case(secret));
-            if is_secret { MASK.to_owned() } else { value.to_string() }
-        };
         HttpView {
             method: http.method.clone(),
-            url: without_password(&http.url),
-            headers: http.headers.iter().map(|(name, text)| (name.clone(), value(name, text))).collect(),
+            url: without_secrets(&http.url),
+            headers: http.headers.iter().map(|(name, text)| (name.clone(), shown(name, text))).collect(),
             body: http.body.as_ref().map(ToString::to_string),
             expect: http.expect.to_string(),
             redirects: http.redirects,
@@ -198,12 +209,35 @@ impl HttpView {
     }
 }
 
-/// A password that stands in the file is none to show either.
-fn without_password(url: &Text) -> String {
-    let shown = url.to_string();
-    let Ok(mut parsed) = url::Url::parse(&shown) else { return shown };
-    let has_password = parsed.password().is_some();
-    if has_password && parsed.set_password(Some(MASK)).is_ok() { parsed.into() } else { shown }
+/// Whether what bears this name is a secret.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_NAMES.iter().any(|part| name.contains(part))
+}
+
+/// The value that bears this name, as it may be shown.
+fn shown(name: &str, value: &Text) -> String {
+    if is_secret(name) { MASK.to_owned() } else { value.to_string() }
+}
+
+/// A URL as it may be shown: without its password, without a user that stands alone, which is often a token, and without
+/// the values of parameters that are named as secrets are.
+fn without_secrets(url: &Text) -> String {
+    let text = url.to_string();
+    let Ok(mut parsed) = url::Url::parse(&text) else { return text };
+    let has_login = match (parsed.username().is_empty(), parsed.password().is_some()) {
+        (true, false) => false,
+        // Neither fails for a URL with a host, and a request has one.
+        (_, true) => parsed.set_password(Some(MASK)).is_ok(),
+        (false, false) => parsed.set_username(MASK).is_ok(),
+    };
+    let is_masked = parsed.query_pairs().any(|(name, _)| is_secret(&name));
+    if is_masked {
+        let pairs: Vec<(String, String)> = parsed.query_pairs().into_owned().collect();
+        let query = pairs.iter().map(|(name, value)| (name, if is_secret(name) { MASK } else { value }));
+        parsed.query_pairs_mut().clear().extend_pairs(query);
+    }
+    if has_login || is_masked { parsed.into() } else { text }
 }
 
 impl SqlView {
@@ -244,11 +278,34 @@ mod tests {
     }
 
     #[test]
+    fn a_definition_says_on_which_dates_it_does_not_fire() {
+        let text = "version: 1\ncalendars: {closed: {dates: ['2026-12-24..2027-01-01', '2026-04-03', '05-01']}}\njobs:\n  \
+                    j: {schedule: '@daily', except: closed, shell: 'true'}\n";
+        let config = parse(text, &Sources::none()).unwrap();
+        let of = Definition::of(config.jobs.values().next().unwrap());
+        assert_eq!(of.except, ["2026-04-03", "2026-12-24..2027-01-01", "05-01"]);
+    }
+
+    #[test]
     fn no_secret_is_in_a_definition() {
         let http = "{url: 'http://u:hunter2@localhost/', headers: {Authorization: 'Bearer hunter2', x: y}}";
         let of = defined(&format!("{{schedule: '@hourly', http: {http}}}"));
         assert_eq!(of["http"]["url"], "http://u:***@localhost/");
         assert_eq!(of["http"]["headers"], serde_json::json!({"authorization": "***", "x": "y"}));
+        for (url, shown) in [
+            ("http://hunter2@localhost/", "http://***@localhost/"),
+            ("http://localhost/?a=1&api_key=hunter2", "http://localhost/?a=1&api_key=***"),
+            ("http://localhost/?a=%20", "http://localhost/?a=%20"),
+        ] {
+            assert_eq!(defined(&format!("{{schedule: '@hourly', http: {{url: '{url}'}}}}"))["http"]["url"], shown);
+        }
+        for name in ["X-Api-Key", "Cookie", "X-Auth-Token", "X-Hub-Signature", "Client-Secret"] {
+            let of =
+                defined(&format!("{{schedule: '@hourly', http: {{url: 'http://x/', headers: {{{name}: hunter2}}}}}}"));
+            assert_eq!(of["http"]["headers"][name.to_ascii_lowercase()], "***", "{name}");
+        }
+        let of = defined("{schedule: '@hourly', command: [a], env: {DB_PASSWORD: hunter2, LANG: C}}");
+        assert_eq!(of["env"], serde_json::json!({"DB_PASSWORD": "***", "LANG": "C"}));
 
         let mut job =
             Job::new(JobName::new("j").unwrap(), Task::Command(vec![Text::plain("a"), Text::secret("hunter2")]));
