@@ -1,6 +1,6 @@
 //! The HTTP listener of a node: health, the state of the cluster, and the output of runs.
 //!
-//! One table, `routes`, has everything that is answered, with what a caller needs for it. Everything is read-only.
+//! One table, `routes`, has everything that is answered, with what a caller needs for it.
 
 pub mod access;
 mod cluster;
@@ -11,6 +11,7 @@ pub(crate) mod held;
 pub(crate) mod jobs;
 mod listing;
 mod login;
+mod looker;
 pub mod metrics;
 mod openapi;
 mod output;
@@ -24,19 +25,17 @@ mod screens;
 pub mod streams;
 pub mod view;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Request, State};
-use axum::http::request::Parts;
+use axum::extract::{DefaultBodyLimit, FromRef, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
-use maud::{DOCTYPE, html};
+use maud::html;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -50,10 +49,10 @@ use crate::ledger::Ledger;
 use crate::listen::{self, Remote, Room, Tls};
 use crate::lock::Locks;
 use crate::node::Status;
-use crate::page::{Looker, Page};
+use crate::page::{Looker, Page, plain};
 use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, written};
-use access::{Access, Caller, Need, Peer, Role};
+use access::{Access, Need, Peer};
 pub use glance::Glance;
 use metrics::Counted;
 use problem::{Kind, Problem};
@@ -103,18 +102,6 @@ impl<S: Store> FromRef<Api<S>> for Page<S> {
             status: api.status.clone(),
             clock: api.clock.clone(),
         }
-    }
-}
-
-impl<State: Sync> FromRequestParts<State> for Looker {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Looker, Infallible> {
-        let caller = parts.extensions.get::<Caller>();
-        Ok(Looker {
-            name: caller.and_then(|caller| caller.name.clone()),
-            may_read_output: caller.is_some_and(|caller| caller.role >= Role::Reader),
-        })
     }
 }
 
@@ -177,12 +164,19 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// What every request passes before it is routed, and every answer at the end.
 async fn front<S: Store>(State(api): State<Api<S>>, mut request: Request, next: Next) -> Response {
     let wants_page = routes::accepted(request.headers(), &[problem::MEDIA_TYPE, routes::HTML]) == Some(routes::HTML);
+    let looker = wants_page.then(|| looker::without_caller(request.headers(), request.uri()));
     let mut answer = match identify(&api, &mut request).await {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
-    if wants_page && let Some(problem) = answer.extensions().get::<Problem>() {
-        let page = Html(problem.page());
+    if let Some(looker) = looker
+        && let Some(problem) = answer.extensions().get::<Problem>()
+    {
+        let page = match answer.extensions().get::<login::Again>() {
+            Some(again) => login::markup(&looker, &again.next, Some(&problem.detail)),
+            None => problem.page(&looker),
+        };
+        let page = Html(page.into_string());
         let headers = answer.headers().clone();
         answer = (answer.status(), headers, page).into_response();
         answer.headers_mut().remove(header::CONTENT_LENGTH);
@@ -227,7 +221,7 @@ async fn ready<S: Store>(State(api): State<Api<S>>) -> Response {
     json(code, &status)
 }
 
-async fn problem_page(Named(name): Named) -> Result<Html<String>, Problem> {
+async fn problem_page(looker: Looker, Named(name): Named) -> Result<Html<String>, Problem> {
     let Some(kind) = Kind::named(&name) else {
         let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         return Err(Problem::new(
@@ -235,18 +229,12 @@ async fn problem_page(Named(name): Named) -> Result<Html<String>, Problem> {
             format!("there is no such problem: there are {}", names.join(", ")),
         ));
     };
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head { meta charset="utf-8"; title { (kind.title()) } }
-            body {
-                h1 { (kind.title()) }
-                p { "Status " (kind.status().as_u16()) ", type " code { (kind.name()) } }
-                p { (kind.about()) }
-            }
-        }
+    let body = html! {
+        h1 { (kind.title()) }
+        p.muted { "Status " (kind.status().as_u16()) ", type " code { (kind.name()) } }
+        p { (kind.about()) }
     };
-    Ok(Html(page.into_string()))
+    Ok(Html(plain(&looker, kind.title(), &body).into_string()))
 }
 
 fn json<T: Serialize>(code: StatusCode, body: &T) -> Response {

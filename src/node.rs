@@ -201,6 +201,8 @@ struct Running<S, E> {
     node: Node<S, E>,
     started_at: Wall,
     config_digest: String,
+    /// When another jobs file was taken than that of the start.
+    config_since: Option<Wall>,
     scheduler: Scheduler,
     leadership: Leadership<S>,
     observed: Observed,
@@ -271,6 +273,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         status: watch::Sender<Status>,
         started: mpsc::Sender<(RunId, u32, Wall)>,
     ) -> Running<S, E> {
+        node.board.write().reads_migrations(&config.migrations);
         let options = &node.options;
         let presence = Presence { node: options.name.clone(), record: Vec::new() };
         let owner_key = node.locks.election(LockName::leader()).owner_key().to_owned();
@@ -281,6 +284,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         Running {
             started_at: options.clock.wall(),
             config_digest: config.digest,
+            config_since: None,
             scheduler: Scheduler::new(options.name.clone(), config.jobs).with_room(options.room),
             leadership: Leadership::new(candidate, owner_key),
             observed: Observed::default(),

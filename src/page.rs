@@ -11,16 +11,19 @@
 //! [`Board`]: crate::board::Board
 
 mod ansi;
+mod changes;
 mod draw;
 mod frame;
 mod job;
 mod jobs;
 mod leadership;
 mod locks;
+mod looker;
 mod migrations;
 mod now;
 mod run;
 mod store;
+mod tables;
 mod trouble;
 mod week;
 mod words;
@@ -42,19 +45,27 @@ use tokio::sync::watch;
 use crate::board::Shared;
 use crate::execute::{FOLLOW_KEPT, Heard, Outputs};
 use crate::job::{JobName, RunId};
-use crate::ledger::{Find, Ledger, OnceKey, RunRow};
+use crate::ledger::{Attention, Find, Ledger, RunRow};
 use crate::lock::{LockName, Locks};
 use crate::node::Status;
+use crate::once::{Step, standings};
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, written};
+use changes::Recorded;
+pub(crate) use frame::plain;
 use frame::{ASSETS, Depth, Frame, Screen};
+pub(crate) use looker::{Looker, Theme, Zones, up};
 use run::{Output, Written};
+pub(crate) use words::shown;
 
 /// How long the store may take to say what a screen asks of it.
 pub const STORE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How many runs in doubt the first screen names.
 const UNKNOWN_NAMED: usize = 10;
+
+/// How many pages of what ended badly are looked through for the jobs of one person.
+const ATTENTION_PAGES_MOST: usize = 20;
 
 /// How many of the last terms are shown.
 const TERMS_SHOWN: usize = 50;
@@ -70,20 +81,39 @@ pub struct Page<S> {
     pub clock: Clock,
 }
 
-/// What a person who looks may see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Looker {
-    /// As the list of tokens names the person; `None`: without a name.
-    pub name: Option<String>,
-    /// Whether what runs write may be shown, which may hold secrets.
-    pub may_read_output: bool,
-}
-
 impl<S: Store> Page<S> {
-    fn frame(&self) -> Frame {
-        let (boot, wall) = self.clock.both();
+    /// What every screen says to this person.
+    fn frame(&self, looker: Looker) -> Frame {
         let status = self.status.borrow().clone();
-        Frame::of(&self.board.read(), &status, &self.ledger.namespace().to_string(), wall, boot)
+        Frame::of(&self.board.read(), &status, &self.ledger.namespace().to_string(), self.clock.both(), looker)
+    }
+
+    /// The runs in doubt that this person sees, at most `limit`, and whether there are more.
+    async fn in_doubt(&self, looker: &Looker, limit: usize) -> Result<(Vec<RunId>, bool), String> {
+        in_time(self.ledger.unknown_runs_of(limit, |job| looker.sees(job))).await
+    }
+
+    /// What is recorded of the last changes, where this person sees all jobs.
+    async fn recorded(&self, looker: &Looker) -> Result<Recorded, String> {
+        if !looker.sees_all_jobs() {
+            return Ok(Recorded::default());
+        }
+        let terms = in_time(self.ledger.last_terms(changes::TERMS)).await?;
+        Ok(Recorded { terms })
+    }
+
+    /// What ended badly lately of what this person sees, and whether there is more.
+    async fn ended_badly(&self, looker: &Looker) -> Result<(Vec<Attention>, bool), StoreError> {
+        let (mut runs, mut before) = (Vec::new(), None);
+        for _ in 0..ATTENTION_PAGES_MOST {
+            let page = self.ledger.attention(before, trouble::ASKED_FOR).await?;
+            runs.extend(page.runs.into_iter().filter(|run| looker.sees(&run.run.job())));
+            before = page.next;
+            if before.is_none() || runs.len() >= trouble::ASKED_FOR {
+                break;
+            }
+        }
+        Ok((runs, before.is_some()))
     }
 }
 
@@ -96,22 +126,23 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Resul
     }
 }
 
-pub(crate) async fn now<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
-    let frame = page.frame();
-    let unknown = match frame.store_answers() {
-        true => in_time(page.ledger.unknown_runs(UNKNOWN_NAMED)).await,
-        false => Err("the store does not answer".to_owned()),
+pub(crate) async fn now<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
+    let frame = page.frame(looker);
+    let (unknown, recorded) = match frame.store_answers() {
+        true => tokio::join!(page.in_doubt(&frame.looker, UNKNOWN_NAMED), page.recorded(&frame.looker)),
+        false => (Err("the store does not answer".to_owned()), Err("the store does not answer".to_owned())),
     };
-    let view = now::Now::of(&page.board.read(), frame, unknown);
+    let view = now::Now::of(&page.board.read(), frame, unknown, recorded);
     answer(&headers, StatusCode::OK, &now::markup(&view))
 }
 
 pub(crate) async fn jobs<S: Store>(
     State(page): State<Page<S>>,
+    looker: Looker,
     wanted: Result<Query<jobs::Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let frame = page.frame();
+    let frame = page.frame(looker);
     let Query(wanted) = match wanted {
         Ok(wanted) => wanted,
         Err(rejected) => return refusal(&headers, &frame, Depth::Top, StatusCode::BAD_REQUEST, &rejected.body_text()),
@@ -126,9 +157,10 @@ pub(crate) async fn jobs<S: Store>(
 pub(crate) async fn job<S: Store>(
     State(page): State<Page<S>>,
     Path(name): Path<String>,
+    looker: Looker,
     headers: HeaderMap,
 ) -> Response {
-    let frame = page.frame();
+    let frame = page.frame(looker);
     let name = match JobName::new(&name) {
         Ok(name) => name,
         Err(error) => return refusal(&headers, &frame, Depth::Below, StatusCode::NOT_FOUND, &error.to_string()),
@@ -157,7 +189,7 @@ pub(crate) async fn run<S: Store>(
     looker: Looker,
     headers: HeaderMap,
 ) -> Response {
-    let frame = page.frame();
+    let frame = page.frame(looker);
     let refuse = |code, why: &str| refusal(&headers, &frame, Depth::Below, code, why);
     let id: RunId = match id.parse() {
         Ok(id) => id,
@@ -187,7 +219,7 @@ pub(crate) async fn run<S: Store>(
         },
     };
     let output = match &row {
-        _ if !looker.may_read_output => Output::Hidden,
+        _ if !frame.looker.may_read_output() => Output::Hidden,
         RunRow::Done(done) => Output::Kept(Written { text: done.output.clone(), forgotten: None, from }),
         RunRow::Open(_) => so_far(&page.outputs, &id, from).map_or(Output::Elsewhere, Output::Live),
     };
@@ -217,10 +249,11 @@ fn so_far(outputs: &Outputs, run: &RunId, from: Option<u64>) -> Option<Written> 
 
 pub(crate) async fn week<S: Store>(
     State(page): State<Page<S>>,
+    looker: Looker,
     wanted: Result<Query<week::Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let frame = page.frame();
+    let frame = page.frame(looker);
     let refuse = |why: &str| refusal(&headers, &frame, Depth::Top, StatusCode::BAD_REQUEST, why);
     let Query(wanted) = match wanted {
         Ok(wanted) => wanted,
@@ -235,19 +268,16 @@ pub(crate) async fn week<S: Store>(
     }
 }
 
-pub(crate) async fn trouble<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
-    let frame = page.frame();
-    let (unknown, ended) = tokio::join!(
-        in_time(page.ledger.unknown_runs(trouble::ASKED_FOR)),
-        in_time(page.ledger.attention(None, trouble::ASKED_FOR)),
-    );
-    let ended = ended.map(|page| (page.runs, page.next.is_some()));
+pub(crate) async fn trouble<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
+    let frame = page.frame(looker);
+    let (unknown, ended) =
+        tokio::join!(page.in_doubt(&frame.looker, trouble::ASKED_FOR), in_time(page.ended_badly(&frame.looker)),);
     let view = trouble::Trouble::of(&page.board.read(), frame, unknown, ended);
     answer(&headers, StatusCode::OK, &trouble::markup(&view))
 }
 
-pub(crate) async fn leadership<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
-    let frame = page.frame();
+pub(crate) async fn leadership<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
+    let frame = page.frame(looker);
     let election = page.locks.election(LockName::leader());
     let (queue, terms) = tokio::join!(in_time(election.observe()), in_time(page.ledger.terms(None, TERMS_SHOWN)));
     let queue = queue.map(leadership::Queue::of);
@@ -255,24 +285,26 @@ pub(crate) async fn leadership<S: Store>(State(page): State<Page<S>>, headers: H
     answer(&headers, StatusCode::OK, &leadership::markup(&view))
 }
 
-pub(crate) async fn locks<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
-    let frame = page.frame();
+pub(crate) async fn locks<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
+    let frame = page.frame(looker);
     let listing = in_time(page.locks.list("")).await;
     answer(&headers, StatusCode::OK, &locks::markup(&locks::LocksView { frame, listing }))
 }
 
 pub(crate) async fn migrations<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
-    let frame = page.frame();
-    // The key of one migration reads all of them.
-    let mut records = in_time(page.ledger.once(&OnceKey::migration("all"))).await.map(|(records, _)| records);
-    if !looker.may_read_output {
-        records.iter_mut().flatten().for_each(|record| record.once.output.clear());
+    let frame = page.frame(looker);
+    let migrations = page.board.read().migrations().cloned();
+    let steps: Option<Vec<Step>> = migrations.map(|migrations| migrations.iter().map(Step::from).collect());
+    let mut standings = in_time(standings(&page.ledger, steps.as_deref(), migrations::ROWS_MOST)).await;
+    if !frame.looker.may_read_output() {
+        let standings = standings.iter_mut().flat_map(|(standings, _)| standings);
+        standings.filter_map(|standing| standing.once.as_mut()).for_each(|once| once.output.clear());
     }
-    answer(&headers, StatusCode::OK, &migrations::markup(&migrations::Migrations { frame, records }))
+    answer(&headers, StatusCode::OK, &migrations::markup(&migrations::Migrations { frame, standings }))
 }
 
-pub(crate) async fn store<S: Store>(State(page): State<Page<S>>, headers: HeaderMap) -> Response {
-    let frame = page.frame();
+pub(crate) async fn store<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
+    let frame = page.frame(looker);
     let asked_at = page.clock.boot();
     let about = in_time(page.ledger.store().about()).await;
     let about = about.map(|about| (about, page.clock.boot().since(asked_at)));

@@ -35,6 +35,7 @@ use crate::listen::{self, Remote};
 use crate::store::Store;
 use crate::time::{Clock, Wall};
 use identify::Claim;
+pub(super) use identify::cookie;
 use logins::Logins;
 pub(super) use origin::check as check_origin;
 use seal::Keyring;

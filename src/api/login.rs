@@ -3,14 +3,16 @@
 use axum::extract::{Extension, Form, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use maud::{DOCTYPE, html};
+use maud::{Markup, html};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Api;
 use super::access::Peer;
 use super::problem::{Kind, Problem};
 use super::routes::Query;
 use crate::listen::HEAD_WITHIN;
+use crate::page::{Looker, plain, shown, up};
 use crate::store::Store;
 use crate::time::written;
 
@@ -31,33 +33,33 @@ pub(super) struct Before {
 }
 
 /// The form for a token.
-pub(super) async fn page(Query(before): Query<Before>) -> Html<String> {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width";
-                title { "fencron: log in" }
-            }
-            body {
-                main {
-                    h1 { "Log in" }
-                    form method="post" action="login" {
-                        input type="hidden" name="next" value=(before.next);
-                        p { label for="token" { "Token" } }
-                        p {
-                            input id="token" name="token" type="password" required autofocus
-                                autocomplete="current-password";
-                        }
-                        p { button { "Log in" } }
-                    }
-                    p { "`fencron token new` makes a token; the file that --auth names lists the tokens of this node." }
-                }
-            }
+pub(super) async fn page(looker: Looker, Query(before): Query<Before>) -> Html<String> {
+    Html(markup(&looker, &before.next, None).into_string())
+}
+
+/// The form for a token, with why the last one was not taken.
+pub(super) fn markup(looker: &Looker, next: &str, refused: Option<&str>) -> Markup {
+    let body = html! {
+        h1 { "Log in" }
+        @if let Some(why) = refused { p.notice.bad role="alert" { (shown(why)) } }
+        form.login method="post" action="login" {
+            input type="hidden" name="next" value=(next);
+            label for="token" { "Token" }
+            input id="token" name="token" type="password" required autofocus autocomplete="current-password";
+            button { "Log in" }
+        }
+        p.muted {
+            code { "fencron token new" }
+            " makes a token; the file that --auth names lists the tokens of this node."
         }
     };
-    Html(page.into_string())
+    plain(looker, "Log in", &body)
+}
+
+/// That the form for a token is shown again: an extension of the answer to a wrong one.
+#[derive(Clone, Debug)]
+pub(super) struct Again {
+    pub next: String,
 }
 
 /// Takes a token, and answers with a cookie.
@@ -72,18 +74,24 @@ pub(super) async fn login<S: Store>(
                       to read: start the node with --tls-cert and --tls-key, or come from the machine itself";
         return Err(Problem::new(Kind::LoginNeedsTls, detail));
     }
-    let login = form(request).await?;
-    let logged_in = api.access.login(login.token.trim(), &peer, &api.ledger, &api.clock).await;
-    let (value, until) = logged_in.inspect_err(|problem| {
-        tracing::warn!(from = %peer.address.ip(), why = problem.detail, "a login was refused");
-    })?;
-    let lasts = until.since(api.clock.wall()).as_secs();
-    Ok(moved(&onward(&login.next), Some(cookie(&value, lasts, is_tls))))
+    let login: Login = form(request).await?;
+    match api.access.login(login.token.trim(), &peer, &api.ledger, &api.clock).await {
+        Ok((value, until)) => {
+            let lasts = until.since(api.clock.wall()).as_secs();
+            Ok(moved(&onward(&login.next), [cookie(&value, lasts, is_tls)]))
+        }
+        Err(problem) => {
+            tracing::warn!(from = %peer.address.ip(), why = problem.detail, "a login was refused");
+            let mut answer = problem.into_response();
+            answer.extensions_mut().insert(Again { next: login.next });
+            Ok(answer)
+        }
+    }
 }
 
 /// The form that a request carries. A body that does not arrive holds its connection no longer than a head does.
-async fn form(request: Request) -> Result<Login, Problem> {
-    let form = tokio::time::timeout(HEAD_WITHIN, Form::<Login>::from_request(request, &()));
+pub(super) async fn form<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
+    let form = tokio::time::timeout(HEAD_WITHIN, Form::<T>::from_request(request, &()));
     let late = || Problem::new(Kind::BadParameter, format!("the form did not arrive within {}", written(HEAD_WITHIN)));
     let form = form.await.map_err(|_| late())?;
     form.map(|Form(login)| login).map_err(|error| Problem::new(Kind::BadParameter, error.body_text()))
@@ -91,21 +99,18 @@ async fn form(request: Request) -> Result<Login, Problem> {
 
 /// Takes the cookie away.
 pub(super) async fn logout(Extension(peer): Extension<Peer>) -> Response {
-    moved("login", Some(cookie("", 0, peer.tls.is_some())))
+    moved("login", [cookie("", 0, peer.tls.is_some())])
 }
 
 /// Where a browser that has not logged in goes, from a page at this path: relative, since a proxy may put a path before
 /// it.
 pub(super) fn to_login(path_and_query: &str) -> Response {
-    let path = path_and_query.split('?').next().unwrap_or_default();
-    let up = "../".repeat(path.matches('/').count().saturating_sub(1));
     let next: String = url::form_urlencoded::byte_serialize(path_and_query.as_bytes()).collect();
-    let up = if up.is_empty() { "./" } else { &up };
-    moved(&format!("{up}login?next={next}"), None)
+    moved(&format!("{}login?next={next}", up(path_and_query)), [])
 }
 
 /// A path of this node as a relative address; what is no such path leads to the first page.
-fn onward(next: &str) -> String {
+pub(super) fn onward(next: &str) -> String {
     let is_own = next.starts_with('/')
         && next.len() < 2_000
         && !next.contains("//")
@@ -120,12 +125,14 @@ fn cookie(value: &str, lasts: u64, is_tls: bool) -> String {
     format!("{name}={value}; Path=/; Max-Age={lasts}; HttpOnly; SameSite=Strict{secure}")
 }
 
-fn moved(to: &str, cookie: Option<String>) -> Response {
+/// Leads a browser on, with these cookies.
+pub(super) fn moved(to: &str, cookies: impl IntoIterator<Item = String>) -> Response {
     let mut headers = HeaderMap::new();
-    for (name, value) in [(header::LOCATION, Some(to.to_owned())), (header::SET_COOKIE, cookie)] {
-        // Both are ASCII without control characters.
-        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-            headers.insert(name, value);
+    let cookies = cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
+    for (name, value) in [(header::LOCATION, to.to_owned())].into_iter().chain(cookies) {
+        // All of them are ASCII without control characters.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(name, value);
         }
     }
     (StatusCode::SEE_OTHER, headers).into_response()

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use maud::{DOCTYPE, html};
+use maud::{Markup, html};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::job::{JobName, NotAName, NotARun, RunId};
+use crate::page::{Looker, plain, shown, up};
 use crate::store::StoreError;
 
 /// The media type of a problem.
@@ -251,21 +252,23 @@ impl Problem {
     }
 
     /// As a page, for a person.
-    pub(super) fn page(&self) -> String {
-        let try_command = self.command.as_deref();
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head { meta charset="utf-8"; title { (self.kind.title()) } }
-                body {
-                    h1 { (self.kind.title()) }
-                    p { (self.detail) }
-                    @if let Some(command) = try_command { p { "Try " code { (command) } } }
-                    p { (self.kind.about()) }
-                }
+    pub(super) fn page(&self, looker: &Looker) -> Markup {
+        let up = up(&looker.path);
+        let body = html! {
+            h1 { (self.kind.title()) }
+            p.notice.warn { (shown(&self.detail)) }
+            @if let Some(command) = self.command.as_deref() { p { "Try " code { (shown(command)) } } }
+            p { (self.kind.about()) }
+            p.muted {
+                "Status " (self.kind.status().as_u16()) ", "
+                a href={ (up) "problems/" (self.kind.name()) } { (self.kind.name()) }
+            }
+            p {
+                @if self.kind == Kind::Unauthenticated { a href={ (up) "login" } { "Log in" } " · " }
+                a href=(up) { "Now" } " · " a href={ (up) "jobs" } { "Jobs" }
             }
         };
-        page.into_string()
+        plain(looker, self.kind.title(), &body)
     }
 
     fn body(&self) -> Body<'_> {

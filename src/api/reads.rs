@@ -187,6 +187,7 @@ async fn a_store_that_says_nothing_holds_up_nothing_that_the_node_knows() {
             node: "b".into(),
             version: "0.1.0".into(),
             config_digest: "x".into(),
+            config_since: None,
             started_at: at("2026-11-27T00:00:00Z"),
             address: Some("127.0.0.1:1".into()),
             clock: at(NOW),

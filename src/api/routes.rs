@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::access::{By, Caller, Need, Role, check_origin};
 use super::metrics::{self, OPEN_METRICS};
 use super::problem::{Kind, Problem};
-use super::{Api, login, openapi, rows, screens};
+use super::{Api, login, looker, openapi, rows, screens};
 use crate::job::{JobName, RunId, Word as _};
 use crate::node::Status;
 use crate::store::Store;
@@ -65,6 +65,10 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
             .narrowed()
             .html(),
         Route::post("/logout", "logout", Nothing, login::logout).about("Takes the cookie away").narrowed().html(),
+        Route::post("/settings", "settings", Nothing, looker::settings)
+            .about("Keeps how a person wants the page")
+            .narrowed()
+            .html(),
     ];
     all.extend(rows::of_cluster());
     all.extend(rows::of_jobs());
@@ -275,6 +279,13 @@ impl Row {
         self.params.iter().filter(|param| param.place == Place::Query).map(|param| param.name).collect()
     }
 
+    /// Whether a caller who is narrowed to some jobs may have its answers: they are about one job or run, which is checked
+    /// before the handler, or the handler keeps to the jobs of the caller.
+    pub fn keeps_to_jobs(&self) -> bool {
+        self.narrowed
+            || self.params.iter().any(|param| param.place == Place::Path && ["job", "run"].contains(&param.name))
+    }
+
     /// Whether it is a page for people, and not a part of the API.
     pub fn is_page(&self) -> bool {
         self.offers().iter().all(|media| *media == HTML)
@@ -300,6 +311,14 @@ pub(super) fn is_health<S: Store>(path: &str) -> bool {
     let health =
         || routes::<S>().iter().map(|route| &route.row).filter(|r| r.need == Need::Health).map(|r| r.path).collect();
     PATHS.get_or_init(health).contains(&path)
+}
+
+/// The paths of the pages that are refused to callers who are narrowed to some jobs.
+pub(super) fn about_all_jobs<S: Store>() -> &'static [&'static str] {
+    static PATHS: OnceLock<Vec<&str>> = OnceLock::new();
+    let is_refused = |row: &&Row| row.is_page() && !row.keeps_to_jobs();
+    let refused = || routes::<S>().iter().map(|route| &route.row).filter(is_refused).map(|row| row.path).collect();
+    PATHS.get_or_init(refused)
 }
 
 /// Who sends a request, as far as that is known: an extension of each request but those about health.
@@ -356,12 +375,10 @@ fn allowed(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)]) 
         let detail = format!("{} takes the role {}, and {name} has {has}", row.path, role.word());
         return Err(Problem::new(Kind::RoleTooLow, detail));
     }
-    let mut of_one_job = false;
     for (name, value) in params {
         match *name {
             // What is no name is for the handler to refuse.
             "job" => {
-                of_one_job = true;
                 if let Ok(job) = JobName::new(value)
                     && !caller.sees(&job)
                 {
@@ -369,7 +386,6 @@ fn allowed(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)]) 
                 }
             }
             "run" => {
-                of_one_job = true;
                 if let Ok(run) = value.parse::<RunId>()
                     && !caller.sees(&run.job())
                 {
@@ -379,7 +395,7 @@ fn allowed(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)]) 
             _ => {}
         }
     }
-    if caller.jobs.is_some() && !of_one_job && !row.narrowed {
+    if caller.jobs.is_some() && !row.keeps_to_jobs() {
         let detail = format!("{} answers about all jobs, and this token only covers some", row.path);
         return Err(Problem::new(Kind::OtherJobs, detail));
     }

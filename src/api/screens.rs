@@ -11,9 +11,11 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
     use Role::Viewer;
     vec![
         Route::get("/", "page_now", Viewer, screens::now::<S>)
+            .narrowed()
             .about("Whether it fires, and what needs a person")
             .html(),
         Route::get("/jobs", "page_jobs", Viewer, screens::jobs::<S>)
+            .narrowed()
             .about("The jobs")
             .param(Param::query::<String>("q", "A part of a name or description."))
             .param(Param::query::<String>("state", "Only jobs in this state."))
@@ -30,11 +32,15 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
             .param(Param::query::<u64>("from", "The byte of its output from which on it is shown."))
             .html(),
         Route::get("/week", "page_week", Viewer, screens::week::<S>)
+            .narrowed()
             .about("What fires when")
             .param(Param::query::<String>("zone", "The time zone of the days and hours."))
             .param(Param::query::<String>("day", "The day whose fires are listed."))
             .html(),
-        Route::get("/trouble", "page_trouble", Viewer, screens::trouble::<S>).about("What went wrong").html(),
+        Route::get("/trouble", "page_trouble", Viewer, screens::trouble::<S>)
+            .narrowed()
+            .about("What went wrong")
+            .html(),
         Route::get("/leadership", "page_leadership", Viewer, screens::leadership::<S>).about("Who leads").html(),
         Route::get("/locks", "page_locks", Viewer, screens::locks::<S>).about("What is held").html(),
         Route::get("/migrations", "page_migrations", Viewer, screens::migrations::<S>)
@@ -44,6 +50,7 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
         // The login page needs them too, and there is nothing in them that is not in the source.
         Route::get("/assets/{file}", "page_asset", Need::Nothing, screens::asset)
             .about("A file beside the page")
+            .narrowed()
             .param(Param::path::<String>("file", "Its name, as the page has it."))
             .html(),
     ]

@@ -10,6 +10,9 @@ use crate::scheduler::run::{Done, Known, Open, Watermark};
 use crate::store::{Entry, Keys, Op, Range, Revision, Sort, Store, StoreError, Txn};
 use crate::time::Wall;
 
+/// How many runs in doubt are looked through for those of some jobs.
+pub const UNKNOWN_SEARCHED_MOST: usize = 20_000;
+
 /// A run as it is listed: open, or with its verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunRow {
@@ -254,9 +257,38 @@ impl<S: Store> Ledger<S> {
 
     /// The runs that ended as `unknown` and wait for a person: at most `limit`, and whether there are more.
     pub async fn unknown_runs(&self, limit: usize) -> Result<(Vec<RunId>, bool), StoreError> {
-        let page = self.store.range(Range { keys_only: true, limit, ..Range::of(self.keys.all_unknown()) }).await?;
-        let runs = page.entries.iter().filter_map(|entry| self.keys.run_of_unknown(&entry.key)).collect();
-        Ok((runs, page.more))
+        self.unknown_runs_of(limit, |_| true).await
+    }
+
+    /// The same of the jobs that a reader `sees`: at most [`UNKNOWN_SEARCHED_MOST`] of all are looked at.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn unknown_runs_of(
+        &self,
+        limit: usize,
+        sees: impl Fn(&JobName) -> bool,
+    ) -> Result<(Vec<RunId>, bool), StoreError> {
+        let Keys::Range { mut start, end } = self.keys.all_unknown() else { return Ok((Vec::new(), false)) };
+        let (mut runs, mut searched) = (Vec::new(), 0);
+        while searched < UNKNOWN_SEARCHED_MOST {
+            let keys = Keys::Range { start, end: end.clone() };
+            let page =
+                self.store.range(Range { keys_only: true, limit: limit.saturating_add(1), ..Range::of(keys) }).await?;
+            let found = page.entries.iter().filter_map(|entry| self.keys.run_of_unknown(&entry.key));
+            runs.extend(found.filter(|run| sees(&run.job())));
+            if runs.len() > limit {
+                runs.truncate(limit);
+                return Ok((runs, true));
+            }
+            searched += page.entries.len();
+            match page.entries.last().filter(|_| page.more) {
+                Some(last) => start = super::prune::behind(&last.key),
+                None => return Ok((runs, false)),
+            }
+        }
+        Ok((runs, true))
     }
 
     /// The last verdict of a job, by instant.

@@ -24,6 +24,9 @@ pub struct NodeRecord {
     /// The version of its program.
     pub version: String,
     pub config_digest: String,
+    /// When it took that jobs file, where it started with another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_since: Option<Wall>,
     pub started_at: Wall,
     /// Where its HTTP listener is reached; `None`: it has none.
     pub address: Option<String>,

@@ -6,7 +6,7 @@ use super::Ledger;
 use super::record::{TermRecord, decode, encode};
 use crate::fence::Fence;
 use crate::lock::Hold;
-use crate::store::{Compare, Entry, Keys, Op, Range, Store, StoreError, Txn};
+use crate::store::{Compare, Entry, Keys, Op, Range, Sort, Store, StoreError, Txn};
 use crate::time::Wall;
 
 /// How many terms are kept.
@@ -63,6 +63,19 @@ impl<S: Store> Ledger<S> {
         let is_before = |row: &TermRow| before.is_none_or(|before| row.fence < before);
         let rows = entries.iter().rev().filter_map(|entry| self.term_of(entry)).filter(is_before);
         Ok(rows.take(limit).collect())
+    }
+
+    /// The terms whose records changed last, the latest term first, at most `limit`: without reading the others.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn last_terms(&self, limit: usize) -> Result<Vec<TermRow>, StoreError> {
+        let range = Range { limit, order: Sort::NewestFirst, ..Range::of(self.keys.terms()) };
+        let page = self.store.range(range).await?;
+        let mut rows: Vec<TermRow> = page.entries.iter().filter_map(|entry| self.term_of(entry)).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.fence));
+        Ok(rows)
     }
 
     fn term_of(&self, entry: &Entry) -> Option<TermRow> {

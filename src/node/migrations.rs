@@ -106,6 +106,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             return;
         }
         let made = self.gate.open && self.gate.blocked.is_none() && self.gate.is_same(&config.migrations);
+        self.node.board.write().reads_migrations(&config.migrations);
         self.gate.steps = config.migrations.iter().map(Step::from).collect();
         self.gate.blocked = None;
         self.gate.failures = 0;
@@ -123,6 +124,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         tracing::info!(digest = config.digest, jobs = config.jobs.len(), "took a new configuration");
         self.node.metrics.config_reloads.add(&"taken", 1);
         self.config_digest = config.digest;
+        self.config_since = Some(self.node.options.clock.wall());
         self.node.board.write().configured(&config.jobs);
         self.feed(Event::Reloaded(config.jobs));
     }

@@ -70,6 +70,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             node: options.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config_digest: self.config_digest.clone(),
+            config_since: self.config_since,
             started_at: self.started_at,
             address: options.address.clone(),
             clock: options.clock.wall(),

@@ -6,9 +6,11 @@ use std::time::Duration;
 use maud::{DOCTYPE, Markup, html};
 use sha2::{Digest as _, Sha256};
 
-use super::words::{count, foreign, instant, took};
+use super::looker::{JOBS, Looker, Theme, UTC, Zones, up};
+use super::words::{Viewpoint, count, foreign, instant, took};
 use crate::board::{Board, Counts};
 use crate::fence::Fence;
+use crate::job::{JobName, Word as _};
 use crate::node::{Role, Status};
 use crate::time::{Boot, Wall};
 
@@ -111,6 +113,8 @@ pub(super) struct Leader {
 /// What every screen says.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
+    /// The person who looks at it.
+    pub looker: Looker,
     pub namespace: String,
     pub node: String,
     pub now: Wall,
@@ -122,14 +126,21 @@ pub(super) struct Frame {
     pub trusted_for: Option<Duration>,
     /// Up to when the schedules have been decided.
     pub decided: Option<Wall>,
+    /// Of the jobs that the looker sees.
     pub counts: Counts,
     /// What is wrong with nodes, for people.
     pub troubles: Vec<String>,
 }
 
 impl Frame {
-    /// What this node knows, at this time.
-    pub(super) fn of(board: &Board, status: &Status, namespace: &str, now: Wall, boot: Boot) -> Frame {
+    /// What this node knows, at this time, and this person may see.
+    pub(super) fn of(
+        board: &Board,
+        status: &Status,
+        namespace: &str,
+        (boot, now): (Boot, Wall),
+        looker: Looker,
+    ) -> Frame {
         let own = board.this_node();
         let leader = board.leader().map(|leader| {
             let record = board.nodes().find(|(lease, _)| *lease == leader.lease).map(|(_, record)| record);
@@ -151,9 +162,14 @@ impl Frame {
             heard_at: board.current_at(),
             trusted_for,
             decided: board.watermark().map(|mark| mark.instant),
-            counts: board.counts(now),
+            counts: board.counts_of(now, looker.jobs.as_ref().map(|jobs| move |job: &JobName| jobs.include(job))),
             troubles: troubles(board, status),
+            looker,
         };
+        if !frame.looker.sees_all_jobs() && !frame.troubles.is_empty() {
+            // They may name jobs.
+            frame.troubles = vec!["a node reports a trouble, which is shown to those who see all jobs".to_owned()];
+        }
         frame.firing = frame.judge(status);
         frame
     }
@@ -175,6 +191,11 @@ impl Frame {
                 None => Pill::Firing,
             },
         }
+    }
+
+    /// From where the instants of the screen are looked at.
+    pub(super) fn view(&self) -> Viewpoint {
+        Viewpoint { now: self.now, zones: self.looker.zones }
     }
 
     /// For how long the store has said nothing, where that is too long.
@@ -228,71 +249,155 @@ impl Depth {
 pub(super) fn page(frame: &Frame, at: (Screen, Depth), title: &str, live: u32, body: &Markup) -> Markup {
     let (screen, depth) = at;
     let up = depth.up();
-    let [css, js, icon] = &*ASSETS;
     let (word, class, sign) = frame.firing.look();
+    let title = format!("{word} · {title} · {}", frame.namespace);
+    let content = html! {
+        header id="top" {
+            div.bar {
+                a.brand href=(up) { "fencron" }
+                span.ns title="The namespace" { (frame.namespace) }
+                p.pill.(class) id="pill" role="status" { span.sign aria-hidden="true" { (sign) } " " (word) }
+                p.who { (leader_line(frame)) }
+                form.find role="search" action={ (up) "jobs" } {
+                    input type="search" name="q" aria-label="Find jobs by name" placeholder="Find a job"
+                        maxlength="100";
+                }
+                button.live id="live" type="button" hidden data-keep="" aria-pressed="false" { "Pause updates" }
+                (me(&frame.looker, up))
+            }
+            nav aria-label="Screens" {
+                @for (other, path, name) in SCREENS {
+                    @if frame.looker.may_open(path) {
+                        a href={ (up) (path) } aria-current=[(other == screen).then_some("page")] {
+                            (name) (badge(other, frame))
+                        }
+                    }
+                }
+            }
+        }
+        main id="main" tabindex="-1" {
+            (stale(frame))
+            (body)
+        }
+        (footer(frame))
+    };
+    document(frame.looker.theme, up, &title, live, &content)
+}
+
+/// A page that is about no cluster: it has nothing but its text.
+pub(crate) fn plain(looker: &Looker, title: &str, body: &Markup) -> Markup {
+    let up = up(&looker.path);
+    let content = html! {
+        header id="top" { div.bar.alone { a.brand href=(up) { "fencron" } } }
+        main.alone id="main" tabindex="-1" { (body) }
+    };
+    document(looker.theme, &up, title, 0, &content)
+}
+
+/// What stands around the content of every page.
+fn document(theme: Theme, up: &str, title: &str, live: u32, content: &Markup) -> Markup {
+    let [css, js, icon] = &*ASSETS;
+    let scheme = match theme {
+        Theme::System => "light dark",
+        Theme::Dark => "dark",
+        Theme::Light => "light",
+    };
     html! {
         (DOCTYPE)
-        html lang="en" {
+        html lang="en" data-theme=(theme.word()) {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (word) " · " (title) " · " (frame.namespace) " · fencron" }
+                meta name="color-scheme" content=(scheme);
+                title { (title) " · fencron" }
                 link rel="stylesheet" href={ (up) "assets/" (css.name) };
                 link rel="icon" type="image/svg+xml" href={ (up) "assets/" (icon.name) };
                 script type="module" src={ (up) "assets/" (js.name) } {}
             }
             body data-live=(live) {
                 a.skip href="#main" { "Skip to the content" }
-                header id="top" {
-                    div.bar {
-                        a.brand href=(up) { "fencron" }
-                        span.ns title="The namespace" { (frame.namespace) }
-                        p.pill.(class) id="pill" role="status" { span.sign aria-hidden="true" { (sign) } " " (word) }
-                        p.who { (leader_line(frame)) }
-                        form role="search" action={ (up) "jobs" } {
-                            input type="search" name="q" aria-label="Find jobs by name" placeholder="Find a job"
-                                maxlength="100";
-                        }
-                        button.live id="live" type="button" hidden data-keep="" aria-pressed="false" { "Pause updates" }
-                    }
-                    nav aria-label="Screens" {
-                        @for (other, path, name) in SCREENS {
-                            a href={ (up) (path) } aria-current=[(other == screen).then_some("page")] {
-                                (name) (badge(other, frame))
-                            }
-                        }
-                    }
+                (content)
+            }
+        }
+    }
+}
+
+/// Who looks, and how that person wants the page. Each choice is a form of its own, so that it works without script.
+fn me(looker: &Looker, up: &str) -> Markup {
+    let settings = format!("{up}settings");
+    let zones = looker.zones;
+    let choice = |name: &str, value: &str, chosen: bool, label: &str| {
+        html! { button name=(name) value=(value) aria-pressed=(if chosen { "true" } else { "false" }) { (label) } }
+    };
+    let next = html! { input type="hidden" name="next" value=(looker.path); };
+    let (mine, is_mine) = match zones {
+        Zones::Mine(zone) => (zone.name(), true),
+        Zones::Jobs | Zones::Utc => ("", false),
+    };
+    html! {
+        details.me id="me" {
+            summary {
+                @if let Some(name) = &looker.name { (foreign(name)) ", " (looker.role.word()) " · " }
+                span.muted { "times in " (zones.name()) }
+            }
+            div.menu {
+                @if !looker.sees_all_jobs() { p.muted { "You see the jobs " (patterns(looker)) "." } }
+                h2 { "Times" }
+                form.choice method="post" action=(settings) {
+                    (next)
+                    (choice("zones", JOBS, zones == Zones::Jobs, "UTC and the job's"))
+                    (choice("zones", UTC, zones == Zones::Utc, "UTC"))
                 }
-                main id="main" tabindex="-1" {
-                    (stale(frame))
-                    (body)
+                form.choice method="post" action=(settings) {
+                    (next)
+                    input name="mine" id="mine" value=(mine) aria-label="My time zone" placeholder="Europe/Berlin"
+                        maxlength="100" required;
+                    (choice("zones", "mine", is_mine, "Mine"))
                 }
-                footer {
-                    span {
-                        "Answered by node "
-                        b { (foreign(&frame.node)) }
-                        ", fencron "
-                        (env!("CARGO_PKG_VERSION"))
-                        " at "
-                        (instant(frame.now, frame.now))
-                    }
-                    span { "Times are UTC (Z) where no other zone is named." }
-                    span.keys hidden data-keep="" id="keys" {
-                        kbd { "/" }
-                        " search, "
-                        kbd { "g" }
-                        " then "
-                        kbd { "n" }
-                        " Now, "
-                        kbd { "j" }
-                        " Jobs, "
-                        kbd { "l" }
-                        " Leadership, "
-                        kbd { "p" }
-                        " pause updates"
-                    }
+                h2 { "Theme" }
+                form.choice method="post" action=(settings) {
+                    (next)
+                    @for (theme, name) in Theme::ALL { (choice("theme", theme.word(), theme == looker.theme, name)) }
                 }
+                @if looker.has_login {
+                    form.choice method="post" action={ (up) "logout" } { button id="logout" { "Log out" } }
+                }
+            }
+        }
+    }
+}
+
+/// The patterns of the jobs that a person is narrowed to.
+fn patterns(looker: &Looker) -> Markup {
+    let list = looker.jobs.as_ref().map(|jobs| jobs.list().join(", ")).unwrap_or_default();
+    html! { b { (foreign(&list)) } }
+}
+
+fn footer(frame: &Frame) -> Markup {
+    html! {
+        footer {
+            span {
+                "Answered by node "
+                b { (foreign(&frame.node)) }
+                ", fencron "
+                (env!("CARGO_PKG_VERSION"))
+                " at "
+                (instant(frame.now, frame.view()))
+            }
+            span { "Times are in " (frame.looker.zones.name()) " where no other zone is named." }
+            span.keys hidden data-keep="" id="keys" {
+                kbd { "/" }
+                " search, "
+                kbd { "g" }
+                " then "
+                kbd { "n" }
+                " Now, "
+                kbd { "j" }
+                " Jobs, "
+                kbd { "l" }
+                " Leadership, "
+                kbd { "p" }
+                " pause updates"
             }
         }
     }
@@ -326,7 +431,7 @@ fn stale(frame: &Frame) -> Markup {
     html! {
         @if let (Some(silence), Some(heard)) = (frame.silence(), frame.heard_at) {
             p.notice.unk id="stale" {
-                b { "This is as of " (instant(heard, frame.now)) ", " (took(silence)) " old. " }
+                b { "This is as of " (instant(heard, frame.view())) ", " (took(silence)) " old. " }
                 "Node "
                 (foreign(&frame.node))
                 " has heard nothing from the store since then, so it shows what it knew. "

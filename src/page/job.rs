@@ -7,18 +7,17 @@ use maud::{Markup, html};
 
 use super::draw::{self, Bar};
 use super::frame::{Depth, Frame, Screen, page};
-use super::now::run_link;
+use super::tables::run_link;
 use super::words::{
-    command, distance, fact, foreign, instant, instant_and_distance, instant_or, job_state, local, open_state, took,
-    verdict,
+    Viewpoint, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, job_state,
+    open_state, took, verdict, visible,
 };
 use crate::board::{Board, JobRow};
-use crate::job::{
-    Database, Guarantee, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Target, Task, Text, Trigger, Verdict,
-};
+use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MissedView, SqlView};
+use crate::job::{Job, JobName, MissedRun, Trigger, Verdict, Word as _};
 use crate::ledger::RunRow;
 use crate::scheduler::run::{Done, Source};
-use crate::time::{Wall, written};
+use crate::time::Wall;
 
 /// How many of the next fires are shown.
 const FIRES: usize = 5;
@@ -42,8 +41,8 @@ pub(super) struct JobView {
 /// A fire that comes.
 pub(super) struct Fire {
     pub at: Wall,
-    pub local: String,
-    pub zone: &'static str,
+    /// In the zone of the schedule.
+    pub local: Option<String>,
     pub starts: Wall,
     pub note: Option<String>,
 }
@@ -58,23 +57,22 @@ impl JobView {
     ) -> Option<JobView> {
         let row = board.job(name, frame.now)?;
         let definition = board.definition(name).cloned();
-        let fires = definition.as_deref().map_or_else(Vec::new, |job| fires(job, frame.now));
+        let fires = definition.as_deref().map_or_else(Vec::new, |job| fires(job, frame.view()));
         Some(JobView { row, fires, definition, runs, frame })
     }
 }
 
-fn fires(job: &Job, now: Wall) -> Vec<Fire> {
+fn fires(job: &Job, view: Viewpoint) -> Vec<Fire> {
     let Trigger::Schedule { schedule, jitter } = &job.trigger else { return Vec::new() };
     let mut fires = Vec::new();
-    let mut after = now;
+    let mut after = view.now;
     while fires.len() < FIRES
         && let Some(next) = schedule.next_start(*jitter, after)
     {
         let explained = schedule.explain(next.at);
         fires.push(Fire {
             at: next.at,
-            local: local(next.at, schedule),
-            zone: schedule.timezone(),
+            local: view.beside(next.at, schedule),
             starts: next.starts,
             note: explained.note,
         });
@@ -85,7 +83,7 @@ fn fires(job: &Job, now: Wall) -> Vec<Fire> {
 
 pub(super) fn markup(view: &JobView) -> Markup {
     let JobView { row, frame, .. } = view;
-    let now = frame.now;
+    let now = frame.view();
     let body = html! {
         section.head id="head" {
             h1 { (row.name) " " (job_state(row.state)) }
@@ -137,7 +135,7 @@ fn when(row: &JobRow) -> Markup {
 }
 
 fn coming(view: &JobView) -> Markup {
-    let now = view.frame.now;
+    let now = view.frame.view();
     html! {
         @if !view.fires.is_empty() {
             section id="fires" aria-labelledby="fires-h" {
@@ -149,7 +147,14 @@ fn coming(view: &JobView) -> Markup {
                     }
                 }
                 table.rows.short {
-                    thead { tr { th { "UTC" } th { "In its zone" } th { "In" } th { "Note" } } }
+                    thead {
+                        tr {
+                            th { (now.zones.name()) }
+                            @if now.has_zones_of_jobs() { th { "In its zone" } }
+                            th { "In" }
+                            th { "Note" }
+                        }
+                    }
                     tbody {
                         @for fire in &view.fires {
                             tr {
@@ -159,7 +164,7 @@ fn coming(view: &JobView) -> Markup {
                                         small { "starts " (instant(fire.starts, now)) " (jitter)" }
                                     }
                                 }
-                                td { (fire.local) " " span.muted { (fire.zone) } }
+                                @if let Some(local) = &fire.local { td { (local) } }
                                 td { (distance(fire.at, now)) }
                                 td { @if let Some(note) = &fire.note { (note) } }
                             }
@@ -219,17 +224,17 @@ fn runs(view: &JobView) -> Markup {
                     p.empty {
                         "It never ran."
                         @if let Some(fire) = view.fires.first() {
-                            " First due " (instant_and_distance(fire.at, view.frame.now)) "."
+                            " First due " (instant_and_distance(fire.at, view.frame.view())) "."
                         }
                     }
                 }
-                Ok(runs) => (table(runs, view.frame.now, view.row.name.as_str())),
+                Ok(runs) => (table(runs, view.frame.view(), view.row.name.as_str())),
             }
         }
     }
 }
 
-fn table(runs: &[RunRow], now: Wall, job: &str) -> Markup {
+fn table(runs: &[RunRow], now: Viewpoint, job: &str) -> Markup {
     html! {
         table.rows {
             thead {
@@ -318,10 +323,11 @@ fn definition(view: &JobView) -> Markup {
                 None => p.empty { "The jobs file of this node does not have this job: only its history is known." },
                 Some(job) => {
                     p.muted {
-                        "As the jobs file of this node has it. Values that came from outside the file are shown as ***."
+                        "As the jobs file of this node has it. What came from outside the file, and what is named as a "
+                        "secret is, stands here as ***."
                     }
                     dl.definition {
-                        @for (name, value) in said(job) { div { dt { (name) } dd { (foreign(&cut(&value))) } } }
+                        @for (name, value) in said(Definition::of(job)) { div { dt { (name) } dd { (text(&value)) } } }
                     }
                 },
             }
@@ -329,134 +335,87 @@ fn definition(view: &JobView) -> Markup {
     }
 }
 
-fn cut(text: &str) -> String {
-    let mut cut: String = text.chars().take(TASK_MOST).collect();
+/// A text of a definition: cut, with its lines.
+fn text(text: &str) -> Markup {
+    let lines = text.chars().map(|c| if c == '\n' { c } else { visible(c) });
+    let mut cut: String = lines.take(TASK_MOST).collect();
     if text.chars().nth(TASK_MOST).is_some() {
         cut.push('…');
     }
-    cut
+    html! { bdi { (cut) } }
 }
 
 /// What a job's definition says, by the keys of the jobs file.
-fn said(job: &Job) -> Vec<(String, String)> {
+fn said(definition: Definition) -> Vec<(String, String)> {
     let mut said: Vec<(String, String)> = Vec::new();
-    let mut say = |name: &str, value: String| said.push((name.to_owned(), value));
-    match &job.trigger {
-        Trigger::Schedule { schedule, jitter } => {
-            say("schedule", schedule.text().to_owned());
-            say("timezone", schedule.timezone().to_owned());
-            if !jitter.most.is_zero() {
-                say("jitter", format!("up to {}", written(jitter.most)));
-            }
-        }
-        Trigger::After { job, on } => say("after", format!("{job}, on {}", on_word(*on))),
-        Trigger::Disabled => say("schedule", "none: only a person makes it run".to_owned()),
+    let mut say = |name: &str, value: Option<String>| said.extend(value.map(|value| (name.to_owned(), value)));
+    let has_trigger = definition.schedule.is_some() || definition.after.is_some();
+    say("schedule", definition.schedule);
+    say("schedule", (!has_trigger).then(|| "none: only a person makes it run".to_owned()));
+    say("timezone", definition.timezone.map(str::to_owned));
+    say("except", excepted(&definition.except));
+    say("jitter", definition.jitter.map(|most| format!("up to {most}")));
+    say("after", definition.after.map(|after| format!("{}, on {}", after.job, after.on.word())));
+    let has_task = definition.command.is_some() || definition.http.is_some() || definition.sql.is_some();
+    match definition.command.as_deref() {
+        Some([program, flag, script]) if program == "/bin/sh" && flag == "-c" => say("shell", Some(script.clone())),
+        command => say("command", command.map(|words| words.join(" "))),
     }
-    task(&job.task, &mut say);
-    for (name, value) in &job.env {
-        say(&format!("env.{name}"), value.to_string());
+    definition.http.into_iter().for_each(|http| request(http, &mut say));
+    definition.sql.into_iter().for_each(|sql| statements(sql, &mut say));
+    say("call", (!has_task).then(|| "a closure of the program".to_owned()));
+    for (name, value) in definition.env {
+        say(&format!("env.{name}"), Some(value));
     }
-    if let Some(dir) = &job.dir {
-        say("dir", dir.to_string());
-    }
-    say("timeout", job.timeout.map_or("none".to_owned(), written));
-    say("kill_after", written(job.kill_after));
-    say("overlap", overlap(job.overlap));
-    say("missed", missed(job));
+    say("dir", definition.dir);
+    say("timeout", Some(definition.timeout.unwrap_or_else(|| "none".to_owned())));
+    say("kill_after", Some(definition.kill_after));
+    let most = definition.max_running.map(|most| format!(", up to {most} at once")).unwrap_or_default();
+    say("overlap", Some(format!("{}{most}", definition.overlap)));
+    say("missed", Some(missed(&definition.missed)));
+    let retry = definition.retry;
     say(
         "retry",
-        format!("{} attempts, pause {} to {}", job.retry.attempts, written(job.retry.initial), written(job.retry.max)),
+        Some(format!("{}, pause {} to {}", count(retry.attempts as usize, "attempt"), retry.initial, retry.max)),
     );
-    let guarantee = match job.guarantee {
-        Guarantee::AtMostOnce => "at_most_once",
-        Guarantee::AtLeastOnce => "at_least_once",
-        Guarantee::ExactlyOnce => "exactly_once",
-    };
-    say("guarantee", guarantee.to_owned());
-    let lost = match job.on_lost_leadership {
-        OnLostLeadership::Cancel => "cancel",
-        OnLostLeadership::Finish => "finish",
-    };
-    say("on_lost_leadership", lost.to_owned());
-    say("history", format!("the last {}, for {}", job.history.keep, written(job.history.age)));
+    say("guarantee", Some(definition.guarantee.word().to_owned()));
+    say("on_lost_leadership", Some(definition.on_lost_leadership.word().to_owned()));
+    let history = definition.history;
+    say("history", Some(format!("the last {}, for {}", history.keep, history.age)));
     said
 }
 
-fn on_word(on: On) -> &'static str {
-    match on {
-        On::Success => "success",
-        On::Failure => "failure",
-        On::End => "end",
-    }
+/// The dates on which it does not fire; `None`: there are none.
+fn excepted(dates: &[String]) -> Option<String> {
+    let more = match dates.len() {
+        0 => return None,
+        EXCEPTED_MOST => ", and perhaps more",
+        _ => "",
+    };
+    Some(format!("{}{more}", dates.join(", ")))
 }
 
-fn overlap(overlap: Overlap) -> String {
-    match overlap {
-        Overlap::Skip => "skip".to_owned(),
-        Overlap::Queue => "queue".to_owned(),
-        Overlap::Replace => "replace".to_owned(),
-        Overlap::Allow { max_running } => format!("allow, up to {max_running} at once"),
+fn request(http: HttpView, say: &mut impl FnMut(&str, Option<String>)) {
+    say("http", Some(format!("{} {}", http.method, http.url)));
+    for (name, value) in http.headers {
+        say(&format!("header {name}"), Some(value));
     }
+    say("body", http.body);
+    say("expect", Some(http.expect));
 }
 
-fn missed(job: &Job) -> String {
-    let run = match job.missed.run {
+fn statements(sql: SqlView, say: &mut impl FnMut(&str, Option<String>)) {
+    let transaction = if sql.transaction { ", in one transaction" } else { "" };
+    say("sql", Some(format!("{} {}{transaction}", sql.database, sql.target)));
+    say("file", sql.file);
+    say("statements", Some(sql.statements.join(";\n")));
+}
+
+fn missed(missed: &MissedView) -> String {
+    let run = match missed.run {
         MissedRun::Skip => return "skip".to_owned(),
         MissedRun::Latest => "latest".to_owned(),
-        MissedRun::All => format!("all, at most {}, one each {}", job.missed.limit, written(job.missed.every)),
+        MissedRun::All => format!("all, at most {}, one each {}", missed.limit, missed.every),
     };
-    job.missed.within.map_or(run.clone(), |within| format!("{run}, not older than {}", written(within)))
-}
-
-fn task(task: &Task, say: &mut impl FnMut(&str, String)) {
-    match task {
-        Task::Command(words) => match &words[..] {
-            [program, flag, script] if program.to_string() == "/bin/sh" && flag.to_string() == "-c" => {
-                say("shell", script.to_string());
-            }
-            words => say("command", words.iter().map(Text::to_string).collect::<Vec<_>>().join(" ")),
-        },
-        Task::Http(http) => {
-            say("http", format!("{} {}", http.method, without_secrets(&http.url)));
-            for (name, value) in &http.headers {
-                say(&format!("header {name}"), header(name, value));
-            }
-            if let Some(body) = &http.body {
-                say("body", body.to_string());
-            }
-            say("expect", http.expect.to_string());
-        }
-        Task::Sql(sql) => {
-            let kind = match sql.kind {
-                Database::Postgres => "postgres",
-                Database::Mysql => "mysql",
-                Database::Sqlite => "sqlite",
-            };
-            let place = match &sql.target {
-                Target::Server(server) => format!("{}:{}", server.host, server.port),
-                Target::File(file) => file.to_string(),
-            };
-            say("sql", format!("{kind} {place}{}", if sql.transaction { ", in one transaction" } else { "" }));
-        }
-        Task::Call => say("call", "a closure of the program".to_owned()),
-    }
-}
-
-/// A URL without its user and password.
-fn without_secrets(url: &Text) -> String {
-    let text = url.to_string();
-    match url::Url::parse(&text) {
-        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
-            let is_changed = url.set_username("***").is_ok() && url.set_password(None).is_ok();
-            if is_changed { url.to_string() } else { "***".to_owned() }
-        }
-        _ => text,
-    }
-}
-
-/// The value of a header, unless its name says that it is a secret.
-fn header(name: &str, value: &Text) -> String {
-    const SECRET: [&str; 6] = ["authorization", "cookie", "token", "secret", "key", "password"];
-    let name = name.to_ascii_lowercase();
-    if SECRET.iter().any(|part| name.contains(part)) { "***".to_owned() } else { value.to_string() }
+    missed.within.as_ref().map_or(run.clone(), |within| format!("{run}, not older than {within}"))
 }

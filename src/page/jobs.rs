@@ -5,8 +5,8 @@ use serde::Deserialize;
 
 use super::draw;
 use super::frame::{Depth, Frame, Screen, page};
-use super::now::job_link;
-use super::words::{command, foreign, grouped, instant, instant_and_distance, job_state, local, verdict};
+use super::tables::job_link;
+use super::words::{command, foreign, grouped, instant, instant_and_distance, job_state, verdict};
 use crate::board::{Board, Cursor, Filter, FindJobs, JobRow, NotACursor, Order};
 use crate::job::Trigger;
 use crate::scheduler::run::STRIP_MOST;
@@ -49,7 +49,7 @@ impl Wanted {
     }
 }
 
-fn word_of(state: Filter) -> &'static str {
+pub(super) fn word_of(state: Filter) -> &'static str {
     match state {
         Filter::Failing => "failing",
         Filter::Late => "late",
@@ -96,10 +96,12 @@ impl Jobs {
             after: wanted.after.as_deref().map(str::parse).transpose()?,
             limit: JOBS_SHOWN,
         };
-        let found = board.jobs(&find, frame.now);
+        let found = board.jobs_of(&find, frame.now, |job| frame.looker.sees(job));
         let row = |job: JobRow| {
             let local = match board.definition(&job.name).map(|job| &job.trigger) {
-                Some(Trigger::Schedule { schedule, .. }) => job.next_fire.map(|at| local(at, schedule)),
+                Some(Trigger::Schedule { schedule, .. }) => {
+                    job.next_fire.and_then(|at| frame.view().beside_short(at, schedule))
+                }
                 _ => None,
             };
             Row { job, local }
@@ -195,7 +197,7 @@ fn nothing(view: &Jobs) -> Markup {
 }
 
 fn table(view: &Jobs) -> Markup {
-    let now = view.frame.now;
+    let now = view.frame.view();
     html! {
         table.rows.jobs {
             thead {

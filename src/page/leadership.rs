@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Screen, page};
 use super::words::{
-    Look, command, distance, fact, foreign, instant, instant_and_distance, instant_or, shown, state, took,
+    Look, Viewpoint, command, distance, fact, foreign, instant, instant_and_distance, instant_or, shown, state, took,
 };
 use crate::board::Board;
 use crate::ledger::{NodeRecord, TermEnd, TermRow};
@@ -85,7 +85,7 @@ fn present(view: &Leadership) -> Markup {
                         @if let Some(fence) = leader.fence { " under fence " (fence) }
                     }
                     dl.facts {
-                        (fact("Since", &instant_and_distance(leader.since, frame.now)))
+                        (fact("Since", &instant_and_distance(leader.since, frame.view())))
                         @if leader.is_here {
                             (fact("Trust", &html! {
                                 @if let Some(left) = frame.trusted_for {
@@ -93,9 +93,9 @@ fn present(view: &Leadership) -> Markup {
                                 } @else { b { "over" } ": it starts nothing before the store answers" }
                             }))
                         } @else {
-                            (fact("Last sign", &instant_or("none", leader.last_sign, frame.now)))
+                            (fact("Last sign", &instant_or("none", leader.last_sign, frame.view())))
                         }
-                        (fact("Decided up to", &instant_or("nothing yet", frame.decided, frame.now)))
+                        (fact("Decided up to", &instant_or("nothing yet", frame.decided, frame.view())))
                     }
                     p.do { (command("step-down")) }
                 }
@@ -136,7 +136,7 @@ fn queue(view: &Leadership) -> Markup {
 }
 
 fn nodes(view: &Leadership) -> Markup {
-    let now = view.frame.now;
+    let now = view.frame.view();
     html! {
         section id="nodes" aria-labelledby="nodes-h" {
             h2 id="nodes-h" { "Nodes" }
@@ -182,7 +182,7 @@ fn nodes(view: &Leadership) -> Markup {
 
 /// The terms, as a bar from the earliest to now and as a table.
 fn terms(view: &Leadership) -> Markup {
-    let now = view.frame.now;
+    let now = view.frame.view();
     html! {
         section id="terms" aria-labelledby="terms-h" {
             h2 id="terms-h" { "Terms" }
@@ -190,7 +190,7 @@ fn terms(view: &Leadership) -> Markup {
                 Err(why) => p.notice.unk { "The terms are not known now: " (foreign(why)) "." },
                 Ok(terms) if terms.is_empty() => p.empty { "None is recorded." },
                 Ok(terms) => {
-                    (draw::spans("The last terms, the latest at the right, with gaps in gray", &spans(terms, now)))
+                    (draw::spans("The last terms, the latest at the right, with gaps in gray", &spans(terms, now.now)))
                     table.rows.short {
                         thead {
                             tr {
@@ -210,7 +210,7 @@ fn terms(view: &Leadership) -> Markup {
     }
 }
 
-fn term_row(term: &TermRow, before: Option<&TermRow>, now: Wall) -> Markup {
+fn term_row(term: &TermRow, before: Option<&TermRow>, view: Viewpoint) -> Markup {
     let (word, look) = match term.end {
         None if term.to.is_none() => ("leads", Look::Running),
         None => ("not recorded", Look::Idle),
@@ -223,9 +223,9 @@ fn term_row(term: &TermRow, before: Option<&TermRow>, now: Wall) -> Markup {
         tr {
             td { (foreign(&term.node)) }
             td.num data-l="fence" { (term.fence) }
-            td data-l="from" { (instant_and_distance(term.from, now)) }
-            td data-l="to" { (instant_or("now", term.to, now)) }
-            td.num data-l="for" { (took(term.to.unwrap_or(now).since(term.from))) }
+            td data-l="from" { (instant_and_distance(term.from, view)) }
+            td data-l="to" { (instant_or("now", term.to, view)) }
+            td.num data-l="for" { (took(term.to.unwrap_or(view.now).since(term.from))) }
             td { (state(word, look)) }
             td.num data-l="first claim after" { @if let Some(first) = term.first_claim { (took(first.since(term.from))) } }
             td.num data-l="gap before" {
@@ -256,8 +256,8 @@ fn spans(terms: &[TermRow], now: Wall) -> Vec<Span> {
 }
 
 /// When a node last published what its clock says, by that clock.
-fn sign(clock: Wall, now: Wall) -> Markup {
-    html! { (instant(clock, now)) " " (distance(clock.min(now), now)) }
+fn sign(clock: Wall, view: Viewpoint) -> Markup {
+    html! { (instant(clock, view)) " " (distance(clock.min(view.now), view)) }
 }
 
 fn role(node: &Node) -> Markup {

@@ -3,9 +3,8 @@
 use maud::{Markup, html};
 
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, command, foreign, instant_and_distance, state};
+use super::words::{Look, Viewpoint, command, foreign, instant_and_distance, state};
 use crate::lock::{Bar, LOCKS_LISTED, Listing, LockKind, LockListed, LockName, SemaphoreListed};
-use crate::time::Wall;
 
 /// How many rows are shown.
 const ROWS_MOST: usize = 500;
@@ -30,14 +29,14 @@ pub(super) fn markup(view: &LocksView) -> Markup {
                 Ok(listing) if listing.locks.is_empty() && listing.semaphores.is_empty() => p.empty {
                     "Nothing is held, and nothing is waited for."
                 },
-                Ok(listing) => (table(listing, view.frame.now)),
+                Ok(listing) => (table(listing, view.frame.view())),
             }
         }
     };
     page(&view.frame, (Screen::Locks, Depth::Top), "Locks", 2, &body)
 }
 
-fn table(listing: &Listing, now: Wall) -> Markup {
+fn table(listing: &Listing, now: Viewpoint) -> Markup {
     let semaphores: Vec<&SemaphoreListed> =
         listing.semaphores.iter().filter(|listed| !listed.held.is_empty() || listed.waiting > 0).collect();
     html! {
@@ -69,12 +68,11 @@ fn table(listing: &Listing, now: Wall) -> Markup {
     }
 }
 
-fn lock_row(lock: &LockListed, now: Wall) -> Markup {
-    let (kind, revoke) = kind(&lock.name);
+fn lock_row(lock: &LockListed, now: Viewpoint) -> Markup {
     html! {
         tr {
             td.name { (foreign(lock.name.as_str())) }
-            td { (kind) }
+            td { (lock.name.kind_word()) }
             td data-l="holder" {
                 @match (&lock.holder, lock.barred) {
                     (Some(holder), _) => (foreign(&holder.node)),
@@ -86,18 +84,18 @@ fn lock_row(lock: &LockListed, now: Wall) -> Markup {
             td.num data-l="fence" { @if let Some(holder) = &lock.holder { (holder.fence) } }
             td data-l="since" { @if let Some(holder) = &lock.holder { (instant_and_distance(holder.since, now)) } }
             td.num data-l="waiting" { (lock.waiting) }
-            td.do { (command(&revoke)) }
+            td.do { (command(&revoke(&lock.name))) }
         }
     }
 }
 
-/// What a lock is for, and the command that takes it away.
-fn kind(name: &LockName) -> (&'static str, String) {
+/// The command that takes a lock away.
+fn revoke(name: &LockName) -> String {
     match name.kind() {
-        LockKind::Named if *name == LockName::leader() => ("leader", "step-down".to_owned()),
-        LockKind::Named => ("lock", format!("unlock --force {}", quoted(name.as_str()))),
-        LockKind::Migrations => ("migrations", "unlock --force migrations --kind migrations".to_owned()),
-        LockKind::Once => ("once", format!("unlock --force {} --kind once", quoted(name.as_str()))),
+        LockKind::Named if *name == LockName::leader() => "step-down".to_owned(),
+        LockKind::Named => format!("unlock --force {}", quoted(name.as_str())),
+        LockKind::Migrations => "unlock --force migrations --kind migrations".to_owned(),
+        LockKind::Once => format!("unlock --force {} --kind once", quoted(name.as_str())),
     }
 }
 
@@ -107,7 +105,7 @@ fn quoted(word: &str) -> String {
     if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
-fn semaphore_row(semaphore: &SemaphoreListed, now: Wall) -> Markup {
+fn semaphore_row(semaphore: &SemaphoreListed, now: Viewpoint) -> Markup {
     let taken: u32 = semaphore.held.iter().map(|held| held.permits).sum();
     html! {
         tr {

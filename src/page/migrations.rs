@@ -1,43 +1,57 @@
-//! **Migrations**: what was made once, and what waits for a person.
+//! **Migrations**: what was made once, what was not begun, and what waits for a person.
 
 use maud::{Markup, html};
 
 use super::ansi;
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, command, foreign, instant, state, took};
-use crate::ledger::{Once, OnceState, Recorded};
-use crate::time::Wall;
+use super::words::{Look, Viewpoint, command, foreign, instant, state, took};
+use crate::once::{Standing, State};
 
-/// How many migrations are shown, the newest first.
-const ROWS_MOST: usize = 500;
+/// How many recorded migrations are shown, the newest.
+pub(super) const ROWS_MOST: usize = 500;
 
 /// What the screen shows.
 pub(super) struct Migrations {
     pub frame: Frame,
-    /// In the order in which they came to be as they are.
-    pub records: Result<Vec<Recorded>, String>,
+    /// Those that are recorded, in the order in which they came to be so, and then those that were not begun; and whether
+    /// some were left out.
+    pub standings: Result<(Vec<Standing>, bool), String>,
 }
 
 pub(super) fn markup(view: &Migrations) -> Markup {
     let body = html! {
         h1 { "Migrations" }
         section id="migrations" aria-label="Migrations" {
-            @match &view.records {
+            @match &view.standings {
                 Err(why) => p.notice.unk {
                     "The migrations are not known now: "
                     (foreign(why))
                     ". Try again, or ask the store: "
                     (command("migrate status"))
                 },
-                Ok(records) if records.is_empty() => p.empty { "None was begun. " (command("migrate status")) },
-                Ok(records) => (table(records, view.frame.now)),
+                Ok((standings, _)) if standings.is_empty() => p.empty {
+                    "There is none: none was begun, and the jobs file of this node has none. " (command("migrate status"))
+                },
+                Ok((standings, is_cut)) => {
+                    (table(standings, view.frame.view()))
+                    @if *is_cut {
+                        p {
+                            "Of those that were begun, these are the last "
+                            (ROWS_MOST)
+                            ". For all: "
+                            (command("migrate status -o json"))
+                        }
+                    }
+                }
             }
         }
     };
     page(&view.frame, (Screen::Migrations, Depth::Top), "Migrations", 2, &body)
 }
 
-fn table(records: &[Recorded], now: Wall) -> Markup {
+/// What comes next first, and then what was made, the newest first.
+fn table(standings: &[Standing], view: Viewpoint) -> Markup {
+    let (begun, new): (Vec<&Standing>, Vec<&Standing>) = standings.iter().partition(|standing| standing.once.is_some());
     html! {
         table.rows {
             thead {
@@ -53,44 +67,50 @@ fn table(records: &[Recorded], now: Wall) -> Markup {
                     th { "Do" }
                 }
             }
-            tbody { @for recorded in records.iter().rev().take(ROWS_MOST) { (row(&recorded.once, now)) } }
-        }
-        @if records.len() > ROWS_MOST {
-            p { "These are the last " (ROWS_MOST) ". For all: " (command("migrate status -o json")) }
+            tbody { @for standing in new.into_iter().chain(begun.into_iter().rev()) { (row(standing, view)) } }
         }
     }
 }
 
-fn row(once: &Once, now: Wall) -> Markup {
-    let (word, look) = match once.state {
-        OnceState::Pending => ("pending", Look::Waiting),
-        OnceState::Claimed => ("claimed", Look::Running),
-        OnceState::Done => ("done", Look::Good),
-        OnceState::Failed => ("failed", Look::Bad),
-        OnceState::Unknown => ("unknown", Look::Unknown),
+fn row(standing: &Standing, view: Viewpoint) -> Markup {
+    let look = match standing.state {
+        State::Pending => Look::Waiting,
+        State::Running => Look::Running,
+        State::Lost => Look::Late,
+        State::Done => Look::Good,
+        State::Failed => Look::Bad,
+        State::Unknown => Look::Unknown,
     };
-    let act = match once.state {
-        OnceState::Failed | OnceState::Unknown => format!("migrate resolve {} --as done", once.name),
-        _ => "migrate status".to_owned(),
+    let act = match standing.state {
+        State::Failed | State::Unknown => format!("migrate resolve {} --as done", standing.id),
+        State::Pending | State::Running | State::Lost | State::Done => "migrate status".to_owned(),
     };
+    let once = standing.once.as_ref();
     html! {
         tr {
-            td.name { (foreign(&once.name)) }
-            td { (state(word, look)) }
+            td.name { (foreign(&standing.id)) }
+            td { (state(standing.state.as_str(), look)) }
             td {
-                (foreign(&once.reason))
-                @if !once.output.is_empty() {
-                    details { summary { "What it wrote" } pre.out { (ansi::markup(&once.output)) } }
-                }
+                @if let Some(difference) = &standing.difference { p.notice.warn { (foreign(difference)) } }
+                @if let Some(once) = once {
+                    (foreign(&once.reason))
+                    @if !once.output.is_empty() {
+                        details { summary { "What it wrote" } pre.out { (ansi::markup(&once.output)) } }
+                    }
+                } @else { span.muted { "of the jobs file of this node" } }
             }
             td data-l="by" {
-                @if let Some(by) = &once.claimed_by { (foreign(&by.node)) } @else { span.muted { "a person" } }
+                @if let Some(by) = once.and_then(|once| once.claimed_by.as_ref()) {
+                    (foreign(&by.node))
+                } @else if once.is_some() { span.muted { "a person" } }
             }
-            td.num data-l="fence" { @if let Some(by) = &once.claimed_by { (by.fence) } }
-            td.num data-l="attempts" { (once.attempts) }
-            td data-l="begun" { (instant(once.started_at, now)) }
+            td.num data-l="fence" { @if let Some(by) = once.and_then(|once| once.claimed_by.as_ref()) { (by.fence) } }
+            td.num data-l="attempts" { @if let Some(once) = once { (once.attempts) } }
+            td data-l="begun" { @if let Some(once) = once { (instant(once.started_at, view)) } }
             td.num data-l="took" {
-                @if let Some(finished) = once.finished_at { (took(finished.since(once.started_at))) }
+                @if let Some((from, to)) = once.and_then(|once| Some((once.started_at, once.finished_at?))) {
+                    (took(to.since(from)))
+                }
             }
             td.do { (command(&act)) }
         }

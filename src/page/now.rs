@@ -1,25 +1,21 @@
 //! **Now**: is it firing, what needs a person, what is late or will not run, and what changed.
 
-use std::time::Duration;
-
 use maud::{Markup, html};
 
+use super::changes::{Change, Recorded, changes};
 use super::frame::{Depth, Frame, Pill, Screen, page};
+use super::tables::{self, all_jobs, job_link};
 use super::words::{
-    Look, command, count, distance, fact, foreign, grouped, instant, instant_and_distance, instant_or, job_state,
-    local, open_state, state, took, verdict,
+    Look, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, open_state, state, took,
 };
-use crate::board::{Board, Filter, FindJobs, JobRow, Order};
-use crate::job::{JobName, RunId, Trigger, Verdict};
+use crate::board::{Board, Filter, FindJobs, JobRow};
+use crate::job::{JobName, RunId, Trigger};
 use crate::schedule::Schedule;
 use crate::scheduler::run::Open;
 use crate::time::Wall;
 
 /// How many rows a list of this screen has; the others are a link away.
 pub(super) const ROWS: usize = 12;
-
-/// How far back changes are shown.
-const CHANGES: Duration = Duration::from_secs(3_600);
 
 /// What the screen shows.
 pub(super) struct Now {
@@ -32,6 +28,8 @@ pub(super) struct Now {
     pub open: Vec<Open>,
     pub next: Vec<Next>,
     pub changes: Vec<Change>,
+    /// Why the changes are only those that this node knows of itself.
+    pub unrecorded: Option<String>,
     pub nodes: usize,
 }
 
@@ -40,42 +38,34 @@ pub(super) struct Next {
     pub job: JobName,
     pub at: Wall,
     /// In the zone of its schedule.
-    pub local: String,
-    pub zone: &'static str,
-}
-
-/// Something that happened lately.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    pub at: Wall,
-    pub what: What,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum What {
-    Led { node: String, fence: String },
-    Joined { node: String },
-    Paused { job: JobName, by: String },
-    Broke { job: JobName, verdict: Verdict, run: RunId },
+    pub local: Option<String>,
 }
 
 impl Now {
-    pub(super) fn of(board: &Board, frame: Frame, unknown: Result<(Vec<RunId>, bool), String>) -> Now {
+    pub(super) fn of(
+        board: &Board,
+        frame: Frame,
+        unknown: Result<(Vec<RunId>, bool), String>,
+        recorded: Result<Recorded, String>,
+    ) -> Now {
         let now = frame.now;
-        let list = |state| board.jobs(&FindJobs { state: Some(state), limit: ROWS, ..FindJobs::default() }, now).jobs;
-        let next = board.next_fires().filter(|(start, _)| *start >= now).take(ROWS);
+        let sees = |job: &JobName| frame.looker.sees(job);
+        let find = |state| FindJobs { state: Some(state), limit: ROWS, ..FindJobs::default() };
+        let list = |state| board.jobs_of(&find(state), now, sees).jobs;
+        let next = board.next_fires().filter(|(start, job)| *start >= now && sees(job)).take(ROWS);
         let next = next.filter_map(|(start, job)| {
-            let schedule = schedule_of(board, job)?;
-            Some(Next { job: job.clone(), at: start, local: local(start, schedule), zone: schedule.timezone() })
+            let local = frame.view().beside(start, schedule_of(board, job)?);
+            Some(Next { job: job.clone(), at: start, local })
         });
         Now {
             unknown,
             failing: list(Filter::Failing),
             late: list(Filter::Late),
             paused: list(Filter::Paused),
-            open: board.open_runs().take(ROWS).cloned().collect(),
+            open: board.open_runs().filter(|open| sees(&open.job)).take(ROWS).cloned().collect(),
             next: next.collect(),
-            changes: changes(board, &frame),
+            changes: changes(board, &frame, &recorded),
+            unrecorded: recorded.err(),
             nodes: board.nodes().count(),
             frame,
         }
@@ -90,38 +80,8 @@ pub(super) fn schedule_of<'a>(board: &'a Board, job: &JobName) -> Option<&'a Sch
     }
 }
 
-fn changes(board: &Board, frame: &Frame) -> Vec<Change> {
-    let now = frame.now;
-    let mut changes = Vec::new();
-    if let Some(leader) = &frame.leader {
-        let node = leader.node.clone().unwrap_or_default();
-        let fence = leader.fence.map_or_else(String::new, |fence| fence.to_string());
-        changes.push(Change { at: leader.since, what: What::Led { node, fence } });
-    }
-    let joined = board.nodes().map(|(_, node)| (node.started_at, What::Joined { node: node.node.clone() }));
-    changes.extend(joined.map(|(at, what)| Change { at, what }));
-    let list = |state| {
-        board.jobs(&FindJobs { state: Some(state), order: Order::Name, limit: 500, ..FindJobs::default() }, now)
-    };
-    for row in list(Filter::Paused).jobs {
-        if let Some(paused) = row.paused {
-            changes.push(Change { at: paused.at, what: What::Paused { job: row.name, by: paused.by } });
-        }
-    }
-    for row in list(Filter::Failing).jobs {
-        if let Some(last) = row.last.filter(|last| last.bad_in_a_row == 1) {
-            let what = What::Broke { job: row.name, verdict: last.verdict, run: last.run };
-            changes.push(Change { at: last.finished_at, what });
-        }
-    }
-    changes.retain(|change| now.since(change.at) < CHANGES);
-    changes.sort_by_key(|change| std::cmp::Reverse(change.at));
-    changes.truncate(ROWS);
-    changes
-}
-
 pub(super) fn markup(view: &Now) -> Markup {
-    let now = view.frame.now;
+    let now = view.frame.view();
     let body = html! {
         (headline(view))
         section id="needs" aria-labelledby="needs-h" {
@@ -158,12 +118,11 @@ pub(super) fn markup(view: &Now) -> Markup {
         }
         section id="changed" aria-labelledby="changed-h" {
             h2 id="changed-h" { "Changed in the last hour" }
-            @if view.changes.is_empty() { p.empty { "Nothing that this node knows of." } }
+            @if let Some(why) = &view.unrecorded { p.muted { "What is recorded is not known now: " (foreign(why)) } }
+            @if view.changes.is_empty() { p.empty { "Nothing that is recorded, or that this node knows of." } }
             ul.plain {
                 @for change in &view.changes {
-                    li {
-                        (instant(change.at, now)) " " span.muted { (distance(change.at, now)) } " " (sentence(&change.what))
-                    }
+                    li { (instant_and_distance(change.at, now)) " " (change.sentence()) }
                 }
             }
         }
@@ -190,13 +149,15 @@ fn headline(view: &Now) -> Markup {
                     (fact("Fence", &html! {
                         b { @if let Some(fence) = leader.fence { (fence) } @else { "not known" } }
                     }))
-                    (fact("Leads since", &instant_and_distance(leader.since, frame.now)))
+                    (fact("Leads since", &instant_and_distance(leader.since, frame.view())))
                 } @else {
                     (fact("Leader", &html! { b { "none" } }))
                 }
                 (fact("Trust", &trust(frame)))
-                (fact("Decided up to", &instant_or("nothing yet", frame.decided, frame.now)))
-                (fact("Nodes", &html! { a href="leadership" { (count(view.nodes, "node")) } }))
+                (fact("Decided up to", &instant_or("nothing yet", frame.decided, frame.view())))
+                @if frame.looker.may_open("leadership") {
+                    (fact("Nodes", &html! { a href="leadership" { (count(view.nodes, "node")) } }))
+                }
                 (fact("Jobs", &html! { a href="jobs" { (count(frame.counts.jobs, "job")) } }))
             }
         }
@@ -210,7 +171,7 @@ fn trust(frame: &Frame) -> Markup {
         @match (leader.is_here, frame.trusted_for, leader.last_sign) {
             (true, Some(left), _) => { "may act for " b { (took(left)) } " without asking the store" },
             (true, None, _) => { b { "over" } ": it starts nothing before the store answers" },
-            (false, _, Some(sign)) => { "its last sign was " b { (distance(sign.min(frame.now), frame.now)) } },
+            (false, _, Some(sign)) => { "its last sign was " b { (distance(sign.min(frame.now), frame.view())) } },
             (false, _, None) => { "nothing is known of this leader but its term" },
         }
     }
@@ -227,25 +188,10 @@ fn unknown(view: &Now) -> Markup {
         @match &view.unknown {
             Ok((runs, _)) if runs.is_empty() => {},
             Ok((runs, more)) => {
-                table.rows id="unknown" {
-                    caption {
-                        "Runs in doubt: nothing says how they ended, and nothing repeats them before a person does"
-                    }
-                    thead { tr { th { "Run" } th { "Verdict" } th { "Settle it" } } }
-                    tbody {
-                        @for run in runs {
-                            tr {
-                                td.name { (run_link("", run)) }
-                                td { (verdict(Verdict::Unknown)) }
-                                td.do {
-                                    (command(&format!("resolve {run} --as succeeded")))
-                                    " "
-                                    span.muted { "or failed, or retry" }
-                                }
-                            }
-                        }
-                    }
-                }
+                div id="unknown" {
+                p.caption { "Nothing says how these runs ended, and nothing repeats them before a person does" }
+                (tables::in_doubt(runs))
+            }
                 @if *more { p { a href="trouble" { "There are more runs in doubt" } } }
             }
             Err(why) => p.muted { "Which runs are in doubt is not known: " (foreign(why)) },
@@ -253,98 +199,31 @@ fn unknown(view: &Now) -> Markup {
     }
 }
 
-/// A link to a run.
-pub(super) fn run_link(up: &str, run: &RunId) -> Markup {
-    html! { a href={ (up) "runs/" (run) } { (run) } }
-}
-
-/// A link to a job.
-pub(super) fn job_link(up: &str, job: &JobName) -> Markup {
-    html! { a href={ (up) "jobs/" (job) } { (job) } }
-}
-
 fn failing(view: &Now) -> Markup {
-    let now = view.frame.now;
     html! {
         @if !view.failing.is_empty() {
-            table.rows id="failing" {
-                caption { "Jobs whose last run ended badly" }
-                thead {
-                    tr {
-                        th { "Job" }
-                        th { "Last run" }
-                        th.num { "In a row" }
-                        th { "Ended" }
-                        th { "Next fire" }
-                        th { "Read why" }
-                    }
-                }
-                tbody {
-                    @for row in &view.failing {
-                        tr {
-                            td.name { (job_link("", &row.name)) }
-                            @if let Some(last) = &row.last {
-                                td { a.quiet href={ "runs/" (last.run) } { (verdict(last.verdict)) } }
-                                td.num data-l="in a row" { (last.bad_in_a_row) }
-                                td data-l="ended" { (instant_and_distance(last.finished_at, now)) }
-                                td data-l="next" { (instant_or("none", row.next_fire, now)) }
-                                td.do { (command(&format!("logs {}", last.run))) }
-                            }
-                        }
-                    }
-                }
+            div id="failing" {
+                p.caption { "The last run of these jobs ended badly" }
+                (tables::failing(&view.failing, view.frame.view()))
             }
-            @if view.frame.counts.failing > view.failing.len() {
-                p { a href="jobs?state=failing" { "All " (grouped(view.frame.counts.failing)) " failing jobs" } }
-            }
+            (all_jobs(Filter::Failing, view.failing.len(), view.frame.counts.failing))
         }
     }
 }
 
 fn late(view: &Now) -> Markup {
-    let now = view.frame.now;
     let counts = view.frame.counts;
     html! {
         @if !view.late.is_empty() || !view.paused.is_empty() {
-            table.rows {
-                thead { tr { th { "Job" } th { "State" } th { "Since" } th { "Why" } th { "Do" } } }
-                tbody {
-                    @for row in &view.late {
-                        tr {
-                            td.name { (job_link("", &row.name)) }
-                            td { (job_state(crate::board::JobState::Late)) }
-                            td data-l="since" { @if let Some(at) = row.next_start { (instant_and_distance(at, now)) } }
-                            td { "it is due, and no leader has decided it" }
-                            td.do { (command("status")) }
-                        }
-                    }
-                    @for row in &view.paused {
-                        tr {
-                            td.name { (job_link("", &row.name)) }
-                            td { (job_state(crate::board::JobState::Paused)) }
-                            @if let Some(paused) = &row.paused {
-                                td data-l="since" { (instant_and_distance(paused.at, now)) }
-                                td {
-                                    @if paused.by.is_empty() { "paused" } @else { "paused by " (foreign(&paused.by)) }
-                                }
-                            }
-                            td.do { (command(&format!("resume {}", row.name))) }
-                        }
-                    }
-                }
-            }
-            @if counts.late > view.late.len() {
-                p { a href="jobs?state=late" { "All " (grouped(counts.late)) " late jobs" } }
-            }
-            @if counts.paused > view.paused.len() {
-                p { a href="jobs?state=paused" { "All " (grouped(counts.paused)) " paused jobs" } }
-            }
+            (tables::late(&view.late, &view.paused, view.frame.view()))
+            (all_jobs(Filter::Late, view.late.len(), counts.late))
+            (all_jobs(Filter::Paused, view.paused.len(), counts.paused))
         }
     }
 }
 
 fn open(view: &Now) -> Markup {
-    let now = view.frame.now;
+    let now = view.frame.view();
     html! {
         @if view.open.is_empty() {
             p.empty { "No run is open." }
@@ -365,9 +244,7 @@ fn open(view: &Now) -> Markup {
                     }
                 }
             }
-            @if view.frame.counts.running > view.open.len() {
-                p { a href="jobs?state=running" { "All " (count(view.frame.counts.running, "job")) " with open runs" } }
-            }
+            (all_jobs(Filter::Running, view.open.len(), view.frame.counts.running))
         }
     }
 }
@@ -383,39 +260,15 @@ fn next(view: &Now) -> Markup {
                     @for next in &view.next {
                         tr {
                             td.name { (job_link("", &next.job)) }
-                            td { (instant_and_distance(next.at, view.frame.now)) small { (next.local) " " (next.zone) } }
+                            td {
+                                (instant_and_distance(next.at, view.frame.view()))
+                                @if let Some(local) = &next.local { small { (local) } }
+                            }
                             td.do { (command(&format!("trigger {}", next.job))) }
                         }
                     }
                 }
             }
-        }
-    }
-}
-
-fn sentence(what: &What) -> Markup {
-    html! {
-        @match what {
-            What::Led { node, fence } => {
-                b { (foreign(node)) } " became the leader under fence " b { (fence) } ". " (command("status"))
-            },
-            What::Joined { node } => { "Node " b { (foreign(node)) } " started. " (command("status")) },
-            What::Paused { job, by } => {
-                (job_link("", job))
-                " was paused"
-                @if !by.is_empty() { " by " (foreign(by)) }
-                ". "
-                (command(&format!("resume {job}")))
-            },
-            What::Broke { job, verdict: how, run } => {
-                (job_link("", job))
-                " began to fail: "
-                (verdict(*how))
-                " "
-                (run_link("", run))
-                " "
-                (command(&format!("logs {run}")))
-            },
         }
     }
 }

@@ -6,6 +6,8 @@
 const HIDDEN_EVERY = 15_000;
 /** How many lines of followed output are kept. */
 const LINES_MOST = 2_000;
+/** The widest line of followed output, in characters: what goes on beyond is cut, and marked. */
+const COLUMNS_MOST = 20_000;
 
 const seconds = Number(document.body.dataset.live);
 let paused = false;
@@ -136,6 +138,9 @@ document.addEventListener("click", (event) => {
 /** How what comes next looks, as the sequences so far have it. */
 const style = { fore: -1, back: -1, bold: false, dim: false, italic: false, underline: false, inverse: false };
 
+/** How wide the line is that is written on. */
+let column = 0;
+
 /** @param {number[]} codes */
 function restyle(codes) {
   for (let at = 0; at < Math.max(codes.length, 1); at++) {
@@ -195,13 +200,28 @@ function put(out, text) {
     if (!piece) return;
     const node = document.createElement("span");
     node.className = classes();
-    node.textContent = piece.replace(UNSEEN, "\ufffd");
+    node.textContent = fit(piece).replace(UNSEEN, "\ufffd");
+    if (!node.textContent) return;
     out.append(node.className ? node : document.createTextNode(node.textContent));
   });
 }
 
+/** Cuts what is beyond the widest line.
+ * @param {string} text */
+function fit(text) {
+  const lines = text.split("\n").map((line, index) => {
+    if (index > 0) column = 0;
+    const room = COLUMNS_MOST - column;
+    column += line.length;
+    if (line.length <= room) return line;
+    return room >= 0 ? `${line.slice(0, room)}…` : "";
+  });
+  return lines.join("\n");
+}
+
 /** @param {HTMLElement} out */
 function clearLine(out) {
+  column = 0;
   for (let last = out.lastChild; last; last = out.lastChild) {
     const text = last.textContent ?? "";
     const end = text.lastIndexOf("\n");
@@ -228,6 +248,7 @@ function trim(out) {
 function follow(out) {
   const address = `${out.dataset.follow}?follow=1&offset=${out.dataset.from ?? 0}`;
   const events = new EventSource(address);
+  column = (out.textContent ?? "").split("\n").at(-1)?.length ?? 0;
   // No event can carry a carriage return: it comes as the sequence that means the same to a terminal.
   events.addEventListener("message", (event) => write(out, event.data.replaceAll("\x1b[G", "\r")));
   for (const kind of ["gap", "partial"]) events.addEventListener(kind, (event) => write(out, `\n… ${event.data} …\n`));
@@ -260,6 +281,7 @@ document.addEventListener("keydown", (event) => {
     document.querySelector("input[type=search]")?.focus();
   }
   if (event.key === "p") pause();
+  if (event.key === "Escape") document.getElementById("me")?.removeAttribute("open");
 });
 
 function pause() {
@@ -272,6 +294,8 @@ function pause() {
 // --- At the start ---
 
 enhance(document);
+const mine = document.getElementById("mine");
+if (mine instanceof HTMLInputElement && !mine.value) mine.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
 document.getElementById("keys")?.removeAttribute("hidden");
 if (seconds > 0) {
   const button = document.getElementById("live");

@@ -8,7 +8,7 @@ use super::ansi;
 use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Screen, page};
 use super::job::asked;
-use super::words::{Look, bytes, coarse, command, foreign, instant, local, open_state, took, verdict};
+use super::words::{Look, Viewpoint, bytes, coarse, command, exact, foreign, instant, open_state, took, verdict};
 use crate::board::Board;
 use crate::job::{Job, RunId, Trigger, Verdict};
 use crate::ledger::RunRow;
@@ -32,9 +32,9 @@ pub(super) struct RunView {
 pub(super) struct Zone(std::sync::Arc<Job>);
 
 impl Zone {
-    fn local(&self, at: Wall) -> Option<String> {
+    fn local(&self, at: Wall, view: Viewpoint) -> Option<String> {
         match &self.0.trigger {
-            Trigger::Schedule { schedule, .. } => Some(format!("{} {}", local(at, schedule), schedule.timezone())),
+            Trigger::Schedule { schedule, .. } => view.beside(at, schedule),
             Trigger::After { .. } | Trigger::Disabled => None,
         }
     }
@@ -86,7 +86,7 @@ impl Written {
 
 impl RunView {
     pub(super) fn of(board: &Board, frame: Frame, id: RunId, row: RunRow, output: Output) -> RunView {
-        let zone = board.definition(&id.job()).cloned().map(Zone);
+        let zone = board.definition(&id.job()).filter(|_| frame.view().has_zones_of_jobs()).cloned().map(Zone);
         RunView { zone, frame, id, row, output }
     }
 }
@@ -125,14 +125,14 @@ fn how(view: &RunView) -> Markup {
                 @match open.state {
                     OpenState::Waiting { not_before } => {
                         "It starts when what it waits for has ended, not before "
-                        (instant(not_before, view.frame.now))
+                        (instant(not_before, view.frame.view()))
                         "."
                     },
                     OpenState::Retrying { not_before } => {
                         "Attempt "
                         (open.attempt)
                         " ended badly; the next begins not before "
-                        (instant(not_before, view.frame.now))
+                        (instant(not_before, view.frame.view()))
                         "."
                     },
                     OpenState::Claimed => { "Attempt " (open.attempt.max(1)) "." },
@@ -150,7 +150,7 @@ fn how(view: &RunView) -> Markup {
                     (many.count)
                     @if many.at_least { " or more" }
                     " occurrences, the first of them "
-                    (instant(many.from, view.frame.now))
+                    (instant(many.from, view.frame.view()))
                     ". "
                 }
                 @if done.verdict == Verdict::Unknown { "Find out how it ended, then settle it: nothing repeats it. " }
@@ -223,7 +223,7 @@ fn late(lateness: Option<Duration>) -> Markup {
 /// The way of a run: from when it was due to its end.
 fn way(view: &RunView) -> Markup {
     let steps = steps(&view.row);
-    let now = view.frame.now;
+    let (now, seen) = (view.frame.now, view.frame.view());
     let before = |index: usize| (index > 0).then(|| steps[index].at.since(steps[index - 1].at));
     html! {
         section id="way" aria-labelledby="way-h" {
@@ -233,7 +233,7 @@ fn way(view: &RunView) -> Markup {
                 thead {
                     tr {
                         th { "Step" }
-                        th { "UTC" }
+                        th { (view.frame.looker.zones.name()) }
                         @if view.zone.is_some() { th { "In its zone" } }
                         th.num { "After the step before" }
                         th { "" }
@@ -243,8 +243,8 @@ fn way(view: &RunView) -> Markup {
                     @for (index, Step { what, at, more }) in steps.iter().enumerate() {
                         tr {
                             td.name { (what) }
-                            td { (exact(*at)) }
-                            @if let Some(zone) = &view.zone { td { @if let Some(local) = zone.local(*at) { (local) } } }
+                            td { (exact(*at, seen)) }
+                            @if let Some(zone) = &view.zone { td { (zone.local(*at, seen).unwrap_or_default()) } }
                             td.num data-l="after" { @if let Some(after) = before(index) { "+" (took(after)) } }
                             td { (more) }
                         }
@@ -252,7 +252,7 @@ fn way(view: &RunView) -> Markup {
                     @if let RunRow::Open(open) = &view.row && let Some(started) = open.started_at {
                         tr {
                             td.name { "now" }
-                            td { (exact(now)) }
+                            td { (exact(now, seen)) }
                             @if view.zone.is_some() { td {} }
                             td.num data-l="after" { "+" (coarse(now.since(started))) }
                             td { "still running" }
@@ -262,11 +262,6 @@ fn way(view: &RunView) -> Markup {
             }
         }
     }
-}
-
-/// An instant with its day and its milliseconds.
-fn exact(at: Wall) -> Markup {
-    html! { time datetime=(at) { (at.to_utc().format("%Y-%m-%d %H:%M:%S%.3fZ")) } }
 }
 
 fn spans(steps: &[Step], row: &RunRow, now: Wall) -> Vec<Span> {

@@ -34,7 +34,7 @@ pub(super) fn markup(view: &StoreView) -> Markup {
                         }))
                     }
                 }
-                (fact("Last answer noticed", &instant_or("never", frame.heard_at, frame.now)))
+                (fact("Last answer noticed", &instant_or("never", frame.heard_at, frame.view())))
                 (fact("Trust of this node's session", &html! {
                     @if let Some(left) = frame.trusted_for { "for " (took(left)) } @else { b { "none" } }
                 }))

@@ -1,15 +1,18 @@
+use super::changes::Recorded;
 use super::frame::Pill;
 use super::*;
 use crate::board::{Board, Leader, Own, PLANNED_AT_ONCE};
+use crate::config::auth::{Patterns, Role};
 use crate::config::{Sources, parse};
+use crate::job::Verdict;
 use crate::ledger::NodeRecord;
-use crate::node::Role;
+use crate::node;
 use crate::scheduler::run::{Last, Watermark};
 use crate::time::{Boot, Wall};
 
-const NOW: &str = "2026-11-27T07:00:00Z";
+pub(super) const NOW: &str = "2026-11-27T07:00:00Z";
 
-fn at(text: &str) -> Wall {
+pub(super) fn at(text: &str) -> Wall {
     text.parse().unwrap()
 }
 
@@ -20,14 +23,15 @@ fn boot(seconds: u64) -> Boot {
 fn status() -> Status {
     let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
     let status = Status::starting("a", &config);
-    Status { role: Role::Follower, ready: true, reasons: Vec::new(), ..status }
+    Status { role: node::Role::Follower, ready: true, reasons: Vec::new(), ..status }
 }
 
-fn node(name: &str) -> NodeRecord {
+fn record(name: &str) -> NodeRecord {
     NodeRecord {
         node: name.to_owned(),
         version: "0.1.0".to_owned(),
         config_digest: "d".to_owned(),
+        config_since: None,
         started_at: at("2026-11-27T05:00:00Z"),
         address: None,
         clock: at("2026-11-27T06:59:57Z"),
@@ -38,12 +42,12 @@ fn node(name: &str) -> NodeRecord {
 }
 
 /// A board with these jobs, led by `b`.
-fn board(jobs: &str) -> Board {
+pub(super) fn board(jobs: &str) -> Board {
     let config = parse(&format!("version: 1\njobs:\n{jobs}"), &Sources::none()).unwrap();
     let mut board = Board::default();
     board.configured(&config.jobs);
-    board.node(1, Some(node("a")));
-    board.node(2, Some(node("b")));
+    board.node(1, Some(record("a")));
+    board.node(2, Some(record("b")));
     board.own(Own { lease: Some(1), config_digest: "d".to_owned(), ..Own::default() });
     board.led_by(Some(Leader { lease: 2, created: 30, since: at("2026-11-27T06:30:00Z") }));
     board.decided(Watermark { instant: at(NOW), job: None });
@@ -52,8 +56,26 @@ fn board(jobs: &str) -> Board {
     board
 }
 
-fn frame(board: &Board, now: &str) -> Frame {
-    Frame::of(board, &status(), "shop", at(now), boot(100))
+/// A person who sees everything, as long as nothing else is said.
+fn looker() -> Looker {
+    Looker {
+        name: None,
+        role: Role::Reader,
+        jobs: None,
+        refused: &[],
+        has_login: false,
+        zones: Zones::Jobs,
+        theme: Theme::System,
+        path: "/".to_owned(),
+    }
+}
+
+pub(super) fn frame(board: &Board, now: &str) -> Frame {
+    frame_for(board, now, looker())
+}
+
+fn frame_for(board: &Board, now: &str, looker: Looker) -> Frame {
+    Frame::of(board, &status(), "shop", (boot(100), at(now)), looker)
 }
 
 fn last(verdict: crate::job::Verdict, strip: &str) -> Last {
@@ -89,8 +111,8 @@ fn the_pill_says_whether_jobs_are_fired() {
 
     let mut leads = self::board(NIGHTLY);
     leads.own(Own { lease: Some(2), trusted_until: Some(boot(107)), ..Own::default() });
-    let status = Status { role: Role::Leader, ..status() };
-    let of = |seconds| Frame::of(&leads, &status, "shop", at(NOW), boot(seconds));
+    let status = Status { role: node::Role::Leader, ..status() };
+    let of = |seconds| Frame::of(&leads, &status, "shop", (boot(seconds), at(NOW)), looker());
     assert_eq!((of(100).firing, of(100).trusted_for), (Pill::Firing, Some(Duration::from_secs(7))));
     assert!(matches!(of(107).firing, Pill::NotFiring(_)));
 }
@@ -99,9 +121,9 @@ fn the_pill_says_whether_jobs_are_fired() {
 fn the_first_screen_says_what_needs_a_person_before_anything_else() {
     let mut board = board(NIGHTLY);
     let job = JobName::new("nightly").unwrap();
-    board.last(&job, Some(last(crate::job::Verdict::Failed, "ssf")), 1);
+    board.last(&job, Some(last(Verdict::Failed, "ssf")), 1);
     let unknown = Ok((vec!["charge@2026-11-27T06:00:00Z".parse().unwrap()], false));
-    let page = now::markup(&now::Now::of(&board, frame(&board, NOW), unknown)).into_string();
+    let page = now::markup(&now::Now::of(&board, frame(&board, NOW), unknown, Ok(Recorded::default()))).into_string();
     let order = [
         "Firing",
         ">30<",
@@ -120,7 +142,8 @@ fn the_first_screen_says_what_needs_a_person_before_anything_else() {
             rest.split_once(words).unwrap_or_else(|| panic!("`{words}` is not in, or not behind the others: {page}")).1;
     }
     let quiet = self::board(NIGHTLY);
-    let page = now::markup(&now::Now::of(&quiet, frame(&quiet, NOW), Ok((Vec::new(), false)))).into_string();
+    let page = now::markup(&now::Now::of(&quiet, frame(&quiet, NOW), Ok((Vec::new(), false)), Ok(Recorded::default())))
+        .into_string();
     assert!(page.contains("Nothing: no run is in doubt, no job fails, no node reports a trouble."), "{page}");
 }
 
@@ -139,7 +162,7 @@ fn a_page_of_jobs_is_small() {
     let mut board = board(&jobs);
     let names: Vec<JobName> = board.next_fires().map(|(_, job)| job.clone()).collect();
     for name in &names {
-        board.last(name, Some(last(crate::job::Verdict::Failed, "sssssssssssssfsssssf")), 1);
+        board.last(name, Some(last(Verdict::Failed, "sssssssssssssfsssssf")), 1);
     }
     let wanted = jobs::Wanted::default();
     let view = jobs::Jobs::of(&board, frame(&board, NOW), wanted).unwrap();
@@ -183,7 +206,8 @@ fn the_script_is_short_and_nothing_on_the_page_is_inline() {
     const LINES_MOST: usize = 400;
     assert!(include_str!("page.js").lines().count() <= LINES_MOST);
     let board = board(NIGHTLY);
-    let page = now::markup(&now::Now::of(&board, frame(&board, NOW), Ok((Vec::new(), false)))).into_string();
+    let page = now::markup(&now::Now::of(&board, frame(&board, NOW), Ok((Vec::new(), false)), Ok(Recorded::default())))
+        .into_string();
     for inline in [" style=", "<style", "onclick", "onload", "onerror", "javascript:"] {
         assert!(!page.contains(inline), "{inline}: {page}");
     }
@@ -201,4 +225,80 @@ fn the_week_counts_the_fires_of_each_hour_in_the_zone_of_most_jobs() {
     let page = week::markup(&week::Week::of(plan).unwrap()).into_string();
     assert!(page.contains("hour by hour in <b>Europe/Berlin</b>") && page.contains("Fri 2026-11-27"), "{page}");
     assert_eq!(page.matches("<td class=\"num heat h4\">1</td>").count(), 7, "{page}");
+}
+
+/// Two jobs of which a person sees one: both fail, and the next fires of both are known.
+fn two_jobs() -> Board {
+    let mut board = board(&format!("{NIGHTLY}  payroll: {{schedule: '30 3 * * *', command: [echo, x]}}\n"));
+    for name in ["nightly", "payroll"] {
+        let last = Last { run: format!("{name}@2026-11-27T02:30:00Z").parse().unwrap(), ..last(Verdict::Failed, "f") };
+        board.last(&JobName::new(name).unwrap(), Some(last), 1);
+    }
+    board
+}
+
+#[test]
+fn a_person_who_is_narrowed_to_some_jobs_reads_nothing_of_the_others() {
+    let mut board = two_jobs();
+    board.node(3, Some(NodeRecord { troubles: vec!["payroll is wrong".to_owned()], ..record("c") }));
+    let jobs = Some(Patterns::new(vec!["night*".to_owned()]).unwrap());
+    let person = Looker { name: Some("ann".to_owned()), jobs, refused: &["/leadership", "/store"], ..looker() };
+    let frame = || frame_for(&board, NOW, person.clone());
+    assert_eq!((frame().counts.jobs, frame().counts.failing), (1, 1));
+    let trouble = trouble::Trouble::of(&board, frame(), Ok((Vec::new(), false)), Ok((Vec::new(), false)));
+    let week = week::Week::of(week::Plan::of(&board, frame(), week::Wanted::default())).unwrap();
+    for page in [
+        now::markup(&now::Now::of(&board, frame(), Ok((Vec::new(), false)), Ok(Recorded::default()))),
+        jobs::markup(&jobs::Jobs::of(&board, frame(), jobs::Wanted::default()).unwrap()),
+        trouble::markup(&trouble),
+        week::markup(&week),
+    ] {
+        let page = page.into_string();
+        assert!(!page.contains("payroll"), "{page}");
+        assert!(page.contains("You see the jobs <b><bdi>night*</bdi></b>"), "{page}");
+        assert!(page.contains("href=\"./week\"") && !page.contains("href=\"./leadership\""), "{page}");
+    }
+    let all =
+        now::markup(&now::Now::of(&board, self::frame(&board, NOW), Ok((Vec::new(), false)), Ok(Recorded::default())))
+            .into_string();
+    assert!(all.contains("payroll") && all.contains("href=\"./leadership\""), "{all}");
+}
+
+#[test]
+fn each_screen_is_in_the_zone_and_the_colours_that_its_person_chose() {
+    let board = board(NIGHTLY);
+    let page = |zones: Zones, theme: Theme| {
+        let frame = frame_for(&board, NOW, Looker { zones, theme, ..looker() });
+        now::markup(&now::Now::of(&board, frame, Ok((Vec::new(), false)), Ok(Recorded::default()))).into_string()
+    };
+    let both = page(Zones::Jobs, Theme::System);
+    assert!(both.contains(">2026-11-28 01:30:00Z <i>") && both.contains("02:30:00 +01:00 Europe/Berlin"), "{both}");
+    let utc = page(Zones::Utc, Theme::Dark);
+    assert!(utc.contains(">2026-11-28 01:30:00Z <i>") && !utc.contains("Europe/Berlin</small>"), "{utc}");
+    assert!(utc.contains("data-theme=\"dark\"") && utc.contains("Times are in UTC where"), "{utc}");
+    let mine = page("America/New_York".parse().unwrap(), Theme::Light);
+    assert!(mine.contains(">20:30:00 -05:00 <i>") && mine.contains("02:30:00 +01:00 Europe/Berlin"), "{mine}");
+    assert!(mine.contains("Times are in America/New_York where"), "{mine}");
+    let week = week::Plan::of(
+        &board,
+        frame_for(&board, NOW, Looker { zones: "Asia/Tokyo".parse().unwrap(), ..looker() }),
+        week::Wanted::default(),
+    );
+    assert!(week::markup(&week::Week::of(week).unwrap()).into_string().contains("hour by hour in <b>Asia/Tokyo</b>"));
+}
+
+#[test]
+fn a_definition_has_the_statements_and_the_dates_on_which_it_does_not_fire() {
+    let text = "version: 1\ncalendars: {closed: {dates: ['2026-12-24..2027-01-01']}}\njobs:\n  settle:\n    \
+                schedule: '@daily'\n    except: closed\n    \
+                sql: {database: 'sqlite:/srv/shop.db', statement: \"DELETE FROM old;\\nUPDATE day SET n = 1\"}\n";
+    let config = parse(text, &Sources::none()).unwrap();
+    let mut board = Board::default();
+    board.configured(&config.jobs);
+    let name = JobName::new("settle").unwrap();
+    let view = job::JobView::of(&board, frame(&board, NOW), &name, Ok(Vec::new())).unwrap();
+    let page = job::markup(&view).into_string();
+    for words in ["DELETE FROM old;\nUPDATE day SET n = 1", "2026-12-24..2027-01-01", "sqlite /srv/shop.db"] {
+        assert!(page.contains(words), "`{words}`: {page}");
+    }
 }

@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 
 use super::frame::{Depth, Frame, Screen, page};
-use super::now::{job_link, run_link};
-use super::words::{command, foreign, grouped, instant_and_distance, instant_or, took, verdict};
+use super::tables::{self, all_jobs, run_link};
+use super::words::{command, foreign, instant_and_distance, verdict};
 use crate::board::{Board, Filter, FindJobs, JobRow};
-use crate::job::{RunId, Verdict};
+use crate::job::RunId;
 use crate::ledger::Attention;
 
 /// How many rows a list has.
@@ -33,8 +33,10 @@ impl Trouble {
         unknown: Result<(Vec<RunId>, bool), String>,
         ended: Result<(Vec<Attention>, bool), String>,
     ) -> Trouble {
-        let now = frame.now;
-        let list = |state| board.jobs(&FindJobs { state: Some(state), limit: ROWS, ..FindJobs::default() }, now).jobs;
+        let list = |state| {
+            let find = FindJobs { state: Some(state), limit: ROWS, ..FindJobs::default() };
+            board.jobs_of(&find, frame.now, |job| frame.looker.sees(job)).jobs
+        };
         Trouble { unknown, ended, failing: list(Filter::Failing), late: list(Filter::Late), frame }
     }
 }
@@ -62,22 +64,8 @@ fn unknown(view: &Trouble) -> Markup {
                     "None. A run is in doubt when its leader was lost before it said how the run ended."
                 },
                 Ok((runs, more)) => {
-                    table.rows {
-                        thead { tr { th { "Run" } th { "Verdict" } th { "Settle it" } } }
-                        tbody {
-                            @for run in runs {
-                                tr {
-                                    td.name { (run_link("", run)) }
-                                    td { (verdict(Verdict::Unknown)) }
-                                    td.do {
-                                        @for how in ["succeeded", "failed", "retry"] {
-                                            (command(&format!("resolve {run} --as {how}"))) " "
-                                        }
-                                    }
-                                }
-                            }
-                        }
-                    }
+                    p.muted { "Nothing says how these runs ended, and nothing repeats them before a person does." }
+                    (tables::in_doubt(runs))
                     @if *more { p { "There are more: " (command("runs --state unknown --limit 10000")) } }
                 }
             }
@@ -85,8 +73,31 @@ fn unknown(view: &Trouble) -> Markup {
     }
 }
 
+fn failing(view: &Trouble) -> Markup {
+    html! {
+        section id="failing" aria-labelledby="failing-h" {
+            h2 id="failing-h" { "Failing jobs" }
+            @if view.failing.is_empty() { p.empty { "None: the last run of each job ended well, or was skipped." } } @else {
+                (tables::failing(&view.failing, view.frame.view()))
+                (all_jobs(Filter::Failing, view.failing.len(), view.frame.counts.failing))
+            }
+        }
+    }
+}
+
+fn late(view: &Trouble) -> Markup {
+    html! {
+        section id="late" aria-labelledby="late-h" {
+            h2 id="late-h" { "Late jobs" }
+            @if view.late.is_empty() { p.empty { "None: each occurrence that is due has been decided." } } @else {
+                (tables::late(&view.late, &[], view.frame.view()))
+                (all_jobs(Filter::Late, view.late.len(), view.frame.counts.late))
+            }
+        }
+    }
+}
+
 fn ended(view: &Trouble) -> Markup {
-    let now = view.frame.now;
     html! {
         section id="ended" aria-labelledby="ended-h" {
             h2 id="ended-h" { "What ended badly, the last first" }
@@ -102,83 +113,13 @@ fn ended(view: &Trouble) -> Markup {
                                     td { (run_link("", &run.run)) }
                                     td { (verdict(run.verdict)) }
                                     td { (foreign(&run.reason)) }
-                                    td data-l="ended" { (instant_and_distance(run.at, now)) }
+                                    td data-l="ended" { (instant_and_distance(run.at, view.frame.view())) }
                                     td { (command(&format!("logs {}", run.run))) }
                                 }
                             }
                         }
                     }
                     @if *more { p { "There are more: " (command("runs --state failed --limit 500")) } }
-                }
-            }
-        }
-    }
-}
-
-fn failing(view: &Trouble) -> Markup {
-    let now = view.frame.now;
-    html! {
-        section id="failing" aria-labelledby="failing-h" {
-            h2 id="failing-h" { "Failing jobs" }
-            @if view.failing.is_empty() { p.empty { "None: the last run of each job ended well, or was skipped." } } @else {
-                table.rows {
-                    thead {
-                        tr {
-                            th { "Job" }
-                            th { "Last run" }
-                            th.num { "In a row" }
-                            th { "Ended" }
-                            th { "Last success" }
-                            th { "Next fire" }
-                            th { "Read why" }
-                        }
-                    }
-                    tbody {
-                        @for row in &view.failing {
-                            @if let Some(last) = &row.last {
-                                tr {
-                                    td.name { (job_link("", &row.name)) }
-                                    td { a.quiet href={ "runs/" (last.run) } { (verdict(last.verdict)) } }
-                                    td.num data-l="in a row" { (last.bad_in_a_row) }
-                                    td data-l="ended" { (instant_and_distance(last.finished_at, now)) }
-                                    td data-l="last success" { (instant_or("none known", last.succeeded_at, now)) }
-                                    td data-l="next" { (instant_or("none", row.next_fire, now)) }
-                                    td.do { (command(&format!("logs {}", last.run))) }
-                                }
-                            }
-                        }
-                    }
-                }
-                @if view.frame.counts.failing > view.failing.len() {
-                    p { a href="jobs?state=failing" { "All " (grouped(view.frame.counts.failing)) " failing jobs" } }
-                }
-            }
-        }
-    }
-}
-
-fn late(view: &Trouble) -> Markup {
-    let now = view.frame.now;
-    html! {
-        section id="late" aria-labelledby="late-h" {
-            h2 id="late-h" { "Late jobs" }
-            @if view.late.is_empty() { p.empty { "None: each occurrence that is due has been decided." } } @else {
-                table.rows {
-                    thead { tr { th { "Job" } th { "Due" } th { "Late by" } th { "Why" } th { "Do" } } }
-                    tbody {
-                        @for row in &view.late {
-                            tr {
-                                td.name { (job_link("", &row.name)) }
-                                td data-l="due" { (instant_or("", row.next_start, now)) }
-                                td data-l="late by" { @if let Some(at) = row.next_start { (took(now.since(at))) } }
-                                td { "no leader has decided it" }
-                                td.do { (command("status")) }
-                            }
-                        }
-                    }
-                }
-                @if view.frame.counts.late > view.late.len() {
-                    p { a href="jobs?state=late" { "All " (grouped(view.frame.counts.late)) " late jobs" } }
                 }
             }
         }

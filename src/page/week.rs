@@ -10,8 +10,10 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::frame::{Depth, Frame, Screen, page};
-use super::now::{job_link, schedule_of};
-use super::words::{command, count, foreign, grouped, instant, local};
+use super::looker::{Zones, zone};
+use super::now::schedule_of;
+use super::tables::job_link;
+use super::words::{Viewpoint, command, count, foreign, grouped, instant};
 use crate::board::Board;
 use crate::job::{Job, JobName, Trigger};
 use crate::time::Wall;
@@ -58,7 +60,7 @@ impl Plan {
         let mut zones: BTreeMap<&'static str, usize> = BTreeMap::new();
         let mut jobs = Vec::new();
         let mut beyond = 0;
-        for (_, name) in board.next_fires() {
+        for (_, name) in board.next_fires().filter(|(_, name)| frame.looker.sees(name)) {
             let (Some(job), Some(schedule)) = (board.definition(name), schedule_of(board, name)) else { continue };
             if jobs.len() == JOBS_MOST {
                 beyond += 1;
@@ -98,8 +100,8 @@ struct Day {
 struct Fire {
     at: Wall,
     job: JobName,
-    local: String,
-    zone: &'static str,
+    /// In the zone of its schedule.
+    local: Option<String>,
     note: Option<String>,
 }
 
@@ -123,8 +125,11 @@ impl Week {
     /// Where the zone that is asked for is none.
     pub(super) fn of(plan: Plan) -> Result<Week, String> {
         let Plan { frame, jobs, beyond, zones, wanted } = plan;
-        let name = wanted.zone.as_deref().or(zones.first().copied()).unwrap_or("UTC");
-        let zone: Tz = name.parse().map_err(|_| format!("`{name}` is no time zone: write it like Europe/Berlin"))?;
+        let usual = match frame.looker.zones {
+            Zones::Jobs => zones.first().copied().unwrap_or("UTC"),
+            Zones::Utc | Zones::Mine(_) => frame.looker.zones.name(),
+        };
+        let zone: Tz = zone(wanted.zone.as_deref().unwrap_or(usual))?;
         let today = frame.now.to_utc().with_timezone(&zone).date_naive();
         let day = |index: usize| day_after(today, index as u64);
         let mut days: Vec<Day> =
@@ -153,7 +158,7 @@ impl Week {
             }
         }
         let listed = wanted.day.map(|date| {
-            let (fires, more) = list(&jobs, begin(zone, date), begin(zone, day_after(date, 1)));
+            let (fires, more) = list(&jobs, (begin(zone, date), begin(zone, day_after(date, 1))), frame.view());
             (date, fires, more)
         });
         Ok(Week { frame, zone, zones, days, often, beyond, is_cut, listed })
@@ -173,7 +178,7 @@ fn change(zone: Tz, date: NaiveDate) -> Option<String> {
 }
 
 /// The fires of a day, in their order. Jobs that fire often are left out: they would be all of it.
-fn list(jobs: &[Arc<Job>], from: Wall, until: Wall) -> (Vec<Fire>, bool) {
+fn list(jobs: &[Arc<Job>], (from, until): (Wall, Wall), view: Viewpoint) -> (Vec<Fire>, bool) {
     let (from, until) = (Wall::from_millis(from.as_millis() - 1), Wall::from_millis(until.as_millis() - 1));
     let mut fires = Vec::new();
     for job in jobs {
@@ -190,13 +195,9 @@ fn list(jobs: &[Arc<Job>], from: Wall, until: Wall) -> (Vec<Fire>, bool) {
     let more = fires.len() > LISTED_MOST;
     fires.truncate(LISTED_MOST);
     let fire = |(at, job): (Wall, &Arc<Job>)| match &job.trigger {
-        Trigger::Schedule { schedule, .. } => Some(Fire {
-            at,
-            job: job.name.clone(),
-            local: local(at, schedule),
-            zone: schedule.timezone(),
-            note: schedule.explain(at).note,
-        }),
+        Trigger::Schedule { schedule, .. } => {
+            Some(Fire { at, job: job.name.clone(), local: view.beside(at, schedule), note: schedule.explain(at).note })
+        }
         Trigger::After { .. } | Trigger::Disabled => None,
     };
     (fires.into_iter().filter_map(fire).collect(), more)
@@ -212,7 +213,7 @@ pub(super) fn markup(view: &Week) -> Markup {
         }
         nav.tiles aria-label="Time zone" id="zones" {
             span.muted { "in" }
-            @for zone in view.zones.iter().copied().chain((!view.zones.contains(&"UTC")).then_some("UTC")) {
+            @for zone in choices(view) {
                 @let here = (zone == view.zone.name()).then_some("true");
                 a href={ "week?zone=" (zone.replace('+', "%2B")) } aria-current=[here] {
                     (zone)
@@ -223,6 +224,17 @@ pub(super) fn markup(view: &Week) -> Markup {
         @if let Some((date, fires, more)) = &view.listed { (day(view, *date, fires, *more)) }
     };
     page(&view.frame, (Screen::Week, Depth::Top), "Week", 60, &body)
+}
+
+/// The zones that can be chosen: those of most jobs, the one that is shown, and UTC.
+fn choices(view: &Week) -> Vec<&'static str> {
+    let mut zones = view.zones.clone();
+    for zone in [view.zone.name(), view.frame.looker.zones.name(), "UTC"] {
+        if !zones.contains(&zone) {
+            zones.push(zone);
+        }
+    }
+    zones
 }
 
 fn grid(view: &Week) -> Markup {
@@ -301,6 +313,7 @@ fn beside(view: &Week) -> Markup {
 }
 
 fn day(view: &Week, date: NaiveDate, fires: &[Fire], more: bool) -> Markup {
+    let has_zones = view.frame.view().has_zones_of_jobs();
     html! {
         section id="day" aria-labelledby="day-h" {
             h2 id="day-h" { (name_of(date)) @if let Some(note) = change(view.zone, date) { ": " (note) } }
@@ -308,12 +321,20 @@ fn day(view: &Week, date: NaiveDate, fires: &[Fire], more: bool) -> Markup {
                 p.empty { "No job fires on this day, but for those that fire more than four times an hour." }
             } @else {
                 table.rows {
-                    thead { tr { th { "UTC" } th { "In its zone" } th { "Job" } th { "Note" } th { "Run it now" } } }
+                    thead {
+                        tr {
+                            th { (view.frame.looker.zones.name()) }
+                            @if has_zones { th { "In its zone" } }
+                            th { "Job" }
+                            th { "Note" }
+                            th { "Run it now" }
+                        }
+                    }
                     tbody {
                         @for fire in fires {
                             tr {
-                                td { (instant(fire.at, view.frame.now)) }
-                                td { (fire.local) " " span.muted { (fire.zone) } }
+                                td { (instant(fire.at, view.frame.view())) }
+                                @if let Some(local) = &fire.local { td { (local) } }
                                 td { (job_link("", &fire.job)) }
                                 td { @if let Some(note) = &fire.note { (note) } }
                                 td.do { (command(&format!("trigger {}", fire.job))) }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
+use super::looker::Zones;
 use crate::board::JobState;
 use crate::job::Verdict;
 use crate::schedule::Schedule;
@@ -19,9 +20,53 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 365 * DAY;
 
+/// From where instants are looked at: what time it is, and in which zones they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Viewpoint {
+    pub now: Wall,
+    pub zones: Zones,
+}
+
+impl Viewpoint {
+    /// Whether the zone of its job stands beside a fire.
+    pub(super) fn has_zones_of_jobs(self) -> bool {
+        self.zones != Zones::Utc
+    }
+
+    /// The local time of a fire in the zone of its job, where that is wanted.
+    pub(super) fn beside(self, at: Wall, schedule: &Schedule) -> Option<String> {
+        self.has_zones_of_jobs().then(|| format!("{} {}", local(at, schedule), schedule.timezone()))
+    }
+
+    /// The same without the name of the zone.
+    pub(super) fn beside_short(self, at: Wall, schedule: &Schedule) -> Option<String> {
+        self.has_zones_of_jobs().then(|| local(at, schedule))
+    }
+
+    /// An instant, without its day where that is today's. Of one with its milliseconds, the day is there as well.
+    fn written(self, at: Wall, is_exact: bool) -> String {
+        let form = |is_utc: bool, is_today: bool| match (is_utc, is_exact, is_today) {
+            (true, true, _) => "%Y-%m-%d %H:%M:%S%.3fZ",
+            (true, false, true) => "%H:%M:%SZ",
+            (true, false, false) => "%Y-%m-%d %H:%M:%SZ",
+            (false, true, _) => "%Y-%m-%d %H:%M:%S%.3f %:z",
+            (false, false, true) => "%H:%M:%S %:z",
+            (false, false, false) => "%Y-%m-%d %H:%M:%S %:z",
+        };
+        let (at, now) = (at.to_utc(), self.now.to_utc());
+        match self.zones {
+            Zones::Jobs | Zones::Utc => at.format(form(true, at.date_naive() == now.date_naive())).to_string(),
+            Zones::Mine(zone) => {
+                let (at, now) = (at.with_timezone(&zone), now.with_timezone(&zone));
+                at.format(form(false, at.date_naive() == now.date_naive())).to_string()
+            }
+        }
+    }
+}
+
 /// `text` as it can be shown: cut at [`SHOWN_MOST`], and with a visible sign for every character that would control the
 /// terminal or turn the direction of what follows it.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN_MOST).map(visible).collect();
     if text.chars().nth(SHOWN_MOST).is_some() {
         shown.push('…');
@@ -50,26 +95,25 @@ pub(super) fn foreign(text: &str) -> Markup {
     html! { bdi { (shown(text)) } }
 }
 
-/// An instant in UTC, without its day where that is today's.
-pub(super) fn instant(at: Wall, now: Wall) -> Markup {
-    html! { time datetime=(at) { (written_instant(at, now)) } }
+/// An instant, without its day where that is today's.
+pub(super) fn instant(at: Wall, view: Viewpoint) -> Markup {
+    html! { time datetime=(at) { (view.written(at, false)) } }
 }
 
-fn written_instant(at: Wall, now: Wall) -> String {
-    let (at, now) = (at.to_utc(), now.to_utc());
-    let is_today = at.date_naive() == now.date_naive();
-    at.format(if is_today { "%H:%M:%SZ" } else { "%Y-%m-%d %H:%M:%SZ" }).to_string()
+/// An instant with its day and its milliseconds.
+pub(super) fn exact(at: Wall, view: Viewpoint) -> Markup {
+    html! { time datetime=(at) { (view.written(at, true)) } }
 }
 
 /// An instant with its distance from now, which the script brings up to date each second. Without script it is as of the
 /// answer, and coarse enough to stay true for a while.
-pub(super) fn instant_and_distance(at: Wall, now: Wall) -> Markup {
-    html! { time datetime=(at) { (written_instant(at, now)) " " i { (written_distance(at, now)) } } }
+pub(super) fn instant_and_distance(at: Wall, view: Viewpoint) -> Markup {
+    html! { time datetime=(at) { (view.written(at, false)) " " i { (written_distance(at, view.now)) } } }
 }
 
 /// The same, or a word where there is no instant.
-pub(super) fn instant_or(word: &str, at: Option<Wall>, now: Wall) -> Markup {
-    html! { @if let Some(at) = at { (instant_and_distance(at, now)) } @else { (word) } }
+pub(super) fn instant_or(word: &str, at: Option<Wall>, view: Viewpoint) -> Markup {
+    html! { @if let Some(at) = at { (instant_and_distance(at, view)) } @else { (word) } }
 }
 
 /// One of the facts at the head of a screen.
@@ -78,8 +122,8 @@ pub(super) fn fact(name: &str, value: &Markup) -> Markup {
 }
 
 /// How far an instant is from now.
-pub(super) fn distance(at: Wall, now: Wall) -> Markup {
-    html! { time datetime=(at) { i { (written_distance(at, now)) } } }
+pub(super) fn distance(at: Wall, view: Viewpoint) -> Markup {
+    html! { time datetime=(at) { i { (written_distance(at, view.now)) } } }
 }
 
 fn written_distance(at: Wall, now: Wall) -> String {
@@ -116,7 +160,7 @@ fn millis(duration: Duration) -> u64 {
 
 /// The local time of an instant in a schedule's zone, with its offset: `03:25:10 +01:00`, and its day where that is not the
 /// day in UTC.
-pub(super) fn local(at: Wall, schedule: &Schedule) -> String {
+fn local(at: Wall, schedule: &Schedule) -> String {
     // RFC 3339: the day, `T`, the time with or without a fraction, and the offset.
     let text = schedule.explain(at).local;
     let (Some(day), Some(time), Some(offset)) =
@@ -269,9 +313,14 @@ mod tests {
     #[test]
     fn an_instant_names_its_zone_and_its_day_unless_it_is_today() {
         let now: Wall = "2026-11-27T07:00:00Z".parse().unwrap();
-        let text = |at: &str| instant(at.parse().unwrap(), now).into_string();
+        let of = |zones: Zones, at: &str| instant(at.parse().unwrap(), Viewpoint { now, zones }).into_string();
+        let text = |at: &str| of(Zones::Utc, at);
         assert_eq!(text("2026-11-27T06:59:01Z"), "<time datetime=\"2026-11-27T06:59:01Z\">06:59:01Z</time>");
         assert!(text("2026-11-26T23:59:01Z").contains(">2026-11-26 23:59:01Z<"));
+        // A day begins where the person is.
+        let berlin: Zones = "Europe/Berlin".parse().unwrap();
+        assert!(of(berlin, "2026-11-26T23:59:01Z").ends_with(">00:59:01 +01:00</time>"));
+        assert!(of(berlin, "2026-07-01T10:00:00Z").ends_with(">2026-07-01 12:00:00 +02:00</time>"));
     }
 
     #[test]

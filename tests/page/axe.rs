@@ -16,12 +16,14 @@ async fn nothing_on_any_screen_keeps_people_from_using_it() {
     let (scene, node) = Scene::of_everything().await;
     let browser = Browser::start().await;
     let run = format!("/runs/{}", scene.run_of("invoice-export"));
-    let more = ["/jobs/invoice-export".to_owned(), run, "/week?day=2026-11-29".to_owned()];
+    let more = ["/jobs/invoice-export", "/week?day=2026-11-29", "/login", "/problems/store-away", "/nothing"];
+    let more: Vec<String> = more.map(str::to_owned).into_iter().chain([run]).collect();
     for is_dark in [false, true] {
         let window = browser.window(Look { is_dark, ..Look::WIDE }).await;
         for path in SCREENS.map(str::to_owned).iter().chain(&more) {
             window.open(&format!("{}{path}", node.url)).await;
-            window.until_it_says("header", "shop").await;
+            window.until_it_says("header", "fencron").await;
+            window.script("document.getElementById('me')?.setAttribute('open', '');").await;
             window.script(&format!("{axe}; window.axe = axe;")).await;
             let judged = "const found = await axe.run(document, {resultTypes: ['violations']}); \
                           return found.violations.filter((one) => one.impact === 'serious' || one.impact === 'critical') \

@@ -4,6 +4,7 @@
 mod axe;
 mod cluster;
 mod hostile;
+mod person;
 mod scene;
 mod screens;
 mod screenshots;

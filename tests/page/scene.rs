@@ -102,8 +102,14 @@ impl Scene {
 
     /// Starts a node, and waits until it listens.
     pub async fn node(&self, name: &str) -> Node {
+        self.node_with(name, &[]).await
+    }
+
+    /// Starts a node with more arguments, and waits until it listens.
+    pub async fn node_with(&self, name: &str, more: &[&str]) -> Node {
         let path = self.path(&format!("{name}.log"));
         let mut command = self.command(&["run", "--node", name, "--ttl", "2s", "--listen", "127.0.0.1:0"]);
+        command.args(more);
         let log = std::fs::File::create(&path).unwrap();
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let listening = || {

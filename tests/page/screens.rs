@@ -110,9 +110,10 @@ async fn all_of_it_can_be_read_without_script_and_within_320_pixels() {
 
     let narrow = browser.window(Look::NARROW).await;
     let paths = SCREENS.map(str::to_owned).into_iter();
-    for path in paths.chain(["/jobs/invoice-export".to_owned(), format!("/runs/{failed}")]) {
+    let more = ["/jobs/invoice-export", "/login", "/problems/store-away", "/nothing/here"].map(str::to_owned);
+    for path in paths.chain(more).chain([format!("/runs/{failed}")]) {
         narrow.open(&format!("{}{path}", node.url)).await;
-        narrow.until_it_says("header", "shop").await;
+        narrow.until_it_says("header", "fencron").await;
         let wide = "return [document.documentElement.scrollWidth, innerWidth];";
         assert_eq!(narrow.script(wide).await, serde_json::json!([320, 320]), "{path} is wider than the window");
     }
@@ -159,4 +160,50 @@ async fn the_page_works_below_a_prefix() {
         window.until_it_says("header", "shop").await;
     }
     assert_eq!(window.errors().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_without_an_end_is_cut_while_it_is_followed() {
+    let scene = Scene::with(
+        r#"
+version: 1
+namespace: shop
+jobs:
+  endless:
+    schedule: "@at 2099-01-01T00:00:00Z"
+    shell: |
+      printf first; while [ ! -e more ]; do sleep 0.1; done
+      head -c 50000 /dev/zero | tr '\0' x; printf '\nlast\n'; while [ ! -e go ]; do sleep 0.1; done
+"#,
+    );
+    let node = scene.node("a").await;
+    node.leads().await;
+    scene.run(&["trigger", "endless"]);
+    let browser = Browser::start().await;
+    let window = browser.window(Look::WIDE).await;
+    window.open(&format!("{}/runs/{}", node.url, scene.run_of("endless"))).await;
+    window.until_it_says("#output", "first").await;
+    std::fs::write(scene.path("more"), "").unwrap();
+    window.until_it_says("#output", "last").await;
+    let lines =
+        "return document.getElementById('output').textContent.split('\\n').map((line) => [line.length, line.at(-1)]);";
+    let lines = window.script(lines).await;
+    assert_eq!(lines, serde_json::json!([[20_001, "…"], [4, "t"], [0, null]]));
+    std::fs::write(scene.path("go"), "").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrations_that_were_not_begun_stand_behind_the_one_that_keeps_them() {
+    let migrations = "migrations: [{id: 2026-01-bad, command: ['false']}, {id: 2026-02-next, command: [echo, x]}]";
+    let scene = Scene::with(&format!("version: 1\nnamespace: shop\n{migrations}\njobs: {{}}\n"));
+    let node = scene.node("a").await;
+    let browser = Browser::start().await;
+    let window = browser.window(Look::WIDE).await;
+    window.open(&format!("{}/migrations", node.url)).await;
+    let text = window.until_it_says("#migrations", "failed").await;
+    let (next, bad) = (text.find("2026-02-next pending").unwrap(), text.find("2026-01-bad failed").unwrap());
+    assert!(next < bad && text.contains("fencron migrate resolve 2026-01-bad --as done"), "{text}");
+    let listed: serde_json::Value = node.get("/api/v1/migrations").await.json().await.unwrap();
+    let listed: Vec<_> = listed["items"].as_array().unwrap().iter().map(|item| (&item["id"], &item["state"])).collect();
+    assert_eq!(listed, [(&"2026-01-bad".into(), &"failed".into()), (&"2026-02-next".into(), &"pending".into())]);
 }

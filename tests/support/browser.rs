@@ -196,6 +196,20 @@ impl Window<'_> {
         self.post(&format!("/element/{element}/value"), json!({ "text": text })).await;
     }
 
+    /// An attribute of an element, which may have none.
+    pub async fn attribute(&self, selector: &str, name: &str) -> Option<String> {
+        let element = self.element(selector).await;
+        let path = format!("/element/{element}/attribute/{name}");
+        self.ask(reqwest::Method::GET, &path, None).await.as_str().map(str::to_owned)
+    }
+
+    /// How an element looks.
+    pub async fn css(&self, selector: &str, property: &str) -> String {
+        let element = self.element(selector).await;
+        let value = self.ask(reqwest::Method::GET, &format!("/element/{element}/css/{property}"), None).await;
+        value.as_str().unwrap().to_owned()
+    }
+
     pub async fn url(&self) -> String {
         self.ask(reqwest::Method::GET, "/url", None).await.as_str().unwrap().to_owned()
     }

@@ -33,8 +33,8 @@ pub(super) fn claim(headers: &HeaderMap, rules: Option<&Rules>, peer: &Peer, ins
     if let Some(bearer) = headers.get(header::AUTHORIZATION) {
         return by_header(bearer.to_str().unwrap_or_default(), rules, now);
     }
-    if let Some(cookie) = cookie(headers, peer.tls.is_some()) {
-        return Claim::Sealed(Sealed::Cookie(cookie));
+    if let Some(cookie) = cookie(headers, if peer.tls.is_some() { COOKIE_WITH_TLS } else { COOKIE }) {
+        return Claim::Sealed(Sealed::Cookie(cookie.to_owned()));
     }
     let claimed =
         rules.proxy.as_ref().and_then(|proxy| by_proxy(headers, proxy)).or_else(|| by_certificate(rules, peer));
@@ -98,13 +98,10 @@ pub(super) fn check_expiry(rule: &TokenRule, now: Wall) -> Result<(), Problem> {
     }
 }
 
-/// The value of the cookie of a login. The name of the one with TLS is such that no other site can set it.
-fn cookie(headers: &HeaderMap, is_tls: bool) -> Option<String> {
-    let name = if is_tls { COOKIE_WITH_TLS } else { COOKIE };
+/// The value of the cookie of this name.
+pub(in crate::api) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let found =
-        cookies.flat_map(|value| value.split(';')).find_map(|one| one.trim().strip_prefix(name)?.strip_prefix('='));
-    found.map(str::to_owned)
+    cookies.flat_map(|value| value.split(';')).find_map(|one| one.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
 /// `None`: the proxy names no user.

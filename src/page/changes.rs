@@ -1,0 +1,186 @@
+//! What changed in the last hour, as far as records say it: who led, which node started or took another jobs file, which
+//! job was paused, which began to fail.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use super::frame::Frame;
+use super::tables::{job_link, run_link};
+use super::words::{command, foreign, verdict};
+use crate::board::{Board, Filter, FindJobs, JobRow, Order, PAGE_MOST};
+use crate::fence::Fence;
+use crate::job::{JobName, RunId, Verdict};
+use crate::ledger::{TermEnd, TermRow};
+use crate::time::Wall;
+
+/// How far back changes are shown.
+const SINCE: Duration = Duration::from_secs(3_600);
+
+/// How many are shown.
+const ROWS: usize = 12;
+
+/// How many of the last terms are looked at.
+pub(super) const TERMS: usize = ROWS;
+
+/// How many characters of a digest of a jobs file are shown.
+const DIGEST_SHOWN: usize = 12;
+
+/// What the store has recorded, for those who see all jobs.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    /// The last terms, the latest first.
+    pub terms: Vec<TermRow>,
+}
+
+/// Something that happened lately.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub at: Wall,
+    what: What,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum What {
+    Led { node: String, fence: Option<Fence> },
+    Ended { node: String, fence: Fence, end: Option<TermEnd> },
+    Joined { node: String },
+    Took { node: String, digest: String },
+    Paused { job: JobName, by: String },
+    Broke { job: JobName, verdict: Verdict, run: RunId },
+}
+
+/// The changes, the last first.
+pub(super) fn changes(board: &Board, frame: &Frame, recorded: &Result<Recorded, String>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut add = |at: Wall, what: What| changes.push(Change { at, what });
+    let terms = recorded.as_ref().map(|recorded| &recorded.terms[..]).unwrap_or_default();
+    for term in terms {
+        add(term.from, What::Led { node: term.node.clone(), fence: Some(term.fence) });
+        if let Some(to) = term.to {
+            add(to, What::Ended { node: term.node.clone(), fence: term.fence, end: term.end });
+        }
+    }
+    if let Some(leader) = &frame.leader
+        && !terms.iter().any(|term| Some(term.fence) == leader.fence)
+    {
+        add(leader.since, What::Led { node: leader.node.clone().unwrap_or_default(), fence: leader.fence });
+    }
+    // Nodes are for those who see all jobs.
+    for (_, node) in board.nodes().filter(|_| frame.looker.sees_all_jobs()) {
+        add(node.started_at, What::Joined { node: node.node.clone() });
+        if let Some(since) = node.config_since {
+            let digest = node.config_digest.chars().take(DIGEST_SHOWN).collect();
+            add(since, What::Took { node: node.node.clone(), digest });
+        }
+    }
+    let list = |state| {
+        let find = FindJobs { state: Some(state), order: Order::Name, limit: PAGE_MOST, ..FindJobs::default() };
+        board.jobs_of(&find, frame.now, |job| frame.looker.sees(job)).jobs
+    };
+    for JobRow { name, paused, .. } in list(Filter::Paused) {
+        paused.into_iter().for_each(|paused| add(paused.at, What::Paused { job: name.clone(), by: paused.by }));
+    }
+    for JobRow { name, last, .. } in list(Filter::Failing) {
+        if let Some(last) = last.filter(|last| last.bad_in_a_row == 1) {
+            add(last.finished_at, What::Broke { job: name, verdict: last.verdict, run: last.run });
+        }
+    }
+    changes.retain(|change| frame.now.since(change.at) < SINCE);
+    changes.sort_by_key(|change| std::cmp::Reverse(change.at));
+    changes.truncate(ROWS);
+    changes
+}
+
+impl Change {
+    /// What happened, and the command that is about it.
+    pub(super) fn sentence(&self) -> Markup {
+        html! {
+            @match &self.what {
+                What::Led { node, fence } => {
+                    b { (foreign(node)) }
+                    " became the leader"
+                    @if let Some(fence) = fence { " under fence " b { (fence) } }
+                    ". "
+                    (command("status"))
+                },
+                What::Ended { node, fence, end } => {
+                    b { (foreign(node)) } ", fence " b { (fence) } ", " (ended(*end)) ". " (command("status"))
+                },
+                What::Joined { node } => { "Node " b { (foreign(node)) } " started. " (command("status")) },
+                What::Took { node, digest } => {
+                    "Node " b { (foreign(node)) } " took another jobs file, " span.mono { (digest) } ". " (command("check"))
+                },
+                What::Paused { job, by } => {
+                    (job_link("", job))
+                    " was paused"
+                    @if !by.is_empty() { " by " (foreign(by)) }
+                    ". "
+                    (command(&format!("resume {job}")))
+                },
+                What::Broke { job, verdict: how, run } => {
+                    (job_link("", job))
+                    " began to fail: "
+                    (verdict(*how))
+                    " "
+                    (run_link("", run))
+                    " "
+                    (command(&format!("logs {run}")))
+                },
+            }
+        }
+    }
+}
+
+/// How a leader ceased to lead.
+fn ended(end: Option<TermEnd>) -> &'static str {
+    match end {
+        None => "leads no longer",
+        Some(TermEnd::Resigned) => "was stopped and gave the leadership back",
+        Some(TermEnd::SteppedDown) => "stepped down",
+        Some(TermEnd::Lost) => "lost the leadership",
+        Some(TermEnd::Lapsed) => "was lost: its lease ran out",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::{NOW, at, board, frame};
+
+    #[test]
+    fn each_term_of_the_hour_is_there_with_its_end() {
+        let term = |fence: u64, node: &str, from: &str, to: Option<&str>| TermRow {
+            fence: Fence::new(fence).unwrap(),
+            node: node.to_owned(),
+            from: at(from),
+            first_claim: None,
+            to: to.map(at),
+            end: to.map(|_| TermEnd::Lapsed),
+        };
+        let mut board = board("  j: {schedule: '@daily', command: [a]}\n");
+        let (lease, record) = board.nodes().map(|(lease, record)| (lease, record.clone())).next().unwrap();
+        let since = Some(at("2026-11-27T06:50:00Z"));
+        board.node(lease, Some(crate::ledger::NodeRecord { config_since: since, ..record }));
+        let terms = vec![
+            term(30, "b", "2026-11-27T06:30:00Z", None),
+            term(20, "a", "2026-11-27T06:10:00Z", Some("2026-11-27T06:29:50Z")),
+            term(10, "b", "2026-11-27T01:00:00Z", Some("2026-11-27T05:59:00Z")),
+        ];
+        let frame = frame(&board, NOW);
+        let found = changes(&board, &frame, &Ok(Recorded { terms }));
+        let texts: Vec<String> = found.iter().map(|change| change.sentence().into_string()).collect();
+        let expected = [
+            "took another jobs file, <span class=\"mono\">d<",
+            "became the leader under fence <b>30</b>",
+            "<bdi>a</bdi></b>, fence <b>20</b>, was lost: its lease ran out",
+            "became the leader under fence <b>20</b>",
+        ];
+        assert_eq!(texts.len(), expected.len(), "{texts:#?}");
+        for (text, words) in texts.iter().zip(expected) {
+            assert!(text.contains(words), "`{words}`: {text}");
+        }
+        // Where the store says nothing, the present term is known all the same.
+        assert_eq!(changes(&board, &frame, &Err(String::new())).len(), 2);
+    }
+}
