@@ -3,6 +3,7 @@
 //! One table, `routes`, has everything that is answered, with what a caller needs for it.
 
 pub mod access;
+pub mod acts;
 mod cluster;
 pub(crate) mod fires;
 mod follow;

@@ -65,6 +65,8 @@ pub struct Board {
     /// The jobs with a record of their last run that are not configured any more.
     left_over: BTreeSet<JobName>,
     paused: BTreeMap<JobName, Paused>,
+    /// All jobs are paused.
+    all_paused: Option<Paused>,
     open: BTreeMap<RunId, Open>,
     open_of: BTreeMap<JobName, BTreeSet<RunId>>,
     nodes: BTreeMap<u64, NodeRecord>,
@@ -193,6 +195,12 @@ impl Board {
             None => drop(self.paused.remove(name)),
         }
         self.mark(name);
+    }
+
+    /// All jobs are paused, or (`None`) not any more. Those that are paused for themselves stay so.
+    pub fn all_paused(&mut self, paused: Option<Paused>) {
+        self.version += 1;
+        self.all_paused = paused;
     }
 
     /// A run is open, or (`None`) not any more.
@@ -428,6 +436,18 @@ impl Board {
     /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.
     pub fn current_at(&self) -> Option<Wall> {
         self.current_at
+    }
+
+    /// Who has paused all jobs; `None`: they are not.
+    pub fn are_all_paused(&self) -> Option<&Paused> {
+        self.all_paused.as_ref()
+    }
+
+    /// The pauses whose end has come by `now`: of jobs, and (`None`) of all.
+    pub fn pauses_over(&self, now: Wall) -> Vec<Option<JobName>> {
+        let is_over = |paused: &Paused| paused.until.is_some_and(|until| until <= now);
+        let of_jobs = self.paused.iter().filter(|(_, paused)| is_over(paused)).map(|(job, _)| Some(job.clone()));
+        of_jobs.chain(self.all_paused.as_ref().filter(|paused| is_over(paused)).map(|_| None)).collect()
     }
 
     /// The paused jobs, by their names.

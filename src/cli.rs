@@ -4,6 +4,7 @@
 
 mod advice;
 mod asking;
+mod audit;
 mod check;
 mod fence;
 mod file;
@@ -137,12 +138,12 @@ enum Command {
     /// Run a job now
     #[command(after_help = "Example: fencron trigger nightly --wait --timeout 10m")]
     Trigger(steer::TriggerArgs),
-    /// Skip a job's occurrences until it is resumed
-    #[command(after_help = "Example: fencron pause nightly")]
-    Pause(steer::JobArgs),
-    /// Let a paused job go on
+    /// Skip the occurrences of a job, or of all, until they are resumed
+    #[command(after_help = "Example: fencron pause nightly --for 2h --reason maintenance")]
+    Pause(steer::PauseUntilArgs),
+    /// Let a paused job go on, or all
     #[command(after_help = "Example: fencron resume nightly")]
-    Resume(steer::JobArgs),
+    Resume(steer::PauseArgs),
     /// Stop a run, or withdraw it before it starts
     #[command(after_help = "Example: fencron cancel nightly@2026-11-21T02:00:00Z")]
     Cancel(steer::RunIdArgs),
@@ -154,7 +155,10 @@ enum Command {
     Backfill(steer::BackfillArgs),
     /// Let another node lead
     #[command(after_help = "Example: fencron step-down")]
-    StepDown,
+    StepDown(steer::StepDownArgs),
+    /// List what people did: who, when, through what, and why
+    #[command(after_help = "Example: fencron audit --job nightly -o json")]
+    Audit(audit::AuditArgs),
     /// Bring the schedules back after a clock that was ahead, without firing anything again
     #[command(after_help = "Example: fencron rewind --to 2026-11-21T02:00:00Z --yes")]
     Rewind(rewind::RewindArgs),
@@ -329,13 +333,14 @@ impl Command {
             Command::Runs(args) => look::runs(&args, global, terminal).await,
             Command::Logs(args) => logs::logs(&args, global, terminal).await,
             Command::Trigger(args) => steer::trigger(&args, global, terminal).await,
-            Command::Pause(args) => steer::set_paused(&args, true, global, terminal).await,
-            Command::Resume(args) => steer::set_paused(&args, false, global, terminal).await,
+            Command::Pause(args) => steer::pause(&args, global, terminal).await,
+            Command::Resume(args) => steer::resume(&args, global, terminal).await,
             Command::Cancel(args) => steer::cancel(&args, global, terminal).await,
             Command::Resolve(args) => steer::resolve(&args, global, terminal).await,
             Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
             Command::Rewind(args) => rewind::rewind(&args, global, terminal).await,
-            Command::StepDown => steer::step_down(global, terminal).await,
+            Command::StepDown(args) => steer::step_down(&args, global, terminal).await,
+            Command::Audit(args) => audit::audit(&args, global, terminal).await,
             Command::Migrate(args) => migrate::run(args, global, terminal).await,
             Command::Once(args) => once::once(args, global).await,
             Command::Lock(args) => hold::lock(args, global).await,
@@ -383,7 +388,9 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     }
     match error.downcast_ref::<AskError>() {
         Some(AskError::Store(store)) if store.is_unknown() => return Exit::OutcomeUnknown,
+        Some(AskError::Store(StoreError::Refused(_))) => return Exit::Failed,
         Some(AskError::Store(_)) => return Exit::StoreUnreachable,
+        Some(AskError::WrongStretch(_) | AskError::NoParams { .. }) => return Exit::Wrong,
         Some(_) => return Exit::Failed,
         None => {}
     }

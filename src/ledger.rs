@@ -11,7 +11,7 @@
 //! | how an attempt ended, by the node that executed it | the open run is as it was: what a successor decided stands |
 //! | a job first seen | the same owner key |
 //! | how a job's last run ended, with its verdict | that record is as its writer knows it |
-//! | a request of a person | the run or the leader it is about is as they saw it |
+//! | an act of a person | what it is about is as the person saw it; its record is absent, and put with it |
 //! | a claim of what is done once | the hold of its lock stands; its record is as it was |
 //! | how that ended | its record is as it was claimed |
 //!
@@ -20,9 +20,12 @@
 
 use std::time::Duration;
 
+mod act;
 mod attention;
+mod audit;
 #[cfg(feature = "cli")]
 mod auth;
+mod backfill;
 mod follow;
 mod history;
 mod keys;
@@ -37,15 +40,18 @@ mod terms;
 mod transition;
 mod watermark;
 
+pub use act::{Act, Acting, Deed, Once as OnceAsked, REASON_MOST, Via};
 pub use attention::{ATTENTION_AGE, ATTENTION_KEPT, Attention, AttentionPage};
+pub use audit::{AUDIT_AGE, AUDIT_KEPT, AuditPage, AuditRow, FindAudit, ONCE_AGE, ONCE_KEPT};
+pub use backfill::{BACKFILL_MOST, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
 pub use last::LastRuns;
 pub use once::{ClaimedBy, Live, NotAKey, Once, OnceKey, OnceKind, OnceState, Recorded};
 pub use pages::{DonePage, DonePlace, FindDone, SEARCHED_MOST};
 pub use prune::Pruned;
-pub use record::{Asked, NodeRecord};
-pub use request::{AskError, BACKFILL_MOST, CALL_DIGITS, Resolution, call};
+pub use record::{Asked, NodeRecord, Pause};
+pub use request::{ALL_JOBS, AskError, CALL_DIGITS, Resolution, check_params};
 pub use rewind::{RewindError, Rewinding, Rewound};
 pub use terms::{TERMS_KEPT, TermEnd, TermRow};
 

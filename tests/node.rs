@@ -497,6 +497,10 @@ async fn a_watermark_that_was_deleted_is_an_obstacle_that_names_the_way_out() {
     stands_back_until_set_anew(harmed(Op::delete(WATERMARK)).await, "was deleted").await;
 }
 
+fn eve(at: Wall) -> fencron::ledger::Acting {
+    fencron::ledger::Acting::fresh(fencron::ledger::Asked::new("eve", at))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cluster_in_which_nothing_was_due_yet_leads_without_a_watermark() {
     let clock = sim_clock();
@@ -506,11 +510,7 @@ async fn a_cluster_in_which_nothing_was_due_yet_leads_without_a_watermark() {
     let node = start("a", &store, &clock, &recorder, yearly());
     tokio::time::sleep(Duration::from_secs(5)).await;
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
-    let source = fencron::scheduler::run::Source::Trigger { by: "me".into(), params: Params::default() };
-    ledger
-        .ask_for_runs(&fencron::job::JobName::new("rare").unwrap(), &[clock.wall()], "t-1", &source, clock.wall())
-        .await
-        .unwrap();
+    ledger.trigger(&eve(clock.wall()), &JobName::new("rare").unwrap(), Params::default()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(recorder.starts.lock().unwrap().len(), 1);
     node.task.abort();
@@ -539,8 +539,7 @@ async fn a_rewind_while_leading_fires_nothing_again() {
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
     let fence = node.status.borrow().fence;
     let before = recorder.starts.lock().unwrap().len();
-    let asked = fencron::ledger::Asked { by: "eve".into(), at: truth.wall() };
-    ledger.rewind(None, truth.wall(), "w-1", &asked).await.unwrap();
+    ledger.rewind(&eve(truth.wall()), None, truth.wall()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let starts = recorder.starts.lock().unwrap().clone();
     assert!(starts.len() >= before + 5, "it goes on at once: {before}, then {}", starts.len());
@@ -586,9 +585,9 @@ async fn assert_board_is_as_the_store_says(who: &str, board: &Shared, store: &Me
     for (name, last) in last {
         assert_eq!(board.last_of(&name).0, Some(&last), "{who}");
     }
-    for (name, asked) in paused {
+    for (name, pause) in paused {
         let shown = board.job(&name, now).unwrap().paused.unwrap();
-        assert_eq!((shown.by, shown.at), (asked.by, asked.at), "{who}");
+        assert_eq!((shown.by, shown.at), (pause.asked.by, pause.asked.at), "{who}");
     }
 }
 
@@ -604,8 +603,7 @@ async fn the_boards_of_the_leader_and_of_a_follower_say_what_the_store_says() {
     let b = start("b", &store, &clock, &recorder, config(text));
     tokio::time::sleep(Duration::from_millis(6_500)).await;
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
-    let asked = fencron::ledger::Asked { by: "eve".to_owned(), at: clock.wall() };
-    ledger.set_paused(&JobName::new("rest").unwrap(), true, &asked).await.unwrap();
+    ledger.pause(&eve(clock.wall()), Some(&JobName::new("rest").unwrap()), None).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     for (who, node) in [("the leader", &a), ("the follower", &b)] {
         assert_board_is_as_the_store_says(who, &node.board, &store).await;
@@ -654,8 +652,7 @@ async fn the_terms_of_leaders_are_recorded_with_how_they_ended() {
     b.task.abort();
     leads(&c).await;
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
-    let asked = fencron::ledger::Asked { by: "eve".to_owned(), at: clock.wall() };
-    ledger.ask_to_step_down(c.status.borrow().fence.unwrap(), asked).await.unwrap();
+    ledger.ask_to_step_down(&eve(clock.wall()), c.status.borrow().fence.unwrap(), "c").await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
 
     let terms = ledger.terms(None, 10).await.unwrap();

@@ -65,6 +65,7 @@ impl StatusView {
             watermark,
             behind_ms: super::view::behind(watermark, now),
             paused: board.paused_jobs().filter(|job| caller.sees(job)).take(PAUSED_NAMED).cloned().collect(),
+            all_paused: board.are_all_paused().map(super::view::PauseView::from),
             unknown,
             ..rest
         };
@@ -100,6 +101,7 @@ fn nothing_seen(namespace: String) -> Overview {
         watermark: None,
         behind_ms: None,
         paused: Vec::new(),
+        all_paused: None,
         obstacles: Vec::new(),
         unknown: super::view::UnknownView { count: 0, runs: Vec::new() },
         rewound: None,

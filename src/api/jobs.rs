@@ -51,6 +51,10 @@ pub struct JobView {
     pub paused: bool,
     pub paused_by: Option<String>,
     pub paused_at: Option<Wall>,
+    /// When the pause ends by itself.
+    pub paused_until: Option<Wall>,
+    /// Why it is paused, as the person wrote it.
+    pub paused_reason: Option<String>,
     /// The first of its open runs.
     pub open: Vec<RunId>,
     /// How many runs of it are open.
@@ -109,7 +113,7 @@ impl JobView {
     /// A row of the board.
     pub fn of(board: &Board, row: JobRow) -> JobView {
         let trigger = board.definition(&row.name).map(|job| &job.trigger);
-        let (paused_by, paused_at) = row.paused.map_or((None, None), |paused| (Some(paused.by), Some(paused.at)));
+        let paused = row.paused;
         JobView {
             schedule: row.schedule.or_else(|| trigger.and_then(without_schedule)),
             name: row.name,
@@ -125,9 +129,11 @@ impl JobView {
             last_finished_at: row.last.as_ref().map(|last| last.finished_at),
             bad_in_a_row: row.last.as_ref().map(|last| last.bad_in_a_row),
             last: row.last.map(LastView::from),
-            paused: paused_at.is_some(),
-            paused_by: paused_by.filter(|by| !by.is_empty()),
-            paused_at,
+            paused: paused.is_some(),
+            paused_at: paused.as_ref().map(|paused| paused.at),
+            paused_until: paused.as_ref().and_then(|paused| paused.until),
+            paused_reason: paused.as_ref().map(|paused| paused.reason.clone()).filter(|why| !why.is_empty()),
+            paused_by: paused.map(|paused| paused.by).filter(|by| !by.is_empty()),
             open: row.open,
             open_count: row.open_count,
             due_since: row.due_since,

@@ -198,7 +198,10 @@ async fn a_store_that_says_nothing_holds_up_nothing_that_the_node_knows() {
         board.node(2, Some(record));
         board.base(3);
         board.led_by(Some(crate::board::Leader { lease: 2, created: 4, since: at("2026-11-27T00:00:01Z") }));
-        board.paused(&JobName::new("a").unwrap(), Some(crate::board::Paused { by: "eve".into(), at: at(NOW) }));
+        board.paused(
+            &JobName::new("a").unwrap(),
+            Some(crate::ledger::Pause { asked: crate::ledger::Asked::new("eve", at(NOW)), until: None }.into()),
+        );
         let run = open_run("a@2026-11-27T00:00:00Z", OpenState::Claimed);
         board.open(&run.id.clone(), Some(run));
     }

@@ -7,15 +7,40 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::board::Paused;
 use crate::fence::Fence;
 use crate::job::{Code, JobName, RunId, Verdict};
-use crate::ledger::{Ledger, NodeRecord, RunRow};
+use crate::ledger::{Ledger, NodeRecord, Pause, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
 use crate::store::{About, Store, StoreError};
 use crate::time::Wall;
 
 /// A run.
+/// A pause: what starts in it is skipped.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct PauseView {
+    pub by: String,
+    pub at: Wall,
+    /// When it ends by itself; `null`: it lasts until a person ends it.
+    pub until: Option<Wall>,
+    /// Why, as the person wrote it.
+    pub reason: String,
+}
+
+impl From<Pause> for PauseView {
+    fn from(Pause { asked, until }: Pause) -> PauseView {
+        PauseView { by: asked.by, at: asked.at, until, reason: asked.reason }
+    }
+}
+
+impl From<&Paused> for PauseView {
+    fn from(paused: &Paused) -> PauseView {
+        let Paused { by, at, until, reason } = paused.clone();
+        PauseView { by, at, until, reason }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RunView {
     pub run_id: RunId,
@@ -194,6 +219,9 @@ pub struct Overview {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind_ms: Option<u64>,
     pub paused: Vec<JobName>,
+    /// All jobs are paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_paused: Option<PauseView>,
     /// What keeps jobs from being fired as they should be.
     pub obstacles: Vec<String>,
     /// The runs that ended as `unknown` and wait for `fencron resolve`.
@@ -277,16 +305,17 @@ impl Overview {
     pub async fn look<S: Store>(ledger: &Ledger<S>, locks: &Locks<S>, now: Wall) -> Result<Overview, StoreError> {
         let election = locks.election(LockName::leader());
         // One after the other they would take as long as all of them together.
-        let (about, standing, nodes, (watermark, damage), paused, (mut runs, more), rewinds) = tokio::try_join!(
+        let (about, standing, nodes, (watermark, damage), pauses, (mut runs, more), rewinds) = tokio::try_join!(
             ledger.store().about(),
             election.observe(),
             ledger.nodes(),
             ledger.look_at_watermark(),
-            ledger.paused(),
+            async { tokio::try_join!(ledger.paused(), ledger.all_paused()) },
             ledger.unknown_runs(UNKNOWN_COUNTED),
             ledger.rewinds(),
         )?;
         let watermark = watermark.map(|mark| mark.instant);
+        let (paused, all_paused) = pauses;
         let paused = paused.into_iter().map(|(job, _)| job).collect();
         let mut obstacles = obstacles(&standing, &nodes);
         obstacles.extend(damage);
@@ -316,6 +345,7 @@ impl Overview {
             watermark,
             behind_ms: behind(watermark, now),
             paused,
+            all_paused: all_paused.map(PauseView::from),
             obstacles,
             unknown: UnknownView { count, runs },
             rewound: rewound.map(|last| RewoundView {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Board, Entry, LATE_AFTER};
 use crate::job::{JobName, RunId, Trigger};
-use crate::ledger::Asked;
+use crate::ledger::Pause;
 use crate::scheduler::run::Last;
 use crate::time::Wall;
 
@@ -13,11 +13,15 @@ use crate::time::Wall;
 pub struct Paused {
     pub by: String,
     pub at: Wall,
+    /// When it ends by itself.
+    pub until: Option<Wall>,
+    /// Why, as the person wrote it.
+    pub reason: String,
 }
 
-impl From<Asked> for Paused {
-    fn from(asked: Asked) -> Paused {
-        Paused { by: asked.by, at: asked.at }
+impl From<Pause> for Paused {
+    fn from(Pause { asked, until }: Pause) -> Paused {
+        Paused { by: asked.by, at: asked.at, until, reason: asked.reason }
     }
 }
 

@@ -69,7 +69,7 @@ fn open(run: &str) -> Open {
 }
 
 fn paused() -> Paused {
-    Paused { by: "eve".to_owned(), at: at("2026-11-27T00:10:00Z") }
+    Paused { by: "eve".to_owned(), at: at("2026-11-27T00:10:00Z"), until: None, reason: String::new() }
 }
 
 fn next(board: &Board, job: &str, now: Wall) -> String {

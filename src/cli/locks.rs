@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::hold::{bad_name, semaphore_failure};
 use super::place::Place;
+use super::steer::{Why, acting};
 use super::terminal::{Terminal, table, visible};
 use super::{Exit, Failure, Global};
 use crate::api::held::{LockView, ShareView};
@@ -33,6 +34,8 @@ pub(super) struct UnlockArgs {
     /// For a semaphore: the session to revoke permits from, as `fencron locks -o json` shows it
     #[arg(long, value_name = "ID", value_parser = session)]
     session: Option<LeaseId>,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// The kinds of locks that can be revoked.
@@ -110,26 +113,25 @@ pub(super) async fn unlock(args: &UnlockArgs, global: &Global, terminal: &mut Te
     let place = global.open(None).await?;
     let locks = place.locks(Seen::default());
     match args.session {
-        Some(session) => take_permits(&locks, name, (args.force, session), terminal).await,
-        None => take_lock(&place, &locks, (name, args.force), terminal).await,
+        Some(session) => take_permits(&place, (name, session), args, terminal).await,
+        None => take_lock(&place, &locks, (name, args), terminal).await,
     }
 }
 
 async fn take_lock(
     place: &Place,
     locks: &Locks<AnyStore>,
-    (name, force): (LockName, bool),
+    (name, args): (LockName, &UnlockArgs),
     terminal: &Terminal,
 ) -> anyhow::Result<Exit> {
     let shown = visible(name.as_str());
     let lock = locks.fenced(name.clone(), Config::default());
-    let holder = if force { lock.force_unlock().await } else { lock.holder().await };
-    let Some(holder) = holder.map_err(unlock_failure)? else {
+    let Some((holder, take)) = lock.revocation().await.map_err(unlock_failure)? else {
         return Err(nobody_holds(place, locks, &name).await.into());
     };
     let HeldBy { node, fence, since, .. } = &holder;
     let node = visible(node);
-    if !force {
+    if !args.force {
         let why = format!(
             "{shown} is held by {node} (fence {fence}) since {since}: with --force it is revoked, and the next waiter \
              gets it at once, while {node} may still be at work. A command of `fencron lock` is ended. What else \
@@ -137,6 +139,7 @@ async fn take_lock(
         );
         return Err(Failure::wrong(why).into());
     }
+    place.ledger().unlock(&acting(place, &args.why), &name, &holder, take).await?;
     terminal.say(format_args!(
         "fencron: {shown} was revoked from {node}, which held it under fence {fence} since {since}.\n\
          fencron: A command of `fencron lock` or `elect` is ended; a program that uses the library is notified.\n\
@@ -169,20 +172,26 @@ fn permits_text(held: &PermitsHeld) -> Option<String> {
 }
 
 async fn take_permits(
-    locks: &Locks<AnyStore>,
-    name: LockName,
-    (force, session): (bool, LeaseId),
+    place: &Place,
+    (name, session): (LockName, LeaseId),
+    args: &UnlockArgs,
     terminal: &Terminal,
 ) -> anyhow::Result<Exit> {
     let shown = visible(name.as_str());
-    if !force {
+    if !args.force {
         let why = format!(
             "with --force the permits of {shown} that session {session} holds are revoked, and the next waiter gets \
              them at once, while their holder may still be at work, which no fence turns away"
         );
         return Err(Failure::wrong(why).into());
     }
-    let taken = locks.semaphore(name, 1).take_from(session).await.map_err(semaphore_failure)?;
+    let semaphore = place.locks(Seen::default()).semaphore(name.clone(), 1);
+    let revocations = semaphore.revocations(session).await.map_err(semaphore_failure)?;
+    let mut taken = Vec::new();
+    for (held, take) in revocations {
+        place.ledger().take_permits(&acting(place, &args.why), &name, &held, take).await?;
+        taken.push(held);
+    }
     let Some(holder) = taken.first().map(|taken| visible(&taken.node)) else {
         return Err(Failure::new(Exit::Failed, format!("session {session} holds no permits of {shown}")).into());
     };

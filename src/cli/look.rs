@@ -49,6 +49,11 @@ fn status_text(overview: &Overview) -> String {
         let paused: Vec<&str> = overview.paused.iter().map(JobName::as_str).collect();
         text += &format!("paused     {}\n", paused.join(", "));
     }
+    if let Some(pause) = &overview.all_paused {
+        let until = pause.until.map_or("until `fencron resume --all`".to_owned(), |until| format!("until {until}"));
+        let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
+        text += &format!("!          all jobs are paused by {} {until}{why}\n", pause.by);
+    }
     text += &doubts_text(overview);
     for problem in store.warnings.iter().chain(&overview.obstacles) {
         text += &format!("!          {problem}\n");
@@ -167,6 +172,9 @@ struct JobView {
     bad_in_a_row: Option<u32>,
     paused: bool,
     paused_by: Option<String>,
+    /// When the pause ends by itself, and why it was begun.
+    paused_until: Option<Wall>,
+    paused_reason: Option<String>,
     /// Since when it is due, for the leader; `null`: no leader has seen it, or it has no schedule.
     due_since: Option<Wall>,
 }
@@ -239,7 +247,9 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
             last_finished_at: last.as_ref().map(|last| last.finished_at),
             bad_in_a_row: last.map(|last| last.bad_in_a_row),
             paused: paused.contains_key(&name),
-            paused_by: paused.get(&name).map(|asked| asked.by.clone()),
+            paused_by: paused.get(&name).map(|pause| pause.asked.by.clone()),
+            paused_until: paused.get(&name).and_then(|pause| pause.until),
+            paused_reason: paused.get(&name).map(|pause| pause.asked.reason.clone()).filter(|why| !why.is_empty()),
             due_since: known.get(&name).map(|known| known.since),
             name,
         });

@@ -177,7 +177,8 @@ async fn resolve(place: &Place, config: Option<&Config>, (id, how): (&str, As), 
     }
     // Made before fencron was there, or by hand.
     place.recalling(global).found().await?;
-    let asked = steer::asked(place);
+    let acting = steer::acting(place, &steer::Why::default());
+    let asked = &acting.asked;
     let once = Once {
         name: id.to_owned(),
         state: OnceState::Done,
@@ -191,10 +192,8 @@ async fn resolve(place: &Place, config: Option<&Config>, (id, how): (&str, As), 
         output: String::new(),
         output_bytes: 0,
     };
-    match ledger.settle_once(&key, Revision(0), &once).await? {
-        Some(_) => Ok(()),
-        None => Err(Failure::new(Exit::Failed, format!("{id} was begun meanwhile: look, and ask again")).into()),
-    }
+    ledger.record_once(&acting, &key, Revision(0), &once).await?;
+    Ok(())
 }
 
 /// What is done is done for ever, and in this order: one that would be out of it could never be put right again.

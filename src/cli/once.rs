@@ -14,8 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::hold::by_signal;
 use super::outage::{self, BACK, say_away};
 use super::place::Place;
+use super::steer::{Why, acting};
 use super::terminal::Terminal;
-use super::{Exit, Failure, Global, handover, run, steer};
+use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Executor, Outputs, Reads, Stop, Stopper, SupervisorProgram};
 use crate::job::{StopReason, Task, Text};
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
@@ -306,10 +307,7 @@ async fn settle_by_hand(
     match resolve {
         Some(resolution) => resolve_as(place, key, recorded, resolution).await?,
         None => {
-            refuse_under_way(place, &recorded.once).await?;
-            if !ledger.forget_once(key, recorded).await? {
-                return Err(changed(key).into());
-            }
+            ledger.forget_once(&acting(place, &Why::default()), key, recorded).await?;
         }
     }
     terminal.say(format_args!(
@@ -324,22 +322,6 @@ async fn settle_by_hand(
     Ok(Exit::Done)
 }
 
-fn changed(key: &OnceKey) -> Failure {
-    Failure::new(
-        Exit::Failed,
-        format!("{} was changed by another process meanwhile: check it, and try again", key.name()),
-    )
-}
-
-async fn refuse_under_way(place: &Place, once: &Once) -> anyhow::Result<()> {
-    if place.ledger().may_be_under_way(once).await? {
-        let by = once.claimed_by.as_ref().map_or("a process", |by| by.node.as_str());
-        let why = format!("{} is under way: {by} runs it. Wait for it to end, or stop it there", once.name);
-        return Err(Failure::new(Exit::Failed, why).into());
-    }
-    Ok(())
-}
-
 /// Records a person's decision.
 pub(super) async fn resolve_as(
     place: &Place,
@@ -347,24 +329,10 @@ pub(super) async fn resolve_as(
     recorded: &Recorded,
     resolution: As,
 ) -> anyhow::Result<()> {
-    let once = &recorded.once;
-    refuse_under_way(place, once).await?;
-    if once.state == OnceState::Done {
-        return Err(Failure::new(Exit::Failed, format!("{} is done: there is nothing to resolve", once.name)).into());
-    }
-    let asked = steer::asked(place);
-    let was = match once.reason.as_str() {
-        "" => once.state.as_str().to_owned(),
-        reason => format!("{} ({reason})", once.state.as_str()),
-    };
     let state = match resolution {
         As::Done => OnceState::Done,
         As::Retry => OnceState::Pending,
     };
-    let reason = format!("resolved by {} on {}; was: {was}", asked.by, asked.at);
-    let resolved = Once { state, reason, finished_at: Some(asked.at), ..once.clone() };
-    match place.ledger().settle_once(key, recorded.modified, &resolved).await? {
-        Some(_) => Ok(()),
-        None => Err(changed(key).into()),
-    }
+    place.ledger().resolve_once(&acting(place, &Why::default()), key, recorded, state).await?;
+    Ok(())
 }

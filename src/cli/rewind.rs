@@ -4,10 +4,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::place::Place;
-use super::steer::asked;
+use super::steer::{Why, acting};
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global};
-use crate::ledger::call;
 use crate::ledger::{RewindError, Rewinding, Rewound};
 use crate::time::{Wall, written};
 
@@ -25,6 +24,8 @@ pub(super) struct RewindArgs {
     /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// What `rewind` prints.
@@ -57,7 +58,7 @@ pub(super) async fn rewind(args: &RewindArgs, global: &Global, terminal: &mut Te
         return Err(Failure::wrong("nothing was changed: confirm, or add --yes").into());
     }
     let now = place.clock.wall();
-    let done = ledger.rewind(args.to, now, &call('w'), &asked(&place)).await.map_err(refused)?;
+    let done = ledger.rewind(&acting(&place, &args.why), args.to, now).await.map_err(refused)?;
     let Rewound { from, to, jobs, taken_back, .. } = done;
     let view = RewindView { namespace: place.namespace.as_str(), from, to, jobs, taken_back };
     terminal.show(&view, |view| format!("rewound: the schedules are decided from {} on\n", view.to))?;

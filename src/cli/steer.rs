@@ -1,21 +1,21 @@
 //! Steering a cluster: `trigger`, `pause`, `resume`, `cancel`, `resolve`, `backfill`, `step-down`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::place::Place;
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global, check, file, look, nearest};
-use crate::job::{JobName, Param, Params, RunId, Trigger, Verdict};
-use crate::ledger::{AskError, Asked, BACKFILL_MOST, CALL_DIGITS, Ledger, Resolution, RunRow, call};
+use crate::job::{Job, JobName, Param, Params, RunId, Verdict};
+use crate::ledger::{ALL_JOBS, Acting, AskError, Asked, BackfillPlan, Ledger, Resolution, check_params};
 use crate::lock::{LockName, Seen};
-use crate::scheduler::run::{Done, Source};
+use crate::scheduler::run::Done;
 use crate::store::AnyStore;
 use crate::time::{Wall, written};
 
@@ -31,10 +31,48 @@ pub(super) struct JobArgs {
     file: Option<PathBuf>,
 }
 
+/// Why something is done.
+#[derive(Args, Default)]
+pub(super) struct Why {
+    /// Why, for others to read: it is kept with the record of the act, which `fencron audit` shows
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// A job, or all of them.
+#[derive(Args)]
+pub(super) struct PauseArgs {
+    /// The job's name
+    #[arg(required_unless_present = "all")]
+    job: Option<String>,
+    /// All jobs of the namespace, those that are added later among them
+    #[arg(long, conflicts_with = "job")]
+    all: bool,
+    /// The jobs file, for a job that no leader has seen yet [default: jobs.yaml, where there is one]
+    #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    why: Why,
+}
+
+#[derive(Args)]
+pub(super) struct PauseUntilArgs {
+    #[command(flatten)]
+    pause: PauseArgs,
+    /// End the pause by itself: what starts from this instant (RFC 3339) on is not skipped
+    #[arg(long, value_name = "T", conflicts_with = "for_")]
+    until: Option<Wall>,
+    /// End the pause by itself after this time
+    #[arg(long = "for", value_name = "D", value_parser = super::duration)]
+    for_: Option<Duration>,
+}
+
 #[derive(Args)]
 pub(super) struct TriggerArgs {
     #[command(flatten)]
     job: JobArgs,
+    #[command(flatten)]
+    why: Why,
     /// Give the run a parameter, as often as needed: a command finds it in FENCRON_PARAM_NAME
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<Param>,
@@ -50,12 +88,22 @@ pub(super) struct TriggerArgs {
 pub(super) struct RunIdArgs {
     /// The run, as `fencron runs` shows it
     run: RunId,
+    #[command(flatten)]
+    why: Why,
+}
+
+#[derive(Args)]
+pub(super) struct StepDownArgs {
+    #[command(flatten)]
+    why: Why,
 }
 
 #[derive(Args)]
 pub(super) struct ResolveArgs {
     /// The run, as `fencron runs` shows it
     run: RunId,
+    #[command(flatten)]
+    why: Why,
     /// How it ended, or `retry` to run it once more
     #[arg(long = "as", value_name = "OUTCOME")]
     outcome: Outcome,
@@ -88,6 +136,8 @@ pub(super) struct BackfillArgs {
     /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// A run that was asked for.
@@ -96,39 +146,12 @@ struct AskedFor<'a> {
     run_id: &'a RunId,
 }
 
-/// The requester, for people to read later.
-pub(super) fn asked(place: &Place) -> Asked {
+/// An act of the user of this command: who that is, and why.
+pub(super) fn acting(place: &Place, why: &Why) -> Acting {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
-    Asked { by: format!("{user} on {}", crate::client::host_name()), at: place.clock.wall() }
-}
-
-/// The run of a backfill for one instant: the same for each call as long as nothing else is known of that instant, so
-/// that a command that broke off and is given again requests nothing twice. A part of the SHA-256 of what is known.
-fn backfilled(job: &JobName, at: Wall, known: &[&RunRow]) -> RunId {
-    let mut ids: Vec<&str> = known.iter().map(|row| row.id().as_str()).collect();
-    ids.sort_unstable();
-    let hash = Sha256::digest(format!("{job} {at} {}", ids.join(" ")));
-    let id: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    RunId::asked_for(job, at, &format!("b-{}", &id[..CALL_DIGITS]))
-}
-
-/// How an instant stands, and whether a backfill leaves it out.
-fn standing(known: &[&RunRow]) -> (&'static str, bool) {
-    let ended = |verdict| known.iter().any(|row| row.verdict() == Some(verdict));
-    if ended(Verdict::Succeeded) {
-        ("succeeded", true)
-    } else if known.iter().any(|row| row.verdict().is_none()) {
-        ("open", true)
-    } else if ended(Verdict::Unknown) {
-        ("unknown", true)
-    } else if [Verdict::Failed, Verdict::TimedOut, Verdict::Cancelled].into_iter().any(ended) {
-        ("failed", false)
-    } else if ended(Verdict::Skipped) {
-        ("skipped", false)
-    } else {
-        ("not run", false)
-    }
+    let asked = Asked::new(format!("{user} on {}", crate::client::host_name()), place.clock.wall());
+    Acting::fresh(asked.because(why.reason.as_deref().unwrap_or_default().trim()))
 }
 
 /// The job of this name, which the ledger knows or the file has.
@@ -155,15 +178,20 @@ pub(super) async fn known_job(
         .into())
 }
 
-/// Where the job is, and that it is.
-async fn job_at(args: &JobArgs, global: &Global, terminal: &Terminal) -> anyhow::Result<(Place, JobName)> {
-    let config = look::config_beside(args.file.as_deref(), terminal)?;
+/// Where the job is, that it is, and what the file says of it where there is one.
+async fn job_at(
+    (name, file): (&str, Option<&Path>),
+    global: &Global,
+    terminal: &Terminal,
+) -> anyhow::Result<(Place, JobName, Option<Arc<Job>>)> {
+    let config = look::config_beside(file, terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
     let config = config.filter(|config| config.namespace == place.namespace.as_str());
-    let job = known_job(&place.ledger(), &args.job, config.as_ref()).await?;
+    let job = known_job(&place.ledger(), name, config.as_ref()).await?;
     // What is asked for may come before the first node: it would find a namespace with keys, and none to count from.
     place.recalling(global).found().await?;
-    Ok((place, job))
+    let definition = config.and_then(|config| config.jobs.get(&job).cloned());
+    Ok((place, job, definition))
 }
 
 /// Whether a node leads, if one may: in a store that was restored from a backup no node does until it is repaired, and
@@ -178,12 +206,15 @@ async fn has_leader(place: &Place, global: &Global) -> anyhow::Result<bool> {
 pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let given = args.params.iter().map(|param| (&*param.name, &*param.value));
     let params = Params::new(given).map_err(|error| Failure::wrong(error.to_string()))?;
-    let (place, job) = job_at(&args.job, global, terminal).await?;
+    let at = (args.job.job.as_str(), args.job.file.as_deref());
+    let (place, job, definition) = job_at(at, global, terminal).await?;
+    if let Some(definition) = definition {
+        check_params(&definition, &params)?;
+    }
     let has_leader = has_leader(&place, global).await?;
-    let (ledger, asked) = (place.ledger(), asked(&place));
-    let source = Source::Trigger { by: asked.by, params };
-    let runs = ledger.ask_for_runs(&job, &[asked.at], &call('t'), &source, asked.at).await?;
-    let run = &runs[0];
+    let (ledger, acting) = (place.ledger(), acting(&place, &args.why));
+    let deed = ledger.trigger(&acting, &job, params).await?;
+    let Some(run) = &deed.run else { anyhow::bail!("the run of {job} has no name") };
     terminal.show(&AskedFor { run_id: run }, |_| format!("{run}\n"))?;
     if !has_leader {
         terminal.say("fencron: no node leads now: it runs as soon as one does");
@@ -221,30 +252,60 @@ pub(super) fn tell_verdict(done: &Done, terminal: &Terminal) {
     }
 }
 
-/// Pauses a job, or resumes it.
-pub(super) async fn set_paused(
-    args: &JobArgs,
-    paused: bool,
-    global: &Global,
-    terminal: &mut Terminal,
-) -> anyhow::Result<Exit> {
-    let (place, job) = job_at(args, global, terminal).await?;
-    match place.ledger().set_paused(&job, paused, &asked(&place)).await {
-        Ok(()) if paused => terminal
-            .say(format_args!("fencron: {job} is paused: its occurrences are skipped until `fencron resume {job}`")),
-        Ok(()) => terminal.say(format_args!("fencron: {job} is resumed")),
-        Err(AskError::AlreadySo { .. }) => {
-            terminal.say(format_args!("fencron: {job} {}", if paused { "is paused already" } else { "is not paused" }));
+/// Where the jobs are that are paused or resumed, and which one it is; `None`: all.
+async fn paused_at(args: &PauseArgs, global: &Global, terminal: &Terminal) -> anyhow::Result<(Place, Option<JobName>)> {
+    if let Some(job) = &args.job {
+        let (place, job, _) = job_at((job, args.file.as_deref()), global, terminal).await?;
+        return Ok((place, Some(job)));
+    }
+    let config = look::config_beside(args.file.as_deref(), terminal)?;
+    let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
+    place.recalling(global).found().await?;
+    Ok((place, None))
+}
+
+/// Pauses a job, or all.
+pub(super) async fn pause(args: &PauseUntilArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let (place, job) = paused_at(&args.pause, global, terminal).await?;
+    let now = place.clock.wall();
+    let until = args.until.or(args.for_.map(|last| now.plus(last)));
+    if let Some(until) = until.filter(|until| *until <= now) {
+        return Err(Failure::wrong(format!("--until {until} is over already: no occurrence would be skipped")).into());
+    }
+    let paused = place.ledger().pause(&acting(&place, &args.pause.why), job.as_ref(), until).await;
+    let (what, are, resume) = said_of(job.as_ref());
+    match paused {
+        Ok(_) => {
+            let until = until.map_or(format!("`fencron resume {resume}`"), |until| until.to_string());
+            terminal.say(format_args!("fencron: {what} {are} paused: occurrences are skipped until {until}"));
         }
+        Err(AskError::AlreadySo { .. }) => terminal.say(format_args!("fencron: {what} {are} paused already")),
         Err(error) => return Err(error.into()),
     }
     Ok(Exit::Done)
 }
 
+/// Resumes a job, or all.
+pub(super) async fn resume(args: &PauseArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let (place, job) = paused_at(args, global, terminal).await?;
+    let (what, are, _) = said_of(job.as_ref());
+    match place.ledger().resume(&acting(&place, &args.why), job.as_ref()).await {
+        Ok(_) => terminal.say(format_args!("fencron: {what} {are} resumed")),
+        Err(AskError::AlreadySo { .. }) => terminal.say(format_args!("fencron: {what} {are} not paused")),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Exit::Done)
+}
+
+/// What is said of a job or of all, the verb for it, and how `resume` is given it.
+fn said_of(job: Option<&JobName>) -> (&str, &'static str, &str) {
+    job.map_or((ALL_JOBS, "are", "--all"), |job| (job.as_str(), "is", job.as_str()))
+}
+
 /// Asks for a run to be cancelled.
 pub(super) async fn cancel(args: &RunIdArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
-    place.ledger().ask_to_cancel(&args.run, &asked(&place)).await?;
+    place.ledger().ask_to_cancel(&acting(&place, &args.why), &args.run).await?;
     terminal.say(format_args!("fencron: asked for {run} to be cancelled: `fencron logs -f {run}`", run = args.run));
     Ok(Exit::Done)
 }
@@ -257,7 +318,7 @@ pub(super) async fn resolve(args: &ResolveArgs, global: &Global, terminal: &mut 
         Outcome::Failed => (Resolution::Failed, "is settled: it failed"),
         Outcome::Retry => (Resolution::Retry, "runs once more, as the same occurrence"),
     };
-    place.ledger().resolve(&args.run, resolution, &asked(&place)).await?;
+    place.ledger().resolve(&acting(&place, &args.why), &args.run, resolution).await?;
     terminal.say(format_args!("fencron: {} {what}", args.run));
     Ok(Exit::Done)
 }
@@ -272,78 +333,50 @@ pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mu
     let job = check::find(&config, &args.job)?;
     let place = global.open(Some(&config.namespace)).await?;
     place.recalling(global).found().await?;
-    let Trigger::Schedule { schedule, .. } = &job.trigger else {
-        let why = format!("`{}` has no schedule, so no instants of the past: `fencron trigger` runs it now", job.name);
-        return Err(Failure::wrong(why).into());
-    };
-    if args.to > place.clock.wall() {
-        return Err(Failure::wrong(format!("--to {} lies in the future: a backfill is for the past", args.to)).into());
-    }
-    let just_before = |at: Wall| Wall::from_millis(at.as_millis() - 1);
-    let instants = schedule.between(just_before(args.from), just_before(args.to));
-    let instants: Vec<Wall> = instants.take(BACKFILL_MOST + 1).collect();
-    let (Some(first), Some(last)) = (instants.first(), instants.last()) else {
-        terminal.say(format_args!("fencron: `{}` was not due from {} to {}", job.name, args.from, args.to));
+    let (name, ledger, acting) = (&job.name, place.ledger(), acting(&place, &args.why));
+    let again = args.again.then(|| acting.call('b'));
+    let stretch = (args.from, args.to);
+    let Some(plan) = ledger.plan_backfill(&job, stretch, again.as_deref(), place.clock.wall()).await? else {
+        terminal.say(format_args!("fencron: `{name}` was not due from {} to {}", args.from, args.to));
         return Ok(Exit::Done);
     };
-    if instants.len() > BACKFILL_MOST {
-        let why = format!("that is more than {BACKFILL_MOST} runs: take a shorter stretch (the first ends at {last})");
-        return Err(Failure::wrong(why).into());
-    }
-    let (name, ledger) = (&job.name, place.ledger());
-    let rows = ledger.runs_between(name, *first, *last).await?;
-    let (runs, counts) = chosen(name, &instants, &rows, args.again);
-    terminal.say(format_args!("fencron: {} runs of {name}, from {first} to {last}: {counts}", instants.len()));
+    let BackfillPlan { runs, first, last, instants, .. } = &plan;
+    terminal.say(format_args!("fencron: {instants} runs of {name}, from {first} to {last}: {}", counts_text(&plan)));
     if runs.is_empty() {
         terminal.say("fencron: nothing is left to request; `--again` requests all of it again");
     } else if !args.yes && !terminal.confirm("Ask for them?")? {
         return Err(Failure::wrong("nothing was asked for: confirm, or add --yes").into());
     }
     has_leader(&place, global).await?;
-    let asked = asked(&place);
-    ledger.ask_for(&runs, &Source::Backfill { by: asked.by }, asked.at).await?;
+    if !runs.is_empty() {
+        ledger.backfill(&acting, name, runs.clone()).await?;
+    }
     let views: Vec<AskedFor<'_>> = runs.iter().map(|run_id| AskedFor { run_id }).collect();
     terminal.show(&views, |views| views.iter().map(|view| format!("{}\n", view.run_id)).collect())?;
     Ok(Exit::Done)
 }
 
-/// What a backfill asks for, and how many instants stand how.
-fn chosen(job: &JobName, instants: &[Wall], rows: &[RunRow], again: bool) -> (Vec<RunId>, String) {
-    let mut known: BTreeMap<Wall, Vec<&RunRow>> = BTreeMap::new();
-    for row in rows {
-        known.entry(row.id().at()).or_default().push(row);
-    }
-    let (mut runs, mut asked, mut left_out) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-    let fresh = call('b');
-    for at in instants {
-        let known = known.get(at).map_or(&[][..], Vec::as_slice);
-        let (stands, leave_out) = standing(known);
-        if leave_out && !again {
-            *left_out.entry(stands).or_insert(0_usize) += 1;
-            continue;
-        }
-        *asked.entry(stands).or_insert(0) += 1;
-        runs.push(if again { RunId::asked_for(job, *at, &fresh) } else { backfilled(job, *at, known) });
-    }
+/// How many instants of a backfill stand how.
+fn counts_text(plan: &BackfillPlan) -> String {
     let counted = |counts: &BTreeMap<&str, usize>| {
         let all: Vec<String> = counts.iter().map(|(stands, count)| format!("{count} {stands}")).collect();
         if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     };
-    let doubt = if left_out.contains_key("unknown") { " (settle what is unknown with `fencron resolve`)" } else { "" };
-    let counts = format!("left out: {}{doubt}; asked for: {}", counted(&left_out), counted(&asked));
-    (runs, counts)
+    let has_doubt = plan.left_out.contains_key("unknown");
+    let doubt = if has_doubt { " (settle what is unknown with `fencron resolve`)" } else { "" };
+    format!("left out: {}{doubt}; asked for: {}", counted(&plan.left_out), counted(&plan.asked))
 }
 
 /// Asks the leader to let another lead.
-pub(super) async fn step_down(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+pub(super) async fn step_down(args: &StepDownArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
     let standing = place.locks(Seen::default()).election(LockName::leader()).observe().await?;
     let Some(leader) = standing.leader else {
         let why = format!("no node leads in the namespace {}: none can step down", place.namespace);
         return Err(Failure::new(Exit::Failed, why).into());
     };
-    place.ledger().ask_to_step_down(leader.fence, asked(&place)).await?;
     let (node, fence) = (leader.node, leader.fence);
+    place.ledger().ask_to_step_down(&acting(&place, &args.why), fence, &node).await?;
     terminal.say(format_args!("fencron: asked {node} (fence {fence}) to step down: it lets its runs end first"));
     if standing.waiting.is_empty() {
         terminal.say("fencron: no other node waits to lead, so it will lead again under a higher fence");

@@ -17,11 +17,11 @@ use crate::config::Config;
 use crate::execute::{MAX_RUNNING, Outputs};
 use crate::fence::Fence;
 use crate::job::{JobName, Params, RunId};
-use crate::ledger::{Asked, Find, Ledger, RunRow, call};
+use crate::ledger::{Acting, Asked, Find, Ledger, RunRow, Via};
 use crate::lock::{Driver, Locks, Namespace, Timing};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
-use crate::scheduler::run::{Done, Source};
+use crate::scheduler::run::Done;
 use crate::store::{AnyStore, StoreError};
 
 /// How many orders and chores may wait for the node.
@@ -166,10 +166,9 @@ impl Jobs {
     /// Where there is no such job, where these are no parameters, and where the store does not answer: the run may
     /// then have been asked for.
     pub async fn trigger(&self, job: &str, params: &[(&str, &str)]) -> Result<RunId, JobsError> {
-        let (job, asked) = (self.job(job)?, self.asked().await?);
-        let source = Source::Trigger { by: asked.by, params: Params::new(params.iter().copied())? };
-        let mut runs = self.ledger.ask_for_runs(&job, &[asked.at], &call('t'), &source, asked.at).await?;
-        Ok(runs.remove(0))
+        let (job, params) = (self.job(job)?, Params::new(params.iter().copied())?);
+        let deed = self.ledger.trigger(&self.acting().await?, &job, params).await?;
+        deed.run.ok_or_else(|| JobsError::Asked(format!("the run of {job} has no name")))
     }
 
     /// Pauses a job: its occurrences are skipped, with that reason, until it is resumed.
@@ -178,7 +177,8 @@ impl Jobs {
     ///
     /// Where there is no such job, where it is paused already, and where the store does not answer.
     pub async fn pause(&self, job: &str) -> Result<(), JobsError> {
-        Ok(self.ledger.set_paused(&self.job(job)?, true, &self.asked().await?).await?)
+        self.ledger.pause(&self.acting().await?, Some(&self.job(job)?), None).await?;
+        Ok(())
     }
 
     /// Resumes a job that was paused.
@@ -187,7 +187,8 @@ impl Jobs {
     ///
     /// As [`Jobs::pause`]; where it is not paused.
     pub async fn resume(&self, job: &str) -> Result<(), JobsError> {
-        Ok(self.ledger.set_paused(&self.job(job)?, false, &self.asked().await?).await?)
+        self.ledger.resume(&self.acting().await?, Some(&self.job(job)?)).await?;
+        Ok(())
     }
 
     /// Asks for a run to be cancelled, wherever it runs.
@@ -196,7 +197,8 @@ impl Jobs {
     ///
     /// Where there is no such run, where it has ended, and where the store does not answer.
     pub async fn cancel(&self, run: &RunId) -> Result<(), JobsError> {
-        Ok(self.ledger.ask_to_cancel(run, &self.asked().await?).await?)
+        self.ledger.ask_to_cancel(&self.acting().await?, run).await?;
+        Ok(())
     }
 
     /// The runs of `job`, or of all: the open ones and those that have ended, the last claimed first, at most `limit`.
@@ -265,9 +267,10 @@ impl Jobs {
 
     /// The requester, for people to read later. A request may come before the first session of all, which would then
     /// find a namespace with keys, and no base to count fences from.
-    async fn asked(&self) -> Result<Asked, JobsError> {
+    async fn acting(&self) -> Result<Acting, JobsError> {
         self.locks.found().await?;
-        Ok(Asked { by: format!("the service, as {}", self.node), at: self.locks.clock().wall() })
+        let asked = Asked::new(format!("the service, as {}", self.node), self.locks.clock().wall());
+        Ok(Acting::fresh(Asked { via: Via::Library, ..asked }))
     }
 }
 

@@ -120,9 +120,20 @@ impl<S: Store> Ledger<S> {
     ///
     /// The store's.
     pub async fn bound_attention(&self, hold: &Hold, now: Wall) -> Result<usize, StoreError> {
-        let Keys::Range { start, end } = self.keys.all_attention() else { return Ok(0) };
-        let mut bound = self.keys.attention_before(now.minus(ATTENTION_AGE));
-        // The keys sort by when the runs ended, so that the oldest are the first.
+        let old = self.keys.attention_before(now.minus(ATTENTION_AGE));
+        self.bound_list(hold, self.keys.all_attention(), (old, ATTENTION_KEPT)).await
+    }
+
+    /// Deletes of a list whose keys sort by time those before the key `old`, and the oldest of more than `kept`. Answers
+    /// how many were too many.
+    pub(super) async fn bound_list(
+        &self,
+        hold: &Hold,
+        list: Keys,
+        (old, kept): (String, usize),
+    ) -> Result<usize, StoreError> {
+        let Keys::Range { start, end } = list else { return Ok(0) };
+        let mut bound = old;
         let (mut keys, mut from) = (std::collections::VecDeque::new(), start.clone());
         let (mut beyond, mut oldest) = (0, None);
         loop {
@@ -132,7 +143,7 @@ impl<S: Store> Ledger<S> {
             oldest = oldest.or_else(|| page.entries.first().map(|entry| entry.key.clone()));
             for entry in page.entries {
                 keys.push_back(entry.key);
-                if keys.len() > ATTENTION_KEPT {
+                if keys.len() > kept {
                     beyond += 1;
                     bound = bound.max(keys.pop_front().map_or(String::new(), |key| super::prune::behind(&key)));
                 }

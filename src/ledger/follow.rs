@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::Ledger;
 use super::keys::About;
 use super::last::read as read_last;
-use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode};
+use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode};
 use super::rewind::RewoundRecord;
 use crate::job::JobName;
 use crate::lock::owned_since;
@@ -19,8 +19,8 @@ use crate::time::Wall;
 pub enum Followed {
     /// For the scheduler.
     Ledger(LedgerChange, Version),
-    /// A job is paused, or not any more; `asked` is `None` also where a newer version wrote it.
-    Paused { job: JobName, paused: bool, asked: Option<Asked>, version: Version },
+    /// A job, or (`None`) all, are paused, or not any more; `pause` is `None` also where a newer version wrote it.
+    Paused { job: Option<JobName>, paused: bool, pause: Option<Pause>, version: Version },
     /// A session began, or its node published something new with it; or it is gone, and then nothing that its node
     /// claimed has an owner. `record` is `None` also where a newer version wrote it.
     Node { lease: u64, alive: bool, record: Option<NodeRecord>, version: Version },
@@ -95,7 +95,10 @@ impl<S: Store> Ledger<S> {
             }
             About::Job(job) => decode::<KnownRecord>(&entry.value).map(|r| LedgerChange::Job(job, Some(r.into()))),
             About::Pause(job) => {
-                return Some(Followed::Paused { job, paused: true, asked: decode(&entry.value), version });
+                return Some(Followed::Paused { job: Some(job), paused: true, pause: decode(&entry.value), version });
+            }
+            About::PauseAll => {
+                return Some(Followed::Paused { job: None, paused: true, pause: decode(&entry.value), version });
             }
             About::Last(job) => match read_last(&job, entry) {
                 Some(last) => return Some(Followed::Last { job, last: Some(last), version }),
@@ -134,7 +137,10 @@ impl<S: Store> Ledger<S> {
             About::Watermark => return Some(Followed::Damaged(self.missing_watermark())),
             About::Job(job) => LedgerChange::Job(job, None),
             About::Pause(job) => {
-                return Some(Followed::Paused { job, paused: false, asked: None, version: revision.0 });
+                return Some(Followed::Paused { job: Some(job), paused: false, pause: None, version: revision.0 });
+            }
+            About::PauseAll => {
+                return Some(Followed::Paused { job: None, paused: false, pause: None, version: revision.0 });
             }
             About::Last(job) => return Some(Followed::Last { job, last: None, version: revision.0 }),
             About::Open(run) => LedgerChange::Open(run, None),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::attention::is_bad;
 use super::record::{DoneRecord, KnownRecord, NodeRecord, WatermarkRecord, decode};
-use super::{AskError, Asked, Ledger};
+use super::{AskError, Ledger, Pause};
 use crate::job::{JobName, RunId, Verdict};
 use crate::scheduler::run::{Done, Known, Open, Watermark};
 use crate::store::{Entry, Keys, Op, Range, Revision, Sort, Store, StoreError, Txn};
@@ -235,11 +235,17 @@ impl<S: Store> Ledger<S> {
         Ok(entries.iter().filter_map(known).collect())
     }
 
+    /// The pause of all jobs; `None`: they are not paused together.
+    pub async fn all_paused(&self) -> Result<Option<Pause>, StoreError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.pause_all()))).await?;
+        Ok(page.entries.first().and_then(|entry| decode(&entry.value)))
+    }
+
     /// The paused jobs, with the person that paused them.
-    pub async fn paused(&self) -> Result<Vec<(JobName, Asked)>, StoreError> {
+    pub async fn paused(&self) -> Result<Vec<(JobName, Pause)>, StoreError> {
         let (entries, _) = self.store.range_all(self.keys.paused()).await?;
         let paused = |entry: &Entry| match self.keys.about(&entry.key)? {
-            super::keys::About::Pause(job) => Some((job, decode::<Asked>(&entry.value)?)),
+            super::keys::About::Pause(job) => Some((job, decode::<Pause>(&entry.value)?)),
             _ => None,
         };
         Ok(entries.iter().filter_map(paused).collect())

@@ -29,6 +29,7 @@ pub(super) enum About {
     Watermark,
     Job(JobName),
     Pause(JobName),
+    PauseAll,
     Last(JobName),
     Open(RunId),
     Cancel(RunId),
@@ -76,6 +77,38 @@ impl LedgerKeys {
 
     pub fn paused(&self) -> Keys {
         Keys::prefix(format!("{}pause/", self.prefix))
+    }
+
+    /// That all jobs are paused.
+    pub fn pause_all(&self) -> String {
+        format!("{}pause-all", self.prefix)
+    }
+
+    /// What a person did. The keys sort by when that was.
+    pub fn audit(&self, at: Wall, id: &str) -> String {
+        format!("{}~audit/{}-{id}", self.prefix, sortable(at))
+    }
+
+    pub fn audits(&self) -> Keys {
+        Keys::prefix(format!("{}~audit/", self.prefix))
+    }
+
+    /// What a request did that a caller gave a key, by the hash of that.
+    pub fn once_asked(&self, hash: &str) -> String {
+        format!("{}~idem/{hash}", self.prefix)
+    }
+
+    pub fn all_once_asked(&self) -> Keys {
+        Keys::prefix(format!("{}~idem/", self.prefix))
+    }
+
+    /// A backfill. The keys sort by when it was asked for, with which its id begins.
+    pub fn backfill(&self, id: &str) -> String {
+        format!("{}~backfill/{id}", self.prefix)
+    }
+
+    pub fn backfills(&self) -> Keys {
+        Keys::prefix(format!("{}~backfill/", self.prefix))
     }
 
     /// How the last run of a job ended.
@@ -277,6 +310,9 @@ impl LedgerKeys {
         if key == self.lineage {
             return Some(About::Lineage);
         }
+        if rest == "pause-all" {
+            return Some(About::PauseAll);
+        }
         if rest == "rewound" {
             return Some(About::Rewound);
         }
@@ -300,7 +336,7 @@ impl LedgerKeys {
     }
 }
 
-fn sortable(at: Wall) -> String {
+pub(super) fn sortable(at: Wall) -> String {
     at.to_utc().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
@@ -321,6 +357,7 @@ mod tests {
             (keys.watermark(), About::Watermark),
             (keys.job(&job), About::Job(job.clone())),
             (keys.pause(&job), About::Pause(job.clone())),
+            (keys.pause_all(), About::PauseAll),
             (keys.open(&run), About::Open(run.clone())),
             (keys.cancel(&run), About::Cancel(run.clone())),
             (keys.resolved(&run), About::Resolved(run.clone())),

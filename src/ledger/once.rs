@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::act::{Act, Acting, Deed};
 use super::record::{decode, encode};
+use super::request::AskError;
 use super::{Ledger, Pauses};
 use crate::fence::Fence;
 use crate::lock::{Hold, LockName};
@@ -292,13 +294,60 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    /// Forgets what was done under `key`, where nothing was changed since it was read. `false`: it was.
-    pub async fn forget_once(&self, key: &OnceKey, read: &Recorded) -> Result<bool, StoreError> {
+    /// Forgets what was done under `key`, where nothing was changed since it was read, and it is not under way.
+    pub async fn forget_once(&self, acting: &Acting, key: &OnceKey, read: &Recorded) -> Result<Deed, AskError> {
+        self.refuse_under_way(&read.once).await?;
         let record = self.keys.once_record(key);
         let txn = Txn::new().when(Compare::modified_at(&record, read.modified)).then(Op::delete(&record));
-        let txn = txn.otherwise(Op::get(&record));
-        let (committed, repeated) = self.commit(txn).await?;
-        Ok(committed.succeeded || (repeated && committed.got(0).is_some_and(<[Entry]>::is_empty)))
+        self.act_with(acting, Deed::new(Act::ForgetOnce, key.name()), txn).await
+    }
+
+    /// Records a person's decision about what was recorded: `Done`, or `Pending` where it has to be done again.
+    pub async fn resolve_once(
+        &self,
+        acting: &Acting,
+        key: &OnceKey,
+        recorded: &Recorded,
+        state: OnceState,
+    ) -> Result<Deed, AskError> {
+        let (once, asked) = (&recorded.once, &acting.asked);
+        self.refuse_under_way(once).await?;
+        if once.state == OnceState::Done {
+            return Err(AskError::IsDone(once.name.clone()));
+        }
+        let was = match once.reason.as_str() {
+            "" => once.state.as_str().to_owned(),
+            reason => format!("{} ({reason})", once.state.as_str()),
+        };
+        let reason = format!("resolved by {} on {}; was: {was}", asked.by, asked.at);
+        let resolved = Once { state, reason, finished_at: Some(asked.at), ..once.clone() };
+        self.record_once(acting, key, recorded.modified, &resolved).await
+    }
+
+    /// Records what a person says, where the record was last changed at `unchanged_since`; 0: there is none.
+    pub async fn record_once(
+        &self,
+        acting: &Acting,
+        key: &OnceKey,
+        unchanged_since: Revision,
+        once: &Once,
+    ) -> Result<Deed, AskError> {
+        let record = self.keys.once_record(key);
+        let txn = Txn::new().when(Compare::modified_at(&record, unchanged_since)).then(Op::put(&record, encode(once)));
+        let act = match key.kind() {
+            OnceKind::Migration => Act::ResolveMigration,
+            OnceKind::Once => Act::ResolveOnce,
+        };
+        let how = if once.state == OnceState::Done { "as done" } else { "to be done again" };
+        self.act_with(acting, Deed::new(act, once.name.as_str()).with(how), txn).await
+    }
+
+    async fn refuse_under_way(&self, once: &Once) -> Result<(), AskError> {
+        if !self.may_be_under_way(once).await? {
+            return Ok(());
+        }
+        let node = once.claimed_by.as_ref().map_or("a process", |by| by.node.as_str());
+        Err(AskError::UnderWay { name: once.name.clone(), node: node.to_owned() })
     }
 
     /// Whether the session of its claimant is still there, so that it may be under way.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::act::Via;
 use super::attention::REASON_MOST;
 use super::terms::{TermEnd, TermRow};
 use crate::fence::Fence;
@@ -545,11 +546,51 @@ impl PrunedRecord {
     }
 }
 
-/// The person that requested something, and when.
+/// The person that requests something, and when, through what, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
+    /// The name of the caller as the rules of a node have it, or the user and the host of a command.
     pub by: String,
     pub at: Wall,
+    /// The role of a caller over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    #[serde(default, skip_serializing_if = "is_cli")]
+    pub via: Via,
+    /// From where a request over HTTP came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Why, as the person wrote it; empty where nothing was written.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_cli(via: &Via) -> bool {
+    *via == Via::Cli
+}
+
+impl Asked {
+    /// By this person, through a command, without a reason.
+    pub fn new(by: impl Into<String>, at: Wall) -> Asked {
+        Asked { by: by.into(), at, role: None, via: Via::Cli, address: None, reason: String::new() }
+    }
+
+    /// With this reason.
+    #[must_use]
+    pub fn because(self, reason: impl Into<String>) -> Asked {
+        Asked { reason: reason.into(), ..self }
+    }
+}
+
+/// That occurrences are skipped, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    #[serde(flatten)]
+    pub asked: Asked,
+    /// What starts from here on is not skipped; `None`: it lasts until a person ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Wall>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,17 +1,15 @@
 //! What people ask for: transactions that the leader sees through its watch.
 
-use super::record::{Asked, DoneRecord, OpenRecord, StepDownRecord, WatermarkRecord, decode, encode};
+use super::act::{Act, Acted, Acting, Deed, found};
+use super::record::{DoneRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode, encode};
 use super::{Ledger, Pauses};
 use crate::fence::Fence;
-use crate::job::{Code, JobName, RunId, Verdict};
-use crate::lock::Hold;
+use crate::job::{Code, Job, JobName, Params, RunId, Task, Verdict};
+use crate::lock::{HeldBy, Hold, LockName, PermitsHeld};
 use crate::scheduler::run::{Done, Open, OpenState, Source, Watermark};
 use crate::scheduler::{To, Transition};
 use crate::store::{Committed, Compare, Entry, FULL, Keys, Op, Range, Revision, Store, StoreError, Txn};
 use crate::time::Wall;
-
-/// The most instants that one backfill may ask for.
-pub const BACKFILL_MOST: usize = 1000;
 
 /// What stands in the place of a batch's name in a watermark that was moved by hand.
 const SKIP: &str = "skip";
@@ -25,14 +23,8 @@ const ASKED_AT_ONCE: usize = 60;
 /// How many bytes are kept of why a run was in doubt that is run once more.
 const DOUBT_KEPT: usize = 500;
 
-/// How many hexadecimal digits the identity of a request has.
+/// How many digits of the identity of an act are in the names of the runs that it asks for.
 pub const CALL_DIGITS: usize = 12;
-
-/// The identity of a request, so that asking again because an answer was lost asks only once.
-pub fn call(kind: char) -> String {
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    format!("{kind}-{}", &id[..CALL_DIGITS])
-}
 
 /// Why a request was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +35,52 @@ pub enum AskError {
     Ended { run: RunId, verdict: Verdict },
     #[error("{run} is not in doubt: it ended as `{verdict}`, and only what ended as `unknown` can be resolved")]
     NotInDoubt { run: RunId, verdict: String },
-    #[error("{job} is {}", if *.paused { "paused already" } else { "not paused: there is nothing to resume" })]
-    AlreadySo { job: JobName, paused: bool },
+    #[error("{what} {}", already(what, *paused))]
+    AlreadySo { what: String, paused: bool },
     #[error("{run} was changed by another process meanwhile: check it and try again")]
     Changed { run: RunId },
+    #[error("{0}")]
+    WrongStretch(String),
+    #[error("{job} is {kind}, which takes no parameters: ask for the run without them")]
+    NoParams { job: JobName, kind: &'static str },
+    #[error("there is no backfill {0}: it was never asked for, or it is kept no longer")]
+    NoSuchBackfill(String),
+    #[error("{name} is under way: {node} runs it. Wait for it to end, or stop it there")]
+    UnderWay { name: String, node: String },
+    #[error("{0} is done: there is nothing to resolve")]
+    IsDone(String),
+    #[error("{what} was changed by another process meanwhile: check it and try again")]
+    Moved { what: String },
+    #[error("another request had this key, and did something else: give each request a key of its own")]
+    OtherRequest,
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// That a run of this job can be given these parameters.
+///
+/// # Errors
+///
+/// [`AskError::NoParams`].
+pub fn check_params(job: &Job, params: &Params) -> Result<(), AskError> {
+    let kind = match &job.task {
+        Task::Http(_) => "a request",
+        Task::Sql(_) => "a statement",
+        _ => return Ok(()),
+    };
+    if params.is_empty() { Ok(()) } else { Err(AskError::NoParams { job: job.name.clone(), kind }) }
+}
+
+/// What is said of all jobs where one could be named.
+pub const ALL_JOBS: &str = "all jobs";
+
+fn already(what: &str, paused: bool) -> &'static str {
+    match (what == ALL_JOBS, paused) {
+        (true, true) => "are paused already",
+        (true, false) => "are not paused: there is nothing to resume",
+        (false, true) => "is paused already",
+        (false, false) => "is not paused: there is nothing to resume",
+    }
 }
 
 /// What a person decides about a run that ended as `unknown`.
@@ -62,24 +94,34 @@ pub enum Resolution {
     Retry,
 }
 
+impl Resolution {
+    fn as_str(self) -> &'static str {
+        match self {
+            Resolution::Succeeded => "succeeded",
+            Resolution::Failed => "failed",
+            Resolution::Retry => "retry",
+        }
+    }
+}
+
 impl<S: Store> Ledger<S> {
-    /// Asks for runs of `job` for these instants, all of them asked for by the call `call` (ASCII letters, digits,
-    /// `-`). Asking twice with the same call is asking once.
-    pub async fn ask_for_runs(
-        &self,
-        job: &JobName,
-        at: &[Wall],
-        call: &str,
-        source: &Source,
-        now: Wall,
-    ) -> Result<Vec<RunId>, AskError> {
-        let runs: Vec<RunId> = at.iter().map(|at| RunId::asked_for(job, *at, call)).collect();
-        self.ask_for(&runs, source, now).await?;
-        Ok(runs)
+    /// Asks for a run of `job` now. The answer names the run.
+    pub async fn trigger(&self, acting: &Acting, job: &JobName, params: Params) -> Result<Deed, AskError> {
+        let asked = &acting.asked;
+        let run = RunId::asked_for(job, asked.at, &acting.call('t'));
+        let names: Vec<&str> = params.iter().map(|(name, _)| name).collect();
+        let with = if names.is_empty() { String::new() } else { format!("with the parameters {}", names.join(", ")) };
+        let deed = Deed::of_run(Act::Trigger, &run).with(with);
+        let source = Source::Trigger { by: asked.by.clone(), params };
+        match self.act(acting, &deed, self.asking(&[&run], &source, asked.at)).await? {
+            Acted::Made => Ok(deed),
+            Acted::Before(deed) => Ok(deed),
+            Acted::Refused(_) => Err(AskError::Changed { run }),
+        }
     }
 
     /// Asks for these runs, but for those that exist.
-    pub async fn ask_for(&self, runs: &[RunId], source: &Source, now: Wall) -> Result<(), AskError> {
+    pub(super) async fn ask_for(&self, runs: &[RunId], source: &Source, now: Wall) -> Result<(), AskError> {
         for chunk in runs.chunks(ASKED_AT_ONCE) {
             let mut left: Vec<&RunId> = chunk.iter().collect();
             let mut tries = 0;
@@ -115,40 +157,78 @@ impl<S: Store> Ledger<S> {
         txn
     }
 
-    /// Pauses or resumes a job: while it is paused its occurrences are skipped, with that reason.
-    pub async fn set_paused(&self, job: &JobName, paused: bool, asked: &Asked) -> Result<(), AskError> {
-        let key = self.keys.pause(job);
-        let absent = Compare::absent(Keys::one(&key));
-        let value = encode(asked);
-        let txn = if paused {
-            Txn::new().when(absent).then(Op::put(&key, value.clone())).otherwise(Op::get(&key))
-        } else {
-            Txn::new().when(absent).otherwise(Op::delete(&key))
+    /// Pauses a job, or (`None`) all: what starts before `until` is skipped, with that reason. A pause that has another
+    /// end or another reason takes the place of the one before.
+    pub async fn pause(&self, acting: &Acting, job: Option<&JobName>, until: Option<Wall>) -> Result<Deed, AskError> {
+        let (key, deed) = match job {
+            Some(job) => (self.keys.pause(job), Deed::of_job(Act::Pause, job)),
+            None => (self.keys.pause_all(), Deed::new(Act::PauseAll, ALL_JOBS)),
         };
-        let (committed, repeated) = self.commit(txn).await?;
-        let done = if paused {
-            committed.succeeded || committed.got(0).and_then(<[_]>::first).is_some_and(|entry| entry.value == value)
-        } else {
-            // Where an earlier sending got no answer, that may have been what resumed it.
-            !committed.succeeded || repeated
+        let deed = deed.with(until.map_or(String::new(), |until| format!("until {until}")));
+        let pause = Pause { asked: acting.asked.clone(), until };
+        let mut unmoved = Revision(0);
+        for _ in 0..TRIES {
+            let txn = Txn::new()
+                .when(Compare::modified_at(&key, unmoved))
+                .then(Op::put(&key, encode(&pause)))
+                .otherwise(Op::get(&key));
+            let committed = match self.act(acting, &deed, txn).await? {
+                Acted::Made => return Ok(deed),
+                Acted::Before(deed) => return Ok(deed),
+                Acted::Refused(committed) => committed,
+            };
+            let found = committed.got(0).and_then(<[_]>::first);
+            let stands = found.and_then(|entry| decode::<Pause>(&entry.value));
+            let says_more = |stands: &Pause| {
+                stands.until != until
+                    || !matches!(&*pause.asked.reason, reason if reason.is_empty() || reason == stands.asked.reason)
+            };
+            if stands.is_some_and(|stands| !says_more(&stands)) {
+                return Err(AskError::AlreadySo { what: deed.on, paused: true });
+            }
+            unmoved = found.map_or(Revision(0), |entry| entry.modified);
+        }
+        Err(AskError::Moved { what: deed.on })
+    }
+
+    /// Resumes a job that is paused, or (`None`) all where all are: a job that is paused for itself stays so.
+    pub async fn resume(&self, acting: &Acting, job: Option<&JobName>) -> Result<Deed, AskError> {
+        let (key, deed) = match job {
+            Some(job) => (self.keys.pause(job), Deed::of_job(Act::Resume, job)),
+            None => (self.keys.pause_all(), Deed::new(Act::ResumeAll, ALL_JOBS)),
         };
-        if done { Ok(()) } else { Err(AskError::AlreadySo { job: job.clone(), paused }) }
+        let txn = Txn::new().when(Compare::present(Keys::one(&key))).then(Op::delete(&key));
+        match self.act(acting, &deed, txn).await? {
+            Acted::Made => Ok(deed),
+            Acted::Before(deed) => Ok(deed),
+            Acted::Refused(_) => Err(AskError::AlreadySo { what: deed.on, paused: false }),
+        }
+    }
+
+    /// Ends the pause of a job, or (`None`) of all, whose end has come. One that a person has changed meanwhile stands.
+    pub async fn end_pause(&self, hold: &Hold, job: Option<&JobName>, now: Wall) -> Result<(), StoreError> {
+        let key = job.map_or_else(|| self.keys.pause_all(), |job| self.keys.pause(job));
+        let page = self.store.range(Range::of(Keys::one(&key))).await?;
+        let Some(entry) = page.entries.first() else { return Ok(()) };
+        if decode::<Pause>(&entry.value).and_then(|pause| pause.until).is_none_or(|until| until > now) {
+            return Ok(());
+        }
+        let unmoved = [Compare::modified_at(&key, entry.modified)];
+        self.write_as_leader(hold, &unmoved, &[Op::delete(&key)]).await.map(drop)
     }
 
     /// Asks for a run to be cancelled.
-    pub async fn ask_to_cancel(&self, run: &RunId, asked: &Asked) -> Result<(), AskError> {
-        let is_open = Compare {
-            keys: Keys::one(self.keys.open(run)),
-            test: crate::store::Test::Created(crate::store::Order::Greater, crate::store::Revision(0)),
-        };
+    pub async fn ask_to_cancel(&self, acting: &Acting, run: &RunId) -> Result<Deed, AskError> {
         let txn = Txn::new()
-            .when(is_open)
-            .then(Op::put(self.keys.cancel(run), encode(asked)))
+            .when(Compare::present(Keys::one(self.keys.open(run))))
+            .then(Op::put(self.keys.cancel(run), encode(&acting.asked)))
             .otherwise(Op::Get(Range::of(self.keys.verdict_on(run))));
-        let (committed, _) = self.commit(txn).await?;
-        if committed.succeeded {
-            return Ok(());
-        }
+        let deed = Deed::of_run(Act::Cancel, run);
+        let committed = match self.act(acting, &deed, txn).await? {
+            Acted::Made => return Ok(deed),
+            Acted::Before(deed) => return Ok(deed),
+            Acted::Refused(committed) => committed,
+        };
         match committed.got(0).and_then(<[_]>::first).and_then(|entry| decode::<DoneRecord>(&entry.value)) {
             Some(done) => Err(AskError::Ended { run: run.clone(), verdict: Done::from(done).verdict }),
             None => Err(AskError::NoSuchRun(run.clone())),
@@ -174,10 +254,42 @@ impl<S: Store> Ledger<S> {
         self.write_as_leader(hold, &[], &[Op::delete(self.keys.resolved(run))]).await
     }
 
-    /// Asks the leader of this fence to step down.
-    pub async fn ask_to_step_down(&self, fence: Fence, asked: Asked) -> Result<(), StoreError> {
-        let record = encode(StepDownRecord { fence, asked });
-        self.commit(Txn::new().then(Op::put(self.keys.step_down(), record))).await.map(drop)
+    /// Asks the leader of this fence, which is the node `node`, to step down.
+    pub async fn ask_to_step_down(&self, acting: &Acting, fence: Fence, node: &str) -> Result<Deed, AskError> {
+        let record = encode(StepDownRecord { fence, asked: acting.asked.clone() });
+        let deed = Deed::new(Act::StepDown, node).with(format!("fence {fence}"));
+        match self.act(acting, &deed, Txn::new().then(Op::put(self.keys.step_down(), record))).await? {
+            Acted::Made => Ok(deed),
+            Acted::Before(deed) => Ok(deed),
+            Acted::Refused(_) => Err(AskError::Moved { what: deed.on }),
+        }
+    }
+
+    /// Revokes a lock from its holder, with the transaction that does so.
+    pub async fn unlock(&self, acting: &Acting, name: &LockName, holder: &HeldBy, take: Txn) -> Result<Deed, AskError> {
+        let detail = format!("from {}, fence {}", holder.node, holder.fence);
+        self.act_with(acting, Deed::new(Act::Unlock, name.as_str()).with(detail), take).await
+    }
+
+    /// Revokes permits of a semaphore from a session, with the transaction that does so.
+    pub async fn take_permits(
+        &self,
+        acting: &Acting,
+        name: &LockName,
+        held: &PermitsHeld,
+        take: Txn,
+    ) -> Result<Deed, AskError> {
+        let detail = format!("{} permits from {}", held.permits, held.node);
+        self.act_with(acting, Deed::new(Act::Unlock, name.as_str()).with(detail), take).await
+    }
+
+    /// Makes an act that changes what its transaction compares.
+    pub(super) async fn act_with(&self, acting: &Acting, deed: Deed, txn: Txn) -> Result<Deed, AskError> {
+        match self.act(acting, &deed, txn).await? {
+            Acted::Made => Ok(deed),
+            Acted::Before(deed) => Ok(deed),
+            Acted::Refused(_) => Err(AskError::Moved { what: deed.on }),
+        }
     }
 
     /// Takes back the request to step down that was meant for this fence.
@@ -260,19 +372,20 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Settles a run that ended as `unknown`.
-    pub async fn resolve(&self, run: &RunId, resolution: Resolution, asked: &Asked) -> Result<(), AskError> {
+    pub async fn resolve(&self, acting: &Acting, run: &RunId, resolution: Resolution) -> Result<Deed, AskError> {
         for _ in 0..TRIES {
             // Another run of its job may end at the same time, and then it is asked for once more.
-            if self.is_resolved(run, resolution, asked).await? {
-                return Ok(());
+            if let Some(deed) = self.resolved(acting, run, resolution).await? {
+                return Ok(deed);
             }
         }
         Err(AskError::Changed { run: run.clone() })
     }
 
-    /// Settles a run that ended as `unknown`. `false`: how the job's last run ended has changed meanwhile, and the run is
+    /// Settles a run that ended as `unknown`. `None`: how the job's last run ended has changed meanwhile, and the run is
     /// as it was.
-    async fn is_resolved(&self, run: &RunId, resolution: Resolution, asked: &Asked) -> Result<bool, AskError> {
+    async fn resolved(&self, acting: &Acting, run: &RunId, resolution: Resolution) -> Result<Option<Deed>, AskError> {
+        let asked = &acting.asked;
         let page = self.read(Range::of(self.keys.verdict_on(run))).await?;
         let Some(entry) = page.entries.first() else { return Err(AskError::NoSuchRun(run.clone())) };
         let Some(done) = decode::<DoneRecord>(&entry.value).map(Done::from) else {
@@ -316,33 +429,44 @@ impl<S: Store> Ledger<S> {
                 (txn, (self.keys.open(run), encode(OpenRecord::from(&again(&done, asked.at)))))
             }
         };
-        let (committed, _) = self.commit(txn.then(Op::put(&key, value.clone())).otherwise(Op::get(&key))).await?;
-        // An earlier sending that got no answer left just this.
-        let found: Vec<&Entry> = (0..).map_while(|nth| committed.got(nth)).flatten().collect();
-        let is_so = found.iter().any(|entry| entry.key == key && entry.value == value);
-        let is_unchanged = found.first().is_some_and(|found| found.modified == entry.modified);
-        if committed.succeeded || is_so {
-            Ok(true)
-        } else if is_unchanged && !found.iter().any(|entry| entry.key == self.keys.open(run)) {
-            Ok(false)
-        } else {
-            Err(AskError::Changed { run: run.clone() })
-        }
+        let deed = Deed::of_run(Act::Resolve, run).with(format!("as {}", resolution.as_str()));
+        let txn = txn.then(Op::put(&key, value)).otherwise(Op::get(self.keys.open(run)));
+        let committed = match self.act(acting, &deed, txn).await? {
+            Acted::Made => return Ok(Some(deed)),
+            Acted::Before(deed) => return Ok(Some(deed)),
+            Acted::Refused(committed) => committed,
+        };
+        let is_unchanged = found(&committed, &verdict_key).is_some_and(|found| found.modified == entry.modified);
+        let is_open = found(&committed, &self.keys.open(run)).is_some();
+        if is_unchanged && !is_open { Ok(None) } else { Err(AskError::Changed { run: run.clone() }) }
     }
 
     /// Commits what is harmless to repeat, until there is an answer or the store has been silent for long. Says whether
     /// it was sent more than once.
+    ///
+    /// # Errors
+    ///
+    /// The store's; where one of several sendings got no answer, that, for it may have been applied.
     pub(super) async fn commit(&self, txn: Txn) -> Result<(Committed, bool), StoreError> {
-        let (mut pause, mut only_full) = (Pauses::new(), true);
+        let (mut pause, mut only_full, mut in_doubt) = (Pauses::new(), true, None);
         loop {
             let answer = self.store.commit(txn.clone()).await;
             only_full &= answer.as_ref().is_err_and(StoreError::is_full);
-            match answer {
+            let error = match answer {
+                Ok(committed) => return Ok((committed, pause.tries > 0)),
+                Err(error) => error,
+            };
+            if only_full {
                 // A request without an answer may arrive yet.
-                Err(error) if only_full => return Ok((self.in_a_full_store(&txn, error).await?, true)),
-                Err(error) if error.is_passing() && pause.tries < TRIES => pause.wait(&error, "request").await,
-                answer => return answer.map(|committed| (committed, pause.tries > 0)),
+                return Ok((self.in_a_full_store(&txn, error).await?, true));
             }
+            if error.is_unknown() {
+                in_doubt = Some(error.clone());
+            }
+            if !error.is_passing() || pause.tries >= TRIES {
+                return Err(in_doubt.unwrap_or(error));
+            }
+            pause.wait(&error, "request").await;
         }
     }
 

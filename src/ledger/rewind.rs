@@ -6,8 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::act::{Act, Acted, Acting, Deed};
 use super::history::done_entry;
 use super::record::{Asked, DoneRecord, KnownRecord, PrunedRecord, WatermarkRecord, decode, encode};
+use super::request::AskError;
 use super::{Claim, Ledger, keys};
 use crate::job::{JobName, RunId, Verdict};
 use crate::scheduler::Batch;
@@ -84,7 +86,18 @@ pub enum RewindError {
     #[error("a leader decides on while the schedules are brought back: is its clock right? Look at `fencron status`")]
     Moving,
     #[error(transparent)]
+    Asked(AskError),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<AskError> for RewindError {
+    fn from(error: AskError) -> RewindError {
+        match error {
+            AskError::Store(error) => RewindError::Store(error),
+            error => RewindError::Asked(error),
+        }
+    }
 }
 
 impl<S: Store> Ledger<S> {
@@ -137,10 +150,9 @@ impl<S: Store> Ledger<S> {
         })
     }
 
-    /// Brings the schedules back. `call` names the rewind, so that one whose answer was lost is recognized. A leader
-    /// that runs plans again from there on.
-    pub async fn rewind(&self, to: Option<Wall>, now: Wall, call: &str, asked: &Asked) -> Result<Rewound, RewindError> {
-        let name = format!("{REWIND}{call}");
+    /// Brings the schedules back. A leader that runs plans again from there on.
+    pub async fn rewind(&self, acting: &Acting, to: Option<Wall>, now: Wall) -> Result<Rewound, RewindError> {
+        let name = format!("{REWIND}{}", acting.call('w'));
         let (mut taken_back, mut jobs, mut upto) = (0, 0, now);
         for _ in 0..TRIES_MOST {
             let plan = self.look_at_rewind(to, now).await?;
@@ -153,7 +165,7 @@ impl<S: Store> Ledger<S> {
             if !self.lower(&plan).await? {
                 continue;
             }
-            let rewound = Rewound { asked: asked.clone(), from: plan.from, to: plan.to, jobs, taken_back };
+            let rewound = Rewound { asked: acting.asked.clone(), from: plan.from, to: plan.to, jobs, taken_back };
             let mut rewinds = vec![rewound.clone()];
             rewinds.extend(plan.record.1);
             rewinds.truncate(REMEMBERED);
@@ -164,13 +176,13 @@ impl<S: Store> Ledger<S> {
                 .when(Compare::modified_at(self.keys.watermark(), plan.watermark_at))
                 .when(Compare::modified_at(self.keys.rewound(), marked_at))
                 .then(Op::put(self.keys.rewound(), encode(record)))
-                .then(Op::put(self.keys.watermark(), encode(mark)))
-                .otherwise(Op::get(self.keys.rewound()));
-            let (committed, _) = self.commit(txn).await?;
-            let found = committed.got(0).and_then(<[Entry]>::first);
-            let last = found.and_then(|entry| decode::<RewoundRecord>(&entry.value));
-            if committed.succeeded || last.is_some_and(|last| last.rewinds.first() == Some(&rewound)) {
-                return Ok(rewound);
+                .then(Op::put(self.keys.watermark(), encode(mark)));
+            let from = rewound.from.map_or(String::new(), |from| format!("from {from} "));
+            let deed = Deed::new(Act::Rewind, "the schedules").with(format!("{from}to {}", rewound.to));
+            match self.act(acting, &deed, txn).await? {
+                Acted::Made => return Ok(rewound),
+                Acted::Before(_) => return Ok(self.rewinds().await?.into_iter().next().unwrap_or(rewound)),
+                Acted::Refused(_) => {}
             }
         }
         Err(RewindError::Moving)

@@ -14,6 +14,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{About, Committed, Keys, LeaseId, Page, Range, Watch};
 use crate::time::{Clock, Wall};
 
+mod acts;
 mod claims;
 mod history;
 mod last;
@@ -220,5 +221,10 @@ fn open(second: u64, state: OpenState, claimant: Option<Claimant>) -> Open {
 }
 
 fn asked() -> Asked {
-    Asked { by: "eve".into(), at: at(9) }
+    Asked::new("eve", at(9))
+}
+
+/// An act of eve's that is no other's.
+fn acting() -> Acting {
+    Acting::fresh(asked())
 }

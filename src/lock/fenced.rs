@@ -238,6 +238,14 @@ impl<S: Store> FencedLock<S> {
     /// goes on. What the holder still does under the lock cannot be stopped from here: a target that checks the fence
     /// turns it away.
     pub async fn force_unlock(&self) -> Result<Option<HeldBy>, LockError> {
+        let Some((holder, take)) = self.revocation().await? else { return Ok(None) };
+        // Sent again, it finds what it was to take gone: by itself, or otherwise.
+        self.contest.settle(take).await.map_err(LockError::Store)?;
+        Ok(Some(holder))
+    }
+
+    /// The holder, and the transaction that revokes the lock from this holder; `None`: it is free.
+    pub(crate) async fn revocation(&self) -> Result<Option<(HeldBy, Txn)>, LockError> {
         let (line, _) = self.contest.observe(QueueRead::Near { queued: None }).await.map_err(LockError::Store)?;
         let Some(holder) = line.holder() else { return Ok(None) };
         let keys = &self.contest.keys;
@@ -246,9 +254,7 @@ impl<S: Store> FencedLock<S> {
         if line.is_barred() {
             take = take.then(Op::delete(&keys.barred));
         }
-        // Sent again, it finds what it was to take gone: by itself, or otherwise.
-        self.contest.settle(take).await.map_err(LockError::Store)?;
-        Ok(Some(holder.into()))
+        Ok(Some((holder.into(), take)))
     }
 
     pub(super) async fn enter(

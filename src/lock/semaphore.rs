@@ -181,19 +181,28 @@ impl<S: Store> Semaphore<S> {
     /// on, and learns of it by the signals of its permits. What it still does cannot be stopped from here, and no fence
     /// turns it away.
     pub async fn take_from(&self, session: LeaseId) -> Result<Vec<PermitsHeld>, SemaphoreError> {
+        let mut taken = Vec::new();
+        for (held, take) in self.revocations(session).await? {
+            // Sent again, it finds what it was to take gone: by itself, or otherwise.
+            settle(&self.locks.store, take).await?;
+            taken.push(held);
+        }
+        Ok(taken)
+    }
+
+    /// What a session holds of the permits, and the transactions that revoke them.
+    pub(crate) async fn revocations(&self, session: LeaseId) -> Result<Vec<(PermitsHeld, Txn)>, SemaphoreError> {
         let pool = self.parse(settle(&self.locks.store, self.look(None, QueueRead::Whole)).await?)?;
         let its = pool.holding.iter().filter(|entry| entry.lease == Some(session));
-        let mut taken = Vec::new();
+        let mut revocations = Vec::new();
         for entry in its {
             let key = entry.key.as_str();
             let mut take = Txn::new().when(Compare::created_at(key, entry.created)).then(Op::delete(key));
             let call = key.rsplit('/').next().and_then(CallId::parse);
             take.then.extend(call.map(|call| void(self.keys.settled(call), call)));
-            // Sent again, it finds what it was to take gone: by itself, or otherwise.
-            settle(&self.locks.store, take).await?;
-            taken.extend(PermitsHeld::of(entry));
+            revocations.extend(PermitsHeld::of(entry).map(|held| (held, take)));
         }
-        Ok(taken)
+        Ok(revocations)
     }
 
     /// Removes the semaphore with its number of permits. Its holders lose their permits. Its waiters go on waiting, for

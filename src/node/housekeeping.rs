@@ -31,16 +31,19 @@ pub enum Chore {
     CompareConfigs,
     /// Look whether something is due for long and not decided.
     LookForOverdue,
+    /// End the pauses whose end has come.
+    EndPauses,
 }
 
 /// The chores, by when they are done (six fields, seconds first; UTC).
-const CHORES: [(&str, Chore); 6] = [
+const CHORES: [(&str, Chore); 7] = [
     ("17 * * * * *", Chore::Prune),
     ("27 */10 * * * *", Chore::RenewLineage),
     ("7 */10 * * * *", Chore::BoundRecords),
     ("37 */10 * * * *", Chore::CheckStore),
     ("47 * * * * *", Chore::CompareConfigs),
     ("*/30 * * * * *", Chore::LookForOverdue),
+    ("*/5 * * * * *", Chore::EndPauses),
 ];
 
 /// What is kept of the history of a job that is not configured any more.
@@ -180,9 +183,24 @@ pub(super) async fn prune<S: Store>(
 
 pub(super) async fn bound_records<S: Store>(ledger: &Ledger<S>, hold: &Hold, now: Wall) -> Result<(), StoreError> {
     ledger.bound_terms(hold).await?;
+    ledger.bound_acts(hold, now).await?;
     let beyond = ledger.bound_attention(hold, now).await?;
     if beyond > 0 {
         tracing::debug!(beyond, "the list of bad verdicts was full: the oldest were taken off it");
+    }
+    Ok(())
+}
+
+/// Ends pauses, of jobs and (`None`) of all, whose end has come.
+pub(super) async fn end_pauses<S: Store>(
+    ledger: &Ledger<S>,
+    hold: &Hold,
+    over: Vec<Option<JobName>>,
+    now: Wall,
+) -> Result<(), StoreError> {
+    for job in over {
+        ledger.end_pause(hold, job.as_ref(), now).await?;
+        tracing::info!(job = job.as_ref().map_or("all jobs", JobName::as_str), "a pause has ended by itself");
     }
     Ok(())
 }

@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use super::Running;
 use super::clocks::{Clocks, Said};
 use crate::execute::Execute;
-use crate::ledger::{Followed, Ledger, News, NodeRecord};
+use crate::ledger::{Followed, Ledger, News, NodeRecord, Pause};
 use crate::scheduler::Event;
 use crate::scheduler::run::Version;
 use crate::scheduler::view::Change;
 use crate::store::{Revision, Store, StoreError};
+use crate::time::Wall;
 
 /// Passes the ledger's news on for as long as there is a receiver. Returns with an error that does not pass.
 pub(super) async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>) -> StoreError {
@@ -124,6 +125,11 @@ impl Observed {
     }
 }
 
+/// Until when a pause lasts. One without an end, or that a newer version wrote, lasts until a person ends it.
+fn until(pause: Option<&Pause>) -> Wall {
+    pause.and_then(|pause| pause.until).unwrap_or(Wall::MAX)
+}
+
 impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn observed(&mut self, news: News) {
         self.show_news(&news);
@@ -161,8 +167,9 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.heard_of_watermark(&change, version);
                 self.feed(Event::Changed(change, version));
             }
-            Followed::Paused { job, paused, version, .. } => {
-                self.feed(Event::Changed(Change::Paused(job, paused), version));
+            Followed::Paused { job, paused, pause, version } => {
+                let change = Change::Paused(job, paused.then(|| until(pause.as_ref())));
+                self.feed(Event::Changed(change, version));
             }
             // For the board alone.
             Followed::Last { .. } => {}
@@ -186,7 +193,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         for followed in all {
             match followed {
                 Followed::Ledger(change, version) => changes.push((change, version)),
-                Followed::Paused { job, paused, version, .. } => changes.push((Change::Paused(job, paused), version)),
+                Followed::Paused { job, paused, pause, version } => {
+                    changes.push((Change::Paused(job, paused.then(|| until(pause.as_ref()))), version));
+                }
                 Followed::Node { lease, alive, record, .. } => {
                     // What it says of its clock is of unknown age; this node's own record asks it to publish it again.
                     changes.push((Change::Session { lease, alive }, upto.0));

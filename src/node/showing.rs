@@ -3,7 +3,7 @@
 use super::Running;
 use crate::board::{Board, Leader, Own, PLANNED_AT_ONCE, Paused};
 use crate::execute::Execute;
-use crate::ledger::{Asked, Followed, LastRuns, News};
+use crate::ledger::{Asked, Followed, LastRuns, News, Pause};
 use crate::lock::Hold;
 use crate::scheduler::view::Change;
 use crate::store::{Revision, Store};
@@ -39,10 +39,14 @@ impl<S: Store, E: Execute> Running<S, E> {
         match one {
             Followed::Ledger(Change::Watermark(mark), _) => board.decided(mark.clone()),
             Followed::Ledger(Change::Job(name, known), _) => board.known(name, known.clone()),
-            Followed::Paused { job, paused, asked, .. } => {
-                // What a newer version wrote pauses the job all the same.
-                let by = || asked.clone().unwrap_or_else(|| Asked { by: String::new(), at: now });
-                board.paused(job, paused.then(|| Paused::from(by())));
+            Followed::Paused { job, paused, pause, .. } => {
+                // What a newer version wrote pauses the jobs all the same.
+                let unread = || Pause { asked: Asked::new("", now), until: None };
+                let paused = paused.then(|| Paused::from(pause.clone().unwrap_or_else(unread)));
+                match job {
+                    Some(job) => board.paused(job, paused),
+                    None => board.all_paused(paused),
+                }
             }
             Followed::Last { job, last, version } => board.last(job, last.clone(), *version),
             Followed::Ledger(Change::Open(run, open), _) => board.open(run, open.clone()),

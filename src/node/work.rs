@@ -409,6 +409,16 @@ impl<S: Store, E: Execute> Running<S, E> {
                 });
             }
             Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.observed.nodes()),
+            Chore::EndPauses => {
+                let over = self.node.board.read().pauses_over(now);
+                if over.is_empty() {
+                    return;
+                }
+                self.work.spawn(async move {
+                    let ended = super::housekeeping::end_pauses(&ledger, &hold, over, now).await;
+                    Answer::Done("end a pause", ended)
+                });
+            }
             Chore::LookForOverdue => {
                 let overdue = self.scheduler.undecided_since().map(|due| now.since(due)).unwrap_or_default();
                 super::housekeeping::look_for_overdue(overdue);

@@ -11,7 +11,6 @@ use self::skips::Verdicts;
 use super::due::{Due, DueQueue, What};
 use super::overlap::{Fresh, Place, pause_of};
 use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark, decided_until};
-use super::turn::PAUSED;
 use super::view::LedgerView;
 use super::{Action, BATCH, Batch, Scheduler};
 use crate::fence::Fence;
@@ -207,10 +206,12 @@ impl Scheduler {
             }
             What::Skip(reason) => return skip(reason),
             _ if self.claims.forgotten.contains(&open.id) => return skip(Code::Rewound.because(FORGOTTEN)),
-            _ if self.view.paused.contains(&job.name) => return skip(Code::Paused.because(PAUSED)),
             What::InTime => None,
             What::CatchUp { nth, every } => Some((nth, every)),
         };
+        if let Some(why) = self.view.paused_at(&job.name, open.starts) {
+            return skip(Code::Paused.because(why));
+        }
         let fresh = decided.get(&job.name).map_or(&[][..], Vec::as_slice);
         let place = self.place_of_due(job, fresh, nth.is_some());
         let begins = matches!(place, Place::Begin);

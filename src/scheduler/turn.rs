@@ -13,9 +13,6 @@ use crate::time::Wall;
 /// How far the clocks of two leaders may differ without either being wrong.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
 
-/// Why an occurrence, or what follows a run, is skipped while its job is paused.
-pub(super) const PAUSED: &str = "the job is paused";
-
 impl Scheduler {
     pub(super) fn advance_all(&mut self, now: Wall) {
         let jobs: std::collections::BTreeSet<JobName> =
@@ -70,8 +67,11 @@ impl Scheduler {
                 self.work.wake_at(not_before, open.id.clone());
                 continue;
             }
-            if open.attempt == 0 && matches!(open.source, Source::After(_)) && self.view.paused.contains(job) {
-                self.conclude(open, Verdict::Skipped, Code::Paused.because(PAUSED), now);
+            if open.attempt == 0
+                && matches!(open.source, Source::After(_))
+                && let Some(why) = self.view.paused_at(job, now)
+            {
+                self.conclude(open, Verdict::Skipped, Code::Paused.because(why), now);
                 continue;
             }
             match self.place_of_open(definition, &opens, index) {

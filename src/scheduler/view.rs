@@ -14,7 +14,8 @@ pub enum Change {
     /// A person brought the watermark back: occurrences that start up to here may have been decided before.
     Rewound(Wall),
     Job(JobName, Option<Known>),
-    Paused(JobName, bool),
+    /// What starts before this is skipped, of a job or (`None`) of all; without an instant: not any more.
+    Paused(Option<JobName>, Option<Wall>),
     Open(RunId, Option<Open>),
     /// The session of this lease began or ended.
     Session {
@@ -46,7 +47,10 @@ pub struct LedgerView {
     /// Up to where occurrences may have been decided although the watermark is before them.
     pub rewound: Option<Wall>,
     pub jobs: HashMap<JobName, Known>,
-    pub paused: BTreeSet<JobName>,
+    /// Until when jobs are paused.
+    pub paused: BTreeMap<JobName, Wall>,
+    /// Until when all are.
+    pub all_paused: Option<Wall>,
     pub open: BTreeMap<RunId, Versioned>,
     by_job: HashMap<JobName, BTreeSet<RunId>>,
     pub sessions: BTreeSet<u64>,
@@ -68,8 +72,9 @@ impl LedgerView {
             Change::Rewound(upto) => self.rewound.replace(upto) != Some(upto),
             Change::Job(job, Some(known)) => self.jobs.insert(job, known.clone()).is_none_or(|old| old != known),
             Change::Job(job, None) => self.jobs.remove(&job).is_some(),
-            Change::Paused(job, true) => self.paused.insert(job),
-            Change::Paused(job, false) => self.paused.remove(&job),
+            Change::Paused(None, until) => std::mem::replace(&mut self.all_paused, until) != until,
+            Change::Paused(Some(job), Some(until)) => self.paused.insert(job, until) != Some(until),
+            Change::Paused(Some(job), None) => self.paused.remove(&job).is_some(),
             Change::Open(id, Some(open)) => self.put_open(id, open, version),
             Change::Open(id, None) => self.drop_open(&id, version),
             Change::Session { lease, alive: true } => self.sessions.insert(lease),
@@ -80,6 +85,15 @@ impl LedgerView {
             Change::Resolved(id, false) => self.resolved.remove(&id),
             Change::StepDown(fence) => std::mem::replace(&mut self.step_down, fence) != fence,
         }
+    }
+
+    /// Whether what a job starts then is skipped, and why.
+    pub fn paused_at(&self, job: &JobName, starts: Wall) -> Option<&'static str> {
+        let holds = |until: Option<Wall>| until.is_some_and(|until| starts < until);
+        if holds(self.paused.get(job).copied()) {
+            return Some("the job is paused");
+        }
+        holds(self.all_paused).then_some("all jobs are paused")
     }
 
     /// Whether what starts then may have been decided although the watermark is before it.

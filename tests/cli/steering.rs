@@ -338,3 +338,34 @@ fn follow(mut child: std::process::Child) -> (NodeProcess, std::sync::mpsc::Rece
     let lines = lines_of(child.stderr.take().unwrap());
     (NodeProcess { child, lines }, out)
 }
+
+#[test]
+fn what_people_do_is_recorded_with_who_and_why_and_a_pause_ends_by_itself() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    place
+        .run(&["pause", "fine", "--for", "3s", "--reason", "the disk is full"])
+        .fails(0, &["fine is paused", "until 20"]);
+    let paused = |place: &Place| place.json(&["jobs", "--job", "fine"])[0].clone();
+    assert_eq!(paused(&place)["paused_reason"], "the disk is full");
+    assert!(paused(&place)["paused_until"].is_string());
+    place.wait_for(&["jobs", "--job", "fine"], |jobs| (jobs[0]["paused"] == false).then_some(()));
+    place.run(&["pause", "--all", "--reason", "it moves"]).fails(0, &["all jobs are paused"]);
+    place.run(&["pause", "--all"]).fails(0, &["all jobs are paused already"]);
+    assert!(place.run(&["status"]).stdout().contains("all jobs are paused by "));
+    place.run(&["resume", "--all"]).fails(0, &["all jobs are resumed"]);
+    let run = place.trigger("fine");
+    place.wait_for_state(&run, "succeeded");
+    let acts = place.json(&["audit"]);
+    let acts = acts.as_array().unwrap();
+    let words: Vec<&str> = acts.iter().map(|act| act["act"].as_str().unwrap()).collect();
+    assert_eq!(words, ["trigger", "resume_all", "pause_all", "pause"]);
+    assert_eq!(
+        (&acts[0]["run_id"], &acts[3]["reason"], &acts[3]["via"]),
+        (&json!(run), &json!("the disk is full"), &json!("cli"))
+    );
+    assert!(acts[0]["by"].as_str().unwrap().contains(" on "));
+    assert_eq!(place.json(&["audit", "--job", "fine", "--act", "pause"]).as_array().unwrap().len(), 1);
+    place.run(&["audit", "--act", "x"]).fails(2, &["step_down"]);
+    place.run(&["pause", "fine", "--until", "2020-01-01T00:00:00Z"]).fails(2, &["is over already"]);
+}

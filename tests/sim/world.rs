@@ -8,11 +8,10 @@ use fencron::board::Shared;
 use fencron::config::{Config, Sources, parse};
 use fencron::execute::Outputs;
 use fencron::fence::Fence;
-use fencron::job::{JobName, Params, Verdict};
-use fencron::ledger::{Asked, Find, Ledger, Resolution, RunRow};
+use fencron::job::{JobName, Params, RunId, Verdict};
+use fencron::ledger::{Acting, Asked, Find, Ledger, Resolution, RunRow};
 use fencron::lock::{CallId, Driver, Locks, Namespace, Seen, Timing};
 use fencron::node::{self, Node, Options, Order, Status};
-use fencron::scheduler::run::Source;
 use fencron::store::memory::Snapshot;
 use fencron::store::{Change, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn, Watched};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -600,7 +599,7 @@ impl<'a> World<'a> {
         let scheduled: Vec<_> = self.plan.rules.iter().map(|rule| JobName::new(&rule.name).unwrap()).collect();
         let job = self.chance.pick(&scheduled).clone();
         let fence = self.leader().and_then(|at| self.nodes[at].as_ref()?.status.borrow().fence);
-        let (call, which) = (format!("c{}", self.asked), self.chance.draw());
+        let (call, which) = (format!("{:012}", self.asked), self.chance.draw());
         let net = Arc::clone(&self.net);
         tokio::spawn(async move {
             let asking = Asking { ledger, truth, job, fence, call, which };
@@ -624,27 +623,25 @@ impl Asking {
     /// Whether it was taken.
     async fn ask(self, request: Request) -> bool {
         let Asking { ledger, truth, job, fence, call, which } = self;
-        let (now, by) = (truth.wall(), "eve".to_owned());
-        let asked = Asked { by: by.clone(), at: now };
+        let now = truth.wall();
+        let acting = Acting::new(Asked::new("eve", now), call);
         match request {
-            Request::Trigger => {
-                let source = Source::Trigger { by, params: Params::default() };
-                ledger.ask_for_runs(&job, &[now], &call, &source, now).await.is_ok()
-            }
+            Request::Trigger => ledger.trigger(&acting, &job, Params::default()).await.is_ok(),
             Request::Backfill => {
-                let past: Vec<_> = (1..=4).map(|n| now.minus(Duration::from_secs(3600 * n))).collect();
-                ledger.ask_for_runs(&job, &past, &call, &Source::Backfill { by }, now).await.is_ok()
+                let past = (1..=4).map(|n| now.minus(Duration::from_secs(3600 * n)));
+                let runs = past.map(|at| RunId::asked_for(&job, at, &acting.call('b'))).collect();
+                ledger.backfill(&acting, &job, runs).await.is_ok()
             }
-            Request::Pause => ledger.set_paused(&job, true, &asked).await.is_ok(),
-            Request::Resume => ledger.set_paused(&job, false, &asked).await.is_ok(),
+            Request::Pause => ledger.pause(&acting, Some(&job), None).await.is_ok(),
+            Request::Resume => ledger.resume(&acting, Some(&job)).await.is_ok(),
             Request::StepDown => match fence {
-                Some(fence) => ledger.ask_to_step_down(fence, asked).await.is_ok(),
+                Some(fence) => ledger.ask_to_step_down(&acting, fence, "it").await.is_ok(),
                 None => false,
             },
             Request::Cancel => {
                 let open = Find { open: true, limit: 100, ..Find::default() };
                 match pick(ledger.runs(&open, |_| true).await, which) {
-                    Some(row) => ledger.ask_to_cancel(row.id(), &asked).await.is_ok(),
+                    Some(row) => ledger.ask_to_cancel(&acting, row.id()).await.is_ok(),
                     None => false,
                 }
             }
@@ -653,7 +650,7 @@ impl Asking {
                 let unknown = |row: &RunRow| matches!(row, RunRow::Done(done) if done.verdict == Verdict::Unknown);
                 let how = [Resolution::Succeeded, Resolution::Failed, Resolution::Retry, Resolution::Retry];
                 match pick(ledger.runs(&done, unknown).await, which) {
-                    Some(row) => ledger.resolve(row.id(), how[which as usize % 4], &asked).await.is_ok(),
+                    Some(row) => ledger.resolve(&acting, row.id(), how[which as usize % 4]).await.is_ok(),
                     None => false,
                 }
             }

@@ -104,14 +104,14 @@ async fn what_a_person_resolves_is_the_last_run_as_the_person_says() {
         let mut known = LastRuns::default();
         desk.end(version, &[(1, Verdict::Failed), (2, Verdict::Unknown)], &mut known).await;
         assert_eq!(short(desk.last().await.as_ref()), "2 unknown fu bad: 2");
-        desk.ledger.resolve(&run(2), resolution, &asked()).await.unwrap();
+        desk.ledger.resolve(&acting(), &run(2), resolution).await.unwrap();
         assert_eq!(short(desk.last().await.as_ref()), left);
     }
     // One that is run again stays what it was, until it ends.
     let desk = Desk::new().await;
     let version = desk.claimed(&[1]).await;
     desk.end(version, &[(1, Verdict::Unknown)], &mut LastRuns::default()).await;
-    desk.ledger.resolve(&run(1), Resolution::Retry, &asked()).await.unwrap();
+    desk.ledger.resolve(&acting(), &run(1), Resolution::Retry).await.unwrap();
     assert_eq!(short(desk.last().await.as_ref()), "1 unknown u bad: 1");
     let again = match desk.ledger.run(&run(1)).await.unwrap() {
         Some(RunRow::Open(open)) => Done::of(&open, Verdict::Succeeded, "", at(20)),
@@ -131,7 +131,7 @@ async fn a_run_that_is_resolved_while_another_ends_loses_neither() {
     let version = desk.claimed(&[1, 2]).await;
     desk.end(version, &[(1, Verdict::Unknown)], &mut LastRuns::default()).await;
     desk.end(version, &[(2, Verdict::Succeeded)], &mut LastRuns::default()).await;
-    desk.ledger.resolve(&run(1), Resolution::Failed, &asked()).await.unwrap();
+    desk.ledger.resolve(&acting(), &run(1), Resolution::Failed).await.unwrap();
     assert_eq!(short(desk.last().await.as_ref()), "2 succeeded us bad: 0", "the last run is another one");
     assert_eq!(desk.verdict(&run(1)).await, Some(Verdict::Failed));
 }

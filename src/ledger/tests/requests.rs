@@ -2,18 +2,15 @@
 
 use super::*;
 
-fn trigger() -> Source {
-    Source::Trigger { by: "eve".into(), params: crate::job::Params::default() }
-}
-
 #[tokio::test(start_paused = true)]
-async fn asking_twice_with_the_same_call_is_asking_once() {
+async fn runs_that_are_asked_for_twice_are_asked_for_once() {
     let desk = Desk::new().await;
-    let instants: Vec<Wall> = (0..150).map(at).collect();
+    let runs: Vec<RunId> = (0..150).map(|second| RunId::asked_for(&job(), at(second), "b-1")).collect();
     desk.meets([Fault::AnswerLost]);
-    let first = desk.ledger.ask_for_runs(&job(), &instants, "t-1", &trigger(), at(9)).await.unwrap();
-    let again = desk.ledger.ask_for_runs(&job(), &instants, "t-1", &trigger(), at(10)).await.unwrap();
-    assert_eq!(first, again);
+    let first = desk.ledger.backfill(&acting(), &job(), runs.clone()).await.unwrap();
+    let later = Acting::fresh(Asked::new("eve", at(10)));
+    let second = desk.ledger.backfill(&later, &job(), runs).await.unwrap();
+    assert_ne!(first.backfill, second.backfill);
     let find = Find { open: true, limit: 1000, ..Find::default() };
     let rows = desk.ledger.runs(&find, |_| true).await.unwrap();
     assert_eq!(rows.len(), 150);
@@ -23,25 +20,39 @@ async fn asking_twice_with_the_same_call_is_asking_once() {
 #[tokio::test]
 async fn a_job_is_paused_once_and_resumed_once() {
     let desk = Desk::new().await;
-    let refused = |answer: Result<(), AskError>| answer.unwrap_err().to_string();
-    let not_paused = refused(desk.ledger.set_paused(&job(), false, &asked()).await);
+    let refused = |answer: Result<Deed, AskError>| answer.unwrap_err().to_string();
+    let not_paused = refused(desk.ledger.resume(&acting(), Some(&job())).await);
     assert_eq!(not_paused, "a is not paused: there is nothing to resume");
-    desk.ledger.set_paused(&job(), true, &asked()).await.unwrap();
-    assert_eq!(desk.ledger.paused().await.unwrap(), [(job(), asked())]);
-    let other = Asked { by: "bob".into(), ..asked() };
-    assert_eq!(refused(desk.ledger.set_paused(&job(), true, &other).await), "a is paused already");
-    desk.ledger.set_paused(&job(), false, &asked()).await.unwrap();
+    assert_eq!(
+        refused(desk.ledger.resume(&acting(), None).await),
+        "all jobs are not paused: there is nothing to resume"
+    );
+    desk.ledger.pause(&acting(), Some(&job()), None).await.unwrap();
+    assert_eq!(desk.ledger.paused().await.unwrap(), [(job(), Pause { asked: asked(), until: None })]);
+    let bob = Asked::new("bob", at(10));
+    let again = desk.ledger.pause(&Acting::fresh(bob.clone()), Some(&job()), None).await;
+    assert_eq!(refused(again), "a is paused already");
+    // Another end takes the place of the one before.
+    let until = Some(at(100));
+    desk.ledger.pause(&Acting::fresh(bob.clone()), Some(&job()), until).await.unwrap();
+    assert_eq!(desk.ledger.paused().await.unwrap(), [(job(), Pause { asked: bob, until })]);
+    desk.ledger.end_pause(&desk.hold, Some(&job()), at(99)).await.unwrap();
+    assert_eq!(desk.ledger.paused().await.unwrap().len(), 1, "its end has not come");
+    desk.ledger.resume(&acting(), Some(&job())).await.unwrap();
+    desk.ledger.pause(&acting(), Some(&job()), until).await.unwrap();
+    desk.ledger.end_pause(&desk.hold, Some(&job()), at(100)).await.unwrap();
     assert!(desk.ledger.paused().await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_to_pause_or_resume_is_no_error() {
     let desk = Desk::new().await;
-    for paused in [true, false] {
-        desk.meets([Fault::AnswerLost]);
-        desk.ledger.set_paused(&job(), paused, &asked()).await.unwrap();
-        assert_eq!(desk.ledger.paused().await.unwrap().len(), usize::from(paused));
-    }
+    desk.meets([Fault::AnswerLost]);
+    desk.ledger.pause(&acting(), Some(&job()), None).await.unwrap();
+    assert_eq!(desk.ledger.paused().await.unwrap().len(), 1);
+    desk.meets([Fault::AnswerLost]);
+    desk.ledger.resume(&acting(), Some(&job())).await.unwrap();
+    assert_eq!(desk.ledger.paused().await.unwrap().len(), 0);
 }
 
 #[tokio::test]
@@ -52,20 +63,20 @@ async fn only_an_open_run_can_be_cancelled() {
         .transition(None, vec![desk.ends(1, version, Verdict::TimedOut)], &mut LastRuns::default())
         .await
         .unwrap();
-    let ended = desk.ledger.ask_to_cancel(&run(1), &asked()).await.unwrap_err();
+    let ended = desk.ledger.ask_to_cancel(&acting(), &run(1)).await.unwrap_err();
     assert_eq!(ended.to_string(), "a@2026-11-21T00:00:01Z has ended already: timed_out");
-    let none = desk.ledger.ask_to_cancel(&run(7), &asked()).await.unwrap_err();
+    let none = desk.ledger.ask_to_cancel(&acting(), &run(7)).await.unwrap_err();
     assert!(matches!(none, AskError::NoSuchRun(_)));
-    desk.ledger.ask_to_cancel(&run(2), &asked()).await.unwrap();
+    desk.ledger.ask_to_cancel(&acting(), &run(2)).await.unwrap();
 }
 
 #[tokio::test]
 async fn only_a_run_in_doubt_can_be_resolved() {
     let desk = Desk::new().await;
-    let none = desk.ledger.resolve(&run(7), Resolution::Retry, &asked()).await.unwrap_err();
+    let none = desk.ledger.resolve(&acting(), &run(7), Resolution::Retry).await.unwrap_err();
     assert!(matches!(none, AskError::NoSuchRun(_)));
     desk.ended(1, Verdict::TimedOut).await;
-    let certain = desk.ledger.resolve(&run(1), Resolution::Succeeded, &asked()).await.unwrap_err();
+    let certain = desk.ledger.resolve(&acting(), &run(1), Resolution::Succeeded).await.unwrap_err();
     let text = "a@2026-11-21T00:00:01Z is not in doubt: it ended as `timed_out`, and only what ended as `unknown` can \
                 be resolved";
     assert_eq!(certain.to_string(), text);
@@ -82,7 +93,7 @@ async fn a_run_in_doubt_is_resolved_each_way_whatever_becomes_of_the_answer() {
             let desk = Desk::new().await;
             desk.ended(1, Verdict::Unknown).await;
             desk.meets(faults);
-            desk.ledger.resolve(&run(1), resolution, &asked()).await.unwrap();
+            desk.ledger.resolve(&acting(), &run(1), resolution).await.unwrap();
             assert_eq!(desk.verdict(&run(1)).await, verdict);
             assert_eq!(desk.is_open(&run(1)).await, verdict.is_none());
         }
@@ -93,7 +104,7 @@ async fn a_run_in_doubt_is_resolved_each_way_whatever_becomes_of_the_answer() {
 async fn what_follows_a_run_that_was_resolved_is_made_once_and_by_who_leads() {
     let desk = Desk::new().await;
     desk.ended(1, Verdict::Unknown).await;
-    desk.ledger.resolve(&run(1), Resolution::Succeeded, &asked()).await.unwrap();
+    desk.ledger.resolve(&acting(), &run(1), Resolution::Succeeded).await.unwrap();
     let asked_for = async || {
         let page = desk.ledger.store.range(Range::of(Keys::one(desk.ledger.keys.resolved(&run(1))))).await.unwrap();
         !page.entries.is_empty()
@@ -112,7 +123,7 @@ async fn a_request_to_step_down_is_forgotten_for_the_term_it_was_meant_for_and_e
     let desk = Desk::new().await;
     let key = || Range::of(Keys::one(desk.ledger.keys.step_down()));
     let [early, meant] = [5, 6].map(|fence| Fence::new(fence).unwrap());
-    desk.ledger.ask_to_step_down(meant, asked()).await.unwrap();
+    desk.ledger.ask_to_step_down(&acting(), meant, "n1").await.unwrap();
     desk.ledger.forget_step_down(early).await.unwrap();
     assert_eq!(desk.ledger.store.range(key()).await.unwrap().entries.len(), 1);
     desk.ledger.forget_step_down(meant).await.unwrap();
@@ -122,12 +133,13 @@ async fn a_request_to_step_down_is_forgotten_for_the_term_it_was_meant_for_and_e
 #[tokio::test]
 async fn what_a_restored_store_left_open_ends_in_doubt() {
     let desk = Desk::new().await;
-    let runs = desk.ledger.ask_for_runs(&job(), &[at(1), at(2)], "t-1", &trigger(), at(9)).await.unwrap();
+    let runs = [1, 2].map(|second| RunId::asked_for(&job(), at(second), "b-1"));
+    desk.ledger.backfill(&acting(), &job(), runs.to_vec()).await.unwrap();
     assert_eq!(desk.ledger.doubt_open_runs("restored", at(10)).await.unwrap(), 2);
     for run in &runs {
         let Some(RunRow::Done(done)) = desk.ledger.run(run).await.unwrap() else { panic!("{run} is open") };
         assert_eq!((done.verdict, done.reason.as_str()), (Verdict::Unknown, "restored"));
     }
-    desk.ledger.resolve(&runs[0], Resolution::Retry, &asked()).await.unwrap();
+    desk.ledger.resolve(&acting(), &runs[0], Resolution::Retry).await.unwrap();
     assert_eq!(desk.ledger.doubt_open_runs("restored", at(11)).await.unwrap(), 1);
 }

@@ -1,10 +1,10 @@
 use super::*;
-use crate::ledger::{Asked, RewindError};
+use crate::ledger::RewindError;
 use crate::scheduler::run::Many;
 use crate::scheduler::view::Change as LedgerChange;
 
-fn eve() -> Asked {
-    Asked { by: "eve".to_owned(), at: T0 }
+fn eve() -> Acting {
+    Acting::fresh(Asked::new("eve", T0))
 }
 
 impl Desk<MemoryStore> {
@@ -33,7 +33,7 @@ async fn after_a_rewind_nothing_is_claimed_that_has_a_claim_or_a_verdict() {
     let desk = Desk::new().await;
     let mut claims = desk.claims();
     desk.ledger.claim(&mut claims, &desk.batch(1, &[100, 110])).await.unwrap();
-    desk.ledger.rewind(None, at(50), "w-1", &eve()).await.unwrap();
+    desk.ledger.rewind(&eve(), None, at(50)).await.unwrap();
     assert_eq!(desk.ledger.watermark().await.unwrap().unwrap().instant, at(50));
     // A leader that has not heard of it yet is told, and claims nothing.
     let Claim::Rewound { version } = desk.ledger.claim(&mut claims, &desk.batch(2, &[120])).await.unwrap() else {
@@ -57,7 +57,7 @@ async fn a_rewind_brings_back_since_and_says_up_to_where_verdicts_may_be() {
     assert!(desk.ledger.register(&desk.hold, &[(job(), known)], &[]).await.unwrap());
     desk.ledger.claim(&mut claims, &desk.batch(1, &[100])).await.unwrap();
     desk.meets([Fault::AnswerLost; 3]);
-    let done = desk.ledger.rewind(None, at(50), "w-1", &eve()).await.unwrap();
+    let done = desk.ledger.rewind(&eve(), None, at(50)).await.unwrap();
     assert_eq!((done.from, done.to, done.jobs), (Some(at(100)), at(50), 1));
     assert_eq!(desk.ledger.known_jobs().await.unwrap()[0].1.since, at(50));
     let mut follow = desk.ledger.follow().await.unwrap();
@@ -65,7 +65,7 @@ async fn a_rewind_brings_back_since_and_says_up_to_where_verdicts_may_be() {
     let upto = |told: &Followed| matches!(told, Followed::Ledger(LedgerChange::Rewound(upto), _) if *upto == at(200));
     assert!(all.iter().any(upto), "{all:?}");
     assert_eq!(desk.ledger.rewinds().await.unwrap(), [done]);
-    let again = desk.ledger.rewind(None, at(50), "w-2", &eve()).await;
+    let again = desk.ledger.rewind(&eve(), None, at(50)).await;
     assert!(matches!(again, Err(RewindError::NothingToDo(mark)) if mark == at(50)), "{again:?}");
 }
 
@@ -78,7 +78,7 @@ async fn a_rewind_takes_back_what_was_skipped_before_its_time_and_nothing_that_r
     let dones = vec![desk.skip_at(20), desk.skip_at(60), many];
     let batch = Batch { dones, ..desk.batch(1, &[500]) };
     desk.ledger.claim(&mut claims, &batch).await.unwrap();
-    let done = desk.ledger.rewind(None, at(50), "w-1", &eve()).await.unwrap();
+    let done = desk.ledger.rewind(&eve(), None, at(50)).await.unwrap();
     assert_eq!(done.taken_back, 2);
     let instant = |second| desk.open(second).id.to_string();
     let left =
@@ -102,7 +102,7 @@ async fn what_was_pruned_is_not_claimed_again() {
     assert_eq!(desk.ledger.prune(&desk.hold, &job(), bounds, at(140)).await.unwrap().deleted, 3);
     let plan = desk.ledger.look_at_rewind(None, at(50)).await.unwrap();
     assert_eq!(plan.pruned, [job()], "it is said");
-    desk.ledger.rewind(None, at(50), "w-1", &eve()).await.unwrap();
+    desk.ledger.rewind(&eve(), None, at(50)).await.unwrap();
     let page = desk.ledger.store.range(Range::of(Keys::one(desk.ledger.keys.watermark()))).await.unwrap();
     let mut claims = Claims::new(desk.hold.clone(), page.entries[0].modified.0);
     let claim = desk.ledger.claim(&mut claims, &desk.anew(9, &[110])).await.unwrap();
@@ -122,9 +122,9 @@ async fn a_watermark_that_cannot_be_read_or_is_gone_is_brought_to_where_a_person
         let key = desk.ledger.keys.watermark();
         let damage = value.map_or_else(|| Op::delete(&key), |value| Op::put(&key, value));
         desk.ledger.store.inner.commit(Txn::new().then(damage)).await.unwrap();
-        let refused = desk.ledger.rewind(None, at(50), "w-1", &eve()).await;
+        let refused = desk.ledger.rewind(&eve(), None, at(50)).await;
         assert!(matches!(refused, Err(RewindError::ToIsMissing)), "{refused:?}");
-        let done = desk.ledger.rewind(Some(at(40)), at(50), "w-1", &eve()).await.unwrap();
+        let done = desk.ledger.rewind(&eve(), Some(at(40)), at(50)).await.unwrap();
         assert_eq!((done.from, done.to), (None, at(40)));
         assert_eq!(desk.ledger.watermark().await.unwrap().unwrap().instant, at(40));
     }

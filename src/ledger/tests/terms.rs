@@ -126,7 +126,7 @@ async fn what_a_person_resolves_leaves_the_list_unless_it_failed() {
         let desk = Desk::new().await;
         let version = desk.claimed(&[1]).await;
         desk.ends_so(version, &[(1, Verdict::Unknown)]).await;
-        desk.ledger.resolve(&run(1), resolution, &asked()).await.unwrap();
+        desk.ledger.resolve(&acting(), &run(1), resolution).await.unwrap();
         assert_eq!(desk.bad().await, Vec::from_iter(left), "{resolution:?}");
     }
     let desk = Desk::new().await;

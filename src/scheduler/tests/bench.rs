@@ -238,7 +238,7 @@ impl Model {
         all.extend(
             self.known.iter().map(|(job, known)| (Change::Job(job.clone(), Some(known.clone())), self.revision)),
         );
-        all.extend(self.paused.iter().map(|job| (Change::Paused(job.clone(), true), self.revision)));
+        all.extend(self.paused.iter().map(|job| (Change::Paused(Some(job.clone()), Some(Wall::MAX)), self.revision)));
         all.extend(self.open.iter().map(|(run, (open, at))| (Change::Open(run.clone(), Some(open.clone())), *at)));
         all.extend(self.sessions.iter().map(|lease| (Change::Session { lease: *lease, alive: true }, self.revision)));
         all.extend(self.resolved.iter().map(|run| (Change::Resolved(run.clone(), true), self.revision)));
@@ -652,7 +652,7 @@ impl Bench {
         let changed = if paused { self.ledger.paused.insert(name(job)) } else { self.ledger.paused.remove(&name(job)) };
         if changed {
             let version = self.ledger.next();
-            self.ledger.log.push((Change::Paused(name(job), paused), version));
+            self.ledger.log.push((Change::Paused(Some(name(job)), paused.then_some(Wall::MAX)), version));
         }
     }
 
