@@ -417,8 +417,8 @@ pub(super) async fn withdraw<S: Store>(store: &S, keys: &LockKeys, caller: &Call
     if let Some(hold) = owner.and_then(|owner| keys.hold_in(owner, caller)) {
         settle(store, keys.release(&hold)).await?;
     }
-    if let (None, Some(delay)) = (owner, caller.delay) {
-        settle(store, keys.unbar(Compare::lease(&keys.barred, delay), &caller.session_key)).await?;
+    if owner.is_none() && caller.delay.is_some() {
+        settle(store, keys.unbar(keys.barred_by(caller.call), &caller.session_key)).await?;
     }
     Ok(())
 }

@@ -286,6 +286,14 @@ struct SettledRecord {
 struct BarredRecord {
     v: u32,
     why: Barred,
+    /// The call that put it; absent: that of no call, or of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    call: Option<String>,
+}
+
+/// The value of `barred` that a call with a delay puts.
+fn bar_of(call: CallId) -> Vec<u8> {
+    json(&BarredRecord { v: RECORD, why: Barred::Delay, call: Some(call.to_string()) })
 }
 
 /// Why the lock is not granted for now.
@@ -428,8 +436,7 @@ impl LockKeys {
             delayed: caller.delay.is_some(),
         };
         let mut then = vec![Op::put_leased(&self.owner, json(&record), caller.lease), self.past.marked(base.value)];
-        let bar = json(&BarredRecord { v: RECORD, why: Barred::Delay });
-        then.extend(caller.delay.map(|lease| Op::put_leased(&self.barred, bar, lease)));
+        then.extend(caller.delay.map(|lease| Op::put_leased(&self.barred, bar_of(caller.call), lease)));
         Txn {
             when: vec![
                 Compare::absent(Keys::one(self.owner.as_str())),
@@ -487,6 +494,11 @@ impl LockKeys {
         Some(Hold { created: owner.created, fence, delayed: record.delayed, ..hold.clone() })
     }
 
+    /// That the lock is barred by this very call, and not by another one of its session.
+    pub fn barred_by(&self, call: CallId) -> Compare {
+        Compare { keys: Keys::one(self.barred.as_str()), test: Test::Value(bar_of(call)) }
+    }
+
     /// Takes away the bar that a hold of the session with this key has left, where that hold is gone though the session is
     /// not. `bar` proves whose it is.
     pub fn unbar(&self, bar: Compare, session_key: &str) -> Txn {
@@ -507,7 +519,7 @@ impl LockKeys {
 
     /// Ends everything of the lock, and bars it under `lease`, so that new calls learn that it was destroyed.
     pub fn destroy(&self, lease: LeaseId) -> Txn {
-        let bar = json(&BarredRecord { v: RECORD, why: Barred::Destroyed });
+        let bar = json(&BarredRecord { v: RECORD, why: Barred::Destroyed, call: None });
         Txn::new().then(Op::delete(&self.owner)).then(Op::Delete(self.waiting())).then(Op::put_leased(
             &self.barred,
             bar,

@@ -437,6 +437,28 @@ async fn an_owner_that_is_deleted_by_hand_does_not_bar_the_lock_once_its_holder_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_is_withdrawn_takes_its_own_bar_away_and_no_other_of_its_session() {
+    const BARRED: &str = "/fencron/v1/test/lock/door/barred";
+    let door = Door::with(Config { lock_delay: Some(Duration::from_secs(30)), ..Config::default() });
+    let (a, lock) = (door.session("a").await, door.lock());
+    let (mut holds, mut asks) = (a.context(), a.context());
+    lock.lock(&mut holds).await.unwrap();
+    door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+    assert!(!lock.try_lock_for(&mut asks, Duration::from_millis(100)).await.unwrap(), "it waits, and is withdrawn");
+    assert!(door.cluster.entry(BARRED).await.is_some(), "the holder has not noticed yet");
+    let lost = lock.fence(&mut holds).await;
+    assert!(matches!(lost, Err(LockError::OwnershipLost { why: Lost::Taken, .. })), "{lost:?}");
+    assert_eq!(door.cluster.entry(BARRED).await, None);
+
+    // One that has won, and was lost before it was handed out, takes its own away.
+    lock.lock(&mut holds).await.unwrap();
+    let caller = holds.held[lock.key()].caller.clone();
+    door.cluster.delete("/fencron/v1/test/lock/door/owner").await;
+    lock.contest.withdraw(&caller).await.unwrap();
+    assert_eq!(door.cluster.entry(BARRED).await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_look_at_a_lost_hold_leaves_the_bar_of_a_session_that_has_ended() {
     let door = Door::with(Config { lock_delay: Some(Duration::from_secs(30)), ..Config::default() });
     let (a, b) = (door.session("a").await, door.session("b").await);
