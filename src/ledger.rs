@@ -54,6 +54,7 @@ pub use record::{Asked, NodeRecord, Pause};
 pub use request::{ALL_JOBS, AskError, CALL_DIGITS, Resolution, check_params};
 pub use rewind::{RewindError, Rewinding, Rewound};
 pub use terms::{TERMS_KEPT, TermEnd, TermRow};
+pub use transition::Changed;
 
 use keys::LedgerKeys;
 use record::{DoneRecord, KnownRecord, OpenRecord, WatermarkRecord, decode, encode};

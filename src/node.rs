@@ -54,13 +54,13 @@ use crate::config::Config;
 use crate::execute::{Execute, Outputs};
 use crate::fence::Fence;
 use crate::job::{AttemptResult, JobName, RunId};
-use crate::ledger::{Claim, Claims, LastRuns, Ledger, News};
+use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger, News};
 use crate::lock::{
     Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
 };
 use crate::metrics::{Decided, Metrics};
 use crate::once::{OnceError, Settled};
-use crate::scheduler::{Event, Scheduler, Transition, Transitioned};
+use crate::scheduler::{Event, Scheduler, Transition};
 use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, Wall};
 
@@ -161,8 +161,10 @@ enum Answer {
     Transitions {
         sent: Vec<Transition>,
         last: LastRuns,
-        result: Result<Vec<(RunId, Transitioned)>, StoreError>,
+        result: Result<Changed, StoreError>,
     },
+    /// It is time to send these changes again, which the store has refused.
+    Again(Vec<Transition>),
     Run {
         run: RunId,
         attempt: u32,
@@ -343,6 +345,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Answer::Register { hold, result } => self.register_answered(&hold, result),
             Answer::Transitions { sent, last, result } => self.transitions_answered(sent, &last, result),
+            Answer::Again(refused) => self.work.send_again(refused),
             Answer::Run { run, attempt, ended } => self.run_ended(run, attempt, ended),
             Answer::Published(result) => self.published(result),
             Answer::Migrated(result) => self.migrated(result),

@@ -224,7 +224,8 @@ async fn the_history_of_a_job_is_pruned_when_it_got_verdicts_and_that_of_a_job_t
     assert_eq!(count("before").await, 100, "as many as are kept of a job that is not configured");
 }
 
-/// A store that reports no change for as long as it is told not to: a watch is a hint, and may be late.
+/// A store that reports no change for as long as it is told not to (a watch is a hint, and may be late), and refuses
+/// some transactions.
 #[derive(Clone, Debug)]
 struct Late {
     store: MemoryStore,
@@ -234,6 +235,9 @@ struct Late {
 impl Store for Late {
     async fn grant(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
         self.store.grant(ttl).await
+    refuses: fn(&Txn) -> bool,
+    /// How long a transaction takes.
+    takes: Duration,
     }
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
         self.store.keep_alive(lease).await
@@ -247,6 +251,10 @@ impl Store for Late {
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
         self.store.range(range).await
     }
+        tokio::time::sleep(self.takes).await;
+        if (self.refuses)(&txn) {
+            return Err(StoreError::Refused("on purpose".to_owned()));
+        }
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
         let mut inner = self.store.watch(keys, from).await?;
         let (sender, watch) = Watch::channel();
@@ -292,7 +300,7 @@ async fn a_leader_that_a_guard_turns_away_finds_out_that_it_was_replaced() {
     let clock = sim_clock();
     let memory = MemoryStore::new(clock.clone());
     let (hear, reports) = watch::channel(true);
-    let store = Late { store: memory.clone(), reports };
+    let store = Late { store: memory.clone(), reports, refuses: |_| false, takes: Duration::ZERO };
     let (go, gone) = watch::channel(false);
     let execute = TurnedAway { clock: clock.clone(), seen: Fence::new(1 << 40).unwrap(), go: gone };
     // It fires once, and then has nothing to do: no write of its own tells it that it leads no more.
@@ -321,6 +329,36 @@ fn machine_clock(truth: &Clock, off_ms: &Arc<AtomicI64>) -> Clock {
     let (truth, off) = (truth.clone(), Arc::clone(off_ms));
     Clock::from_fn(move || {
         let (boot, wall) = truth.both();
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_the_store_refuses_holds_up_no_other_job() {
+    const GOOD: usize = 12;
+    let clock = sim_clock();
+    let memory = MemoryStore::new(clock.clone());
+    let (_hear, reports) = watch::channel(true);
+    // Slow, so that the last verdicts are sent together.
+    let ends_worse =
+        |txn: &Txn| txn.then.iter().any(|op| matches!(op, Op::Delete(Keys::One(key)) if key.contains("/open/worse@")));
+    let store = Late { store: memory.clone(), reports, refuses: ends_worse, takes: Duration::from_millis(50) };
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_millis(10), starts: Arc::default() };
+    let row = |name: String| format!("  {name}: {{schedule: '@every 1s', command: [x]}}\n");
+    let jobs: String = (0..GOOD).map(|nth| row(format!("good-{nth:02}"))).collect();
+    let node =
+        start("a", &store, &clock, &recorder, config(&format!("version: 1\njobs:\n{jobs}{}", row("worse".into()))));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let rows = verdicts(&memory).await;
+    let succeeded = |job: &str| {
+        let of_job = rows.iter().filter(|row| row.id().job().as_str() == job);
+        of_job.filter(|row| row.verdict() == Some(Verdict::Succeeded)).count()
+    };
+    for nth in 0..GOOD {
+        let count = succeeded(&format!("good-{nth:02}"));
+        assert!(count >= 25, "good-{nth:02} ended {count} times in 30 s");
+    }
+    assert_eq!(succeeded("worse"), 0);
+    assert!(node.status.borrow().ready, "{:?}", node.status.borrow().reasons);
+    node.task.abort();
+}
+
         (boot, Wall::from_millis(wall.as_millis() + off.load(Ordering::Relaxed)))
     })
 }

@@ -43,6 +43,8 @@ enum Fault {
     Lost,
     /// The store finds it too large.
     Refused,
+    /// None.
+    Passes,
 }
 
 /// A store that lets the next transactions meet these faults.
@@ -60,7 +62,7 @@ impl<S: Store> Store for Faulty<S> {
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
-            None => self.inner.commit(txn).await,
+            None | Some(Fault::Passes) => self.inner.commit(txn).await,
             Some(Fault::AnswerLost) => {
                 self.inner.commit(txn).await?;
                 Err(unknown())

@@ -40,6 +40,14 @@ enum Part {
     Ahead(usize),
 }
 
+/// What became of changes that were sent together.
+#[derive(Clone, Debug, Default)]
+pub struct Changed {
+    pub answers: Vec<(RunId, Transitioned)>,
+    /// Those that the store refuses even alone, and why: nothing of them was changed, and they hold up no other.
+    pub refused: Vec<(Transition, StoreError)>,
+}
+
 impl<S: Store> Ledger<S> {
     /// Takes from `waiting` what fits into one transaction: changes on one authority, in their order. Verdicts of the jobs
     /// that are `busy` are left where they are: a transaction is under way that changes how their last run ended.
@@ -74,26 +82,56 @@ impl<S: Store> Ledger<S> {
     /// jobs, and afterwards what the changes made of them, or found.
     ///
     /// # Errors
-    /// What no repetition helps against; nothing of what is not in an answer was changed then.
+    /// What no repetition helps against: send all of them again; what was changed already is found so then.
     pub async fn transition(
         &self,
         hold: Option<&Hold>,
-        transitions: Vec<Transition>,
+        mut transitions: Vec<Transition>,
         last: &mut LastRuns,
-    ) -> Result<Vec<(RunId, Transitioned)>, StoreError> {
-        let mut left = transitions;
-        let mut answers = Vec::with_capacity(left.len());
+    ) -> Result<Changed, StoreError> {
+        let mut changed = Changed::default();
+        let answers = &mut changed.answers;
+        match self.transition_together(hold, &mut transitions, answers, last).await {
+            Ok(()) => return Ok(changed),
+            Err(StoreError::Refused(why)) if transitions.len() > 1 => {
+                tracing::warn!(%why, "the store refuses these changes together: making them one by one");
+            }
+            Err(error @ StoreError::Refused(_)) => {
+                changed.refused.extend(transitions.pop().map(|one| (one, error)));
+                return Ok(changed);
+            }
+            Err(error) => return Err(error),
+        }
+        for one in transitions {
+            let mut alone = vec![one];
+            match self.transition_together(hold, &mut alone, answers, last).await {
+                Ok(()) => {}
+                Err(error @ StoreError::Refused(_)) => changed.refused.extend(alone.pop().map(|one| (one, error))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(changed)
+    }
+
+    /// As [`Ledger::transition`]. Where the store refuses the changes, those that are left are in `left`.
+    async fn transition_together(
+        &self,
+        hold: Option<&Hold>,
+        left: &mut Vec<Transition>,
+        answers: &mut Vec<(RunId, Transitioned)>,
+        last: &mut LastRuns,
+    ) -> Result<(), StoreError> {
         let (mut existing, mut part) = (BTreeSet::new(), Part::Whole);
         let mut pause = Pauses::new();
         while !left.is_empty() {
-            let ended = if let Part::Whole = part { last.after(&left) } else { BTreeMap::new() };
-            let txn = self.put_last(self.transition_txn(hold, &left, &existing, part), &ended);
+            let ended = if let Part::Whole = part { last.after(left) } else { BTreeMap::new() };
+            let txn = self.put_last(self.transition_txn(hold, left, &existing, part), &ended);
             match self.store.commit(txn).await {
                 Ok(committed) if committed.succeeded => {
                     if let Part::Ahead(_) = part {
-                        let made: Vec<RunId> = following(&left, &existing, part).map(|open| open.id.clone()).collect();
+                        let made: Vec<RunId> = following(left, &existing, part).map(|open| open.id.clone()).collect();
                         existing.extend(made);
-                        if following(&left, &existing, Part::Whole).next().is_none() {
+                        if following(left, &existing, Part::Whole).next().is_none() {
                             part = Part::Whole;
                         }
                         continue;
@@ -104,23 +142,20 @@ impl<S: Store> Ledger<S> {
                 }
                 Ok(committed) => {
                     let first = usize::from(hold.is_some()) + left.len();
-                    let sent = following(&left, &existing, part).count();
+                    let sent = following(left, &existing, part).count();
                     last.learn(first + 2 * sent, &committed, ended);
-                    existing.extend(following_found(first, &committed, following(&left, &existing, part)));
-                    self.sort_out(hold, &committed, &mut left, &mut answers).await?;
+                    existing.extend(following_found(first, &committed, following(left, &existing, part)));
+                    self.sort_out(hold, &committed, left, answers).await?;
                 }
                 Err(error) if error.is_passing() => pause.wait(&error, "change of runs").await,
-                Err(StoreError::Refused(why)) if left.len() > 1 => {
-                    tracing::warn!(%why, "the store refuses these changes together: making them one by one");
-                    for one in left.drain(..) {
-                        answers.extend(Box::pin(self.transition(hold, vec![one], last)).await?);
-                    }
-                }
-                Err(error @ StoreError::Refused(_)) => part = lessen(&mut left[0], &existing, part).ok_or(error)?,
+                Err(error @ StoreError::Refused(_)) => match left.as_mut_slice() {
+                    [one] => part = lessen(one, &existing, part).ok_or(error)?,
+                    _ => return Err(error),
+                },
                 Err(error) => return Err(error),
             }
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// This part of these changes, but for the following runs that exist already. Otherwise: the hold's owner, each of

@@ -12,7 +12,7 @@ use super::{Answer, Running};
 use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
 use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{AttemptResult, Job, JobName, Outcome, RunId};
-use crate::ledger::{Claim, Claims, LastRuns, Ledger};
+use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger};
 use crate::lock::Hold;
 use crate::metrics::{self, Decided};
 use crate::node::housekeeping::Chore;
@@ -33,6 +33,8 @@ pub(super) struct Work {
     tasks: JoinSet<Answer>,
     runs: BTreeMap<RunId, Stopper>,
     transitions: VecDeque<Transition>,
+    /// Those that the store has refused even alone, and that are due again: each is sent alone.
+    refused: VecDeque<Transition>,
     transitions_under_way: usize,
     /// The jobs of which a verdict is under way that changes how their last run ended.
     ending: BTreeSet<JobName>,
@@ -47,6 +49,7 @@ impl Work {
             tasks: JoinSet::new(),
             runs: BTreeMap::new(),
             transitions: VecDeque::new(),
+            refused: VecDeque::new(),
             transitions_under_way: 0,
             ending: BTreeSet::new(),
             pruning: Pruning::default(),
@@ -66,6 +69,26 @@ impl Work {
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             None => std::future::pending().await,
         }
+    }
+
+    /// What is sent next, in one transaction; nothing: what waits has to wait on. What the store has refused alone
+    /// goes alone.
+    fn next_transitions<S: Store>(&mut self) -> Vec<Transition> {
+        let ending = &self.ending;
+        let is_busy = |job: &JobName| ending.contains(job);
+        let sent = Ledger::<S>::next_transitions(&mut self.transitions, is_busy);
+        if !sent.is_empty() {
+            return sent;
+        }
+        let mut alone: VecDeque<Transition> = self.refused.pop_front().into_iter().collect();
+        let sent = Ledger::<S>::next_transitions(&mut alone, is_busy);
+        self.refused.extend(alone);
+        sent
+    }
+
+    /// Sends these changes again, each alone, which the store has refused.
+    pub fn send_again(&mut self, refused: Vec<Transition>) {
+        self.refused.extend(refused);
     }
 
     /// How many runs there are here.
@@ -198,9 +221,8 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// Sends what changes of runs are waiting, as many in a transaction as fit.
     pub(super) fn send_transitions(&mut self) {
-        while self.work.transitions_under_way < TRANSITIONS_UNDER_WAY && !self.work.transitions.is_empty() {
-            let (waiting, ending) = (&mut self.work.transitions, &self.work.ending);
-            let sent = Ledger::<S>::next_transitions(waiting, |job| ending.contains(job));
+        while self.work.transitions_under_way < TRANSITIONS_UNDER_WAY {
+            let sent = self.work.next_transitions::<S>();
             if sent.is_empty() {
                 return;
             }
@@ -240,7 +262,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         &mut self,
         sent: Vec<Transition>,
         last: &LastRuns,
-        result: Result<Vec<(RunId, Transitioned)>, StoreError>,
+        result: Result<Changed, StoreError>,
     ) {
         self.work.transitions_under_way -= 1;
         for done in sent.iter().filter_map(|change| change.to.verdict()).filter(|done| done.was_begun()) {
@@ -248,7 +270,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         }
         self.show_last(last);
         match result {
-            Ok(answers) => {
+            Ok(Changed { answers, refused }) => {
+                self.refused(refused);
                 let fenced = answers.iter().any(|(_, answer)| *answer == Transitioned::Fenced);
                 for (run, result) in answers {
                     self.verdict_answered(&sent, &run, &result);
@@ -263,6 +286,21 @@ impl<S: Store, E: Execute> Running<S, E> {
                 tracing::error!(%error, runs = sent.len(), "cannot record what became of runs; trying again");
                 self.work.transitions.extend(sent);
             }
+        }
+    }
+
+    /// What the store refuses alone is sent again after a pause, alone: the others go on meanwhile.
+    fn refused(&mut self, refused: Vec<(Transition, StoreError)>) {
+        let mut again = Vec::with_capacity(refused.len());
+        for (change, error) in refused {
+            tracing::error!(%error, run_id = %change.run, "the store refuses what became of a run; trying again");
+            again.push(change);
+        }
+        if !again.is_empty() {
+            self.work.spawn(async move {
+                tokio::time::sleep(FAILED_PAUSE).await;
+                Answer::Again(again)
+            });
         }
     }
 

@@ -26,7 +26,7 @@ async fn a_batch_as_large_as_they_get_is_claimed_in_a_file_too() {
     let mut waiting: VecDeque<Transition> = ends.collect();
     while !waiting.is_empty() {
         let together = Ledger::<SqliteStore>::next_transitions(&mut waiting, |_| false);
-        let answers = desk.ledger.transition(None, together, &mut LastRuns::default()).await.unwrap();
+        let answers = desk.ledger.transition(None, together, &mut LastRuns::default()).await.unwrap().answers;
         assert!(answers.iter().all(|(_, answer)| matches!(answer, Transitioned::Applied { .. })));
     }
     let find = Find { done: true, limit: 1000, ..Find::default() };
@@ -114,7 +114,8 @@ async fn the_first_news_are_everything_and_the_next_are_changes() {
         .ledger
         .transition(None, vec![desk.ends(1, version, Verdict::Succeeded)], &mut LastRuns::default())
         .await
-        .unwrap();
+        .unwrap()
+        .answers;
     let Transitioned::Applied { version } = answers[0].1 else { panic!("{answers:?}") };
     let all = told(&mut follow, version).await;
     assert!(all.contains(&Followed::Ledger(LedgerChange::Open(run(1), None), version)), "{all:?}");

@@ -11,7 +11,7 @@ impl<S: Store> Desk<S> {
     /// The claimed occurrences of these seconds end so, in one transaction, by a writer who knows this of the last one.
     async fn end(&self, version: Version, ends: &[(u64, Verdict)], known: &mut LastRuns) {
         let ends = ends.iter().map(|(second, verdict)| self.ends(*second, version, *verdict)).collect();
-        let answers = self.ledger.transition(None, ends, known).await.unwrap();
+        let answers = self.ledger.transition(None, ends, known).await.unwrap().answers;
         assert!(answers.iter().all(|(_, answer)| matches!(answer, Transitioned::Applied { .. })), "{answers:?}");
     }
 

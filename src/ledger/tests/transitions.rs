@@ -39,7 +39,7 @@ async fn changes_are_made_together_and_each_is_answered() {
         Transition { run: run(4), expect: version, fence: None, to: To::Open(waits.clone()) },
     ];
     let answers: std::collections::BTreeMap<_, _> =
-        desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap().into_iter().collect();
+        desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap().answers.into_iter().collect();
     assert!(applied(&answers[&run(1)]) && applied(&answers[&run(4)]));
     assert_eq!(answers[&run(2)], Transitioned::Refused { now: Some(Box::new(desk.open(2))), version });
     assert!(matches!(answers[&run(7)], Transitioned::Refused { now: None, .. }));
@@ -56,10 +56,10 @@ async fn a_leader_that_was_replaced_begins_nothing_and_may_still_say_how_its_run
     desk.replaced().await;
     let change = Transition { run: run(1), expect: version, fence: Some(old.fence()), to: To::Open(open) };
     assert_eq!(
-        desk.ledger.transition(Some(&old), vec![change], &mut LastRuns::default()).await.unwrap()[0].1,
+        desk.ledger.transition(Some(&old), vec![change], &mut LastRuns::default()).await.unwrap().answers[0].1,
         Transitioned::Fenced
     );
-    assert!(applied(&desk.ledger.transition(None, vec![ends], &mut LastRuns::default()).await.unwrap()[0].1));
+    assert!(applied(&desk.ledger.transition(None, vec![ends], &mut LastRuns::default()).await.unwrap().answers[0].1));
     assert_eq!(desk.verdict(&run(1)).await, Some(Verdict::Succeeded));
 }
 
@@ -71,9 +71,9 @@ async fn a_leader_that_was_replaced_never_overwrites_what_its_successor_decided(
     desk.replaced().await;
     let decided = Transition { fence: Some(desk.hold.fence()), ..desk.ends(1, version, Verdict::Unknown) };
     assert!(applied(
-        &desk.ledger.transition(Some(&desk.hold), vec![decided], &mut LastRuns::default()).await.unwrap()[0].1
+        &desk.ledger.transition(Some(&desk.hold), vec![decided], &mut LastRuns::default()).await.unwrap().answers[0].1
     ));
-    let answer = desk.ledger.transition(None, vec![late], &mut LastRuns::default()).await.unwrap().remove(0).1;
+    let answer = desk.ledger.transition(None, vec![late], &mut LastRuns::default()).await.unwrap().answers.remove(0).1;
     assert!(matches!(answer, Transitioned::Refused { now: None, .. }), "{answer:?}");
     assert_eq!(desk.verdict(&run(1)).await, Some(Verdict::Unknown));
 }
@@ -89,7 +89,7 @@ async fn a_change_whose_answer_is_lost_is_made_once_and_said_to_be_made() {
             desk.ends_with(1, version, vec![follow_up(1, "b")]),
             Transition { run: run(2), expect: version, fence: None, to: To::Open(waits) },
         ];
-        let answers = desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap();
+        let answers = desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap().answers;
         assert!(answers.iter().all(|(_, answer)| applied(answer)), "{faults:?}: {answers:?}");
         assert!(desk.is_open(&follow_up(1, "b").id).await);
     }
@@ -112,7 +112,7 @@ async fn a_follow_up_that_exists_is_not_made_again_and_takes_no_other_with_it() 
         desk.ends_with(1, version, vec![open_before, done_before, fresh.clone()]),
         desk.ends_with(2, version, vec![of_other.clone()]),
     ];
-    let answers = desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap();
+    let answers = desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap().answers;
     assert!(answers.iter().all(|(_, answer)| applied(answer)));
     assert_eq!(desk.ledger.run(&begun.id).await.unwrap(), Some(RunRow::Open(begun)));
     assert_eq!(desk.verdict(&done.id).await, Some(Verdict::Failed));
@@ -125,7 +125,7 @@ async fn changes_that_the_store_finds_too_large_together_are_made_one_by_one() {
     let version = desk.claimed(&[1, 2]).await;
     desk.meets([Fault::Refused]);
     let changes = [1, 2].map(|second| desk.ends(second, version, Verdict::Succeeded));
-    let answers = desk.ledger.transition(None, changes.to_vec(), &mut LastRuns::default()).await.unwrap();
+    let answers = desk.ledger.transition(None, changes.to_vec(), &mut LastRuns::default()).await.unwrap().answers;
     assert!(answers.iter().all(|(_, answer)| applied(answer)) && answers.len() == 2);
 }
 
@@ -138,7 +138,8 @@ async fn a_verdict_with_more_following_it_than_one_transaction_takes_is_written_
     desk.ledger.store.inner.commit(Txn::new().then(before)).await.unwrap();
     desk.meets([Fault::Refused, Fault::Refused, Fault::AnswerLost, Fault::Lost]);
     let change = Transition { fence: Some(desk.hold.fence()), ..desk.ends_with(1, version, follow.clone()) };
-    let answers = desk.ledger.transition(Some(&desk.hold), vec![change], &mut LastRuns::default()).await.unwrap();
+    let answers =
+        desk.ledger.transition(Some(&desk.hold), vec![change], &mut LastRuns::default()).await.unwrap().answers;
     assert!(applied(&answers[0].1), "{answers:?}");
     assert_eq!(desk.verdict(&run(1)).await, Some(Verdict::Succeeded));
     for open in &follow {
@@ -156,14 +157,14 @@ async fn nothing_follows_ahead_of_a_verdict_that_another_decided() {
     let fenced = Transition { fence: Some(old.fence()), ..late.clone() };
     desk.replaced().await;
     assert_eq!(
-        desk.ledger.transition(Some(&old), vec![fenced], &mut LastRuns::default()).await.unwrap()[0].1,
+        desk.ledger.transition(Some(&old), vec![fenced], &mut LastRuns::default()).await.unwrap().answers[0].1,
         Transitioned::Fenced
     );
     desk.ledger
         .transition(None, vec![desk.ends(1, version, Verdict::Unknown)], &mut LastRuns::default())
         .await
         .unwrap();
-    let answers = desk.ledger.transition(None, vec![late], &mut LastRuns::default()).await.unwrap();
+    let answers = desk.ledger.transition(None, vec![late], &mut LastRuns::default()).await.unwrap().answers;
     assert!(matches!(answers[0].1, Transitioned::Refused { now: None, .. }), "{answers:?}");
     assert!(!desk.is_open(&follow[0].id).await);
 }
@@ -177,7 +178,7 @@ async fn a_verdict_that_is_refused_with_its_output_is_written_without_and_says_s
         (done.reason, done.output) = ("exit code 1".into(), "much".into());
     }
     desk.meets([Fault::Refused]);
-    assert!(applied(&desk.ledger.transition(None, vec![change], &mut LastRuns::default()).await.unwrap()[0].1));
+    assert!(applied(&desk.ledger.transition(None, vec![change], &mut LastRuns::default()).await.unwrap().answers[0].1));
     let Some(RunRow::Done(done)) = desk.ledger.run(&run(1)).await.unwrap() else { panic!("no verdict") };
     assert_eq!((done.output.as_str(), done.verdict), ("", Verdict::Failed));
     assert_eq!(done.reason, "exit code 1; its output was cut: the store refused it");
@@ -188,9 +189,24 @@ async fn a_change_that_cannot_be_made_smaller_is_refused_at_last() {
     let desk = Desk::new().await;
     let version = desk.claimed(&[1]).await;
     desk.meets([Fault::Refused]);
-    let result =
-        desk.ledger.transition(None, vec![desk.ends(1, version, Verdict::Failed)], &mut LastRuns::default()).await;
-    assert!(matches!(result, Err(StoreError::Refused(_))), "{result:?}");
+    let change = desk.ends(1, version, Verdict::Failed);
+    let changed = desk.ledger.transition(None, vec![change.clone()], &mut LastRuns::default()).await.unwrap();
+    assert!(changed.answers.is_empty(), "{:?}", changed.answers);
+    assert!(matches!(&changed.refused[..], [(refused, StoreError::Refused(_))] if *refused == change));
+}
+
+#[tokio::test]
+async fn a_change_that_is_refused_alone_holds_up_none_of_those_sent_with_it() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1, 2, 3]).await;
+    // Together, and the second of them alone.
+    desk.meets([Fault::Refused, Fault::Passes, Fault::Refused]);
+    let changes: Vec<_> = [1, 2, 3].map(|second| desk.ends(second, version, Verdict::Failed)).to_vec();
+    let changed = desk.ledger.transition(None, changes.clone(), &mut LastRuns::default()).await.unwrap();
+    assert_eq!(changed.answers.iter().map(|(run, _)| run).collect::<Vec<_>>(), [&run(1), &run(3)]);
+    assert!(changed.answers.iter().all(|(_, answer)| applied(answer)), "{:?}", changed.answers);
+    assert!(matches!(&changed.refused[..], [(refused, StoreError::Refused(_))] if *refused == changes[1]));
+    assert!(desk.is_open(&run(2)).await && desk.verdict(&run(3)).await == Some(Verdict::Failed));
 }
 
 #[tokio::test]
