@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::hold::{Base, FenceBaseError, json};
 use super::keys::Namespace;
-use crate::store::{Compare, Entry, Keys, Op, Order, Revision, Test};
+use crate::store::{Compare, Entry, Keys, Op, Order, Revision, Test, Txn};
 use crate::time::Wall;
 
 /// The version of the records. Another one is not read, and not replaced.
@@ -186,6 +186,26 @@ impl PastKeys {
     pub fn unforgotten(&self, marked: Revision) -> Option<Compare> {
         let before = Revision(marked.0.checked_sub(1)?);
         Some(Compare { keys: Keys::one(self.mark.as_str()), test: Test::Modified(Order::Greater, before) })
+    }
+
+    /// Refuses the store with this value, unless it is refused already, or was repaired since its base was read
+    /// (`None`: there was none).
+    pub fn refuse(&self, base_modified: Option<Revision>, refusal: Vec<u8>) -> Txn {
+        let unrepaired = match base_modified {
+            Some(modified) => Compare::modified_at(self.base.as_str(), modified),
+            None => Compare::absent(Keys::one(self.base.as_str())),
+        };
+        Txn::new().when(unrepaired).when(self.trusted()).then(Op::put(&self.refused, refusal))
+    }
+
+    /// Has fences counted from `base`, and the store trusted again, unless the base has changed since it was last put at
+    /// `before` (0: there was none).
+    pub fn rebase(&self, before: Revision, base: u64) -> Txn {
+        Txn::new()
+            .when(Compare::modified_at(self.base.as_str(), before))
+            .then(Op::put(&self.base, base.to_string()))
+            .then(self.marked(base))
+            .then(Op::delete(&self.refused))
     }
 
     /// What every grant and every claim puts.

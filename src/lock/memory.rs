@@ -185,12 +185,7 @@ impl<S: Store> Locks<S> {
         }
         // A repair that has come in between is the present.
         let base_modified = found.past.base.as_ref().ok().map(|base| base.modified);
-        let unrepaired = match base_modified {
-            Some(modified) => Compare::modified_at(keys.base.as_str(), modified),
-            None => Compare::absent(Keys::one(keys.base.as_str())),
-        };
-        let refusal = Refusal::new(self.clock.wall(), &why.why).encoded();
-        let txn = Txn::new().when(unrepaired).when(keys.trusted()).then(Op::put(&keys.refused, refusal));
+        let txn = keys.refuse(base_modified, Refusal::new(self.clock.wall(), &why.why).encoded());
         let mut permits = Box::pin(self.permits_held()).await?.into_iter().map(|place| Op::Delete(Keys::prefix(place)));
         let holds = std::iter::once(Op::Delete(self.namespace.locks())).chain(permits.by_ref().take(REFUSED_AT_ONCE));
         let committed = settle(&self.store, holds.fold(txn, Txn::then)).await?;

@@ -4,7 +4,7 @@ use super::hold::{Base, FENCE_LIMIT, OwnerRecord, fence};
 use super::lineage::{Lineage, PastKeys, random_id};
 use super::{Backoff, Locks};
 use crate::fence::Fence;
-use crate::store::{Compare, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn};
+use crate::store::{Entry, Keys, Op, Range, Revision, Store, StoreError};
 
 /// How often a repair starts over because another process changed the base, or an answer was lost.
 const ATTEMPTS: u32 = 10;
@@ -74,11 +74,8 @@ impl<S: Store> Locks<S> {
         let base = self.next_base(above, base_before, &found)?;
         let lineage = self.store.range(Range::of(Keys::one(keys.lineage.as_str()))).await?.entries;
         let lineage = Lineage::read(lineage.first()).map(|lineage| lineage.grown(random_id(), self.clock.wall()));
-        let mut txn = Txn::new()
-            .when(Compare::modified_at(base_key.as_str(), entry.map_or(Revision(0), |entry| entry.modified)))
-            .then(Op::put(base_key, base.to_string()))
-            .then(keys.marked(base))
-            .then(Op::delete(&keys.refused))
+        let mut txn = keys
+            .rebase(entry.map_or(Revision(0), |entry| entry.modified), base)
             .then(Op::Delete(locks))
             .then(Op::Delete(sessions));
         txn.then.extend(lineage.map(|lineage| Op::put(&keys.lineage, lineage.encoded())));

@@ -19,6 +19,7 @@ pub use file::{SeenFile, SeenFileError};
 
 /// The most that was seen of one namespace of one store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Seen {
     /// The base that fences were counted from. Only a repair changes it, after which revisions are counted from the start.
     pub base: u64,

@@ -16,6 +16,7 @@ use crate::time::Wall;
 
 mod contents;
 mod permits;
+mod restore;
 
 use contents::Contents;
 
