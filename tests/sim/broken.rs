@@ -84,6 +84,16 @@ fn a_lock_that_is_granted_to_all_is_caught() {
 }
 
 #[test]
+fn fences_of_a_lock_that_fall_are_caught() {
+    is_caught_in(Plan::of_holders, judge_holders, Broken::BaseFalls, Rule::FencesGrow);
+}
+
+#[test]
+fn fences_of_leaders_that_fall_are_caught() {
+    is_caught(Broken::BaseFalls, Rule::FencesGrow);
+}
+
+#[test]
 fn a_holder_that_trusts_for_ever_is_caught() {
     is_caught_in(Plan::of_holders, judge_holders, Broken::TrustsForEver, Rule::OneHolder);
 }

@@ -90,6 +90,8 @@ pub enum Broken {
     GrantsToAll,
     /// What was seen of the store is forgotten with the process.
     NoMemory,
+    /// Each grant counts its fence from a base below that of the grant before.
+    BaseFalls,
 }
 
 /// Chances of faults, in parts of a thousand of all requests.
@@ -121,6 +123,7 @@ struct State {
     store_is_down: bool,
     traps: Vec<Trap>,
     granted: bool,
+    grants: u64,
 }
 
 /// How a machine stands towards the network.
@@ -195,7 +198,7 @@ impl Net {
     ) -> Arc<Net> {
         let store = MemoryStore::new(truth.clock());
         let weather = Weather::default();
-        let state = State { chance, weather, store_is_down: false, traps: Vec::new(), granted: false };
+        let state = State { chance, weather, store_is_down: false, traps: Vec::new(), granted: false, grants: 0 };
         Arc::new(Net {
             store,
             truth,
@@ -346,6 +349,13 @@ impl Net {
                 txn.when.retain(|compare| !matches!(&compare.keys, Keys::One(key) if key.ends_with("/owner")));
                 Ok(())
             }
+            (Broken::BaseFalls, Kind::Grant) => {
+                let mut state = self.state.lock().unwrap();
+                state.grants += 1;
+                let base = FALLING_FROM - state.grants * FALLS_BY;
+                txn.then.iter_mut().for_each(|op| count_from(base, op));
+                Ok(())
+            }
             (Broken::NoSuccessor, Kind::Grant) => {
                 let mut state = self.state.lock().unwrap();
                 if std::mem::replace(&mut state.granted, true) { Err(unknown("it is broken")) } else { Ok(()) }
@@ -353,6 +363,21 @@ impl Net {
             _ => Ok(()),
         }
     }
+}
+
+/// From where a base falls, and by how much with each grant: by more than the revisions between two of them.
+const FALLING_FROM: u64 = 1 << 40;
+const FALLS_BY: u64 = 1 << 20;
+
+/// Has the record of an owner say that its fence is counted from `base`.
+fn count_from(base: u64, op: &mut Op) {
+    let Op::Put { key, value, .. } = op else { return };
+    if !key.ends_with("/owner") {
+        return;
+    }
+    let mut record: serde_json::Value = serde_json::from_slice(value).expect("the record of an owner");
+    record["base"] = base.into();
+    *value = record.to_string().into_bytes();
 }
 
 #[derive(Debug)]
