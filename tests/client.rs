@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 const TTL: Duration = Duration::from_secs(60);
 /// How long a killed process keeps others out.
 const SHORT_TTL: Duration = Duration::from_secs(4);
-/// Long enough to be sure that somebody waits, short enough to wait it out.
+/// How long a call waits that is not to be served, and how long a hold lasts that is to end by itself.
 const SHORTLY: Duration = Duration::from_millis(300);
 
 mod scene {
@@ -298,9 +298,12 @@ async fn what_would_wait_for_itself_is_an_error(scene: Scene) {
 
     // A guard that is given away is waited for.
     let guard = soon("it is free", once.acquire()).await.unwrap().detached();
-    let given = tokio::spawn(async move {
-        tokio::time::sleep(SHORTLY).await;
-        drop(guard);
+    let given = tokio::spawn({
+        let client = client.clone();
+        async move {
+            waiting(&client, 1).await;
+            drop(guard);
+        }
     });
     soon("it waits", once.acquire()).await.unwrap().release().await.unwrap();
     given.await.unwrap();
@@ -320,7 +323,7 @@ async fn branches_and_tasks_are_owners_of_their_own(scene: Scene) {
     let one = async {
         let guard = door.acquire().await.unwrap();
         begun.send(()).unwrap();
-        tokio::time::sleep(SHORTLY).await;
+        waiting(&client, 1).await;
         let fence = guard.fence();
         guard.release().await.map(|()| fence)
     };
@@ -333,7 +336,7 @@ async fn branches_and_tasks_are_owners_of_their_own(scene: Scene) {
     let (begun, begins) = oneshot::channel();
     let one = door.with(async |held| {
         begun.send(()).unwrap();
-        tokio::time::sleep(SHORTLY).await;
+        waiting(&client, 1).await;
         held.fence()
     });
     let other = async {
@@ -583,9 +586,10 @@ mod once {
         for node in ["one", "other", "third", "fourth"] {
             let (client, times) = (scene.client(node).await, Arc::clone(&times));
             calls.spawn(async move {
+                let here = client.clone();
                 let body = async move || {
                     times.fetch_add(1, Ordering::SeqCst);
-                    tokio::time::sleep(SHORTLY).await;
+                    waiting(&here, 3).await;
                     Ok::<(), Error>(())
                 };
                 client.once("seed", body).await.unwrap()

@@ -1,13 +1,16 @@
 //! What follows what: jobs after jobs, and what was missed before what is due now.
 
-use std::thread;
 use std::time::Duration;
 
 use fencron::time::{Clock, Wall};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::Place;
+use crate::support::program::other_clock;
+use crate::{NodeProcess, Place};
+
+/// How many seconds of schedules are missed, and with them as many occurrences of a job that is due each second.
+const MISSED: u64 = 8;
 
 #[test]
 fn a_job_is_told_what_it_follows_in_each_attempt_and_by_parameters() {
@@ -76,14 +79,16 @@ jobs:
   skip: {schedule: "@every 1s", shell: "sleep 0.1", missed: {run: all, limit: 100}}
 "#,
     );
-    let mut node = place.leader("a", &[]);
+    // One whose clock is behind: what comes due until the present is missed, once it has stopped.
+    let mut command = place.command(&["run", "--node", "a", "--ttl", "2s"]);
+    command.envs(other_clock()).env("FAKETIME", format!("-{MISSED}s"));
+    let mut node = NodeProcess::spawn(command);
+    node.wait_for(" leading ");
     let some = |runs: &Value| (!ended(runs).is_empty()).then_some(());
     place.wait_for(&["runs", "--job", "queue"], some);
     place.wait_for(&["runs", "--job", "skip"], some);
     node.signal(Signal::SIGTERM);
     node.ended();
-    // So much is missed; how much exactly does not matter.
-    thread::sleep(Duration::from_secs(8));
     let back = Clock::system().wall();
     let _node = place.leader("a", &[]);
     for job in ["queue", "skip"] {

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::support::until;
 use crate::{LIMIT, Place};
 
 /// More than there is room for.
@@ -70,15 +71,8 @@ async fn clients_that_do_not_read_keep_nobody_from_asking_whether_a_node_is_well
     // Who has another address finds room for everything.
     assert_eq!(ask("127.0.0.2", address, "/api/v1/status").await, 200);
     // And so does everybody when those who take nothing have been given up.
-    let mut room = false;
-    for _ in 0..3 * LIMIT.as_secs() {
-        room = ask("127.0.0.1", address, "/api/v1/status").await == 200;
-        if room {
-            break;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    assert!(room, "those who take nothing were never given up");
+    let room = async || (ask("127.0.0.1", address, "/api/v1/status").await == 200).then_some(());
+    until("those who take nothing have been given up", room).await;
     for task in stuck {
         task.abort();
     }

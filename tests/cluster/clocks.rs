@@ -4,15 +4,11 @@ use std::path::PathBuf;
 
 use super::referee::record::Fact;
 use super::scene::Scene;
-use super::support::until;
+use super::support::{program, until};
 
-/// The library that lies to a process about the time. It leaves the boot clock alone where it is told to, and this
-/// scene would show it otherwise: in a SQLite store, a node that takes it to be minutes later ends everybody's leases.
-fn libfaketime() -> PathBuf {
-    let directories = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
-    let places = directories.chain(["/usr/lib".into(), "/usr/local/lib".into()]);
-    let found = places.map(|directory| directory.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-    found.expect("libfaketime is needed for this: `tests/run` installs it (Debian: libfaketime)")
+/// The variables of a node whose clock is another one, and these.
+fn other_clock<const N: usize>(more: [(&str, String); N]) -> Vec<(String, String)> {
+    program::other_clock().into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// A node's clock, which can be set while the node runs.
@@ -22,12 +18,10 @@ impl FakedClock {
     /// The clock that `node` will have from its next start on.
     fn of(scene: &mut Scene, node: usize) -> FakedClock {
         let file = scene.path(&format!("clock-{node}"));
-        scene.nodes[node].variables = vec![
-            ("LD_PRELOAD".into(), libfaketime().display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE".into(), file.display().to_string()),
-            ("FAKETIME_NO_CACHE".into(), "1".into()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC".into(), "1".into()),
-        ];
+        scene.nodes[node].variables = other_clock([
+            ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ]);
         let clock = FakedClock(file);
         clock.set(0);
         clock
@@ -87,11 +81,7 @@ async fn a_node_whose_clock_is_ahead_says_so_and_does_not_lead() {
     scene.start(0);
     scene.start(1);
     let (leader, fence) = scene.leader_after(0).await;
-    scene.nodes[2].variables = vec![
-        ("LD_PRELOAD".into(), libfaketime().display().to_string()),
-        ("FAKETIME".into(), "+300s".into()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC".into(), "1".into()),
-    ];
+    scene.nodes[2].variables = other_clock([("FAKETIME", "+300s".to_owned())]);
     scene.start(2);
     let since = scene.nodes[2].begin();
     scene.joined(2).await;
