@@ -112,7 +112,8 @@ pub struct Own {
 struct Entry {
     /// As the jobs file of this node has it; `None`: only the ledger knows it.
     job: Option<Arc<Job>>,
-    known: Option<Known>,
+    /// Since when the ledger knows it; all else that it knows of the job is for the scheduler.
+    known_since: Option<Wall>,
     last: Option<Last>,
     /// The version of the record of that: what was read earlier is not taken any more.
     last_version: Version,
@@ -171,8 +172,8 @@ impl Board {
     }
 
     /// What the ledger knows of a job.
-    pub fn known(&mut self, name: &JobName, known: Option<Known>) {
-        self.change(name, |entry| entry.known = known);
+    pub fn known(&mut self, name: &JobName, known: Option<&Known>) {
+        self.change(name, |entry| entry.known_since = known.map(|known| known.since));
     }
 
     /// How the last run of a job ended, by its record of this version; `None`: the record is gone. What is known of a
@@ -312,7 +313,7 @@ impl Board {
             paused: self.paused.contains_key(name),
             running: self.open_of.contains_key(name),
         };
-        if entry.job.is_none() && entry.known.is_none() && entry.last.is_none() && marks == Marks::default() {
+        if entry.job.is_none() && entry.known_since.is_none() && entry.last.is_none() && marks == Marks::default() {
             self.jobs.remove(name);
             self.unplanned.remove(name);
             self.failing.remove(name);

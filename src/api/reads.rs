@@ -33,7 +33,7 @@ fn silent(jobs: &str) -> Api<Silent> {
     let mut board = api.board.write();
     board.configured(&config.jobs);
     for job in config.jobs.keys() {
-        board.known(job, Some(Known { fingerprint: String::new(), since: at("2026-11-27T00:00:00Z") }));
+        board.known(job, Some(&Known { fingerprint: String::new(), since: at("2026-11-27T00:00:00Z") }));
     }
     board.decided(Watermark { instant: at("2026-11-27T00:59:30Z"), job: None });
     while board.plan(at(NOW), 10_000) {}

@@ -104,7 +104,7 @@ impl Board {
             last: entry.last.clone(),
             open: open.into_iter().flatten().take(OPEN_NAMED).cloned().collect(),
             open_count: open.map_or(0, std::collections::BTreeSet::len),
-            due_since: entry.known.as_ref().map(|known| known.since),
+            due_since: entry.known_since,
         }
     }
 

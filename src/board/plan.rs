@@ -68,6 +68,6 @@ fn next_of(entry: &Entry, mark: Option<&Watermark>, now: Wall) -> Option<(Wall, 
     let job = entry.job.as_deref()?;
     let Trigger::Schedule { schedule, jitter } = &job.trigger else { return None };
     // A job that no leader has seen is not due before one does.
-    let since = entry.known.as_ref().map_or(now, |known| known.since);
+    let since = entry.known_since.unwrap_or(now);
     schedule.next_start(*jitter, decided_until(job, since, mark)).map(|next| (next.at, next.starts))
 }

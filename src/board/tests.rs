@@ -26,7 +26,7 @@ fn board(text: &str) -> Board {
     let jobs = jobs(text);
     board.configured(&jobs);
     for job in jobs.keys() {
-        board.known(job, Some(known("2026-11-27T00:00:00Z")));
+        board.known(job, Some(&known("2026-11-27T00:00:00Z")));
     }
     board
 }
@@ -139,7 +139,7 @@ fn a_job_is_not_due_before_a_leader_has_seen_it_nor_before_its_rule_was_changed(
     board.decided(mark("2026-11-27T01:00:00Z", None));
     board = planned(board, now);
     assert_eq!(next(&board, "a", now), "2026-11-27T04:00:00Z", "no leader has seen it");
-    board.known(&name("a"), Some(known("2026-11-27T02:30:00Z")));
+    board.known(&name("a"), Some(&known("2026-11-27T02:30:00Z")));
     board = planned(board, now);
     assert_eq!(next(&board, "a", now), "2026-11-27T03:00:00Z");
     board.known(&name("a"), None);
@@ -210,7 +210,7 @@ fn after_a_reread_only_what_is_told_anew_is_there() {
     let now = at("2026-11-27T00:10:00Z");
     let mut board = planned(board(TWO), now);
     let gone = name("gone");
-    board.known(&gone, Some(known("2026-11-27T00:00:00Z")));
+    board.known(&gone, Some(&known("2026-11-27T00:00:00Z")));
     let run = open("a@2026-11-27T00:05:00Z~t-1");
     board.open(&run.id, Some(run.clone()));
     board.paused(&name("b"), Some(paused()));
@@ -323,7 +323,7 @@ fn board_of(made: &[OneJob], now: Wall) -> Board {
     let mut board = board(&text);
     for (nth, job) in made.iter().enumerate() {
         let of = name(&format!("j{nth}"));
-        board.known(&of, Some(known("2026-11-27T00:00:00Z")));
+        board.known(&of, Some(&known("2026-11-27T00:00:00Z")));
         if job.is_paused {
             board.paused(&of, Some(paused()));
         }

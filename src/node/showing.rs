@@ -38,7 +38,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn show_one(&self, board: &mut Board, one: &Followed, now: Wall) {
         match one {
             Followed::Ledger(Change::Watermark(mark), _) => board.decided(mark.clone()),
-            Followed::Ledger(Change::Job(name, known), _) => board.known(name, known.clone()),
+            Followed::Ledger(Change::Job(name, known), _) => board.known(name, known.as_ref()),
             Followed::Paused { job, paused, pause, .. } => {
                 // What a newer version wrote pauses the jobs all the same.
                 let unread = || Pause { asked: Asked::new("", now), until: None };

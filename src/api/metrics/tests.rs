@@ -95,7 +95,7 @@ fn what_is_due_and_not_decided_is_a_lag() {
     let decided = Watermark { instant: Wall::from_millis(now().as_millis() - 200_000), job: None };
     board.write().known(
         &JobName::new("b").unwrap(),
-        Some(crate::scheduler::run::Known { fingerprint: String::new(), since: decided.instant }),
+        Some(&crate::scheduler::run::Known { fingerprint: String::new(), since: decided.instant }),
     );
     board.write().decided(decided);
     board.write().plan(now(), usize::MAX);
