@@ -53,7 +53,7 @@ use crate::node::Status;
 use crate::page::{Looker, Page, plain};
 use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, written};
-use access::{Access, Need, Peer};
+use access::{Access, Need, Peer, Role};
 pub use glance::Glance;
 use metrics::Counted;
 use problem::{Kind, Problem};
@@ -73,6 +73,9 @@ pub const HANGS_AFTER: Duration = Duration::from_secs(30);
 /// How long the store may take to say what the cluster looks like. People, and what watches over nodes, ask most of all
 /// when the store is away, and cannot wait for as long as a store is tried.
 pub const STORE_WITHIN: Duration = Duration::from_secs(1);
+
+/// When a client may come again for which there is no connection to spare.
+const ROOM_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the listener answers from.
 #[derive(Clone, Debug)]
@@ -143,7 +146,7 @@ fn spare<S: Store>(api: Api<S>) -> Router {
     let why = "there are too many connections: only /healthz and /readyz are answered now";
     finished(
         routes::router(|row| row.need == Need::Health)
-            .fallback(async move || Problem::new(Kind::TooManyConnections, why)),
+            .fallback(async move || Problem::new(Kind::TooManyConnections, why).again_after(ROOM_AGAIN)),
         api,
     )
 }
@@ -216,8 +219,14 @@ async fn healthy<S: Store>(State(api): State<Api<S>>) -> Response {
     Problem::new(Kind::Hangs, detail).into_response()
 }
 
-async fn ready<S: Store>(State(api): State<Api<S>>) -> Response {
+/// Readiness is answered to everyone, and what quotes the jobs file to callers that may see all jobs.
+async fn ready<S: Store>(State(api): State<Api<S>>, request: Request) -> Response {
+    let (uri, headers) = (request.uri(), request.headers().clone());
+    let peer = request.extensions().get::<Peer>();
+    let caller = peer.and_then(|peer| api.access.known_at_once((uri, headers), peer, api.clock.wall()));
+    let sees_all = caller.is_some_and(|caller| caller.role >= Role::Viewer && caller.jobs.is_none());
     let status = api.status.borrow().clone();
+    let status = if sees_all { status } else { status.in_public() };
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(code, &status)
 }

@@ -38,7 +38,7 @@ mod stopping;
 mod troubles;
 mod work;
 
-pub use status::{Role, Status};
+pub use status::{Reason, Role, Status};
 
 use housekeeping::Chore;
 use leadership::Leadership;
@@ -136,7 +136,7 @@ impl Status {
             role: Role::Starting,
             fence: None,
             ready: false,
-            reasons: vec!["starting".to_owned()],
+            reasons: vec![Reason::new("starting")],
             config_digest: config.digest.clone(),
             jobs: config.jobs.len(),
             running: 0,
@@ -400,23 +400,23 @@ impl<S: Store, E: Execute> Running<S, E> {
         let boot = self.node.options.clock.boot();
         let mut reasons = Vec::new();
         if self.leadership.session().is_none() {
-            reasons.push("no session with the store yet".to_owned());
+            reasons.push(Reason::new("no session with the store yet"));
         } else if !self.leadership.is_trusted(boot) {
-            reasons.push("the store has not answered for so long that the session may have ended".to_owned());
+            reasons.push(Reason::new("the store has not answered for so long that the session may have ended"));
         }
         if self.observed.position().is_none() {
-            reasons.push("the ledger has not been read yet".to_owned());
+            reasons.push(Reason::new("the ledger has not been read yet"));
         }
         if self.is_leaving() {
-            reasons.push("stopping".to_owned());
+            reasons.push(Reason::new("stopping"));
         }
-        reasons.extend(self.observed.in_the_way().map(str::to_owned));
+        reasons.extend(self.observed.in_the_way().map(Reason::new));
         reasons.extend(self.gate.closed());
-        reasons.extend(self.leadership.obstacle().map(str::to_owned));
-        reasons.extend(self.troubles.in_the_way().cloned());
+        reasons.extend(self.leadership.obstacle().map(Reason::new));
+        reasons.extend(self.troubles.in_the_way().cloned().map(Reason::new));
         let ready = reasons.is_empty();
         reasons.extend(self.gate.refused());
-        reasons.extend(self.troubles.beside(boot).cloned());
+        reasons.extend(self.troubles.beside(boot));
         let leading = self.leadership.leading();
         let status = Status {
             node: self.node.options.name.clone(),

@@ -70,6 +70,11 @@ impl Execute for Recorder {
     }
 }
 
+/// The reasons of a status, as one text.
+fn told(status: &Status) -> String {
+    status.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 struct Handle {
     orders: mpsc::Sender<Order>,
     chores: mpsc::Sender<Chore>,
@@ -230,14 +235,14 @@ async fn the_history_of_a_job_is_pruned_when_it_got_verdicts_and_that_of_a_job_t
 struct Late {
     store: MemoryStore,
     reports: watch::Receiver<bool>,
+    refuses: fn(&Txn) -> bool,
+    /// How long a transaction takes.
+    takes: Duration,
 }
 
 impl Store for Late {
     async fn grant(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
         self.store.grant(ttl).await
-    refuses: fn(&Txn) -> bool,
-    /// How long a transaction takes.
-    takes: Duration,
     }
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
         self.store.keep_alive(lease).await
@@ -246,15 +251,15 @@ impl Store for Late {
         self.store.revoke(lease).await
     }
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        tokio::time::sleep(self.takes).await;
+        if (self.refuses)(&txn) {
+            return Err(StoreError::Refused("on purpose".to_owned()));
+        }
         self.store.commit(txn).await
     }
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
         self.store.range(range).await
     }
-        tokio::time::sleep(self.takes).await;
-        if (self.refuses)(&txn) {
-            return Err(StoreError::Refused("on purpose".to_owned()));
-        }
     async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
         let mut inner = self.store.watch(keys, from).await?;
         let (sender, watch) = Watch::channel();
@@ -324,11 +329,6 @@ async fn a_leader_that_a_guard_turns_away_finds_out_that_it_was_replaced() {
     node.task.abort();
 }
 
-/// Three machines' wall clocks over one true time, each set so far off.
-fn machine_clock(truth: &Clock, off_ms: &Arc<AtomicI64>) -> Clock {
-    let (truth, off) = (truth.clone(), Arc::clone(off_ms));
-    Clock::from_fn(move || {
-        let (boot, wall) = truth.both();
 #[tokio::test(start_paused = true)]
 async fn a_verdict_that_the_store_refuses_holds_up_no_other_job() {
     const GOOD: usize = 12;
@@ -359,6 +359,11 @@ async fn a_verdict_that_the_store_refuses_holds_up_no_other_job() {
     node.task.abort();
 }
 
+/// Three machines' wall clocks over one true time, each set so far off.
+fn machine_clock(truth: &Clock, off_ms: &Arc<AtomicI64>) -> Clock {
+    let (truth, off) = (truth.clone(), Arc::clone(off_ms));
+    Clock::from_fn(move || {
+        let (boot, wall) = truth.both();
         (boot, Wall::from_millis(wall.as_millis() + off.load(Ordering::Relaxed)))
     })
 }
@@ -381,7 +386,7 @@ async fn a_leader_whose_clock_leaves_the_others_steps_down_before_it_decides_any
         tokio::time::sleep(Duration::from_secs(10)).await;
         let status = nodes[0].status.borrow().clone();
         assert!(status.fence.is_none() && !status.ready, "{status:?}");
-        let told = status.reasons.join("; ");
+        let told = told(&status);
         assert!(told.contains("the other nodes'") && told.contains("its clock was set"), "{told}");
         let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
         let decided = ledger.watermark().await.unwrap().unwrap().instant;
@@ -404,7 +409,7 @@ async fn a_clock_that_is_behind_what_was_decided_is_told() {
     off.store(0, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let status = node.status.borrow().clone();
-    let told = status.reasons.join("; ");
+    let told = told(&status);
     assert!(!status.ready && told.contains("59m 5") && told.contains("fencron rewind"), "{told}");
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
     let record = ledger.nodes().await.unwrap().remove(0).1;
@@ -427,14 +432,15 @@ async fn a_jobs_file_that_was_refused_is_told_until_one_is_taken() {
     let status = node.status.borrow().clone();
     let since = clock.wall().minus(Duration::from_secs(1));
     assert!(status.ready, "it goes on with the old one");
-    let told =
-        format!("the jobs file is refused since {since}, the old one stays in force: jobs.yaml:3:1: unknown key `x`");
-    assert_eq!(status.reasons, [told.as_str()]);
+    let refused = format!("the jobs file is refused since {since}, the old one stays in force");
+    let whole = format!("{refused}: jobs.yaml:3:1: unknown key `x`");
+    assert_eq!(told(&status), whole);
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
-    assert_eq!(ledger.nodes().await.unwrap()[0].1.troubles, [told]);
+    assert_eq!(ledger.nodes().await.unwrap()[0].1.troubles, [whole]);
+    assert_eq!(told(&status.in_public()), format!("{refused}: the log of the node and `fencron status` say why"));
     node.orders.send(Order::Reload(Box::new(config(EVERY_SECOND)))).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(node.status.borrow().reasons, [""; 0]);
+    assert_eq!(node.status.borrow().reasons, []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -447,17 +453,17 @@ async fn two_nodes_of_one_name_say_so_and_one_that_was_started_again_does_not() 
     crashed.task.abort();
     let first = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(first.status.borrow().reasons, [""; 0]);
+    assert_eq!(first.status.borrow().reasons, []);
     let second = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
     tokio::time::sleep(Duration::from_secs(7)).await;
     for node in [&first, &second] {
-        let told = node.status.borrow().reasons.join("; ");
+        let told = told(&node.status.borrow());
         assert!(told.contains("another node has the name a too"), "{told}");
     }
     second.orders.send(Order::Stop).await.unwrap();
     second.task.await.unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(first.status.borrow().reasons, [""; 0]);
+    assert_eq!(first.status.borrow().reasons, []);
 }
 
 const WATERMARK: &str = "/fencron/v1/t/watermark";
@@ -486,7 +492,7 @@ async fn stands_back_until_set_anew(
     let status = node.status.borrow().clone();
     assert!(!status.ready && status.fence.is_none(), "{status:?}");
     let explains = |text: &str| text.contains(says) && text.contains(WATERMARK) && text.contains("fencron rewind --to");
-    assert!(status.reasons.iter().any(|reason| explains(reason)), "{status:?}");
+    assert!(status.reasons.iter().any(|reason| explains(&reason.to_string())), "{status:?}");
     let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
     let locks = Locks::new(store.clone(), clock.clone(), Namespace::new("t").unwrap(), Seen::default());
     let overview = fencron::api::view::Overview::look(&ledger, &locks, clock.wall()).await.unwrap();

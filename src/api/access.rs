@@ -171,11 +171,7 @@ impl Access {
     ) -> Result<Result<Caller, Problem>, Problem> {
         let (uri, headers) = request;
         let rules = self.rules();
-        if let Some(proxy) = rules.as_ref().and_then(|rules| rules.proxy.as_ref()) {
-            identify::strip(headers, proxy, peer);
-        }
-        let caller = match identify::claim(headers, rules.as_deref(), peer, self.0.settings.insecure_read, clock.wall())
-        {
+        let caller = match self.claim(headers, rules.as_deref(), peer, clock.wall()) {
             Claim::Caller(caller) => Ok(caller),
             Claim::Refused(problem) => Err(problem),
             Claim::Sealed(sealed) => {
@@ -190,6 +186,28 @@ impl Access {
             Err(problem) if problem.kind == Kind::NotProtected => Err(problem),
             caller => Ok(caller),
         }
+    }
+
+    /// What the request shows of its caller, by the rules. Takes away what only a trusted proxy may say.
+    fn claim(&self, headers: &mut HeaderMap, rules: Option<&Rules>, peer: &Peer, now: Wall) -> Claim {
+        if let Some(proxy) = rules.and_then(|rules| rules.proxy.as_ref()) {
+            identify::strip(headers, proxy, peer);
+        }
+        identify::claim(headers, rules, peer, self.0.settings.insecure_read, now)
+    }
+
+    /// The caller of a request about health, as far as that is known without a question to the store: one that shows a
+    /// login or a ticket is not. `None` also where the request is not meant for this node.
+    pub(super) fn known_at_once(
+        &self,
+        (uri, mut headers): (&Uri, HeaderMap),
+        peer: &Peer,
+        now: Wall,
+    ) -> Option<Caller> {
+        let rules = self.rules();
+        let Claim::Caller(caller) = self.claim(&mut headers, rules.as_deref(), peer, now) else { return None };
+        let is_meant = caller.bears() || self.0.settings.hosts.check(uri, &headers).is_ok();
+        is_meant.then_some(caller)
     }
 
     /// The cookie of a login with this token: its value, and until when it is taken.

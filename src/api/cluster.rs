@@ -72,7 +72,7 @@ impl StatusView {
         StatusView {
             overview,
             node: status.node,
-            reasons: status.reasons,
+            reasons: status.reasons.iter().map(ToString::to_string).collect(),
             store_answers,
             store_silent: silent.filter(|_| !store_answers),
             as_of: board.current_at(),

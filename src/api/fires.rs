@@ -193,4 +193,21 @@ mod tests {
         let (fires, more) = in_order(&jobs, at("2026-11-27T01:00:00Z"), at("2026-11-27T02:00:00Z"), 2);
         assert_eq!((fires.len(), more), (2, true));
     }
+
+    #[test]
+    fn a_list_of_fires_begins_at_its_first_instant_whatever_that_is() {
+        let text = "version: 1\ndefaults: {timezone: Pacific/Kiritimati}\njobs:\n  \
+                    a: {schedule: '* * * * *', shell: 'true'}\n  b: {schedule: '@every 1h', shell: 'true', jitter: 10m}\n";
+        let jobs: Vec<Arc<Job>> = parse(text, &Sources::none()).unwrap().jobs.into_values().collect();
+        let first = Wall::from_millis(i64::MIN);
+        for from in [first, "2026-11-27T01:00:00Z".parse().unwrap(), Wall::MAX.minus(STRETCH_USUAL), Wall::MAX] {
+            let (fires, _) = in_order(&jobs, from, from.plus(STRETCH_USUAL), FIRES_MOST);
+            assert!(fires.iter().all(|fire| fire.starts_at >= from), "{from}: {:?}", fires.first());
+            assert!(fires.is_sorted_by_key(|fire| fire.starts_at), "{from}");
+            let is_whole = from.as_millis().rem_euclid(60_000) == 0;
+            if is_whole && from > first {
+                assert_eq!(fires[0].scheduled_at, from, "the instant itself is in the list");
+            }
+        }
+    }
 }

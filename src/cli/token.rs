@@ -11,12 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::terminal::Terminal;
 use super::{Exit, Failure};
-use crate::config::auth::{MAX_PATTERNS, Patterns, Role, read_expiry};
+use crate::config::auth::{MAX_PATTERNS, Patterns, Role, TOKEN_BEGINS, read_expiry};
 use crate::job::{Word as _, words};
 use crate::time::{Clock, Wall};
-
-/// What a token begins with, so that searches for secrets find one that was written down.
-const BEGIN: &str = "fct";
 
 /// How many random bytes are in a token, and in its public part.
 const SECRET_BYTES: usize = 32;
@@ -84,7 +81,7 @@ fn make(args: &NewArgs) -> anyhow::Result<Made> {
     let filled = SystemRandom::new().fill(&mut random);
     filled.map_err(|_| Failure::new(Exit::Failed, "this machine has no random numbers for a token"))?;
     let (id, secret) = random.split_at(ID_BYTES);
-    let token = format!("{BEGIN}_{}_{}", hex(id), URL_SAFE_NO_PAD.encode(secret));
+    let token = format!("{TOKEN_BEGINS}{}_{}", hex(id), URL_SAFE_NO_PAD.encode(secret));
     let mut row = json!({"name": args.name, "role": args.role.word(), "sha256": hex(&Sha256::digest(&token))});
     if !args.jobs.is_empty() {
         row["jobs"] = json!(args.jobs);

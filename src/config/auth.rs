@@ -18,6 +18,8 @@ use super::{Problems, Sources, decode};
 use crate::job::{JobName, Word, words};
 use crate::time::Wall;
 
+/// What a token begins with, so that searches for secrets find one that was written down.
+pub const TOKEN_BEGINS: &str = "fct_";
 /// How many tokens a file may have.
 pub const MAX_TOKENS: usize = 1_000;
 /// How many patterns of job names a token may have.
@@ -137,6 +139,9 @@ pub struct Proxy {
     pub roles: BTreeMap<String, Role>,
 }
 
+/// How many bits of an IPv4 address that is written as one of IPv6 (`::ffff:10.0.0.1`) come before it.
+const MAPPED_BITS: u8 = 96;
+
 /// A network, like `10.0.0.0/8`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -163,14 +168,19 @@ impl Network {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| why())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
+        let mut bits: u8 = match bits {
             None => most,
             Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(why)?,
         };
+        let canonical = address.to_canonical();
+        if canonical.is_ipv4() && address.is_ipv6() {
+            // The first 96 bits say only that it is an IPv4 address.
+            bits = bits.checked_sub(MAPPED_BITS).ok_or_else(why)?;
+        }
         if bits == 0 {
             return Err("is every address: everyone who reaches the node could say to be anyone".to_owned());
         }
-        Ok(Network { address: address.to_canonical(), bits })
+        Ok(Network { address: canonical, bits })
     }
 }
 
@@ -218,16 +228,33 @@ static CLIENTS: Tables = &[&[
 pub fn read(bytes: &[u8]) -> Result<Rules, Problems> {
     let text = decode(bytes)?;
     let mut wrong = Findings::default();
-    let Some(tree) = Tree::read(text, &mut wrong) else { return Err(wrong.locate(text).without_excerpts()) };
+    let Some(tree) = Tree::read(text, &mut wrong) else { return Err(without_tokens(wrong, text)) };
     let sources = Sources::none();
     let mut walk = Walk::new(&tree, &sources);
     walk.wrong = wrong;
     let rules = read_rules(&mut walk);
     match rules {
         Some(rules) if walk.wrong.is_empty() => Ok(rules),
-        // Without the lines: there may be a token in one of them by mistake.
-        _ => Err(walk.wrong.locate(text).without_excerpts()),
+        _ => Err(without_tokens(walk.wrong, text)),
     }
+}
+
+/// The problems without the lines that they are in, and without any token: one may stand anywhere by mistake.
+fn without_tokens(wrong: Findings, text: &str) -> Problems {
+    wrong.locate(text).without_excerpts().rewritten(hide_tokens)
+}
+
+/// The text with nothing of a token but how it begins.
+fn hide_tokens(text: &str) -> String {
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let mut parts = text.split(TOKEN_BEGINS);
+    let mut hidden = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        hidden.push_str(TOKEN_BEGINS);
+        hidden.push('…');
+        hidden.push_str(part.trim_start_matches(is_of_token));
+    }
+    hidden
 }
 
 fn read_rules(walk: &mut Walk) -> Option<Rules> {
@@ -317,6 +344,9 @@ fn read_roles(walk: &mut Walk, spot: Spot) -> BTreeMap<String, Role> {
 
 /// Names stand in logs and in cookies.
 fn check_name(text: &str) -> Result<String, String> {
+    if text.starts_with(TOKEN_BEGINS) {
+        return Err("is a token itself, and logs show names: make a new token, since this one was written down".into());
+    }
     let is_one = !text.is_empty() && text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control);
     if is_one { Ok(text.to_owned()) } else { Err(format!("is not a name: use 1 to {MAX_NAME_BYTES} bytes of text")) }
 }
@@ -329,7 +359,7 @@ fn read_sha256(text: &str) -> Result<[u8; 32], String> {
     let digit = |at: usize| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
     let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let bytes: Option<Vec<u8>> = if is_hex { (0..32).map(|nth| digit(2 * nth)).collect() } else { None };
-    let why = if text.starts_with("fct_") {
+    let why = if text.starts_with(TOKEN_BEGINS) {
         "this is a token itself: the file has only its SHA-256; make a new token, since this one was written down"
     } else {
         "expected a SHA-256 of 64 hexadecimal digits, found something else"
@@ -393,6 +423,32 @@ mod tests {
     }
 
     #[test]
+    fn a_token_in_a_wrong_place_is_in_no_message() {
+        for text in [
+            "fct_9Zx_a-B7: 1\n",
+            "tokens: fct_9Zx_a-B7\n",
+            "tokens: [fct_9Zx_a-B7]\n",
+            "tokens: [{name: fct_9Zx_a-B7, role: admin, sha256: x}]\n",
+            "tokens: [{name: a, role: fct_9Zx_a-B7, sha256: x}]\n",
+            "tokens: [{name: a, role: admin, sha256: fct_9Zx_a-B7}]\n",
+            "tokens: [{name: a, role: admin, sha256: x, expires: fct_9Zx_a-B7}]\n",
+            "tokens: [{name: a, role: admin, sha256: x, jobs: ['fct_9Zx_a-B7 x']}]\n",
+            "tokens: [{name: a, fct_9Zx_a-B7: admin}]\n",
+            "proxy: {trust_from: [fct_9Zx_a-B7], user: 'fct_9Zx_a-B7 ', roles: {fct_9Zx_a-B7: viewer}}\n",
+            "clients: {roles: {a: fct_9Zx_a-B7}}\n",
+            "tokens: *fct_9Zx_a-B7\n",
+            "tokens: !fct_9Zx_a-B7 x\n",
+            "tokens: ${fct_9Zx_a-B7}\n",
+            "tokens: \"fct_9Zx_a-B7\n",
+        ] {
+            let problems = read(text.as_bytes()).unwrap_err();
+            let all = format!("{problems} {problems:?} {}", serde_json::to_string(&problems).unwrap());
+            assert!(!all.contains("9Zx") && !all.contains("B7"), "{text}: {all}");
+        }
+        assert_eq!(hide_tokens("`fct_a` and `fct_b-_c`: fct"), "`fct_…` and `fct_…`: fct");
+    }
+
+    #[test]
     fn what_would_let_everyone_in_is_refused() {
         let proxy = |from: &str| format!("proxy: {{user: X-User, roles: {{a: admin}}{from}}}\n");
         assert!(wrong(&proxy(""))[0].contains("needs `trust_from`"));
@@ -429,6 +485,14 @@ mod tests {
         for (address, is_in) in [("10.1.2.3", true), ("10.2.0.1", false), ("::ffff:10.1.2.3", true), ("::1", false)] {
             assert_eq!(network.contains(address.parse().unwrap()), is_in, "{address}");
         }
+        for mapped in ["::ffff:10.1.0.0/112", "::ffff:a01:0/112"] {
+            assert_eq!(Network::parse(mapped), Ok(network), "{mapped}");
+        }
+        let one = Network::parse("::ffff:10.0.0.7").unwrap();
+        assert!(one.contains("10.0.0.7".parse().unwrap()) && one.contains("::ffff:10.0.0.7".parse().unwrap()));
+        assert!(!one.contains("10.0.0.6".parse().unwrap()));
+        assert!(Network::parse("::ffff:0.0.0.0/96").unwrap_err().contains("every address"));
+        assert!(Network::parse("::ffff:10.0.0.0/95").is_err());
         assert!(Network::parse("fd00::/8").unwrap().contains("fd12::1".parse().unwrap()));
         assert!(Network::parse("10.0.0.7").unwrap().contains("10.0.0.7".parse().unwrap()));
         assert!(Network::parse("10.0.0.0/33").is_err() && Network::parse("host").is_err());

@@ -67,6 +67,16 @@ impl Problems {
         self
     }
 
+    /// The same problems with their texts rewritten.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(super) fn rewritten(mut self, rewrite: impl Fn(&str) -> String) -> Problems {
+        for problem in &mut self.list {
+            (problem.message, problem.path) = (rewrite(&problem.message), rewrite(&problem.path));
+        }
+        self
+    }
+
     /// The problems in the order of the file: the first [`MAX_KEPT`] that were found.
     pub fn list(&self) -> &[Problem] {
         &self.list

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Answer, Running};
+use super::{Answer, Reason, Running};
 use crate::config::{Config, Migration};
 use crate::execute::{Execute, Stop, Stopper};
 use crate::job::StopReason;
@@ -65,15 +65,20 @@ impl Gate {
     }
 
     /// Why no jobs are fired here; `None`: they are.
-    pub fn closed(&self) -> Option<String> {
-        let why = self.blocked.as_deref().unwrap_or("the migrations are being made");
-        (!self.open).then(|| format!("no jobs are fired yet: {why}"))
+    pub fn closed(&self) -> Option<Reason> {
+        const CLOSED: &str = "no jobs are fired yet";
+        let why = self.blocked.as_deref();
+        let reason = || match why {
+            Some(why) => Reason::with_detail(CLOSED, why),
+            None => Reason::new(format!("{CLOSED}: the migrations are being made")),
+        };
+        (!self.open).then(reason)
     }
 
     /// Why a new jobs file is not in force, where an old one is.
-    pub fn refused(&self) -> Option<String> {
+    pub fn refused(&self) -> Option<Reason> {
         let why = self.blocked.as_deref().filter(|_| self.open)?;
-        Some(format!("the new jobs file is not in force, the old one is: {why}"))
+        Some(Reason::with_detail("the new jobs file is not in force, the old one is", why))
     }
 
     /// The node is leaving: what was not begun is not begun any more.

@@ -66,6 +66,7 @@ impl Publishing {
 impl<S: Store, E: Execute> Running<S, E> {
     pub(super) fn record(&self) -> NodeRecord {
         let options = &self.node.options;
+        let beside = self.troubles.beside(options.clock.boot()).map(|why| why.to_string());
         NodeRecord {
             node: options.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -79,10 +80,9 @@ impl<S: Store, E: Execute> Running<S, E> {
                 .in_the_way()
                 .map(str::to_owned)
                 .next()
-                .or_else(|| self.gate.closed())
-                .or_else(|| self.gate.refused()),
+                .or_else(|| self.gate.closed().or_else(|| self.gate.refused()).map(|why| why.to_string())),
             heard: self.observed.position().map_or(0, |position| position.0),
-            troubles: self.troubles.in_the_way().chain(self.troubles.beside(options.clock.boot())).cloned().collect(),
+            troubles: self.troubles.in_the_way().cloned().chain(beside).collect(),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Running;
 use super::clocks::{Steps, rounded};
+use super::{Reason, Running};
 use crate::execute::Execute;
 use crate::ledger::NodeRecord;
 use crate::lock::{Timing, Trust};
@@ -24,7 +24,7 @@ const TEXT_MOST: usize = 300;
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
     /// The jobs file was refused: since when, and why.
-    refused: Option<(Wall, String)>,
+    refused: Option<(Wall, Reason)>,
     set: Option<(String, Boot)>,
     namesake: Option<(String, Boot)>,
     unwritten: Option<String>,
@@ -46,8 +46,8 @@ impl Troubles {
     pub fn file_refused(&mut self, why: &str, now: Wall) {
         let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
         let since = self.refused.as_ref().map_or(now, |(since, _)| *since);
-        let why = format!("the jobs file is refused since {since}, the old one stays in force: {}", cut(first));
-        self.refused = Some((since, why));
+        let what = format!("the jobs file is refused since {since}, the old one stays in force");
+        self.refused = Some((since, Reason::with_detail(what, cut(first))));
     }
 
     /// The jobs file was taken.
@@ -123,14 +123,15 @@ impl Troubles {
     }
 
     /// Other troubles.
-    pub fn beside(&self, now: Boot) -> impl Iterator<Item = &String> {
+    pub fn beside(&self, now: Boot) -> impl Iterator<Item = Reason> {
         let lately = move |reported: &Option<(String, Boot)>, long: Duration| {
             reported.as_ref().is_some_and(|(_, at)| now.since(*at) < long)
         };
         let set = self.set.iter().filter(move |_| lately(&self.set, SET_TOLD)).map(|(what, _)| what);
         let namesake =
             self.namesake.iter().filter(move |_| lately(&self.namesake, NAMESAKE_TOLD)).map(|(what, _)| what);
-        self.refused.iter().map(|(_, why)| why).chain(set).chain(namesake)
+        let refused = self.refused.iter().map(|(_, why)| why.clone());
+        refused.chain(set.chain(namesake).cloned().map(Reason::new))
     }
 }
 

@@ -59,8 +59,19 @@ fn without_port(host: &str) -> Option<&str> {
         Some((name, port)) if !port.contains(']') => (name, Some(port)),
         _ => (host, None),
     };
-    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok());
-    (is_port && !name.is_empty()).then_some(name)
+    // An empty port is the usual one.
+    let is_port = port.is_none_or(|port| {
+        port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+    });
+    (is_port && is_host(name)).then_some(name)
+}
+
+/// Whether it is an address in brackets, or labels of letters, digits, `-` and `_` between dots.
+fn is_host(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    (name.starts_with('[') && name.ends_with(']')) || name.strip_suffix('.').unwrap_or(name).split('.').all(is_label)
 }
 
 fn is_address(name: &str) -> bool {
@@ -97,6 +108,19 @@ mod tests {
             ("", false),
             (":80", false),
             ("localhost:x", false),
+            ("localhost:", true),
+            ("[::1]:", true),
+            ("localhost:+80", false),
+            ("localhost:65536", false),
+            ("user@a.localhost", false),
+            ("evil.org/a.localhost", false),
+            ("evil.org#.local", false),
+            ("a b.local", false),
+            ("..local", false),
+            (".localhost", false),
+            ("localhost..", false),
+            ("[evil.org].local", false),
+            ("[::1", false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());

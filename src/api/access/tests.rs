@@ -16,6 +16,7 @@ use crate::api::tests::api;
 use crate::api::{Api, BODY_MOST};
 use crate::config::{Sources, parse};
 use crate::job::Word as _;
+use crate::node::{Reason, Status};
 use crate::store::memory::MemoryStore;
 use crate::time::Clock;
 
@@ -226,6 +227,46 @@ async fn a_ticket_is_for_the_output_of_its_run_and_for_a_minute() {
     }
 }
 
+#[tokio::test]
+async fn readiness_quotes_the_jobs_file_to_those_only_who_may_see_all_jobs() {
+    let asked = async |api: &Api<MemoryStore>, address: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::get("/readyz");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = from(api, address).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let body = axum::body::to_bytes(answer.into_body(), BODY_MOST).await.unwrap();
+        String::from_utf8(body.to_vec()).unwrap()
+    };
+    let refused = |api: Api<MemoryStore>| {
+        let why = Reason::with_detail("the jobs file is refused", "payroll.yaml:3:1: unknown key `salary`");
+        let status = Status { reasons: vec![why], ..api.status.borrow().clone() };
+        Api { status: tokio::sync::watch::channel(status).1, ..api }
+    };
+    let (ruled, open) = (refused(node(Some(rules()), false)), refused(node(None, false)));
+    let bearer = |name: &str| format!("Bearer fct_{name}");
+    let (viewer, metrics, other) = (bearer("viewer"), bearer("metrics"), bearer("other"));
+    const MEANT: (&str, &str) = ("host", "node");
+    for (api, address, headers, is_whole) in [
+        (&ruled, ELSEWHERE, vec![MEANT], false),
+        (&ruled, HERE, vec![MEANT], false),
+        (&ruled, ELSEWHERE, vec![MEANT, ("authorization", &*viewer)], true),
+        (&ruled, ELSEWHERE, vec![MEANT, ("authorization", &*metrics)], false),
+        (&ruled, ELSEWHERE, vec![MEANT, ("authorization", &*other)], false),
+        (&ruled, "10.1.2.3:1", vec![MEANT, ("x-user", "boss")], true),
+        (&ruled, ELSEWHERE, vec![MEANT, ("x-user", "boss")], false),
+        (&open, HERE, vec![MEANT], true),
+        (&open, ELSEWHERE, vec![MEANT], false),
+        // A page of an attacker, whose name is bound to this address.
+        (&open, HERE, vec![("host", "evil.org")], false),
+    ] {
+        let body = asked(api, address, &headers).await;
+        assert!(body.contains("the jobs file is refused: "), "{body}");
+        assert_eq!(body.contains("salary"), is_whole, "{address} {headers:?}: {body}");
+        assert_eq!(body.contains("`fencron status` say why"), !is_whole, "{address} {headers:?}: {body}");
+    }
+}
+
 /// Logs in with a token, and answers with the cookie, as a browser sends it.
 async fn log_in(router: &Router, token: &str) -> Result<String, Kind> {
     let form = Request::post("/login")
@@ -308,6 +349,8 @@ async fn proxies_and_certificates_say_who_comes_where_they_are_trusted() {
     let proxy = from(&node, "10.1.2.3:1");
     // A proxy is no browser's page of this node: what it passes on has its own `Sec-Fetch-Site`.
     check("boss", &proxy, &boss, |row| with_role(row, Role::Admin)).await;
+    // As a listener for both kinds of addresses names it.
+    check("boss", &from(&node, "[::ffff:10.1.2.3]:1"), &boss, |row| with_role(row, Role::Admin)).await;
     check("ops", &proxy, &ops, |row| with_role(row, Role::Viewer)).await;
     let without_role = |row: &Row| if row.need == Need::Nothing { Came::Through } else { Came::To(Kind::RoleTooLow) };
     check("nobody", &proxy, &[OWN_PAGE, ("x-user", "eve")], without_role).await;
