@@ -10,6 +10,8 @@ mod commands;
 mod fuzz;
 #[path = "cli/listener.rs"]
 mod listener;
+#[path = "cli/load.rs"]
+mod load;
 #[path = "cli/node.rs"]
 mod node;
 #[path = "cli/process.rs"]
