@@ -23,6 +23,7 @@ mod rows;
 mod runs;
 mod schema;
 mod screens;
+mod stats;
 pub mod streams;
 pub mod view;
 

@@ -440,6 +440,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    pub const ALL: [Verdict; 6] = [
+        Verdict::Succeeded,
+        Verdict::Failed,
+        Verdict::TimedOut,
+        Verdict::Cancelled,
+        Verdict::Skipped,
+        Verdict::Unknown,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Succeeded => "succeeded",

@@ -10,6 +10,7 @@
 //! | an attempt begun, a lost leader's run decided | the same owner key; the open run is as it was |
 //! | how an attempt ended, by the node that executed it | the open run is as it was: what a successor decided stands |
 //! | a job first seen | the same owner key |
+//! | what was counted in an hour | the same owner key; the record is as it was read |
 //! | how a job's last run ended, with its verdict | that record is as its writer knows it |
 //! | an act of a person | what it is about is as the person saw it; its record is absent, and put with it |
 //! | a claim of what is done once | the hold of its lock stands; its record is as it was |
@@ -36,6 +37,7 @@ mod prune;
 mod record;
 mod request;
 mod rewind;
+mod stats;
 mod terms;
 mod transition;
 mod watermark;
@@ -53,6 +55,7 @@ pub use prune::Pruned;
 pub use record::{Asked, NodeRecord, Pause};
 pub use request::{ALL_JOBS, AskError, CALL_DIGITS, Resolution, check_params};
 pub use rewind::{RewindError, Rewinding, Rewound};
+pub use stats::{Addition, AdditionName, HourRow, STATS_KEPT};
 pub use terms::{TERMS_KEPT, TermEnd, TermRow};
 pub use transition::Changed;
 

@@ -18,6 +18,7 @@ pub use measured::{Measured, OPS, OUTCOMES, Requests, Sizes};
 
 use crate::job::{Code, Job, Outcome, Task, Verdict};
 use crate::scheduler::Batch;
+use crate::scheduler::hour::{LATENESS_MS, OTHER};
 use crate::scheduler::run::{Done, Source};
 
 /// What a job's runs are made by.
@@ -26,15 +27,20 @@ pub const EXECUTORS: [&str; 5] = ["command", "http", "sql", "call", REMOVED];
 /// The executor of a run whose job the jobs file does not have any more.
 pub const REMOVED: &str = "removed";
 
-/// How runs end.
-pub const VERDICTS: [Verdict; 6] =
-    [Verdict::Succeeded, Verdict::Failed, Verdict::TimedOut, Verdict::Cancelled, Verdict::Skipped, Verdict::Unknown];
-
 /// What makes a run due.
 pub const SOURCES: [&str; 4] = ["schedule", "after", "trigger", "backfill"];
 
 /// Upper bounds of the lateness of starts, in seconds.
-const LATENESS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const LATENESS: &[f64] = &in_seconds(LATENESS_MS);
+
+const fn in_seconds<const N: usize>(millis: [u64; N]) -> [f64; N] {
+    let (mut seconds, mut nth) = ([0.0; N], 0);
+    while nth < N {
+        seconds[nth] = millis[nth] as f64 / 1_000.0;
+        nth += 1;
+    }
+    seconds
+}
 
 /// Upper bounds of how long runs take, in seconds.
 const DURATION: &[f64] = &[0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0];
@@ -71,22 +77,6 @@ pub struct Metrics {
     pub requests: std::sync::Arc<Requests>,
 }
 
-/// Why occurrences are skipped when they are due.
-pub const SKIPS: [Code; 9] = [
-    Code::Paused,
-    Code::Overlap,
-    Code::Missed,
-    Code::MissedWindow,
-    Code::MissedLimit,
-    Code::MissedMany,
-    Code::Superseded,
-    Code::Rewound,
-    Code::Unconfigured,
-];
-
-/// The reason of a skipped occurrence that is none of [`SKIPS`].
-pub const OTHER: &str = "other";
-
 /// What becomes of a new jobs file.
 pub const RELOADS: [&str; 2] = ["taken", "refused"];
 
@@ -94,9 +84,9 @@ impl Default for Metrics {
     fn default() -> Metrics {
         let runs = EXECUTORS.iter().flat_map(|executor| {
             let of_verdict = |verdict: &Verdict| SOURCES.map(|source| (*executor, verdict.as_str(), source));
-            VERDICTS.iter().flat_map(of_verdict).collect::<Vec<_>>()
+            Verdict::ALL.iter().flat_map(of_verdict).collect::<Vec<_>>()
         });
-        let skips = SKIPS.map(Code::as_str).into_iter().chain([OTHER]).map(|reason| ("skip", reason));
+        let skips = Code::OF_SKIPS.map(Code::as_str).into_iter().chain([OTHER]).map(|reason| ("skip", reason));
         Metrics {
             occurrences: Counters::new([("run", ""), ("wait", "")].into_iter().chain(skips)),
             runs: Counters::new(runs),
@@ -129,10 +119,17 @@ impl Decided {
         let run = batch.opens.iter().filter(|open| open.claimant.is_some()).count();
         let mut skip = BTreeMap::new();
         for done in &batch.dones {
-            let reason = done.code.filter(|code| SKIPS.contains(code)).map_or(OTHER, Code::as_str);
+            let reason = done.code.filter(|code| Code::OF_SKIPS.contains(code)).map_or(OTHER, Code::as_str);
             *skip.entry(reason).or_default() += done.many.map_or(1, |many| many.count);
         }
         Decided { run: run as u64, wait: (batch.opens.len() - run) as u64, skip }
+    }
+}
+
+impl Decided {
+    /// How many occurrences are skipped, by the reason.
+    pub fn skips(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.skip.iter().map(|(reason, count)| (*reason, *count))
     }
 }
 
@@ -184,11 +181,6 @@ impl Metrics {
     }
 }
 
-/// Whether the lateness of a run says something of the scheduler: a run for an instant of the past is late by design.
-pub fn has_lateness(source: &Source) -> bool {
-    !matches!(source, Source::Backfill { .. })
-}
-
 fn executor(task: &Task) -> &'static str {
     match task {
         Task::Command(_) => "command",
@@ -238,7 +230,7 @@ mod tests {
     #[test]
     fn every_label_is_there_before_anything_happens() {
         let metrics = Metrics::default();
-        assert_eq!(metrics.runs.read().count(), EXECUTORS.len() * VERDICTS.len() * SOURCES.len());
+        assert_eq!(metrics.runs.read().count(), EXECUTORS.len() * Verdict::ALL.len() * SOURCES.len());
         assert!(metrics.runs.read().all(|(_, count)| count == 0));
         assert_eq!(metrics.config_reloads.read().collect::<Vec<_>>(), [(&"refused", 0), (&"taken", 0)]);
     }

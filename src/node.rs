@@ -12,7 +12,8 @@
 //!
 //! 1. Nothing new is claimed or begun; what runs may end within the grace.
 //! 2. What is left is stopped (TERM, then KILL after the job's `kill_after`), and every verdict is written.
-//! 3. The leadership is resigned, so that the successor starts at once; the session is closed.
+//! 3. What was counted since the last minute is added to the record of the hour.
+//! 4. The leadership is resigned, so that the successor starts at once; the session is closed.
 //!
 //! # When a node may act
 //!
@@ -35,6 +36,7 @@ mod publishing;
 mod showing;
 mod status;
 mod stopping;
+mod tally;
 mod troubles;
 mod work;
 
@@ -180,6 +182,8 @@ enum Answer {
         result: Result<bool, StoreError>,
     },
     Pruned(Result<Option<Vec<JobName>>, StoreError>),
+    /// What was counted is added to the record of its hour; `false`: the term is over.
+    Added(Result<bool, StoreError>),
     Verified(Result<Result<(), StoreWentBack>, StoreError>),
     Done(&'static str, Result<(), StoreError>),
 }
@@ -339,6 +343,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         match answer {
             Answer::Claim { claims, batch, size, decided, result } => {
                 if matches!(result, Ok(Claim::Made { .. })) {
+                    self.work.tally().decided(&decided, self.node.options.clock.wall());
                     self.node.metrics.decided(decided);
                 }
                 self.claim_answered(claims, batch, size, result);
@@ -352,6 +357,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::MigrationsMoved(turn) => self.migrations_moved(turn),
             Answer::Looked { hold, seen, result } => self.looked_at_own_term(&hold, seen, result),
             Answer::Pruned(result) => self.pruned(result),
+            Answer::Added(result) => self.counts_added(&result),
             Answer::Verified(result) => self.verified(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),
             Answer::Done(..) => {}

@@ -12,6 +12,7 @@
 
 mod ansi;
 mod changes;
+mod day;
 mod draw;
 mod frame;
 mod job;
@@ -128,11 +129,18 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Resul
 
 pub(crate) async fn now<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
     let frame = page.frame(looker);
-    let (unknown, recorded) = match frame.store_answers() {
-        true => tokio::join!(page.in_doubt(&frame.looker, UNKNOWN_NAMED), page.recorded(&frame.looker)),
-        false => (Err("the store does not answer".to_owned()), Err("the store does not answer".to_owned())),
+    let silent = || "the store does not answer".to_owned();
+    let (unknown, recorded, hours) = match frame.store_answers() {
+        true => tokio::join!(
+            page.in_doubt(&frame.looker, UNKNOWN_NAMED),
+            page.recorded(&frame.looker),
+            in_time(page.ledger.hours(frame.now.minus(day::DAY), frame.now)),
+        ),
+        false => (Err(silent()), Err(silent()), Err(silent())),
     };
-    let view = now::Now::of(&page.board.read(), frame, unknown, recorded);
+    // They count the runs of all jobs.
+    let hours = frame.looker.sees_all_jobs().then_some(hours);
+    let view = now::Now::of(&page.board.read(), frame, unknown, recorded).with_hours(hours);
     answer(&headers, StatusCode::OK, &now::markup(&view))
 }
 

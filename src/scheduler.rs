@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod due;
+pub mod hour;
 pub mod run;
 pub mod view;
 

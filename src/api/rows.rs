@@ -10,6 +10,7 @@ use super::output;
 use super::problem::Kind;
 use super::routes::{Param, Route};
 use super::runs;
+use super::stats::{self, HourView};
 use super::view::{NodeView, RunState, RunView};
 use crate::board::{Filter, Order, PAGE_MOST};
 use crate::job::{JobName, RunId};
@@ -42,6 +43,16 @@ pub(super) fn of_cluster<S: Store>() -> Vec<Route<S>> {
             .param(limited())
             .param(behind())
             .json::<Listing<TermView>>()
+            .may(&[Kind::BadParameter, Kind::StoreAway])
+            .tagged(),
+        Route::get("/api/v1/stats", "stats", Viewer, stats::hours::<S>)
+            .about("What ended in each hour, and how late it was started")
+            .param(Param::query::<Wall>(
+                "since",
+                "From the hour of this instant on; 24 hours before `until` by default.",
+            ))
+            .param(Param::query::<Wall>("until", "Up to the hour of this instant; now by default."))
+            .json::<Listing<HourView>>()
             .may(&[Kind::BadParameter, Kind::StoreAway])
             .tagged(),
         Route::get("/api/v1/locks", "locks", Viewer, held::locks::<S>)

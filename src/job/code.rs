@@ -65,7 +65,13 @@ pub enum Code {
 }
 
 impl Code {
-    /// All of them.
+    /// Those for which occurrences are skipped when they are due.
+    pub const OF_SKIPS: [Code; 9] = {
+        let [a, b, c, d, e, f, g, h, i, ..] = Code::ALL;
+        [a, b, c, d, e, f, g, h, i]
+    };
+
+    /// All of them; [`Code::OF_SKIPS`] first.
     pub const ALL: [Code; 26] = [
         Code::Paused,
         Code::Overlap,

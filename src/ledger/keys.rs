@@ -209,6 +209,20 @@ impl LedgerKeys {
         Fence::new(key.strip_prefix(&self.prefix)?.strip_prefix("~term/")?.parse().ok()?)
     }
 
+    /// What was counted in the hour that begins then. The keys sort by hour.
+    pub fn stats(&self, hour: Wall) -> String {
+        format!("{}~stat/{}", self.prefix, sortable(hour))
+    }
+
+    pub fn all_stats(&self) -> Keys {
+        Keys::prefix(format!("{}~stat/", self.prefix))
+    }
+
+    /// The beginning of the hour that one of those is about.
+    pub fn hour_of_stats(&self, key: &str) -> Option<Wall> {
+        key.strip_prefix(&self.prefix)?.strip_prefix("~stat/")?.parse().ok()
+    }
+
     /// Which stretches of a job's history were pruned.
     pub fn pruned(&self, job: &JobName) -> String {
         format!("{}~pruned/{job}", self.prefix)
@@ -418,6 +432,10 @@ mod tests {
         let at: Wall = "2026-11-21T02:00:07Z".parse().unwrap();
         let key = format!("/fencron/v1/shop/~attn/2026-11-21T02:00:07.000Z/{run}");
         assert_eq!(keys.run_of_attention(&key), Some((at, run)));
+        let hour: Wall = "2026-11-21T02:00:00Z".parse().unwrap();
+        assert_eq!(keys.stats(hour), "/fencron/v1/shop/~stat/2026-11-21T02:00:00.000Z");
+        assert_eq!(keys.hour_of_stats(&keys.stats(hour)), Some(hour));
+        assert!(keys.all_stats().contains(&keys.stats(hour)) && !keys.followed().contains(&keys.stats(hour)));
         assert!(keys.attention_before(at) <= key && keys.attention_before(at.plus(Duration::from_millis(1))) > key);
     }
 

@@ -124,6 +124,15 @@ impl<S: Store> Ledger<S> {
         }
     }
 
+    /// Deletes the first of these keys, in their order, which are more than `most`.
+    pub(super) async fn keep_last(&self, hold: &Hold, of: Keys, most: usize) -> Result<(), StoreError> {
+        let (keys, _) = self.oldest_keys(of.clone(), most + LOOKED_THROUGH).await?;
+        let Some(last) = keys.len().checked_sub(most + 1) else { return Ok(()) };
+        let Keys::Range { start, .. } = of else { return Ok(()) };
+        let end = behind(&keys[last]);
+        self.write_as_leader(hold, &[], &[Op::Delete(Keys::Range { start, end })]).await.map(drop)
+    }
+
     /// The first `most` of these keys, and whether there are more.
     async fn oldest_keys(&self, of: Keys, most: usize) -> Result<(Vec<String>, bool), StoreError> {
         let Keys::Range { mut start, end } = of else { return Ok((Vec::new(), false)) };

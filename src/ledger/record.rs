@@ -10,6 +10,7 @@ use super::attention::REASON_MOST;
 use super::terms::{TermEnd, TermRow};
 use crate::fence::Fence;
 use crate::job::{Code, JobName, Params, RunId, Verdict};
+use crate::scheduler::hour::HourCounts;
 use crate::scheduler::run::{
     CatchUp, Claimant, Done, End, Known, Last, Many, Open, OpenState, Predecessor, Source, Watermark,
 };
@@ -471,6 +472,30 @@ impl TermRecord {
     pub fn into_row(self, fence: Fence) -> TermRow {
         let TermRecord { node, from, first_claim, to, end } = self;
         TermRow { fence, node, from, first_claim, to, end }
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct StatsRecord {
+    counts: HourCounts,
+    /// The last addition: what settles one whose answer was lost.
+    by: String,
+}
+
+impl StatsRecord {
+    /// Whether this addition was the last one.
+    pub fn is_by(&self, name: &str) -> bool {
+        self.by == name
+    }
+
+    /// The same with these counts added, by the addition of this name.
+    pub fn plus(mut self, counts: &HourCounts, name: &str) -> StatsRecord {
+        self.counts.merge(counts);
+        StatsRecord { by: name.to_owned(), ..self }
+    }
+
+    pub fn into_counts(self) -> HourCounts {
+        self.counts
     }
 }
 

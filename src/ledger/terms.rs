@@ -147,11 +147,6 @@ impl<S: Store> Ledger<S> {
     ///
     /// The store's.
     pub async fn bound_terms(&self, hold: &Hold) -> Result<(), StoreError> {
-        let range = Range { keys_only: true, ..Range::of(self.keys.terms()) };
-        let page = self.store.range(Range { limit: TERMS_KEPT + 1000, ..range }).await?;
-        let Some(last) = page.entries.len().checked_sub(TERMS_KEPT + 1) else { return Ok(()) };
-        let Keys::Range { start, .. } = self.keys.terms() else { return Ok(()) };
-        let end = super::prune::behind(&page.entries[last].key);
-        self.write_as_leader(hold, &[], &[Op::Delete(Keys::Range { start, end })]).await.map(drop)
+        self.keep_last(hold, self.keys.terms(), TERMS_KEPT).await
     }
 }

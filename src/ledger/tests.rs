@@ -20,6 +20,7 @@ mod history;
 mod last;
 mod requests;
 mod rewind;
+mod stats;
 mod terms;
 mod transitions;
 

@@ -217,10 +217,7 @@ impl<S: Store> Ledger<S> {
         left: &mut Vec<Transition>,
         answers: &mut Vec<(RunId, Transitioned)>,
     ) -> Result<(), StoreError> {
-        let held = hold.is_none_or(|hold| {
-            let owner = committed.got(0).and_then(<[Entry]>::first);
-            owner.is_some_and(|owner| owner.created == hold.created() && owner.lease == Some(hold.lease()))
-        });
+        let held = hold.is_none_or(|hold| owns(hold, committed));
         let offset = usize::from(hold.is_some());
         let found: HashMap<RunId, Entry> = left
             .iter()
@@ -285,6 +282,12 @@ impl<S: Store> Ledger<S> {
             }
         }
     }
+}
+
+/// Whether the hold's owner key, which is the first answer of a transaction that was not applied, is the one of the hold.
+pub(super) fn owns(hold: &Hold, committed: &Committed) -> bool {
+    let owner = committed.got(0).and_then(<[Entry]>::first);
+    owner.is_some_and(|owner| owner.created == hold.created() && owner.lease == Some(hold.lease()))
 }
 
 /// The runs that are to come to be with this part of these changes.

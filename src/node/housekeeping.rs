@@ -23,7 +23,9 @@ pub enum Chore {
     Prune,
     /// Add a link to the lineage, by which a restored store is known.
     RenewLineage,
-    /// Delete the oldest terms and bad verdicts from their lists.
+    /// Add what was counted of runs to the record of the hour.
+    AddCounts,
+    /// Delete the oldest terms, bad verdicts and hours from their lists.
     BoundRecords,
     /// Look at the store's version, size and alarms.
     CheckStore,
@@ -36,7 +38,8 @@ pub enum Chore {
 }
 
 /// The chores, by when they are done (six fields, seconds first; UTC).
-const CHORES: [(&str, Chore); 7] = [
+const CHORES: [(&str, Chore); 8] = [
+    ("57 * * * * *", Chore::AddCounts),
     ("17 * * * * *", Chore::Prune),
     ("27 */10 * * * *", Chore::RenewLineage),
     ("7 */10 * * * *", Chore::BoundRecords),
@@ -184,6 +187,7 @@ pub(super) async fn prune<S: Store>(
 pub(super) async fn bound_records<S: Store>(ledger: &Ledger<S>, hold: &Hold, now: Wall) -> Result<(), StoreError> {
     ledger.bound_terms(hold).await?;
     ledger.bound_acts(hold, now).await?;
+    ledger.bound_hours(hold).await?;
     let beyond = ledger.bound_attention(hold, now).await?;
     if beyond > 0 {
         tracing::debug!(beyond, "the list of bad verdicts was full: the oldest were taken off it");

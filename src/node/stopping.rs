@@ -15,6 +15,9 @@ use crate::time::Boot;
 /// may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long a node that is drained waits for its counts to be in the store: its successor is not to wait for them.
+const COUNTS_WITHIN: Duration = Duration::from_millis(500);
+
 /// How far the node is with going.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopping {
@@ -24,6 +27,8 @@ pub(super) struct Stopping {
     give_up_at: Boot,
     asked: bool,
     drained: bool,
+    /// Until when it waits for its counts to be in the store, once it is drained; `None`: it is not yet.
+    counts_until: Option<Boot>,
     /// The node ends; otherwise it steps down and goes on as a follower.
     leave: bool,
 }
@@ -31,12 +36,13 @@ pub(super) struct Stopping {
 impl Stopping {
     /// The node ends now, without waiting for anything.
     pub fn now(now: Boot) -> Stopping {
-        Stopping { patience_until: now, give_up_at: now, asked: true, drained: false, leave: true }
+        Stopping { patience_until: now, give_up_at: now, asked: true, drained: false, counts_until: None, leave: true }
     }
 
     /// When there is something to do, where nothing happens before.
     pub fn next(&self) -> Boot {
-        if self.asked { self.give_up_at } else { self.patience_until }
+        let next = if self.asked { self.give_up_at } else { self.patience_until };
+        self.counts_until.map_or(next, |until| until.min(next))
     }
 }
 
@@ -51,7 +57,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         let now = self.node.options.clock.boot();
         let patience_until = now.plus(self.node.options.shutdown_grace);
         let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
-        self.stopping = Some(Stopping { patience_until, give_up_at, asked: false, drained: false, leave });
+        self.stopping =
+            Some(Stopping { patience_until, give_up_at, asked: false, drained: false, counts_until: None, leave });
         // What waits for its turn in the executor does not start any more; it is given back.
         self.leadership.start_nothing();
         if leave {
@@ -83,11 +90,23 @@ impl<S: Store, E: Execute> Running<S, E> {
             self.gate.stop();
             self.feed(Event::StopAll(StopReason::Shutdown));
         }
-        let Some(stopping) = self.stopping else { return };
-        if !stopping.leave && (stopping.drained || now >= stopping.give_up_at) {
+        let Some(mut stopping) = self.stopping else { return };
+        let is_over = stopping.drained && !(stopping.leave && self.gate.is_making());
+        if is_over && stopping.counts_until.is_none() {
+            stopping.counts_until = Some(now.plus(COUNTS_WITHIN));
+            self.stopping = Some(stopping);
+            self.add_counts();
+        }
+        if !stopping.leave && (self.has_settled(stopping) || now >= stopping.give_up_at) {
             self.stopping = None;
             self.step_down_now();
         }
+    }
+
+    /// Whether nothing runs and nothing waits to be recorded.
+    fn has_settled(&mut self, stopping: Stopping) -> bool {
+        let now = self.node.options.clock.boot();
+        stopping.counts_until.is_some_and(|until| now >= until || !self.work.tally().is_under_way())
     }
 
     fn step_down_now(&mut self) {
@@ -100,9 +119,9 @@ impl<S: Store, E: Execute> Running<S, E> {
     }
 
     /// Whether everything that had to end has ended, or has had its time.
-    pub(super) fn may_leave(&self) -> bool {
+    pub(super) fn may_leave(&mut self) -> bool {
         let Some(stopping) = self.stopping.filter(|stopping| stopping.leave) else { return false };
-        (stopping.drained && !self.gate.is_making()) || self.node.options.clock.boot() >= stopping.give_up_at
+        self.has_settled(stopping) || self.node.options.clock.boot() >= stopping.give_up_at
     }
 
     /// The last acts: resigns, and closes the session.

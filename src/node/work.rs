@@ -8,13 +8,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::housekeeping::Pruning;
+use super::tally::Tally;
 use super::{Answer, Running};
 use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
 use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{AttemptResult, Job, JobName, Outcome, RunId};
 use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger};
 use crate::lock::Hold;
-use crate::metrics::{self, Decided};
+use crate::metrics::Decided;
 use crate::node::housekeeping::Chore;
 use crate::scheduler::run::{Known, Open, Source};
 use crate::scheduler::{Action, Batch, Event, Transition, Transitioned};
@@ -39,6 +40,7 @@ pub(super) struct Work {
     /// The jobs of which a verdict is under way that changes how their last run ended.
     ending: BTreeSet<JobName>,
     pruning: Pruning,
+    tally: Tally,
     started: mpsc::Sender<(RunId, u32, Wall)>,
 }
 
@@ -53,6 +55,7 @@ impl Work {
             transitions_under_way: 0,
             ending: BTreeSet::new(),
             pruning: Pruning::default(),
+            tally: Tally::default(),
             started,
         }
     }
@@ -89,6 +92,11 @@ impl Work {
     /// Sends these changes again, each alone, which the store has refused.
     pub fn send_again(&mut self, refused: Vec<Transition>) {
         self.refused.extend(refused);
+    }
+
+    /// What was counted of runs that ended.
+    pub fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
     /// How many runs there are here.
@@ -309,6 +317,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         match result {
             Transitioned::Applied { .. } => {
                 self.work.pruning.touch(&done.job);
+                self.work.tally.ended(done);
                 self.node.metrics.ended(self.scheduler.jobs().get(&done.job).map(Arc::as_ref), done);
                 let reason = Some(done.reason.as_str()).filter(|reason| !reason.is_empty());
                 tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason, "run ended");
@@ -351,7 +360,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             reads: Reads::Nothing,
         };
         let (execute, starts) = (self.node.execute.clone(), self.work.started.clone());
-        let lateness = (open.lateness.is_none() && metrics::has_lateness(&open.source)).then_some(open.starts);
+        let lateness = (open.lateness.is_none() && open.source.has_lateness()).then_some(open.starts);
         let (run, attempt) = (open.id, open.attempt);
         let metrics = Arc::clone(&self.node.metrics);
         self.work.spawn(async move {
@@ -429,6 +438,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.work
                     .spawn(async move { Answer::Pruned(super::housekeeping::prune(&ledger, &hold, turn, now).await) });
             }
+            Chore::AddCounts => self.add_counts(),
             Chore::RenewLineage => {
                 let locks = self.node.locks.clone();
                 self.work.spawn(async move {

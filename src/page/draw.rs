@@ -98,6 +98,33 @@ pub(super) fn bars(label: &str, bars: &[Bar], places: usize) -> Markup {
     }
 }
 
+/// One column of a small chart.
+pub(super) struct Column {
+    pub look: Look,
+    pub height: u64,
+    pub title: String,
+}
+
+/// Numbers as columns beside each other, from zero to the greatest of them. A number that is not zero can be seen.
+pub(super) fn columns(label: &str, columns: &[Column]) -> Markup {
+    const WIDTH: usize = 8;
+    const HEIGHT: u64 = 20;
+    let most = columns.iter().map(|column| column.height).max().unwrap_or_default().max(1);
+    let height = |of: u64| {
+        let share = u128::from(of) * u128::from(HEIGHT) / u128::from(most);
+        u64::try_from(share).unwrap_or(HEIGHT).clamp(2, HEIGHT)
+    };
+    html! {
+        svg.columns viewBox={ "0 0 " (columns.len() * WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" {
+            title { (label) ", the latest hour at the right" }
+            @for (index, column) in columns.iter().enumerate().filter(|(_, column)| column.height > 0) {
+                rect class=(column.look.class()) x=(index * WIDTH + 1) y=(HEIGHT - height(column.height))
+                    width=(WIDTH - 2) height=(height(column.height)) { title { (column.title) } }
+            }
+        }
+    }
+}
+
 /// A stretch of time.
 pub(super) struct Span {
     pub look: Look,

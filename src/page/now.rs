@@ -10,6 +10,7 @@ use super::words::{
 };
 use crate::board::{Board, Filter, FindJobs, JobRow};
 use crate::job::{JobName, RunId, Trigger};
+use crate::ledger::HourRow;
 use crate::schedule::Schedule;
 use crate::scheduler::run::Open;
 use crate::time::Wall;
@@ -31,6 +32,8 @@ pub(super) struct Now {
     /// Why the changes are only those that this node knows of itself.
     pub unrecorded: Option<String>,
     pub nodes: usize,
+    /// What ended in the last 24 hours, or why that is not known; `None`: this person does not see all jobs.
+    pub hours: Option<Result<Vec<HourRow>, String>>,
 }
 
 /// A fire that comes.
@@ -67,8 +70,14 @@ impl Now {
             changes: changes(board, &frame, &recorded),
             unrecorded: recorded.err(),
             nodes: board.nodes().count(),
+            hours: None,
             frame,
         }
+    }
+
+    /// The same, with what ended in the last 24 hours.
+    pub(super) fn with_hours(self, hours: Option<Result<Vec<HourRow>, String>>) -> Now {
+        Now { hours, ..self }
     }
 }
 
@@ -116,6 +125,7 @@ pub(super) fn markup(view: &Now) -> Markup {
                 (next(view))
             }
         }
+        @if let Some(hours) = &view.hours { (super::day::markup(hours, view.frame.now)) }
         section id="changed" aria-labelledby="changed-h" {
             h2 id="changed-h" { "Changed in the last hour" }
             @if let Some(why) = &view.unrecorded { p.muted { "What is recorded is not known now: " (foreign(why)) } }

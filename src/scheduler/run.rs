@@ -105,6 +105,13 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Whether the lateness of a run says something of the scheduler: a run for an instant of the past is late by design.
+    pub fn has_lateness(&self) -> bool {
+        !matches!(self, Source::Backfill { .. })
+    }
+}
+
 /// The run that another follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Predecessor {

@@ -1,5 +1,7 @@
 //! Nodes that are told to go, one or all.
 
+use std::collections::BTreeMap;
+
 use nix::sys::signal::Signal;
 
 use super::effects::Step;
@@ -28,7 +30,17 @@ async fn a_leader_told_to_stop_hands_over_at_once(mut scene: Scene) {
     assert_eq!(scene.verdict(&run.attempt.run).await, "succeeded", "what ran was let end");
     let ended = scene.effects.lines().into_iter().any(|line| line.step == Step::Ends && line.attempt == run.attempt);
     assert!(ended, "it came to its end");
-    let record = scene.judge(&[("failovers", 1)]).await;
+    let record = scene.judge(&[("failovers", 1), ("additions to counts", 1)]).await;
+    let before = record.facts.iter().take_while(|(_, fact)| !matches!(fact, Fact::Vacant { .. })).map(|(_, fact)| fact);
+    let (mut ended_before, mut counted) = (0, BTreeMap::new());
+    for fact in before {
+        match fact {
+            Fact::Done { .. } => ended_before += 1,
+            Fact::Counted { hour, ended } => drop(counted.insert(hour, *ended)),
+            _ => {}
+        }
+    }
+    assert_eq!(counted.values().sum::<u64>(), ended_before, "its counts are in the store before it resigns");
 
     let resigned = record.facts.iter().find(|(_, fact)| matches!(fact, Fact::Vacant { .. })).expect("it resigned").0;
     let claims = |fact: &Fact| matches!(fact, Fact::Decided { fence, .. } if *fence == next);

@@ -31,6 +31,8 @@ pub enum Rule {
     OneVerdict,
     /// Every due occurrence has a verdict or is open.
     NothingLost,
+    /// Nothing is counted that was not recorded, and nothing twice.
+    CountsHold,
     /// What guards itself never takes an effect with a lower fence than one it took.
     GuardHolds,
     /// Nothing is started after the starter's own deadline, by its own clock.
@@ -78,6 +80,7 @@ pub fn judge(record: &Record) -> Vec<Violation> {
     fences(record, &mut found);
     guard(record, &mut found);
     nodes_last(record, &mut found);
+    counts_hold(record, &mut found);
     ledger::judge(record, &mut found);
     coverage::judge(record, &mut found);
     runs::judge(record, &mut found);
@@ -119,6 +122,7 @@ pub fn count(record: &Record) -> BTreeMap<&'static str, u64> {
                 "terms"
             }
             Fact::Decided { .. } => "claims",
+            Fact::Counted { .. } => "additions to counts",
             Fact::Done { verdict, many, .. } => match (verdict.as_str(), many) {
                 (_, Some(_)) => "verdicts over many",
                 ("unknown", _) => "unknown verdicts",
@@ -185,6 +189,24 @@ fn guard(record: &Record, found: &mut Findings) {
             found.add(Rule::GuardHolds, *at, format!("{attempt:?} was taken after fence {highest}"));
         }
         highest = highest.max(attempt.fence);
+    }
+}
+
+/// All hours together never say more than the verdicts that came to be.
+fn counts_hold(record: &Record, found: &mut Findings) {
+    let (mut recorded, mut counted) = (0, BTreeMap::new());
+    for (at, fact) in &record.facts {
+        match fact {
+            Fact::Done { many, .. } => recorded += many.map_or(1, |many| many.count),
+            Fact::Counted { hour, ended } => {
+                counted.insert(hour, *ended);
+                let all: u64 = counted.values().sum();
+                if all > recorded {
+                    found.add(Rule::CountsHold, *at, format!("{all} were counted, and {recorded} recorded"));
+                }
+            }
+            _ => {}
+        }
     }
 }
 

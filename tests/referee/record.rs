@@ -231,6 +231,12 @@ pub enum Fact {
         accepted: bool,
     },
 
+    /// So many occurrences are counted as ended in this hour.
+    Counted {
+        hour: String,
+        ended: u64,
+    },
+
     /// The store was put back to what it had been at this revision, as from a backup; and repaired after that.
     Restored {
         revision: u64,

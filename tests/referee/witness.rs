@@ -60,6 +60,12 @@ fn put(rest: &str, entry: &Entry, revision: u64) -> Option<Fact> {
         let attempt = record["attempt"].as_u64()? as u32;
         return Some(Fact::Open { revision, run: run.to_owned(), state, claimant, attempt });
     }
+    if let Some(hour) = rest.strip_prefix("~stat/") {
+        let numbers =
+            |of: &Value| -> u64 { of.as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum() };
+        let ended = numbers(&record["counts"]["runs"]) + numbers(&record["counts"]["skips"]);
+        return Some(Fact::Counted { hour: hour.to_owned(), ended });
+    }
     if rest.starts_with("~done/") {
         let many = record.get("many").and_then(|many| {
             Some(Many {

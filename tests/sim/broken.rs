@@ -166,6 +166,23 @@ fn a_fence_that_falls_is_caught() {
 }
 
 #[test]
+fn a_count_of_more_than_was_recorded_is_caught() {
+    let done = || Fact::Done {
+        revision: 7,
+        run: "a@1970-01-01T00:01:00Z".into(),
+        verdict: "succeeded".into(),
+        attempt: 1,
+        many: None,
+    };
+    let counted = |hour: &str, ended| Fact::Counted { hour: hour.into(), ended };
+    let is_caught = |facts: Vec<Fact>| rules_broken(&doctored(facts)).contains(&Rule::CountsHold);
+    assert!(!is_caught(vec![done(), counted("0", 1), counted("0", 1)]));
+    assert!(is_caught(vec![counted("0", 1), done()]));
+    assert!(is_caught(vec![done(), counted("0", 1), counted("1", 1)]));
+    assert!(is_caught(vec![done(), counted("0", 2)]));
+}
+
+#[test]
 fn a_node_that_ends_by_itself_is_caught() {
     assert_eq!(rules_broken(&doctored([Fact::Broke(life(), "a panic".into())])), [Rule::NodesLast]);
 }

@@ -62,6 +62,7 @@ const HAPPENED: &[&str] = &[
     "skipped verdicts",
     "unknown verdicts",
     "verdicts over many",
+    "additions to counts",
 ];
 
 /// From so many seeds on, all of that has to have happened.

@@ -11,6 +11,7 @@ use fencron::fence::Fence;
 use fencron::job::{JobName, Params, RunId, Verdict};
 use fencron::ledger::{Acting, Asked, Find, Ledger, Resolution, RunRow};
 use fencron::lock::{CallId, Driver, Locks, Namespace, Seen, Timing};
+use fencron::node::housekeeping::Chore;
 use fencron::node::{self, Node, Options, Order, Status};
 use fencron::store::memory::Snapshot;
 use fencron::store::{Change, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn, Watched};
@@ -26,6 +27,9 @@ use super::referee::holders::{ELECTED, LOCKS};
 use super::referee::record::{Fact, Life, Record};
 use super::referee::witness;
 use super::work::{Receiver, Worker};
+
+/// How often a leader adds up what it has counted.
+const COUNTS_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs a plan to its end, and answers what happened.
 pub fn run(plan: &Plan) -> Record {
@@ -284,11 +288,22 @@ impl<'a> World<'a> {
             },
         };
         let config = self.config.clone();
-        // Nobody has chores for it: the other end is kept so that the channel stays open.
+        // Its one chore is to add up what it has counted.
         let (chores_end, chores) = mpsc::channel(1);
+        let counting = async move {
+            loop {
+                tokio::time::sleep(COUNTS_EVERY).await;
+                // One that does not fit is left out, as by the clock of the chores.
+                chores_end.try_send(Chore::AddCounts).ok();
+            }
+        };
         tokio::spawn(async move {
-            let _chores = chores_end;
-            node.run(config, node::Ends { orders, chores, status, turned: watch::Sender::default() }).await
+            let ends = node::Ends { orders, chores, status, turned: watch::Sender::default() };
+            tokio::select! {
+                biased;
+                ended = node.run(config, ends) => ended,
+                () = counting => unreachable!("it goes on for ever"),
+            }
         })
     }
 
