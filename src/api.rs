@@ -58,6 +58,7 @@ use access::{Access, Need, Peer, Role};
 pub use glance::Glance;
 use metrics::Counted;
 use problem::{Kind, Problem};
+use relay::Relay;
 use routes::{Identified, Named};
 use streams::Streams;
 
@@ -94,6 +95,8 @@ pub struct Api<S> {
     pub clock: Clock,
     /// Who may look at what.
     pub access: Access,
+    /// What asks other nodes.
+    pub relay: Relay,
     pub streams: Streams,
 }
 
@@ -317,6 +320,7 @@ pub(crate) mod tests {
 
     /// The API of a node that has just begun.
     pub(super) fn api_over<S: Store>(store: S, clock: &Clock) -> Api<S> {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let namespace = Namespace::new("test").unwrap();
         let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
         Api {
@@ -330,6 +334,7 @@ pub(crate) mod tests {
             glance: Glance::default(),
             clock: clock.clone(),
             access: Access::default(),
+            relay: Relay::new(watch::channel(reqwest::Client::new()).1),
             streams: Streams::default(),
         }
     }

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use reqwest::Client;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Api;
@@ -18,7 +19,10 @@ use crate::scheduler::run::Open;
 use crate::store::Store;
 
 /// How long the other node has to take a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many connections to one node are kept for the next questions.
+pub const IDLE_MOST: usize = 4;
 
 /// How long it has to begin its answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -28,6 +32,21 @@ const STATUS_MOST: u64 = 64 * 1024;
 
 /// That a question was passed on by another node.
 pub(super) const RELAYED: HeaderName = HeaderName::from_static("fencron-relayed");
+
+/// What asks other nodes: the client of the moment, whose connections are kept. Another takes its place when the
+/// authorities change whose certificates it takes. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Relay(watch::Receiver<Client>);
+
+impl Relay {
+    pub fn new(clients: watch::Receiver<Client>) -> Relay {
+        Relay(clients)
+    }
+
+    fn client(&self) -> Client {
+        self.0.borrow().clone()
+    }
+}
 
 /// What is asked.
 pub(super) struct Question<'a> {
@@ -51,8 +70,7 @@ pub(super) async fn ask<S: Store>(api: &Api<S>, open: &Open, question: &Question
         record.ok_or_else(|| format!("the node {node}, which runs it, is gone"))?
     };
     let address = address.ok_or_else(|| format!("the node {node}, which runs it, has no listener"))?;
-    let http = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_WITHIN);
-    let http = http.build().map_err(|error| format!("no connection to {node} can be made: {error}"))?;
+    let http = api.relay.client();
     let unreachable = || format!("the node {node}, which runs it, cannot be reached at {address}");
     if !is_at(&http, node, &address).await {
         return Err(unreachable());

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use reqwest::{Certificate, Client, ClientBuilder};
 
 use super::Failure;
+use super::file::Footprint;
 pub(super) use crate::api::relay::{WITH_TLS, url};
 
 /// How long a node has to take a connection.
@@ -14,11 +15,16 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// A client for the listeners of nodes, which trusts these authorities (PEM) beside those of the system.
 pub(super) fn client(ca: Option<&Path>) -> anyhow::Result<ClientBuilder> {
+    client_noting(ca, &mut Footprint::default())
+}
+
+/// The same; `files` remembers what was read.
+pub(super) fn client_noting(ca: Option<&Path>, files: &mut Footprint) -> anyhow::Result<ClientBuilder> {
     let http = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_WITHIN);
     let Some(ca) = ca else { return Ok(http) };
     let refuse = |why: String| Failure::wrong(format!("--tls-ca: {} cannot be used: {why}", ca.display()));
-    let pem = super::file::secret(ca).map_err(|error| refuse(error.to_string()))?;
-    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| refuse(error.to_string()))?;
+    let pem = files.read(ca).map_err(|error| refuse(error.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| refuse(error.to_string()))?;
     if certificates.is_empty() {
         return Err(refuse("there is no certificate in it".to_owned()).into());
     }

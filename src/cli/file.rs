@@ -8,6 +8,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
@@ -22,6 +23,13 @@ use crate::store::sqlite::file::is_opened_here;
 
 /// The default jobs file.
 pub(super) const DEFAULT: &str = "jobs.yaml";
+
+/// How often it is looked whether files that belong to the listener are still the same.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Files that are being written change more than once: they count when they have been the same for so long. A certificate
+/// and its key are two files, and fit only when both are new.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// How long a pipe in the place of a jobs file may be silent, in milliseconds.
 const PIPE_WITHIN: u16 = 10_000;
@@ -111,6 +119,27 @@ fn parse_noting(path: &Path, bytes: &[u8], open: bool, files: &RefCell<Footprint
 pub(super) async fn has_changed(files: &Arc<Footprint>) -> bool {
     let files = Arc::clone(files);
     tokio::task::spawn_blocking(move || files.has_changed(false)).await.unwrap_or(true)
+}
+
+/// Reads files again when one has changed and has then been the same for a moment, and passes on what came of it. What they
+/// were is `files`. Goes on until it is dropped.
+pub(super) async fn read_again<T: Send + 'static>(
+    files: Footprint,
+    read: impl Fn() -> (anyhow::Result<T>, Footprint) + Clone + Send + 'static,
+    take: impl Fn(anyhow::Result<T>),
+) {
+    let mut files = Arc::new(files);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if !has_changed(&files).await {
+            continue;
+        }
+        tokio::time::sleep(QUIET).await;
+        // What a filesystem does not answer keeps a thread of its own waiting, and nothing else.
+        let Ok((read, now)) = tokio::task::spawn_blocking(read.clone()).await else { continue };
+        files = Arc::new(now);
+        take(read);
+    }
 }
 
 /// Reads the file of rules of who may look, and remembers what was read.

@@ -38,6 +38,7 @@ use crate::store::{AnyStore, Store, StoreUrl};
 use crate::time::{Clock, Wall, written};
 
 mod access;
+mod relay;
 mod reload;
 mod tls;
 mod traces;
@@ -126,7 +127,8 @@ pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> 
     let place = Place::new(url, store, namespace, clock);
     let kept_name = named.is_none().then(|| place.namespace.clone());
     let memory = Memory::of(&place, global)?;
-    start(args, Begun { timing, config, files, place, memory, kept_name, hangup }).await
+    let tls_ca = global.tls_ca.clone();
+    start(args, Begun { timing, config, files, place, memory, kept_name, tls_ca, hangup }).await
 }
 
 /// A node starts without a cluster that does not answer now: it is ready when that does.
@@ -166,11 +168,13 @@ struct Begun {
     memory: Memory,
     /// The namespace that the file names and has to go on naming, where it does.
     kept_name: Option<Namespace>,
+    /// The authorities of the certificates of other nodes.
+    tls_ca: Option<PathBuf>,
     hangup: Signal,
 }
 
 async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
-    let Begun { timing, config, files, place, memory, kept_name, hangup } = begun;
+    let Begun { timing, config, files, place, memory, kept_name, tls_ca, hangup } = begun;
     let (order, orders) = mpsc::channel(QUEUE);
     let (chore, chores) = mpsc::channel(QUEUE);
     let ending = CancellationToken::new();
@@ -193,6 +197,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let locks = locks.on_trust(on_trust).through(measured);
     let door = Door::open(args.listen, args.advertise, args.access, args.tls, &mut beside).await?;
     let Door { listener, local, address, tls, access } = door;
+    let (relay, authorities) = relay::open(tls_ca.as_deref())?;
+    authorities.map(|authorities| beside.spawn(authorities.run()));
     let _published = listener::publish(&beside_memory, &name, &place, local, tls.is_some());
     introduce(&name, &place, &args.file, &config, &address);
 
@@ -212,6 +218,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         glance: Glance::default(),
         clock,
         access,
+        relay,
         streams: Streams::default(),
     };
     let serving = tokio::spawn(api::serve(listener, tls, api, ending.clone()));

@@ -64,6 +64,53 @@ async fn a_listener_with_tls_lets_certificates_in_and_the_commands_read_from_it(
     place.run(&["logs", &run, "--tls-ca", "node.key"]).fails(2, &["--tls-ca: node.key cannot be used"]);
 }
 
+/// What a node answers, when another node runs it: whether that is all, and the text.
+async fn relayed(client: &Client, url: &str) -> (bool, String) {
+    let answer = client.get(url).send().await.unwrap();
+    let is_partial = answer.headers().contains_key("fencron-partial");
+    (!is_partial, answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn output_is_read_through_another_node_whose_certificate_a_private_authority_signed() {
+    let (place, made, others) = (Place::new(), Certificates::make(), Certificates::make());
+    for (from, to) in [("server.pem", "node.pem"), ("server.key", "node.key")] {
+        std::fs::copy(made.path(from), place.path(to)).unwrap();
+    }
+    let tls = ["--tls-cert", "node.pem", "--tls-key", "node.key", "--tls-ca", "trusted.pem"];
+    let start = |name| place.run(&[&["run", "--node", name], &tls[..]].concat());
+    start("x").fails(2, &["--tls-ca: trusted.pem cannot be used"]);
+    std::fs::copy(others.path("ca.pem"), place.path("trusted.pem")).unwrap();
+    let leader = place.leader("a", &tls);
+    let follower = place.node("b", &tls);
+    let run = place.trigger("lasting");
+    leader.wait_for("lasting | begun");
+    place.wait_for_state(&run, "running");
+    let nodes = place.wait_for(&["status"], |status| {
+        let nodes = status["nodes"].as_array().filter(|nodes| nodes.len() == 2)?;
+        nodes.iter().find(|node| node["node"] == "b").map(|node| node["address"].as_str().unwrap().to_owned())
+    });
+    let (client, url) = (client(&made, None), format!("{nodes}/api/v1/runs/{run}/output"));
+    let mut answered = relayed(&client, &url).await;
+    assert!(!answered.1.contains("begun"), "another authority has signed the certificate: {answered:?}");
+    std::fs::copy(made.path("ca.pem"), place.path("trusted.pem")).unwrap();
+    follower.wait_for("took new authorities");
+    // The other node may not have seen the run yet.
+    for _ in 0..LIMIT.as_millis() / 100 {
+        if answered == (true, "begun\n".to_owned()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answered = relayed(&client, &url).await;
+    }
+    assert_eq!(answered, (true, "begun\n".to_owned()));
+    place.write("trusted.pem", "no certificate");
+    follower.wait_for("the old authorities");
+    assert_eq!(relayed(&client, &url).await, (true, "begun\n".to_owned()));
+    place.write("go", "");
+    place.wait_for_state(&run, "succeeded");
+}
+
 #[tokio::test]
 async fn a_new_certificate_is_taken_and_a_wrong_one_leaves_the_old_in_force() {
     let (place, made) = (Place::new(), Certificates::make());

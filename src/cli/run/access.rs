@@ -2,20 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
-use crate::api::access::{Access, Hosts, Settings};
+use crate::api::access::{Access, Hosts, Rules, Settings};
 use crate::cli::file::{self, Footprint};
-
-/// How often it is looked whether the file is still the same.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// A file that is being written changes more than once: it counts when it has been the same for so long.
-const QUIET: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
 pub(super) struct AccessArgs {
@@ -56,7 +48,7 @@ impl AccessArgs {
         let Some(path) = self.auth else { return Ok(Opened { access: Access::new(settings, None), watch: None }) };
         let (rules, files) = file::rules(&path);
         let access = Access::new(settings, Some(rules?));
-        let watch = Watch { path, files: Arc::new(files), access: access.clone() };
+        let watch = Watch { path, files, access: access.clone() };
         Ok(Opened { access, watch: Some(watch) })
     }
 
@@ -79,31 +71,23 @@ impl AccessArgs {
 /// Reads the file of rules again when it has changed; what is wrong leaves the old rules in force.
 pub(super) struct Watch {
     path: PathBuf,
-    files: Arc<Footprint>,
+    files: Footprint,
     access: Access,
 }
 
 impl Watch {
     /// Goes on until it is dropped.
-    pub async fn run(mut self) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if !file::has_changed(&self.files).await {
-                continue;
+    pub async fn run(self) {
+        let Watch { path, files, access } = self;
+        let take = |rules: anyhow::Result<Rules>| match rules {
+            Ok(rules) => {
+                tracing::info!(tokens = rules.tokens.len(), "took new rules of who may look");
+                access.replace(rules);
             }
-            tokio::time::sleep(QUIET).await;
-            let path = self.path.clone();
-            // What a filesystem does not answer keeps a thread of its own waiting, and nothing else.
-            let Ok((rules, files)) = tokio::task::spawn_blocking(move || file::rules(&path)).await else { continue };
-            self.files = Arc::new(files);
-            match rules {
-                Ok(rules) => {
-                    tracing::info!(tokens = rules.tokens.len(), "took new rules of who may look");
-                    self.access.replace(rules);
-                }
-                Err(error) => log_refusal(&self.path, &error),
-            }
-        }
+            Err(error) => log_refusal(&path, &error),
+        };
+        let again = path.clone();
+        file::read_again(files, move || file::rules(&again), take).await;
     }
 }
 

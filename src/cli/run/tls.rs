@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -15,13 +14,6 @@ use tokio::sync::watch;
 use crate::cli::Failure;
 use crate::cli::file::{self, Footprint};
 use crate::listen::Tls;
-
-/// How often it is looked whether the files are still the same.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// Files that are being written change more than once: they count when they have been the same for so long. A certificate
-/// and its key are two files, and fit only when both are new.
-const QUIET: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(super) struct TlsArgs {
@@ -55,7 +47,7 @@ impl TlsArgs {
         let files = Files { cert, key, client_ca: self.tls_client_ca };
         let (config, footprint) = files.load();
         let (sender, receiver) = watch::channel(config?);
-        Ok(Some((Tls::new(receiver), Watch { files, footprint: Arc::new(footprint), sender })))
+        Ok(Some((Tls::new(receiver), Watch { files, footprint, sender })))
     }
 }
 
@@ -119,30 +111,21 @@ fn refused(option: &str, path: &Path, why: &dyn std::fmt::Display) -> anyhow::Er
 /// Reads the files again when one has changed; what does not fit leaves the old ones in force.
 pub(super) struct Watch {
     files: Files,
-    footprint: Arc<Footprint>,
+    footprint: Footprint,
     sender: watch::Sender<Arc<ServerConfig>>,
 }
 
 impl Watch {
     /// Goes on until it is dropped.
-    pub async fn run(mut self) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if !file::has_changed(&self.footprint).await {
-                continue;
+    pub async fn run(self) {
+        let Watch { files, footprint, sender } = self;
+        let take = |config| match config {
+            Ok(config) => {
+                tracing::info!("took a new certificate of the listener");
+                sender.send_replace(config);
             }
-            tokio::time::sleep(QUIET).await;
-            let files = self.files.clone();
-            // What a filesystem does not answer keeps a thread of its own waiting, and nothing else.
-            let Ok((config, footprint)) = tokio::task::spawn_blocking(move || files.load()).await else { continue };
-            self.footprint = Arc::new(footprint);
-            match config {
-                Ok(config) => {
-                    tracing::info!("took a new certificate of the listener");
-                    self.sender.send_replace(config);
-                }
-                Err(error) => tracing::error!("the listener keeps its old certificate: {error:#}"),
-            }
-        }
+            Err(error) => tracing::error!("the listener keeps its old certificate: {error:#}"),
+        };
+        file::read_again(footprint, move || files.load(), take).await;
     }
 }
