@@ -196,11 +196,12 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
     let locks = locks.on_trust(on_trust).through(measured);
     let door = Door::open(args.listen, args.advertise, args.access, args.tls, &mut beside).await?;
-    let Door { listener, local, address, tls, access } = door;
+    let Door { listener, local, address, tls, access, served } = door;
     let (relay, authorities) = relay::open(tls_ca.as_deref())?;
     authorities.map(|authorities| beside.spawn(authorities.run()));
     let _published = listener::publish(&beside_memory, &name, &place, local, tls.is_some());
-    introduce(&name, &place, &args.file, &config, &address);
+    introduce(&name, &place, &args.file, &config);
+    tracing::info!("listening on {} ({served})", asking::url(&address, ""));
 
     let status = watch::Sender::new(Status::starting(&name, &config));
     let (outputs, board) = (Outputs::new(place.clock.clone()), Shared::default());
@@ -265,6 +266,8 @@ struct Door {
     address: String,
     tls: Option<Tls>,
     access: Access,
+    /// What callers get, for a person.
+    served: &'static str,
 }
 
 impl Door {
@@ -282,12 +285,13 @@ impl Door {
         let local = listener.local_addr()?;
         let address = advertise.unwrap_or_else(|| reachable(local));
         access.warn(local);
+        let served = access.served(local);
         let (tls, certificate) = tls.open()?.unzip();
         let access::Opened { access, watch } = access.open(&address)?;
         watch.map(|rules| beside.spawn(rules.run()));
         certificate.map(|certificate| beside.spawn(certificate.run()));
         let address = if tls.is_some() { format!("{WITH_TLS}{address}") } else { address };
-        Ok(Door { listener, local, address, tls, access })
+        Ok(Door { listener, local, address, tls, access, served })
     }
 }
 
@@ -336,7 +340,7 @@ async fn save_seen<S: Store>(locks: Locks<S>) {
 }
 
 /// Logs for a new user what is going to happen.
-fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config, address: &str) {
+fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config) {
     let Place { url: store, namespace, clock, .. } = place;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node, %namespace, %store, "fencron starts");
     if *store == StoreUrl::Memory {
@@ -349,7 +353,6 @@ fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config,
     for line in next_fires(config, clock.wall()) {
         tracing::info!("{line}");
     }
-    tracing::info!("listening on {} (/healthz, /readyz, /api/v1/status)", asking::url(address, ""));
 }
 
 fn next_fires(config: &Config, now: Wall) -> Vec<String> {

@@ -156,8 +156,12 @@ fn how(view: &RunView) -> Markup {
                 @if done.verdict == Verdict::Unknown { "Find out how it ended, then settle it: nothing repeats it. " }
             }
         }
-        " A run of " a href={ "../jobs/" (job) } { (job) } ". "
-        (asked(source(&view.row)))
+        " A run of "
+        a href={ "../jobs/" (job) } { (job) }
+        @match source(&view.row) {
+            Source::Schedule => ".",
+            source => { ", " (asked(source)) },
+        }
     }
 }
 

@@ -335,7 +335,7 @@ fn day(view: &Week, date: NaiveDate, fires: &[Fire], more: bool) -> Markup {
                             tr {
                                 td { (instant(fire.at, view.frame.view())) }
                                 @if let Some(local) = &fire.local { td { (local) } }
-                                td { (job_link("", &fire.job)) }
+                                td.name { (job_link("", &fire.job)) }
                                 td { @if let Some(note) = &fire.note { (note) } }
                                 td.do { (command(&format!("trigger {}", fire.job))) }
                             }

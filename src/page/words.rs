@@ -320,6 +320,8 @@ mod tests {
         // A day begins where the person is.
         let berlin: Zones = "Europe/Berlin".parse().unwrap();
         assert!(of(berlin, "2026-11-26T23:59:01Z").ends_with(">00:59:01 +01:00</time>"));
+        let honolulu: Zones = "Pacific/Honolulu".parse().unwrap();
+        assert!(of(honolulu, "2026-11-27T08:00:00Z").ends_with(">22:00:00 -10:00</time>"));
         assert!(of(berlin, "2026-07-01T10:00:00Z").ends_with(">2026-07-01 12:00:00 +02:00</time>"));
     }
 

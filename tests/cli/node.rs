@@ -21,10 +21,25 @@ fn the_example_fires_and_tells_about_it() {
     assert!(first.contains("namespace=example") && first.contains("store=sqlite:.fencron/state.db"), "{first}");
     node.wait_for("read jobs.example.yaml");
     node.wait_for("tick is due next at");
-    node.wait_for("listening on http://127.0.0.1:");
+    let listening = node.wait_for("listening on http://127.0.0.1:");
+    assert!(listening.contains(" (the page; /healthz, "), "{listening}");
     node.wait_for("tick | ");
     let fired = |runs: &Value| (runs[0]["state"] == "succeeded").then(|| runs[0]["scheduled_at"].clone());
     place.wait_for(&["runs", "--job", "tick"], fired);
+}
+
+#[test]
+fn a_node_says_that_it_shows_other_machines_its_health_alone() {
+    let place = Place::new();
+    place.write("jobs.yaml", JOBS);
+    for (more, says) in [
+        (&[][..], " (other machines get only /healthz and /readyz)"),
+        (&["--insecure-read"][..], " (the page; /healthz, "),
+    ] {
+        let node = place.starting("a", &[&["--listen", "0.0.0.0:0"], more].concat());
+        let listening = node.wait_for("listening on http://");
+        assert!(listening.contains(says), "{listening}");
+    }
 }
 
 #[test]

@@ -44,7 +44,14 @@ async fn a_person_reads_what_there_is_to_know_and_the_browser_reports_no_error()
     window.open(&format!("{}/runs/{failed}", node.url)).await;
     says(
         &window,
-        &["failed exit code 3. A run of invoice-export.", "due", "claimed", "by a, fence", "started", "ended"],
+        &[
+            "failed exit code 3. A run of invoice-export, asked for by",
+            "due",
+            "claimed",
+            "by a, fence",
+            "started",
+            "ended",
+        ],
     )
     .await;
     says(&window, &["connecting\nerror: permission denied"]).await;

@@ -28,6 +28,9 @@ async fn screenshots() {
     paths.push(("run-failed".to_owned(), format!("/runs/{}", scene.run_of("invoice-export"))));
     paths.push(("run-live".to_owned(), format!("/runs/{}", scene.run_of("backup"))));
     paths.push(("week-day".to_owned(), "/week?day=2027-03-28".to_owned()));
+    paths.push(("login".to_owned(), "/login?next=%2Fjobs".to_owned()));
+    paths.push(("problem".to_owned(), "/nothing/here".to_owned()));
+    paths.push(("menu".to_owned(), "/locks".to_owned()));
     for (look, kind) in [
         (Look::WIDE, "wide"),
         (Look { is_dark: true, ..Look::WIDE }, "wide-dark"),
@@ -37,7 +40,10 @@ async fn screenshots() {
         let window = browser.window(look).await;
         for (name, path) in &paths {
             window.open(&format!("{}{path}", node.url)).await;
-            window.until_it_says("header", "shop").await;
+            window.until_it_says("header", "fencron").await;
+            if name == "menu" {
+                window.click("#me summary").await;
+            }
             let picture = bytes_of(&window.picture().await);
             std::fs::write(directory.join(format!("{name}-{kind}.png")), picture).unwrap();
         }

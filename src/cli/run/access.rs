@@ -52,6 +52,15 @@ impl AccessArgs {
         Ok(Opened { access, watch: Some(watch) })
     }
 
+    /// What callers of the listener get, for a person who reads the log.
+    pub fn served(&self, listen: SocketAddr) -> &'static str {
+        if listen.ip().is_loopback() || self.insecure_read || self.auth.is_some() {
+            "the page; /healthz, /readyz, /metrics, /api/v1"
+        } else {
+            "other machines get only /healthz and /readyz"
+        }
+    }
+
     /// Warns of what is probably not meant.
     pub fn warn(&self, listen: SocketAddr) {
         if listen.ip().is_loopback() {
