@@ -41,7 +41,7 @@ pub(super) async fn page(looker: Looker, Query(before): Query<Before>) -> Html<S
 pub(super) fn markup(looker: &Looker, next: &str, refused: Option<&str>) -> Markup {
     let body = html! {
         h1 { "Log in" }
-        @if let Some(why) = refused { p.notice.bad role="alert" { (shown(why)) } }
+        @if let Some(why) = refused { p.notice.bad role="alert" { bdi { (shown(why)) } } }
         form.login method="post" action="login" {
             input type="hidden" name="next" value=(next);
             label for="token" { "Token" }

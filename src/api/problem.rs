@@ -256,7 +256,7 @@ impl Problem {
         let up = up(&looker.path);
         let body = html! {
             h1 { (self.kind.title()) }
-            p.notice.warn { (shown(&self.detail)) }
+            p.notice.warn { bdi { (shown(&self.detail)) } }
             @if let Some(command) = self.command.as_deref() { p { "Try " code { (shown(command)) } } }
             p { (self.kind.about()) }
             p.muted {
