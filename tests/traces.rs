@@ -217,6 +217,7 @@ fn attempts_of_a_run_are_spans_of_one_trace_and_commands_know_theirs() {
             ("fencron.verdict", verdict),
             ("process.exit.code", exit),
             ("faas.cron", "@at 2099-01-01T00:00:00Z"),
+            ("faas.trigger", "other"),
         ] {
             assert_eq!(says.get(name).map(String::as_str), Some(value), "{name}: {says:?}");
         }

@@ -36,6 +36,8 @@ impl Begun {
         if let Trigger::Schedule { schedule, .. } = &job.trigger {
             attributes.push(KeyValue::text("faas.cron", schedule.text()));
         }
+        let is_timed = matches!(job.trigger, Trigger::Schedule { .. }) && !stamp.run_id.contains('~');
+        attributes.push(KeyValue::text("faas.trigger", if is_timed { "timer" } else { "other" }));
         attributes.extend(end.exit_code.map(|code| KeyValue::number("process.exit.code", code)));
         let status = match end.verdict {
             Verdict::Succeeded => Status { message: String::new(), code: OK },
