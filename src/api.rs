@@ -177,6 +177,7 @@ async fn front<S: Store>(State(api): State<Api<S>>, mut request: Request, next: 
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
+    api.counted.answered(&answer);
     if let Some(looker) = looker
         && let Some(problem) = answer.extensions().get::<Problem>()
     {

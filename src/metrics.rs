@@ -17,6 +17,7 @@ pub use counted::{Counters, Histogram, Reading};
 pub use measured::{Measured, OPS, OUTCOMES, Requests, Sizes};
 
 use crate::job::{Code, Job, Outcome, Task, Verdict};
+use crate::ledger::{TermEnd, TermRow};
 use crate::scheduler::Batch;
 use crate::scheduler::hour::{LATENESS_MS, OTHER};
 use crate::scheduler::run::{Done, Source};
@@ -61,8 +62,8 @@ pub struct Metrics {
     pub durations: Vec<(&'static str, Histogram)>,
     /// Attempts that their target turned away because it had seen a greater fence, by executor.
     pub stale_effects: Counters<&'static str>,
-    /// Terms that this node began to act under.
-    pub takeovers: AtomicU64,
+    /// Terms that this node began to act under, by how the one before had ended.
+    pub takeovers: Counters<&'static str>,
     /// Terms that this node lost: it did not resign.
     pub terms_lost: AtomicU64,
     /// How often the leader could not trust its lease any more.
@@ -76,6 +77,12 @@ pub struct Metrics {
     /// What was asked of the store.
     pub requests: std::sync::Arc<Requests>,
 }
+
+/// The end of the term before the first one.
+pub const FIRST: &str = "none";
+
+/// The end of a term of which that is not known.
+pub const NOT_KNOWN: &str = "unknown";
 
 /// What becomes of a new jobs file.
 pub const RELOADS: [&str; 2] = ["taken", "refused"];
@@ -93,7 +100,7 @@ impl Default for Metrics {
             lateness: Histogram::new(LATENESS),
             durations: EXECUTORS.map(|executor| (executor, Histogram::new(DURATION))).into(),
             stale_effects: Counters::new(EXECUTORS),
-            takeovers: AtomicU64::new(0),
+            takeovers: Counters::new(TermEnd::ALL.map(TermEnd::as_str).into_iter().chain([FIRST, NOT_KNOWN])),
             terms_lost: AtomicU64::new(0),
             trust_lapses: AtomicU64::new(0),
             takeover_gap: Histogram::new(GAP),
@@ -164,10 +171,19 @@ impl Metrics {
 
     /// This node acts as the leader. Before, it knew of no leader for `gap`; `None`: it had not seen the end of a term.
     pub fn took_over(&self, gap: Option<Duration>) {
-        self.takeovers.fetch_add(1, Ordering::Relaxed);
         if let Some(gap) = gap {
             self.takeover_gap.observe(gap);
         }
+    }
+
+    /// It acts under a term, and this is what is recorded of the one before; `None`: it could not be read.
+    pub fn took_over_from(&self, before: Option<Option<&TermRow>>) {
+        let end = match before {
+            Some(Some(row)) => row.end.map_or(NOT_KNOWN, TermEnd::as_str),
+            Some(None) => FIRST,
+            None => NOT_KNOWN,
+        };
+        self.takeovers.add(&end, 1);
     }
 
     /// The clock of the node that is furthest away differs from this node's by so much.

@@ -3,10 +3,11 @@
 //! Everything is read when it is asked for, from memory: a scrape costs no request to the store, and a job that is gone
 //! leaves no series behind. `docs/metrics.md` explains each metric.
 
+mod requests;
 mod sheet;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Extension;
 use axum::extract::State;
@@ -17,7 +18,7 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Api;
-use super::routes::Chosen;
+use super::routes::{self, Chosen};
 use crate::board::{Board, Counts, Cursor, FindJobs, JobRow, Leader, Order, Own, PAGE_MOST, Shared};
 use crate::job::Verdict;
 use crate::metrics::Metrics;
@@ -25,6 +26,7 @@ use crate::node::Status;
 use crate::scheduler::run::{Last, OpenState};
 use crate::store::Store;
 use crate::time::{Boot, Wall};
+use requests::Requests;
 use sheet::Sheet;
 
 /// How many jobs have series of their own unless configured otherwise: each has [`SERIES_PER_JOB`].
@@ -44,11 +46,32 @@ pub struct Counted {
     pub metrics: Arc<Metrics>,
     /// How many jobs have series of their own: the first by name.
     pub jobs_most: usize,
+    /// Whether the supervisor of commands is there; `None`: this node has none.
+    pub supervised: Option<Arc<AtomicBool>>,
+    requests: Arc<Requests>,
+}
+
+impl Counted {
+    /// What this node counts; as many jobs have series of their own.
+    pub fn new(metrics: Arc<Metrics>, jobs_most: usize) -> Counted {
+        Counted { metrics, jobs_most, supervised: None, requests: Arc::default() }
+    }
+
+    /// The same of a node with a supervisor, which is there while this is true.
+    #[must_use]
+    pub fn supervised(self, is_up: Arc<AtomicBool>) -> Counted {
+        Counted { supervised: Some(is_up), ..self }
+    }
+
+    /// A request was answered.
+    pub(super) fn answered(&self, answer: &Response) {
+        self.requests.answered(answer);
+    }
 }
 
 impl Default for Counted {
     fn default() -> Counted {
-        Counted { metrics: Arc::default(), jobs_most: JOBS_MOST }
+        Counted::new(Arc::default(), JOBS_MOST)
     }
 }
 
@@ -58,7 +81,10 @@ pub(super) async fn metrics<S: Store>(
     Extension(Chosen(media)): Extension<Chosen>,
 ) -> Response {
     let (boot, wall) = api.clock.both();
-    let scrape = Scrape::new(api.status.borrow().clone(), &api.board, api.counted.clone(), (boot, wall));
+    let unknown = api.glance.seen().last.map(|(seen, _)| seen.unknown.count);
+    let listener = Listener { routes: routes::paths::<S>(), streams: api.streams.count(), unknown };
+    let status = api.status.borrow().clone();
+    let scrape = Scrape::new(status, &api.board, (api.counted.clone(), listener), (boot, wall));
     let is_open = media == OPEN_METRICS;
     let content_type = if is_open { OPEN_METRICS_ANSWER } else { prometheus_text::CONTENT_TYPE };
     ([(header::CONTENT_TYPE, content_type)], written(scrape, api.ledger.namespace().as_str(), is_open)).into_response()
@@ -75,11 +101,23 @@ fn written(scrape: Scrape, namespace: &str, is_open: bool) -> String {
     page
 }
 
+/// What the listener has beside the board.
+#[derive(Debug, Default)]
+struct Listener {
+    /// The paths of its routes.
+    routes: &'static [&'static str],
+    /// How many answers go on.
+    streams: usize,
+    /// How many runs were in doubt when the node last looked; `None`: it has not looked yet.
+    unknown: Option<usize>,
+}
+
 /// One scrape: what is written, taken from the board in one go.
 #[derive(Debug)]
 struct Scrape {
     status: Status,
     counted: Counted,
+    listener: Listener,
     own: Own,
     leader: Option<Leader>,
     fence: Option<u64>,
@@ -107,7 +145,8 @@ struct JobSeries {
 }
 
 impl Scrape {
-    fn new(status: Status, board: &Shared, counted: Counted, now: (Boot, Wall)) -> Scrape {
+    fn new(status: Status, board: &Shared, counted: (Counted, Listener), now: (Boot, Wall)) -> Scrape {
+        let (counted, listener) = counted;
         let jobs = series(board, counted.jobs_most, now.1);
         let board = board.read();
         Scrape {
@@ -121,6 +160,7 @@ impl Scrape {
             due: board.next_fires().next().map(|(start, _)| start),
             status,
             counted,
+            listener,
             jobs,
             now,
         }
@@ -189,6 +229,7 @@ impl Collector for Scrape {
         self.schedules(&mut sheet)?;
         self.runs(&mut sheet)?;
         self.store(&mut sheet)?;
+        self.http(&mut sheet)?;
         self.each_job(&mut sheet)
     }
 }
@@ -206,6 +247,15 @@ impl Scrape {
         let skew = metrics.furthest_clock().as_secs_f64();
         let help = "Difference between this node's clock and that of the node furthest from it";
         sheet.gauge("clock_skew", Some(&Unit::Seconds), help, skew)?;
+        if let Some(is_up) = &self.counted.supervised {
+            let is_up = f64::from(is_up.load(Ordering::Relaxed));
+            sheet.gauge(
+                "supervisor_up",
+                None,
+                "1 while the supervisor is there without which no command starts",
+                is_up,
+            )?;
+        }
         let reloads = metrics.config_reloads.read().map(|(result, count)| ([("result", *result)], count));
         sheet.counters("config_reloads", "New jobs files that this node read", reloads)
     }
@@ -227,12 +277,17 @@ impl Scrape {
         sheet.gauge("trust_remaining", Some(&Unit::Seconds), help, left)?;
         let metrics = &self.counted.metrics;
         for (name, help, counter) in [
-            ("takeovers", "Terms that this node began to act under", &metrics.takeovers),
             ("terms_lost", "Terms that this node lost without resigning", &metrics.terms_lost),
             ("trust_lapses", "Times at which this node led and could not trust its lease", &metrics.trust_lapses),
         ] {
             sheet.counter(name, help, counter.load(Ordering::Relaxed))?;
         }
+        let takeovers = metrics.takeovers.read().map(|(end, count)| ([("end", *end)], count));
+        sheet.counters(
+            "takeovers",
+            "Terms that this node began to act under, by the end of the one before",
+            takeovers,
+        )?;
         let help = "From when this node learned that no node leads until it led";
         sheet.histogram("takeover_gap", help, [([], &metrics.takeover_gap)])
     }
@@ -263,6 +318,10 @@ impl Scrape {
         let metrics = &self.counted.metrics;
         let open = self.open.iter().map(|(state, count)| ([("state", *state)], *count as f64));
         sheet.gauges("runs_open", None, "Runs that have not ended, in the whole namespace", open)?;
+        if let Some(unknown) = self.listener.unknown {
+            let help = "Runs in doubt, which wait for a person, as this node last looked; at most 1000 are counted";
+            sheet.gauge("runs_unknown", None, help, unknown as f64)?;
+        }
         let here = self.own.running as f64;
         sheet.gauge("attempts_running", None, "Attempts that run on this node, or wait for a place", here)?;
         let ended = metrics.runs.read().map(|((executor, verdict, source), count)| {
@@ -296,6 +355,16 @@ impl Scrape {
         }
         let took = requests.read().map(|(op, outcome, took)| ([("op", op), ("outcome", outcome)], took));
         sheet.histogram("store_request", "How long requests to the store took", took)
+    }
+
+    fn http(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let answered = self.counted.requests.read(self.listener.routes);
+        let series = answered.iter().map(|(route, code, count)| ([("route", *route), ("code", code.as_str())], *count));
+        sheet.counters("http_requests", "Requests that the listener answered", series)?;
+        let denied = self.counted.requests.denied().map(|(reason, count)| ([("reason", reason)], count));
+        sheet.counters("http_denied", "Requests whose caller was refused", denied)?;
+        let help = "Answers that go on, as of followers of output";
+        sheet.gauge("http_streams", None, help, self.listener.streams as f64)
     }
 
     fn each_job(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {

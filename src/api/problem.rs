@@ -136,6 +136,21 @@ impl Kind {
         Kind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
+    /// Whether the caller was refused for who that is, or where the request comes from.
+    pub fn is_denial(self) -> bool {
+        matches!(
+            self,
+            Kind::Unauthenticated
+                | Kind::RoleTooLow
+                | Kind::OtherJobs
+                | Kind::NotProtected
+                | Kind::LoginNeedsTls
+                | Kind::ForeignOrigin
+                | Kind::WrongHost
+                | Kind::TooManyTries
+        )
+    }
+
     /// The last part of its `type`.
     pub fn name(self) -> &'static str {
         self.described().name

@@ -305,6 +305,12 @@ pub(super) fn router<S: Store>(is_in: impl Fn(&Row) -> bool) -> Router<Api<S>> {
     })
 }
 
+/// The paths of all routes.
+pub(super) fn paths<S: Store>() -> &'static [&'static str] {
+    static PATHS: OnceLock<Vec<&str>> = OnceLock::new();
+    PATHS.get_or_init(|| routes::<S>().iter().map(|route| route.row.path).collect())
+}
+
 /// Whether the route of this path is answered to everyone.
 pub(super) fn is_health<S: Store>(path: &str) -> bool {
     static PATHS: OnceLock<Vec<&str>> = OnceLock::new();
@@ -329,8 +335,19 @@ pub(super) struct Identified(pub Result<Caller, Problem>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chosen(pub &'static str);
 
-/// What stands before the handler of a route.
-async fn pass(State(row): State<Arc<Row>>, mut request: Request, next: Next) -> Response {
+/// The route that was taken, as the table has it: an extension of each answer that has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Routed(pub &'static str);
+
+/// What stands before the handler of a route, and marks its answer.
+async fn pass(State(row): State<Arc<Row>>, request: Request, next: Next) -> Response {
+    let route = Routed(row.path);
+    let mut answer = checked_by(&row, request, next).await;
+    answer.extensions_mut().insert(route);
+    answer
+}
+
+async fn checked_by(row: &Row, mut request: Request, next: Next) -> Response {
     // What asks about health is not refused for how it asks.
     if row.need == Need::Health {
         return next.run(request).await;
@@ -342,7 +359,7 @@ async fn pass(State(row): State<Arc<Row>>, mut request: Request, next: Next) -> 
     let params = request.extract_parts::<RawPathParams>().await.ok();
     let params: Vec<(&str, &str)> = params.as_ref().map(|params| params.iter().collect()).unwrap_or_default();
     let allowed = check_origin(request.method(), request.headers(), caller.as_ref().ok())
-        .and_then(|()| allowed(&row, caller, &params));
+        .and_then(|()| allowed(row, caller, &params));
     let caller = match allowed {
         Ok(caller) => caller,
         Err(problem) if problem.kind == Kind::Unauthenticated && row.is_page() && request.method().is_safe() => {
@@ -351,7 +368,7 @@ async fn pass(State(row): State<Arc<Row>>, mut request: Request, next: Next) -> 
         }
         Err(problem) => return problem.into_response(),
     };
-    match checked(&row, &request) {
+    match checked(row, &request) {
         Ok(chosen) => drop(request.extensions_mut().insert(chosen)),
         Err(problem) => return problem.into_response(),
     }

@@ -189,7 +189,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&beside_memory).0);
-    let deadlines = execute.deadlines();
+    let (deadlines, is_supervised) = (execute.deadlines(), execute.supervised());
     let (execute, sending_spans) = traces::traced(execute)?;
     let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
     let metrics = Arc::new(Metrics::default());
@@ -215,7 +215,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         locks: locks.clone(),
         outputs: outputs.clone(),
         board: board.clone(),
-        counted: Counted { metrics: Arc::clone(&metrics), jobs_most: args.metrics_jobs_most },
+        counted: Counted::new(Arc::clone(&metrics), args.metrics_jobs_most).supervised(is_supervised),
         glance: Glance::default(),
         clock,
         access,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Semaphore;
 
@@ -80,6 +81,11 @@ impl Executor {
     /// [`MayStart::under`](super::MayStart::under).
     pub fn deadlines(&self) -> Deadlines {
         self.starter.supervision().deadlines()
+    }
+
+    /// Whether the supervisor of its commands is there, as it changes.
+    pub fn supervised(&self) -> Arc<AtomicBool> {
+        self.starter.supervision().is_up()
     }
 }
 

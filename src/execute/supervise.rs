@@ -143,6 +143,8 @@ struct Shared {
     /// Slots of which nothing is left. A lock of its own, which is never held for long: a command must be able to end
     /// while the start of another hangs.
     gone: Mutex<Vec<u32>>,
+    /// Whether there is a supervisor at the moment.
+    is_up: Arc<AtomicBool>,
 }
 
 /// The way to the supervisor. Locked while a command is started, so that each is known to whichever supervisor comes.
@@ -172,7 +174,14 @@ impl Supervision {
         let page = Arc::new(Page::new()?);
         let (socket, child) = spawn(&program, &page)?;
         let link = Mutex::new(Link { socket: Some(socket), ..Link::default() });
-        let shared = Arc::new(Shared { program, page, link, linked: Condvar::new(), gone: Mutex::default() });
+        let shared = Arc::new(Shared {
+            program,
+            page,
+            link,
+            linked: Condvar::new(),
+            gone: Mutex::default(),
+            is_up: Arc::new(AtomicBool::new(true)),
+        });
         let watched = Arc::downgrade(&shared);
         thread::Builder::new().name("fencron-watch".into()).spawn(move || watch(&watched, child))?;
         Ok(Supervision(shared))
@@ -223,6 +232,11 @@ impl Supervision {
         }
     }
 
+    /// Whether there is a supervisor: as long as there is none, no command is started.
+    pub(super) fn is_up(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0.is_up)
+    }
+
     /// Where the limits of leases are published.
     pub(super) fn deadlines(&self) -> Deadlines {
         Deadlines(Arc::new(Published {
@@ -264,6 +278,7 @@ impl Shared {
         let gone = std::mem::take(&mut link.unsent);
         link.free.extend(gone);
         link.socket = Some(socket);
+        self.is_up.store(true, Ordering::Relaxed);
         self.linked.notify_all();
         Ok(())
     }
@@ -307,6 +322,7 @@ fn watch(shared: &Weak<Shared>, mut child: Child) {
         let how = child.wait();
         let Some(shared) = shared.upgrade() else { return };
         shared.lock().socket = None;
+        shared.is_up.store(false, Ordering::Relaxed);
         let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
         tracing::error!(
             supervisor = child.id(),

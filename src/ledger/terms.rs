@@ -41,6 +41,8 @@ pub enum TermEnd {
 }
 
 impl TermEnd {
+    pub const ALL: [TermEnd; 4] = [TermEnd::Resigned, TermEnd::SteppedDown, TermEnd::Lost, TermEnd::Lapsed];
+
     /// The word, as it is written everywhere.
     pub fn as_str(self) -> &'static str {
         match self {

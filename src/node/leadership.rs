@@ -19,6 +19,10 @@ use crate::time::{Boot, Clock, Wall};
 /// How long a new node waits for the time of the others' clocks before it campaigns all the same.
 const CLOCKS_SEEN_WITHIN: Duration = Duration::from_secs(1);
 
+/// After how long the term before has its end in the store: a leader that gives the leadership back records that at the
+/// same time.
+const PREDECESSOR_SAYS_WITHIN: Duration = Duration::from_secs(1);
+
 /// The node's candidacy, and its term.
 pub(super) struct Leadership<S> {
     candidate: Candidate<S>,
@@ -339,14 +343,24 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.leadership.first_claim = Some(first_claim);
         let (ledger, node, from) =
             (self.node.ledger.clone(), self.node.options.name.clone(), self.node.options.clock.wall());
+        let metrics = Arc::clone(&self.node.metrics);
         self.work.spawn(async move {
             let recorded = async {
-                if ledger.begin_term(&hold, &node, from).await?
-                    && let Ok(at) = claimed.await
-                {
-                    ledger.first_claim(hold.fence(), at).await?;
+                if !ledger.begin_term(&hold, &node, from).await? {
+                    return Ok(());
                 }
-                Ok(())
+                let counted = async {
+                    tokio::time::sleep(PREDECESSOR_SAYS_WITHIN).await;
+                    let before = ledger.terms(Some(hold.fence()), 1).await;
+                    metrics.took_over_from(before.as_ref().ok().map(|rows| rows.first()));
+                };
+                let first = async {
+                    match claimed.await {
+                        Ok(at) => ledger.first_claim(hold.fence(), at).await,
+                        Err(_) => Ok(()),
+                    }
+                };
+                tokio::join!(counted, first).1
             };
             Answer::Done("record the term", recorded.await)
         });

@@ -94,9 +94,19 @@ impl Node {
 
     /// What it answers, head and body; `None`: nothing yet.
     pub fn ask(&self, path: &str, accept: &str) -> Option<(String, String)> {
+        self.send(path, &[("Host", &self.address()), ("Accept", accept)])
+    }
+
+    /// The same by another name of the node.
+    pub fn ask_as(&self, host: &str, path: &str) -> Option<(String, String)> {
+        self.send(path, &[("Host", host)])
+    }
+
+    fn send(&self, path: &str, headers: &[(&str, &str)]) -> Option<(String, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\nAccept: {accept}\r\n\r\n", self.address());
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("GET {path} HTTP/1.0\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;

@@ -28,7 +28,7 @@ fn board(jobs: &[&str]) -> (Shared, Status) {
 fn scrape(board: &Shared, status: &Status, jobs_most: usize) -> String {
     let counted = Counted { jobs_most, ..Counted::default() };
     let now = (Boot::from_duration(Duration::from_secs(100)), now());
-    written(Scrape::new(status.clone(), board, counted, now), "shop", false)
+    written(Scrape::new(status.clone(), board, (counted, Listener::default()), now), "shop", false)
 }
 
 /// The values by their series, without the label that all of them have.
@@ -131,7 +131,7 @@ fn a_job_that_is_gone_leaves_no_series() {
 fn both_formats_say_the_same() {
     let (board, status) = board(&["b"]);
     let now = (Boot::default(), now());
-    let page = |is_open| written(Scrape::new(status.clone(), &board, Counted::default(), now), "shop", is_open);
+    let page = |is_open| written(Scrape::new(status.clone(), &board, Default::default(), now), "shop", is_open);
     // Buckets are written differently: their labels in another order, and their bounds as `1.0` or as `1`.
     let series = |page: String| {
         let (buckets, others): (Vec<_>, Vec<_>) = page
