@@ -449,6 +449,11 @@ impl Verdict {
         Verdict::Unknown,
     ];
 
+    /// Whether a run that ended so needs a person's attention.
+    pub fn is_bad(self) -> bool {
+        matches!(self, Verdict::Failed | Verdict::TimedOut | Verdict::Unknown)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Succeeded => "succeeded",

@@ -43,7 +43,7 @@ mod transition;
 mod watermark;
 
 pub use act::{Act, Acting, Deed, Once as OnceAsked, REASON_MOST, Via};
-pub use attention::{ATTENTION_AGE, ATTENTION_KEPT, Attention, AttentionPage};
+pub use attention::{ATTENTION_AGE, ATTENTION_BETWEEN, ATTENTION_KEPT, Attention, AttentionPage};
 pub use audit::{AUDIT_AGE, AUDIT_KEPT, AuditPage, AuditRow, FindAudit, ONCE_AGE, ONCE_KEPT};
 pub use backfill::{BACKFILL_MOST, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
 pub use follow::{Follow, Followed, News};

@@ -182,6 +182,7 @@ enum Answer {
         result: Result<bool, StoreError>,
     },
     Pruned(Result<Option<Vec<JobName>>, StoreError>),
+    Bounded(Result<(), StoreError>),
     /// What was counted is added to the record of its hour; `false`: the term is over.
     Added(Result<bool, StoreError>),
     Verified(Result<Result<(), StoreWentBack>, StoreError>),
@@ -357,6 +358,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             Answer::MigrationsMoved(turn) => self.migrations_moved(turn),
             Answer::Looked { hold, seen, result } => self.looked_at_own_term(&hold, seen, result),
             Answer::Pruned(result) => self.pruned(result),
+            Answer::Bounded(result) => self.bounded(result),
             Answer::Added(result) => self.counts_added(&result),
             Answer::Verified(result) => self.verified(result),
             Answer::Done(what, Err(error)) => tracing::warn!(%error, "could not {what}"),

@@ -36,9 +36,6 @@ const FIRES_USUAL: usize = 500;
 pub const STRETCH_MOST: Duration = Duration::from_secs(32 * 86_400);
 const STRETCH_USUAL: Duration = Duration::from_secs(7 * 86_400);
 
-/// Of how many jobs the fires of a stretch are computed, in the order of their names.
-pub const JOBS_MOST: usize = 50_000;
-
 /// When a job fires next.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct NextView {
@@ -129,27 +126,51 @@ pub(super) async fn fires<S: Store>(
     let from = wanted.from.unwrap_or_else(|| api.clock.wall());
     // A longer stretch is answered as far as it goes: `applied` says how far that is.
     let until = wanted.until.unwrap_or_else(|| from.plus(STRETCH_USUAL)).min(from.plus(STRETCH_MOST));
+    let stretch = Stretch { from, until, limit };
     let (jobs, revision) = {
         let board = api.board.read();
-        (scheduled(&board, wanted.job.as_ref(), &caller), board.version())
+        (candidates(&board, wanted.job.as_ref(), &caller, &stretch), board.version())
     };
-    let cut_jobs = jobs.len() > JOBS_MOST;
     let computed = tokio::task::spawn_blocking(move || in_order(&jobs, from, until, limit));
     let (items, more) = computed.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     let applied =
         applied([("job", json!(wanted.job)), ("from", json!(from)), ("until", json!(until)), ("limit", json!(limit))]);
-    let page = Listing { cut: more || cut_jobs, ..Listing::whole(items, revision, applied) };
+    let page = Listing { cut: more, ..Listing::whole(items, revision, applied) };
     Ok(sent.page(&page))
 }
 
-/// The jobs with a schedule that the caller may know of: at most one more than [`JOBS_MOST`].
-fn scheduled(board: &Board, only: Option<&JobName>, caller: &Caller) -> Vec<Arc<Job>> {
-    let is_wanted = |job: &&Arc<Job>| {
-        matches!(job.trigger, Trigger::Schedule { .. })
-            && only.is_none_or(|only| job.name == *only)
-            && caller.sees(&job.name)
+/// A stretch of time, and how many of its fires are wanted.
+struct Stretch {
+    from: Wall,
+    until: Wall,
+    limit: usize,
+}
+
+/// The jobs among which the first fires of the stretch are, by their names.
+///
+/// The board has the next fire of each job, in their order. Where the stretch begins behind what is decided, no job fires
+/// in it before its next fire; so one more than `limit` of them suffice, beside those whose next fire is before the
+/// stretch.
+fn candidates(board: &Board, only: Option<&JobName>, caller: &Caller, stretch: &Stretch) -> Vec<Arc<Job>> {
+    let is_wanted = |job: &&Arc<Job>| matches!(job.trigger, Trigger::Schedule { .. }) && caller.sees(&job.name);
+    if let Some(only) = only {
+        return board.definition(only).filter(is_wanted).cloned().into_iter().collect();
+    }
+    if board.watermark().is_none_or(|mark| stretch.from <= mark.instant) {
+        return board.definitions().filter(is_wanted).cloned().collect();
+    }
+    let mut inside = 0;
+    let mut is_enough = |start: Wall| {
+        inside += usize::from(start >= stretch.from);
+        inside > stretch.limit + 1
     };
-    board.definitions().filter(is_wanted).take(JOBS_MOST + 1).cloned().collect()
+    let planned = board.next_fires().take_while(|(start, _)| *start <= stretch.until);
+    let planned = planned.filter_map(|(start, name)| Some((start, board.definition(name).filter(is_wanted)?)));
+    let planned = planned.take_while(|(start, _)| !is_enough(*start)).map(|(_, job)| job);
+    let unplanned = board.unplanned().filter_map(|name| board.definition(name)).filter(is_wanted);
+    let mut jobs: Vec<Arc<Job>> = unplanned.chain(planned).cloned().collect();
+    jobs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    jobs
 }
 
 /// The first `limit` fires that start in the stretch, in their order, and whether there are more.
@@ -160,7 +181,7 @@ fn in_order(jobs: &[Arc<Job>], from: Wall, until: Wall, limit: usize) -> (Vec<Fi
         (starts <= until).then_some(Reverse((starts, nth, at)))
     };
     let just_before = Wall::from_millis(from.as_millis() - 1);
-    let mut heap: BinaryHeap<_> = (0..jobs.len().min(JOBS_MOST)).filter_map(|nth| next(nth, just_before)).collect();
+    let mut heap: BinaryHeap<_> = (0..jobs.len()).filter_map(|nth| next(nth, just_before)).collect();
     let mut fires = Vec::new();
     while fires.len() < limit
         && let Some(Reverse((starts_at, nth, at))) = heap.pop()

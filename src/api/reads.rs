@@ -100,10 +100,16 @@ fn open_run(run: &str, state: OpenState) -> Open {
 #[tokio::test]
 async fn pages_of_200_000_jobs_are_answered_without_the_store() {
     let mut text = String::new();
-    for nth in 0..200_000 {
+    for nth in 0..199_999 {
         writeln!(text, "  j{nth:06}: {{schedule: '{} * * * *', shell: 'true'}}", nth % 60).unwrap();
     }
+    writeln!(text, "  last: {{schedule: '@at 2026-11-27T01:00:45Z', shell: 'true'}}").unwrap();
     let api = silent(&text);
+    let (_, _, fires) = ask(&api, "/api/v1/fires?limit=3").await;
+    assert_eq!(names(&fires, "job"), ["last", "j000001", "j000061"], "the first by time, not by name");
+    assert_eq!(fires["cut"], true);
+    let (_, _, fires) = ask(&api, "/api/v1/fires?from=2026-11-27T03:30:30Z&limit=2").await;
+    assert_eq!(names(&fires, "scheduled_at"), ["2026-11-27T03:31:00Z", "2026-11-27T03:31:00Z"]);
     // The search has an index, which the first one makes.
     ask(&api, "/api/v1/jobs?q=none").await;
     let clock = Clock::system();

@@ -38,6 +38,11 @@ impl Board {
         !self.unplanned.is_empty()
     }
 
+    /// The jobs whose next occurrence is still to be computed: [`Board::next_fires`] does not have it.
+    pub fn unplanned(&self) -> impl Iterator<Item = &JobName> {
+        self.unplanned.iter()
+    }
+
     /// Computes the next occurrence of jobs for which that is still to be done, at most `most` of them. Says whether
     /// some are left.
     pub fn plan(&mut self, now: Wall, most: usize) -> bool {

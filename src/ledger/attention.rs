@@ -14,6 +14,10 @@ use crate::time::Wall;
 /// How many such records are kept.
 pub const ATTENTION_KEPT: usize = 10_000;
 
+/// After so many bad verdicts of one leader their list is bounded at once, and not first when it is time: between two
+/// times, the jobs of a node can fail a million times.
+pub const ATTENTION_BETWEEN: usize = ATTENTION_KEPT / 10;
+
 /// For how long they are kept.
 pub const ATTENTION_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 
@@ -46,14 +50,10 @@ pub struct AttentionPage {
     pub next: Option<Revision>,
 }
 
-pub(super) fn is_bad(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Failed | Verdict::TimedOut | Verdict::Unknown)
-}
-
 impl<S: Store> Ledger<S> {
     /// Puts the record of a verdict, where that is a bad one.
     pub(super) fn put_attention(&self, txn: Txn, done: &Done) -> Txn {
-        if !is_bad(done.verdict) {
+        if !done.verdict.is_bad() {
             return txn;
         }
         txn.then(Op::put(self.keys.attention(done), encode(AttentionRecord::from(done))))

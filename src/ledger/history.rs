@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::attention::is_bad;
 use super::record::{DoneRecord, KnownRecord, NodeRecord, WatermarkRecord, decode};
 use super::{AskError, Ledger, Pause};
 use crate::job::{JobName, RunId, Verdict};
@@ -85,7 +84,7 @@ impl<S: Store> Ledger<S> {
         }
         if find.done {
             // Of what is a small part of the history, there is a list.
-            let listed = match find.verdict.filter(|verdict| find.job.is_none() && is_bad(*verdict)) {
+            let listed = match find.verdict.filter(|verdict| find.job.is_none() && verdict.is_bad()) {
                 Some(verdict) => self.find_bad(verdict, find.limit, &keep, &mut rows).await?,
                 None => None,
             };

@@ -141,6 +141,11 @@ impl<S: Store> Ledger<S> {
     /// The store's.
     pub async fn make_last(&self, hold: &Hold, job: &JobName) -> Result<bool, StoreError> {
         let range = Range { limit: LOOKED_AT, order: Sort::NewestFirst, ..Range::of(self.keys.history_of(job)) };
+        // A job of which all is skipped has no record, and each sweep comes by it again: its keys say so.
+        let keys = self.store.range(Range { keys_only: true, ..range.clone() }).await?;
+        if keys.entries.iter().all(|entry| self.keys.is_unbegun(&entry.key)) {
+            return Ok(false);
+        }
         let page = self.store.range(range).await?;
         let verdicts = page.entries.iter().rev().filter_map(done_entry).filter(Done::was_begun);
         let Some(last) = verdicts.fold(None, |before: Option<Last>, done| Some(Last::after(before.as_ref(), &done)))

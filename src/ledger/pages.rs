@@ -1,6 +1,5 @@
 //! The history in pages: verdicts, the last written first, from where the page before ended.
 
-use super::attention::is_bad;
 use super::history::{done_entry, row_of};
 use super::{Ledger, RunRow};
 use crate::job::{JobName, RunId, Verdict};
@@ -102,7 +101,7 @@ impl<S: Store> Ledger<S> {
         is_wanted: &(impl Fn(&Done) -> bool + Sync),
     ) -> Result<DonePage, StoreError> {
         // Of what is a small part of the history, there is a list, which is younger than the history may be.
-        let is_listed = find.job.is_none() && find.verdict.is_some_and(is_bad);
+        let is_listed = find.job.is_none() && find.verdict.is_some_and(Verdict::is_bad);
         let begun = if is_listed { self.attention_since().await? } else { None };
         let Some(begun) = begun.filter(|begun| find.after.as_ref().is_none_or(|after| after.revision >= begun.0))
         else {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::Ledger;
-use super::attention::is_bad;
 use super::history::done_entry;
 use super::record::encode;
 use crate::job::{History, JobName, Verdict};
@@ -184,7 +183,7 @@ impl<S: Store> Ledger<S> {
                 ops.push(Op::Delete(Keys::Range { start: (*first).to_owned(), end: behind(last) }));
             }
         }
-        let bad = taken.iter().filter(|done| is_bad(done.verdict));
+        let bad = taken.iter().filter(|done| done.verdict.is_bad());
         ops.extend(bad.map(|done| Op::delete(self.keys.attention(done))));
         // Where a person brings the watermark back, these may have run, although no record shows how they ended.
         if let Some(job) = self.keys.job_of_done(&page[0]).filter(|_| !gone.is_empty()) {

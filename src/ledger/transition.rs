@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::attention::is_bad;
 use super::last::verdict_of;
 use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{LastRuns, Ledger, Pauses};
@@ -348,7 +347,7 @@ fn weight_of(transition: &Transition) -> usize {
         To::Open(_) => 1,
         To::Done { done, follow } => {
             let in_doubt = usize::from(done.verdict == Verdict::Unknown);
-            2 + usize::from(is_bad(done.verdict)) + in_doubt + 2 * follow.len()
+            2 + usize::from(done.verdict.is_bad()) + in_doubt + 2 * follow.len()
         }
     }
 }

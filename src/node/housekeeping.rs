@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job as CronJob, JobScheduler, JobSchedulerError};
 
 use crate::board::Board;
-use crate::job::{History, Job, JobName};
-use crate::ledger::{Ledger, NodeRecord};
+use crate::job::{History, Job, JobName, Verdict};
+use crate::ledger::{ATTENTION_BETWEEN, Ledger, NodeRecord};
 use crate::lock::Hold;
 use crate::store::{Store, StoreError};
 use crate::time::{Wall, written};
@@ -91,6 +91,35 @@ impl Housekeeping {
         if let Err(error) = self.scheduler.shutdown().await {
             tracing::debug!(%error, "the housekeeping did not stop cleanly");
         }
+    }
+}
+
+/// When the records that have a bound are bounded: when it is time, and after many bad verdicts. Once at a time.
+#[derive(Debug, Default)]
+pub(super) struct Bounding {
+    under_way: bool,
+    /// The bad verdicts since it last began.
+    bad: usize,
+}
+
+impl Bounding {
+    /// This verdict was recorded. Says whether there were so many bad ones that their list has to be bounded.
+    pub(super) fn ended(&mut self, verdict: Verdict) -> bool {
+        self.bad += usize::from(verdict.is_bad());
+        self.bad >= ATTENTION_BETWEEN
+    }
+
+    /// `false`: it is under way.
+    pub(super) fn begin(&mut self) -> bool {
+        if self.under_way {
+            return false;
+        }
+        *self = Bounding { under_way: true, bad: 0 };
+        true
+    }
+
+    pub(super) fn is_over(&mut self) {
+        self.under_way = false;
     }
 }
 
@@ -258,6 +287,16 @@ mod tests {
         assert!(begin(&mut pruning).is_some() && begin(&mut pruning).is_none());
         pruning.ended(None);
         assert!(begin(&mut pruning).is_some());
+    }
+
+    #[test]
+    fn many_bad_verdicts_have_their_list_bounded_before_it_is_time() {
+        let mut bounding = Bounding::default();
+        let all = (1..ATTENTION_BETWEEN).filter(|_| bounding.ended(Verdict::Failed)).count();
+        assert!(all == 0 && !bounding.ended(Verdict::Succeeded) && bounding.ended(Verdict::TimedOut));
+        assert!(bounding.begin() && !bounding.ended(Verdict::Failed) && !bounding.begin());
+        bounding.is_over();
+        assert!(bounding.begin());
     }
 
     #[test]

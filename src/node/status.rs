@@ -75,7 +75,7 @@ impl Status {
 
 /// What a node is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema), schemars(rename = "NodeRole"))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// It has no session yet, or again.

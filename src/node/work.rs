@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::housekeeping::Pruning;
+use super::housekeeping::{Bounding, Pruning};
 use super::tally::Tally;
 use super::{Answer, Running};
 use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
@@ -40,6 +40,7 @@ pub(super) struct Work {
     /// The jobs of which a verdict is under way that changes how their last run ended.
     ending: BTreeSet<JobName>,
     pruning: Pruning,
+    bounding: Bounding,
     tally: Tally,
     started: mpsc::Sender<(RunId, u32, Wall)>,
 }
@@ -55,6 +56,7 @@ impl Work {
             transitions_under_way: 0,
             ending: BTreeSet::new(),
             pruning: Pruning::default(),
+            bounding: Bounding::default(),
             tally: Tally::default(),
             started,
         }
@@ -318,6 +320,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             Transitioned::Applied { .. } => {
                 self.work.pruning.touch(&done.job);
                 self.work.tally.ended(done);
+                if self.work.bounding.ended(done.verdict) {
+                    self.chore(Chore::BoundRecords);
+                }
                 self.node.metrics.ended(self.scheduler.jobs().get(&done.job).map(Arc::as_ref), done);
                 let reason = Some(done.reason.as_str()).filter(|reason| !reason.is_empty());
                 tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason, "run ended");
@@ -450,12 +455,12 @@ impl<S: Store, E: Execute> Running<S, E> {
                     Answer::Done("check the store", super::housekeeping::check_store(&ledger).await)
                 });
             }
-            Chore::BoundRecords => {
+            Chore::BoundRecords if self.work.bounding.begin() => {
                 self.work.spawn(async move {
-                    let bounded = super::housekeeping::bound_records(&ledger, &hold, now).await;
-                    Answer::Done("delete what is kept for too long", bounded)
+                    Answer::Bounded(super::housekeeping::bound_records(&ledger, &hold, now).await)
                 });
             }
+            Chore::BoundRecords => {}
             Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.observed.nodes()),
             Chore::EndPauses => {
                 let over = self.node.board.read().pauses_over(now);
@@ -471,6 +476,13 @@ impl<S: Store, E: Execute> Running<S, E> {
                 let overdue = self.scheduler.undecided_since().map(|due| now.since(due)).unwrap_or_default();
                 super::housekeeping::look_for_overdue(overdue);
             }
+        }
+    }
+
+    pub(super) fn bounded(&mut self, result: Result<(), StoreError>) {
+        self.work.bounding.is_over();
+        if let Err(error) = result {
+            tracing::warn!(%error, "could not delete what is kept for too long");
         }
     }
 

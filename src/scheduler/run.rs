@@ -273,7 +273,7 @@ impl Last {
 
     /// Whether it needs a person's attention.
     pub fn is_bad(&self) -> bool {
-        matches!(self.verdict, Verdict::Failed | Verdict::TimedOut | Verdict::Unknown)
+        self.verdict.is_bad()
     }
 }
 
