@@ -54,7 +54,7 @@ pub use pages::{DonePage, DonePlace, FindDone, SEARCHED_MOST};
 pub use prune::Pruned;
 pub use record::{Asked, NodeRecord, Pause};
 pub use request::{ALL_JOBS, AskError, CALL_DIGITS, Resolution, check_params};
-pub use rewind::{RewindError, Rewinding, Rewound};
+pub use rewind::{AHEAD_MOST, RewindError, Rewinding, Rewound};
 pub use stats::{Addition, AdditionName, HourRow, STATS_KEPT};
 pub use terms::{TERMS_KEPT, TermEnd, TermRow};
 pub use transition::Changed;

@@ -14,6 +14,7 @@ mod host;
 mod identify;
 mod logins;
 mod origin;
+mod rate;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -33,11 +34,12 @@ use crate::job::{JobName, RunId};
 use crate::ledger::Ledger;
 use crate::listen::{self, Remote};
 use crate::store::Store;
-use crate::time::{Clock, Wall};
+use crate::time::{Boot, Clock, Wall};
 use identify::Claim;
 pub(super) use identify::cookie;
 use logins::Logins;
 pub(super) use origin::check as check_origin;
+use rate::Rate;
 use seal::Keyring;
 
 /// How long a login lasts.
@@ -138,6 +140,7 @@ struct Inner {
     rules: RwLock<Option<Arc<Rules>>>,
     keyring: Keyring,
     logins: Logins,
+    acts: Rate,
 }
 
 impl Access {
@@ -208,6 +211,11 @@ impl Access {
         let Claim::Caller(caller) = self.claim(&mut headers, rules.as_deref(), peer, now) else { return None };
         let is_meant = caller.bears() || self.0.settings.hosts.check(uri, &headers).is_ok();
         is_meant.then_some(caller)
+    }
+
+    /// That a caller of this name may act now, and has not done so too often.
+    pub(super) fn may_act(&self, caller: &str, now: Boot) -> Result<(), Problem> {
+        self.0.acts.admit(caller, now)
     }
 
     /// The cookie of a login with this token: its value, and until when it is taken.

@@ -52,10 +52,37 @@ pub(super) fn without_caller(headers: &HeaderMap, uri: &Uri) -> Looker {
         jobs: None,
         refused: &[],
         has_login: false,
+        said: said_in(headers),
         zones: kept(headers, ZONES).unwrap_or_default(),
         theme: kept(headers, THEME).unwrap_or_default(),
         path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
     }
+}
+
+/// What became of the form that was sent last, for the screen that it leads back to: `+` or `-` for whether it was done, and
+/// what to say.
+const SAID: &str = "fencron-said";
+
+/// For how long that is shown, in seconds.
+const SAID_LASTS: u64 = 20;
+
+/// The longest text of it, in bytes.
+const SAID_MOST: usize = 800;
+
+/// The cookie with what became of a form.
+pub(super) fn said(text: &str, is_tls: bool) -> String {
+    let text = &text[..text.floor_char_boundary(SAID_MOST)];
+    let text: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    let secure = if is_tls { "; Secure" } else { "" };
+    format!("{SAID}={text}; Path=/; Max-Age={SAID_LASTS}; HttpOnly; SameSite=Strict{secure}")
+}
+
+fn said_in(headers: &HeaderMap) -> Option<(bool, String)> {
+    let text = super::access::cookie(headers, SAID)?;
+    let text = url::form_urlencoded::parse(text.as_bytes()).next().map(|(text, _)| text.into_owned())?;
+    let (is_done, text) =
+        text.strip_prefix('+').map(|text| (true, text)).or(text.strip_prefix('-').map(|t| (false, t)))?;
+    (text.len() <= SAID_MOST).then(|| (is_done, text.to_owned()))
 }
 
 /// What a cookie says; `None`: there is none, or nothing that can be read.

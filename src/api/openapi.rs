@@ -8,8 +8,9 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::access::Need;
+use super::acts::KEY_MOST;
 use super::problem::{self, Kind};
-use super::routes::{Place, Row, routes};
+use super::routes::{Place, Row, SchemaOf, routes};
 use super::{Api, json as json_answer};
 use crate::store::Store;
 
@@ -41,8 +42,8 @@ pub(super) fn description<S: Store>() -> Value {
         "info": {
             "title": "fencron",
             "version": "1",
-            "description": "What a node of fencron knows of its cluster. Any node answers. The version only grows by \
-                            additions: clients pass over members that they do not know.",
+            "description": "What a node of fencron knows of its cluster, and what people do to it. Any node answers. The \
+                            version only grows by additions: clients pass over members that they do not know.",
             "license": {"name": "MIT OR Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -70,12 +71,16 @@ fn operation(row: &Row, schemas: &mut SchemaGenerator, problem: &Value) -> Value
             "schema": schema,
         })
     });
+    let params: Vec<Value> = params.collect();
     let mut operation = json!({
         "operationId": row.id,
         "summary": row.summary,
-        "parameters": params.collect::<Vec<_>>(),
+        "parameters": params,
         "responses": {},
     });
+    if let Some(body) = row.body {
+        act(&mut operation, body);
+    }
     for answer in &row.answers {
         let response = &mut operation["responses"][answer.status.to_string()];
         response["description"] = json!(answer.about);
@@ -98,11 +103,32 @@ fn operation(row: &Row, schemas: &mut SchemaGenerator, problem: &Value) -> Value
     match row.need {
         Need::Health | Need::Nothing => operation["security"] = json!([]),
         Need::Role(role) => {
-            operation["security"] = json!([{"token": []}, {}]);
+            let without_token = if row.body.is_none() { json!([{"token": []}, {}]) } else { json!([{"token": []}]) };
+            operation["security"] = without_token;
             operation["x-role"] = json!(role);
         }
     }
     operation
+}
+
+/// What a request carries that acts.
+fn act(operation: &mut Value, body: SchemaOf) {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.inline_subschemas = true;
+    settings.meta_schema = None;
+    let schema = body(&mut settings.into_generator()).to_value();
+    let is_required = schema["required"].as_array().is_some_and(|required| !required.is_empty());
+    operation["requestBody"] = json!({"required": is_required, "content": {"application/json": {"schema": schema}}});
+    let key = json!({
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": false,
+        "description": "Two requests of one caller with the same key are one act, for 24 hours.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": KEY_MOST, "pattern": "^[!-~]+$"},
+    });
+    if let Some(params) = operation["parameters"].as_array_mut() {
+        params.push(key);
+    }
 }
 
 #[cfg(test)]

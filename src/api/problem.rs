@@ -113,6 +113,44 @@ kinds! {
     "What a run writes is on the node that runs it until the run ends; then every node has the end of it. \
      `fencron logs` finds the node."
 
+    NoSuchBackfill "no-such-backfill" NOT_FOUND "There is no such backfill"
+    "It was never asked for, or it is kept no longer: the last 200 of 90 days are. /api/v1/backfills lists them."
+
+    NoSuchMigration "no-such-migration" NOT_FOUND "No such migration was begun"
+    "/api/v1/migrations lists those that were. `fencron migrate resolve` records one that was never begun as done."
+
+    Ended "ended" CONFLICT "The run has ended already"
+    "There is nothing left to cancel. `verdict` says how it ended."
+
+    NotInDoubt "not-in-doubt" CONFLICT "The run is not in doubt"
+    "Only a run that ended as `unknown` can be resolved. `verdict` says how it ended."
+
+    NotNow "not-now" CONFLICT "It cannot be done as things are"
+    "The detail says what is in the way."
+
+    Changed "changed" PRECONDITION_FAILED "It was changed meanwhile"
+    "Another person or process changed it between the look and the act, so that nothing was done. Look at it again."
+
+    KeyReused "key-reused" UNPROCESSABLE_ENTITY "The key belongs to another request"
+    "Another request of this caller had the same Idempotency-Key and asked for something else. Give each request a key of \
+     its own, and send only the same request again with the same key."
+
+    OutcomeUnknown "outcome-unknown" GATEWAY_TIMEOUT "It is unknown whether it was done"
+    "The store did not answer in time, and may have done it or may yet do it. Send the same request again with the same \
+     Idempotency-Key: it is done at most once."
+
+    StoreRefuses "store-refuses" SERVICE_UNAVAILABLE "The store takes no writes"
+    "The store refused the write, and nothing was done. The detail says why: it may be full."
+
+    TooManyActs "too-many-acts" TOO_MANY_REQUESTS "The caller acts too often"
+    "A caller may ask for 20 acts a second. /api/v1/bulk does the same to up to 500 jobs or runs in one request."
+
+    TooLarge "too-large" PAYLOAD_TOO_LARGE "The body is too large"
+    "A body has at most 1 MiB."
+
+    NotJson "not-json" UNSUPPORTED_MEDIA_TYPE "The body is not JSON"
+    "Send it as `Content-Type: application/json`."
+
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "This address does not take this method"
     "The header Allow of the answer lists the methods that the address takes."
 

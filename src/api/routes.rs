@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::access::{By, Caller, Need, Role, check_origin};
 use super::metrics::{self, OPEN_METRICS};
 use super::problem::{Kind, Problem};
-use super::{Api, login, looker, openapi, rows, screens};
+use super::{Api, acts, login, looker, openapi, rows, screens};
 use crate::job::{JobName, RunId, Word as _};
 use crate::node::Status;
 use crate::store::Store;
@@ -28,6 +28,19 @@ use crate::store::Store;
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 pub(super) const HTML: &str = "text/html";
+
+/// The problems that everything may have that acts.
+const OF_ACTS: &[Kind] = &[
+    Kind::BadParameter,
+    Kind::NotJson,
+    Kind::TooLarge,
+    Kind::ForeignOrigin,
+    Kind::KeyReused,
+    Kind::TooManyActs,
+    Kind::StoreAway,
+    Kind::StoreRefuses,
+    Kind::OutcomeUnknown,
+];
 
 /// All routes of a node.
 pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
@@ -41,7 +54,7 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
         Route::get("/readyz", "ready", Health, super::ready::<S>)
             .about("Whether the node can take part, and why not")
             .json::<Status>()
-            .also_json::<Status>(503, "The node cannot take part; `reasons` says why."),
+            .answer_json::<Status>(503, "The node cannot take part; `reasons` says why."),
         Route::get("/metrics", "metrics", Role::Metrics, metrics::metrics::<S>)
             .about("What the node counts, for Prometheus")
             .text()
@@ -73,6 +86,7 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
     all.extend(rows::of_cluster());
     all.extend(rows::of_jobs());
     all.extend(rows::of_runs());
+    all.extend(acts::of_acts());
     all.extend(screens::of_page());
     all
 }
@@ -98,6 +112,8 @@ pub(super) struct Row {
     pub answers: Vec<Answer>,
     /// The problems of its own, beside those that every route may have.
     pub problems: Vec<Kind>,
+    /// What its body may be, as JSON; `None`: it takes none.
+    pub body: Option<SchemaOf>,
     /// It answers 304 where the client has the answer already.
     pub tagged: bool,
     /// Its answers keep to the jobs of the caller: see [`Route::narrowed`].
@@ -183,6 +199,24 @@ impl<S: Store> Route<S> {
         Route::new(Method::POST, path, id, need.into(), on(MethodFilter::POST, handler))
     }
 
+    /// As [`Route::post`], for what is the same however often it is asked for.
+    pub fn put<H, T>(path: &'static str, id: &'static str, need: impl Into<Need>, handler: H) -> Route<S>
+    where
+        H: Handler<T, Api<S>>,
+        T: 'static,
+    {
+        Route::new(Method::PUT, path, id, need.into(), on(MethodFilter::PUT, handler))
+    }
+
+    /// As [`Route::post`], for what takes something away.
+    pub fn delete<H, T>(path: &'static str, id: &'static str, need: impl Into<Need>, handler: H) -> Route<S>
+    where
+        H: Handler<T, Api<S>>,
+        T: 'static,
+    {
+        Route::new(Method::DELETE, path, id, need.into(), on(MethodFilter::DELETE, handler))
+    }
+
     fn new(
         method: Method,
         path: &'static str,
@@ -192,7 +226,7 @@ impl<S: Store> Route<S> {
     ) -> Route<S> {
         let (params, answers, problems) = (Vec::new(), Vec::new(), Vec::new());
         let (tagged, narrowed) = (false, false);
-        let row = Row { method, path, id, need, summary: "", params, answers, problems, tagged, narrowed };
+        let row = Row { method, path, id, need, summary: "", params, answers, problems, body: None, tagged, narrowed };
         Route { row, handler }
     }
 
@@ -227,8 +261,14 @@ impl<S: Store> Route<S> {
         self.answer(Answer { status: 200, media: JSON, about: "The answer.", schema })
     }
 
-    /// It may also answer with this status, and JSON of this type.
-    pub fn also_json<T: JsonSchema>(self, status: u16, about: &'static str) -> Route<S> {
+    /// It acts, as a body of this type says, once for each `Idempotency-Key`.
+    pub fn acts<T: JsonSchema>(mut self) -> Route<S> {
+        self.row.body = Some(SchemaGenerator::subschema_for::<T>);
+        self.may(OF_ACTS)
+    }
+
+    /// It answers with this status, and JSON of this type.
+    pub fn answer_json<T: JsonSchema>(self, status: u16, about: &'static str) -> Route<S> {
         self.answer(Answer { status, media: JSON, about, schema: SchemaGenerator::subschema_for::<T> })
     }
 
@@ -390,7 +430,13 @@ fn allowed(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)]) 
     if caller.role < role {
         let (has, name) = (caller.role.word(), caller.name.as_deref().unwrap_or("the caller"));
         let detail = format!("{} takes the role {}, and {name} has {has}", row.path, role.word());
-        return Err(Problem::new(Kind::RoleTooLow, detail));
+        if caller.by != By::Place {
+            return Err(Problem::new(Kind::RoleTooLow, detail));
+        }
+        // Without rules nothing can be done over HTTP, from wherever.
+        let detail = format!("{detail}: start the node with --auth FILE, and send a token of that file");
+        let make = format!("fencron token new --name NAME --role {}", role.word());
+        return Err(Problem::new(Kind::RoleTooLow, detail).try_command(make));
     }
     for (name, value) in params {
         match *name {

@@ -153,19 +153,19 @@ pub(super) fn of_runs<S: Store>() -> Vec<Route<S>> {
     ]
 }
 
-fn job() -> Param {
+pub(super) fn job() -> Param {
     Param::path::<JobName>("job", "The job, as `/api/v1/jobs` lists it.")
 }
 
-fn run() -> Param {
+pub(super) fn run() -> Param {
     Param::path::<RunId>("run", "The run, as `/api/v1/runs` lists it.")
 }
 
-fn limited() -> Param {
+pub(super) fn limited() -> Param {
     Param::number("limit", "How many rows a page has; 50 by default.", (1, PAGE_MOST))
 }
 
-fn behind() -> Param {
+pub(super) fn behind() -> Param {
     Param::query::<String>("after", "From behind the page before: its `next`.")
 }
 

@@ -1,6 +1,7 @@
 //! The rows of the operator's page: its screens, and the files beside them.
 
 use super::access::{Need, Role};
+use super::acts;
 use super::routes::{Param, Route};
 use crate::job::RunId;
 use crate::page as screens;
@@ -47,6 +48,17 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
             .about("What was made once")
             .html(),
         Route::get("/store", "page_store", Viewer, screens::store::<S>).about("The store").html(),
+        Route::get("/audit", "page_audit", Role::Operator, screens::audit::<S>)
+            .narrowed()
+            .about("What people did")
+            .html(),
+        Route::post("/operate", "operate", Role::Operator, acts::operate::<S>)
+            .narrowed()
+            .about("Takes a form of the page: what an operator does")
+            .html(),
+        Route::post("/administer", "administer", Role::Admin, acts::administer::<S>)
+            .about("Takes a form of the page: what an administrator does")
+            .html(),
         // The login page needs them too, and there is nothing in them that is not in the source.
         Route::get("/assets/{file}", "page_asset", Need::Nothing, screens::asset)
             .about("A file beside the page")

@@ -7,11 +7,8 @@ use super::place::Place;
 use super::steer::{Why, acting};
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global};
-use crate::ledger::{RewindError, Rewinding, Rewound};
+use crate::ledger::{AHEAD_MOST, RewindError, Rewinding, Rewound};
 use crate::time::{Wall, written};
-
-/// How far a node's clock may be ahead of the clock here: what the node published lies in the past.
-const AHEAD_MOST: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How many names are listed.
 const NAMES_LISTED: usize = 5;

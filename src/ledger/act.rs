@@ -183,6 +183,11 @@ impl Acting {
         Acting::fresh(self.asked.clone()).once(once)
     }
 
+    /// Whether the caller gave it a key.
+    pub fn has_key(&self) -> bool {
+        self.once.is_some()
+    }
+
     /// What runs that this act asks for have behind their instants.
     pub fn call(&self, kind: char) -> String {
         format!("{kind}-{}", &self.id[..self.id.len().min(CALL_DIGITS)])

@@ -20,6 +20,10 @@ use crate::time::Wall;
 /// With what the batch's name in a watermark begins that was brought back by hand.
 const REWIND: &str = "rewind-";
 
+/// How far a node's clock may be ahead of the clock of the person that asks for a rewind: what the node published lies in the
+/// past. A clock that is ahead would decide again what is brought back, at once.
+pub const AHEAD_MOST: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// How many rewinds are remembered.
 const REMEMBERED: usize = 20;
 
@@ -44,6 +48,14 @@ pub struct Rewound {
     pub jobs: u64,
     /// How many verdicts `skipped`, of instants that had not come, were taken back.
     pub taken_back: u64,
+}
+
+impl Rewound {
+    /// What is recorded of it as an act.
+    pub fn deed(&self) -> Deed {
+        let from = self.from.map_or(String::new(), |from| format!("from {from} "));
+        Deed::new(Act::Rewind, "the schedules").with(format!("{from}to {}", self.to))
+    }
 }
 
 /// What is kept of the rewinds.
@@ -177,9 +189,7 @@ impl<S: Store> Ledger<S> {
                 .when(Compare::modified_at(self.keys.rewound(), marked_at))
                 .then(Op::put(self.keys.rewound(), encode(record)))
                 .then(Op::put(self.keys.watermark(), encode(mark)));
-            let from = rewound.from.map_or(String::new(), |from| format!("from {from} "));
-            let deed = Deed::new(Act::Rewind, "the schedules").with(format!("{from}to {}", rewound.to));
-            match self.act(acting, &deed, txn).await? {
+            match self.act(acting, &rewound.deed(), txn).await? {
                 Acted::Made => return Ok(rewound),
                 Acted::Before(_) => return Ok(self.rewinds().await?.into_iter().next().unwrap_or(rewound)),
                 Acted::Refused(_) => {}

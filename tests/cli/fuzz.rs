@@ -1,5 +1,6 @@
 //! The HTTP API, asked for all that its description allows and for much that it does not.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,7 +32,10 @@ fn tool() -> PathBuf {
 #[test]
 fn the_api_keeps_to_its_description_whatever_it_is_asked() {
     let place = Place::with(JOBS);
-    let _node = place.leader("a", &[]);
+    let token = place.json(&["token", "new", "--name", "fuzz", "--role", "operator"]);
+    place.write("auth.yaml", &format!("tokens:\n  - {}\n", token["row"]));
+    std::fs::set_permissions(place.path("auth.yaml"), PermissionsExt::from_mode(0o600)).unwrap();
+    let _node = place.leader("a", &["--auth", "auth.yaml"]);
     for (job, state) in [("fine", "succeeded"), ("wrong", "failed")] {
         let run = place.trigger(job);
         place.wait_for_state(&run, state);
@@ -39,6 +43,7 @@ fn the_api_keeps_to_its_description_whatever_it_is_asked() {
     let address = place.json(&["status"])["leader"]["address"].as_str().unwrap().to_owned();
     let mut command = Command::new(tool());
     command.args(["run", &format!("http://{address}/api/v1/openapi.json"), "--no-color", "--seed", "20261121"]);
+    command.args(["--header", &format!("Authorization: Bearer {}", token["token"].as_str().unwrap())]);
     command.args(["--max-examples", EXAMPLES, "--phases", "coverage,fuzzing", "--generation-database", "none"]);
     // It is described what a cursor and a run look like, and not which ones there are: those that are none are refused,
     // as they should be.

@@ -56,7 +56,12 @@ fn from(api: &Api<MemoryStore>, address: &str) -> Router {
 }
 
 fn request(row: &Row, headers: &[(&str, &str)]) -> Request<Body> {
-    let path = row.path.replace("{run}", RUN).replace("{job}", "deploy-a").replace("{name}", "store-away");
+    let path = row
+        .path
+        .replace("{run}", RUN)
+        .replace("{job}", "deploy-a")
+        .replace("{name}", "store-away")
+        .replace("{backfill}", "x");
     let mut request = Request::builder().method(row.method.clone()).uri(path).header("host", "node:80");
     for (name, value) in headers {
         if *name == "host" {
