@@ -1,6 +1,6 @@
 //! The HTTP listener of a node: health, the state of the cluster, and the output of runs.
 //!
-//! One table, `routes`, has everything that is answered, with what a caller needs for it.
+//! One table, `routes`, has everything that is answered, with what a caller needs for it. What acts is in `acts`.
 
 pub mod access;
 pub mod acts;
@@ -62,8 +62,8 @@ use relay::Relay;
 use routes::{Identified, Named};
 use streams::Streams;
 
-/// How large the body of a request may be, in bytes. None is needed.
-pub const BODY_MOST: usize = 16 * 1024;
+/// How large the body of a request may be, in bytes.
+pub const BODY_MOST: usize = 1024 * 1024;
 
 /// The media type of a stream of events.
 const EVENTS: &str = "text/event-stream";

@@ -10,7 +10,9 @@
 //!
 //! [`Board`]: crate::board::Board
 
+mod act;
 mod ansi;
+mod audit;
 mod changes;
 mod day;
 mod draw;
@@ -44,9 +46,10 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::board::Shared;
+use crate::config::auth::Role;
 use crate::execute::{FOLLOW_KEPT, Heard, Outputs};
 use crate::job::{JobName, RunId};
-use crate::ledger::{Attention, Find, Ledger, RunRow};
+use crate::ledger::{Attention, AuditRow, Find, FindAudit, Ledger, RunRow};
 use crate::lock::{LockName, Locks};
 use crate::node::Status;
 use crate::once::{Step, standings};
@@ -86,7 +89,10 @@ impl<S: Store> Page<S> {
     /// What every screen says to this person.
     fn frame(&self, looker: Looker) -> Frame {
         let status = self.status.borrow().clone();
-        Frame::of(&self.board.read(), &status, &self.ledger.namespace().to_string(), self.clock.both(), looker)
+        // Only the forms of those who may act have a key.
+        let key = looker.may(Role::Operator).then(|| uuid::Uuid::new_v4().simple().to_string()).unwrap_or_default();
+        let namespace = self.ledger.namespace().to_string();
+        Frame { key, ..Frame::of(&self.board.read(), &status, &namespace, self.clock.both(), looker) }
     }
 
     /// The runs in doubt that this person sees, at most `limit`, and whether there are more.
@@ -309,6 +315,16 @@ pub(crate) async fn migrations<S: Store>(State(page): State<Page<S>>, looker: Lo
         standings.filter_map(|standing| standing.once.as_mut()).for_each(|once| once.output.clear());
     }
     answer(&headers, StatusCode::OK, &migrations::markup(&migrations::Migrations { frame, standings }))
+}
+
+pub(crate) async fn audit<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {
+    let frame = page.frame(looker);
+    let seen =
+        |row: &AuditRow| row.deed.job.as_ref().map_or(frame.looker.sees_all_jobs(), |job| frame.looker.sees(job));
+    let find = FindAudit { limit: audit::ROWS, ..FindAudit::default() };
+    let rows = in_time(page.ledger.audit(&find, seen)).await;
+    let rows = rows.map(|page| (page.rows, page.next.is_some()));
+    answer(&headers, StatusCode::OK, &audit::markup(&audit::Audit { frame, rows }))
 }
 
 pub(crate) async fn store<S: Store>(State(page): State<Page<S>>, looker: Looker, headers: HeaderMap) -> Response {

@@ -1,7 +1,7 @@
 //! What people do over HTTP, and what people did.
 //!
-//! Each act is the transaction of the ledger that the commands make. A request may bear an `Idempotency-Key`, and then it is
-//! one act however often it is sent, to whatever node. What the store did not answer is a problem that says so.
+//! Each act is the transaction of the ledger that the commands make. A request may bear an `Idempotency-Key`, and then it
+//! is one act however often it is sent, to whatever node. What the store did not answer is a problem that says so.
 
 mod backfills;
 mod bulk;

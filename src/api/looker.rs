@@ -59,8 +59,8 @@ pub(super) fn without_caller(headers: &HeaderMap, uri: &Uri) -> Looker {
     }
 }
 
-/// What became of the form that was sent last, for the screen that it leads back to: `+` or `-` for whether it was done, and
-/// what to say.
+/// What became of the form that was sent last, for the screen that it leads back to: `+` or `-` for whether it was done,
+/// and what to say.
 const SAID: &str = "fencron-said";
 
 /// For how long that is shown, in seconds.

@@ -398,8 +398,12 @@ async fn checked_by(row: &Row, mut request: Request, next: Next) -> Response {
     };
     let params = request.extract_parts::<RawPathParams>().await.ok();
     let params: Vec<(&str, &str)> = params.as_ref().map(|params| params.iter().collect()).unwrap_or_default();
-    let allowed = check_origin(request.method(), request.headers(), caller.as_ref().ok())
-        .and_then(|()| allowed(row, caller, &params));
+    let allowed = match (&caller, row.need) {
+        // What comes without a name is asked for one, wherever it comes from.
+        (Err(problem), Need::Role(_)) => Err(problem.clone()),
+        (known, _) => check_origin(request.method(), request.headers(), known.as_ref().ok()),
+    };
+    let allowed = allowed.and_then(|()| allowed_to(row, caller, &params));
     let caller = match allowed {
         Ok(caller) => caller,
         Err(problem) if problem.kind == Kind::Unauthenticated && row.is_page() && request.method().is_safe() => {
@@ -419,7 +423,7 @@ async fn checked_by(row: &Row, mut request: Request, next: Next) -> Response {
 }
 
 /// That this caller may have the answer of the route. A route that needs nothing may have a caller all the same.
-fn allowed(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)]) -> Result<Option<Caller>, Problem> {
+fn allowed_to(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)]) -> Result<Option<Caller>, Problem> {
     let Need::Role(role) = row.need else { return Ok(caller.ok()) };
     let caller = caller?;
     if let By::Ticket(run) = &caller.by

@@ -20,8 +20,8 @@ use crate::time::Wall;
 /// With what the batch's name in a watermark begins that was brought back by hand.
 const REWIND: &str = "rewind-";
 
-/// How far a node's clock may be ahead of the clock of the person that asks for a rewind: what the node published lies in the
-/// past. A clock that is ahead would decide again what is brought back, at once.
+/// How far a node's clock may be ahead of the clock of the person that asks for a rewind: what the node published lies in
+/// the past. A clock that is ahead would decide again what is brought back, at once.
 pub const AHEAD_MOST: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How many rewinds are remembered.

@@ -53,10 +53,11 @@ pub(super) enum Screen {
     Leadership,
     Locks,
     Migrations,
+    Audit,
     Store,
 }
 
-const SCREENS: [(Screen, &str, &str); 8] = [
+const SCREENS: [(Screen, &str, &str); 9] = [
     (Screen::Now, "", "Now"),
     (Screen::Jobs, "jobs", "Jobs"),
     (Screen::Week, "week", "Week"),
@@ -64,6 +65,7 @@ const SCREENS: [(Screen, &str, &str); 8] = [
     (Screen::Leadership, "leadership", "Leadership"),
     (Screen::Locks, "locks", "Locks"),
     (Screen::Migrations, "migrations", "Migrations"),
+    (Screen::Audit, "audit", "Audit"),
     (Screen::Store, "store", "Store"),
 ];
 
@@ -115,6 +117,10 @@ pub(super) struct Leader {
 pub(super) struct Frame {
     /// The person who looks at it.
     pub looker: Looker,
+    /// The key of the forms of this page: sent twice, each is one act.
+    pub key: String,
+    /// All jobs are paused.
+    pub all_paused: bool,
     pub namespace: String,
     pub node: String,
     pub now: Wall,
@@ -164,6 +170,8 @@ impl Frame {
             decided: board.watermark().map(|mark| mark.instant),
             counts: board.counts_of(now, looker.jobs.as_ref().map(|jobs| move |job: &JobName| jobs.include(job))),
             troubles: troubles(board, status),
+            key: String::new(),
+            all_paused: board.are_all_paused().is_some(),
             looker,
         };
         if !frame.looker.sees_all_jobs() && !frame.troubles.is_empty() {
@@ -185,6 +193,7 @@ impl Frame {
                 Pill::Unclear("the store has said nothing to this node for a while".to_owned())
             }
             (Some(_), None) => Pill::NotFiring("no node leads".to_owned()),
+            _ if self.all_paused => Pill::Degraded("all jobs are paused".to_owned()),
             _ if self.counts.late > 0 => Pill::Degraded(format!("{} late", count(self.counts.late, "job"))),
             _ => match self.troubles.first() {
                 Some(trouble) => Pill::Degraded(trouble.clone()),
@@ -267,7 +276,7 @@ pub(super) fn page(frame: &Frame, at: (Screen, Depth), title: &str, live: u32, b
             }
             nav aria-label="Screens" {
                 @for (other, path, name) in SCREENS {
-                    @if frame.looker.may_open(path) {
+                    @if frame.looker.may_open(path) && (other != Screen::Audit || frame.looker.may_act()) {
                         a href={ (up) (path) } aria-current=[(other == screen).then_some("page")] {
                             (name) (badge(other, frame))
                         }
@@ -276,6 +285,7 @@ pub(super) fn page(frame: &Frame, at: (Screen, Depth), title: &str, live: u32, b
             }
         }
         main id="main" tabindex="-1" {
+            (said(&frame.looker))
             (stale(frame))
             (body)
         }
@@ -422,6 +432,18 @@ fn leader_line(frame: &Frame) -> Markup {
                 @if leader.is_here && let Some(left) = frame.trusted_for { ", trusted for " (took(left)) }
             }
             None => "no leader",
+        }
+    }
+}
+
+/// What became of the form that the person sent last.
+fn said(looker: &Looker) -> Markup {
+    html! {
+        @if let Some((is_done, text)) = &looker.said {
+            p.notice.(if *is_done { "ok" } else { "bad" }) id="said" role="status" {
+                @if *is_done { b { "Done. " } } @else { b { "Nothing was done. " } }
+                (foreign(text))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
+use super::act::{self, Ask, Field};
 use super::draw::{self, Bar};
 use super::frame::{Depth, Frame, Screen, page};
 use super::tables::run_link;
@@ -103,6 +104,8 @@ pub(super) fn markup(view: &JobView) -> Markup {
                     (fact("Paused", &html! {
                         (instant_and_distance(paused.at, now))
                         @if !paused.by.is_empty() { " by " (foreign(&paused.by)) }
+                        @if let Some(until) = paused.until { ", until " (instant_and_distance(until, now)) }
+                        @if !paused.reason.is_empty() { ": " (foreign(&paused.reason)) }
                     }))
                 }
             }
@@ -115,6 +118,7 @@ pub(super) fn markup(view: &JobView) -> Markup {
                 }
                 " " (command(&format!("runs --job {}", row.name)))
             }
+            div.acts { (acts(view)) }
         }
         (coming(view))
         (charts(view))
@@ -122,6 +126,20 @@ pub(super) fn markup(view: &JobView) -> Markup {
         (definition(view))
     };
     page(frame, (Screen::Jobs, Depth::Below), row.name.as_str(), 2, &body)
+}
+
+/// The forms by which a person acts on the job.
+fn acts(view: &JobView) -> Markup {
+    let (frame, row) = (&view.frame, &view.row);
+    let name = row.name.as_str();
+    html! {
+        (act::form(frame, "../", Ask::operator("trigger", name, "Run now", &[Field::Params])))
+        @if row.paused.is_some() {
+            (act::form(frame, "../", Ask::operator("resume", name, "Resume", &[])))
+        } @else {
+            (act::form(frame, "../", Ask::operator("pause", name, "Pause", &[Field::For])))
+        }
+    }
 }
 
 fn when(row: &JobRow) -> Markup {

@@ -3,11 +3,13 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::act;
 use super::draw;
 use super::frame::{Depth, Frame, Screen, page};
 use super::tables::job_link;
 use super::words::{command, foreign, grouped, instant, instant_and_distance, job_state, verdict};
 use crate::board::{Board, Cursor, Filter, FindJobs, JobRow, NotACursor, Order};
+use crate::config::auth::Role;
 use crate::job::Trigger;
 use crate::scheduler::run::STRIP_MOST;
 
@@ -197,11 +199,13 @@ fn nothing(view: &Jobs) -> Markup {
 }
 
 fn table(view: &Jobs) -> Markup {
-    let now = view.frame.view();
+    let (now, may_act) = (view.frame.view(), view.frame.looker.may(Role::Operator));
     html! {
+        (act::bulk(&view.frame))
         table.rows.jobs {
             thead {
                 tr {
+                    @if may_act { th.tick { span.away { "Tick" } } }
                     th { "Job" }
                     th { "State" }
                     th { "Last " (STRIP_MOST) }
@@ -214,6 +218,7 @@ fn table(view: &Jobs) -> Markup {
             tbody {
                 @for Row { job, local } in &view.rows {
                     tr {
+                        @if may_act { td.tick { (act::tick(&view.frame, job.name.as_str())) } }
                         td {
                             (job_link("", &job.name))
                             @if let Some(description) = &job.description { small { (foreign(description)) } }

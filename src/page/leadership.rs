@@ -2,8 +2,9 @@
 
 use maud::{Markup, html};
 
+use super::act::{self, Ask, Field};
 use super::draw::{self, Span};
-use super::frame::{Depth, Frame, Screen, page};
+use super::frame::{Depth, Frame, Leader, Screen, page};
 use super::words::{
     Look, Viewpoint, command, distance, fact, foreign, instant, instant_and_distance, instant_or, shown, state, took,
 };
@@ -98,6 +99,7 @@ fn present(view: &Leadership) -> Markup {
                         (fact("Decided up to", &instant_or("nothing yet", frame.decided, frame.view())))
                     }
                     p.do { (command("step-down")) }
+                    div.acts { (steps_down(frame, leader)) }
                 }
                 None => {
                     h1 { "No node leads" }
@@ -108,8 +110,25 @@ fn present(view: &Leadership) -> Markup {
                     p.do { (command("status")) }
                 }
             }
+            div.acts { (pauses(frame)) }
         }
     }
+}
+
+/// The form that lets another node lead.
+fn steps_down(frame: &Frame, leader: &Leader) -> Markup {
+    let (Some(node), Some(fence)) = (&leader.node, leader.fence) else { return html! {} };
+    let fence = fence.to_string();
+    let fields = [Field::Hidden("fence", &fence), Field::Confirm(node)];
+    act::form(frame, "", Ask::admin("step_down", node, "Let another node lead", &fields))
+}
+
+/// The form that pauses all jobs, or lets them go on.
+fn pauses(frame: &Frame) -> Markup {
+    if frame.all_paused {
+        return act::form(frame, "", Ask::admin("resume_all", "all jobs", "Resume all jobs", &[]));
+    }
+    act::form(frame, "", Ask::admin("pause_all", "all jobs", "Pause all jobs", &[Field::For]))
 }
 
 fn queue(view: &Leadership) -> Markup {

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::act::{self, Ask, Field};
 use super::frame::{Depth, Frame, Screen, page};
 use super::words::{Look, Viewpoint, command, foreign, instant_and_distance, state};
 use crate::lock::{Bar, LOCKS_LISTED, Listing, LockKind, LockListed, LockName, SemaphoreListed};
@@ -29,14 +30,15 @@ pub(super) fn markup(view: &LocksView) -> Markup {
                 Ok(listing) if listing.locks.is_empty() && listing.semaphores.is_empty() => p.empty {
                     "Nothing is held, and nothing is waited for."
                 },
-                Ok(listing) => (table(listing, view.frame.view())),
+                Ok(listing) => (table(listing, &view.frame)),
             }
         }
     };
     page(&view.frame, (Screen::Locks, Depth::Top), "Locks", 2, &body)
 }
 
-fn table(listing: &Listing, now: Viewpoint) -> Markup {
+fn table(listing: &Listing, frame: &Frame) -> Markup {
+    let now = frame.view();
     let semaphores: Vec<&SemaphoreListed> =
         listing.semaphores.iter().filter(|listed| !listed.held.is_empty() || listed.waiting > 0).collect();
     html! {
@@ -53,7 +55,7 @@ fn table(listing: &Listing, now: Viewpoint) -> Markup {
                 }
             }
             tbody {
-                @for lock in listing.locks.iter().take(ROWS_MOST) { (lock_row(lock, now)) }
+                @for lock in listing.locks.iter().take(ROWS_MOST) { (lock_row(lock, frame)) }
                 @for semaphore in semaphores.into_iter().take(ROWS_MOST) { (semaphore_row(semaphore, now)) }
             }
         }
@@ -68,7 +70,8 @@ fn table(listing: &Listing, now: Viewpoint) -> Markup {
     }
 }
 
-fn lock_row(lock: &LockListed, now: Viewpoint) -> Markup {
+fn lock_row(lock: &LockListed, frame: &Frame) -> Markup {
+    let now = frame.view();
     html! {
         tr {
             td.name { (foreign(lock.name.as_str())) }
@@ -84,9 +87,22 @@ fn lock_row(lock: &LockListed, now: Viewpoint) -> Markup {
             td.num data-l="fence" { @if let Some(holder) = &lock.holder { (holder.fence) } }
             td data-l="since" { @if let Some(holder) = &lock.holder { (instant_and_distance(holder.since, now)) } }
             td.num data-l="waiting" { (lock.waiting) }
-            td.do { (command(&revoke(&lock.name))) }
+            td.do { (command(&revoke(&lock.name))) (revokes(lock, frame)) }
         }
     }
+}
+
+/// The form that takes a lock away.
+fn revokes(lock: &LockListed, frame: &Frame) -> Markup {
+    let Some(holder) = lock.holder.as_ref().filter(|_| lock.name != LockName::leader()) else { return html! {} };
+    let kind = match lock.name.kind() {
+        LockKind::Named => "lock",
+        LockKind::Migrations => "migrations",
+        LockKind::Once => "once",
+    };
+    let (name, fence) = (lock.name.as_str(), holder.fence.to_string());
+    let fields = [Field::Hidden("fence", &fence), Field::Hidden("kind", kind), Field::Confirm(name)];
+    act::form(frame, "", Ask::admin("unlock", name, "Revoke it", &fields))
 }
 
 /// The command that takes a lock away.

@@ -19,6 +19,8 @@ pub(crate) struct Looker {
     pub refused: &'static [&'static str],
     /// There is a login that can be ended.
     pub has_login: bool,
+    /// What became of the form that this person sent last: whether it was done, and what to say.
+    pub said: Option<(bool, String)>,
     pub zones: Zones,
     pub theme: Theme,
     /// What is looked at, as this node has it: a path, with its query.
@@ -29,6 +31,16 @@ impl Looker {
     /// Whether the job is there for this person: the page passes over the others as if they did not exist.
     pub(super) fn sees(&self, job: &JobName) -> bool {
         self.jobs.as_ref().is_none_or(|jobs| jobs.include(job))
+    }
+
+    /// Whether the person has this role, or a higher one.
+    pub(super) fn may(&self, role: Role) -> bool {
+        self.role >= role
+    }
+
+    /// Whether the person may do something.
+    pub(super) fn may_act(&self) -> bool {
+        self.may(Role::Operator)
     }
 
     pub(super) fn sees_all_jobs(&self) -> bool {

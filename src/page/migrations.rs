@@ -2,9 +2,10 @@
 
 use maud::{Markup, html};
 
+use super::act::{self, Ask};
 use super::ansi;
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, Viewpoint, command, foreign, instant, state, took};
+use super::words::{Look, command, foreign, instant, state, took};
 use crate::once::{Standing, State};
 
 /// How many recorded migrations are shown, the newest.
@@ -33,7 +34,7 @@ pub(super) fn markup(view: &Migrations) -> Markup {
                     "There is none: none was begun, and the jobs file of this node has none. " (command("migrate status"))
                 },
                 Ok((standings, is_cut)) => {
-                    (table(standings, view.frame.view()))
+                    (table(standings, &view.frame))
                     @if *is_cut {
                         p {
                             "Of those that were begun, these are the last "
@@ -50,7 +51,7 @@ pub(super) fn markup(view: &Migrations) -> Markup {
 }
 
 /// What comes next first, and then what was made, the newest first.
-fn table(standings: &[Standing], view: Viewpoint) -> Markup {
+fn table(standings: &[Standing], frame: &Frame) -> Markup {
     let (begun, new): (Vec<&Standing>, Vec<&Standing>) = standings.iter().partition(|standing| standing.once.is_some());
     html! {
         table.rows {
@@ -67,12 +68,16 @@ fn table(standings: &[Standing], view: Viewpoint) -> Markup {
                     th { "Do" }
                 }
             }
-            tbody { @for standing in new.into_iter().chain(begun.into_iter().rev()) { (row(standing, view)) } }
+            tbody { @for standing in new.into_iter().chain(begun.into_iter().rev()) { (row(standing, frame)) } }
         }
     }
 }
 
-fn row(standing: &Standing, view: Viewpoint) -> Markup {
+/// How a migration may be settled.
+const SETTLED: &[(&str, &str)] = &[("done", "It was made"), ("retry", "Make it again")];
+
+fn row(standing: &Standing, frame: &Frame) -> Markup {
+    let view = frame.view();
     let look = match standing.state {
         State::Pending => Look::Waiting,
         State::Running => Look::Running,
@@ -81,7 +86,7 @@ fn row(standing: &Standing, view: Viewpoint) -> Markup {
         State::Failed => Look::Bad,
         State::Unknown => Look::Unknown,
     };
-    let act = match standing.state {
+    let settle = match standing.state {
         State::Failed | State::Unknown => format!("migrate resolve {} --as done", standing.id),
         State::Pending | State::Running | State::Lost | State::Done => "migrate status".to_owned(),
     };
@@ -112,7 +117,12 @@ fn row(standing: &Standing, view: Viewpoint) -> Markup {
                     (took(to.since(from)))
                 }
             }
-            td.do { (command(&act)) }
+            td.do {
+                (command(&settle))
+                @if matches!(standing.state, State::Failed | State::Unknown | State::Lost) {
+                    (act::choices(frame, "", Ask::admin("resolve_migration", &standing.id, "", &[]), ("as", SETTLED)))
+                }
+            }
         }
     }
 }

@@ -200,7 +200,7 @@ fn unknown(view: &Now) -> Markup {
             Ok((runs, more)) => {
                 div id="unknown" {
                 p.caption { "Nothing says how these runs ended, and nothing repeats them before a person does" }
-                (tables::in_doubt(runs))
+                (tables::in_doubt(&view.frame, runs))
             }
                 @if *more { p { a href="trouble" { "There are more runs in doubt" } } }
             }

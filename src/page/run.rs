@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
+use super::act::{self, Ask, Field};
 use super::ansi;
 use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Screen, page};
@@ -108,6 +109,7 @@ pub(super) fn markup(view: &RunView) -> Markup {
             h1 { "Run " span.id { (view.id) } }
             p.verdict { (how(view)) }
             p.do { @for act in acts(view) { (command(&act)) " " } }
+            div.acts { (forms(view)) }
         }
         (way(view))
         (output(view))
@@ -182,6 +184,30 @@ fn acts(view: &RunView) -> Vec<String> {
         RunRow::Done(_) => vec![format!("logs {id}"), format!("trigger {}", id.job())],
     }
 }
+
+/// The forms by which a person acts on the run.
+fn forms(view: &RunView) -> Markup {
+    let (frame, id) = (&view.frame, view.id.as_str());
+    let job = view.id.job();
+    html! {
+        @match &view.row {
+            RunRow::Open(_) => (act::form(frame, "../", Ask::operator("cancel", id, "Cancel", &[]))),
+            RunRow::Done(done) => {
+                @if done.verdict == Verdict::Unknown {
+                    (act::form(frame, "../", Ask::operator("resolve", id, "Settle it", &[HOW])))
+                }
+                (act::form(frame, "../", Ask::operator("trigger", job.as_str(), "Run the job again", &[])))
+            }
+        }
+    }
+}
+
+/// How a run in doubt may be settled.
+const HOW: Field<'static> = Field::One {
+    name: "as",
+    label: "It",
+    of: &[("succeeded", "succeeded"), ("failed", "failed"), ("retry", "has to run again")],
+};
 
 fn by(claimant: Option<&Claimant>) -> Markup {
     html! {

@@ -2,6 +2,8 @@
 
 use maud::{Markup, html};
 
+use super::act::{self, Ask};
+use super::frame::Frame;
 use super::jobs::word_of;
 use super::words::{Viewpoint, command, foreign, grouped, instant_and_distance, instant_or, job_state, verdict};
 use crate::board::{Filter, JobRow, JobState};
@@ -23,8 +25,11 @@ pub(super) fn all_jobs(state: Filter, shown: usize, all: usize) -> Markup {
     html! { @if all > shown { p { a href={ "jobs?state=" (word) } { "All " (grouped(all)) " " (word) " jobs" } } } }
 }
 
+/// How a run in doubt may be settled.
+const SETTLED: &[(&str, &str)] = &[("succeeded", "It succeeded"), ("failed", "It failed"), ("retry", "Run it again")];
+
 /// Runs in doubt, each with the commands that settle it.
-pub(super) fn in_doubt(runs: &[RunId]) -> Markup {
+pub(super) fn in_doubt(frame: &Frame, runs: &[RunId]) -> Markup {
     html! {
         table.rows {
             thead { tr { th { "Run" } th { "Verdict" } th { "Settle it" } } }
@@ -37,6 +42,7 @@ pub(super) fn in_doubt(runs: &[RunId]) -> Markup {
                             @for how in ["succeeded", "failed", "retry"] {
                                 div { (command(&format!("resolve {run} --as {how}"))) }
                             }
+                            (act::choices(frame, "", Ask::operator("resolve", run.as_str(), "", &[]), ("as", SETTLED)))
                         }
                     }
                 }

@@ -64,6 +64,7 @@ fn looker() -> Looker {
         jobs: None,
         refused: &[],
         has_login: false,
+        said: None,
         zones: Zones::Jobs,
         theme: Theme::System,
         path: "/".to_owned(),

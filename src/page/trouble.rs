@@ -65,7 +65,7 @@ fn unknown(view: &Trouble) -> Markup {
                 },
                 Ok((runs, more)) => {
                     p.muted { "Nothing says how these runs ended, and nothing repeats them before a person does." }
-                    (tables::in_doubt(runs))
+                    (tables::in_doubt(&view.frame, runs))
                     @if *more { p { "There are more: " (command("runs --state unknown --limit 10000")) } }
                 }
             }

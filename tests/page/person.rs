@@ -9,7 +9,7 @@ use crate::support::browser::{Browser, Look, Window};
 use crate::support::until;
 
 /// A node with rules, and the tokens of an operator and of a viewer who is narrowed to one job.
-async fn guarded() -> (Scene, Node, [String; 2]) {
+pub(crate) async fn guarded() -> (Scene, Node, [String; 2]) {
     let scene = Scene::with(JOBS);
     let mut file = String::from("tokens:\n");
     let mut token = |arguments: &[&str]| {
@@ -29,7 +29,7 @@ async fn guarded() -> (Scene, Node, [String; 2]) {
 }
 
 /// Logs in at the page of the login.
-async fn log_in(window: &Window<'_>, token: &str) {
+pub(crate) async fn log_in(window: &Window<'_>, token: &str) {
     window.until_it_says("main", "Log in").await;
     window.write("#token", &format!("{token}\n")).await;
 }

@@ -201,8 +201,8 @@ fn text_of(done: &Done) -> String {
     format!("{}: {}{detail}{already}", deed.act.word().replace('_', " "), deed.on)
 }
 
-/// Leads back to the screen, with what became of it. An outcome that is unknown stays as it is: to load that page again is to
-/// send the same form again.
+/// Leads back to the screen, with what became of it. An outcome that is unknown stays as it is: to load that page again is
+/// to send the same form again.
 fn answer(said: &Said, peer: &Peer, done: Result<String, Problem>) -> Result<Response, Problem> {
     let text = match done {
         Ok(text) => format!("+{text}"),

@@ -16,7 +16,8 @@ use crate::store::memory::MemoryStore;
 use crate::store::sqlite::SqliteStore;
 use crate::time::Clock;
 
-const JOBS: &str = "version: 1\njobs:\n  a: {schedule: '0 * * * *', shell: 'true'}\n  b: {schedule: '@hourly', shell: 'true'}\n  \
+const JOBS: &str = "version: 1\njobs:\n  a: {schedule: '0 * * * *', shell: 'true'}\n  \
+                    b: {schedule: '@hourly', shell: 'true'}\n  \
                     web: {schedule: '@hourly', http: {url: 'http://localhost:1/'}}\n";
 
 /// A node with an operator, an admin, and an operator of `b`.
@@ -219,7 +220,8 @@ async fn a_bulk_has_a_result_for_each_and_keeps_to_the_jobs_of_its_caller() {
 async fn a_backfill_is_looked_at_asked_for_followed_and_stopped() {
     let api = memory().await;
     let router = from(&api);
-    let body = |dry_run: bool| json!({"job": "a", "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T05:00:00Z", "dry_run": dry_run});
+    let (first, end) = ("2026-01-01T00:00:00Z", "2026-01-01T05:00:00Z");
+    let body = |dry_run: bool| json!({"job": "a", "from": first, "to": end, "dry_run": dry_run});
     let (code, _, plan) = Ask::post("/api/v1/backfills", body(true)).to(&router).await;
     assert_eq!((code, &plan["instants"], &plan["asked"]["not run"]), (200, &5.into(), &5.into()), "{plan:#}");
     let ask = || Ask { key: Some("k"), ..Ask::post("/api/v1/backfills", body(false)) };
