@@ -170,6 +170,32 @@ fn output_is_followed_as_events_over_all_attempts_to_the_verdict() {
 }
 
 #[test]
+fn what_ended_in_an_hour_is_known_to_the_next_leader() {
+    let place = Place::with(JOBS);
+    let mut first = place.leader("a", &[]);
+    let run = place.trigger("fine");
+    place.wait_for_state(&run, "succeeded");
+    first.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(first.ended().code(), Some(0));
+    let _second = place.leader("b", &[]);
+    let address = address_of(&place, "b");
+    let counted = || {
+        let stats = get(&address, "/api/v1/stats");
+        let rows = stats["items"].as_array().unwrap().clone();
+        let sum = |of: &str, member: &str| rows.iter().map(|row| row[of][member].as_u64().unwrap_or(0)).sum::<u64>();
+        (sum("runs", "succeeded"), sum("runs", "failed"), sum("lateness", "count"))
+    };
+    assert_eq!(counted(), (1, 0, 1));
+    let page = begin(&address, "/", &["Accept: text/html"]).whole();
+    assert!(page.contains("The last 24 hours") && page.contains("runs --state succeeded"), "{page}");
+    assert_eq!(get(&address, "/api/v1/stats?until=2026-01-01T00:00:00Z")["items"], serde_json::json!([]));
+    let backwards = "/api/v1/stats?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z";
+    let refused = begin(&address, backwards, &[]);
+    assert!(refused.head.starts_with("http/1.0 400"), "{}", refused.head);
+    assert!(refused.whole().contains("since: an instant that is not after"));
+}
+
+#[test]
 fn output_of_another_node_is_read_through_any_node() {
     let place = Place::with(JOBS);
     let leader = place.leader("a", &[]);
