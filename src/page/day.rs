@@ -5,11 +5,11 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use super::draw::{Column, columns};
-use super::words::{Look, command, foreign, grouped, verdict};
+use super::words::{Look, command, foreign, grouped, took, verdict};
 use crate::job::Verdict;
 use crate::ledger::HourRow;
 use crate::scheduler::hour::{LATENESS_MS, hour_of};
-use crate::time::{Wall, written};
+use crate::time::Wall;
 
 /// How far back it goes.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -113,7 +113,7 @@ fn lateness(hours: &[HourRow], now: Wall) -> Markup {
 
 fn within(bound: Option<u64>) -> String {
     match bound {
-        Some(millis) => format!("within {}", written(Duration::from_millis(millis))),
+        Some(millis) => format!("within {}", took(Duration::from_millis(millis))),
         None => "more than 5 min late".to_owned(),
     }
 }
@@ -145,7 +145,7 @@ mod tests {
         let old = HourRow { hour: at("2026-11-26T06:00:00Z"), counts: counts.clone() };
         let hours = Ok(vec![old, HourRow { hour: at("2026-11-27T06:00:00Z"), counts }]);
         let drawn = markup(&hours, at("2026-11-27T07:30:00Z")).into_string();
-        for words in ["1,200", "06:00Z: 1,200", "runs --state succeeded", ">7<", "runs --state skipped", "within 50ms"]
+        for words in ["1,200", "06:00Z: 1,200", "runs --state succeeded", ">7<", "runs --state skipped", "within 50 ms"]
         {
             assert!(drawn.contains(words), "{words}: {drawn}");
         }

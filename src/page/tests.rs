@@ -97,6 +97,32 @@ fn last(verdict: crate::job::Verdict, strip: &str) -> Last {
 const NIGHTLY: &str = "  nightly: {schedule: '30 2 * * *', timezone: Europe/Berlin, command: [echo, x]}\n";
 
 #[test]
+fn what_shows_a_state_is_not_moved_out_of_sight() {
+    use words::Look;
+    let style = include_str!("page.css");
+    let out_of_sight = |line: &&str| line.contains("position: absolute") || line.contains("display: none");
+    let looks = [
+        Look::Good,
+        Look::Bad,
+        Look::TimedOut,
+        Look::Unknown,
+        Look::Late,
+        Look::Running,
+        Look::Waiting,
+        Look::Cancelled,
+        Look::Skipped,
+        Look::Paused,
+        Look::Idle,
+    ];
+    for class in looks.into_iter().flat_map(|look| look.class().split(' ')) {
+        let name = format!(".{class}");
+        let names_it = |line: &&str| line.split([' ', ',', '{', ':']).any(|part| part == name);
+        let rule = style.lines().filter(out_of_sight).find(names_it);
+        assert_eq!(rule, None, "a state is shown with the class {class}");
+    }
+}
+
+#[test]
 fn the_pill_says_whether_jobs_are_fired() {
     let mut board = board(NIGHTLY);
     assert_eq!(frame(&board, NOW).firing, Pill::Firing);
