@@ -15,7 +15,8 @@ use super::{Exit, Failure, Global, file};
 use crate::api::view::{Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
 use crate::config::Config;
 use crate::job::{Code, JobName, RunId, Trigger, Verdict};
-use crate::ledger::{Find, Ledger};
+use crate::ledger::{Find, HourRow, Ledger};
+use crate::scheduler::hour::HourCounts;
 use crate::scheduler::run::Last;
 use crate::store::{AnyStore, StoreError};
 use crate::time::{Wall, written};
@@ -23,15 +24,39 @@ use crate::time::{Wall, written};
 /// Prints the leader, the nodes, and what keeps jobs from being fired.
 pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
-    let overview = Overview::look(&place.ledger(), &place.recalling(global), place.clock.wall()).await?;
-    terminal.show(&overview, status_text)?;
+    let (ledger, now) = (place.ledger(), place.clock.wall());
+    let overview = Overview::look(&ledger, &place.recalling(global), now).await?;
+    let hours = ledger.hours(now.minus(DAY), now).await?;
+    terminal.show(&overview, |overview| status_text(overview, &hours))?;
     Ok(Exit::Done)
+}
+
+/// How far back `status` counts what ended.
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// What ended in these hours, in a line; nothing where nothing was counted.
+fn ended_text(hours: &[HourRow]) -> String {
+    let mut all = HourCounts::default();
+    hours.iter().for_each(|row| all.merge(&row.counts));
+    let skipped = all.skips.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
+    let of = |how: Verdict| match how {
+        Verdict::Skipped => skipped,
+        _ => all.runs.get(how.as_str()).copied().unwrap_or_default(),
+    };
+    let parts = Verdict::ALL.map(|how| (of(how), how)).into_iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = parts.map(|(count, how)| format!("{count} {how}")).collect();
+    if parts.is_empty() {
+        return String::new();
+    }
+    let late = all.late.quantile(0.99).map(|bound| written(Duration::from_millis(bound)));
+    let late = late.map(|bound| format!("; 99 of 100 started within {bound}")).unwrap_or_default();
+    format!("last 24h   {}{late}\n", parts.join(", "))
 }
 
 /// Where in a line of `status` begins what is said.
 const INDENT: usize = "namespace  ".len();
 
-fn status_text(overview: &Overview) -> String {
+fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
     let mut text = format!("namespace  {}\n", overview.namespace);
     let store = &overview.store;
     text += &format!("store      {} {}{}\n", store.kind, store.version, size_text(store));
@@ -45,6 +70,7 @@ fn status_text(overview: &Overview) -> String {
     if let Some(mark) = overview.watermark {
         text += &format!("decided    up to {mark}\n");
     }
+    text += &ended_text(hours);
     if !overview.paused.is_empty() {
         let paused: Vec<&str> = overview.paused.iter().map(JobName::as_str).collect();
         text += &format!("paused     {}\n", paused.join(", "));
