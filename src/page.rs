@@ -46,7 +46,6 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::board::Shared;
-use crate::config::auth::Role;
 use crate::execute::{FOLLOW_KEPT, Heard, Outputs};
 use crate::job::{JobName, RunId};
 use crate::ledger::{Attention, AuditRow, Find, FindAudit, Ledger, RunRow};
@@ -90,7 +89,7 @@ impl<S: Store> Page<S> {
     fn frame(&self, looker: Looker) -> Frame {
         let status = self.status.borrow().clone();
         // Only the forms of those who may act have a key.
-        let key = looker.may(Role::Operator).then(|| uuid::Uuid::new_v4().simple().to_string()).unwrap_or_default();
+        let key = if looker.may_act() { uuid::Uuid::new_v4().simple().to_string() } else { String::new() };
         let namespace = self.ledger.namespace().to_string();
         Frame { key, ..Frame::of(&self.board.read(), &status, &namespace, self.clock.both(), looker) }
     }

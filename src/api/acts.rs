@@ -140,7 +140,7 @@ fn refused(error: AskError, acting: &Acting) -> Problem {
         AskError::NotInDoubt { run, verdict } => Problem::new(Kind::NotInDoubt, text).of(&run).with("verdict", verdict),
         AskError::Changed { run } => Problem::new(Kind::Changed, text).of(&run),
         AskError::Moved { .. } => Problem::new(Kind::Changed, text),
-        AskError::AlreadySo { .. } | AskError::UnderWay { .. } | AskError::IsDone(_) => {
+        AskError::AlreadySo { .. } | AskError::UnderWay { .. } | AskError::IsDone(_) | AskError::Unconfigured(_) => {
             Problem::new(Kind::NotNow, text)
         }
         AskError::WrongStretch(_) | AskError::NoParams { .. } => Problem::new(Kind::BadParameter, text),
@@ -192,9 +192,10 @@ impl<S: Store> Api<S> {
             board.job(job, self.clock.wall()).ok_or_else(|| Problem::no_such_job(job))?;
             board.definition(job).cloned()
         };
-        if let Some(definition) = definition {
-            check_params(&definition, &params).map_err(|error| refused(error, acting))?;
-        }
+        let Some(definition) = definition else {
+            return Err(Problem::new(Kind::NotNow, AskError::Unconfigured(job.clone())));
+        };
+        check_params(&definition, &params).map_err(|error| refused(error, acting))?;
         self.make(acting, self.ledger.trigger(acting, job, params)).await
     }
 

@@ -178,19 +178,20 @@ pub(super) async fn known_job(
         .into())
 }
 
-/// Where the job is, that it is, and what the file says of it where there is one.
+/// Where the job is, that it is, and what the file says of it where there is one of this namespace: the inner `None` says
+/// that the file does not have the job.
 async fn job_at(
     (name, file): (&str, Option<&Path>),
     global: &Global,
     terminal: &Terminal,
-) -> anyhow::Result<(Place, JobName, Option<Arc<Job>>)> {
+) -> anyhow::Result<(Place, JobName, Option<Option<Arc<Job>>>)> {
     let config = look::config_beside(file, terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
     let config = config.filter(|config| config.namespace == place.namespace.as_str());
     let job = known_job(&place.ledger(), name, config.as_ref()).await?;
     // What is asked for may come before the first node: it would find a namespace with keys, and none to count from.
     place.recalling(global).found().await?;
-    let definition = config.and_then(|config| config.jobs.get(&job).cloned());
+    let definition = config.map(|config| config.jobs.get(&job).cloned());
     Ok((place, job, definition))
 }
 
@@ -208,8 +209,10 @@ pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut 
     let params = Params::new(given).map_err(|error| Failure::wrong(error.to_string()))?;
     let at = (args.job.job.as_str(), args.job.file.as_deref());
     let (place, job, definition) = job_at(at, global, terminal).await?;
-    if let Some(definition) = definition {
-        check_params(&definition, &params)?;
+    match definition {
+        Some(Some(definition)) => check_params(&definition, &params)?,
+        Some(None) => return Err(AskError::Unconfigured(job).into()),
+        None => {}
     }
     let has_leader = has_leader(&place, global).await?;
     let (ledger, acting) = (place.ledger(), acting(&place, &args.why));

@@ -43,6 +43,8 @@ pub enum AskError {
     WrongStretch(String),
     #[error("{job} is {kind}, which takes no parameters: ask for the run without them")]
     NoParams { job: JobName, kind: &'static str },
+    #[error("{0} is not in the jobs file any more: its run would be cancelled. Put the job back, then run it")]
+    Unconfigured(JobName),
     #[error("there is no backfill {0}: it was never asked for, or it is kept no longer")]
     NoSuchBackfill(String),
     #[error("{name} is under way: {node} runs it. Wait for it to end, or stop it there")]

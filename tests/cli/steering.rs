@@ -369,3 +369,14 @@ fn what_people_do_is_recorded_with_who_and_why_and_a_pause_ends_by_itself() {
     place.run(&["audit", "--act", "x"]).fails(2, &["step_down"]);
     place.run(&["pause", "fine", "--until", "2020-01-01T00:00:00Z"]).fails(2, &["is over already"]);
 }
+
+#[test]
+fn a_job_that_the_file_does_not_have_any_more_is_not_triggered() {
+    let place = Place::new();
+    let _node = place.leader("a", &[]);
+    let run = place.trigger("daily");
+    place.wait_for_state(&run, "succeeded");
+    place.write("other.yaml", "version: 1\nnamespace: shop\njobs: {}\n");
+    place.run(&["trigger", "daily", "--file", "other.yaml"]).fails(1, &["daily is not in the jobs file any more"]);
+    assert_eq!(place.json(&["runs"]).as_array().unwrap().len(), 1);
+}

@@ -31,7 +31,7 @@ fn of_jobs<S: Store>() -> Vec<Route<S>> {
             .param(job())
             .acts::<Trigger>()
             .answer_json::<DeedView>(201, "The run is asked for: `Location` leads to it.")
-            .may(&[Kind::NoSuchJob]),
+            .may(&[Kind::NoSuchJob, Kind::NotNow]),
         Route::put("/api/v1/jobs/{job}/pause", "pause", Operator, super::pause::<S>)
             .about("Pauses a job: its occurrences are skipped")
             .param(job())

@@ -166,8 +166,11 @@ async fn what_is_asked_for_wrongly_is_refused_and_leaves_no_record() {
     let api = memory().await;
     let router = from(&api);
     let long = "x".repeat(501);
+    let known = crate::scheduler::run::Known { fingerprint: "x".into(), since: api.clock.wall() };
+    api.board.write().known(&JobName::new("gone").unwrap(), Some(&known));
     for (ask, code, says) in [
         (Ask::post("/api/v1/jobs/none/runs", Value::Null), 404, "there is no job none"),
+        (Ask::post("/api/v1/jobs/gone/runs", Value::Null), 409, "gone is not in the jobs file any more"),
         (Ask::post("/api/v1/jobs/web/runs", json!({"params": {"x": "1"}})), 400, "takes no parameters"),
         (Ask::post("/api/v1/jobs/a/runs", json!({"params": {"X": "1"}})), 400, "params: "),
         (Ask::post("/api/v1/jobs/a/runs", json!({"parms": {}})), 400, "unknown field"),

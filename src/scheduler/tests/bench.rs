@@ -656,6 +656,12 @@ impl Bench {
         }
     }
 
+    /// Pauses a job, or (`None`) all, until then; without an instant, it is resumed.
+    pub fn pause_until(&mut self, job: Option<&str>, until: Option<Wall>) {
+        let version = self.ledger.next();
+        self.ledger.log.push((Change::Paused(job.map(name), until), version));
+    }
+
     /// The process says that it has started.
     pub fn started(&mut self, at: usize, run: &RunId) {
         let process = &self.nodes[at].running[run];

@@ -74,3 +74,20 @@ fn a_claim_that_is_not_acknowledged_extends_no_row() {
     assert_eq!(bench.verdicts(), ["a@180 skipped: the job is paused (3 since 60)"]);
     bench.assert_complete();
 }
+
+#[test]
+fn a_pause_ends_with_what_starts_at_its_end_whether_it_is_of_one_job_or_of_all() {
+    for (which, why) in [(Some("a"), "the job is paused"), (None, "all jobs are paused")] {
+        let mut bench = Bench::leading([job("a")]);
+        bench.pause_until(which, Some(at(180)));
+        bench.pass(secs(180));
+        assert_eq!(bench.verdicts(), [format!("a@120 skipped: {why} (2 since 60)")]);
+        bench.succeeds(&run("a", 180));
+        bench.pause_until(which, Some(Wall::MAX));
+        bench.pass(secs(60));
+        bench.pause_until(which, None);
+        bench.pass(secs(60));
+        bench.succeeds(&run("a", 300));
+        assert_eq!(bench.verdicts().len(), 4, "{:?}", bench.verdicts());
+    }
+}
