@@ -104,8 +104,10 @@ impl<S: Store> Page<S> {
         if !looker.sees_all_jobs() {
             return Ok(Recorded::default());
         }
-        let terms = in_time(self.ledger.last_terms(changes::TERMS)).await?;
-        Ok(Recorded { terms })
+        let find = FindAudit { limit: changes::ACTS, ..FindAudit::default() };
+        let (terms, acts) =
+            tokio::join!(in_time(self.ledger.last_terms(changes::TERMS)), in_time(self.ledger.audit(&find, |_| true)));
+        Ok(Recorded { terms: terms?, acts: acts?.rows })
     }
 
     /// What ended badly lately of what this person sees, and whether there is more.

@@ -57,9 +57,11 @@ impl<S: Store> Ledger<S> {
     /// The store's.
     pub async fn audit(&self, find: &FindAudit, wanted: impl Fn(&AuditRow) -> bool) -> Result<AuditPage, StoreError> {
         let (mut rows, mut before, limit) = (Vec::new(), find.before, find.limit.max(1));
+        // Mostly all that are read are wanted.
+        let mut read = limit.saturating_add(1).min(READ_AT_ONCE);
         loop {
             let range = Range {
-                limit: READ_AT_ONCE,
+                limit: read,
                 order: Sort::NewestFirst,
                 modified_before: before,
                 ..Range::of(self.keys.audits())
@@ -79,6 +81,7 @@ impl<S: Store> Ledger<S> {
             if !page.more {
                 return Ok(AuditPage { rows, next: None });
             }
+            read = READ_AT_ONCE;
         }
     }
 

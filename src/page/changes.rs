@@ -1,5 +1,5 @@
-//! What changed in the last hour, as far as records say it: who led, which node started or took another jobs file, which
-//! job was paused, which began to fail.
+//! What changed in the last hour, as far as records say it: who led, which node started or took another jobs file, what
+//! people did, which job is paused, which began to fail.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::words::{command, foreign, verdict};
 use crate::board::{Board, Filter, FindJobs, JobRow, Order, PAGE_MOST};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
-use crate::ledger::{TermEnd, TermRow};
+use crate::ledger::{Act, AuditRow, TermEnd, TermRow};
 use crate::time::Wall;
 
 /// How far back changes are shown.
@@ -23,6 +23,9 @@ const ROWS: usize = 12;
 /// How many of the last terms are looked at.
 pub(super) const TERMS: usize = ROWS;
 
+/// How many of the last acts are looked at. Most acts may be triggers, which are runs of their jobs and not shown.
+pub(super) const ACTS: usize = 100;
+
 /// How many characters of a digest of a jobs file are shown.
 const DIGEST_SHOWN: usize = 12;
 
@@ -31,6 +34,8 @@ const DIGEST_SHOWN: usize = 12;
 pub(super) struct Recorded {
     /// The last terms, the latest first.
     pub terms: Vec<TermRow>,
+    /// What people did last, the last first.
+    pub acts: Vec<AuditRow>,
 }
 
 /// Something that happened lately.
@@ -47,6 +52,7 @@ enum What {
     Joined { node: String },
     Took { node: String, digest: String },
     Paused { job: JobName, by: String },
+    Did(Box<AuditRow>),
     Broke { job: JobName, verdict: Verdict, run: RunId },
 }
 
@@ -54,7 +60,13 @@ enum What {
 pub(super) fn changes(board: &Board, frame: &Frame, recorded: &Result<Recorded, String>) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut add = |at: Wall, what: What| changes.push(Change { at, what });
-    let terms = recorded.as_ref().map(|recorded| &recorded.terms[..]).unwrap_or_default();
+    let (terms, acts) = match recorded {
+        Ok(Recorded { terms, acts }) => (&terms[..], &acts[..]),
+        Err(_) => (&[][..], &[][..]),
+    };
+    for row in acts.iter().filter(|row| row.deed.act != Act::Trigger) {
+        add(row.asked.at, What::Did(Box::new(row.clone())));
+    }
     for term in terms {
         add(term.from, What::Led { node: term.node.clone(), fence: Some(term.fence) });
         if let Some(to) = term.to {
@@ -79,7 +91,10 @@ pub(super) fn changes(board: &Board, frame: &Frame, recorded: &Result<Recorded, 
         board.jobs_of(&find, frame.now, |job| frame.looker.sees(job)).jobs
     };
     for JobRow { name, paused, .. } in list(Filter::Paused) {
-        paused.into_iter().for_each(|paused| add(paused.at, What::Paused { job: name.clone(), by: paused.by }));
+        let is_recorded = |at: Wall| acts.iter().any(|row| row.asked.at == at && row.deed.job.as_ref() == Some(&name));
+        if let Some(paused) = paused.filter(|paused| !is_recorded(paused.at)) {
+            add(paused.at, What::Paused { job: name, by: paused.by });
+        }
     }
     for JobRow { name, last, .. } in list(Filter::Failing) {
         if let Some(last) = last.filter(|last| last.bad_in_a_row == 1) {
@@ -118,6 +133,7 @@ impl Change {
                     ". "
                     (command(&format!("resume {job}")))
                 },
+                What::Did(row) => (did(row)),
                 What::Broke { job, verdict: how, run } => {
                     (job_link("", job))
                     " began to fail: "
@@ -129,6 +145,42 @@ impl Change {
                 },
             }
         }
+    }
+}
+
+/// What a person did, to what, and why.
+fn did(row: &AuditRow) -> Markup {
+    let AuditRow { asked, deed } = row;
+    html! {
+        b { (foreign(&asked.by)) }
+        " " (verb(deed.act)) " "
+        @match (&deed.run, &deed.job) {
+            (Some(run), _) => (run_link("", run)),
+            (None, Some(job)) => (job_link("", job)),
+            (None, None) => (foreign(&deed.on)),
+        }
+        @if !deed.detail.is_empty() { " (" (foreign(&deed.detail)) ")" }
+        @if !asked.reason.is_empty() { ": " (foreign(&asked.reason)) }
+        ". "
+        (command("audit"))
+    }
+}
+
+fn verb(act: Act) -> &'static str {
+    match act {
+        Act::Trigger => "triggered",
+        Act::Pause | Act::PauseAll => "paused",
+        Act::Resume | Act::ResumeAll => "resumed",
+        Act::Cancel => "cancelled",
+        Act::Resolve => "settled",
+        Act::Backfill => "asked for a backfill of",
+        Act::StopBackfill => "stopped the backfill of",
+        Act::StepDown => "asked for another leader in place of",
+        Act::Unlock => "took away the lock",
+        Act::ResolveMigration => "settled the migration",
+        Act::ResolveOnce => "settled the work under the key",
+        Act::ForgetOnce => "forgot the work under the key",
+        Act::Rewind => "repaired what a restored store had lost of",
     }
 }
 
@@ -146,6 +198,7 @@ fn ended(end: Option<TermEnd>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{Asked, Deed, Pause};
     use crate::page::tests::{NOW, at, board, frame};
 
     #[test]
@@ -168,7 +221,7 @@ mod tests {
             term(10, "b", "2026-11-27T01:00:00Z", Some("2026-11-27T05:59:00Z")),
         ];
         let frame = frame(&board, NOW);
-        let found = changes(&board, &frame, &Ok(Recorded { terms }));
+        let found = changes(&board, &frame, &Ok(Recorded { terms, acts: Vec::new() }));
         let texts: Vec<String> = found.iter().map(|change| change.sentence().into_string()).collect();
         let expected = [
             "took another jobs file, <span class=\"mono\">d<",
@@ -182,5 +235,35 @@ mod tests {
         }
         // Where the store says nothing, the present term is known all the same.
         assert_eq!(changes(&board, &frame, &Err(String::new())).len(), 2);
+    }
+
+    #[test]
+    fn what_people_did_is_there_once_with_who_did_it_and_why() {
+        let mut board = board("  nightly: {schedule: '@daily', command: [a]}\n");
+        let job = JobName::new("nightly").unwrap();
+        let asked =
+            |at_text: &str, by: &str, reason: &str| Asked { reason: reason.to_owned(), ..Asked::new(by, at(at_text)) };
+        let run: RunId = "nightly@2026-11-27T06:00:00Z".parse().unwrap();
+        let paused = asked("2026-11-27T06:50:00Z", "ann", "the <shop> is closed");
+        board.paused(&job, Some(Pause { asked: paused.clone(), until: None }.into()));
+        let resolved = asked("2026-11-27T06:40:00Z", "bob", "");
+        let acts = vec![
+            AuditRow { asked: paused, deed: Deed::of_job(Act::Pause, &job) },
+            AuditRow { asked: resolved, deed: Deed::of_run(Act::Resolve, &run).with("as succeeded") },
+            AuditRow { asked: asked("2026-11-27T06:39:00Z", "eve", ""), deed: Deed::of_job(Act::Trigger, &job) },
+            AuditRow { asked: asked("2026-11-27T05:59:00Z", "eve", ""), deed: Deed::of_job(Act::Resume, &job) },
+        ];
+        let frame = frame(&board, NOW);
+        let found = changes(&board, &frame, &Ok(Recorded { terms: Vec::new(), acts }));
+        let texts: Vec<String> = found.iter().map(|change| change.sentence().into_string()).collect();
+        let expected = [
+            "<b><bdi>ann</bdi></b> paused <a href=\"jobs/nightly\">nightly</a>: <bdi>the &lt;shop&gt; is closed</bdi>.",
+            "<b><bdi>bob</bdi></b> settled <a href=\"runs/nightly@2026-11-27T06:00:00Z\">",
+            "became the leader",
+        ];
+        assert_eq!(texts.len(), expected.len(), "{texts:#?}");
+        for (text, words) in texts.iter().zip(expected) {
+            assert!(text.contains(words), "`{words}`: {text}");
+        }
     }
 }
