@@ -22,6 +22,7 @@ mod logs;
 mod look;
 mod memory;
 mod migrate;
+mod notify;
 mod once;
 mod outage;
 mod place;
@@ -159,6 +160,9 @@ enum Command {
     /// List what people did: who, when, through what, and why
     #[command(after_help = "Example: fencron audit --job nightly -o json")]
     Audit(audit::AuditArgs),
+    /// Try the channels of alerts, and list the alerts that wait
+    #[command(after_help = "Example: fencron notify test ops --file jobs.yaml")]
+    Notify(notify::NotifyArgs),
     /// Bring the schedules back after a clock that was ahead, without firing anything again
     #[command(after_help = "Example: fencron rewind --to 2026-11-21T02:00:00Z --yes")]
     Rewind(rewind::RewindArgs),
@@ -341,6 +345,7 @@ impl Command {
             Command::Rewind(args) => rewind::rewind(&args, global, terminal).await,
             Command::StepDown(args) => steer::step_down(&args, global, terminal).await,
             Command::Audit(args) => audit::audit(&args, global, terminal).await,
+            Command::Notify(args) => notify::run(&args, global, terminal).await,
             Command::Migrate(args) => migrate::run(args, global, terminal).await,
             Command::Once(args) => once::once(args, global).await,
             Command::Lock(args) => hold::lock(args, global).await,

@@ -21,6 +21,7 @@ mod http;
 mod jobs;
 mod keys;
 mod migrations;
+mod notify;
 mod problem;
 mod program;
 mod schema;
@@ -43,6 +44,7 @@ pub use http::{
     MAX_BODY_BYTES, MAX_CONNECT_TIMEOUT, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REDIRECTS, MAX_STATUSES, MAX_URL_BYTES,
 };
 pub use migrations::{MAX_MIGRATIONS, Migration, leads_back_from};
+pub use notify::{MAX_AFTER, MAX_REPEAT};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use program::{Program, Written};
 pub use schema::schema;
@@ -55,7 +57,7 @@ pub use tables::{
 pub use tree::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use walk::MAX_FILLED_BYTES;
 
-use crate::job::{Job, JobName, check_name};
+use crate::job::{Job, JobName, Notices, check_name};
 use draft::{Draft, Layer};
 use problem::Findings;
 use tables::FILE_SHAPE;
@@ -80,6 +82,8 @@ pub struct Config {
     pub jobs: BTreeMap<JobName, Arc<Job>>,
     /// What is done once, in this order, before any job fires.
     pub migrations: Vec<Migration>,
+    /// Where alerts go.
+    pub notices: Arc<Notices>,
     /// The first 12 hexadecimal digits of the SHA-256 of the file: nodes with the same file have the same.
     pub digest: String,
     /// What can be done as it is written, but is probably not meant.
@@ -143,9 +147,10 @@ fn read_text(text: &str, bytes: &[u8], sources: &Sources, of_program: bool) -> R
     let read = read(&mut walk);
     let Walk { wrong, odd, notes, left_open, .. } = walk;
     match read {
-        Some((namespace, jobs, migrations)) if wrong.is_empty() => {
+        Some((namespace, jobs, migrations, notices)) if wrong.is_empty() => {
             let (digest, warnings, notes) = (digest(bytes), odd.locate(text), notes.locate(text));
-            Ok(Config { namespace, jobs, migrations, digest, warnings, left_open, notes })
+            let notices = Arc::new(notices);
+            Ok(Config { namespace, jobs, migrations, notices, digest, warnings, left_open, notes })
         }
         _ => Err(wrong.locate(text)),
     }
@@ -186,8 +191,8 @@ fn digest(bytes: &[u8]) -> String {
     hex[..DIGEST_DIGITS].to_owned()
 }
 
-/// The namespace, the jobs and the migrations.
-type Read = (String, BTreeMap<JobName, Arc<Job>>, Vec<Migration>);
+/// The namespace, the jobs, the migrations, and where alerts go.
+type Read = (String, BTreeMap<JobName, Arc<Job>>, Vec<Migration>, Notices);
 
 /// What the file says, as far as it can be read.
 fn read(walk: &mut Walk) -> Option<Read> {
@@ -209,6 +214,8 @@ fn read(walk: &mut Walk) -> Option<Read> {
     // Left open, it is any: nothing else in the file depends on it.
     let namespace = namespace.or_else(|| walk.sources.open.then(|| DEFAULT_NAMESPACE.to_owned()));
     walk.calendars = Calendars::read(walk, fields.get("calendars"));
+    let notices = fields.get("notify").map(|spot| notify::read(walk, spot)).unwrap_or_default();
+    walk.channels = notify::names(&notices);
     let mut defaults = Draft::documented();
     if let Some(spot) = fields.get("defaults")
         && let Some(fields) = walk.fields(&spot)
@@ -220,7 +227,7 @@ fn read(walk: &mut Walk) -> Option<Read> {
     let migrations = fields.get("migrations").map(|spot| migrations::read(walk, spot)).unwrap_or_default();
     if fields.get("migrations").is_some() && fields.get("jobs").is_none() {
         // A file for a deploy step.
-        return Some((namespace?, BTreeMap::new(), migrations));
+        return Some((namespace?, BTreeMap::new(), migrations, notices));
     }
     let missing = "the file has no `jobs`: write `jobs:` and the jobs below it, by name";
     let spot = fields.need(walk, "jobs", root, missing)?;
@@ -229,7 +236,7 @@ fn read(walk: &mut Walk) -> Option<Read> {
     if jobs.is_empty() {
         walk.odd(spot, "there are no jobs: a node with this file does nothing");
     }
-    Some((namespace?, jobs, migrations))
+    Some((namespace?, jobs, migrations, notices))
 }
 
 /// A file of another version is another language: nothing more is said about it.

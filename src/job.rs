@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a clock, a store or a runtime.
 
+mod alert;
 mod attempt;
 mod code;
 #[cfg(feature = "cli")]
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use alert::{AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify};
 #[cfg(test)]
 pub(crate) use attempt::cases;
 pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, Judgement, PUT_OFF_MOST, cancelled, judge_lost, lost};
@@ -247,6 +249,8 @@ pub struct Job {
     pub guarantee: Guarantee,
     pub on_lost_leadership: OnLostLeadership,
     pub history: History,
+    /// Which ends of its runs are notified, and where; `None`: none are.
+    pub notify: Option<Arc<Notify>>,
 }
 
 impl Job {
@@ -275,6 +279,7 @@ impl Job {
             guarantee: Guarantee::AtMostOnce,
             on_lost_leadership: OnLostLeadership::Cancel,
             history: History { keep: 1, age: Duration::ZERO },
+            notify: None,
         }
     }
 }

@@ -13,6 +13,8 @@
 //! | what was counted in an hour | the same owner key; the record is as it was read |
 //! | how a job's last run ended, with its verdict | that record is as its writer knows it |
 //! | an act of a person | what it is about is as the person saw it; its record is absent, and put with it |
+//! | an alert | those of the verdict that it is about |
+//! | what a channel takes of its alerts, and sends | the same owner key; the channel's record is as it was read |
 //! | a claim of what is done once | the hold of its lock stands; its record is as it was |
 //! | how that ended | its record is as it was claimed |
 //!
@@ -22,6 +24,7 @@
 use std::time::Duration;
 
 mod act;
+mod alerts;
 mod attention;
 mod audit;
 #[cfg(feature = "cli")]
@@ -43,6 +46,7 @@ mod transition;
 mod watermark;
 
 pub use act::{Act, Acting, Deed, Once as OnceAsked, REASON_MOST, Via};
+pub use alerts::{ALERTS_KEPT, ALERTS_LISTED, Outbox, Waiting};
 pub use attention::{ATTENTION_AGE, ATTENTION_BETWEEN, ATTENTION_KEPT, Attention, AttentionPage};
 pub use audit::{AUDIT_AGE, AUDIT_KEPT, AuditPage, AuditRow, FindAudit, ONCE_AGE, ONCE_KEPT};
 pub use backfill::{BACKFILL_MOST, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};

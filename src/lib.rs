@@ -87,6 +87,8 @@ pub mod board;
 pub mod metrics;
 #[cfg(feature = "jobs")]
 pub mod node;
+#[cfg(feature = "cli")]
+pub mod notify;
 #[cfg(feature = "otlp")]
 pub mod traces;
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use counted::{Counters, Histogram, Reading};
 pub use measured::{Measured, OPS, OUTCOMES, Requests, Sizes};
 
-use crate::job::{Code, Job, Outcome, Task, Verdict};
+use crate::job::{Channel, Code, Job, Outcome, Task, Verdict};
 use crate::ledger::{TermEnd, TermRow};
 use crate::scheduler::Batch;
 use crate::scheduler::hour::{LATENESS_MS, OTHER};
@@ -72,6 +72,10 @@ pub struct Metrics {
     pub takeover_gap: Histogram,
     /// New jobs files, by what became of them.
     pub config_reloads: Counters<&'static str>,
+    /// Messages of alerts, by the kind of their channel and what became of them.
+    pub alerts: Counters<(&'static str, &'static str)>,
+    /// Heartbeats, by what became of them.
+    pub heartbeats: Counters<&'static str>,
     /// By how many milliseconds the clock of the node that is furthest away differs from this node's.
     clock_skew_ms: AtomicU64,
     /// What was asked of the store.
@@ -86,6 +90,12 @@ pub const NOT_KNOWN: &str = "unknown";
 
 /// What becomes of a new jobs file.
 pub const RELOADS: [&str; 2] = ["taken", "refused"];
+
+/// What becomes of a message of an alert.
+pub const ALERTS: [&str; 3] = ["sent", "failed", "given_up"];
+
+/// What becomes of a heartbeat.
+pub const HEARTBEATS: [&str; 2] = ["sent", "failed"];
 
 impl Default for Metrics {
     fn default() -> Metrics {
@@ -105,6 +115,8 @@ impl Default for Metrics {
             trust_lapses: AtomicU64::new(0),
             takeover_gap: Histogram::new(GAP),
             config_reloads: Counters::new(RELOADS),
+            alerts: Counters::new(Channel::KINDS.iter().flat_map(|kind| ALERTS.map(|result| (*kind, result)))),
+            heartbeats: Counters::new(HEARTBEATS),
             clock_skew_ms: AtomicU64::new(0),
             requests: std::sync::Arc::default(),
         }

@@ -128,6 +128,8 @@ pub struct Ends {
     pub status: watch::Sender<Status>,
     /// When the loop last turned: at least once in a second, unless something hangs.
     pub turned: watch::Sender<Boot>,
+    /// The hold of the term under which the node acts as the leader.
+    pub leads: watch::Sender<Option<Hold>>,
 }
 
 impl Status {
@@ -230,7 +232,7 @@ impl<S: Store, E: Execute> Node<S, E> {
     ///
     /// When the ledger cannot be followed for a reason that does not pass (denied, unusable).
     pub async fn run(self, config: Config, ends: Ends) -> Result<(), StoreError> {
-        let Ends { mut orders, mut chores, status, turned } = ends;
+        let Ends { mut orders, mut chores, status, turned, leads } = ends;
         let (news, mut observed) = mpsc::channel(16);
         let (started, mut starts) = mpsc::channel(1024);
         // Once all senders are gone, the channel has nothing else to say.
@@ -244,6 +246,7 @@ impl<S: Store, E: Execute> Node<S, E> {
         loop {
             turned.send_replace(running.node.options.clock.boot());
             running.report();
+            running.show_hold(&leads);
             let is_planning = running.show_self();
             let pause = if is_planning { Duration::ZERO } else { running.pause() };
             let happened = tokio::select! {
@@ -401,6 +404,18 @@ impl<S: Store, E: Execute> Running<S, E> {
         let trust = self.leadership.trusted_until().map(|until| until.since(boot));
         let stopping = self.stopping.map(|stopping| stopping.next().since(boot));
         [Some(wanted), trust, stopping].into_iter().flatten().min().unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)
+    }
+
+    /// Shows the hold under which this node acts, where it changed.
+    fn show_hold(&self, leads: &watch::Sender<Option<Hold>>) {
+        let leading = self.leadership.leading();
+        leads.send_if_modified(|shown| {
+            let changed = shown.as_ref() != leading;
+            if changed {
+                *shown = leading.cloned();
+            }
+            changed
+        });
     }
 
     /// Publishes the node's status, where it changed.

@@ -21,8 +21,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod alert;
 pub mod due;
 pub mod hour;
+pub mod outbox;
 pub mod run;
 pub mod view;
 

@@ -108,9 +108,18 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
         },
     };
     let task = tokio::spawn(async move {
-        node.run(config, Ends { orders: order_end, chores, status: status_end, turned: watch::Sender::default() })
-            .await
-            .unwrap();
+        node.run(
+            config,
+            Ends {
+                orders: order_end,
+                chores,
+                status: status_end,
+                turned: watch::Sender::default(),
+                leads: watch::Sender::default(),
+            },
+        )
+        .await
+        .unwrap();
     });
     Handle { orders, chores: chore, status, board, task }
 }

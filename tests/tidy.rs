@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard"],
     &["elected", "once", "board", "metrics", "traces"],
-    &["node"],
+    &["node", "notify"],
     &["jobs", "page"],
     &["client", "api"],
     &["cli"],

@@ -57,7 +57,13 @@ pub async fn start<S: Store, E: Execute>(store: &S, execute: E, text: &str) -> R
             clock,
         },
     };
-    let ends = Ends { orders: order_end, chores, status: status_end, turned: watch::Sender::default() };
+    let ends = Ends {
+        orders: order_end,
+        chores,
+        status: status_end,
+        turned: watch::Sender::default(),
+        leads: watch::Sender::default(),
+    };
     let task = tokio::spawn(async move { node.run(config, ends).await.unwrap() });
     soon("the node leads", status.wait_for(|status| status.fence.is_some())).await.unwrap();
     Running { orders, task }

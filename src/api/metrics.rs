@@ -257,7 +257,12 @@ impl Scrape {
             )?;
         }
         let reloads = metrics.config_reloads.read().map(|(result, count)| ([("result", *result)], count));
-        sheet.counters("config_reloads", "New jobs files that this node read", reloads)
+        sheet.counters("config_reloads", "New jobs files that this node read", reloads)?;
+        let alerts = metrics.alerts.read();
+        let alerts = alerts.map(|((channel, result), count)| ([("channel", *channel), ("result", *result)], count));
+        sheet.counters("alerts", "Messages of alerts that this node sent, by the kind of their channel", alerts)?;
+        let heartbeats = metrics.heartbeats.read().map(|(result, count)| ([("result", *result)], count));
+        sheet.counters("heartbeats", "Heartbeats that this node made as the leader", heartbeats)
     }
 
     fn leadership(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {

@@ -33,6 +33,7 @@ use crate::lock::{Driver, Locks, Namespace, Seen, Timing, Trust};
 use crate::metrics::{Measured, Metrics};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
+use crate::notify::{Notifier, Sender};
 use crate::store::etcd::EtcdStore;
 use crate::store::{AnyStore, Store, StoreUrl};
 use crate::time::{Clock, Wall, written};
@@ -224,7 +225,17 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     };
     let serving = tokio::spawn(api::serve(listener, tls, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
-    let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone());
+    let notices = watch::Sender::new(Arc::clone(&config.notices));
+    let leads = watch::Sender::default();
+    let notifier = Notifier {
+        ledger: ledger.clone(),
+        node: name.clone(),
+        clock: place.clock.clone(),
+        metrics: Arc::clone(&metrics),
+        sender: Sender::new().context("cannot use HTTP")?,
+    };
+    beside.spawn(notifier.run(leads.subscribe(), notices.subscribe()));
+    let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone()).noticing(notices);
     beside.spawn(reload.run(hangup));
     let housekeeping = Housekeeping::start(chore).await.context("cannot start the housekeeping")?;
 
@@ -239,7 +250,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         clock: place.clock.clone(),
     };
     let node = Node { ledger, locks: locks.clone(), execute, outputs, board, metrics, options };
-    let ended = node.run(config, Ends { orders, chores, status, turned }).await;
+    let ended = node.run(config, Ends { orders, chores, status, turned, leads }).await;
     housekeeping.stop().await;
     beside.shutdown().await;
     locks.save_seen().await;

@@ -10,6 +10,7 @@ use chrono_tz::Tz;
 use super::fill::Sources;
 use super::keys::{self, Goes, Key, Shape, Tables};
 use super::migrations::MIGRATION;
+use super::notify::Wanted;
 use super::tables::JOB;
 use super::timing::{Except, Rules};
 use super::tree::{NodeId, Tree};
@@ -74,6 +75,7 @@ pub struct Draft {
     /// Whether statements run in one transaction.
     pub transaction: Placed<bool>,
     pub idempotent: bool,
+    pub notify: Wanted,
 }
 
 static DOCUMENTED: LazyLock<Draft> = LazyLock::new(|| {
@@ -104,6 +106,7 @@ impl Draft {
             http: Http::new("GET", Text::plain("")),
             transaction: Placed::blank(true),
             idempotent: false,
+            notify: Wanted::blank(),
         }
     }
 

@@ -94,7 +94,7 @@ fn read_text(walk: &mut Walk, spot: Spot, most: usize) -> Option<Text> {
     Some(if filled.secret { Text::secret(filled.text) } else { Text::plain(filled.text) })
 }
 
-fn read_url(walk: &mut Walk, spot: Spot) -> Option<Text> {
+pub fn read_url(walk: &mut Walk, spot: Spot) -> Option<Text> {
     let text = read_text(walk, spot, MAX_URL_BYTES)?;
     if walk.is_open(&text) {
         return Some(text);
@@ -145,7 +145,7 @@ const STAMPED: &[&str] = &[header::IDEMPOTENCY_KEY, header::TRACEPARENT];
 /// What the names of the other headers of a stamp begin with.
 const STAMPED_PREFIXES: &[&str] = &["fencing-", "fencron-"];
 
-fn read_headers(walk: &mut Walk, spot: Spot) -> Vec<(String, Text)> {
+pub fn read_headers(walk: &mut Walk, spot: Spot) -> Vec<(String, Text)> {
     let mut headers: Vec<(String, Text)> = Vec::new();
     for entry in walk.entries(spot).unwrap_or_default() {
         let (at, name) = (spot.value_of(&entry), entry.name);

@@ -10,7 +10,7 @@ use super::problem::quoted;
 use super::timing::{Schedules, read_within};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{Job, JobName, MAX_FOLLOWERS, Task, Text, Trigger};
+use crate::job::{Job, JobName, MAX_FOLLOWERS, Notify, Task, Text, Trigger};
 
 /// What `shell: …` is run by.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -28,7 +28,7 @@ struct Link {
 /// Reads `jobs`. What is wrong with one of them is noted, and it is left out.
 pub fn read(walk: &mut Walk, spot: Spot, defaults: &Draft, schedules: &mut Schedules) -> BTreeMap<JobName, Arc<Job>> {
     let entries = walk.entries(spot).unwrap_or_default();
-    let mut reader = Reader { defaults, schedules, links: Vec::new() };
+    let mut reader = Reader { defaults, schedules, links: Vec::new(), notify: None };
     let mut jobs = BTreeMap::new();
     for entry in &entries {
         let body = spot.value_of(entry);
@@ -49,6 +49,8 @@ struct Reader<'r> {
     defaults: &'r Draft,
     schedules: &'r mut Schedules,
     links: Vec<Link>,
+    /// What the job before wants to be notified of.
+    notify: Option<Arc<Notify>>,
 }
 
 impl Reader<'_> {
@@ -70,7 +72,8 @@ impl Reader<'_> {
         draft.settle_guarantee(walk, &spot.path, task.as_ref());
         check_process(walk, &fields, task.as_ref());
         let trigger = if draft.enabled { trigger? } else { trigger.and(Some(Trigger::Disabled))? };
-        let job = Job { name: name.clone(), trigger, task: task.or(unknown)?, ..draft.job };
+        let notify = draft.notify.settle(&walk.channels, &mut self.notify);
+        let job = Job { name: name.clone(), trigger, task: task.or(unknown)?, notify, ..draft.job };
         warn_of_idle(walk, &fields, &job.missed, &job.retry);
         (walk.wrong.count() == wrong_before).then_some(job)
     }
@@ -161,6 +164,11 @@ pub fn read_shell(walk: &mut Walk, spot: Spot, _: &mut Draft) -> Option<Task> {
 }
 
 pub fn read_command(walk: &mut Walk, spot: Spot, _: &mut Draft) -> Option<Task> {
+    read_words(walk, spot).map(Task::Command)
+}
+
+/// A program and its arguments.
+pub fn read_words(walk: &mut Walk, spot: Spot) -> Option<Vec<Text>> {
     let what = "a list, the program and its arguments like [\"echo\", \"hello\"] (a text goes to `shell`)";
     let items = walk.items(what, &spot)?;
     let count = items.len();
@@ -171,7 +179,7 @@ pub fn read_command(walk: &mut Walk, spot: Spot, _: &mut Draft) -> Option<Task> 
     if texts[0].expose().trim().is_empty() {
         return walk.refuse(items[0], "expected a program, found an empty text");
     }
-    Some(Task::Command(texts))
+    Some(texts)
 }
 
 /// Every `after` must name a job of the file, and following them must come to an end.

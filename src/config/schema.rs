@@ -90,7 +90,11 @@ fn shape(shape: &'static Shape) -> Value {
         Shape::Map(tables) if std::ptr::eq(*tables, JOB) => json!({ "$ref": "#/$defs/job" }),
         Shape::Map(tables) => map(tables),
         Shape::MapOr { key, of } => {
-            let alone = keys::find(of, key).map(|(_, key)| self::shape(&key.shape));
+            // A list stands in the map.
+            let alone = keys::find(of, key).map(|(_, key)| match key.shape {
+                Shape::Texts { .. } => text(),
+                ref shape => self::shape(shape),
+            });
             json!({ "anyOf": [alone, map(of)] })
         }
         Shape::Named { of, most, .. } => {

@@ -7,8 +7,8 @@ use super::jobs::{read_command, read_shell};
 use super::keys::{
     DAY, HOUR, Key, MILLISECOND, Needs, SECOND, Shape, Tables, count, duration, duration_or_none, key, named,
 };
-use super::{http, migrations, sql};
-use crate::job::{Guarantee, MissedRun, On, OnLostLeadership, Overlap, words};
+use super::{http, migrations, notify, sql};
+use crate::job::{CHANNELS_MOST, Guarantee, MissedRun, On, OnLostLeadership, Overlap, words};
 use crate::schedule::{Fold, Gap};
 
 /// How many jobs a file may have.
@@ -62,6 +62,9 @@ pub static TOP: Tables = &[&[
     key("calendars", named(&CALENDAR_SHAPE, MAX_CALENDARS, "calendars are too many: at most"),
         "Named sets of dates, for `except`.")
         .also("calendar holidays"),
+    key("notify", Shape::Map(notify::NOTICES),
+        "Where alerts go, and a heartbeat for what watches the cluster from outside.")
+        .also("notifications alerts alerting"),
     key("migrations", Shape::List { of: &migrations::MIGRATION_SHAPE, most: migrations::MAX_MIGRATIONS },
         "Changes that are made once, in this order, before any job fires.")
         .also("migration migrate"),
@@ -151,7 +154,24 @@ pub static POLICIES: &[Key] = &[
         .default("cancel").to(|d| &mut d.job.on_lost_leadership),
     key("history", Shape::Map(HISTORY), "How much of the job's history is kept; verdicts beyond either bound are pruned.")
         .also("retention keep").in_parts(),
+    key("notify", Shape::MapOr { key: "to", of: NOTIFY },
+        "Which ends of runs are notified, and through which channels; the name of a channel alone: through that one; \
+         `off`: none are.")
+        .also("alerts on_failure onfailure notifications").in_parts(),
 ];
+
+static NOTIFY: Tables = &[&[
+    key("to", Shape::Texts { most: CHANNELS_MOST }, "The channels, by name; by default all; `off`: none.")
+        .also("channel channels via").to(|d| &mut d.notify.to),
+    key("on", Shape::Texts { most: 10 },
+        "Which ends are notified: `failed`, `timed_out`, `unknown`, `recovered`; by default all of them.")
+        .also("when kinds events").to(|d| &mut d.notify.on),
+    key("after", count(1, notify::MAX_AFTER), "How many runs in a row have to end badly before the first alert.")
+        .default("1").also("threshold failures").to(|d| &mut d.notify.after),
+    key("repeat", duration(Duration::ZERO, notify::MAX_REPEAT),
+        "How long after an alert the next is sent, while runs go on ending badly; `0s`: each bad end is notified.")
+        .default("1d").also("every interval").to(|d| &mut d.notify.repeat),
+]];
 
 static DST: Tables = &[&[
     key("gap", Shape::Word(words::<Gap>),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::draft::{Draft, Layer};
 use super::fill::{Filled, Sources, fill};
@@ -138,6 +139,8 @@ pub struct Walk<'t> {
     pub sources: &'t Sources<'t>,
     /// The calendars of the file.
     pub calendars: Calendars,
+    /// The names of the channels of the file.
+    pub channels: Arc<[String]>,
     /// What is being read.
     pub layer: Layer,
     /// Errors.
@@ -168,6 +171,7 @@ impl<'t> Walk<'t> {
             tree,
             sources,
             calendars: Calendars::default(),
+            channels: Arc::default(),
             layer: Layer::Job,
             wrong: none(),
             odd: none(),

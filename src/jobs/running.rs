@@ -110,7 +110,13 @@ impl Jobs {
         };
         let names = config.jobs.keys().cloned().collect();
         let shown = status.subscribe();
-        let ends = Ends { orders: ordered, chores, status, turned: watch::Sender::new(clock.boot()) };
+        let ends = Ends {
+            orders: ordered,
+            chores,
+            status,
+            turned: watch::Sender::new(clock.boot()),
+            leads: watch::Sender::default(),
+        };
         let dropped = CancellationToken::new();
         let (terms, of_terms) = watch::channel(None);
         let (end, ended) = watch::channel(None);

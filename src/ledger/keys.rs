@@ -214,6 +214,16 @@ impl LedgerKeys {
         format!("{}~stat/{}", self.prefix, sortable(hour))
     }
 
+    /// What begins the keys of alerts that wait.
+    pub fn alerts_prefix(&self) -> String {
+        format!("{}~alert/out/", self.prefix)
+    }
+
+    /// What begins the keys of what channels have taken.
+    pub fn channels_prefix(&self) -> String {
+        format!("{}~alert/channel/", self.prefix)
+    }
+
     pub fn all_stats(&self) -> Keys {
         Keys::prefix(format!("{}~stat/", self.prefix))
     }

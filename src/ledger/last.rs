@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use super::alerts::Alerts;
 use super::history::done_entry;
 use super::record::{LastRecord, decode, encode};
 use super::{Ledger, keys};
 use crate::job::JobName;
 use crate::lock::Hold;
-use crate::scheduler::Transition;
 use crate::scheduler::run::{Done, Last, STRIP_MOST, Version};
+use crate::scheduler::{Transition, alert};
 use crate::store::{Committed, Compare, Entry, Keys, Op, Range, Revision, Sort, Store, StoreError, Txn};
 
 /// How many verdicts are looked at for the last run of a job that has no record yet.
@@ -46,17 +47,25 @@ impl LastRuns {
     /// What these changes make of the records, each with the version that it is to replace. A job has one record,
     /// however many of its runs end together.
     pub(super) fn after(&self, changes: &[Transition]) -> BTreeMap<JobName, (Last, Version)> {
+        self.after_with_alerts(changes).0
+    }
+
+    /// The same, and the alerts that they are worth.
+    pub(super) fn after_with_alerts(&self, changes: &[Transition]) -> (BTreeMap<JobName, (Last, Version)>, Alerts) {
         let mut after: BTreeMap<JobName, (Last, Version)> = BTreeMap::new();
-        for done in changes.iter().filter_map(|change| verdict_of(change)) {
+        let mut alerts = Alerts::new();
+        for (done, notify) in changes.iter().filter_map(|change| Some((verdict_of(change)?, &change.notify))) {
             let (before, version) = match (after.remove(&done.job), self.0.get(&done.job)) {
                 (Some((before, version)), _) => (Some(before), version),
                 (None, Some(Known::Is(before, version))) => (before.clone(), *version),
                 (None, Some(Known::Newer)) => continue,
                 (None, None) => (None, 0),
             };
-            after.insert(done.job.clone(), (Last::after(before.as_ref(), done), version));
+            let (last, alert) = alert::after(before.as_ref(), done, notify.as_deref());
+            alerts.extend(notify.clone().zip(alert));
+            after.insert(done.job.clone(), (last, version));
         }
-        after
+        (after, alerts)
     }
 
     /// These records were put, at this version.

@@ -371,6 +371,8 @@ pub(super) struct LastRecord {
     fence: Option<Fence>,
     #[serde(default, skip_serializing_if = "is_zero")]
     bad_in_a_row: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    notified_at: Option<Wall>,
     /// Left out where it is when the last run ended, which did so well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     succeeded_at: Option<Wall>,
@@ -394,6 +396,7 @@ impl From<&Last> for LastRecord {
             lateness_ms: last.lateness_ms,
             fence: last.fence,
             bad_in_a_row: last.bad_in_a_row,
+            notified_at: last.notified_at,
             succeeded_at: last.succeeded_at.filter(|at| Some(*at) != implied),
             strip: last.strip.clone(),
         }
@@ -417,6 +420,7 @@ impl LastRecord {
             lateness_ms: self.lateness_ms,
             fence: self.fence,
             bad_in_a_row: self.bad_in_a_row,
+            notified_at: self.notified_at,
             succeeded_at: self.succeeded_at.or(implied),
             strip: self.strip,
         })

@@ -349,7 +349,7 @@ impl<S: Store> Ledger<S> {
     async fn doubt(&self, entry: &Entry, open: Open, done: Done) -> Result<bool, StoreError> {
         let key = entry.key.as_str();
         let ends = To::Done { done, follow: Vec::new() };
-        let ends = [Transition { run: open.id, expect: entry.modified.0, fence: None, to: ends }];
+        let ends = [Transition { run: open.id, expect: entry.modified.0, fence: None, to: ends, notify: None }];
         let mut last = self.known_last(&open.job).await?;
         for _ in 0..TRIES {
             let To::Done { done, .. } = &ends[0].to else { return Ok(false) };
@@ -415,6 +415,8 @@ impl<S: Store> Ledger<S> {
                 expect: entry.modified.0,
                 fence: None,
                 to: To::Done { done, follow: Vec::new() },
+                // The person knows.
+                notify: None,
             }];
             (if is_last { self.put_last(txn, &last.after(&end)) } else { txn }, (verdict_key.clone(), value))
         };

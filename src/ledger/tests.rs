@@ -15,6 +15,7 @@ use crate::store::{About, Committed, Keys, LeaseId, Page, Range, Watch};
 use crate::time::{Clock, Wall};
 
 mod acts;
+mod alerts;
 mod claims;
 mod history;
 mod last;
@@ -182,7 +183,7 @@ impl<S: Store> Desk<S> {
 
     fn ends(&self, second: u64, expect: Version, verdict: Verdict) -> Transition {
         let done = Done::of(&self.open(second), verdict, "", at(second + 1));
-        Transition { run: run(second), expect, fence: None, to: To::Done { done, follow: Vec::new() } }
+        Transition { run: run(second), expect, fence: None, to: To::Done { done, follow: Vec::new() }, notify: None }
     }
 
     async fn verdict(&self, run: &RunId) -> Option<Verdict> {

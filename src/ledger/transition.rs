@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use super::last::verdict_of;
 use super::record::{DoneRecord, OpenRecord, decode, encode};
 use super::{LastRuns, Ledger, Pauses};
-use crate::job::{JobName, MAX_FOLLOWERS, RunId, Verdict};
+use crate::job::{CHANNELS_MOST, JobName, MAX_FOLLOWERS, RunId, Verdict};
 use crate::lock::Hold;
 use crate::scheduler::run::{Done, FOLLOWED_REASON_MOST, Open};
-use crate::scheduler::{To, Transition, Transitioned};
+use crate::scheduler::{To, Transition, Transitioned, alert};
 use crate::store::{Committed, Compare, Entry, Keys, Op, Range, Store, StoreError, TXN_BYTES, Txn};
 
 /// The most comparisons, and the most operations, of one transaction of changes: below every store's limit.
@@ -24,8 +24,8 @@ const _: () =
     assert!(AUTHORITY + VERDICT + 2 * MAX_FOLLOWERS <= WEIGHT_MOST, "a verdict and all that follows it fit together");
 
 /// The most operations of a verdict alone: it deletes the open run, and puts the verdict, the record of the job's last
-/// run, the mark of a bad verdict, and the mark of a run in doubt.
-const VERDICT: usize = 5;
+/// run, the mark of a bad verdict, the mark of a run in doubt, and an alert for each channel.
+const VERDICT: usize = 5 + CHANNELS_MOST;
 
 /// How many changes are looked at that cannot be made yet, for others behind them that can.
 const PASSED_OVER_MOST: usize = 1000;
@@ -123,8 +123,10 @@ impl<S: Store> Ledger<S> {
         let (mut existing, mut part) = (BTreeSet::new(), Part::Whole);
         let mut pause = Pauses::new();
         while !left.is_empty() {
-            let ended = if let Part::Whole = part { last.after(left) } else { BTreeMap::new() };
+            let (ended, alerts) =
+                if let Part::Whole = part { last.after_with_alerts(left) } else { (BTreeMap::new(), Vec::new()) };
             let txn = self.put_last(self.transition_txn(hold, left, &existing, part), &ended);
+            let txn = self.put_alerts(txn, &alerts);
             match self.store.commit(txn).await {
                 Ok(committed) if committed.succeeded => {
                     if let Part::Ahead(_) = part {
@@ -347,9 +349,14 @@ fn weight_of(transition: &Transition) -> usize {
         To::Open(_) => 1,
         To::Done { done, follow } => {
             let in_doubt = usize::from(done.verdict == Verdict::Unknown);
-            2 + usize::from(done.verdict.is_bad()) + in_doubt + 2 * follow.len()
+            2 + usize::from(done.verdict.is_bad()) + in_doubt + channels_of(transition) + 2 * follow.len()
         }
     }
+}
+
+/// To how many channels an alert of its verdict may go.
+fn channels_of(transition: &Transition) -> usize {
+    transition.notify.as_ref().map_or(0, |notify| notify.to.len())
 }
 
 fn bytes_of(transition: &Transition) -> usize {
@@ -360,7 +367,8 @@ fn bytes_of(transition: &Transition) -> usize {
         // JSON may write one byte of output as six (a control character).
         To::Done { done, follow } => {
             let following = (RECORD + FOLLOWED_REASON_MOST) * follow.len();
-            RECORD + LAST + following + 2 * done.output.len() + done.reason.len()
+            let alerts = (RECORD + 2 * alert::REASON_MOST) * channels_of(transition);
+            RECORD + LAST + following + alerts + 2 * done.output.len() + done.reason.len()
         }
     }
 }

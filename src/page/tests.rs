@@ -89,6 +89,7 @@ fn last(verdict: crate::job::Verdict, strip: &str) -> Last {
         lateness_ms: None,
         fence: None,
         bad_in_a_row: 1,
+        notified_at: None,
         succeeded_at: None,
         strip: strip.to_owned(),
     }

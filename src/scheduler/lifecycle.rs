@@ -146,7 +146,8 @@ impl Scheduler {
             By::Attempt(attempt) if Attempt::of(&known.open).as_ref() == Some(attempt) => None,
             By::Attempt(_) => return,
         };
-        let sent = Transition { run: run.clone(), expect: known.version, fence, to };
+        let notify = self.configuration.job(&known.open.job).and_then(|job| job.notify.clone());
+        let sent = Transition { run: run.clone(), expect: known.version, fence, to, notify };
         self.work.send(sent.clone(), by);
         self.act(Action::Transition(sent));
     }

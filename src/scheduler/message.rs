@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::run::{Done, Known, Open, Version, Watermark};
 use super::view::Change;
 use crate::fence::Fence;
-use crate::job::{AttemptResult, Job, JobName, RunId, StopReason};
+use crate::job::{AttemptResult, Job, JobName, Notify, RunId, StopReason};
 use crate::time::Wall;
 
 /// Something that happened.
@@ -125,6 +125,8 @@ pub struct Transition {
     /// The term on whose authority it is made; `None`: that of the node that executed the run, which outlives the term.
     pub fence: Option<Fence>,
     pub to: To,
+    /// Which ends of its job's runs are notified; `None`: none are.
+    pub notify: Option<Arc<Notify>>,
 }
 
 /// What an open run becomes.

@@ -225,6 +225,9 @@ pub struct Last {
     pub fence: Option<Fence>,
     /// How many runs in a row have ended badly, up to this one.
     pub bad_in_a_row: u32,
+    /// When it was last notified that runs end badly, since one last ended well; `None`: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notified_at: Option<Wall>,
     /// When a run last ended well.
     pub succeeded_at: Option<Wall>,
     /// How the last [`STRIP_MOST`] runs ended, the newest last: a letter each: `s`ucceeded, `f`ailed,
@@ -263,6 +266,7 @@ impl Last {
             lateness_ms: done.lateness.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),
             fence: done.claimant.as_ref().map(|claimant| claimant.fence),
             bad_in_a_row: 0,
+            notified_at: before.and_then(|before| before.notified_at),
             succeeded_at,
             strip,
         };

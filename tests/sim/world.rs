@@ -298,7 +298,13 @@ impl<'a> World<'a> {
             }
         };
         tokio::spawn(async move {
-            let ends = node::Ends { orders, chores, status, turned: watch::Sender::default() };
+            let ends = node::Ends {
+                orders,
+                chores,
+                status,
+                turned: watch::Sender::default(),
+                leads: watch::Sender::default(),
+            };
             tokio::select! {
                 biased;
                 ended = node.run(config, ends) => ended,

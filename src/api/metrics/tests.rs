@@ -52,6 +52,7 @@ fn last(verdict: Verdict) -> Last {
         lateness_ms: None,
         fence: None,
         bad_in_a_row: 1,
+        notified_at: None,
         succeeded_at: Some(Wall::EPOCH),
         strip: "f".into(),
     }

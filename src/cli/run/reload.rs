@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::cli::file::{self, Footprint, Pipe, Reading};
 use crate::config::{Config, Migration};
-use crate::job::{Job, JobName};
+use crate::job::{Job, JobName, Notices};
 use crate::lock::Namespace;
 use crate::node::Order;
 
@@ -39,6 +39,8 @@ pub(super) struct Reload {
     /// The jobs and migrations of the last text that was taken.
     jobs: Arc<BTreeMap<JobName, Arc<Job>>>,
     migrations: Vec<Migration>,
+    /// Where alerts go, by the last text that was taken.
+    notices: watch::Sender<Arc<Notices>>,
     orders: mpsc::Sender<Order>,
 }
 
@@ -51,7 +53,22 @@ impl Reload {
     ) -> Reload {
         let (config, files) = read;
         let (jobs, migrations) = (Arc::new(config.jobs.clone()), config.migrations.clone());
-        Reload { path, namespace, digest: config.digest.clone(), files: Arc::new(files), jobs, migrations, orders }
+        let notices = watch::Sender::new(Arc::clone(&config.notices));
+        Reload {
+            path,
+            namespace,
+            digest: config.digest.clone(),
+            files: Arc::new(files),
+            jobs,
+            migrations,
+            notices,
+            orders,
+        }
+    }
+
+    /// Passes on where alerts go, whenever that changes.
+    pub fn noticing(self, notices: watch::Sender<Arc<Notices>>) -> Reload {
+        Reload { notices, ..self }
     }
 
     /// Goes on until the node has ended.
@@ -115,7 +132,8 @@ impl Reload {
                 return self.refuse(error.to_string()).await;
             }
         };
-        if config.digest == self.digest && same && config.migrations == self.migrations {
+        let same = same && config.migrations == self.migrations && config.notices == *self.notices.borrow();
+        if config.digest == self.digest && same {
             if asked {
                 tracing::info!(digest = self.digest, "the jobs file has not changed, nor what it names");
             }
@@ -135,6 +153,7 @@ impl Reload {
         self.digest.clone_from(&config.digest);
         self.jobs = jobs;
         self.migrations.clone_from(&config.migrations);
+        self.notices.send_replace(Arc::clone(&config.notices));
         if self.orders.send(Order::Reload(Box::new(config))).await.is_err() {
             tracing::debug!("the node has ended");
         }

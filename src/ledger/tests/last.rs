@@ -120,7 +120,7 @@ async fn what_a_person_resolves_is_the_last_run_as_the_person_says() {
     let key = desk.ledger.keys.open(&run(1));
     let entry = desk.ledger.store.range(Range::of(Keys::one(key))).await.unwrap().entries.remove(0);
     let to = To::Done { done: again, follow: Vec::new() };
-    let end = Transition { run: run(1), expect: entry.modified.0, fence: None, to };
+    let end = Transition { run: run(1), expect: entry.modified.0, fence: None, to, notify: None };
     desk.ledger.transition(None, vec![end], &mut LastRuns::default()).await.unwrap();
     assert_eq!(short(desk.last().await.as_ref()), "1 succeeded s bad: 0");
 }
@@ -191,7 +191,7 @@ fn verdicts_of_a_job_wait_for_the_one_that_is_under_way_and_let_others_pass() {
         let of = JobName::new(name).unwrap();
         let open = Open { id: RunId::of(&of, at(second)), job: of, ..open(second, OpenState::Claimed, None) };
         let to = To::Done { done: Done::of(&open, Verdict::Succeeded, "", at(second)), follow: Vec::new() };
-        Transition { run: open.id, expect: 1, fence: None, to }
+        Transition { run: open.id, expect: 1, fence: None, to, notify: None }
     };
     let mut waiting: VecDeque<Transition> =
         [done("a", 1), done("b", 2), done("a", 3), done("c", 4)].into_iter().collect();

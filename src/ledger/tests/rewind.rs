@@ -95,7 +95,7 @@ async fn what_was_pruned_is_not_claimed_again() {
         let Claim::Made { version } = desk.ledger.claim(&mut claims, &batch).await.unwrap() else { panic!("made") };
         let done = Done::of(&batch.opens[0], Verdict::Succeeded, "", at(second));
         let to = To::Done { done, follow: Vec::new() };
-        let ended = Transition { run: batch.opens[0].id.clone(), expect: version, fence: None, to };
+        let ended = Transition { run: batch.opens[0].id.clone(), expect: version, fence: None, to, notify: None };
         desk.ledger.transition(None, vec![ended], &mut LastRuns::default()).await.unwrap();
     }
     let bounds = History { keep: 1, age: Duration::from_secs(1_000_000) };

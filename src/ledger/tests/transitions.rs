@@ -36,7 +36,7 @@ async fn changes_are_made_together_and_each_is_answered() {
         desk.ends(1, version, Verdict::Succeeded),
         desk.ends(2, version - 1, Verdict::Succeeded), // not as it was
         desk.ends(7, version, Verdict::Succeeded),     // not there
-        Transition { run: run(4), expect: version, fence: None, to: To::Open(waits.clone()) },
+        Transition { run: run(4), expect: version, fence: None, to: To::Open(waits.clone()), notify: None },
     ];
     let answers: std::collections::BTreeMap<_, _> =
         desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap().answers.into_iter().collect();
@@ -54,7 +54,8 @@ async fn a_leader_that_was_replaced_begins_nothing_and_may_still_say_how_its_run
     let (old, open) = (desk.hold.clone(), desk.open(1));
     let ends = desk.ends(1, version, Verdict::Succeeded);
     desk.replaced().await;
-    let change = Transition { run: run(1), expect: version, fence: Some(old.fence()), to: To::Open(open) };
+    let change =
+        Transition { run: run(1), expect: version, fence: Some(old.fence()), to: To::Open(open), notify: None };
     assert_eq!(
         desk.ledger.transition(Some(&old), vec![change], &mut LastRuns::default()).await.unwrap().answers[0].1,
         Transitioned::Fenced
@@ -87,7 +88,7 @@ async fn a_change_whose_answer_is_lost_is_made_once_and_said_to_be_made() {
         let waits = open(2, OpenState::Waiting { not_before: at(9) }, None);
         let changes = vec![
             desk.ends_with(1, version, vec![follow_up(1, "b")]),
-            Transition { run: run(2), expect: version, fence: None, to: To::Open(waits) },
+            Transition { run: run(2), expect: version, fence: None, to: To::Open(waits), notify: None },
         ];
         let answers = desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap().answers;
         assert!(answers.iter().all(|(_, answer)| applied(answer)), "{faults:?}: {answers:?}");

@@ -1,0 +1,66 @@
+//! Alerts: put with the verdict, taken and marked by the leader alone.
+
+use super::*;
+use crate::job::{AlertKind, Notify, Word as _, words};
+use crate::scheduler::outbox::Step;
+
+fn notify() -> Option<Arc<Notify>> {
+    let on = words::<AlertKind>().into_iter().filter_map(AlertKind::named).collect();
+    let to = vec!["hook".to_owned(), "ops".to_owned()];
+    Some(Arc::new(Notify { on, to, after: 1, repeat: Duration::from_secs(3_600) }))
+}
+
+impl<S: Store> Desk<S> {
+    /// The occurrence at this second ends so, whatever its transaction meets.
+    async fn ends_noticed(&self, second: u64, verdict: Verdict, version: Version) {
+        let end = Transition { notify: notify(), ..self.ends(second, version, verdict) };
+        let changed = self.ledger.transition(None, vec![end], &mut LastRuns::default()).await.unwrap();
+        assert!(matches!(changed.answers[0].1, Transitioned::Applied { .. }), "{changed:?}");
+    }
+
+    async fn ids(&self, channel: &str) -> Vec<String> {
+        let outbox = self.ledger.outbox(channel).await.unwrap().unwrap();
+        outbox.waiting.iter().map(crate::scheduler::alert::Alert::id).collect()
+    }
+}
+
+async fn an_alert_is_there_once_with_its_verdict<S: Store>(inner: S) {
+    let desk = Desk::over(inner).await;
+    let version = desk.claimed(&[1, 2, 3]).await;
+    desk.meets([Fault::AnswerLost]);
+    desk.ends_noticed(1, Verdict::Failed, version).await;
+    desk.ends_noticed(2, Verdict::Failed, version).await;
+    desk.meets([Fault::Lost]);
+    desk.ends_noticed(3, Verdict::Succeeded, version).await;
+    let expected = [format!("{}:failed", run(1)), format!("{}:recovered", run(3))];
+    assert_eq!((desk.ids("hook").await, desk.ids("ops").await), (expected.to_vec(), expected.to_vec()));
+}
+
+async fn a_leader_that_was_replaced_takes_and_marks_nothing<S: Store>(inner: S) {
+    let mut desk = Desk::over(inner).await;
+    let version = desk.claimed(&[1]).await;
+    desk.ends_noticed(1, Verdict::Failed, version).await;
+    let first = desk.hold.clone();
+    let mut outbox = desk.ledger.outbox("ops").await.unwrap().unwrap();
+    outbox.outgoing.take(&outbox.waiting, at(5));
+    desk.replaced().await;
+    assert!(!desk.ledger.put_outbox(&first, "ops", &outbox, true).await.unwrap());
+    assert_eq!(desk.ids("ops").await.len(), 1);
+    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &outbox, true).await.unwrap());
+    // The successor finds the message, and no row of it.
+    let mut taken = desk.ledger.outbox("ops").await.unwrap().unwrap();
+    assert_eq!((taken.waiting.len(), taken.outgoing.step(0, at(5))), (0, Step::Send));
+    assert_eq!(taken.outgoing.sending[0].id, format!("{}:failed", run(1)));
+    assert!(!desk.ledger.put_outbox(&desk.hold, "ops", &outbox, true).await.unwrap(), "it is not as it was read");
+    taken.outgoing.sent();
+    assert!(!desk.ledger.put_outbox(&first, "ops", &taken, false).await.unwrap());
+    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &taken, false).await.unwrap());
+    assert_eq!(desk.ledger.alerts_waiting().await.unwrap()["ops"].0.sending, []);
+    assert_eq!(desk.ids("hook").await.len(), 1, "another channel has its own rows");
+}
+
+#[tokio::test]
+async fn alerts_are_right_in_memory() {
+    an_alert_is_there_once_with_its_verdict(MemoryStore::new(Clock::system())).await;
+    a_leader_that_was_replaced_takes_and_marks_nothing(MemoryStore::new(Clock::system())).await;
+}

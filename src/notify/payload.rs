@@ -1,0 +1,234 @@
+//! What is sent to each kind of channel. Pure: a message in, JSON out.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::fence::Fence;
+use crate::job::{AlertKind, Channel, JobName, Word as _};
+use crate::scheduler::alert::Alert;
+use crate::scheduler::outbox::{Content, Message, Summary};
+use crate::time::Wall;
+
+/// For how long an Alertmanager shows an alert that is not sent again: longer than the default of `repeat`.
+const SHOWN_FOR: Duration = Duration::from_secs(25 * 3_600);
+
+/// The longest description that PagerDuty takes, in characters.
+const SUMMARY_MOST: usize = 1_024;
+
+/// Who sends a message, and when.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub namespace: String,
+    pub node: String,
+    /// That of the leader; `None`: a person tries a channel.
+    pub fence: Option<Fence>,
+    pub now: Wall,
+}
+
+/// The body of the message for this kind of channel.
+pub fn body(channel: &Channel, message: &Message, about: &About) -> Value {
+    match channel {
+        Channel::Webhook { .. } | Channel::Exec(_) => plain(message, about),
+        Channel::Slack { .. } => json!({ "text": escaped(&text(message, about)) }),
+        Channel::Alertmanager { .. } => alertmanager(message, about),
+        Channel::Pagerduty { key, .. } => pagerduty(key.expose(), message, about),
+    }
+}
+
+/// A message in a few lines, for people.
+pub fn text(message: &Message, about: &About) -> String {
+    let namespace = &about.namespace;
+    match &message.content {
+        Content::Alert(alert) => {
+            let Alert { job, run, reason, in_a_row, .. } = alert.as_ref();
+            let what = match alert.kind {
+                AlertKind::Failed => "failed",
+                AlertKind::TimedOut => "timed out",
+                AlertKind::Unknown => "ended in an unknown state: a person has to look",
+                AlertKind::Recovered => "has recovered",
+            };
+            let row = if *in_a_row > 1 { format!(", {in_a_row} times in a row") } else { String::new() };
+            let why = if reason.is_empty() { String::new() } else { format!("\n{reason}") };
+            format!("[{namespace}] {job} {what}{row}{why}\nrun {run}")
+        }
+        Content::Summary(summary) => {
+            let kinds: Vec<String> =
+                summary.kinds.iter().map(|(kind, count)| format!("{count} {}", kind.word())).collect();
+            let top: Vec<String> = summary.top().iter().map(|(job, count)| format!("{job} ({count})")).collect();
+            let given_up = match summary.given_up {
+                0 => String::new(),
+                count => format!("\n{count} earlier alerts were given up: this channel did not take them"),
+            };
+            let (total, kinds, top) = (summary.total(), kinds.join(", "), top.join(", "));
+            format!("[{namespace}] {total} alerts: {kinds}\nmost of them: {top}{given_up}")
+        }
+    }
+}
+
+/// The message as JSON. An alert has the names that the API has for a run.
+fn plain(message: &Message, about: &About) -> Value {
+    let mut value = match &message.content {
+        Content::Alert(alert) => json!({
+            "kind": alert.kind.word(),
+            "job": alert.job,
+            "run_id": alert.run,
+            "scheduled_at": alert.scheduled_at,
+            "state": alert.verdict.as_str(),
+            "reason": alert.reason,
+            "exit_code": alert.exit_code,
+            "attempt": alert.attempt,
+            "in_a_row": alert.in_a_row,
+            "node": alert.node,
+            "fence": alert.fence,
+            "finished_at": alert.finished_at,
+        }),
+        Content::Summary(Summary { kinds, from, until, given_up, .. }) => json!({
+            "kind": "summary",
+            "alerts": message.alerts(),
+            "kinds": kinds.iter().map(|(kind, count)| (kind.word(), *count)).collect::<std::collections::BTreeMap<_, _>>(),
+            "top": top(&message.content),
+            "from": from,
+            "until": until,
+            "given_up": given_up,
+        }),
+    };
+    value["id"] = json!(message.id);
+    value["namespace"] = json!(about.namespace);
+    value["text"] = json!(text(message, about));
+    value["sent_by"] = json!({ "node": about.node, "fence": about.fence });
+    value
+}
+
+fn top(content: &Content) -> Vec<Value> {
+    let Content::Summary(summary) = content else { return Vec::new() };
+    summary.top().iter().map(|(job, count): &(&JobName, u64)| json!({ "job": job, "alerts": count })).collect()
+}
+
+/// As Slack wants it: these three characters are its markup.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// The labels are those of the failure also where a job has recovered: so Alertmanager ends the alert.
+fn alertmanager(message: &Message, about: &About) -> Value {
+    let (labels, starts_at, ends_at) = match &message.content {
+        Content::Alert(alert) => {
+            let ends = match alert.kind {
+                AlertKind::Recovered => alert.finished_at,
+                _ => about.now.plus(SHOWN_FOR),
+            };
+            let name = if alert.kind == AlertKind::Unknown { "FencronRunUnknown" } else { "FencronJobFailing" };
+            let mut labels = json!({ "alertname": name, "job_name": alert.job, "fencron_namespace": about.namespace });
+            if alert.kind == AlertKind::Unknown {
+                labels["run_id"] = json!(alert.run);
+            }
+            (labels, (alert.kind != AlertKind::Recovered).then_some(alert.finished_at), ends)
+        }
+        Content::Summary(summary) => {
+            let labels = json!({ "alertname": "FencronAlerts", "fencron_namespace": about.namespace });
+            (labels, summary.from, about.now.plus(Duration::from_secs(3_600)))
+        }
+    };
+    let annotations = json!({ "summary": text(message, about), "id": message.id });
+    let mut alert = json!({ "labels": labels, "annotations": annotations, "endsAt": ends_at });
+    if let Some(starts_at) = starts_at {
+        alert["startsAt"] = json!(starts_at);
+    }
+    json!([alert])
+}
+
+/// One incident for a job, which its recovery resolves; one for each run that is in doubt, and for each summary.
+fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
+    let namespace = &about.namespace;
+    let (dedup, action) = match &message.content {
+        Content::Alert(alert) => match alert.kind {
+            AlertKind::Recovered => (format!("fencron/{namespace}/{}", alert.job), "resolve"),
+            AlertKind::Unknown => (format!("fencron/{namespace}/{}", message.id), "trigger"),
+            AlertKind::Failed | AlertKind::TimedOut => (format!("fencron/{namespace}/{}", alert.job), "trigger"),
+        },
+        Content::Summary(_) => (format!("fencron/{namespace}/{}", message.id), "trigger"),
+    };
+    let summary: String = text(message, about).chars().take(SUMMARY_MOST).collect();
+    json!({
+        "routing_key": key,
+        "event_action": action,
+        "dedup_key": dedup,
+        "payload": {
+            "summary": summary,
+            "source": about.node,
+            "severity": "error",
+            "timestamp": about.now,
+            "custom_details": plain(message, about),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{RunId, Text, Verdict};
+
+    fn message(kind: AlertKind) -> Message {
+        let (job, at) = (JobName::new("bill").unwrap(), Wall::EPOCH);
+        let alert = Alert {
+            kind,
+            run: RunId::of(&job, at),
+            job,
+            scheduled_at: at,
+            verdict: Verdict::Failed,
+            reason: "<exit> & 3".to_owned(),
+            exit_code: Some(3),
+            attempt: 1,
+            in_a_row: 2,
+            node: Some("a".to_owned()),
+            fence: Fence::new(7),
+            finished_at: at,
+        };
+        Message { id: alert.id(), since: at, content: Content::Alert(Box::new(alert)) }
+    }
+
+    fn about() -> About {
+        About { namespace: "shop".to_owned(), node: "b".to_owned(), fence: Fence::new(8), now: Wall::EPOCH }
+    }
+
+    fn to(channel: &Channel, kind: AlertKind) -> Value {
+        body(channel, &message(kind), &about())
+    }
+
+    #[test]
+    fn a_webhook_receives_the_run_with_the_names_of_the_api() {
+        let url = Text::plain("http://localhost/");
+        let body = to(&Channel::Webhook { url, headers: Vec::new() }, AlertKind::Failed);
+        assert_eq!(
+            (body["kind"].as_str(), body["run_id"].as_str()),
+            (Some("failed"), Some("bill@1970-01-01T00:00:00Z"))
+        );
+        assert_eq!(body["id"], "bill@1970-01-01T00:00:00Z:failed");
+        assert_eq!((&body["fence"], &body["sent_by"]["fence"]), (&json!(7), &json!(8)));
+    }
+
+    #[test]
+    fn slack_receives_text_without_markup() {
+        let body = to(&Channel::Slack { url: Text::plain("http://localhost/") }, AlertKind::Failed);
+        let text = "[shop] bill failed, 2 times in a row\n&lt;exit&gt; &amp; 3\nrun bill@1970-01-01T00:00:00Z";
+        assert_eq!(body, json!({ "text": text }));
+    }
+
+    #[test]
+    fn a_recovery_ends_the_alert_and_the_incident_of_the_failure() {
+        let url = Text::plain("http://localhost/");
+        let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
+        let (failed, recovered) = (to(&alertmanager, AlertKind::Failed), to(&alertmanager, AlertKind::Recovered));
+        assert_eq!(failed[0]["labels"], recovered[0]["labels"]);
+        assert_eq!(
+            (&failed[0]["endsAt"], &recovered[0]["endsAt"]),
+            (&json!("1970-01-02T01:00:00Z"), &json!(Wall::EPOCH))
+        );
+        let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url };
+        let (failed, recovered) = (to(&pagerduty, AlertKind::Failed), to(&pagerduty, AlertKind::Recovered));
+        assert_eq!((&failed["event_action"], &recovered["event_action"]), (&json!("trigger"), &json!("resolve")));
+        assert_eq!((&failed["dedup_key"], &failed["routing_key"]), (&recovered["dedup_key"], &json!("k")));
+        assert_ne!(to(&pagerduty, AlertKind::Unknown)["dedup_key"], failed["dedup_key"]);
+    }
+}

@@ -1,0 +1,140 @@
+//! Sending one message: a POST, or a program that reads it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Client, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use super::payload::{About, body};
+use crate::fence::header;
+use crate::job::{Channel, Heartbeat, Text, Word as _};
+use crate::scheduler::outbox::{Content, Message};
+
+/// How long a channel has to take a message.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// How much of an answer is shown, in bytes.
+const SHOWN_MOST: usize = 400;
+
+/// Sends messages.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    client: Client,
+}
+
+impl Sender {
+    /// # Errors
+    ///
+    /// Where HTTP cannot be used at all.
+    pub fn new() -> Result<Sender, reqwest::Error> {
+        let none = reqwest::redirect::Policy::none();
+        let client = Client::builder().timeout(WITHIN).redirect(none).referer(false).user_agent("fencron").build()?;
+        Ok(Sender { client })
+    }
+
+    /// Sends a message, and answers what the receiver said.
+    ///
+    /// # Errors
+    ///
+    /// Why the receiver did not take it: it may have, where its answer did not come.
+    pub async fn send(&self, channel: &Channel, message: &Message, about: &About) -> Result<String, String> {
+        let body = body(channel, message, about);
+        match channel {
+            Channel::Exec(words) => tokio::time::timeout(WITHIN, exec(words, message, &body))
+                .await
+                .unwrap_or_else(|_| Err("the program did not end in time".to_owned())),
+            Channel::Slack { url } | Channel::Pagerduty { url, .. } => self.post(url, &[], message, body).await,
+            Channel::Webhook { url, headers } => self.post(url, headers, message, body).await,
+            Channel::Alertmanager { url, headers } => {
+                let url = format!("{}/api/v2/alerts", url.expose().trim_end_matches('/'));
+                self.post(&Text::secret(url), headers, message, body).await
+            }
+        }
+    }
+
+    async fn post(
+        &self,
+        url: &Text,
+        headers: &[(String, Text)],
+        message: &Message,
+        body: Value,
+    ) -> Result<String, String> {
+        let mut request = self.client.post(url.expose()).header(CONTENT_TYPE, "application/json");
+        for (name, text) in headers {
+            let (name, value) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(text.expose()));
+            let (Ok(name), Ok(mut value)) = (name, value) else { continue };
+            value.set_sensitive(text.is_secret());
+            request = request.header(name, value);
+        }
+        let request = request.header(header::IDEMPOTENCY_KEY, &message.id).body(body.to_string());
+        answered(request).await
+    }
+
+    /// Makes the request of a heartbeat.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not taken.
+    pub async fn beat(&self, heartbeat: &Heartbeat, about: &About) -> Result<(), String> {
+        let About { namespace, node, fence, now } = about;
+        let body = json!({ "namespace": namespace, "node": node, "fence": fence, "at": now });
+        let request = self.client.post(heartbeat.url.expose()).header(CONTENT_TYPE, "application/json");
+        answered(request.body(body.to_string())).await.map(drop)
+    }
+}
+
+/// What the receiver answers; only a status of 2xx says that it took the message.
+async fn answered(request: RequestBuilder) -> Result<String, String> {
+    // The URL may hold a secret.
+    let mut answer = request.send().await.map_err(|error| in_words(&error.without_url()))?;
+    let (status, mut shown) = (answer.status(), Vec::new());
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        shown.extend_from_slice(&chunk);
+        if shown.len() >= SHOWN_MOST {
+            shown.truncate(SHOWN_MOST);
+            break;
+        }
+    }
+    let said = format!("{status}: {}", String::from_utf8_lossy(&shown).trim());
+    let said = said.trim_end_matches([':', ' ']).to_owned();
+    if status.is_success() { Ok(said) } else { Err(format!("it answers {said}")) }
+}
+
+fn in_words(error: &reqwest::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    words
+}
+
+/// Has a program read the message. Its exit code 0 says that it took the message.
+async fn exec(words: &[Text], message: &Message, body: &Value) -> Result<String, String> {
+    let Some((program, arguments)) = words.split_first() else { return Err("there is no program".to_owned()) };
+    let mut command = Command::new(program.expose());
+    command.args(arguments.iter().map(Text::expose)).env("FENCRON_ALERT_ID", &message.id);
+    if let Content::Alert(alert) = &message.content {
+        command.env("FENCRON_ALERT_JOB", alert.job.as_str()).env("FENCRON_ALERT_RUN_ID", alert.run.as_str());
+    }
+    let kind = match &message.content {
+        Content::Alert(alert) => alert.kind.word(),
+        Content::Summary(_) => "summary",
+    };
+    command.env("FENCRON_ALERT_KIND", kind);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| format!("`{program}` cannot be started: {error}"))?;
+    if let Some(mut input) = child.stdin.take() {
+        // A program need not read it.
+        if let Err(error) = input.write_all(body.to_string().as_bytes()).await {
+            tracing::debug!(%error, "the program of a channel did not read its input");
+        }
+    }
+    let status = child.wait().await.map_err(|error| format!("`{program}` was lost: {error}"))?;
+    if status.success() { Ok(status.to_string()) } else { Err(format!("`{program}` ended with {status}")) }
+}

@@ -1,0 +1,203 @@
+//! Sending to real receivers, by leaders that are lost and replaced.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use axum::http::{HeaderMap, StatusCode};
+
+use super::*;
+use crate::fence::header::IDEMPOTENCY_KEY;
+use crate::job::{AlertKind, JobName, RunId, Text, Verdict};
+use crate::lock::{CallId, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
+use crate::scheduler::alert::Alert;
+use crate::store::memory::MemoryStore;
+use crate::time::Wall;
+
+/// A server that keeps what it receives, and answers as it is asked to.
+#[derive(Clone, Default)]
+struct Receiver {
+    received: Arc<Mutex<Vec<(String, String)>>>,
+    answers: Arc<Mutex<VecDeque<StatusCode>>>,
+}
+
+impl Receiver {
+    async fn listen(&self) -> Text {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Text::secret(format!("http://{}/secret", listener.local_addr().unwrap()));
+        let receiver = self.clone();
+        let receive = move |headers: HeaderMap, body: String| async move {
+            let id = headers.get(IDEMPOTENCY_KEY).map_or("", |id| id.to_str().unwrap()).to_owned();
+            receiver.received.lock().unwrap().push((id, body));
+            receiver.answers.lock().unwrap().pop_front().unwrap_or(StatusCode::OK)
+        };
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(receive)).await });
+        url
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.received.lock().unwrap().iter().map(|(id, _)| id.clone()).collect()
+    }
+}
+
+/// A store with alerts, and its leader.
+struct Scene {
+    locks: Locks<MemoryStore>,
+    notifier: Notifier<MemoryStore>,
+    hold: Hold,
+    session: crate::lock::Session<MemoryStore>,
+    receiver: Receiver,
+    channel: Channel,
+}
+
+impl Scene {
+    async fn new() -> Scene {
+        crate::execute::hide().ok();
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let (store, clock) = (MemoryStore::new(Clock::system()), Clock::system());
+        let namespace = Namespace::new("test").unwrap();
+        let locks = Locks::new(store.clone(), clock.clone(), namespace.clone(), Seen::default());
+        let (hold, session) = campaign(&locks).await;
+        let ledger = Ledger::new(store, namespace);
+        let metrics = Arc::default();
+        let notifier = Notifier { ledger, node: "a".to_owned(), clock, metrics, sender: Sender::new().unwrap() };
+        let receiver = Receiver::default();
+        let channel = Channel::Webhook { url: receiver.listen().await, headers: Vec::new() };
+        Scene { locks, notifier, hold, session, receiver, channel }
+    }
+
+    /// Another node leads from now on.
+    async fn replaced(&mut self) {
+        let election = self.locks.election(LockName::leader());
+        election.resign(&crate::lock::Term { hold: self.hold.clone() }).await.unwrap();
+        (self.hold, self.session) = campaign(&self.locks).await;
+    }
+
+    /// So many alerts wait, each of a job of its own.
+    async fn waits(&self, jobs: std::ops::Range<usize>) {
+        let mut outbox = self.notifier.ledger.outbox("ops").await.unwrap().unwrap();
+        let alerts: Vec<Alert> = jobs.map(alert).collect();
+        outbox.outgoing.take(&alerts, self.notifier.clock.wall());
+        assert!(self.notifier.ledger.put_outbox(&self.hold, "ops", &outbox, false).await.unwrap());
+    }
+
+    async fn turn(&self, hold: &Hold) -> Turn {
+        self.notifier.turn(hold, "ops", &self.channel).await.unwrap()
+    }
+
+    /// How many messages have this result.
+    fn counted(&self, result: &str) -> u64 {
+        let counted = self.notifier.metrics.alerts.read();
+        counted.filter(|((_, of), _)| *of == result).map(|(_, count)| count).sum()
+    }
+}
+
+async fn campaign(locks: &Locks<MemoryStore>) -> (Hold, crate::lock::Session<MemoryStore>) {
+    let presence = Presence { node: "n".into(), record: Vec::new() };
+    let timing = Timing::from_ttl(Duration::from_secs(60)).unwrap();
+    let session = locks.open_session(presence, timing, Driver::Task).await.unwrap();
+    let term = locks.election(LockName::leader()).campaign(&session, CallId::random()).await.unwrap();
+    (term.hold, session)
+}
+
+fn alert(nth: usize) -> Alert {
+    let (job, at) = (JobName::new(&format!("j{nth}")).unwrap(), Wall::EPOCH);
+    Alert {
+        kind: AlertKind::Failed,
+        run: RunId::of(&job, at),
+        job,
+        scheduled_at: at,
+        verdict: Verdict::Failed,
+        reason: String::new(),
+        exit_code: Some(1),
+        attempt: 1,
+        in_a_row: 1,
+        node: None,
+        fence: None,
+        finished_at: at,
+    }
+}
+
+#[tokio::test]
+async fn what_a_lost_leader_sent_and_did_not_mark_is_sent_again_with_the_same_id() {
+    let mut scene = Scene::new().await;
+    scene.waits(0..1).await;
+    let lost = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap().outgoing.sending[0].clone();
+    scene.notifier.sender.send(&scene.channel, &lost, &scene.notifier.about(&scene.hold)).await.unwrap();
+    scene.replaced().await;
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Again));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Idle), "it is marked");
+    assert_eq!(scene.receiver.ids(), [alert(0).id(), alert(0).id()]);
+    assert_eq!(scene.counted("sent"), 1);
+}
+
+#[tokio::test]
+async fn a_leader_that_was_replaced_sends_nothing() {
+    let mut scene = Scene::new().await;
+    scene.waits(0..2).await;
+    let first = scene.hold.clone();
+    assert!(matches!(scene.turn(&first).await, Turn::Again));
+    scene.replaced().await;
+    assert!(matches!(scene.turn(&first).await, Turn::Idle));
+    assert_eq!(scene.receiver.ids(), [alert(0).id()]);
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Again));
+    assert_eq!(scene.receiver.ids(), [alert(0).id(), alert(1).id()]);
+}
+
+#[tokio::test]
+async fn what_is_not_taken_is_sent_again_and_no_secret_is_said() {
+    let scene = Scene::new().await;
+    scene.waits(0..1).await;
+    scene.receiver.answers.lock().unwrap().push_back(StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Again));
+    assert_eq!((scene.receiver.ids().len(), scene.counted("failed"), scene.counted("sent")), (2, 1, 1));
+    let nowhere = Channel::Slack { url: Text::secret("http://127.0.0.1:1/hunter2") };
+    let message = Message { id: "1".to_owned(), since: Wall::EPOCH, content: content(alert(0)) };
+    let why = scene.notifier.sender.send(&nowhere, &message, &scene.notifier.about(&scene.hold)).await.unwrap_err();
+    assert!(!why.contains("hunter2"), "{why}");
+}
+
+fn content(alert: Alert) -> crate::scheduler::outbox::Content {
+    crate::scheduler::outbox::Content::Alert(Box::new(alert))
+}
+
+#[tokio::test]
+async fn a_program_reads_the_alert_and_its_exit_code_says_whether_it_took_it() {
+    let scene = Scene::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("alert").display().to_string();
+    let exec = |script: String| Channel::Exec(["/bin/sh", "-c", &script].map(Text::plain).into());
+    let message = Message { id: "1".to_owned(), since: Wall::EPOCH, content: content(alert(0)) };
+    let about = scene.notifier.about(&scene.hold);
+    let writes = exec(format!("cat > {file}; echo $FENCRON_ALERT_KIND $FENCRON_ALERT_JOB >> {file}"));
+    scene.notifier.sender.send(&writes, &message, &about).await.unwrap();
+    let read = std::fs::read_to_string(&file).unwrap();
+    assert!(read.contains(r#""run_id":"j0@1970-01-01T00:00:00Z""#) && read.ends_with("failed j0\n"), "{read}");
+    let why = scene.notifier.sender.send(&exec("exit 3".to_owned()), &message, &about).await.unwrap_err();
+    assert!(why.contains("exit status: 3"), "{why}");
+}
+
+#[tokio::test]
+async fn the_heartbeat_is_silent_once_the_term_is_over() {
+    let mut scene = Scene::new().await;
+    let heartbeat = Heartbeat { url: scene.receiver.listen().await, every: Duration::from_millis(10) };
+    let beating = tokio::spawn(scene.notifier.clone().beat(scene.hold.clone(), heartbeat.clone()));
+    let has_beaten = || scene.notifier.metrics.heartbeats.read().any(|(result, count)| *result == "sent" && count > 1);
+    while !has_beaten() {
+        tokio::task::yield_now().await;
+    }
+    beating.abort();
+    beating.await.ok();
+    let first = scene.hold.clone();
+    scene.replaced().await;
+    let before = scene.receiver.ids().len();
+    let late = tokio::spawn(scene.notifier.clone().beat(first, heartbeat));
+    let refused = || scene.notifier.metrics.heartbeats.read().any(|(result, count)| *result == "failed" && count > 1);
+    while !refused() {
+        tokio::task::yield_now().await;
+    }
+    late.abort();
+    assert_eq!(scene.receiver.ids().len(), before);
+    let body = scene.receiver.received.lock().unwrap()[0].1.clone();
+    assert!(body.contains(r#""namespace":"test""#) && body.contains("fence"), "{body}");
+}

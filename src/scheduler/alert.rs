@@ -1,0 +1,180 @@
+//! Which ends of runs are notified: after so many in a row, again after a while, and that a job has recovered.
+
+use serde::{Deserialize, Serialize};
+
+use super::run::{Done, Last};
+use crate::fence::Fence;
+use crate::job::{AlertKind, JobName, Notify, RunId, Verdict, Word as _};
+use crate::time::Wall;
+
+/// How much of the reason of a verdict an alert has, in bytes.
+pub const REASON_MOST: usize = 400;
+
+/// What is notified of one run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    pub kind: AlertKind,
+    pub job: JobName,
+    pub run: RunId,
+    pub scheduled_at: Wall,
+    pub verdict: Verdict,
+    /// The beginning of the reason of the verdict.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    pub attempt: u32,
+    /// How many runs of the job in a row have ended badly, up to this one; 0 for one that has recovered.
+    pub in_a_row: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+    pub finished_at: Wall,
+}
+
+impl Alert {
+    /// Its identity: the same, however often it is sent, and by which leader.
+    pub fn id(&self) -> String {
+        format!("{}:{}", self.run, self.kind.word())
+    }
+
+    fn of(kind: AlertKind, done: &Done, in_a_row: u32) -> Alert {
+        let mut reason = done.reason.clone();
+        reason.truncate(reason.floor_char_boundary(REASON_MOST));
+        Alert {
+            kind,
+            job: done.job.clone(),
+            run: done.id.clone(),
+            scheduled_at: done.at,
+            verdict: done.verdict,
+            reason,
+            exit_code: done.exit_code,
+            attempt: done.attempt,
+            in_a_row,
+            node: done.claimant.as_ref().map(|claimant| claimant.node.clone()),
+            fence: done.claimant.as_ref().map(|claimant| claimant.fence),
+            finished_at: done.finished_at,
+        }
+    }
+}
+
+/// What the end of a run makes of how its job's last run ended, and the alert that it is worth. A run that ended out of
+/// order, as one of a backfill does, says nothing of how its job fares: only that it is in doubt is worth an alert.
+pub fn after(before: Option<&Last>, done: &Done, notify: Option<&Notify>) -> (Last, Option<Alert>) {
+    let mut last = Last::after(before, done);
+    let Some(notify) = notify else { return (last, None) };
+    let kind = AlertKind::of(done.verdict).filter(|kind| notify.on.contains(kind));
+    let worth = if last.run == done.id {
+        let was_bad = before.is_some_and(|before| before.bad_in_a_row > 0);
+        if last.is_bad() && !was_bad {
+            last.notified_at = None;
+        }
+        kind.filter(|kind| is_due(*kind, &last, done, notify))
+    } else {
+        kind.filter(|kind| *kind == AlertKind::Unknown)
+    };
+    if last.run == done.id {
+        match (done.verdict, worth) {
+            (Verdict::Succeeded, _) => last.notified_at = None,
+            (_, Some(_)) => last.notified_at = Some(done.finished_at),
+            (_, None) => {}
+        }
+    }
+    let alert = worth.map(|kind| Alert::of(kind, done, last.bad_in_a_row));
+    (last, alert)
+}
+
+/// Whether an end of this kind is notified now. One that is in doubt always is: each of them waits for a person.
+fn is_due(kind: AlertKind, last: &Last, done: &Done, notify: &Notify) -> bool {
+    match (kind, last.notified_at) {
+        (AlertKind::Unknown, _) => true,
+        (AlertKind::Recovered, before) => before.is_some(),
+        (_, None) => last.bad_in_a_row >= notify.after,
+        (_, Some(before)) => done.finished_at.since(before) >= notify.repeat,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::job::{JobName, words};
+    use crate::scheduler::run::{Open, OpenState, Source};
+
+    fn notify() -> Notify {
+        let on = words::<AlertKind>().iter().filter_map(|word| AlertKind::named(word)).collect();
+        Notify { on, to: vec!["ops".to_owned()], after: 1, repeat: Duration::from_secs(3_600) }
+    }
+
+    fn done(minute: i64, verdict: Verdict) -> Done {
+        let (job, at) = (JobName::new("a").unwrap(), Wall::from_millis(minute * 60_000));
+        let open = Open {
+            id: RunId::of(&job, at),
+            job,
+            at,
+            starts: at,
+            source: Source::Schedule,
+            state: OpenState::Claimed,
+            attempt: 1,
+            claimant: None,
+            claimed_at: at,
+            started_at: Some(at),
+            lateness: None,
+            doubt: None,
+            catch_up: None,
+        };
+        Done::of(&open, verdict, "why", at)
+    }
+
+    /// The kinds of alerts that these ends make, one after the other; `-`: none.
+    fn kinds(notify: &Notify, ends: &[(i64, Verdict)]) -> Vec<&'static str> {
+        let mut last = None;
+        let each = ends.iter().map(|(minute, verdict)| {
+            let (next, alert) = after(last.as_ref(), &done(*minute, *verdict), Some(notify));
+            last = Some(next);
+            alert.map_or("-", |alert| alert.kind.word())
+        });
+        each.collect()
+    }
+
+    const GOOD: Verdict = Verdict::Succeeded;
+    const BAD: Verdict = Verdict::Failed;
+
+    #[test]
+    fn a_failure_is_notified_once_and_its_recovery_once() {
+        let ends = [(0, GOOD), (1, BAD), (2, BAD), (3, GOOD), (4, GOOD), (5, Verdict::TimedOut), (6, GOOD)];
+        assert_eq!(kinds(&notify(), &ends), ["-", "failed", "-", "recovered", "-", "timed_out", "recovered"]);
+    }
+
+    #[test]
+    fn a_recovery_is_notified_only_where_the_failure_was() {
+        let twice = Notify { after: 2, ..notify() };
+        let ends = [(0, BAD), (1, GOOD), (2, BAD), (3, BAD), (4, BAD), (5, GOOD)];
+        assert_eq!(kinds(&twice, &ends), ["-", "-", "-", "failed", "-", "recovered"]);
+        let never = Notify { on: vec![AlertKind::TimedOut, AlertKind::Recovered], ..notify() };
+        assert_eq!(kinds(&never, &[(0, BAD), (1, GOOD)]), ["-", "-"]);
+    }
+
+    #[test]
+    fn a_failure_that_lasts_is_notified_again_after_a_while() {
+        let ends = [(0, BAD), (59, BAD), (60, BAD), (61, BAD), (121, BAD)];
+        assert_eq!(kinds(&notify(), &ends), ["failed", "-", "failed", "-", "failed"]);
+    }
+
+    #[test]
+    fn each_run_in_doubt_is_notified_also_out_of_order() {
+        let ends = [(5, Verdict::Unknown), (6, Verdict::Unknown), (1, BAD), (2, Verdict::Unknown)];
+        assert_eq!(kinds(&notify(), &ends), ["unknown", "unknown", "-", "unknown"]);
+    }
+
+    #[test]
+    fn a_job_that_recovers_unnoticed_fails_anew() {
+        let (first, _) = after(None, &done(0, BAD), Some(&notify()));
+        // A person resolved it, or the jobs file had no channels at that time.
+        let (second, none) = after(Some(&first), &done(1, GOOD), None);
+        let (_, alert) = after(Some(&second), &done(2, BAD), Some(&notify()));
+        assert_eq!((none, alert.map(|alert| (alert.kind, alert.in_a_row))), (None, Some((AlertKind::Failed, 1))));
+    }
+}

@@ -1,0 +1,297 @@
+//! What a channel sends next: alerts alone, or a summary of many, so that their number is bounded and none is lost.
+//!
+//! The first alert is sent at once; those that come within [`GROUP_EVERY`] after it wait, and are sent together with what
+//! waits by then: each alone, or, if they are more than [`GROUP_MOST`] or the channel has sent [`HOURLY_MOST`] messages in
+//! this hour, as one summary that counts all of them. What will be in a summary is counted at once and need not be kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::alert::Alert;
+use super::hour::hour_of;
+use crate::job::{AlertKind, JobName};
+use crate::time::Wall;
+
+/// How long alerts wait for others after a channel has sent some.
+pub const GROUP_EVERY: Duration = Duration::from_secs(30);
+
+/// How many alerts that wait together are sent each in a message of its own.
+pub const GROUP_MOST: usize = 10;
+
+/// How many messages a channel sends in an hour of the clock (UTC), beside the summary that the next hour begins with.
+pub const HOURLY_MOST: u32 = 60;
+
+/// How many waiting alerts are looked at together.
+pub const LOOKED_AT: usize = 100;
+
+/// For how long sending a message is tried before the message is given up.
+pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(24 * 3_600);
+
+/// Of how many jobs a summary counts the alerts, and how many of them a message names.
+const JOBS_COUNTED: usize = 200;
+pub const JOBS_NAMED: usize = 5;
+
+/// Alerts, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    pub kinds: BTreeMap<AlertKind, u64>,
+    /// By job, for the first [`JOBS_COUNTED`] jobs.
+    pub jobs: BTreeMap<JobName, u64>,
+    /// The earliest and the latest of them.
+    pub from: Option<Wall>,
+    pub until: Option<Wall>,
+    /// How many alerts were given up before, since the channel did not take them.
+    #[serde(default)]
+    pub given_up: u64,
+}
+
+impl Summary {
+    /// How many alerts it counts.
+    pub fn total(&self) -> u64 {
+        self.kinds.values().sum()
+    }
+
+    /// The jobs with the most alerts.
+    pub fn top(&self) -> Vec<(&JobName, u64)> {
+        let mut jobs: Vec<_> = self.jobs.iter().map(|(job, count)| (job, *count)).collect();
+        jobs.sort_by(|(a, more), (b, less)| less.cmp(more).then(a.cmp(b)));
+        jobs.truncate(JOBS_NAMED);
+        jobs
+    }
+
+    fn add(&mut self, alert: &Alert) {
+        *self.kinds.entry(alert.kind).or_default() += 1;
+        if self.jobs.len() < JOBS_COUNTED || self.jobs.contains_key(&alert.job) {
+            *self.jobs.entry(alert.job.clone()).or_default() += 1;
+        }
+        let at = alert.finished_at;
+        self.from = Some(self.from.map_or(at, |from| from.min(at)));
+        self.until = Some(self.until.map_or(at, |until| until.max(at)));
+    }
+}
+
+/// A message of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// The same, however often it is sent.
+    pub id: String,
+    /// Since when it is being sent.
+    pub since: Wall,
+    pub content: Content,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    Alert(Box<Alert>),
+    Summary(Summary),
+}
+
+impl Message {
+    /// How many alerts it stands for.
+    pub fn alerts(&self) -> u64 {
+        match &self.content {
+            Content::Alert(_) => 1,
+            Content::Summary(summary) => summary.total(),
+        }
+    }
+}
+
+/// What to do next for a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There is nothing to send.
+    Nothing,
+    /// What waits is due then.
+    Wait(Wall),
+    /// Count what waits into the next summary.
+    Count,
+    /// Take what waits, each as a message.
+    Take,
+    /// Make a message of the summary.
+    Summarize,
+    /// Send the first message.
+    Send,
+}
+
+/// What a channel has taken of its alerts and not sent yet, and what it has sent of late.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outgoing {
+    pub sending: Vec<Message>,
+    #[serde(default)]
+    pub counted: Summary,
+    /// How many summaries there were: part of their identity.
+    #[serde(default)]
+    summaries: u64,
+    /// When messages were last made.
+    #[serde(default)]
+    made_at: Option<Wall>,
+    /// How many were made in the hour of that.
+    #[serde(default)]
+    in_hour: u32,
+}
+
+impl Outgoing {
+    /// What to do next, with so many alerts that wait, of which at most [`LOOKED_AT`] are counted.
+    pub fn step(&self, waiting: usize, now: Wall) -> Step {
+        let has_counted = self.counted.total() > 0;
+        if waiting > GROUP_MOST || (has_counted && waiting > 0) {
+            return Step::Count;
+        }
+        if !self.sending.is_empty() {
+            return Step::Send;
+        }
+        if waiting == 0 && !has_counted {
+            return Step::Nothing;
+        }
+        // A clock that was ahead holds nothing up.
+        let made_at = self.made_at.filter(|at| *at <= now);
+        if let Some(due) = made_at.map(|at| at.plus(GROUP_EVERY)).filter(|due| now < *due) {
+            return Step::Wait(due);
+        }
+        let left = HOURLY_MOST.saturating_sub(self.made_in_hour(now)) as usize;
+        match (left, has_counted) {
+            (0, _) => Step::Wait(hour_of(now).plus(Duration::from_secs(3_600))),
+            (_, true) => Step::Summarize,
+            (left, false) if waiting > left => Step::Count,
+            (_, false) => Step::Take,
+        }
+    }
+
+    fn made_in_hour(&self, now: Wall) -> u32 {
+        if self.made_at.map(hour_of) == Some(hour_of(now)) { self.in_hour } else { 0 }
+    }
+
+    /// [`Step::Count`]: these alerts need not be kept any more.
+    pub fn count(&mut self, alerts: &[Alert]) {
+        alerts.iter().for_each(|alert| self.counted.add(alert));
+    }
+
+    /// [`Step::Take`].
+    pub fn take(&mut self, alerts: &[Alert], now: Wall) {
+        let messages = alerts.iter().map(|alert| {
+            let content = Content::Alert(Box::new(alert.clone()));
+            Message { id: alert.id(), since: now, content }
+        });
+        self.sending.extend(messages);
+        self.made(alerts.len(), now);
+    }
+
+    /// [`Step::Summarize`]. `channel`: its name, which is unique in its namespace.
+    pub fn summarize(&mut self, channel: &str, now: Wall) {
+        self.summaries += 1;
+        let id = format!("summary:{channel}:{}:{}", now, self.summaries);
+        let content = Content::Summary(std::mem::take(&mut self.counted));
+        self.sending.push(Message { id, since: now, content });
+        self.made(1, now);
+    }
+
+    fn made(&mut self, messages: usize, now: Wall) {
+        self.in_hour = self.made_in_hour(now).saturating_add(u32::try_from(messages).unwrap_or(u32::MAX));
+        self.made_at = Some(now);
+    }
+
+    /// The first message was sent.
+    pub fn sent(&mut self) {
+        self.sending.drain(..1.min(self.sending.len()));
+    }
+
+    /// The first message is given up: the next summary says how many alerts were.
+    pub fn give_up(&mut self) {
+        self.counted.given_up += self.sending.first().map_or(0, Message::alerts);
+        self.sent();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{RunId, Verdict};
+
+    fn alert(job: &str, second: i64) -> Alert {
+        let (job, at) = (JobName::new(job).unwrap(), Wall::from_millis(second * 1_000));
+        Alert {
+            kind: AlertKind::Failed,
+            run: RunId::of(&job, at),
+            job,
+            scheduled_at: at,
+            verdict: Verdict::Failed,
+            reason: String::new(),
+            exit_code: Some(1),
+            attempt: 1,
+            in_a_row: 1,
+            node: None,
+            fence: None,
+            finished_at: at,
+        }
+    }
+
+    /// A channel over time: the messages that it sends, each at the second at which it does.
+    fn sends(arrivals: &[(i64, usize)], seconds: i64) -> Vec<(i64, Message)> {
+        let (mut outgoing, mut waiting, mut sent) = (Outgoing::default(), Vec::new(), Vec::new());
+        for second in 0..seconds {
+            let now = Wall::from_millis(second * 1_000);
+            for (_, count) in arrivals.iter().filter(|(at, _)| *at == second) {
+                waiting.extend((0..*count).map(|nth| alert(&format!("j{nth}"), second)));
+            }
+            loop {
+                let looked_at = waiting.len().min(LOOKED_AT);
+                match outgoing.step(looked_at, now) {
+                    Step::Nothing | Step::Wait(_) => break,
+                    Step::Count => outgoing.count(&waiting.drain(..looked_at).collect::<Vec<_>>()),
+                    Step::Take => outgoing.take(&waiting.drain(..looked_at).collect::<Vec<_>>(), now),
+                    Step::Summarize => outgoing.summarize("ops", now),
+                    Step::Send => {
+                        sent.push((second, outgoing.sending[0].clone()));
+                        outgoing.sent();
+                    }
+                }
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn the_first_alert_is_sent_at_once_and_the_next_ones_together() {
+        let sent = sends(&[(0, 1), (5, 2), (10, 1)], 60);
+        let seconds: Vec<i64> = sent.iter().map(|(second, _)| *second).collect();
+        assert_eq!(seconds, [0, 30, 30, 30]);
+        assert!(sent.iter().all(|(_, message)| message.alerts() == 1));
+        assert_eq!(sent[0].1.id, "j0@1970-01-01T00:00:00Z:failed");
+    }
+
+    #[test]
+    fn many_alerts_together_are_one_message_that_counts_all_of_them() {
+        let sent = sends(&[(0, 10_000)], 120);
+        let [(0, message)] = sent.as_slice() else { panic!("{sent:?}") };
+        let Content::Summary(summary) = &message.content else { panic!("{message:?}") };
+        assert_eq!((summary.total(), summary.jobs.len(), summary.top().len()), (10_000, JOBS_COUNTED, JOBS_NAMED));
+    }
+
+    #[test]
+    fn an_hour_has_a_bounded_number_of_messages_and_none_of_the_alerts_is_lost() {
+        let arrivals: Vec<(i64, usize)> = (0..3_500).step_by(30).map(|second| (second, 10)).collect();
+        let alerts: usize = arrivals.iter().map(|(_, count)| count).sum();
+        let sent = sends(&arrivals, 3_700);
+        let in_hour = sent.iter().filter(|(second, _)| *second < 3_600).count();
+        assert_eq!(in_hour, HOURLY_MOST as usize);
+        assert_eq!(sent.iter().map(|(_, message)| message.alerts()).sum::<u64>(), alerts as u64);
+    }
+
+    #[test]
+    fn a_channel_that_takes_nothing_keeps_counting_and_the_next_summary_says_what_was_given_up() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        outgoing.take(&[alert("a", 0)], now);
+        assert_eq!(outgoing.step(GROUP_MOST, now), Step::Send);
+        assert_eq!(outgoing.step(LOOKED_AT, now), Step::Count);
+        outgoing.count(&[alert("b", 1)]);
+        outgoing.give_up();
+        let later = now.plus(GIVEN_UP_AFTER);
+        assert_eq!(outgoing.step(0, later), Step::Summarize);
+        outgoing.summarize("ops", later);
+        let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
+        assert_eq!((summary.total(), summary.given_up), (1, 1));
+    }
+}
