@@ -30,7 +30,7 @@ pub use host::Hosts;
 pub use seal::{TICKET_HEADER, ticket};
 
 use super::problem::{Kind, Problem};
-use crate::job::{JobName, RunId};
+use crate::job::{JobName, RunId, Word as _};
 use crate::ledger::Ledger;
 use crate::listen::{self, Remote};
 use crate::store::Store;
@@ -241,6 +241,14 @@ impl Access {
                 return Err(problem);
             }
         };
+        if rule.role < Role::Viewer {
+            let detail = format!(
+                "the token {} has the role {}, which opens no screen: log in with a token of the role viewer or above",
+                rule.name,
+                rule.role.word()
+            );
+            return Err(Problem::new(Kind::RoleTooLow, detail));
+        }
         let until = clock.wall().plus(LOGIN_LASTS);
         let until = rule.expires.map_or(until, |expires| until.min(expires));
         Ok((self.0.keyring.cookie(rule, until, ledger, clock).await?, until))

@@ -385,7 +385,7 @@ fn patterns(looker: &Looker) -> Markup {
 
 fn footer(frame: &Frame) -> Markup {
     html! {
-        footer {
+        footer id="foot" {
             span {
                 "Answered by node "
                 b { (foreign(&frame.node)) }

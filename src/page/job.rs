@@ -90,7 +90,7 @@ pub(super) fn markup(view: &JobView) -> Markup {
             h1 { (row.name) " " (job_state(row.state)) }
             @if let Some(description) = &row.description { p { (foreign(description)) } }
             dl.facts {
-                (fact("Fires", &when(row)))
+                (fact("Fires", &when(row, view.definition.is_none())))
                 @if row.next_fire.is_some() { (fact("Next fire", &instant_or("none", row.next_fire, now))) }
                 @if let Some(last) = &row.last {
                     (fact("Last run", &html! {
@@ -110,7 +110,7 @@ pub(super) fn markup(view: &JobView) -> Markup {
                 }
             }
             p.do {
-                (command(&format!("trigger {}", row.name))) " "
+                @if view.definition.is_some() { (command(&format!("trigger {}", row.name))) " " }
                 @if row.paused.is_some() {
                     (command(&format!("resume {}", row.name)))
                 } @else {
@@ -133,7 +133,9 @@ fn acts(view: &JobView) -> Markup {
     let (frame, row) = (&view.frame, &view.row);
     let name = row.name.as_str();
     html! {
-        (act::form(frame, "../", Ask::operator("trigger", name, "Run now", &[Field::Params])))
+        @if view.definition.is_some() {
+            (act::form(frame, "../", Ask::operator("trigger", name, "Run now", &[Field::Params])))
+        }
         @if row.paused.is_some() {
             (act::form(frame, "../", Ask::operator("resume", name, "Resume", &[])))
         } @else {
@@ -142,11 +144,12 @@ fn acts(view: &JobView) -> Markup {
     }
 }
 
-fn when(row: &JobRow) -> Markup {
+fn when(row: &JobRow, is_gone: bool) -> Markup {
     html! {
         @match (&row.schedule, row.timezone, &row.after) {
             (Some(schedule), Some(zone), _) => { span.cron { (foreign(schedule)) } ", " (zone) },
             (_, _, Some(after)) => { "after " a href=(after) { (after) } },
+            _ if is_gone => "no more: the jobs file of this node does not have it",
             _ => "only when a person asks for it",
         }
     }

@@ -150,7 +150,7 @@ fn headline(view: &Now) -> Markup {
     };
     html! {
         section.head id="head" {
-            h1 { (word) @if let Some(why) = frame.firing.why() { ": " span.why { (foreign(why)) } } }
+            h1 id="firing" { (word) @if let Some(why) = frame.firing.why() { ": " span.why { (foreign(why)) } } }
             dl.facts {
                 @if let Some(leader) = &frame.leader {
                     (fact("Leader", &html! {

@@ -4,6 +4,9 @@
 
 /** The number of milliseconds between two looks of a page that is not seen. */
 const HIDDEN_EVERY = 15_000;
+/** How long an answer may take, and the opening of a stream, in milliseconds. */
+const ANSWERS_WITHIN = 5_000;
+const OPENS_WITHIN = 3_000;
 /** How many lines of followed output are kept. */
 const LINES_MOST = 2_000;
 /** The widest line of followed output, in characters: what goes on beyond is cut, and marked. */
@@ -13,6 +16,7 @@ const seconds = Number(document.body.dataset.live);
 let paused = false;
 /** @type {string | null} */
 let tag = null;
+let answeredAt = new Date();
 
 // --- Staying up to date ---
 
@@ -41,11 +45,18 @@ function morph(old, next) {
   olds.slice(nexts.length).forEach((child) => child.remove());
 }
 
+/** Asks the node, which has to answer soon.
+ * @param {string} address @param {Record<string, string>} headers */
+function ask(address, headers) {
+  const signal = AbortSignal.timeout(ANSWERS_WITHIN);
+  return fetch(address, { headers, signal, cache: "no-store", credentials: "same-origin" });
+}
+
 /** Asks for this page again, and shows what differs. */
 async function look() {
   /** @type {Record<string, string>} */
   const headers = tag ? { "If-None-Match": tag } : {};
-  const answer = await fetch(location.href, { headers, cache: "no-store", credentials: "same-origin" });
+  const answer = await ask(location.href, headers);
   lost(false);
   if (answer.status === 304) return;
   if (answer.redirected) return location.reload();
@@ -55,7 +66,7 @@ async function look() {
   const next = new DOMParser().parseFromString(text, "text/html");
   enhance(next);
   document.title = next.title;
-  for (const id of ["top", "main"]) {
+  for (const id of ["top", "main", "foot"]) {
     const [old, fresh] = [document.getElementById(id), next.getElementById(id)];
     if (old && fresh && !holdsSelection(old)) morph(old, fresh);
   }
@@ -72,12 +83,22 @@ function holdsSelection(element) {
  * @param {boolean} isLost */
 function lost(isLost) {
   const pill = document.getElementById("pill");
+  if (!isLost) answeredAt = new Date();
   if (!pill || isLost === pill.hasAttribute("data-lost")) return;
   pill.toggleAttribute("data-lost", isLost);
+  document.getElementById("lost")?.remove();
   if (isLost) {
+    const since = answeredAt.toISOString().replace("T", " ").replace(/\..*/, "Z");
     pill.className = "pill unk";
-    pill.textContent = "? this node does not answer";
-    document.title = "no answer · fencron";
+    pill.textContent = "? not known";
+    document.title = "not known · this node does not answer · fencron";
+    const heading = document.getElementById("firing");
+    if (heading) heading.textContent = "Not known";
+    const notice = document.createElement("p");
+    notice.id = "lost";
+    notice.className = "notice unk";
+    notice.textContent = `This node has not answered since ${since}: what stands here is from then. Ask another node.`;
+    document.getElementById("main")?.prepend(notice);
     tag = null;
   }
 }
@@ -243,21 +264,61 @@ function trim(out) {
   }
 }
 
-/** Follows a run until it has ended.
+/** Follows a run until it has ended, while the page is seen: a browser has few connections for one node.
  * @param {HTMLElement} out */
 function follow(out) {
-  const address = `${out.dataset.follow}?follow=1&offset=${out.dataset.from ?? 0}`;
-  const events = new EventSource(address);
+  let from = Number(out.dataset.from ?? 0);
+  /** @type {EventSource | null} */
+  let events = null;
+  let isRead = false;
   column = (out.textContent ?? "").split("\n").at(-1)?.length ?? 0;
-  // No event can carry a carriage return: it comes as the sequence that means the same to a terminal.
-  events.addEventListener("message", (event) => write(out, event.data.replaceAll("\x1b[G", "\r")));
-  for (const kind of ["gap", "partial"]) events.addEventListener(kind, (event) => write(out, `\n… ${event.data} …\n`));
-  events.addEventListener("attempt", (event) => write(out, `\n… attempt ${event.data} …\n`));
-  events.addEventListener("end", () => {
-    events.close();
-    look().catch(() => lost(true));
-  });
-  addEventListener("pagehide", () => events.close());
+  const close = () => {
+    events?.close();
+    events = null;
+  };
+  const open = () => {
+    if (events || isRead || document.hidden || !out.dataset.follow) return;
+    const source = new EventSource(`${out.dataset.follow}?follow=1&offset=${from}`);
+    events = source;
+    const late = setTimeout(instead, OPENS_WITHIN);
+    source.addEventListener("open", () => clearTimeout(late));
+    source.addEventListener("error", () => source.readyState === EventSource.CLOSED && instead());
+    // No event can carry a carriage return: it comes as the sequence that means the same to a terminal.
+    source.addEventListener("message", (event) => {
+      write(out, event.data.replaceAll("\x1b[G", "\r"));
+      from = Number(event.lastEventId.split(".")[1] ?? from);
+    });
+    for (const kind of ["gap", "partial"]) source.addEventListener(kind, (event) => write(out, `\n… ${event.data} …\n`));
+    source.addEventListener("attempt", (event) => write(out, `\n… attempt ${event.data} …\n`));
+    source.addEventListener("end", () => {
+      close();
+      look().catch(() => lost(true));
+    });
+  };
+  /** Where no stream opens, reads now and then. */
+  const instead = () => {
+    if (isRead || !events || events.readyState === EventSource.OPEN) return;
+    close();
+    isRead = true;
+    read();
+  };
+  const read = async () => {
+    if (!out.dataset.follow) return;
+    if (!document.hidden) await readOn().catch(() => {});
+    setTimeout(read, (seconds || 2) * 1000);
+  };
+  const readOn = async () => {
+    const answer = await ask(`${out.dataset.follow}?offset=${from}`, { Accept: "text/plain" });
+    if (!answer.ok) return;
+    const text = await answer.text();
+    const begin = Number(answer.headers.get("fencron-offset") ?? from);
+    if (begin > from) write(out, `\n… ${begin - from} bytes not shown …\n`);
+    write(out, text);
+    from = begin + new TextEncoder().encode(text).length;
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
+  open();
 }
 
 // --- Keys ---

@@ -136,6 +136,12 @@ impl Node {
         until("it leads", async || self.page("/leadership").await.contains(" under fence ").then_some(())).await;
     }
 
+    /// Has it stand still, or go on.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();

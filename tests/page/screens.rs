@@ -94,6 +94,8 @@ async fn a_screen_comes_up_to_date_by_itself_and_output_is_followed() {
     window.until_it_says("#head", "succeeded").await;
     other.until_it_says("#open", "No run is open.").await;
     assert_eq!(other.script("return document.activeElement === window.before;").await, true);
+    let foot = other.text("#foot").await;
+    until("the footer says a later time", async || (other.text("#foot").await != foot).then_some(())).await;
     other.click("#live").await;
     assert_eq!(other.text("#live").await, "Updates are paused");
     assert_eq!((window.errors().await, other.errors().await), (Vec::new(), Vec::new()));
@@ -213,4 +215,23 @@ async fn migrations_that_were_not_begun_stand_behind_the_one_that_keeps_them() {
     let listed: serde_json::Value = node.get("/api/v1/migrations").await.json().await.unwrap();
     let listed: Vec<_> = listed["items"].as_array().unwrap().iter().map(|item| (&item["id"], &item["state"])).collect();
     assert_eq!(listed, [(&"2026-01-bad".into(), &"failed".into()), (&"2026-02-next".into(), &"pending".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_node_that_hangs_says_since_when_it_is_not_answered() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+    let scene = Scene::with("version: 1\nnamespace: shop\njobs: {}\n");
+    let node = scene.node("a").await;
+    node.leads().await;
+    let browser = Browser::start().await;
+    let window = browser.window(Look::WIDE).await;
+    window.open(&node.url).await;
+    window.until_it_says("#firing", "Firing").await;
+    node.signal(SIGSTOP);
+    window.until_it_says("#pill", "not known").await;
+    window.until_it_says("#lost", "This node has not answered since 2").await;
+    assert!(window.text("#firing").await == "Not known" && window.title().await.contains("not known"));
+    node.signal(SIGCONT);
+    window.until_it_says("#firing", "Firing").await;
+    assert_eq!(window.script("return document.getElementById('lost');").await, serde_json::Value::Null);
 }
