@@ -250,7 +250,9 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         clock: place.clock.clone(),
     };
     let node = Node { ledger, locks: locks.clone(), execute, outputs, board, metrics, options };
-    let ended = node.run(config, Ends { orders, chores, status, turned, leads }).await;
+    // On a worker: there its timers are, and what answers it. Here each of them would have to wake another thread.
+    let running = tokio::spawn(node.run(config, Ends { orders, chores, status, turned, leads }));
+    let ended = running.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     housekeeping.stop().await;
     beside.shutdown().await;
     locks.save_seen().await;

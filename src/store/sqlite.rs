@@ -49,8 +49,9 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How many writes, and how many reads, may wait in a handle's queues. Further calls wait before they are queued.
 const QUEUE: usize = 256;
 
-/// How often a store with an open watch looks for what other processes have committed without announcing it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a store with an open watch looks for what other processes have committed without announcing it. After one that
+/// was found so, it looks far more often for a while.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A handle to a store in a SQLite file.
 ///

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use fencron::time::Clock;
 use serde_json::Value;
 
 use crate::{NodeProcess, Place};
@@ -96,4 +97,33 @@ fn what_is_closed_to_others_reads_its_own_input() {
     let mut validate = as_nobody(&place.command(&["validate", "/dev/stdin"]), &place);
     let ran = validate.stdin(file).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// How often the threads of a process have slept since they began: each time something has woken them.
+fn slept(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let of_thread = |path: std::path::PathBuf| {
+        // One that has ended meanwhile sleeps no more.
+        let status = std::fs::read_to_string(path.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    };
+    threads.filter_map(|thread| of_thread(thread.path())).sum()
+}
+
+/// A second's wake-ups of a node with nothing to do are some 20: so many would be those of something that polls.
+const WAKES_MOST: u64 = 45;
+
+#[test]
+fn a_node_with_nothing_to_do_seldom_wakes() {
+    let place = Place::with("version: 1\nnamespace: shop\njobs:\n  j: {schedule: '@every 10s', shell: 'true'}\n");
+    let node = NodeProcess::spawn(place.command(&["run", "--node", "a"]));
+    node.wait_for(" leading ");
+    // From one run to the next, which is the second of these.
+    node.wait_for("run ended");
+    let (before, began) = (slept(node.child.id()), Clock::system().boot());
+    node.wait_for("run ended");
+    let (woken, seconds) = (slept(node.child.id()) - before, Clock::system().boot().since(began).as_secs());
+    assert!(seconds >= 9, "from one run to the next, {seconds} s");
+    assert!(woken < WAKES_MOST * seconds, "woken {woken} times in {seconds} s");
 }

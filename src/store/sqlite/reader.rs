@@ -25,6 +25,9 @@ use crate::time::{Boot, Clock};
 /// How often a reader with an open watch looks for what other processes have committed, if it is not notified.
 const POLL: Duration = Duration::from_millis(20);
 
+/// How long the announcement of a commit may take on a busy machine: until then, one that was found is not doubted.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long a reader goes on polling after a commit that was not announced: its writer may make more.
 const DOUBT_FOR: Duration = Duration::from_secs(60);
 
@@ -85,8 +88,8 @@ pub(super) struct Listening {
     subscription: Option<Subscription>,
     /// How often the reader looks while it is notified.
     look_every: Duration,
-    /// A commit was found that was not announced. Its announcement may be on its way.
-    suspects: bool,
+    /// When a commit was found that was not announced. Its announcement may be on its way.
+    suspects: Option<Boot>,
     /// Until when commits may be made that are not announced.
     doubted_until: Boot,
 }
@@ -120,7 +123,7 @@ impl Reader {
                 Ok(ToReader::Changed) if self.watches.open.is_empty() => {}
                 Ok(ToReader::Changed) => {
                     self.bell.listen();
-                    self.listening.suspects = false;
+                    self.listening.suspects = None;
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Ok(ToReader::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -225,7 +228,7 @@ impl Reader {
 impl Listening {
     /// `database`: whose commits to listen to; `None`: nothing is listened to.
     pub(super) fn new(database: Option<PathBuf>, look_every: Duration) -> Listening {
-        Listening { database, subscription: None, look_every, suspects: false, doubted_until: Boot::default() }
+        Listening { database, subscription: None, look_every, suspects: None, doubted_until: Boot::default() }
     }
 
     /// Has `bell` rung from now on when another process commits, where the kernel can do that.
@@ -247,19 +250,25 @@ impl Listening {
 
     fn look_every(&self, now: Boot) -> Duration {
         let is_listening = self.subscription.as_ref().is_some_and(Subscription::is_listening);
-        let relies = is_listening && !self.suspects && now >= self.doubted_until;
+        let relies = is_listening && self.suspects.is_none() && now >= self.doubted_until;
         if relies { self.look_every } else { POLL }
     }
 
     /// Nothing had given occasion to look; `is_found`: there was a commit all the same.
     fn looked(&mut self, is_found: bool, now: Boot) {
-        if self.suspects {
-            if self.subscription.is_some() && now >= self.doubted_until {
-                tracing::debug!("a commit to the SQLite store was not announced: looking every {POLL:?} for a while");
+        match self.suspects {
+            Some(since) if now.since(since) >= ANNOUNCED_WITHIN => {
+                if self.subscription.is_some() && now >= self.doubted_until {
+                    tracing::debug!(
+                        "a commit to the SQLite store was not announced: looking every {POLL:?} for a while"
+                    );
+                }
+                self.doubted_until = now.plus(DOUBT_FOR);
+                self.suspects = None;
             }
-            self.doubted_until = now.plus(DOUBT_FOR);
+            Some(_) => {}
+            None => self.suspects = is_found.then_some(now),
         }
-        self.suspects = is_found;
     }
 }
 
