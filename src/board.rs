@@ -22,7 +22,7 @@ pub use list::{Cursor, Filter, FindJobs, JobsPage, NotACursor, Order, PAGE_MOST}
 
 use crate::config::Migration;
 use crate::fence::Fence;
-use crate::job::{Job, JobName, RunId};
+use crate::job::{Job, JobName, RunId, Trigger};
 use crate::ledger::NodeRecord;
 use crate::scheduler::run::{Known, Last, Open, Version, Watermark};
 use crate::time::{Boot, Wall};
@@ -62,6 +62,8 @@ pub struct Board {
     unplanned: BTreeSet<JobName>,
     /// The configured jobs whose last run ended badly.
     failing: BTreeSet<JobName>,
+    /// The jobs without a schedule, those among them that are not configured.
+    unscheduled: BTreeSet<JobName>,
     /// The jobs with a record of their last run that are not configured any more.
     left_over: BTreeSet<JobName>,
     paused: BTreeMap<JobName, Paused>,
@@ -120,6 +122,12 @@ struct Entry {
     /// The occurrence that is decided next: its instant, and its start.
     next: Option<(Wall, Wall)>,
     marks: Marks,
+}
+
+impl Entry {
+    fn is_scheduled(&self) -> bool {
+        matches!(self.job.as_deref().map(|job| &job.trigger), Some(Trigger::Schedule { .. }))
+    }
 }
 
 /// The states of a job that time does not change.
@@ -274,6 +282,8 @@ impl Board {
         let configured = jobs.into_iter().filter(|(_, entry)| entry.job.is_some());
         self.jobs = configured.map(|(name, entry)| (name, Entry { job: entry.job, ..Entry::default() })).collect();
         self.unplanned = self.jobs.keys().cloned().collect();
+        let unscheduled = self.jobs.iter().filter(|(_, entry)| !entry.is_scheduled());
+        self.unscheduled = unscheduled.map(|(name, _)| name.clone()).collect();
     }
 
     /// The board is what the store says, as of now.
@@ -318,8 +328,14 @@ impl Board {
             self.unplanned.remove(name);
             self.failing.remove(name);
             self.left_over.remove(name);
+            self.unscheduled.remove(name);
             self.texts = OnceLock::new();
             return;
+        }
+        if !entry.is_scheduled() {
+            self.unscheduled.insert(name.clone());
+        } else if !self.unscheduled.is_empty() {
+            self.unscheduled.remove(name);
         }
         if entry.job.is_none() && entry.last.is_some() {
             self.left_over.insert(name.clone());

@@ -109,7 +109,6 @@ impl Board {
     }
 
     pub(super) fn state(&self, name: &JobName, entry: &Entry, now: Wall) -> JobState {
-        let is_scheduled = matches!(entry.job.as_deref().map(|job| &job.trigger), Some(Trigger::Schedule { .. }));
         if entry.marks.failing {
             JobState::Failing
         } else if self.next_of(name, entry, now).is_some_and(|(_, starts)| starts < now.minus(LATE_AFTER)) {
@@ -122,7 +121,7 @@ impl Board {
             JobState::Unconfigured
         } else if entry.last.is_some() {
             JobState::Fine
-        } else if is_scheduled {
+        } else if entry.is_scheduled() {
             JobState::New
         } else {
             JobState::OnDemand

@@ -146,9 +146,10 @@ impl Board {
     pub fn jobs_of(&self, find: &FindJobs, now: Wall, sees: impl Fn(&JobName) -> bool) -> JobsPage {
         let text = find.text.as_deref().map(str::to_lowercase).filter(|text| !text.is_empty());
         let limit = find.limit.clamp(1, PAGE_MOST);
-        let few = self.few(text.as_deref(), find.state, now);
+        let few = self.few(text.as_deref(), find, now);
         let is_searched = few.as_ref().is_none_or(|few| !few.have_the_text);
         let places = match few {
+            Some(few) if few.are_in_order => self.named(&few.jobs, find),
             Some(few) => self.sorted(&few.jobs, find),
             None => self.walked(find, now),
         };
@@ -165,11 +166,14 @@ impl Board {
     }
 
     /// The jobs among which all are that are looked for, where those are few.
-    fn few(&self, text: Option<&str>, state: Option<Filter>, now: Wall) -> Option<Few<'_>> {
-        let in_state: Option<Vec<&JobName>> = match state {
+    fn few(&self, text: Option<&str>, find: &FindJobs, now: Wall) -> Option<Few<'_>> {
+        let in_state: Option<Vec<&JobName>> = match find.state {
             Some(Filter::Failing) if self.failing.len() <= SORTED_MOST => Some(self.failing.iter().collect()),
             Some(Filter::Paused) if self.paused.len() <= SORTED_MOST => Some(self.paused.keys().collect()),
             Some(Filter::Running) if self.open_of.len() <= SORTED_MOST => Some(self.open_of.keys().collect()),
+            Some(Filter::OnDemand | Filter::Unconfigured) if self.unscheduled.len() <= SORTED_MOST => {
+                Some(self.unscheduled.iter().collect())
+            }
             Some(Filter::Late) => {
                 let late: Vec<&JobName> = self.late(now).map(|(_, name)| name).take(SORTED_MOST + 1).collect();
                 Some(late).filter(|late| late.len() <= SORTED_MOST)
@@ -177,12 +181,25 @@ impl Board {
             _ => None,
         };
         if let Some(jobs) = in_state {
-            return Some(Few { jobs, have_the_text: false });
+            return Some(Few { jobs, have_the_text: false, are_in_order: false });
         }
-        match self.search(text?, SORTED_MOST) {
-            Found::Jobs(jobs) => Some(Few { jobs, have_the_text: true }),
+        // A search answers in the order of the names: in a list by name, many are no more than their first page.
+        let are_in_order = find.order == Order::Name;
+        match self.search(text?, if are_in_order { usize::MAX } else { SORTED_MOST }) {
+            Found::Jobs(jobs) => Some(Few { jobs, have_the_text: true, are_in_order }),
             Found::Many => None,
         }
+    }
+
+    /// These jobs, which are in the order of their names, from behind `find.after` on.
+    fn named<'a>(&'a self, jobs: &[&'a JobName], find: &FindJobs) -> Places<'a> {
+        let after = find.after.as_ref().filter(|after| after.group == Group::Rest);
+        let from = after.map_or(0, |after| jobs.partition_point(|name| **name <= after.job));
+        let place = |name: &'a JobName| {
+            let (job, entry) = self.jobs.get_key_value(name)?;
+            Some(Place { group: Group::Rest, start: Wall::EPOCH, job, marks: entry.marks, entry: Some(entry) })
+        };
+        Box::new(jobs[from..].to_vec().into_iter().filter_map(place))
     }
 
     /// These jobs, in order, from behind `find.after` on.
@@ -261,6 +278,8 @@ struct Few<'a> {
     jobs: Vec<&'a JobName>,
     /// They all have the text that is looked for.
     have_the_text: bool,
+    /// They are in the order of their names, which is that of the list.
+    are_in_order: bool,
 }
 
 pub(super) fn is_in(place: &Place<'_>, state: Option<Filter>, now: Wall) -> bool {
