@@ -1,8 +1,9 @@
-//! What a cluster is measured by: how late jobs start, how many a second are claimed and run, what 100,000 jobs cost,
-//! and how long a hand-over takes. Against real stores: SQLite files, and an etcd server of one member.
-//!
-//! `cargo bench --bench cluster -- [lateness] [burst] [claims] [runs] [many] [handover]`; all of them, in this order,
-//! when none is named. `many` and `handover` run the `fencron` binary itself. Ends with 1 when a target is missed.
+//! What a cluster is measured by: how late jobs start, how many a second are claimed and run, what 100,000 jobs cost, what
+//! it costs to look at 200,000, and how long a hand-over takes. Against real stores: SQLite files, and an etcd server of
+//! one member.
+//! `cargo bench --bench cluster -- [lateness] [burst] [claims] [runs] [many] [board] [handover]`; all of them, in this
+//! order, when none is named. `many`, `board` and `handover` run the `fencron` binary itself. Ends with 1 when a target is
+//! missed.
 //!
 //! `FENCRON_BENCH_SECONDS` is how long each steady measurement lasts (default: 60 for `lateness`, 15 for `runs`,
 //! 5 for each turn of `claims`), `FENCRON_BENCH_OFFERED` how many occurrences `runs` makes due every second (default:
@@ -10,6 +11,7 @@
 
 use std::time::Duration;
 
+mod board;
 mod burst;
 mod claims;
 mod figures;
@@ -25,7 +27,7 @@ mod support;
 use figures::Figures;
 
 /// What can be measured, in the order in which it is.
-const PARTS: [&str; 6] = ["lateness", "burst", "claims", "runs", "many", "handover"];
+const PARTS: [&str; 7] = ["lateness", "burst", "claims", "runs", "many", "board", "handover"];
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -42,6 +44,7 @@ fn main() {
             "claims" => runtime.block_on(claims::measure(&mut figures)),
             "runs" => runtime.block_on(runs::measure(&mut figures)),
             "many" => runtime.block_on(many::measure(&mut figures)),
+            "board" => runtime.block_on(board::measure(&mut figures)),
             _ => runtime.block_on(handover::measure(&mut figures)),
         }
     }
