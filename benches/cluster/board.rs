@@ -69,6 +69,7 @@ fn last(job: &JobName, number: usize, at: Wall) -> Last {
         fence: None,
         bad_in_a_row: u32::from(verdict == Verdict::Failed),
         succeeded_at: Some(at),
+        notified_at: None,
         strip: "s".repeat(STRIP_MOST),
     }
 }
