@@ -58,7 +58,7 @@ fn file(jobs: usize) -> String {
 
 /// How the last run of a job ended: every thousandth badly.
 fn last(job: &JobName, number: usize, at: Wall) -> Last {
-    let verdict = if number % 1_000 == 0 { Verdict::Failed } else { Verdict::Succeeded };
+    let verdict = if number.is_multiple_of(1_000) { Verdict::Failed } else { Verdict::Succeeded };
     Last {
         run: RunId::of(job, at),
         verdict,

@@ -149,7 +149,7 @@ impl Board {
         let few = self.few(text.as_deref(), find, now);
         let is_searched = few.as_ref().is_none_or(|few| !few.have_the_text);
         let places = match few {
-            Some(few) if few.are_in_order => self.named(&few.jobs, find),
+            Some(few) if few.are_in_order => self.named(few.jobs, find),
             Some(few) => self.sorted(&few.jobs, find),
             None => self.walked(find, now),
         };
@@ -192,14 +192,14 @@ impl Board {
     }
 
     /// These jobs, which are in the order of their names, from behind `find.after` on.
-    fn named<'a>(&'a self, jobs: &[&'a JobName], find: &FindJobs) -> Places<'a> {
+    fn named<'a>(&'a self, jobs: Vec<&'a JobName>, find: &FindJobs) -> Places<'a> {
         let after = find.after.as_ref().filter(|after| after.group == Group::Rest);
         let from = after.map_or(0, |after| jobs.partition_point(|name| **name <= after.job));
         let place = |name: &'a JobName| {
             let (job, entry) = self.jobs.get_key_value(name)?;
             Some(Place { group: Group::Rest, start: Wall::EPOCH, job, marks: entry.marks, entry: Some(entry) })
         };
-        Box::new(jobs[from..].to_vec().into_iter().filter_map(place))
+        Box::new(jobs.into_iter().skip(from).filter_map(place))
     }
 
     /// These jobs, in order, from behind `find.after` on.

@@ -95,6 +95,22 @@ pub(super) struct RunArgs {
     metrics_jobs_most: usize,
 }
 
+impl RunArgs {
+    /// The options of the node, but for its address.
+    fn options(&self, name: String, timing: Timing, clock: Clock) -> Options {
+        Options {
+            name,
+            timing,
+            room: self.max_running,
+            shutdown_grace: self.shutdown_grace,
+            max_clock_skew: self.max_clock_skew,
+            address: None,
+            driver: Driver::Thread,
+            clock,
+        }
+    }
+}
+
 pub(super) fn node_name(text: &str) -> Result<String, crate::job::NotAName> {
     crate::job::check_name(text).map(|()| text.to_owned())
 }
@@ -183,7 +199,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     // Before anything is held, so that a signal from then on is received.
     let asked_to_stop = signals(&order, &mut beside)?;
 
-    let name = args.node.unwrap_or_else(default_node);
+    let name = args.node.clone().unwrap_or_else(default_node);
+    let mut options = args.options(name.clone(), timing, place.clock.clone());
     let beside_memory = memory.directory();
     let locks = memory.try_out(&place).await?;
     let execute = SupervisorProgram::this()
@@ -205,9 +222,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     tracing::info!("listening on {} ({served})", asking::url(&address, ""));
 
     let status = watch::Sender::new(Status::starting(&name, &config));
-    let (outputs, board) = (Outputs::new(place.clock.clone()), Shared::default());
+    let (clock, outputs, board) = (place.clock.clone(), Outputs::new(place.clock.clone()), Shared::default());
     let ledger = Ledger::new(measured(place.store.clone()), place.namespace.clone());
-    let clock = place.clock.clone();
     let turned = watch::Sender::new(clock.boot());
     let api = Api {
         status: status.subscribe(),
@@ -225,30 +241,16 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     };
     let serving = tokio::spawn(api::serve(listener, tls, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
-    let notices = watch::Sender::new(Arc::clone(&config.notices));
-    let leads = watch::Sender::default();
-    let notifier = Notifier {
-        ledger: ledger.clone(),
-        node: name.clone(),
-        clock: place.clock.clone(),
-        metrics: Arc::clone(&metrics),
-        sender: Sender::new().context("cannot use HTTP")?,
-    };
+    let (notices, leads) = (watch::Sender::new(Arc::clone(&config.notices)), watch::Sender::default());
+    let (clock, measures) = (place.clock.clone(), Arc::clone(&metrics));
+    let sender = Sender::new().context("cannot use HTTP")?;
+    let notifier = Notifier { ledger: ledger.clone(), node: name, clock, metrics: measures, sender };
     beside.spawn(notifier.run(leads.subscribe(), notices.subscribe()));
     let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone()).noticing(notices);
     beside.spawn(reload.run(hangup));
     let housekeeping = Housekeeping::start(chore).await.context("cannot start the housekeeping")?;
 
-    let options = Options {
-        name,
-        timing,
-        room: args.max_running,
-        shutdown_grace: args.shutdown_grace,
-        max_clock_skew: args.max_clock_skew,
-        address: Some(address),
-        driver: Driver::Thread,
-        clock: place.clock.clone(),
-    };
+    options.address = Some(address);
     let node = Node { ledger, locks: locks.clone(), execute, outputs, board, metrics, options };
     // On a worker: there its timers are, and what answers it. Here each of them would have to wake another thread.
     let running = tokio::spawn(node.run(config, Ends { orders, chores, status, turned, leads }));

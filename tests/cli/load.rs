@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fencron::time::{Clock, Wall};
 use serde_json::Value;
@@ -176,7 +176,7 @@ async fn look_on(to: SocketAddr, path: &str, tag: &mut String, counts: &Counts) 
 
 /// Asks whether the node is well until it says so, and answers how long that took.
 async fn health(to: SocketAddr, path: &str) -> Duration {
-    let began = Instant::now();
+    let began = Clock::system().boot();
     let asking = async {
         loop {
             let answer = async {
@@ -191,12 +191,12 @@ async fn health(to: SocketAddr, path: &str) -> Duration {
         }
     };
     assert_eq!(timeout(LIMIT, asking).await.expect("it answers"), 200, "{path}");
-    began.elapsed()
+    Clock::system().boot().since(began)
 }
 
 /// How long this machine keeps a process from a question to itself: nothing answers sooner on it.
 async fn machine(listener: &tokio::net::TcpListener) -> Duration {
-    let began = Instant::now();
+    let began = Clock::system().boot();
     let ask = async {
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         stream.write_all(b"?").await.unwrap();
@@ -208,7 +208,7 @@ async fn machine(listener: &tokio::net::TcpListener) -> Duration {
         stream.write_all(b"!").await.unwrap();
     };
     tokio::join!(ask, answer);
-    began.elapsed()
+    Clock::system().boot().since(began)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
