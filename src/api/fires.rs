@@ -124,8 +124,11 @@ pub(super) async fn fires<S: Store>(
 ) -> Result<Response, Problem> {
     let limit = number("limit", wanted.limit, (FIRES_USUAL, FIRES_MOST))?;
     let from = wanted.from.unwrap_or_else(|| api.clock.wall());
-    // A longer stretch is answered as far as it goes: `applied` says how far that is.
-    let until = wanted.until.unwrap_or_else(|| from.plus(STRETCH_USUAL)).min(from.plus(STRETCH_MOST));
+    let until = wanted.until.unwrap_or_else(|| from.plus(STRETCH_USUAL));
+    if until > from.plus(STRETCH_MOST) {
+        let days = STRETCH_MOST.as_secs() / 86_400;
+        return Err(Problem::parameter("until", format!("an instant at most {days} days after `from`, {from}")));
+    }
     let stretch = Stretch { from, until, limit };
     let (jobs, revision) = {
         let board = api.board.read();

@@ -169,6 +169,22 @@ pub(super) struct Wanted {
 /// The longest text that jobs are searched for, in bytes.
 const TEXT_MOST: usize = 200;
 
+/// The word of an order, as `sort` takes it.
+fn word(order: Order) -> String {
+    json!(order).as_str().unwrap_or_default().to_owned()
+}
+
+/// The place behind which the page begins. In a list of another order it would pass over rows.
+fn behind(after: Option<&str>, order: Order) -> Result<Option<Cursor>, Problem> {
+    let Some(text) = place::<String>(after)? else { return Ok(None) };
+    let wrong = |what: &str| Problem::parameter("after", format!("{what}: take the `next` of the page before"));
+    let (of, rest) = text.split_once('.').ok_or_else(|| wrong("is no place in this list"))?;
+    if of != word(order) {
+        return Err(wrong("is a place in a list of another `sort`"));
+    }
+    rest.parse().map(Some).map_err(|_| wrong("is no place in this list"))
+}
+
 /// Answers with a page of jobs, from the board alone.
 pub(super) async fn list<S: Store>(
     State(api): State<Api<S>>,
@@ -181,7 +197,7 @@ pub(super) async fn list<S: Store>(
     if text.as_ref().is_some_and(|text| text.len() > TEXT_MOST) {
         return Err(Problem::parameter("q", format!("at most {TEXT_MOST} bytes are searched for")));
     }
-    let after: Option<Cursor> = place(wanted.after.as_deref())?;
+    let after = behind(wanted.after.as_deref(), wanted.sort)?;
     let applied = applied([
         ("q", json!(text)),
         ("state", json!(wanted.state)),
@@ -192,7 +208,7 @@ pub(super) async fn list<S: Store>(
     let now = api.clock.wall();
     let board = api.board.read();
     let page = board.jobs_of(&find, now, |job| caller.sees(job));
-    let next = page.next.as_ref().map(|next| cursor(&next.to_string()));
+    let next = page.next.as_ref().map(|next| cursor(&format!("{}.{next}", word(wanted.sort))));
     let items = page.jobs.into_iter().map(|row| JobView::of(&board, row)).collect();
     Ok(sent.page(&Listing { next, ..Listing::whole(items, board.version(), applied) }))
 }

@@ -115,9 +115,7 @@ impl<State: Sync> FromRequestParts<State> for Sent {
 impl Sent {
     /// Answers with one thing, or that the client has it already.
     pub fn answer<T: Serialize>(&self, body: &T) -> Response {
-        let text = written(body);
-        let tag = format!("\"{}\"", hash(text.as_bytes()));
-        self.tagged(&tag, text)
+        self.tagged(&tag_of(body), written(body))
     }
 
     /// Answers with one thing of this version, or that the client has it already.
@@ -129,8 +127,7 @@ impl Sent {
     pub fn page<T: Serialize>(&self, page: &Listing<T>) -> Response {
         // Weak: the revision may be another one where nothing of this page has changed.
         let content = (&page.items, &page.next, &page.applied, page.scanned_to, page.cut);
-        let tag = format!("W/\"{}\"", hash(&serde_json::to_vec(&content).expect("rows have only text keys")));
-        let mut answer = self.tagged(&tag, written(page));
+        let mut answer = self.tagged(&tag_of(&content), written(page));
         if let Some(link) = page.next.as_deref().and_then(|next| self.link(next)) {
             answer.headers_mut().insert(header::LINK, link);
         }
@@ -164,6 +161,27 @@ impl Sent {
         query.append_pair("after", next);
         // Relative, so that any prefix may stand before the API.
         HeaderValue::from_str(&format!("<?{}>; rel=\"next\"", query.finish())).ok()
+    }
+}
+
+/// What only becomes older or younger with the time. It is no part of a tag, or nothing would ever be unchanged.
+const AGES: [&str; 5] = ["last_sign_ms", "as_of", "looked_at", "trusted_ms", "took_ms"];
+
+/// The tag of what is answered. It is weak, since the ages may be others.
+fn tag_of<T: Serialize>(content: &T) -> String {
+    let mut content = serde_json::to_value(content).expect("what is answered has only text keys");
+    forget_ages(&mut content);
+    format!("W/\"{}\"", hash(content.to_string().as_bytes()))
+}
+
+fn forget_ages(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            AGES.iter().for_each(|age| drop(members.remove(*age)));
+            members.values_mut().for_each(forget_ages);
+        }
+        Value::Array(values) => values.iter_mut().for_each(forget_ages),
+        _ => {}
     }
 }
 
@@ -206,6 +224,15 @@ mod tests {
     fn the_next_page_keeps_the_filters() {
         let sent = Sent { if_none_match: None, query: "q=a%20b&after=00&limit=2".to_owned() };
         assert_eq!(sent.link("6a").unwrap(), "<?q=a+b&limit=2&after=6a>; rel=\"next\"");
+    }
+
+    #[test]
+    fn what_has_only_become_older_has_the_same_tag() {
+        let sent = Sent::default();
+        let node = |name: &str, age| serde_json::json!({"items": [{"node": name, "last_sign_ms": age}], "as_of": age});
+        let tag = |name, age| sent.answer(&node(name, age)).headers()["etag"].clone();
+        assert_eq!(tag("a", 1), tag("a", 4_000));
+        assert_ne!(tag("a", 1), tag("b", 1));
     }
 
     #[test]

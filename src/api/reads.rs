@@ -141,6 +141,11 @@ async fn a_list_of_jobs_is_whole_over_its_pages_and_says_what_was_applied() {
     assert_eq!(names(&page, "name"), ["j0"], "it was due at 01:00, and is not decided");
     let (_, _, page) = ask(&api, "/api/v1/jobs?state=on_demand").await;
     assert_eq!(page["items"][0]["schedule"], "after j0 (success)");
+    let (_, _, page) = ask(&api, "/api/v1/jobs?sort=name&limit=1").await;
+    let next = page["next"].as_str().unwrap();
+    assert_eq!(ask(&api, &format!("/api/v1/jobs?sort=name&after={next}")).await.0, 200);
+    let (code, _, problem) = ask(&api, &format!("/api/v1/jobs?sort=next&after={next}")).await;
+    assert!(code == 400 && problem["detail"].as_str().unwrap().contains("another `sort`"), "{problem:#}");
     for (query, says) in [
         ("limit=0", "limit: a number from 1 to 500"),
         ("limit=501", "limit: "),
@@ -177,6 +182,10 @@ async fn a_job_is_answered_with_its_definition_and_its_next_fires() {
         ("/api/v1/jobs/report/next?count=101", 400, "count: a number from 1 to 100"),
         ("/api/v1/jobs/report/next?from=now", 400, "from: "),
         ("/api/v1/fires?limit=5001", 400, "limit: a number from 1 to 5000"),
+        ("/api/v1/fires?until=2027-11-27T00:00:00Z", 400, "until: an instant at most 32 days after `from`"),
+        ("/api/v1/fires?odd=1", 400, "odd: there is no such parameter"),
+        ("/api/v1/jobs?state=late&state=late", 400, "state: it is given more than once"),
+        ("/api/v1/fires?from=2026-11-27T00:00:00+00:00", 400, "from: "),
     ] {
         let (answered, _, problem) = ask(&api, path).await;
         let detail = problem["detail"].as_str().unwrap();

@@ -475,7 +475,7 @@ fn checked(row: &Row, request: &Request) -> Result<Chosen, Problem> {
     if let Some((name, _)) = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| !known.contains(&&**name)) {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let name: String = name.chars().take(100).collect();
-        let detail = format!("there is no parameter `{name}` at {}: it takes {known}", row.path);
+        let detail = format!("{name}: there is no such parameter at {}: it takes {known}", row.path);
         return Err(Problem::new(Kind::UnknownParameter, detail));
     }
     let offers = row.offers();
@@ -533,7 +533,12 @@ impl<T: DeserializeOwned, State: Sync> FromRequestParts<State> for Query<T> {
             Err(QueryRejection::FailedToDeserializeQueryString(error)) => {
                 // It begins with the name of the parameter, where one is meant.
                 let text = error.body_text();
-                Err(Problem::new(Kind::BadParameter, text.rsplit_once("query string: ").map_or(&*text, |(_, why)| why)))
+                let why = text.rsplit_once("query string: ").map_or(&*text, |(_, why)| why);
+                let twice = why.strip_prefix("duplicate field `").and_then(|rest| rest.split_once('`'));
+                let why = twice.map_or(why.to_owned(), |(name, _)| format!("{name}: it is given more than once"));
+                let has_plus = parts.uri.query().is_some_and(|query| query.contains('+'));
+                let hint = if has_plus { ". A `+` in an address is a space: write it as %2B" } else { "" };
+                Err(Problem::new(Kind::BadParameter, format!("{why}{hint}")))
             }
             Err(error) => Err(Problem::new(Kind::BadParameter, error)),
         }
