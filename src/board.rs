@@ -7,6 +7,7 @@
 //!
 //! Pure: it knows no clock, no store and no runtime. The writer says what happened, and the reader says what time it is.
 
+mod follow;
 mod job;
 mod list;
 mod plan;
@@ -79,6 +80,8 @@ pub struct Board {
     own: Own,
     /// The migrations of the jobs file that this node has read last; `None`: it has read none yet.
     migrations: Option<Arc<[Migration]>>,
+    /// No jobs file is known here: that a job is in none says nothing of the job.
+    has_no_file: bool,
     /// What is searched for texts; made again by the first search after the jobs have changed.
     texts: OnceLock<Texts>,
     /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.
@@ -150,6 +153,12 @@ pub struct Counts {
 }
 
 impl Board {
+    /// A board beside which there is no jobs file. What the ledger says of a job stands all the same; what only a file
+    /// says, such as when a job is due, is not known.
+    pub fn without_file() -> Board {
+        Board { has_no_file: true, ..Board::default() }
+    }
+
     /// Grows with every change of what the board says; starts anew with the process. What is late changes with the time
     /// alone: see [`Board::tag`].
     pub fn version(&self) -> u64 {
@@ -278,7 +287,8 @@ impl Board {
         self.version += 1;
         let (own, texts, base) = (std::mem::take(&mut self.own), std::mem::take(&mut self.texts), self.base);
         let (jobs, migrations) = (std::mem::take(&mut self.jobs), self.migrations.take());
-        *self = Board { own, texts, base, migrations, version: self.version, ..Board::default() };
+        let has_no_file = self.has_no_file;
+        *self = Board { own, texts, base, migrations, has_no_file, version: self.version, ..Board::default() };
         let configured = jobs.into_iter().filter(|(_, entry)| entry.job.is_some());
         self.jobs = configured.map(|(name, entry)| (name, Entry { job: entry.job, ..Entry::default() })).collect();
         self.unplanned = self.jobs.keys().cloned().collect();
@@ -319,7 +329,7 @@ impl Board {
         let Some(entry) = self.jobs.get_mut(name) else { return };
         let marks = Marks {
             // What a job did that is not there any more needs no attention.
-            failing: entry.job.is_some() && entry.last.as_ref().is_some_and(Last::is_bad),
+            failing: (entry.job.is_some() || self.has_no_file) && entry.last.as_ref().is_some_and(Last::is_bad),
             paused: self.paused.contains_key(name),
             running: self.open_of.contains_key(name),
         };

@@ -31,7 +31,9 @@ mod run;
 mod steer;
 mod terminal;
 mod token;
+mod top;
 
+use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -127,6 +129,9 @@ enum Command {
     /// Show the leader, the nodes, and what keeps jobs from being fired
     #[command(after_help = "Example: fencron status -o json")]
     Status,
+    /// Look at the cluster in the terminal: what runs, what needs a person, who leads
+    #[command(after_help = "Example: fencron top --store etcd://10.0.0.1:2379")]
+    Top(top::TopArgs),
     /// List the jobs
     #[command(after_help = "Example: fencron jobs --job nightly")]
     Jobs(look::JobsArgs),
@@ -290,7 +295,11 @@ fn start(command: Command, global: &Global, terminal: &mut Terminal) -> anyhow::
     if logged == "warn" && global.store.as_deref().is_some_and(is_etcd) && advice::was_given_today(&clock) {
         logged += &format!(",{ADVICE}=off");
     }
-    logging::start(global.log_format, &logged, clock, queue)?;
+    // They would be written over what is drawn, and the screen says what is wrong.
+    let is_drawn_over = matches!(command, Command::Top(_)) && std::io::stderr().is_terminal();
+    if !is_drawn_over {
+        logging::start(global.log_format, &logged, clock, queue)?;
+    }
     let runtime = command.runtime().context("cannot start the threads")?;
     let exit = runtime.block_on(command.run(global, terminal));
     runtime.shutdown_timeout(LAST_TASKS);
@@ -333,6 +342,7 @@ impl Command {
             Command::Next(args) => check::next(&args, terminal),
             Command::Completions(args) => check::completions(&args, terminal),
             Command::Status => look::status(global, terminal).await,
+            Command::Top(args) => top::top(&args, global, terminal).await,
             Command::Jobs(args) => look::jobs(&args, global, terminal).await,
             Command::Runs(args) => look::runs(&args, global, terminal).await,
             Command::Logs(args) => logs::logs(&args, global, terminal).await,

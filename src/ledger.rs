@@ -50,6 +50,7 @@ pub use alerts::{ALERTS_KEPT, ALERTS_LISTED, Outbox, Waiting};
 pub use attention::{ATTENTION_AGE, ATTENTION_BETWEEN, ATTENTION_KEPT, Attention, AttentionPage};
 pub use audit::{AUDIT_AGE, AUDIT_KEPT, AuditPage, AuditRow, FindAudit, ONCE_AGE, ONCE_KEPT};
 pub use backfill::{BACKFILL_MOST, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
+pub(crate) use follow::pass_on;
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};
 pub use last::LastRuns;

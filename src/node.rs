@@ -45,7 +45,7 @@ pub use status::{Reason, Role, Status};
 use housekeeping::Chore;
 use leadership::Leadership;
 use migrations::Gate;
-use news::{Observed, follow};
+use news::Observed;
 use publishing::Publishing;
 use stopping::Stopping;
 use troubles::Troubles;
@@ -56,9 +56,9 @@ use crate::config::Config;
 use crate::execute::{Execute, Outputs};
 use crate::fence::Fence;
 use crate::job::{AttemptResult, JobName, RunId};
-use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger, News};
+use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger, News, pass_on};
 use crate::lock::{
-    Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
+    Backoff, Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
 };
 use crate::metrics::{Decided, Metrics};
 use crate::once::{OnceError, Settled};
@@ -72,6 +72,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often a node publishes its record, with what its clock says.
 const PUBLISH_EVERY: Duration = Duration::from_secs(5);
+
+/// The longest pause before the ledger is followed again, where that has failed: nothing is fired meanwhile.
+const FOLLOW_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a node is made with.
 #[derive(Clone, Debug)]
@@ -238,7 +241,9 @@ impl<S: Store, E: Execute> Node<S, E> {
         // Once all senders are gone, the channel has nothing else to say.
         let mut can_be_ordered = true;
         let mut follower = JoinSet::new();
-        follower.spawn(follow(self.ledger.clone(), news));
+        follower.spawn(pass_on(self.ledger.clone(), news, Backoff::up_to(FOLLOW_AGAIN), |error| {
+            tracing::warn!(%error, "the ledger cannot be followed right now; trying again");
+        }));
         let mut running = Running::new(self, config, status, started);
         running.node.board.write().configured(running.scheduler.jobs());
         running.present();

@@ -11,25 +11,25 @@
 //! [`Board`]: crate::board::Board
 
 mod act;
-mod ansi;
+pub(crate) mod ansi;
 mod audit;
-mod changes;
+pub(crate) mod changes;
 mod day;
 mod draw;
-mod frame;
+pub(crate) mod frame;
 mod job;
 mod jobs;
-mod leadership;
+pub(crate) mod leadership;
 mod locks;
 mod looker;
 mod migrations;
-mod now;
-mod run;
+pub(crate) mod now;
+pub(crate) mod run;
 mod store;
-mod tables;
+pub(crate) mod tables;
 mod trouble;
 mod week;
-mod words;
+pub(crate) mod words;
 
 use std::collections::hash_map::DefaultHasher;
 use std::future::Future;
@@ -65,13 +65,13 @@ pub(crate) use words::shown;
 pub const STORE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How many runs in doubt the first screen names.
-const UNKNOWN_NAMED: usize = 10;
+pub(crate) const UNKNOWN_NAMED: usize = 10;
 
 /// How many pages of what ended badly are looked through for the jobs of one person.
 const ATTENTION_PAGES_MOST: usize = 20;
 
 /// How many of the last terms are shown.
-const TERMS_SHOWN: usize = 50;
+pub(crate) const TERMS_SHOWN: usize = 50;
 
 /// What the page is answered from.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ impl<S: Store> Page<S> {
         // Only the forms of those who may act have a key.
         let key = if looker.may_act() { uuid::Uuid::new_v4().simple().to_string() } else { String::new() };
         let namespace = self.ledger.namespace().to_string();
-        Frame { key, ..Frame::of(&self.board.read(), &status, &namespace, self.clock.both(), looker) }
+        Frame { key, ..Frame::of(&self.board.read(), Some(&status), &namespace, self.clock.both(), looker) }
     }
 
     /// The runs in doubt that this person sees, at most `limit`, and whether there are more.

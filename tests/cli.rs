@@ -27,6 +27,8 @@ mod support;
 mod tables;
 #[path = "cli/tls.rs"]
 mod tls;
+#[path = "cli/top.rs"]
+mod top;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;

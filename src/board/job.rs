@@ -117,11 +117,11 @@ impl Board {
             JobState::Running
         } else if entry.marks.paused {
             JobState::Paused
-        } else if entry.job.is_none() {
+        } else if entry.job.is_none() && !self.has_no_file {
             JobState::Unconfigured
         } else if entry.last.is_some() {
             JobState::Fine
-        } else if entry.is_scheduled() {
+        } else if entry.is_scheduled() || (self.has_no_file && entry.known_since.is_some()) {
             JobState::New
         } else {
             JobState::OnDemand

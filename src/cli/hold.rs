@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 pub(super) use self::acquire::semaphore_failure;
 use self::acquire::{Acquired, Held, Released};
-use self::signals::Signals;
+pub(super) use self::signals::Signals;
 use super::once::say;
 use super::outage;
 use super::place::{ETCD_PASSWORD, ETCD_USER, Place};

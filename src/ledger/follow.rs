@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::mpsc;
+
 use super::Ledger;
 use super::keys::About;
 use super::last::read as read_last;
 use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode};
 use super::rewind::RewoundRecord;
 use crate::job::JobName;
-use crate::lock::owned_since;
+use crate::lock::{Backoff, owned_since};
 use crate::scheduler::run::{Last, Version};
 use crate::scheduler::view::Change as LedgerChange;
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
@@ -55,6 +57,42 @@ pub struct Follow<S> {
     position: Revision,
     /// What was read at the start and is not reported yet.
     first: VecDeque<News>,
+}
+
+/// Passes the ledger's news on for as long as there is a receiver. While the ledger cannot be followed, `report` receives
+/// why, at each attempt, and `backoff` says how long the pause is after it.
+///
+/// Returns with an error that does not pass.
+pub(crate) async fn pass_on<S: Store>(
+    ledger: Ledger<S>,
+    news: mpsc::Sender<News>,
+    mut backoff: Backoff,
+    report: impl Fn(&StoreError),
+) -> StoreError {
+    let mut follow = None;
+    loop {
+        let result = match &mut follow {
+            None => ledger.follow().await.map(|begun| {
+                follow = Some(begun);
+                None
+            }),
+            Some(follow) => follow.next().await.map(Some),
+        };
+        match result {
+            Ok(Some(received)) => {
+                backoff.reset();
+                if news.send(received).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            Ok(None) => {}
+            Err(error) if !error.is_passing() && !matches!(error, StoreError::Compacted { .. }) => return error,
+            Err(error) => {
+                report(&error);
+                backoff.wait().await;
+            }
+        }
+    }
 }
 
 impl<S: Store> Ledger<S> {

@@ -8,6 +8,7 @@ use crate::time::Boot;
 #[derive(Debug)]
 pub(crate) struct Backoff {
     pause: Duration,
+    longest: Duration,
 }
 
 impl Backoff {
@@ -15,7 +16,12 @@ impl Backoff {
     pub const LONGEST: Duration = Duration::from_secs(2);
 
     pub fn new() -> Backoff {
-        Backoff { pause: Backoff::FIRST }
+        Backoff::up_to(Backoff::LONGEST)
+    }
+
+    /// Pauses that grow to `longest`.
+    pub fn up_to(longest: Duration) -> Backoff {
+        Backoff { pause: Backoff::FIRST, longest }
     }
 
     pub fn reset(&mut self) {
@@ -28,7 +34,7 @@ impl Backoff {
 
     /// The next pause, for a caller that waits by other means.
     pub fn next(&mut self) -> Duration {
-        let longer = (self.pause * 2).min(Backoff::LONGEST);
+        let longer = (self.pause * 2).min(self.longest);
         std::mem::replace(&mut self.pause, longer)
     }
 }

@@ -3,45 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use super::Running;
 use super::clocks::{Clocks, Said};
 use crate::execute::Execute;
-use crate::ledger::{Followed, Ledger, News, NodeRecord, Pause};
+use crate::ledger::{Followed, News, NodeRecord, Pause};
 use crate::scheduler::Event;
 use crate::scheduler::run::Version;
 use crate::scheduler::view::Change;
-use crate::store::{Revision, Store, StoreError};
+use crate::store::{Revision, Store};
 use crate::time::Wall;
-
-/// Passes the ledger's news on for as long as there is a receiver. Returns with an error that does not pass.
-pub(super) async fn follow<S: Store>(ledger: Ledger<S>, news: mpsc::Sender<News>) -> StoreError {
-    const PAUSE: Duration = Duration::from_millis(200);
-    let mut follow = None;
-    loop {
-        let result = match &mut follow {
-            None => ledger.follow().await.map(|begun| {
-                follow = Some(begun);
-                None
-            }),
-            Some(follow) => follow.next().await.map(Some),
-        };
-        match result {
-            Ok(Some(received)) => {
-                if news.send(received).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            Ok(None) => {}
-            Err(error) if !error.is_passing() && !matches!(error, StoreError::Compacted { .. }) => return error,
-            Err(error) => {
-                tracing::warn!(%error, "the ledger cannot be followed right now; trying again");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
-}
 
 /// What the node has seen of the ledger and of the other nodes, and what that means for it.
 #[derive(Debug, Default)]

@@ -16,13 +16,12 @@ const ERASED_MOST: usize = 2_000_000;
 
 /// The text of a terminal as markup for a `pre`.
 pub(super) fn markup(text: &str) -> Markup {
-    let mut screen = Screen::default();
-    let mut parser = Parser::<DefaultCharAccumulator>::new();
-    for byte in text.bytes() {
-        parser.advance(&mut screen, byte);
-    }
-    screen.end_line();
-    PreEscaped(screen.out)
+    PreEscaped(Screen::default().read(text))
+}
+
+/// The same as text for a terminal of which others decide the colours: nothing in it controls that terminal.
+pub(crate) fn plain(text: &str) -> String {
+    Screen { is_plain: true, ..Screen::default() }.read(text)
 }
 
 /// How a character looks.
@@ -49,9 +48,20 @@ struct Screen {
     cut: usize,
     /// Cells that were erased.
     erased: usize,
+    /// What is made is text, not markup.
+    is_plain: bool,
 }
 
 impl Screen {
+    fn read(mut self, text: &str) -> String {
+        let mut parser = Parser::<DefaultCharAccumulator>::new();
+        for byte in text.bytes() {
+            parser.advance(&mut self, byte);
+        }
+        self.end_line();
+        self.out
+    }
+
     fn put(&mut self, c: char) {
         if self.column >= COLUMNS_MOST {
             self.cut += 1;
@@ -66,22 +76,26 @@ impl Screen {
     }
 
     fn end_line(&mut self) {
-        let mut rest = &self.line[..];
+        let line = std::mem::take(&mut self.line);
+        let mut rest = &line[..];
         while let Some((_, style)) = rest.first().copied() {
             let same = rest.iter().take_while(|(_, other)| *other == style).count();
             let text: String = rest[..same].iter().map(|(c, _)| *c).collect();
-            push_styled(&mut self.out, style, &text);
+            self.push(style, &text);
             rest = &rest[same..];
         }
         if self.cut > 0 {
-            push_styled(
-                &mut self.out,
-                Style { dim: true, ..Style::default() },
-                &format!(" … {} more characters", self.cut),
-            );
+            let more = format!(" … {} more characters", self.cut);
+            self.push(Style { dim: true, ..Style::default() }, &more);
         }
+        // The room of the line is used again.
+        self.line = line;
         self.line.clear();
         (self.column, self.cut) = (0, 0);
+    }
+
+    fn push(&mut self, style: Style, text: &str) {
+        if self.is_plain { self.out.push_str(text) } else { push_styled(&mut self.out, style, text) }
     }
 
     fn colour(&mut self, params: &[u16]) {

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::frame::Frame;
 use super::tables::{job_link, run_link};
-use super::words::{command, foreign, verdict};
+use super::words::{command, foreign, shown, verdict, verdict_word};
 use crate::board::{Board, Filter, FindJobs, JobRow, Order, PAGE_MOST};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
@@ -21,17 +21,17 @@ const SINCE: Duration = Duration::from_secs(3_600);
 const ROWS: usize = 12;
 
 /// How many of the last terms are looked at.
-pub(super) const TERMS: usize = ROWS;
+pub(crate) const TERMS: usize = ROWS;
 
 /// How many of the last acts are looked at. Most acts may be triggers, which are runs of their jobs and not shown.
-pub(super) const ACTS: usize = 100;
+pub(crate) const ACTS: usize = 100;
 
 /// How many characters of a digest of a jobs file are shown.
 const DIGEST_SHOWN: usize = 12;
 
 /// What the store has recorded, for those who see all jobs.
-#[derive(Debug, Default)]
-pub(super) struct Recorded {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recorded {
     /// The last terms, the latest first.
     pub terms: Vec<TermRow>,
     /// What people did last, the last first.
@@ -40,7 +40,7 @@ pub(super) struct Recorded {
 
 /// Something that happened lately.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Change {
+pub(crate) struct Change {
     pub at: Wall,
     what: What,
 }
@@ -108,6 +108,44 @@ pub(super) fn changes(board: &Board, frame: &Frame, recorded: &Result<Recorded, 
 }
 
 impl Change {
+    /// The job that it is about, and the run where it is about one.
+    pub(crate) fn about(&self) -> Option<(&JobName, Option<&RunId>)> {
+        match &self.what {
+            What::Paused { job, .. } => Some((job, None)),
+            What::Broke { job, run, .. } => Some((job, Some(run))),
+            What::Did(row) => row.deed.job.as_ref().map(|job| (job, row.deed.run.as_ref())),
+            What::Led { .. } | What::Ended { .. } | What::Joined { .. } | What::Took { .. } => None,
+        }
+    }
+
+    /// What happened, as a text for a terminal.
+    pub(crate) fn said(&self) -> String {
+        match &self.what {
+            What::Led { node, fence } => {
+                let fence = fence.map_or_else(String::new, |fence| format!(" under fence {fence}"));
+                format!("{} became the leader{fence}", shown(node))
+            }
+            What::Ended { node, fence, end } => format!("{}, fence {fence}, {}", shown(node), ended(*end)),
+            What::Joined { node } => format!("Node {} started", shown(node)),
+            What::Took { node, digest } => format!("Node {} took another jobs file, {}", shown(node), shown(digest)),
+            What::Paused { job, by } if by.is_empty() => format!("{job} was paused"),
+            What::Paused { job, by } => format!("{job} was paused by {}", shown(by)),
+            What::Did(row) => {
+                let AuditRow { asked, deed } = &**row;
+                let on = match (&deed.run, &deed.job) {
+                    (Some(run), _) => run.to_string(),
+                    (None, Some(job)) => job.to_string(),
+                    (None, None) => shown(&deed.on),
+                };
+                let detail = if deed.detail.is_empty() { String::new() } else { format!(" ({})", shown(&deed.detail)) };
+                let reason =
+                    if asked.reason.is_empty() { String::new() } else { format!(": {}", shown(&asked.reason)) };
+                format!("{} {} {on}{detail}{reason}", shown(&asked.by), verb(deed.act))
+            }
+            What::Broke { job, verdict, run } => format!("{job} began to fail: {} {run}", verdict_word(*verdict)),
+        }
+    }
+
     /// What happened, and the command that is about it.
     pub(super) fn sentence(&self) -> Markup {
         html! {

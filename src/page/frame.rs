@@ -71,7 +71,7 @@ const SCREENS: [(Screen, &str, &str); 9] = [
 
 /// Whether jobs are being fired.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Pill {
+pub(crate) enum Pill {
     Firing,
     /// They are, and something is wrong.
     Degraded(String),
@@ -82,7 +82,7 @@ pub(super) enum Pill {
 
 impl Pill {
     /// The word, the class of its colour, and its sign.
-    fn look(&self) -> (&'static str, &'static str, &'static str) {
+    pub(crate) fn look(&self) -> (&'static str, &'static str, &'static str) {
         match self {
             Pill::Firing => ("firing", "ok", "●"),
             Pill::Degraded(_) => ("degraded", "warn", "▲"),
@@ -91,7 +91,7 @@ impl Pill {
         }
     }
 
-    pub(super) fn why(&self) -> Option<&str> {
+    pub(crate) fn why(&self) -> Option<&str> {
         match self {
             Pill::Firing => None,
             Pill::Degraded(why) | Pill::NotFiring(why) | Pill::Unclear(why) => Some(why),
@@ -101,7 +101,7 @@ impl Pill {
 
 /// The leader, as this node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Leader {
+pub(crate) struct Leader {
     /// `None`: its record is not known.
     pub node: Option<String>,
     pub fence: Option<Fence>,
@@ -114,7 +114,7 @@ pub(super) struct Leader {
 
 /// What every screen says.
 #[derive(Clone, Debug)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// The person who looks at it.
     pub looker: Looker,
     /// The key of the forms of this page: sent twice, each is one act.
@@ -122,6 +122,7 @@ pub(super) struct Frame {
     /// All jobs are paused.
     pub all_paused: bool,
     pub namespace: String,
+    /// The node that answers; empty: a command shows what it reads itself.
     pub node: String,
     pub now: Wall,
     pub firing: Pill,
@@ -139,10 +140,11 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// What this node knows, at this time, and this person may see.
-    pub(super) fn of(
+    /// What is known here, at this time, and this person may see. `status`: of the node that answers; `None`: a command
+    /// shows what it reads itself.
+    pub(crate) fn of(
         board: &Board,
-        status: &Status,
+        status: Option<&Status>,
         namespace: &str,
         (boot, now): (Boot, Wall),
         looker: Looker,
@@ -161,7 +163,7 @@ impl Frame {
         let trusted_for = own.trusted_until.map(|until| until.since(boot)).filter(|left| !left.is_zero());
         let mut frame = Frame {
             namespace: namespace.to_owned(),
-            node: status.node.clone(),
+            node: status.map_or_else(String::new, |status| status.node.clone()),
             now,
             firing: Pill::Firing,
             leader,
@@ -182,15 +184,17 @@ impl Frame {
         frame
     }
 
-    fn judge(&self, status: &Status) -> Pill {
-        let leads_without_trust = status.role == Role::Leader && self.trusted_for.is_none();
+    fn judge(&self, status: Option<&Status>) -> Pill {
+        let leads_without_trust =
+            status.is_some_and(|status| status.role == Role::Leader) && self.trusted_for.is_none();
+        let here = if status.is_some() { "this node" } else { "this command" };
         match (self.heard_at, &self.leader) {
-            (None, _) => Pill::Unclear("this node has not read the store yet".to_owned()),
+            (None, _) => Pill::Unclear(format!("{here} has not read the store yet")),
             _ if leads_without_trust => Pill::NotFiring(
                 "this node leads and can no longer trust its lease: the store does not answer".to_owned(),
             ),
             (Some(_), _) if self.silence().is_some() => {
-                Pill::Unclear("the store has said nothing to this node for a while".to_owned())
+                Pill::Unclear(format!("the store has said nothing to {here} for a while"))
             }
             (Some(_), None) => Pill::NotFiring("no node leads".to_owned()),
             _ if self.all_paused => Pill::Degraded("all jobs are paused".to_owned()),
@@ -203,7 +207,7 @@ impl Frame {
     }
 
     /// From where the instants of the screen are looked at.
-    pub(super) fn view(&self) -> Viewpoint {
+    pub(crate) fn view(&self) -> Viewpoint {
         Viewpoint { now: self.now, zones: self.looker.zones }
     }
 
@@ -218,12 +222,13 @@ impl Frame {
     }
 }
 
-fn troubles(board: &Board, status: &Status) -> Vec<String> {
-    let mut troubles: Vec<String> = status.reasons.iter().map(|why| format!("{}: {why}", status.node)).collect();
+fn troubles(board: &Board, status: Option<&Status>) -> Vec<String> {
+    let own = status.into_iter().flat_map(|status| status.reasons.iter().map(|why| format!("{}: {why}", status.node)));
+    let mut troubles: Vec<String> = own.collect();
     let mut digest: Option<&str> = None;
     let mut differs = false;
     for (_, record) in board.nodes() {
-        if record.node != status.node {
+        if status.is_none_or(|status| record.node != status.node) {
             troubles.extend(record.stands_back.iter().map(|why| format!("{} stands back: {why}", record.node)));
             troubles.extend(record.troubles.iter().map(|why| format!("{}: {why}", record.node)));
         }

@@ -17,7 +17,7 @@ use crate::time::Wall;
 const NODES_MOST: usize = 200;
 
 /// What the screen shows.
-pub(super) struct Leadership {
+pub(crate) struct Leadership {
     pub frame: Frame,
     pub nodes: Vec<Node>,
     pub queue: Result<Queue, String>,
@@ -25,20 +25,21 @@ pub(super) struct Leadership {
     pub terms: Result<Vec<TermRow>, String>,
 }
 
-pub(super) struct Node {
+pub(crate) struct Node {
     pub record: NodeRecord,
     pub leads: bool,
     pub is_here: bool,
 }
 
 /// The nodes that wait to lead, the next first, and what keeps all of them from it.
-pub(super) struct Queue {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Queue {
     pub waiting: Vec<String>,
     pub obstacles: Vec<String>,
 }
 
 impl Queue {
-    pub(super) fn of(standing: ElectionState) -> Queue {
+    pub(crate) fn of(standing: ElectionState) -> Queue {
         let mut obstacles: Vec<String> = standing.obstacles.iter().map(ToString::to_string).collect();
         obstacles.extend(standing.base.as_ref().err().map(ToString::to_string));
         obstacles.extend(standing.age.as_ref().err().map(ToString::to_string));
@@ -47,7 +48,7 @@ impl Queue {
 }
 
 impl Leadership {
-    pub(super) fn of(
+    pub(crate) fn of(
         board: &Board,
         frame: Frame,
         queue: Result<Queue, String>,
@@ -229,15 +230,20 @@ fn terms(view: &Leadership) -> Markup {
     }
 }
 
-fn term_row(term: &TermRow, before: Option<&TermRow>, view: Viewpoint) -> Markup {
-    let (word, look) = match term.end {
+/// How a term ended, or that it goes on.
+pub(crate) fn term_word(term: &TermRow) -> (&'static str, Look) {
+    match term.end {
         None if term.to.is_none() => ("leads", Look::Running),
         None => ("not recorded", Look::Idle),
         Some(TermEnd::Resigned) => ("resigned", Look::Good),
         Some(TermEnd::SteppedDown) => ("stepped down", Look::Good),
         Some(TermEnd::Lost) => ("lost", Look::Late),
         Some(TermEnd::Lapsed) => ("lapsed", Look::Bad),
-    };
+    }
+}
+
+fn term_row(term: &TermRow, before: Option<&TermRow>, view: Viewpoint) -> Markup {
+    let (word, look) = term_word(term);
     html! {
         tr {
             td { (foreign(&term.node)) }
@@ -280,10 +286,15 @@ fn sign(clock: Wall, view: Viewpoint) -> Markup {
 }
 
 fn role(node: &Node) -> Markup {
+    let (word, look) = role_word(node);
+    state(word, look)
+}
+
+pub(crate) fn role_word(node: &Node) -> (&'static str, Look) {
     match (node.leads, &node.record.stands_back) {
-        (true, _) => state("leader", Look::Running),
-        (false, Some(_)) => state("stands back", Look::Late),
-        (false, None) => state("follower", Look::Idle),
+        (true, _) => ("leader", Look::Running),
+        (false, Some(_)) => ("stands back", Look::Late),
+        (false, None) => ("follower", Look::Idle),
     }
 }
 

@@ -28,6 +28,21 @@ pub(crate) struct Looker {
 }
 
 impl Looker {
+    /// A person who reads the store itself, by a command.
+    pub(crate) fn of_store() -> Looker {
+        Looker {
+            name: None,
+            role: Role::Reader,
+            jobs: None,
+            refused: &[],
+            has_login: false,
+            said: None,
+            zones: Zones::Jobs,
+            theme: Theme::System,
+            path: "/".to_owned(),
+        }
+    }
+
     /// Whether the job is there for this person: the page passes over the others as if they did not exist.
     pub(super) fn sees(&self, job: &JobName) -> bool {
         self.jobs.as_ref().is_none_or(|jobs| jobs.include(job))

@@ -18,8 +18,14 @@ use crate::time::Wall;
 /// How many rows a list of this screen has; the others are a link away.
 pub(super) const ROWS: usize = 12;
 
+/// What stands where a list has nothing.
+pub(crate) const NEEDS_NOTHING: &str = "Nothing: no run is in doubt, no job fails, no node reports a trouble.";
+pub(crate) const NONE_LATE: &str = "Nothing: no job is late, and none is paused.";
+pub(crate) const NONE_OPEN: &str = "No run is open.";
+pub(crate) const NONE_FIRES: &str = "No job fires by a schedule.";
+
 /// What the screen shows.
-pub(super) struct Now {
+pub(crate) struct Now {
     pub frame: Frame,
     /// The runs that ended as `unknown`, and whether there are more; or why that is not known.
     pub unknown: Result<(Vec<RunId>, bool), String>,
@@ -37,7 +43,7 @@ pub(super) struct Now {
 }
 
 /// A fire that comes.
-pub(super) struct Next {
+pub(crate) struct Next {
     pub job: JobName,
     pub at: Wall,
     /// In the zone of its schedule.
@@ -45,7 +51,7 @@ pub(super) struct Next {
 }
 
 impl Now {
-    pub(super) fn of(
+    pub(crate) fn of(
         board: &Board,
         frame: Frame,
         unknown: Result<(Vec<RunId>, bool), String>,
@@ -105,14 +111,14 @@ pub(super) fn markup(view: &Now) -> Markup {
                 }
             }
             @if needs_nothing(view) {
-                p.empty { "Nothing: no run is in doubt, no job fails, no node reports a trouble." }
+                p.empty { (NEEDS_NOTHING) }
             }
         }
         section id="late" aria-labelledby="late-h" {
             h2 id="late-h" { "Late, or will not run" }
             (late(view))
             @if view.late.is_empty() && view.paused.is_empty() {
-                p.empty { "Nothing: no job is late, and none is paused." }
+                p.empty { (NONE_LATE) }
             }
         }
         div.pair {
@@ -187,7 +193,7 @@ fn trust(frame: &Frame) -> Markup {
     }
 }
 
-fn needs_nothing(view: &Now) -> bool {
+pub(crate) fn needs_nothing(view: &Now) -> bool {
     view.failing.is_empty()
         && view.frame.troubles.is_empty()
         && view.unknown.as_ref().is_ok_and(|(runs, _)| runs.is_empty())
@@ -236,7 +242,7 @@ fn open(view: &Now) -> Markup {
     let now = view.frame.view();
     html! {
         @if view.open.is_empty() {
-            p.empty { "No run is open." }
+            p.empty { (NONE_OPEN) }
         } @else {
             table.rows {
                 thead { tr { th { "Run" } th { "State" } th { "Since" } th { "Node" } th { "Follow" } } }
@@ -262,7 +268,7 @@ fn open(view: &Now) -> Markup {
 fn next(view: &Now) -> Markup {
     html! {
         @if view.next.is_empty() {
-            p.empty { "No job fires by a schedule." }
+            p.empty { (NONE_FIRES) }
         } @else {
             table.rows {
                 thead { tr { th { "Job" } th { "Fires" } th { "Run it now" } } }

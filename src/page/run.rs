@@ -93,10 +93,12 @@ impl RunView {
 }
 
 /// One step of a run's way.
-struct Step {
-    what: &'static str,
-    at: Wall,
-    more: Markup,
+pub(crate) struct Step {
+    pub what: &'static str,
+    pub at: Wall,
+    pub more: String,
+    /// How it ended, of the last step of a run that has.
+    pub verdict: Option<Verdict>,
 }
 
 pub(super) fn markup(view: &RunView) -> Markup {
@@ -209,26 +211,24 @@ const HOW: Field<'static> = Field::One {
     of: &[("succeeded", "succeeded"), ("failed", "failed"), ("retry", "has to run again")],
 };
 
-fn by(claimant: Option<&Claimant>) -> Markup {
-    html! {
-        @if let Some(claimant) = claimant { "by " b { (foreign(&claimant.node)) } ", fence " b { (claimant.fence) } }
-    }
+fn by(claimant: Option<&Claimant>) -> String {
+    claimant.map_or_else(String::new, |claimant| format!("by {}, fence {}", claimant.node, claimant.fence))
 }
 
-fn steps(row: &RunRow) -> Vec<Step> {
-    let step = |what, at, more| Step { what, at, more };
-    let nothing = || html! {};
+pub(crate) fn steps(row: &RunRow) -> Vec<Step> {
+    let step = |what, at, more| Step { what, at, more, verdict: None };
+    let nothing = String::new;
     match row {
         RunRow::Open(open) => {
             let Open { at, starts, claimed_at, started_at, attempt, .. } = open;
             let mut steps = vec![step("due", *at, nothing())];
             if starts != at {
-                steps.push(step("to start", *starts, html! { "moved by the job's jitter" }));
+                steps.push(step("to start", *starts, "moved by the job's jitter".to_owned()));
             }
             let what = if open.claimant.is_some() { "claimed" } else { "entered" };
             steps.push(step(what, *claimed_at, by(open.claimant.as_ref())));
             if let Some(started) = started_at {
-                steps.push(step("started", *started, html! { "attempt " (attempt) (late(open.lateness)) }));
+                steps.push(step("started", *started, format!("attempt {attempt}{}", late(open.lateness))));
             }
             steps
         }
@@ -238,16 +238,16 @@ fn steps(row: &RunRow) -> Vec<Step> {
             let what = if done.verdict == Verdict::Skipped && started_at.is_none() { "decided" } else { "claimed" };
             steps.push(step(what, *claimed_at, by(done.claimant.as_ref())));
             if let Some(started) = started_at {
-                steps.push(step("started", *started, html! { "attempt " (attempt) (late(done.lateness)) }));
+                steps.push(step("started", *started, format!("attempt {attempt}{}", late(done.lateness))));
             }
-            steps.push(step("ended", *finished_at, html! { (verdict(done.verdict)) }));
+            steps.push(Step { verdict: Some(done.verdict), ..step("ended", *finished_at, nothing()) });
             steps
         }
     }
 }
 
-fn late(lateness: Option<Duration>) -> Markup {
-    html! { @if let Some(late) = lateness { ", " (took(late)) " late in the first attempt" } }
+fn late(lateness: Option<Duration>) -> String {
+    lateness.map_or_else(String::new, |late| format!(", {} late in the first attempt", took(late)))
 }
 
 /// The way of a run: from when it was due to its end.
@@ -270,13 +270,13 @@ fn way(view: &RunView) -> Markup {
                     }
                 }
                 tbody {
-                    @for (index, Step { what, at, more }) in steps.iter().enumerate() {
+                    @for (index, Step { what, at, more, verdict: ended }) in steps.iter().enumerate() {
                         tr {
                             td.name { (what) }
                             td { (exact(*at, seen)) }
                             @if let Some(zone) = &view.zone { td { (zone.local(*at, seen).unwrap_or_default()) } }
                             td.num data-l="after" { @if let Some(after) = before(index) { "+" (took(after)) } }
-                            td { (more) }
+                            td { (foreign(more)) @if let Some(ended) = ended { (verdict(*ended)) } }
                         }
                     }
                     @if let RunRow::Open(open) = &view.row && let Some(started) = open.started_at {

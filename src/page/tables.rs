@@ -9,6 +9,9 @@ use super::words::{Viewpoint, command, foreign, grouped, instant_and_distance, i
 use crate::board::{Filter, JobRow, JobState};
 use crate::job::{JobName, RunId, Verdict};
 
+/// Why a job is late whose occurrence is due.
+pub(crate) const LATE_WHY: &str = "it is due, and no leader has decided it";
+
 /// A link to a run.
 pub(super) fn run_link(up: &str, run: &RunId) -> Markup {
     html! { a href={ (up) "runs/" (run) } { (run) } }
@@ -96,7 +99,7 @@ pub(super) fn late(late: &[JobRow], paused: &[JobRow], view: Viewpoint) -> Marku
                         td.name { (job_link("", &row.name)) }
                         td { (job_state(JobState::Late)) }
                         td data-l="since" { (instant_or("", row.next_start, view)) }
-                        td { "it is due, and no leader has decided it" }
+                        td { (LATE_WHY) }
                         td.do { (command("status")) }
                     }
                 }

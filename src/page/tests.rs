@@ -76,7 +76,7 @@ pub(super) fn frame(board: &Board, now: &str) -> Frame {
 }
 
 fn frame_for(board: &Board, now: &str, looker: Looker) -> Frame {
-    Frame::of(board, &status(), "shop", (boot(100), at(now)), looker)
+    Frame::of(board, Some(&status()), "shop", (boot(100), at(now)), looker)
 }
 
 fn last(verdict: crate::job::Verdict, strip: &str) -> Last {
@@ -140,7 +140,7 @@ fn the_pill_says_whether_jobs_are_fired() {
     let mut leads = self::board(NIGHTLY);
     leads.own(Own { lease: Some(2), trusted_until: Some(boot(107)), ..Own::default() });
     let status = Status { role: node::Role::Leader, ..status() };
-    let of = |seconds| Frame::of(&leads, &status, "shop", (boot(seconds), at(NOW)), looker());
+    let of = |seconds| Frame::of(&leads, Some(&status), "shop", (boot(seconds), at(NOW)), looker());
     assert_eq!((of(100).firing, of(100).trusted_for), (Pill::Firing, Some(Duration::from_secs(7))));
     assert!(matches!(of(107).firing, Pill::NotFiring(_)));
 }

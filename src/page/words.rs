@@ -1,4 +1,5 @@
-//! The small words of the page: instants, durations, numbers, states and commands, each written in one way everywhere.
+//! The small words of the page and of `fencron top`: instants, durations, numbers, states and commands, each written in
+//! one way everywhere.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const YEAR: u64 = 365 * DAY;
 
 /// From where instants are looked at: what time it is, and in which zones they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Viewpoint {
+pub(crate) struct Viewpoint {
     pub now: Wall,
     pub zones: Zones,
 }
@@ -44,7 +45,7 @@ impl Viewpoint {
     }
 
     /// An instant, without its day where that is today's. Of one with its milliseconds, the day is there as well.
-    fn written(self, at: Wall, is_exact: bool) -> String {
+    pub(crate) fn written(self, at: Wall, is_exact: bool) -> String {
         let form = |is_utc: bool, is_today: bool| match (is_utc, is_exact, is_today) {
             (true, true, _) => "%Y-%m-%d %H:%M:%S%.3fZ",
             (true, false, true) => "%H:%M:%SZ",
@@ -127,11 +128,23 @@ pub(super) fn distance(at: Wall, view: Viewpoint) -> Markup {
 }
 
 fn written_distance(at: Wall, now: Wall) -> String {
-    if at > now { format!("in {}", coarse(at.since(now))) } else { format!("{} ago", coarse(now.since(at))) }
+    directed(at, now, coarse)
+}
+
+/// The same for what is written anew each second: with the seconds of less than a minute.
+pub(crate) fn close_distance(at: Wall, now: Wall) -> String {
+    directed(at, now, |distance| match millis(distance) {
+        ..MINUTE => format!("{} s", millis(distance) / SECOND),
+        _ => coarse(distance),
+    })
+}
+
+fn directed(at: Wall, now: Wall, written: impl Fn(Duration) -> String) -> String {
+    if at > now { format!("in {}", written(at.since(now))) } else { format!("{} ago", written(now.since(at))) }
 }
 
 /// A duration in its greatest unit.
-pub(super) fn coarse(duration: Duration) -> String {
+pub(crate) fn coarse(duration: Duration) -> String {
     let millis = millis(duration);
     match millis {
         0..MINUTE => "<1 min".to_owned(),
@@ -143,7 +156,7 @@ pub(super) fn coarse(duration: Duration) -> String {
 }
 
 /// A duration in at most two units.
-pub(super) fn took(duration: Duration) -> String {
+pub(crate) fn took(duration: Duration) -> String {
     let millis = millis(duration);
     match millis {
         0..SECOND => format!("{millis} ms"),
@@ -187,12 +200,12 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// `1 job`, `2 jobs`, `1,234 jobs`.
-pub(super) fn count(number: usize, one: &str) -> String {
+pub(crate) fn count(number: usize, one: &str) -> String {
     format!("{} {one}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// A number with a comma between each three digits.
-pub(super) fn grouped(number: usize) -> String {
+pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -216,7 +229,7 @@ pub(super) fn state(word: &str, look: Look) -> Markup {
 
 /// How a state looks. Colours follow what a person has to do: nothing, look, or act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Look {
+pub(crate) enum Look {
     Good,
     Bad,
     TimedOut,
@@ -247,6 +260,23 @@ impl Look {
             Look::Idle => "idle",
         }
     }
+
+    /// The sign before its word, as the stylesheet has it too: a state is not said by its colour alone.
+    pub(crate) fn sign(self) -> &'static str {
+        match self {
+            Look::Good => "✓",
+            Look::Bad => "✗",
+            Look::TimedOut => "◔",
+            Look::Unknown => "?",
+            Look::Late => "!",
+            Look::Running => "▸",
+            Look::Waiting => "…",
+            Look::Cancelled => "⊘",
+            Look::Skipped => "↷",
+            Look::Paused => "‖",
+            Look::Idle => "○",
+        }
+    }
 }
 
 impl From<Verdict> for Look {
@@ -264,13 +294,21 @@ impl From<Verdict> for Look {
 
 /// How a run ended.
 pub(super) fn verdict(verdict: Verdict) -> Markup {
-    let word = if verdict == Verdict::TimedOut { "timed out" } else { verdict.as_str() };
-    state(word, verdict.into())
+    state(verdict_word(verdict), verdict.into())
+}
+
+pub(crate) fn verdict_word(verdict: Verdict) -> &'static str {
+    if verdict == Verdict::TimedOut { "timed out" } else { verdict.as_str() }
 }
 
 /// How a job stands.
 pub(super) fn job_state(job: JobState) -> Markup {
-    let (word, look) = match job {
+    let (word, look) = job_word(job);
+    state(word, look)
+}
+
+pub(crate) fn job_word(job: JobState) -> (&'static str, Look) {
+    match job {
         JobState::Failing => ("failing", Look::Bad),
         JobState::Late => ("late", Look::Late),
         JobState::Running => ("running", Look::Running),
@@ -279,17 +317,21 @@ pub(super) fn job_state(job: JobState) -> Markup {
         JobState::New => ("never ran", Look::Idle),
         JobState::OnDemand => ("on demand", Look::Idle),
         JobState::Unconfigured => ("not in file", Look::Idle),
-    };
-    state(word, look)
+    }
 }
 
 /// Where an open run stands.
 pub(super) fn open_state(open: &Open) -> Markup {
+    let (word, look) = open_word(open);
+    state(word, look)
+}
+
+pub(crate) fn open_word(open: &Open) -> (&'static str, Look) {
     match open.state {
-        OpenState::Waiting { .. } => state("waiting", Look::Waiting),
-        OpenState::Retrying { .. } => state("retrying", Look::Waiting),
-        OpenState::Claimed if open.started_at.is_some() => state("running", Look::Running),
-        OpenState::Claimed => state("claimed", Look::Running),
+        OpenState::Waiting { .. } => ("waiting", Look::Waiting),
+        OpenState::Retrying { .. } => ("retrying", Look::Waiting),
+        OpenState::Claimed if open.started_at.is_some() => ("running", Look::Running),
+        OpenState::Claimed => ("claimed", Look::Running),
     }
 }
 

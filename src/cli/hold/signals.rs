@@ -13,7 +13,7 @@ const PASSED_ON: [Signal; 6] =
 /// How many signals may wait to be passed on.
 const WAITING: usize = 16;
 
-pub(super) struct Signals {
+pub(in crate::cli) struct Signals {
     received: mpsc::Receiver<Signal>,
     pass_on: mpsc::Sender<Signal>,
     stays_in_place: bool,
