@@ -357,7 +357,7 @@ pub(crate) mod tests {
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["type"], "/problems/unknown-parameter");
         assert_eq!((&body["status"], &body["message"]), (&400.into(), &body["detail"]));
-        assert!(body["detail"].as_str().unwrap().contains("`folow`"), "{body}");
+        assert!(body["detail"].as_str().unwrap().starts_with("folow: "), "{body}");
         let (code, _, body) = ask(Request::get("/api/v1/runs/a@2026-01-01T00:00:00Z/output?follow=x")).await;
         assert!(code == 400 && body.contains("follow: "), "{body}");
         let (code, _, body) = ask(Request::get("/api/v1/status").header("accept", "image/png")).await;

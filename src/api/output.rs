@@ -32,6 +32,9 @@ pub(super) const OFFSET: HeaderName = HeaderName::from_static("fencron-offset");
 /// That more was written than the answer has, by a node that cannot be asked for it.
 pub(super) const PARTIAL: HeaderName = HeaderName::from_static("fencron-partial");
 
+/// What nginx, and proxies that follow it, take as the wish that an answer is passed on as it comes.
+const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// How often a stream says that it is still there where nothing is written.
 const SIGN_EVERY: Duration = Duration::from_secs(10);
 
@@ -61,12 +64,16 @@ pub(super) async fn output<S: Store>(
     let place = api.streams.begin()?;
     let answer = written(api, run, &wanted, &headers, as_events).await?;
     // The place is kept for as long as the answer goes on.
-    Ok(answer.map(|body| {
+    let mut answer = answer.map(|body| {
         Body::from_stream(body.into_data_stream().map(move |piece| {
             let _held = &place;
             piece
         }))
-    }))
+    });
+    // A proxy that gathers an answer, or compresses it, would deliver it when the run has ended.
+    answer.headers_mut().insert(UNBUFFERED, HeaderValue::from_static("no"));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    Ok(answer)
 }
 
 /// What a run has written, from wherever it runs.

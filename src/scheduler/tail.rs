@@ -74,10 +74,11 @@ fn end_of(text: &str, most: usize) -> (&str, u64) {
     (end, cut + at as u64)
 }
 
-/// The text from its second line on, where it has one.
+/// The text from its second line on, where it has one. A first line that is more than half of it is kept: what a program
+/// says last is often short, and why it failed may be in the long line before.
 fn from_a_line(text: &str) -> (&str, u64) {
     match text.split_once('\n') {
-        Some((cut, rest)) if !rest.is_empty() => (rest, cut.len() as u64 + 1),
+        Some((cut, rest)) if !rest.is_empty() && cut.len() <= text.len() / 2 => (rest, cut.len() as u64 + 1),
         _ => (text, 0),
     }
 }
@@ -113,6 +114,7 @@ mod tests {
         let only = |output, bytes| after(&[]).and_last(1, &ended(output, bytes));
         assert_eq!(only("iddle\nend\n", 100), "… 96 bytes before this are not kept …\nend\n");
         assert_eq!(only("no line", 100), "… 93 bytes before this are not kept …\nno line");
+        assert_eq!(only("a long line\nend\n", 100), "… 84 bytes before this are not kept …\na long line\nend\n");
     }
 
     #[test]

@@ -105,7 +105,17 @@ pub(in crate::api) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&
 }
 
 /// `None`: the proxy names no user.
+///
+/// Of two headers of one name, the first may be what the client sent, to which the proxy has only added its own.
 fn by_proxy(headers: &HeaderMap, proxy: &Proxy) -> Option<Result<Caller, Problem>> {
+    let mut of_proxy = proxy.groups.iter().chain([&proxy.user]);
+    if let Some(doubled) = of_proxy.find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
+        let detail = format!(
+            "the request has the header {doubled} more than once, so one of them may come from the client: have the \
+             proxy replace what clients send, not add to it"
+        );
+        return Some(Err(Problem::new(Kind::Unauthenticated, detail)));
+    }
     let user = headers.get(&proxy.user)?.to_str().ok().map(str::trim).filter(|user| !user.is_empty())?;
     let groups = proxy.groups.iter().flat_map(|name| headers.get_all(name)).filter_map(|value| value.to_str().ok());
     let names = groups.flat_map(|value| value.split(',')).map(str::trim).chain([user]);

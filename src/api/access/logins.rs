@@ -1,4 +1,4 @@
-//! How often one address may try to log in.
+//! How often one address may try to log in with a wrong token.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ pub const ADDRESSES_MOST: usize = 4_096;
 pub(super) struct Logins(Mutex<HashMap<IpAddr, Vec<Boot>>>);
 
 impl Logins {
-    /// That this address may try now.
+    /// That this address may be answered now that its token is wrong.
     pub fn begin(&self, address: IpAddr, now: Boot) -> Result<(), Problem> {
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         failed.retain(|_, at| {

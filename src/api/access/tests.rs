@@ -328,7 +328,7 @@ async fn a_login_is_as_good_as_its_token_and_ends_with_it() {
 }
 
 #[tokio::test]
-async fn logins_take_tls_or_this_machine_and_five_wrong_ones_a_pause() {
+async fn logins_take_tls_or_this_machine_and_five_wrong_ones_make_wrong_ones_wait() {
     let node = node(Some(rules()), false);
     node.locks.found().await.unwrap();
     assert_eq!(log_in(&from(&node, ELSEWHERE), "fct_viewer").await, Err(Kind::LoginNeedsTls));
@@ -338,7 +338,9 @@ async fn logins_take_tls_or_this_machine_and_five_wrong_ones_a_pause() {
     for _ in 0..5 {
         assert_eq!(log_in(&here, "fct_wrong").await, Err(Kind::Unauthenticated));
     }
-    assert_eq!(log_in(&here, "fct_viewer").await, Err(Kind::TooManyTries));
+    assert_eq!(log_in(&here, "fct_wrong").await, Err(Kind::TooManyTries));
+    // Others behind the same proxy have tried.
+    assert!(log_in(&here, "fct_viewer").await.is_ok());
     assert!(log_in(&secured, "fct_viewer").await.is_ok());
 }
 
@@ -361,6 +363,12 @@ async fn proxies_and_certificates_say_who_comes_where_they_are_trusted() {
     check("ops", &proxy, &ops, |row| with_role(row, Role::Viewer)).await;
     let without_role = |row: &Row| if row.need == Need::Nothing { Came::Through } else { Came::To(Kind::RoleTooLow) };
     check("nobody", &proxy, &[OWN_PAGE, ("x-user", "eve")], without_role).await;
+    // What a client sent, and what a proxy that only adds has added.
+    for added in
+        [[OWN_PAGE, ("x-user", "boss"), ("x-user", "eve")], [boss[1], ("x-groups", "ops"), ("x-groups", "dev")]]
+    {
+        check("doubled", &proxy, &added, unknown).await;
+    }
     for stranger in [ELSEWHERE, HERE] {
         check("not the proxy", &from(&node, stranger), &boss, unknown).await;
     }
