@@ -27,9 +27,9 @@ use referee::record::Record;
 use referee::{Violation, count, judge, judge_holders, judge_holders_restored, judge_restore};
 
 /// How many seeds are tried unless `FENCRON_SIM_SEEDS` says otherwise.
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 1000;
 /// How many of programs that hold locks, each of which takes longer.
-const HOLDERS_SEEDS: u64 = 300;
+const HOLDERS_SEEDS: u64 = 200;
 
 /// What has to have happened over the seeds, so that the judgement means something.
 const HAPPENED: &[&str] = &[
