@@ -42,7 +42,7 @@ use authority::Authority;
 use claims::Claims;
 use configuration::Configuration;
 pub use message::{Action, Batch, Event, To, Transition, Transitioned};
-use run::{OpenState, Version};
+use run::{Done, Open, OpenState, Version};
 use view::{Change, LedgerView};
 use work::Work;
 
@@ -210,11 +210,18 @@ impl Scheduler {
             Change::StepDown(fence) => *fence,
             _ => None,
         };
+        let ended = match &change {
+            Change::Open(run, None) => self.ending(run),
+            _ => None,
+        };
         let mark = self.view.watermark.clone();
         if !self.view.apply(change, version) {
             return;
         }
         self.note_rewind(mark.as_ref());
+        if let Some((ended, done)) = ended.filter(|_| self.authority.may_act()) {
+            self.skip_overlapped(&ended, &done, now);
+        }
         if let Some(run) = followed {
             self.run_changed(&run, now);
         }
@@ -227,6 +234,13 @@ impl Scheduler {
         if let Some(meant_for) = step_down {
             self.step_down_asked(meant_for);
         }
+    }
+
+    /// A run that is open as far as is known, and the verdict on it that is on its way: the watch may report that the run
+    /// is gone before that is answered.
+    fn ending(&self, run: &RunId) -> Option<(Open, Done)> {
+        let done = self.work.verdict_under_way(run)?;
+        Some((self.view.open.get(run)?.open.clone(), done.clone()))
     }
 
     fn reread(&mut self, changes: Vec<(Change, Version)>, version: Version, now: Wall) {

@@ -41,8 +41,12 @@ impl Stopping {
 
     /// When there is something to do, where nothing happens before.
     pub fn next(&self) -> Boot {
-        let next = if self.asked { self.give_up_at } else { self.patience_until };
-        self.counts_until.map_or(next, |until| until.min(next))
+        match self.counts_until {
+            // Nothing runs any more, so the end of the patience with runs is nothing to wake for.
+            Some(until) => until.min(self.give_up_at),
+            None if self.asked => self.give_up_at,
+            None => self.patience_until,
+        }
     }
 }
 
@@ -151,5 +155,20 @@ impl<S: Store, E: Execute> Running<S, E> {
                 tracing::warn!("the store does not answer: leadership and session end by themselves");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_waits_for_its_counts_only_is_not_kept_awake_by_a_grace_that_is_over() {
+        let at = |seconds| Boot::from_duration(Duration::from_secs(seconds));
+        let stopping = Stopping { asked: false, drained: true, ..Stopping::now(at(9)) };
+        let stopping = Stopping { patience_until: at(1), ..stopping };
+        assert_eq!(stopping.next(), at(1));
+        assert_eq!(Stopping { counts_until: Some(at(3)), ..stopping }.next(), at(3));
+        assert_eq!(Stopping { counts_until: Some(at(30)), ..stopping }.next(), at(9));
     }
 }

@@ -172,6 +172,11 @@ impl Work {
         }
     }
 
+    /// The verdict on a run that is on its way to the store.
+    pub fn verdict_under_way(&self, run: &RunId) -> Option<&super::run::Done> {
+        self.flights.get(run).and_then(|flight| flight.sent.to.verdict())
+    }
+
     pub fn is_in_flight(&self, run: &RunId) -> bool {
         self.flights.contains_key(run)
     }

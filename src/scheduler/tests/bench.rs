@@ -317,6 +317,8 @@ pub struct Bench {
     leases: u64,
     /// How many runs each node may begin at once.
     room: usize,
+    /// What changed is reported to the nodes before what they have sent is answered.
+    pub watch_is_ahead: bool,
 }
 
 impl Bench {
@@ -328,7 +330,8 @@ impl Bench {
     /// As [`Bench::with`], each beginning no more than `room` runs at once.
     pub fn crowded(nodes: usize, room: usize, jobs: impl IntoIterator<Item = Job>) -> Bench {
         let (jobs, ledger, attempts) = (config(jobs), Model::default(), BTreeMap::new());
-        let mut bench = Bench { now: T0, ledger, nodes: Vec::new(), jobs, attempts, leases: 0, room };
+        let none = Vec::new();
+        let mut bench = Bench { now: T0, ledger, nodes: none, jobs, attempts, leases: 0, room, watch_is_ahead: false };
         for _ in 0..nodes {
             bench.nodes.push(Node::new(bench.nodes.len(), bench.jobs.clone(), room));
             bench.open_session(bench.nodes.len() - 1);
@@ -495,6 +498,10 @@ impl Bench {
         for _ in 0..STEPS_MOST {
             let Some(at) = (0..self.nodes.len()).find(|at| !self.is_quiet(*at)) else { return };
             self.apply(at);
+            if self.watch_is_ahead && self.nodes[at].seen < self.ledger.log.len() {
+                self.watch(at);
+                continue;
+            }
             self.answer(at);
             self.watch(at);
         }

@@ -177,7 +177,10 @@ fn those_of_many_jobs_are_decided_in_the_order_in_which_they_were_to_start() {
 /// `led` more seconds. What began, in that order.
 fn made_up_for(job: Job, gap: u64, took: Duration, led: u64) -> (Bench, Vec<u64>) {
     let job = Job { trigger: every("a", "@every 3s", secs(0)), ..job };
-    let mut bench = after_a_gap(job, gap);
+    made_up_on(after_a_gap(job, gap), gap, took, led)
+}
+
+fn made_up_on(mut bench: Bench, gap: u64, took: Duration, led: u64) -> (Bench, Vec<u64>) {
     let until = at(gap + led);
     while bench.now < until {
         let over = bench.nodes[0].running.iter().find(|(_, process)| bench.now.since(process.started_at) >= took);
@@ -242,6 +245,16 @@ fn a_job_that_overlaps_itself_comes_to_rest_once_it_has_caught_up() {
     assert!(skipped > 0 && bench.open().len() <= 2, "{skipped} skipped, open: {:?}", bench.open());
     let (late, last) = (bench.now.since(at(*began.last().unwrap())), began.last().unwrap());
     assert!(late < secs(15), "the last that began, {last}, is late by {late:?}");
+}
+
+#[test]
+fn it_comes_to_rest_as_well_where_the_watch_reports_ends_before_they_are_answered() {
+    let job = Job { trigger: every("a", "@every 3s", secs(0)), ..with(missed(MissedRun::Latest)) };
+    let mut bench = after_a_gap(job, 50);
+    bench.watch_is_ahead = true;
+    let (bench, began) = made_up_on(bench, 50, secs(7), 300);
+    let (late, last) = (bench.now.since(at(*began.last().unwrap())), began.last().unwrap());
+    assert!(late < secs(15) && bench.open().len() <= 3, "{last} is late by {late:?}, open: {:?}", bench.open());
 }
 
 #[test]
