@@ -23,6 +23,11 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// Every reason that the scheduler gives has a code, and what has none to give has no code.
+fn assert_has_code(done: &Done) {
+    assert_eq!(done.code.is_some(), !done.reason.is_empty(), "{done:?}");
+}
+
 impl Scheduler {
     /// What it remembers of runs is about those that are open, or that run here.
     fn assert_forgets(&self) {

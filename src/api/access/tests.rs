@@ -365,7 +365,7 @@ async fn proxies_and_certificates_say_who_comes_where_they_are_trusted() {
     check("nobody", &proxy, &[OWN_PAGE, ("x-user", "eve")], without_role).await;
     // What a client sent, and what a proxy that only adds has added.
     for added in
-        [[OWN_PAGE, ("x-user", "boss"), ("x-user", "eve")], [boss[1], ("x-groups", "ops"), ("x-groups", "dev")]]
+        [[OWN_PAGE, ("x-user", "boss"), ("x-user", "eve")], [OWN_PAGE, ("x-groups", "ops"), ("x-groups", "dev")]]
     {
         check("doubled", &proxy, &added, unknown).await;
     }

@@ -117,7 +117,7 @@ impl Model {
         }
         for done in batch.dones {
             assert!(self.claimed.insert(done.id.clone()), "{} is claimed twice", done.id);
-            assert_has_code(&done);
+            super::assert_has_code(&done);
             self.done.insert(done.id.clone(), done);
         }
         for run in batch.replaced {
@@ -155,7 +155,7 @@ impl Model {
                 self.open.remove(&done.id);
                 self.log.push((Change::Open(done.id.clone(), None), version));
                 assert!(!self.done.contains_key(&done.id), "{} has two verdicts", done.id);
-                assert_has_code(&done);
+                super::assert_has_code(&done);
                 self.done.insert(done.id.clone(), done);
                 for open in follow {
                     if !self.open.contains_key(&open.id) && !self.done.contains_key(&open.id) {
@@ -318,7 +318,7 @@ pub struct Bench {
     /// How many runs each node may begin at once.
     room: usize,
     /// What changed is reported to the nodes before what they have sent is answered.
-    pub watch_is_ahead: bool,
+    pub watch_ahead: bool,
 }
 
 impl Bench {
@@ -330,8 +330,7 @@ impl Bench {
     /// As [`Bench::with`], each beginning no more than `room` runs at once.
     pub fn crowded(nodes: usize, room: usize, jobs: impl IntoIterator<Item = Job>) -> Bench {
         let (jobs, ledger, attempts) = (config(jobs), Model::default(), BTreeMap::new());
-        let none = Vec::new();
-        let mut bench = Bench { now: T0, ledger, nodes: none, jobs, attempts, leases: 0, room, watch_is_ahead: false };
+        let mut bench = Bench { now: T0, ledger, nodes: vec![], jobs, attempts, leases: 0, room, watch_ahead: false };
         for _ in 0..nodes {
             bench.nodes.push(Node::new(bench.nodes.len(), bench.jobs.clone(), room));
             bench.open_session(bench.nodes.len() - 1);
@@ -498,9 +497,8 @@ impl Bench {
         for _ in 0..STEPS_MOST {
             let Some(at) = (0..self.nodes.len()).find(|at| !self.is_quiet(*at)) else { return };
             self.apply(at);
-            if self.watch_is_ahead && self.nodes[at].seen < self.ledger.log.len() {
+            if self.watch_ahead {
                 self.watch(at);
-                continue;
             }
             self.answer(at);
             self.watch(at);
@@ -799,9 +797,4 @@ fn short(run: &RunId) -> String {
 /// The run of `job` at this many seconds.
 pub fn run(job: &str, seconds: u64) -> RunId {
     RunId::of(&name(job), at(seconds))
-}
-
-/// Every reason that the scheduler gives has a code, and what has none to give has no code.
-fn assert_has_code(done: &Done) {
-    assert_eq!(done.code.is_some(), !done.reason.is_empty(), "{done:?}");
 }

@@ -251,7 +251,7 @@ fn a_job_that_overlaps_itself_comes_to_rest_once_it_has_caught_up() {
 fn it_comes_to_rest_as_well_where_the_watch_reports_ends_before_they_are_answered() {
     let job = Job { trigger: every("a", "@every 3s", secs(0)), ..with(missed(MissedRun::Latest)) };
     let mut bench = after_a_gap(job, 50);
-    bench.watch_is_ahead = true;
+    bench.watch_ahead = true;
     let (bench, began) = made_up_on(bench, 50, secs(7), 300);
     let (late, last) = (bench.now.since(at(*began.last().unwrap())), began.last().unwrap());
     assert!(late < secs(15) && bench.open().len() <= 3, "{last} is late by {late:?}, open: {:?}", bench.open());
