@@ -116,7 +116,9 @@ impl<S: Store> Ledger<S> {
                 let gets = chunk.iter().map(|run| Op::Get(Range::of(self.keys.verdict_on(run))));
                 let read = self.store.commit(gets.fold(Txn::new(), Txn::then)).await?;
                 for nth in 0..chunk.len() {
-                    let done = read.got(nth).and_then(<[Entry]>::first).and_then(done_entry);
+                    // Those from before are found in the history.
+                    let entry = read.got(nth).and_then(<[Entry]>::first).filter(|entry| entry.modified >= since);
+                    let done = entry.and_then(done_entry);
                     let done = done.filter(|done| done.verdict == verdict);
                     if let Some(row) = done.map(RunRow::Done).filter(keep) {
                         rows.push(row);

@@ -140,7 +140,9 @@ impl<S: Store> Ledger<S> {
             for chunk in runs.chunks(READ_TOGETHER) {
                 let gets = chunk.iter().map(|run| Op::Get(Range::of(self.keys.verdict_on(run))));
                 let read = self.store.commit(gets.fold(Txn::new(), Txn::then)).await?;
-                entries.extend((0..chunk.len()).filter_map(|nth| read.got(nth)?.first().cloned()));
+                // Those from before are on the list too, if no older version led then, and come with the history.
+                let found = (0..chunk.len()).filter_map(|nth| read.got(nth)?.first().cloned());
+                entries.extend(found.filter(|entry| entry.modified >= begun));
             }
             for (done, revision) in self.in_order(&entries, false, place.as_ref()) {
                 let is_wanted = is_wanted(&done);

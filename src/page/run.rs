@@ -9,7 +9,9 @@ use super::ansi;
 use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Screen, page};
 use super::job::asked;
-use super::words::{Look, Viewpoint, bytes, coarse, command, exact, foreign, instant, open_state, took, verdict};
+use super::words::{
+    Look, Viewpoint, bytes, coarse, command, exact, foreign, instant, nothing_kept, open_state, took, verdict,
+};
 use crate::board::Board;
 use crate::job::{Job, RunId, Trigger, Verdict};
 use crate::ledger::RunRow;
@@ -334,7 +336,9 @@ fn output(view: &RunView) -> Markup {
                     }
                 }
                 Output::Live(written) => (shown(view, written, &source, true)),
-                Output::Kept(written) if written.text.is_empty() => p.empty { "It wrote nothing." },
+                Output::Kept(written) if written.text.is_empty() => p.empty {
+                    (nothing_kept(matches!(&view.row, RunRow::Done(done) if done.verdict == Verdict::Unknown)))
+                },
                 Output::Kept(written) => (shown(view, written, &source, false)),
             }
         }

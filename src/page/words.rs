@@ -335,6 +335,15 @@ pub(crate) fn open_word(open: &Open) -> (&'static str, Look) {
     }
 }
 
+/// In the place of the output of a run that has ended, where none is kept.
+pub fn nothing_kept(is_in_doubt: bool) -> &'static str {
+    if is_in_doubt {
+        "Nothing that it wrote is kept: its node was lost before. The log of that node has it."
+    } else {
+        "It wrote nothing."
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use crate::page::leadership::{Leadership, role_word, term_word};
 use crate::page::now::{NEEDS_NOTHING, NONE_FIRES, NONE_LATE, NONE_OPEN, Now, needs_nothing};
 use crate::page::run::steps;
 use crate::page::tables::LATE_WHY;
-use crate::page::words::{Look, close_distance, grouped, job_word, open_word, shown, took, verdict_word};
+use crate::page::words::{Look, close_distance, grouped, job_word, nothing_kept, open_word, shown, took, verdict_word};
 use crate::scheduler::run::Open;
 use crate::time::Wall;
 
@@ -409,7 +409,9 @@ impl Sheet<'_> {
 
     fn output(&self, row: &RunRow) -> Vec<Row> {
         let done = match row {
-            RunRow::Done(done) if done.output.is_empty() => return vec![self.ink.note("It wrote nothing.")],
+            RunRow::Done(done) if done.output.is_empty() => {
+                return vec![self.ink.note(nothing_kept(done.verdict == Verdict::Unknown))];
+            }
             RunRow::Done(done) => done,
             RunRow::Open(open) => {
                 let node = open.claimant.as_ref().map(|claimant| shown(&claimant.node));

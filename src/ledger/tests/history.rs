@@ -132,6 +132,10 @@ async fn what_ended_badly_is_paged_by_its_list_and_from_before_that_began_by_the
         assert_eq!(paged, failed, "{limit}");
         assert!(asked <= failed.len() / limit + 2, "no page is short before the last: {asked} of {limit}");
     }
+    // What is on the list from before another term began is in the history as well.
+    desk.ledger.begin_attention(&desk.hold).await.unwrap();
+    let find = FindDone { verdict: Some(Verdict::Failed), limit: 500, ..FindDone::default() };
+    assert_eq!(pages(&desk, find).await.0, failed);
 }
 
 #[tokio::test]
