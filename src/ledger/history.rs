@@ -267,7 +267,7 @@ impl<S: Store> Ledger<S> {
         self.unknown_runs_of(limit, |_| true).await
     }
 
-    /// The same of the jobs that a reader `sees`: at most [`UNKNOWN_SEARCHED_MOST`] of all are looked at.
+    /// The same of the jobs that a reader `sees`: at most 20,000 of all are looked at.
     ///
     /// # Errors
     ///

@@ -37,7 +37,7 @@ pub const JOBS_NAMED: usize = 5;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     pub kinds: BTreeMap<AlertKind, u64>,
-    /// By job, for the first [`JOBS_COUNTED`] jobs.
+    /// By job, for the first 200 jobs.
     pub jobs: BTreeMap<JobName, u64>,
     /// The earliest and the latest of them.
     pub from: Option<Wall>,
