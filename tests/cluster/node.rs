@@ -81,6 +81,41 @@ impl Node {
         kill(self.pid(), signal).unwrap();
     }
 
+    /// Has it stand still, between two writes: a process that is stopped amid a commit to a file keeps all others from
+    /// writing to it until it goes on.
+    pub async fn freeze(&self) {
+        until(&format!("{} is stopped between two writes", self.name), async || {
+            self.signal(Signal::SIGSTOP);
+            until(&format!("{} is stopped", self.name), async || self.stands_still().then_some(())).await;
+            if self.lets_others_write() {
+                return Some(());
+            }
+            self.signal(Signal::SIGCONT);
+            None
+        })
+        .await;
+    }
+
+    /// Whether each of its threads is stopped: they stop one after the other, after the signal is sent.
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat"));
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+        })
+    }
+
+    fn lets_others_write(&self) -> bool {
+        let Some(file) = self.store.strip_prefix("sqlite:") else { return true };
+        let connection = rusqlite::Connection::open(file).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        match connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
+            Ok(()) => true,
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => false,
+            Err(error) => panic!("{file}: {error}"),
+        }
+    }
+
     /// Fails the test where it has ended though it should not have.
     pub fn expect_running(&self) {
         assert!(!ended(self.pid()), "{} has ended: {}", self.name, self.log());

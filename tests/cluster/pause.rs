@@ -1,8 +1,7 @@
 //! A leader that stands still for longer than its lease lives, and does not know it when it goes on.
 
-use super::effects::{Line, Step};
 use super::scene::{Job, Scene};
-use super::support::{over_both, until};
+use super::support::over_both;
 
 over_both!(
     sqlite: super::Scene::over_sqlite(&super::jobs()).await, etcd: super::Scene::over_etcd(&super::jobs()).await;
@@ -25,11 +24,8 @@ async fn a_frozen_leader_changes_nothing_when_it_thaws(mut scene: Scene) {
     let (frozen, fence) = scene.play().await;
     let long = scene.begins("long", fence).await;
     let stubborn = scene.begins("stubborn", fence).await;
-    // Amid a second: a node that is frozen amid a commit to a file keeps all others from writing to it.
-    let under_way = |line: &Line| line.step == Step::GoesOn && line.attempt == stubborn.attempt;
-    until("it goes on", async || scene.effects.lines().iter().any(under_way).then_some(())).await;
     let since = scene.nodes[frozen].now();
-    scene.freeze(frozen);
+    scene.freeze(frozen).await;
     let (_, next) = scene.leader_after(fence).await;
     assert_eq!(scene.verdict(&long.attempt.run).await, "unknown");
     let again = scene.begins("stubborn", next).await;

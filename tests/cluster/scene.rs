@@ -183,8 +183,8 @@ impl Scene {
     }
 
     /// A node stands still, and does not know it.
-    pub fn freeze(&mut self, node: usize) {
-        self.nodes[node].signal(Signal::SIGSTOP);
+    pub async fn freeze(&mut self, node: usize) {
+        self.nodes[node].freeze().await;
         self.impair(node, "it stands still");
     }
 

@@ -43,8 +43,10 @@ async fn the_command_is_in_the_foreground_and_the_shell_is_again_after_it() {
 #[tokio::test]
 async fn the_key_that_interrupts_reaches_the_command_and_the_one_that_stops_does_not_stop_it() {
     let scene = Scene::over_sqlite();
-    let script =
-        format!("{FENCRON} lock n -- sh -c 'echo x > ready; while true; do sleep 0.05; echo x >> beats; done'");
+    // A shell that starts a program at that moment would not stop before that program runs, which stops before: no shell
+    // notices that, and neither does this one. So its pauses are its own.
+    let beats = "mkfifo pipe; exec 3<> pipe; echo x > ready; while true; do read -t 0.05 -u 3; echo x >> beats; done";
+    let script = format!("{FENCRON} lock n -- bash -c '{beats}'");
     let mut child = on_a_terminal(&scene, &script).spawn().unwrap();
     let mut keys = child.stdin.take().unwrap();
     let process = Process::of(child);

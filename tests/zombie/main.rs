@@ -74,7 +74,7 @@ impl Stage {
     /// Stops the first node, and waits until the second leads.
     async fn stop_old_until_replaced(&self, meanwhile: impl FnOnce()) -> (u64, u64) {
         let (_, before) = leader(&self.new).expect("somebody leads");
-        self.old.signal(Signal::SIGSTOP);
+        self.old.freeze().await;
         meanwhile();
         let (_, after) =
             until("the second node leads", async || leader(&self.new).filter(|leader| leader.0 == "new")).await;

@@ -101,7 +101,7 @@ async fn sqlite_turns_away_the_statements_of_a_replaced_leader() {
     stage.trigger();
     until("the run has begun", async || (stage.new.json(&["runs"])[0]["state"] == "running").then_some(())).await;
     let (_, before) = leader(&stage.new).unwrap();
-    stage.old.signal(Signal::SIGSTOP);
+    stage.old.freeze().await;
     connection.execute_batch("COMMIT").unwrap();
     until("the successor's effect", async || (effects().len() == 1).then_some(())).await;
     assert!(effects()[0] > before);
