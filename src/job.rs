@@ -21,6 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use alert::{AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify};
+pub(crate) use attempt::LOST_PAUSE_LONGEST;
 #[cfg(test)]
 pub(crate) use attempt::cases;
 pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, Judgement, PUT_OFF_MOST, cancelled, judge_lost, lost};

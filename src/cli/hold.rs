@@ -24,7 +24,7 @@ use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, Stop, SupervisorProgram, Wrapped};
 use crate::fence::{HoldEnvironment, UNDER_ANOTHER};
 use crate::job::StopReason;
-use crate::lock::{Candidate, Driver, LockName, Locks, Lost, News, PERMITS_MOST, Presence, Session, Timing, Trust};
+use crate::lock::{Candidate, Driver, LockName, Locks, Lost, News, PERMITS_MOST, Presence, Session, Timing};
 use crate::store::AnyStore;
 use crate::time::{Boot, Clock, written};
 
@@ -203,9 +203,7 @@ async fn hold(what: What, name: LockName, command: (HoldArgs, Vec<OsString>), gl
     let execute = SupervisorProgram::this()
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
         .context("cannot prepare to start commands")?;
-    let deadlines = execute.deadlines();
-    let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
-    let locks = place.remembering(global)?.on_trust(on_trust);
+    let locks = place.remembering(global)?.on_trust(place.published(&execute, timing));
     let node = args.node.clone().unwrap_or_else(crate::client::default_node);
     let invocation = Invocation { what, name, args, command, node, timing, place, locks, execute, begun };
     invocation.take(&mut signals).await

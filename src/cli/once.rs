@@ -20,7 +20,7 @@ use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Executor, Outputs, Reads, Stop, Stopper, SupervisorProgram};
 use crate::job::{StopReason, Task, Text};
 use crate::ledger::{Once, OnceKey, OnceState, Recorded};
-use crate::lock::{CampaignError, Driver, SessionError, Timing, Trust};
+use crate::lock::{CampaignError, Driver, SessionError, Timing};
 use crate::once::{How, Notice, OnceError, Reporter, Runner, Settled, Step};
 use crate::store::{AnyStore, StoreError};
 
@@ -224,8 +224,7 @@ pub(super) fn runner(
         .and_then(|supervisor| Executor::new(place.clock.clone(), 1, supervisor))
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&handover::passing_dir()).0);
-    let deadlines = execute.deadlines();
-    let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
+    let on_trust = place.published(&execute, timing);
     Ok(Runner {
         ledger: place.ledger(),
         locks: place.remembering(global)?.on_trust(on_trust),

@@ -12,8 +12,9 @@ use super::handover::{self, Handover};
 use super::once::say;
 use super::{Exit, Failure, Global};
 use crate::config::DEFAULT_NAMESPACE;
+use crate::execute::Executor;
 use crate::ledger::Ledger;
-use crate::lock::{Locks, Namespace, Seen};
+use crate::lock::{Locks, Namespace, Seen, Timing, Trust};
 use crate::store::{AnyStore, StoreError, StoreUrl};
 use crate::time::Clock;
 
@@ -51,6 +52,16 @@ impl Place {
 
     pub fn locks(&self, seen: Seen) -> Locks<AnyStore> {
         Locks::new(self.store.clone(), self.clock.clone(), self.namespace.clone(), seen)
+    }
+
+    /// Publishes the trust in the sessions of this process to the supervisor of its commands, which also has the lease of
+    /// the last one revoked should this process die.
+    pub fn published(&self, execute: &Executor, timing: Timing) -> impl Fn(&Trust) + Send + Sync + 'static {
+        let deadlines = execute.deadlines();
+        if let Err(error) = deadlines.bequeath(&self.url) {
+            tracing::warn!(%error, "should this process be killed, the next one waits until its lease has run out");
+        }
+        deadlines.following(timing)
     }
 
     /// The variables by which a `fencron` in a command finds this store. They hold for as long as this lives. A

@@ -29,7 +29,7 @@ use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Trigger};
 use crate::ledger::Ledger;
 use crate::listen::Tls;
-use crate::lock::{Driver, Locks, Namespace, Seen, Timing, Trust};
+use crate::lock::{Driver, Locks, Namespace, Seen, Timing};
 use crate::metrics::{Measured, Metrics};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
@@ -207,9 +207,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
         .context("cannot prepare to start commands")?
         .handing(place.handed_over(&beside_memory).0);
-    let (deadlines, is_supervised) = (execute.deadlines(), execute.supervised());
+    let (on_trust, is_supervised) = (place.published(&execute, timing), execute.supervised());
     let (execute, sending_spans) = traces::traced(execute)?;
-    let on_trust = move |trust: &Trust| deadlines.set(trust.lease.0, trust.trusted_until, timing.killed_after());
     let metrics = Arc::new(Metrics::default());
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
     let locks = locks.on_trust(on_trust).through(measured);

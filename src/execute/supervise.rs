@@ -16,13 +16,16 @@
 //! Those with `finish` are left alone. The output of all of them is read on when the node is dead, and thrown away: no
 //! command dies of a broken pipe on the way to its end.
 //!
+//! Once a node is dead and nothing of its commands is left, the supervisor has the lease of its session revoked, so that
+//! the next node does not wait for the rest of the TTL (`will.rs`).
+//!
 //! When the supervisor dies, the node starts another and sends it all that runs; meanwhile nothing is started. Should
 //! both die at once, the kernel sends TERM to each command itself (not to what that has started).
 
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -41,10 +44,13 @@ use nix::unistd::Pid;
 mod message;
 mod page;
 mod process;
+mod will;
 
 pub(super) use self::message::Announcement;
 use self::message::{Command, Message, send};
 use self::page::{Page, SLOTS, Side};
+use crate::lock::{Timing, Trust};
+use crate::store::StoreUrl;
 use crate::time::{Boot, Clock};
 
 /// The name of the process in `ps`, by which a program learns that it is a supervisor.
@@ -97,8 +103,10 @@ impl SupervisorProgram {
 /// in the `main` of a program that runs commands through an [`super::Executor`].
 pub fn supervise_if_asked() {
     ASKED.store(true, Ordering::Relaxed);
-    if std::env::args_os().next().is_some_and(|name| name == NAME) {
-        std::process::exit(process::main());
+    match std::env::args_os().next() {
+        Some(name) if name == NAME => std::process::exit(process::main()),
+        Some(name) if name == will::NAME => std::process::exit(will::main()),
+        _ => {}
     }
 }
 
@@ -145,6 +153,18 @@ struct Shared {
     gone: Mutex<Vec<u32>>,
     /// Whether there is a supervisor at the moment.
     is_up: Arc<AtomicBool>,
+    bequest: Mutex<Bequest>,
+}
+
+/// What the supervisor has to do once this process is dead.
+#[derive(Debug, Default)]
+struct Bequest {
+    /// `None`: nothing.
+    will: Option<OwnedFd>,
+    /// The lease of the present session, and the cell where that stands.
+    lease: Option<(u32, u64)>,
+    /// The supervisor does not know it yet.
+    is_news: bool,
 }
 
 /// The way to the supervisor. Locked while a command is started, so that each is known to whichever supervisor comes.
@@ -181,6 +201,7 @@ impl Supervision {
             linked: Condvar::new(),
             gone: Mutex::default(),
             is_up: Arc::new(AtomicBool::new(true)),
+            bequest: Mutex::default(),
         });
         let watched = Arc::downgrade(&shared);
         thread::Builder::new().name("fencron-watch".into()).spawn(move || watch(&watched, child))?;
@@ -210,7 +231,9 @@ impl Supervision {
             let Life { kill_after, finish, .. } = life;
             let mut command = Command { slot, pid: 0, lease, kill_after, finish };
             let packet = Message::Runs(command).packet();
-            let socket = link.socket.as_ref().expect("it is linked").as_raw_fd();
+            let socket = link.socket.as_ref().expect("it is linked");
+            shared.bequeath(socket.as_fd());
+            let socket = socket.as_raw_fd();
             match start(Announcement { socket, packet, outputs: numbers, read }) {
                 Ok((pid, pidfd)) => {
                     command.pid = pid.as_raw();
@@ -265,9 +288,25 @@ impl Shared {
         if link.socket.is_some() { Ok(link) } else { Err(Errno::ESRCH) }
     }
 
+    /// Sends the will, where the supervisor does not know it and there is room for it: it is sent with the next keep-alive
+    /// otherwise.
+    fn bequeath(&self, socket: BorrowedFd<'_>) {
+        let mut bequest = self.bequest.lock().unwrap_or_else(PoisonError::into_inner);
+        if !bequest.is_news {
+            return;
+        }
+        let file: Vec<_> = bequest.will.iter().filter(|_| bequest.lease.is_some()).map(AsRawFd::as_raw_fd).collect();
+        match message::send_now(socket, Message::Will(bequest.lease), &file) {
+            Ok(()) => bequest.is_news = false,
+            Err(error) => tracing::debug!(%error, "the supervisor does not know yet which lease has to be revoked"),
+        }
+    }
+
     /// Sends all that runs to a new supervisor. From then on starts use it.
     fn connect(&self, socket: OwnedFd) -> Result<(), Errno> {
         let mut link = self.lock();
+        self.bequest.lock().unwrap_or_else(PoisonError::into_inner).is_news = true;
+        self.bequeath(socket.as_fd());
         link.give_back(self.take_gone());
         for held in link.held.values() {
             let outputs = held.outputs.iter().map(AsRawFd::as_raw_fd);
@@ -308,7 +347,7 @@ impl Link {
     fn send_unsent(&mut self) {
         let Some(socket) = &self.socket else { return };
         while let Some(slot) = self.unsent.last() {
-            if message::send_now(socket.as_fd(), Message::Gone(*slot)).is_err() {
+            if message::send_now(socket.as_fd(), Message::Gone(*slot), &[]).is_err() {
                 return;
             }
             self.free.extend(self.unsent.pop());
@@ -433,21 +472,69 @@ struct Published {
 }
 
 impl Deadlines {
+    /// Has the supervisor revoke the lease of the present session in the store at `url`, once this process is dead and
+    /// nothing of its commands is left: the next holder then does not wait for the rest of the TTL.
+    ///
+    /// # Errors
+    ///
+    /// Where the system gives no memory for it, or the URL cannot be given to another process.
+    pub fn bequeath(&self, url: &StoreUrl) -> io::Result<()> {
+        let will = will::write(url)?;
+        if let Some(shared) = self.0.shared.upgrade() {
+            shared.bequest.lock().unwrap_or_else(PoisonError::into_inner).will = will;
+        }
+        Ok(())
+    }
+
+    /// Publishes the trust in a session as it changes: for [`Locks::on_trust`](crate::lock::Locks::on_trust).
+    pub fn following(self, timing: Timing) -> impl Fn(&Trust) + Send + Sync + 'static {
+        move |trust| {
+            self.set(trust.lease.0, trust.trusted_until, timing.killed_after());
+            self.leave(trust.lease.0, trust.ended.is_none());
+        }
+    }
+
     /// The lease may be trusted until `trusted_until` of the machine's boot clock: then the commands that were started
     /// under it are asked to end. What is left of them `killed_after` later is killed.
     pub fn set(&self, lease: NonZeroU64, trusted_until: Boot, killed_after: Duration) {
-        let Published { page, shared, one_at_a_time } = &*self.0;
+        let Published { page, one_at_a_time, .. } = &*self.0;
         let nearer = {
             let _alone = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
             page.set_limits(lease.get(), trusted_until, killed_after)
         };
-        // If it cannot be informed at once, since a start is under way, it looks at the time that was set before.
-        let Some(shared) = shared.upgrade().filter(|_| nearer) else { return };
+        if nearer {
+            self.inform(|socket| {
+                if let Err(error) = message::send_now(socket, Message::Look, &[]) {
+                    tracing::debug!(%error, "the supervisor was not informed at once that a deadline came nearer");
+                }
+            });
+        }
+    }
+
+    /// Notes whether this lease has to be revoked for this process, should it die.
+    fn leave(&self, lease: NonZeroU64, is_there: bool) {
+        let Some(shared) = self.0.shared.upgrade() else { return };
+        let found = shared.page.cell_of(lease.get()).map(|cell| (cell, lease.get()));
+        {
+            let mut bequest = shared.bequest.lock().unwrap_or_else(PoisonError::into_inner);
+            let lease = if is_there { found } else { bequest.lease.filter(|last| Some(*last) != found) };
+            bequest.is_news |= bequest.will.is_some() && bequest.lease != lease;
+            bequest.lease = lease;
+            if !bequest.is_news {
+                return;
+            }
+        }
+        self.inform(|socket| shared.bequeath(socket));
+    }
+
+    /// If the supervisor cannot be informed at once, since a start is under way, it looks at the time that was set before,
+    /// and knows the lease that it knew.
+    fn inform(&self, send: impl FnOnce(BorrowedFd<'_>)) {
+        let Some(shared) = self.0.shared.upgrade() else { return };
         if let Ok(link) = shared.link.try_lock()
             && let Some(socket) = &link.socket
-            && let Err(error) = message::send_now(socket.as_fd(), Message::Look)
         {
-            tracing::debug!(%error, "the supervisor was not informed at once that a deadline came nearer");
+            send(socket.as_fd());
         }
     }
 }

@@ -16,6 +16,11 @@ pub const PUT_OFF_MOST: Duration = Duration::from_secs(86_400);
 /// time must not take down all nodes.
 pub const ATTEMPTS_LOST_MOST: u32 = 10;
 
+/// The pause before an attempt is repeated whose node was lost, the first time: it doubles up to [`LOST_PAUSE_LONGEST`].
+/// What the dead node had sent may still be on its way, and what takes down its node must not take down the next at once.
+const LOST_PAUSE_FIRST: Duration = Duration::from_secs(1);
+pub(crate) const LOST_PAUSE_LONGEST: Duration = Duration::from_secs(60);
+
 /// What shells add to a signal's number, for the exit code of what it has ended.
 const EXIT_OF_SIGNAL: i32 = 128;
 
@@ -122,7 +127,10 @@ pub fn judge_lost(guarantee: Guarantee, number: u32, lost: &str) -> Judgement {
     let unknown =
         |code, reason| Judgement::End(End { verdict: Verdict::Unknown, reason, exit_code: None, code: Some(code) });
     match guarantee.may_repeat() {
-        true if number < ATTEMPTS_LOST_MOST => Judgement::HandOver,
+        true if number < ATTEMPTS_LOST_MOST => {
+            let doubled = LOST_PAUSE_FIRST.saturating_mul(1 << number.saturating_sub(1).min(16));
+            Judgement::Repeat { pause: doubled.min(LOST_PAUSE_LONGEST) }
+        }
         true => unknown(Code::AttemptsLost, format!("{lost}; it was attempt {number}, and no further one follows")),
         false => unknown(Code::LeaderLost, lost.to_owned()),
     }

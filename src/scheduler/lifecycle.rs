@@ -292,12 +292,20 @@ impl Scheduler {
                 let code = end.code.unwrap_or(Code::LeaderLost);
                 self.conclude(open, end.verdict, code.because(end.reason), now);
             }
-            Judgement::HandOver | Judgement::Repeat { .. } => {
-                let Some(fence) = self.authority.term() else { return };
-                let open = Open { doubt: Some(lost.into()), ..open.clone() };
-                self.change(&open.id.clone(), To::Open(given_back(open, true, now)), By::Term(fence));
+            Judgement::Repeat { pause } => {
+                // It keeps its place before other runs of its job, as what is repeated does.
+                let state = OpenState::Retrying { not_before: now.plus(pause) };
+                self.give_up_claim(Open { state, ..open.clone() }, lost);
             }
+            Judgement::HandOver => self.give_up_claim(given_back(open.clone(), true, now), lost),
         }
+    }
+
+    /// Opens a run again that its claimant has lost.
+    fn give_up_claim(&mut self, open: Open, lost: String) {
+        let Some(fence) = self.authority.term() else { return };
+        let open = Open { claimant: None, started_at: None, doubt: Some(lost.into()), ..open };
+        self.change(&open.id.clone(), To::Open(open), By::Term(fence));
     }
 
     /// Runs that this node claimed but never started go back, for the next leader.

@@ -7,7 +7,10 @@ use super::run::{Open, OpenState, Source};
 use super::work::By;
 use super::{SHOWN_AS_RUNNING_AFTER, Scheduler, To};
 use crate::fence::Fence;
-use crate::job::{Code, Guarantee, Job, JobName, MissedRun, PUT_OFF_MOST, RunId, StopReason, Task, Verdict, cancelled};
+use crate::job::{
+    Code, Guarantee, Job, JobName, LOST_PAUSE_LONGEST, MissedRun, PUT_OFF_MOST, RunId, StopReason, Task, Verdict,
+    cancelled,
+};
 use crate::time::Wall;
 
 /// How far the clocks of two leaders may differ without either being wrong.
@@ -111,8 +114,9 @@ fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
         MissedRun::All => job.missed.every.saturating_mul(job.missed.limit),
         MissedRun::Latest | MissedRun::Skip => Duration::ZERO,
     };
+    let lost = if job.guarantee.may_repeat() { LOST_PAUSE_LONGEST } else { Duration::ZERO };
     let asked = if matches!(job.task, Task::Http(_)) { PUT_OFF_MOST } else { Duration::ZERO };
-    let longest = retries.max(catches_up).max(asked).saturating_add(CLOCKS_DIFFER);
+    let longest = retries.max(catches_up).max(asked).max(lost).saturating_add(CLOCKS_DIFFER);
     let due = if open.source == Source::Schedule { open.starts } else { open.at };
     not_before > now && (due > now || not_before.since(now) <= longest)
 }

@@ -1,5 +1,7 @@
 //! Leaders that are killed, at the worst moments.
 
+use std::time::Duration;
+
 use super::effects::{Line, Step};
 use super::referee::record::{Fact, job_of};
 use super::scene::{Job, Scene};
@@ -15,6 +17,7 @@ over_both!(
     sqlite: super::Scene::over_sqlite(&super::jobs()).await, etcd: super::Scene::over_etcd(&super::jobs()).await;
     a_leader_killed_amid_a_batch_loses_and_repeats_nothing,
     a_leader_killed_amid_a_run_leaves_what_its_jobs_say,
+    a_leader_that_is_killed_is_followed_long_before_its_lease_can_run_out,
 );
 
 /// A crowd, of which every second one may be run again, and two that take long.
@@ -66,9 +69,26 @@ async fn a_leader_killed_amid_a_run_leaves_what_its_jobs_say(mut scene: Scene) {
     let (_, next) = scene.leader_after(fence).await;
     assert_eq!(scene.verdict(&careful.attempt.run).await, "unknown");
 
-    let again = scene.begins("eager", next).await;
-    assert_eq!((&again.attempt.run, again.attempt.number), (&eager.attempt.run, 2), "the same occurrence once more");
+    let again = scene.begins_again(&eager.attempt.run, next).await;
+    assert_eq!(again.attempt.number, 2, "the same occurrence once more");
     scene.judge(&[("failovers", 1), ("unknown verdicts", 1)]).await;
     let late = scene.effects.lines().into_iter().skip(killed_at + 2).find(|line| line.attempt.fence == fence);
     assert_eq!(late, None, "the killed node's commands were ended with it");
+}
+
+/// The supervisor of a killed node ends its commands, and then its session. So a TTL may be as long as any fault of the
+/// network, and a crash is over at once all the same.
+async fn a_leader_that_is_killed_is_followed_long_before_its_lease_can_run_out(mut scene: Scene) {
+    scene.ttl = Duration::from_secs(3600);
+    let (leader, fence) = scene.play().await;
+    let eager = scene.begins("eager", fence).await;
+    scene.kill(leader);
+    let (next, fence) = scene.leader_after(fence).await;
+    let again = scene.begins_again(&eager.attempt.run, fence).await;
+    assert_eq!(again.attempt.number, 2, "the same occurrence once more");
+    // Its successor too, which was a follower before.
+    scene.start(leader);
+    scene.kill(next);
+    scene.leader_after(fence).await;
+    scene.judge(&[("failovers", 2), ("unknown verdicts", 1)]).await;
 }

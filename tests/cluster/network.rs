@@ -18,8 +18,7 @@ async fn a_leader_that_is_cut_off_stops_before_another_starts() {
         scene.network(leader).iter().for_each(cut);
         scene.impair(leader, format!("all that it sends is {how}"));
         let (next, higher) = scene.leader_after(fence).await;
-        let again = scene.begins("long", higher).await;
-        assert_eq!(again.attempt.run, run.attempt.run);
+        scene.begins_again(&run.attempt.run, higher).await;
         scene.nodes[leader].says(since, "the lease may end soon and the store does not answer").await;
         let lines = scene.effects.lines();
         let first = lines.iter().position(|line| line.attempt.fence == higher).expect("it begun");

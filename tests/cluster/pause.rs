@@ -28,8 +28,7 @@ async fn a_frozen_leader_changes_nothing_when_it_thaws(mut scene: Scene) {
     scene.freeze(frozen).await;
     let (_, next) = scene.leader_after(fence).await;
     assert_eq!(scene.verdict(&long.attempt.run).await, "unknown");
-    let again = scene.begins("stubborn", next).await;
-    assert_eq!(again.attempt.run, stubborn.attempt.run);
+    scene.begins_again(&stubborn.attempt.run, next).await;
 
     scene.thaw(frozen);
     // It would have gone on: it has runs at hand that it wants to report, and an occurrence due in every second that

@@ -10,7 +10,7 @@ use fencron::time::{Boot, Clock};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::effects::{Effects, Line};
+use super::effects::{Effects, Line, Step};
 use super::node::Node;
 use super::referee::record::{Fact, JobRule, Life, Millis};
 use super::support::etcd::EtcdCluster;
@@ -59,6 +59,8 @@ pub struct Scene {
     pub effects: Effects,
     pub stage: Stage,
     pub jobs: Vec<Job>,
+    /// With which nodes are started. They are judged by [`TTL`] in any case.
+    pub ttl: Duration,
     clock: Clock,
     began: Boot,
     wall_start: i64,
@@ -128,7 +130,8 @@ impl Scene {
             })
             .collect();
         let marks = Vec::new();
-        Scene { nodes, witness, store, effects, stage, jobs, clock, began, wall_start, marks, directory }
+        let ttl = TTL;
+        Scene { nodes, witness, store, effects, stage, jobs, ttl, clock, began, wall_start, marks, directory }
     }
 
     /// All nodes come on, and one of them leads.
@@ -159,7 +162,7 @@ impl Scene {
     }
 
     pub fn start(&mut self, node: usize) {
-        self.nodes[node].start(TTL);
+        self.nodes[node].start(self.ttl);
         self.mark(Fact::Up(self.life(node)));
     }
 
@@ -250,6 +253,14 @@ impl Scene {
     pub async fn begins(&self, job: &str, fence: u64) -> Line {
         let found = async || self.effects.first_under(job, fence);
         until(&format!("a run of {job} begins under fence {fence}"), found).await
+    }
+
+    /// Waits until a run that had begun begins once more, under this fence. That takes a moment, in which others of its job
+    /// may begin.
+    pub async fn begins_again(&self, run: &str, fence: u64) -> Line {
+        let again = |line: &Line| line.step == Step::Begins && line.attempt.run == run && line.attempt.fence == fence;
+        let found = async || self.effects.lines().into_iter().find(again);
+        until(&format!("{run} begins under fence {fence}"), found).await
     }
 
     /// Waits for the verdict on a run.

@@ -3,37 +3,46 @@
 use nix::sys::signal::Signal;
 
 use crate::scene::{ALONE, Process, Scene, gone};
-use crate::support::over_both;
+use crate::support::{over_both, until};
 
 /// Long enough for a busy machine to keep the lease alive, and short enough to wait for its end.
 const TTL: &str = "3s";
+
+/// Far longer than a test may take: a lease that lives so long is not waited for.
+const LONG: &str = "1h";
 
 /// It has a child of its own, neither of them heeds TERM, and both hold the witness.
 const DEAF: &str = "trap '' TERM; echo $$ >> pids; (echo term-deaf > /dev/null; exec sleep 1000) & sleep 1000; wait";
 
 fn held(scene: &Scene, command: &str, node: &str, script: &str) -> Process {
+    held_for(scene, TTL, &[command, "deploy", "--node", node], script)
+}
+
+fn held_for(scene: &Scene, ttl: &str, command: &[&str], script: &str) -> Process {
     let script = format!("{ALONE} {script}");
-    scene.start(&[command, "deploy", "--node", node, "--ttl", TTL, "-v", "--", "sh", "-c", &script])
+    let more = ["--kill-after", "300ms", "--ttl", ttl, "-v", "--", "sh", "-c", &script];
+    scene.start(&[command, &more].concat())
 }
 
 /// Two that hold it in turn, the first for ever.
-async fn two(scene: &Scene, command: &str, script: &str) -> (Process, Process) {
-    let first = held(scene, command, "first", script);
+async fn two(scene: &Scene, ttl: &str, command: &str, script: &str) -> (Process, Process) {
+    let first = held_for(scene, ttl, &[command, "deploy", "--node", "first"], script);
     scene.wait_for_lines("begun", 1).await;
     let second = held(scene, command, "second", "exit 9");
     scene.wait_for_waiting("deploy", 1).await;
     (first, second)
 }
 
+/// At once, not when the lease has run out: the supervisor sees to that.
 async fn the_command_of_who_is_killed_has_ended_before_the_next_one_begins(scene: Scene) {
-    let (first, second) = two(&scene, "lock", DEAF).await;
+    let (first, second) = two(&scene, LONG, "lock", DEAF).await;
     first.signal(Signal::SIGKILL);
     second.end().await.ends(9, &["acquired under fence"]);
     assert_eq!(scene.fences().len(), 2);
 }
 
 async fn the_command_of_who_stands_still_has_ended_before_the_next_one_begins(scene: Scene) {
-    let (first, second) = two(&scene, "lock", DEAF).await;
+    let (first, second) = two(&scene, TTL, "lock", DEAF).await;
     first.signal(Signal::SIGSTOP);
     second.end().await.ends(9, &["acquired under fence"]);
     assert_eq!(scene.fences().len(), 2);
@@ -42,7 +51,7 @@ async fn the_command_of_who_stands_still_has_ended_before_the_next_one_begins(sc
 }
 
 async fn who_leads_is_followed_when_it_is_killed(scene: Scene) {
-    let (first, second) = two(&scene, "elect", DEAF).await;
+    let (first, second) = two(&scene, LONG, "elect", DEAF).await;
     first.signal(Signal::SIGKILL);
     second.end().await.ends(9, &["acquired under fence"]);
     assert_eq!(scene.fences().len(), 2);
@@ -65,7 +74,63 @@ async fn a_lock_that_is_taken_away_ends_its_command(scene: Scene) {
     scene.run(&["unlock", "--force", "deploy"]).ends(1, &["deploy has no holder"]);
 }
 
+/// The permit too, and what is done once.
+async fn a_permit_and_what_is_done_once_pass_on_at_once_when_their_holder_is_killed(scene: Scene) {
+    let script = "echo $$ >> pids; sleep 1000";
+    let permit = ["semaphore", "slots", "--permits", "1"];
+    let first = held_for(&scene, LONG, &permit, script);
+    scene.wait_for_lines("begun", 1).await;
+    let second = held_for(&scene, LONG, &permit, "exit 9");
+    first.signal(Signal::SIGKILL);
+    second.end().await.ends(9, &[]);
+
+    let once = |script: &str| {
+        let script = format!("{ALONE} {script}");
+        scene.start(&["once", "seed", "--idempotent", "--ttl", LONG, "--", "sh", "-c", &script])
+    };
+    let first = once("sleep 1000");
+    scene.wait_for_lines("begun", 3).await;
+    let second = once("exit 0");
+    first.signal(Signal::SIGKILL);
+    second.end().await.ends(0, &[]);
+    scene.wait_for_lines("begun", 4).await;
+}
+
+/// The supervisor that knew of the lease is gone too: its successor knows it.
+async fn who_is_killed_after_its_supervisor_is_followed_at_once_all_the_same(scene: Scene) {
+    let script = format!("{ALONE} sleep 1000");
+    let mut command = scene.command(&["lock", "deploy", "--ttl", LONG, "--", "sh", "-c", &script]);
+    command.env("FENCRON_LOG", "info");
+    let first = Process::spawn(command);
+    scene.wait_for_lines("begun", 1).await;
+    let second = held(&scene, "lock", "second", "exit 9");
+    let before = supervisor_of(&first).expect("it has one");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), Signal::SIGKILL).unwrap();
+    let another = async || supervisor_of(&first).filter(|pid| *pid != before);
+    until("there is another supervisor", another).await;
+    // It is there once it knows what runs.
+    first.wait_for("another supervisor has taken over").await;
+    first.signal(Signal::SIGKILL);
+    second.end().await.ends(9, &["acquired under fence"]);
+    assert_eq!(scene.fences().len(), 2);
+}
+
+/// The child of this process that is a supervisor.
+fn supervisor_of(process: &Process) -> Option<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap().flatten();
+    let children = tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let children: Vec<String> = children.collect();
+    children.iter().flat_map(|of_a_thread| of_a_thread.split_whitespace()).map(|child| child.parse().unwrap()).find(
+        |child: &i32| {
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm"));
+            name.is_ok_and(|name| name.trim() == "fencron-supervi")
+        },
+    )
+}
+
 over_both!(
+    a_permit_and_what_is_done_once_pass_on_at_once_when_their_holder_is_killed,
+    who_is_killed_after_its_supervisor_is_followed_at_once_all_the_same,
     the_command_of_who_is_killed_has_ended_before_the_next_one_begins,
     the_command_of_who_stands_still_has_ended_before_the_next_one_begins,
     who_leads_is_followed_when_it_is_killed,
@@ -107,7 +172,7 @@ const STRAY: &str = "timeout 1000 sleep 1000 & echo x >> ready; wait";
 #[tokio::test]
 async fn what_has_made_a_group_of_its_own_is_ended_too() {
     let scene = Scene::over_sqlite();
-    let (first, second) = two(&scene, "lock", STRAY).await;
+    let (first, second) = two(&scene, LONG, "lock", STRAY).await;
     first.signal(Signal::SIGKILL);
     second.end().await.ends(9, &[]);
     let third = held(&scene, "lock", "third", STRAY);
@@ -192,7 +257,7 @@ async fn after_a_crash_the_lock_is_held_back_for_its_delay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_store_ends_the_hold_and_not_the_wait() {
     let mut scene = Scene::over_etcd().await;
-    let (first, second) = two(&scene, "lock", DEAF).await;
+    let (first, second) = two(&scene, TTL, "lock", DEAF).await;
     scene.server().kill();
     let ended = first.end().await;
     ended.ends(4, &["deploy was lost (no keep-alive was acknowledged in time)"]);

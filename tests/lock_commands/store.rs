@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::scene::{Process, Ran};
+use crate::support::certificates::Certificates;
 use crate::support::etcd::{Etcd, EtcdOptions};
 use crate::support::program::FENCRON;
 use crate::support::until;
@@ -212,4 +213,36 @@ async fn a_password_is_not_shown_to_another_store() {
     let handed = fs::read_to_string(value(&ran.stdout, "FENCRON_STORE_ACCESS")[0]).unwrap_or_default();
     assert_eq!(value(&ran.stdout, "FENCRON_STORE"), [&format!("etcd://{}", other.endpoint())]);
     assert!(!handed.contains(&other.endpoint()), "{handed}");
+}
+
+/// What revokes the lease of a process that was killed has to log in as that one did, by the same files and passwords, from
+/// wherever those are.
+#[tokio::test]
+async fn who_is_killed_is_followed_at_once_also_where_the_store_wants_a_login() {
+    let certificates = Certificates::make();
+    let secured = Etcd::start(EtcdOptions::tls(&certificates)).await;
+    let with_login = Etcd::start(EtcdOptions::default()).await;
+    with_login.enable_auth("shop", "s3cret", "/fencron/v1/");
+    let home = Home::new();
+    for file in ["ca.pem", "client.pem", "client.key"] {
+        fs::copy(certificates.path(file), home.path("one").join(file)).unwrap();
+    }
+    fs::write(home.path("one/password"), "s3cret\n").unwrap();
+    let tls = format!("etcds://{}?ca=ca.pem&cert=client.pem&key=client.key", secured.endpoint());
+    let plain = format!("etcd://{}", with_login.endpoint());
+    let given = [("FENCRON_ETCD_USER", "shop"), ("FENCRON_ETCD_PASSWORD", "s3cret")];
+    let in_a_file = [("FENCRON_ETCD_USER", "shop"), ("FENCRON_ETCD_PASSWORD_FILE", "password")];
+    for (name, store, variables) in [("a", &tls, &[][..]), ("b", &plain, &given[..]), ("c", &plain, &in_a_file[..])] {
+        let lock = |script: &str| {
+            let args = ["--store", store, "--namespace", "shop", "lock", name, "--ttl", "1h", "--", "sh", "-c", script];
+            let mut command = home.command("one", &args);
+            command.envs(variables.iter().copied());
+            Process::spawn(command)
+        };
+        let first = lock(&format!("echo END > {name}; sleep 1000"));
+        home.wait_for(&format!("one/{name}")).await;
+        let second = lock("exit 9");
+        first.signal(Signal::SIGKILL);
+        second.end().await.ends(9, &[]);
+    }
 }

@@ -21,6 +21,7 @@ const PID: std::ops::Range<usize> = 8..12;
 const RUNS: u32 = 1;
 const GONE: u32 = 2;
 const LOOK: u32 = 3;
+const WILL: u32 = 4;
 
 /// A command, as the supervisor has to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,9 @@ pub(super) enum Message {
     Gone(u32),
     /// A limit has come nearer.
     Look,
+    /// Once the node is dead and nothing of its commands is left, this lease, which stands in a cell, has to be revoked by
+    /// the will that comes with the message. `None`: no lease any more.
+    Will(Option<(u32, u64)>),
 }
 
 impl Message {
@@ -57,6 +61,7 @@ impl Message {
             }
             Message::Gone(gone) => (kind, slot) = (GONE, gone),
             Message::Look => {}
+            Message::Will(of) => (kind, lease) = (WILL, of.unwrap_or_default()),
         }
         let mut packet = [0; LENGTH];
         packet[0..4].copy_from_slice(&(kind | finish << 16).to_ne_bytes());
@@ -72,16 +77,18 @@ impl Message {
         let four = |at: usize| u32::from_ne_bytes(*packet[at..].first_chunk().expect("within the packet"));
         let eight = |at: usize| u64::from_ne_bytes(*packet[at..].first_chunk().expect("within the packet"));
         let (kind, finish) = (four(0) & 0xffff, four(0) >> 16 != 0);
+        let lease = Some((four(12), eight(16))).filter(|(_, lease)| *lease != 0);
         match kind {
             RUNS => Some(Message::Runs(Command {
                 slot: four(4),
                 pid: four(8).cast_signed(),
-                lease: Some((four(12), eight(16))).filter(|(_, lease)| *lease != 0),
+                lease,
                 kill_after: Duration::from_millis(eight(24)),
                 finish,
             })),
             GONE => Some(Message::Gone(four(4))),
             LOOK => Some(Message::Look),
+            WILL => Some(Message::Will(lease)),
             _ => None,
         }
     }
@@ -89,17 +96,19 @@ impl Message {
 
 /// Sends a packet, for as long as the socket's own time-out says.
 pub(super) fn send(socket: BorrowedFd<'_>, message: Message, descriptors: &[RawFd]) -> Result<(), Errno> {
+    send_by(socket, message, descriptors, MsgFlags::MSG_NOSIGNAL)
+}
+
+/// Sends a packet, if there is room for it.
+pub(super) fn send_now(socket: BorrowedFd<'_>, message: Message, descriptors: &[RawFd]) -> Result<(), Errno> {
+    send_by(socket, message, descriptors, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+}
+
+fn send_by(socket: BorrowedFd<'_>, message: Message, descriptors: &[RawFd], flags: MsgFlags) -> Result<(), Errno> {
     let rights = [ControlMessage::ScmRights(descriptors)];
     let control = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
     let packet = message.packet();
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&packet)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
-}
-
-/// Sends a packet without descriptors, if there is room for it.
-pub(super) fn send_now(socket: BorrowedFd<'_>, message: Message) -> Result<(), Errno> {
-    let packet = message.packet();
-    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&packet)], &[], flags, None).map(drop)
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&packet)], control, flags, None).map(drop)
 }
 
 /// What was received.
@@ -210,7 +219,8 @@ mod tests {
             finish: true,
         };
         let others = [Command { lease: None, finish: false, ..command }, command].map(Message::Runs);
-        for message in others.into_iter().chain([Message::Gone(65_535), Message::Look]) {
+        let more = [Message::Gone(65_535), Message::Look, Message::Will(Some((3, u64::MAX))), Message::Will(None)];
+        for message in others.into_iter().chain(more) {
             assert_eq!(Message::parse(message.packet()), Some(message));
         }
     }

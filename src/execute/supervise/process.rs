@@ -1,11 +1,12 @@
 //! What the supervisor does. One thread that sleeps until a packet, the death of its node, or the next deadline.
 //!
 //! It owns no session, no store and no log. Its three standard descriptors are the socket and the shared memory; it has
-//! no others but a pidfd of its node, and those of the commands.
+//! no others but a pidfd of its node, the [will](super::will) of that, and those of the commands.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use nix::unistd::Pid;
 
 use super::message::{Command, Message, Received, receive, send_now};
 use super::page::{Page, Side};
+use super::will;
 use crate::execute::census::{self, Found, Member};
 use crate::execute::group;
 use crate::time::{Boot, Clock};
@@ -77,7 +79,7 @@ fn settle() -> Result<Supervisor, Errno> {
         return Err(Errno::ESRCH);
     }
     let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
-    send_now(socket.as_fd(), Message::Look)?;
+    send_now(socket.as_fd(), Message::Look, &[])?;
     Ok(Supervisor {
         page,
         socket: Some(socket),
@@ -85,6 +87,7 @@ fn settle() -> Result<Supervisor, Errno> {
         timer,
         clock: Clock::system(),
         node_gone: None,
+        will: None,
         commands: BTreeMap::new(),
     })
 }
@@ -104,6 +107,8 @@ struct Supervisor {
     clock: Clock,
     /// Since when there is no node.
     node_gone: Option<Boot>,
+    /// The lease of the node's session, where that stands, and how it is revoked.
+    will: Option<((u32, u64), OwnedFd)>,
     /// By their slots.
     commands: BTreeMap<u32, Charge>,
 }
@@ -141,7 +146,9 @@ impl Supervisor {
         loop {
             self.receive();
             let next = self.act();
-            if self.node_gone.is_some() && self.socket.is_none() && self.commands.is_empty() {
+            self.execute_will();
+            let nothing_to_do = self.socket.is_none() && self.commands.is_empty() && self.will.is_none();
+            if self.node_gone.is_some() && nothing_to_do {
                 return Ok(());
             }
             self.sleep(next)?;
@@ -155,9 +162,28 @@ impl Supervisor {
                 Received::Message(Message::Runs(command), descriptors) => self.take_on(command, descriptors),
                 Received::Message(Message::Gone(slot), _) => drop(self.commands.remove(&slot)),
                 Received::Message(Message::Look, _) => {}
+                Received::Message(Message::Will(lease), descriptors) => {
+                    self.will = lease.zip(descriptors.into_iter().next());
+                }
                 Received::Nothing => return,
                 Received::End => self.socket = None,
             }
+        }
+    }
+
+    /// Has the lease of a node revoked that is dead, as soon as nothing hangs on it: no command that ends with its
+    /// leadership is left, and none can follow, since no process has the other end of the socket any more (a child has it
+    /// until it becomes its program).
+    fn execute_will(&mut self) {
+        // A closed socket alone says nothing of the node.
+        let may_revoke = self.socket.is_none()
+            && self.commands.values().all(|charge| charge.command.finish)
+            && is_readable(self.node.as_fd());
+        let Some(((cell, lease), file)) = self.will.take_if(|_| may_revoke) else { return };
+        let until = self.page.limits(cell, lease).killed_at;
+        if let Some(lease) = NonZeroU64::new(lease) {
+            // Where it cannot be started, the lease runs out.
+            will::execute(file, lease, until).ok();
         }
     }
 
@@ -302,9 +328,10 @@ impl Supervisor {
         }
         let mut waited: Vec<_> = vec![PollFd::new(self.timer.as_fd(), PollFlags::POLLIN)];
         waited.extend(self.socket.as_ref().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
-        if self.node_gone.is_none() {
+        if self.node_gone.is_none() || (self.will.is_some() && !is_readable(self.node.as_fd())) {
             waited.push(PollFd::new(self.node.as_fd(), PollFlags::POLLIN));
-        } else {
+        }
+        if self.node_gone.is_some() {
             for charge in self.commands.values() {
                 let pidfd = charge.pidfd.as_ref().filter(|_| !charge.has_ended());
                 waited.extend(pidfd.map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)));

@@ -490,7 +490,7 @@ fn a_run_is_told_what_it_follows_through_retries_and_a_take_over() {
     let mut sources = told(&bench, 0);
     bench.crash(0);
     bench.elect(1);
-    bench.settle();
+    bench.pass(secs(2));
     sources.extend(told(&bench, 1));
     let end = End {
         verdict: Verdict::Failed,

@@ -54,6 +54,8 @@ fn at_least_once_is_run_again_under_a_higher_fence() {
     bench.crash(0);
     bench.elect(1);
     bench.settle();
+    assert_eq!((bench.open(), bench.running_on(1)), (vec!["a@60 retrying".to_owned()], Vec::new()), "not at once");
+    bench.pass(secs(1));
     assert_eq!(bench.running_on(1), ["a@60 #2"]);
 }
 
@@ -62,7 +64,7 @@ fn exactly_once_is_asked_of_its_target_again_under_a_higher_fence() {
     let mut bench = running(Job { guarantee: Guarantee::ExactlyOnce, ..job("a") });
     bench.crash(0);
     bench.elect(1);
-    bench.settle();
+    bench.pass(secs(1));
     assert_eq!(bench.running_on(1), ["a@60 #2"]);
     bench.ends(1, &run("a", 60), Outcome::AlreadyApplied);
     bench.settle();
@@ -77,6 +79,9 @@ fn a_run_that_takes_its_leader_down_each_time_does_not_take_all_of_them() {
         bench.crash(lost);
         bench.elect(next);
         bench.settle();
+        let before = bench.starts(&run("a", 60));
+        bench.pass(secs(if round < 6 { 1 << round } else { 60 }));
+        assert_eq!(bench.starts(&run("a", 60)), (before + 1).min(ATTEMPTS_LOST_MOST as usize), "after {round} losses");
     }
     assert_eq!(bench.starts(&run("a", 60)), ATTEMPTS_LOST_MOST as usize);
     assert_eq!(bench.ledger.verdict("a@2026-11-21T00:01:00Z"), Some(Verdict::Unknown));
@@ -112,7 +117,7 @@ fn a_replaced_leader_cannot_overwrite_what_its_successor_decided() {
         bench.end_session(0);
         bench.elect(1);
         bench.apply(1); // the run waits for the successor, which has not begun it yet
-        assert_eq!(bench.open(), ["a@60 waiting"]);
+        assert_eq!(bench.open(), ["a@60 retrying"]);
         if heard == 1 {
             while bench.nodes[0].scheduler.view().open[&run("a", 60)].open.claimant.is_some() {
                 bench.watch(0);
@@ -123,8 +128,8 @@ fn a_replaced_leader_cannot_overwrite_what_its_successor_decided() {
             (0..20).for_each(|_| bench.watch(0));
         }
         bench.apply(0);
-        assert_eq!(bench.open(), ["a@60 waiting"], "case {heard}");
-        bench.settle();
+        assert_eq!(bench.open(), ["a@60 retrying"], "case {heard}");
+        bench.pass(secs(1));
         assert_eq!(bench.running_on(1), ["a@60 #2"]);
     }
 }
@@ -153,6 +158,7 @@ fn the_end_of_an_older_attempt_does_not_end_the_one_that_its_own_node_is_to_run_
     let mut bench = running(again());
     cut_off(&mut bench);
     bench.settle();
+    bench.pass(secs(1));
     bench.crash(1); // which ran the second attempt
     bench.depose(0);
     bench.open_session(0);
@@ -160,7 +166,7 @@ fn the_end_of_an_older_attempt_does_not_end_the_one_that_its_own_node_is_to_run_
     bench.settle();
     assert_eq!(bench.running(), ["a@60 #1"], "the third waits until the first has ended here");
     bench.ends(0, &run("a", 60), succeeded());
-    bench.settle();
+    bench.pass(secs(2));
     assert_eq!(bench.running(), ["a@60 #3"]);
     bench.succeeds(&run("a", 60));
     assert_eq!(bench.verdicts(), ["a@60 succeeded"]);
@@ -313,8 +319,8 @@ fn an_attempt_is_not_begun_beside_an_older_one_of_the_same_run_that_still_runs_h
     bench.depose(0);
     bench.open_session(0);
     bench.elect(0);
-    bench.settle();
-    assert_eq!((bench.running(), bench.open()), (vec!["a@60 #1".to_owned()], vec!["a@60 waiting".to_owned()]));
+    bench.pass(secs(1));
+    assert_eq!((bench.running(), bench.open()), (vec!["a@60 #1".to_owned()], vec!["a@60 retrying".to_owned()]));
     bench.ends(0, &run("a", 60), succeeded());
     bench.settle();
     assert_eq!(bench.running(), ["a@60 #2"]);
