@@ -45,7 +45,7 @@ mod terms;
 mod transition;
 mod watermark;
 
-pub use act::{Act, Acting, Deed, Once as OnceAsked, REASON_MOST, Via};
+pub use act::{Act, Acting, Before, Deed, Once as OnceAsked, REASON_MOST, Via};
 pub use alerts::{ALERTS_KEPT, ALERTS_LISTED, Outbox, Waiting};
 pub use attention::{ATTENTION_AGE, ATTENTION_BETWEEN, ATTENTION_KEPT, Attention, AttentionPage};
 pub use audit::{AUDIT_AGE, AUDIT_KEPT, AuditPage, AuditRow, FindAudit, ONCE_AGE, ONCE_KEPT};
@@ -58,7 +58,7 @@ pub use once::{ClaimedBy, Live, NotAKey, Once, OnceKey, OnceKind, OnceState, Rec
 pub use pages::{DonePage, DonePlace, FindDone, SEARCHED_MOST};
 pub use prune::Pruned;
 pub use record::{Asked, NodeRecord, Pause};
-pub use request::{ALL_JOBS, AskError, CALL_DIGITS, Resolution, check_params};
+pub use request::{ALL_JOBS, AskError, CALL_DIGITS, HOLDS_TAKEN_MOST, Resolution, check_params};
 pub use rewind::{AHEAD_MOST, RewindError, Rewinding, Rewound};
 pub use stats::{Addition, AdditionName, HourRow, STATS_KEPT};
 pub use terms::{TERMS_KEPT, TermEnd, TermRow};

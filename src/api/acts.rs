@@ -26,7 +26,7 @@ use super::routes::{Named, Query};
 use super::{Api, in_time};
 use crate::job::{JobName, Params, RunId};
 use crate::ledger::{
-    ALL_JOBS, Act, Acting, AskError, Asked, AuditPage, AuditRow, Deed, FindAudit, Resolution, Via, check_params,
+    ALL_JOBS, Act, Acting, AskError, Asked, AuditPage, AuditRow, Before, Deed, FindAudit, Resolution, Via, check_params,
 };
 use crate::store::{Revision, Store, StoreError};
 use crate::time::{Wall, written};
@@ -171,7 +171,7 @@ impl<S: Store> Api<S> {
             }
         };
         match in_time(known).await? {
-            Ok(Some(deed)) => return Ok(Done { deed, replayed: true, already: false }),
+            Ok(Some(Before { deed, already })) => return Ok(Done { deed, replayed: true, already }),
             Ok(None) => {}
             Err(error) => return Err(refused(error, acting)),
         }
@@ -240,13 +240,13 @@ impl<S: Store> Api<S> {
             match made.await {
                 Err(AskError::AlreadySo { .. }) => {
                     already = true;
-                    Ok(so)
+                    self.ledger.was_so(acting, &so).await.map(|()| so)
                 }
                 answer => answer,
             }
         };
         let done = self.make(acting, made).await?;
-        Ok(Done { already, ..done })
+        Ok(Done { already: already || done.already, ..done })
     }
 
     /// Asks for a run to be cancelled.

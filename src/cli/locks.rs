@@ -8,6 +8,7 @@ use super::steer::{Why, acting};
 use super::terminal::{Terminal, table, visible};
 use super::{Exit, Failure, Global};
 use crate::api::held::{LockView, ShareView};
+use crate::ledger::HOLDS_TAKEN_MOST;
 use crate::lock::{Config, HeldBy, LOCKS_LISTED, LockError, LockName, Locks, PermitsHeld, Seen, SemaphoreListed};
 use crate::store::{AnyStore, LeaseId};
 
@@ -187,15 +188,16 @@ async fn take_permits(
     }
     let semaphore = place.locks(Seen::default()).semaphore(name.clone(), 1);
     let revocations = semaphore.revocations(session).await.map_err(semaphore_failure)?;
-    let mut taken = Vec::new();
-    for (held, take) in revocations {
-        place.ledger().take_permits(&acting(place, &args.why), &name, &held, take).await?;
-        taken.push(held);
-    }
-    let Some(holder) = taken.first().map(|taken| visible(&taken.node)) else {
+    let Some(holder) = revocations.first().map(|(held, _)| visible(&held.node)) else {
         return Err(Failure::new(Exit::Failed, format!("session {session} holds no permits of {shown}")).into());
     };
-    let count: u32 = taken.iter().map(|taken| taken.permits).sum();
+    let mut count = 0;
+    let mut revocations = revocations.into_iter().peekable();
+    while revocations.peek().is_some() {
+        let some: Vec<_> = revocations.by_ref().take(HOLDS_TAKEN_MOST).collect();
+        count += some.iter().map(|(held, _)| u64::from(held.permits)).sum::<u64>();
+        place.ledger().take_permits(&acting(place, &args.why), &name, some).await?;
+    }
     terminal.say(format_args!(
         "fencron: {count} permits of {shown} were revoked from {holder}, session {session}.\n\
          fencron: A command of `fencron semaphore` is ended; a program that uses the library is notified"

@@ -213,8 +213,25 @@ pub(super) struct AuditRecord {
 #[derive(Serialize, Deserialize)]
 pub(super) struct OnceRecord {
     request: String,
-    pub at: Wall,
+    at: Wall,
     deed: Deed,
+    /// It was so already, and nothing was done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    already: bool,
+}
+
+/// When a record was made, whatever else it says: one of a newer version has its time as well.
+#[derive(Deserialize)]
+pub(super) struct Kept {
+    pub at: Wall,
+}
+
+/// What a request with the same key did before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    pub deed: Deed,
+    /// It was so already, and nothing was done.
+    pub already: bool,
 }
 
 /// How the transaction of an act went.
@@ -238,7 +255,8 @@ impl<S: Store> Ledger<S> {
         txn.then.insert(0, Op::put(&audit, record.clone()));
         if let Some(once) = &acting.once {
             let key = self.keys.once_asked(&once.key);
-            let kept = OnceRecord { request: once.request.clone(), at: acting.asked.at, deed: deed.clone() };
+            let kept =
+                OnceRecord { request: once.request.clone(), at: acting.asked.at, deed: deed.clone(), already: false };
             txn = txn.when(Compare::absent(Keys::one(&key))).then(Op::put(&key, encode(kept))).otherwise(Op::get(key));
         }
         let (committed, _) = self.commit(txn).await?;
@@ -249,7 +267,23 @@ impl<S: Store> Ledger<S> {
             let entry = found(&committed, &self.keys.once_asked(&once.key))?;
             Some(before(once, entry))
         });
-        before.map_or(Ok(Acted::Refused(committed)), |deed| Ok(Acted::Before(deed?)))
+        before.map_or(Ok(Acted::Refused(committed)), |before| Ok(Acted::Before(before?.deed)))
+    }
+
+    /// Keeps under the caller's key that it was so already: the same request changes nothing later, when it may not be so
+    /// any more.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError::OtherRequest`] where the key is of another request; the store's.
+    pub async fn was_so(&self, acting: &Acting, deed: &Deed) -> Result<(), AskError> {
+        let Some(once) = &acting.once else { return Ok(()) };
+        let key = self.keys.once_asked(&once.key);
+        let (request, at, deed) = (once.request.clone(), acting.asked.at, deed.clone());
+        let kept = encode(OnceRecord { request, at, deed, already: true });
+        let txn = Txn::new().when(Compare::absent(Keys::one(&key))).then(Op::put(&key, kept)).otherwise(Op::get(&key));
+        let (committed, _) = self.commit(txn).await?;
+        found(&committed, &key).map_or(Ok(()), |entry| before(once, entry).map(drop))
     }
 
     /// What a request with the same key did before; `None`: there was none.
@@ -257,20 +291,21 @@ impl<S: Store> Ledger<S> {
     /// # Errors
     ///
     /// [`AskError::OtherRequest`] where that was another request; the store's.
-    pub async fn acted(&self, acting: &Acting) -> Result<Option<Deed>, AskError> {
+    pub async fn acted(&self, acting: &Acting) -> Result<Option<Before>, AskError> {
         let Some(once) = &acting.once else { return Ok(None) };
         let page = self.store.range(Range::of(Keys::one(self.keys.once_asked(&once.key)))).await?;
         page.entries.first().map(|entry| before(once, entry)).transpose()
     }
 }
 
-fn before(once: &Once, entry: &Entry) -> Result<Deed, AskError> {
+fn before(once: &Once, entry: &Entry) -> Result<Before, AskError> {
     let record: Option<OnceRecord> = decode(&entry.value);
     let Some(record) = record else {
         let why = "what is kept of the request with this key cannot be read: it is damaged, or of a newer version";
         return Err(StoreError::Unusable(why.to_owned()).into());
     };
-    if record.request == once.request { Ok(record.deed) } else { Err(AskError::OtherRequest) }
+    let OnceRecord { request, deed, already, .. } = record;
+    if request == once.request { Ok(Before { deed, already }) } else { Err(AskError::OtherRequest) }
 }
 
 /// What a transaction found under this key.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Ledger;
-use super::act::{Act, AuditRecord, Deed, OnceRecord};
+use super::act::{Act, AuditRecord, Deed, Kept};
 use super::record::{Asked, decode};
 use crate::lock::Hold;
 use crate::store::{Keys, Op, Range, Revision, Sort, Store, StoreError};
@@ -97,7 +97,7 @@ impl<S: Store> Ledger<S> {
         let old = self.keys.backfill(&super::backfill::id_at(now.minus(AUDIT_AGE), ""));
         self.bound_list(hold, self.keys.backfills(), (old, super::backfill::BACKFILLS_KEPT)).await?;
         let (entries, _) = self.store.range_all(self.keys.all_once_asked()).await?;
-        let at = |value: &[u8]| decode::<OnceRecord>(value).map(|record| record.at);
+        let at = |value: &[u8]| decode::<Kept>(value).map(|record| record.at);
         let mut by_age: Vec<(Option<Wall>, String)> =
             entries.into_iter().map(|entry| (at(&entry.value), entry.key)).collect();
         by_age.sort_unstable_by(|a, b| b.cmp(a));
@@ -105,7 +105,7 @@ impl<S: Store> Ledger<S> {
         let gone: Vec<Op> = by_age
             .into_iter()
             .enumerate()
-            .filter(|(nth, (at, _))| *nth >= ONCE_KEPT || at.is_none_or(|at| at < oldest))
+            .filter(|(nth, (at, _))| *nth >= ONCE_KEPT || at.is_some_and(|at| at < oldest))
             .map(|(_, (_, key))| Op::Delete(Keys::one(key)))
             .collect();
         for ops in gone.chunks(super::REGISTERED_AT_ONCE) {

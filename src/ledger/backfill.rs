@@ -1,5 +1,6 @@
-//! Backfills: runs that a person asks for, for instants of the past. What was asked for is kept beside the runs, so that a
-//! backfill can be looked at and stopped, and one that broke off goes on where it is asked for again.
+//! Backfills: runs that a person asks for, for instants of the past. What was asked for is kept beside the runs, so that
+//! a backfill can be looked at and stopped. What is left to do about it is a record too, which is deleted with the last
+//! of it: where the asking or the stopping breaks off, the same request goes on with it, or the leader does.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +57,8 @@ pub struct BackfillPlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackfillProgress {
     pub backfill: Backfill,
-    /// How many of its runs are in which state: a verdict, `waiting`, `running`, or `not_asked` where the asking broke
-    /// off, or the run was pruned.
+    /// How many of its runs are in which state: a verdict, `waiting`, `running`, `not_asked` as long as the asking goes on,
+    /// or `gone` where the run was pruned, or the backfill was stopped before it was asked for.
     pub counts: BTreeMap<&'static str, usize>,
 }
 
@@ -69,6 +70,23 @@ struct BackfillRecord {
     runs: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stopped: Option<Asked>,
+}
+
+/// What is left to do about a backfill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Left {
+    /// To ask for its runs.
+    Asking,
+    /// To withdraw those that have not begun.
+    Withdrawing,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct LeftRecord {
+    left: Left,
+    /// Since when. The request that made it so is at work for a while.
+    since: Wall,
 }
 
 /// The id of a backfill that was asked for then.
@@ -192,32 +210,76 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Asks for these runs of a job, but for those that exist. First the backfill is recorded, then the runs are asked
-    /// for: where that breaks off, the same request with the same key goes on with it.
+    /// for: where that breaks off, the same request with the same key goes on with it, or else the leader.
     pub async fn backfill(&self, acting: &Acting, job: &JobName, runs: Vec<RunId>) -> Result<Deed, AskError> {
         let id = id_at(acting.asked.at, &format!("-{}", acting.id()));
         let backfill = Backfill { id, asked: acting.asked.clone(), job: job.clone(), runs, stopped: None };
         let bounds = backfill.bounds().map_or(String::new(), |(first, last)| format!(", from {first} to {last}"));
         let detail = format!("{} runs{bounds}", backfill.runs.len());
         let deed = Deed { backfill: Some(backfill.id.clone()), ..Deed::of_job(Act::Backfill, job).with(detail) };
-        let put = Op::put(self.keys.backfill(&backfill.id), encode(BackfillRecord::of(&backfill)));
-        let (deed, backfill) = match self.act(acting, &deed, Txn::new().then(put)).await? {
-            Acted::Made => (deed, Some(backfill)),
-            Acted::Before(deed) => {
-                let before = self.backfill_of(deed.backfill.as_deref().unwrap_or_default()).await?;
-                (deed, before.map(|(backfill, _)| backfill))
-            }
+        let txn = Txn::new()
+            .then(Op::put(self.keys.backfill(&backfill.id), encode(BackfillRecord::of(&backfill))))
+            .then(self.leaving(&backfill.id, Left::Asking, acting));
+        let deed = match self.act(acting, &deed, txn).await? {
+            Acted::Made => deed,
+            Acted::Before(deed) => deed,
             Acted::Refused(_) => return Err(AskError::Moved { what: deed.on }),
         };
-        if let Some(backfill) = backfill.filter(|backfill| backfill.stopped.is_none()) {
-            self.go_on_with(&backfill).await?;
-        }
+        self.go_on_with(deed.backfill.as_deref().unwrap_or_default()).await?;
         Ok(deed)
     }
 
-    /// Asks for the runs of a backfill that do not exist yet.
-    pub async fn go_on_with(&self, backfill: &Backfill) -> Result<(), AskError> {
-        let source = Source::Backfill { by: backfill.asked.by.clone() };
-        self.ask_for(&backfill.runs, &source, backfill.asked.at).await
+    fn leaving(&self, id: &str, left: Left, acting: &Acting) -> Op {
+        Op::put(self.keys.backfilling(id), encode(LeftRecord { left, since: acting.asked.at }))
+    }
+
+    /// Does what is left to do about a backfill: asks for its runs, or withdraws them. Any number of callers may do so at
+    /// once.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError::Changed`] where runs of these names come and go, and the store's.
+    pub async fn go_on_with(&self, id: &str) -> Result<(), AskError> {
+        let page = self.store.range(Range::of(Keys::one(self.keys.backfilling(id)))).await?;
+        let Some(entry) = page.entries.first() else { return Ok(()) };
+        let Some((backfill, _)) = self.backfill_of(id).await? else {
+            // Only so many backfills are kept.
+            let gone = Txn::new().when(Compare::modified_at(&entry.key, entry.modified)).then(Op::delete(&entry.key));
+            return Ok(self.commit(gone).await.map(drop)?);
+        };
+        let Some(LeftRecord { left, .. }) = decode(&entry.value) else {
+            let why = "what is left of this backfill cannot be read: it is damaged, or of a newer version";
+            return Err(StoreError::Unusable(why.to_owned()).into());
+        };
+        match left {
+            Left::Asking => {
+                let source = Source::Backfill { by: backfill.asked.by.clone() };
+                self.ask_for(&backfill.runs, &source, backfill.asked.at, entry).await
+            }
+            Left::Withdrawing => {
+                self.withdraw(&backfill).await?;
+                let done =
+                    Txn::new().when(Compare::modified_at(&entry.key, entry.modified)).then(Op::delete(&entry.key));
+                Ok(self.commit(done).await.map(drop)?)
+            }
+        }
+    }
+
+    /// Goes on with the backfills of which something is left since before `since`, and answers how many there were.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ledger::go_on_with`].
+    pub async fn finish_backfills(&self, since: Wall) -> Result<usize, AskError> {
+        let page = self.store.range(Range { limit: BACKFILLS_KEPT, ..Range::of(self.keys.all_backfilling()) }).await?;
+        let prefix = self.keys.backfilling("");
+        let is_old = |entry: &&Entry| decode::<LeftRecord>(&entry.value).is_some_and(|left| left.since < since);
+        let mut finished = 0;
+        for entry in page.entries.iter().filter(is_old) {
+            self.go_on_with(entry.key.strip_prefix(&prefix).unwrap_or_default()).await?;
+            finished += 1;
+        }
+        Ok(finished)
     }
 
     async fn backfill_of(&self, id: &str) -> Result<Option<(Backfill, Revision)>, StoreError> {
@@ -252,6 +314,12 @@ impl<S: Store> Ledger<S> {
     /// The store's.
     pub async fn backfill_progress(&self, id: &str) -> Result<Option<BackfillProgress>, StoreError> {
         let Some((backfill, _)) = self.backfill_of(id).await? else { return Ok(None) };
+        let left = self.store.range(Range::of(Keys::one(self.keys.backfilling(id)))).await?;
+        let left = left.entries.first().and_then(|entry| decode(&entry.value));
+        let not_there = match left.map(|LeftRecord { left, .. }| left) {
+            Some(Left::Asking) => "not_asked",
+            Some(Left::Withdrawing) | None => "gone",
+        };
         let rows = match backfill.bounds() {
             Some((first, last)) => self.runs_between(&backfill.job, first, last).await?,
             None => Vec::new(),
@@ -260,7 +328,7 @@ impl<S: Store> Ledger<S> {
         let mut counts = BTreeMap::new();
         for run in &backfill.runs {
             let state = match by_run.get(run) {
-                None => "not_asked",
+                None => not_there,
                 Some(RunRow::Done(done)) => done.verdict.as_str(),
                 Some(RunRow::Open(open)) if open.state == OpenState::Claimed => "running",
                 Some(RunRow::Open(_)) => "waiting",
@@ -281,14 +349,12 @@ impl<S: Store> Ledger<S> {
             ..Deed::of_job(Act::StopBackfill, &stopped.job).with(format!("of {}", stopped.asked.at))
         };
         let key = self.keys.backfill(id);
-        let put = Op::put(&key, encode(BackfillRecord::of(&stopped)));
-        let deed =
-            match self.act(acting, &deed, Txn::new().when(Compare::modified_at(&key, modified)).then(put)).await? {
-                Acted::Made => deed,
-                Acted::Before(deed) => deed,
-                Acted::Refused(_) => return Err(AskError::Moved { what: deed.on }),
-            };
-        self.withdraw(&stopped).await?;
+        let txn = Txn::new()
+            .when(Compare::modified_at(&key, modified))
+            .then(Op::put(&key, encode(BackfillRecord::of(&stopped))))
+            .then(self.leaving(id, Left::Withdrawing, acting));
+        let deed = self.act_with(acting, deed, txn).await?;
+        self.go_on_with(id).await?;
         Ok(deed)
     }
 

@@ -102,6 +102,15 @@ impl LedgerKeys {
         Keys::prefix(format!("{}~idem/", self.prefix))
     }
 
+    /// What is left to do about a backfill, where something is.
+    pub fn backfilling(&self, id: &str) -> String {
+        format!("{}~backfilling/{id}", self.prefix)
+    }
+
+    pub fn all_backfilling(&self) -> Keys {
+        Keys::prefix(format!("{}~backfilling/", self.prefix))
+    }
+
     /// A backfill. The keys sort by when it was asked for, with which its id begins.
     pub fn backfill(&self, id: &str) -> String {
         format!("{}~backfill/{id}", self.prefix)

@@ -17,8 +17,11 @@ const SKIP: &str = "skip";
 /// How often what a person asks for is sent that gets no answer.
 pub(super) const TRIES: u32 = 5;
 
+/// How many holds of permits one act revokes.
+pub const HOLDS_TAKEN_MOST: usize = 40;
+
 /// How many runs one transaction asks for.
-const ASKED_AT_ONCE: usize = 60;
+const ASKED_AT_ONCE: usize = 59;
 
 /// How many bytes are kept of why a run was in doubt that is run once more.
 const DOUBT_KEPT: usize = 500;
@@ -122,23 +125,42 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    /// Asks for these runs, but for those that exist.
-    pub(super) async fn ask_for(&self, runs: &[RunId], source: &Source, now: Wall) -> Result<(), AskError> {
-        for chunk in runs.chunks(ASKED_AT_ONCE) {
+    /// Asks for these runs, but for those that exist, as long as `asking` is as it was. It is deleted together with the
+    /// last request: from then on nothing is asked for again, also where a run was pruned.
+    pub(super) async fn ask_for(
+        &self,
+        runs: &[RunId],
+        source: &Source,
+        now: Wall,
+        asking: &Entry,
+    ) -> Result<(), AskError> {
+        let key = asking.key.as_str();
+        let chunks: Vec<&[RunId]> = runs.chunks(ASKED_AT_ONCE).collect();
+        for (nth, chunk) in chunks.iter().enumerate() {
+            let is_last = nth + 1 == chunks.len();
             let mut left: Vec<&RunId> = chunk.iter().collect();
             let mut tries = 0;
-            while !left.is_empty() {
-                let (committed, _) = self.commit(self.asking(&left, source, now)).await?;
+            while !left.is_empty() || is_last {
+                let mut txn = self.asking(&left, source, now).when(Compare::modified_at(key, asking.modified));
+                if is_last {
+                    txn = txn.then(Op::delete(key));
+                }
+                let (committed, _) = self.commit(txn.otherwise(Op::get(key))).await?;
                 if committed.succeeded {
                     break;
+                }
+                let stands = found(&committed, key).is_some_and(|entry| entry.modified == asking.modified);
+                if !stands {
+                    return Ok(());
                 }
                 // Some exist: an earlier sending requested them, or another request for the same.
                 let is_there = |at: usize| committed.got(at).is_some_and(|entries| !entries.is_empty());
                 let mut nth = 0..;
                 left.retain(|_| nth.next().is_some_and(|nth| !is_there(2 * nth) && !is_there(2 * nth + 1)));
                 tries += 1;
-                if let Some(run) = left.first().filter(|_| tries > TRIES) {
-                    return Err(AskError::Changed { run: (*run).clone() });
+                if tries > TRIES {
+                    let run = left.first().or(chunk.iter().last().as_ref()).map(|run| (*run).clone());
+                    return run.map_or(Ok(()), |run| Err(AskError::Changed { run }));
                 }
             }
         }
@@ -273,16 +295,25 @@ impl<S: Store> Ledger<S> {
         self.act_with(acting, Deed::new(Act::Unlock, name.as_str()).with(detail), take).await
     }
 
-    /// Revokes permits of a semaphore from a session, with the transaction that does so.
+    /// Revokes permits of a semaphore from a session, with the transactions that do so, as one act: all of them, or none.
+    /// More than [`HOLDS_TAKEN_MOST`] holds are left, which the answer says.
     pub async fn take_permits(
         &self,
         acting: &Acting,
         name: &LockName,
-        held: &PermitsHeld,
-        take: Txn,
+        held: Vec<(PermitsHeld, Txn)>,
     ) -> Result<Deed, AskError> {
-        let detail = format!("{} permits from {}", held.permits, held.node);
-        self.act_with(acting, Deed::new(Act::Unlock, name.as_str()).with(detail), take).await
+        let Some((first, _)) = held.first() else { return Err(AskError::Moved { what: name.as_str().to_owned() }) };
+        let (node, left) = (first.node.clone(), held.len().saturating_sub(HOLDS_TAKEN_MOST));
+        let (mut permits, mut all) = (0_u64, Txn::new());
+        for (held, take) in held.into_iter().take(HOLDS_TAKEN_MOST) {
+            permits += u64::from(held.permits);
+            all.when.extend(take.when);
+            all.then.extend(take.then);
+        }
+        let more = if left == 0 { String::new() } else { format!("; it has {left} more holds: revoke them too") };
+        let detail = format!("{permits} permits from {node}{more}");
+        self.act_with(acting, Deed::new(Act::Unlock, name.as_str()).with(detail), all).await
     }
 
     /// Makes an act that changes what its transaction compares.

@@ -11,7 +11,7 @@ use tokio_cron_scheduler::{Job as CronJob, JobScheduler, JobSchedulerError};
 
 use crate::board::Board;
 use crate::job::{History, Job, JobName, Verdict};
-use crate::ledger::{ATTENTION_BETWEEN, Ledger, NodeRecord};
+use crate::ledger::{ATTENTION_BETWEEN, AskError, Ledger, NodeRecord};
 use crate::lock::Hold;
 use crate::store::{Store, StoreError};
 use crate::time::{Wall, written};
@@ -35,10 +35,12 @@ pub enum Chore {
     LookForOverdue,
     /// End the pauses whose end has come.
     EndPauses,
+    /// Go on with backfills whose asking or stopping has broken off.
+    FinishBackfills,
 }
 
 /// The chores, by when they are done (six fields, seconds first; UTC).
-const CHORES: [(&str, Chore); 8] = [
+const CHORES: [(&str, Chore); 9] = [
     ("57 * * * * *", Chore::AddCounts),
     ("17 * * * * *", Chore::Prune),
     ("27 */10 * * * *", Chore::RenewLineage),
@@ -47,6 +49,7 @@ const CHORES: [(&str, Chore); 8] = [
     ("47 * * * * *", Chore::CompareConfigs),
     ("*/30 * * * * *", Chore::LookForOverdue),
     ("*/5 * * * * *", Chore::EndPauses),
+    ("22,52 * * * * *", Chore::FinishBackfills),
 ];
 
 /// What is kept of the history of a job that is not configured any more.
@@ -54,6 +57,9 @@ const FORGOTTEN: History = History { keep: 100, age: Duration::from_secs(30 * 24
 
 /// How late an occurrence may be decided before it is worth a warning.
 const OVERDUE: Duration = Duration::from_secs(10);
+
+/// For how long a backfill is left to the request that it came with.
+const BACKFILL_LEFT: Duration = Duration::from_secs(20);
 
 /// How many jobs the sweep over all of them visits in one pruning.
 const SLICE: usize = 200;
@@ -237,6 +243,22 @@ pub(super) async fn end_pauses<S: Store>(
         tracing::info!(job = job.as_ref().map_or("all jobs", JobName::as_str), "a pause has ended by itself");
     }
     Ok(())
+}
+
+/// Goes on with the backfills that no request goes on with any more.
+pub(super) async fn finish_backfills<S: Store>(ledger: &Ledger<S>, now: Wall) -> Result<(), StoreError> {
+    match ledger.finish_backfills(now.minus(BACKFILL_LEFT)).await {
+        Ok(0) => Ok(()),
+        Ok(finished) => {
+            tracing::info!(finished, "went on with backfills that had broken off");
+            Ok(())
+        }
+        Err(AskError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "cannot go on with a backfill that has broken off");
+            Ok(())
+        }
+    }
 }
 
 pub(super) async fn check_store<S: Store>(ledger: &Ledger<S>) -> Result<(), StoreError> {

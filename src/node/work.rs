@@ -472,6 +472,11 @@ impl<S: Store, E: Execute> Running<S, E> {
                     Answer::Done("end a pause", ended)
                 });
             }
+            Chore::FinishBackfills => {
+                self.work.spawn(async move {
+                    Answer::Done("finish a backfill", super::housekeeping::finish_backfills(&ledger, now).await)
+                });
+            }
             Chore::LookForOverdue => {
                 let overdue = self.scheduler.undecided_since().map(|due| now.since(due)).unwrap_or_default();
                 super::housekeeping::look_for_overdue(overdue);

@@ -11,14 +11,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sending::Sending;
-use super::{Reasoned, refused};
+use super::{Done, Reasoned, refused};
 use crate::api::access::Caller;
 use crate::api::listing::{Applied, Listing, Sent};
 use crate::api::problem::{Kind, Problem};
 use crate::api::routes::Named;
 use crate::api::{Api, in_time, json};
 use crate::job::{Job, JobName, RunId};
-use crate::ledger::{AskError, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
+use crate::ledger::{Acting, AskError, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
 use crate::store::Store;
 use crate::time::Wall;
 
@@ -117,6 +117,13 @@ impl<S: Store> Api<S> {
         self.board.read().definition(job).cloned().ok_or_else(|| Problem::no_such_job(job))
     }
 
+    /// Goes on with what an earlier request with the same key may have broken off.
+    async fn go_on(&self, done: &Done, acting: &Acting) -> Result<(), Problem> {
+        let (true, Some(id)) = (done.replayed, &done.deed.backfill) else { return Ok(()) };
+        let rest = async { self.ledger.go_on_with(id).await.map(|()| done.deed.clone()) };
+        self.make(&acting.part("rest"), rest).await.map(drop)
+    }
+
     /// A backfill that the caller may know of.
     async fn backfill_of(&self, id: &str, caller: &Caller) -> Result<BackfillProgress, Problem> {
         let progress = in_time(self.ledger.backfill_progress(id)).await?;
@@ -149,18 +156,7 @@ pub(super) async fn ask<S: Store>(State(api): State<Api<S>>, sending: Sending<Wa
         api.ledger.backfill(&acting, &job, runs).await
     };
     let done = api.make(&acting, made).await?;
-    if done.replayed
-        && let Some(id) = &done.deed.backfill
-    {
-        // An earlier request may have broken off.
-        let progress = api.backfill_of(id, &sender.caller).await?;
-        if progress.backfill.stopped.is_none() && progress.counts.contains_key("not_asked") {
-            api.make(&acting.part("rest"), async {
-                api.ledger.go_on_with(&progress.backfill).await.map(|()| done.deed.clone())
-            })
-            .await?;
-        }
-    }
+    api.go_on(&done, &acting).await?;
     Ok(done.answer())
 }
 
@@ -193,5 +189,7 @@ pub(super) async fn stop<S: Store>(
     let (Reasoned { reason }, sender) = sending.parts();
     api.backfill_of(&id, &sender.caller).await?;
     let acting = sender.acting(reason)?;
-    Ok(api.make(&acting, api.ledger.stop_backfill(&acting, &id)).await?.answer())
+    let done = api.make(&acting, api.ledger.stop_backfill(&acting, &id)).await?;
+    api.go_on(&done, &acting).await?;
+    Ok(done.answer())
 }

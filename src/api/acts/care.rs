@@ -194,13 +194,8 @@ impl<S: Store> Api<S> {
 
     async fn take_permits(&self, name: &LockName, session: LeaseId, acting: &Acting) -> Result<Done, Problem> {
         let made = async {
-            let revocations = self.locks.semaphore(name.clone(), 1).revocations(session).await.map_err(of_semaphore)?;
-            let mut last = None;
-            for (nth, (held, take)) in revocations.into_iter().enumerate() {
-                let part = if nth == 0 { acting.clone() } else { acting.part(&nth.to_string()) };
-                last = Some(self.ledger.take_permits(&part, name, &held, take).await?);
-            }
-            last.ok_or_else(|| AskError::Moved { what: name.as_str().to_owned() })
+            let held = self.locks.semaphore(name.clone(), 1).revocations(session).await.map_err(of_semaphore)?;
+            self.ledger.take_permits(acting, name, held).await
         };
         self.make(acting, made).await
     }

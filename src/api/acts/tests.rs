@@ -369,3 +369,37 @@ async fn forms_are_there_for_those_who_may_and_cannot_be_sent_while_the_store_is
     assert!(page.contains("&lt;i&gt;eve") && page.contains("href=\"runs/a@"), "{page}");
     assert!(!page_of(&router, "/audit", "bob", "").await.contains("eve"));
 }
+
+#[tokio::test]
+async fn what_was_so_already_is_not_done_later_by_the_same_request() {
+    let api = memory().await;
+    let router = from(&api);
+    let pause = || Ask { key: Some("k"), ..Ask::new(Method::PUT, "/api/v1/jobs/a/pause", json!({"reason": "moves"})) };
+    let first = Ask::new(Method::PUT, "/api/v1/jobs/a/pause", json!({"reason": "moves"})).to(&router).await;
+    assert_eq!(first.2["already"], false);
+    assert_eq!(pause().to(&router).await.2["already"], true);
+    Ask::new(Method::DELETE, "/api/v1/jobs/a/pause", Value::Null).to(&router).await;
+    let (code, headers, again) = pause().to(&router).await;
+    assert_eq!(
+        (code, &again["already"], &headers["idempotency-replayed"]),
+        (200, &true.into(), &"true".parse().unwrap())
+    );
+    assert_eq!(api.ledger.paused().await.unwrap(), Vec::new());
+}
+
+#[tokio::test]
+async fn all_permits_of_a_session_are_revoked_by_one_act() {
+    let api = memory().await;
+    let (router, session) = (from(&api), session(&api).await);
+    let semaphore = api.locks.semaphore(crate::lock::LockName::new("slots").unwrap(), 5);
+    let (one, other) = (semaphore.try_acquire(&session, 1).await.unwrap(), semaphore.try_acquire(&session, 2).await);
+    assert!(one.is_some() && other.unwrap().is_some());
+    let body = json!({"name": "slots", "kind": "semaphore", "session": session.lease().to_string()});
+    let ask = || Ask { by: "root", key: Some("k"), ..Ask::post("/api/v1/locks/unlock", body.clone()) };
+    for _ in 0..2 {
+        let (code, _, deed) = ask().to(&router).await;
+        assert_eq!((code, &deed["detail"]), (200, &"3 permits from n".into()), "{deed:#}");
+    }
+    assert_eq!(acts_of(&api).await.len(), 1);
+    assert!(semaphore.try_acquire(&session, 5).await.unwrap().is_some(), "all are free");
+}

@@ -122,7 +122,7 @@ async fn the_same_request_with_the_same_key_is_one_act_whatever_becomes_of_the_a
         let lost = desk.make(act, &keyed(&key, "x")).await.unwrap_err();
         assert!(matches!(lost, AskError::Store(StoreError::Unknown { .. })), "{act:?}: {lost}");
         let again = keyed(&key, "x");
-        let known = desk.ledger.acted(&again).await.unwrap().expect("it was made");
+        let known = desk.ledger.acted(&again).await.unwrap().expect("it was made").deed;
         let deed = match act {
             // These do not even look right any more, so that what was done is looked for first.
             Act::Resolve => known.clone(),
@@ -204,4 +204,103 @@ async fn acts_are_listed_in_pages_and_kept_within_their_bounds() {
     assert_eq!((is_kept("2").await, is_kept("3").await, desk.audit_all().await.len()), (false, true, 5));
     desk.ledger.bound_acts(&desk.hold, at(3).plus(AUDIT_AGE)).await.unwrap();
     assert_eq!((is_kept("5").await, desk.audit_all().await.len()), (false, 3));
+}
+
+impl<S: Store> Desk<S> {
+    /// The runs that are open.
+    async fn open_runs(&self) -> Vec<Entry> {
+        self.ledger.store.range_all(self.ledger.keys.opens()).await.unwrap().0
+    }
+
+    async fn cancels(&self) -> usize {
+        let (all, _) = self.ledger.store.range_all(Keys::prefix("/")).await.unwrap();
+        all.iter().filter(|entry| entry.key.contains("/ask/cancel/")).count()
+    }
+
+    async fn counts_of(&self, id: &str) -> Vec<(&'static str, usize)> {
+        self.ledger.backfill_progress(id).await.unwrap().unwrap().counts.into_iter().collect()
+    }
+}
+
+fn some_runs(count: u64) -> Vec<RunId> {
+    (0..count).map(|second| RunId::asked_for(&job(), at(second), "b-1")).collect()
+}
+
+/// The runs may be pruned an hour after they ended, and the key lives for a day.
+#[tokio::test]
+async fn a_backfill_is_not_asked_for_again_once_all_of_it_was() {
+    let desk = Desk::new().await;
+    let (runs, keyed) = (some_runs(100), || keyed("k", "x"));
+    let id = desk.ledger.backfill(&keyed(), &job(), runs.clone()).await.unwrap().backfill.unwrap();
+    assert_eq!(desk.counts_of(&id).await, [("waiting", 100)]);
+    let gone = desk.open_runs().await.into_iter().fold(Txn::new(), |txn, entry| txn.then(Op::delete(&entry.key)));
+    desk.ledger.store.commit(gone).await.unwrap();
+    assert_eq!(desk.ledger.backfill(&keyed(), &job(), runs).await.unwrap().backfill, Some(id.clone()));
+    desk.ledger.go_on_with(&id).await.unwrap();
+    desk.ledger.finish_backfills(at(1_000_000)).await.unwrap();
+    assert_eq!((desk.open_runs().await.len(), desk.counts_of(&id).await), (0, vec![("gone", 100)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backfill_that_is_stopped_amid_the_asking_asks_for_nothing_more() {
+    let desk = Desk::new().await;
+    let runs = some_runs(100);
+    let mut away = vec![Fault::Lost; 7];
+    away.insert(0, Fault::AnswerLost);
+    desk.meets(away);
+    desk.ledger.backfill(&keyed("k", "x"), &job(), runs.clone()).await.unwrap_err();
+    desk.ledger.store.faults.lock().unwrap().clear();
+    let [before] = &desk.ledger.backfills(10).await.unwrap()[..] else { panic!("it was recorded") };
+    assert_eq!(desk.counts_of(&before.id).await, [("not_asked", 100)]);
+    let asking = desk.ledger.store.range(Range::of(desk.ledger.keys.all_backfilling())).await.unwrap().entries;
+    desk.ledger.stop_backfill(&acting(), &before.id).await.unwrap();
+    // What asked for it was slow, and knows nothing of that.
+    let source = Source::Backfill { by: "eve".to_owned() };
+    desk.ledger.ask_for(&runs, &source, at(1), &asking[0]).await.unwrap();
+    desk.ledger.backfill(&keyed("k", "x"), &job(), runs).await.unwrap();
+    assert_eq!((desk.open_runs().await.len(), desk.counts_of(&before.id).await), (0, vec![("gone", 100)]));
+}
+
+/// By the same request, or by the leader, which leaves a request alone for a while.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_backfill_or_of_its_stop_is_done_by_the_leader() {
+    let desk = Desk::new().await;
+    let mut away = vec![Fault::Lost; 7];
+    away.insert(0, Fault::AnswerLost);
+    desk.meets(away.clone());
+    desk.ledger.backfill(&acting(), &job(), some_runs(100)).await.unwrap_err();
+    desk.ledger.store.faults.lock().unwrap().clear();
+    let id = desk.ledger.backfills(10).await.unwrap()[0].id.clone();
+    assert_eq!(desk.ledger.finish_backfills(Wall::EPOCH).await.unwrap(), 0);
+    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 1);
+    assert_eq!(desk.counts_of(&id).await, [("waiting", 100)]);
+    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 0, "nothing is left");
+
+    desk.meets(away);
+    desk.ledger.stop_backfill(&acting(), &id).await.unwrap_err();
+    desk.ledger.store.faults.lock().unwrap().clear();
+    assert_eq!(desk.cancels().await, 0);
+    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 1);
+    assert_eq!((desk.cancels().await, desk.ledger.finish_backfills(at(1_000_000)).await.unwrap()), (100, 0));
+}
+
+#[tokio::test]
+async fn a_key_of_a_newer_version_is_kept_for_its_time() {
+    #[derive(serde::Serialize)]
+    struct Newer {
+        at: Wall,
+        what: &'static str,
+    }
+    let desk = Desk::new().await;
+    let key = desk.ledger.keys.once_asked("x");
+    let put = |value: Vec<u8>| desk.ledger.store.commit(Txn::new().then(Op::put(&key, value)));
+    let is_there = async || desk.ledger.store.range(Range::of(Keys::one(&key))).await.unwrap().entries.len() == 1;
+    put(crate::ledger::record::encode(Newer { at: at(5), what: "what nobody knows yet" })).await.unwrap();
+    for (now, kept) in [(at(5).plus(ONCE_AGE), true), (at(6).plus(ONCE_AGE), false)] {
+        desk.ledger.bound_acts(&desk.hold, now).await.unwrap();
+        assert_eq!(is_there().await, kept);
+    }
+    put(b"damaged".to_vec()).await.unwrap();
+    desk.ledger.bound_acts(&desk.hold, at(6).plus(ONCE_AGE)).await.unwrap();
+    assert!(is_there().await, "it goes where there are too many");
 }
