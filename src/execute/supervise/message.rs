@@ -158,8 +158,9 @@ pub(in crate::execute) struct Announcement {
     pub read: usize,
 }
 
-/// The ancillary data of one message, as cmsg(3) lays it out: a header, then the descriptors.
-#[repr(C)]
+/// The ancillary data of one message, as cmsg(3) lays it out: a header, then the descriptors. Each part ends on a whole
+/// word, also where the header of the C library (musl) asks for less.
+#[repr(C, align(8))]
 struct Rights {
     header: libc::cmsghdr,
     descriptors: [RawFd; DESCRIPTORS],
