@@ -224,6 +224,14 @@ fn read_system_clocks() -> (Boot, Wall) {
     }
 }
 
+/// The clock by which systemd compares what a service says with what it asked (`CLOCK_MONOTONIC`). Nothing else is timed by
+/// it: it stands still in suspend.
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) fn monotonic() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has a monotonic clock"))
+}
+
 #[cfg(unix)]
 fn boot_clock() -> Boot {
     use nix::time::{ClockId, clock_gettime};

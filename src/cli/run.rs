@@ -41,6 +41,7 @@ use crate::time::{Clock, Wall, written};
 mod access;
 mod relay;
 mod reload;
+mod service;
 mod tls;
 mod traces;
 
@@ -192,8 +193,7 @@ struct Begun {
 
 async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let Begun { timing, config, files, place, memory, kept_name, tls_ca, hangup } = begun;
-    let (order, orders) = mpsc::channel(QUEUE);
-    let (chore, chores) = mpsc::channel(QUEUE);
+    let ((order, orders), (chore, chores)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
     let ending = CancellationToken::new();
     let mut beside = JoinSet::new();
     // Before anything is held, so that a signal from then on is received.
@@ -238,6 +238,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
         relay,
         streams: Streams::default(),
     };
+    let service = service::Service::beside(&mut beside, status.subscribe(), turned.subscribe());
     let serving = tokio::spawn(api::serve(listener, tls, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
     let (notices, leads) = (watch::Sender::new(Arc::clone(&config.notices)), watch::Sender::default());
@@ -246,14 +247,14 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let notifier = Notifier { ledger: ledger.clone(), node: name, clock, metrics: measures, sender };
     beside.spawn(notifier.run(leads.subscribe(), notices.subscribe()));
     let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone()).noticing(notices);
-    beside.spawn(reload.run(hangup));
+    beside.spawn(reload.reporting(service.clone()).run(hangup));
     let housekeeping = Housekeeping::start(chore).await.context("cannot start the housekeeping")?;
 
     options.address = Some(address);
     let node = Node { ledger, locks: locks.clone(), execute, outputs, board, metrics, options };
     // On a worker: there its timers are, and what answers it. Here each of them would have to wake another thread.
     let running = tokio::spawn(node.run(config, Ends { orders, chores, status, turned, leads }));
-    let ended = running.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let ended = service.until_ended(running).await;
     housekeeping.stop().await;
     beside.shutdown().await;
     locks.save_seen().await;

@@ -252,11 +252,15 @@ fn input(reads: Reads) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// What the service manager has said to the node alone: a command that answers it would speak for the node.
+const OF_THE_SERVICE: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
 /// Inherited, then the job's own, then the way to the store, the parameters of the run and the stamp: the later wins.
 /// The node's own settings are not inherited: there are passwords among them, and what the stamp of an outer fencron
 /// says is not so here.
 fn environment(attempt: Attempt<'_>, command: &Command<'_>) -> BTreeMap<OsString, OsString> {
-    let ours = |name: &OsString| name.as_encoded_bytes().starts_with(OUR_VARIABLES.as_bytes());
+    let of_the_service = |name: &OsString| OF_THE_SERVICE.iter().any(|ours| name == ours);
+    let ours = |name: &OsString| name.as_encoded_bytes().starts_with(OUR_VARIABLES.as_bytes()) || of_the_service(name);
     let inherited = env::vars_os().filter(|(name, _)| !ours(name));
     let own = attempt.job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
     let variable = |name: &str| format!("{PARAM_VARIABLES}{}", name.to_ascii_uppercase());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
+use super::service::Service;
 use crate::cli::file::{self, Footprint, Pipe, Reading};
 use crate::config::{Config, Migration};
 use crate::job::{Job, JobName, Notices};
@@ -42,6 +43,7 @@ pub(super) struct Reload {
     /// Where alerts go, by the last text that was taken.
     notices: watch::Sender<Arc<Notices>>,
     orders: mpsc::Sender<Order>,
+    service: Service,
 }
 
 impl Reload {
@@ -63,6 +65,7 @@ impl Reload {
             migrations,
             notices,
             orders,
+            service: Service::default(),
         }
     }
 
@@ -71,12 +74,21 @@ impl Reload {
         Reload { notices, ..self }
     }
 
+    /// Notifies the service manager when a read that was asked for begins and ends.
+    pub fn reporting(self, service: Service) -> Reload {
+        Reload { service, ..self }
+    }
+
     /// Goes on until the node has ended.
     pub async fn run(mut self, mut hangup: Signal) {
         let mut looks = 0;
         while !self.orders.is_closed() {
             tokio::select! {
-                _ = hangup.recv() => self.look(true).await,
+                _ = hangup.recv() => {
+                    self.service.reloading();
+                    self.look(true).await;
+                    self.service.reloaded();
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {
                     looks = (looks + 1) % (LOOKS_FROM_OUTSIDE + 1);
                     if self.has_changed(looks == 0).await {
