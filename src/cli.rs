@@ -5,6 +5,7 @@
 mod advice;
 mod asking;
 mod audit;
+mod backup;
 mod check;
 mod fence;
 mod file;
@@ -207,6 +208,12 @@ enum Command {
         after_help = "Example: fencron guard exec disk --state sqlite:g.db --scope shop/leader --fence 7 -- ./backup.sh"
     )]
     Guard(guard::GuardArgs),
+    /// Copy the store to a file while nodes use it, and check the copy
+    #[command(after_help = "Example: fencron backup /var/backups/fencron-monday.db")]
+    Backup(backup::BackupArgs),
+    /// Print the manual page, or write that of each command into a directory
+    #[command(after_help = "Example: fencron man --to /usr/local/share/man/man1")]
+    Man(check::ManArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example: fencron completions bash > ~/.local/share/bash-completion/completions/fencron")]
     Completions(check::CompletionsArgs),
@@ -341,6 +348,7 @@ impl Command {
             Command::Schema => check::print_schema(terminal),
             Command::Next(args) => check::next(&args, terminal),
             Command::Completions(args) => check::completions(&args, terminal),
+            Command::Man(args) => check::man(&args, terminal),
             Command::Status => look::status(global, terminal).await,
             Command::Top(args) => top::top(&args, global, terminal).await,
             Command::Jobs(args) => look::jobs(&args, global, terminal).await,
@@ -365,6 +373,7 @@ impl Command {
             Command::Unlock(args) => locks::unlock(&args, global, terminal).await,
             Command::Health(args) => health::health(&args, global, terminal).await,
             Command::Token(args) => token::run(args, terminal),
+            Command::Backup(args) => backup::backup(&args, global, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
             Command::Guard(args) => guard::run(args, terminal).await,
         }

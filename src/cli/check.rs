@@ -1,8 +1,9 @@
-//! The commands that need no store: `validate`, `schema`, `next`, `completions`.
+//! The commands that need no store: `validate`, `schema`, `next`, `man`, `completions`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
@@ -89,6 +90,30 @@ pub(super) fn completions(args: &CompletionsArgs, terminal: &mut Terminal) -> an
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "fencron", &mut script);
     terminal.write(&String::from_utf8(script)?)?;
+    Ok(Exit::Done)
+}
+
+#[derive(Args)]
+pub(super) struct ManArgs {
+    /// Write a page for each command into this directory, which is made where it is not there, instead of printing one
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+}
+
+/// Prints the manual page of the program, or writes those of all its commands.
+pub(super) fn man(args: &ManArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    match &args.to {
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            terminal.write(&String::from_utf8(page)?)?;
+        }
+        Some(directory) => {
+            let written =
+                std::fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(Cli::command(), directory));
+            written.with_context(|| format!("cannot write manual pages into {}", directory.display()))?;
+        }
+    }
     Ok(Exit::Done)
 }
 

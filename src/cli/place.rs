@@ -174,17 +174,16 @@ impl Global {
         self.open_existing(self.url_found(Exit::StoreUnreachable)?, file).await
     }
 
+    /// Opens a store that has been used already, with all that is in it.
+    pub async fn open_store(&self) -> anyhow::Result<(StoreUrl, AnyStore)> {
+        let url = self.url_found(Exit::StoreUnreachable)?;
+        refuse_missing(&url)?;
+        let store = open_store(&url, &Clock::system()).await?;
+        Ok((url, store))
+    }
+
     async fn open_existing(&self, url: StoreUrl, file: Option<&str>) -> anyhow::Result<Place> {
-        refuse_memory(&url)?;
-        if let StoreUrl::Sqlite(path) = &url
-            && !path.exists()
-        {
-            let why = format!(
-                "there is no store {url}: no node has run with it yet. Is this the directory in which it runs? \
-                 Otherwise say where the store is with --store or FENCRON_STORE"
-            );
-            return Err(Failure::new(Exit::StoreUnreachable, why).into());
-        }
+        refuse_missing(&url)?;
         self.open_at(url, file).await
     }
 
@@ -240,6 +239,21 @@ impl Global {
         };
         Ok(Place::new(url, store, namespace, clock))
     }
+}
+
+/// Refuses a store in memory, and a file that no node has made yet.
+fn refuse_missing(url: &StoreUrl) -> Result<(), Failure> {
+    refuse_memory(url)?;
+    if let StoreUrl::Sqlite(path) = url
+        && !path.exists()
+    {
+        let why = format!(
+            "there is no store {url}: no node has run with it yet. Is this the directory in which it runs? \
+             Otherwise say where the store is with --store or FENCRON_STORE"
+        );
+        return Err(Failure::new(Exit::StoreUnreachable, why));
+    }
+    Ok(())
 }
 
 fn refuse_memory(url: &StoreUrl) -> Result<(), Failure> {

@@ -25,6 +25,8 @@ mod config;
 mod defects;
 mod fault;
 mod members;
+#[cfg(feature = "cli")]
+mod snapshot;
 mod translate;
 mod watch;
 

@@ -28,6 +28,8 @@ use crate::time::Clock;
 
 mod announce;
 mod contents;
+#[cfg(feature = "cli")]
+mod copy;
 pub(crate) mod file;
 mod reader;
 mod tables;
@@ -37,6 +39,8 @@ mod writer;
 
 use announce::Bell;
 pub use contents::HISTORY;
+#[cfg(feature = "cli")]
+pub(crate) use copy::Copied;
 use file::File;
 use reader::{Listening, Question, Read, Reader, ToReader, Watches, Watching};
 use writer::{Request, ToWriter, Write, Writer, Written};
@@ -112,6 +116,22 @@ impl SqliteStore {
     /// it are answered as compacted.
     pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.threads.write(Write::Compact(revision)).await.map(|_| ())
+    }
+
+    /// Copies all that was committed by one moment into the empty file `to`, and reads it back; nodes go on meanwhile.
+    /// Counts each of `keys` in the copy.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn copy_to(&self, to: &Path, keys: Vec<Keys>) -> Result<Copied, StoreError> {
+        let (file, to) = (self.threads.file.clone(), to.to_owned());
+        let copied = tokio::task::spawn_blocking(move || copy::copy(&file, &to, &keys)).await;
+        copied.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    /// Whether `path` is this store's file, or one that lies beside it and belongs to it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_its_file(&self, path: &Path) -> bool {
+        let Ok(path) = std::fs::canonicalize(path) else { return false };
+        self.threads.file.all().contains(&path)
     }
 }
 

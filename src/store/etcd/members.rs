@@ -124,6 +124,14 @@ impl FromCluster for Opened {
     }
 }
 
+/// A snapshot is bytes. The members were asked what they are before it.
+#[cfg(feature = "cli")]
+impl FromCluster for etcd_client::SnapshotStreaming {
+    fn header(&self) -> Option<&ResponseHeader> {
+        None
+    }
+}
+
 /// From a watch.
 impl FromCluster for Revision {
     fn header(&self) -> Option<&ResponseHeader> {

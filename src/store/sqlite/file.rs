@@ -152,9 +152,19 @@ impl File {
 
     /// Where its write-ahead log is.
     pub(crate) fn log(&self) -> PathBuf {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
-        log.into()
+        self.beside("-wal")
+    }
+
+    fn beside(&self, end: &str) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(end);
+        name.into()
+    }
+
+    /// It, and the files that SQLite keeps beside it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn all(&self) -> [PathBuf; 3] {
+        [self.path.clone(), self.log(), self.beside("-shm")]
     }
 
     /// What an operator ought to know of where the file lies.

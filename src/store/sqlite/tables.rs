@@ -12,7 +12,8 @@ use super::file::{File, Kind};
 use crate::store::StoreError;
 
 /// `fenc` stands in the header.
-const KIND: Kind = Kind { application_id: 0x6665_6e63, schema_version: 1, schema: SCHEMA, with_directory: true };
+pub(super) const KIND: Kind =
+    Kind { application_id: 0x6665_6e63, schema_version: 1, schema: SCHEMA, with_directory: true };
 
 /// The tables. `log` keeps what each change made of a key (`value` is null: deleted) and what the key was before it.
 const SCHEMA: &str = "
