@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use payload::{About, body};
+pub use payload::{About, bodies};
 pub use send::Sender;
 
 use crate::job::{Channel, Heartbeat, Notices, Retry};
@@ -45,6 +45,8 @@ pub struct Notifier<S> {
 enum Turn {
     /// There may be more to do at once.
     Again,
+    /// The channel took a message, or it was given up. There may be more to do at once.
+    Sent,
     /// Nothing for now.
     Idle,
     /// The channel did not take the message.
@@ -82,7 +84,8 @@ impl<S: Store> Notifier<S> {
         let mut refusals = 0;
         loop {
             match self.turn(&hold, &name, &channel).await {
-                Ok(Turn::Again) => refusals = 0,
+                Ok(Turn::Again) => {}
+                Ok(Turn::Sent) => refusals = 0,
                 Ok(Turn::Idle) => tokio::time::sleep(LOOK_EVERY).await,
                 Ok(Turn::Refused) => {
                     refusals += 1;
@@ -101,6 +104,7 @@ impl<S: Store> Notifier<S> {
         let Some(mut outbox) = self.ledger.outbox(name).await? else { return Ok(Turn::Idle) };
         let now = self.clock.wall();
         let taken = match outbox.outgoing.step(outbox.waiting.len(), now) {
+            Step::Nothing | Step::Wait(_) if outbox.is_damaged() => false,
             Step::Nothing | Step::Wait(_) => return Ok(Turn::Idle),
             Step::Send => return self.send(hold, name, channel, outbox).await,
             Step::Count => {
@@ -144,7 +148,7 @@ impl<S: Store> Notifier<S> {
         };
         self.metrics.alerts.add(&(channel.kind(), result), 1);
         let marked = self.ledger.put_outbox(hold, name, &outbox, false).await?;
-        Ok(if marked { Turn::Again } else { Turn::Idle })
+        Ok(if marked { Turn::Sent } else { Turn::Idle })
     }
 
     fn is_given_up(&self, message: &Message) -> bool {

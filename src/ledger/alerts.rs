@@ -20,7 +20,8 @@ use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{LOOKED_AT, Outgoing};
 use crate::store::{Compare, Keys, Op, Range, Revision, Store, StoreError, Txn};
 
-/// How many rows of alerts are kept that no channel takes: those of channels that the jobs file does not have any more.
+/// How many rows of alerts of one channel are kept that it does not take: those of channels that the jobs file does not have
+/// any more.
 pub const ALERTS_KEPT: usize = 10_000;
 
 /// How many channels, and how many rows of each, are listed.
@@ -36,7 +37,16 @@ pub struct Outbox {
     /// The oldest alerts that wait: at most [`LOOKED_AT`].
     pub waiting: Vec<Alert>,
     rows: Vec<String>,
+    /// Rows that cannot be read. They are counted as given up, and go with the next change of the outbox.
+    damaged: Vec<String>,
     version: Revision,
+}
+
+impl Outbox {
+    /// Whether there were rows that cannot be read.
+    pub fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty()
+    }
 }
 
 /// What waits in the channels, by name.
@@ -53,7 +63,8 @@ impl<S: Store> Ledger<S> {
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// [`StoreError::Unusable`] where what the channel has taken cannot be read: it is not written over, since messages that
+    /// were not sent are in it. And the store's.
     pub async fn outbox(&self, channel: &str) -> Result<Option<Outbox>, StoreError> {
         // Rows first: what is taken of them meanwhile changes the record, and so refuses what is made of them.
         let range = Range { limit: LOOKED_AT, ..Range::of(self.keys.alerts_of(channel)) };
@@ -62,10 +73,29 @@ impl<S: Store> Ledger<S> {
         if rows.iter().chain(&record).any(|entry| is_newer(&entry.value)) {
             return Ok(None);
         }
-        let outgoing = record.as_ref().and_then(|entry| decode::<Outgoing>(&entry.value)).unwrap_or_default();
+        let mut outgoing = match &record {
+            None => Outgoing::default(),
+            Some(entry) => decode::<Outgoing>(&entry.value).ok_or_else(|| {
+                let key = &entry.key;
+                StoreError::Unusable(format!(
+                    "what the channel `{channel}` has to send is damaged: its key is {key}. Until that is deleted, the \
+                     channel sends nothing"
+                ))
+            })?,
+        };
         let version = record.map_or(Revision(0), |entry| entry.modified);
-        let waiting = rows.iter().filter_map(|row| decode::<Alert>(&row.value)).collect();
-        Ok(Some(Outbox { outgoing, waiting, rows: rows.into_iter().map(|row| row.key).collect(), version }))
+        let (mut waiting, mut read, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+        for row in rows {
+            match decode::<Alert>(&row.value) {
+                Some(alert) => {
+                    waiting.push(alert);
+                    read.push(row.key);
+                }
+                None => damaged.push(row.key),
+            }
+        }
+        outgoing.counted.given_up += damaged.len() as u64;
+        Ok(Some(Outbox { outgoing, waiting, rows: read, damaged, version }))
     }
 
     /// Puts what became of a channel's outbox since it was read, and where `taken`, deletes the rows that were read.
@@ -84,6 +114,7 @@ impl<S: Store> Ledger<S> {
         let key = self.keys.channel(channel);
         let unmoved = Compare::modified_at(&key, outbox.version);
         let mut ops = vec![Op::put(key, encode(&outbox.outgoing))];
+        ops.extend(outbox.damaged.iter().map(Op::delete));
         if taken {
             ops.extend(outbox.rows.iter().map(Op::delete));
         }
@@ -112,13 +143,22 @@ impl<S: Store> Ledger<S> {
         Ok(waiting)
     }
 
-    /// Deletes the rows of alerts that are more than [`ALERTS_KEPT`].
+    /// Deletes the oldest rows of alerts of each channel that are more than [`ALERTS_KEPT`].
     ///
     /// # Errors
     ///
     /// The store's.
     pub async fn bound_alerts(&self, hold: &Hold) -> Result<(), StoreError> {
-        self.keep_last(hold, self.keys.alerts(), ALERTS_KEPT).await
+        let Keys::Range { mut start, end } = self.keys.alerts() else { return Ok(()) };
+        loop {
+            let left = Keys::Range { start, end: end.clone() };
+            let page = self.store.range(Range { keys_only: true, limit: 1, ..Range::of(left) }).await?;
+            let channel = page.entries.first().and_then(|entry| self.keys.channel_of_alert(&entry.key));
+            let Some(of_channel) = channel.map(|channel| self.keys.alerts_of(channel)) else { return Ok(()) };
+            self.keep_last(hold, of_channel.clone(), ALERTS_KEPT).await?;
+            let Keys::Range { end: behind, .. } = of_channel else { return Ok(()) };
+            start = behind;
+        }
     }
 }
 

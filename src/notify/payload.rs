@@ -26,14 +26,29 @@ pub struct About {
     pub now: Wall,
 }
 
-/// The body of the message for this kind of channel.
-pub fn body(channel: &Channel, message: &Message, about: &About) -> Value {
+/// The bodies of the message for this kind of channel, each for a request of its own.
+pub fn bodies(channel: &Channel, message: &Message, about: &About) -> Vec<Value> {
     match channel {
-        Channel::Webhook { .. } | Channel::Exec(_) => plain(message, about),
-        Channel::Slack { .. } => json!({ "text": escaped(&text(message, about)) }),
-        Channel::Alertmanager { .. } => alertmanager(message, about),
-        Channel::Pagerduty { key, .. } => pagerduty(key.expose(), message, about),
+        Channel::Webhook { .. } | Channel::Exec(_) => vec![plain(message, about)],
+        Channel::Slack { .. } => vec![json!({ "text": escaped(&text(message, about)) })],
+        Channel::Alertmanager { .. } => vec![alertmanager(message, about)],
+        Channel::Pagerduty { key, .. } => {
+            let ends = recovered(message).map(|job| incident(key.expose(), job, about));
+            [pagerduty(key.expose(), message, about)].into_iter().chain(ends).collect()
+        }
     }
+}
+
+/// The jobs whose failure was a message of its own, and whose recovery is in this summary.
+fn recovered(message: &Message) -> impl Iterator<Item = &JobName> {
+    let summary = if let Content::Summary(summary) = &message.content { Some(summary) } else { None };
+    summary.into_iter().flat_map(|summary| &summary.recovered)
+}
+
+/// The end of the incident of a job.
+fn incident(key: &str, job: &JobName, about: &About) -> Value {
+    let dedup = format!("fencron/{}/{job}", about.namespace);
+    json!({ "routing_key": key, "event_action": "resolve", "dedup_key": dedup })
 }
 
 /// A message in a few lines, for people.
@@ -135,7 +150,13 @@ fn alertmanager(message: &Message, about: &About) -> Value {
     if let Some(starts_at) = starts_at {
         alert["startsAt"] = json!(starts_at);
     }
-    json!([alert])
+    let ends = recovered(message).map(|job| {
+        let labels = json!({
+            "alertname": "FencronJobFailing", "job_name": job, "fencron_namespace": about.namespace,
+        });
+        json!({ "labels": labels, "endsAt": about.now })
+    });
+    [alert].into_iter().chain(ends).collect()
 }
 
 /// One incident for a job, which its recovery resolves; one for each run that is in doubt, and for each summary.
@@ -193,7 +214,24 @@ mod tests {
     }
 
     fn to(channel: &Channel, kind: AlertKind) -> Value {
-        body(channel, &message(kind), &about())
+        let [body] = &bodies(channel, &message(kind), &about())[..] else { panic!("one request") };
+        body.clone()
+    }
+
+    #[test]
+    fn a_recovery_that_is_in_a_summary_ends_the_alert_and_the_incident_too() {
+        let url = Text::plain("http://localhost/");
+        let recovered = [JobName::new("bill").unwrap()].into();
+        let content = Content::Summary(Summary { recovered, ..Summary::default() });
+        let summary = Message { id: "s".to_owned(), since: Wall::EPOCH, content };
+        let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
+        let failed = to(&alertmanager, AlertKind::Failed);
+        let [body] = &bodies(&alertmanager, &summary, &about())[..] else { panic!("one request") };
+        assert_eq!((&body[1]["labels"], &body[1]["endsAt"]), (&failed[0]["labels"], &json!(Wall::EPOCH)));
+        let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url };
+        let failed = to(&pagerduty, AlertKind::Failed);
+        let [_, end] = &bodies(&pagerduty, &summary, &about())[..] else { panic!("the summary, and the end") };
+        assert_eq!((&end["event_action"], &end["dedup_key"]), (&json!("resolve"), &failed["dedup_key"]));
     }
 
     #[test]

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::payload::{About, body};
+use super::payload::{About, bodies};
 use crate::fence::header;
 use crate::job::{Channel, Heartbeat, Text, Word as _};
 use crate::scheduler::outbox::{Content, Message};
+use crate::time::written;
 
 /// How long a channel has to take a message.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -24,6 +25,7 @@ const SHOWN_MOST: usize = 400;
 #[derive(Clone, Debug)]
 pub struct Sender {
     client: Client,
+    within: Duration,
 }
 
 impl Sender {
@@ -33,7 +35,13 @@ impl Sender {
     pub fn new() -> Result<Sender, reqwest::Error> {
         let none = reqwest::redirect::Policy::none();
         let client = Client::builder().timeout(WITHIN).redirect(none).referer(false).user_agent("fencron").build()?;
-        Ok(Sender { client })
+        Ok(Sender { client, within: WITHIN })
+    }
+
+    /// The same, whose programs have less time.
+    #[cfg(test)]
+    pub fn within(self, within: Duration) -> Sender {
+        Sender { within, ..self }
     }
 
     /// Sends a message, and answers what the receiver said.
@@ -42,11 +50,21 @@ impl Sender {
     ///
     /// Why the receiver did not take it: it may have, where its answer did not come.
     pub async fn send(&self, channel: &Channel, message: &Message, about: &About) -> Result<String, String> {
-        let body = body(channel, message, about);
+        let mut answer = Err("there is nothing to send".to_owned());
+        for body in bodies(channel, message, about) {
+            answer = self.send_one(channel, message, body).await;
+            if answer.is_err() {
+                break;
+            }
+        }
+        answer
+    }
+
+    async fn send_one(&self, channel: &Channel, message: &Message, body: Value) -> Result<String, String> {
         match channel {
-            Channel::Exec(words) => tokio::time::timeout(WITHIN, exec(words, message, &body))
+            Channel::Exec(words) => tokio::time::timeout(self.within, exec(words, message, &body))
                 .await
-                .unwrap_or_else(|_| Err("the program did not end in time".to_owned())),
+                .unwrap_or_else(|_| Err(format!("the program did not end in {}", written(self.within)))),
             Channel::Slack { url } | Channel::Pagerduty { url, .. } => self.post(url, &[], message, body).await,
             Channel::Webhook { url, headers } => self.post(url, headers, message, body).await,
             Channel::Alertmanager { url, headers } => {
@@ -114,6 +132,20 @@ fn in_words(error: &reqwest::Error) -> String {
     words
 }
 
+/// The programs of a channel, until the first of them has ended: dropped before that, all of them are killed.
+#[cfg(unix)]
+struct Group(Option<nix::unistd::Pid>);
+
+#[cfg(unix)]
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It was not waited for, so the number is still that of its group.
+        if let Some(group) = self.0.take() {
+            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).ok();
+        }
+    }
+}
+
 /// Has a program read the message. Its exit code 0 says that it took the message.
 async fn exec(words: &[Text], message: &Message, body: &Value) -> Result<String, String> {
     let Some((program, arguments)) = words.split_first() else { return Err("there is no program".to_owned()) };
@@ -128,7 +160,12 @@ async fn exec(words: &[Text], message: &Message, body: &Value) -> Result<String,
     };
     command.env("FENCRON_ALERT_KIND", kind);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    #[cfg(unix)]
+    command.process_group(0);
     let mut child = command.spawn().map_err(|error| format!("`{program}` cannot be started: {error}"))?;
+    // Behind the child, so as to be dropped before it.
+    #[cfg(unix)]
+    let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).map(nix::unistd::Pid::from_raw));
     if let Some(mut input) = child.stdin.take() {
         // A program need not read it.
         if let Err(error) = input.write_all(body.to_string().as_bytes()).await {
@@ -136,5 +173,9 @@ async fn exec(words: &[Text], message: &Message, body: &Value) -> Result<String,
         }
     }
     let status = child.wait().await.map_err(|error| format!("`{program}` was lost: {error}"))?;
+    #[cfg(unix)]
+    {
+        group.0 = None;
+    }
     if status.success() { Ok(status.to_string()) } else { Err(format!("`{program}` ended with {status}")) }
 }

@@ -124,7 +124,7 @@ async fn what_a_lost_leader_sent_and_did_not_mark_is_sent_again_with_the_same_id
     let lost = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap().outgoing.sending[0].clone();
     scene.notifier.sender.send(&scene.channel, &lost, &scene.notifier.about(&scene.hold)).await.unwrap();
     scene.replaced().await;
-    assert!(matches!(scene.turn(&scene.hold).await, Turn::Again));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Idle), "it is marked");
     assert_eq!(scene.receiver.ids(), [alert(0).id(), alert(0).id()]);
     assert_eq!(scene.counted("sent"), 1);
@@ -135,11 +135,11 @@ async fn a_leader_that_was_replaced_sends_nothing() {
     let mut scene = Scene::new().await;
     scene.waits(0..2).await;
     let first = scene.hold.clone();
-    assert!(matches!(scene.turn(&first).await, Turn::Again));
+    assert!(matches!(scene.turn(&first).await, Turn::Sent));
     scene.replaced().await;
     assert!(matches!(scene.turn(&first).await, Turn::Idle));
     assert_eq!(scene.receiver.ids(), [alert(0).id()]);
-    assert!(matches!(scene.turn(&scene.hold).await, Turn::Again));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
     assert_eq!(scene.receiver.ids(), [alert(0).id(), alert(1).id()]);
 }
 
@@ -149,7 +149,7 @@ async fn what_is_not_taken_is_sent_again_and_no_secret_is_said() {
     scene.waits(0..1).await;
     scene.receiver.answers.lock().unwrap().push_back(StatusCode::INTERNAL_SERVER_ERROR);
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused));
-    assert!(matches!(scene.turn(&scene.hold).await, Turn::Again));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
     assert_eq!((scene.receiver.ids().len(), scene.counted("failed"), scene.counted("sent")), (2, 1, 1));
     let nowhere = Channel::Slack { url: Text::secret("http://127.0.0.1:1/hunter2") };
     let message = Message { id: "1".to_owned(), since: Wall::EPOCH, content: content(alert(0)) };
@@ -200,4 +200,58 @@ async fn the_heartbeat_is_silent_once_the_term_is_over() {
     assert_eq!(scene.receiver.ids().len(), before);
     let body = scene.receiver.received.lock().unwrap()[0].1.clone();
     assert!(body.contains(r#""namespace":"test""#) && body.contains("fence"), "{body}");
+}
+
+/// What it has started too, and also where the sending is cut off by the end of the term.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_program_that_does_not_end_is_killed_with_all_that_it_has_started() {
+    let scene = Scene::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let about = scene.notifier.about(&scene.hold);
+    let message = Message { id: "1".to_owned(), since: Wall::EPOCH, content: content(alert(0)) };
+    for cut_off in [false, true] {
+        let file = directory.path().join(format!("pids-{cut_off}"));
+        let script = format!("sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", file.display());
+        let channel = Channel::Exec(["/bin/sh", "-c", &script].map(Text::plain).into());
+        let sender = scene.notifier.sender.clone();
+        let started = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if cut_off {
+            tokio::select! {
+                answer = sender.send(&channel, &message, &about) => panic!("{answer:?}"),
+                () = started => {}
+            }
+        } else {
+            let sender = sender.within(Duration::from_secs(2));
+            let (answer, ()) = tokio::join!(sender.send(&channel, &message, &about), started);
+            assert!(answer.unwrap_err().contains("did not end in 2s"));
+        }
+        let pids = std::fs::read_to_string(&file).unwrap();
+        for pid in pids.split_whitespace() {
+            let lives = || {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+            };
+            while lives() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+/// A channel that refuses is asked less and less often, however many alerts come meanwhile.
+#[tokio::test]
+async fn alerts_that_come_do_not_shorten_the_pause_of_a_channel_that_refuses() {
+    let scene = Scene::new().await;
+    scene.waits(0..1).await;
+    scene.receiver.answers.lock().unwrap().push_back(StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused));
+    let mut outbox = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap();
+    outbox.outgoing.count(&[alert(1)]);
+    assert!(scene.notifier.ledger.put_outbox(&scene.hold, "ops", &outbox, false).await.unwrap());
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent), "only this ends the refusals");
 }

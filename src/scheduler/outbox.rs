@@ -4,7 +4,7 @@
 //! waits by then: each alone, or, if they are more than [`GROUP_MOST`] or the channel has sent [`HOURLY_MOST`] messages in
 //! this hour, as one summary that counts all of them. What will be in a summary is counted at once and need not be kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub const LOOKED_AT: usize = 100;
 /// For how long sending a message is tried before the message is given up.
 pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
+/// Of how many jobs a channel knows at most that it has sent a failure alone, which their recovery has to end.
+const INCIDENTS_MOST: usize = 1_000;
+
 /// Of how many jobs a summary counts the alerts, and how many of them a message names.
 const JOBS_COUNTED: usize = 200;
 pub const JOBS_NAMED: usize = 5;
@@ -45,6 +48,10 @@ pub struct Summary {
     /// How many alerts were given up before, since the channel did not take them.
     #[serde(default)]
     pub given_up: u64,
+    /// The jobs that have recovered, of those whose failure was a message of its own. Where that opened something that stays
+    /// open, the summary ends it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub recovered: BTreeSet<JobName>,
 }
 
 impl Summary {
@@ -131,6 +138,9 @@ pub struct Outgoing {
     /// How many were made in the hour of that.
     #[serde(default)]
     in_hour: u32,
+    /// The jobs whose failure was a message of its own, and that have not recovered since.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    incidents: BTreeSet<JobName>,
 }
 
 impl Outgoing {
@@ -166,11 +176,31 @@ impl Outgoing {
 
     /// [`Step::Count`]: these alerts need not be kept any more.
     pub fn count(&mut self, alerts: &[Alert]) {
-        alerts.iter().for_each(|alert| self.counted.add(alert));
+        for alert in alerts {
+            self.counted.add(alert);
+            match alert.kind {
+                AlertKind::Recovered if self.incidents.remove(&alert.job) => {
+                    self.counted.recovered.insert(alert.job.clone());
+                }
+                AlertKind::Failed | AlertKind::TimedOut if self.counted.recovered.remove(&alert.job) => {
+                    self.incidents.insert(alert.job.clone());
+                }
+                _ => {}
+            }
+        }
     }
 
     /// [`Step::Take`].
     pub fn take(&mut self, alerts: &[Alert], now: Wall) {
+        for alert in alerts {
+            match alert.kind {
+                AlertKind::Recovered => drop(self.incidents.remove(&alert.job)),
+                AlertKind::Failed | AlertKind::TimedOut if self.incidents.len() < INCIDENTS_MOST => {
+                    self.incidents.insert(alert.job.clone());
+                }
+                _ => {}
+            }
+        }
         let messages = alerts.iter().map(|alert| {
             let content = Content::Alert(Box::new(alert.clone()));
             Message { id: alert.id(), since: now, content }
@@ -200,7 +230,13 @@ impl Outgoing {
 
     /// The first message is given up: the next summary says how many alerts were.
     pub fn give_up(&mut self) {
-        self.counted.given_up += self.sending.first().map_or(0, Message::alerts);
+        if let Some(message) = self.sending.first() {
+            self.counted.given_up += message.alerts();
+            if let Content::Summary(summary) = &message.content {
+                self.counted.given_up += summary.given_up;
+                self.counted.recovered.extend(summary.recovered.iter().cloned());
+            }
+        }
         self.sent();
     }
 }
@@ -293,5 +329,32 @@ mod tests {
         outgoing.summarize("ops", later);
         let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
         assert_eq!((summary.total(), summary.given_up), (1, 1));
+        // What a summary that is given up itself has said of others is not forgotten.
+        outgoing.give_up();
+        outgoing.count(&[alert("c", 2)]);
+        outgoing.summarize("ops", later);
+        let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
+        assert_eq!((summary.total(), summary.given_up), (1, 2));
+    }
+
+    #[test]
+    fn a_summary_knows_which_jobs_have_recovered_whose_failure_was_sent_alone() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        outgoing.take(&[alert("a", 0), alert("b", 0), alert("c", 0)], now);
+        let recovered = |job: &str| Alert { kind: AlertKind::Recovered, ..alert(job, 1) };
+        outgoing.count(&[recovered("a"), recovered("b"), alert("b", 2), alert("d", 2), recovered("d")]);
+        outgoing.summarize("ops", now);
+        let recovered_of = |outgoing: &Outgoing| -> Vec<String> {
+            let Some(Content::Summary(summary)) = outgoing.sending.last().map(|message| &message.content) else {
+                panic!("{outgoing:?}")
+            };
+            summary.recovered.iter().map(JobName::to_string).collect()
+        };
+        assert_eq!(recovered_of(&outgoing), ["a"], "b has failed again, and d was never alone");
+        outgoing.count(&[recovered("b")]);
+        outgoing.sending.drain(..3);
+        outgoing.give_up();
+        outgoing.summarize("ops", now);
+        assert_eq!(recovered_of(&outgoing), ["a", "b"]);
     }
 }

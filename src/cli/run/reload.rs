@@ -165,7 +165,14 @@ impl Reload {
         self.digest.clone_from(&config.digest);
         self.jobs = jobs;
         self.migrations.clone_from(&config.migrations);
-        self.notices.send_replace(Arc::clone(&config.notices));
+        // Where nothing of it has changed, what is being sent is not cut off.
+        let notices = Arc::clone(&config.notices);
+        self.notices.send_if_modified(|before| {
+            *before != notices && {
+                *before = notices;
+                true
+            }
+        });
         if self.orders.send(Order::Reload(Box::new(config))).await.is_err() {
             tracing::debug!("the node has ended");
         }

@@ -64,3 +64,43 @@ async fn alerts_are_right_in_memory() {
     an_alert_is_there_once_with_its_verdict(MemoryStore::new(Clock::system())).await;
     a_leader_that_was_replaced_takes_and_marks_nothing(MemoryStore::new(Clock::system())).await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_of_alerts_is_counted_and_nothing_is_written_over() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1]).await;
+    desk.ends_noticed(1, Verdict::Failed, version).await;
+    let put = |key: &str, value: &[u8]| {
+        let txn = Txn::new().then(Op::put(key, value));
+        async { desk.ledger.store.commit(txn).await.unwrap() }
+    };
+    let rows = desk.ledger.keys.alerts_prefix();
+    for nth in 0..3 {
+        put(&format!("{rows}ops/0{nth}/damaged"), b"{").await;
+    }
+    let outbox = desk.ledger.outbox("ops").await.unwrap().unwrap();
+    assert_eq!((outbox.waiting.len(), outbox.is_damaged(), outbox.outgoing.counted.given_up), (1, true, 3));
+    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &outbox, false).await.unwrap());
+    let outbox = desk.ledger.outbox("ops").await.unwrap().unwrap();
+    assert_eq!((outbox.waiting.len(), outbox.is_damaged(), outbox.outgoing.counted.given_up), (1, false, 3));
+    let record = format!("{}ops", desk.ledger.keys.channels_prefix());
+    put(&record, b"{").await;
+    let why = desk.ledger.outbox("ops").await.unwrap_err().to_string();
+    assert!(why.contains(&record) && why.contains("damaged"), "{why}");
+}
+
+#[tokio::test]
+async fn each_channel_has_its_own_bound_of_rows() {
+    let desk = Desk::new().await;
+    let rows = desk.ledger.keys.alerts_prefix();
+    // The channel that nobody has any more is the last by its name, and would be the last to go.
+    for (channel, count) in [("a", 1), ("gone", ALERTS_KEPT + 5)] {
+        for first in (0..count).step_by(100) {
+            let some = (first..count.min(first + 100)).map(|nth| Op::put(format!("{rows}{channel}/{nth:06}/x"), b"{}"));
+            desk.ledger.store.commit(some.fold(Txn::new(), Txn::then)).await.unwrap();
+        }
+    }
+    desk.ledger.bound_alerts(&desk.hold).await.unwrap();
+    let (left, _) = desk.ledger.store.range_all(Keys::prefix(&rows)).await.unwrap();
+    assert_eq!((left.len(), left[0].key.as_str()), (ALERTS_KEPT + 1, format!("{rows}a/000000/x").as_str()));
+}
