@@ -51,7 +51,7 @@ use crate::ledger::Ledger;
 use crate::listen::{self, Remote, Room, Tls};
 use crate::lock::Locks;
 use crate::node::Status;
-use crate::page::{Looker, Page, plain};
+use crate::page::{Looker, Noticed, Page, plain};
 use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, written};
 use access::{Access, Need, Peer, Role};
@@ -109,6 +109,11 @@ impl<S: Store> FromRef<Api<S>> for Page<S> {
             outputs: api.outputs.clone(),
             status: api.status.clone(),
             clock: api.clock.clone(),
+            noticed: api
+                .glance
+                .seen()
+                .last
+                .map(|(seen, _)| Noticed { in_doubt: seen.unknown.count, defects: seen.store.warnings }),
         }
     }
 }

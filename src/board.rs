@@ -470,6 +470,12 @@ impl Board {
         self.all_paused.as_ref()
     }
 
+    /// Whether an occurrence of this job that starts then is skipped, since the job is paused, or all are.
+    pub fn is_paused_at(&self, job: &JobName, starts: Wall) -> bool {
+        let holds = |paused: &Paused| paused.until.is_none_or(|until| starts < until);
+        self.paused.get(job).into_iter().chain(&self.all_paused).any(holds)
+    }
+
     /// The pauses whose end has come by `now`: of jobs, and (`None`) of all.
     pub fn pauses_over(&self, now: Wall) -> Vec<Option<JobName>> {
         let is_over = |paused: &Paused| paused.until.is_some_and(|until| until <= now);

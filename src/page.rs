@@ -82,6 +82,17 @@ pub struct Page<S> {
     pub outputs: Outputs,
     pub status: watch::Receiver<Status>,
     pub clock: Clock,
+    /// What the node saw when it last looked at the store; `None`: it has not yet.
+    pub noticed: Option<Noticed>,
+}
+
+/// What a node sees of the store beside what it follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Noticed {
+    /// How many runs are in doubt, in the whole namespace.
+    pub in_doubt: usize,
+    /// What is wrong with the store, for people.
+    pub defects: Vec<String>,
 }
 
 impl<S: Store> Page<S> {
@@ -91,7 +102,8 @@ impl<S: Store> Page<S> {
         // Only the forms of those who may act have a key.
         let key = if looker.may_act() { uuid::Uuid::new_v4().simple().to_string() } else { String::new() };
         let namespace = self.ledger.namespace().to_string();
-        Frame { key, ..Frame::of(&self.board.read(), Some(&status), &namespace, self.clock.both(), looker) }
+        let frame = Frame::of(&self.board.read(), Some(&status), &namespace, self.clock.both(), looker);
+        Frame { key, ..frame.noticing(self.noticed.as_ref()) }
     }
 
     /// The runs in doubt that this person sees, at most `limit`, and whether there are more.

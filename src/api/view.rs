@@ -153,6 +153,10 @@ impl From<Open> for RunView {
     fn from(open: Open) -> RunView {
         let (fence, node) = node_of(open.claimant.as_ref());
         let reason = match open.state {
+            // Its instant has come when it was claimed: what it waits for is another.
+            OpenState::Waiting { not_before } if not_before <= open.claimed_at => {
+                "it waits for its turn among the runs of its job (`overlap`), or for room (`--max-running`)".to_owned()
+            }
             OpenState::Waiting { not_before } => format!("not before {not_before}"),
             OpenState::Retrying { not_before } => format!("attempt {} not before {not_before}", open.attempt + 1),
             OpenState::Claimed => String::new(),

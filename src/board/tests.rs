@@ -418,3 +418,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pause_covers_the_occurrences_that_start_before_its_end() {
+    let mut board = board(TWO);
+    let (job, early, late) = (name("nightly"), at("2026-11-27T01:00:00Z"), at("2026-11-27T03:00:00Z"));
+    assert!(!board.is_paused_at(&job, early));
+    board.paused(&job, Some(Paused { until: Some(at("2026-11-27T02:00:00Z")), ..paused() }));
+    assert_eq!([early, late].map(|starts| board.is_paused_at(&job, starts)), [true, false]);
+    board.all_paused(Some(paused()));
+    assert!(board.is_paused_at(&job, late) && board.is_paused_at(&name("another"), early));
+}

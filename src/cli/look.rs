@@ -154,8 +154,9 @@ fn doubts_text(overview: &Overview) -> String {
         );
         let runs: Vec<&str> = unknown.runs.iter().map(RunId::as_str).collect();
         text += &format!(
-            "!          {at_least}{} runs are in doubt until `fencron resolve RUN --as succeeded|failed|retry`: {}{more}\n",
-            unknown.count,
+            "!          {at_least}{} {} in doubt until `fencron resolve RUN --as succeeded|failed|retry`: {}{more}\n",
+            crate::page::words::count(unknown.count, "run"),
+            if unknown.count == 1 { "is" } else { "are" },
             runs.join(", ")
         );
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use maud::{DOCTYPE, Markup, html};
 use sha2::{Digest as _, Sha256};
 
+use super::Noticed;
 use super::looker::{JOBS, Looker, Theme, UTC, Zones, up};
 use super::words::{Viewpoint, count, foreign, instant, took};
 use crate::board::{Board, Counts};
@@ -137,6 +138,10 @@ pub(crate) struct Frame {
     pub counts: Counts,
     /// What is wrong with nodes, for people.
     pub troubles: Vec<String>,
+    /// How many runs are in doubt; `None`: that is not known, or not shown to this person.
+    pub in_doubt: Option<usize>,
+    /// What is wrong with the store, for people.
+    pub defects: Vec<String>,
 }
 
 impl Frame {
@@ -172,6 +177,8 @@ impl Frame {
             decided: board.watermark().map(|mark| mark.instant),
             counts: board.counts_of(now, looker.jobs.as_ref().map(|jobs| move |job: &JobName| jobs.include(job))),
             troubles: troubles(board, status),
+            in_doubt: None,
+            defects: Vec::new(),
             key: String::new(),
             all_paused: board.are_all_paused().is_some(),
             looker,
@@ -182,6 +189,17 @@ impl Frame {
         }
         frame.firing = frame.judge(status);
         frame
+    }
+
+    /// The same with what the node has seen of the store.
+    pub(super) fn noticing(mut self, noticed: Option<&Noticed>) -> Frame {
+        let Some(Noticed { in_doubt, defects }) = noticed.filter(|_| self.looker.sees_all_jobs()) else { return self };
+        self.in_doubt = Some(*in_doubt);
+        self.defects.clone_from(defects);
+        if self.firing == Pill::Firing && *in_doubt > 0 {
+            self.firing = Pill::Degraded(in_doubt_text(*in_doubt));
+        }
+        self
     }
 
     fn judge(&self, status: Option<&Status>) -> Pill {
@@ -220,6 +238,11 @@ impl Frame {
     pub(super) fn store_answers(&self) -> bool {
         self.heard_at.is_some() && self.silence().is_none()
     }
+}
+
+/// `1 run is in doubt`, `2 runs are in doubt`.
+fn in_doubt_text(number: usize) -> String {
+    format!("{} {} in doubt", count(number, "run"), if number == 1 { "is" } else { "are" })
 }
 
 fn troubles(board: &Board, status: Option<&Status>) -> Vec<String> {
@@ -419,13 +442,13 @@ fn footer(frame: &Frame) -> Markup {
 }
 
 fn badge(screen: Screen, frame: &Frame) -> Markup {
-    let number = match screen {
-        Screen::Trouble => frame.counts.failing,
-        Screen::Jobs => frame.counts.late,
-        _ => 0,
+    let badges = match screen {
+        Screen::Trouble => vec![(frame.in_doubt.unwrap_or(0), "in doubt"), (frame.counts.failing, "failing")],
+        Screen::Jobs => vec![(frame.counts.late, "late")],
+        Screen::Store => vec![(frame.defects.len(), "defects")],
+        _ => Vec::new(),
     };
-    let what = if screen == Screen::Trouble { "failing" } else { "late" };
-    html! { @if number > 0 { " " span.badge { (number) " " (what) } } }
+    html! { @for (number, what) in badges { @if number > 0 { " " span.badge { (number) " " (what) } } } }
 }
 
 fn leader_line(frame: &Frame) -> Markup {

@@ -61,7 +61,8 @@ impl Now {
         let sees = |job: &JobName| frame.looker.sees(job);
         let find = |state| FindJobs { state: Some(state), limit: ROWS, ..FindJobs::default() };
         let list = |state| board.jobs_of(&find(state), now, sees).jobs;
-        let next = board.next_fires().filter(|(start, job)| *start >= now && sees(job)).take(ROWS);
+        let fires = |(start, job): &(Wall, &JobName)| *start >= now && sees(job) && !board.is_paused_at(job, *start);
+        let next = board.next_fires().filter(fires).take(ROWS);
         let next = next.filter_map(|(start, job)| {
             let local = frame.view().beside(start, schedule_of(board, job)?);
             Some(Next { job: job.clone(), at: start, local })
@@ -107,6 +108,13 @@ pub(super) fn markup(view: &Now) -> Markup {
                 ul.plain id="troubles" {
                     @for trouble in &view.frame.troubles {
                         li { (state("trouble", Look::Late)) " " (foreign(trouble)) }
+                    }
+                }
+            }
+            @if !view.frame.defects.is_empty() {
+                ul.plain id="defects" {
+                    @for defect in &view.frame.defects {
+                        li { (state("the store", Look::Late)) " " (foreign(defect)) }
                     }
                 }
             }
@@ -196,6 +204,7 @@ fn trust(frame: &Frame) -> Markup {
 pub(crate) fn needs_nothing(view: &Now) -> bool {
     view.failing.is_empty()
         && view.frame.troubles.is_empty()
+        && view.frame.defects.is_empty()
         && view.unknown.as_ref().is_ok_and(|(runs, _)| runs.is_empty())
 }
 

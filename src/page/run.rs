@@ -355,7 +355,7 @@ fn shown(view: &RunView, written: &Written, source: &str, is_live: bool) -> Mark
                 a href={ (view.id) "?from=" (earlier) } { "Load earlier" } " (" (bytes(before as u64)) " before this). "
             }
             @if before == 0 && forgotten > 0 { (bytes(forgotten)) " before this are kept no longer. " }
-            @if !is_live && written.forgotten.is_none() { "The last " (bytes(part.len() as u64)) " that are kept. " }
+            @if !is_live && written.forgotten.is_none() { (bytes(part.len() as u64)) " are kept. " }
             a href=(source) download={ (view.id) ".txt" } { "Download as plain text" }
         }
         @if is_live {
