@@ -20,8 +20,8 @@ use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{LOOKED_AT, Outgoing};
 use crate::store::{Compare, Keys, Op, Range, Revision, Store, StoreError, Txn};
 
-/// How many rows of alerts of one channel are kept that it does not take: those of channels that the jobs file does not have
-/// any more.
+/// How many rows of alerts of one channel are kept that it does not take: those of channels that the jobs file does not
+/// have any more.
 pub const ALERTS_KEPT: usize = 10_000;
 
 /// How many channels, and how many rows of each, are listed.
@@ -63,8 +63,8 @@ impl<S: Store> Ledger<S> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unusable`] where what the channel has taken cannot be read: it is not written over, since messages that
-    /// were not sent are in it. And the store's.
+    /// [`StoreError::Unusable`] where what the channel has taken cannot be read: it is not written over, since messages
+    /// that were not sent are in it. And the store's.
     pub async fn outbox(&self, channel: &str) -> Result<Option<Outbox>, StoreError> {
         // Rows first: what is taken of them meanwhile changes the record, and so refuses what is made of them.
         let range = Range { limit: LOOKED_AT, ..Range::of(self.keys.alerts_of(channel)) };

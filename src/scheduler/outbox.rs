@@ -48,8 +48,8 @@ pub struct Summary {
     /// How many alerts were given up before, since the channel did not take them.
     #[serde(default)]
     pub given_up: u64,
-    /// The jobs that have recovered, of those whose failure was a message of its own. Where that opened something that stays
-    /// open, the summary ends it.
+    /// The jobs that have recovered, of those whose failure was a message of its own. Where that opened something that
+    /// stays open, the summary ends it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub recovered: BTreeSet<JobName>,
 }
