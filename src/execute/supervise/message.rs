@@ -206,6 +206,8 @@ const _: () = assert!(
     "the kernel reads no further than the value goes"
 );
 
+const _: () = assert!(align_of::<Rights>() >= size_of::<u64>(), "also with a C library whose header asks for less");
+
 #[cfg(test)]
 mod tests {
     use super::*;
