@@ -278,6 +278,7 @@ mod tests {
     fn an_abstract_socket_is_a_name_without_a_path() {
         let address = SocketAddr::from_abstract_name(format!("fencron-{}", uuid::Uuid::new_v4())).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
+        manager.set_nonblocking(true).unwrap();
         let name = String::from_utf8(address.as_abstract_name().unwrap().to_vec()).unwrap();
         Service::at(&format!("@{name}"), None).unwrap().stopping();
         let mut buffer = [0; 64];
