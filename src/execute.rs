@@ -62,6 +62,8 @@ pub use self::executor::Executor;
 #[cfg(feature = "cli")]
 pub(crate) use self::gate::Attempt;
 pub(crate) use self::gate::Gate;
+#[cfg(feature = "cli")]
+pub(crate) use self::http::even_without_authorities;
 pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };

@@ -9,6 +9,7 @@ use reqwest::{Certificate, Client, ClientBuilder};
 use super::Failure;
 use super::file::Footprint;
 pub(super) use crate::api::relay::{WITH_TLS, url};
+use crate::execute::even_without_authorities;
 
 /// How long a node has to take a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -20,7 +21,8 @@ pub(super) fn client(ca: Option<&Path>) -> anyhow::Result<ClientBuilder> {
 
 /// The same; `files` remembers what was read.
 pub(super) fn client_noting(ca: Option<&Path>, files: &mut Footprint) -> anyhow::Result<ClientBuilder> {
-    let http = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_WITHIN);
+    let http = even_without_authorities(Client::builder());
+    let http = http.no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_WITHIN);
     let Some(ca) = ca else { return Ok(http) };
     let refuse = |why: String| Failure::wrong(format!("--tls-ca: {} cannot be used: {why}", ca.display()));
     let pem = files.read(ca).map_err(|error| refuse(error.to_string()))?;

@@ -18,6 +18,7 @@ use url::Url;
 
 pub(super) use self::client::Roots;
 use self::client::build;
+pub(crate) use self::client::even_without_authorities;
 use super::output::OutputSink;
 use super::room::Tries;
 use super::{Attempt, Gate};

@@ -58,6 +58,17 @@ fn systemd_is_notified_of_what_a_node_does() {
 }
 
 #[test]
+fn a_machine_that_trusts_no_authority_runs_nodes() {
+    let place = Place::new();
+    let mut command = place.command(&["run", "--node", "a", "--ttl", "2s"]);
+    command.env("SSL_CERT_FILE", place.path("gone")).env("SSL_CERT_DIR", place.path("gone"));
+    let node = NodeProcess::spawn(command);
+    node.wait_for("this machine trusts no authority");
+    node.wait_for(" leading ");
+    place.run(&["trigger", "fine", "--wait"]).fails(0, &["succeeded"]);
+}
+
+#[test]
 fn a_backup_that_is_made_while_a_node_runs_is_restored_and_leads_above_all_that_was() {
     let place = Place::new();
     let mut node = place.leader("a", &[]);

@@ -3,10 +3,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use reqwest::{Client, Request, redirect};
+use reqwest::{Client, ClientBuilder, Request, redirect};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -44,6 +44,19 @@ impl Roots {
         };
         self.0.get_or_try_init(read).await.map(Arc::clone)
     }
+}
+
+/// The settings of a client, for a machine that may trust no authority at all: where `ca-certificates` is not installed,
+/// reqwest would make none, and a node that sends nothing over HTTPS needs none. What it sends over HTTPS is refused there.
+pub(crate) fn even_without_authorities(http: ClientBuilder) -> ClientBuilder {
+    static SAID: Once = Once::new();
+    if !rustls_native_certs::load_native_certs().certs.is_empty() {
+        return http;
+    }
+    SAID.call_once(|| {
+        tracing::warn!("this machine trusts no authority: HTTPS needs ca-certificates, or a `ca` of its own")
+    });
+    http.tls_certs_only([])
 }
 
 /// A client for one attempt. Proxies are those of the environment.
