@@ -72,6 +72,8 @@ pub struct Metrics {
     pub takeover_gap: Histogram,
     /// New jobs files, by what became of them.
     pub config_reloads: Counters<&'static str>,
+    /// The other files of the node that it has read again, by which it was and what became of it.
+    pub file_reloads: Counters<(&'static str, &'static str)>,
     /// Messages of alerts, by the kind of their channel and what became of them.
     pub alerts: Counters<(&'static str, &'static str)>,
     /// Heartbeats, by what became of them.
@@ -90,6 +92,9 @@ pub const NOT_KNOWN: &str = "unknown";
 
 /// What becomes of a new jobs file.
 pub const RELOADS: [&str; 2] = ["taken", "refused"];
+
+/// The files that a node reads again beside its jobs file.
+pub const FILES: [&str; 2] = ["auth", "tls"];
 
 /// What becomes of a message of an alert.
 pub const ALERTS: [&str; 3] = ["sent", "failed", "given_up"];
@@ -115,6 +120,7 @@ impl Default for Metrics {
             trust_lapses: AtomicU64::new(0),
             takeover_gap: Histogram::new(GAP),
             config_reloads: Counters::new(RELOADS),
+            file_reloads: Counters::new(FILES.iter().flat_map(|file| RELOADS.map(|result| (*file, result)))),
             alerts: Counters::new(Channel::KINDS.iter().flat_map(|kind| ALERTS.map(|result| (*kind, result)))),
             heartbeats: Counters::new(HEARTBEATS),
             clock_skew_ms: AtomicU64::new(0),

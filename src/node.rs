@@ -101,12 +101,43 @@ pub enum Order {
     Reload(Box<Config>),
     /// The jobs file was refused, for this reason.
     Refused(String),
+    /// A file that the owner of the node reads was read again: it was refused, for this reason, or (`None`) taken.
+    Read(Beside, Option<String>),
     /// Drain, resign, and end.
     Stop,
     /// The same, waiting for what runs for this long and not for what the options say.
     StopWithin(Duration),
     /// End now: what runs is killed.
     StopNow,
+}
+
+/// How the jobs file is called where it is refused.
+const JOBS_FILE: &str = "the jobs file";
+
+/// A file that a node works with beside its jobs file. The node reports that it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Beside {
+    /// The rules of who may look.
+    Auth,
+    /// The certificate of the listener.
+    Tls,
+}
+
+impl Beside {
+    /// Its word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Beside::Auth => "auth",
+            Beside::Tls => "tls",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Beside::Auth => "the file of --auth",
+            Beside::Tls => "the certificate of --tls-cert",
+        }
+    }
 }
 
 /// A node that is to run.
@@ -377,13 +408,22 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn ordered(&mut self, order: Option<Order>) {
         match order {
             Some(Order::Reload(config)) => {
-                self.troubles.file_taken();
+                self.troubles.file_taken(JOBS_FILE);
                 self.publishing.soon();
                 self.offered(config);
             }
             Some(Order::Refused(why)) => {
                 self.node.metrics.config_reloads.add(&"refused", 1);
-                self.troubles.file_refused(&why, self.node.options.clock.wall());
+                self.troubles.file_refused(JOBS_FILE, &why, self.node.options.clock.wall());
+                self.publishing.soon();
+            }
+            Some(Order::Read(file, refused)) => {
+                let result = if refused.is_some() { "refused" } else { "taken" };
+                self.node.metrics.file_reloads.add(&(file.word(), result), 1);
+                match refused {
+                    Some(why) => self.troubles.file_refused(file.what(), &why, self.node.options.clock.wall()),
+                    None => self.troubles.file_taken(file.what()),
+                }
                 self.publishing.soon();
             }
             Some(Order::Stop) | None if !self.is_leaving() => {

@@ -258,6 +258,9 @@ impl Scrape {
         }
         let reloads = metrics.config_reloads.read().map(|(result, count)| ([("result", *result)], count));
         sheet.counters("config_reloads", "New jobs files that this node read", reloads)?;
+        let files = metrics.file_reloads.read();
+        let files = files.map(|((file, result), count)| ([("file", *file), ("result", *result)], count));
+        sheet.counters("file_reloads", "Rules of --auth, and certificates, that this node read again", files)?;
         let alerts = metrics.alerts.read();
         let alerts = alerts.map(|((channel, result), count)| ([("channel", *channel), ("result", *result)], count));
         sheet.counters("alerts", "Messages of alerts that this node sent, by the kind of their channel", alerts)?;

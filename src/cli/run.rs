@@ -212,7 +212,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let metrics = Arc::new(Metrics::default());
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
     let locks = locks.on_trust(on_trust).through(measured);
-    let door = Door::open(args.listen, args.advertise, args.access, args.tls, &mut beside).await?;
+    let door = Door::open(args.listen, args.advertise, (args.access, args.tls), &order, &mut beside).await?;
     let Door { listener, local, address, tls, access, served } = door;
     let (relay, authorities) = relay::open(tls_ca.as_deref())?;
     authorities.map(|authorities| beside.spawn(authorities.run()));
@@ -290,8 +290,8 @@ impl Door {
     async fn open(
         listen: SocketAddr,
         advertise: Option<String>,
-        access: access::AccessArgs,
-        tls: tls::TlsArgs,
+        (access, tls): (access::AccessArgs, tls::TlsArgs),
+        order: &mpsc::Sender<Order>,
         beside: &mut JoinSet<()>,
     ) -> anyhow::Result<Door> {
         let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -303,8 +303,8 @@ impl Door {
         let served = access.served(local);
         let (tls, certificate) = tls.open()?.unzip();
         let access::Opened { access, watch } = access.open(&address)?;
-        watch.map(|rules| beside.spawn(rules.run()));
-        certificate.map(|certificate| beside.spawn(certificate.run()));
+        watch.map(|rules| beside.spawn(rules.run(order.clone())));
+        certificate.map(|certificate| beside.spawn(certificate.run(order.clone())));
         let address = if tls.is_some() { format!("{WITH_TLS}{address}") } else { address };
         Ok(Door { listener, local, address, tls, access, served })
     }

@@ -1,5 +1,6 @@
 //! Troubles of this node that a person should know of, although the node may run on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::clocks::{Steps, rounded};
@@ -23,8 +24,8 @@ const TEXT_MOST: usize = 300;
 /// What is not as it should be.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
-    /// The jobs file was refused: since when, and why.
-    refused: Option<(Wall, Reason)>,
+    /// The files that were refused, by what they are: since when, and why.
+    refused: BTreeMap<&'static str, (Wall, Reason)>,
     set: Option<(String, Boot)>,
     namesake: Option<(String, Boot)>,
     unwritten: Option<String>,
@@ -42,17 +43,17 @@ pub(super) enum Silence {
 }
 
 impl Troubles {
-    /// The jobs file was refused.
-    pub fn file_refused(&mut self, why: &str, now: Wall) {
+    /// A file was refused.
+    pub fn file_refused(&mut self, file: &'static str, why: &str, now: Wall) {
         let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-        let since = self.refused.as_ref().map_or(now, |(since, _)| *since);
-        let what = format!("the jobs file is refused since {since}, the old one stays in force");
-        self.refused = Some((since, Reason::with_detail(what, cut(first))));
+        let since = self.refused.get(file).map_or(now, |(since, _)| *since);
+        let what = format!("{file} is refused since {since}, the old one stays in force");
+        self.refused.insert(file, (since, Reason::with_detail(what, cut(first))));
     }
 
-    /// The jobs file was taken.
-    pub fn file_taken(&mut self) {
-        self.refused = None;
+    /// A file was taken.
+    pub fn file_taken(&mut self, file: &'static str) {
+        self.refused.remove(file);
     }
 
     /// Whether the wall clock was set since the last look: by how many milliseconds, and how to say it.
@@ -130,7 +131,7 @@ impl Troubles {
         let set = self.set.iter().filter(move |_| lately(&self.set, SET_TOLD)).map(|(what, _)| what);
         let namesake =
             self.namesake.iter().filter(move |_| lately(&self.namesake, NAMESAKE_TOLD)).map(|(what, _)| what);
-        let refused = self.refused.iter().map(|(_, why)| why.clone());
+        let refused = self.refused.values().map(|(_, why)| why.clone());
         refused.chain(set.chain(namesake).cloned().map(Reason::new))
     }
 }

@@ -39,6 +39,17 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
+/// What the file was refused for is in the node's record, for all commands and nodes.
+fn until_status(place: &Place, is_so: impl Fn(&str) -> bool) {
+    for _ in 0..LIMIT.as_millis() / 100 {
+        if is_so(&place.run(&["status"]).stdout()) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    panic!("{}", place.run(&["status"]).stdout());
+}
+
 fn until_answers(address: &str, headers: &str, code: u16) {
     for _ in 0..LIMIT.as_millis() / 100 {
         if ask(address, "/api/v1/openapi.json", headers).0 == code {
@@ -76,9 +87,11 @@ fn rules_are_taken_while_a_node_runs_and_broken_ones_leave_the_old_in_force() {
     node.wait_for("the old ones stay in force");
     node.wait_for("auth.yaml:1:");
     assert_eq!(ask(&address, "/api/v1/openapi.json", &bearer(&second)).0, 200);
+    until_status(&place, |text| text.contains("the file of --auth is refused since"));
     write_rules(&place, &format!("tokens:\n{second_row}"));
     node.wait_for("took new rules of who may look");
     until_answers(&address, &bearer(&first), 401);
+    until_status(&place, |text| !text.contains("is refused since"));
 }
 
 #[test]

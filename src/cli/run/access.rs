@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
+use tokio::sync::mpsc;
+
 use crate::api::access::{Access, Hosts, Rules, Settings};
 use crate::cli::file::{self, Footprint};
+use crate::node::{Beside, Order};
 
 #[derive(Args)]
 pub(super) struct AccessArgs {
@@ -85,18 +88,32 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Goes on until it is dropped.
-    pub async fn run(self) {
+    /// Goes on until it is dropped. The node receives what became of the file.
+    pub async fn run(self, order: mpsc::Sender<Order>) {
         let Watch { path, files, access } = self;
-        let take = |rules: anyhow::Result<Rules>| match rules {
-            Ok(rules) => {
-                tracing::info!(tokens = rules.tokens.len(), "took new rules of who may look");
-                access.replace(rules);
-            }
-            Err(error) => log_refusal(&path, &error),
+        let take = |rules: anyhow::Result<Rules>| {
+            let refused = match rules {
+                Ok(rules) => {
+                    tracing::info!(tokens = rules.tokens.len(), "took new rules of who may look");
+                    access.replace(rules);
+                    None
+                }
+                Err(error) => {
+                    log_refusal(&path, &error);
+                    Some(error.to_string())
+                }
+            };
+            report(&order, Beside::Auth, refused);
         };
         let again = path.clone();
         file::read_again(files, move || file::rules(&again), take).await;
+    }
+}
+
+/// Has the node report what became of a file that was read again.
+pub(super) fn report(order: &mpsc::Sender<Order>, file: Beside, refused: Option<String>) {
+    if order.try_send(Order::Read(file, refused)).is_err() {
+        tracing::debug!(?file, "the node is busy, or has ended: it does not report what became of the file");
     }
 }
 

@@ -9,11 +9,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::access::report;
 use crate::cli::Failure;
 use crate::cli::file::{self, Footprint};
 use crate::listen::Tls;
+use crate::node::{Beside, Order};
 
 #[derive(Args)]
 pub(super) struct TlsArgs {
@@ -116,15 +118,22 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Goes on until it is dropped.
-    pub async fn run(self) {
+    /// Goes on until it is dropped. The node receives what became of the files.
+    pub async fn run(self, order: mpsc::Sender<Order>) {
         let Watch { files, footprint, sender } = self;
-        let take = |config| match config {
-            Ok(config) => {
-                tracing::info!("took a new certificate of the listener");
-                sender.send_replace(config);
-            }
-            Err(error) => tracing::error!("the listener keeps its old certificate: {error:#}"),
+        let take = |config: anyhow::Result<Arc<ServerConfig>>| {
+            let refused = match config {
+                Ok(config) => {
+                    tracing::info!("took a new certificate of the listener");
+                    sender.send_replace(config);
+                    None
+                }
+                Err(error) => {
+                    tracing::error!("the listener keeps its old certificate: {error:#}");
+                    Some(format!("{error:#}"))
+                }
+            };
+            report(&order, Beside::Tls, refused);
         };
         file::read_again(footprint, move || files.load(), take).await;
     }
