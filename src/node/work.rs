@@ -36,6 +36,8 @@ pub(super) struct Work {
     transitions: VecDeque<Transition>,
     /// Those that the store has refused even alone, and that are due again: each is sent alone.
     refused: VecDeque<Transition>,
+    /// Whether it is the turn of one of those.
+    alone_next: bool,
     transitions_under_way: usize,
     /// The jobs of which a verdict is under way that changes how their last run ended.
     ending: BTreeSet<JobName>,
@@ -53,6 +55,7 @@ impl Work {
             runs: BTreeMap::new(),
             transitions: VecDeque::new(),
             refused: VecDeque::new(),
+            alone_next: false,
             transitions_under_way: 0,
             ending: BTreeSet::new(),
             pruning: Pruning::default(),
@@ -77,18 +80,25 @@ impl Work {
     }
 
     /// What is sent next, in one transaction; nothing: what waits has to wait on. What the store has refused alone
-    /// goes alone.
+    /// goes alone, in turns with the rest: on a busy node there is always more of that.
     fn next_transitions<S: Store>(&mut self) -> Vec<Transition> {
         let ending = &self.ending;
         let is_busy = |job: &JobName| ending.contains(job);
-        let sent = Ledger::<S>::next_transitions(&mut self.transitions, is_busy);
-        if !sent.is_empty() {
-            return sent;
+        for alone in [self.alone_next, !self.alone_next] {
+            let sent = if alone {
+                let mut one: VecDeque<Transition> = self.refused.pop_front().into_iter().collect();
+                let sent = Ledger::<S>::next_transitions(&mut one, is_busy);
+                self.refused.extend(one);
+                sent
+            } else {
+                Ledger::<S>::next_transitions(&mut self.transitions, is_busy)
+            };
+            if !sent.is_empty() {
+                self.alone_next = !alone;
+                return sent;
+            }
         }
-        let mut alone: VecDeque<Transition> = self.refused.pop_front().into_iter().collect();
-        let sent = Ledger::<S>::next_transitions(&mut alone, is_busy);
-        self.refused.extend(alone);
-        sent
+        Vec::new()
     }
 
     /// Sends these changes again, each alone, which the store has refused.
@@ -509,4 +519,48 @@ fn after_of(source: &Source) -> Option<After> {
         exit_code: end.exit_code,
     });
     Some(After { run_id: followed.run.to_string(), job: followed.run.job().to_string(), end })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Verdict;
+    use crate::scheduler::To;
+    use crate::scheduler::run::{Done, OpenState};
+    use crate::store::memory::MemoryStore;
+
+    fn ends(name: &str) -> Transition {
+        let (job, at) = (JobName::new(name).unwrap(), Wall::from_millis(0));
+        let open = Open {
+            id: RunId::of(&job, at),
+            job,
+            at,
+            starts: at,
+            source: Source::Schedule,
+            state: OpenState::Claimed,
+            attempt: 1,
+            claimant: None,
+            claimed_at: at,
+            started_at: None,
+            lateness: None,
+            doubt: None,
+            catch_up: None,
+        };
+        let done = Done::of(&open, Verdict::Succeeded, "", at);
+        Transition { run: open.id, expect: 1, fence: None, to: To::Done { done, follow: Vec::new() }, notify: None }
+    }
+
+    #[test]
+    fn what_was_refused_alone_has_its_turn_on_a_busy_node() {
+        let mut work = Work::new(mpsc::channel(1).0);
+        work.send_again(vec![ends("refused")]);
+        let sent: Vec<String> = (0..3)
+            .flat_map(|nth| {
+                // There is always more.
+                work.transitions.push_back(ends(&format!("new{nth}")));
+                work.next_transitions::<MemoryStore>().into_iter().map(|sent| sent.run.job().to_string())
+            })
+            .collect();
+        assert_eq!(sent, ["new0", "refused", "new1", "new2"]);
+    }
 }
