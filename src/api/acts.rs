@@ -105,6 +105,10 @@ pub(super) struct Done {
 }
 
 impl Done {
+    fn before(Before { deed, already }: Before) -> Done {
+        Done { deed, replayed: true, already }
+    }
+
     pub fn view(self) -> DeedView {
         DeedView::of(self.deed, self.already)
     }
@@ -138,6 +142,7 @@ fn refused(error: AskError, acting: &Acting) -> Problem {
         AskError::NoSuchBackfill(_) => Problem::new(Kind::NoSuchBackfill, text),
         AskError::Ended { run, verdict } => Problem::new(Kind::Ended, text).of(&run).with("verdict", verdict.as_str()),
         AskError::NotInDoubt { run, verdict } => Problem::new(Kind::NotInDoubt, text).of(&run).with("verdict", verdict),
+        AskError::NotEnded(run) => Problem::new(Kind::NotInDoubt, text).of(&run),
         AskError::Changed { run } => Problem::new(Kind::Changed, text).of(&run),
         AskError::Moved { .. } => Problem::new(Kind::Changed, text),
         AskError::AlreadySo { .. } | AskError::UnderWay { .. } | AskError::IsDone(_) | AskError::Unconfigured(_) => {
@@ -171,13 +176,31 @@ impl<S: Store> Api<S> {
             }
         };
         match in_time(known).await? {
-            Ok(Some(Before { deed, already })) => return Ok(Done { deed, replayed: true, already }),
+            Ok(Some(before)) => return Ok(Done::before(before)),
             Ok(None) => {}
             Err(error) => return Err(refused(error, acting)),
         }
+        let why = match self.within(acting, act).await? {
+            Ok(deed) => return Ok(Done { deed, replayed: false, already: false }),
+            Err(why) => why,
+        };
+        // The same request to another node may have been quicker, so that nothing was left to do here.
+        match self.within(acting, self.ledger.acted(acting)).await? {
+            Ok(Some(before)) => Ok(Done::before(before)),
+            Ok(None) | Err(_) => Err(why),
+        }
+    }
+
+    /// Waits for the store, for as long as an act may take. The inner problem is a refusal: nothing was done.
+    async fn within<T>(
+        &self,
+        acting: &Acting,
+        act: impl Future<Output = Result<T, AskError>>,
+    ) -> Result<Result<T, Problem>, Problem> {
         match tokio::time::timeout(ACT_WITHIN, act).await {
-            Ok(Ok(deed)) => Ok(Done { deed, replayed: false, already: false }),
-            Ok(Err(error)) => Err(refused(error, acting)),
+            Ok(Ok(done)) => Ok(Ok(done)),
+            Ok(Err(error @ AskError::Store(_))) => Err(refused(error, acting)),
+            Ok(Err(error)) => Ok(Err(refused(error, acting))),
             Err(_) => {
                 let why = format!("the store has not answered within {}", written(ACT_WITHIN));
                 Err(outcome_unknown(&why, acting))

@@ -4,10 +4,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::place::Place;
+use super::steer::{Why, acting};
 use super::terminal::Terminal;
 use super::{Exit, Failure, Global};
 use crate::fence::{Fence, Scope};
-use crate::ledger::Find;
+use crate::ledger::{Act, Deed, Find};
 use crate::lock::{ElectionState, LockName, Locks, Seen};
 use crate::store::AnyStore;
 use crate::time::Wall;
@@ -36,6 +37,8 @@ struct RepairArgs {
     /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 pub(super) async fn run(args: &FenceArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -144,7 +147,10 @@ async fn repair(args: &RepairArgs, global: &Global, terminal: &mut Terminal) -> 
     }
     // The watermark first: moving it turns away the claims of a leader that works right now.
     let watermark = ledger.skip_to(place.clock.wall()).await?.instant;
-    let repaired = locks.repair(args.above).await?;
+    let above = args.above.map_or(String::new(), |above| format!("above {above}"));
+    let deed = Deed::new(Act::RepairFences, namespace.as_str()).with(above);
+    let recording = ledger.recording(&acting(&place, &args.why), &deed);
+    let repaired = locks.repair_with(args.above, &[recording]).await?;
     let reason = "the store was restored from a backup: what became of it since is not known";
     let doubted = ledger.doubt_open_runs(reason, place.clock.wall()).await?;
     locks.save_seen().await;

@@ -38,6 +38,7 @@ pub enum Act {
     ResolveOnce,
     ForgetOnce,
     Rewind,
+    RepairFences,
 }
 
 impl Word for Act {
@@ -57,6 +58,7 @@ impl Word for Act {
         ("resolve_once", Act::ResolveOnce),
         ("forget_once", Act::ForgetOnce),
         ("rewind", Act::Rewind),
+        ("repair_fences", Act::RepairFences),
     ];
 }
 
@@ -284,6 +286,12 @@ impl<S: Store> Ledger<S> {
         let txn = Txn::new().when(Compare::absent(Keys::one(&key))).then(Op::put(&key, kept)).otherwise(Op::get(&key));
         let (committed, _) = self.commit(txn).await?;
         found(&committed, &key).map_or(Ok(()), |entry| before(once, entry).map(drop))
+    }
+
+    /// The record of an act whose transaction is another layer's.
+    pub fn recording(&self, acting: &Acting, deed: &Deed) -> Op {
+        let record = AuditRecord { asked: acting.asked.clone(), deed: deed.clone() };
+        Op::put(acting.audit_key(&self.keys), encode(record))
     }
 
     /// What a request with the same key did before; `None`: there was none.

@@ -40,6 +40,8 @@ pub enum AskError {
     NotInDoubt { run: RunId, verdict: String },
     #[error("{what} {}", already(what, *paused))]
     AlreadySo { what: String, paused: bool },
+    #[error("{0} has not ended: it waits, or is under way. Only what ended as `unknown` can be resolved")]
+    NotEnded(RunId),
     #[error("{run} was changed by another process meanwhile: check it and try again")]
     Changed { run: RunId },
     #[error("{0}")]
@@ -342,6 +344,8 @@ impl<S: Store> Ledger<S> {
     /// will be. For a store that was restored from a backup, where what was claimed since is forgotten. It turns away
     /// the claims of the leader.
     pub async fn skip_to(&self, now: Wall) -> Result<Watermark, StoreError> {
+        // What was left of a backfill may have been asked for since the backup, and have run.
+        self.commit(Txn::new().then(Op::Delete(self.keys.all_backfilling()))).await?;
         loop {
             let page = self.read(Range::of(Keys::one(self.keys.watermark()))).await?;
             let entry = page.entries.first();
@@ -420,7 +424,11 @@ impl<S: Store> Ledger<S> {
     async fn resolved(&self, acting: &Acting, run: &RunId, resolution: Resolution) -> Result<Option<Deed>, AskError> {
         let asked = &acting.asked;
         let page = self.read(Range::of(self.keys.verdict_on(run))).await?;
-        let Some(entry) = page.entries.first() else { return Err(AskError::NoSuchRun(run.clone())) };
+        let Some(entry) = page.entries.first() else {
+            let open = self.read(Range::of(Keys::one(self.keys.open(run)))).await?;
+            let is_open = !open.entries.is_empty();
+            return Err(if is_open { AskError::NotEnded(run.clone()) } else { AskError::NoSuchRun(run.clone()) });
+        };
         let Some(done) = decode::<DoneRecord>(&entry.value).map(Done::from) else {
             return Err(StoreError::Unusable(format!(
                 "the verdict of {run} cannot be read: it is damaged, or of a newer version"

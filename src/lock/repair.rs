@@ -35,11 +35,16 @@ impl<S: Store> Locks<S> {
     ///
     /// [`StoreError::Refused`] where the highest fence seen leaves no room for more.
     pub async fn repair(&self, above: Option<Fence>) -> Result<Repaired, StoreError> {
+        self.repair_with(above, &[]).await
+    }
+
+    /// The same; `beside` is in the same transaction.
+    pub(crate) async fn repair_with(&self, above: Option<Fence>, beside: &[Op]) -> Result<Repaired, StoreError> {
         let mut backoff = Backoff::new();
         let mut written = None;
         let mut failed = StoreError::Refused("the fence base keeps changing: is another repair running?".to_owned());
         for _ in 0..ATTEMPTS {
-            match self.repair_once(above, &mut written).await {
+            match self.repair_once(above, beside, &mut written).await {
                 Ok(Some(repaired)) => {
                     self.note(repaired.base, repaired.revision, None);
                     self.saw_mark(repaired.base, repaired.revision);
@@ -58,6 +63,7 @@ impl<S: Store> Locks<S> {
     async fn repair_once(
         &self,
         above: Option<Fence>,
+        beside: &[Op],
         written: &mut Option<Repaired>,
     ) -> Result<Option<Repaired>, StoreError> {
         let keys = PastKeys::new(&self.namespace);
@@ -78,6 +84,7 @@ impl<S: Store> Locks<S> {
             .rebase(entry.map_or(Revision(0), |entry| entry.modified), base)
             .then(Op::Delete(locks))
             .then(Op::Delete(sessions));
+        txn.then.extend(beside.iter().cloned());
         txn.then.extend(lineage.map(|lineage| Op::put(&keys.lineage, lineage.encoded())));
         let removed = found.into_iter().map(|entry| entry.key).collect();
         let repaired = Repaired { base, base_before, removed, revision: Revision(0) };

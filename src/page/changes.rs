@@ -212,13 +212,14 @@ fn verb(act: Act) -> &'static str {
         Act::Cancel => "cancelled",
         Act::Resolve => "settled",
         Act::Backfill => "asked for a backfill of",
+        Act::RepairFences => "repaired the fences of",
         Act::StopBackfill => "stopped the backfill of",
         Act::StepDown => "asked for another leader in place of",
         Act::Unlock => "took away the lock",
         Act::ResolveMigration => "settled the migration",
         Act::ResolveOnce => "settled the work under the key",
         Act::ForgetOnce => "forgot the work under the key",
-        Act::Rewind => "repaired what a restored store had lost of",
+        Act::Rewind => "brought back",
     }
 }
 

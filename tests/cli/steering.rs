@@ -274,7 +274,9 @@ fn after_a_repair_the_node_leads_again_above_all_fences_seen() {
     let node = place.leader("a", &[]);
     let before = place.json(&["fence", "show"])["fence"].as_u64().unwrap();
     place.run(&["fence", "repair"]).fails(2, &["1 are there", "--yes"]);
-    let repaired = place.json(&["fence", "repair", "--yes"]);
+    let repaired = place.json(&["fence", "repair", "--yes", "--reason", "a drill"]);
+    let acts = place.json(&["audit", "--act", "repair_fences"]);
+    assert_eq!((acts.as_array().unwrap().len(), &acts[0]["reason"]), (1, &"a drill".into()), "{acts}");
     assert!(repaired["base"].as_u64().unwrap() > before);
     node.wait_for(" leading ");
     let after = place.wait_for(&["fence", "show"], |shown| shown["fence"].as_u64());

@@ -29,6 +29,8 @@ async fn node<S: Store>(store: S) -> Api<S> {
     let rules = "tokens:\n".to_owned()
         + &row("ann", "operator", "")
         + &row("root", "admin", "")
+        + &row("rita", "admin", "")
+        + &row("vic", "viewer", "")
         + &row("bob", "operator", ", jobs: b");
     let rules = crate::config::auth::read(rules.as_bytes()).unwrap();
     let clock = Clock::system();
@@ -122,7 +124,7 @@ async fn every_act_is_made_once_and_recorded<S: Store>(api: Api<S>) {
     let all = Ask { by: "root", ..Ask::new(Method::DELETE, "/api/v1/pause", Value::Null) }.to(&router).await;
     assert_eq!(all.0, 200, "{:#}", all.2);
     let resolved = Ask::post(&format!("/api/v1/runs/{id}/resolve"), json!({"as": "failed"})).to(&router).await;
-    assert_eq!((resolved.0, &resolved.2["type"]), (404, &"/problems/no-such-run".into()), "it is open");
+    assert_eq!((resolved.0, &resolved.2["type"]), (409, &"/problems/not-in-doubt".into()), "it is open");
     let acts = acts_of(&api).await;
     let words: Vec<&str> = acts.iter().map(|act| act["act"].as_str().unwrap()).collect();
     assert_eq!(words, ["resume_all", "pause_all", "resume", "pause", "cancel", "trigger", "trigger"]);
@@ -402,4 +404,140 @@ async fn all_permits_of_a_session_are_revoked_by_one_act() {
     }
     assert_eq!(acts_of(&api).await.len(), 1);
     assert!(semaphore.try_acquire(&session, 5).await.unwrap().is_some(), "all are free");
+}
+
+/// What the requests of all routes that act are about.
+struct Scene<'a, S: Store> {
+    api: &'a Api<S>,
+    session: Session<S>,
+    term: crate::lock::Term,
+}
+
+impl<S: Store> Scene<'_, S> {
+    fn by_eve(&self) -> Acting {
+        Acting::fresh(Asked::new("eve", self.api.clock.wall()))
+    }
+
+    async fn a_run(&self) -> RunId {
+        let job = JobName::new("b").unwrap();
+        self.api.ledger.trigger(&self.by_eve(), &job, Params::default()).await.unwrap().run.unwrap()
+    }
+
+    async fn a_migration(&self) {
+        let once = crate::ledger::Once {
+            name: "m".into(),
+            state: crate::ledger::OnceState::Failed,
+            checksum: String::new(),
+            claimed_by: None,
+            attempts: 1,
+            started_at: self.api.clock.wall(),
+            finished_at: None,
+            reason: String::new(),
+            exit_code: None,
+            output: String::new(),
+            output_bytes: 0,
+        };
+        let key = crate::ledger::OnceKey::migration("m");
+        self.api.ledger.settle_once(&key, Revision(0), &once).await.unwrap().unwrap();
+    }
+
+    /// The path, the body and how many acts; `None`: there is no such operation here.
+    async fn request(&self, operation: &str) -> Option<(String, Value, usize)> {
+        let (ledger, now) = (&self.api.ledger, self.api.clock.wall());
+        let job = JobName::new("a").unwrap();
+        let stretch = json!({"job": "b", "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T05:00:00Z"});
+        let (path, body) = match operation {
+            "trigger" => ("/api/v1/jobs/a/runs".to_owned(), json!({})),
+            "pause" => ("/api/v1/jobs/a/pause".to_owned(), json!({})),
+            // The requests come in the order of the rows: it is paused by now.
+            "resume" => ("/api/v1/jobs/a/pause".to_owned(), json!({})),
+            "pause_all" | "resume_all" => ("/api/v1/pause".to_owned(), json!({})),
+            "cancel" => (format!("/api/v1/runs/{}/cancel", self.a_run().await), json!({})),
+            "resolve" => {
+                let run = self.a_run().await;
+                ledger.doubt_open_runs("a test", now).await.unwrap();
+                (format!("/api/v1/runs/{run}/resolve"), json!({"as": "retry"}))
+            }
+            "bulk" => {
+                let body = json!({"act": "trigger", "names": ["a", "b"]});
+                return Some(("/api/v1/bulk".to_owned(), body, 2));
+            }
+            "backfill" => ("/api/v1/backfills".to_owned(), stretch),
+            "stop_backfill" => {
+                let run = RunId::asked_for(&job, now, "b-1");
+                let deed = ledger.backfill(&self.by_eve(), &job, vec![run]).await.unwrap();
+                (format!("/api/v1/backfills/{}", deed.backfill.unwrap()), json!({}))
+            }
+            "step_down" => ("/api/v1/leadership/step-down".to_owned(), json!({"fence": self.term.hold.fence().get()})),
+            "unlock" => {
+                let gate = self.api.locks.semaphore(crate::lock::LockName::new("gate").unwrap(), 4);
+                for _ in 0..2 {
+                    std::mem::forget(gate.acquire(&self.session, 1).await.unwrap());
+                }
+                let session = self.session.lease().to_string();
+                let body = json!({"name": "gate", "kind": "semaphore", "session": session});
+                ("/api/v1/locks/unlock".to_owned(), body)
+            }
+            "resolve_migration" => {
+                self.a_migration().await;
+                ("/api/v1/migrations/resolve".to_owned(), json!({"id": "m", "as": "done"}))
+            }
+            "rewind" => {
+                ledger.skip_to(now.plus(Duration::from_secs(3600))).await.unwrap();
+                ("/api/v1/rewind".to_owned(), json!({"to": now}))
+            }
+            _ => return None,
+        };
+        Some((path, body, 1))
+    }
+}
+
+/// Sends each request to two nodes at once, with one key, and then again to each, and as callers who may not.
+async fn each_request_is_one_act<S: Store>((one, other): (Api<S>, Api<S>)) {
+    let (first, second) = (from(&one), from(&other));
+    let session = session(&one).await;
+    let term = one.locks.election(crate::lock::LockName::leader()).campaign(&session, CallId::random()).await.unwrap();
+    let scene = Scene { api: &one, session, term };
+    for (nth, route) in super::rows::of_acts::<S>().into_iter().enumerate() {
+        // One caller may ask for so many acts a second.
+        let admin = if nth % 2 == 0 { "root" } else { "rita" };
+        let (id, method, need) = (route.row.id, route.row.method, route.row.need);
+        if method == Method::GET {
+            continue;
+        }
+        let (path, body, count) = scene.request(id).await.unwrap_or_else(|| panic!("no request for {id}"));
+        let before = acts_of(&one).await.len();
+        let may_not = match need {
+            crate::api::access::Need::Role(crate::api::access::Role::Admin) => "ann",
+            _ => "vic",
+        };
+        let ask = |by: &'static str| Ask { method: method.clone(), path: &path, by, key: Some(id), body: body.clone() };
+        for router in [&first, &second] {
+            let refused = ask(may_not).to(router).await;
+            assert_eq!(refused.0, 403, "{id}: {:#}", refused.2);
+        }
+        assert_eq!(acts_of(&one).await.len(), before, "{id} left a record of who may not");
+        let (a, b) = tokio::join!(ask(admin).to(&first), ask(admin).to(&second));
+        let (c, d) = (ask(admin).to(&second).await, ask(admin).to(&first).await);
+        for (code, _, answer) in [&a, &b, &c, &d] {
+            assert!((200..300).contains(code), "{id}: {code} {answer:#}");
+            assert_eq!(answer, &a.2, "{id}");
+        }
+        let acts = acts_of(&one).await;
+        assert_eq!(acts.len(), before + count, "{id}: {:#?}", &acts[..acts.len() - before]);
+        assert!(acts[..count].iter().all(|act| act["by"] == admin && act["role"] == "admin"), "{id}: {:#}", acts[0]);
+    }
+}
+
+#[tokio::test]
+async fn every_request_that_acts_is_one_act_on_two_nodes_at_once_in_memory() {
+    let store = MemoryStore::new(Clock::system());
+    each_request_is_one_act((node(store.clone()).await, node(store).await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_that_acts_is_one_act_on_two_nodes_at_once_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = async || SqliteStore::open(dir.path().join("state.db"), Clock::system()).await.unwrap();
+    each_request_is_one_act((node(open().await).await, node(open().await).await)).await;
 }

@@ -304,3 +304,18 @@ async fn a_key_of_a_newer_version_is_kept_for_its_time() {
     desk.ledger.bound_acts(&desk.hold, at(6).plus(ONCE_AGE)).await.unwrap();
     assert!(is_there().await, "it goes where there are too many");
 }
+
+/// After a restore, what the backup says is left may have been asked for since, and have run.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_backfill_in_a_backup_is_dropped_by_a_repair() {
+    let desk = Desk::new().await;
+    let mut away = vec![Fault::Lost; 7];
+    away.insert(0, Fault::AnswerLost);
+    desk.meets(away);
+    desk.ledger.backfill(&keyed("k", "x"), &job(), some_runs(100)).await.unwrap_err();
+    desk.ledger.store.faults.lock().unwrap().clear();
+    desk.ledger.skip_to(at(10)).await.unwrap();
+    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 0);
+    desk.ledger.backfill(&keyed("k", "x"), &job(), some_runs(100)).await.unwrap();
+    assert_eq!(desk.open_runs().await.len(), 0);
+}

@@ -73,6 +73,10 @@ async fn only_an_open_run_can_be_cancelled() {
 #[tokio::test]
 async fn only_a_run_in_doubt_can_be_resolved() {
     let desk = Desk::new().await;
+    desk.ended(3, Verdict::Unknown).await;
+    desk.ledger.resolve(&acting(), &run(3), Resolution::Retry).await.unwrap();
+    let open = desk.ledger.resolve(&acting(), &run(3), Resolution::Retry).await.unwrap_err();
+    assert!(matches!(open, AskError::NotEnded(_)), "{open}");
     let none = desk.ledger.resolve(&acting(), &run(7), Resolution::Retry).await.unwrap_err();
     assert!(matches!(none, AskError::NoSuchRun(_)));
     desk.ended(1, Verdict::TimedOut).await;
