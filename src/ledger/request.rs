@@ -311,7 +311,13 @@ impl<S: Store> Ledger<S> {
         for (held, take) in held.into_iter().take(HOLDS_TAKEN_MOST) {
             permits += u64::from(held.permits);
             all.when.extend(take.when);
-            all.then.extend(take.then);
+            for op in take.then {
+                // Calls share a place in which it is noted that one is over: the later note stands, as it would one by one.
+                if let Op::Put { key, .. } = &op {
+                    all.then.retain(|before| !matches!(before, Op::Put { key: noted, .. } if noted == key));
+                }
+                all.then.push(op);
+            }
         }
         let more = if left == 0 { String::new() } else { format!("; it has {left} more holds: revoke them too") };
         let detail = format!("{permits} permits from {node}{more}");

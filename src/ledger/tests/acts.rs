@@ -319,3 +319,24 @@ async fn what_is_left_of_a_backfill_in_a_backup_is_dropped_by_a_repair() {
     desk.ledger.backfill(&keyed("k", "x"), &job(), some_runs(100)).await.unwrap();
     assert_eq!(desk.open_runs().await.len(), 0);
 }
+
+/// 40 calls mostly share one of 256 places, in which it is noted that they are over.
+#[tokio::test]
+async fn permits_of_many_calls_are_revoked_at_once_also_where_calls_share_a_place() {
+    let desk = Desk::new().await;
+    let name = LockName::new("slots").unwrap();
+    let semaphore = desk.locks.semaphore(name.clone(), 50);
+    let mut kept = Vec::new();
+    for _ in 0..40 {
+        kept.push(semaphore.try_acquire(&desk.session, 1).await.unwrap().unwrap());
+    }
+    let mut held = semaphore.revocations(desk.session.lease()).await.unwrap();
+    let shared = |last: u64| Op::put("/fencron/v1/test/settled/shared", last.to_string());
+    for (nth, (_, take)) in (0..).zip(&mut held) {
+        take.then.push(shared(nth));
+    }
+    desk.ledger.take_permits(&acting(), &name, held).await.unwrap();
+    assert!(semaphore.try_acquire(&desk.session, 50).await.unwrap().is_some(), "all are free");
+    let note = desk.ledger.store.range(Range::of(Keys::one("/fencron/v1/test/settled/shared"))).await.unwrap();
+    assert_eq!(note.entries[0].value, b"39");
+}
