@@ -274,12 +274,16 @@ impl<S: Store> Ledger<S> {
         let page = self.store.range(Range { limit: BACKFILLS_KEPT, ..Range::of(self.keys.all_backfilling()) }).await?;
         let prefix = self.keys.backfilling("");
         let is_old = |entry: &&Entry| decode::<LeftRecord>(&entry.value).is_some_and(|left| left.since < since);
-        let mut finished = 0;
+        let (mut finished, mut failed) = (0, None);
         for entry in page.entries.iter().filter(is_old) {
-            self.go_on_with(entry.key.strip_prefix(&prefix).unwrap_or_default()).await?;
-            finished += 1;
+            match self.go_on_with(entry.key.strip_prefix(&prefix).unwrap_or_default()).await {
+                Ok(()) => finished += 1,
+                Err(AskError::Store(error)) if error.is_passing() => return Err(error.into()),
+                // One that cannot be finished holds up no other.
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(finished)
+        failed.map_or(Ok(finished), Err)
     }
 
     async fn backfill_of(&self, id: &str) -> Result<Option<(Backfill, Revision)>, StoreError> {

@@ -94,8 +94,9 @@ impl Watch {
         let take = |rules: anyhow::Result<Rules>| {
             let refused = match rules {
                 Ok(rules) => {
-                    tracing::info!(tokens = rules.tokens.len(), "took new rules of who may look");
+                    let tokens = rules.tokens.len();
                     access.replace(rules);
+                    tracing::info!(tokens, "took new rules of who may look");
                     None
                 }
                 Err(error) => {

@@ -124,8 +124,8 @@ impl Watch {
         let take = |config: anyhow::Result<Arc<ServerConfig>>| {
             let refused = match config {
                 Ok(config) => {
-                    tracing::info!("took a new certificate of the listener");
                     sender.send_replace(config);
+                    tracing::info!("took a new certificate of the listener");
                     None
                 }
                 Err(error) => {
