@@ -48,9 +48,12 @@ impl Texts {
                 return Found::Many;
             }
             let nth = self.jobs.partition_point(|(begins, _)| *begins <= at) - 1;
-            found.push(&self.jobs[nth].1);
-            let Some((next, _)) = self.jobs.get(nth + 1) else { break };
-            from = *next;
+            let next = self.jobs.get(nth + 1).map_or(self.text.len(), |(next, _)| *next);
+            // Of one job: what goes on into the text of the next one would say what that is to those who do not see it.
+            if at + wanted.len() < next {
+                found.push(&self.jobs[nth].1);
+            }
+            from = next;
         }
         Found::Jobs(found)
     }

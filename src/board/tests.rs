@@ -429,3 +429,16 @@ fn a_pause_covers_the_occurrences_that_start_before_its_end() {
     board.all_paused(Some(paused()));
     assert!(board.is_paused_at(&job, late) && board.is_paused_at(&name("another"), early));
 }
+
+/// The texts of all jobs stand one after the other: what goes over the end of one would spell out the next.
+#[test]
+fn a_text_is_found_within_one_job_only() {
+    let board = board(TWO);
+    let find = |text: &str| {
+        listed(&board, &FindJobs { text: Some(text.to_owned()), ..FindJobs::default() }, at("2026-11-27T00:00:00Z"))
+    };
+    assert_eq!(find("b").len(), 1);
+    for over in ["\0b", "\0", "a\0"] {
+        assert_eq!(find(over), [""; 0], "{over:?}");
+    }
+}

@@ -127,8 +127,9 @@ impl<S: Store> Ledger<S> {
                 }
             }
             match page.next {
-                Some(next) => before = Some(next),
-                None => break,
+                // Those further down are from before as well.
+                Some(next) if next > since => before = Some(next),
+                _ => break,
             }
         }
         Ok(Some(since))

@@ -155,7 +155,8 @@ impl<S: Store> Ledger<S> {
                     found.rows.push((done, revision));
                 }
             }
-            let Some(next) = page.next else {
+            // What is further down is from before the list was begun, and comes with the history.
+            let Some(next) = page.next.filter(|next| *next > begun) else {
                 let next = DonePlace { revision: begun.0 - 1, run: None };
                 return Ok(DonePage { next: Some(next), searched_to: None, ..found });
             };

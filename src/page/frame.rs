@@ -442,11 +442,12 @@ fn footer(frame: &Frame) -> Markup {
 }
 
 fn badge(screen: Screen, frame: &Frame) -> Markup {
+    let (counts, defects) = (frame.counts, frame.defects.len());
     let badges = match screen {
-        Screen::Trouble => vec![(frame.in_doubt.unwrap_or(0), "in doubt"), (frame.counts.failing, "failing")],
-        Screen::Jobs => vec![(frame.counts.late, "late")],
-        Screen::Store => vec![(frame.defects.len(), "defects")],
-        _ => Vec::new(),
+        Screen::Trouble => [(frame.in_doubt.unwrap_or(0), "in doubt"), (counts.failing, "failing")],
+        Screen::Jobs => [(counts.late, "late"), (0, "")],
+        Screen::Store => [(defects, if defects == 1 { "defect" } else { "defects" }), (0, "")],
+        _ => [(0, ""); 2],
     };
     html! { @for (number, what) in badges { @if number > 0 { " " span.badge { (number) " " (what) } } } }
 }

@@ -184,7 +184,7 @@ fn runs_in_doubt_and_defects_of_the_store_are_on_the_first_screen_and_in_its_hea
         now::markup(&view).into_string()
     };
     let page = show(frame(&board, NOW).noticing(Some(&seen)));
-    for words in ["degraded", "2 runs are in doubt", "2 in doubt", "1 defects", "its disk is &lt;slow&gt;"] {
+    for words in ["degraded", "2 runs are in doubt", "2 in doubt", "1 defect<", "its disk is &lt;slow&gt;"] {
         assert!(page.contains(words), "`{words}` is not in {page}");
     }
     assert!(!page.contains("Nothing: no run is in doubt"));

@@ -195,10 +195,14 @@ impl Outgoing {
         for alert in alerts {
             match alert.kind {
                 AlertKind::Recovered => drop(self.incidents.remove(&alert.job)),
-                AlertKind::Failed | AlertKind::TimedOut if self.incidents.len() < INCIDENTS_MOST => {
-                    self.incidents.insert(alert.job.clone());
+                AlertKind::Failed | AlertKind::TimedOut => {
+                    // It fails again: what an earlier summary could not end must not be ended now.
+                    self.counted.recovered.remove(&alert.job);
+                    if self.incidents.len() < INCIDENTS_MOST {
+                        self.incidents.insert(alert.job.clone());
+                    }
                 }
-                _ => {}
+                AlertKind::Unknown => {}
             }
         }
         let messages = alerts.iter().map(|alert| {
@@ -356,5 +360,9 @@ mod tests {
         outgoing.give_up();
         outgoing.summarize("ops", now);
         assert_eq!(recovered_of(&outgoing), ["a", "b"]);
+        outgoing.give_up();
+        outgoing.take(&[alert("a", 3)], now);
+        outgoing.summarize("ops", now);
+        assert_eq!(recovered_of(&outgoing), ["b"], "a fails again");
     }
 }
