@@ -93,9 +93,10 @@ pub(super) async fn of_job<S: Store>(
 ) -> Result<Response, Problem> {
     let job = JobName::new(&job)?;
     let is_known = caller.sees(&job) && api.board.read().job(&job, api.clock.wall()).is_some();
+    let begins = wanted.after.is_none();
     let page = page(&api, &caller, Wanted { job: Some(job.clone()), ..wanted }).await?;
     // Of a job that is gone, the history may be left.
-    if page.items.is_empty() && !is_known {
+    if page.items.is_empty() && page.next.is_none() && begins && !is_known {
         return Err(Problem::no_such_job(&job));
     }
     Ok(sent.page(&page))

@@ -352,7 +352,11 @@ impl Sheet<'_> {
             return vec![self.ink.note(&format!("The runs of {job} are being read."))];
         };
         let Some((at, row)) = self.top.run_shown() else {
-            return vec![self.ink.note(&format!("{job} has no run: none has begun yet, or its history was pruned."))];
+            let why = match &self.top.run {
+                Some(run) => format!("{run} is being read, or it is not there any more."),
+                None => format!("{job} has no run: none has begun yet, or its history was pruned."),
+            };
+            return vec![self.ink.note(&why)];
         };
         let mut rows = vec![
             Row::said(Line::styled(format!("Run {}", row.id()), self.ink.strong())),

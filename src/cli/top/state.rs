@@ -184,10 +184,14 @@ impl Top {
         self.seen.runs.as_ref().filter(|(job, _)| Some(job) == self.job.as_ref()).map(|(_, rows)| rows.as_slice())
     }
 
-    /// The run that is looked at, by its place among them.
+    /// The run that is looked at, by its place among them; where none was chosen, the newest. `None`: it has not been read,
+    /// or is not there any more: no other one is shown in its place.
     pub fn run_shown(&self) -> Option<(usize, &RunRow)> {
         let rows = self.runs()?;
-        let at = self.run.as_ref().and_then(|run| rows.iter().position(|row| row.id() == run)).unwrap_or(0);
+        let at = match &self.run {
+            Some(run) => rows.iter().position(|row| row.id() == run)?,
+            None => 0,
+        };
         rows.get(at).map(|row| (at, row))
     }
 

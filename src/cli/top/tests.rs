@@ -216,6 +216,9 @@ fn a_run_is_opened_with_its_timeline_and_its_output_and_the_older_one_is_beside_
     says(&drawn(&mut top), &["▸ running, attempt 1", "`fencron logs -f backup@2026-11-25T06:00:00Z`"]);
     press(&mut top, KeyCode::Char('h'));
     says(&drawn(&mut top), &["Run backup@2026-11-26T06:00:00Z"]);
+    // Another one than was chosen is not shown in its place.
+    top.run = Some("backup@2026-11-01T06:00:00Z".parse().unwrap());
+    says(&drawn(&mut top), &["backup@2026-11-01T06:00:00Z is being read, or it is not there any more."]);
     press(&mut top, KeyCode::Esc);
     assert_eq!(top.screen, Screen::Now);
 }
