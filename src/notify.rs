@@ -7,15 +7,15 @@
 mod payload;
 mod send;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-pub use payload::{About, bodies};
-pub use send::Sender;
+pub use payload::{About, Part, parts};
+pub use send::{Fault, NotTaken, Sender};
 
 use crate::job::{Channel, Heartbeat, Notices, Retry};
 use crate::ledger::{Ledger, Outbox};
@@ -23,10 +23,20 @@ use crate::lock::Hold;
 use crate::metrics::Metrics;
 use crate::scheduler::outbox::{GIVEN_UP_AFTER, Message, Step};
 use crate::store::{Store, StoreError};
-use crate::time::Clock;
+use crate::time::{Clock, Wall, written};
 
-/// How often a channel's outbox is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a channel's outbox is read in which nothing is known to wait: what comes is followed, and this is for what a
+/// store may fail to report.
+const READ_EVERY: Duration = Duration::from_secs(60);
+
+/// How long it takes until an outbox is read again that was not as it had been read, and until alerts are followed again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often what waits for channels is brought within its bounds.
+const BOUND_EVERY: Duration = Duration::from_secs(600);
+
+/// How long the store has at most to confirm the term before a heartbeat.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The pauses before a message is sent again that a channel did not take.
 const AGAIN: Retry = Retry { attempts: u32::MAX, initial: Duration::from_secs(1), max: Duration::from_secs(300) };
@@ -47,11 +57,16 @@ enum Turn {
     Again,
     /// The channel took a message, or it was given up. There may be more to do at once.
     Sent,
-    /// Nothing for now.
-    Idle,
-    /// The channel did not take the message.
-    Refused,
+    /// Nothing for now; what waits is due then.
+    Idle(Option<Wall>),
+    /// The outbox is not as it was read, or the term is over.
+    Moved,
+    /// The channel did not take the message, and asks to be left alone for so long.
+    Refused(Duration),
 }
+
+/// By channel: that an alert was put for it.
+type Bells = BTreeMap<String, Notify>;
 
 impl<S: Store> Notifier<S> {
     /// Goes on until the node has ended. `leads`: the hold of the term under which this node acts.
@@ -60,9 +75,15 @@ impl<S: Store> Notifier<S> {
             let (hold, wanted) = (leads.borrow_and_update().clone(), Arc::clone(&notices.borrow_and_update()));
             let mut channels = JoinSet::new();
             if let Some(hold) = hold {
+                let bells: Bells = wanted.channels.keys().map(|name| (name.clone(), Notify::new())).collect();
+                let bells = Arc::new(bells);
                 for (name, channel) in wanted.channels.clone() {
-                    channels.spawn(self.clone().serve(hold.clone(), name, channel));
+                    channels.spawn(self.clone().serve(hold.clone(), name, channel, Arc::clone(&bells)));
                 }
+                if !bells.is_empty() {
+                    channels.spawn(self.clone().listen(bells));
+                }
+                channels.spawn(self.clone().bound(hold.clone(), Arc::clone(&wanted)));
                 if let Some(heartbeat) = wanted.heartbeat.clone() {
                     channels.spawn(self.clone().beat(hold, heartbeat));
                 }
@@ -79,33 +100,80 @@ impl<S: Store> Notifier<S> {
         }
     }
 
+    /// Rings the bells of the channels for which alerts are put, and all of them where it is not known for which.
+    async fn listen(self, bells: Arc<Bells>) {
+        loop {
+            match self.ledger.alerts_put().await {
+                Ok(mut put) => {
+                    bells.values().for_each(Notify::notify_one);
+                    while let Some(channels) = put.next().await {
+                        channels.iter().filter_map(|channel| bells.get(channel)).for_each(Notify::notify_one);
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the alerts that are put cannot be followed"),
+            }
+            tokio::time::sleep(READ_AGAIN).await;
+        }
+    }
+
+    /// Keeps what waits within its bounds: nothing else takes the rows of a channel that the file does not have any more.
+    async fn bound(self, hold: Hold, wanted: Arc<Notices>) {
+        let live: BTreeSet<String> = wanted.channels.keys().cloned().collect();
+        loop {
+            match self.ledger.bound_alerts(&hold, &live, self.clock.wall()).await {
+                Ok(0) => {}
+                Ok(lost) => {
+                    tracing::error!(lost, "alerts are given up: a channel that cannot be read has too many of them");
+                    wanted.channels.values().take(1).for_each(|channel| {
+                        self.metrics.alerts.add(&(channel.kind(), "given_up"), lost);
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "what waits for channels cannot be brought within its bounds"),
+            }
+            tokio::time::sleep(BOUND_EVERY).await;
+        }
+    }
+
     /// Sends what one channel has to send, until it is dropped.
-    async fn serve(self, hold: Hold, name: String, channel: Channel) {
+    async fn serve(self, hold: Hold, name: String, channel: Channel, bells: Arc<Bells>) {
         let mut refusals = 0;
         loop {
-            match self.turn(&hold, &name, &channel).await {
-                Ok(Turn::Again) => {}
-                Ok(Turn::Sent) => refusals = 0,
-                Ok(Turn::Idle) => tokio::time::sleep(LOOK_EVERY).await,
-                Ok(Turn::Refused) => {
+            let pause = match self.turn(&hold, &name, &channel).await {
+                Ok(Turn::Again) => continue,
+                Ok(Turn::Sent) => {
+                    refusals = 0;
+                    continue;
+                }
+                Ok(Turn::Idle(due)) => {
+                    let due = due.map_or(READ_EVERY, |due| due.since(self.clock.wall()).min(READ_EVERY));
+                    match bells.get(&name) {
+                        Some(bell) => drop(tokio::time::timeout(due, bell.notified()).await),
+                        None => tokio::time::sleep(due).await,
+                    }
+                    continue;
+                }
+                Ok(Turn::Moved) => READ_AGAIN,
+                Ok(Turn::Refused(asked)) => {
                     refusals += 1;
-                    tokio::time::sleep(AGAIN.pause(refusals)).await;
+                    AGAIN.pause(refusals).max(asked)
                 }
                 Err(error) => {
                     tracing::warn!(channel = name, %error, "the alerts of a channel cannot be read or marked as sent");
                     refusals += 1;
-                    tokio::time::sleep(AGAIN.pause(refusals)).await;
+                    AGAIN.pause(refusals)
                 }
-            }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
     async fn turn(&self, hold: &Hold, name: &str, channel: &Channel) -> Result<Turn, StoreError> {
-        let Some(mut outbox) = self.ledger.outbox(name).await? else { return Ok(Turn::Idle) };
+        let Some(mut outbox) = self.ledger.outbox(name).await? else { return Ok(Turn::Idle(None)) };
         let now = self.clock.wall();
         let taken = match outbox.outgoing.step(outbox.waiting.len(), now) {
             Step::Nothing | Step::Wait(_) if outbox.is_damaged() => false,
-            Step::Nothing | Step::Wait(_) => return Ok(Turn::Idle),
+            Step::Nothing => return Ok(Turn::Idle(None)),
+            Step::Wait(due) => return Ok(Turn::Idle(Some(due))),
             Step::Send => return self.send(hold, name, channel, outbox).await,
             Step::Count => {
                 outbox.outgoing.count(&outbox.waiting);
@@ -121,34 +189,54 @@ impl<S: Store> Notifier<S> {
             }
         };
         let put = self.ledger.put_outbox(hold, name, &outbox, taken).await?;
-        Ok(if put { Turn::Again } else { Turn::Idle })
+        Ok(if put { Turn::Again } else { Turn::Moved })
     }
 
     /// Sends the first message of the outbox, and marks it as sent.
     async fn send(&self, hold: &Hold, name: &str, channel: &Channel, mut outbox: Outbox) -> Result<Turn, StoreError> {
-        let Some(message) = outbox.outgoing.sending.first().cloned() else { return Ok(Turn::Idle) };
-        if !self.ledger.stands(hold).await? {
-            return Ok(Turn::Idle);
-        }
-        let result = match self.sender.send(channel, &message, &self.about(hold)).await {
-            Ok(_) => {
+        let Some(message) = outbox.outgoing.sending.first().cloned() else { return Ok(Turn::Idle(None)) };
+        let Some(answer) = self.send_parts(hold, channel, &message).await? else { return Ok(Turn::Moved) };
+        let result = match answer {
+            Ok(()) => {
                 outbox.outgoing.sent();
                 "sent"
             }
-            Err(why) if self.is_given_up(&message) => {
+            Err(NotTaken { why, .. }) if self.is_given_up(&message) => {
                 tracing::error!(channel = name, id = message.id, %why, "an alert is given up: the channel did not take it");
                 outbox.outgoing.give_up();
                 "given_up"
             }
-            Err(why) => {
+            Err(NotTaken { why, fault: Fault::Message, .. }) if outbox.outgoing.refuse() => {
+                tracing::error!(channel = name, id = message.id, %why, "an alert is given up: the channel refuses it");
+                "given_up"
+            }
+            Err(NotTaken { why, after, .. }) => {
                 tracing::warn!(channel = name, id = message.id, %why, "an alert was not sent: it is sent again");
                 self.metrics.alerts.add(&(channel.kind(), "failed"), 1);
-                return Ok(Turn::Refused);
+                return Ok(Turn::Refused(after.unwrap_or_default()));
             }
         };
         self.metrics.alerts.add(&(channel.kind(), result), 1);
         let marked = self.ledger.put_outbox(hold, name, &outbox, false).await?;
-        Ok(if marked { Turn::Sent } else { Turn::Idle })
+        Ok(if marked { Turn::Sent } else { Turn::Moved })
+    }
+
+    /// Sends the parts of a message, each after the store has confirmed the term. `None`: the term is over.
+    async fn send_parts(
+        &self,
+        hold: &Hold,
+        channel: &Channel,
+        message: &Message,
+    ) -> Result<Option<Result<(), NotTaken>>, StoreError> {
+        for part in parts(channel, message, &self.about(hold)) {
+            if !self.ledger.stands(hold).await? {
+                return Ok(None);
+            }
+            if let Err(not_taken) = self.sender.send_part(channel, message, &part).await {
+                return Ok(Some(Err(not_taken)));
+            }
+        }
+        Ok(Some(Ok(())))
     }
 
     fn is_given_up(&self, message: &Message) -> bool {
@@ -164,17 +252,24 @@ impl<S: Store> Notifier<S> {
     /// answer, or the term is over, it is silent.
     async fn beat(self, hold: Hold, heartbeat: Heartbeat) {
         loop {
-            let result = match self.ledger.stands(&hold).await {
-                Ok(true) => match self.sender.beat(&heartbeat, &self.about(&hold)).await {
+            // Where the store is away, its answer is waited for without end.
+            let within = CONFIRMED_WITHIN.min(heartbeat.every);
+            let confirmed = tokio::time::timeout(within, self.ledger.stands(&hold)).await;
+            let result = match confirmed {
+                Ok(Ok(true)) => match self.sender.beat(&heartbeat, &self.about(&hold)).await {
                     Ok(()) => "sent",
                     Err(why) => {
                         tracing::warn!(%why, "the heartbeat was not sent");
                         "failed"
                     }
                 },
-                Ok(false) => "failed",
-                Err(error) => {
+                Ok(Ok(false)) => "failed",
+                Ok(Err(error)) => {
                     tracing::warn!(%error, "no heartbeat: the store does not confirm the leadership");
+                    "failed"
+                }
+                Err(_) => {
+                    tracing::warn!("no heartbeat: the store has not confirmed the leadership in {}", written(within));
                     "failed"
                 }
             };

@@ -70,6 +70,7 @@ fn last(job: &JobName, number: usize, at: Wall) -> Last {
         bad_in_a_row: u32::from(verdict == Verdict::Failed),
         succeeded_at: Some(at),
         notified_at: None,
+        doubt_notified: false,
         strip: "s".repeat(STRIP_MOST),
     }
 }

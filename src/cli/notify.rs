@@ -9,7 +9,7 @@ use super::terminal::{Terminal, table};
 use super::{Exit, Failure, Global, file, nearest};
 use crate::client::default_node;
 use crate::job::{AlertKind, JobName, RunId, Verdict, Word as _};
-use crate::ledger::Waiting;
+use crate::ledger::{ALERTS_LISTED, Waiting};
 use crate::notify::{About, Sender, names};
 use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{Content, Message};
@@ -105,14 +105,19 @@ struct WaitingView {
 
 async fn list(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
-    let views = views(place.ledger().alerts_waiting().await?);
+    let waiting = place.ledger().alerts_waiting().await?;
+    let (more, views) = (waiting.more, views(waiting));
+    if more {
+        terminal
+            .say(format_args!("fencron: there are more than {ALERTS_LISTED} alerts that wait: the first are listed"));
+    }
     terminal.show(&views, |views| waiting_table(views))?;
     Ok(Exit::Done)
 }
 
 fn views(waiting: Waiting) -> Vec<WaitingView> {
     let mut views = Vec::new();
-    for (channel, (outgoing, alerts)) in waiting {
+    for (channel, (outgoing, alerts)) in waiting.channels {
         let view = |state, kind: &str, alerts| WaitingView {
             channel: channel.clone(),
             state,

@@ -16,6 +16,7 @@ use std::sync::Mutex;
 use reqwest::Response;
 use url::Url;
 
+pub(crate) use self::answer::retry_after;
 pub(super) use self::client::Roots;
 use self::client::build;
 pub(crate) use self::client::even_without_authorities;

@@ -9,8 +9,9 @@
 //! So a leader that was replaced takes nothing and marks nothing. One that is lost between sending and marking leaves the
 //! message in the record: its successor sends it again, with the same id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::record::{decode, encode, is_newer};
 use super::{Ledger, keys};
@@ -18,11 +19,15 @@ use crate::job::Notify;
 use crate::lock::Hold;
 use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{LOOKED_AT, Outgoing};
-use crate::store::{Compare, Keys, Op, Range, Revision, Store, StoreError, Txn};
+use crate::store::{Change, Compare, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
+use crate::time::Wall;
 
 /// How many rows of alerts of one channel are kept that it does not take: those of channels that the jobs file does not
-/// have any more.
+/// have any more, and those of a channel whose record cannot be read.
 pub const ALERTS_KEPT: usize = 10_000;
+
+/// How long the alerts are kept of a channel that the jobs file does not have any more.
+pub const GONE_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// How many channels, and how many rows of each, are listed.
 pub const ALERTS_LISTED: usize = 1_000;
@@ -49,14 +54,54 @@ impl Outbox {
     }
 }
 
-/// What waits in the channels, by name.
-pub type Waiting = BTreeMap<String, (Outgoing, Vec<Alert>)>;
+/// What waits in the channels.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting {
+    /// By name.
+    pub channels: BTreeMap<String, (Outgoing, Vec<Alert>)>,
+    /// There is more than [`ALERTS_LISTED`].
+    pub more: bool,
+}
+
+/// The alerts that are put from some moment on.
+#[derive(Debug)]
+pub struct AlertsPut {
+    watch: Watch,
+    keys: keys::LedgerKeys,
+}
+
+impl AlertsPut {
+    /// The channels for which alerts were put next; `None`: it is not known any more for which they are.
+    pub async fn next(&mut self) -> Option<BTreeSet<String>> {
+        let Watched::Changes(changes) = self.watch.next().await? else { return None };
+        let put = changes.iter().filter(|change| matches!(change, Change::Put(_)));
+        Some(put.filter_map(|change| self.keys.channel_of_alert(change.key()).map(str::to_owned)).collect())
+    }
+}
 
 impl<S: Store> Ledger<S> {
     /// Puts the rows of these alerts, one for each of their channels.
     pub(super) fn put_alerts(&self, txn: Txn, alerts: &Alerts) -> Txn {
         let rows = alerts.iter().flat_map(|(notify, alert)| notify.to.iter().map(move |channel| (channel, alert)));
         rows.fold(txn, |txn, (channel, alert)| txn.then(Op::put(self.keys.alert(channel, alert), encode(alert))))
+    }
+
+    /// An alert waits for a channel, whatever its cause.
+    #[cfg(test)]
+    pub(crate) async fn put_alert(&self, channel: &str, alert: &Alert) {
+        let put = Op::put(self.keys.alert(channel, alert), encode(alert));
+        self.store.commit(Txn::new().then(put)).await.unwrap();
+    }
+
+    /// Follows the alerts that are put. What was put before this is answered is in the outboxes that are read afterwards.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn alerts_put(&self) -> Result<AlertsPut, StoreError> {
+        let newest = Range { limit: 1, keys_only: true, ..Range::of(self.keys.alerts()) };
+        let from = self.store.range(newest).await?.revision.next();
+        Ok(AlertsPut { watch: self.store.watch(self.keys.alerts(), from).await?, keys: self.keys.clone() })
     }
 
     /// The outbox of a channel; `None`: a newer version of fencron wrote it, and it is left alone.
@@ -127,38 +172,69 @@ impl<S: Store> Ledger<S> {
     ///
     /// The store's.
     pub async fn alerts_waiting(&self) -> Result<Waiting, StoreError> {
-        let mut waiting = Waiting::new();
+        let mut waiting = Waiting::default();
         let records = Range { limit: ALERTS_LISTED, ..Range::of(self.keys.channels()) };
-        for entry in self.store.range(records).await?.entries {
+        let records = self.store.range(records).await?;
+        for entry in records.entries {
             if let (Some(channel), Some(outgoing)) = (self.keys.channel_of(&entry.key), decode(&entry.value)) {
-                waiting.insert(channel.to_owned(), (outgoing, Vec::new()));
+                waiting.channels.insert(channel.to_owned(), (outgoing, Vec::new()));
             }
         }
         let rows = Range { limit: ALERTS_LISTED, ..Range::of(self.keys.alerts()) };
-        for entry in self.store.range(rows).await?.entries {
+        let rows = self.store.range(rows).await?;
+        for entry in rows.entries {
             if let (Some(channel), Some(alert)) = (self.keys.channel_of_alert(&entry.key), decode(&entry.value)) {
-                waiting.entry(channel.to_owned()).or_default().1.push(alert);
+                waiting.channels.entry(channel.to_owned()).or_default().1.push(alert);
             }
         }
+        waiting.more = records.more || rows.more;
         Ok(waiting)
     }
 
-    /// Deletes the oldest rows of alerts of each channel that are more than [`ALERTS_KEPT`].
+    /// Keeps what waits within its bounds: the rows of channels that are not `live` for [`GONE_KEPT`], and of each channel
+    /// at most [`ALERTS_KEPT`]. A channel whose record can be read takes its rows before they are as many. Answers how
+    /// many rows of live channels went.
     ///
     /// # Errors
     ///
     /// The store's.
-    pub async fn bound_alerts(&self, hold: &Hold) -> Result<(), StoreError> {
-        let Keys::Range { mut start, end } = self.keys.alerts() else { return Ok(()) };
+    pub async fn bound_alerts(&self, hold: &Hold, live: &BTreeSet<String>, now: Wall) -> Result<u64, StoreError> {
+        let (mut lost, too_old) = (0, now.minus(GONE_KEPT));
+        let Keys::Range { mut start, end } = self.keys.alerts() else { return Ok(0) };
         loop {
             let left = Keys::Range { start, end: end.clone() };
             let page = self.store.range(Range { keys_only: true, limit: 1, ..Range::of(left) }).await?;
-            let channel = page.entries.first().and_then(|entry| self.keys.channel_of_alert(&entry.key));
-            let Some(of_channel) = channel.map(|channel| self.keys.alerts_of(channel)) else { return Ok(()) };
-            self.keep_last(hold, of_channel.clone(), ALERTS_KEPT).await?;
-            let Keys::Range { end: behind, .. } = of_channel else { return Ok(()) };
+            let Some(channel) = page.entries.first().and_then(|entry| self.keys.channel_of_alert(&entry.key)) else {
+                break;
+            };
+            let of_channel = self.keys.alerts_of(channel);
+            let went = self.keep_last(hold, of_channel.clone(), ALERTS_KEPT).await?;
+            let Keys::Range { start: first, end: behind } = of_channel else { break };
+            if live.contains(channel) {
+                lost += went;
+            } else {
+                let old = Keys::Range { end: format!("{first}{}", keys::sortable(too_old)), start: first };
+                self.write_as_leader(hold, &[], &[Op::Delete(old)]).await?;
+            }
             start = behind;
         }
+        self.forget_channels(hold, live, too_old).await?;
+        Ok(lost)
+    }
+
+    /// Deletes the records of channels that are not `live` and have had nothing to do since then.
+    async fn forget_channels(&self, hold: &Hold, live: &BTreeSet<String>, since: Wall) -> Result<(), StoreError> {
+        let page = self.store.range(Range { limit: ALERTS_LISTED, ..Range::of(self.keys.channels()) }).await?;
+        let is_over = |outgoing: Outgoing| outgoing.last_used().is_none_or(|at| at < since);
+        let gone = page.entries.iter().filter(|entry| {
+            let is_live = self.keys.channel_of(&entry.key).is_some_and(|channel| live.contains(channel));
+            !is_live && decode(&entry.value).is_some_and(is_over)
+        });
+        for entry in gone {
+            let unmoved = Compare::modified_at(&entry.key, entry.modified);
+            self.write_as_leader(hold, &[unmoved], &[Op::delete(&entry.key)]).await?;
+        }
+        Ok(())
     }
 }
 

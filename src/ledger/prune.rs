@@ -123,13 +123,14 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    /// Deletes the first of these keys, in their order, which are more than `most`.
-    pub(super) async fn keep_last(&self, hold: &Hold, of: Keys, most: usize) -> Result<(), StoreError> {
+    /// Deletes the first of these keys, in their order, which are more than `most`; answers how many.
+    pub(super) async fn keep_last(&self, hold: &Hold, of: Keys, most: usize) -> Result<u64, StoreError> {
         let (keys, _) = self.oldest_keys(of.clone(), most + LOOKED_THROUGH).await?;
-        let Some(last) = keys.len().checked_sub(most + 1) else { return Ok(()) };
-        let Keys::Range { start, .. } = of else { return Ok(()) };
+        let Some(last) = keys.len().checked_sub(most + 1) else { return Ok(0) };
+        let Keys::Range { start, .. } = of else { return Ok(0) };
         let end = behind(&keys[last]);
-        self.write_as_leader(hold, &[], &[Op::Delete(Keys::Range { start, end })]).await.map(drop)
+        let deleted = self.write_as_leader(hold, &[], &[Op::Delete(Keys::Range { start, end })]).await?;
+        Ok(if deleted { last as u64 + 1 } else { 0 })
     }
 
     /// The first `most` of these keys, and whether there are more.

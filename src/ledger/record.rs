@@ -373,6 +373,8 @@ pub(super) struct LastRecord {
     bad_in_a_row: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     notified_at: Option<Wall>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    doubt_notified: bool,
     /// Left out where it is when the last run ended, which did so well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     succeeded_at: Option<Wall>,
@@ -397,6 +399,7 @@ impl From<&Last> for LastRecord {
             fence: last.fence,
             bad_in_a_row: last.bad_in_a_row,
             notified_at: last.notified_at,
+            doubt_notified: last.doubt_notified,
             succeeded_at: last.succeeded_at.filter(|at| Some(*at) != implied),
             strip: last.strip.clone(),
         }
@@ -421,6 +424,7 @@ impl LastRecord {
             fence: self.fence,
             bad_in_a_row: self.bad_in_a_row,
             notified_at: self.notified_at,
+            doubt_notified: self.doubt_notified,
             succeeded_at: self.succeeded_at.or(implied),
             strip: self.strip,
         })
@@ -682,7 +686,8 @@ mod tests {
         let (good, bad) = (done(Verdict::Succeeded), done(Verdict::Failed));
         let good = Last::after(None, &good);
         let later = Last { succeeded_at: Some(Wall::MAX), ..good.clone() };
-        for last in [Last::after(Some(&good), &bad), Last::after(None, &bad), later, good] {
+        let notified = Last { notified_at: Some(Wall::EPOCH), doubt_notified: true, ..Last::after(None, &bad) };
+        for last in [Last::after(Some(&good), &bad), Last::after(None, &bad), later, notified, good] {
             let bytes = encode(LastRecord::from(&last));
             assert_eq!(decode::<LastRecord>(&bytes).unwrap().into_last(&last.run.job()), Some(last));
         }

@@ -127,6 +127,6 @@ impl<S: Store> Ledger<S> {
     ///
     /// The store's.
     pub async fn bound_hours(&self, hold: &Hold) -> Result<(), StoreError> {
-        self.keep_last(hold, self.keys.all_stats(), STATS_KEPT).await
+        self.keep_last(hold, self.keys.all_stats(), STATS_KEPT).await.map(drop)
     }
 }

@@ -149,6 +149,6 @@ impl<S: Store> Ledger<S> {
     ///
     /// The store's.
     pub async fn bound_terms(&self, hold: &Hold) -> Result<(), StoreError> {
-        self.keep_last(hold, self.keys.terms(), TERMS_KEPT).await
+        self.keep_last(hold, self.keys.terms(), TERMS_KEPT).await.map(drop)
     }
 }

@@ -223,7 +223,6 @@ pub(super) async fn bound_records<S: Store>(ledger: &Ledger<S>, hold: &Hold, now
     ledger.bound_terms(hold).await?;
     ledger.bound_acts(hold, now).await?;
     ledger.bound_hours(hold).await?;
-    ledger.bound_alerts(hold).await?;
     let beyond = ledger.bound_attention(hold, now).await?;
     if beyond > 0 {
         tracing::debug!(beyond, "the list of bad verdicts was full: the oldest were taken off it");

@@ -26,17 +26,28 @@ pub struct About {
     pub now: Wall,
 }
 
-/// The bodies of the message for this kind of channel, each for a request of its own.
-pub fn bodies(channel: &Channel, message: &Message, about: &About) -> Vec<Value> {
-    match channel {
-        Channel::Webhook { .. } | Channel::Exec(_) => vec![plain(message, about)],
-        Channel::Slack { .. } => vec![json!({ "text": escaped(&text(message, about)) })],
-        Channel::Alertmanager { .. } => vec![alertmanager(message, about)],
-        Channel::Pagerduty { key, .. } => {
-            let ends = recovered(message).map(|job| incident(key.expose(), job, about));
-            [pagerduty(key.expose(), message, about)].into_iter().chain(ends).collect()
-        }
+/// What is sent of a message with one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// The same, however often it is sent; that of the message for its first part.
+    pub id: String,
+    pub body: Value,
+}
+
+/// The parts of the message for this kind of channel, in their order.
+pub fn parts(channel: &Channel, message: &Message, about: &About) -> Vec<Part> {
+    let first = match channel {
+        Channel::Webhook { .. } | Channel::Exec(_) => plain(message, about),
+        Channel::Slack { .. } => json!({ "text": escaped(&text(message, about)) }),
+        Channel::Alertmanager { .. } => alertmanager(message, about),
+        Channel::Pagerduty { key, .. } => pagerduty(key.expose(), message, about),
+    };
+    let mut parts = vec![Part { id: message.id.clone(), body: first }];
+    if let Channel::Pagerduty { key, .. } = channel {
+        let end = |job| Part { id: format!("{}:{job}", message.id), body: incident(key.expose(), job, about) };
+        parts.extend(recovered(message).map(end));
     }
+    parts
 }
 
 /// The jobs whose failure was a message of its own, and whose recovery is in this summary.
@@ -71,12 +82,16 @@ pub fn text(message: &Message, about: &About) -> String {
             let kinds: Vec<String> =
                 summary.kinds.iter().map(|(kind, count)| format!("{count} {}", kind.word())).collect();
             let top: Vec<String> = summary.top().iter().map(|(job, count)| format!("{job} ({count})")).collect();
-            let given_up = match summary.given_up {
-                0 => String::new(),
-                count => format!("\n{count} earlier alerts were given up: this channel did not take them"),
-            };
-            let (total, kinds, top) = (summary.total(), kinds.join(", "), top.join(", "));
-            format!("[{namespace}] {total} alerts: {kinds}\nmost of them: {top}{given_up}")
+            let (total, mut lines) = (summary.total(), Vec::new());
+            if total > 0 {
+                lines.push(format!("{total} alerts: {}\nmost of them: {}", kinds.join(", "), top.join(", ")));
+            }
+            match summary.given_up {
+                0 => {}
+                1 => lines.push("1 earlier alert was given up: this channel did not take it".to_owned()),
+                count => lines.push(format!("{count} earlier alerts were given up: this channel did not take them")),
+            }
+            format!("[{namespace}] {}", lines.join("\n"))
         }
     }
 }
@@ -214,8 +229,8 @@ mod tests {
     }
 
     fn to(channel: &Channel, kind: AlertKind) -> Value {
-        let [body] = &bodies(channel, &message(kind), &about())[..] else { panic!("one request") };
-        body.clone()
+        let [part] = &parts(channel, &message(kind), &about())[..] else { panic!("one request") };
+        part.body.clone()
     }
 
     #[test]
@@ -226,12 +241,13 @@ mod tests {
         let summary = Message { id: "s".to_owned(), since: Wall::EPOCH, content };
         let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
         let failed = to(&alertmanager, AlertKind::Failed);
-        let [body] = &bodies(&alertmanager, &summary, &about())[..] else { panic!("one request") };
+        let [Part { body, .. }] = &parts(&alertmanager, &summary, &about())[..] else { panic!("one request") };
         assert_eq!((&body[1]["labels"], &body[1]["endsAt"]), (&failed[0]["labels"], &json!(Wall::EPOCH)));
         let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url };
         let failed = to(&pagerduty, AlertKind::Failed);
-        let [_, end] = &bodies(&pagerduty, &summary, &about())[..] else { panic!("the summary, and the end") };
-        assert_eq!((&end["event_action"], &end["dedup_key"]), (&json!("resolve"), &failed["dedup_key"]));
+        let [first, end] = &parts(&pagerduty, &summary, &about())[..] else { panic!("the summary, and the end") };
+        assert_eq!((&end.body["event_action"], &end.body["dedup_key"]), (&json!("resolve"), &failed["dedup_key"]));
+        assert_eq!([first.id.as_str(), end.id.as_str()], ["s", "s:bill"], "what is not the same has ids of its own");
     }
 
     #[test]
@@ -242,8 +258,16 @@ mod tests {
             (body["kind"].as_str(), body["run_id"].as_str()),
             (Some("failed"), Some("bill@1970-01-01T00:00:00Z"))
         );
-        assert_eq!(body["id"], "bill@1970-01-01T00:00:00Z:failed");
+        assert_eq!(body["id"], "bill@1970-01-01T00:00:00Z:failed:1970-01-01T00:00:00Z");
         assert_eq!((&body["fence"], &body["sent_by"]["fence"]), (&json!(7), &json!(8)));
+    }
+
+    #[test]
+    fn a_summary_without_alerts_says_what_was_given_up() {
+        let content = Content::Summary(Summary { given_up: 2, ..Summary::default() });
+        let message = Message { id: "s".to_owned(), since: Wall::EPOCH, content };
+        let expected = "[shop] 2 earlier alerts were given up: this channel did not take them";
+        assert_eq!(text(&message, &about()), expected);
     }
 
     #[test]

@@ -3,24 +3,53 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::payload::{About, bodies};
-use crate::execute::even_without_authorities;
+use super::payload::{About, Part, parts};
+use crate::execute::{even_without_authorities, retry_after};
 use crate::fence::header;
 use crate::job::{Channel, Heartbeat, Text, Word as _};
 use crate::scheduler::outbox::{Content, Message};
-use crate::time::written;
+use crate::time::{Wall, written};
 
 /// How long a channel has to take a message.
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// How much of an answer is shown, in bytes.
 const SHOWN_MOST: usize = 400;
+
+/// The longest that a channel can have the next try put off, which it asks for by `Retry-After`.
+const PUT_OFF_MOST: Duration = Duration::from_secs(3_600);
+
+/// That a channel did not take a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct NotTaken {
+    pub why: String,
+    pub fault: Fault,
+    /// How long the receiver asks to be left alone.
+    pub after: Option<Duration>,
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// What is in it: it helps nothing to send it again.
+    Message,
+    /// The receiver, or the way to it.
+    Channel,
+}
+
+impl NotTaken {
+    fn by_channel(why: impl Into<String>) -> NotTaken {
+        NotTaken { why: why.into(), fault: Fault::Channel, after: None }
+    }
+}
 
 /// Sends messages.
 #[derive(Clone, Debug)]
@@ -51,10 +80,10 @@ impl Sender {
     /// # Errors
     ///
     /// Why the receiver did not take it: it may have, where its answer did not come.
-    pub async fn send(&self, channel: &Channel, message: &Message, about: &About) -> Result<String, String> {
-        let mut answer = Err("there is nothing to send".to_owned());
-        for body in bodies(channel, message, about) {
-            answer = self.send_one(channel, message, body).await;
+    pub async fn send(&self, channel: &Channel, message: &Message, about: &About) -> Result<String, NotTaken> {
+        let mut answer = Err(NotTaken::by_channel("there is nothing to send"));
+        for part in parts(channel, message, about) {
+            answer = self.send_part(channel, message, &part).await;
             if answer.is_err() {
                 break;
             }
@@ -62,27 +91,27 @@ impl Sender {
         answer
     }
 
-    async fn send_one(&self, channel: &Channel, message: &Message, body: Value) -> Result<String, String> {
+    /// Sends a part of a message, and answers what the receiver said.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::send`].
+    pub async fn send_part(&self, channel: &Channel, message: &Message, part: &Part) -> Result<String, NotTaken> {
         match channel {
-            Channel::Exec(words) => tokio::time::timeout(self.within, exec(words, message, &body))
+            Channel::Exec(words) => tokio::time::timeout(self.within, exec(words, message, &part.body))
                 .await
-                .unwrap_or_else(|_| Err(format!("the program did not end in {}", written(self.within)))),
-            Channel::Slack { url } | Channel::Pagerduty { url, .. } => self.post(url, &[], message, body).await,
-            Channel::Webhook { url, headers } => self.post(url, headers, message, body).await,
+                .unwrap_or_else(|_| Err(format!("the program did not end in {}", written(self.within))))
+                .map_err(NotTaken::by_channel),
+            Channel::Slack { url } | Channel::Pagerduty { url, .. } => self.post(url, &[], part).await,
+            Channel::Webhook { url, headers } => self.post(url, headers, part).await,
             Channel::Alertmanager { url, headers } => {
                 let url = format!("{}/api/v2/alerts", url.expose().trim_end_matches('/'));
-                self.post(&Text::secret(url), headers, message, body).await
+                self.post(&Text::secret(url), headers, part).await
             }
         }
     }
 
-    async fn post(
-        &self,
-        url: &Text,
-        headers: &[(String, Text)],
-        message: &Message,
-        body: Value,
-    ) -> Result<String, String> {
+    async fn post(&self, url: &Text, headers: &[(String, Text)], part: &Part) -> Result<String, NotTaken> {
         let mut request = self.client.post(url.expose()).header(CONTENT_TYPE, "application/json");
         for (name, text) in headers {
             let (name, value) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(text.expose()));
@@ -90,7 +119,7 @@ impl Sender {
             value.set_sensitive(text.is_secret());
             request = request.header(name, value);
         }
-        let request = request.header(header::IDEMPOTENCY_KEY, &message.id).body(body.to_string());
+        let request = request.header(header::IDEMPOTENCY_KEY, &part.id).body(part.body.to_string());
         answered(request).await
     }
 
@@ -99,7 +128,7 @@ impl Sender {
     /// # Errors
     ///
     /// Why it was not taken.
-    pub async fn beat(&self, heartbeat: &Heartbeat, about: &About) -> Result<(), String> {
+    pub async fn beat(&self, heartbeat: &Heartbeat, about: &About) -> Result<(), NotTaken> {
         let About { namespace, node, fence, now } = about;
         let body = json!({ "namespace": namespace, "node": node, "fence": fence, "at": now });
         let request = self.client.post(heartbeat.url.expose()).header(CONTENT_TYPE, "application/json");
@@ -108,10 +137,13 @@ impl Sender {
 }
 
 /// What the receiver answers; only a status of 2xx says that it took the message.
-async fn answered(request: RequestBuilder) -> Result<String, String> {
+async fn answered(request: RequestBuilder) -> Result<String, NotTaken> {
     // The URL may hold a secret.
-    let mut answer = request.send().await.map_err(|error| in_words(&error.without_url()))?;
+    let answer = request.send().await.map_err(|error| in_words(&error.without_url()));
+    let mut answer = answer.map_err(NotTaken::by_channel)?;
     let (status, mut shown) = (answer.status(), Vec::new());
+    // Without a time of its own, a date is compared with that of the answer alone.
+    let after = retry_after(answer.headers(), Wall::MAX).map(|after| after.min(PUT_OFF_MOST));
     while let Ok(Some(chunk)) = answer.chunk().await {
         shown.extend_from_slice(&chunk);
         if shown.len() >= SHOWN_MOST {
@@ -121,7 +153,26 @@ async fn answered(request: RequestBuilder) -> Result<String, String> {
     }
     let said = format!("{status}: {}", String::from_utf8_lossy(&shown).trim());
     let said = said.trim_end_matches([':', ' ']).to_owned();
-    if status.is_success() { Ok(said) } else { Err(format!("it answers {said}")) }
+    if status.is_success() {
+        return Ok(said);
+    }
+    Err(NotTaken { why: format!("it answers {said}"), fault: fault_of(status), after })
+}
+
+/// What a status other than 2xx says of a message: only these are about what is in it. An address or a secret that is
+/// wrong is the channel's fault, and a person can mend it.
+fn fault_of(status: StatusCode) -> Fault {
+    match status {
+        StatusCode::BAD_REQUEST
+        | StatusCode::NOT_ACCEPTABLE
+        | StatusCode::CONFLICT
+        | StatusCode::LENGTH_REQUIRED
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Fault::Message,
+        _ => Fault::Channel,
+    }
 }
 
 fn in_words(error: &reqwest::Error) -> String {

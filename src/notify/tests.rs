@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::*;
@@ -11,13 +13,62 @@ use crate::job::{AlertKind, JobName, RunId, Text, Verdict};
 use crate::lock::{CallId, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
 use crate::scheduler::alert::Alert;
 use crate::store::memory::MemoryStore;
+use crate::store::{About as AboutStore, Committed, Keys, LeaseId, Page, Range, Revision, Txn, Watch};
 use crate::time::Wall;
+
+/// A store that can be away, and counts how often it is read.
+#[derive(Clone, Debug)]
+struct Distant {
+    inner: MemoryStore,
+    is_away: Arc<AtomicBool>,
+    reads: Arc<AtomicU64>,
+}
+
+impl Store for Distant {
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unknown { store: "distant".into(), why: "it is away".into() });
+        }
+        self.inner.commit(txn).await
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.range(range).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
+        self.inner.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.inner.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.revoke(lease).await
+    }
+
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<Watch, StoreError> {
+        self.inner.watch(keys, from).await
+    }
+
+    async fn about(&self) -> Result<AboutStore, StoreError> {
+        self.inner.about().await
+    }
+
+    async fn apart(&self) -> Result<Self, StoreError> {
+        Ok(Distant { inner: self.inner.apart().await?, ..self.clone() })
+    }
+}
 
 /// A server that keeps what it receives, and answers as it is asked to.
 #[derive(Clone, Default)]
 struct Receiver {
     received: Arc<Mutex<Vec<(String, String)>>>,
     answers: Arc<Mutex<VecDeque<StatusCode>>>,
+    /// It has received something, and does not answer yet.
+    holds_back: Arc<AtomicBool>,
 }
 
 impl Receiver {
@@ -28,7 +79,11 @@ impl Receiver {
         let receive = move |headers: HeaderMap, body: String| async move {
             let id = headers.get(IDEMPOTENCY_KEY).map_or("", |id| id.to_str().unwrap()).to_owned();
             receiver.received.lock().unwrap().push((id, body));
-            receiver.answers.lock().unwrap().pop_front().unwrap_or(StatusCode::OK)
+            while receiver.holds_back.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+            }
+            let status = receiver.answers.lock().unwrap().pop_front().unwrap_or(StatusCode::OK);
+            (status, [(RETRY_AFTER, "7200")])
         };
         tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(receive)).await });
         url
@@ -42,7 +97,7 @@ impl Receiver {
 /// A store with alerts, and its leader.
 struct Scene {
     locks: Locks<MemoryStore>,
-    notifier: Notifier<MemoryStore>,
+    notifier: Notifier<Distant>,
     hold: Hold,
     session: crate::lock::Session<MemoryStore>,
     receiver: Receiver,
@@ -57,6 +112,7 @@ impl Scene {
         let namespace = Namespace::new("test").unwrap();
         let locks = Locks::new(store.clone(), clock.clone(), namespace.clone(), Seen::default());
         let (hold, session) = campaign(&locks).await;
+        let store = Distant { inner: store, is_away: Arc::default(), reads: Arc::default() };
         let ledger = Ledger::new(store, namespace);
         let metrics = Arc::default();
         let notifier = Notifier { ledger, node: "a".to_owned(), clock, metrics, sender: Sender::new().unwrap() };
@@ -125,7 +181,7 @@ async fn what_a_lost_leader_sent_and_did_not_mark_is_sent_again_with_the_same_id
     scene.notifier.sender.send(&scene.channel, &lost, &scene.notifier.about(&scene.hold)).await.unwrap();
     scene.replaced().await;
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
-    assert!(matches!(scene.turn(&scene.hold).await, Turn::Idle), "it is marked");
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Idle(None)), "it is marked");
     assert_eq!(scene.receiver.ids(), [alert(0).id(), alert(0).id()]);
     assert_eq!(scene.counted("sent"), 1);
 }
@@ -137,7 +193,7 @@ async fn a_leader_that_was_replaced_sends_nothing() {
     let first = scene.hold.clone();
     assert!(matches!(scene.turn(&first).await, Turn::Sent));
     scene.replaced().await;
-    assert!(matches!(scene.turn(&first).await, Turn::Idle));
+    assert!(matches!(scene.turn(&first).await, Turn::Moved));
     assert_eq!(scene.receiver.ids(), [alert(0).id()]);
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
     assert_eq!(scene.receiver.ids(), [alert(0).id(), alert(1).id()]);
@@ -148,12 +204,18 @@ async fn what_is_not_taken_is_sent_again_and_no_secret_is_said() {
     let scene = Scene::new().await;
     scene.waits(0..1).await;
     scene.receiver.answers.lock().unwrap().push_back(StatusCode::INTERNAL_SERVER_ERROR);
-    assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused(_)));
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
     assert_eq!((scene.receiver.ids().len(), scene.counted("failed"), scene.counted("sent")), (2, 1, 1));
     let nowhere = Channel::Slack { url: Text::secret("http://127.0.0.1:1/hunter2") };
     let message = Message { id: "1".to_owned(), since: Wall::EPOCH, content: content(alert(0)) };
-    let why = scene.notifier.sender.send(&nowhere, &message, &scene.notifier.about(&scene.hold)).await.unwrap_err();
+    let why = scene
+        .notifier
+        .sender
+        .send(&nowhere, &message, &scene.notifier.about(&scene.hold))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(!why.contains("hunter2"), "{why}");
 }
 
@@ -173,7 +235,7 @@ async fn a_program_reads_the_alert_and_its_exit_code_says_whether_it_took_it() {
     scene.notifier.sender.send(&writes, &message, &about).await.unwrap();
     let read = std::fs::read_to_string(&file).unwrap();
     assert!(read.contains(r#""run_id":"j0@1970-01-01T00:00:00Z""#) && read.ends_with("failed j0\n"), "{read}");
-    let why = scene.notifier.sender.send(&exec("exit 3".to_owned()), &message, &about).await.unwrap_err();
+    let why = scene.notifier.sender.send(&exec("exit 3".to_owned()), &message, &about).await.unwrap_err().to_string();
     assert!(why.contains("exit status: 3"), "{why}");
 }
 
@@ -228,7 +290,7 @@ async fn a_program_that_does_not_end_is_killed_with_all_that_it_has_started() {
         } else {
             let sender = sender.within(Duration::from_secs(2));
             let (answer, ()) = tokio::join!(sender.send(&channel, &message, &about), started);
-            assert!(answer.unwrap_err().contains("did not end in 2s"));
+            assert!(answer.unwrap_err().why.contains("did not end in 2s"));
         }
         let pids = std::fs::read_to_string(&file).unwrap();
         for pid in pids.split_whitespace() {
@@ -249,9 +311,89 @@ async fn alerts_that_come_do_not_shorten_the_pause_of_a_channel_that_refuses() {
     let scene = Scene::new().await;
     scene.waits(0..1).await;
     scene.receiver.answers.lock().unwrap().push_back(StatusCode::INTERNAL_SERVER_ERROR);
-    assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused(_)));
     let mut outbox = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap();
     outbox.outgoing.count(&[alert(1)]);
     assert!(scene.notifier.ledger.put_outbox(&scene.hold, "ops", &outbox, false).await.unwrap());
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent), "only this ends the refusals");
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_holds_up_no_other_and_a_receiver_that_asks_for_time_has_it() {
+    let scene = Scene::new().await;
+    scene.waits(0..3).await;
+    let answers = [StatusCode::BAD_REQUEST, StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+    scene.receiver.answers.lock().unwrap().extend(answers);
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent), "given up");
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
+    let hour = Duration::from_secs(3_600);
+    for _ in 0..2 {
+        assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused(asked) if asked == hour), "at most an hour");
+    }
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
+    assert_eq!(scene.receiver.ids()[1..], [alert(1).id(), alert(2).id(), alert(2).id(), alert(2).id()]);
+    assert_eq!((scene.counted("given_up"), scene.counted("failed"), scene.counted("sent")), (1, 2, 2));
+    assert_eq!(scene.notifier.ledger.outbox("ops").await.unwrap().unwrap().outgoing.counted.given_up, 1);
+}
+
+#[tokio::test]
+async fn a_part_of_a_message_is_sent_only_while_the_term_stands() {
+    let mut scene = Scene::new().await;
+    let mut outbox = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap();
+    outbox.outgoing.take(&[alert(0)], scene.notifier.clock.wall());
+    outbox.outgoing.sent();
+    outbox.outgoing.count(&[Alert { kind: AlertKind::Recovered, ..alert(0) }]);
+    outbox.outgoing.summarize("ops", scene.notifier.clock.wall());
+    assert!(scene.notifier.ledger.put_outbox(&scene.hold, "ops", &outbox, false).await.unwrap());
+    let url = scene.receiver.listen().await;
+    scene.channel = Channel::Pagerduty { key: Text::secret("k"), url };
+    // The term is over by the time the first part was taken.
+    let (first, store) = (scene.hold.clone(), scene.notifier.ledger.store().clone());
+    let receiver = scene.receiver.clone();
+    let ends = async {
+        while receiver.ids().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let owner = Keys::one(first.owner_key());
+        store.inner.commit(Txn::new().then(crate::store::Op::Delete(owner))).await.unwrap();
+    };
+    scene.receiver.holds_back.store(true, Ordering::Relaxed);
+    let (turn, ()) = tokio::join!(scene.turn(&first), async {
+        ends.await;
+        scene.receiver.holds_back.store(false, Ordering::Relaxed);
+    });
+    assert!(matches!(turn, Turn::Moved));
+    assert_eq!(scene.receiver.ids().len(), 1, "nothing was resolved by a leader that is none any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_channel_leaves_the_store_alone_and_an_alert_wakes_it() {
+    let mut scene = Scene::new().await;
+    scene.channel = Channel::Slack { url: Text::plain("http://127.0.0.1:1/") };
+    let channels = (0..4).map(|nth| (format!("c{nth}"), scene.channel.clone())).collect();
+    let notices = watch::Sender::new(Arc::new(Notices { channels, heartbeat: None }));
+    let leads = watch::Sender::new(Some(scene.hold.clone()));
+    let running = tokio::spawn(scene.notifier.clone().run(leads.subscribe(), notices.subscribe()));
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let store = scene.notifier.ledger.store().clone();
+    let reads = store.reads.load(Ordering::Relaxed);
+    assert!(reads < 4 * 2 * 61 + 20, "{reads}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    scene.notifier.ledger.put_alert("c1", &alert(0)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let outbox = scene.notifier.ledger.outbox("c1").await.unwrap().unwrap();
+    assert_eq!((outbox.waiting.len(), outbox.outgoing.sending.len()), (0, 1));
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_that_the_store_does_not_confirm_fails_instead_of_waiting() {
+    let scene = Scene::new().await;
+    scene.notifier.ledger.store().is_away.store(true, Ordering::Relaxed);
+    let heartbeat = Heartbeat { url: Text::plain("http://127.0.0.1:1/"), every: Duration::from_secs(60) };
+    let beating = tokio::spawn(scene.notifier.clone().beat(scene.hold.clone(), heartbeat));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let failed: u64 = scene.notifier.metrics.heartbeats.read().map(|(_, count)| count).sum();
+    assert_eq!(failed, 7, "after 30 s each, and a pause of 60 s");
+    beating.abort();
 }

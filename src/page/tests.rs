@@ -90,6 +90,7 @@ fn last(verdict: crate::job::Verdict, strip: &str) -> Last {
         fence: None,
         bad_in_a_row: 1,
         notified_at: None,
+        doubt_notified: false,
         succeeded_at: None,
         strip: strip.to_owned(),
     }

@@ -34,9 +34,10 @@ pub struct Alert {
 }
 
 impl Alert {
-    /// Its identity: the same, however often it is sent, and by which leader.
+    /// Its identity: the same, however often it is sent, and by which leader. A run may end more than once, as one in doubt
+    /// does that a person has repeated, or one that is fired again after a rewind: each of these is an alert of its own.
     pub fn id(&self) -> String {
-        format!("{}:{}", self.run, self.kind.word())
+        format!("{}:{}:{}", self.run, self.kind.word(), self.finished_at)
     }
 
     fn of(kind: AlertKind, done: &Done, in_a_row: u32) -> Alert {
@@ -68,7 +69,7 @@ pub fn after(before: Option<&Last>, done: &Done, notify: Option<&Notify>) -> (La
     let worth = if last.run == done.id {
         let was_bad = before.is_some_and(|before| before.bad_in_a_row > 0);
         if last.is_bad() && !was_bad {
-            last.notified_at = None;
+            (last.notified_at, last.doubt_notified) = (None, false);
         }
         kind.filter(|kind| is_due(*kind, &last, done, notify))
     } else {
@@ -76,7 +77,9 @@ pub fn after(before: Option<&Last>, done: &Done, notify: Option<&Notify>) -> (La
     };
     if last.run == done.id {
         match (done.verdict, worth) {
-            (Verdict::Succeeded, _) => last.notified_at = None,
+            (Verdict::Succeeded, _) => (last.notified_at, last.doubt_notified) = (None, false),
+            // What is in doubt says nothing of failures: those that follow are notified as if it were not.
+            (Verdict::Unknown, Some(_)) => last.doubt_notified = true,
             (_, Some(_)) => last.notified_at = Some(done.finished_at),
             (_, None) => {}
         }
@@ -89,7 +92,7 @@ pub fn after(before: Option<&Last>, done: &Done, notify: Option<&Notify>) -> (La
 fn is_due(kind: AlertKind, last: &Last, done: &Done, notify: &Notify) -> bool {
     match (kind, last.notified_at) {
         (AlertKind::Unknown, _) => true,
-        (AlertKind::Recovered, before) => before.is_some(),
+        (AlertKind::Recovered, before) => before.is_some() || last.doubt_notified,
         (_, None) => last.bad_in_a_row >= notify.after,
         (_, Some(before)) => done.finished_at.since(before) >= notify.repeat,
     }
@@ -167,6 +170,21 @@ mod tests {
     fn each_run_in_doubt_is_notified_also_out_of_order() {
         let ends = [(5, Verdict::Unknown), (6, Verdict::Unknown), (1, BAD), (2, Verdict::Unknown)];
         assert_eq!(kinds(&notify(), &ends), ["unknown", "unknown", "-", "unknown"]);
+    }
+
+    #[test]
+    fn a_run_in_doubt_does_not_silence_the_failures_behind_it_and_recovers() {
+        let ends = [(0, Verdict::Unknown), (1, BAD), (2, BAD), (3, GOOD), (4, Verdict::Unknown), (5, GOOD), (6, GOOD)];
+        assert_eq!(kinds(&notify(), &ends), ["unknown", "failed", "-", "recovered", "unknown", "recovered", "-"]);
+    }
+
+    #[test]
+    fn a_run_that_is_in_doubt_twice_has_an_alert_for_each_time() {
+        let first = done(0, Verdict::Unknown);
+        let second = Done { finished_at: Wall::from_millis(60_000), ..first.clone() };
+        let ids = [first, second].map(|done| after(None, &done, Some(&notify())).1.map(|alert| alert.id()));
+        assert_eq!(ids[0].as_deref(), Some("a@1970-01-01T00:00:00Z:unknown:1970-01-01T00:00:00Z"));
+        assert_ne!(ids[0], ids[1]);
     }
 
     #[test]

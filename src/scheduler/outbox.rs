@@ -29,6 +29,10 @@ pub const LOOKED_AT: usize = 100;
 /// For how long sending a message is tried before the message is given up.
 pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
+/// How many messages in a row are given up since the receiver refuses what is in them. When it refuses the next one too,
+/// the messages are not at fault: they are kept, and sent again.
+const REFUSED_MOST: u32 = 3;
+
 /// Of how many jobs a channel knows at most that it has sent a failure alone, which their recovery has to end.
 const INCIDENTS_MOST: usize = 1_000;
 
@@ -141,6 +145,14 @@ pub struct Outgoing {
     /// The jobs whose failure was a message of its own, and that have not recovered since.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     incidents: BTreeSet<JobName>,
+    /// How many messages in a row were given up since the receiver refused what is in them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    refused: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Outgoing {
@@ -153,7 +165,9 @@ impl Outgoing {
         if !self.sending.is_empty() {
             return Step::Send;
         }
-        if waiting == 0 && !has_counted {
+        // What was given up, and ends what is still open elsewhere, does not wait for another alert.
+        let is_owed = has_counted || !self.counted.recovered.is_empty() || self.counted.given_up > 0;
+        if waiting == 0 && !is_owed {
             return Step::Nothing;
         }
         // A clock that was ahead holds nothing up.
@@ -165,6 +179,7 @@ impl Outgoing {
         match (left, has_counted) {
             (0, _) => Step::Wait(hour_of(now).plus(Duration::from_secs(3_600))),
             (_, true) => Step::Summarize,
+            (_, false) if waiting == 0 => Step::Summarize,
             (left, false) if waiting > left => Step::Count,
             (_, false) => Step::Take,
         }
@@ -227,21 +242,51 @@ impl Outgoing {
         self.made_at = Some(now);
     }
 
-    /// The first message was sent.
-    pub fn sent(&mut self) {
-        self.sending.drain(..1.min(self.sending.len()));
+    /// When it last had something to do.
+    pub fn last_used(&self) -> Option<Wall> {
+        let since = self.sending.iter().map(|message| message.since);
+        since.chain(self.made_at).chain(self.counted.until).max()
     }
 
-    /// The first message is given up: the next summary says how many alerts were.
+    /// The first message was sent.
+    pub fn sent(&mut self) {
+        self.refused = 0;
+        self.first();
+    }
+
+    fn first(&mut self) -> Option<Message> {
+        (!self.sending.is_empty()).then(|| self.sending.remove(0))
+    }
+
+    /// The receiver refuses what is in the first message: that is given up, and those behind it are not held up by it.
+    /// `false`: it has refused those before as well. So its fault is not in the messages, and none is given up.
+    pub fn refuse(&mut self) -> bool {
+        let is_alone = self.refused < REFUSED_MOST;
+        if is_alone {
+            self.refused += 1;
+            self.give_up();
+        }
+        is_alone
+    }
+
+    /// The first message is given up: the next summary says how many alerts were, and ends what that would have ended.
     pub fn give_up(&mut self) {
-        if let Some(message) = self.sending.first() {
-            self.counted.given_up += message.alerts();
-            if let Content::Summary(summary) = &message.content {
+        let Some(message) = self.first() else { return };
+        self.counted.given_up += message.alerts();
+        match message.content {
+            Content::Alert(alert) if alert.kind != AlertKind::Recovered => {}
+            Content::Alert(alert) => {
+                // It fails again, and that is a message of its own: it must not be ended.
+                if !self.incidents.contains(&alert.job) {
+                    self.counted.recovered.insert(alert.job);
+                }
+            }
+            Content::Summary(summary) => {
                 self.counted.given_up += summary.given_up;
-                self.counted.recovered.extend(summary.recovered.iter().cloned());
+                let recovered = summary.recovered.into_iter().filter(|job| !self.incidents.contains(job));
+                self.counted.recovered.extend(recovered);
             }
         }
-        self.sent();
     }
 }
 
@@ -299,7 +344,7 @@ mod tests {
         let seconds: Vec<i64> = sent.iter().map(|(second, _)| *second).collect();
         assert_eq!(seconds, [0, 30, 30, 30]);
         assert!(sent.iter().all(|(_, message)| message.alerts() == 1));
-        assert_eq!(sent[0].1.id, "j0@1970-01-01T00:00:00Z:failed");
+        assert_eq!(sent[0].1.id, "j0@1970-01-01T00:00:00Z:failed:1970-01-01T00:00:00Z");
     }
 
     #[test]
@@ -339,6 +384,43 @@ mod tests {
         outgoing.summarize("ops", later);
         let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
         assert_eq!((summary.total(), summary.given_up), (1, 2));
+    }
+
+    #[test]
+    fn a_recovery_that_is_given_up_ends_its_incident_with_the_next_message() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        let recovered = |job: &str| Alert { kind: AlertKind::Recovered, ..alert(job, 1) };
+        outgoing.take(&[alert("a", 0), alert("b", 0)], now);
+        outgoing.sent();
+        outgoing.sent();
+        outgoing.take(&[recovered("a"), recovered("b"), alert("b", 2)], now);
+        outgoing.give_up();
+        outgoing.give_up();
+        outgoing.sent();
+        let later = now.plus(GIVEN_UP_AFTER);
+        assert_eq!(outgoing.step(0, later), Step::Summarize, "nothing else has to come");
+        assert_eq!(outgoing.step(1, later), Step::Take, "an alert is not counted for its sake");
+        outgoing.summarize("ops", later);
+        let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
+        let recovered: Vec<&str> = summary.recovered.iter().map(JobName::as_str).collect();
+        assert_eq!((recovered, summary.given_up), (vec!["a"], 2), "b fails again");
+        outgoing.sent();
+        assert_eq!(outgoing.step(0, later), Step::Nothing);
+    }
+
+    #[test]
+    fn a_message_that_is_refused_is_given_up_unless_all_are() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        let alerts: Vec<Alert> = (0..8).map(|nth| alert(&format!("j{nth}"), 0)).collect();
+        outgoing.take(&alerts, now);
+        assert!(outgoing.refuse());
+        outgoing.sent();
+        assert!((0..REFUSED_MOST).all(|_| outgoing.refuse()), "the one between was taken");
+        let left = outgoing.sending.clone();
+        assert!(!outgoing.refuse());
+        assert_eq!((outgoing.sending.clone(), outgoing.counted.given_up), (left, 4));
+        outgoing.sent();
+        assert!(outgoing.refuse());
     }
 
     #[test]

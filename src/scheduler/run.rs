@@ -225,9 +225,12 @@ pub struct Last {
     pub fence: Option<Fence>,
     /// How many runs in a row have ended badly, up to this one.
     pub bad_in_a_row: u32,
-    /// When it was last notified that runs end badly, since one last ended well; `None`: it was not.
+    /// When a failure or an exceeded timeout was last notified, since a run last ended well; `None`: none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notified_at: Option<Wall>,
+    /// Whether a run in doubt was notified since one last ended well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub doubt_notified: bool,
     /// When a run last ended well.
     pub succeeded_at: Option<Wall>,
     /// How the last [`STRIP_MOST`] runs ended, the newest last: a letter each: `s`ucceeded, `f`ailed,
@@ -267,6 +270,7 @@ impl Last {
             fence: done.claimant.as_ref().map(|claimant| claimant.fence),
             bad_in_a_row: 0,
             notified_at: before.and_then(|before| before.notified_at),
+            doubt_notified: before.is_some_and(|before| before.doubt_notified),
             succeeded_at,
             strip,
         };

@@ -53,6 +53,7 @@ fn last(verdict: Verdict) -> Last {
         fence: None,
         bad_in_a_row: 1,
         notified_at: None,
+        doubt_notified: false,
         succeeded_at: Some(Wall::EPOCH),
         strip: "f".into(),
     }

@@ -77,7 +77,7 @@ fn guards_word(status: StatusCode, headers: &HeaderMap) -> Option<&str> {
 
 /// How long an answer asks to wait, in seconds or until a date, which is compared with the sender's own clock if the
 /// answer has its time. <https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3>
-fn retry_after(headers: &HeaderMap, now: Wall) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: Wall) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number holds are more than the most, too.

@@ -1,5 +1,7 @@
 //! Alerts: put with the verdict, taken and marked by the leader alone.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::job::{AlertKind, Notify, Word as _, words};
 use crate::scheduler::outbox::Step;
@@ -32,7 +34,7 @@ async fn an_alert_is_there_once_with_its_verdict<S: Store>(inner: S) {
     desk.ends_noticed(2, Verdict::Failed, version).await;
     desk.meets([Fault::Lost]);
     desk.ends_noticed(3, Verdict::Succeeded, version).await;
-    let expected = [format!("{}:failed", run(1)), format!("{}:recovered", run(3))];
+    let expected = [id(1, "failed"), id(3, "recovered")];
     assert_eq!((desk.ids("hook").await, desk.ids("ops").await), (expected.to_vec(), expected.to_vec()));
 }
 
@@ -50,12 +52,12 @@ async fn a_leader_that_was_replaced_takes_and_marks_nothing<S: Store>(inner: S) 
     // The successor finds the message, and no row of it.
     let mut taken = desk.ledger.outbox("ops").await.unwrap().unwrap();
     assert_eq!((taken.waiting.len(), taken.outgoing.step(0, at(5))), (0, Step::Send));
-    assert_eq!(taken.outgoing.sending[0].id, format!("{}:failed", run(1)));
+    assert_eq!(taken.outgoing.sending[0].id, id(1, "failed"));
     assert!(!desk.ledger.put_outbox(&desk.hold, "ops", &outbox, true).await.unwrap(), "it is not as it was read");
     taken.outgoing.sent();
     assert!(!desk.ledger.put_outbox(&first, "ops", &taken, false).await.unwrap());
     assert!(desk.ledger.put_outbox(&desk.hold, "ops", &taken, false).await.unwrap());
-    assert_eq!(desk.ledger.alerts_waiting().await.unwrap()["ops"].0.sending, []);
+    assert_eq!(desk.ledger.alerts_waiting().await.unwrap().channels["ops"].0.sending, []);
     assert_eq!(desk.ids("hook").await.len(), 1, "another channel has its own rows");
 }
 
@@ -89,18 +91,73 @@ async fn what_cannot_be_read_of_alerts_is_counted_and_nothing_is_written_over() 
     assert!(why.contains(&record) && why.contains("damaged"), "{why}");
 }
 
-#[tokio::test]
-async fn each_channel_has_its_own_bound_of_rows() {
-    let desk = Desk::new().await;
-    let rows = desk.ledger.keys.alerts_prefix();
-    // The channel that nobody has any more is the last by its name, and would be the last to go.
-    for (channel, count) in [("a", 1), ("gone", ALERTS_KEPT + 5)] {
-        for first in (0..count).step_by(100) {
-            let some = (first..count.min(first + 100)).map(|nth| Op::put(format!("{rows}{channel}/{nth:06}/x"), b"{}"));
-            desk.ledger.store.commit(some.fold(Txn::new(), Txn::then)).await.unwrap();
+/// The id of the alert of this kind on the run of this second.
+fn id(second: u64, kind: &str) -> String {
+    format!("{}:{kind}:{}", run(second), at(second + 1))
+}
+
+impl Desk<MemoryStore> {
+    /// Rows of a channel, of alerts at the seconds of this range.
+    async fn rows(&self, channel: &str, seconds: std::ops::Range<usize>) {
+        let rows = self.ledger.keys.alerts_prefix();
+        for first in seconds.clone().step_by(100) {
+            let some = (first..seconds.end.min(first + 100)).map(|second| {
+                let at = keys::sortable(at(second as u64));
+                Op::put(format!("{rows}{channel}/{at}/x"), b"{}")
+            });
+            self.ledger.store.commit(some.fold(Txn::new(), Txn::then)).await.unwrap();
         }
     }
-    desk.ledger.bound_alerts(&desk.hold).await.unwrap();
-    let (left, _) = desk.ledger.store.range_all(Keys::prefix(&rows)).await.unwrap();
-    assert_eq!((left.len(), left[0].key.as_str()), (ALERTS_KEPT + 1, format!("{rows}a/000000/x").as_str()));
+
+    /// How many rows each channel has.
+    async fn rows_left(&self) -> BTreeMap<String, usize> {
+        let rows = self.ledger.keys.alerts_prefix();
+        let (left, _) = self.ledger.store.range_all(Keys::prefix(&rows)).await.unwrap();
+        let mut counted = BTreeMap::new();
+        for entry in left {
+            let channel = entry.key[rows.len()..].split('/').next().unwrap().to_owned();
+            *counted.entry(channel).or_default() += 1;
+        }
+        counted
+    }
+}
+
+#[tokio::test]
+async fn each_channel_has_its_own_bound_of_rows_and_what_goes_of_a_live_one_is_counted() {
+    let desk = Desk::new().await;
+    desk.rows("a", 0..ALERTS_KEPT + 3).await;
+    // The channel that the file has no more is the last by its name, and would be the last to go.
+    desk.rows("gone", 0..ALERTS_KEPT + 5).await;
+    let lost = desk.ledger.bound_alerts(&desk.hold, &["a".to_owned()].into(), at(0)).await.unwrap();
+    let expected = ["a", "gone"].map(|channel| (channel.to_owned(), ALERTS_KEPT));
+    assert_eq!((lost, desk.rows_left().await), (3, expected.into()));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_channel_that_is_gone_goes_after_a_while_and_its_record_too() {
+    let desk = Desk::new().await;
+    for channel in ["a", "gone"] {
+        desk.rows(channel, 0..3).await;
+        let mut outbox = desk.ledger.outbox(channel).await.unwrap().unwrap();
+        outbox.outgoing.summarize(channel, at(1));
+        assert!(desk.ledger.put_outbox(&desk.hold, channel, &outbox, false).await.unwrap());
+        desk.rows(channel, 0..3).await;
+    }
+    let live = ["a".to_owned()].into();
+    let bound = async |now: Wall| {
+        assert_eq!(desk.ledger.bound_alerts(&desk.hold, &live, now).await.unwrap(), 0);
+        let channels: Vec<String> = desk.ledger.alerts_waiting().await.unwrap().channels.into_keys().collect();
+        (desk.rows_left().await.into_values().collect::<Vec<_>>(), channels.join(" "))
+    };
+    assert_eq!(bound(at(1).plus(GONE_KEPT)).await, (vec![3, 2], "a gone".to_owned()));
+    assert_eq!(bound(at(9).plus(GONE_KEPT)).await, (vec![3], "a".to_owned()));
+}
+
+#[tokio::test]
+async fn what_is_not_listed_of_alerts_is_not_hidden() {
+    let desk = Desk::new().await;
+    desk.rows("a", 0..ALERTS_LISTED).await;
+    assert!(!desk.ledger.alerts_waiting().await.unwrap().more);
+    desk.rows("b", 0..1).await;
+    assert!(desk.ledger.alerts_waiting().await.unwrap().more);
 }
