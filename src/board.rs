@@ -18,13 +18,14 @@ use std::ops::Bound;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-pub use job::{JobRow, JobState, Paused};
+pub use job::{JobRow, JobState, LateJob, Paused};
 pub use list::{Cursor, Filter, FindJobs, JobsPage, NotACursor, Order, PAGE_MOST};
 
 use crate::config::Migration;
 use crate::fence::Fence;
-use crate::job::{Job, JobName, RunId, Trigger};
+use crate::job::{Expect, Job, JobName, RunId, Trigger};
 use crate::ledger::NodeRecord;
+use crate::scheduler::late::{Late, late_from};
 use crate::scheduler::run::{Known, Last, Open, Version, Watermark};
 use crate::time::{Boot, Wall};
 use search::Texts;
@@ -61,6 +62,8 @@ pub struct Board {
     by_start: BTreeMap<(Wall, JobName), Marks>,
     /// The jobs whose first occurrence is still to be computed.
     unplanned: BTreeSet<JobName>,
+    /// The jobs with open runs that will be late, or are, by what is expected of them: from when on.
+    overdue: BTreeSet<(Wall, JobName)>,
     /// The configured jobs whose last run ended badly.
     failing: BTreeSet<JobName>,
     /// The jobs without a schedule, those among them that are not configured.
@@ -133,12 +136,20 @@ impl Entry {
     }
 }
 
-/// The states of a job that time does not change.
+/// The states of a job, as far as time does not change them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Marks {
     failing: bool,
     paused: bool,
     running: bool,
+    /// From when on it is late by what is expected of its open runs.
+    late_from: Option<Wall>,
+}
+
+impl Marks {
+    fn is_overdue(&self, now: Wall) -> bool {
+        self.late_from.is_some_and(|from| from < now)
+    }
 }
 
 /// How many jobs are in a state; one job may be in several.
@@ -148,6 +159,8 @@ pub struct Counts {
     pub jobs: usize,
     pub failing: usize,
     pub late: usize,
+    /// Those among the late ones whose runs take longer than is expected, and whose occurrences are decided.
+    pub overdue: usize,
     pub running: usize,
     pub paused: usize,
 }
@@ -326,13 +339,21 @@ impl Board {
     /// Sees to it that a job stands in all lists to which it belongs, and in no others. One of which neither the file nor
     /// the ledger says anything is none.
     fn mark(&mut self, name: &JobName) {
+        let late_from = self.late_run(name).map(|(from, ..)| from);
         let Some(entry) = self.jobs.get_mut(name) else { return };
         let marks = Marks {
             // What a job did that is not there any more needs no attention.
             failing: (entry.job.is_some() || self.has_no_file) && entry.last.as_ref().is_some_and(Last::is_bad),
             paused: self.paused.contains_key(name),
             running: self.open_of.contains_key(name),
+            late_from,
         };
+        if late_from != entry.marks.late_from {
+            if let Some(from) = entry.marks.late_from {
+                self.overdue.remove(&(from, name.clone()));
+            }
+            self.overdue.extend(late_from.map(|from| (from, name.clone())));
+        }
         if entry.job.is_none() && entry.known_since.is_none() && entry.last.is_none() && marks == Marks::default() {
             self.jobs.remove(name);
             self.unplanned.remove(name);
@@ -374,6 +395,7 @@ impl Board {
             jobs: self.jobs.len(),
             failing: self.failing.len(),
             late: self.late(now).count(),
+            overdue: self.overdue_only(now).count(),
             running: self.open_of.len(),
             paused: self.paused.len(),
         }
@@ -386,15 +408,40 @@ impl Board {
             jobs: self.jobs.keys().filter(|job| sees(job)).count(),
             failing: self.failing.iter().filter(|job| sees(job)).count(),
             late: self.late(now).filter(|(_, job)| sees(job)).count(),
+            overdue: self.overdue_only(now).filter(|(_, job)| sees(job)).count(),
             running: self.open_of.keys().filter(|job| sees(job)).count(),
             paused: self.paused.keys().filter(|job| sees(job)).count(),
         }
     }
 
-    /// The jobs that are late, the longest first.
+    /// The jobs that are late, each with since when: those with an occurrence that no leader has decided, and then those
+    /// with a run that takes longer than is expected; of both the longest first.
     pub fn late(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
         let until = now.minus(LATE_AFTER);
-        self.next_fires().take_while(move |(start, _)| *start < until)
+        let undecided = self.next_fires().take_while(move |(start, _)| *start < until);
+        undecided.chain(self.overdue_only(now))
+    }
+
+    /// Those among the late jobs whose occurrences are decided.
+    fn overdue_only(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
+        let until = now.minus(LATE_AFTER);
+        let starts = |name: &JobName| self.jobs.get(name).and_then(|entry| entry.next).map(|(_, starts)| starts);
+        self.overdue(now).filter(move |(_, name)| starts(name).is_none_or(|starts| starts >= until))
+    }
+
+    /// The jobs with a run that takes longer than is expected, the longest first.
+    fn overdue(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
+        self.overdue.iter().take_while(move |(from, _)| *from < now).map(|(from, name)| (*from, name))
+    }
+
+    /// The open run of a job that is late first, by what is expected of them: from when on, and with what.
+    fn late_run(&self, name: &JobName) -> Option<(Wall, Late, &RunId)> {
+        let expect = &self.jobs.get(name)?.job.as_ref()?.about.expect;
+        if *expect == Expect::default() {
+            return None;
+        }
+        let late = |open: &'_ Open| late_from(expect, open);
+        self.open_runs_of(name).filter_map(|open| late(open).map(|(from, what)| (from, what, &open.id))).min()
     }
 
     /// The next fires, in their order: each job's first, once.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a clock, a store or a runtime.
 
+mod about;
 mod alert;
 mod attempt;
 mod code;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use about::{About, Expect};
 pub use alert::{AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify};
 pub(crate) use attempt::LOST_PAUSE_LONGEST;
 #[cfg(test)]
@@ -234,6 +236,8 @@ pub struct Job {
     pub name: JobName,
     /// What it is for, in a few words.
     pub description: Option<Text>,
+    /// Whose it is, and what is expected of its runs. Equal ones of a configuration are mostly one `Arc`.
+    pub about: Arc<About>,
     pub trigger: Trigger,
     pub task: Task,
     /// Variables for the command, beside those that it inherits and those of its stamp.
@@ -268,6 +272,7 @@ impl Job {
         Job {
             name,
             description: None,
+            about: Arc::default(),
             trigger: Trigger::Disabled,
             task,
             env: BTreeMap::new(),

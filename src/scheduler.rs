@@ -24,6 +24,7 @@ use std::time::Duration;
 pub mod alert;
 pub mod due;
 pub mod hour;
+pub mod late;
 pub mod outbox;
 pub mod run;
 pub mod view;

@@ -50,6 +50,34 @@ fn what_is_wrong_with_a_job_is_told_at_once_whatever_it_is() {
     assert_eq!(paths, ["jobs.a.schedule", "jobs.a.timezone", "jobs.a.guarantee", "jobs.a.max_running"]);
 }
 
+#[test]
+fn what_defaults_say_of_owners_labels_and_expectations_holds_for_jobs_that_say_nothing_else() {
+    let text = "version: 1
+defaults: {owner: ops, labels: {team: a, tier: 1}, runbook: 'https://x/#y', expect: {start_within: 1m, end_within: 1h}}
+jobs:
+  a: {schedule: '@daily', command: [x]}
+  b: {schedule: '@daily', command: [x]}
+  c: {schedule: '@daily', command: [x], owner: dev, labels: {team: b}, expect: {end_within: none}}
+";
+    let config = read(text).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let about = |job: &str| Arc::clone(&config.jobs[&JobName::new(job).unwrap()].about);
+    assert!(Arc::ptr_eq(&about("a"), &about("b")), "what is the same is there once");
+    let labels =
+        |job: &str| about(job).labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+    assert_eq!(
+        (labels("a").join(","), labels("c").join(",")),
+        ("team=a,tier=1".to_owned(), "team=b,tier=1".to_owned())
+    );
+    let (a, c) = (about("a"), about("c"));
+    assert_eq!([&a, &c].map(|about| about.owner.as_ref().unwrap().to_string()), ["ops", "dev"]);
+    let minute = Some(Duration::from_secs(60));
+    assert_eq!((a.expect.start_within, a.expect.end_within), (minute, Some(Duration::from_secs(3_600))));
+    assert_eq!((c.expect.start_within, c.expect.end_within), (minute, None));
+    let config = read(&text.replace("end_within: none", "start_within: 2h")).unwrap();
+    assert_eq!(config.warnings.list()[0].path.to_string(), "jobs.c.expect.start_within");
+}
+
 /// The messages about every file of `tests/config`, one snapshot each.
 #[test]
 fn every_class_of_problem_is_told_well() {

@@ -91,6 +91,7 @@ fn lists(jobs: usize, figures: &mut Figures) {
         order,
         after: None,
         limit: ROWS,
+        ..FindJobs::default()
     };
     for (what, find) in [
         ("what needs attention first", find(Order::Attention, None, None)),

@@ -1,5 +1,7 @@
 //! Jobs: lists from the board, one job with its definition, and when they fire.
 
+use std::collections::BTreeMap;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
@@ -12,7 +14,7 @@ use super::access::Caller;
 use super::listing::{Listing, Sent, applied, cursor, limit, place};
 use super::problem::Problem;
 use super::routes::{Named, Query};
-use crate::board::{Board, Cursor, Filter, FindJobs, JobRow, JobState, Order};
+use crate::board::{Board, Cursor, Filter, FindJobs, JobRow, JobState, LateJob, Order};
 use crate::fence::Fence;
 use crate::job::definition::Definition;
 use crate::job::{Code, JobName, RunId, Trigger, Word as _};
@@ -26,8 +28,13 @@ pub struct JobView {
     pub name: JobName,
     /// What the jobs file says that it is for.
     pub description: Option<String>,
+    /// The people who answer for it.
+    pub owner: Option<String>,
+    pub labels: BTreeMap<String, String>,
     /// The most pressing of its states.
     pub state: JobState,
+    /// Why it is late; `null`: it is not.
+    pub late: Option<LateJob>,
     /// Its expressions, or what it follows; `null` where the jobs file of this node does not have the job.
     pub schedule: Option<String>,
     pub timezone: Option<&'static str>,
@@ -118,7 +125,10 @@ impl JobView {
             schedule: row.schedule.or_else(|| trigger.and_then(without_schedule)),
             name: row.name,
             description: row.description,
+            owner: row.owner,
+            labels: row.labels,
             state: row.state,
+            late: row.late,
             timezone: row.timezone,
             after: row.after,
             next_fire: row.next_fire,
@@ -159,6 +169,9 @@ pub fn follows(trigger: &Trigger) -> Option<String> {
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     q: Option<String>,
+    owner: Option<String>,
+    /// Labels, with commas between them.
+    label: Option<String>,
     state: Option<Filter>,
     #[serde(default)]
     sort: Order,
@@ -193,18 +206,26 @@ pub(super) async fn list<S: Store>(
     sent: Sent,
 ) -> Result<Response, Problem> {
     let limit = limit(wanted.limit)?;
-    let text = wanted.q.filter(|text| !text.is_empty());
-    if text.as_ref().is_some_and(|text| text.len() > TEXT_MOST) {
-        return Err(Problem::parameter("q", format!("at most {TEXT_MOST} bytes are searched for")));
+    let [text, owner, labels] = [wanted.q, wanted.owner, wanted.label].map(|text| text.filter(|text| !text.is_empty()));
+    for (name, text) in [("q", &text), ("owner", &owner), ("label", &labels)] {
+        if text.as_ref().is_some_and(|text| text.len() > TEXT_MOST) {
+            return Err(Problem::parameter(name, format!("at most {TEXT_MOST} bytes are searched for")));
+        }
     }
     let after = behind(wanted.after.as_deref(), wanted.sort)?;
     let applied = applied([
         ("q", json!(text)),
+        ("owner", json!(owner)),
+        ("label", json!(labels)),
         ("state", json!(wanted.state)),
         ("sort", json!(wanted.sort)),
         ("limit", json!(limit)),
     ]);
-    let find = FindJobs { text, state: wanted.state, order: wanted.sort, after, limit };
+    let asked = text.as_deref().map(FindJobs::asked).unwrap_or_default();
+    let labels = labels.iter().flat_map(|labels| labels.split(',')).map(|label| label.trim().to_owned());
+    let labels = asked.labels.into_iter().chain(labels.filter(|label| !label.is_empty())).collect();
+    let owner = owner.or(asked.owner);
+    let find = FindJobs { text: asked.text, owner, labels, state: wanted.state, order: wanted.sort, after, limit };
     let now = api.clock.wall();
     let board = api.board.read();
     let page = board.jobs_of(&find, now, |job| caller.sees(job));

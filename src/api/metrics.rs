@@ -304,12 +304,14 @@ impl Scrape {
         let lag = self.due.map(|due| self.now.1.since(due).as_secs_f64()).unwrap_or_default();
         let help = "Age of the first due occurrence that no leader has decided; 0 where none is due";
         sheet.gauge("decided_lag", Some(&Unit::Seconds), help, lag)?;
-        let Counts { failing, late, running, paused, .. } = self.counts;
+        let Counts { failing, late, overdue, running, paused, .. } = self.counts;
+        let undecided = late.saturating_sub(overdue);
         let without = self.configured.saturating_sub(self.jobs.len());
         for (name, help, count) in [
             ("jobs", "Jobs in the jobs file of this node", self.configured),
             ("jobs_failing", "Jobs whose last run ended badly", failing),
-            ("jobs_late", "Jobs with an occurrence that is due and not decided", late),
+            ("jobs_late", "Jobs with an occurrence that is due and not decided", undecided),
+            ("jobs_overdue", "Jobs with a run that takes longer than is expected", overdue),
             ("jobs_running", "Jobs with an open run", running),
             ("jobs_paused", "Jobs that are paused", paused),
             ("jobs_without_series", "Jobs beyond --metrics-jobs-most, which have no series of their own", without),

@@ -139,6 +139,20 @@ async fn a_list_of_jobs_is_whole_over_its_pages_and_says_what_was_applied() {
     let (_, _, page) = ask(&api, "/api/v1/jobs?state=late&q=J").await;
     assert_eq!(page["applied"], serde_json::json!({"q": "J", "state": "late", "sort": "attention", "limit": 50}));
     assert_eq!(names(&page, "name"), ["j0"], "it was due at 01:00, and is not decided");
+    let labelled = silent(
+        "  a: {schedule: '@daily', shell: 'true', owner: Team Ops, labels: {team: a, tier: 1}}\n  b: {schedule: '@daily', \
+         shell: 'true', owner: dev, labels: {team: b}}\n",
+    );
+    for (query, found) in [
+        ("label=team", "a b"),
+        ("label=team,tier%3D1", "a"),
+        ("owner=team%20ops", "a"),
+        ("q=label:team%3Db", "b"),
+        ("q=owner:dev&label=tier", ""),
+    ] {
+        let (_, _, page) = ask(&labelled, &format!("/api/v1/jobs?{query}")).await;
+        assert_eq!(names(&page, "name").join(" "), found, "{query}: {page:#}");
+    }
     let (_, _, page) = ask(&api, "/api/v1/jobs?state=on_demand").await;
     assert_eq!(page["items"][0]["schedule"], "after j0 (success)");
     let (_, _, page) = ask(&api, "/api/v1/jobs?sort=name&limit=1").await;

@@ -82,7 +82,12 @@ pub(super) fn of_jobs<S: Store>() -> Vec<Route<S>> {
         Route::get("/api/v1/jobs", "jobs", Viewer, jobs::list::<S>)
             .narrowed()
             .about("Jobs, in pages")
-            .param(Param::query::<String>("q", "Only jobs with this text in their name or description."))
+            .param(Param::query::<String>(
+                "q",
+                "Only jobs with this text in what is said of them; `owner:…` and `label:…` in it are those.",
+            ))
+            .param(Param::query::<String>("owner", "Only jobs of this owner."))
+            .param(Param::query::<String>("label", "Only jobs with these labels: `NAME=VALUE` or `NAME`, with commas."))
             .param(Param::query::<Filter>("state", "Only jobs in this state."))
             .param(Param::query::<Order>("sort", "The order; `attention` by default."))
             .param(limited())

@@ -18,7 +18,7 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
         Route::get("/jobs", "page_jobs", Viewer, screens::jobs::<S>)
             .narrowed()
             .about("The jobs")
-            .param(Param::query::<String>("q", "A part of a name or description."))
+            .param(Param::query::<String>("q", "A part of a name or description, `owner:…`, `label:…`."))
             .param(Param::query::<String>("state", "Only jobs in this state."))
             .param(Param::query::<String>("sort", "The order."))
             .param(Param::query::<String>("after", "From behind this row on."))

@@ -1,10 +1,13 @@
 //! A job as people look at it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{Board, Entry, LATE_AFTER};
-use crate::job::{JobName, RunId, Trigger};
+use crate::job::{About, JobName, RunId, Trigger};
 use crate::ledger::Pause;
+use crate::scheduler::late::Late;
 use crate::scheduler::run::Last;
 use crate::time::Wall;
 
@@ -32,7 +35,7 @@ impl From<Pause> for Paused {
 pub enum JobState {
     /// Its last run ended badly.
     Failing,
-    /// An occurrence is due for more than 10 s, and no leader has decided it.
+    /// An occurrence is due for more than 10 s and no leader has decided it, or a run takes longer than is expected.
     Late,
     /// A run of it is open.
     Running,
@@ -47,6 +50,17 @@ pub enum JobState {
     Unconfigured,
 }
 
+/// Why a job is late.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+pub struct LateJob {
+    /// Of an occurrence that is not decided: since it was to start. Of a run: since the end of the time that is expected.
+    pub since: Wall,
+    pub why: Late,
+    /// The run that is late.
+    pub run: Option<RunId>,
+}
+
 /// How many open runs are named with their job.
 const OPEN_NAMED: usize = 10;
 
@@ -55,7 +69,12 @@ const OPEN_NAMED: usize = 10;
 pub struct JobRow {
     pub name: JobName,
     pub description: Option<String>,
+    /// The people who answer for it.
+    pub owner: Option<String>,
+    pub labels: BTreeMap<String, String>,
     pub state: JobState,
+    /// Why it is late; `None`: it is not.
+    pub late: Option<LateJob>,
     pub paused: Option<Paused>,
     /// Its expressions as the file has them; `null`: it has no schedule.
     pub schedule: Option<String>,
@@ -91,10 +110,14 @@ impl Board {
             Some(Trigger::Disabled) | None => (None, None, None),
         };
         let next = self.next_of(name, entry, now);
+        let about = entry.job.as_ref().map(|job| &*job.about);
         JobRow {
             name: name.clone(),
             description: entry.job.as_ref().and_then(|job| job.description.as_ref()).map(ToString::to_string),
+            owner: about.and_then(|about| about.owner.as_ref()).map(ToString::to_string),
+            labels: about.map(About::shown_labels).unwrap_or_default(),
             state: self.state(name, entry, now),
+            late: self.late_by(name, next, entry, now),
             paused: self.paused.get(name).cloned(),
             schedule,
             timezone,
@@ -108,10 +131,20 @@ impl Board {
         }
     }
 
+    fn late_by(&self, name: &JobName, next: Option<(Wall, Wall)>, entry: &Entry, now: Wall) -> Option<LateJob> {
+        if let Some((_, since)) = next.filter(|(_, starts)| *starts < now.minus(LATE_AFTER)) {
+            return Some(LateJob { since, why: Late::Undecided, run: None });
+        }
+        let (since, why, run) = entry.marks.is_overdue(now).then(|| self.late_run(name)).flatten()?;
+        Some(LateJob { since, why, run: Some(run.clone()) })
+    }
+
     pub(super) fn state(&self, name: &JobName, entry: &Entry, now: Wall) -> JobState {
         if entry.marks.failing {
             JobState::Failing
-        } else if self.next_of(name, entry, now).is_some_and(|(_, starts)| starts < now.minus(LATE_AFTER)) {
+        } else if self.next_of(name, entry, now).is_some_and(|(_, starts)| starts < now.minus(LATE_AFTER))
+            || entry.marks.is_overdue(now)
+        {
             JobState::Late
         } else if entry.marks.running {
             JobState::Running

@@ -19,7 +19,7 @@ pub const PAGE_MOST: usize = 500;
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// What fails, what is late, what comes next, and what has no next fire.
+    /// What fails, what takes longer than is expected, what is late, what comes next, and what has no next fire.
     #[default]
     Attention,
     Name,
@@ -30,8 +30,12 @@ pub enum Order {
 /// Which jobs are looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FindJobs {
-    /// Only jobs with this text in their name or description, in whichever case.
+    /// Only jobs with this text in their name, description, owner or labels, in whichever case.
     pub text: Option<String>,
+    /// Only jobs of this owner, in whichever case.
+    pub owner: Option<String>,
+    /// Only jobs with all of these labels: `NAME=VALUE`, or `NAME` for any value of that.
+    pub labels: Vec<String>,
     pub state: Option<Filter>,
     pub order: Order,
     /// From behind this row.
@@ -73,6 +77,8 @@ pub struct Cursor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Group {
     Failing,
+    /// With a run that takes longer than is expected.
+    Overdue,
     /// With a next occurrence, the late ones first since theirs are the earliest.
     Coming,
     Rest,
@@ -87,6 +93,7 @@ impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let group = match self.group {
             Group::Failing => 'f',
+            Group::Overdue => 'o',
             Group::Coming => 'c',
             Group::Rest => 'r',
         };
@@ -103,6 +110,7 @@ impl FromStr for Cursor {
             let (start, job) = rest.split_once('.')?;
             let group = match group {
                 "f" => Group::Failing,
+                "o" => Group::Overdue,
                 "c" => Group::Coming,
                 "r" => Group::Rest,
                 _ => return None,
@@ -144,19 +152,19 @@ impl Board {
     /// The same for a reader that sees only some jobs: to it, the others do not exist, and no place in the list names
     /// them.
     pub fn jobs_of(&self, find: &FindJobs, now: Wall, sees: impl Fn(&JobName) -> bool) -> JobsPage {
-        let text = find.text.as_deref().map(str::to_lowercase).filter(|text| !text.is_empty());
+        let texts = find.texts();
         let limit = find.limit.clamp(1, PAGE_MOST);
-        let few = self.few(text.as_deref(), find, now);
-        let is_searched = few.as_ref().is_none_or(|few| !few.have_the_text);
+        let few = self.few(texts.first().map(String::as_str), find, now);
+        let checked = usize::from(few.as_ref().is_some_and(|few| few.have_the_text));
         let places = match few {
             Some(few) if few.are_in_order => self.named(few.jobs, find),
-            Some(few) => self.sorted(&few.jobs, find),
+            Some(few) => self.sorted(&few.jobs, find, now),
             None => self.walked(find, now),
         };
         let is_found = |place: &Place<'_>| {
             is_in(place, find.state, now)
                 && sees(place.job)
-                && text.as_deref().is_none_or(|text| !is_searched || self.says(place.job, text))
+                && texts.iter().skip(checked).all(|text| self.says(place.job, text))
         };
         let mut rows: Vec<Place<'_>> = places.filter(is_found).take(limit + 1).collect();
         let has_more = rows.len() > limit;
@@ -203,16 +211,22 @@ impl Board {
     }
 
     /// These jobs, in order, from behind `find.after` on.
-    pub(super) fn sorted<'a>(&'a self, jobs: &[&JobName], find: &FindJobs) -> Places<'a> {
+    pub(super) fn sorted<'a>(&'a self, jobs: &[&JobName], find: &FindJobs, now: Wall) -> Places<'a> {
         let place = |name: &&JobName| {
             let (name, entry) = self.jobs.get_key_value(*name)?;
             let start = entry.next.map(|(_, start)| start);
             let group = match (find.order, start) {
                 (Order::Attention, _) if entry.marks.failing => Group::Failing,
+                (Order::Attention, _) if entry.marks.is_overdue(now) => Group::Overdue,
                 (Order::Attention | Order::Next, Some(_)) => Group::Coming,
                 _ => Group::Rest,
             };
-            let start = start.filter(|_| group == Group::Coming).unwrap_or(Wall::EPOCH);
+            let start = match group {
+                Group::Overdue => entry.marks.late_from,
+                Group::Coming => start,
+                Group::Failing | Group::Rest => None,
+            };
+            let start = start.unwrap_or(Wall::EPOCH);
             Some(Place { group, start, job: name, marks: entry.marks, entry: Some(entry) })
         };
         let is_ahead = |place: &Place<'_>| {
@@ -229,7 +243,10 @@ impl Board {
         let (order, after) = (find.order, find.after.clone());
         // Those states are about jobs without a next occurrence.
         let may_come = !matches!(find.state, Some(Filter::OnDemand | Filter::Unconfigured));
-        let until = if find.state == Some(Filter::Late) { now.minus(LATE_AFTER) } else { Wall::MAX };
+        // Where they do not stand in front, the jobs with a run that takes too long have any next occurrence.
+        let has_others = order != Order::Attention && self.overdue(now).next().is_some();
+        let is_bounded = find.state == Some(Filter::Late) && !has_others;
+        let until = if is_bounded { now.minus(LATE_AFTER) } else { Wall::MAX };
         let is_past = |group: Group| after.as_ref().is_some_and(|place| place.group > group);
         let from_name = |group: Group| match &after {
             Some(place) if place.group == group => Bound::Excluded(place.job.clone()),
@@ -247,13 +264,26 @@ impl Board {
             let names = self.failing.range((from_name(Group::Failing), Bound::Unbounded));
             names.filter_map(move |name| Some(row(Group::Failing, name, self.jobs.get(name)?)))
         });
+        let overdue = (order == Order::Attention && !is_past(Group::Overdue)).then(|| {
+            let from = match &after {
+                Some(place) if place.group == Group::Overdue => Bound::Excluded((place.start, place.job.clone())),
+                _ => Bound::Unbounded,
+            };
+            let rows = self.overdue.range((from, Bound::Unbounded)).take_while(move |(from, _)| *from < now);
+            let place = move |(from, name): &'a (Wall, JobName)| {
+                let place = row(Group::Overdue, name, self.jobs.get(name)?);
+                Some(Place { start: *from, ..place })
+            };
+            rows.filter_map(place).filter(|place| !place.marks.failing)
+        });
         let coming = (order != Order::Name && may_come && !is_past(Group::Coming)).then(|| {
             let from = match &after {
                 Some(place) if place.group == Group::Coming => Bound::Excluded((place.start, place.job.clone())),
                 _ => Bound::Unbounded,
             };
             let rows = self.by_start.range((from, Bound::Unbounded)).take_while(move |((start, _), _)| *start <= until);
-            let is_here = move |(_, marks): &(_, &Marks)| order == Order::Next || !marks.failing;
+            let is_here =
+                move |(_, marks): &(_, &Marks)| order == Order::Next || !(marks.failing || marks.is_overdue(now));
             rows.filter(is_here).map(|((start, job), marks)| Place {
                 group: Group::Coming,
                 start: *start,
@@ -265,11 +295,12 @@ impl Board {
         let is_rest = move |(_, entry): &(&JobName, &Entry)| match order {
             Order::Name => true,
             Order::Next => entry.next.is_none(),
-            Order::Attention => entry.next.is_none() && !entry.marks.failing,
+            Order::Attention => entry.next.is_none() && !entry.marks.failing && !entry.marks.is_overdue(now),
         };
         let rest = self.jobs.range((from_name(Group::Rest), Bound::Unbounded)).filter(is_rest);
         let rest = rest.map(move |(name, entry)| row(Group::Rest, name, entry));
-        Box::new(failing.into_iter().flatten().chain(coming.into_iter().flatten()).chain(rest))
+        let ahead = failing.into_iter().flatten().chain(overdue.into_iter().flatten());
+        Box::new(ahead.chain(coming.into_iter().flatten()).chain(rest))
     }
 }
 
@@ -291,7 +322,9 @@ pub(super) fn is_in(place: &Place<'_>, state: Option<Filter>, now: Wall) -> bool
         Some(Filter::Paused) => place.marks.paused,
         Some(Filter::Late) => {
             let start = place.entry.map_or(Some(place.start), |entry| entry.next.map(|(_, start)| start));
-            start.is_some_and(|start| start < now.minus(LATE_AFTER))
+            let is_undecided =
+                place.group != Group::Overdue && start.is_some_and(|start| start < now.minus(LATE_AFTER));
+            is_undecided || place.marks.is_overdue(now)
         }
         Some(Filter::OnDemand) => matches!(trigger(), Some(Trigger::Disabled | Trigger::After { .. })),
         Some(Filter::Unconfigured) => place.entry.is_some_and(|entry| entry.job.is_none()),

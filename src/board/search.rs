@@ -1,13 +1,13 @@
-//! Jobs by a text in their names or descriptions.
+//! Jobs by a text in their names or descriptions, by their owners and by their labels.
 
-use super::Board;
+use super::{Board, FindJobs};
 use crate::job::JobName;
 
 /// How much of a description is searched, in bytes.
 const SEARCHED_MOST: usize = 1024;
 
-/// The names and descriptions of all jobs in lower case, one after the other: one pass over one piece of memory is ten
-/// times as fast as a visit to each job.
+/// The names, descriptions, owners and labels of all jobs in lower case, one after the other: one pass over one piece of
+/// memory is ten times as fast as a visit to each job.
 #[derive(Debug)]
 pub(super) struct Texts {
     text: String,
@@ -32,12 +32,27 @@ impl Texts {
             if let Some(description) = entry.job.as_ref().and_then(|job| job.description.as_ref()) {
                 let description = description.to_string().to_lowercase();
                 let searched = &description[..description.floor_char_boundary(SEARCHED_MOST)];
+                texts.line(searched);
+            }
+            if let Some(about) = entry.job.as_ref().map(|job| &job.about) {
+                about.owner.iter().for_each(|owner| texts.line(&owner_line(&owner.to_string())));
+                about
+                    .shown_labels()
+                    .iter()
+                    .for_each(|(name, value)| texts.line(&format!("{}{value}", label_line(name))));
                 texts.text.push('\n');
-                texts.text.extend(searched.chars().filter(|letter| *letter != '\0'));
             }
             texts.text.push('\0');
         }
         texts
+    }
+
+    /// Adds a line in lower case, behind the line end that every line but the first begins with. No other line can
+    /// stand in it.
+    fn line(&mut self, line: &str) {
+        self.text.push('\n');
+        let letters = line.chars().flat_map(char::to_lowercase).map(|letter| if letter == '\n' { ' ' } else { letter });
+        self.text.extend(letters.filter(|letter| *letter != '\0'));
     }
 
     /// The jobs with this text, which is in lower case, at most `most` of them.
@@ -79,4 +94,57 @@ impl Board {
     fn texts(&self) -> &Texts {
         self.texts.get_or_init(|| Texts::of(self))
     }
+}
+
+/// The line of an owner. What it begins with is in no text that people search for.
+fn owner_line(owner: &str) -> String {
+    format!("\u{1}{owner}")
+}
+
+/// The line of a label, up to its value.
+fn label_line(name: &str) -> String {
+    format!("\u{2}{name}=")
+}
+
+impl FindJobs {
+    /// What is looked for by a text with terms in it, as people write it: `label:team=payments` and `label:team` for
+    /// labels, `owner:ops` or `owner:"Team Ops"` for an owner; what is left is looked for as it is.
+    pub fn asked(text: &str) -> FindJobs {
+        let mut find = FindJobs::default();
+        let mut rest: Vec<&str> = Vec::new();
+        for word in words(text) {
+            let value = |value: &str| value.replace('"', "");
+            match word.split_once(':') {
+                Some(("owner", owner)) if !value(owner).is_empty() => find.owner = Some(value(owner)),
+                Some(("label", label)) if !value(label).is_empty() => find.labels.push(value(label)),
+                _ => rest.push(word),
+            }
+        }
+        // Without any term it is looked for as it was written.
+        let has_terms = find.owner.is_some() || !find.labels.is_empty();
+        let rest = if has_terms { rest.join(" ") } else { text.to_owned() };
+        find.text = Some(rest).filter(|rest| !rest.is_empty());
+        find
+    }
+
+    /// The texts that every job has to have that is looked for, in lower case.
+    pub(super) fn texts(&self) -> Vec<String> {
+        let label = |label: &String| match label.split_once('=') {
+            Some((name, value)) => format!("\n{}{value}\n", label_line(name)),
+            None => format!("\n{}", label_line(label)),
+        };
+        let owner = self.owner.as_ref().map(|owner| format!("\n{}\n", owner_line(owner)));
+        let all = self.labels.iter().map(label).chain(owner).chain(self.text.clone());
+        all.map(|text| text.to_lowercase()).filter(|text| !text.is_empty()).collect()
+    }
+}
+
+/// The words of a text: blanks part them where they do not stand between double quotes.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let parts = move |letter: char| {
+        quoted ^= letter == '"';
+        letter.is_whitespace() && !quoted
+    };
+    text.split(parts).filter(|word| !word.is_empty())
 }

@@ -188,11 +188,11 @@ fn states_are_counted_and_the_most_pressing_is_shown() {
     board.last(&name("a"), Some(last("a@2026-11-27T00:00:00Z", Verdict::Unknown)), 2);
     let row = board.job(&name("a"), now).unwrap();
     assert_eq!((row.state, row.open_count, row.open), (JobState::Failing, 1, vec![run.id.clone()]));
-    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 1, late: 0, running: 1, paused: 1 });
+    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 1, late: 0, overdue: 0, running: 1, paused: 1 });
     board.open(&run.id, None);
     board.paused(&name("a"), None);
     board.last(&name("a"), Some(last("a@2026-11-27T00:00:00Z", Verdict::Succeeded)), 3);
-    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 0, late: 0, running: 0, paused: 0 });
+    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 0, late: 0, overdue: 0, running: 0, paused: 0 });
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn after_a_reread_only_what_is_told_anew_is_there() {
     let before = board.version();
     board.forget_ledger();
     assert!(board.version() > before);
-    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 0, late: 0, running: 0, paused: 0 });
+    assert_eq!(board.counts(now), Counts { jobs: 2, failing: 0, late: 0, overdue: 0, running: 0, paused: 0 });
     assert!(board.leader().is_none() && board.open_run(&run.id).is_none() && board.job(&gone, now).is_none());
     board.last(&name("b"), Some(last("b@2026-11-27T00:00:00Z", Verdict::Failed)), 3);
     board = planned(board, now);
@@ -285,6 +285,82 @@ fn jobs_are_found_by_their_names_and_descriptions_in_either_case() {
 }
 
 #[test]
+fn jobs_are_found_by_their_owners_and_labels_and_by_these_in_a_text() {
+    let now = at("2026-11-27T00:10:00Z");
+    let text = "  a: {schedule: '@hourly', shell: 'true', owner: Team Ops, labels: {team: payments, tier: 1}}
+  b: {schedule: '@hourly', shell: 'true', owner: ops, labels: {team: pay}, description: \"x\\nlabel:tier=1\\n\"}
+  c: {schedule: '@hourly', shell: 'true', description: 'owner:ops of payments'}\n";
+    let board = planned(board(text), now);
+    let asked = |text: &str| listed(&board, &FindJobs::asked(text), now);
+    assert_eq!(asked("label:team=payments"), ["a"]);
+    assert_eq!(asked("label:TEAM=pay"), ["b"]);
+    assert_eq!(asked("label:team"), ["a", "b"]);
+    assert_eq!(asked("label:team label:tier=1"), ["a"]);
+    assert_eq!(asked("owner:ops"), ["b"]);
+    assert_eq!(asked("owner:\"team ops\" label:tier"), ["a"]);
+    assert_eq!(asked("x owner:ops"), ["b"], "beside a text");
+    assert_eq!(asked("a owner:ops"), ["b"], "which its description has");
+    assert_eq!(asked("payments"), ["a", "c"], "a text is looked for in all of it");
+    assert_eq!(asked("label:tea"), [""; 0]);
+    assert_eq!(asked("label:"), ["b"], "a text, since it names no label");
+    for (label, owner) in [("team=pay", "OPS"), ("Tier", "team ops"), ("team", "nemo"), ("tea", "ops")] {
+        let has = |job: &&Arc<Job>| job.about.has_label(label);
+        let by_label: Vec<String> = board.definitions().filter(has).map(|job| job.name.to_string()).collect();
+        assert_eq!(asked(&format!("label:{label}")), by_label, "{label}");
+        let is_of = |job: &&Arc<Job>| job.about.is_of(owner);
+        let by_owner: Vec<String> = board.definitions().filter(is_of).map(|job| job.name.to_string()).collect();
+        assert_eq!(asked(&format!("owner:\"{owner}\"")), by_owner, "{owner}");
+    }
+}
+
+#[test]
+fn a_job_is_late_while_a_run_of_it_takes_longer_than_is_expected() {
+    let text = "  a: {schedule: '@hourly', shell: 'true'}
+  b: {schedule: '@daily', shell: 'true', expect: {start_within: 1m, end_within: 1h}}
+  c: {after: b, shell: 'true', expect: {end_within: 10m}}\n";
+    let mut board = board(text);
+    let now = at("2026-11-27T00:05:30Z");
+    board.decided(mark("2026-11-27T00:00:00Z", None));
+    board = planned(board, now);
+    let run = open("b@2026-11-27T00:00:00Z");
+    let waits = Open { state: OpenState::Waiting { not_before: run.at }, attempt: 0, ..run.clone() };
+    board.open(&run.id, Some(waits));
+    let late = |board: &Board, now| {
+        let late = board.job(&name("b"), now).unwrap().late;
+        late.map(|late| (late.why, late.since, late.run.unwrap()))
+    };
+    assert_eq!(late(&board, at("2026-11-27T00:01:00Z")), None, "it has until then");
+    assert_eq!(late(&board, now), Some((Late::Start, at("2026-11-27T00:01:00Z"), run.id.clone())));
+    assert_eq!(board.job(&name("b"), now).unwrap().state, JobState::Late);
+    let counts = board.counts(now);
+    assert_eq!((counts.late, counts.overdue), (1, 1));
+    assert_eq!(listed(&board, &FindJobs::default(), now), ["b", "a", "c"], "it comes first");
+    assert_eq!(listed(&board, &FindJobs { state: Some(Filter::Late), ..FindJobs::default() }, now), ["b"]);
+
+    // It has started, and takes long.
+    board.open(&run.id, Some(run.clone()));
+    assert_eq!(late(&board, now), None);
+    let now = at("2026-11-27T01:00:01Z");
+    assert_eq!(late(&board, now), Some((Late::End, at("2026-11-27T01:00:00Z"), run.id.clone())));
+    assert_eq!(board.counts(now).late, 1, "`a` is not late before it is so for ten seconds");
+    let tag = board.tag(at("2026-11-27T00:59:59Z"));
+    assert_ne!(board.tag(now), tag);
+
+    // What is expected of it changes, and it ends.
+    board.configured(&jobs(&text.replace("end_within: 1h", "end_within: 2h")));
+    assert_eq!(late(&board, now), None);
+    board.configured(&jobs(text));
+    assert!(late(&board, now).is_some());
+    board.open(&run.id, None);
+    assert_eq!((late(&board, now), board.overdue.len()), (None, 0));
+
+    // After the store was read anew, only what it says counts.
+    board.open(&run.id, Some(run.clone()));
+    board.forget_ledger();
+    assert_eq!((late(&board, now), board.overdue.len()), (None, 0));
+}
+
+#[test]
 fn a_cursor_reads_back_and_nothing_else_is_one() {
     let now = at("2026-11-27T00:10:00Z");
     let board = planned(board(TWO), now);
@@ -303,20 +379,32 @@ struct OneJob {
     is_paused: bool,
     is_failing: bool,
     is_running: bool,
+    is_overdue: bool,
 }
 
 fn one_job() -> impl Strategy<Value = OneJob> {
-    (0..4usize, 0..4usize, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(kind, minute, is_paused, is_failing, is_running)| OneJob { kind, minute, is_paused, is_failing, is_running },
+    (0..4usize, 0..4usize, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(kind, minute, is_paused, is_failing, is_running, is_overdue)| OneJob {
+            kind,
+            minute,
+            is_paused,
+            is_failing,
+            is_running,
+            is_overdue: is_running && is_overdue,
+        },
     )
 }
 
 fn board_of(made: &[OneJob], now: Wall) -> Board {
     let mut text = "  other: {schedule: '50 * * * *', shell: 'true'}\n".to_owned();
     for (nth, job) in made.iter().enumerate() {
+        let expect =
+            if job.is_overdue { format!(", expect: {{end_within: {}m}}", 1 + nth % 14) } else { String::new() };
         match job.kind {
-            0 | 1 => writeln!(text, "  j{nth}: {{schedule: '{} * * * *', shell: 'true'}}", job.minute * 15).unwrap(),
-            2 => writeln!(text, "  j{nth}: {{after: other, shell: 'true'}}").unwrap(),
+            0 | 1 => {
+                writeln!(text, "  j{nth}: {{schedule: '{} * * * *', shell: 'true'{expect}}}", job.minute * 15).unwrap()
+            }
+            2 => writeln!(text, "  j{nth}: {{after: other, shell: 'true'{expect}}}").unwrap(),
             _ => {}
         }
     }
@@ -347,7 +435,7 @@ fn model(board: &Board, find: &FindJobs, now: Wall) -> Vec<String> {
             && match find.state {
                 None => true,
                 Some(Filter::Failing) => is_failing(row),
-                Some(Filter::Late) => row.next_start.is_some_and(|start| start < now.minus(LATE_AFTER)),
+                Some(Filter::Late) => row.late.is_some(),
                 Some(Filter::Running) => row.open_count > 0,
                 Some(Filter::Paused) => row.paused.is_some(),
                 Some(Filter::OnDemand) => board.definition(&row.name).is_some() && row.schedule.is_none(),
@@ -356,8 +444,14 @@ fn model(board: &Board, find: &FindJobs, now: Wall) -> Vec<String> {
     });
     rows.sort_by_key(|row| {
         let start = row.next_start.filter(|_| find.order != Order::Name);
-        let first = find.order == Order::Attention && is_failing(row);
-        (!first, start.filter(|_| !first).is_none() && !first, start.filter(|_| !first), row.name.clone())
+        let overdue = board.jobs[&row.name].marks.late_from.filter(|from| *from < now);
+        let (group, at) = match find.order {
+            Order::Attention if is_failing(row) => (0, None),
+            Order::Attention if overdue.is_some() => (1, overdue),
+            _ if start.is_some() => (2, start),
+            _ => (3, None),
+        };
+        (group, at, row.name.clone())
     });
     rows.into_iter().map(|row| row.name.to_string()).collect()
 }
@@ -381,10 +475,12 @@ proptest! {
     ) {
         let now = at("2026-11-27T00:20:00Z");
         let board = board_of(&made, now);
+        let is_overdue = |job: &&Entry| job.marks.is_overdue(now);
+        prop_assert_eq!(board.jobs.values().filter(is_overdue).count(), board.overdue(now).count());
         for order in [Order::Attention, Order::Name, Order::Next] {
             for state in STATES {
                 for text in [None, Some("1".to_owned())] {
-                    let find = FindJobs { text, state, order, after: None, limit };
+                    let find = FindJobs { text, state, order, limit, ..FindJobs::default() };
                     let expected = model(&board, &find, now);
                     prop_assert_eq!(&listed(&board, &find, now), &expected, "{:?}", find);
                     let walked: Vec<String> = board
@@ -405,7 +501,7 @@ proptest! {
                     prop_assert_eq!(&paged, &expected, "in pages: {:?}", find);
                     let behind = expected.len() / 2;
                     if let Some(first) = expected.get(behind).map(|job| name(job)) {
-                        let after = board.sorted(&[&first], &find).next().map(|place| place.cursor());
+                        let after = board.sorted(&[&first], &find, now).next().map(|place| place.cursor());
                         let find = FindJobs { after, ..find.clone() };
                         let walked = board.walked(&find, now).filter(|place| list::is_in(place, state, now));
                         let has_text = |job| find.text.as_ref().is_none_or(|text| board.says(job, text));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,7 +15,8 @@ use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, file};
 use crate::api::view::{Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
 use crate::config::Config;
-use crate::job::{Code, JobName, RunId, Trigger, Verdict};
+use crate::job::definition::Definition;
+use crate::job::{Code, Job, JobName, RunId, Trigger, Verdict};
 use crate::ledger::{Find, HourRow, Ledger};
 use crate::scheduler::hour::HourCounts;
 use crate::scheduler::run::Last;
@@ -174,9 +176,24 @@ pub(super) struct JobsArgs {
     /// Only this job
     #[arg(long, env = "FENCRON_JOBS_JOB")]
     job: Option<String>,
+    /// Only jobs with this label: NAME=VALUE, or NAME for any value; again for further ones
+    #[arg(long, value_name = "LABEL", env = "FENCRON_JOBS_LABEL", value_delimiter = ',')]
+    label: Vec<String>,
+    /// Only jobs of this owner
+    #[arg(long, env = "FENCRON_JOBS_OWNER")]
+    owner: Option<String>,
     /// The jobs file that says when they are due [default: jobs.yaml, where there is one]
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
     file: Option<PathBuf>,
+}
+
+impl JobsArgs {
+    /// Whether a job is shown, by whose it is and its labels.
+    fn takes(&self, job: Option<&Arc<Job>>) -> bool {
+        let is_of = |owner: &String| job.is_some_and(|job| job.about.is_of(owner));
+        let has_label = |label: &String| job.is_some_and(|job| job.about.has_label(label));
+        self.owner.iter().all(is_of) && self.label.iter().all(has_label)
+    }
 }
 
 /// A job, by what the file and the ledger know of it.
@@ -185,6 +202,10 @@ struct JobView {
     name: JobName,
     /// What the file says that it is for.
     description: Option<String>,
+    owner: Option<String>,
+    labels: BTreeMap<String, String>,
+    /// The URL of what people do when it fails.
+    runbook: Option<String>,
     /// Its expressions, or what it follows; `null` where no file says it.
     schedule: Option<String>,
     timezone: Option<&'static str>,
@@ -213,7 +234,13 @@ pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Termin
     if let Some(name) = &args.job {
         known_job(&place.ledger(), name, config.as_ref()).await?;
     }
-    let views = job_views(&place, config.as_ref(), args.job.as_deref()).await?;
+    let mut views = job_views(&place, config.as_ref(), args.job.as_deref()).await?;
+    if config.is_none() && (args.owner.is_some() || !args.label.is_empty()) {
+        return Err(
+            Failure::wrong("--owner and --label need the jobs file, which says them: name it with --file").into()
+        );
+    }
+    views.retain(|view| args.takes(config.as_ref().and_then(|config| config.jobs.get(&view.name))));
     if config.is_none() {
         terminal.say("fencron: name the jobs file with --file to see when the jobs are due");
     }
@@ -265,6 +292,9 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
         };
         views.push(JobView {
             description: job.and_then(|job| job.description.as_ref()).map(ToString::to_string),
+            owner: job.and_then(|job| job.about.owner.as_ref()).map(ToString::to_string),
+            labels: job.map(|job| job.about.shown_labels()).unwrap_or_default(),
+            runbook: job.and_then(|job| Definition::of(job).runbook),
             schedule,
             timezone,
             next_fire,
@@ -305,6 +335,20 @@ async fn last_verdicts(ledger: &Ledger<AnyStore>, names: &[JobName]) -> Result<B
     Ok(verdicts)
 }
 
+/// What the file says of a job, for people.
+fn said_of(view: &JobView) -> String {
+    let labels: Vec<String> = view.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let labels = Some(labels.join(", ")).filter(|labels| !labels.is_empty());
+    let said = [
+        view.description.clone(),
+        view.owner.as_ref().map(|owner| format!("owner    {owner}")),
+        labels.map(|labels| format!("labels   {labels}")),
+        view.runbook.as_ref().map(|url| format!("runbook  {url}")),
+    ];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    if said.is_empty() { String::new() } else { format!("\n{}\n", said.join("\n")) }
+}
+
 fn jobs_table(views: &[JobView]) -> String {
     let rows = views.iter().map(|view| {
         let time = |at: Option<Wall>| at.map_or("-".to_owned(), |at| at.to_string());
@@ -317,7 +361,7 @@ fn jobs_table(views: &[JobView]) -> String {
     let table = table(&["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST VERDICT", "OF"], rows);
     // Of many jobs it would be wider than a terminal.
     match views {
-        [JobView { description: Some(description), .. }] => format!("{table}\n{description}\n"),
+        [view] => table + &said_of(view),
         _ => table,
     }
 }

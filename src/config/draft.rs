@@ -15,7 +15,7 @@ use super::tables::JOB;
 use super::timing::{Except, Rules};
 use super::tree::{NodeId, Tree};
 use super::walk::{Fields, Path, Spot, Walk};
-use crate::job::{Guarantee, Http, Job, JobName, Missed, MissedRun, On, Overlap, Retry, Task, Text, Word};
+use crate::job::{About, Guarantee, Http, Job, JobName, MissedRun, On, Overlap, Task, Text, Word};
 use crate::schedule::{Fold, Gap};
 
 /// A layer of settings: each is laid over those before it.
@@ -61,6 +61,7 @@ impl<T> Placed<T> {
 pub struct Draft {
     /// The settings that need no more than to be read. Its name, its trigger and its task are set last.
     pub job: Job,
+    pub about: About,
     pub enabled: bool,
     pub rules: Rules,
     pub jitter: Placed<Duration>,
@@ -95,6 +96,7 @@ impl Draft {
     fn blank() -> Draft {
         Draft {
             job: Job::new(JobName::new("unnamed").expect("it is a name"), Task::Command(Vec::new())),
+            about: About::default(),
             enabled: true,
             rules: Rules { zone: Tz::UTC, gap: Gap::Shift, fold: Fold::First, except: Except::default() },
             jitter: Placed::blank(Duration::ZERO),
@@ -191,7 +193,16 @@ impl Draft {
 }
 
 /// Warns of settings in `own` that do nothing beside the others of the job.
-pub fn warn_of_idle(walk: &mut Walk, own: &Fields, missed: &Missed, retry: &Retry) {
+pub fn warn_of_idle(walk: &mut Walk, own: &Fields, job: &Job) {
+    let (missed, retry, expect) = (&job.missed, &job.retry, &job.about.expect);
+    if let Some(spot) = own.get("expect")
+        && let Some(fields) = walk.fields(&spot)
+        && let Some(spot) = fields.get("start_within")
+        && let (Some(start), Some(end)) = (expect.start_within, expect.end_within)
+        && start >= end
+    {
+        walk.odd(spot, "this does nothing: a run has to end before that (`end_within`)");
+    }
     if let Some(spot) = own.get("missed")
         && let Some(fields) = walk.fields(&spot)
     {

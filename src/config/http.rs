@@ -95,22 +95,28 @@ fn read_text(walk: &mut Walk, spot: Spot, most: usize) -> Option<Text> {
 }
 
 pub fn read_url(walk: &mut Walk, spot: Spot) -> Option<Text> {
+    let (text, url) = read_link(walk, spot)?;
+    if url.is_some_and(|url| url.fragment().is_some()) {
+        walk.odd(spot, "what follows the `#` is not sent");
+    }
+    Some(text)
+}
+
+/// A URL; `None` beside its text: a part of that is left open.
+pub fn read_link(walk: &mut Walk, spot: Spot) -> Option<(Text, Option<Url>)> {
     let text = read_text(walk, spot, MAX_URL_BYTES)?;
     if walk.is_open(&text) {
-        return Some(text);
+        return Some((text, None));
     }
     let why = match Url::parse(text.expose()) {
         Err(error) => format!("is not a URL: {error}"),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "is not an `http://` or `https://` URL".to_owned(),
         Ok(url) if url.port() == Some(0) => "names port 0, on which no server listens".to_owned(),
         Ok(url) => {
-            if url.fragment().is_some() {
-                walk.odd(spot, "what follows the `#` is not sent");
-            }
             if !url.password().unwrap_or_default().is_empty() && !text.is_secret() {
                 walk.odd(spot, "there is a password in this URL: fill it in with `${…}`");
             }
-            return Some(text);
+            return Some((text, Some(url)));
         }
     };
     let shown = if text.is_secret() { "what `${…}` stands for here".to_owned() } else { quoted(text.expose()) };

@@ -10,7 +10,7 @@ use super::problem::quoted;
 use super::timing::{Schedules, read_within};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{Job, JobName, MAX_FOLLOWERS, Notify, Task, Text, Trigger};
+use crate::job::{About, Job, JobName, MAX_FOLLOWERS, Notify, Task, Text, Trigger};
 
 /// What `shell: …` is run by.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -28,7 +28,7 @@ struct Link {
 /// Reads `jobs`. What is wrong with one of them is noted, and it is left out.
 pub fn read(walk: &mut Walk, spot: Spot, defaults: &Draft, schedules: &mut Schedules) -> BTreeMap<JobName, Arc<Job>> {
     let entries = walk.entries(spot).unwrap_or_default();
-    let mut reader = Reader { defaults, schedules, links: Vec::new(), notify: None };
+    let mut reader = Reader { defaults, schedules, links: Vec::new(), notify: None, about: Arc::default() };
     let mut jobs = BTreeMap::new();
     for entry in &entries {
         let body = spot.value_of(entry);
@@ -51,6 +51,8 @@ struct Reader<'r> {
     links: Vec<Link>,
     /// What the job before wants to be notified of.
     notify: Option<Arc<Notify>>,
+    /// Whose the job before is.
+    about: Arc<About>,
 }
 
 impl Reader<'_> {
@@ -73,8 +75,12 @@ impl Reader<'_> {
         check_process(walk, &fields, task.as_ref());
         let trigger = if draft.enabled { trigger? } else { trigger.and(Some(Trigger::Disabled))? };
         let notify = draft.notify.settle(&walk.channels, &mut self.notify);
-        let job = Job { name: name.clone(), trigger, task: task.or(unknown)?, notify, ..draft.job };
-        warn_of_idle(walk, &fields, &job.missed, &job.retry);
+        if *self.about != draft.about {
+            self.about = Arc::new(draft.about);
+        }
+        let about = Arc::clone(&self.about);
+        let job = Job { name: name.clone(), about, trigger, task: task.or(unknown)?, notify, ..draft.job };
+        warn_of_idle(walk, &fields, &job);
         (walk.wrong.count() == wrong_before).then_some(job)
     }
 

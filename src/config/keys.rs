@@ -59,6 +59,13 @@ pub enum Shape {
     Text,
     /// The path of a directory.
     Directory,
+    /// A line of text, at most so many characters, with none of these in it.
+    Line {
+        most: usize,
+        without: &'static str,
+    },
+    /// The URL of a page.
+    Link,
     /// Any value.
     Any,
     /// A list of at least one text: a program and its arguments.

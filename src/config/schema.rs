@@ -69,6 +69,8 @@ fn shape(shape: &'static Shape) -> Value {
         Shape::Version => json!({ "const": 1 }),
         Shape::Name => or_filled(json!({ "type": ["string", "integer"], "pattern": NAME })),
         Shape::Text | Shape::Directory => text(),
+        Shape::Line { most, .. } => json!({ "type": ["string", "number", "boolean"], "maxLength": most }),
+        Shape::Link => or_filled(json!({ "type": "string", "pattern": "^https?://" })),
         Shape::Any => json!({}),
         Shape::Command { most } | Shape::Dates { most } => list(*most),
         Shape::Texts { most } => json!({ "anyOf": [text(), list(*most)] }),

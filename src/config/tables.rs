@@ -25,6 +25,12 @@ pub const MAX_ARGS: usize = 1_000;
 pub const MAX_VARIABLES: usize = 1_000;
 /// How many files of variables a job may name.
 pub const MAX_ENV_FILES: usize = 10;
+/// How many labels a job, or `defaults`, may have.
+pub const MAX_LABELS: usize = 50;
+/// The longest value of a label, in characters.
+pub const MAX_LABEL_CHARS: usize = 100;
+/// The longest owner, in characters.
+pub const MAX_OWNER_CHARS: usize = 200;
 /// The longest argument or variable, in bytes: Linux starts no program with a longer one (`MAX_ARG_STRLEN`).
 pub const MAX_TEXT_BYTES: usize = 131_071;
 /// The longest jitter.
@@ -134,6 +140,17 @@ pub static POLICIES: &[Key] = &[
         .also("environment vars variables").needs(Needs::Process).to(|d| &mut d.env),
     ENV_FILE,
     DIR,
+    key("owner", Shape::Line { most: MAX_OWNER_CHARS, without: "\"" },
+        "The people who answer for the job: a team, an address.")
+        .also("team contact maintainer owners responsible").to(|d| &mut d.about.owner),
+    key("labels", named(&LABEL, MAX_LABELS, "labels are too many: at most"),
+        "What jobs are sorted and found by, like `team: payments`; a job's are added to those of `defaults`.")
+        .also("label tags annotations").to(|d| &mut d.about.labels),
+    key("runbook", Shape::Link, "The URL of what people do when the job fails: `https://…`.")
+        .also("runbook_url docs documentation link").to(|d| &mut d.about.runbook),
+    key("expect", Shape::Map(EXPECT),
+        "How soon a run has to start and to end; one that takes longer goes on, and its job is shown as late.")
+        .also("sla slo expected").in_parts(),
     TIMEOUT,
     KILL_AFTER,
     key("overlap", Shape::Word(words::<Overlap>),
@@ -171,6 +188,17 @@ static NOTIFY: Tables = &[&[
     key("repeat", duration(Duration::ZERO, notify::MAX_REPEAT),
         "How long after an alert the next is sent, while runs go on ending badly; `0s`: each bad end is notified.")
         .default("1d").also("every interval").to(|d| &mut d.notify.repeat),
+]];
+
+static LABEL: Shape = Shape::Line { most: MAX_LABEL_CHARS, without: "\"," };
+
+static EXPECT: Tables = &[&[
+    key("start_within", duration_or_none(SECOND, MAX_TIMEOUT),
+        "How soon after the instant at which it was to start (jitter included) a run has to start.")
+        .default("none").also("start start_by").to(|d| &mut d.about.expect.start_within),
+    key("end_within", duration_or_none(SECOND, MAX_TIMEOUT),
+        "How soon after that instant a run has to end, with all its attempts.")
+        .default("none").also("end end_by finish_within max_duration").to(|d| &mut d.about.expect.end_within),
 ]];
 
 static DST: Tables = &[&[

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::draft::{Given, Layer, Placed};
 use super::env_file;
+use super::http;
 use super::keys::{self, Shape};
 use super::problem::quoted;
 use super::tables::MAX_RATE_PER_SECOND;
 use super::walk::{Spot, Walk};
-use crate::job::{Text, Word};
+use crate::job::{Text, Word, check_name};
 use crate::time::{parse_duration, written};
 
 /// What a key is read into.
@@ -57,6 +58,11 @@ impl<T: Word> Value for T {
 
 impl Value for Option<Text> {
     fn read(walk: &mut Walk, spot: Spot) -> Option<Option<Text>> {
+        match *spot.shape {
+            Shape::Line { most, without } => return read_line(walk, spot, (most, without)).map(Some),
+            Shape::Link => return http::read_link(walk, spot).map(|(link, _)| Some(link)),
+            _ => {}
+        }
         let text = walk.text(spot)?;
         if matches!(spot.shape, Shape::Directory) && text.expose().is_empty() {
             return walk.refuse(spot, "expected a directory, found an empty text");
@@ -103,10 +109,32 @@ impl Value for Duration {
     }
 }
 
-/// Variables, or files of them: they are added to those beneath.
+/// A line that people read.
+fn read_line(walk: &mut Walk, spot: Spot, (most, without): (usize, &str)) -> Option<Text> {
+    let text = walk.text(spot)?;
+    if walk.is_open(&text) {
+        return Some(text);
+    }
+    let line = text.expose();
+    let cannot = |c: &char| c.is_control() || without.contains(*c);
+    let why = match (line.chars().find(cannot), line.chars().count()) {
+        _ if line.trim().is_empty() => "an empty text".to_owned(),
+        (Some(c), _) if c.is_control() => "one with a line end or another control character".to_owned(),
+        (Some(c), _) => format!("one with a `{c}`"),
+        (None, length) if length > most => format!("one of {length} characters"),
+        _ => return Some(text),
+    };
+    walk.refuse(spot, format!("expected a line of 1 to {most} characters, found {why}"))
+}
+
+/// Variables, files of them, or labels: they are added to those beneath.
 impl Place for BTreeMap<String, Text> {
     fn take(&mut self, walk: &mut Walk, spot: Spot) {
         self.extend(match spot.shape {
+            Shape::Named { of: Shape::Line { most, without }, .. } => {
+                let check = |name: &str| check_name(name).map_err(|why| why.to_string());
+                walk.named(spot, check, |walk, spot, _| read_line(walk, spot, (*most, without)))
+            }
             Shape::Named { .. } => walk.named(spot, check_variable, |walk, spot, _| walk.text(spot)),
             _ => env_file::read(walk, spot),
         });

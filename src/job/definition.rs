@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Database, Guarantee, Http, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Sql, Target, Task, Text, Trigger,
+    Database, Expect, Guarantee, Http, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Sql, Target, Task, Text,
+    Trigger,
 };
 use crate::time::written;
 
 /// What stands where something is left out.
-const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// What is in the names of headers, of variables and of parameters of a URL whose values are left out wherever they come
 /// from, in small letters.
@@ -25,6 +26,17 @@ pub const EXCEPTED_MOST: usize = 1_000;
 /// A job's definition. Durations are written as in the file, like `1m 30s`; what came from outside of the file is `***`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Definition {
+    /// The people who answer for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The URL of what people do when it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<String>,
+    /// How soon its runs have to start and to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<ExpectView>,
     /// Its expressions, separated by semicolons.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
@@ -65,6 +77,15 @@ pub struct Definition {
     pub guarantee: Guarantee,
     pub on_lost_leadership: OnLostLeadership,
     pub history: HistoryView,
+}
+
+/// How soon a run has to start and to end, from the instant on at which it was to start; one that takes longer is late.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ExpectView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_within: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_within: Option<String>,
 }
 
 /// What a job follows.
@@ -161,7 +182,15 @@ impl Definition {
             Overlap::Replace => ("replace", None),
             Overlap::Allow { max_running } => ("allow", Some(max_running)),
         };
+        let expect = (job.about.expect != Expect::default()).then(|| ExpectView {
+            start_within: job.about.expect.start_within.map(written),
+            end_within: job.about.expect.end_within.map(written),
+        });
         Definition {
+            owner: job.about.owner.as_ref().map(ToString::to_string),
+            labels: job.about.shown_labels(),
+            runbook: job.about.runbook.as_ref().map(without_secrets),
+            expect,
             schedule,
             timezone,
             except,
@@ -284,6 +313,20 @@ mod tests {
         let config = parse(text, &Sources::none()).unwrap();
         let of = Definition::of(config.jobs.values().next().unwrap());
         assert_eq!(of.except, ["2026-04-03", "2026-12-24..2027-01-01", "05-01"]);
+    }
+
+    #[test]
+    fn a_definition_says_whose_it_is_and_what_is_expected_of_it() {
+        let of = defined(
+            "{schedule: '@hourly', shell: 'true', owner: ops, labels: {team: payments, tier: 1}, runbook: \
+             'https://u:hunter2@wiki/x?token=hunter2#top', expect: {end_within: 90m}}",
+        );
+        assert_eq!(of["owner"], "ops");
+        assert_eq!(of["labels"], serde_json::json!({"team": "payments", "tier": "1"}));
+        assert_eq!(of["runbook"], "https://u:***@wiki/x?token=***#top");
+        assert_eq!(of["expect"], serde_json::json!({"end_within": "1h 30m"}));
+        let of = defined("{schedule: '@hourly', shell: 'true'}");
+        assert!(["owner", "labels", "runbook", "expect"].iter().all(|key| of.get(key).is_none()), "{of}");
     }
 
     #[test]

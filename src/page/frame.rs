@@ -216,7 +216,10 @@ impl Frame {
             }
             (Some(_), None) => Pill::NotFiring("no node leads".to_owned()),
             _ if self.all_paused => Pill::Degraded("all jobs are paused".to_owned()),
-            _ if self.counts.late > 0 => Pill::Degraded(format!("{} late", count(self.counts.late, "job"))),
+            _ if self.counts.late > self.counts.overdue => {
+                let undecided = self.counts.late.saturating_sub(self.counts.overdue);
+                Pill::Degraded(format!("{} late", count(undecided, "job")))
+            }
             _ => match self.troubles.first() {
                 Some(trouble) => Pill::Degraded(trouble.clone()),
                 None => Pill::Firing,

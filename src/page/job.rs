@@ -8,13 +8,14 @@ use maud::{Markup, html};
 use super::act::{self, Ask, Field};
 use super::draw::{self, Bar};
 use super::frame::{Depth, Frame, Screen, page};
+use super::jobs;
 use super::tables::run_link;
 use super::words::{
     Viewpoint, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, job_state,
     open_state, took, verdict, visible,
 };
 use crate::board::{Board, JobRow};
-use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MissedView, SqlView};
+use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MASK, MissedView, SqlView};
 use crate::job::{Job, JobName, MissedRun, Trigger, Verdict, Word as _};
 use crate::ledger::RunRow;
 use crate::scheduler::run::{Done, Source};
@@ -99,6 +100,14 @@ pub(super) fn markup(view: &JobView) -> Markup {
                     }))
                     @if last.bad_in_a_row > 0 { (fact("Bad in a row", &html! { b { (last.bad_in_a_row) } })) }
                     (fact("Last success", &instant_or("none that is known", last.succeeded_at, now)))
+                }
+                @if let Some(late) = &row.late {
+                    (fact("Late", &html! { "since " (instant_and_distance(late.since, now)) ": " (late.why.why()) }))
+                }
+                @if let Some(owner) = &row.owner { (fact("Owner", &jobs::owner("../", owner))) }
+                @if !row.labels.is_empty() { (fact("Labels", &jobs::labels("../", row))) }
+                @if let Some(url) = view.definition.as_deref().and_then(runbook) {
+                    (fact("Runbook", &to_page(&url)))
                 }
                 @if let Some(paused) = &row.paused {
                     (fact("Paused", &html! {
@@ -356,6 +365,19 @@ fn definition(view: &JobView) -> Markup {
     }
 }
 
+/// The URL of what people do when a job fails, as it may be shown.
+pub(super) fn runbook(job: &Job) -> Option<String> {
+    job.about.runbook.is_some().then(|| Definition::of(job).runbook).flatten()
+}
+
+/// A link to a page of others, unless a part of its URL is left out.
+pub(super) fn to_page(url: &str) -> Markup {
+    let is_whole = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) && !url.contains(MASK);
+    html! {
+        @if is_whole { a href=(url) rel="noreferrer noopener" { (foreign(url)) } } @else { (foreign(url)) }
+    }
+}
+
 /// A text of a definition: cut, with its lines.
 fn text(text: &str) -> Markup {
     let lines = text.chars().map(|c| if c == '\n' { c } else { visible(c) });
@@ -370,6 +392,15 @@ fn text(text: &str) -> Markup {
 fn said(definition: Definition) -> Vec<(String, String)> {
     let mut said: Vec<(String, String)> = Vec::new();
     let mut say = |name: &str, value: Option<String>| said.extend(value.map(|value| (name.to_owned(), value)));
+    say("owner", definition.owner);
+    for (name, value) in definition.labels {
+        say(&format!("labels.{name}"), Some(value));
+    }
+    say("runbook", definition.runbook);
+    if let Some(expect) = definition.expect {
+        say("expect.start_within", expect.start_within);
+        say("expect.end_within", expect.end_within);
+    }
     let has_trigger = definition.schedule.is_some() || definition.after.is_some();
     say("schedule", definition.schedule);
     say("schedule", (!has_trigger).then(|| "none: only a person makes it run".to_owned()));

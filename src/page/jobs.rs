@@ -92,11 +92,11 @@ impl Jobs {
     pub(super) fn of(board: &Board, frame: Frame, mut wanted: Wanted) -> Result<Jobs, NotACursor> {
         wanted.q = wanted.q.trim().chars().take(TEXT_MOST).collect();
         let find = FindJobs {
-            text: Some(wanted.q.clone()).filter(|text| !text.is_empty()),
             state: wanted.state,
             order: wanted.sort,
             after: wanted.after.as_deref().map(str::parse).transpose()?,
             limit: JOBS_SHOWN,
+            ..FindJobs::asked(&wanted.q)
         };
         let found = board.jobs_of(&find, frame.now, |job| frame.looker.sees(job));
         let row = |job: JobRow| {
@@ -171,8 +171,8 @@ fn filters(view: &Jobs) -> Markup {
                 }
             }
             form.search action="jobs" {
-                input type="search" name="q" value=(wanted.q) aria-label="Name or description"
-                    placeholder="Name or description" maxlength=(TEXT_MOST);
+                input type="search" name="q" value=(wanted.q) aria-label="Name, description, owner:… or label:…"
+                    placeholder="Name, description, owner:… or label:…" maxlength=(TEXT_MOST);
                 @if let Some(state) = wanted.state { input type="hidden" name="state" value=(word_of(state)); }
                 @if wanted.sort != Order::default() {
                     input type="hidden" name="sort" value=(word_of_order(wanted.sort));
@@ -222,6 +222,7 @@ fn table(view: &Jobs) -> Markup {
                         td {
                             (job_link("", &job.name))
                             @if let Some(description) = &job.description { small { (foreign(description)) } }
+                            (sorted_by("", job))
                         }
                         td { (job_state(job.state)) }
                         td { @if let Some(last) = &job.last { (draw::strip(&last.strip, STRIP_MOST)) } }
@@ -251,6 +252,39 @@ pub(super) fn when(job: &JobRow) -> Markup {
             (Some(schedule), Some(zone), _) => { (schedule) small { (zone) } },
             (_, _, Some(after)) => { "after " (job_link("", after)) },
             _ => span.muted { "on demand" },
+        }
+    }
+}
+
+/// A link to the jobs that a term finds, like `owner` or `label` with a value.
+fn found_by(up: &str, kind: &str, value: &str) -> Markup {
+    let blank = if value.contains(char::is_whitespace) { "\"" } else { "" };
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("q", &format!("{kind}:{blank}{value}{blank}"))
+        .finish();
+    html! { a.quiet href={ (up) "jobs?" (query) } { (foreign(value)) } }
+}
+
+/// The owner of a job as a link to all of its jobs.
+pub(super) fn owner(up: &str, owner: &str) -> Markup {
+    found_by(up, "owner", owner)
+}
+
+/// The labels of a job, each as a link to all jobs that have it.
+pub(super) fn labels(up: &str, job: &JobRow) -> Markup {
+    html! {
+        @for (name, value) in &job.labels { (found_by(up, "label", &format!("{name}={value}"))) " " }
+    }
+}
+
+/// The owner and the labels of a job, in short.
+fn sorted_by(up: &str, job: &JobRow) -> Markup {
+    html! {
+        @if job.owner.is_some() || !job.labels.is_empty() {
+            small {
+                @if let Some(name) = &job.owner { "of " (owner(up, name)) " " }
+                (labels(up, job))
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! **Run**: what became of one occurrence, when and under which leader, and what it wrote.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use maud::{Markup, html};
@@ -29,10 +30,12 @@ pub(super) struct RunView {
     pub output: Output,
     /// Each instant of the run in the zone of its job, where that has one.
     pub zone: Option<Zone>,
+    /// The job that it is of, where the jobs file of this node has it.
+    pub job: Option<Arc<Job>>,
 }
 
 /// The zone of a job's schedule, for instants.
-pub(super) struct Zone(std::sync::Arc<Job>);
+pub(super) struct Zone(Arc<Job>);
 
 impl Zone {
     fn local(&self, at: Wall, view: Viewpoint) -> Option<String> {
@@ -90,7 +93,8 @@ impl Written {
 impl RunView {
     pub(super) fn of(board: &Board, frame: Frame, id: RunId, row: RunRow, output: Output) -> RunView {
         let zone = board.definition(&id.job()).filter(|_| frame.view().has_zones_of_jobs()).cloned().map(Zone);
-        RunView { zone, frame, id, row, output }
+        let job = board.definition(&id.job()).cloned();
+        RunView { zone, frame, id, row, output, job }
     }
 }
 
@@ -112,6 +116,7 @@ pub(super) fn markup(view: &RunView) -> Markup {
         section.head id="head" {
             h1 { "Run " span.id { (view.id) } }
             p.verdict { (how(view)) }
+            @if let Some(job) = &view.job { (answers_for(job)) }
             p.do { @for act in acts(view) { (command(&act)) " " } }
             div.acts { (forms(view)) }
         }
@@ -119,6 +124,16 @@ pub(super) fn markup(view: &RunView) -> Markup {
         (output(view))
     };
     page(&view.frame, (Screen::Jobs, Depth::Below), view.id.as_str(), live, &body)
+}
+
+/// Who answers for the job, and what they do when it fails.
+fn answers_for(job: &Job) -> Markup {
+    html! {
+        @if let Some(owner) = &job.about.owner {
+            p.muted { "Owner: " (super::jobs::owner("../", &owner.to_string())) }
+        }
+        @if let Some(url) = super::job::runbook(job) { p.muted { "Runbook: " (super::job::to_page(&url)) } }
+    }
 }
 
 /// How it ended, or stands, and why.

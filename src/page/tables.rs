@@ -9,9 +9,6 @@ use super::words::{Viewpoint, command, foreign, grouped, instant_and_distance, i
 use crate::board::{Filter, JobRow, JobState};
 use crate::job::{JobName, RunId, Verdict};
 
-/// Why a job is late whose occurrence is due.
-pub(crate) const LATE_WHY: &str = "it is due, and no leader has decided it";
-
 /// A link to a run.
 pub(super) fn run_link(up: &str, run: &RunId) -> Markup {
     html! { a href={ (up) "runs/" (run) } { (run) } }
@@ -98,9 +95,14 @@ pub(super) fn late(late: &[JobRow], paused: &[JobRow], view: Viewpoint) -> Marku
                     tr {
                         td.name { (job_link("", &row.name)) }
                         td { (job_state(JobState::Late)) }
-                        td data-l="since" { (instant_or("", row.next_start, view)) }
-                        td { (LATE_WHY) }
-                        td.do { (command("status")) }
+                        td data-l="since" { (instant_or("", row.late.as_ref().map(|late| late.since), view)) }
+                        td { @if let Some(late) = &row.late { (late.why.why()) } }
+                        td.do {
+                            @match row.late.as_ref().and_then(|late| late.run.as_ref()) {
+                                Some(run) => { (run_link("", run)) " " (command(&format!("logs {run}"))) },
+                                None => (command("status")),
+                            }
+                        }
                     }
                 }
                 @for row in paused {

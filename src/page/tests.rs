@@ -232,7 +232,8 @@ fn filters_keep_each_other_and_a_wrong_place_is_refused() {
 fn a_job_shows_its_next_fires_with_what_the_clocks_do_to_them_and_no_secret() {
     let sources = Sources::none();
     let text = "version: 1\njobs:\n  nightly:\n    schedule: '30 2 * * *'\n    timezone: Europe/Berlin\n    \
-                http: {url: 'https://user:hunter2@host/x', headers: {authorization: 'Bearer hunter2'}}\n";
+                http: {url: 'https://user:hunter2@host/x', headers: {authorization: 'Bearer hunter2'}}\n    owner: Team Ops\n    labels: {team: payments}\n    \
+                runbook: 'https://user:hunter2@wiki/nightly'\n";
     let config = parse(text, &sources).unwrap();
     let mut board = Board::default();
     board.configured(&config.jobs);
@@ -245,6 +246,11 @@ fn a_job_shows_its_next_fires_with_what_the_clocks_do_to_them_and_no_secret() {
         assert_eq!(page.contains(words), words != "Bad in a row", "`{words}`: {page}");
     }
     assert!(!page.contains("hunter2"), "{page}");
+    for link in ["../jobs?q=owner%3A%22Team+Ops%22", "../jobs?q=label%3Ateam%3Dpayments"] {
+        assert!(page.contains(&format!("href=\"{link}\"")), "{link}: {page}");
+    }
+    let runbook = "https://user:***@wiki/nightly";
+    assert!(page.contains(runbook) && !page.contains(&format!("href=\"{runbook}")), "a part of it is left out: {page}");
     assert!(job::JobView::of(&board, frame(&board, spring), &JobName::new("other").unwrap(), Ok(Vec::new())).is_none());
 }
 

@@ -151,7 +151,7 @@ const HELP: [(&str, &str); 13] = [
     ("Page Down, Page Up", "move by a page; Home and End: to the ends"),
     ("Enter", "open the run, or the last run of the job"),
     ("Esc", "back; on Jobs first: show all jobs again"),
-    ("/", "find jobs by a text in their names or descriptions"),
+    ("/", "find jobs by a text in their names or descriptions, owner:… or label:…"),
     ("f", "on Jobs: only those that fail, are late, run, are paused; all"),
     ("h l, ← →", "on Run: the next newer run of the job, the next older one"),
     ("?", "this help; any key closes it"),

@@ -6,6 +6,7 @@ use ratatui::text::{Line, Span};
 use super::draw::counts;
 use super::state::{Screen, Top};
 use crate::board::{FindJobs, JobRow, JobState, PAGE_MOST, Paused};
+use crate::job::definition::Definition;
 use crate::job::{JobName, RunId, Verdict};
 use crate::ledger::{RunRow, TermRow};
 use crate::page::ansi;
@@ -13,7 +14,6 @@ use crate::page::frame::Frame;
 use crate::page::leadership::{Leadership, role_word, term_word};
 use crate::page::now::{NEEDS_NOTHING, NONE_FIRES, NONE_LATE, NONE_OPEN, Now, needs_nothing};
 use crate::page::run::steps;
-use crate::page::tables::LATE_WHY;
 use crate::page::words::{Look, close_distance, grouped, job_word, nothing_kept, open_word, shown, took, verdict_word};
 use crate::scheduler::run::Open;
 use crate::time::Wall;
@@ -245,9 +245,10 @@ impl Sheet<'_> {
             rows.push(self.row(job_word(JobState::Paused), "all jobs", self.paused(paused), None));
         }
         for row in &view.late {
-            let since = row.next_start.map_or_else(String::new, |at| format!("{}: ", self.ago(at)));
-            let target = Some(Target::Job(row.name.clone()));
-            rows.push(self.row(job_word(JobState::Late), row.name.as_str(), format!("{since}{LATE_WHY}"), target));
+            let Some(late) = &row.late else { continue };
+            let target = late.run.clone().map_or_else(|| Target::Job(row.name.clone()), Target::Run);
+            let why = format!("{}: {}", self.ago(late.since), late.why.why());
+            rows.push(self.row(job_word(JobState::Late), row.name.as_str(), why, Some(target)));
         }
         for row in &view.paused {
             let Some(paused) = &row.paused else { continue };
@@ -288,13 +289,13 @@ impl Sheet<'_> {
 
     fn jobs(&self) -> Vec<Row> {
         let top = self.top;
-        let text = Some(top.text.trim().to_owned()).filter(|text| !text.is_empty());
-        let find = FindJobs { text, state: top.filter, limit: PAGE_MOST, ..FindJobs::default() };
+        let text = top.text.trim();
+        let find = FindJobs { state: top.filter, limit: PAGE_MOST, ..FindJobs::asked(text) };
         let found = top.board.jobs(&find, self.frame.now);
         let mut rows = vec![self.ink.note(&counts(self.frame))];
         let filter = top.filter.map(|filter| format!("{filter:?}").to_lowercase());
         let narrowed: Vec<String> = [
-            find.text.as_ref().map(|text| format!("with “{}” in their names or descriptions", shown(text))),
+            (!text.is_empty()).then(|| format!("with “{}” in what is said of them", shown(text))),
             filter.map(|filter| format!("in the state {filter}")),
         ]
         .into_iter()
@@ -363,6 +364,7 @@ impl Sheet<'_> {
             self.ink.note(&format!("{} of the last {} of {job}, the newest first", at + 1, runs.len())),
         ];
         rows.extend(self.how(row));
+        rows.extend(self.answers_for(job));
         rows.push(self.ink.heading("Timeline"));
         let steps = steps(row);
         for (index, step) in steps.iter().enumerate() {
@@ -379,6 +381,14 @@ impl Sheet<'_> {
         rows.push(self.ink.heading("Output"));
         rows.extend(self.output(row));
         rows
+    }
+
+    /// Who answers for a job, and what they do when it fails.
+    fn answers_for(&self, job: &JobName) -> Vec<Row> {
+        let Some(definition) = self.top.board.definition(job).map(|job| Definition::of(job)) else { return Vec::new() };
+        let said = [("Owner", definition.owner), ("Runbook", definition.runbook)];
+        let said = said.into_iter().filter_map(|(what, value)| Some(format!("{what}: {}", shown(&value?))));
+        said.flat_map(|text| self.text(&text, self.ink.muted()).collect::<Vec<_>>()).collect()
     }
 
     /// How a run ended, or stands, and why.
