@@ -7,6 +7,7 @@ mod asking;
 mod audit;
 mod backup;
 mod check;
+mod drill;
 mod fence;
 mod file;
 mod find;
@@ -29,6 +30,7 @@ mod outage;
 mod place;
 mod rewind;
 mod run;
+mod spread;
 mod steer;
 mod terminal;
 mod token;
@@ -208,6 +210,9 @@ enum Command {
         after_help = "Example: fencron guard exec disk --state sqlite:g.db --scope shop/leader --fence 7 -- ./backup.sh"
     )]
     Guard(guard::GuardArgs),
+    /// Prove on your store that a leader that is lost is followed, and that nothing is lost or done twice by that
+    #[command(after_help = "Example: fencron drill failover --store etcd://10.0.0.1:2379")]
+    Drill(drill::DrillArgs),
     /// Copy the store to a file while nodes use it, and check the copy
     #[command(after_help = "Example: fencron backup /var/backups/fencron-monday.db")]
     Backup(backup::BackupArgs),
@@ -221,6 +226,9 @@ enum Command {
 
 /// How long the program waits, at its end, for operations that still block on the disk.
 const LAST_TASKS: Duration = Duration::from_secs(1);
+
+/// What the names of the namespaces of drills begin with. Other commands pass them over.
+const DRILLS: &str = "fencron-drill-";
 
 /// How the program ends. The numbers are part of its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -373,6 +381,7 @@ impl Command {
             Command::Unlock(args) => locks::unlock(&args, global, terminal).await,
             Command::Health(args) => health::health(&args, global, terminal).await,
             Command::Token(args) => token::run(args, terminal),
+            Command::Drill(args) => drill::drill(&args, global, terminal).await,
             Command::Backup(args) => backup::backup(&args, global, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
             Command::Guard(args) => guard::run(args, terminal).await,

@@ -8,6 +8,8 @@ mod care;
 mod chains;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/drill.rs"]
+mod drill;
 #[path = "cli/fuzz.rs"]
 mod fuzz;
 #[path = "cli/listener.rs"]

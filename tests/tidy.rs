@@ -31,7 +31,8 @@ const BESIDE: &[(&str, &[&str])] = &[
 ];
 
 /// Decide without a clock, a store or a runtime, so that a test can move time by hand.
-const PURE: &[&str] = &["job", "schedule", "config", "scheduler", "lock::lease", "lock::candidacy", "board"];
+const PURE: &[&str] =
+    &["job", "schedule", "config", "scheduler", "lock::lease", "lock::candidacy", "board", "cli::drill::judge"];
 
 /// Names that say nothing about what is in a file.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];

@@ -10,7 +10,7 @@ use super::file;
 use super::find::{self, Found};
 use super::handover::{self, Handover};
 use super::once::say;
-use super::{Exit, Failure, Global};
+use super::{DRILLS, Exit, Failure, Global};
 use crate::config::DEFAULT_NAMESPACE;
 use crate::execute::Executor;
 use crate::ledger::Ledger;
@@ -182,6 +182,13 @@ impl Global {
         Ok((url, store))
     }
 
+    /// The store for a drill, which begins with one that has nothing as well.
+    pub fn url_to_drill(&self) -> Result<StoreUrl, Failure> {
+        let url = self.url_found(Exit::Wrong)?;
+        refuse_memory(&url)?;
+        Ok(url)
+    }
+
     async fn open_existing(&self, url: StoreUrl, file: Option<&str>) -> anyhow::Result<Place> {
         refuse_missing(&url)?;
         self.open_at(url, file).await
@@ -298,6 +305,7 @@ async fn only_namespace(store: &AnyStore) -> anyhow::Result<Namespace> {
             .collect(),
         namespaces => namespaces?,
     };
+    namespaces.retain(|namespace| !namespace.as_str().starts_with(DRILLS));
     match (namespaces.pop(), namespaces.as_slice()) {
         (None, _) => Ok(Namespace::new(DEFAULT_NAMESPACE)?),
         (Some(only), []) => Ok(only),

@@ -156,8 +156,23 @@ impl EtcdConfig {
         self.endpoints.iter().any(|endpoint| other.endpoints.contains(endpoint))
     }
 
-    pub(super) fn endpoints(&self) -> &[String] {
+    pub(crate) fn endpoints(&self) -> &[String] {
         &self.endpoints
+    }
+
+    /// The same cluster, reached at other endpoints.
+    #[cfg(feature = "cli")]
+    pub(crate) fn through<E: AsRef<str>>(
+        self,
+        endpoints: impl IntoIterator<Item = E>,
+    ) -> Result<EtcdConfig, NotAnEtcdUrl> {
+        let EtcdConfig { endpoints, .. } = EtcdConfig::new(endpoints)?;
+        Ok(EtcdConfig { endpoints, ..self })
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     pub(super) fn timeouts(&self) -> Timeouts {
