@@ -1,5 +1,7 @@
 //! Jobs by a text in their names or descriptions, by their owners and by their labels.
 
+use memchr::memmem;
+
 use super::{Board, FindJobs};
 use crate::job::JobName;
 
@@ -28,11 +30,9 @@ impl Texts {
         let mut texts = Texts { text: String::new(), jobs: Vec::with_capacity(board.jobs.len()) };
         for (name, entry) in &board.jobs {
             texts.jobs.push((texts.text.len(), name.clone()));
-            texts.text.extend(name.as_str().chars().map(|letter| letter.to_ascii_lowercase()));
+            texts.add(name.as_str());
             if let Some(description) = entry.job.as_ref().and_then(|job| job.description.as_ref()) {
-                let description = description.to_string().to_lowercase();
-                let searched = &description[..description.floor_char_boundary(SEARCHED_MOST)];
-                texts.line(searched);
+                texts.line(&description.to_string());
             }
             if let Some(about) = entry.job.as_ref().map(|job| &job.about) {
                 about.owner.iter().for_each(|owner| texts.line(&owner_line(&owner.to_string())));
@@ -51,14 +51,27 @@ impl Texts {
     /// stand in it.
     fn line(&mut self, line: &str) {
         self.text.push('\n');
-        let letters = line.chars().flat_map(char::to_lowercase).map(|letter| if letter == '\n' { ' ' } else { letter });
+        self.add(line);
+    }
+
+    /// Adds as much of a text as is searched, in lower case.
+    fn add(&mut self, text: &str) {
+        let begin = self.text.len();
+        if text.is_ascii() && !text.contains(['\0', '\n']) {
+            self.text.push_str(&text[..text.len().min(SEARCHED_MOST)]);
+            return self.text[begin..].make_ascii_lowercase();
+        }
+        let text = text.to_lowercase();
+        let searched = &text[..text.floor_char_boundary(SEARCHED_MOST)];
+        let letters = searched.chars().map(|letter| if letter == '\n' { ' ' } else { letter });
         self.text.extend(letters.filter(|letter| *letter != '\0'));
     }
 
     /// The jobs with this text, which is in lower case, at most `most` of them.
     fn find(&self, wanted: &str, most: usize) -> Found<'_> {
         let (mut found, mut from) = (Vec::new(), 0);
-        while let Some(at) = self.text[from..].find(wanted).map(|at| from + at) {
+        let finder = memmem::Finder::new(wanted);
+        while let Some(at) = finder.find(&self.text.as_bytes()[from..]).map(|at| from + at) {
             if found.len() == most {
                 return Found::Many;
             }
