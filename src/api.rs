@@ -233,7 +233,8 @@ async fn healthy<S: Store>(State(api): State<Api<S>>) -> Response {
 async fn ready<S: Store>(State(api): State<Api<S>>, request: Request) -> Response {
     let (uri, headers) = (request.uri(), request.headers().clone());
     let peer = request.extensions().get::<Peer>();
-    let caller = peer.and_then(|peer| api.access.known_at_once((uri, headers), peer, api.clock.wall()));
+    let caller = peer
+        .and_then(|peer| api.access.known_at_once((uri, headers), peer, (api.ledger.namespace(), api.clock.wall())));
     let sees_all = caller.is_some_and(|caller| caller.role >= Role::Viewer && caller.jobs.is_none());
     let status = api.status.borrow().clone();
     let status = if sees_all { status } else { status.in_public() };

@@ -26,6 +26,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, Uri};
 
 pub use crate::config::auth::{Patterns, Role, Rules};
+pub use certificate::ends as certificate_ends;
 pub use host::Hosts;
 pub use seal::{TICKET_HEADER, ticket};
 
@@ -33,14 +34,16 @@ use super::problem::{Kind, Problem};
 use crate::job::{JobName, RunId, Word as _};
 use crate::ledger::Ledger;
 use crate::listen::{self, Remote};
+use crate::lock::Namespace;
 use crate::store::Store;
 use crate::time::{Boot, Clock, Wall};
-use identify::Claim;
 pub(super) use identify::cookie;
+use identify::{At, Claim};
 use logins::Logins;
 pub(super) use origin::check as check_origin;
 use rate::Rate;
 use seal::Keyring;
+pub(super) use seal::cookie_name;
 
 /// How long a login lasts.
 pub const LOGIN_LASTS: Duration = Duration::from_secs(12 * 3_600);
@@ -174,7 +177,7 @@ impl Access {
     ) -> Result<Result<Caller, Problem>, Problem> {
         let (uri, headers) = request;
         let rules = self.rules();
-        let caller = match self.claim(headers, rules.as_deref(), peer, clock.wall()) {
+        let caller = match self.claim(headers, rules.as_deref(), peer, (ledger.namespace(), clock.wall())) {
             Claim::Caller(caller) => Ok(caller),
             Claim::Refused(problem) => Err(problem),
             Claim::Sealed(sealed) => {
@@ -192,11 +195,17 @@ impl Access {
     }
 
     /// What the request shows of its caller, by the rules. Takes away what only a trusted proxy may say.
-    fn claim(&self, headers: &mut HeaderMap, rules: Option<&Rules>, peer: &Peer, now: Wall) -> Claim {
+    fn claim(
+        &self,
+        headers: &mut HeaderMap,
+        rules: Option<&Rules>,
+        peer: &Peer,
+        (namespace, now): (&Namespace, Wall),
+    ) -> Claim {
         if let Some(proxy) = rules.and_then(|rules| rules.proxy.as_ref()) {
             identify::strip(headers, proxy, peer);
         }
-        identify::claim(headers, rules, peer, self.0.settings.insecure_read, now)
+        identify::claim(headers, rules, peer, &At { namespace, insecure_read: self.0.settings.insecure_read, now })
     }
 
     /// The caller of a request about health, as far as that is known without a question to the store: one that shows a
@@ -205,12 +214,17 @@ impl Access {
         &self,
         (uri, mut headers): (&Uri, HeaderMap),
         peer: &Peer,
-        now: Wall,
+        at: (&Namespace, Wall),
     ) -> Option<Caller> {
         let rules = self.rules();
-        let Claim::Caller(caller) = self.claim(&mut headers, rules.as_deref(), peer, now) else { return None };
+        let Claim::Caller(caller) = self.claim(&mut headers, rules.as_deref(), peer, at) else { return None };
         let is_meant = caller.bears() || self.0.settings.hosts.check(uri, &headers).is_ok();
         is_meant.then_some(caller)
+    }
+
+    /// Whether the browser itself comes by TLS: its cookies are for that alone then.
+    pub(super) fn is_secure(&self, headers: &HeaderMap, peer: &Peer) -> bool {
+        identify::is_secure(headers, self.rules().as_deref().and_then(|rules| rules.proxy.as_ref()), peer)
     }
 
     /// That a caller of this name may act now, and has not done so too often.

@@ -8,10 +8,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Api;
-use super::access::Peer;
+use super::access::{Peer, cookie_name};
 use super::problem::{Kind, Problem};
 use super::routes::Query;
 use crate::listen::HEAD_WITHIN;
+use crate::lock::Namespace;
 use crate::page::{Looker, plain, shown, up};
 use crate::store::Store;
 use crate::time::written;
@@ -68,8 +69,8 @@ pub(super) async fn login<S: Store>(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let is_tls = peer.tls.is_some();
-    if !is_tls && !peer.address.ip().to_canonical().is_loopback() {
+    let is_secure = api.access.is_secure(request.headers(), &peer);
+    if peer.tls.is_none() && !peer.address.ip().to_canonical().is_loopback() {
         let detail = "this node is without TLS, and a login would send the token and the cookie for everyone on the way \
                       to read: start the node with --tls-cert and --tls-key, or come from the machine itself";
         return Err(Problem::new(Kind::LoginNeedsTls, detail));
@@ -78,7 +79,7 @@ pub(super) async fn login<S: Store>(
     match api.access.login(login.token.trim(), &peer, &api.ledger, &api.clock).await {
         Ok((value, until)) => {
             let lasts = until.since(api.clock.wall()).as_secs();
-            Ok(moved(&onward(&login.next), [cookie(&value, lasts, is_tls)]))
+            Ok(moved(&onward(&login.next), [cookie(api.ledger.namespace(), &value, lasts, is_secure)]))
         }
         Err(problem) => {
             tracing::warn!(from = %peer.address.ip(), why = problem.detail, "a login was refused");
@@ -98,8 +99,12 @@ pub(super) async fn form<T: DeserializeOwned>(request: Request) -> Result<T, Pro
 }
 
 /// Takes the cookie away.
-pub(super) async fn logout(Extension(peer): Extension<Peer>) -> Response {
-    moved("login", [cookie("", 0, peer.tls.is_some())])
+pub(super) async fn logout<S: Store>(
+    State(api): State<Api<S>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    moved("login", [cookie(api.ledger.namespace(), "", 0, api.access.is_secure(&headers, &peer))])
 }
 
 /// Where a browser that has not logged in goes, from a page at this path: relative, since a proxy may put a path before
@@ -120,8 +125,8 @@ pub(super) fn onward(next: &str) -> String {
     if is_own && is_plain { format!(".{next}") } else { "./".to_owned() }
 }
 
-fn cookie(value: &str, lasts: u64, is_tls: bool) -> String {
-    let (name, secure) = if is_tls { ("__Host-fencron", "; Secure") } else { ("fencron", "") };
+fn cookie(namespace: &Namespace, value: &str, lasts: u64, is_secure: bool) -> String {
+    let (name, secure) = (cookie_name(namespace, is_secure), if is_secure { "; Secure" } else { "" });
     format!("{name}={value}; Path=/; Max-Age={lasts}; HttpOnly; SameSite=Strict{secure}")
 }
 

@@ -77,7 +77,7 @@ pub(super) fn routes<S: Store>() -> Vec<Route<S>> {
             .about("Takes a token for a cookie")
             .narrowed()
             .html(),
-        Route::post("/logout", "logout", Nothing, login::logout).about("Takes the cookie away").narrowed().html(),
+        Route::post("/logout", "logout", Nothing, login::logout::<S>).about("Takes the cookie away").narrowed().html(),
         Route::post("/settings", "settings", Nothing, looker::settings)
             .about("Keeps how a person wants the page")
             .narrowed()

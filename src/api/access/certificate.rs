@@ -8,6 +8,8 @@ use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+use crate::time::Wall;
+
 /// The common name of a subject.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
@@ -29,6 +31,13 @@ pub fn names(der: &[u8]) -> Vec<String> {
     let common = parts.filter(|part| part.oid == COMMON_NAME);
     let common = common.filter_map(|part| String::from_utf8(part.value.value().to_vec()).ok());
     others.chain(common).take(NAMES_MOST).collect()
+}
+
+/// When it ends.
+pub fn ends(der: &[u8]) -> Option<Wall> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let end = certificate.tbs_certificate.validity.not_after.to_unix_duration();
+    Some(Wall::EPOCH.plus(end))
 }
 
 fn ip(bytes: &[u8]) -> Option<String> {

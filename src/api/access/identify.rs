@@ -6,14 +6,22 @@ use axum::http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::seal::{COOKIE, COOKIE_WITH_TLS, Sealed, TICKET_HEADER};
+use super::seal::{Sealed, TICKET_HEADER, cookie_name};
 use super::{By, Caller, Peer, Role, Rules};
 use crate::api::problem::{Kind, Problem};
 use crate::config::auth::{Proxy, TokenRule};
+use crate::lock::Namespace;
 use crate::time::Wall;
 
 /// The headers that a proxy adds: a request with one comes from elsewhere than its connection.
 const OF_PROXIES: &[&str] = &["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+
+/// Where and when a request is answered.
+pub(super) struct At<'a> {
+    pub namespace: &'a Namespace,
+    pub insecure_read: bool,
+    pub now: Wall,
+}
 
 /// What a request shows of its caller.
 #[derive(Debug)]
@@ -25,20 +33,34 @@ pub(super) enum Claim {
 }
 
 /// What the request shows. The first of: a ticket, a token, a cookie, a header of a trusted proxy, a certificate.
-pub(super) fn claim(headers: &HeaderMap, rules: Option<&Rules>, peer: &Peer, insecure_read: bool, now: Wall) -> Claim {
+pub(super) fn claim(headers: &HeaderMap, rules: Option<&Rules>, peer: &Peer, at: &At<'_>) -> Claim {
     if let Some(ticket) = headers.get(TICKET_HEADER) {
         return Claim::Sealed(Sealed::Ticket(ticket.to_str().unwrap_or_default().to_owned()));
     }
-    let Some(rules) = rules else { return by_place(headers, peer, insecure_read) };
+    let Some(rules) = rules else { return by_place(headers, peer, at.insecure_read) };
     if let Some(bearer) = headers.get(header::AUTHORIZATION) {
-        return by_header(bearer.to_str().unwrap_or_default(), rules, now);
+        return by_header(bearer.to_str().unwrap_or_default(), rules, at.now);
     }
-    if let Some(cookie) = cookie(headers, if peer.tls.is_some() { COOKIE_WITH_TLS } else { COOKIE }) {
+    let is_secure = is_secure(headers, rules.proxy.as_ref(), peer);
+    if let Some(cookie) = cookie(headers, &cookie_name(at.namespace, is_secure)) {
         return Claim::Sealed(Sealed::Cookie(cookie.to_owned()));
     }
     let claimed =
         rules.proxy.as_ref().and_then(|proxy| by_proxy(headers, proxy)).or_else(|| by_certificate(rules, peer));
     claimed.map_or_else(|| Claim::Refused(unknown()), |caller| caller.map_or_else(Claim::Refused, Claim::Caller))
+}
+
+/// Whether the browser itself comes by TLS: to this node, or, as a trusted proxy says, to that.
+pub(super) fn is_secure(headers: &HeaderMap, proxy: Option<&Proxy>, peer: &Peer) -> bool {
+    let is_trusted = proxy.is_some_and(|proxy| trusts(proxy, peer));
+    let by_proxy =
+        || headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+    peer.tls.is_some() || (is_trusted && by_proxy())
+}
+
+fn trusts(proxy: &Proxy, peer: &Peer) -> bool {
+    let ip: IpAddr = peer.address.ip();
+    proxy.trust_from.iter().any(|network| network.contains(ip))
 }
 
 /// Why a caller that shows nothing is refused.
@@ -146,13 +168,12 @@ fn by_certificate(rules: &Rules, peer: &Peer) -> Option<Result<Caller, Problem>>
 
 /// Takes away what only a trusted proxy may say, where another one says it.
 pub(super) fn strip(headers: &mut HeaderMap, proxy: &Proxy, peer: &Peer) {
-    let ip: IpAddr = peer.address.ip();
-    if proxy.trust_from.iter().any(|network| network.contains(ip)) {
+    if trusts(proxy, peer) {
         return;
     }
     for name in proxy.groups.iter().chain([&proxy.user]) {
         if headers.remove(name).is_some() {
-            tracing::warn!(header = %name, from = %ip, "passed over a header that only the proxy of --auth may send");
+            tracing::warn!(header = %name, from = %peer.address.ip(), "passed over a header that only the proxy of --auth may send");
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::api::problem::{Kind, Problem};
 use crate::config::auth::TokenRule;
 use crate::job::RunId;
 use crate::ledger::Ledger;
+use crate::lock::Namespace;
 use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock, Wall};
 
@@ -27,9 +28,11 @@ pub const TICKET_HEADER: &str = "fencron-ticket";
 /// How long a ticket is taken. Clocks may differ: a node of the same cluster is within its `--max-clock-skew`.
 pub const TICKET_LASTS: Duration = Duration::from_secs(60);
 
-/// The name of the cookie, without and with TLS.
-pub(super) const COOKIE: &str = "fencron";
-pub(super) const COOKIE_WITH_TLS: &str = "__Host-fencron";
+/// The name of the cookie. A browser keeps one set of cookies for all ports of a host, where nodes of several namespaces may
+/// be: each namespace has its own. `is_secure`: the browser comes by TLS, and sends the cookie by nothing else.
+pub(in crate::api) fn cookie_name(namespace: &Namespace, is_secure: bool) -> String {
+    format!("{}fencron-login-{namespace}", if is_secure { "__Host-" } else { "" })
+}
 
 /// How long the key may be kept before it is read again for a seal that does not fit.
 const KEY_KEPT: Duration = Duration::from_secs(10);

@@ -28,11 +28,15 @@ fn rows() -> Vec<Row> {
     routes::<MemoryStore>().into_iter().map(|route| route.row).collect()
 }
 
+fn sum(token: &str) -> String {
+    Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A file with a token of each role, named as the role; one of an admin of other jobs, one of an admin of these; and one
 /// that has expired.
 fn rules() -> Rules {
     let row = |name: &str, role: Role, more: &str| {
-        let sum: String = Sha256::digest(format!("fct_{name}")).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sum = sum(&format!("fct_{name}"));
         format!("  - {{name: {name}, role: {}, sha256: {sum}{more}}}\n", role.word())
     };
     let mut text = "tokens:\n".to_owned();
@@ -304,7 +308,7 @@ async fn a_login_is_as_good_as_its_token_and_ends_with_it() {
     assert_eq!(log_in(&router, "fct_metrics").await, Err(Kind::RoleTooLow));
     for (word, role) in Role::WORDS.iter().filter(|(_, role)| *role >= Role::Viewer) {
         let cookie = log_in(&router, &format!("fct_{word}")).await.unwrap();
-        assert!(cookie.starts_with("fencron="), "{cookie}");
+        assert!(cookie.starts_with("fencron-login-test="), "{cookie}");
         check(word, &router, &[OWN_PAGE, ("cookie", &format!("a=b; {cookie}"))], |row| with_role(row, *role)).await;
         let headers = [OTHER_PAGE, ("cookie", &*cookie)];
         check(word, &router, &headers, |row| foreign(row, with_role(row, *role))).await;
@@ -316,7 +320,7 @@ async fn a_login_is_as_good_as_its_token_and_ends_with_it() {
     let promoted = {
         use base64::Engine as _;
         let rest = cookie.split_once('.').unwrap().1;
-        format!("fencron={}.{rest}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode("admin"))
+        format!("fencron-login-test={}.{rest}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode("admin"))
     };
     check("forged", &router, &[OWN_PAGE, ("cookie", &promoted)], unknown).await;
     let mut changed = rules();
@@ -328,12 +332,60 @@ async fn a_login_is_as_good_as_its_token_and_ends_with_it() {
 }
 
 #[tokio::test]
+async fn the_cookie_is_for_tls_alone_where_a_trusted_proxy_says_that_the_browser_speaks_it() {
+    // The proxy is on this machine, and another one is in the network of the rules.
+    let text = format!("tokens: [{{name: viewer, role: viewer, sha256: {}}}]\n", sum("fct_viewer"))
+        + "proxy: {trust_from: [127.0.0.0/8], user: X-User, roles: {boss: admin}}\n";
+    let rules = crate::config::auth::read(text.as_bytes()).unwrap();
+    let node = node(Some(rules), false);
+    node.locks.found().await.unwrap();
+    let cookies = async |headers: &[(&str, &str)], (path, body): (&str, &str)| {
+        let mut request = Request::post(path).header("host", "node:80").header("sec-fetch-site", "same-origin");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request =
+            request.header("content-type", "application/x-www-form-urlencoded").body(Body::from(body.to_owned()));
+        let answer = from(&node, HERE).oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        answer.headers()["set-cookie"].to_str().unwrap().to_owned()
+    };
+    let https = ("x-forwarded-proto", "https");
+    let login = ("/login", "token=fct_viewer");
+    assert!(!cookies(&[], login).await.contains("Secure"));
+    assert!(!cookies(&[("x-forwarded-proto", "http")], login).await.contains("Secure"));
+    let secure = cookies(&[https], login).await;
+    assert!(secure.starts_with("__Host-fencron-login-test=") && secure.contains("; Secure"), "{secure}");
+    let pair = secure.split(';').next().unwrap();
+    let gone = cookies(&[https, ("cookie", pair)], ("/logout", "")).await;
+    assert!(gone.starts_with("__Host-fencron-login-test=;") && gone.contains("; Secure"), "{gone}");
+    // It is taken from where it was given to, and not where it may have been read on the way.
+    let page = |headers: Vec<(&'static str, String)>| {
+        let mut request = Request::get("/api/v1/me").header("host", "node:80");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        from(&node, HERE).oneshot(request.body(Body::empty()).unwrap())
+    };
+    let cookie = || ("cookie", pair.to_owned());
+    assert_eq!(page(vec![cookie(), (https.0, https.1.to_owned())]).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(page(vec![cookie()]).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    // Who is no such proxy says nothing of that.
+    let request = Request::post("/login").header("host", "node:80").header("sec-fetch-site", "same-origin");
+    let request = request.header(https.0, https.1);
+    let request =
+        request.header("content-type", "application/x-www-form-urlencoded").body(Body::from(login.1)).unwrap();
+    let answer = from(&node, "[::1]:5000").oneshot(request).await.unwrap();
+    assert!(!answer.headers()["set-cookie"].to_str().unwrap().contains("Secure"));
+}
+
+#[tokio::test]
 async fn logins_take_tls_or_this_machine_and_five_wrong_ones_make_wrong_ones_wait() {
     let node = node(Some(rules()), false);
     node.locks.found().await.unwrap();
     assert_eq!(log_in(&from(&node, ELSEWHERE), "fct_viewer").await, Err(Kind::LoginNeedsTls));
     let secured = api_over_tls(&node, &[]);
-    assert!(log_in(&secured, "fct_viewer").await.unwrap().starts_with("__Host-fencron="));
+    assert!(log_in(&secured, "fct_viewer").await.unwrap().starts_with("__Host-fencron-login-test="));
     let here = from(&node, HERE);
     for _ in 0..5 {
         assert_eq!(log_in(&here, "fct_wrong").await, Err(Kind::Unauthenticated));
