@@ -28,6 +28,7 @@ pub mod streams;
 pub mod view;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, FromRef, Request, State};
@@ -83,6 +84,8 @@ const ROOM_AGAIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Api<S> {
     pub status: watch::Receiver<Status>,
+    /// The URL of the store, without its user and password.
+    pub store: Arc<str>,
     /// When the node's loop last turned.
     pub turned: watch::Receiver<Boot>,
     pub ledger: Ledger<S>,
@@ -108,6 +111,7 @@ impl<S: Store> FromRef<Api<S>> for Page<S> {
             locks: api.locks.clone(),
             outputs: api.outputs.clone(),
             status: api.status.clone(),
+            store: Arc::clone(&api.store),
             clock: api.clock.clone(),
             noticed: api
                 .glance
@@ -161,7 +165,7 @@ fn spare<S: Store>(api: Api<S>) -> Router {
 }
 
 fn router<S: Store>(api: Api<S>) -> Router {
-    let why = "there is nothing here: /api/v1/openapi.json lists what there is";
+    let why = "no page and no part of the API has this address";
     finished(routes::router(|_| true).fallback(async move || Problem::new(Kind::NoSuchPage, why)), api)
 }
 
@@ -332,6 +336,7 @@ pub(crate) mod tests {
         let config = parse("version: 1\njobs: {}\n", &Sources::none()).unwrap();
         Api {
             status: watch::channel(Status::starting("a", &config)).1,
+            store: "memory:".into(),
             turned: watch::channel(clock.boot()).1,
             ledger: Ledger::new(store.clone(), namespace.clone()),
             locks: Locks::new(store, clock.clone(), namespace, Seen::default()),

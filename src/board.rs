@@ -13,7 +13,7 @@ mod list;
 mod plan;
 mod search;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::fence::Fence;
 use crate::job::{Expect, Job, JobName, RunId, Trigger};
 use crate::ledger::NodeRecord;
 use crate::scheduler::late::{Late, late_from};
-use crate::scheduler::run::{Known, Last, Open, Version, Watermark};
+use crate::scheduler::run::{Known, Last, Open, OpenState, Version, Watermark};
 use crate::time::{Boot, Wall};
 use search::Texts;
 
@@ -35,6 +35,9 @@ pub const LATE_AFTER: Duration = Duration::from_secs(10);
 
 /// How many jobs one call of [`Board::plan`] plans: the loop that calls it has other things to do.
 pub const PLANNED_AT_ONCE: usize = 500;
+
+/// How many of the nodes are kept that went last.
+const GONE_KEPT: usize = 20;
 
 /// A board that one node's loop writes and all others read. Clones are the same board.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +79,8 @@ pub struct Board {
     open: BTreeMap<RunId, Open>,
     open_of: BTreeMap<JobName, BTreeSet<RunId>>,
     nodes: BTreeMap<u64, NodeRecord>,
+    /// The nodes that went while this one looked, the last one last.
+    gone: VecDeque<Gone>,
     watermark: Option<Watermark>,
     leader: Option<Leader>,
     /// What fences are counted from.
@@ -89,6 +94,18 @@ pub struct Board {
     texts: OnceLock<Texts>,
     /// When the store last confirmed that the board is up to date; `None`: it has not read the ledger yet.
     current_at: Option<Wall>,
+}
+
+/// A node that is not there any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    pub node: String,
+    /// When its process started.
+    pub started_at: Wall,
+    /// What its clock said when it published last.
+    pub last_sign: Wall,
+    /// When this node learned that it is gone.
+    pub at: Wall,
 }
 
 /// The leader, by the ledger.
@@ -113,6 +130,39 @@ pub struct Own {
     pub config_digest: String,
     /// The attempts that run here.
     pub running: usize,
+    /// By how much the other nodes' clocks are ahead of this one's, or (negative) behind, where that keeps this node from
+    /// leading; otherwise 0.
+    pub clock_off_ms: i64,
+}
+
+/// What a run waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The instant at which it, or its next attempt, may begin.
+    Instant,
+    /// Another run of its job goes first (`overlap`).
+    Turn,
+    /// Room: its node runs as many attempts as `--max-running` allows.
+    Room,
+}
+
+impl Wait {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Wait::Instant => "instant",
+            Wait::Turn => "turn",
+            Wait::Room => "room",
+        }
+    }
+
+    /// The same for a person.
+    pub fn text(self) -> &'static str {
+        match self {
+            Wait::Instant => "for its instant",
+            Wait::Turn => "for another run of its job, which goes first (`overlap`)",
+            Wait::Room => "for room: as many attempts run as `--max-running` allows",
+        }
+    }
 }
 
 /// What is known of one job.
@@ -256,13 +306,24 @@ impl Board {
         self.mark(&job);
     }
 
-    /// A node is there with what it last published, or (`None`) gone.
-    pub fn node(&mut self, lease: u64, record: Option<NodeRecord>) {
+    /// A node is there with what it last published, or (`None`) gone, as it was learned at `now`.
+    pub fn node(&mut self, lease: u64, record: Option<NodeRecord>, now: Wall) {
         self.version += 1;
         match record {
             Some(record) => drop(self.nodes.insert(lease, record)),
-            None => drop(self.nodes.remove(&lease)),
+            None => {
+                if let Some(record) = self.nodes.remove(&lease) {
+                    self.is_gone(record, now);
+                }
+            }
         }
+    }
+
+    fn is_gone(&mut self, record: NodeRecord, at: Wall) {
+        if self.gone.len() == GONE_KEPT {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(Gone { node: record.node, started_at: record.started_at, last_sign: record.clock, at });
     }
 
     /// The leader; `None`: no node leads.
@@ -295,18 +356,21 @@ impl Board {
         self.migrations = Some(migrations.into());
     }
 
-    /// All that is known of the ledger is out of date: it is read again, and what follows is complete.
-    pub fn forget_ledger(&mut self) {
+    /// All that is known of the ledger is out of date: it is read again, and what follows is complete. Answers the nodes
+    /// that were there.
+    fn forget_ledger(&mut self) -> BTreeMap<u64, NodeRecord> {
         self.version += 1;
         let (own, texts, base) = (std::mem::take(&mut self.own), std::mem::take(&mut self.texts), self.base);
         let (jobs, migrations) = (std::mem::take(&mut self.jobs), self.migrations.take());
-        let has_no_file = self.has_no_file;
-        *self = Board { own, texts, base, migrations, has_no_file, version: self.version, ..Board::default() };
+        let (has_no_file, gone) = (self.has_no_file, std::mem::take(&mut self.gone));
+        let nodes = std::mem::take(&mut self.nodes);
+        *self = Board { own, texts, base, migrations, has_no_file, gone, version: self.version, ..Board::default() };
         let configured = jobs.into_iter().filter(|(_, entry)| entry.job.is_some());
         self.jobs = configured.map(|(name, entry)| (name, Entry { job: entry.job, ..Entry::default() })).collect();
         self.unplanned = self.jobs.keys().cloned().collect();
         let unscheduled = self.jobs.iter().filter(|(_, entry)| !entry.is_scheduled());
         self.unscheduled = unscheduled.map(|(name, _)| name.clone()).collect();
+        nodes
     }
 
     /// The board is what the store says, as of now.
@@ -417,20 +481,21 @@ impl Board {
     /// The jobs that are late, each with since when: those with an occurrence that no leader has decided, and then those
     /// with a run that takes longer than is expected; of both the longest first.
     pub fn late(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
-        let until = now.minus(LATE_AFTER);
+        let until = self.judged(now).minus(LATE_AFTER);
         let undecided = self.next_fires().take_while(move |(start, _)| *start < until);
         undecided.chain(self.overdue_only(now))
     }
 
     /// Those among the late jobs whose occurrences are decided.
     fn overdue_only(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
-        let until = now.minus(LATE_AFTER);
+        let until = self.judged(now).minus(LATE_AFTER);
         let starts = |name: &JobName| self.jobs.get(name).and_then(|entry| entry.next).map(|(_, starts)| starts);
         self.overdue(now).filter(move |(_, name)| starts(name).is_none_or(|starts| starts >= until))
     }
 
     /// The jobs with a run that takes longer than is expected, the longest first.
     fn overdue(&self, now: Wall) -> impl Iterator<Item = (Wall, &JobName)> {
+        let now = self.judged(now);
         self.overdue.iter().take_while(move |(from, _)| *from < now).map(|(from, name)| (*from, name))
     }
 
@@ -442,6 +507,11 @@ impl Board {
         }
         let late = |open: &'_ Open| late_from(expect, open);
         self.open_runs_of(name).filter_map(|open| late(open).map(|(from, what)| (from, what, &open.id))).min()
+    }
+
+    /// The time by which lateness is judged: that of the other nodes, where the clock of this one is off.
+    fn judged(&self, now: Wall) -> Wall {
+        Wall::from_millis(now.as_millis().saturating_add(self.own.clock_off_ms))
     }
 
     /// The next fires, in their order: each job's first, once.
@@ -479,9 +549,39 @@ impl Board {
         self.open_of.get(job).into_iter().flatten().filter_map(|run| self.open.get(run))
     }
 
+    /// What a run that waits waits for, at `now`; `None`: it does not wait.
+    pub fn waits_for(&self, open: &Open, now: Wall) -> Option<Wait> {
+        let not_before = match open.state {
+            OpenState::Waiting { not_before } => not_before,
+            OpenState::Retrying { not_before } => not_before,
+            OpenState::Claimed => return None,
+        };
+        let goes_before = |other: &Open| other.id != open.id && other.state == OpenState::Claimed;
+        Some(match () {
+            () if not_before > now => Wait::Instant,
+            () if self.open_runs_of(&open.job).any(goes_before) => Wait::Turn,
+            () => Wait::Room,
+        })
+    }
+
+    /// How many runs wait, by what for.
+    pub fn waiting(&self, now: Wall) -> [(Wait, u64); 3] {
+        let mut counts = [Wait::Instant, Wait::Turn, Wait::Room].map(|wait| (wait, 0));
+        for wait in self.open.values().filter_map(|open| self.waits_for(open, now)) {
+            counts.iter_mut().filter(|(other, _)| *other == wait).for_each(|(_, count)| *count += 1);
+        }
+        counts
+    }
+
     /// The nodes that are there, by the lease of their session.
     pub fn nodes(&self) -> impl Iterator<Item = (u64, &NodeRecord)> {
         self.nodes.iter().map(|(lease, record)| (*lease, record))
+    }
+
+    /// The sessions of nodes that ended while this one looked, the last one first, at most [`GONE_KEPT`]. A node whose
+    /// session was lost may be back with another.
+    pub fn gone(&self) -> impl Iterator<Item = &Gone> {
+        self.gone.iter().rev()
     }
 
     pub fn watermark(&self) -> Option<&Watermark> {

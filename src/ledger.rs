@@ -61,7 +61,7 @@ pub use record::{Asked, NodeRecord, Pause};
 pub use request::{ALL_JOBS, AskError, CALL_DIGITS, HOLDS_TAKEN_MOST, Resolution, check_params};
 pub use rewind::{AHEAD_MOST, RewindError, Rewinding, Rewound};
 pub use stats::{Addition, AdditionName, HourRow, STATS_KEPT};
-pub use terms::{TERMS_KEPT, TermEnd, TermRow};
+pub use terms::{NewTerm, TERMS_KEPT, TermEnd, TermRow};
 pub use transition::Changed;
 
 use keys::LedgerKeys;

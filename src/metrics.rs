@@ -10,7 +10,7 @@ mod counted;
 mod measured;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use counted::{Counters, Histogram, Reading};
@@ -21,6 +21,7 @@ use crate::ledger::{TermEnd, TermRow};
 use crate::scheduler::Batch;
 use crate::scheduler::hour::{LATENESS_MS, OTHER};
 use crate::scheduler::run::{Done, Source};
+use crate::time::Wall;
 
 /// What a job's runs are made by.
 pub const EXECUTORS: [&str; 5] = ["command", "http", "sql", "call", REMOVED];
@@ -74,6 +75,10 @@ pub struct Metrics {
     pub config_reloads: Counters<&'static str>,
     /// The other files of the node that it has read again, by which it was and what became of it.
     pub file_reloads: Counters<(&'static str, &'static str)>,
+    /// Whether the last content of a file of the node was refused, so that an older one is in force, by which file it is.
+    refused: [(&'static str, AtomicBool); 3],
+    /// When the certificate of the listener ends, in seconds of Unix; 0: there is none.
+    certificate_ends: AtomicI64,
     /// Messages of alerts, by the kind of their channel and what became of them.
     pub alerts: Counters<(&'static str, &'static str)>,
     /// Heartbeats, by what became of them.
@@ -95,6 +100,9 @@ pub const RELOADS: [&str; 2] = ["taken", "refused"];
 
 /// The files that a node reads again beside its jobs file.
 pub const FILES: [&str; 2] = ["auth", "tls"];
+
+/// The jobs file, as metrics name it.
+const JOBS_FILE: &str = "jobs";
 
 /// What becomes of a message of an alert.
 pub const ALERTS: [&str; 3] = ["sent", "failed", "given_up"];
@@ -121,6 +129,8 @@ impl Default for Metrics {
             takeover_gap: Histogram::new(GAP),
             config_reloads: Counters::new(RELOADS),
             file_reloads: Counters::new(FILES.iter().flat_map(|file| RELOADS.map(|result| (*file, result)))),
+            refused: [JOBS_FILE, FILES[0], FILES[1]].map(|file| (file, AtomicBool::new(false))),
+            certificate_ends: AtomicI64::new(0),
             alerts: Counters::new(Channel::KINDS.iter().flat_map(|kind| ALERTS.map(|result| (*kind, result)))),
             heartbeats: Counters::new(HEARTBEATS),
             clock_skew_ms: AtomicU64::new(0),
@@ -204,6 +214,40 @@ impl Metrics {
         self.takeovers.add(&end, 1);
     }
 
+    /// The jobs file was refused, or taken.
+    pub fn jobs_file(&self, is_refused: bool) {
+        self.config_reloads.add(&RELOADS[usize::from(is_refused)], 1);
+        self.is_refused(JOBS_FILE, is_refused);
+    }
+
+    /// Another file of the node was read again, and refused or taken.
+    pub fn other_file(&self, file: &'static str, is_refused: bool) {
+        self.file_reloads.add(&(file, RELOADS[usize::from(is_refused)]), 1);
+        self.is_refused(file, is_refused);
+    }
+
+    fn is_refused(&self, file: &str, is_refused: bool) {
+        for (_, refused) in self.refused.iter().filter(|(name, _)| *name == file) {
+            refused.store(is_refused, Ordering::Relaxed);
+        }
+    }
+
+    /// The files of the node, and whether the last content of each was refused.
+    pub fn refused_files(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        self.refused.iter().map(|(file, refused)| (*file, refused.load(Ordering::Relaxed)))
+    }
+
+    /// The certificate that the listener shows ends then.
+    pub fn certificate_ends(&self, at: Option<Wall>) {
+        self.certificate_ends.store(at.map_or(0, |at| at.as_millis().div_euclid(1_000)), Ordering::Relaxed);
+    }
+
+    /// When the certificate ends that the listener shows; `None`: it shows none, or that is not known.
+    pub fn end_of_certificate(&self) -> Option<Wall> {
+        let seconds = self.certificate_ends.load(Ordering::Relaxed);
+        (seconds != 0).then(|| Wall::from_millis(seconds.saturating_mul(1_000)))
+    }
+
     /// The clock of the node that is furthest away differs from this node's by so much.
     pub fn clock_skew(&self, skew: Duration) {
         self.clock_skew_ms.store(u64::try_from(skew.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -240,7 +284,6 @@ mod tests {
     use crate::fence::Fence;
     use crate::job::{JobName, RunId};
     use crate::scheduler::run::{Many, Open, OpenState, Watermark};
-    use crate::time::Wall;
 
     fn open(job: &str) -> Open {
         let (job, at) = (JobName::new(job).unwrap(), Wall::EPOCH);

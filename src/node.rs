@@ -413,13 +413,12 @@ impl<S: Store, E: Execute> Running<S, E> {
                 self.offered(config);
             }
             Some(Order::Refused(why)) => {
-                self.node.metrics.config_reloads.add(&"refused", 1);
+                self.node.metrics.jobs_file(true);
                 self.troubles.file_refused(JOBS_FILE, &why, self.node.options.clock.wall());
                 self.publishing.soon();
             }
             Some(Order::Read(file, refused)) => {
-                let result = if refused.is_some() { "refused" } else { "taken" };
-                self.node.metrics.file_reloads.add(&(file.word(), result), 1);
+                self.node.metrics.other_file(file.word(), refused.is_some());
                 match refused {
                     Some(why) => self.troubles.file_refused(file.what(), &why, self.node.options.clock.wall()),
                     None => self.troubles.file_taken(file.what()),

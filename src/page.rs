@@ -34,6 +34,7 @@ pub(crate) mod words;
 use std::collections::hash_map::DefaultHasher;
 use std::future::Future;
 use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
@@ -81,6 +82,8 @@ pub struct Page<S> {
     pub locks: Locks<S>,
     pub outputs: Outputs,
     pub status: watch::Receiver<Status>,
+    /// The URL of the store, without its user and password.
+    pub store: Arc<str>,
     pub clock: Clock,
     /// What the node saw when it last looked at the store; `None`: it has not yet.
     pub noticed: Option<Noticed>,
@@ -103,7 +106,7 @@ impl<S: Store> Page<S> {
         let key = if looker.may_act() { uuid::Uuid::new_v4().simple().to_string() } else { String::new() };
         let namespace = self.ledger.namespace().to_string();
         let frame = Frame::of(&self.board.read(), Some(&status), &namespace, self.clock.both(), looker);
-        Frame { key, ..frame.noticing(self.noticed.as_ref()) }
+        Frame { key, store: self.store.to_string(), ..frame.noticing(self.noticed.as_ref()) }
     }
 
     /// The runs in doubt that this person sees, at most `limit`, and whether there are more.

@@ -441,6 +441,7 @@ async fn a_jobs_file_that_was_refused_is_told_until_one_is_taken() {
     let status = node.status.borrow().clone();
     let since = clock.wall().minus(Duration::from_secs(1));
     assert!(status.ready, "it goes on with the old one");
+    let since = since.to_utc().format("%Y-%m-%d %H:%MZ");
     let refused = format!("the jobs file is refused since {since}, the old one stays in force");
     let whole = format!("{refused}: jobs.yaml:3:1: unknown key `x`");
     assert_eq!(told(&status), whole);

@@ -12,7 +12,7 @@ use super::glance::Seen;
 use super::listing::{Applied, Listing, Sent, applied, cursor, limit, place};
 use super::problem::Problem;
 use super::routes::Query;
-use super::view::{LeaderView, NodeView, Overview, StoreView, node_view};
+use super::view::{FailingView, LeaderView, NodeView, Overview, StoreView, node_view};
 use super::{Api, in_time};
 use crate::board::{Board, Counts};
 use crate::fence::Fence;
@@ -58,6 +58,7 @@ impl StatusView {
         let watermark = board.watermark().map(|mark| mark.instant);
         let mut unknown = rest.unknown;
         unknown.runs.retain(|run| caller.sees(&run.job()));
+        let failing = FailingView::of(board.failing().filter(|job| caller.sees(job)));
         let overview = Overview {
             leader: leader(&board, now),
             nodes: nodes(&board, now),
@@ -67,6 +68,7 @@ impl StatusView {
             paused: board.paused_jobs().filter(|job| caller.sees(job)).take(PAUSED_NAMED).cloned().collect(),
             all_paused: board.are_all_paused().map(super::view::PauseView::from),
             unknown,
+            failing,
             ..rest
         };
         StatusView {
@@ -104,6 +106,7 @@ fn nothing_seen(namespace: String) -> Overview {
         all_paused: None,
         obstacles: Vec::new(),
         unknown: super::view::UnknownView { count: 0, runs: Vec::new() },
+        failing: FailingView::default(),
         rewound: None,
     }
 }
@@ -226,14 +229,16 @@ pub struct TermView {
     pub first_claim: Option<Wall>,
     /// When the term ended; `null`: it goes on, or its end is not recorded yet.
     pub to: Option<Wall>,
-    /// `resigned`, `stepped_down`, `lost`, or `lapsed`: its successor recorded the end.
+    /// `resigned`, `stepped_down`, `lost`, or `lapsed`: its successor recorded the end, as of when it learned of it.
     pub end: Option<&'static str>,
+    /// Of one that lapsed: what the clock of its leader said when it published last. From then on it may have done nothing.
+    pub last_sign: Option<Wall>,
 }
 
 impl From<TermRow> for TermView {
     fn from(row: TermRow) -> TermView {
-        let TermRow { fence, node, from, first_claim, to, end } = row;
-        TermView { fence, node, from, first_claim, to, end: end.map(TermEnd::as_str) }
+        let TermRow { fence, node, from, first_claim, to, end, last_sign } = row;
+        TermView { fence, node, from, first_claim, to, end: end.map(TermEnd::as_str), last_sign }
     }
 }
 

@@ -127,6 +127,8 @@ struct Scrape {
     configured: usize,
     /// The open runs, by state.
     open: [(&'static str, u64); 4],
+    /// The runs that wait, by what for.
+    waiting: [(&'static str, u64); 3],
     /// Since when the first occurrence is due that has not been decided; in the future where none is.
     due: Option<Wall>,
     jobs: Vec<JobSeries>,
@@ -157,6 +159,7 @@ impl Scrape {
             counts: board.counts(now.1),
             configured: status.jobs,
             open: open_runs(&board),
+            waiting: board.waiting(now.1).map(|(wait, count)| (wait.as_str(), count)),
             due: board.next_fires().next().map(|(start, _)| start),
             status,
             counted,
@@ -261,6 +264,13 @@ impl Scrape {
         let files = metrics.file_reloads.read();
         let files = files.map(|((file, result), count)| ([("file", *file), ("result", *result)], count));
         sheet.counters("file_reloads", "Rules of --auth, and certificates, that this node read again", files)?;
+        let refused = metrics.refused_files().map(|(file, is_refused)| ([("file", file)], f64::from(is_refused)));
+        let help = "1 while the last content of a file was refused, so that an older one is in force";
+        sheet.gauges("file_refused", None, help, refused)?;
+        if let Some(ends) = metrics.end_of_certificate() {
+            let help = "When the certificate of the listener ends";
+            sheet.gauge("tls_certificate_not_after_timestamp", Some(&Unit::Seconds), help, seconds(ends))?;
+        }
         let alerts = metrics.alerts.read();
         let alerts = alerts.map(|((channel, result), count)| ([("channel", *channel), ("result", *result)], count));
         sheet.counters("alerts", "Messages of alerts that this node sent, by the kind of their channel", alerts)?;
@@ -269,8 +279,9 @@ impl Scrape {
     }
 
     fn leadership(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
-        let is_leader = f64::from(self.own.fence.is_some());
-        sheet.gauge("leader", None, "1 on the node that acts as the leader", is_leader)?;
+        let is_trusted = self.own.trusted_until.is_some_and(|until| until > self.now.0);
+        let acts = f64::from(self.own.fence.is_some() && is_trusted);
+        sheet.gauge("leader", None, "1 on the node that leads and may act: it can trust its lease", acts)?;
         let known = f64::from(self.leader.is_some());
         sheet.gauge("leader_known", None, "1 while this node knows of a leader", known)?;
         if let Some(fence) = self.fence {
@@ -328,6 +339,8 @@ impl Scrape {
         let metrics = &self.counted.metrics;
         let open = self.open.iter().map(|(state, count)| ([("state", *state)], *count as f64));
         sheet.gauges("runs_open", None, "Runs that have not ended, in the whole namespace", open)?;
+        let waiting = self.waiting.iter().map(|(what, count)| ([("for", *what)], *count as f64));
+        sheet.gauges("runs_waiting", None, "Runs that wait to begin, in the whole namespace, by what for", waiting)?;
         if let Some(unknown) = self.listener.unknown {
             let help = "Runs in doubt, which wait for a person, as this node last looked; at most 1000 are counted";
             sheet.gauge("runs_unknown", None, help, unknown as f64)?;

@@ -224,7 +224,7 @@ async fn a_store_that_says_nothing_holds_up_nothing_that_the_node_knows() {
             heard: 0,
             troubles: Vec::new(),
         };
-        board.node(2, Some(record));
+        board.node(2, Some(record), Wall::EPOCH);
         board.base(3);
         board.led_by(Some(crate::board::Leader { lease: 2, created: 4, since: at("2026-11-27T00:00:01Z") }));
         board.paused(

@@ -53,7 +53,9 @@ impl FromStr for Place {
             match (kind, run) {
                 ("o", run) => Some(Place::Open(Wall::from_millis(number.parse().ok()?), run.parse().ok()?)),
                 ("d", "") => Some(Place::Done(DonePlace { revision: number.parse().ok()?, run: None })),
-                ("d", run) => Some(Place::Done(DonePlace { revision: number.parse().ok()?, run: run.parse().ok() })),
+                ("d", run) => {
+                    Some(Place::Done(DonePlace { revision: number.parse().ok()?, run: Some(run.parse().ok()?) }))
+                }
                 _ => None,
             }
         };
@@ -133,7 +135,7 @@ async fn page<S: Store>(api: &Api<S>, caller: &Caller, wanted: Wanted) -> Result
     if is_over || !has_done {
         let last = open.last().filter(|_| is_over).map(|open| Place::Open(open.claimed_at, open.id.clone()));
         let next = last.map(|place| cursor(&place.to_string()));
-        let items = open.into_iter().map(RunView::from).collect();
+        let items = on_board(api, open);
         return Ok(Listing { next, ..Listing::whole(items, revision, applied) });
     }
     with_done(api, caller, open, FindDone { after: from, ..find }, (revision, applied)).await
@@ -149,7 +151,7 @@ async fn with_done<S: Store>(
 ) -> Result<Listing<RunView>, Problem> {
     let room = find.limit - open.len();
     let last_open = open.last().map(|open| Place::Open(open.claimed_at, open.id.clone()));
-    let mut items: Vec<RunView> = open.into_iter().map(RunView::from).collect();
+    let mut items = on_board(api, open);
     // Where the open ones fill the page, the history still begins behind the last of them.
     let find = FindDone { limit: room.max(1), ..find };
     let DonePage { rows, next, searched_to } =
@@ -189,14 +191,23 @@ fn open_runs(
     open.into_iter().cloned().collect()
 }
 
+/// Open runs, with what they wait for.
+fn on_board<S: Store>(api: &Api<S>, open: Vec<Open>) -> Vec<RunView> {
+    let (board, now) = (api.board.read(), api.clock.wall());
+    open.into_iter().map(|open| RunView::on(&board, open, now)).collect()
+}
+
 /// A run as lists have it: what it wrote is a part of the run itself.
 fn in_list(done: Done) -> RunView {
     RunView { output: String::new(), ..RunView::from(done) }
 }
 
 /// A run as this caller may see it.
-fn shown(row: RunRow, caller: &Caller) -> RunView {
-    let mut view = RunView::from(row);
+fn shown<S: Store>(api: &Api<S>, row: RunRow, caller: &Caller) -> RunView {
+    let mut view = match row {
+        RunRow::Open(open) => RunView::on(&api.board.read(), open, api.clock.wall()),
+        RunRow::Done(done) => RunView::from(done),
+    };
     if caller.role < Role::Reader {
         view.output.clear();
     }
@@ -212,12 +223,13 @@ pub(super) async fn one<S: Store>(
 ) -> Result<Response, Problem> {
     let run = known(&run, &caller)?;
     match in_time(api.ledger.run_and_version(&run)).await {
-        Ok(Some((row, version))) => Ok(sent.versioned(version, &shown(row, &caller))),
+        Ok(Some((row, version))) => Ok(sent.versioned(version, &shown(&api, row, &caller))),
         Ok(None) => Err(Problem::no_such_run(&run)),
-        Err(problem) => match api.board.read().open_run(&run) {
-            Some(open) => Ok(sent.answer(&RunView::from(open.clone()))),
-            None => Err(problem),
-        },
+        Err(problem) => {
+            let board = api.board.read();
+            let open = board.open_run(&run).cloned().ok_or(problem)?;
+            Ok(sent.answer(&RunView::on(&board, open, api.clock.wall())))
+        }
     }
 }
 
@@ -242,7 +254,7 @@ mod tests {
         ] {
             assert_eq!(place.to_string().parse(), Ok(place));
         }
-        for wrong in ["", "o", "o.1", "o.x.a@2026-11-21T02:00:00Z", "d.x.", "x.1.", "o.1."] {
+        for wrong in ["", "o", "o.1", "o.x.a@2026-11-21T02:00:00Z", "d.x.", "d.7.garbage", "x.1.", "o.1."] {
             assert_eq!(wrong.parse::<Place>(), Err(NoPlace), "{wrong}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::board::Paused;
+use crate::board::{Board, Paused, Wait};
 use crate::fence::Fence;
 use crate::job::{Code, JobName, RunId, Verdict};
 use crate::ledger::{Ledger, NodeRecord, Pause, RunRow};
@@ -52,6 +52,10 @@ pub struct RunView {
     pub reason: String,
     /// Why, in a word for programs, for a run that did not end well as usual (`docs/cli.md` has the words).
     pub code: Option<&'static str>,
+    /// What a run waits for that a node answers of: `instant`, `turn` (another run of its job goes first), `room`
+    /// (`--max-running`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<&'static str>,
     pub fence: Option<Fence>,
     /// The node that claimed it.
     pub node: Option<String>,
@@ -149,6 +153,21 @@ impl From<RunRow> for RunView {
     }
 }
 
+impl RunView {
+    /// An open run, as the board knows it at `now`.
+    pub(crate) fn on(board: &Board, open: Open, now: Wall) -> RunView {
+        let wait = board.waits_for(&open, now);
+        let view = RunView::from(open);
+        match wait {
+            None => view,
+            Some(Wait::Instant) => RunView { waits_for: Some(Wait::Instant.as_str()), ..view },
+            Some(wait) => {
+                RunView { waits_for: Some(wait.as_str()), reason: format!("it waits {}", wait.text()), ..view }
+            }
+        }
+    }
+}
+
 impl From<Open> for RunView {
     fn from(open: Open) -> RunView {
         let (fence, node) = node_of(open.claimant.as_ref());
@@ -168,6 +187,7 @@ impl From<Open> for RunView {
             scheduled_at: open.at,
             reason,
             code: None,
+            waits_for: None,
             fence,
             node,
             attempt: open.attempt,
@@ -193,6 +213,7 @@ impl From<Done> for RunView {
             state: done.verdict.as_str(),
             reason: done.reason,
             code: done.code.map(Code::as_str),
+            waits_for: None,
             fence,
             node,
             attempt: done.attempt,
@@ -230,6 +251,8 @@ pub struct Overview {
     pub obstacles: Vec<String>,
     /// The runs that ended as `unknown` and wait for `fencron resolve`.
     pub unknown: UnknownView,
+    /// The jobs whose last run ended badly.
+    pub failing: FailingView,
     /// The last time that the schedules were brought back by hand, while that is still to be caught up with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewound: Option<RewoundView>,
@@ -243,6 +266,25 @@ pub struct UnknownView {
     pub runs: Vec<RunId>,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct FailingView {
+    pub count: usize,
+    /// The first of them, by name.
+    pub jobs: Vec<JobName>,
+}
+
+impl FailingView {
+    /// Of these jobs, in the order of their names.
+    pub(crate) fn of<'a>(jobs: impl Iterator<Item = &'a JobName>) -> FailingView {
+        jobs.fold(FailingView::default(), |mut view, job| {
+            if view.count < FAILING_NAMED {
+                view.jobs.push(job.clone());
+            }
+            FailingView { count: view.count + 1, ..view }
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RewoundView {
     pub by: String,
@@ -254,6 +296,9 @@ pub struct RewoundView {
 /// How many runs in doubt are counted, and how many of them are named.
 pub const UNKNOWN_COUNTED: usize = 1000;
 const UNKNOWN_NAMED: usize = 10;
+
+/// How many failing jobs are named.
+const FAILING_NAMED: usize = 10;
 
 /// How old the last sign of life of a node may be, against that of another of its name, for both to be there.
 const SIGNS_APART: Duration = Duration::from_secs(15);
@@ -301,7 +346,8 @@ pub struct StoreView {
 }
 
 impl Overview {
-    /// Looks at the store, `now` being the time here.
+    /// Looks at the store, `now` being the time here. How the jobs fare is not among it, since that costs a record of each
+    /// job: who has them anyway puts that in.
     ///
     /// # Errors
     ///
@@ -352,6 +398,7 @@ impl Overview {
             all_paused: all_paused.map(PauseView::from),
             obstacles,
             unknown: UnknownView { count, runs },
+            failing: FailingView::default(),
             rewound: rewound.map(|last| RewoundView {
                 by: last.asked.by,
                 at: last.asked.at,

@@ -9,15 +9,17 @@ use crate::time::Wall;
 impl Board {
     /// Takes what the ledger says at `now`. `owner_key`: the key of the owner of the leadership.
     pub fn take(&mut self, news: &News, owner_key: &str, now: Wall) {
-        let all = match news {
-            News::Changed(changes, _) => changes,
-            News::Reread(all, _) => {
-                self.forget_ledger();
-                all
-            }
+        let (all, before) = match news {
+            News::Changed(changes, _) => (changes, None),
+            News::Reread(all, _) => (all, Some(self.forget_ledger())),
         };
         for one in all {
             self.take_one(one, owner_key, now);
+        }
+        for (_, record) in
+            before.into_iter().flatten().filter(|(lease, _)| !self.nodes.contains_key(lease)).collect::<Vec<_>>()
+        {
+            self.is_gone(record, now);
         }
         self.is_current(now);
     }
@@ -37,7 +39,7 @@ impl Board {
             }
             Followed::Last { job, last, version } => self.last(job, last.clone(), *version),
             Followed::Ledger(Change::Open(run, open), _) => self.open(run, open.clone()),
-            Followed::Node { lease, alive, record, .. } => self.node(*lease, record.clone().filter(|_| *alive)),
+            Followed::Node { lease, alive, record, .. } => self.node(*lease, record.clone().filter(|_| *alive), now),
             Followed::Other { key, created, since, .. } if key == owner_key => {
                 let leader = created.and_then(|(created, lease)| {
                     Some(Leader { lease: lease?, created: created.0, since: since.unwrap_or(now) })

@@ -142,8 +142,8 @@ impl Board {
     pub(super) fn state(&self, name: &JobName, entry: &Entry, now: Wall) -> JobState {
         if entry.marks.failing {
             JobState::Failing
-        } else if self.next_of(name, entry, now).is_some_and(|(_, starts)| starts < now.minus(LATE_AFTER))
-            || entry.marks.is_overdue(now)
+        } else if self.next_of(name, entry, now).is_some_and(|(_, starts)| starts < self.judged(now).minus(LATE_AFTER))
+            || entry.marks.is_overdue(self.judged(now))
         {
             JobState::Late
         } else if entry.marks.running {

@@ -161,8 +161,9 @@ impl Board {
             Some(few) => self.sorted(&few.jobs, find, now),
             None => self.walked(find, now),
         };
+        let judged = self.judged(now);
         let is_found = |place: &Place<'_>| {
-            is_in(place, find.state, now)
+            is_in(place, find.state, judged)
                 && sees(place.job)
                 && texts.iter().skip(checked).all(|text| self.says(place.job, text))
         };
@@ -246,7 +247,7 @@ impl Board {
         // Where they do not stand in front, the jobs with a run that takes too long have any next occurrence.
         let has_others = order != Order::Attention && self.overdue(now).next().is_some();
         let is_bounded = find.state == Some(Filter::Late) && !has_others;
-        let until = if is_bounded { now.minus(LATE_AFTER) } else { Wall::MAX };
+        let until = if is_bounded { self.judged(now).minus(LATE_AFTER) } else { Wall::MAX };
         let is_past = |group: Group| after.as_ref().is_some_and(|place| place.group > group);
         let from_name = |group: Group| match &after {
             Some(place) if place.group == group => Bound::Excluded(place.job.clone()),
@@ -313,6 +314,7 @@ struct Few<'a> {
     are_in_order: bool,
 }
 
+/// `now`: the time by which lateness is judged.
 pub(super) fn is_in(place: &Place<'_>, state: Option<Filter>, now: Wall) -> bool {
     let trigger = || place.entry.and_then(|entry| entry.job.as_deref()).map(|job| &job.trigger);
     match state {

@@ -103,6 +103,41 @@ fn what_is_decided_is_not_next_any_more_and_what_is_not_is_late() {
 }
 
 #[test]
+fn a_node_whose_clock_is_off_judges_what_is_late_by_the_others_clocks() {
+    let mut board = board(TWO);
+    board.decided(mark("2026-11-27T00:30:00Z", Some("b")));
+    // Its clock is an hour ahead of the others': nothing is late by theirs.
+    let now = at("2026-11-27T01:00:30Z");
+    board.plan(now, 10);
+    board.own(Own { clock_off_ms: -3_600_000, ..Own::default() });
+    let find = FindJobs { state: Some(Filter::Late), ..FindJobs::default() };
+    assert_eq!((board.counts(now).late, listed(&board, &find, now).len()), (0, 0));
+    assert_ne!(board.job(&name("a"), now).unwrap().state, JobState::Late);
+    // And what is late by theirs is, where this one is behind.
+    let now = at("2026-11-27T00:00:30Z");
+    board.own(Own { clock_off_ms: 3_600_000, ..Own::default() });
+    assert_eq!((board.counts(now).late, listed(&board, &find, now)), (1, vec!["a".to_owned()]));
+}
+
+#[test]
+fn what_a_run_waits_for_is_its_instant_its_turn_or_room() {
+    let mut board = board(TWO);
+    let now = at("2026-11-27T01:00:30Z");
+    let add = |board: &mut Board, run: &str, state: OpenState| {
+        let open = Open { state, ..open(run) };
+        board.open(&open.id.clone(), Some(open.clone()));
+        open
+    };
+    let waits = |not_before: &str| OpenState::Waiting { not_before: at(not_before) };
+    let first = add(&mut board, "a@2026-11-27T01:00:00Z", waits("2026-11-27T01:00:00Z"));
+    let later = add(&mut board, "b@2026-11-27T01:00:00Z", waits("2026-11-27T01:01:00Z"));
+    assert_eq!((board.waits_for(&first, now), board.waits_for(&later, now)), (Some(Wait::Room), Some(Wait::Instant)));
+    let running = add(&mut board, "a@2026-11-27T00:00:00Z", OpenState::Claimed);
+    assert_eq!((board.waits_for(&first, now), board.waits_for(&running, now)), (Some(Wait::Turn), None));
+    assert_eq!(board.waiting(now), [(Wait::Instant, 1), (Wait::Turn, 1), (Wait::Room, 0)]);
+}
+
+#[test]
 fn at_one_instant_the_jobs_up_to_the_one_that_is_named_are_decided_and_all_where_none_is() {
     let text = "  a: {schedule: '@hourly', shell: 'true'}\n  b: {schedule: '@hourly', shell: 'true'}\n";
     let now = at("2026-11-27T01:00:30Z");
@@ -218,7 +253,7 @@ fn after_a_reread_only_what_is_told_anew_is_there() {
     board.led_by(Some(Leader { lease: 1, created: 2, since: now }));
     board.base(5);
     let before = board.version();
-    board.forget_ledger();
+    drop(board.forget_ledger());
     assert!(board.version() > before);
     assert_eq!(board.counts(now), Counts { jobs: 2, failing: 0, late: 0, overdue: 0, running: 0, paused: 0 });
     assert!(board.leader().is_none() && board.open_run(&run.id).is_none() && board.job(&gone, now).is_none());
@@ -485,7 +520,7 @@ proptest! {
                     prop_assert_eq!(&listed(&board, &find, now), &expected, "{:?}", find);
                     let walked: Vec<String> = board
                         .walked(&find, now)
-                        .filter(|place| list::is_in(place, state, now))
+                        .filter(|place| list::is_in(place, state, board.judged(now)))
                         .filter(|place| find.text.as_ref().is_none_or(|text| board.says(place.job, text)))
                         .map(|place| place.job.to_string())
                         .collect();
@@ -503,7 +538,7 @@ proptest! {
                     if let Some(first) = expected.get(behind).map(|job| name(job)) {
                         let after = board.sorted(&[&first], &find, now).next().map(|place| place.cursor());
                         let find = FindJobs { after, ..find.clone() };
-                        let walked = board.walked(&find, now).filter(|place| list::is_in(place, state, now));
+                        let walked = board.walked(&find, now).filter(|place| list::is_in(place, state, board.judged(now)));
                         let has_text = |job| find.text.as_ref().is_none_or(|text| board.says(job, text));
                         let walked = walked.filter(|place| has_text(place.job));
                         let walked: Vec<String> = walked.map(|place| place.job.to_string()).collect();

@@ -13,7 +13,7 @@ use super::place::Place;
 use super::steer::known_job;
 use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, file};
-use crate::api::view::{Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
+use crate::api::view::{FailingView, Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
 use crate::config::Config;
 use crate::job::definition::Definition;
 use crate::job::{Code, Job, JobName, RunId, Trigger, Verdict};
@@ -27,8 +27,11 @@ use crate::time::{Wall, written};
 pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
     let (ledger, now) = (place.ledger(), place.clock.wall());
-    let overview = Overview::look(&ledger, &place.recalling(global), now).await?;
-    let hours = ledger.hours(now.minus(DAY), now).await?;
+    let locks = place.recalling(global);
+    let (overview, hours, last) =
+        tokio::try_join!(Overview::look(&ledger, &locks, now), ledger.hours(now.minus(DAY), now), ledger.last_runs())?;
+    let failing = last.iter().filter(|(_, last)| last.is_bad()).map(|(job, _)| job);
+    let overview = Overview { failing: FailingView::of(failing), ..overview };
     terminal.show(&overview, |overview| status_text(overview, &hours))?;
     Ok(Exit::Done)
 }
@@ -83,6 +86,7 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
         text += &format!("!          all jobs are paused by {} {until}{why}\n", pause.by);
     }
     text += &doubts_text(overview);
+    text += &failing_text(&overview.failing);
     for problem in store.warnings.iter().chain(&overview.obstacles) {
         text += &format!("!          {problem}\n");
     }
@@ -156,13 +160,24 @@ fn doubts_text(overview: &Overview) -> String {
         );
         let runs: Vec<&str> = unknown.runs.iter().map(RunId::as_str).collect();
         text += &format!(
-            "!          {at_least}{} {} in doubt until `fencron resolve RUN --as succeeded|failed|retry`: {}{more}\n",
-            crate::page::words::count(unknown.count, "run"),
-            if unknown.count == 1 { "is" } else { "are" },
+            "!          {at_least}{} until `fencron resolve RUN --as succeeded|failed|retry`: {}{more}\n",
+            crate::page::words::in_doubt(unknown.count),
             runs.join(", ")
         );
     }
     text
+}
+
+/// The jobs whose last run ended badly.
+fn failing_text(failing: &FailingView) -> String {
+    if failing.count == 0 {
+        return String::new();
+    }
+    let names: Vec<&str> = failing.jobs.iter().map(JobName::as_str).collect();
+    let more = if failing.count > names.len() { ", …" } else { "" };
+    let fail = if failing.count == 1 { "fails" } else { "fail" };
+    let jobs = crate::page::words::count(failing.count, "job");
+    format!("!          {jobs} {fail} (see `fencron runs --job JOB`): {}{more}\n", names.join(", "))
 }
 
 /// Of so many jobs without a record of their last run, the history is asked: each is a question of its own to the store.

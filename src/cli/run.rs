@@ -212,7 +212,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let metrics = Arc::new(Metrics::default());
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
     let locks = locks.on_trust(on_trust).through(measured);
-    let door = Door::open(args.listen, args.advertise, (args.access, args.tls), &order, &mut beside).await?;
+    let door =
+        Door::open(args.listen, args.advertise, (args.access, args.tls), (&order, &metrics), &mut beside).await?;
     let Door { listener, local, address, tls, access, served } = door;
     let (relay, authorities) = relay::open(tls_ca.as_deref())?;
     authorities.map(|authorities| beside.spawn(authorities.run()));
@@ -226,6 +227,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let turned = watch::Sender::new(clock.boot());
     let api = Api {
         status: status.subscribe(),
+        store: place.url.for_others().unwrap_or_else(|_| place.url.to_string()).into(),
         turned: turned.subscribe(),
         ledger: ledger.clone(),
         locks: locks.clone(),
@@ -291,7 +293,7 @@ impl Door {
         listen: SocketAddr,
         advertise: Option<String>,
         (access, tls): (access::AccessArgs, tls::TlsArgs),
-        order: &mpsc::Sender<Order>,
+        (order, metrics): (&mpsc::Sender<Order>, &Arc<Metrics>),
         beside: &mut JoinSet<()>,
     ) -> anyhow::Result<Door> {
         let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -304,7 +306,7 @@ impl Door {
         let (tls, certificate) = tls.open()?.unzip();
         let access::Opened { access, watch } = access.open(&address)?;
         watch.map(|rules| beside.spawn(rules.run(order.clone())));
-        certificate.map(|certificate| beside.spawn(certificate.run(order.clone())));
+        certificate.map(|certificate| beside.spawn(certificate.run(order.clone(), Arc::clone(metrics))));
         let address = if tls.is_some() { format!("{WITH_TLS}{address}") } else { address };
         Ok(Door { listener, local, address, tls, access, served })
     }

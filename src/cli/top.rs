@@ -79,7 +79,7 @@ pub(super) async fn top(args: &TopArgs, global: &Global, terminal: &Terminal) ->
         let away = say.clone();
         let error = pass_on(ledger, news, Backoff::new(), |error| {
             // Where there is no room, as much is said already.
-            away.try_send(Said::Away(error.to_string())).ok();
+            away.try_send(Said::Unheard(error.to_string())).ok();
         });
         say.send(Said::Ended(error.await)).await.ok();
     });

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::act::Via;
 use super::attention::REASON_MOST;
-use super::terms::{TermEnd, TermRow};
+use super::terms::{NewTerm, TermEnd, TermRow};
 use crate::fence::Fence;
 use crate::job::{Code, JobName, Params, RunId, Verdict};
 use crate::scheduler::hour::HourCounts;
@@ -459,11 +459,13 @@ pub(super) struct TermRecord {
     to: Option<Wall>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<TermEnd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_sign: Option<Wall>,
 }
 
 impl TermRecord {
     pub fn new(node: &str, from: Wall) -> TermRecord {
-        TermRecord { node: node.to_owned(), from, first_claim: None, to: None, end: None }
+        TermRecord { node: node.to_owned(), from, first_claim: None, to: None, end: None, last_sign: None }
     }
 
     /// The same with its first claim; `None`: it has one.
@@ -477,9 +479,17 @@ impl TermRecord {
         is_open.then_some(TermRecord { to: Some(to), end: Some(end), ..self })
     }
 
+    /// The same with the end that its successor, `by`, supposes; `None`: it has one.
+    pub fn lapsed(self, by: &NewTerm) -> Option<TermRecord> {
+        let signs = by.last_signs.iter().filter(|(node, sign)| *node == self.node && *sign >= self.from);
+        let last_sign = signs.map(|(_, sign)| *sign).max();
+        let to = by.vacant_since.filter(|since| *since >= self.from).unwrap_or(by.from).min(by.from);
+        TermRecord { last_sign, ..self }.end(to, TermEnd::Lapsed)
+    }
+
     pub fn into_row(self, fence: Fence) -> TermRow {
-        let TermRecord { node, from, first_claim, to, end } = self;
-        TermRow { fence, node, from, first_claim, to, end }
+        let TermRecord { node, from, first_claim, to, end, last_sign } = self;
+        TermRow { fence, node, from, first_claim, to, end, last_sign }
     }
 }
 

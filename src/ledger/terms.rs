@@ -24,6 +24,21 @@ pub struct TermRow {
     /// When it ended, by the clock of the node that recorded it; `None`: it goes on, or its end is not recorded yet.
     pub to: Option<Wall>,
     pub end: Option<TermEnd>,
+    /// What the clock of a leader that was lost said when it published last, where its successor knew: from then on it may
+    /// have done nothing.
+    pub last_sign: Option<Wall>,
+}
+
+/// A term that begins, and what its leader knows of how the one before ended.
+#[derive(Clone, Debug)]
+pub struct NewTerm {
+    pub node: String,
+    /// When the leader begins to act, by its clock.
+    pub from: Wall,
+    /// Since when it knew that there is no leader; `None`: it has seen no term end.
+    pub vacant_since: Option<Wall>,
+    /// What the clocks of nodes that are gone said when they published last.
+    pub last_signs: Vec<(String, Wall)>,
 }
 
 /// How a term ended.
@@ -36,7 +51,7 @@ pub enum TermEnd {
     SteppedDown,
     /// The leader lost the leadership and lived to record it.
     Lost,
-    /// The lease ran out and the leader recorded nothing: its successor recorded the end, when it began to act itself.
+    /// The lease ended and the leader recorded nothing: its successor recorded the end, as of when it learned of it.
     Lapsed,
 }
 
@@ -91,15 +106,15 @@ impl<S: Store> Ledger<S> {
     /// # Errors
     ///
     /// The store's.
-    pub async fn begin_term(&self, hold: &Hold, node: &str, from: Wall) -> Result<bool, StoreError> {
-        let record = TermRecord::new(node, from);
+    pub async fn begin_term(&self, hold: &Hold, term: &NewTerm) -> Result<bool, StoreError> {
+        let record = TermRecord::new(&term.node, term.from);
         let put = Op::put(self.keys.term(hold.fence()), encode(record));
         if !self.write_as_leader(hold, &[], &[put]).await? {
             return Ok(false);
         }
         self.begin_attention(hold).await?;
         for earlier in self.terms(Some(hold.fence()), TERMS_KEPT).await?.into_iter().filter(|row| row.to.is_none()) {
-            self.end_term(earlier.fence, from, TermEnd::Lapsed).await?;
+            self.change_term(earlier.fence, |record| record.lapsed(term)).await?;
         }
         Ok(true)
     }

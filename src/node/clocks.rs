@@ -110,12 +110,13 @@ impl Clocks {
         self.theirs.retain(|lease, _| there(*lease));
     }
 
-    /// Why this node should not lead, if it should not: most of the nodes, without it, agree with each other within
+    /// By how many milliseconds the other clocks are ahead of this node's, or (negative) behind, where it should not lead
+    /// for that: most of the nodes, without it, agree with each other within
     /// `most`, and its clock is off theirs by more. Without such a majority, it is unknown which clock is wrong; of two
     /// nodes the one that leads is believed.
     ///
     /// So a wrong clock among three or more stands back alone, and never all nodes do.
-    pub fn stands_back(&self, own: u64, leader: Option<u64>, most: Duration) -> Option<String> {
+    pub fn off(&self, own: u64, leader: Option<u64>, most: Duration) -> Option<i64> {
         let most = i64::try_from(most.as_millis()).unwrap_or(i64::MAX);
         let mut others: Vec<i64> =
             self.theirs.iter().filter(|(lease, _)| **lease != own).map(|(_, offset)| offset.believed).collect();
@@ -124,13 +125,14 @@ impl Clocks {
         let outvoted = agreeing.len() * 2 > others.len() + 1;
         let other_leads = others.len() == 1 && leader.is_some_and(|leader| leader != own);
         let theirs = *agreeing.get(agreeing.len() / 2).filter(|_| outvoted || other_leads)?;
-        if theirs.abs() <= most {
-            return None;
-        }
-        let off = rounded(theirs);
-        let way = if theirs < 0 { "ahead of" } else { "behind" };
-        Some(format!("its clock is {off} {way} the other nodes' (more than --max-clock-skew): set the clock"))
+        (theirs.abs() > most).then_some(theirs)
     }
+}
+
+/// Why a node should not lead whose clock is so many milliseconds off.
+pub(super) fn stands_back(theirs: i64) -> String {
+    let (off, way) = (rounded(theirs), if theirs < 0 { "ahead of" } else { "behind" });
+    format!("its clock is {off} {way} the other nodes' (more than --max-clock-skew): set the clock")
 }
 
 /// How far that is, for a person: what is far is given in whole seconds.
@@ -177,7 +179,7 @@ mod tests {
     fn standing_back(nodes: &[i64]) -> Vec<usize> {
         let stands_back = |own: usize| {
             let offsets: Vec<(u64, i64)> = (0..).zip(nodes).map(|(lease, clock)| (lease, clock - nodes[own])).collect();
-            clocks(&offsets).stands_back(own as u64, None, MOST).is_some()
+            clocks(&offsets).off(own as u64, None, MOST).is_some()
         };
         (0..nodes.len()).filter(|own| stands_back(*own)).collect()
     }
@@ -237,14 +239,14 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_is_off_the_others_at_once() {
         let mut clocks = clocks(&[(1, 0), (2, 10), (3, -10)]);
-        assert_eq!(clocks.stands_back(1, Some(1), MOST), None);
+        assert_eq!(clocks.off(1, Some(1), MOST), None);
         clocks.own_was_set(86_400_000);
-        assert!(clocks.stands_back(1, Some(1), MOST).unwrap().contains("1d ahead"), "though it leads");
+        assert!(stands_back(clocks.off(1, Some(1), MOST).unwrap()).contains("1d ahead"), "though it leads");
     }
 
     #[test]
     fn a_clock_that_is_ahead_of_two_others_stands_back() {
-        let why = clocks(&[(1, 0), (2, -180_000), (3, -181_000)]).stands_back(1, None, MOST).unwrap();
+        let why = stands_back(clocks(&[(1, 0), (2, -180_000), (3, -181_000)]).off(1, None, MOST).unwrap());
         assert!(why.contains("3m ahead"), "{why}");
     }
 
@@ -272,7 +274,7 @@ mod tests {
     #[test]
     fn of_two_nodes_the_one_that_leads_is_believed() {
         let two = clocks(&[(1, 0), (2, 60_000)]);
-        assert!(two.stands_back(1, Some(2), MOST).unwrap().contains("behind"));
-        assert_eq!(two.stands_back(1, Some(1), MOST), None);
+        assert!(stands_back(two.off(1, Some(2), MOST).unwrap()).contains("behind"));
+        assert_eq!(two.off(1, Some(1), MOST), None);
     }
 }

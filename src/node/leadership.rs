@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{Answer, Running};
 use crate::execute::{Execute, MayStart};
 use crate::fence::Fence;
-use crate::ledger::{Claims, TermEnd};
+use crate::ledger::{Claims, NewTerm, TermEnd};
 use crate::lock::{Candidate, Hold, News, Session, StoreWentBack, Term, Trust};
 use crate::scheduler::Event;
 use crate::scheduler::run::Version;
@@ -327,8 +327,9 @@ impl<S: Store, E: Execute> Running<S, E> {
         let (fence, created) = (hold.fence(), hold.created());
         tracing::info!(%fence, node = self.node.options.name, "leading");
         self.leadership.act(self.scheduler.view().watermark_version);
-        self.record_term();
-        self.node.metrics.took_over(self.leadership.gap_before(created, self.node.options.clock.boot()));
+        let gap = self.leadership.gap_before(created, self.node.options.clock.boot());
+        self.record_term(gap);
+        self.node.metrics.took_over(gap);
         self.feed(Event::Elected { fence });
         if self.stopping.is_none() {
             self.feed(Event::Undrain);
@@ -336,17 +337,20 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.look_at_trust();
     }
 
-    /// Records that the term has begun, and then when it claimed for the first time.
-    fn record_term(&mut self) {
+    /// Records that the term has begun, after this node knew of no leader for `gap`, and then when it claimed for the first
+    /// time.
+    fn record_term(&mut self, gap: Option<Duration>) {
         let Some(hold) = self.leadership.leading().cloned() else { return };
         let (first_claim, claimed) = oneshot::channel();
         self.leadership.first_claim = Some(first_claim);
-        let (ledger, node, from) =
-            (self.node.ledger.clone(), self.node.options.name.clone(), self.node.options.clock.wall());
+        let (ledger, from) = (self.node.ledger.clone(), self.node.options.clock.wall());
+        let last_signs = self.node.board.read().gone().map(|gone| (gone.node.clone(), gone.last_sign)).collect();
+        let vacant_since = gap.map(|gap| from.minus(gap));
+        let term = NewTerm { node: self.node.options.name.clone(), from, vacant_since, last_signs };
         let metrics = Arc::clone(&self.node.metrics);
         self.work.spawn(async move {
             let recorded = async {
-                if !ledger.begin_term(&hold, &node, from).await? {
+                if !ledger.begin_term(&hold, &term).await? {
                     return Ok(());
                 }
                 let counted = async {

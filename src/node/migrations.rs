@@ -127,7 +127,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         self.publishing.soon();
         let Some(config) = self.gate.wanted.take() else { return };
         tracing::info!(digest = config.digest, jobs = config.jobs.len(), "took a new configuration");
-        self.node.metrics.config_reloads.add(&"taken", 1);
+        self.node.metrics.jobs_file(false);
         self.config_digest = config.digest;
         self.config_since = Some(self.node.options.clock.wall());
         self.node.board.write().configured(&config.jobs);

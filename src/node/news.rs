@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Running;
-use super::clocks::{Clocks, Said};
+use super::clocks::{self, Clocks, Said};
 use crate::execute::Execute;
 use crate::ledger::{Followed, News, NodeRecord, Pause};
 use crate::scheduler::Event;
@@ -22,6 +22,8 @@ pub(super) struct Observed {
     clocks: Clocks,
     /// Why this node's clock keeps it from leading.
     stands_back: Option<String>,
+    /// By how much it is off then.
+    clock_off_ms: i64,
     /// Why the watermark cannot be gone by.
     damage: Option<String>,
 }
@@ -56,9 +58,15 @@ impl Observed {
 
     /// Compares this node's clock with the others'. Says whether it is news that it is off, or that it is not any more.
     pub fn compare_clocks(&mut self, own: u64, leader: Option<u64>, most: Duration) -> bool {
-        let stands_back = self.clocks.stands_back(own, leader, most);
-        let before = std::mem::replace(&mut self.stands_back, stands_back);
+        let off = self.clocks.off(own, leader, most);
+        self.clock_off_ms = off.unwrap_or_default();
+        let before = std::mem::replace(&mut self.stands_back, off.map(clocks::stands_back));
         before.is_some() != self.stands_back.is_some()
+    }
+
+    /// By how much the others' clocks are ahead of this node's, where that keeps it from leading.
+    pub fn clock_off_ms(&self) -> i64 {
+        self.clock_off_ms
     }
 
     /// How far the clock that is furthest away is from this node's.

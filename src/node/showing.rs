@@ -32,6 +32,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             trusted_until: self.leadership.trusted_until(),
             config_digest: self.config_digest.clone(),
             running: self.work.running(),
+            clock_off_ms: self.observed.clock_off_ms(),
         });
         board.plan(self.node.options.clock.wall(), PLANNED_AT_ONCE)
     }

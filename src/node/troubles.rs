@@ -47,7 +47,9 @@ impl Troubles {
     pub fn file_refused(&mut self, file: &'static str, why: &str, now: Wall) {
         let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
         let since = self.refused.get(file).map_or(now, |(since, _)| *since);
-        let what = format!("{file} is refused since {since}, the old one stays in force");
+        // To the minute: nodes that refuse one file at about the same time say the same.
+        let since_minute = since.to_utc().format("%Y-%m-%d %H:%MZ");
+        let what = format!("{file} is refused since {since_minute}, the old one stays in force");
         self.refused.insert(file, (since, Reason::with_detail(what, cut(first))));
     }
 

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::frame::Frame;
 use super::tables::{job_link, run_link};
 use super::words::{command, foreign, shown, verdict, verdict_word};
-use crate::board::{Board, Filter, FindJobs, JobRow, Order, PAGE_MOST};
+use crate::board::{Board, Filter, FindJobs, Gone, JobRow, Order, PAGE_MOST};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
 use crate::ledger::{Act, AuditRow, TermEnd, TermRow};
@@ -50,6 +50,7 @@ enum What {
     Led { node: String, fence: Option<Fence> },
     Ended { node: String, fence: Fence, end: Option<TermEnd> },
     Joined { node: String },
+    Went { node: String },
     Took { node: String, digest: String },
     Paused { job: JobName, by: String },
     Did(Box<AuditRow>),
@@ -86,6 +87,13 @@ pub(super) fn changes(board: &Board, frame: &Frame, recorded: &Result<Recorded, 
             add(since, What::Took { node: node.node.clone(), digest });
         }
     }
+    let is_back = |gone: &Gone| {
+        let mut there = board.nodes().map(|(_, node)| (&node.node, node.started_at));
+        there.any(|node| node == (&gone.node, gone.started_at))
+    };
+    for gone in board.gone().filter(|gone| frame.looker.sees_all_jobs() && !is_back(gone)) {
+        add(gone.at, What::Went { node: gone.node.clone() });
+    }
     let list = |state| {
         let find = FindJobs { state: Some(state), order: Order::Name, limit: PAGE_MOST, ..FindJobs::default() };
         board.jobs_of(&find, frame.now, |job| frame.looker.sees(job)).jobs
@@ -114,7 +122,7 @@ impl Change {
             What::Paused { job, .. } => Some((job, None)),
             What::Broke { job, run, .. } => Some((job, Some(run))),
             What::Did(row) => row.deed.job.as_ref().map(|job| (job, row.deed.run.as_ref())),
-            What::Led { .. } | What::Ended { .. } | What::Joined { .. } | What::Took { .. } => None,
+            What::Led { .. } | What::Ended { .. } | What::Joined { .. } | What::Went { .. } | What::Took { .. } => None,
         }
     }
 
@@ -127,6 +135,7 @@ impl Change {
             }
             What::Ended { node, fence, end } => format!("{}, fence {fence}, {}", shown(node), ended(*end)),
             What::Joined { node } => format!("Node {} started", shown(node)),
+            What::Went { node } => format!("Node {} is gone: it was stopped, or lost", shown(node)),
             What::Took { node, digest } => format!("Node {} took another jobs file, {}", shown(node), shown(digest)),
             What::Paused { job, by } if by.is_empty() => format!("{job} was paused"),
             What::Paused { job, by } => format!("{job} was paused by {}", shown(by)),
@@ -161,6 +170,7 @@ impl Change {
                     b { (foreign(node)) } ", fence " b { (fence) } ", " (ended(*end)) ". " (command("status"))
                 },
                 What::Joined { node } => { "Node " b { (foreign(node)) } " started. " (command("status")) },
+                What::Went { node } => { "Node " b { (foreign(node)) } " is gone: it was stopped, or lost. " (command("status")) },
                 What::Took { node, digest } => {
                     "Node " b { (foreign(node)) } " took another jobs file, " span.mono { (digest) } ". " (command("check"))
                 },
@@ -249,11 +259,12 @@ mod tests {
             first_claim: None,
             to: to.map(at),
             end: to.map(|_| TermEnd::Lapsed),
+            last_sign: None,
         };
         let mut board = board("  j: {schedule: '@daily', command: [a]}\n");
         let (lease, record) = board.nodes().map(|(lease, record)| (lease, record.clone())).next().unwrap();
         let since = Some(at("2026-11-27T06:50:00Z"));
-        board.node(lease, Some(crate::ledger::NodeRecord { config_since: since, ..record }));
+        board.node(lease, Some(crate::ledger::NodeRecord { config_since: since, ..record }), at(NOW));
         let terms = vec![
             term(30, "b", "2026-11-27T06:30:00Z", None),
             term(20, "a", "2026-11-27T06:10:00Z", Some("2026-11-27T06:29:50Z")),
@@ -274,6 +285,11 @@ mod tests {
         }
         // Where the store says nothing, the present term is known all the same.
         assert_eq!(changes(&board, &frame, &Err(String::new())).len(), 2);
+        // A node that goes leaves a trace with those who saw it go.
+        board.node(lease, None, at("2026-11-27T06:55:00Z"));
+        let frame = self::frame(&board, NOW);
+        let found = changes(&board, &frame, &Err(String::new()));
+        assert_eq!(found[0].said(), "Node a is gone: it was stopped, or lost");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Noticed;
 use super::looker::{JOBS, Looker, Theme, UTC, Zones, up};
-use super::words::{Viewpoint, count, foreign, instant, took};
+use super::words::{Viewpoint, count, foreign, instant, shown, took};
 use crate::board::{Board, Counts};
 use crate::fence::Fence;
 use crate::job::{JobName, Word as _};
@@ -125,6 +125,8 @@ pub(crate) struct Frame {
     pub namespace: String,
     /// The node that answers; empty: a command shows what it reads itself.
     pub node: String,
+    /// The URL of the store, without its user and password; empty: a command shows what it reads itself.
+    pub store: String,
     pub now: Wall,
     pub firing: Pill,
     pub leader: Option<Leader>,
@@ -180,6 +182,7 @@ impl Frame {
             in_doubt: None,
             defects: Vec::new(),
             key: String::new(),
+            store: String::new(),
             all_paused: board.are_all_paused().is_some(),
             looker,
         };
@@ -197,7 +200,7 @@ impl Frame {
         self.in_doubt = Some(*in_doubt);
         self.defects.clone_from(defects);
         if self.firing == Pill::Firing && *in_doubt > 0 {
-            self.firing = Pill::Degraded(in_doubt_text(*in_doubt));
+            self.firing = Pill::Degraded(super::words::in_doubt(*in_doubt));
         }
         self
     }
@@ -243,21 +246,26 @@ impl Frame {
     }
 }
 
-/// `1 run is in doubt`, `2 runs are in doubt`.
-fn in_doubt_text(number: usize) -> String {
-    format!("{} {} in doubt", count(number, "run"), if number == 1 { "is" } else { "are" })
-}
-
+/// What is wrong with nodes; what several of them say is said once, with their names.
 fn troubles(board: &Board, status: Option<&Status>) -> Vec<String> {
-    let own = status.into_iter().flat_map(|status| status.reasons.iter().map(|why| format!("{}: {why}", status.node)));
-    let mut troubles: Vec<String> = own.collect();
+    let mut said: Vec<(String, Vec<&str>)> = Vec::new();
+    let own = status.into_iter().flat_map(|status| status.reasons.iter().map(|why| (&*status.node, why.to_string())));
+    let others = board.nodes().map(|(_, record)| record);
+    let others = others.filter(|record| status.is_none_or(|status| record.node != status.node));
+    let others = others.flat_map(|record| {
+        let stands_back = record.stands_back.iter().map(|why| format!("stands back: {why}"));
+        stands_back.chain(record.troubles.iter().cloned()).map(|what| (&*record.node, what))
+    });
+    for (node, what) in own.chain(others) {
+        match said.iter_mut().find(|(other, _)| *other == what) {
+            Some((_, nodes)) => nodes.push(node),
+            None => said.push((what, vec![node])),
+        }
+    }
+    let mut troubles: Vec<String> = said.iter().map(|(what, nodes)| format!("{}: {what}", nodes.join(", "))).collect();
     let mut digest: Option<&str> = None;
     let mut differs = false;
     for (_, record) in board.nodes() {
-        if status.is_none_or(|status| record.node != status.node) {
-            troubles.extend(record.stands_back.iter().map(|why| format!("{} stands back: {why}", record.node)));
-            troubles.extend(record.troubles.iter().map(|why| format!("{}: {why}", record.node)));
-        }
         differs |= *digest.get_or_insert(&record.config_digest) != record.config_digest;
     }
     if differs {
@@ -426,6 +434,13 @@ fn footer(frame: &Frame) -> Markup {
                 (instant(frame.now, frame.view()))
             }
             span { "Times are in " (frame.looker.zones.name()) " where no other zone is named." }
+            span {
+                "The commands here are for a machine with a node. On another one, set "
+                code { "FENCRON_STORE=" (shown(&frame.store)) }
+                " and "
+                code { "FENCRON_NAMESPACE=" (frame.namespace) }
+                "."
+            }
             span.keys hidden data-keep="" id="keys" {
                 kbd { "/" }
                 " search, "
@@ -488,12 +503,15 @@ fn stale(frame: &Frame) -> Markup {
                 b { "This is as of " (instant(heard, frame.view())) ", " (took(silence)) " old. " }
                 "Node "
                 (foreign(&frame.node))
-                " has heard nothing from the store since then, so it shows what it knew. "
-                "Look at another node, or at the store: " (super::words::command("status"))
+                " has heard nothing from the store (" (foreign(&frame.store)) ") since then, so it shows what it knew: what "
+                "ran then may have ended. Look at another node, or at the store: " (super::words::command("status"))
             }
         }
         @if frame.heard_at.is_none() {
-            p.notice.unk id="stale" { b { "This node has not read the store yet. " } "What stands here is incomplete." }
+            p.notice.unk id="stale" {
+                b { "This node has not read the store (" (foreign(&frame.store)) ") yet. " }
+                "What stands here is incomplete."
+            }
         }
     }
 }

@@ -254,7 +254,12 @@ fn term_row(term: &TermRow, before: Option<&TermRow>, view: Viewpoint) -> Markup
             td { (state(word, look)) }
             td.num data-l="first claim after" { @if let Some(first) = term.first_claim { (took(first.since(term.from))) } }
             td.num data-l="gap before" {
-                @if let Some(ended) = before.and_then(|before| before.to) { (took(term.from.since(ended))) }
+                @if let Some((before, ended)) = before.and_then(|before| Some((before, before.to?))) {
+                    (took(term.from.since(ended)))
+                    @if let Some(sign) = before.last_sign.filter(|sign| *sign < ended) {
+                        small { "last sign " (took(ended.since(sign))) " before" }
+                    }
+                }
             }
         }
     }

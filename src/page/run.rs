@@ -13,7 +13,7 @@ use super::job::asked;
 use super::words::{
     Look, Viewpoint, bytes, coarse, command, exact, foreign, instant, nothing_kept, open_state, took, verdict,
 };
-use crate::board::Board;
+use crate::board::{Board, Wait};
 use crate::job::{Job, RunId, Trigger, Verdict};
 use crate::ledger::RunRow;
 use crate::scheduler::run::{Claimant, Done, Open, OpenState, Source};
@@ -27,6 +27,8 @@ pub(super) struct RunView {
     pub frame: Frame,
     pub id: RunId,
     pub row: RunRow,
+    /// What it waits for; `None`: it does not.
+    pub waits_for: Option<Wait>,
     pub output: Output,
     /// Each instant of the run in the zone of its job, where that has one.
     pub zone: Option<Zone>,
@@ -92,9 +94,13 @@ impl Written {
 
 impl RunView {
     pub(super) fn of(board: &Board, frame: Frame, id: RunId, row: RunRow, output: Output) -> RunView {
+        let waits_for = match &row {
+            RunRow::Open(open) => board.waits_for(open, frame.now),
+            RunRow::Done(_) => None,
+        };
         let zone = board.definition(&id.job()).filter(|_| frame.view().has_zones_of_jobs()).cloned().map(Zone);
         let job = board.definition(&id.job()).cloned();
-        RunView { zone, frame, id, row, output, job }
+        RunView { zone, frame, id, row, waits_for, output, job }
     }
 }
 
@@ -143,7 +149,9 @@ fn how(view: &RunView) -> Markup {
         @match &view.row {
             RunRow::Open(open) => {
                 (open_state(open)) " "
+                @if let Some(wait) = view.waits_for.filter(|wait| *wait != Wait::Instant) { "It waits " (wait.text()) ". " }
                 @match open.state {
+                    OpenState::Waiting { .. } if view.waits_for != Some(Wait::Instant) => {},
                     OpenState::Waiting { not_before } => {
                         "It starts when what it waits for has ended, not before "
                         (instant(not_before, view.frame.view()))

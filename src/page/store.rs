@@ -24,6 +24,7 @@ pub(super) fn markup(view: &StoreView) -> Markup {
             } }
             @if let Err(why) = &view.about { p.notice.bad { (foreign(why)) } }
             dl.facts {
+                (fact("URL", &html! { (foreign(&frame.store)) }))
                 @if let Ok((about, within)) = &view.about {
                     (fact("Kind", &html! { (about.kind) " " (foreign(&about.version)) }))
                     (fact("Answered in", &html! { (took(*within)) }))

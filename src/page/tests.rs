@@ -46,8 +46,8 @@ pub(super) fn board(jobs: &str) -> Board {
     let config = parse(&format!("version: 1\njobs:\n{jobs}"), &Sources::none()).unwrap();
     let mut board = Board::default();
     board.configured(&config.jobs);
-    board.node(1, Some(record("a")));
-    board.node(2, Some(record("b")));
+    board.node(1, Some(record("a")), at(NOW));
+    board.node(2, Some(record("b")), at(NOW));
     board.own(Own { lease: Some(1), config_digest: "d".to_owned(), ..Own::default() });
     board.led_by(Some(Leader { lease: 2, created: 30, since: at("2026-11-27T06:30:00Z") }));
     board.decided(Watermark { instant: at(NOW), job: None });
@@ -293,7 +293,7 @@ fn two_jobs() -> Board {
 #[test]
 fn a_person_who_is_narrowed_to_some_jobs_reads_nothing_of_the_others() {
     let mut board = two_jobs();
-    board.node(3, Some(NodeRecord { troubles: vec!["payroll is wrong".to_owned()], ..record("c") }));
+    board.node(3, Some(NodeRecord { troubles: vec!["payroll is wrong".to_owned()], ..record("c") }), at(NOW));
     let jobs = Some(Patterns::new(vec!["night*".to_owned()]).unwrap());
     let person = Looker { name: Some("ann".to_owned()), jobs, refused: &["/leadership", "/store"], ..looker() };
     let frame = || frame_for(&board, NOW, person.clone());

@@ -204,6 +204,11 @@ pub(crate) fn count(number: usize, one: &str) -> String {
     format!("{} {one}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
+/// `1 run is in doubt`, `2 runs are in doubt`.
+pub(crate) fn in_doubt(number: usize) -> String {
+    format!("{} {} in doubt", count(number, "run"), if number == 1 { "is" } else { "are" })
+}
+
 /// A number with a comma between each three digits.
 pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();

@@ -169,7 +169,7 @@ fn status_runs_and_jobs_keep_their_shapes() {
     let status = place.json(&["status"]);
     has_exactly(
         &status,
-        &["namespace", "leader", "nodes", "waiting", "store", "watermark", "paused", "obstacles", "unknown"],
+        &["namespace", "leader", "nodes", "waiting", "store", "watermark", "paused", "obstacles", "unknown", "failing"],
     );
     has_exactly(&status["leader"], &["node", "fence", "since", "address", "last_sign_ms"]);
     let node = &status["nodes"][0];
@@ -228,6 +228,9 @@ fn runs_are_found_by_state_and_job() {
     let (fine, wrong) = (place.trigger("fine"), place.trigger("wrong"));
     place.wait_for_state(&fine, "succeeded");
     place.wait_for_state(&wrong, "failed");
+    assert_eq!(place.json(&["status"])["failing"], json!({"count": 1, "jobs": ["wrong"]}));
+    let status = place.run(&["status"]).stdout();
+    assert!(status.contains("!          1 job fails (see `fencron runs --job JOB`): wrong\n"), "{status}");
     let failed = place.json(&["runs", "--state", "failed"]);
     assert_eq!((failed.as_array().unwrap().len(), &failed[0]["run_id"]), (1, &json!(wrong)));
     assert_eq!(place.json(&["runs", "--limit", "1"]).as_array().unwrap().len(), 1);

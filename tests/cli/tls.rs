@@ -47,6 +47,11 @@ async fn a_listener_with_tls_lets_certificates_in_and_the_commands_read_from_it(
     assert_eq!(ask(&client(&made, Some("client")), &url).await, 200);
     assert_eq!(ask(&client(&made, Some("stranger")), &url).await, 403);
     assert_eq!(ask(&client(&made, None), &url.replace("https", "http")).await, 0);
+    let metrics = client(&made, Some("client")).get(format!("{address}/metrics")).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let end = metrics.lines().find(|line| line.starts_with("fencron_tls_certificate_not_after_timestamp_seconds{"));
+    let end: f64 = end.unwrap_or_else(|| panic!("{metrics}")).rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(end > std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64(), "{end}");
     let others = Certificates::make();
     let mut forged = std::fs::read(others.path("client.pem")).unwrap();
     forged.extend(std::fs::read(others.path("client.key")).unwrap());

@@ -97,6 +97,9 @@ fn what_happened_is_what_the_metrics_say() {
     assert!(page.contains(r#"job_name="fine""#), "the others stay");
     place.write("version: 1\njobs: {a: {}}\n");
     node.comes_to(r#"fencron_config_reloads_total{result="refused"}"#, |count| count == 1.0);
+    node.comes_to(r#"fencron_file_refused{file="jobs"}"#, |is_refused| is_refused == 1.0);
+    place.write(JOBS);
+    node.comes_to(r#"fencron_file_refused{file="jobs"}"#, |is_refused| is_refused == 0.0);
 }
 
 #[test]
@@ -147,8 +150,10 @@ fn names_and_units_are_as_prometheus_wants_them_and_all_are_documented() {
     let documented = documented.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let documented: BTreeSet<String> =
         documented.filter(|name| name.starts_with("fencron_")).map(str::to_owned).collect();
-    // The size of a store is known once the leader has asked, every ten minutes, and only etcd has a quota.
-    let later = ["fencron_store_size_bytes", "fencron_store_quota_bytes"].map(str::to_owned);
+    // The size of a store is known once the leader has asked, every ten minutes, and only etcd has a quota. Only a listener
+    // with TLS has a certificate.
+    let certificate = "fencron_tls_certificate_not_after_timestamp_seconds";
+    let later = ["fencron_store_size_bytes", "fencron_store_quota_bytes", certificate].map(str::to_owned);
     assert_eq!(documented, &described(&page) | &later.into());
 
     let (head, open) = node.ask("/metrics", "application/openmetrics-text;version=1.0.0").unwrap();

@@ -33,7 +33,8 @@ async fn a_follower_shows_the_next_term_by_itself_and_how_old_it_is_what_it_show
 
     etcd.kill();
     window.open(&third.url).await;
-    window.until_it_says("#stale", "has heard nothing from the store since then").await;
+    window.until_it_says("#changed", "Node first is gone: it was stopped, or lost").await;
+    window.until_it_says("#stale", "has heard nothing from the store (etcd://127.0.0.1:").await;
     window.until_it_says("#pill", "not known").await;
     window.open(&format!("{}/jobs/tick", third.url)).await;
     window.until_it_says("main", "The history is not known now").await;

@@ -235,3 +235,22 @@ async fn a_page_of_a_node_that_hangs_says_since_when_it_is_not_answered() {
     window.until_it_says("#firing", "Firing").await;
     assert_eq!(window.script("return document.getElementById('lost');").await, serde_json::Value::Null);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_with_eight_tabs_of_a_run_that_goes_on_is_still_answered() {
+    let (scene, node) = Scene::of_everything().await;
+    let run = format!("{}/runs/{}", node.url, scene.run_of("backup"));
+    let browser = Browser::start().await;
+    let window = browser.window(Look::WIDE).await;
+    window.open(&run).await;
+    window.until_it_says("main h1", "backup@").await;
+    // A browser has six connections for one node: a stream in each tab would leave none.
+    for _ in 0..7 {
+        window.open_tab(&run).await;
+        window.until_it_says("main h1", "backup@").await;
+        window.until_it_says("main", "copied 1 of 400").await;
+    }
+    window.open(&format!("{}/jobs", node.url)).await;
+    window.until_it_says("main", "charge-cards").await;
+    assert_eq!(window.errors().await, Vec::<String>::new());
+}

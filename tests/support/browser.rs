@@ -150,6 +150,13 @@ impl Window<'_> {
         self.ask(reqwest::Method::POST, path, Some(body)).await
     }
 
+    /// Opens a further tab with this page, which is the one in front from then on.
+    pub async fn open_tab(&self, url: &str) {
+        let made = self.post("/window/new", json!({ "type": "tab" })).await;
+        self.post("/window", json!({ "handle": made["handle"] })).await;
+        self.open(url).await;
+    }
+
     /// A command of Chromium's own protocol.
     pub async fn chrome(&self, command: &str, parameters: Value) -> Value {
         self.post("/goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await

@@ -12,10 +12,13 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::{mpsc, watch};
 
 use super::access::report;
+use crate::api::access::certificate_ends;
 use crate::cli::Failure;
 use crate::cli::file::{self, Footprint};
 use crate::listen::Tls;
+use crate::metrics::Metrics;
 use crate::node::{Beside, Order};
+use crate::time::Wall;
 
 #[derive(Args)]
 pub(super) struct TlsArgs {
@@ -47,20 +50,21 @@ impl TlsArgs {
     pub fn open(self) -> anyhow::Result<Option<(Tls, Watch)>> {
         let (Some(cert), Some(key)) = (self.tls_cert, self.tls_key) else { return Ok(None) };
         let files = Files { cert, key, client_ca: self.tls_client_ca };
-        let (config, footprint) = files.load();
-        let (sender, receiver) = watch::channel(config?);
-        Ok(Some((Tls::new(receiver), Watch { files, footprint, sender })))
+        let (loaded, footprint) = files.load();
+        let (config, ends) = loaded?;
+        let (sender, receiver) = watch::channel(config);
+        Ok(Some((Tls::new(receiver), Watch { files, footprint, sender, ends })))
     }
 }
 
 impl Files {
-    fn load(&self) -> (anyhow::Result<Arc<ServerConfig>>, Footprint) {
+    fn load(&self) -> (anyhow::Result<Loaded>, Footprint) {
         let mut footprint = Footprint::default();
-        let config = self.config(&mut footprint).map(Arc::new);
+        let config = self.config(&mut footprint).map(|(config, ends)| (Arc::new(config), ends));
         (config, footprint)
     }
 
-    fn config(&self, footprint: &mut Footprint) -> anyhow::Result<ServerConfig> {
+    fn config(&self, footprint: &mut Footprint) -> anyhow::Result<(ServerConfig, Option<Wall>)> {
         let chain = certificates("--tls-cert", &self.cert, footprint);
         let key = read("--tls-key", &self.key, footprint).and_then(|pem| {
             let key = PrivateKeyDer::from_pem_slice(&pem);
@@ -85,10 +89,11 @@ impl Files {
                 builder.with_client_cert_verifier(verifier.context("--tls-client-ca cannot be used")?)
             }
         };
+        let ends = chain.first().and_then(|certificate| certificate_ends(certificate));
         let config = builder.with_single_cert(chain, key);
         let mut config = config.map_err(|error| refused("--tls-cert with --tls-key", &self.cert, &error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(config)
+        Ok((config, ends))
     }
 }
 
@@ -115,16 +120,23 @@ pub(super) struct Watch {
     files: Files,
     footprint: Footprint,
     sender: watch::Sender<Arc<ServerConfig>>,
+    /// When the certificate ends with which the node starts.
+    ends: Option<Wall>,
 }
 
+/// What the listener shows, and when its certificate ends.
+type Loaded = (Arc<ServerConfig>, Option<Wall>);
+
 impl Watch {
-    /// Goes on until it is dropped. The node receives what became of the files.
-    pub async fn run(self, order: mpsc::Sender<Order>) {
-        let Watch { files, footprint, sender } = self;
-        let take = |config: anyhow::Result<Arc<ServerConfig>>| {
-            let refused = match config {
-                Ok(config) => {
+    /// Goes on until it is dropped. The node receives what became of the files, and `metrics` when the certificate ends.
+    pub async fn run(self, order: mpsc::Sender<Order>, metrics: Arc<Metrics>) {
+        let Watch { files, footprint, sender, ends } = self;
+        metrics.certificate_ends(ends);
+        let take = |loaded: anyhow::Result<Loaded>| {
+            let refused = match loaded {
+                Ok((config, ends)) => {
                     sender.send_replace(config);
+                    metrics.certificate_ends(ends);
                     tracing::info!("took a new certificate of the listener");
                     None
                 }

@@ -50,8 +50,10 @@ pub(super) enum Answer {
 pub(super) enum Said {
     /// What it answers, and when it was asked.
     Answer(Answer, Wall),
-    /// Why it does not answer. It is tried again.
-    Away(String),
+    /// Why it does not answer what it is asked. It is tried again.
+    Unanswered(String),
+    /// Why it cannot be followed. It is tried again.
+    Unheard(String),
     /// It cannot be followed, and trying again would not help.
     Ended(StoreError),
 }
@@ -69,15 +71,15 @@ pub(super) async fn ask(
         let asked_at = clock.wall();
         let said = match timeout(ANSWER_WITHIN, answer(&ledger, &locks, wanted)).await {
             Ok(Ok(answer)) => Said::Answer(answer, asked_at),
-            Ok(Err(error)) => Said::Away(error.to_string()),
-            Err(_) => Said::Away(format!("it has not answered within {}", written(ANSWER_WITHIN))),
+            Ok(Err(error)) => Said::Unanswered(error.to_string()),
+            Err(_) => Said::Unanswered(format!("it has not answered within {}", written(ANSWER_WITHIN))),
         };
         let pause = match &said {
             Said::Answer(..) => {
                 backoff.reset();
                 ASK_EVERY
             }
-            Said::Away(_) | Said::Ended(_) => backoff.next(),
+            Said::Unanswered(_) | Said::Unheard(_) | Said::Ended(_) => backoff.next(),
         };
         if say.send(said).await.is_err() {
             return;

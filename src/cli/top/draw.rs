@@ -107,7 +107,7 @@ fn apart(mut left: Vec<Span<'static>>, right: Span<'static>, width: usize) -> Li
 /// What is wrong with what is shown, or with the firing.
 fn notices(top: &Top, frame: &Frame, ink: Ink, width: usize) -> Vec<Line<'static>> {
     let mut notices = Vec::new();
-    if let Some(why) = &top.seen.away {
+    if let Some(why) = top.seen.away() {
         let old = match frame.heard_at {
             Some(heard) => format!(
                 "What stands here is as of {}, {}.",
@@ -119,7 +119,7 @@ fn notices(top: &Top, frame: &Frame, ink: Ink, width: usize) -> Vec<Line<'static
         notices.push((Look::Unknown, format!("The store does not answer: {}. {old} Trying again.", shown(why))));
     }
     // A store that is away explains why nothing is known.
-    let is_explained = top.seen.away.is_some() && matches!(frame.firing, Pill::Unclear(_));
+    let is_explained = top.seen.away().is_some() && matches!(frame.firing, Pill::Unclear(_));
     if let Some(why) = frame.firing.why().filter(|_| !is_explained) {
         let look = if matches!(frame.firing, Pill::NotFiring(_)) { Look::Bad } else { Look::Late };
         notices.push((look, shown(why)));

@@ -64,8 +64,17 @@ pub(super) struct Seen {
     pub terms: Result<Vec<TermRow>, String>,
     /// Runs of a job, the newest first.
     pub runs: Option<(JobName, Vec<RunRow>)>,
-    /// Why the store does not answer; `None`: it does.
-    pub away: Option<String>,
+    /// Why it does not answer what it is asked; `None`: it does.
+    pub unanswered: Option<String>,
+    /// Why it cannot be followed; `None`: it can.
+    pub unheard: Option<String>,
+}
+
+impl Seen {
+    /// Why the store is away, or what is shown may be old; `None`: neither.
+    pub fn away(&self) -> Option<&String> {
+        self.unheard.as_ref().or(self.unanswered.as_ref())
+    }
 }
 
 /// Where the user is in a list.
@@ -121,7 +130,8 @@ impl Top {
                 queue: Err(not_asked()),
                 terms: Err(not_asked()),
                 runs: None,
-                away: None,
+                unanswered: None,
+                unheard: None,
             },
             screen: Screen::Now,
             from: Screen::Jobs,
@@ -152,18 +162,19 @@ impl Top {
     /// News of the ledger.
     pub fn heard(&mut self, news: &News, now: Wall) {
         self.board.take(news, &self.owner_key, now);
-        self.seen.away = None;
+        self.seen.unheard = None;
     }
 
     pub fn said(&mut self, said: Said) {
         match said {
-            Said::Away(why) => self.seen.away = Some(why),
-            Said::Ended(error) => self.seen.away = Some(error.to_string()),
+            Said::Unanswered(why) => self.seen.unanswered = Some(why),
+            Said::Unheard(why) => self.seen.unheard = Some(why),
+            Said::Ended(error) => self.seen.unheard = Some(error.to_string()),
             Said::Answer(answer, asked_at) => {
-                self.seen.away = None;
-                // Nothing may have happened for long: the answer shows that nothing was missed. Before the ledger has been
-                // read there is nothing that it could confirm.
-                if self.board.current_at().is_some() {
+                self.seen.unanswered = None;
+                // Nothing may have happened for long: the answer shows that nothing was missed, where news come. Before the
+                // ledger has been read there is nothing that it could confirm.
+                if self.board.current_at().is_some() && self.seen.unheard.is_none() {
                     self.board.is_current(asked_at);
                 }
                 match answer {
@@ -204,8 +215,10 @@ impl Top {
             match key.code {
                 KeyCode::Char('c') => return Act::Quit,
                 KeyCode::Char('z') => return Act::Stop,
+                KeyCode::Char('u') if self.is_finding => self.text.clear(),
                 _ => {}
             }
+            return Act::Show;
         }
         if self.shows_help {
             self.shows_help = false;
@@ -308,8 +321,15 @@ impl Top {
         let stops = stops(&rows);
         match stops.iter().position(|row| *row == place.row) {
             Some(at) => {
-                place.row = stops[at.saturating_add_signed(by).min(stops.len() - 1)];
+                let next = at.saturating_add_signed(by).min(stops.len() - 1);
+                place.row = stops[next];
                 place.target = rows[place.row].target.clone();
+                // What stands above the first row that can be chosen, and below the last one, is seen by going on.
+                if next == at {
+                    place.first = place.first.saturating_add_signed(by);
+                } else if next == 0 {
+                    place.first = 0;
+                }
             }
             None => place.first = place.first.saturating_add_signed(by),
         }
@@ -331,12 +351,11 @@ impl Top {
         };
         place.row = chosen;
         place.target.clone_from(&rows[chosen].target);
-        place.first = place.first.clamp((chosen + 1).saturating_sub(height), chosen);
-        // What stands above the first row that can be chosen would never be seen again.
-        if stops.first() == Some(&chosen) && chosen < height {
-            place.first = 0;
-        }
-        place.first = place.first.min(rows.len().saturating_sub(height));
+        // The chosen one is shown, but for where what is looked at stands before the first or behind the last such row.
+        let (least, most) = ((chosen + 1).saturating_sub(height), chosen);
+        let least = if stops.first() == Some(&chosen) { 0 } else { least };
+        let most = if stops.last() == Some(&chosen) { usize::MAX } else { most };
+        place.first = place.first.clamp(least, most).min(rows.len().saturating_sub(height));
         (place.first, Some(chosen))
     }
 }

@@ -72,8 +72,8 @@ fn done(run: &str, verdict: Verdict, output: &str) -> Done {
 
 /// A cluster of two nodes that `b` leads, in which the last run of `backup` failed.
 fn filled(mut board: Board) -> Board {
-    board.node(1, Some(node("a")));
-    board.node(2, Some(node("b")));
+    board.node(1, Some(node("a")), at(NOW));
+    board.node(2, Some(node("b")), at(NOW));
     board.led_by(Some(Leader { lease: 2, created: 7, since: at("2026-11-27T06:30:00Z") }));
     board.decided(Watermark { instant: at(NOW), job: None });
     let failed = done("backup@2026-11-27T06:00:00Z", Verdict::Failed, "");
@@ -236,6 +236,7 @@ fn leadership_shows_who_leads_who_waits_and_the_last_terms() {
         first_claim: None,
         to: to.map(at),
         end: to.map(|_| TermEnd::Lapsed),
+        last_sign: None,
     };
     let terms = vec![
         term("b", 7, "2026-11-27T06:30:00Z", None),
@@ -262,7 +263,7 @@ fn leadership_shows_who_leads_who_waits_and_the_last_terms() {
 #[test]
 fn a_store_that_is_away_is_said_with_how_old_all_is() {
     let mut top = top();
-    top.said(Said::Away("connection refused".to_owned()));
+    top.said(Said::Unanswered("connection refused".to_owned()));
     let later = (Boot::default(), at("2026-11-27T07:00:12Z"));
     let screen = drawn_at(&mut top, (80, 24), later);
     says(&screen, &["? The store does not answer: connection refused.", "07:00:00Z, 12 s ago."]);
@@ -272,6 +273,44 @@ fn a_store_that_is_away_is_said_with_how_old_all_is() {
     top.said(Said::Answer(Answer::Unknown(Vec::new(), false, Recorded::default()), at("2026-11-27T07:01:00Z")));
     let screen = drawn_at(&mut top, (80, 24), much_later);
     assert!(!screen.contains("does not answer") && screen.contains("● firing"), "{screen}");
+    // While no news come, what it answers beside them makes what is shown no newer.
+    top.said(Said::Unheard("the watch broke".to_owned()));
+    let later = at("2026-11-27T07:02:00Z");
+    top.said(Said::Answer(Answer::Unknown(Vec::new(), false, Recorded::default()), later));
+    says(&drawn_at(&mut top, (80, 24), (Boot::default(), later)), &["the watch broke", "07:01:00Z, 1 min ago."]);
+}
+
+#[test]
+fn each_row_is_seen_by_going_on_behind_the_last_that_can_be_chosen_and_before_the_first() {
+    for screen in ['1', '2', '4'] {
+        let mut top = top();
+        press(&mut top, KeyCode::Char(screen));
+        drawn_at(&mut top, (80, 12), now());
+        let text = |row: Option<&rows::Row>| row.unwrap().line.to_string().trim().to_owned();
+        for _ in 0..100 {
+            press(&mut top, KeyCode::Down);
+        }
+        let last = text(top.rows(now()).last());
+        assert!(drawn_at(&mut top, (80, 12), now()).contains(&last), "{screen}: `{last}`");
+        for _ in 0..100 {
+            press(&mut top, KeyCode::Up);
+        }
+        let first = text(top.rows(now()).first());
+        assert!(drawn_at(&mut top, (80, 12), now()).contains(&first), "{screen}: `{first}`");
+    }
+}
+
+#[test]
+fn a_key_with_control_writes_nothing_into_the_text_that_is_searched() {
+    let mut top = top();
+    press(&mut top, KeyCode::Char('/'));
+    press(&mut top, KeyCode::Char('b'));
+    for key in ['a', 'w'] {
+        top.key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL), now());
+    }
+    assert_eq!(top.text, "b");
+    top.key(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL), now());
+    assert_eq!(top.text, "");
 }
 
 #[test]
@@ -288,8 +327,11 @@ fn without_a_jobs_file_what_the_ledger_says_stands_and_the_rest_is_said_to_be_mi
 fn what_others_have_made_up_controls_no_terminal() {
     let mut top = top();
     top.namespace = "sh\u{1b}[2Jop".to_owned();
-    top.board
-        .node(3, Some(NodeRecord { troubles: vec!["a\u{1b}]0;t\u{7}\u{202e}b".to_owned()], ..node("e\u{1b}[31mvil") }));
+    top.board.node(
+        3,
+        Some(NodeRecord { troubles: vec!["a\u{1b}]0;t\u{7}\u{202e}b".to_owned()], ..node("e\u{1b}[31mvil") }),
+        at(NOW),
+    );
     let job = JobName::new("backup").unwrap();
     let hostile = done("backup@2026-11-27T06:00:00Z", Verdict::Failed, "x\u{1b}[2J\u{1b}]0;t\u{7}\u{202e}y\0z\n");
     let hostile = Done { reason: "no\u{1b}[2J\u{9b}1mway\n".to_owned(), ..hostile };
@@ -304,7 +346,7 @@ fn what_others_have_made_up_controls_no_terminal() {
     let screen = drawn(&mut top);
     calm(&screen);
     says(&screen, &["no␛[2J", "way"]);
-    top.said(Said::Away("gone\u{1b}[2J".to_owned()));
+    top.said(Said::Unheard("gone\u{1b}[2J".to_owned()));
     calm(&drawn(&mut top));
 }
 

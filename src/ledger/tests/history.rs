@@ -112,7 +112,15 @@ async fn the_pages_of_the_history_are_all_of_it_and_a_search_looks_at_so_much_an
 async fn what_ended_badly_is_paged_by_its_list_and_from_before_that_began_by_the_history() {
     let desk = Desk::new().await;
     written(&desk, 300, 50).await;
-    assert!(desk.ledger.begin_term(&desk.hold, "a", at(300)).await.unwrap());
+    assert!(
+        desk.ledger
+            .begin_term(
+                &desk.hold,
+                &NewTerm { node: "a".to_owned(), from: at(300), vacant_since: None, last_signs: Vec::new() }
+            )
+            .await
+            .unwrap()
+    );
     for first in (300..500_u64).step_by(4) {
         let mut txn = Txn::new();
         for second in first..first + 4 {

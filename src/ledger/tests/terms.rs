@@ -32,18 +32,37 @@ impl<S: Store> Desk<S> {
     }
 }
 
+fn term(node: &str, from: u64) -> NewTerm {
+    NewTerm { node: node.to_owned(), from: at(from), vacant_since: None, last_signs: Vec::new() }
+}
+
+#[tokio::test]
+async fn a_lost_leader_led_until_its_successor_learned_that_it_is_gone() {
+    let mut desk = Desk::new().await;
+    let first = desk.hold.clone();
+    desk.ledger.begin_term(&first, &term("a", 10)).await.unwrap();
+    desk.replaced().await;
+    // Of an earlier process of that name, of another node, and of this leader.
+    let signs = [("a", 4), ("b", 29), ("a", 20)].map(|(node, second)| (node.to_owned(), at(second)));
+    let next = NewTerm { vacant_since: Some(at(28)), last_signs: signs.into(), ..term("b", 30) };
+    desk.ledger.begin_term(&desk.hold, &next).await.unwrap();
+    assert_eq!(desk.terms().await, ["b 30-- goes on, claimed -", "a 10-28 lapsed, claimed -"]);
+    let row = desk.ledger.terms(None, 10).await.unwrap().pop().unwrap();
+    assert_eq!(row.last_sign, Some(at(20)));
+}
+
 #[tokio::test]
 async fn a_term_has_its_leader_its_first_claim_and_its_end() {
     let mut desk = Desk::new().await;
     let first = desk.hold.clone();
-    assert!(desk.ledger.begin_term(&first, "a", at(1)).await.unwrap());
+    assert!(desk.ledger.begin_term(&first, &term("a", 1)).await.unwrap());
     desk.ledger.first_claim(first.fence(), at(2)).await.unwrap();
     desk.ledger.first_claim(first.fence(), at(3)).await.unwrap();
     assert_eq!(desk.terms().await, ["a 1-- goes on, claimed 2"]);
     desk.ledger.end_term(first.fence(), at(5), TermEnd::Resigned).await.unwrap();
     desk.replaced().await;
-    assert!(!desk.ledger.begin_term(&first, "a", at(6)).await.unwrap(), "it is over");
-    assert!(desk.ledger.begin_term(&desk.hold, "b", at(7)).await.unwrap());
+    assert!(!desk.ledger.begin_term(&first, &term("a", 6)).await.unwrap(), "it is over");
+    assert!(desk.ledger.begin_term(&desk.hold, &term("b", 7)).await.unwrap());
     assert_eq!(desk.terms().await, ["b 7-- goes on, claimed -", "a 1-5 resigned, claimed 2"]);
     let before = desk.ledger.terms(Some(desk.hold.fence()), 100).await.unwrap();
     assert_eq!(before.iter().map(|row| row.fence).collect::<Vec<_>>(), [first.fence()]);
@@ -53,9 +72,9 @@ async fn a_term_has_its_leader_its_first_claim_and_its_end() {
 async fn the_successor_closes_a_term_that_recorded_no_end_until_its_leader_does() {
     let mut desk = Desk::new().await;
     let first = desk.hold.clone();
-    desk.ledger.begin_term(&first, "a", at(1)).await.unwrap();
+    desk.ledger.begin_term(&first, &term("a", 1)).await.unwrap();
     desk.replaced().await;
-    desk.ledger.begin_term(&desk.hold, "b", at(9)).await.unwrap();
+    desk.ledger.begin_term(&desk.hold, &term("b", 9)).await.unwrap();
     assert_eq!(desk.terms().await, ["b 9-- goes on, claimed -", "a 1-9 lapsed, claimed -"]);
     desk.ledger.end_term(first.fence(), at(6), TermEnd::Lost).await.unwrap();
     desk.ledger.end_term(first.fence(), at(20), TermEnd::Lapsed).await.unwrap();
@@ -171,7 +190,7 @@ async fn bad_verdicts_are_found_by_the_list_and_those_from_before_it_in_the_hist
     };
     desk.ended(1, Verdict::Failed).await;
     assert_eq!(found(Verdict::Failed, 10).await, [1], "nobody has begun the list");
-    desk.ledger.begin_term(&desk.hold, "a", at(1)).await.unwrap();
+    desk.ledger.begin_term(&desk.hold, &term("a", 1)).await.unwrap();
     let version = desk.claimed(&[2, 3, 4, 5]).await;
     let ends = [(2, Verdict::Failed), (3, Verdict::Succeeded), (4, Verdict::TimedOut), (5, Verdict::Failed)];
     desk.ends_so(version, &ends).await;
