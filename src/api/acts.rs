@@ -128,10 +128,15 @@ impl Done {
             headers.insert(header::LOCATION, made);
         }
         if replayed {
-            headers.insert(REPLAYED, HeaderValue::from_static("true"));
+            replays(&mut answer);
         }
         answer
     }
+}
+
+/// Marks an answer as that to a request which was answered before.
+fn replays(answer: &mut Response) {
+    answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
 }
 
 /// Why an act was not made.
@@ -167,19 +172,35 @@ fn outcome_unknown(why: &impl std::fmt::Display, acting: &Acting) -> Problem {
 }
 
 impl<S: Store> Api<S> {
-    /// Makes an act, unless a request with the same key did before.
-    async fn make(&self, acting: &Acting, act: impl Future<Output = Result<Deed, AskError>>) -> Result<Done, Problem> {
+    /// What a request with the same key did before. It decides before anything else does: what was done is answered the same
+    /// also where it could not be done any more.
+    async fn before(&self, acting: &Acting) -> Result<Option<Done>, Problem> {
         let known = async {
             match self.ledger.acted(acting).await {
                 Err(AskError::Store(error)) => Err(error),
                 answer => Ok(answer),
             }
         };
-        match in_time(known).await? {
-            Ok(Some(before)) => return Ok(Done::before(before)),
-            Ok(None) => {}
-            Err(error) => return Err(refused(error, acting)),
+        let before = in_time(known).await?.map_err(|error| refused(error, acting))?;
+        Ok(before.map(Done::before))
+    }
+
+    /// Makes an act, unless a request with the same key did before.
+    async fn make(&self, acting: &Acting, act: impl Future<Output = Result<Deed, AskError>>) -> Result<Done, Problem> {
+        self.make_if(acting, Ok(()), act).await
+    }
+
+    /// The same for an act that is only made where `allowed`: otherwise nothing is done but what was done before.
+    async fn make_if(
+        &self,
+        acting: &Acting,
+        allowed: Result<(), Problem>,
+        act: impl Future<Output = Result<Deed, AskError>>,
+    ) -> Result<Done, Problem> {
+        if let Some(done) = self.before(acting).await? {
+            return Ok(done);
         }
+        allowed?;
         let why = match self.within(acting, act).await? {
             Ok(deed) => return Ok(Done { deed, replayed: false, already: false }),
             Err(why) => why,
@@ -210,16 +231,18 @@ impl<S: Store> Api<S> {
 
     /// Asks for a run.
     pub(super) async fn trigger(&self, job: &JobName, params: Params, acting: &Acting) -> Result<Done, Problem> {
-        let definition = {
-            let board = self.board.read();
-            board.job(job, self.clock.wall()).ok_or_else(|| Problem::no_such_job(job))?;
-            board.definition(job).cloned()
-        };
-        let Some(definition) = definition else {
+        let allowed = self.can_run(job, &params, acting);
+        self.make_if(acting, allowed, self.ledger.trigger(acting, job, params)).await
+    }
+
+    /// That a run of this job can be given these parameters.
+    fn can_run(&self, job: &JobName, params: &Params, acting: &Acting) -> Result<(), Problem> {
+        let board = self.board.read();
+        board.job(job, self.clock.wall()).ok_or_else(|| Problem::no_such_job(job))?;
+        let Some(definition) = board.definition(job) else {
             return Err(Problem::new(Kind::NotNow, AskError::Unconfigured(job.clone())));
         };
-        check_params(&definition, &params).map_err(|error| refused(error, acting))?;
-        self.make(acting, self.ledger.trigger(acting, job, params)).await
+        check_params(definition, params).map_err(|error| refused(error, acting))
     }
 
     /// Pauses a job, or (`None`) all.
@@ -229,19 +252,17 @@ impl<S: Store> Api<S> {
         until: Option<Wall>,
         acting: &Acting,
     ) -> Result<Done, Problem> {
-        if until.is_some_and(|until| until <= self.clock.wall()) {
-            return Err(Problem::parameter("until", "is over already: no occurrence would be skipped"));
-        }
-        self.must_know(job)?;
+        let is_over = until.is_some_and(|until| until <= self.clock.wall());
+        let over = || Problem::parameter("until", "is over already: no occurrence would be skipped");
+        let allowed = if is_over { Err(over()) } else { self.must_know(job) };
         let act = if job.is_some() { Act::Pause } else { Act::PauseAll };
-        self.unless_so(act, job, acting, self.ledger.pause(acting, job, until)).await
+        self.unless_so((act, job), allowed, acting, self.ledger.pause(acting, job, until)).await
     }
 
     /// Resumes a job, or (`None`) all.
     pub(super) async fn resume(&self, job: Option<&JobName>, acting: &Acting) -> Result<Done, Problem> {
-        self.must_know(job)?;
         let act = if job.is_some() { Act::Resume } else { Act::ResumeAll };
-        self.unless_so(act, job, acting, self.ledger.resume(acting, job)).await
+        self.unless_so((act, job), self.must_know(job), acting, self.ledger.resume(acting, job)).await
     }
 
     fn must_know(&self, job: Option<&JobName>) -> Result<(), Problem> {
@@ -249,27 +270,29 @@ impl<S: Store> Api<S> {
         self.board.read().job(job, self.clock.wall()).map(drop).ok_or_else(|| Problem::no_such_job(job))
     }
 
-    /// Makes an act, or answers that it was so already.
+    /// Makes an act, where it is allowed, or answers that it was so already.
     async fn unless_so(
         &self,
-        act: Act,
-        job: Option<&JobName>,
+        (act, job): (Act, Option<&JobName>),
+        allowed: Result<(), Problem>,
         acting: &Acting,
         made: impl Future<Output = Result<Deed, AskError>>,
     ) -> Result<Done, Problem> {
         let so = job.map_or_else(|| Deed::new(act, ALL_JOBS), |job| Deed::of_job(act, job));
-        let mut already = false;
+        let (mut already, mut before) = (false, None);
         let made = async {
             match made.await {
                 Err(AskError::AlreadySo { .. }) => {
                     already = true;
-                    self.ledger.was_so(acting, &so).await.map(|()| so)
+                    before = self.ledger.keep(acting, &so, true).await?;
+                    Ok(so)
                 }
                 answer => answer,
             }
         };
-        let done = self.make(acting, made).await?;
-        Ok(Done { already: already || done.already, ..done })
+        let done = self.make_if(acting, allowed, made).await?;
+        // The same request to another node made it so.
+        Ok(before.map_or(Done { already: already || done.already, ..done }, Done::before))
     }
 
     /// Asks for a run to be cancelled.
@@ -288,7 +311,7 @@ impl<S: Store> Api<S> {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Reasoned")]
 pub(super) struct Reasoned {
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[schemars(length(max = 500))]
     reason: Option<String>,
 }
@@ -298,7 +321,7 @@ pub(super) struct Reasoned {
 pub(super) struct Trigger {
     /// The parameters of the run, by name.
     params: std::collections::BTreeMap<String, String>,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[schemars(length(max = 500))]
     reason: Option<String>,
 }
@@ -309,7 +332,7 @@ pub(super) struct Trigger {
 pub(super) struct Pausing {
     /// When the pause ends by itself; without it, it lasts until a person ends it.
     until: Option<Wall>,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[schemars(length(max = 500))]
     reason: Option<String>,
 }
@@ -339,7 +362,7 @@ impl From<How> for Resolution {
 pub(super) struct Resolving {
     /// How it ended, or `retry` to run it once more.
     r#as: How,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[serde(default)]
     #[schemars(length(max = 500))]
     reason: Option<String>,

@@ -15,7 +15,7 @@ use crate::job::{JobName, RunId, Word};
 use crate::store::{Answer, Committed, Compare, Entry, Keys, Op, Range, Store, StoreError, Txn};
 use crate::time::Wall;
 
-/// How much of a reason is kept, in bytes.
+/// How much of a reason is kept, in characters.
 pub const REASON_MOST: usize = 500;
 
 /// What a person does.
@@ -163,7 +163,9 @@ impl Acting {
     /// `id`: at least [`CALL_DIGITS`] ASCII letters and digits that no other act has.
     pub fn new(asked: Asked, id: impl Into<String>) -> Acting {
         let mut asked = asked;
-        asked.reason.truncate(asked.reason.floor_char_boundary(REASON_MOST));
+        if let Some((end, _)) = asked.reason.char_indices().nth(REASON_MOST) {
+            asked.reason.truncate(end);
+        }
         Acting { asked, id: id.into(), once: None }
     }
 
@@ -272,20 +274,20 @@ impl<S: Store> Ledger<S> {
         before.map_or(Ok(Acted::Refused(committed)), |before| Ok(Acted::Before(before?.deed)))
     }
 
-    /// Keeps under the caller's key that it was so already: the same request changes nothing later, when it may not be so
-    /// any more.
+    /// Keeps under the caller's key what a request does whose acts are others, or (`already`) that it was so already: the
+    /// same request changes nothing later, when it may not be so any more. Answers what a request with this key did before.
     ///
     /// # Errors
     ///
     /// [`AskError::OtherRequest`] where the key is of another request; the store's.
-    pub async fn was_so(&self, acting: &Acting, deed: &Deed) -> Result<(), AskError> {
-        let Some(once) = &acting.once else { return Ok(()) };
+    pub async fn keep(&self, acting: &Acting, deed: &Deed, already: bool) -> Result<Option<Before>, AskError> {
+        let Some(once) = &acting.once else { return Ok(None) };
         let key = self.keys.once_asked(&once.key);
         let (request, at, deed) = (once.request.clone(), acting.asked.at, deed.clone());
-        let kept = encode(OnceRecord { request, at, deed, already: true });
+        let kept = encode(OnceRecord { request, at, deed, already });
         let txn = Txn::new().when(Compare::absent(Keys::one(&key))).then(Op::put(&key, kept)).otherwise(Op::get(&key));
         let (committed, _) = self.commit(txn).await?;
-        found(&committed, &key).map_or(Ok(()), |entry| before(once, entry).map(drop))
+        found(&committed, &key).map(|entry| before(once, entry)).transpose()
     }
 
     /// The record of an act whose transaction is another layer's.

@@ -288,11 +288,12 @@ impl<S: Store> Ledger<S> {
 
     async fn backfill_of(&self, id: &str) -> Result<Option<(Backfill, Revision)>, StoreError> {
         let page = self.store.range(Range::of(Keys::one(self.keys.backfill(id)))).await?;
-        let entry = page.entries.first();
-        Ok(entry.and_then(|entry| {
-            let record: BackfillRecord = decode(&entry.value)?;
-            Some((record.into_backfill(id), entry.modified))
-        }))
+        let Some(entry) = page.entries.first() else { return Ok(None) };
+        let Some(record) = decode::<BackfillRecord>(&entry.value) else {
+            let why = format!("the record of the backfill {id} cannot be read: it is damaged, or of a newer version");
+            return Err(StoreError::Unusable(why));
+        };
+        Ok(Some((record.into_backfill(id), entry.modified)))
     }
 
     /// The backfills that are kept, the last changed first, at most `limit`.
@@ -347,7 +348,9 @@ impl<S: Store> Ledger<S> {
         let Some((backfill, modified)) = self.backfill_of(id).await? else {
             return Err(AskError::NoSuchBackfill(id.to_owned()));
         };
-        let stopped = Backfill { stopped: Some(acting.asked.clone()), ..backfill };
+        // Whoever stopped it first did.
+        let first = backfill.stopped.clone().unwrap_or_else(|| acting.asked.clone());
+        let stopped = Backfill { stopped: Some(first), ..backfill };
         let deed = Deed {
             backfill: Some(id.to_owned()),
             ..Deed::of_job(Act::StopBackfill, &stopped.job).with(format!("of {}", stopped.asked.at))

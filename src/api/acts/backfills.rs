@@ -1,7 +1,6 @@
 //! Backfills: looked at before they are asked for, followed, and stopped.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
@@ -17,7 +16,7 @@ use crate::api::listing::{Applied, Listing, Sent};
 use crate::api::problem::{Kind, Problem};
 use crate::api::routes::Named;
 use crate::api::{Api, in_time, json};
-use crate::job::{Job, JobName, RunId};
+use crate::job::{JobName, RunId};
 use crate::ledger::{Acting, AskError, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
 use crate::store::Store;
 use crate::time::Wall;
@@ -38,7 +37,7 @@ pub(in crate::api) struct Wanted {
     /// Only say what would be asked for.
     #[serde(default)]
     dry_run: bool,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[serde(default)]
     #[schemars(length(max = 500))]
     reason: Option<String>,
@@ -110,13 +109,6 @@ impl PlanView {
 }
 
 impl<S: Store> Api<S> {
-    fn definition(&self, job: &JobName, caller: &Caller) -> Result<Arc<Job>, Problem> {
-        if !caller.sees(job) {
-            return Err(Problem::no_such_job(job));
-        }
-        self.board.read().definition(job).cloned().ok_or_else(|| Problem::no_such_job(job))
-    }
-
     /// Goes on with what an earlier request with the same key may have broken off.
     async fn go_on(&self, done: &Done, acting: &Acting) -> Result<(), Problem> {
         let (true, Some(id)) = (done.replayed, &done.deed.backfill) else { return Ok(()) };
@@ -135,7 +127,15 @@ impl<S: Store> Api<S> {
 /// Asks for a backfill, or says what one would ask for.
 pub(super) async fn ask<S: Store>(State(api): State<Api<S>>, sending: Sending<Wanted>) -> Result<Response, Problem> {
     let (Wanted { job, from, to, again, dry_run, reason }, sender) = sending.parts();
-    let (definition, acting) = (api.definition(&job, &sender.caller)?, sender.acting(reason)?);
+    let acting = sender.acting(reason)?;
+    if !sender.caller.sees(&job) {
+        return Err(Problem::no_such_job(&job));
+    }
+    if let Some(done) = api.before(&acting).await? {
+        api.go_on(&done, &acting).await?;
+        return Ok(done.answer());
+    }
+    let definition = api.board.read().definition(&job).cloned().ok_or_else(|| Problem::no_such_job(&job))?;
     let call = again.then(|| acting.call('b'));
     let plan = async {
         match api.ledger.plan_backfill(&definition, (from, to), call.as_deref(), api.clock.wall()).await {

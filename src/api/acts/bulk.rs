@@ -8,11 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sending::{Sender, Sending};
-use super::{DeedView, Done};
+use super::{DeedView, Done, replays};
 use crate::api::problem::Problem;
 use crate::api::{Api, json};
 use crate::job::{JobName, Params, RunId};
-use crate::ledger::Acting;
+use crate::ledger::{Act, Acting, Deed};
 use crate::store::Store;
 use crate::time::Wall;
 
@@ -32,6 +32,17 @@ pub(in crate::api) enum BulkAct {
     Cancel,
 }
 
+impl BulkAct {
+    fn act(self) -> Act {
+        match self {
+            BulkAct::Trigger => Act::Trigger,
+            BulkAct::Pause => Act::Pause,
+            BulkAct::Resume => Act::Resume,
+            BulkAct::Cancel => Act::Cancel,
+        }
+    }
+}
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "BulkRequest")]
@@ -43,7 +54,7 @@ pub(in crate::api) struct Bulk {
     /// Of `pause`: when it ends by itself.
     #[serde(default)]
     pub until: Option<Wall>,
-    /// Why, for others to read: it is kept with the record of each act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of each act. At most 500 characters.
     #[serde(default)]
     #[schemars(length(max = 500))]
     pub reason: Option<String>,
@@ -72,7 +83,8 @@ pub struct BulkView {
 
 impl<S: Store> Api<S> {
     /// Acts on each. What cannot be done to one is no reason to leave out the others.
-    pub(in crate::api) async fn bulk(&self, bulk: Bulk, sender: &Sender) -> Result<BulkView, Problem> {
+    /// `true`: a request with the same key did so before.
+    pub(in crate::api) async fn bulk(&self, bulk: Bulk, sender: &Sender) -> Result<(BulkView, bool), Problem> {
         let Bulk { act, mut names, until, reason } = bulk;
         if !(1..=BULK_MOST).contains(&names.len()) {
             return Err(Problem::parameter("names", format!("from 1 to {BULK_MOST} names")));
@@ -80,6 +92,9 @@ impl<S: Store> Api<S> {
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
         let acting = sender.acting(reason)?;
+        // The key is of the whole request, too: with other names it is another one.
+        let whole = Deed::new(act.act(), format!("{} names", names.len()));
+        let before = self.within(&acting, self.ledger.keep(&acting, &whole, false)).await??;
         let one = async |name: String| {
             let part = acting.part(&name);
             let made = self.one_of(act, &name, until, (&part, sender)).await;
@@ -87,7 +102,7 @@ impl<S: Store> Api<S> {
         };
         let results: Vec<BulkResult> = stream::iter(names).map(one).buffered(AT_ONCE).collect().await;
         let done = results.iter().filter(|result| result.done.is_some()).count();
-        Ok(BulkView { failed: results.len() - done, done, results })
+        Ok((BulkView { failed: results.len() - done, done, results }, before.is_some()))
     }
 
     async fn one_of(
@@ -120,7 +135,7 @@ fn result(name: String, made: Result<Done, Problem>) -> BulkResult {
     match made {
         Ok(done) => {
             let status =
-                if done.deed.run.is_some() && done.deed.act == crate::ledger::Act::Trigger { 201 } else { 200 };
+                if done.deed.run.is_some() && done.deed.act == Act::Trigger { 201 } else { 200 };
             BulkResult { name, status, done: Some(done.view()), problem: None, detail: None }
         }
         Err(problem) => BulkResult {
@@ -135,5 +150,10 @@ fn result(name: String, made: Result<Done, Problem>) -> BulkResult {
 
 pub(super) async fn bulk<S: Store>(State(api): State<Api<S>>, sending: Sending<Bulk>) -> Result<Response, Problem> {
     let (bulk, sender) = sending.parts();
-    Ok(json(StatusCode::OK, &api.bulk(bulk, &sender).await?))
+    let (view, replayed) = api.bulk(bulk, &sender).await?;
+    let mut answer = json(StatusCode::OK, &view);
+    if replayed {
+        replays(&mut answer);
+    }
+    Ok(answer)
 }

@@ -23,7 +23,7 @@ use crate::time::Wall;
 pub(in crate::api) struct SteppingDown {
     /// The leader that is meant: where another term has begun by now, nothing is done.
     fence: Option<Fence>,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[schemars(length(max = 500))]
     reason: Option<String>,
 }
@@ -57,7 +57,7 @@ pub(in crate::api) struct Unlocking {
     /// Of a semaphore: the session whose permits are revoked, as `/api/v1/locks` has it.
     #[serde(default)]
     pub session: Option<String>,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[serde(default)]
     #[schemars(length(max = 500))]
     pub reason: Option<String>,
@@ -80,7 +80,7 @@ pub(in crate::api) struct SettlingMigration {
     /// The migration.
     pub id: String,
     pub r#as: As,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[serde(default)]
     #[schemars(length(max = 500))]
     pub reason: Option<String>,
@@ -94,7 +94,7 @@ pub(in crate::api) struct RewindingTo {
     to: Option<Wall>,
     /// Only say what would be done.
     dry_run: bool,
-    /// Why, for others to read: it is kept with the record of the act. At most 500 bytes.
+    /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[schemars(length(max = 500))]
     reason: Option<String>,
 }
@@ -177,6 +177,10 @@ impl<S: Store> Api<S> {
     pub(in crate::api) async fn unlock(&self, wanted: &Unlocking, acting: &Acting) -> Result<Done, Problem> {
         let name = lock_name(&wanted.name, wanted.kind)?;
         if wanted.kind == Kinds::Semaphore {
+            if wanted.fence.is_some() {
+                let why = "is of a lock: of a semaphore, the permits of a session are revoked, however many holds they are in";
+                return Err(Problem::parameter("fence", why));
+            }
             let session = wanted.session.as_deref().and_then(|text| u64::from_str_radix(text, 16).ok());
             let session = session.and_then(std::num::NonZeroU64::new).map(LeaseId);
             let session = session.ok_or_else(|| Problem::parameter("session", "a hexadecimal number"))?;
@@ -202,6 +206,9 @@ impl<S: Store> Api<S> {
 
     /// Settles a migration that was begun.
     pub(in crate::api) async fn settle_migration(&self, id: &str, how: As, acting: &Acting) -> Result<Done, Problem> {
+        if let Some(done) = self.before(acting).await? {
+            return Ok(done);
+        }
         let key = OnceKey::migration(id);
         let (records, _) = in_time(self.ledger.once(&key)).await?;
         let Some(recorded) = records.into_iter().find(|recorded| recorded.once.name == id) else {

@@ -152,7 +152,7 @@ async fn bulk<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<St
         return Err(Problem::parameter("name", "no job is ticked: nothing was done"));
     }
     let reason = Some(said.get("reason").to_owned());
-    let done = api.bulk(Bulk { act, names, until: None, reason }, sender).await?;
+    let (done, _) = api.bulk(Bulk { act, names, until: None, reason }, sender).await?;
     let failed = done.results.iter().filter_map(|result| Some((&result.name, result.detail.as_ref()?)));
     let failed: Vec<String> = failed.take(3).map(|(name, detail)| format!("{name}: {detail}")).collect();
     let failed =

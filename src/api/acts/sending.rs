@@ -65,8 +65,8 @@ impl Sender {
     /// Its act, for this reason.
     pub fn acting(&self, reason: Option<String>) -> Result<Acting, Problem> {
         let reason = reason.unwrap_or_default().trim().to_owned();
-        if reason.len() > REASON_MOST {
-            return Err(Problem::parameter("reason", format!("at most {REASON_MOST} bytes")));
+        if reason.chars().nth(REASON_MOST).is_some() {
+            return Err(Problem::parameter("reason", format!("at most {REASON_MOST} characters")));
         }
         if reason.contains(|c: char| c.is_control() && c != '\n') {
             return Err(Problem::parameter("reason", "has no control characters but line breaks"));

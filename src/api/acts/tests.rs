@@ -210,8 +210,11 @@ async fn a_bulk_has_a_result_for_each_and_keeps_to_the_jobs_of_its_caller() {
     assert_eq!((code, &bulk["done"], &bulk["failed"]), (200, &1.into(), &2.into()), "{bulk:#}");
     let statuses: Vec<&Value> = bulk["results"].as_array().unwrap().iter().map(|result| &result["status"]).collect();
     assert_eq!(statuses, [404, 200, 400]);
-    let (_, _, again) = ask().to(&router).await;
+    let (_, headers, again) = ask().to(&router).await;
     assert_eq!(again["results"][1]["done"]["already"], false, "the same request again is the same act");
+    assert_eq!(headers["idempotency-replayed"], "true");
+    let others = Ask { key: Some("k"), by: "bob", ..Ask::post("/api/v1/bulk", json!({"act": "pause", "names": ["b"]})) };
+    assert_eq!(others.to(&router).await.0, 422, "the key is of another request");
     assert_eq!(acts_of(&api).await.len(), 1);
     assert_eq!(api.ledger.paused().await.unwrap().len(), 1);
     let (_, _, seen) = Ask { by: "bob", ..Ask::new(Method::GET, "/api/v1/audit", Value::Null) }.to(&router).await;
@@ -390,6 +393,41 @@ async fn what_was_so_already_is_not_done_later_by_the_same_request() {
 }
 
 #[tokio::test]
+async fn what_was_done_is_answered_again_though_it_could_not_be_done_any_more() {
+    let api = memory().await;
+    let router = from(&api);
+    let trigger = || Ask { key: Some("t"), ..Ask::post("/api/v1/jobs/a/runs", json!({})) };
+    let (code, _, first) = trigger().to(&router).await;
+    assert_eq!(code, 201);
+    let soon = api.clock.wall().plus(std::time::Duration::from_millis(300));
+    let pause = || Ask { key: Some("p"), ..Ask::new(Method::PUT, "/api/v1/jobs/a/pause", json!({"until": soon})) };
+    assert_eq!(pause().to(&router).await.0, 200);
+    // The job leaves the jobs file, and the end of the pause comes.
+    api.board.write().configured(&std::collections::BTreeMap::new());
+    while api.clock.wall() <= soon {
+        tokio::task::yield_now().await;
+    }
+    let (code, headers, again) = trigger().to(&router).await;
+    assert_eq!((code, &again["run_id"], &headers["idempotency-replayed"]), (201, &first["run_id"], &"true".parse().unwrap()));
+    assert_eq!(pause().to(&router).await.0, 200);
+    assert_eq!(Ask::post("/api/v1/jobs/a/runs", json!({})).to(&router).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_reason_has_five_hundred_characters_whatever_they_are() {
+    let api = memory().await;
+    let router = from(&api);
+    let because = |count| Ask {
+        by: "root",
+        ..Ask::new(Method::PUT, "/api/v1/pause", json!({"reason": "ü".repeat(count)}))
+    };
+    assert_eq!(because(501).to(&router).await.0, 400);
+    assert_eq!(because(500).to(&router).await.0, 200);
+    let kept = api.ledger.all_paused().await.unwrap().unwrap().asked.reason;
+    assert_eq!(kept.chars().count(), 500);
+}
+
+#[tokio::test]
 async fn all_permits_of_a_session_are_revoked_by_one_act() {
     let api = memory().await;
     let (router, session) = (from(&api), session(&api).await);
@@ -397,6 +435,8 @@ async fn all_permits_of_a_session_are_revoked_by_one_act() {
     let (one, other) = (semaphore.try_acquire(&session, 1).await.unwrap(), semaphore.try_acquire(&session, 2).await);
     assert!(one.is_some() && other.unwrap().is_some());
     let body = json!({"name": "slots", "kind": "semaphore", "session": session.lease().to_string()});
+    let meant = json!({"name": "slots", "kind": "semaphore", "session": session.lease().to_string(), "fence": 7});
+    assert_eq!(Ask { by: "root", ..Ask::post("/api/v1/locks/unlock", meant) }.to(&router).await.0, 400);
     let ask = || Ask { by: "root", key: Some("k"), ..Ask::post("/api/v1/locks/unlock", body.clone()) };
     for _ in 0..2 {
         let (code, _, deed) = ask().to(&router).await;
