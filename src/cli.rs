@@ -422,7 +422,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     match error.downcast_ref::<AskError>() {
         Some(AskError::Store(store)) if store.is_unknown() => return Exit::OutcomeUnknown,
         Some(AskError::Store(_)) => return Exit::StoreUnreachable,
-        Some(AskError::WrongStretch(_) | AskError::NoParams { .. }) => return Exit::Wrong,
+        Some(AskError::WrongStretch(_) | AskError::NotGiven { .. }) => return Exit::Wrong,
         Some(_) => return Exit::Failed,
         None => {}
     }

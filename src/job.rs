@@ -8,6 +8,7 @@ mod attempt;
 mod code;
 #[cfg(feature = "cli")]
 pub mod definition;
+mod given;
 mod http;
 mod params;
 mod script;
@@ -28,6 +29,7 @@ pub(crate) use attempt::LOST_PAUSE_LONGEST;
 pub(crate) use attempt::cases;
 pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, Judgement, PUT_OFF_MOST, cancelled, judge_lost, lost};
 pub use code::{Code, NotACode, Reason};
+pub use given::NotGiven;
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use params::{BadParam, PARAM_NAME_MOST, PARAM_VALUE_MOST, PARAMS_MOST, Param, Params};
 #[cfg(feature = "cli")]

@@ -153,7 +153,7 @@ fn refused(error: AskError, acting: &Acting) -> Problem {
         AskError::AlreadySo { .. } | AskError::UnderWay { .. } | AskError::IsDone(_) | AskError::Unconfigured(_) => {
             Problem::new(Kind::NotNow, text)
         }
-        AskError::WrongStretch(_) | AskError::NoParams { .. } => Problem::new(Kind::BadParameter, text),
+        AskError::WrongStretch(_) | AskError::NotGiven { .. } => Problem::new(Kind::BadParameter, text),
         AskError::OtherRequest => Problem::new(Kind::KeyReused, text),
         AskError::Store(error) if error.is_unknown() => outcome_unknown(&error, acting),
         AskError::Store(error @ StoreError::Refused(_)) => Problem::new(Kind::StoreRefuses, error),

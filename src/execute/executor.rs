@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::spawn::Starter;
 use super::{Attempt, Deadlines, Execute, Gate, SupervisorProgram, Work, command, http, sql};
-use crate::job::{Again, AttemptResult, Outcome, Task};
+use crate::job::{Again, AttemptResult, NotGiven, Outcome, Task};
 use crate::time::Clock;
 
 /// Makes attempts for real. Clones share their bound and their starting thread.
@@ -89,6 +89,11 @@ impl Executor {
     }
 }
 
+/// A run that was given what its job does not take: the jobs file has changed since, or was not at hand.
+fn never(why: NotGiven) -> Outcome {
+    Outcome::Failed { why: why.to_string(), again: Again::Never }
+}
+
 impl Execute for Executor {
     async fn run(&self, work: Work) -> AttemptResult {
         let Work { job, stamp, params, hold: _, stop, may_start, mut output, started, reads } = work;
@@ -100,12 +105,18 @@ impl Execute for Executor {
                 let command = command::Command { argv, params: &params, handed: &self.handed, reads };
                 command::run(attempt, &command, &self.starter, &mut output).await
             }
-            (Ok(_room), Task::Http(_) | Task::Sql(_)) if !params.is_empty() => {
-                let why = "requests and statements take no parameters: ask for the run without `--param`".to_owned();
-                Outcome::Failed { why, again: Again::Never }
+            (Ok(_room), Task::Http(http)) if params.is_empty() => {
+                http::run(attempt, http, &self.roots, &mut output).await
             }
-            (Ok(_room), Task::Http(http)) => http::run(attempt, http, &self.roots, &mut output).await,
-            (Ok(_room), Task::Sql(sql)) => sql::run(attempt, sql, &mut output).await,
+            (Ok(_room), Task::Http(http)) => match http.given(&params) {
+                Ok(http) => http::run(attempt, &http, &self.roots, &mut output).await,
+                Err(why) => never(why),
+            },
+            (Ok(_room), Task::Sql(sql)) if params.is_empty() => sql::run(attempt, sql, &mut output).await,
+            (Ok(_room), Task::Sql(sql)) => match sql.given(&params) {
+                Ok(sql) => sql::run(attempt, &sql, &mut output).await,
+                Err(why) => never(why),
+            },
             (Ok(_room), Task::Call) => {
                 Outcome::NotStarted("it is a closure of another program, and this one has none of it".to_owned())
             }

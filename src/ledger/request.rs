@@ -4,7 +4,7 @@ use super::act::{Act, Acted, Acting, Deed, found};
 use super::record::{DoneRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode, encode};
 use super::{Ledger, Pauses};
 use crate::fence::Fence;
-use crate::job::{Code, Job, JobName, Params, RunId, Task, Verdict};
+use crate::job::{Code, Job, JobName, NotGiven, Params, RunId, Task, Verdict};
 use crate::lock::{HeldBy, Hold, LockName, PermitsHeld};
 use crate::scheduler::run::{Done, Open, OpenState, Source, Watermark};
 use crate::scheduler::{To, Transition};
@@ -46,8 +46,8 @@ pub enum AskError {
     Changed { run: RunId },
     #[error("{0}")]
     WrongStretch(String),
-    #[error("{job} is {kind}, which takes no parameters: ask for the run without them")]
-    NoParams { job: JobName, kind: &'static str },
+    #[error("{job} cannot be given that: {why}")]
+    NotGiven { job: JobName, why: NotGiven },
     #[error("{0} is not in the jobs file any more: its run would be cancelled. Put the job back, then run it")]
     Unconfigured(JobName),
     #[error("there is no backfill {0}: it was never asked for, or it is kept no longer")]
@@ -68,14 +68,14 @@ pub enum AskError {
 ///
 /// # Errors
 ///
-/// [`AskError::NoParams`].
+/// [`AskError::NotGiven`].
 pub fn check_params(job: &Job, params: &Params) -> Result<(), AskError> {
-    let kind = match &job.task {
-        Task::Http(_) => "a request",
-        Task::Sql(_) => "a statement",
-        _ => return Ok(()),
+    let given = match &job.task {
+        Task::Http(http) => http.given(params).map(drop),
+        Task::Sql(sql) => sql.given(params).map(drop),
+        Task::Command(_) | Task::Call => Ok(()),
     };
-    if params.is_empty() { Ok(()) } else { Err(AskError::NoParams { job: job.name.clone(), kind }) }
+    given.map_err(|why| AskError::NotGiven { job: job.name.clone(), why })
 }
 
 /// What is said of all jobs where one could be named.

@@ -134,8 +134,7 @@ impl<S: Store> Api<S> {
 fn result(name: String, made: Result<Done, Problem>) -> BulkResult {
     match made {
         Ok(done) => {
-            let status =
-                if done.deed.run.is_some() && done.deed.act == Act::Trigger { 201 } else { 200 };
+            let status = if done.deed.run.is_some() && done.deed.act == Act::Trigger { 201 } else { 200 };
             BulkResult { name, status, done: Some(done.view()), problem: None, detail: None }
         }
         Err(problem) => BulkResult {
