@@ -132,6 +132,7 @@ impl Board {
     }
 
     fn late_by(&self, name: &JobName, next: Option<(Wall, Wall)>, entry: &Entry, now: Wall) -> Option<LateJob> {
+        let now = self.judged(now);
         if let Some((_, since)) = next.filter(|(_, starts)| *starts < now.minus(LATE_AFTER)) {
             return Some(LateJob { since, why: Late::Undecided, run: None });
         }

@@ -213,6 +213,7 @@ impl Board {
 
     /// These jobs, in order, from behind `find.after` on.
     pub(super) fn sorted<'a>(&'a self, jobs: &[&JobName], find: &FindJobs, now: Wall) -> Places<'a> {
+        let now = self.judged(now);
         let place = |name: &&JobName| {
             let (name, entry) = self.jobs.get_key_value(*name)?;
             let start = entry.next.map(|(_, start)| start);
@@ -247,7 +248,8 @@ impl Board {
         // Where they do not stand in front, the jobs with a run that takes too long have any next occurrence.
         let has_others = order != Order::Attention && self.overdue(now).next().is_some();
         let is_bounded = find.state == Some(Filter::Late) && !has_others;
-        let until = if is_bounded { self.judged(now).minus(LATE_AFTER) } else { Wall::MAX };
+        let now = self.judged(now);
+        let until = if is_bounded { now.minus(LATE_AFTER) } else { Wall::MAX };
         let is_past = |group: Group| after.as_ref().is_some_and(|place| place.group > group);
         let from_name = |group: Group| match &after {
             Some(place) if place.group == group => Bound::Excluded(place.job.clone()),

@@ -194,8 +194,7 @@ struct Begun {
 async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let Begun { timing, config, files, place, memory, kept_name, tls_ca, hangup } = begun;
     let ((order, orders), (chore, chores)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
-    let ending = CancellationToken::new();
-    let mut beside = JoinSet::new();
+    let (ending, mut beside) = (CancellationToken::new(), JoinSet::new());
     // Before anything is held, so that a signal from then on is received.
     let asked_to_stop = signals(&order, &mut beside)?;
 
@@ -212,8 +211,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let metrics = Arc::new(Metrics::default());
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
     let locks = locks.on_trust(on_trust).through(measured);
-    let door =
-        Door::open(args.listen, args.advertise, (args.access, args.tls), (&order, &metrics), &mut beside).await?;
+    let (rules, news) = ((args.access, args.tls), (&order, &metrics));
+    let door = Door::open(args.listen, args.advertise, rules, news, &mut beside).await?;
     let Door { listener, local, address, tls, access, served } = door;
     let (relay, authorities) = relay::open(tls_ca.as_deref())?;
     authorities.map(|authorities| beside.spawn(authorities.run()));
@@ -222,9 +221,9 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     tracing::info!("listening on {} ({served})", asking::url(&address, ""));
 
     let status = watch::Sender::new(Status::starting(&name, &config));
+    let turned = watch::Sender::new(place.clock.boot());
     let (clock, outputs, board) = (place.clock.clone(), Outputs::new(place.clock.clone()), Shared::default());
     let ledger = Ledger::new(measured(place.store.clone()), place.namespace.clone());
-    let turned = watch::Sender::new(clock.boot());
     let api = Api {
         status: status.subscribe(),
         store: place.url.for_others().unwrap_or_else(|_| place.url.to_string()).into(),
