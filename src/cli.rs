@@ -16,6 +16,7 @@ mod guard;
 mod handover;
 mod health;
 mod hold;
+mod import;
 mod listener;
 mod living;
 mod locks;
@@ -129,6 +130,15 @@ enum Command {
     /// Show when the jobs of FILE fire next, and how their time zones change that
     #[command(after_help = "Example: fencron next jobs.yaml --job nightly --count 3")]
     Next(check::NextArgs),
+    /// Write the jobs of another scheduler as a jobs file, with a report on each of their lines
+    #[command(after_help = "Examples:\n  \
+        fencron import crontab /etc/crontab /etc/cron.d --check --to jobs.yaml\n  \
+        crontab -l | fencron import crontab - --timezone Europe/Berlin > jobs.yaml\n  \
+        kubectl get cronjobs -o yaml | fencron import kubernetes - --check\n  \
+        fencron import systemd /etc/systemd/system --to jobs.yaml\n  \
+        curl -s http://dkron:8080/v1/jobs | fencron import dkron - --active\n\n\
+        Exit codes: 0: all of it was taken over; 7: a line cannot be said here, or with --check a fire differs.")]
+    Import(import::ImportArgs),
     /// Show the leader, the nodes, and what keeps jobs from being fired
     #[command(after_help = "Example: fencron status -o json")]
     Status,
@@ -244,6 +254,8 @@ enum Exit {
     StoreUnreachable,
     /// It is unknown, or not known yet, whether it was done.
     OutcomeUnknown,
+    /// Some of it could not be taken over.
+    NotAll,
     /// The exit code of the command that was run.
     Command(u8),
 }
@@ -258,6 +270,7 @@ impl Exit {
             Exit::Lost => 4,
             Exit::StoreUnreachable => 5,
             Exit::OutcomeUnknown => 6,
+            Exit::NotAll => 7,
             Exit::Command(code) => code,
         }
     }
@@ -355,6 +368,7 @@ impl Command {
             Command::Validate(args) => check::validate(&args, terminal),
             Command::Schema => check::print_schema(terminal),
             Command::Next(args) => check::next(&args, terminal),
+            Command::Import(args) => import::run(&args, global, terminal),
             Command::Completions(args) => check::completions(&args, terminal),
             Command::Man(args) => check::man(&args, terminal),
             Command::Status => look::status(global, terminal).await,

@@ -22,6 +22,8 @@ mod jobs;
 mod keys;
 mod migrations;
 mod notify;
+#[cfg(feature = "cli")]
+pub(crate) mod plain;
 mod problem;
 mod program;
 mod schema;

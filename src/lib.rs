@@ -28,6 +28,7 @@
 //! | `guard` | the receiving end: turns away stale fences and repeated occurrences (feature `guard`) |
 //! | `execute` | attempts, to the end of the last process of a command |
 //! | `once` | migrations, and what is run once under a key |
+//! | `import` | the jobs of other schedulers as a jobs file; pure
 //! | `board` | the read model: what a node knows of its cluster, in pages; pure |
 //! | `node` | the loop around all of it |
 //! | `jobs` | closures as jobs, for services |
@@ -83,6 +84,8 @@ pub mod once;
 
 #[cfg(feature = "jobs")]
 pub mod board;
+#[cfg(feature = "cli")]
+mod import;
 #[cfg(feature = "jobs")]
 pub mod metrics;
 #[cfg(feature = "jobs")]

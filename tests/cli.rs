@@ -12,6 +12,8 @@ mod commands;
 mod drill;
 #[path = "cli/fuzz.rs"]
 mod fuzz;
+#[path = "cli/importing.rs"]
+mod importing;
 #[path = "cli/listener.rs"]
 mod listener;
 #[path = "cli/load.rs"]

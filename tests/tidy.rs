@@ -12,7 +12,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["fence", "time", "threads", "listen"],
     &["job", "schedule", "config", "scheduler", "store"],
-    &["lock", "ledger", "execute", "guard"],
+    &["lock", "ledger", "execute", "guard", "import"],
     &["elected", "once", "board", "metrics", "traces"],
     &["node", "notify"],
     &["jobs", "page"],
@@ -31,8 +31,17 @@ const BESIDE: &[(&str, &[&str])] = &[
 ];
 
 /// Decide without a clock, a store or a runtime, so that a test can move time by hand.
-const PURE: &[&str] =
-    &["job", "schedule", "config", "scheduler", "lock::lease", "lock::candidacy", "board", "cli::drill::judge"];
+const PURE: &[&str] = &[
+    "job",
+    "schedule",
+    "config",
+    "scheduler",
+    "lock::lease",
+    "lock::candidacy",
+    "board",
+    "import",
+    "cli::drill::judge",
+];
 
 /// Names that say nothing about what is in a file.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];
