@@ -61,10 +61,10 @@ pub use walk::MAX_FILLED_BYTES;
 
 use crate::job::{Job, JobName, Notices, check_name};
 use draft::{Draft, Layer};
-use problem::Findings;
+use problem::{Findings, Part};
 use tables::FILE_SHAPE;
 use timing::{Calendars, Schedules};
-use tree::{Tree, Value};
+use tree::{NodeId, Tree, Value};
 use walk::{Fields, Path, Spot, Walk};
 
 pub use crate::fence::DEFAULT_NAMESPACE;
@@ -138,6 +138,36 @@ pub fn from_bytes(bytes: &[u8], sources: &Sources) -> Result<Config, Problems> {
     read_text(decode(bytes)?, bytes, sources, false)
 }
 
+/// Reads a configuration in several files, each with its name and its bytes, as one: jobs stand in any of them, and each
+/// other key but `version` in one.
+///
+/// # Errors
+///
+/// As [`from_bytes`]; together they have at most [`MAX_FILE_BYTES`]. Each problem names its file.
+pub fn from_files(files: &[(String, Vec<u8>)], sources: &Sources) -> Result<Config, Problems> {
+    let size = files.iter().fold(0, |size: usize, (_, bytes)| size.saturating_add(bytes.len()));
+    if let Some((name, _)) = files.first().filter(|_| size > MAX_FILE_BYTES) {
+        let (size, most) = (size >> 20, MAX_FILE_BYTES >> 20);
+        let message = format!("the files are too large ({size} MiB): a configuration has at most {most} MiB");
+        return Err(Problems::unreadable((1, 1), message).in_part(name));
+    }
+    let (mut text, mut parts) = (String::with_capacity(size + files.len()), Vec::new());
+    for (name, bytes) in files {
+        parts.push(Part { name: name.clone(), begin: text.len() });
+        text.push_str(decode(bytes).map_err(|problems| problems.in_part(name))?);
+        if !text.ends_with('\n') || parts.last().is_some_and(|part| part.begin == text.len()) {
+            text.push('\n');
+        }
+    }
+    let mut wrong = Findings::default();
+    let Some((tree, roots)) = Tree::of_parts(&text, &parts, &mut wrong) else {
+        return Err(wrong.locate_in(&text, &parts));
+    };
+    let mut walk = Walk::new(&tree, sources);
+    (walk.wrong, walk.parts) = (wrong, &parts);
+    read_tree(walk, &roots, &text, || digest_of(files))
+}
+
 /// The configuration in `text`, which `bytes` are: that of a file, or of a program whose jobs are closures.
 fn read_text(text: &str, bytes: &[u8], sources: &Sources, of_program: bool) -> Result<Config, Problems> {
     let mut wrong = Findings::default();
@@ -146,15 +176,24 @@ fn read_text(text: &str, bytes: &[u8], sources: &Sources, of_program: bool) -> R
     let mut walk = Walk::new(&tree, sources);
     walk.wrong = wrong;
     walk.of_program = of_program;
-    let read = read(&mut walk);
-    let Walk { wrong, odd, notes, left_open, .. } = walk;
+    read_tree(walk, &[tree.root()], text, || digest(bytes))
+}
+
+fn read_tree(
+    mut walk: Walk,
+    roots: &[NodeId],
+    text: &str,
+    digest: impl FnOnce() -> String,
+) -> Result<Config, Problems> {
+    let read = read(&mut walk, roots);
+    let Walk { wrong, odd, notes, left_open, parts, .. } = walk;
     match read {
         Some((namespace, jobs, migrations, notices)) if wrong.is_empty() => {
-            let (digest, warnings, notes) = (digest(bytes), odd.locate(text), notes.locate(text));
+            let (warnings, notes) = (odd.locate_in(text, parts), notes.locate_in(text, parts));
             let notices = Arc::new(notices);
-            Ok(Config { namespace, jobs, migrations, notices, digest, warnings, left_open, notes })
+            Ok(Config { namespace, jobs, migrations, notices, digest: digest(), warnings, left_open, notes })
         }
-        _ => Err(wrong.locate(text)),
+        _ => Err(wrong.locate_in(text, parts)),
     }
 }
 
@@ -189,21 +228,53 @@ fn place(bytes: &[u8], at: usize) -> (usize, usize) {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    digits(&Sha256::digest(bytes))
+}
+
+/// Over the files in their order, with their names: without the directories, which may be others on another node.
+fn digest_of(files: &[(String, Vec<u8>)]) -> String {
+    let mut hash = Sha256::new();
+    for (name, bytes) in files {
+        for part in [name.rsplit('/').next().unwrap_or_default().as_bytes(), bytes] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+    }
+    digits(&hash.finalize())
+}
+
+fn digits(hash: &[u8]) -> String {
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     hex[..DIGEST_DIGITS].to_owned()
 }
 
 /// The namespace, the jobs, the migrations, and where alerts go.
 type Read = (String, BTreeMap<JobName, Arc<Job>>, Vec<Migration>, Notices);
 
-/// What the file says, as far as it can be read.
-fn read(walk: &mut Walk) -> Option<Read> {
-    let root = Spot { node: walk.tree.root(), path: Path::Root, shape: &FILE_SHAPE };
-    if matches!(walk.tree.value(root.node), Value::Null) {
-        return walk.refuse(root, "the file is empty: begin with `version: 1` and `jobs:`");
+/// The keys of the files, and the `jobs` of each that has some.
+fn top<'p>(walk: &mut Walk, roots: &'p [Spot<'p>]) -> Option<(Fields<'p>, Vec<Spot<'p>>)> {
+    let (mut all, mut jobs): (Option<Fields>, Vec<Spot>) = (None, Vec::new());
+    for root in roots {
+        if matches!(walk.tree.value(root.node), Value::Null) {
+            walk.wrong(*root, "the file is empty: begin with `version: 1` and `jobs:`");
+            continue;
+        }
+        let Some(fields) = walk.fields(root) else { continue };
+        check_version(walk, &fields, *root)?;
+        jobs.extend(fields.get("jobs"));
+        match &mut all {
+            None => all = Some(fields),
+            Some(all) => all.join(walk, &fields, &["version", "jobs"]),
+        }
     }
-    let fields = walk.fields(&root)?;
-    check_version(walk, &fields, root)?;
+    Some((all?, jobs))
+}
+
+/// What the files say, as far as they can be read.
+fn read(walk: &mut Walk, roots: &[NodeId]) -> Option<Read> {
+    let roots: Vec<Spot> =
+        roots.iter().map(|node| Spot { node: *node, path: Path::Root, shape: &FILE_SHAPE }).collect();
+    let (root, (fields, jobs)) = (*roots.first()?, top(walk, &roots)?);
     let namespace = fields.get("namespace").map_or(Some(DEFAULT_NAMESPACE.to_owned()), |spot| {
         walk.read("a namespace", spot, |text| match check_name(text) {
             Ok(()) => Ok(text.to_owned()),
@@ -227,14 +298,17 @@ fn read(walk: &mut Walk) -> Option<Read> {
         walk.layer = Layer::Job;
     }
     let migrations = fields.get("migrations").map(|spot| migrations::read(walk, spot)).unwrap_or_default();
-    if fields.get("migrations").is_some() && fields.get("jobs").is_none() {
+    if fields.get("migrations").is_some() && jobs.is_empty() {
         // A file for a deploy step.
         return Some((namespace?, BTreeMap::new(), migrations, notices));
     }
-    let missing = "the file has no `jobs`: write `jobs:` and the jobs below it, by name";
-    let spot = fields.need(walk, "jobs", root, missing)?;
+    let Some(spot) = jobs.first().copied() else {
+        let missing = "the file has no `jobs`: write `jobs:` and the jobs below it, by name";
+        fields.need(walk, "jobs", root, missing);
+        return None;
+    };
     let mut schedules = Schedules::new(walk.calendars.clone());
-    let jobs = jobs::read(walk, spot, &defaults, &mut schedules);
+    let jobs = jobs::read(walk, &jobs, &defaults, &mut schedules);
     if jobs.is_empty() {
         walk.odd(spot, "there are no jobs: a node with this file does nothing");
     }

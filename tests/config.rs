@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencron::config::{self, Config, Problems, Sources, from_bytes, parse};
+use fencron::config::{self, Config, Problems, Sources, from_bytes, from_files, parse};
 use fencron::job::{Guarantee, Job, JobName, MAX_FOLLOWERS, MissedRun, On, Overlap, Task, Trigger};
 use fencron::time::{Boot, Clock};
 
@@ -76,6 +76,92 @@ jobs:
     assert_eq!((c.expect.start_within, c.expect.end_within), (minute, None));
     let config = read(&text.replace("end_within: none", "start_within: 2h")).unwrap();
     assert_eq!(config.warnings.list()[0].path.to_string(), "jobs.c.expect.start_within");
+}
+
+fn files(texts: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    texts.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())).collect()
+}
+
+fn read_files(texts: &[(&str, &str)]) -> Result<Config, Problems> {
+    from_files(&files(texts), &Sources::none())
+}
+
+const BASE: &str =
+    "version: 1\nnamespace: shop\ndefaults: {timeout: 5m, env: {A: é}}\ncalendars: {closed: {dates: [12-25]}}";
+const PAY: &str =
+    "version: 1\nx-daily: &d {schedule: '@daily'}\njobs:\n  pay: {<<: *d, command: [x], except: closed}\n";
+const LOG: &str = "version: 1
+x-daily: &d {schedule: '@hourly'}
+jobs:
+  log: {<<: *d, command: [\"a\\tb\"]}
+  next: {after: pay, shell: \"x\"}";
+
+#[test]
+fn several_files_are_one_configuration() {
+    let config = read_files(&[("d/a.yaml", BASE), ("d/b.yaml", PAY), ("d/c.yml", LOG)]).unwrap();
+    assert_eq!(config.namespace, "shop");
+    let names: Vec<&str> = config.jobs.keys().map(JobName::as_str).collect();
+    assert_eq!(names, ["log", "next", "pay"]);
+    let job = |name: &str| Arc::clone(&config.jobs[&JobName::new(name).unwrap()]);
+    assert!(config.jobs.values().all(|job| job.timeout == Some(Duration::from_secs(300))), "defaults are of all files");
+    assert_eq!(words(&job("log")), ["a\tb"]);
+    let Trigger::Schedule { schedule, .. } = &job("log").trigger else { panic!("no schedule") };
+    assert_eq!(schedule.text(), "@hourly", "an anchor is of its own file");
+    assert_eq!(job("pay").env["A"].expose(), "é");
+
+    // The digest is over the names and what is in them, wherever the directory is.
+    let digest = |texts: &[(&str, &str)]| read_files(texts).unwrap().digest;
+    let all = [("d/a.yaml", BASE), ("d/b.yaml", PAY), ("d/c.yml", LOG)];
+    assert_eq!(digest(&all), digest(&[("/etc/a.yaml", BASE), ("/etc/b.yaml", PAY), ("/etc/c.yml", LOG)]));
+    assert_ne!(digest(&all), digest(&[("d/a.yaml", BASE), ("d/b.yaml", PAY), ("d/d.yml", LOG)]));
+    assert_ne!(digest(&all), digest(&[("d/a.yaml", BASE), ("d/c.yml", LOG), ("d/b.yaml", PAY)]));
+}
+
+#[test]
+fn what_is_wrong_in_several_files_is_told_with_the_file_and_what_is_there_twice_with_both() {
+    let again = "# a comment\nversion: 1\ndefaults: {}\njobs:\n  é: {}\n  pay: {schedule: '@daily', command: [x]}\n  \
+                 log: {schedule: '@daily', comand: [x]}\n";
+    let problems = read_files(&[("d/a.yaml", BASE), ("d/b.yaml", PAY), ("d/c.yaml", again)]).unwrap_err();
+    let shown = problems.to_string();
+    for words in [
+        "d/c.yaml:3:11: `defaults` is given in d/a.yaml:3 as well: keep it in one of the files\n 3 | defaults: {}\n",
+        "d/c.yaml:5:3: `é` is not a name",
+        "d/c.yaml:6:3: the job `pay` is in d/b.yaml:4 as well: give one another name\n 6 |   pay:",
+        "d/c.yaml:7:29: unknown key `comand`: did you mean `command`?\n 7 |   log:",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let json = serde_json::to_value(&problems).unwrap();
+    assert_eq!((json[0]["file"].as_str(), json[0]["line"].as_u64()), (Some("d/c.yaml"), Some(3)));
+
+    // What cannot be read at all, in any of them.
+    let message = |texts: &[(&str, &str)]| read_files(texts).unwrap_err().to_string();
+    let broken = message(&[("a.yaml", PAY), ("b.yaml", "version: 1\njobs: {a: ["), ("c.yaml", LOG)]);
+    assert!(broken.starts_with("b.yaml:2:"), "{broken}");
+    assert!(message(&[("a.yaml", PAY), ("b.yaml", "a\0")]).starts_with("b.yaml:1:2: the file is not text"));
+    assert!(message(&[("a.yaml", ""), ("b.yaml", PAY)]).starts_with("a.yaml:1:1: the file is empty"));
+    assert!(
+        message(&[("a.yaml", "version: 2\njobs:"), ("b.yaml", PAY)]).starts_with("a.yaml:1:10: `2` is not a version")
+    );
+    assert!(message(&[("a.yaml", "version: 1"), ("b.yaml", "version: 1\n")]).contains("has no `jobs`"));
+    let other = message(&[("a.yaml", LOG), ("b.yaml", &PAY.replace("pay:", "bay:"))]);
+    assert!(other.contains("there is no job `pay`: did you mean `bay`?"), "{other}");
+    // A place at the end of a file is in that file.
+    let ends =
+        message(&[("a.yaml", "version: 1\njobs:\n  a: {schedule: '@daily', command: [x]}\n  b:"), ("b.yaml", PAY)]);
+    assert!(ends.starts_with("a.yaml:4:3: "), "{ends}");
+}
+
+#[test]
+fn several_files_have_the_bounds_of_one() {
+    let most = config::MAX_FILE_BYTES / 2 + 1;
+    let large = format!("version: 1\n# {}\n", "x".repeat(most));
+    let problems = read_files(&[("a.yaml", &large), ("b.yaml", &large)]).unwrap_err().to_string();
+    assert!(problems.contains("the files are too large"), "{problems}");
+    let text = "x".repeat(1 << 20);
+    let bomb = format!("version: 1\nx-a: &a {text}\nx-b: [{}]\n", ["*a"; 40].join(", "));
+    let problems = read_files(&[("a.yaml", &bomb), ("b.yaml", &bomb)]).unwrap_err().to_string();
+    assert!(problems.contains("b.yaml:1:1: the files' texts have more than 64 MiB"), "{problems}");
 }
 
 /// The messages about every file of `tests/config`, one snapshot each.

@@ -19,7 +19,7 @@ const FIRES_MOST: u32 = 10_000;
 
 #[derive(Args)]
 pub(super) struct ValidateArgs {
-    /// The jobs file
+    /// The jobs file, or a directory of them
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
     /// Do not fill in `${NAME}` and `${file:…}`: for a check on a machine without the secrets of the nodes
@@ -29,7 +29,7 @@ pub(super) struct ValidateArgs {
 
 /// Prints all problems of a file.
 pub(super) fn validate(args: &ValidateArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    match file::parse(&args.file, &file::bytes(&args.file)?, args.no_env) {
+    match file::parse(&file::texts(&args.file)?, args.no_env) {
         Ok(config) => {
             warn(&args.file, &config, terminal);
             print_notes(&args.file, &config, terminal);
@@ -62,15 +62,14 @@ fn praise(path: &Path, config: &Config) -> String {
 
 fn warn(path: &Path, config: &Config, terminal: &Terminal) {
     for warning in config.warnings.list() {
-        let (line, column) = (warning.line, warning.column);
-        terminal.say(format_args!("{}:{line}:{column}: warning: {}", path.display(), warning.message));
+        terminal.say(format_args!("{}: warning: {}", warning.place(path.display()), warning.message));
     }
 }
 
 /// Prints what is left out of scripts and directories.
 fn print_notes(path: &Path, config: &Config, terminal: &Terminal) {
     for note in config.notes.list() {
-        terminal.say(format_args!("{}:{}:{}: note: {}", path.display(), note.line, note.column, note.message));
+        terminal.say(format_args!("{}: note: {}", note.place(path.display()), note.message));
     }
 }
 
@@ -119,7 +118,7 @@ pub(super) fn man(args: &ManArgs, terminal: &mut Terminal) -> anyhow::Result<Exi
 
 #[derive(Args)]
 pub(super) struct NextArgs {
-    /// The jobs file
+    /// The jobs file, or a directory of them
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
     /// Only this job
@@ -139,7 +138,7 @@ pub(super) struct NextArgs {
 
 /// Prints when the jobs of a file fire, and how their time zones change that.
 pub(super) fn next(args: &NextArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let config = file::parse(&args.file, &file::bytes(&args.file)?, args.no_env)?;
+    let config = file::parse(&file::texts(&args.file)?, args.no_env)?;
     warn(&args.file, &config, terminal);
     let from = args.from.unwrap_or_else(|| Clock::system().wall());
     let only = args.job.as_deref().map(|name| find(&config, name)).transpose()?;

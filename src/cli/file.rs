@@ -54,7 +54,7 @@ pub(super) struct Reading {
     pub files: Footprint,
 }
 
-/// Reads and checks the jobs file at `path`.
+/// Reads and checks the jobs file at `path`, or all of those in it where it is a directory.
 ///
 /// # Errors
 ///
@@ -66,25 +66,61 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
 /// Reads and checks the jobs file at `path`, and remembers all that was read for it.
 pub(super) fn look(path: &Path, pipe: Pipe) -> Reading {
     let files = RefCell::default();
-    let config = bytes_of(path, pipe, &files)
+    let config = texts_of(path, pipe, &files)
         .map_err(anyhow::Error::new)
-        .and_then(|bytes| parse_noting(path, &bytes, false, &files).map_err(anyhow::Error::new));
+        .and_then(|texts| parse_noting(&texts, false, &files).map_err(anyhow::Error::new));
     Reading { config, files: files.into_inner() }
 }
 
-/// The bytes of the file, or one more than a file may have.
-pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Failure> {
-    bytes_of(path, Pipe::Wait, &RefCell::default())
+/// What a path leads to: each file with its name and its bytes, or one byte more than all of them may have.
+pub(super) struct Texts {
+    files: Vec<(String, Vec<u8>)>,
+    is_directory: bool,
 }
 
-/// Checks what was read from `path`; with `open`, as far as that goes without what comes from outside of the file.
-pub(super) fn parse(path: &Path, bytes: &[u8], open: bool) -> Result<Config, Problems> {
-    parse_noting(path, bytes, open, &RefCell::default())
+/// Reads the jobs file, or those of the directory, at `path`.
+pub(super) fn texts(path: &Path) -> Result<Texts, Failure> {
+    texts_of(path, Pipe::Wait, &RefCell::default())
 }
 
-fn bytes_of(path: &Path, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Vec<u8>, Failure> {
+/// Checks what was read; with `open`, as far as that goes without what comes from outside of the files.
+pub(super) fn parse(texts: &Texts, open: bool) -> Result<Config, Problems> {
+    parse_noting(texts, open, &RefCell::default())
+}
+
+fn texts_of(path: &Path, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Texts, Failure> {
+    if !path.is_dir() {
+        let name = path.display().to_string();
+        return Ok(Texts { files: vec![(name, bytes_of(path, MAX_FILE_BYTES, pipe, files)?)], is_directory: false });
+    }
     let stat = Stat::of(path);
-    let read = open(path).and_then(|file| read_at_most(file, MAX_FILE_BYTES as u64 + 1, pipe));
+    let listed = directory(path).map(Option::unwrap_or_default).map(sorted);
+    let content = listed.as_ref().map_or(Content::Unreadable, |names| Content::Directory(names.clone()));
+    files.borrow_mut().note(path, stat, content);
+    let names = listed.map_err(|error| Failure::wrong(format!("cannot read {}: {error}", path.display())))?;
+    let (mut texts, mut left) = (Vec::new(), MAX_FILE_BYTES);
+    for name in names.iter().filter(|name| is_of_jobs(name)) {
+        let bytes = bytes_of(&path.join(name), left, Pipe::Refuse, files)?;
+        left = left.saturating_sub(bytes.len());
+        texts.push((path.join(name).display().to_string(), bytes));
+    }
+    if texts.is_empty() {
+        let path = path.display();
+        return Err(Failure::wrong(format!("no jobs file is in {path}: it takes those that end in .yaml or .yml")));
+    }
+    Ok(Texts { files: texts, is_directory: true })
+}
+
+/// Whether a name in a directory is that of a jobs file. What begins with a dot is not: Kubernetes keeps the versions of a
+/// volume under such names, and editors their own files.
+fn is_of_jobs(name: &str) -> bool {
+    !name.starts_with('.') && [".yaml", ".yml"].iter().any(|end| name.ends_with(end))
+}
+
+/// At most `most` bytes, and one more.
+fn bytes_of(path: &Path, most: usize, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Vec<u8>, Failure> {
+    let stat = Stat::of(path);
+    let read = open(path).and_then(|file| read_at_most(file, most as u64 + 1, pipe));
     files.borrow_mut().note(path, stat, Content::of(read.as_deref()));
     read.map_err(|error| {
         let what_to_do = match error.kind() {
@@ -95,7 +131,7 @@ fn bytes_of(path: &Path, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Vec<u
     })
 }
 
-fn parse_noting(path: &Path, bytes: &[u8], open: bool, files: &RefCell<Footprint>) -> Result<Config, Problems> {
+fn parse_noting(texts: &Texts, open: bool, files: &RefCell<Footprint>) -> Result<Config, Problems> {
     let file = |path: &Path| {
         let stat = Stat::of(path);
         let read = secret(path);
@@ -111,7 +147,12 @@ fn parse_noting(path: &Path, bytes: &[u8], open: bool, files: &RefCell<Footprint
         listed
     };
     let sources = Sources { env: &|name| std::env::var(name).ok(), file: &file, dir: &dir, open };
-    config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(&path.display().to_string()))
+    match texts.files.as_slice() {
+        [(name, bytes)] if !texts.is_directory => {
+            config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(name))
+        }
+        files => config::from_files(files, &sources),
+    }
 }
 
 /// Whether any of what was read is another one now. What a filesystem does not answer keeps a thread of its own waiting,

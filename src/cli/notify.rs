@@ -36,7 +36,7 @@ struct TestArgs {
     /// The channel, as the jobs file names it
     #[arg(value_name = "CHANNEL")]
     channel: String,
-    /// The jobs file
+    /// The jobs file, or a directory of them
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
 }

@@ -63,7 +63,7 @@ const START_TAKES: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// The jobs file; it is read again on SIGHUP, and when it or a file that it names changes
+    /// The jobs file, or a directory of them; read again on SIGHUP, and when it or a file that it names changes
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
     file: PathBuf,
     /// The node's name, unique among the replicas [default: host name and process id]
@@ -363,7 +363,7 @@ fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config)
         tracing::warn!("the store is in memory: this node is alone, and what it did is forgotten when it ends");
     }
     for warning in config.warnings.list() {
-        tracing::warn!("{}:{}:{}: {}", path.display(), warning.line, warning.column, warning.message);
+        tracing::warn!("{}: {}", warning.place(path.display()), warning.message);
     }
     tracing::info!(digest = config.digest, jobs = config.jobs.len(), "read {}", path.display());
     for line in next_fires(config, clock.wall()) {

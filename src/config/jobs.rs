@@ -1,12 +1,13 @@
 //! The jobs of a file: each read on its own, then compared with each other.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::draft::{Draft, warn_of_idle};
 use super::fill::Filled;
 use super::keys::{self, Goes, Key, Needs};
 use super::problem::quoted;
+use super::tables::MAX_JOBS;
 use super::timing::{Schedules, read_within};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
@@ -26,8 +27,18 @@ struct Link {
 }
 
 /// Reads `jobs`. What is wrong with one of them is noted, and it is left out.
-pub fn read(walk: &mut Walk, spot: Spot, defaults: &Draft, schedules: &mut Schedules) -> BTreeMap<JobName, Arc<Job>> {
-    let entries = walk.entries(spot).unwrap_or_default();
+/// Each of `spots` is the `jobs` of a file.
+pub fn read(
+    walk: &mut Walk,
+    spots: &[Spot],
+    defaults: &Draft,
+    schedules: &mut Schedules,
+) -> BTreeMap<JobName, Arc<Job>> {
+    let Some(spot) = spots.first().copied() else { return BTreeMap::new() };
+    let entries = match spots {
+        [_] => walk.entries(spot).unwrap_or_default(),
+        _ => entries_of_all(walk, spots),
+    };
     let mut reader = Reader { defaults, schedules, links: Vec::new(), notify: None, about: Arc::default() };
     let mut jobs = BTreeMap::new();
     for entry in &entries {
@@ -43,6 +54,32 @@ pub fn read(walk: &mut Walk, spot: Spot, defaults: &Draft, schedules: &mut Sched
     let links = reader.links;
     check_links(walk, spot, &entries, &links);
     jobs
+}
+
+/// The jobs of several files, of which none has another's name.
+fn entries_of_all<'t>(walk: &mut Walk<'t>, spots: &[Spot]) -> Vec<Entry<'t>> {
+    let (mut entries, mut first): (Vec<Entry>, HashMap<&str, NodeId>) = Default::default();
+    for spot in spots {
+        for entry in walk.entries(*spot).unwrap_or_default() {
+            match first.get(entry.name).copied() {
+                Some(other) => {
+                    let place = walk.place_of(other);
+                    let message =
+                        format!("the job {} is in {place} as well: give one another name", quoted(entry.name));
+                    walk.wrong_at(entry.key, Path::Key(&spot.path, entry.name), message);
+                }
+                None => {
+                    first.insert(entry.name, entry.key);
+                    entries.push(entry);
+                }
+            }
+        }
+    }
+    if let (Some(spot), true) = (spots.first(), entries.len() > MAX_JOBS) {
+        walk.wrong(*spot, format!("{} jobs are too many: at most {MAX_JOBS}", entries.len()));
+        entries.clear();
+    }
+    entries
 }
 
 struct Reader<'r> {

@@ -20,6 +20,9 @@ const QUOTE_WIDTH: usize = 60;
 /// One thing that is wrong, and where. Serializes as `validate -o json` writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
+    /// The file that it is in, where the configuration is in several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// From 1.
     pub line: usize,
     /// In characters, from 1.
@@ -77,6 +80,12 @@ impl Problems {
         self
     }
 
+    /// The same problems, as those of one of several files.
+    pub(super) fn in_part(mut self, name: &str) -> Problems {
+        self.list.iter_mut().for_each(|problem| problem.file = Some(visible(name)));
+        self
+    }
+
     /// The problems in the order of the file: the first [`MAX_KEPT`] that were found.
     pub fn list(&self) -> &[Problem] {
         &self.list
@@ -93,17 +102,26 @@ impl Problems {
 
     /// One problem with a file that cannot be read as text, at `line` and `column`.
     pub(super) fn unreadable((line, column): (usize, usize), message: String) -> Problems {
-        let problem = Problem { line, column, path: String::new(), message, excerpt: None };
+        let problem = Problem { file: None, line, column, path: String::new(), message, excerpt: None };
         Problems { file: Some(DEFAULT_NAME.to_owned()), list: vec![problem], beyond: 0 }
     }
 }
 
 impl Problem {
+    /// Where it is: `jobs.yaml:3:5`. `named` is what was read, for a configuration in one file.
+    pub fn place(&self, named: impl fmt::Display) -> String {
+        let (line, column) = (self.line, self.column);
+        match &self.file {
+            Some(file) => format!("{file}:{line}:{column}"),
+            None => format!("{named}:{line}:{column}"),
+        }
+    }
+
     /// As one of the file called so, or of a program.
     fn show(&self, file: Option<&str>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { line, column, path, message, excerpt } = self;
+        let Problem { line, path, message, excerpt, .. } = self;
         match file {
-            Some(file) => write!(f, "{file}:{line}:{column}: {message}")?,
+            Some(file) => write!(f, "{}: {message}", self.place(file))?,
             None if path.is_empty() => f.write_str(message)?,
             None => write!(f, "{}: {message}", visible(path))?,
         }
@@ -141,6 +159,21 @@ impl fmt::Display for Problems {
     }
 }
 
+/// One of several files whose texts stand one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub name: String,
+    /// The byte of the whole text at which it begins.
+    pub begin: usize,
+}
+
+impl Part {
+    /// The file that the byte `at` is in; `None`: there is only one.
+    pub fn of(parts: &[Part], at: usize) -> Option<&Part> {
+        parts.get(parts.partition_point(|part| part.begin <= at).checked_sub(1)?)
+    }
+}
+
 /// Problems while they are being found: by place, each once, however many aliases lead to it.
 #[derive(Default)]
 pub(super) struct Findings {
@@ -173,8 +206,21 @@ impl Findings {
         self.found.keys().any(|(other, _)| lines.number(*other) == lines.number(at))
     }
 
+    /// Takes those of one of several files, which begins at the byte `begin` and has so many bytes.
+    pub fn take(&mut self, others: Findings, begin: usize, length: usize) {
+        for ((at, message), path) in others.found {
+            self.add(begin + at.min(length.saturating_sub(1)), path, message);
+        }
+        self.beyond += others.beyond;
+    }
+
     /// The problems with their lines and columns in `text`.
     pub fn locate(self, text: &str) -> Problems {
+        self.locate_in(text, &[])
+    }
+
+    /// The problems with their lines and columns in these files, whose texts are `text`.
+    pub fn locate_in(self, text: &str, parts: &[Part]) -> Problems {
         let lines = if self.found.is_empty() { Lines(Vec::new()) } else { Lines::of(text) };
         let mut counted = Place { line: 0, at: 0, column: 0 };
         let mut list = Vec::with_capacity(self.found.len());
@@ -182,7 +228,10 @@ impl Findings {
             counted = lines.place(text, text.floor_char_boundary(at.min(text.len())), counted);
             let line = lines.text(text, counted.line);
             let excerpt = Some(excerpt(line, counted.at - lines.0[counted.line]));
-            list.push(Problem { line: counted.line + 1, column: counted.column + 1, path, message, excerpt });
+            let part = Part::of(parts, at);
+            let line = counted.line + 1 - part.map_or(0, |part| lines.number(part.begin));
+            let file = part.map(|part| visible(&part.name));
+            list.push(Problem { file, line, column: counted.column + 1, path, message, excerpt });
         }
         Problems { file: Some(DEFAULT_NAME.to_owned()), list, beyond: self.beyond }
     }

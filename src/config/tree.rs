@@ -7,8 +7,8 @@ mod yaml;
 
 pub use yaml::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
 
-use super::problem::Findings;
-use yaml::Builder;
+use super::problem::{Findings, Part};
+use yaml::{Builder, Extent};
 
 /// A value's place in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,18 +69,67 @@ pub struct Tree<'t> {
     text: &'t str,
     nodes: Vec<Node>,
     made: Vec<Box<str>>,
+    /// What the outermost value comes to.
+    extent: Extent,
 }
 
 impl<'t> Tree<'t> {
     /// Reads `text`; `None` where it cannot be read as one YAML document, which is then in `findings`.
     pub fn read(text: &'t str, findings: &mut Findings) -> Option<Tree<'t>> {
-        Builder::new(Tree { text, nodes: Vec::new(), made: Vec::new() }, findings).build()
+        Builder::new(Tree { text, nodes: Vec::new(), made: Vec::new(), extent: Extent::default() }, findings).build()
     }
 
     /// One text.
     pub fn of_text(text: &'t str) -> Tree<'t> {
         let kind = Kind::Source { from: 0, to: narrow(text.len()), plain: true };
-        Tree { text, nodes: vec![Node { at: 0, kind }], made: Vec::new() }
+        Tree { text, nodes: vec![Node { at: 0, kind }], made: Vec::new(), extent: Extent::default() }
+    }
+
+    /// The tree of several files, whose texts are `text`, and the outermost value of each; what is wrong is in `findings`.
+    pub fn of_parts(text: &'t str, parts: &[Part], findings: &mut Findings) -> Option<(Tree<'t>, Vec<NodeId>)> {
+        let mut whole = Tree { text, nodes: Vec::new(), made: Vec::new(), extent: Extent::default() };
+        let (mut roots, mut is_read) = (Vec::new(), true);
+        let ends = parts.iter().skip(1).map(|part| part.begin).chain([text.len()]);
+        for (part, end) in parts.iter().zip(ends) {
+            let (mut own, text) = (Findings::default(), &text[part.begin..end]);
+            match Tree::read(text, &mut own) {
+                Some(tree) => roots.push(whole.add(tree, part.begin)),
+                None => is_read = false,
+            }
+            findings.take(own, part.begin, text.len());
+            if let Some(why) = whole.extent.too_much("the files hold", "the files' texts have") {
+                findings.add(part.begin, String::new(), why);
+                return None;
+            }
+        }
+        is_read.then_some((whole, roots))
+    }
+
+    /// Adds the values of a file that begins at the byte `begin` of the text.
+    fn add(&mut self, other: Tree, begin: usize) -> NodeId {
+        let (root, made, begin) = (narrow(self.nodes.len()), narrow(self.made.len()), narrow(begin));
+        // What is missing at the end of a file is not in the next one.
+        let last = narrow(other.text.len().saturating_sub(1));
+        let moved = |Node { at, kind }: Node| {
+            let kind = match kind {
+                Kind::Source { from, to, plain } => Kind::Source { from: from + begin, to: to + begin, plain },
+                Kind::Made { index, plain } => Kind::Made { index: index + made, plain },
+                Kind::List { end } => Kind::List { end: end + root },
+                Kind::Map { end } => Kind::Map { end: end + root },
+                Kind::Alias { of } => Kind::Alias { of: of + root },
+                Kind::Broken => Kind::Broken,
+            };
+            Node { at: at.min(last) + begin, kind }
+        };
+        self.nodes.extend(other.nodes.into_iter().map(moved));
+        self.made.extend(other.made);
+        self.extent.add(other.extent);
+        NodeId(root)
+    }
+
+    /// The line of a value among those from the byte `begin` on, from 1.
+    pub fn line(&self, id: NodeId, begin: usize) -> usize {
+        self.text[begin..self.at(id)].matches('\n').count() + 1
     }
 
     /// The outermost value.

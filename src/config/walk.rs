@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::draft::{Draft, Layer};
 use super::fill::{Filled, Sources, fill};
 use super::keys::{self, Goes, Key, Needs, Shape, Tables};
-use super::problem::{Findings, quoted};
+use super::problem::{Findings, Part, quoted};
 use super::tables::MAX_TEXT_BYTES;
 use super::timing::Calendars;
 use super::tree::{NodeId, Tree, Value};
@@ -83,6 +83,22 @@ impl<'p> Fields<'p> {
         keys::all(self.tables).zip(&self.found).filter_map(|(key, node)| Some((key, self.spot(key, (*node)?))))
     }
 
+    /// Takes what another file gives, but what each of them has for itself: a key stands in one of the files.
+    pub fn join(&mut self, walk: &mut Walk, other: &Fields, apart: &[&str]) {
+        for (index, key) in keys::all(self.tables).enumerate() {
+            let Some(node) = other.found[index].filter(|_| !apart.contains(&key.name)) else { continue };
+            match self.found[index] {
+                None => self.found[index] = Some(node),
+                Some(first) => {
+                    let place = walk.place_of(first);
+                    let message = format!("`{}` is given in {place} as well: keep it in one of the files", key.name);
+                    walk.wrong(other.spot(key, node), message);
+                }
+            }
+        }
+        self.meant.extend(&other.meant);
+    }
+
     /// Reads what is given into its places of the draft.
     pub fn read_into(&self, draft: &mut Draft, walk: &mut Walk) {
         for (key, spot) in self.given() {
@@ -137,6 +153,8 @@ impl<'p> Fields<'p> {
 pub struct Walk<'t> {
     pub tree: &'t Tree<'t>,
     pub sources: &'t Sources<'t>,
+    /// The files that the tree is of, where they are several.
+    pub parts: &'t [Part],
     /// The calendars of the file.
     pub calendars: Calendars,
     /// The names of the channels of the file.
@@ -170,6 +188,7 @@ impl<'t> Walk<'t> {
         Walk {
             tree,
             sources,
+            parts: &[],
             calendars: Calendars::default(),
             channels: Arc::default(),
             layer: Layer::Job,
@@ -196,7 +215,22 @@ impl<'t> Walk<'t> {
 
     /// What the jobs stand in, for messages.
     pub fn whole(&self) -> &'static str {
-        if self.of_program { "this program" } else { "this file" }
+        match (self.of_program, self.parts.is_empty()) {
+            (true, _) => "this program",
+            (false, true) => "this file",
+            (false, false) => "these files",
+        }
+    }
+
+    /// Where a value is among several files, like `a.yaml:3`. To count the lines takes a while: that is done a few times.
+    pub fn place_of(&mut self, node: NodeId) -> String {
+        let Some(part) = Part::of(self.parts, self.tree.at(node)) else { return self.whole().to_owned() };
+        self.guesses = self.guesses.saturating_add(1);
+        if self.guesses > MAX_GUESSES {
+            part.name.clone()
+        } else {
+            format!("{}:{}", part.name, self.tree.line(node, part.begin))
+        }
     }
 
     /// Notes an error about a value.

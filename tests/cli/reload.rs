@@ -93,6 +93,40 @@ fn a_config_map_that_is_replaced_is_noticed() {
 }
 
 /// As `rsync --times`, `cp --preserve` and images of files without dates leave it.
+/// The same with all files of the volume as one configuration.
+#[test]
+fn a_directory_is_read_anew_when_a_file_in_it_changes_comes_or_goes_and_stays_in_force_while_it_is_wrong() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("etc")).unwrap();
+    let write = |version: &str, texts: &[(&str, &str)]| {
+        fs::create_dir_all(place.path("etc").join(version)).unwrap();
+        for (name, text) in texts {
+            fs::write(place.path("etc").join(version).join(name), text).unwrap();
+        }
+        symlink(version, place.path("etc/..data_tmp")).unwrap();
+        fs::rename(place.path("etc/..data_tmp"), place.path("etc/..data")).unwrap();
+    };
+    let other = "version: 1\njobs: {other: {schedule: '@at 2099-01-01T00:00:00Z', command: [echo, other]}}\n";
+    write("..1", &[("jobs.yaml", &saying("first")), ("other.yml", "")]);
+    symlink("..data/jobs.yaml", place.path("etc/jobs.yaml")).unwrap();
+    fs::write(place.path("etc/.other.yaml.swp"), "no YAML: {").unwrap();
+    fs::write(place.path("etc/README"), "no YAML: {").unwrap();
+    let node = leader_with(&place, "etc");
+    write("..2", &[("jobs.yaml", &saying("second")), ("other.yml", other)]);
+    takes(&node, &place, "second");
+    // A file comes, is wrong, and goes.
+    symlink("..data/other.yml", place.path("etc/other.yml")).unwrap();
+    node.wait_for("took a new configuration");
+    let asked = place.json(&["trigger", "other", "--file", "etc"]);
+    let run = asked["run_id"].as_str().unwrap();
+    assert_eq!(place.wait_for_state(run, "succeeded")["output"], "other\n");
+    write("..3", &[("jobs.yaml", &saying("third")), ("other.yml", &saying("again"))]);
+    node.wait_for("is in etc/jobs.yaml:");
+    assert_eq!(output_of_fine(&place), "second\n");
+    fs::remove_file(place.path("etc/other.yml")).unwrap();
+    takes(&node, &place, "third");
+}
+
 #[test]
 fn another_file_of_the_same_size_and_date_is_noticed() {
     let place = Place::new();
@@ -128,11 +162,13 @@ fn what_would_never_end_in_the_place_of_the_file_is_refused_and_the_file_taken_w
     let fifo = |path: &Path| mkfifo(path, Mode::S_IRWXU).unwrap();
     let device = |path: &Path| symlink("/dev/zero", path).unwrap();
     let directory = |path: &Path| fs::create_dir(path).unwrap();
-    for (make, words) in [(&fifo as &dyn Fn(&Path), "one"), (&device, "two"), (&directory, "three")] {
+    let (no_file, none) = ("it is no regular file", "no jobs file is in jobs.yaml");
+    let all = [(&fifo as &dyn Fn(&Path), no_file, "one"), (&device, no_file, "two"), (&directory, none, "three")];
+    for (make, why, words) in all {
         make(&place.path("new"));
         fs::remove_file(place.path("jobs.yaml")).unwrap();
         fs::rename(place.path("new"), place.path("jobs.yaml")).unwrap();
-        node.wait_for("it is no regular file");
+        node.wait_for(why);
         fs::remove_file(place.path("jobs.yaml")).or_else(|_| fs::remove_dir(place.path("jobs.yaml"))).unwrap();
         place.write("jobs.yaml", &saying(words));
         takes(&node, &place, words);

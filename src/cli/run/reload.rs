@@ -160,7 +160,7 @@ impl Reload {
             return self.refuse(why).await;
         }
         for warning in config.warnings.list() {
-            tracing::warn!("{}:{}:{}: {}", self.path.display(), warning.line, warning.column, warning.message);
+            tracing::warn!("{}: {}", warning.place(self.path.display()), warning.message);
         }
         self.digest.clone_from(&config.digest);
         self.jobs = jobs;

@@ -19,10 +19,27 @@ pub const MAX_EXPANDED_BYTES: u64 = 64 << 20;
 
 /// What a value comes to with its aliases followed.
 #[derive(Clone, Copy, Default)]
-struct Extent {
+pub(super) struct Extent {
     values: u64,
     bytes: u64,
     depth: usize,
+}
+
+impl Extent {
+    pub fn add(&mut self, other: Extent) {
+        self.values += other.values;
+        self.bytes += other.bytes;
+        self.depth = self.depth.max(other.depth);
+    }
+
+    /// Why it is more than may be held.
+    pub fn too_much(&self, holds: &str, have: &str) -> Option<String> {
+        if self.values > MAX_VALUES {
+            return Some(format!("{holds} more than {MAX_VALUES} values, with aliases followed"));
+        }
+        let most = MAX_EXPANDED_BYTES >> 20;
+        (self.bytes > MAX_EXPANDED_BYTES).then(|| format!("{have} more than {most} MiB, with aliases followed"))
+    }
 }
 
 /// A list or map whose end has not been seen.
@@ -159,17 +176,16 @@ impl<'t, 'f> Builder<'t, 'f> {
         if anchor != 0 {
             self.anchors.insert(anchor, (node, Some(extent)));
         }
-        let Some(parent) = self.open.last_mut() else { return Ok(()) };
+        let Some(parent) = self.open.last_mut() else {
+            self.tree.extent = extent;
+            return Ok(());
+        };
         parent.extent.values += extent.values;
         parent.extent.bytes += extent.bytes;
         parent.extent.depth = parent.extent.depth.max(extent.depth + 1);
         let at = self.tree.at(NodeId(node));
-        if parent.extent.values > MAX_VALUES {
-            return self.refuse(at, format!("the file holds more than {MAX_VALUES} values, with aliases followed"));
-        }
-        if parent.extent.bytes > MAX_EXPANDED_BYTES {
-            let most = MAX_EXPANDED_BYTES >> 20;
-            return self.refuse(at, format!("the file's texts have more than {most} MiB, with aliases followed"));
+        if let Some(why) = parent.extent.too_much("the file holds", "the file's texts have") {
+            return self.refuse(at, why);
         }
         if parent.extent.depth > MAX_DEPTH {
             return self.refuse(at, format!("values are nested deeper than {MAX_DEPTH} levels, with aliases followed"));
