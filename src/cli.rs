@@ -131,8 +131,8 @@ enum Command {
     #[command(after_help = "Example: fencron next jobs.yaml --job nightly --count 3")]
     Next(check::NextArgs),
     /// Write the jobs of another scheduler as a jobs file, with a report on each of their lines
-    #[command(after_help = "Examples:\n  \
-        fencron import crontab /etc/crontab /etc/cron.d --check --to jobs.yaml\n  \
+    #[command(after_help = "Example: fencron import crontab /etc/crontab /etc/cron.d --check --to jobs.yaml\n\n\
+        Others:\n  \
         crontab -l | fencron import crontab - --timezone Europe/Berlin > jobs.yaml\n  \
         kubectl get cronjobs -o yaml | fencron import kubernetes - --check\n  \
         fencron import systemd /etc/systemd/system --to jobs.yaml\n  \
