@@ -33,6 +33,7 @@ mod rewind;
 mod run;
 mod spread;
 mod steer;
+mod store;
 mod terminal;
 mod token;
 mod top;
@@ -69,8 +70,9 @@ struct Cli {
 /// The options that every command takes: the store, the namespace, and the form of the output.
 #[derive(Args)]
 struct Global {
-    /// sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… (TLS), or memory: (to try `run` alone) [default: the file
-    /// .fencron/state.db here, which `run` and `migrate` create; other commands also look in the directories above]
+    /// sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… (TLS), postgres://USER@HOST/DATABASE, or memory: (to try
+    /// `run` alone) [default: the file .fencron/state.db here, which `run` and `migrate` create; other commands also look
+    /// in the directories above]
     #[arg(long, global = true, value_name = "URL", env = "FENCRON_STORE", hide_env_values = true)]
     #[arg(help_heading = "Global options")]
     store: Option<String>,
@@ -223,6 +225,9 @@ enum Command {
     /// Prove on your store that a leader that is lost is followed, and that nothing is lost or done twice by that
     #[command(after_help = "Example: fencron drill failover --store etcd://10.0.0.1:2379")]
     Drill(drill::DrillArgs),
+    /// Make the tables of a store in PostgreSQL, or have it go on under another server
+    #[command(after_help = "Example: fencron store init postgres://owner@10.0.0.5/ops --grant fencron")]
+    Store(store::StoreArgs),
     /// Copy the store to a file while nodes use it, and check the copy
     #[command(after_help = "Example: fencron backup /var/backups/fencron-monday.db")]
     Backup(backup::BackupArgs),
@@ -396,6 +401,7 @@ impl Command {
             Command::Health(args) => health::health(&args, global, terminal).await,
             Command::Token(args) => token::run(args, terminal),
             Command::Drill(args) => drill::drill(&args, global, terminal).await,
+            Command::Store(args) => store::run(args, global, terminal).await,
             Command::Backup(args) => backup::backup(&args, global, terminal).await,
             Command::Fence(args) => fence::run(&args, global, terminal).await,
             Command::Guard(args) => guard::run(args, terminal).await,

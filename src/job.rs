@@ -35,8 +35,10 @@ pub use params::{BadParam, PARAM_NAME_MOST, PARAM_VALUE_MOST, PARAMS_MOST, Param
 #[cfg(feature = "cli")]
 pub use script::sqlite;
 pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement};
-pub use sql::{Binding, Database, Encryption, Scalar, Server, Session, Sql, Target, WantedServer};
+pub use sql::{Binding, Database, Scalar, Server, Session, Sql, Target, WantedServer};
 pub use words::{Word, words};
+
+pub use crate::tls::Encryption;
 
 use crate::fence::Fence;
 use crate::schedule::{Jitter, Schedule};

@@ -53,6 +53,8 @@ compile_error!("fencron's feature `sqlite` is for Linux and macOS: the file is s
 pub mod fence;
 mod threads;
 pub mod time;
+#[cfg(any(feature = "jobs", feature = "postgres"))]
+mod tls;
 
 #[cfg(feature = "jobs")]
 pub mod config;

@@ -26,9 +26,15 @@ use tokio::sync::mpsc;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod boot;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod contents;
 mod rules;
 
 mod any;
@@ -447,7 +453,7 @@ pub(crate) const FULL: &str = "etcd's database is full: compact and defragment i
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct About {
-    /// `sqlite`, `etcd` or `memory`.
+    /// `sqlite`, `etcd`, `postgres` or `memory`.
     pub kind: &'static str,
     /// The version of the server or library.
     pub version: String,

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// From the bottom up. A module may use those of the rows above it in this table (below it in the architecture).
 const LAYERS: &[&[&str]] = &[
-    &["fence", "time", "threads", "listen"],
+    &["fence", "time", "threads", "listen", "tls"],
     &["job", "schedule", "config", "scheduler", "store"],
     &["lock", "ledger", "execute", "guard", "import"],
     &["elected", "once", "board", "metrics", "traces"],

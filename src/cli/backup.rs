@@ -90,6 +90,11 @@ async fn copy(store: &AnyStore, partial: &Partial, namespaces: &[Namespace]) -> 
             store.snapshot_to(&partial.file).await?;
             Ok((page.revision.0, namespaces.iter().map(|namespace| part((namespace, None))).collect()))
         }
+        AnyStore::Postgres(_) => Err(Failure::wrong(
+            "a store in PostgreSQL is copied with the database that it is in, or alone with `pg_dump --schema=fencron`; \
+             docs/care.md says what to do after a restore",
+        )
+        .into()),
         AnyStore::Memory(_) => Err(Failure::wrong("a store in memory has no backup").into()),
     }
 }

@@ -46,7 +46,17 @@ impl Handover {
     pub fn new(url: &StoreUrl, dir: &Path) -> io::Result<Handover> {
         let store = url.for_others()?;
         let mut handover = Handover { variables: vec![(STORE.into(), store.clone().into())], file: None };
-        let StoreUrl::Etcd(config) = url else { return Ok(handover) };
+        let config = match url {
+            StoreUrl::Etcd(config) => config,
+            StoreUrl::Postgres(config) => {
+                if let (Some(user), password) = config.credentials() {
+                    let password = password.unwrap_or_default().to_owned();
+                    handover.make(dir, Access { store, user: user.to_owned(), password })?;
+                }
+                return Ok(handover);
+            }
+            _ => return Ok(handover),
+        };
         if let (Some(user), Some(path)) = (config.user(), config.password_file()) {
             // What would be written down could be another one soon.
             handover.variables.push((ETCD_USER.into(), user.into()));
@@ -54,16 +64,21 @@ impl Handover {
             return Ok(handover);
         }
         let Some((user, password)) = config.credentials() else { return Ok(handover) };
-        let access = Access { store, user, password };
+        handover.make(dir, Access { store, user, password })?;
+        Ok(handover)
+    }
+
+    /// The file for a command, or the one that this program was given, where it holds the same.
+    fn make(&mut self, dir: &Path, access: Access) -> io::Result<()> {
         let path = match inherited().filter(|path| read(path).is_ok_and(|inherited| inherited == access)) {
             Some(path) => path,
             None => {
                 let file = LivingFile::make(dir, PREFIX, &serde_json::to_vec(&access)?)?;
-                handover.file.insert(file).path().to_owned()
+                self.file.insert(file).path().to_owned()
             }
         };
-        handover.variables.push((ACCESS.into(), path.into()));
-        Ok(handover)
+        self.variables.push((ACCESS.into(), path.into()));
+        Ok(())
     }
 
     pub fn variables(&self) -> Vec<(OsString, OsString)> {

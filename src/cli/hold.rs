@@ -18,7 +18,7 @@ use self::acquire::{Acquired, Held, Released};
 pub(super) use self::signals::Signals;
 use super::once::say;
 use super::outage;
-use super::place::{ETCD_PASSWORD, ETCD_USER, Place};
+use super::place::{ETCD_PASSWORD, ETCD_USER, POSTGRES_PASSWORD, Place};
 use super::terminal::visible;
 use super::{Exit, Failure, Global, handover, run};
 use crate::execute::{Ending, Executor, MayStart, NotRun, Running, Stop, SupervisorProgram, Wrapped};
@@ -464,7 +464,8 @@ impl Invocation {
         // So that a lock inside of this one is a lock of the same store.
         let (mut env, has_access) = self.place.handed_over(&handover::passing_dir());
         env.extend(holding.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
-        let without = if has_access { vec![ETCD_USER.into(), ETCD_PASSWORD.into()] } else { Vec::new() };
+        let without =
+            if has_access { [ETCD_USER, ETCD_PASSWORD, POSTGRES_PASSWORD].map(Into::into).into() } else { Vec::new() };
         let keeps_session = UNDER_ANOTHER.iter().any(|name| std::env::var_os(name).is_some());
         let (argv, kill_after) = (self.command.clone(), self.args.kill_after);
         Wrapped { argv, env, without, kill_after, keeps_session, may_start, stop }

@@ -34,7 +34,7 @@ pub(super) async fn opened(
     (wait, quiet): (Option<Duration>, bool),
     open: impl AsyncFn() -> anyhow::Result<Place>,
 ) -> anyhow::Result<Place> {
-    let waits = wait != Some(Duration::ZERO) && matches!(global.url(), Ok(StoreUrl::Etcd(_)));
+    let waits = wait != Some(Duration::ZERO) && matches!(global.url(), Ok(StoreUrl::Etcd(_) | StoreUrl::Postgres(_)));
     let patiently = async {
         let (mut outage, mut backoff) = (outage(quiet), Backoff::new());
         loop {

@@ -15,6 +15,7 @@ use crate::config::DEFAULT_NAMESPACE;
 use crate::execute::Executor;
 use crate::ledger::Ledger;
 use crate::lock::{Locks, Namespace, Seen, Timing, Trust};
+use crate::store::postgres::PostgresConfig;
 use crate::store::{AnyStore, StoreError, StoreUrl};
 use crate::time::Clock;
 
@@ -27,6 +28,9 @@ pub(super) const ETCD_PASSWORD_FILE: &str = "FENCRON_ETCD_PASSWORD_FILE";
 
 /// That with the user.
 pub(super) const ETCD_USER: &str = "FENCRON_ETCD_USER";
+
+/// The environment variable with the password of a PostgreSQL store whose URL holds none.
+pub(super) const POSTGRES_PASSWORD: &str = "FENCRON_POSTGRES_PASSWORD";
 
 /// How often a file is tried to be opened that others keep busy: fifty replicas may start at once, on a slow disk.
 const OPEN_TRIES: u32 = 5;
@@ -97,9 +101,13 @@ impl Global {
         self.url_of(self.store.as_deref().unwrap_or(StoreUrl::DEFAULT))
     }
 
-    fn url_of(&self, text: &str) -> Result<StoreUrl, Failure> {
+    pub(super) fn url_of(&self, text: &str) -> Result<StoreUrl, Failure> {
         let url = text.parse().map_err(|error| Failure::wrong(format!("--store (FENCRON_STORE): {error}")))?;
-        let StoreUrl::Etcd(mut config) = url else { return Ok(url) };
+        let mut config = match url {
+            StoreUrl::Etcd(config) => config,
+            StoreUrl::Postgres(config) => return with_login(config).map(StoreUrl::Postgres),
+            url => return Ok(url),
+        };
         let (has_user, has_password) = config.has_credentials();
         if let Some(user) = self.etcd_user.as_ref().filter(|_| !has_user) {
             config = config.with_user(user);
@@ -119,14 +127,10 @@ impl Global {
             }
             (None, None) => {}
         }
-        if config.has_credentials() == (false, false) {
-            let handed = handover::credentials(&StoreUrl::Etcd(config.clone())).map_err(|error| {
-                let why = "the program that handed it over has ended, or this is another user";
-                Failure::new(Exit::StoreUnreachable, format!("{}: {error}: {why}", handover::ACCESS))
-            })?;
-            if let Some((user, password)) = handed {
-                config = config.with_user(user).with_password(password);
-            }
+        if config.has_credentials() == (false, false)
+            && let Some((user, password)) = handed(&StoreUrl::Etcd(config.clone()))?
+        {
+            config = config.with_user(user).with_password(password);
         }
         Ok(StoreUrl::Etcd(config))
     }
@@ -141,7 +145,7 @@ impl Global {
             return self.url();
         }
         let name_it = "name one with --store or FENCRON_STORE, like sqlite:/var/lib/fencron/state.db or \
-                       etcd://10.0.0.1:2379";
+                       etcd://10.0.0.1:2379 or postgres://fencron@10.0.0.5/ops";
         match find::find() {
             Ok(Found::Here) => self.url(),
             Ok(Found::Above(path)) => Ok(StoreUrl::Sqlite(path)),
@@ -248,6 +252,30 @@ impl Global {
     }
 }
 
+/// The password of the environment, and the login that the program which started this one has passed on.
+fn with_login(config: PostgresConfig) -> Result<PostgresConfig, Failure> {
+    let config = match std::env::var(POSTGRES_PASSWORD) {
+        Ok(password) if config.credentials().1.is_none() => config.with_password(password),
+        _ => config,
+    };
+    if config.credentials() != (None, None) {
+        return Ok(config);
+    }
+    Ok(match handed(&StoreUrl::Postgres(config.clone()))? {
+        Some((user, password)) if password.is_empty() => config.with_user(user),
+        Some((user, password)) => config.with_user(user).with_password(password),
+        None => config,
+    })
+}
+
+/// User and password, where this program was handed them.
+fn handed(url: &StoreUrl) -> Result<Option<(String, String)>, Failure> {
+    handover::credentials(url).map_err(|error| {
+        let why = "the program that handed it over has ended, or this is another user";
+        Failure::new(Exit::StoreUnreachable, format!("{}: {error}: {why}", handover::ACCESS))
+    })
+}
+
 /// Refuses a store in memory, and a file that no node has made yet.
 fn refuse_missing(url: &StoreUrl) -> Result<(), Failure> {
     refuse_memory(url)?;
@@ -289,6 +317,7 @@ pub(super) async fn open_store(url: &StoreUrl, clock: &Clock) -> anyhow::Result<
     AnyStore::open(url, clock.clone()).await.with_context(|| {
         let check = match url {
             StoreUrl::Etcd(_) => "check with `etcdctl endpoint health` that it runs, and that the address is right",
+            StoreUrl::Postgres(_) => "check with `psql` that it can be reached, with this role and password",
             _ => "check that the directory exists and can be written",
         };
         format!("cannot use the store {url} ({check})")

@@ -35,6 +35,7 @@ use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
 use crate::notify::{Notifier, Sender};
 use crate::store::etcd::EtcdStore;
+use crate::store::postgres::PostgresStore;
 use crate::store::{AnyStore, Store, StoreUrl};
 use crate::time::{Clock, Wall, written};
 
@@ -155,6 +156,10 @@ async fn open_or_begin_without(url: &StoreUrl, clock: &Clock) -> anyhow::Result<
         (Err(error), StoreUrl::Etcd(config)) if outage::is_away(&error) => {
             tracing::warn!("{error:#}: starting without it, and not ready until it answers");
             Ok(AnyStore::Etcd(EtcdStore::connect_later(config.clone())))
+        }
+        (Err(error), StoreUrl::Postgres(config)) if outage::is_away(&error) => {
+            tracing::warn!("{error:#}: starting without it, and not ready until it answers");
+            Ok(AnyStore::Postgres(PostgresStore::connect_later(config.clone(), clock.clone())))
         }
         (opened, _) => opened,
     }

@@ -41,7 +41,7 @@ use crate::store::{NotAStore, StoreError};
 /// assert!(error.is_invalid());
 /// assert_eq!(
 ///     format!("{error:?}"),
-///     "a URL that begins with `redis:` is no store: write sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… or memory:"
+///     "a URL that begins with `redis:` is no store: write sqlite:PATH, etcd://HOST:PORT[,…], etcds://…, postgres://HOST/DATABASE or memory:"
 /// );
 /// # });
 /// ```

@@ -19,7 +19,6 @@ mod occurrence;
 mod postgres;
 mod sqlite;
 mod steps;
-mod tls;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;

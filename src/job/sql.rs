@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Text;
 use super::script::Script;
+use crate::tls::Encryption;
 
 /// Which database a job writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,21 +118,6 @@ pub enum Binding {
     /// Where the server can.
     Prefer,
     Require,
-}
-
-/// How much is asked of the connection to a server. In the order of what it is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Encryption {
-    /// In the clear.
-    Disable,
-    /// Encrypted if the server can: an attacker in between can undo it.
-    Prefer,
-    /// Encrypted, to any server that answers.
-    Require,
-    /// The server's certificate is one that the roots vouch for.
-    VerifyCa,
-    /// And it is for this host.
-    VerifyFull,
 }
 
 /// The value of a parameter.

@@ -10,6 +10,8 @@ use std::time::Duration;
 #[cfg(feature = "etcd")]
 use super::etcd::{EtcdConfig, EtcdStore, NotAnEtcdUrl};
 use super::memory::MemoryStore;
+#[cfg(feature = "postgres")]
+use super::postgres::{NotAPostgresUrl, PostgresConfig, PostgresStore};
 #[cfg(feature = "sqlite")]
 use super::sqlite::SqliteStore;
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch};
@@ -39,6 +41,9 @@ pub enum StoreUrl {
     /// `etcd://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]…]`, or `etcds://…` for TLS: a cluster's members.
     #[cfg(feature = "etcd")]
     Etcd(EtcdConfig),
+    /// `postgres://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE[?sslmode=…]`.
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresConfig),
 }
 
 impl StoreUrl {
@@ -79,6 +84,8 @@ impl StoreUrl {
             },
             #[cfg(feature = "etcd")]
             StoreUrl::Etcd(config) => config.for_others(),
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(config) => config.for_others(),
         }
     }
 }
@@ -98,11 +105,14 @@ pub enum NotAStore {
     #[cfg(feature = "etcd")]
     #[error(transparent)]
     Etcd(#[from] NotAnEtcdUrl),
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] NotAPostgresUrl),
     /// The store exists, but not in this program.
     #[error("this program was built without the store of `{scheme}:`: build it with fencron's feature `{feature}`")]
     NotBuilt { scheme: &'static str, feature: &'static str },
     /// What was given is not repeated beyond its scheme: there may be a password in it.
-    #[error("{0} is no store: write sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://… or memory:")]
+    #[error("{0} is no store: write sqlite:PATH, etcd://HOST:PORT[,…], etcds://…, postgres://HOST/DATABASE or memory:")]
     Scheme(String),
 }
 
@@ -122,6 +132,12 @@ impl FromStr for StoreUrl {
             Some(("etcd" | "etcds", _)) => Ok(StoreUrl::Etcd(text.parse()?)),
             #[cfg(not(feature = "etcd"))]
             Some(("etcd" | "etcds", _)) => Err(NotAStore::NotBuilt { scheme: "etcd", feature: "etcd" }),
+            #[cfg(feature = "postgres")]
+            Some(("postgres" | "postgresql", _)) => Ok(StoreUrl::Postgres(text.parse()?)),
+            #[cfg(not(feature = "postgres"))]
+            Some(("postgres" | "postgresql", _)) => {
+                Err(NotAStore::NotBuilt { scheme: "postgres", feature: "postgres" })
+            }
             Some((scheme, _)) => Err(NotAStore::Scheme(format!("a URL that begins with `{scheme}:`"))),
             None => Err(NotAStore::Scheme("a text without a scheme".into())),
         }
@@ -150,6 +166,8 @@ impl fmt::Display for StoreUrl {
             StoreUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             #[cfg(feature = "etcd")]
             StoreUrl::Etcd(config) => config.fmt(f),
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(config) => config.fmt(f),
         }
     }
 }
@@ -168,6 +186,8 @@ pub enum AnyStore {
     Sqlite(SqliteStore),
     #[cfg(feature = "etcd")]
     Etcd(EtcdStore),
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresStore),
 }
 
 impl From<MemoryStore> for AnyStore {
@@ -190,8 +210,16 @@ impl From<EtcdStore> for AnyStore {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl From<PostgresStore> for AnyStore {
+    fn from(store: PostgresStore) -> AnyStore {
+        AnyStore::Postgres(store)
+    }
+}
+
 impl AnyStore {
-    /// Opens the store that `url` names. `clock` times the leases of the embedded ones.
+    /// Opens the store that `url` names. `clock` times the leases of the embedded ones, and what is seen of those in
+    /// PostgreSQL.
     ///
     /// ```
     /// use fencron::store::{AnyStore, Store};
@@ -208,6 +236,10 @@ impl AnyStore {
             StoreUrl::Sqlite(path) => SqliteStore::open(path, clock).await.map(AnyStore::Sqlite),
             #[cfg(feature = "etcd")]
             StoreUrl::Etcd(config) => EtcdStore::connect(config.clone()).await.map(AnyStore::Etcd),
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(config) => {
+                Box::pin(PostgresStore::connect(config.clone(), clock)).await.map(AnyStore::Postgres)
+            }
         }
     }
 }
@@ -222,6 +254,8 @@ macro_rules! delegate {
             // On the heap: those of etcd take 25 KiB, and every future that awaits one would be as large.
             #[cfg(feature = "etcd")]
             AnyStore::Etcd($store) => Box::pin(async move { $call }).await,
+            #[cfg(feature = "postgres")]
+            AnyStore::Postgres($store) => Box::pin(async move { $call }).await,
         }
     };
 }
@@ -262,6 +296,8 @@ impl Store for AnyStore {
             AnyStore::Sqlite(store) => AnyStore::Sqlite(store.apart().await?),
             #[cfg(feature = "etcd")]
             AnyStore::Etcd(store) => AnyStore::Etcd(store.apart().await?),
+            #[cfg(feature = "postgres")]
+            AnyStore::Postgres(store) => AnyStore::Postgres(store.apart().await?),
         })
     }
 }

@@ -37,8 +37,8 @@ mod tables;
 mod tests;
 mod writer;
 
+pub use super::contents::HISTORY;
 use announce::Bell;
-pub use contents::HISTORY;
 #[cfg(feature = "cli")]
 pub(crate) use copy::Copied;
 use file::File;

@@ -20,6 +20,13 @@ over_both!(
     a_leader_that_is_killed_is_followed_long_before_its_lease_can_run_out,
 );
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_killed_amid_a_batch_over_postgres_loses_and_repeats_nothing() {
+    let played =
+        async { a_leader_killed_amid_a_batch_loses_and_repeats_nothing(Scene::over_postgres(&jobs()).await).await };
+    super::support::in_time("a batch over PostgreSQL", Box::pin(played)).await;
+}
+
 /// A crowd, of which every second one may be run again, and two that take long.
 fn jobs() -> Vec<Job> {
     let one = |n: usize| {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::effects::{Effects, Line, Step};
 use super::node::Node;
 use super::referee::record::{Fact, JobRule, Life, Millis};
+use super::support::databases::{Kind, Server};
 use super::support::etcd::EtcdCluster;
 use super::support::proxy::Proxy;
 use super::support::until;
@@ -44,6 +45,7 @@ pub const TICK: Job = Job { name: "tick", every: 1, steps: 0, more: &["overlap: 
 /// Where the store is.
 pub enum Stage {
     Sqlite,
+    Postgres,
     /// The members, and for each node a network of its own to each of them.
     Etcd {
         cluster: EtcdCluster,
@@ -105,6 +107,13 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", directory.path().join("store.db").display());
         Scene::set(jobs, Stage::Sqlite, url.clone(), vec![url; 3], directory).await
+    }
+
+    /// Three nodes over a database of their own.
+    pub async fn over_postgres(jobs: &[Job]) -> Scene {
+        let database = tokio::task::spawn_blocking(|| Server::shared(Kind::Postgres).database()).await.unwrap();
+        let url = database.url;
+        Scene::set(jobs, Stage::Postgres, url.clone(), vec![url; 3], tempfile::tempdir().unwrap()).await
     }
 
     /// Three nodes over this file.
@@ -220,14 +229,14 @@ impl Scene {
     pub fn network(&self, node: usize) -> &[Proxy] {
         match &self.stage {
             Stage::Etcd { networks, .. } => &networks[node],
-            Stage::Sqlite => panic!("a file has no network"),
+            Stage::Sqlite | Stage::Postgres => panic!("the nodes have no network of their own"),
         }
     }
 
     pub fn etcd(&mut self) -> &mut EtcdCluster {
         match &mut self.stage {
             Stage::Etcd { cluster, .. } => cluster,
-            Stage::Sqlite => panic!("the store is a file"),
+            Stage::Sqlite | Stage::Postgres => panic!("the store has no members"),
         }
     }
 

@@ -1,10 +1,11 @@
-//! The SQLite store answers whatever happens as the memory store, the reference model, does.
+//! The SQLite store, and that in PostgreSQL, answer whatever happens as the memory store, the reference model, does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fencron::store::memory::MemoryStore;
+use fencron::store::postgres::{PostgresConfig, PostgresStore};
 use fencron::store::sqlite::SqliteStore;
 use fencron::store::{
     Answer, Change, Compare, Entry, Keys, LeaseId, Op, Order, Page, Range, Revision, Sort, Store, StoreError, Test,
@@ -14,6 +15,7 @@ use fencron::time::{Boot, Clock, Wall};
 use proptest::prelude::*;
 
 use crate::fixture::{everything, soon};
+use crate::support::databases::{Kind, Server};
 
 /// How many leases are granted before anything else happens: what steps refer to by their place.
 const LEASES: usize = 3;
@@ -216,14 +218,29 @@ impl<S: Store> Subject<S> {
     }
 }
 
-async fn both_answer_alike(steps: Vec<Step>) {
+/// A store under test, which forgets its history where it is asked to.
+trait Forgets: Store {
+    fn forget(&self, before: Revision) -> impl Future<Output = ()> + Send;
+}
+
+impl Forgets for SqliteStore {
+    async fn forget(&self, before: Revision) {
+        self.compact(before).await.unwrap();
+    }
+}
+
+impl Forgets for PostgresStore {
+    async fn forget(&self, before: Revision) {
+        self.compact(before).await.unwrap();
+    }
+}
+
+async fn both_answer_alike<S: Forgets>(steps: Vec<Step>, open: impl AsyncFnOnce(Clock) -> S) {
     let millis = Arc::new(AtomicU64::new(1_000));
     let read = Arc::clone(&millis);
     let clock =
         Clock::from_fn(move || (Boot::from_duration(Duration::from_millis(read.load(Ordering::SeqCst))), Wall::EPOCH));
-    let directory = tempfile::tempdir().unwrap();
-    let sqlite = SqliteStore::open(directory.path().join("state.db"), clock.clone()).await.unwrap();
-    let mut sqlite = Subject { store: sqlite, granted: Vec::new() };
+    let mut tested = Subject { store: open(clock.clone()).await, granted: Vec::new() };
     let mut memory = Subject { store: MemoryStore::new(clock), granted: Vec::new() };
     let begin = (0..LEASES).map(|n| Step::Grant(5_000 * (n as u64 + 1)));
     for step in begin.chain(steps) {
@@ -231,13 +248,17 @@ async fn both_answer_alike(steps: Vec<Step>) {
             Step::Advance(by) => drop(millis.fetch_add(by, Ordering::SeqCst)),
             Step::Compact(at) => {
                 memory.store.compact(Revision(at));
-                sqlite.store.compact(Revision(at)).await.unwrap();
+                tested.store.forget(Revision(at)).await;
             }
             _ => {}
         }
-        assert_eq!(sqlite.answer(&step).await, memory.answer(&step).await, "{step:?}");
+        assert_eq!(tested.answer(&step).await, memory.answer(&step).await, "{step:?}");
     }
-    assert_eq!(sqlite.history().await, memory.history().await);
+    assert_eq!(tested.history().await, memory.history().await);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 proptest! {
@@ -245,10 +266,21 @@ proptest! {
 
     #[test]
     fn sqlite_answers_as_the_model_does(steps in proptest::collection::vec(some_step(), 1..40)) {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-            .block_on(both_answer_alike(steps));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let open = async |clock| SqliteStore::open(&path, clock).await.unwrap();
+        runtime().block_on(both_answer_alike(steps, open));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+
+    #[test]
+    fn postgres_answers_as_the_model_does(steps in proptest::collection::vec(some_step(), 1..40)) {
+        let database = Server::shared(Kind::Postgres).database();
+        let config: PostgresConfig = database.url.parse().unwrap();
+        let open = async |clock| PostgresStore::connect(config, clock).await.unwrap();
+        runtime().block_on(both_answer_alike(steps, open));
     }
 }

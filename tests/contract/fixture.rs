@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use fencron::store::etcd::EtcdStore;
 use fencron::store::memory::MemoryStore;
+use fencron::store::postgres::PostgresStore;
 use fencron::store::sqlite::SqliteStore;
 use fencron::store::{Change, Committed, Entry, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 use fencron::time::Clock;
+
+use crate::support::databases::{Kind, Server};
 
 /// How long anything may take before the test fails. Far beyond what it does take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -87,6 +90,27 @@ impl Fixture for Etcd {
 
     async fn compact(&self, revision: Revision) {
         self.server.client().await.compact(revision.0.try_into().unwrap(), None).await.unwrap();
+    }
+}
+
+/// A database of its own for each test, on a server that they share.
+pub struct Postgres(PostgresStore);
+
+impl Fixture for Postgres {
+    type Store = PostgresStore;
+    const TTL: Duration = Duration::from_secs(1);
+
+    async fn start() -> Postgres {
+        let database = tokio::task::spawn_blocking(|| Server::shared(Kind::Postgres).database()).await.unwrap();
+        Postgres(PostgresStore::connect(database.url.parse().unwrap(), Clock::system()).await.unwrap())
+    }
+
+    fn store(&self) -> PostgresStore {
+        self.0.clone()
+    }
+
+    async fn compact(&self, revision: Revision) {
+        self.0.compact(revision).await.unwrap();
     }
 }
 

@@ -1,10 +1,12 @@
 //! What every store promises (`fencron::store`), as facts that are tested against each of them, and what is particular
-//! to SQLite: several processes on one file, and files that are not what they should be.
+//! to SQLite and PostgreSQL: several processes on one file, files that are not what they should be, and servers that are
+//! not what they were.
 
 mod equivalence;
 mod file;
 mod fixture;
 mod lease;
+mod postgres_server;
 mod processes;
 mod range;
 #[path = "../support/mod.rs"]
@@ -18,6 +20,7 @@ macro_rules! contract {
         contract!(memory: fixture::Memory; $($module::$fact,)*);
         contract!(sqlite: fixture::Sqlite; $($module::$fact,)*);
         contract!(etcd: fixture::Etcd; $($module::$fact,)*);
+        contract!(postgres: fixture::Postgres; $($module::$fact,)*);
     };
     ($name:ident: $fixture:ty; $($module:ident::$fact:ident,)*) => {
         mod $name {

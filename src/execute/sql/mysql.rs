@@ -7,9 +7,9 @@ use mysql_async::prelude::{Protocol, Queryable};
 use mysql_async::{ClientIdentity, Conn, DriverError, Error, Opts, OptsBuilder, Params, QueryResult, SslOpts};
 
 use super::driver::{Answer, CurrentStatement, Driver, Failure, IDLE_LIMIT, Kind, Value, check_quoting, cut};
-use super::tls;
 use crate::guard::sql::Dialect;
 use crate::job::{Encryption, Quoting, Script, Server, Target, Text};
+use crate::tls;
 
 /// Stands in the transaction in which the guard's rows were written, and in no other.
 const SAVEPOINT: &str = "fencron_has_begun";

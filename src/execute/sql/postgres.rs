@@ -18,9 +18,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::driver::{
     Answer, CONNECT_LIMIT, CurrentStatement, Driver, Failure, IDLE_LIMIT, Kind, Value, check_quoting, cut,
 };
-use super::tls;
 use crate::guard::sql::Dialect;
 use crate::job::{Binding, Database, Encryption, Quoting, Script, Server, Session, Target, Text, WantedServer};
+use crate::tls::{self, Checks};
 
 /// How often the server looks, while a statement runs, whether its client is still there.
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ impl Driver for Postgres {
 
     async fn connect(target: &Target) -> Result<Postgres, Failure> {
         let Target::Server(server) = target else { unreachable!("a PostgreSQL database is on a server") };
-        let tls = MakeRustlsConnect::new(tls::config(server).map_err(Failure::never)?);
+        let tls = MakeRustlsConnect::new(tls::config(&checks(server)).map_err(Failure::never)?);
         let (client, connection) = config(server).connect(tls.clone()).await.map_err(|error| refused(&error))?;
         let old_quotes = connection.parameter("standard_conforming_strings") == Some("off");
         let connection = Connection(tokio::spawn(async move {
@@ -157,6 +157,11 @@ impl Driver for Postgres {
         drop(client);
         (&mut connection.0).await.ok();
     }
+}
+
+fn checks(server: &Server) -> Checks<'_> {
+    let Server { encryption, roots, identity, .. } = server;
+    Checks { encryption: *encryption, roots: roots.as_deref(), identity: identity.as_ref() }
 }
 
 fn config(server: &Server) -> Config {

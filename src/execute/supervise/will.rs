@@ -66,12 +66,24 @@ impl Will {
             will.password = config.credentials().map(|(_, password)| password);
             will.password_file = config.password_file().map(std::path::absolute).transpose()?;
         }
+        if let StoreUrl::Postgres(config) = url {
+            let (user, password) = config.credentials();
+            (will.user, will.password) = (user.map(str::to_owned), password.map(str::to_owned));
+        }
         Ok(will)
     }
 
     fn url(self) -> io::Result<StoreUrl> {
         let url: StoreUrl = self.store.parse().map_err(io::Error::other)?;
-        let StoreUrl::Etcd(mut config) = url else { return Ok(url) };
+        let mut config = match url {
+            StoreUrl::Etcd(config) => config,
+            StoreUrl::Postgres(mut config) => {
+                config = self.user.into_iter().fold(config, |config, user| config.with_user(user));
+                config = self.password.into_iter().fold(config, |config, password| config.with_password(password));
+                return Ok(StoreUrl::Postgres(config));
+            }
+            url => return Ok(url),
+        };
         if let Some(user) = self.user {
             config = config.with_user(user);
         }
@@ -181,7 +193,12 @@ mod tests {
 
     #[test]
     fn a_will_leads_to_the_same_store_by_the_same_credentials() {
-        for url in ["sqlite:/a/b c.db", "etcd://shop:p%40ss@a,b:1", "etcds://a?ca=/ca&cert=/c&key=/k&domain=x"] {
+        for url in [
+            "sqlite:/a/b c.db",
+            "etcd://shop:p%40ss@a,b:1",
+            "etcds://a?ca=/ca&cert=/c&key=/k&domain=x",
+            "postgres://shop:p%40ss@a:5433/ops?sslmode=verify-full",
+        ] {
             let url: StoreUrl = url.parse().unwrap();
             let file = File::from(write(&url).unwrap().unwrap());
             assert_eq!(read(&file).url().unwrap(), url);

@@ -1,15 +1,11 @@
 //! The tables of a store, and whose boot its leases belong to.
 
-#[cfg(target_os = "linux")]
-use std::fs;
 use std::path::Path;
-#[cfg(not(target_os = "linux"))]
-use std::process::Command;
 
 use rusqlite::Connection;
 
 use super::file::{File, Kind};
-use crate::store::StoreError;
+use crate::store::{StoreError, boot};
 
 /// `fenc` stands in the header.
 pub(super) const KIND: Kind =
@@ -43,35 +39,9 @@ const SCHEMA: &str = "
 /// Opens the file as a store's, and ends what another boot left: a lease cannot outlive its machine's boot. Answers whose
 /// boot clock the leases are measured by, too.
 pub(super) fn open(path: &Path) -> Result<(File, Connection, String), StoreError> {
-    let boot = boot_identity()?;
+    let boot = boot::identity()?;
     let (file, connection) = File::open(path, &KIND, |connection, ours| begin(connection, ours, &boot))?;
     Ok((file, connection, boot))
-}
-
-/// What distinguishes this boot from every other: macOS gives each session between two boots an id.
-#[cfg(not(target_os = "linux"))]
-fn boot_identity() -> Result<String, StoreError> {
-    let asked = Command::new("/usr/sbin/sysctl").args(["-n", "kern.bootsessionuuid"]).output();
-    let boot = asked.ok().filter(|asked| asked.status.success()).map(|asked| asked.stdout).unwrap_or_default();
-    match String::from_utf8_lossy(&boot).trim() {
-        "" => Err(StoreError::Unusable(
-            "this system has no `sysctl kern.bootsessionuuid`, by which leases are tied to a boot".to_owned(),
-        )),
-        boot => Ok(boot.to_owned()),
-    }
-}
-
-/// What distinguishes this boot, and this view of its clock, from every other: the kernel's id of the boot, and the
-/// time namespace, in which `CLOCK_BOOTTIME` may be set off.
-#[cfg(target_os = "linux")]
-fn boot_identity() -> Result<String, StoreError> {
-    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-    let boot = fs::read_to_string(BOOT_ID).map_err(|error| {
-        StoreError::Unusable(format!("{BOOT_ID}, which ties leases to a boot, cannot be read ({error})"))
-    })?;
-    // Kernels before 5.6 have no time namespaces: then there is only one.
-    let namespace = fs::read_link("/proc/self/ns/time").map(|link| link.display().to_string()).unwrap_or_default();
-    Ok(format!("{} {namespace}", boot.trim()))
 }
 
 /// The next transaction finds the leases of another boot due, and ends them with their keys. The history goes as well:

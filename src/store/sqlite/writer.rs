@@ -163,7 +163,10 @@ fn apply(contents: &mut Contents<'_>, write: &Write) -> Result<Written, Failure>
         Write::KeepAlive(lease) => contents.keep_alive(*lease).map(Written::KeptAlive),
         Write::Revoke(lease) => contents.revoke(*lease).map(|()| Written::Done),
         Write::Commit(txn) => contents.commit(txn).map(Written::Committed),
-        Write::Compact(revision) => Ok(contents.compact(*revision).map(|()| Written::Done)?),
+        Write::Compact(revision) => {
+            contents.compact(*revision);
+            Ok(Written::Done)
+        }
         Write::Expire => Ok(Written::Done),
     }
 }

@@ -12,36 +12,39 @@ use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use crate::job::{Encryption, Server};
+use super::{Checks, Encryption};
 
-/// What a connection to `server` is to check.
-pub fn config(server: &Server) -> Result<ClientConfig, String> {
+/// What a connection has to check.
+pub(crate) fn config(checks: &Checks<'_>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    if server.encryption < Encryption::VerifyCa {
+    if checks.encryption < Encryption::VerifyCa {
         let verifier = Arc::new(Lenient { provider, chain: None });
-        return shown_by(server, builder.dangerous().with_custom_certificate_verifier(verifier));
+        return shown_by(checks, builder.dangerous().with_custom_certificate_verifier(verifier));
     }
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(server.roots.as_deref())? {
+    for certificate in certificates(checks.roots)? {
         roots.add(certificate).map_err(|error| format!("a root certificate cannot be used: {error}"))?;
     }
-    if server.encryption == Encryption::VerifyFull {
-        return shown_by(server, builder.with_root_certificates(roots));
+    if checks.encryption == Encryption::VerifyFull {
+        return shown_by(checks, builder.with_root_certificates(roots));
     }
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .map_err(|error| format!("the root certificates cannot be used: {error}"))?;
     let verifier = Arc::new(Lenient { provider, chain: Some(chain) });
-    shown_by(server, builder.dangerous().with_custom_certificate_verifier(verifier))
+    shown_by(checks, builder.dangerous().with_custom_certificate_verifier(verifier))
 }
 
-/// With the certificate that the job shows to `server`, where it has one. It is read for each connection, so that a
+/// With the certificate that the client shows to the server, where it has one. It is read for each connection, so that a
 /// renewed one is taken.
-fn shown_by(server: &Server, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<ClientConfig, String> {
-    let Some((certificate, key)) = &server.identity else { return Ok(builder.with_no_client_auth()) };
+fn shown_by(
+    checks: &Checks<'_>,
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+) -> Result<ClientConfig, String> {
+    let Some((certificate, key)) = checks.identity else { return Ok(builder.with_no_client_auth()) };
     let chain = read_certificates(certificate, "certificates")?;
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| format!("the private key in {} cannot be used: {error}", key.display()))?;
@@ -50,7 +53,7 @@ fn shown_by(server: &Server, builder: ConfigBuilder<ClientConfig, WantsClientCer
 }
 
 /// The certificates of those that are trusted to vouch for a server: those in `file`, or the system's.
-pub fn certificates(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, String> {
     let Some(file) = file else {
         let native = rustls_native_certs::load_native_certs();
         return match native.certs.is_empty() {

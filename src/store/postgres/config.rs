@@ -1,0 +1,348 @@
+//! The address of the database, the login, and what a connection checks.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio_postgres::Config;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls::{self, Checks, Encryption};
+
+/// The port of a host that names none.
+const DEFAULT_PORT: u16 = 5432;
+
+/// How long connecting to one host may take.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a connection may stay silent before the kernel checks that its other end is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// How to reach a PostgreSQL database.
+///
+/// Neither `Display` nor `Debug` shows the user or the password.
+///
+/// ```
+/// use fencron::store::postgres::PostgresConfig;
+/// let config: PostgresConfig = "postgres://fencron@10.0.0.5/ops?sslmode=verify-full".parse()?;
+/// let config = config.with_password("s3cret");
+/// assert!(!format!("{config:?}").contains("s3cret"));
+/// assert_eq!(config.to_string(), "postgres://10.0.0.5:5432/ops");
+/// # Ok::<(), fencron::store::postgres::NotAPostgresUrl>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresConfig {
+    /// Hosts with their ports, as a URL has them.
+    hosts: Vec<String>,
+    database: String,
+    user: Option<String>,
+    password: Option<String>,
+    encryption: Encryption,
+    roots: Option<PathBuf>,
+    identity: Option<(PathBuf, PathBuf)>,
+    /// What else stands behind the `?`, for the driver.
+    rest: Vec<String>,
+}
+
+/// A text that does not say how to reach a PostgreSQL database.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a PostgreSQL URL: {0} (write it like postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full)")]
+pub struct NotAPostgresUrl(String);
+
+fn problem<T>(what: impl Into<String>) -> Result<T, NotAPostgresUrl> {
+    Err(NotAPostgresUrl(what.into()))
+}
+
+impl PostgresConfig {
+    /// Asks as this user.
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>) -> PostgresConfig {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// The user's password, for where it is not to stand in the URL. It is never shown.
+    #[must_use]
+    pub fn with_password(mut self, password: impl Into<String>) -> PostgresConfig {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// The user and the password, where they were given. What is shown or logged is not to hold them.
+    pub fn credentials(&self) -> (Option<&str>, Option<&str>) {
+        (self.user.as_deref(), self.password.as_deref())
+    }
+
+    /// The URL with absolute paths, and without user and password.
+    pub(in crate::store) fn for_others(&self) -> io::Result<String> {
+        let mut pairs = self.rest.clone();
+        let default = if self.roots.is_some() { Encryption::VerifyFull } else { Encryption::Prefer };
+        if self.encryption != default {
+            pairs.push(format!("sslmode={}", word(self.encryption)));
+        }
+        let (certificate, key) = self.identity.as_ref().map(|(certificate, key)| (certificate, key)).unzip();
+        for (name, path) in [("sslrootcert", self.roots.as_ref()), ("sslcert", certificate), ("sslkey", key)] {
+            if let Some(path) = path {
+                let path = std::path::absolute(path)?;
+                let text = path.to_str().ok_or_else(|| io::Error::other(format!("the path of `{name}` is no text")))?;
+                pairs.push(format!("{name}={}", encoded(text)));
+            }
+        }
+        let query = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
+        Ok(format!("{self}{query}"))
+    }
+
+    /// What the driver connects with.
+    pub(super) fn driver(&self) -> Result<Config, NotAPostgresUrl> {
+        let query = if self.rest.is_empty() { String::new() } else { format!("?{}", self.rest.join("&")) };
+        let url = format!("postgresql://{}/{}{query}", self.hosts.join(","), self.database);
+        let mut config: Config = match url.parse() {
+            Ok(config) => config,
+            // What it says may quote a part of the URL, in which there is no secret.
+            Err(error) => return problem(std::error::Error::source(&error).unwrap_or(&error).to_string()),
+        };
+        if let Some(user) = &self.user {
+            config.user(user);
+        }
+        if let Some(password) = &self.password {
+            config.password(password);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("fencron");
+        }
+        let within = config.get_connect_timeout().map_or(CONNECT_WITHIN, |given| CONNECT_WITHIN.min(*given));
+        config.connect_timeout(within).keepalives_idle(TCP_KEEPALIVE);
+        // Of several hosts, the one that takes writes; and none that has become a standby.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        config.ssl_mode(match self.encryption {
+            Encryption::Disable => SslMode::Disable,
+            Encryption::Prefer => SslMode::Prefer,
+            Encryption::Require | Encryption::VerifyCa | Encryption::VerifyFull => SslMode::Require,
+        });
+        Ok(config)
+    }
+
+    /// What the connection checks. The files are read for every new connection, so that renewed ones are used.
+    pub(super) fn tls(&self) -> Result<MakeRustlsConnect, String> {
+        let (roots, identity) = (self.roots.as_deref(), self.identity.as_ref());
+        tls::config(&Checks { encryption: self.encryption, roots, identity }).map(MakeRustlsConnect::new)
+    }
+}
+
+impl fmt::Display for PostgresConfig {
+    /// What an operator recognizes the store by, and nothing that is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postgres://{}/{}", self.hosts.join(","), self.database)
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresConfig({self})")
+    }
+}
+
+impl FromStr for PostgresConfig {
+    type Err = NotAPostgresUrl;
+
+    /// Reads `postgres://[user[:password]@]host[:port][,host[:port]…]/database[?sslmode=…&sslrootcert=…&…]`.
+    fn from_str(url: &str) -> Result<PostgresConfig, NotAPostgresUrl> {
+        let rest = match url.split_once("://") {
+            Some(("postgres" | "postgresql", rest)) => rest,
+            _ => return problem("it does not begin with postgres:// or postgresql://"),
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        if database.is_empty() || database.contains('/') {
+            return problem("it names no database behind the host (write %2F for a `/` in a name or password)");
+        }
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (Some(login), hosts),
+            None => (None, authority),
+        };
+        let mut config = PostgresConfig {
+            hosts: hosts.split(',').map(host).collect::<Result<_, _>>()?,
+            database: database.to_owned(),
+            user: None,
+            password: None,
+            encryption: Encryption::Prefer,
+            roots: None,
+            identity: None,
+            rest: Vec::new(),
+        };
+        if let Some(login) = login {
+            let (user, password) = login.split_once(':').map_or((login, None), |(user, word)| (user, Some(word)));
+            config.user = Some(decoded(user)?).filter(|user| !user.is_empty());
+            config.password = password.map(decoded).transpose()?;
+        }
+        config.read_parameters(query)?;
+        config.driver()?;
+        Ok(config)
+    }
+}
+
+impl PostgresConfig {
+    fn read_parameters(&mut self, query: &str) -> Result<(), NotAPostgresUrl> {
+        let (mut encryption, mut certificate, mut key) = (None, None, None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "user" => self.user = Some(decoded(value)?),
+                "password" => self.password = Some(decoded(value)?),
+                "sslmode" => encryption = Some(mode(value)?),
+                "sslrootcert" if value == "system" => self.roots = None,
+                "sslrootcert" => self.roots = Some(decoded(value)?.into()),
+                "sslcert" => certificate = Some(PathBuf::from(decoded(value)?)),
+                "sslkey" => key = Some(PathBuf::from(decoded(value)?)),
+                "target_session_attrs" | "dbname" | "host" | "port" => {
+                    return problem(format!("`{name}` cannot be set behind the `?`"));
+                }
+                _ => self.rest.push(pair.to_owned()),
+            }
+        }
+        self.identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => return problem("a client certificate needs both sslcert and sslkey"),
+        };
+        // A root certificate that is named has to count.
+        let default = if self.roots.is_some() { Encryption::VerifyFull } else { Encryption::Prefer };
+        self.encryption = encryption.unwrap_or(default);
+        if self.roots.is_some() && self.encryption < Encryption::VerifyCa {
+            return problem("it names an sslrootcert that its sslmode does not look at: use verify-full");
+        }
+        if self.identity.is_some() && self.encryption == Encryption::Disable {
+            return problem("it has an sslcert that is not sent with sslmode=disable");
+        }
+        Ok(())
+    }
+}
+
+fn mode(value: &str) -> Result<Encryption, NotAPostgresUrl> {
+    use Encryption::{Disable, Prefer, Require, VerifyCa, VerifyFull};
+    match [Disable, Prefer, Require, VerifyCa, VerifyFull].into_iter().find(|mode| word(*mode) == value) {
+        Some(mode) => Ok(mode),
+        None => problem("its sslmode is none of disable, prefer, require, verify-ca, verify-full"),
+    }
+}
+
+fn word(encryption: Encryption) -> &'static str {
+    match encryption {
+        Encryption::Disable => "disable",
+        Encryption::Prefer => "prefer",
+        Encryption::Require => "require",
+        Encryption::VerifyCa => "verify-ca",
+        Encryption::VerifyFull => "verify-full",
+    }
+}
+
+/// `host:port` of `host` or `host:port`. A socket's directory is percent-encoded, as a URL has it.
+fn host(text: &str) -> Result<String, NotAPostgresUrl> {
+    let (host, port) = match text.rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "#@".contains(c)) {
+        return problem("it names no host");
+    }
+    if host.contains(':') && !bracketed {
+        return problem("a host has more than one colon: put an IPv6 address in brackets");
+    }
+    match port.map(str::parse::<u16>) {
+        None => Ok(format!("{host}:{DEFAULT_PORT}")),
+        Some(Ok(port)) if port > 0 => Ok(format!("{host}:{port}")),
+        Some(_) => problem("a host has no valid port (write %3A, %40 and %2F for `:`, `@` and `/` in a password)"),
+    }
+}
+
+/// A text whose characters that would count as punctuation are percent-encoded.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// A percent-encoded text, decoded.
+fn decoded(text: &str) -> Result<String, NotAPostgresUrl> {
+    // The text may be a password: the error must not repeat it.
+    let wrong = || NotAPostgresUrl("a % that is not followed by two hexadecimal digits (write % as %25)".into());
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let hex = tail.get(..2).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit)).ok_or_else(wrong)?;
+        let hex = std::str::from_utf8(hex).map_err(|_| wrong())?;
+        bytes.push(u8::from_str_radix(hex, 16).map_err(|_| wrong())?);
+        rest = &tail[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| NotAPostgresUrl("what is percent-encoded is not UTF-8".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> PostgresConfig {
+        url.parse().unwrap()
+    }
+
+    fn refused(url: &str) -> String {
+        url.parse::<PostgresConfig>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_url_is_read_into_its_parts() {
+        let config = parsed("postgresql://me:p%40ss@a,[::1]:5433/shop?connect_timeout=2");
+        assert_eq!(config.credentials(), (Some("me"), Some("p@ss")));
+        assert_eq!(config.to_string(), "postgres://a:5432,[::1]:5433/shop");
+        let driver = config.driver().unwrap();
+        assert_eq!((driver.get_ports(), driver.get_dbname()), (&[5432, 5433][..], Some("shop")));
+        assert_eq!(driver.get_connect_timeout(), Some(&Duration::from_secs(2)));
+        assert_eq!(driver.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+    }
+
+    #[test]
+    fn what_others_are_given_names_the_same_store_without_who_asks() {
+        let url = "postgres://me:s3cret@a/shop?sslmode=verify-ca&sslrootcert=/c%26a.pem&sslcert=/c&sslkey=/k&options=x";
+        let (mut meant, others) = (parsed(url), parsed(url).for_others().unwrap());
+        assert!(!others.contains("s3cret") && !others.contains("me:"), "{others}");
+        (meant.user, meant.password) = (None, None);
+        assert_eq!(parsed(&others), meant);
+    }
+
+    #[test]
+    fn the_password_is_in_no_output_and_in_no_error() {
+        let config = parsed("postgres://me:s3cret@a/shop");
+        assert!(!format!("{config:?} {config}").contains("s3cret"));
+        for url in ["postgres://me:s3cret%@a/b", "postgres://me:s3cret@a/b?x=1", "postgres://me:s3cret@a:b:c/d"] {
+            assert!(!refused(url).contains("s3cret"), "{}", refused(url));
+        }
+    }
+
+    #[test]
+    fn what_leads_to_no_database_is_refused_with_a_reason() {
+        for (url, reason) in [
+            ("postgres://", "names no database"),
+            ("postgres://a", "names no database"),
+            ("postgres:///shop", "names no host"),
+            ("postgres://a:port/shop", "no valid port"),
+            ("postgres://::1/shop", "brackets"),
+            ("postgres://a/shop?sslmode=most", "sslmode"),
+            ("postgres://a/shop?sslcert=/c", "both sslcert and sslkey"),
+            ("postgres://a/shop?sslrootcert=/ca&sslmode=require", "does not look at"),
+            ("postgres://a/shop?no_such=1", "no_such"),
+            ("postgres://a/shop?host=b", "`host`"),
+        ] {
+            assert!(refused(url).contains(reason), "{url}: {}", refused(url));
+        }
+        assert_eq!(parsed("postgres://a/shop?sslrootcert=/ca").encryption, Encryption::VerifyFull);
+    }
+}

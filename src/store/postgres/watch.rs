@@ -1,0 +1,164 @@
+//! The task that serves the watches.
+//!
+//! While one is open it asks for the newest revision every [`POLL`], and at once after a commit of this handle. Revisions
+//! become visible in the order of their numbers (`postgres/writer.rs`), so that what is newer than the newest one that was
+//! reported is all that there is to report.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use super::leases::Leases;
+use super::reader::{Reader, WatchBatch};
+use crate::store::{Keys, Revision, StoreError, Watched};
+
+/// How often a handle with an open watch looks for what others have committed.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The pause after a failure, which doubles up to the longest.
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+const AGAIN_LAST: Duration = Duration::from_secs(2);
+
+/// Has the watches of a handle served at once.
+#[derive(Clone, Default)]
+pub(super) struct Bell(Arc<Notify>);
+
+impl Bell {
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// An open watch.
+pub(super) struct Watching {
+    pub keys: Keys,
+    pub from: Revision,
+    pub reports: mpsc::Sender<Watched>,
+}
+
+/// What the task owns.
+pub(super) struct Watcher {
+    pub reader: Arc<Reader>,
+    pub leases: Arc<Leases>,
+    pub requests: mpsc::UnboundedReceiver<Watching>,
+    pub bell: Bell,
+    pub open: VecDeque<Watching>,
+    /// The newest revision when the watches were last served; `None`: serve them in any case.
+    pub served: Option<Revision>,
+    /// The newest revision that was ever seen.
+    pub newest: Revision,
+}
+
+impl Watcher {
+    pub async fn run(mut self) {
+        let mut pause = POLL;
+        loop {
+            let request = if self.open.is_empty() {
+                self.leases.watched.send_replace(0);
+                self.requests.recv().await.map(Some)
+            } else {
+                tokio::select! {
+                    biased;
+                    request = self.requests.recv() => request.map(Some),
+                    () = self.bell.0.notified() => Some(None),
+                    () = tokio::time::sleep(pause) => Some(None),
+                }
+            };
+            match request {
+                Some(Some(watching)) => {
+                    self.open.push_back(watching);
+                    self.served = None;
+                }
+                Some(None) => {}
+                None => return,
+            }
+            self.open.retain(|watching| !watching.reports.is_closed());
+            self.leases.watched.send_if_modified(|watched| {
+                let was = std::mem::replace(watched, self.open.len());
+                (was == 0) != (*watched == 0)
+            });
+            pause = match self.serve().await {
+                Ok(()) => POLL,
+                Err(error) => {
+                    tracing::debug!(%error, "watches are served later");
+                    self.served = None;
+                    (pause * 2).clamp(AGAIN_FIRST, AGAIN_LAST)
+                }
+            };
+        }
+    }
+
+    async fn serve(&mut self) -> Result<(), StoreError> {
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        let newest = self.reader.newest().await?;
+        if newest < self.newest {
+            // It was restored, or lost its last commits in a failover: what was reported may not have been.
+            self.newest = newest;
+            return self.end_all(newest).await;
+        }
+        self.newest = newest;
+        if self.served != Some(newest) {
+            self.served = self.report().await?.then_some(newest);
+        }
+        Ok(())
+    }
+
+    async fn end_all(&mut self, newest: Revision) -> Result<(), StoreError> {
+        for watching in self.open.drain(..) {
+            // A reader that is behind would not get it: its watch ends without.
+            watching.reports.try_send(Watched::Compacted(newest)).ok();
+        }
+        Ok(())
+    }
+
+    /// Sends every watch what is new to it. `false`: one has no room for it now.
+    async fn report(&mut self) -> Result<bool, StoreError> {
+        let mut all = true;
+        for _ in 0..self.open.len() {
+            let Some(watching) = self.open.front_mut() else { break };
+            let progress = watching.report(&self.reader).await?;
+            let watching = self.open.pop_front();
+            if progress != Progress::Ended {
+                self.open.extend(watching);
+            }
+            all &= progress != Progress::Full;
+        }
+        Ok(all)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Progress {
+    Reported,
+    Full,
+    Ended,
+}
+
+impl Watching {
+    async fn report(&mut self, reader: &Reader) -> Result<Progress, StoreError> {
+        loop {
+            let slot = match self.reports.try_reserve() {
+                Ok(slot) => slot,
+                Err(mpsc::error::TrySendError::Full(())) => return Ok(Progress::Full),
+                Err(mpsc::error::TrySendError::Closed(())) => return Ok(Progress::Ended),
+            };
+            match reader.changes(&self.keys, self.from).await? {
+                WatchBatch::Compacted(revision) => {
+                    slot.send(Watched::Compacted(revision));
+                    return Ok(Progress::Ended);
+                }
+                WatchBatch::Changes(changes, next) => {
+                    self.from = next;
+                    if changes.is_empty() {
+                        return Ok(Progress::Reported);
+                    }
+                    slot.send(Watched::Changes(changes));
+                }
+            }
+        }
+    }
+}
