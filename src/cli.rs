@@ -7,6 +7,7 @@ mod asking;
 mod audit;
 mod backup;
 mod check;
+mod doctor;
 mod drill;
 mod fence;
 mod file;
@@ -222,6 +223,9 @@ enum Command {
         after_help = "Example: fencron guard exec disk --state sqlite:g.db --scope shop/leader --fence 7 -- ./backup.sh"
     )]
     Guard(guard::GuardArgs),
+    /// Look for what is wrong, or soon will be: store, clock, jobs file, nodes, ledger
+    #[command(after_help = "Example: fencron doctor jobs.yaml --store etcd://10.0.0.1:2379 --strict")]
+    Doctor(doctor::DoctorArgs),
     /// Prove on your store that a leader that is lost is followed, and that nothing is lost or done twice by that
     #[command(after_help = "Example: fencron drill failover --store etcd://10.0.0.1:2379")]
     Drill(drill::DrillArgs),
@@ -400,6 +404,7 @@ impl Command {
             Command::Unlock(args) => locks::unlock(&args, global, terminal).await,
             Command::Health(args) => health::health(&args, global, terminal).await,
             Command::Token(args) => token::run(args, terminal),
+            Command::Doctor(args) => doctor::doctor(&args, global, terminal).await,
             Command::Drill(args) => drill::drill(&args, global, terminal).await,
             Command::Store(args) => store::run(args, global, terminal).await,
             Command::Backup(args) => backup::backup(&args, global, terminal).await,

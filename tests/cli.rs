@@ -8,6 +8,8 @@ mod care;
 mod chains;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/drill.rs"]
 mod drill;
 #[path = "cli/fuzz.rs"]

@@ -72,7 +72,7 @@ async fn test(args: &TestArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> 
     }
 }
 
-fn trial(now: Wall) -> anyhow::Result<Message> {
+pub(super) fn trial(now: Wall) -> anyhow::Result<Message> {
     let job = JobName::new("notify-test")?;
     let alert = Alert {
         kind: AlertKind::Failed,

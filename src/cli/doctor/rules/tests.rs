@@ -1,0 +1,208 @@
+//! Each rule finds what is wrong, and is silent where nothing is.
+
+use super::*;
+use crate::api::view::{LeaderView, StoreView};
+use crate::config::{Sources, parse};
+use crate::ledger::Asked;
+
+const NOW: &str = "2026-10-20T00:00:00Z";
+
+fn now() -> Wall {
+    NOW.parse().unwrap()
+}
+
+fn jobs(lines: &str) -> Config {
+    parse(&format!("version: 1\njobs:\n{lines}"), &Sources::none()).unwrap()
+}
+
+fn node(name: &str) -> NodeView {
+    NodeView {
+        node: name.into(),
+        version: "1.0.0".into(),
+        config_digest: "d1".into(),
+        started_at: now(),
+        address: None,
+        leader: false,
+        stands_back: None,
+        last_sign_ms: 0,
+        troubles: Vec::new(),
+    }
+}
+
+/// How bad what was found is, and that it says this.
+#[track_caller]
+fn says(found: &[Found], level: Level, what: &str) {
+    assert!(found.iter().any(|found| found.level == level && found.what.contains(what)), "{found:?}");
+}
+
+fn overview() -> Overview {
+    let leader = LeaderView {
+        node: "a".into(),
+        fence: crate::fence::Fence::new(7).unwrap(),
+        since: now(),
+        address: None,
+        last_sign_ms: None,
+    };
+    let store =
+        StoreView { kind: "sqlite", version: "3".into(), healthy: true, size: None, quota: None, warnings: Vec::new() };
+    Overview {
+        namespace: "shop".into(),
+        leader: Some(leader),
+        nodes: vec![node("a"), node("b")],
+        waiting: Vec::new(),
+        store,
+        watermark: None,
+        behind_ms: None,
+        paused: Vec::new(),
+        all_paused: None,
+        obstacles: Vec::new(),
+        unknown: UnknownView { count: 0, runs: Vec::new() },
+        rewound: None,
+    }
+}
+
+#[test]
+fn what_keeps_jobs_from_being_fired_is_found() {
+    assert_eq!(leadership(&overview()), []);
+    let free = Overview { leader: None, ..overview() };
+    says(&leadership(&free), Level::Broken, "none of the nodes leads in shop");
+    assert_eq!(leadership(&Overview { nodes: Vec::new(), ..free }), [], "that is found by `nodes`");
+    let blocked = Overview { obstacles: vec!["the fence base is damaged".into()], ..overview() };
+    says(&leadership(&blocked), Level::Broken, "the fence base is damaged");
+    let behind = Overview { behind_ms: Some(61_000), ..overview() };
+    says(&leadership(&behind), Level::Broken, "the clock is 1m 1s behind");
+}
+
+#[test]
+fn latency_is_judged_by_the_ttl() {
+    let timing = |seconds| Timing::from_ttl(Duration::from_secs(seconds)).unwrap();
+    let spread = |millis| Spread::of(vec![millis]);
+    assert_eq!(latency(spread(10.0), &timing(10)), []);
+    says(&latency(spread(1000.0), &timing(10)), Level::Warning, "up to 1000 ms, and with a TTL of 10s");
+    says(&latency(spread(1000.0), &timing(3)), Level::Broken, "leaderships will be lost");
+    assert_eq!(latency(None, &timing(3)), []);
+}
+
+#[test]
+fn what_a_store_warns_of_is_passed_on() {
+    assert_eq!(defects(&[]), []);
+    says(&defects(&["etcd 3.5.1 loses data".into()]), Level::Warning, "loses data");
+}
+
+#[test]
+fn a_clock_that_is_not_synchronised_is_found() {
+    assert_eq!(clock(Some(KernelClock { is_synchronised: true })), []);
+    assert_eq!(clock(None), []);
+    says(&clock(Some(KernelClock { is_synchronised: false })), Level::Warning, "does not know the clock");
+}
+
+#[test]
+fn a_job_that_a_change_of_the_clocks_touches_soon_is_named() {
+    let config = jobs(
+        "  nightly: {schedule: '30 2 * * *', timezone: Europe/Berlin, command: [a]}\n  \
+         noon: {schedule: '0 12 * * *', timezone: Europe/Berlin, command: [a]}\n",
+    );
+    let found = clock_changes(config.jobs.values(), now());
+    says(&found, Level::Warning, "the clocks change for nightly: ");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(clock_changes(config.jobs.values(), "2026-11-01T00:00:00Z".parse().unwrap()), []);
+}
+
+#[test]
+fn files_that_differ_are_found() {
+    let mut nodes = [node("a"), node("b")];
+    assert_eq!(files_agree(&nodes, None), []);
+    let config = jobs("  a: {schedule: '@hourly', command: [a]}\n");
+    says(&files_agree(&nodes, Some(&config)), Level::Warning, "another jobs file (d1) than the one here");
+    nodes.iter_mut().for_each(|node| node.config_digest.clone_from(&config.digest));
+    assert_eq!(files_agree(&nodes, Some(&config)), []);
+    nodes[1].config_digest = "d2".into();
+    says(&files_agree(&nodes, None), Level::Warning, "d2 on b");
+}
+
+#[test]
+fn programs_hosts_addresses_and_channels_that_fail_are_broken() {
+    let job = JobName::new("a").unwrap();
+    says(
+        &programs(vec![(job, "there is no file x".into())]),
+        Level::Broken,
+        "a cannot be started here: there is no file x",
+    );
+    let unresolved = [("h".to_owned(), (vec!["a".to_owned()], "no".to_owned()))];
+    says(&hosts(unresolved.into()), Level::Broken, "h is not found (no), which a ask");
+    says(&addresses(vec![("b at 1:2".into(), "no answer".into())]), Level::Warning, "b at 1:2 is not reached");
+    says(&channels(vec![("ops".into(), "404".into())]), Level::Broken, "ops did not take a trial: 404");
+    assert_eq!((programs(vec![]), hosts(BTreeMap::new()), addresses(vec![]), channels(vec![])), Default::default());
+}
+
+#[test]
+fn certificates_are_renewed_three_weeks_before_they_end() {
+    let judged = |end: Result<&str, &str>| {
+        let end = end.map(|end| end.parse().unwrap()).map_err(str::to_owned);
+        certificates([("c.pem".to_owned(), end)].into(), now())
+    };
+    assert_eq!(judged(Ok("2026-11-11T00:00:00Z")), []);
+    says(&judged(Ok("2026-11-09T00:00:00Z")), Level::Warning, "c.pem ends in 20 days");
+    says(&judged(Ok("2026-10-19T00:00:00Z")), Level::Broken, "c.pem has ended");
+    says(&judged(Err("no such file")), Level::Broken, "no such file");
+}
+
+#[test]
+fn nodes_that_are_missing_or_held_back_are_found() {
+    assert_eq!(nodes(&[node("a"), node("b")]), []);
+    says(&nodes(&[]), Level::Broken, "no node runs");
+    says(&nodes(&[node("a")]), Level::Warning, "a is the only node");
+    let held = NodeView { stands_back: Some("its clock is off".into()), ..node("a") };
+    says(&nodes(&[held, node("b")]), Level::Broken, "a does not contend for the leadership: its clock is off");
+    let troubled = NodeView { troubles: vec!["the clock was set".into()], ..node("a") };
+    says(&nodes(&[troubled, node("b")]), Level::Warning, "a: the clock was set");
+}
+
+#[test]
+fn limits_are_judged_by_the_runs_at_once() {
+    let enough = Limits { files: Some(10_000), processes: None };
+    assert_eq!(limits(&enough, 100), []);
+    says(&limits(&enough, 10_000), Level::Warning, "10000 open files (NOFILE), and 10000 runs at once");
+    says(&limits(&Limits { processes: Some(100), ..enough }, 100), Level::Warning, "100 processes (NPROC)");
+}
+
+#[test]
+fn runs_in_doubt_are_named() {
+    let runs = vec!["a@2026-10-19T00:00:00Z".parse().unwrap()];
+    says(&in_doubt(&UnknownView { count: 1, runs }), Level::Warning, "1 run in doubt: a@2026-10-19T00:00:00Z");
+    assert_eq!(in_doubt(&UnknownView { count: 0, runs: vec![] }), []);
+}
+
+#[test]
+fn a_job_that_is_paused_for_a_month_is_probably_forgotten() {
+    let pause = |at: &str, until: Option<Wall>| {
+        let asked = Asked::new("ada", at.parse().unwrap());
+        paused(&[(JobName::new("a").unwrap(), Pause { asked, until })], now())
+    };
+    says(&pause("2026-09-01T00:00:00Z", None), Level::Warning, "a has been paused for 49 days, by ada");
+    assert_eq!(pause("2026-10-01T00:00:00Z", None), []);
+    assert_eq!(pause("2026-09-01T00:00:00Z", Some(Wall::MAX)), [], "that one ends by itself");
+}
+
+#[test]
+fn a_job_that_was_due_and_never_fired_is_found() {
+    let config = jobs("  a: {schedule: '@daily', command: [a]}\n");
+    let job = Arc::clone(config.jobs.values().next().unwrap());
+    let since =
+        |at: &str| never_fired(&[(Arc::clone(&job), at.parse().unwrap())], "2026-10-20T12:00:00Z".parse().unwrap());
+    says(&since("2026-10-19T12:00:00Z"), Level::Warning, "never fired or skipped: a");
+    assert_eq!(since("2026-10-20T01:00:00Z"), []);
+}
+
+#[test]
+fn an_upgrade_that_is_not_finished_is_found() {
+    assert_eq!(versions(&[node("a"), node("b")]), []);
+    let newer = NodeView { version: "1.1.0".into(), ..node("b") };
+    says(&versions(&[node("a"), newer]), Level::Warning, "(1.0.0, 1.1.0)");
+}
+
+#[test]
+fn a_file_that_everyone_may_write_to_is_found() {
+    assert_eq!(mode("jobs.yaml", 0o100_664), []);
+    says(&mode("jobs.yaml", 0o100_666), Level::Broken, "every user of this machine may write to jobs.yaml (mode 666)");
+}
