@@ -32,7 +32,7 @@ use std::collections::BTreeSet;
 
 use chrono_tz::Tz;
 
-pub(crate) use compare::Comparison;
+pub(crate) use compare::{COMPARED, Comparison};
 pub(crate) use draft::Draft;
 pub(crate) use report::{Fate, Finding, Report};
 

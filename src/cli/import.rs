@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::terminal::Terminal;
 use super::{Exit, Failure, Format, Global};
-use crate::import::{Comparison, Fate, Finding, Imported, Input, MAX_INPUT_BYTES, Settings, Source, import};
+use crate::import::{COMPARED, Comparison, Fate, Finding, Imported, Input, MAX_INPUT_BYTES, Settings, Source, import};
 use crate::schedule::zone_advice;
 use crate::time::{Clock, Wall};
 
@@ -22,6 +23,9 @@ const STDIN: &str = "-";
 /// Where Linux keeps the zone of the machine: a link into the database, or its name in a file.
 const LOCALTIME: &str = "/etc/localtime";
 const TIMEZONE: &str = "/etc/timezone";
+
+/// What computes the fires of timers.
+const ANALYZE: &str = "systemd-analyze";
 
 #[derive(Args)]
 pub(super) struct ImportArgs {
@@ -112,7 +116,10 @@ pub(super) fn run(args: &ImportArgs, global: &Global, terminal: &mut Terminal) -
     let now = args.from.unwrap_or_else(|| Clock::system().wall());
     let settings = Settings { zone, with_users, active: args.active, now };
     let inputs = inputs(&args.files, args.source)?;
-    let imported = import(args.source.source(), &inputs, &settings);
+    let mut imported = import(args.source.source(), &inputs, &settings);
+    if args.check && args.source == SourceWord::Systemd {
+        ask_systemd(&mut imported.comparisons, now, terminal);
+    }
     if let Some(path) = &args.to {
         write_new(path, &imported.yaml)?;
     }
@@ -120,6 +127,51 @@ pub(super) fn run(args: &ImportArgs, global: &Global, terminal: &mut Terminal) -
     let cannot = imported.findings.iter().any(|finding| finding.fate == Fate::Cannot);
     let differs = args.check && imported.comparisons.iter().any(|comparison| !comparison.differences.is_empty());
     Ok(if cannot || differs { Exit::NotAll } else { Exit::Done })
+}
+
+/// Compares with the fires that systemd itself computes, where its program is here.
+fn ask_systemd(comparisons: &mut [Comparison], now: Wall, terminal: &Terminal) {
+    for comparison in comparisons.iter_mut().filter(|comparison| !comparison.calendars.is_empty()) {
+        let zone = comparison.zone.unwrap_or("UTC");
+        let answers = comparison.calendars.iter().map(|calendar| systemd_says(calendar, zone, now));
+        match answers.collect::<Result<Vec<_>, _>>() {
+            Ok(answers) => {
+                let mut fires: Vec<Wall> = answers.into_iter().flatten().collect();
+                fires.sort_unstable();
+                fires.dedup();
+                fires.truncate(COMPARED);
+                comparison.ask(ANALYZE, now, fires);
+            }
+            Err(why) => {
+                let job = &comparison.job;
+                terminal
+                    .say(format_args!("check: {job}: {why}: compared by the rules of systemd as fencron knows them"));
+            }
+        }
+    }
+}
+
+/// The next fires by `systemd-analyze calendar`, which says each in UTC too.
+fn systemd_says(calendar: &str, zone: &str, now: Wall) -> Result<Vec<Wall>, String> {
+    let base = now.to_utc().format("%Y-%m-%d %H:%M:%S UTC");
+    let mut command = Command::new(ANALYZE);
+    command.arg("calendar").arg(format!("--iterations={COMPARED}")).arg(format!("--base-time={base}")).arg(calendar);
+    let output = command.env("TZ", zone).env("LC_ALL", "C").output();
+    let output = output.map_err(|error| format!("{ANALYZE} cannot be asked ({error})"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{ANALYZE} refuses `{calendar}` ({})", why.lines().next().unwrap_or_default()));
+    }
+    let marks = if zone == "UTC" { ["Next elapse: ", "Iter. #"] } else { ["(in UTC): ", "(in UTC): "] };
+    let instant = |line: &str| {
+        // `Fri 2026-03-27 01:30:00 UTC`
+        let mut words = line.strip_suffix(" UTC")?.split_whitespace().rev();
+        let (time, date) = (words.next()?, words.next()?);
+        format!("{date}T{time}Z").parse::<Wall>().ok()
+    };
+    let lines = text.lines().map(str::trim).filter(|line| marks.iter().any(|mark| line.starts_with(mark)));
+    Ok(lines.filter_map(instant).filter(|at| *at > now).collect())
 }
 
 fn print(imported: &Imported, args: &ImportArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<()> {
@@ -159,11 +211,12 @@ fn line(finding: &Finding) -> String {
 }
 
 fn compared(comparison: &Comparison) -> String {
-    let Comparison { job, zone, compared, not_compared, differences, more } = comparison;
+    let Comparison { job, zone, by, compared, not_compared, differences, more, .. } = comparison;
     if let Some(why) = not_compared {
         return format!("check: {job}: not compared: {why}");
     }
-    let zone = zone.unwrap_or_default();
+    let by = by.map_or(String::new(), |by| format!(", by {by}"));
+    let zone = format!("{}{by}", zone.unwrap_or_default());
     if differences.is_empty() {
         return format!("check: {job}: {compared} fires are the same ({zone})");
     }

@@ -28,21 +28,15 @@ struct Dates {
 
 /// Reads one value of `OnCalendar=`.
 pub(super) fn read(text: &str) -> Result<Event, String> {
-    let whole = match text.trim().to_ascii_lowercase().as_str() {
-        "minutely" => "*-*-* *:*:00",
-        "hourly" => "*-*-* *:00:00",
-        "daily" | "midnight" => "*-*-* 00:00:00",
-        "monthly" => "*-*-01 00:00:00",
-        "weekly" => "Mon *-*-* 00:00:00",
-        "yearly" | "annually" => "*-01-01 00:00:00",
-        "quarterly" => "*-01,04,07,10-01 00:00:00",
-        "semiannually" | "semi-annually" | "biannually" | "bi-annually" => "*-01,07-01 00:00:00",
-        _ => text.trim(),
-    };
-    let mut parts: Vec<&str> = whole.split_whitespace().collect();
+    let mut parts: Vec<&str> = text.split_whitespace().collect();
     let zone = parts.last().filter(|_| parts.len() > 1).and_then(|last| last.parse::<Tz>().ok());
     if zone.is_some() {
         parts.pop();
+    }
+    if let [name] = parts[..]
+        && let Some(meaning) = named(name)
+    {
+        parts = meaning.split(' ').collect();
     }
     let mut parts = parts.into_iter().peekable();
     let weekdays = match parts.next_if(|part| part.starts_with(|c: char| c.is_ascii_alphabetic())) {
@@ -83,6 +77,21 @@ pub(super) fn read(text: &str) -> Result<Event, String> {
     };
     let cron = (!dates.from_end && years.is_none()).then_some(cron);
     Ok(Event { expression, zone, cron, all_hours })
+}
+
+/// What a name stands for.
+fn named(name: &str) -> Option<&'static str> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "minutely" => "*-*-* *:*:00",
+        "hourly" => "*-*-* *:00:00",
+        "daily" | "midnight" => "*-*-* 00:00:00",
+        "monthly" => "*-*-01 00:00:00",
+        "weekly" => "Mon *-*-* 00:00:00",
+        "yearly" | "annually" => "*-01-01 00:00:00",
+        "quarterly" => "*-01,04,07,10-01 00:00:00",
+        "semiannually" | "semi-annually" | "biannually" | "bi-annually" => "*-01,07-01 00:00:00",
+        _ => return None,
+    })
 }
 
 /// The day of month and the weekday, which must both match.

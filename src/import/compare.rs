@@ -1,6 +1,7 @@
 //! Fires by the rules of the source held against those of the job here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -15,7 +16,7 @@ use crate::schedule::Schedule;
 use crate::time::Wall;
 
 /// How many fires are compared from now on.
-const COMPARED: usize = 100;
+pub(crate) const COMPARED: usize = 100;
 
 /// How far around a change of the clocks all fires are compared.
 const AROUND: Duration = Duration::from_secs(4 * 3600);
@@ -40,10 +41,13 @@ pub(crate) struct Difference {
 }
 
 /// What came of the comparison of one job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Comparison {
     pub job: String,
     pub zone: Option<&'static str>,
+    /// What was asked instead of the rules in `fires`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'static str>,
     /// How many fires of the source were compared, those around the next changes of the clocks included.
     pub compared: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,9 +55,24 @@ pub(crate) struct Comparison {
     pub differences: Vec<Difference>,
     /// How many differences are not listed.
     pub more: usize,
+    /// What systemd can be asked about.
+    #[serde(skip)]
+    pub calendars: Vec<String>,
+    /// The one of the job here.
+    #[serde(skip)]
+    schedule: Option<Arc<Schedule>>,
 }
 
 impl Comparison {
+    /// Compares with what the source itself answers: its next fires after `now`, `there` at most [`COMPARED`] of them.
+    pub fn ask(&mut self, by: &'static str, now: Wall, there: Vec<Wall>) {
+        let Some(schedule) = self.schedule.clone() else { return };
+        let zone: Tz = self.zone.and_then(|zone| zone.parse().ok()).unwrap_or(Tz::UTC);
+        let until = (there.len() >= COMPARED).then(|| there[COMPARED - 1]);
+        (self.by, self.not_compared, self.compared) = (Some(by), None, there.len());
+        (self.differences, self.more) = differences(&schedule, zone, vec![(now, until, there)]);
+    }
+
     /// What is different, for the line of the job.
     pub fn summary(&self) -> Option<String> {
         let first = self.differences.first()?;
@@ -82,7 +101,14 @@ pub(super) fn all(drafts: &[Draft], now: Wall) -> Vec<Comparison> {
     let compare = |draft: &Draft| {
         let job = JobName::new(&draft.name).ok().and_then(|name| jobs.get(&name).cloned());
         match (&draft.rule, job.as_ref().map(|job| &job.trigger)) {
-            (Rule::Unknown(why), _) => not_compared(draft, why.clone()),
+            (Rule::Unknown(why), trigger) => {
+                let schedule = match trigger {
+                    Some(Trigger::Schedule { schedule, .. }) => Some(schedule.clone()),
+                    _ => None,
+                };
+                let zone = schedule.as_ref().map(|schedule| schedule.timezone());
+                Comparison { schedule, zone, ..not_compared(draft, why.clone()) }
+            }
             (rule @ Rule::Cron(_, zone), Some(Trigger::Schedule { schedule, .. })) => {
                 let changes = changes.entry(zone.name()).or_insert_with(|| next_changes(*zone, now));
                 one(draft, (rule, *zone), schedule, (now, changes))
@@ -95,12 +121,16 @@ pub(super) fn all(drafts: &[Draft], now: Wall) -> Vec<Comparison> {
 
 fn not_compared(draft: &Draft, why: String) -> Comparison {
     let (job, differences) = (draft.name.clone(), Vec::new());
-    Comparison { job, zone: None, compared: 0, not_compared: Some(why), differences, more: 0 }
+    let (calendars, not_compared) = (draft.calendars.clone(), Some(why));
+    Comparison { job, zone: None, by: None, compared: 0, not_compared, differences, more: 0, calendars, schedule: None }
 }
 
-fn one(draft: &Draft, (rule, zone): (&Rule, Tz), schedule: &Schedule, (now, changes): (Wall, &[Wall])) -> Comparison {
-    let mut instants: BTreeMap<Wall, (usize, usize)> = BTreeMap::new();
-    let mut compared = 0;
+fn one(
+    draft: &Draft,
+    (rule, zone): (&Rule, Tz),
+    schedule: &Arc<Schedule>,
+    (now, changes): (Wall, &[Wall]),
+) -> Comparison {
     let next = fires(rule, now, None, COMPARED).unwrap_or_default();
     // Beyond the last one, nothing is known of the source.
     let until = (next.len() == COMPARED).then(|| next[COMPARED - 1]);
@@ -109,9 +139,31 @@ fn one(draft: &Draft, (rule, zone): (&Rule, Tz), schedule: &Schedule, (now, chan
         let (after, until) = (now.max(change.minus(AROUND)), change.plus(AROUND));
         stretches.push((after, Some(until), fires(rule, after, Some(until), AROUND_MOST).unwrap_or_default()));
     }
+    let compared = stretches.iter().map(|(.., there)| there.len()).sum();
+    let (differences, more) = differences(schedule, zone, stretches);
+    Comparison {
+        job: draft.name.clone(),
+        zone: Some(zone.name()),
+        by: None,
+        compared,
+        not_compared: None,
+        differences,
+        more,
+        calendars: draft.calendars.clone(),
+        schedule: Some(Arc::clone(schedule)),
+    }
+}
+
+/// What is different in stretches of time, of each of which the fires of the source are known; and how many differences are
+/// not listed.
+fn differences(
+    schedule: &Schedule,
+    zone: Tz,
+    stretches: Vec<(Wall, Option<Wall>, Vec<Wall>)>,
+) -> (Vec<Difference>, usize) {
+    let mut instants: BTreeMap<Wall, (usize, usize)> = BTreeMap::new();
     for (after, until, there) in stretches {
         let mut counts: BTreeMap<Wall, (usize, usize)> = BTreeMap::new();
-        compared += there.len();
         there.iter().for_each(|at| counts.entry(*at).or_default().0 += 1);
         let most = if until.is_some() { AROUND_MOST } else { there.len().max(1) };
         let last = until.unwrap_or(Wall::MAX);
@@ -126,8 +178,7 @@ fn one(draft: &Draft, (rule, zone): (&Rule, Tz), schedule: &Schedule, (now, chan
         let at = at.to_utc().with_timezone(&zone).to_rfc3339();
         Difference { at, source, here }
     };
-    let differences = different.into_iter().map(shown).collect();
-    Comparison { job: draft.name.clone(), zone: Some(zone.name()), compared, not_compared: None, differences, more }
+    (different.into_iter().map(shown).collect(), more)
 }
 
 /// The next changes of the clocks of a zone, within the two years after `now`.

@@ -3,7 +3,7 @@
 use chrono_tz::Tz;
 
 use super::command::{kept, shell_words};
-use super::draft::{Draft, Value};
+use super::draft::{Draft, Value, is_line, labels};
 use super::fires::Rule;
 use super::kubernetes::each_key;
 use super::report::{Fate, Lines, Place, Report};
@@ -17,6 +17,9 @@ const ON_DEMAND: &str = "@yearly";
 
 /// How long Dkron waits for an answer, unless a job says otherwise.
 const ANSWER_WITHIN: &str = "30";
+
+/// The longest owner here, in characters.
+const OWNER_MOST: usize = 200;
 
 /// The most attempts here.
 const ATTEMPTS_MOST: u64 = 100;
@@ -82,6 +85,15 @@ impl<'j> Job<'j> {
         let mut draft = Draft::new(kept(name), place);
         if let Some(shown) = self.text("displayname") {
             draft.set("description", Value::text(shown));
+        }
+        let owner =
+            self.text("owner").or_else(|| self.text("owner_email")).filter(|text| is_line(text, OWNER_MOST, &['"']));
+        if let Some(owner) = owner {
+            draft.set("owner", Value::text(owner));
+        }
+        let pairs = self.node.get("metadata").map(Node::entries).unwrap_or_default().iter();
+        if let Some(labels) = labels(pairs.filter_map(|(name, _, value)| Some((name.as_str(), value.text()?)))) {
+            draft.set("labels", labels);
         }
         self.trigger(&mut draft, name)?;
         self.task(&mut draft).map_err(|why| ("executor", why))?;
@@ -296,7 +308,8 @@ fn meaning(key: &str, value: &Node) -> (Fate, &'static str) {
         ),
         "ephemeral" => (Fate::Differs, "Dkron deletes it after its first success, and here it stays"),
         "processors" => (Fate::Differs, "what becomes of the output: here it is logged, and kept with the run"),
-        "owner" | "owner_email" | "metadata" => (Fate::Differs, "left out"),
+        "owner" | "owner_email" => (Fate::Taken, "`owner`: the name, or else the address"),
+        "metadata" => (Fate::Taken, "`labels`"),
         "status" | "next" | "success_count" | "error_count" | "last_success" | "last_error" => {
             (Fate::Ignored, "what has happened, and not what is to happen")
         }

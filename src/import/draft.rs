@@ -1,7 +1,10 @@
 //! A job on its way from its source into a jobs file.
 
+use std::collections::BTreeMap;
+
 use super::fires::Rule;
 use super::report::Place;
+use crate::job::check_name;
 
 /// The value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,25 @@ impl Value {
     pub fn text(text: impl Into<String>) -> Value {
         Value::Text(text.into())
     }
+}
+
+/// The longest value of a label, and the most of them.
+const LABEL_MOST: usize = 100;
+const LABELS_MOST: usize = 50;
+
+/// Whether a text can stand as a label or an owner here.
+pub(super) fn is_line(text: &str, most: usize, without: &[char]) -> bool {
+    let is_fine = |c: char| !c.is_control() && !without.contains(&c);
+    !text.trim().is_empty() && text.chars().count() <= most && text.chars().all(is_fine)
+}
+
+/// The pairs that can be labels here, each without the prefix of its name.
+pub(super) fn labels<'p>(pairs: impl Iterator<Item = (&'p str, &'p str)>) -> Option<Value> {
+    let named = pairs.map(|(name, value)| (name.rsplit('/').next().unwrap_or(name), value));
+    let fit = named.filter(|(name, value)| check_name(name).is_ok() && is_line(value, LABEL_MOST, &['"', ',']));
+    let labels: BTreeMap<&str, &str> = fit.take(LABELS_MOST).collect();
+    let pairs: Vec<_> = labels.into_iter().map(|(name, value)| (name.to_owned(), Value::text(value))).collect();
+    (!pairs.is_empty()).then_some(Value::Map(pairs))
 }
 
 /// One job.
@@ -31,14 +53,25 @@ pub(crate) struct Draft {
     pub keys: Vec<(&'static str, Value)>,
     /// The source has it switched off, so that it stays off.
     pub held: bool,
+    /// The texts of `OnCalendar`, about which systemd itself can be asked.
+    pub calendars: Vec<String>,
     /// When its source fires it.
     pub rule: Rule,
 }
 
 impl Draft {
     pub fn new(name: String, place: Place) -> Draft {
-        let (comments, remarks, keys) = (Vec::new(), Vec::new(), Vec::new());
-        Draft { name, place, comments, remarks, keys, held: false, rule: Rule::Unknown("nothing".to_owned()) }
+        let (comments, remarks, keys, calendars) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Draft {
+            name,
+            place,
+            comments,
+            remarks,
+            keys,
+            calendars,
+            held: false,
+            rule: Rule::Unknown("nothing".to_owned()),
+        }
     }
 
     pub fn set(&mut self, key: &'static str, value: Value) {

@@ -1,6 +1,6 @@
 //! CronJobs of Kubernetes: each becomes a job that makes a Job from the CronJob, and waits for its end.
 
-use super::draft::{Draft, Value};
+use super::draft::{Draft, Value, labels};
 use super::report::{Fate, Lines, Place, Report};
 use super::{Input, Settings, command, robfig};
 use crate::config::plain::{self, Node};
@@ -140,6 +140,10 @@ impl CronJob<'_> {
         let mut draft = Draft::new(command::kept(name), self.place);
         when.write(&mut draft, self.place, self.report);
         draft.set("shell", Value::Text(shell(name, namespace)));
+        let pairs = metadata.get("labels").map(Node::entries).unwrap_or_default().iter();
+        if let Some(labels) = labels(pairs.filter_map(|(name, _, value)| Some((name.as_str(), value.text()?)))) {
+            draft.set("labels", labels);
+        }
         draft.held = spec.get("suspend").and_then(Node::text) == Some("true");
         self.policies(&mut draft, spec);
         Ok(draft)
@@ -216,7 +220,8 @@ fn note_metadata(node: &Node, report: &mut Report, lines: Lines) {
     each_key(node, lines, |key, _, lines| {
         let (fate, message) = match key {
             "name" | "namespace" => (Fate::Taken, "what the Jobs are made from"),
-            "labels" | "annotations" => (Fate::Ignored, "it stays with the CronJob in the cluster"),
+            "labels" => (Fate::Taken, "`labels`, without the prefixes of their names"),
+            "annotations" => (Fate::Ignored, "it stays with the CronJob in the cluster"),
             _ => (Fate::Ignored, "of the object in the cluster"),
         };
         report.rest(lines, fate, message);

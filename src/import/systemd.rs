@@ -152,6 +152,7 @@ impl<'p> Pair<'p> {
                 }
             };
             self.note(self.timer, setting, Fate::Taken, "`schedule`");
+            draft.calendars.push(self.resolved(&setting.value));
             zones.push(event.zone.unwrap_or(self.settings.zone));
             expressions.push(event.expression);
             crons.push(event.cron);

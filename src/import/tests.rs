@@ -200,7 +200,7 @@ kind: CronJob
 metadata:
   name: report
   namespace: shop
-  labels: {app: shop}
+  labels: {app.kubernetes.io/name: shop, odd: 'a,b'}
 spec:
   schedule: '0 2 * * 1-5' # at two
   timeZone: Europe/Berlin
@@ -244,6 +244,7 @@ fn cron_jobs_become_jobs_that_make_their_jobs() {
     );
     has(&imported, "    timeout: 660s\n    overlap: skip\n    missed:\n      run: latest\n      within: 200s\n");
     has(&imported, "kubectl -n shop create job \"$job\" --from=cronjob/report");
+    has(&imported, "    labels:\n      name: shop\n");
     has(&imported, "    history:\n      keep: 6\n");
     has(&imported, "    schedule: \"@every 1h 30m\"\n    timezone: UTC\n");
     assert_eq!(imported.yaml.matches("enabled: false").count(), 2, "what is suspended stays so, with --active too");
@@ -281,7 +282,8 @@ fn read_all(source: Source, inputs: &[(&str, &str)]) -> Imported {
 #[test]
 fn jobs_of_dkron_are_taken_over() {
     let text = r#"[
-      {"name": "first", "schedule": "0 30 2 * * *", "timezone": "Europe/Berlin", "concurrency": "forbid", "retries": 2,
+      {"name": "first", "owner": "Team A", "metadata": {"tier": "1"},
+       "schedule": "0 30 2 * * *", "timezone": "Europe/Berlin", "concurrency": "forbid", "retries": 2,
        "executor": "shell", "executor_config": {"command": "tar czf '/b k.tgz' /srv", "cwd": "/srv", "env": "A=1,B=2",
          "timeout": "1h30m"}},
       {"name": "second", "parent_job": "first", "schedule": "", "tags": {"role": "web:1"},
@@ -302,6 +304,7 @@ fn jobs_of_dkron_are_taken_over() {
         &imported,
         "    command: [tar, czf, /b k.tgz, /srv]\n    dir: /srv\n    env:\n      A: 1\n      B: 2\n    timeout: 1h 30m\n",
     );
+    has(&imported, "    owner: Team A\n    labels:\n      tier: 1\n");
     has(&imported, "    overlap: skip\n    retry:\n      attempts: 3\n");
     has(
         &imported,
@@ -312,7 +315,7 @@ fn jobs_of_dkron_are_taken_over() {
     has(&imported, "    schedule: \"0 39 15 * * *\"\n");
     assert_eq!(imported.yaml.matches("enabled: false").count(), 1);
     let queue = imported.findings.iter().filter(|finding| finding.fate == Fate::Cannot);
-    assert_eq!(queue.map(|finding| finding.line).collect::<Vec<_>>(), [10, 11]);
+    assert_eq!(queue.map(|finding| finding.line).collect::<Vec<_>>(), [11, 12]);
     assert!(imported.comparisons.iter().all(|comparison| comparison.differences.is_empty()));
 }
 
@@ -388,7 +391,7 @@ fn calendars_of_systemd_are_read() {
         let event = calendar::read(text).unwrap_or_else(|why| panic!("{text}: {why}"));
         assert_eq!(event.expression, expression, "{text}");
     }
-    assert_eq!(calendar::read("daily Europe/Berlin").unwrap_err(), "`daily` is no weekday");
+    assert_eq!(calendar::read("daily Europe/Berlin").unwrap().zone, Some(chrono_tz::Europe::Berlin));
     assert_eq!(calendar::read("*-*-* 2:00 Europe/Rome").unwrap().zone, Some(chrono_tz::Europe::Rome));
     for wrong in ["25:00", "2:30:15.5", "Mon *-*-05..09", "Foo", "Fri..Mon", "a b c d", "1-2-3-4", "~", ":", "*:*:*:*"]
     {

@@ -103,3 +103,36 @@ fn the_job_of_a_cron_job_makes_one_job_for_a_run_and_ends_as_it_does() {
     let calls = std::fs::read_to_string(place.path("calls")).unwrap();
     assert_eq!(calls.matches("create job report-").count(), 2, "{calls}");
 }
+
+/// Knows one fire, whatever it is asked.
+const ANALYZE: &str = "#!/bin/sh
+echo '    Next elapse: Mon 2026-11-30 02:30:00 CET'
+echo '       (in UTC): Mon 2026-11-30 01:30:00 UTC'
+";
+
+#[test]
+fn systemd_is_asked_for_its_fires_where_it_is_there() {
+    let place = Place::new();
+    place.write("a.timer", "[Timer]\nOnCalendar=Mon 02:30\n");
+    place.write("systemd-analyze", ANALYZE);
+    std::fs::set_permissions(place.path("systemd-analyze"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let import = |path: &str, from: &str| {
+        let args = ["import", "systemd", "a.timer", "--timezone", "Europe/Berlin", "--check", "--from", from];
+        let output = place.command(&args).env("PATH", path).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let there = format!("{}:/usr/bin:/bin", place.path("").display());
+    let (code, says) = import(&there, "2026-11-28T00:00:00Z");
+    assert_eq!(code, Some(0), "{says}");
+    assert!(says.contains("check: a: 1 fires are the same (Europe/Berlin, by systemd-analyze)"), "{says}");
+    let (code, says) = import(&there, "2026-11-21T00:00:00Z");
+    assert_eq!(code, Some(7), "{says}");
+    assert!(says.contains("2026-11-23T02:30:00+01:00: 0 there, 1 here"), "{says}");
+    let (code, says) = import("/nowhere", "2026-11-28T00:00:00Z");
+    assert_eq!(code, Some(0), "{says}");
+    assert!(
+        says.contains("systemd-analyze cannot be asked") && says.contains("fires are the same (Europe/Berlin)"),
+        "{says}"
+    );
+}
