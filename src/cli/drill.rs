@@ -204,8 +204,12 @@ fn network_of(url: &StoreUrl) -> Result<&EtcdConfig, Failure> {
              --how stop, which ends a leadership in the same way",
         )),
         StoreUrl::Etcd(config) => Ok(config),
-        _ => Err(Failure::wrong(format!(
+        StoreUrl::Sqlite(_) => Err(Failure::wrong(format!(
             "--how cut has no meaning for {url}: there is no network between a node and a file: use --how stop"
+        ))),
+        _ => Err(Failure::wrong(format!(
+            "--how cut stands between the nodes and etcd alone, and {url} is another store: use --how stop, which ends a \
+             leadership in the same way"
         ))),
     }
 }

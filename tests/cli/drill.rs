@@ -144,7 +144,10 @@ async fn a_drill_that_is_interrupted_or_killed_takes_its_nodes_with_it() {
     for (signal, code, left) in [(Signal::SIGINT, Some(1), 0), (Signal::SIGKILL, None, 2)] {
         let place = place();
         let url = sqlite(&place);
-        let mut drill = NodeProcess::spawn(place.command(&["drill", "failover", "--runs", "1000", "--store", &url]));
+        let mut drill = place.command(&["drill", "failover", "--runs", "1000", "--store", &url]);
+        // One that is killed leaves its directory.
+        drill.env("TMPDIR", place.dir.path());
+        let mut drill = NodeProcess::spawn(drill);
         drill.wait_for("1/1000 ");
         let nodes =
             until("the third node", async || Some(children(drill.child.id())).filter(|children| children.len() == 3));
