@@ -63,7 +63,7 @@ pub use self::executor::Executor;
 pub(crate) use self::gate::Attempt;
 pub(crate) use self::gate::Gate;
 #[cfg(feature = "cli")]
-pub(crate) use self::http::{even_without_authorities, retry_after};
+pub(crate) use self::http::{certificates, even_without_authorities, retry_after};
 pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };

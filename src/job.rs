@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use about::{About, Expect};
-pub use alert::{AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify};
+pub use alert::{AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify, Ping, Sign, Smtp, SmtpSecurity, Whose};
 pub(crate) use attempt::LOST_PAUSE_LONGEST;
 #[cfg(test)]
 pub(crate) use attempt::cases;
@@ -260,6 +260,8 @@ pub struct Job {
     pub history: History,
     /// Which ends of its runs are notified, and where; `None`: none are.
     pub notify: Option<Arc<Notify>>,
+    /// A URL to which signs of life of its runs go.
+    pub ping: Option<Text>,
 }
 
 impl Job {
@@ -290,6 +292,7 @@ impl Job {
             on_lost_leadership: OnLostLeadership::Cancel,
             history: History { keep: 1, age: Duration::ZERO },
             notify: None,
+            ping: None,
         }
     }
 }

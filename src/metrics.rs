@@ -11,6 +11,7 @@ mod measured;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 pub use counted::{Counters, Histogram, Reading};
@@ -83,6 +84,10 @@ pub struct Metrics {
     pub alerts: Counters<(&'static str, &'static str)>,
     /// Heartbeats, by what became of them.
     pub heartbeats: Counters<&'static str>,
+    /// How many alerts wait, by the name of their channel, as the leader has read it last.
+    alert_queue: Mutex<BTreeMap<String, u64>>,
+    /// Signs of life of runs, by what became of them.
+    pub pings: Counters<&'static str>,
     /// By how many milliseconds the clock of the node that is furthest away differs from this node's.
     clock_skew_ms: AtomicU64,
     /// What was asked of the store.
@@ -110,6 +115,9 @@ pub const ALERTS: [&str; 3] = ["sent", "failed", "given_up"];
 /// What becomes of a heartbeat.
 pub const HEARTBEATS: [&str; 2] = ["sent", "failed"];
 
+/// What becomes of a sign of life of a run.
+pub const PINGS: [&str; 3] = ["sent", "failed", "dropped"];
+
 impl Default for Metrics {
     fn default() -> Metrics {
         let runs = EXECUTORS.iter().flat_map(|executor| {
@@ -133,6 +141,8 @@ impl Default for Metrics {
             certificate_ends: AtomicI64::new(0),
             alerts: Counters::new(Channel::KINDS.iter().flat_map(|kind| ALERTS.map(|result| (*kind, result)))),
             heartbeats: Counters::new(HEARTBEATS),
+            alert_queue: Mutex::default(),
+            pings: Counters::new(PINGS),
             clock_skew_ms: AtomicU64::new(0),
             requests: std::sync::Arc::default(),
         }
@@ -188,6 +198,21 @@ impl Metrics {
         if let (Some(took), Some((_, histogram))) = (took, of_executor) {
             histogram.observe(took);
         }
+    }
+
+    /// So many alerts wait for this channel.
+    pub fn queued(&self, channel: &str, alerts: u64) {
+        self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner).insert(channel.to_owned(), alerts);
+    }
+
+    /// This node does not know any more how many alerts wait.
+    pub fn nothing_queued(&self) {
+        self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// How many alerts wait; 0 where this node does not lead.
+    pub fn alert_queue(&self) -> u64 {
+        self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 
     /// An attempt of a run of `job` ended.

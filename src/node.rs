@@ -55,7 +55,7 @@ use crate::board::Shared;
 use crate::config::Config;
 use crate::execute::{Execute, Outputs};
 use crate::fence::Fence;
-use crate::job::{AttemptResult, JobName, RunId};
+use crate::job::{AttemptResult, JobName, Ping, RunId};
 use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger, News, pass_on};
 use crate::lock::{
     Backoff, Candidate, Driver, Hold, LockName, Locks, News as Candidacy, Presence, SessionError, StoreWentBack, Timing,
@@ -164,6 +164,8 @@ pub struct Ends {
     pub turned: watch::Sender<Boot>,
     /// The hold of the term under which the node acts as the leader.
     pub leads: watch::Sender<Option<Hold>>,
+    /// Where signs of life of runs go; `None`: they go nowhere.
+    pub pings: Option<mpsc::Sender<Ping>>,
 }
 
 impl Status {
@@ -266,7 +268,7 @@ impl<S: Store, E: Execute> Node<S, E> {
     ///
     /// When the ledger cannot be followed for a reason that does not pass (denied, unusable).
     pub async fn run(self, config: Config, ends: Ends) -> Result<(), StoreError> {
-        let Ends { mut orders, mut chores, status, turned, leads } = ends;
+        let Ends { mut orders, mut chores, status, turned, leads, pings } = ends;
         let (news, mut observed) = mpsc::channel(16);
         let (started, mut starts) = mpsc::channel(1024);
         // Once all senders are gone, the channel has nothing else to say.
@@ -276,6 +278,7 @@ impl<S: Store, E: Execute> Node<S, E> {
             tracing::warn!(%error, "the ledger cannot be followed right now; trying again");
         }));
         let mut running = Running::new(self, config, status, started);
+        running.work.pings = pings;
         running.node.board.write().configured(running.scheduler.jobs());
         running.present();
         running.make_migrations();

@@ -4,7 +4,9 @@
 //! sent and not marked, its successor sends again, with the same id. Before each sending the store is asked whether the
 //! term still stands: a leader that was replaced, and has not noticed, sends nothing from then on.
 
+mod mail;
 mod payload;
+mod pings;
 mod send;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 pub use payload::{About, Part, parts};
+pub use pings::{PINGS_MOST, Pings};
 pub use send::{Fault, NotTaken, Sender};
 
 use crate::job::{Channel, Heartbeat, Notices, Retry};
@@ -94,6 +97,7 @@ impl<S: Store> Notifier<S> {
             };
             // What is cut off while it is being sent is sent again, with the same id.
             channels.shutdown().await;
+            self.metrics.nothing_queued();
             if changed.is_err() {
                 return;
             }
@@ -121,12 +125,16 @@ impl<S: Store> Notifier<S> {
         let live: BTreeSet<String> = wanted.channels.keys().cloned().collect();
         loop {
             match self.ledger.bound_alerts(&hold, &live, self.clock.wall()).await {
-                Ok(0) => {}
                 Ok(lost) => {
-                    tracing::error!(lost, "alerts are given up: a channel that cannot be read has too many of them");
-                    wanted.channels.values().take(1).for_each(|channel| {
-                        self.metrics.alerts.add(&(channel.kind(), "given_up"), lost);
-                    });
+                    for (channel, count) in lost {
+                        tracing::error!(
+                            channel,
+                            count,
+                            "alerts are given up: the channel cannot be read, and has too many"
+                        );
+                        let kind = wanted.channels.get(&channel).map_or("", Channel::kind);
+                        self.metrics.alerts.add(&(kind, "given_up"), count);
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "what waits for channels cannot be brought within its bounds"),
             }
@@ -170,6 +178,7 @@ impl<S: Store> Notifier<S> {
     async fn turn(&self, hold: &Hold, name: &str, channel: &Channel) -> Result<Turn, StoreError> {
         let Some(mut outbox) = self.ledger.outbox(name).await? else { return Ok(Turn::Idle(None)) };
         let now = self.clock.wall();
+        self.metrics.queued(name, outbox.outgoing.alerts() + outbox.waiting.len() as u64);
         let taken = match outbox.outgoing.step(outbox.waiting.len(), now) {
             Step::Nothing | Step::Wait(_) if outbox.is_damaged() => false,
             Step::Nothing => return Ok(Turn::Idle(None)),
@@ -213,6 +222,10 @@ impl<S: Store> Notifier<S> {
             Err(NotTaken { why, after, .. }) => {
                 tracing::warn!(channel = name, id = message.id, %why, "an alert was not sent: it is sent again");
                 self.metrics.alerts.add(&(channel.kind(), "failed"), 1);
+                // For people; that it is refused where another leader has taken over does not matter.
+                if outbox.outgoing.not_taken(&why, self.clock.wall()) {
+                    self.ledger.put_outbox(hold, name, &outbox, false).await?;
+                }
                 return Ok(Turn::Refused(after.unwrap_or_default()));
             }
         };
@@ -228,11 +241,12 @@ impl<S: Store> Notifier<S> {
         channel: &Channel,
         message: &Message,
     ) -> Result<Option<Result<(), NotTaken>>, StoreError> {
-        for part in parts(channel, message, &self.about(hold)) {
+        let about = self.about(hold);
+        for part in parts(channel, message, &about) {
             if !self.ledger.stands(hold).await? {
                 return Ok(None);
             }
-            if let Err(not_taken) = self.sender.send_part(channel, message, &part).await {
+            if let Err(not_taken) = self.sender.send_part(channel, message, &part, &about).await {
                 return Ok(Some(Err(not_taken)));
             }
         }

@@ -2,6 +2,8 @@
 
 #[path = "cli/access.rs"]
 mod access;
+#[path = "cli/alerts.rs"]
+mod alerts;
 #[path = "cli/care.rs"]
 mod care;
 #[path = "cli/chains.rs"]

@@ -116,6 +116,7 @@ fn start<S: Store>(name: &str, store: &S, clock: &Clock, execute: &impl Execute,
                 status: status_end,
                 turned: watch::Sender::default(),
                 leads: watch::Sender::default(),
+                pings: None,
             },
         )
         .await

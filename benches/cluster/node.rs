@@ -63,6 +63,7 @@ pub async fn start<S: Store, E: Execute>(store: &S, execute: E, text: &str) -> R
         status: status_end,
         turned: watch::Sender::default(),
         leads: watch::Sender::default(),
+        pings: None,
     };
     let task = tokio::spawn(async move { node.run(config, ends).await.unwrap() });
     soon("the node leads", status.wait_for(|status| status.fence.is_some())).await.unwrap();

@@ -274,8 +274,12 @@ impl Scrape {
         let alerts = metrics.alerts.read();
         let alerts = alerts.map(|((channel, result), count)| ([("channel", *channel), ("result", *result)], count));
         sheet.counters("alerts", "Messages of alerts that this node sent, by the kind of their channel", alerts)?;
+        let queue = metrics.alert_queue() as f64;
+        sheet.gauge("alert_queue", None, "Alerts that wait to be sent; 0 on nodes that do not lead", queue)?;
         let heartbeats = metrics.heartbeats.read().map(|(result, count)| ([("result", *result)], count));
-        sheet.counters("heartbeats", "Heartbeats that this node made as the leader", heartbeats)
+        sheet.counters("heartbeats", "Heartbeats that this node made as the leader", heartbeats)?;
+        let pings = metrics.pings.read().map(|(result, count)| ([("result", *result)], count));
+        sheet.counters("pings", "Signs of life of runs that this node sent to what watches their jobs", pings)
     }
 
     fn leadership(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {

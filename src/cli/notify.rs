@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::terminal::{Terminal, table};
 use super::{Exit, Failure, Global, file, nearest};
 use crate::client::default_node;
-use crate::job::{AlertKind, JobName, RunId, Verdict, Word as _};
+use crate::job::{AlertKind, JobName, RunId, Verdict, Whose, Word as _};
 use crate::ledger::{ALERTS_LISTED, Waiting};
 use crate::notify::{About, Sender, names};
 use crate::scheduler::alert::Alert;
@@ -87,6 +87,7 @@ pub(super) fn trial(now: Wall) -> anyhow::Result<Message> {
         node: None,
         fence: None,
         finished_at: now,
+        whose: Whose::default(),
     };
     Ok(Message { id: alert.id(), since: now, content: Content::Alert(Box::new(alert)) })
 }
@@ -101,6 +102,8 @@ struct WaitingView {
     alerts: u64,
     id: Option<String>,
     since: Option<Wall>,
+    /// Why the channel does not take it.
+    why: Option<String>,
 }
 
 async fn list(global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -125,14 +128,18 @@ fn views(waiting: Waiting) -> Vec<WaitingView> {
             alerts,
             id: None,
             since: None,
+            why: None,
         };
+        let mut trouble = outgoing.trouble().map(|trouble| trouble.why.clone());
         for message in &outgoing.sending {
             let kind = match &message.content {
                 Content::Alert(alert) => alert.kind.word(),
                 Content::Summary(_) => "summary",
             };
             let sending = view("sending", kind, message.alerts());
-            views.push(WaitingView { id: Some(message.id.clone()), since: Some(message.since), ..sending });
+            // It is the first that is tried.
+            let (id, why) = (Some(message.id.clone()), trouble.take());
+            views.push(WaitingView { id, since: Some(message.since), why, ..sending });
         }
         if outgoing.counted.total() > 0 {
             let counted = view("counted", "summary", outgoing.counted.total());
@@ -158,7 +165,8 @@ fn waiting_table(views: &[WaitingView]) -> String {
             view.alerts.to_string(),
             view.since.map(|at| at.to_string()).unwrap_or_default(),
             view.id.clone().unwrap_or_default(),
+            view.why.clone().unwrap_or_default(),
         ]
     });
-    table(&["CHANNEL", "STATE", "KIND", "ALERTS", "SINCE", "ID"], rows)
+    table(&["CHANNEL", "STATE", "KIND", "ALERTS", "SINCE", "ID", "WHY NOT SENT"], rows)
 }

@@ -33,7 +33,7 @@ use crate::lock::{Driver, Locks, Namespace, Seen, Timing};
 use crate::metrics::{Measured, Metrics};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
-use crate::notify::{Notifier, Sender};
+use crate::notify::{Notifier, PINGS_MOST, Pings, Sender};
 use crate::store::etcd::EtcdStore;
 use crate::store::postgres::PostgresStore;
 use crate::store::{AnyStore, Store, StoreUrl};
@@ -51,6 +51,9 @@ const QUEUE: usize = 16;
 
 /// How often what was seen of the store is saved, beside every new term.
 const SAVE_SEEN_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the last signs of life of runs are waited for, at the end.
+const LAST_PINGS: Duration = Duration::from_secs(5);
 
 /// How long the listener waits, at the end, for clients that still read.
 const LAST_READERS: Duration = Duration::from_secs(2);
@@ -250,6 +253,8 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let (notices, leads) = (watch::Sender::new(Arc::clone(&config.notices)), watch::Sender::default());
     let (clock, measures) = (place.clock.clone(), Arc::clone(&metrics));
     let sender = Sender::new().context("cannot use HTTP")?;
+    let (pings, pinged) = mpsc::channel(PINGS_MOST);
+    let pinging = tokio::spawn(Pings::new(sender.clone(), Arc::clone(&metrics)).run(pinged));
     let notifier = Notifier { ledger: ledger.clone(), node: name, clock, metrics: measures, sender };
     beside.spawn(notifier.run(leads.subscribe(), notices.subscribe()));
     let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone()).noticing(notices);
@@ -259,9 +264,12 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     options.address = Some(address);
     let node = Node { ledger, locks: locks.clone(), execute, outputs, board, metrics, options };
     // On a worker: there its timers are, and what answers it. Here each of them would have to wake another thread.
-    let running = tokio::spawn(node.run(config, Ends { orders, chores, status, turned, leads }));
+    let running = tokio::spawn(node.run(config, Ends { orders, chores, status, turned, leads, pings: Some(pings) }));
     let ended = service.until_ended(running).await;
     housekeeping.stop().await;
+    if tokio::time::timeout(LAST_PINGS, pinging).await.is_err() {
+        tracing::warn!("the last signs of life of runs were not taken in time");
+    }
     beside.shutdown().await;
     locks.save_seen().await;
     ending.cancel();

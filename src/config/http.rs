@@ -299,7 +299,7 @@ fn read_files(walk: &mut Walk, fields: &Fields, url: Option<&Text>) -> (Option<T
 }
 
 /// The name of a file that has `mark` in it.
-fn read_pem(walk: &mut Walk, spot: Spot, mark: &str, what: &str) -> Option<Text> {
+pub(super) fn read_pem(walk: &mut Walk, spot: Spot, mark: &str, what: &str) -> Option<Text> {
     let name = walk.text(spot)?;
     // Where secrets are not to be had, neither are the files of certificates.
     if walk.sources.open {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::draft::{Draft, warn_of_idle};
 use super::fill::Filled;
+use super::http::read_url;
 use super::keys::{self, Goes, Key, Needs};
 use super::problem::quoted;
 use super::tables::MAX_JOBS;
@@ -110,13 +111,14 @@ impl Reader<'_> {
         draft.settle_retry(walk, &spot.path);
         draft.settle_guarantee(walk, &spot.path, task.as_ref());
         check_process(walk, &fields, task.as_ref());
+        let ping = fields.get("ping").and_then(|spot| read_url(walk, spot));
         let trigger = if draft.enabled { trigger? } else { trigger.and(Some(Trigger::Disabled))? };
-        let notify = draft.notify.settle(&walk.channels, &mut self.notify);
+        let notify = draft.notify.settle(&walk.channels, &draft.about, &mut self.notify);
         if *self.about != draft.about {
             self.about = Arc::new(draft.about);
         }
         let about = Arc::clone(&self.about);
-        let job = Job { name: name.clone(), about, trigger, task: task.or(unknown)?, notify, ..draft.job };
+        let job = Job { name: name.clone(), about, trigger, task: task.or(unknown)?, notify, ping, ..draft.job };
         warn_of_idle(walk, &fields, &job);
         (walk.wrong.count() == wrong_before).then_some(job)
     }

@@ -1,8 +1,12 @@
 //! `notify`: the channels of a file and its heartbeat, and which ends of a job's runs are notified through them.
 
+mod smtp;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use url::Url;
 
 use super::http::{MAX_HEADERS, read_headers, read_url};
 use super::jobs::read_words;
@@ -10,7 +14,9 @@ use super::keys::{self, DAY, SECOND, Shape, Tables, duration, key, named};
 use super::tables::MAX_ARGS;
 use super::values::Value;
 use super::walk::{Fields, Spot, Walk};
-use crate::job::{AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify, Text, Word as _, check_name, words};
+use crate::job::{
+    About, AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify, Text, Whose, Word as _, check_name, words,
+};
 
 /// The most runs in a row that may end badly before the first alert.
 pub const MAX_AFTER: u32 = 1_000;
@@ -42,6 +48,18 @@ static CHANNEL: Tables = &[&[
     key("slack", Shape::Text, "The URL of an incoming webhook of Slack, or of what takes the same.").also("mattermost"),
     key("alertmanager", Shape::Text, "The URL of an Alertmanager, without a path: `http://alertmanager:9093`."),
     key("pagerduty", Shape::Text, "The routing key of a service in PagerDuty (Events API, version 2).").also("routing_key"),
+    key("smtp", Shape::Text,
+        "A server that takes mails: `smtps://HOST` speaks TLS from the beginning, `smtp://HOST` has to offer STARTTLS.")
+        .also("mail email"),
+    key("from", Shape::Text, "With `smtp`: the address of the sender.").also("sender"),
+    key("to", Shape::Texts { most: smtp::MAX_RECEIVERS }, "With `smtp`: the addresses of the receivers.")
+        .also("recipients receivers"),
+    key("user", Shape::Text, "With `smtp`: the name to log in with.").also("username login"),
+    key("password", Shape::Text, "With `smtp`: the password of that user.").also("pass secret"),
+    key("starttls", Shape::Word(words::<bool>),
+        "With `smtp`: `false` sends in the clear, for a server on this machine or behind a tunnel."),
+    key("ca", Shape::Text,
+        "With `smtp`: a file of the certificates (PEM) to trust instead of those that the machine trusts."),
     key("exec", Shape::Command { most: MAX_ARGS },
         "A program and its arguments; it reads the alert as JSON from its input.")
         .also("command cmd run"),
@@ -57,7 +75,7 @@ static HEARTBEAT: Tables = &[&[
 ]];
 
 /// The keys that say what a channel is.
-const KINDS: [&str; 5] = Channel::KINDS;
+const KINDS: [&str; 6] = Channel::KINDS;
 
 /// Reads `notify` of the file.
 pub fn read(walk: &mut Walk, spot: Spot) -> Notices {
@@ -95,13 +113,16 @@ fn read_channel(walk: &mut Walk, spot: Spot) -> Option<Channel> {
             let url = fields.get("url").map_or_else(|| Some(Text::plain(PAGERDUTY)), |spot| read_url(walk, spot));
             Channel::Pagerduty { key: walk.text(spot)?, url: url? }
         }
+        "smtp" => Channel::Smtp(Box::new(smtp::read(walk, spot, &fields)?)),
         _ => Channel::Exec(read_words(walk, spot)?),
     })
 }
 
 /// Notes settings that mean nothing for this kind of channel.
 fn refuse_idle(walk: &mut Walk, fields: &Fields, kind: &str) {
-    for (name, kinds) in [("headers", ["webhook", "alertmanager"].as_slice()), ("url", &["pagerduty"])] {
+    let of_smtp = smtp::KEYS.map(|name| (name, ["smtp"].as_slice()));
+    let of_others = [("headers", ["webhook", "alertmanager"].as_slice()), ("url", &["pagerduty"])];
+    for (name, kinds) in of_others.into_iter().chain(of_smtp) {
         if let Some(spot) = fields.get(name).filter(|_| !kinds.contains(&kind)) {
             let kinds = keys::list(kinds.iter().copied()).replace(" and ", " or ");
             walk.wrong(spot, format!("this means nothing here: it goes with {kinds}"));
@@ -132,7 +153,7 @@ impl Wanted {
     }
 
     /// What is notified, in a file with these channels. Jobs that want the same share it with `before`.
-    pub fn settle(&self, channels: &[String], before: &mut Option<Arc<Notify>>) -> Option<Arc<Notify>> {
+    pub fn settle(&self, channels: &[String], about: &About, before: &mut Option<Arc<Notify>>) -> Option<Arc<Notify>> {
         let to = match &self.to {
             Recipients::All => channels.to_vec(),
             Recipients::These(names) => names.clone(),
@@ -140,11 +161,22 @@ impl Wanted {
         if to.is_empty() {
             return None;
         }
-        let notify = Notify { on: self.on.0.clone(), to, after: self.after, repeat: self.repeat };
+        let whose = whose(about);
+        let notify = Notify { on: self.on.0.clone(), to, after: self.after, repeat: self.repeat, whose };
         let same = before.take().filter(|before| **before == notify);
         *before = Some(same.unwrap_or_else(|| Arc::new(notify)));
         before.clone()
     }
+}
+
+/// What alerts bear of a job: nothing that came from outside of the file, and no password of a URL.
+fn whose(about: &About) -> Whose {
+    let runbook = about.runbook.as_ref().map(|text| {
+        let shown = text.to_string();
+        let parsed = Url::parse(&shown).ok().filter(|url| url.password().is_some());
+        parsed.map_or(shown, |mut url| if url.set_password(Some("***")).is_ok() { url.into() } else { String::new() })
+    });
+    Whose { owner: about.owner.as_ref().map(ToString::to_string), labels: about.shown_labels(), runbook }
 }
 
 /// The ends of runs that are notified: each once.
@@ -249,6 +281,15 @@ mod tests {
     }
 
     #[test]
+    fn alerts_bear_whose_a_job_is_without_what_is_secret() {
+        let job = ", owner: ops, labels: {team: shop}, runbook: 'https://u:p@wiki/x'";
+        let whose = of_job("{}", job).unwrap().whose.clone();
+        assert_eq!((whose.owner.as_deref(), whose.labels["team"].as_str()), (Some("ops"), "shop"));
+        assert_eq!(whose.runbook.as_deref(), Some("https://u:***@wiki/x"));
+        assert!(of_job("{}", "").unwrap().whose.is_empty());
+    }
+
+    #[test]
     fn a_file_without_channels_notifies_nothing() {
         let config = parse(&file("{}", "{}", ""), &Sources::none()).unwrap();
         assert_eq!(config.jobs.values().next().unwrap().notify, None);
@@ -262,7 +303,7 @@ mod tests {
             "notify.channels.ops.slak: unknown key `slak`: did you mean `slack`?",
             "notify.channels.b.slack: `webhook` and `slack` cannot be given together: make a channel of each",
             "notify.channels.c: this channel goes nowhere: give it one of `webhook`, `slack`, `alertmanager`, \
-             `pagerduty` or `exec`",
+             `pagerduty`, `smtp` or `exec`",
         ];
         for message in expected {
             assert!(found.iter().any(|found| found == message), "{message}: {found:#?}");

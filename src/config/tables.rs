@@ -110,6 +110,10 @@ pub static OWN: &[Key] = &[
     key("enabled", Shape::Word(words::<bool>),
         "`false`: the job is not due, neither by its schedule nor after another job; it can still be triggered.")
         .default("true").also("active disabled suspend suspended paused").to(|d| &mut d.enabled),
+    key("ping", Shape::Text,
+        "A URL of a service that watches this job: POST to it when a run succeeds, with `/start` behind its path when one \
+         begins, with `/fail` when one ends otherwise.")
+        .also("healthcheck healthchecks heartbeat monitor"),
     key("start", Shape::Text,
         "The beginning of its schedule: a day, a time by the clocks of its zone, or an instant with its offset.")
         .also("start_at start_date starts not_before from since").needs(Needs::Schedule),

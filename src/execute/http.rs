@@ -19,7 +19,7 @@ use url::Url;
 pub(crate) use self::answer::retry_after;
 pub(super) use self::client::Roots;
 use self::client::build;
-pub(crate) use self::client::even_without_authorities;
+pub(crate) use self::client::{certificates, even_without_authorities};
 use super::output::OutputSink;
 use super::room::Tries;
 use super::{Attempt, Gate};

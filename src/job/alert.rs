@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Text, Verdict, Word};
+use super::{JobName, Text, Verdict, Word};
 
 /// How many channels there may be: the transaction of a verdict has a row for each.
 pub const CHANNELS_MOST: usize = 8;
@@ -47,6 +47,30 @@ impl Word for AlertKind {
     ];
 }
 
+/// What an alert bears of its job, as it may be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whose {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The URL of what people do when it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<String>,
+}
+
+impl Whose {
+    pub fn is_empty(&self) -> bool {
+        *self == Whose::default()
+    }
+
+    /// How much it takes in a record, in bytes, at most.
+    pub fn bytes(&self) -> usize {
+        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + 6);
+        2 * (labels.sum::<usize>() + [&self.owner, &self.runbook].into_iter().flatten().map(String::len).sum::<usize>())
+    }
+}
+
 /// Which ends of a job's runs are notified, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {
@@ -57,6 +81,8 @@ pub struct Notify {
     pub after: u32,
     /// How long after an alert the next is sent, while runs go on ending badly.
     pub repeat: Duration,
+    /// What its alerts bear of the job.
+    pub whose: Whose,
 }
 
 /// Where alerts go.
@@ -72,11 +98,40 @@ pub enum Channel {
     Pagerduty { key: Text, url: Text },
     /// A program and its arguments, with the JSON as its input.
     Exec(Vec<Text>),
+    /// A mail.
+    Smtp(Box<Smtp>),
+}
+
+/// A server that takes mails, and what they bear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smtp {
+    pub host: String,
+    pub port: u16,
+    pub security: SmtpSecurity,
+    /// The address of the sender.
+    pub from: String,
+    /// The addresses of the receivers, at least one.
+    pub to: Vec<String>,
+    /// The user and the password.
+    pub login: Option<(Text, Text)>,
+    /// A file of the certificates (PEM) to trust instead of those that the machine trusts.
+    pub ca: Option<Text>,
+}
+
+/// How the connection to a server for mails is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// TLS from the beginning.
+    Tls,
+    /// TLS by STARTTLS, without which nothing is sent.
+    StartTls,
+    /// Not at all.
+    Plain,
 }
 
 impl Channel {
     /// What each kind of channel is called.
-    pub const KINDS: [&'static str; 5] = ["webhook", "slack", "alertmanager", "pagerduty", "exec"];
+    pub const KINDS: [&'static str; 6] = ["webhook", "slack", "alertmanager", "pagerduty", "smtp", "exec"];
 
     /// What this kind of channel is called.
     pub fn kind(&self) -> &'static str {
@@ -86,6 +141,7 @@ impl Channel {
             Channel::Alertmanager { .. } => "alertmanager",
             Channel::Pagerduty { .. } => "pagerduty",
             Channel::Exec(_) => "exec",
+            Channel::Smtp(_) => "smtp",
         }
     }
 }
@@ -95,6 +151,48 @@ impl Channel {
 pub struct Heartbeat {
     pub url: Text,
     pub every: Duration,
+}
+
+/// A sign of life of a run, for a service that watches one job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ping {
+    pub job: JobName,
+    /// The URL of the job; the sign is added to its path.
+    pub url: Text,
+    pub sign: Sign,
+    /// What happened, in a line.
+    pub what: String,
+}
+
+/// What a ping is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// A run began.
+    Start,
+    /// A run has succeeded.
+    Success,
+    /// A run has ended otherwise.
+    Fail,
+}
+
+impl Sign {
+    /// What is added to the path of a job's URL.
+    pub fn path(self) -> &'static str {
+        match self {
+            Sign::Start => "/start",
+            Sign::Success => "",
+            Sign::Fail => "/fail",
+        }
+    }
+
+    /// The sign of the end of a run; `None`: it was not begun.
+    pub fn of(verdict: Verdict) -> Option<Sign> {
+        match verdict {
+            Verdict::Succeeded => Some(Sign::Success),
+            Verdict::Failed | Verdict::TimedOut | Verdict::Unknown | Verdict::Cancelled => Some(Sign::Fail),
+            Verdict::Skipped => None,
+        }
+    }
 }
 
 /// Where the notices of a cluster go.

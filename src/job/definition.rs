@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Database, Expect, Guarantee, Http, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Sql, Target, Task, Text,
-    Trigger,
+    AlertKind, Database, Expect, Guarantee, Http, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Sql, Target,
+    Task, Text, Trigger,
 };
 use crate::time::written;
 
@@ -77,6 +77,23 @@ pub struct Definition {
     pub guarantee: Guarantee,
     pub on_lost_leadership: OnLostLeadership,
     pub history: HistoryView,
+    /// Which ends of its runs are notified, and where; `null`: none are.
+    pub notify: Option<NotifyView>,
+    /// Where signs of life of its runs go; what follows the host is left out, since it is what gives access there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ping: Option<String>,
+}
+
+/// Which ends of a job's runs are notified, and where.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct NotifyView {
+    pub on: Vec<AlertKind>,
+    /// The names of channels.
+    pub to: Vec<String>,
+    /// How many runs in a row have to end badly before the first alert.
+    pub after: u32,
+    /// How long after an alert the next is sent, while runs go on ending badly.
+    pub repeat: String,
 }
 
 /// How soon a run has to start and to end, from the instant on at which it was to start; one that takes longer is late.
@@ -220,6 +237,13 @@ impl Definition {
             guarantee: job.guarantee,
             on_lost_leadership: job.on_lost_leadership,
             history: HistoryView { keep: job.history.keep, age: written(job.history.age) },
+            notify: job.notify.as_deref().map(|notify| NotifyView {
+                on: notify.on.clone(),
+                to: notify.to.clone(),
+                after: notify.after,
+                repeat: written(notify.repeat),
+            }),
+            ping: job.ping.as_ref().map(host_of),
         }
     }
 }
@@ -247,6 +271,12 @@ fn is_secret(name: &str) -> bool {
 /// The value that bears this name, as it may be shown.
 fn shown(name: &str, value: &Text) -> String {
     if is_secret(name) { MASK.to_owned() } else { value.to_string() }
+}
+
+/// A URL whose path gives access, as it may be shown.
+fn host_of(url: &Text) -> String {
+    let parsed = url::Url::parse(&url.to_string()).map(|url| url.origin().ascii_serialization());
+    parsed.map_or_else(|_| MASK.to_owned(), |origin| format!("{origin}/{MASK}"))
 }
 
 /// A URL as it may be shown: without its password, without a user that stands alone, which is often a token, and without

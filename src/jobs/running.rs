@@ -116,6 +116,7 @@ impl Jobs {
             status,
             turned: watch::Sender::new(clock.boot()),
             leads: watch::Sender::default(),
+            pings: None,
         };
         let dropped = CancellationToken::new();
         let (terms, of_terms) = watch::channel(None);

@@ -54,6 +54,9 @@ impl Outbox {
     }
 }
 
+/// How many rows of alerts went that were not sent, by channel.
+pub type Lost = BTreeMap<String, u64>;
+
 /// What waits in the channels.
 #[derive(Clone, Debug, Default)]
 pub struct Waiting {
@@ -193,14 +196,14 @@ impl<S: Store> Ledger<S> {
 
     /// Keeps what waits within its bounds: the rows of channels that are not `live` for [`GONE_KEPT`], and of each channel
     /// at most [`ALERTS_KEPT`]. A channel whose record can be read takes its rows before they are as many. Answers how
-    /// many rows of live channels went.
+    /// many rows of live channels went, by channel.
     ///
     /// # Errors
     ///
     /// The store's.
-    pub async fn bound_alerts(&self, hold: &Hold, live: &BTreeSet<String>, now: Wall) -> Result<u64, StoreError> {
-        let (mut lost, too_old) = (0, now.minus(GONE_KEPT));
-        let Keys::Range { mut start, end } = self.keys.alerts() else { return Ok(0) };
+    pub async fn bound_alerts(&self, hold: &Hold, live: &BTreeSet<String>, now: Wall) -> Result<Lost, StoreError> {
+        let (mut lost, too_old) = (Lost::new(), now.minus(GONE_KEPT));
+        let Keys::Range { mut start, end } = self.keys.alerts() else { return Ok(lost) };
         loop {
             let left = Keys::Range { start, end: end.clone() };
             let page = self.store.range(Range { keys_only: true, limit: 1, ..Range::of(left) }).await?;
@@ -211,7 +214,7 @@ impl<S: Store> Ledger<S> {
             let went = self.keep_last(hold, of_channel.clone(), ALERTS_KEPT).await?;
             let Keys::Range { start: first, end: behind } = of_channel else { break };
             if live.contains(channel) {
-                lost += went;
+                lost.extend((went > 0).then(|| (channel.to_owned(), went)));
             } else {
                 let old = Keys::Range { end: format!("{first}{}", keys::sortable(too_old)), start: first };
                 self.write_as_leader(hold, &[], &[Op::Delete(old)]).await?;

@@ -367,7 +367,8 @@ fn bytes_of(transition: &Transition) -> usize {
         // JSON may write one byte of output as six (a control character).
         To::Done { done, follow } => {
             let following = (RECORD + FOLLOWED_REASON_MOST) * follow.len();
-            let alerts = (RECORD + 2 * alert::REASON_MOST) * channels_of(transition);
+            let whose = transition.notify.as_ref().map_or(0, |notify| notify.whose.bytes());
+            let alerts = (RECORD + 2 * alert::REASON_MOST + whose) * channels_of(transition);
             RECORD + LAST + following + alerts + 2 * done.output.len() + done.reason.len()
         }
     }

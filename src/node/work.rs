@@ -12,10 +12,10 @@ use super::tally::Tally;
 use super::{Answer, Running};
 use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
 use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
-use crate::job::{AttemptResult, Job, JobName, Outcome, RunId};
+use crate::job::{AttemptResult, Job, JobName, Outcome, Ping, RunId, Sign};
 use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger};
 use crate::lock::Hold;
-use crate::metrics::Decided;
+use crate::metrics::{Decided, Metrics};
 use crate::node::housekeeping::Chore;
 use crate::scheduler::run::{Known, Open, Source};
 use crate::scheduler::{Action, Batch, Event, Transition, Transitioned};
@@ -45,6 +45,16 @@ pub(super) struct Work {
     bounding: Bounding,
     tally: Tally,
     started: mpsc::Sender<(RunId, u32, Wall)>,
+    /// Where signs of life of runs go.
+    pub pings: Option<mpsc::Sender<Ping>>,
+}
+
+/// Hands on a sign of life of a run, where its job has a URL for that. It waits for nothing.
+fn ping(pings: Option<&mpsc::Sender<Ping>>, job: &Job, sign: Sign, what: String, metrics: &Metrics) {
+    let Some((pings, url)) = pings.zip(job.ping.clone()) else { return };
+    if pings.try_send(Ping { job: job.name.clone(), url, sign, what }).is_err() {
+        metrics.pings.add(&"dropped", 1);
+    }
 }
 
 impl Work {
@@ -62,6 +72,7 @@ impl Work {
             bounding: Bounding::default(),
             tally: Tally::default(),
             started,
+            pings: None,
         }
     }
 
@@ -333,7 +344,12 @@ impl<S: Store, E: Execute> Running<S, E> {
                 if self.work.bounding.ended(done.verdict) {
                     self.chore(Chore::BoundRecords);
                 }
-                self.node.metrics.ended(self.scheduler.jobs().get(&done.job).map(Arc::as_ref), done);
+                let job = self.scheduler.jobs().get(&done.job).map(Arc::as_ref);
+                self.node.metrics.ended(job, done);
+                if let (Some(job), Some(sign)) = (job, Sign::of(done.verdict).filter(|_| done.was_begun())) {
+                    let what = format!("{run}: {} {}", done.verdict, done.reason);
+                    ping(self.work.pings.as_ref(), job, sign, what, &self.node.metrics);
+                }
                 let reason = Some(done.reason.as_str()).filter(|reason| !reason.is_empty());
                 tracing::info!(job = %done.job, run_id = %run, verdict = %done.verdict, reason, "run ended");
             }
@@ -363,6 +379,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let (stopper, stop) = Stop::channel();
         let (started, when) = Started::channel();
         self.work.runs.insert(open.id.clone(), stopper);
+        let pinged = Arc::clone(&job);
         let work = execute::Work {
             job,
             stamp,
@@ -378,9 +395,11 @@ impl<S: Store, E: Execute> Running<S, E> {
         let lateness = (open.lateness.is_none() && open.source.has_lateness()).then_some(open.starts);
         let (run, attempt) = (open.id, open.attempt);
         let metrics = Arc::clone(&self.node.metrics);
+        let pings = self.work.pings.clone().filter(|_| attempt == 1);
         self.work.spawn(async move {
             let report = async {
                 let Ok(at) = when.await else { return };
+                ping(pings.as_ref(), &pinged, Sign::Start, run.to_string(), &metrics);
                 if let Some(due) = lateness {
                     metrics.lateness.observe(at.since(due));
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::fence::Fence;
-use crate::job::{AlertKind, Channel, JobName, Word as _};
+use crate::job::{AlertKind, Channel, JobName, Whose, Word as _};
 use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{Content, Message, Summary};
 use crate::time::Wall;
@@ -37,7 +37,8 @@ pub struct Part {
 /// The parts of the message for this kind of channel, in their order.
 pub fn parts(channel: &Channel, message: &Message, about: &About) -> Vec<Part> {
     let first = match channel {
-        Channel::Webhook { .. } | Channel::Exec(_) => plain(message, about),
+        // A mail has its own form: this is what it is made of.
+        Channel::Webhook { .. } | Channel::Exec(_) | Channel::Smtp(_) => plain(message, about),
         Channel::Slack { .. } => json!({ "text": escaped(&text(message, about)) }),
         Channel::Alertmanager { .. } => alertmanager(message, about),
         Channel::Pagerduty { key, .. } => pagerduty(key.expose(), message, about),
@@ -76,7 +77,8 @@ pub fn text(message: &Message, about: &About) -> String {
             };
             let row = if *in_a_row > 1 { format!(", {in_a_row} times in a row") } else { String::new() };
             let why = if reason.is_empty() { String::new() } else { format!("\n{reason}") };
-            format!("[{namespace}] {job} {what}{row}{why}\nrun {run}")
+            let whose = lines(&alert.whose);
+            format!("[{namespace}] {job} {what}{row}{why}\nrun {run}{whose}")
         }
         Content::Summary(summary) => {
             let kinds: Vec<String> =
@@ -96,6 +98,14 @@ pub fn text(message: &Message, about: &About) -> String {
     }
 }
 
+/// What is said of the job, each on a line of its own.
+fn lines(whose: &Whose) -> String {
+    let labels: Vec<String> = whose.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let labels = Some(labels.join(", ")).filter(|labels| !labels.is_empty());
+    let said = [("owner", whose.owner.clone()), ("labels", labels), ("runbook", whose.runbook.clone())];
+    said.into_iter().filter_map(|(name, text)| Some(format!("\n{name} {}", text?))).collect()
+}
+
 /// The message as JSON. An alert has the names that the API has for a run.
 fn plain(message: &Message, about: &About) -> Value {
     let mut value = match &message.content {
@@ -112,6 +122,9 @@ fn plain(message: &Message, about: &About) -> Value {
             "node": alert.node,
             "fence": alert.fence,
             "finished_at": alert.finished_at,
+            "owner": alert.whose.owner,
+            "labels": alert.whose.labels,
+            "runbook": alert.whose.runbook,
         }),
         Content::Summary(Summary { kinds, from, until, given_up, .. }) => json!({
             "kind": "summary",
@@ -160,7 +173,15 @@ fn alertmanager(message: &Message, about: &About) -> Value {
             (labels, summary.from, about.now.plus(Duration::from_secs(3_600)))
         }
     };
-    let annotations = json!({ "summary": text(message, about), "id": message.id });
+    let mut annotations = json!({ "summary": text(message, about), "id": message.id });
+    // Not among the labels: these have to be the same when the job has recovered, whatever the file says by then.
+    if let Content::Alert(alert) = &message.content {
+        for (name, value) in [("owner", &alert.whose.owner), ("runbook_url", &alert.whose.runbook)] {
+            if let Some(value) = value {
+                annotations[name] = json!(value);
+            }
+        }
+    }
     let mut alert = json!({ "labels": labels, "annotations": annotations, "endsAt": ends_at });
     if let Some(starts_at) = starts_at {
         alert["startsAt"] = json!(starts_at);
@@ -186,10 +207,13 @@ fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
         Content::Summary(_) => (format!("fencron/{namespace}/{}", message.id), "trigger"),
     };
     let summary: String = text(message, about).chars().take(SUMMARY_MOST).collect();
+    let runbook = if let Content::Alert(alert) = &message.content { alert.whose.runbook.as_ref() } else { None };
+    let links: Vec<Value> = runbook.map(|href| json!({ "href": href, "text": "runbook" })).into_iter().collect();
     json!({
         "routing_key": key,
         "event_action": action,
         "dedup_key": dedup,
+        "links": links,
         "payload": {
             "summary": summary,
             "source": about.node,
@@ -200,12 +224,13 @@ fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
     })
 }
 
+/// What the tests send.
 #[cfg(test)]
-mod tests {
+pub(super) mod cases {
     use super::*;
-    use crate::job::{RunId, Text, Verdict};
+    use crate::job::{RunId, Verdict, Whose};
 
-    fn message(kind: AlertKind) -> Message {
+    pub fn message(kind: AlertKind) -> Message {
         let (job, at) = (JobName::new("bill").unwrap(), Wall::EPOCH);
         let alert = Alert {
             kind,
@@ -220,13 +245,25 @@ mod tests {
             node: Some("a".to_owned()),
             fence: Fence::new(7),
             finished_at: at,
+            whose: Whose {
+                owner: Some("ops".to_owned()),
+                labels: [("team".to_owned(), "shop".to_owned())].into(),
+                runbook: Some("https://wiki/bill".to_owned()),
+            },
         };
         Message { id: alert.id(), since: at, content: Content::Alert(Box::new(alert)) }
     }
 
-    fn about() -> About {
+    pub fn about() -> About {
         About { namespace: "shop".to_owned(), node: "b".to_owned(), fence: Fence::new(8), now: Wall::EPOCH }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cases::{about, message};
+    use super::*;
+    use crate::job::Text;
 
     fn to(channel: &Channel, kind: AlertKind) -> Value {
         let [part] = &parts(channel, &message(kind), &about())[..] else { panic!("one request") };
@@ -260,6 +297,7 @@ mod tests {
         );
         assert_eq!(body["id"], "bill@1970-01-01T00:00:00Z:failed:1970-01-01T00:00:00Z");
         assert_eq!((&body["fence"], &body["sent_by"]["fence"]), (&json!(7), &json!(8)));
+        assert_eq!((&body["owner"], &body["labels"]), (&json!("ops"), &json!({ "team": "shop" })));
     }
 
     #[test]
@@ -273,7 +311,8 @@ mod tests {
     #[test]
     fn slack_receives_text_without_markup() {
         let body = to(&Channel::Slack { url: Text::plain("http://localhost/") }, AlertKind::Failed);
-        let text = "[shop] bill failed, 2 times in a row\n&lt;exit&gt; &amp; 3\nrun bill@1970-01-01T00:00:00Z";
+        let text = "[shop] bill failed, 2 times in a row\n&lt;exit&gt; &amp; 3\nrun bill@1970-01-01T00:00:00Z\n\
+                    owner ops\nlabels team=shop\nrunbook https://wiki/bill";
         assert_eq!(body, json!({ "text": text }));
     }
 
@@ -283,6 +322,7 @@ mod tests {
         let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
         let (failed, recovered) = (to(&alertmanager, AlertKind::Failed), to(&alertmanager, AlertKind::Recovered));
         assert_eq!(failed[0]["labels"], recovered[0]["labels"]);
+        assert_eq!(failed[0]["annotations"]["runbook_url"], "https://wiki/bill");
         assert_eq!(
             (&failed[0]["endsAt"], &recovered[0]["endsAt"]),
             (&json!("1970-01-02T01:00:00Z"), &json!(Wall::EPOCH))

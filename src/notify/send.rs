@@ -9,16 +9,21 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use url::Url;
 
+use super::mail;
 use super::payload::{About, Part, parts};
 use crate::execute::{even_without_authorities, retry_after};
 use crate::fence::header;
-use crate::job::{Channel, Heartbeat, Text, Word as _};
+use crate::job::{Channel, Heartbeat, Ping, Text, Word as _};
 use crate::scheduler::outbox::{Content, Message};
 use crate::time::{Wall, written};
 
 /// How long a channel has to take a message.
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a service that watches a job has to take a sign of life.
+const PING_WITHIN: Duration = Duration::from_secs(10);
 
 /// How much of an answer is shown, in bytes.
 const SHOWN_MOST: usize = 400;
@@ -46,7 +51,7 @@ pub enum Fault {
 }
 
 impl NotTaken {
-    fn by_channel(why: impl Into<String>) -> NotTaken {
+    pub fn by_channel(why: impl Into<String>) -> NotTaken {
         NotTaken { why: why.into(), fault: Fault::Channel, after: None }
     }
 }
@@ -83,7 +88,7 @@ impl Sender {
     pub async fn send(&self, channel: &Channel, message: &Message, about: &About) -> Result<String, NotTaken> {
         let mut answer = Err(NotTaken::by_channel("there is nothing to send"));
         for part in parts(channel, message, about) {
-            answer = self.send_part(channel, message, &part).await;
+            answer = self.send_part(channel, message, &part, about).await;
             if answer.is_err() {
                 break;
             }
@@ -96,12 +101,21 @@ impl Sender {
     /// # Errors
     ///
     /// As [`Sender::send`].
-    pub async fn send_part(&self, channel: &Channel, message: &Message, part: &Part) -> Result<String, NotTaken> {
+    pub async fn send_part(
+        &self,
+        channel: &Channel,
+        message: &Message,
+        part: &Part,
+        about: &About,
+    ) -> Result<String, NotTaken> {
         match channel {
             Channel::Exec(words) => tokio::time::timeout(self.within, exec(words, message, &part.body))
                 .await
                 .unwrap_or_else(|_| Err(format!("the program did not end in {}", written(self.within))))
                 .map_err(NotTaken::by_channel),
+            Channel::Smtp(smtp) => tokio::time::timeout(self.within, mail::send(smtp, message, about, self.within))
+                .await
+                .unwrap_or_else(|_| Err(NotTaken::by_channel(format!("no answer in {}", written(self.within))))),
             Channel::Slack { url } | Channel::Pagerduty { url, .. } => self.post(url, &[], part).await,
             Channel::Webhook { url, headers } => self.post(url, headers, part).await,
             Channel::Alertmanager { url, headers } => {
@@ -123,6 +137,17 @@ impl Sender {
         answered(request).await
     }
 
+    /// Sends a sign of life of a run.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not taken.
+    pub async fn ping(&self, ping: &Ping) -> Result<(), NotTaken> {
+        let url = url_of(ping).map_err(NotTaken::by_channel)?;
+        let request = self.client.post(url).header(CONTENT_TYPE, "text/plain; charset=utf-8");
+        answered(request.body(ping.what.clone()).timeout(PING_WITHIN)).await.map(drop)
+    }
+
     /// Makes the request of a heartbeat.
     ///
     /// # Errors
@@ -134,6 +159,16 @@ impl Sender {
         let request = self.client.post(heartbeat.url.expose()).header(CONTENT_TYPE, "application/json");
         answered(request.body(body.to_string())).await.map(drop)
     }
+}
+
+/// The URL of a job with the sign behind its path.
+fn url_of(ping: &Ping) -> Result<Url, String> {
+    let mut url = Url::parse(ping.url.expose()).map_err(|error| format!("its URL is none: {error}"))?;
+    if !ping.sign.path().is_empty() {
+        let path = format!("{}{}", url.path().trim_end_matches('/'), ping.sign.path());
+        url.set_path(&path);
+    }
+    Ok(url)
 }
 
 /// What the receiver answers; only a status of 2xx says that it took the message.

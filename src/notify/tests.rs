@@ -170,6 +170,7 @@ fn alert(nth: usize) -> Alert {
         node: None,
         fence: None,
         finished_at: at,
+        whose: crate::job::Whose::default(),
     }
 }
 
@@ -205,7 +206,15 @@ async fn what_is_not_taken_is_sent_again_and_no_secret_is_said() {
     scene.waits(0..1).await;
     scene.receiver.answers.lock().unwrap().push_back(StatusCode::INTERNAL_SERVER_ERROR);
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Refused(_)));
+    let trouble = async || {
+        let waiting = scene.notifier.ledger.alerts_waiting().await.unwrap();
+        waiting.channels["ops"].0.trouble().map(|trouble| trouble.why.clone())
+    };
+    assert_eq!(trouble().await.as_deref(), Some("it answers 500 Internal Server Error"));
+    assert_eq!(scene.notifier.metrics.alert_queue(), 1);
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
+    assert!(matches!(scene.turn(&scene.hold).await, Turn::Idle(None)));
+    assert_eq!((trouble().await, scene.notifier.metrics.alert_queue()), (None, 0));
     assert_eq!((scene.receiver.ids().len(), scene.counted("failed"), scene.counted("sent")), (2, 1, 1));
     let nowhere = Channel::Slack { url: Text::secret("http://127.0.0.1:1/hunter2") };
     let message = Message { id: "1".to_owned(), since: Wall::EPOCH, content: content(alert(0)) };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::run::{Done, Last};
 use crate::fence::Fence;
-use crate::job::{AlertKind, JobName, Notify, RunId, Verdict, Word as _};
+use crate::job::{AlertKind, JobName, Notify, RunId, Verdict, Whose, Word as _};
 use crate::time::Wall;
 
 /// How much of the reason of a verdict an alert has, in bytes.
@@ -31,6 +31,8 @@ pub struct Alert {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Fence>,
     pub finished_at: Wall,
+    #[serde(default, skip_serializing_if = "Whose::is_empty")]
+    pub whose: Whose,
 }
 
 impl Alert {
@@ -40,7 +42,7 @@ impl Alert {
         format!("{}:{}:{}", self.run, self.kind.word(), self.finished_at)
     }
 
-    fn of(kind: AlertKind, done: &Done, in_a_row: u32) -> Alert {
+    fn of(kind: AlertKind, done: &Done, in_a_row: u32, notify: &Notify) -> Alert {
         let mut reason = done.reason.clone();
         reason.truncate(reason.floor_char_boundary(REASON_MOST));
         Alert {
@@ -56,6 +58,7 @@ impl Alert {
             node: done.claimant.as_ref().map(|claimant| claimant.node.clone()),
             fence: done.claimant.as_ref().map(|claimant| claimant.fence),
             finished_at: done.finished_at,
+            whose: notify.whose.clone(),
         }
     }
 }
@@ -84,7 +87,7 @@ pub fn after(before: Option<&Last>, done: &Done, notify: Option<&Notify>) -> (La
             (_, None) => {}
         }
     }
-    let alert = worth.map(|kind| Alert::of(kind, done, last.bad_in_a_row));
+    let alert = worth.map(|kind| Alert::of(kind, done, last.bad_in_a_row, notify));
     (last, alert)
 }
 
@@ -108,7 +111,7 @@ mod tests {
 
     fn notify() -> Notify {
         let on = words::<AlertKind>().iter().filter_map(|word| AlertKind::named(word)).collect();
-        Notify { on, to: vec!["ops".to_owned()], after: 1, repeat: Duration::from_secs(3_600) }
+        Notify { on, to: vec!["ops".to_owned()], after: 1, repeat: Duration::from_secs(3_600), whose: Whose::default() }
     }
 
     fn done(minute: i64, verdict: Verdict) -> Done {

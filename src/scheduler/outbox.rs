@@ -36,6 +36,9 @@ const REFUSED_MOST: u32 = 3;
 /// Of how many jobs a channel knows at most that it has sent a failure alone, which their recovery has to end.
 const INCIDENTS_MOST: usize = 1_000;
 
+/// How much is kept of why a channel takes nothing, in bytes.
+const WHY_MOST: usize = 400;
+
 /// Of how many jobs a summary counts the alerts, and how many of them a message names.
 const JOBS_COUNTED: usize = 200;
 pub const JOBS_NAMED: usize = 5;
@@ -110,6 +113,15 @@ impl Message {
     }
 }
 
+/// That a channel does not take what is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Since when it takes nothing.
+    pub since: Wall,
+    /// Why not, the last time that this was recorded.
+    pub why: String,
+}
+
 /// What to do next for a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -148,6 +160,9 @@ pub struct Outgoing {
     /// How many messages in a row were given up since the receiver refused what is in them.
     #[serde(default, skip_serializing_if = "is_zero")]
     refused: u32,
+    /// `None`: it has taken the last message that was sent, or there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trouble: Option<Trouble>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -248,9 +263,30 @@ impl Outgoing {
         since.chain(self.made_at).chain(self.counted.until).max()
     }
 
+    /// The first message was not taken. Says whether that is news.
+    pub fn not_taken(&mut self, why: &str, now: Wall) -> bool {
+        let why = &why[..why.floor_char_boundary(WHY_MOST)];
+        let before = self.trouble.take();
+        let is_news = before.as_ref().is_none_or(|before| before.why != why);
+        let since = before.map_or(now, |before| before.since);
+        self.trouble = Some(Trouble { since, why: why.to_owned() });
+        is_news
+    }
+
+    /// Why the channel takes nothing.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// How many alerts wait, of those that have been taken.
+    pub fn alerts(&self) -> u64 {
+        self.sending.iter().map(Message::alerts).sum::<u64>() + self.counted.total()
+    }
+
     /// The first message was sent.
     pub fn sent(&mut self) {
         self.refused = 0;
+        self.trouble = None;
         self.first();
     }
 
@@ -310,6 +346,7 @@ mod tests {
             node: None,
             fence: None,
             finished_at: at,
+            whose: crate::job::Whose::default(),
         }
     }
 
@@ -421,6 +458,23 @@ mod tests {
         assert_eq!((outgoing.sending.clone(), outgoing.counted.given_up), (left, 4));
         outgoing.sent();
         assert!(outgoing.refuse());
+    }
+
+    #[test]
+    fn why_a_channel_takes_nothing_is_known_until_it_does() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        outgoing.take(&[alert("a", 0), alert("b", 0)], now);
+        outgoing.count(&[alert("c", 0)]);
+        assert_eq!(outgoing.alerts(), 3);
+        let later = now.plus(GROUP_EVERY);
+        assert!(outgoing.not_taken("it answers 500", now));
+        assert!(!outgoing.not_taken("it answers 500", later), "it is recorded once");
+        assert!(outgoing.not_taken("it answers 503", later));
+        outgoing.give_up();
+        let expected = Trouble { since: now, why: "it answers 503".to_owned() };
+        assert_eq!(outgoing.trouble(), Some(&expected));
+        outgoing.sent();
+        assert_eq!(outgoing.trouble(), None);
     }
 
     #[test]

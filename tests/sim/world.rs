@@ -304,6 +304,7 @@ impl<'a> World<'a> {
                 status,
                 turned: watch::Sender::default(),
                 leads: watch::Sender::default(),
+                pings: None,
             };
             tokio::select! {
                 biased;

@@ -9,6 +9,8 @@ pub mod databases;
 pub mod etcd;
 #[cfg(feature = "cli")]
 pub mod imitation;
+#[cfg(feature = "cli")]
+pub mod mail;
 pub mod ports;
 #[cfg(feature = "cli")]
 pub mod program;

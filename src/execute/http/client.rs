@@ -121,7 +121,7 @@ fn trusted(ca: &Text) -> Result<Arc<RootCertStore>, String> {
     Ok(Arc::new(roots))
 }
 
-fn certificates(file: &Text) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(file: &Text) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = read(file)?;
     let all: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&pem).collect();
     match all {
