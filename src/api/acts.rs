@@ -172,8 +172,8 @@ fn outcome_unknown(why: &impl std::fmt::Display, acting: &Acting) -> Problem {
 }
 
 impl<S: Store> Api<S> {
-    /// What a request with the same key did before. It decides before anything else does: what was done is answered the same
-    /// also where it could not be done any more.
+    /// What a request with the same key did before. It decides before anything else does: what was done is answered the
+    /// same also where it could not be done any more.
     async fn before(&self, acting: &Acting) -> Result<Option<Done>, Problem> {
         let known = async {
             match self.ledger.acted(acting).await {

@@ -1,7 +1,8 @@
 //! The parameters that a person gives a run, in its request or its statements.
 //!
-//! In statements, a parameter takes the place of the value that the job gives the same name in `params`, and has to be of its
-//! kind: the job says what can be given, and what holds where nothing is. A request carries each in a header of its own.
+//! In statements, a parameter takes the place of the value that the job gives the same name in `params`, and has to be of
+//! its kind: the job says what can be given, and what holds where nothing is. A request carries each in a header of its
+//! own.
 
 use super::{Http, Params, Scalar, Sql, Text};
 

@@ -348,7 +348,7 @@ impl<S: Store> Ledger<S> {
         let Some((backfill, modified)) = self.backfill_of(id).await? else {
             return Err(AskError::NoSuchBackfill(id.to_owned()));
         };
-        // Whoever stopped it first did.
+        // The first to stop it stays the one that did.
         let first = backfill.stopped.clone().unwrap_or_else(|| acting.asked.clone());
         let stopped = Backfill { stopped: Some(first), ..backfill };
         let deed = Deed {

@@ -170,7 +170,9 @@ impl Change {
                     b { (foreign(node)) } ", fence " b { (fence) } ", " (ended(*end)) ". " (command("status"))
                 },
                 What::Joined { node } => { "Node " b { (foreign(node)) } " started. " (command("status")) },
-                What::Went { node } => { "Node " b { (foreign(node)) } " is gone: it was stopped, or lost. " (command("status")) },
+                What::Went { node } => {
+                    "Node " b { (foreign(node)) } " is gone: it was stopped, or lost. " (command("status"))
+                },
                 What::Took { node, digest } => {
                     "Node " b { (foreign(node)) } " took another jobs file, " span.mono { (digest) } ". " (command("check"))
                 },

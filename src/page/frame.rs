@@ -503,8 +503,8 @@ fn stale(frame: &Frame) -> Markup {
                 b { "This is as of " (instant(heard, frame.view())) ", " (took(silence)) " old. " }
                 "Node "
                 (foreign(&frame.node))
-                " has heard nothing from the store (" (foreign(&frame.store)) ") since then, so it shows what it knew: what "
-                "ran then may have ended. Look at another node, or at the store: " (super::words::command("status"))
+                " has heard nothing from the store (" (foreign(&frame.store)) ") since then, so it shows what it knew: "
+                "what ran then may have ended. Look at another node, or at the store: " (super::words::command("status"))
             }
         }
         @if frame.heard_at.is_none() {

@@ -173,7 +173,8 @@ pub(super) fn strip(headers: &mut HeaderMap, proxy: &Proxy, peer: &Peer) {
     }
     for name in proxy.groups.iter().chain([&proxy.user]) {
         if headers.remove(name).is_some() {
-            tracing::warn!(header = %name, from = %peer.address.ip(), "passed over a header that only the proxy of --auth may send");
+            let from = peer.address.ip();
+            tracing::warn!(header = %name, %from, "passed over a header that only the proxy of --auth may send");
         }
     }
 }

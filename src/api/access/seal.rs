@@ -28,8 +28,8 @@ pub const TICKET_HEADER: &str = "fencron-ticket";
 /// How long a ticket is taken. Clocks may differ: a node of the same cluster is within its `--max-clock-skew`.
 pub const TICKET_LASTS: Duration = Duration::from_secs(60);
 
-/// The name of the cookie. A browser keeps one set of cookies for all ports of a host, where nodes of several namespaces may
-/// be: each namespace has its own. `is_secure`: the browser comes by TLS, and sends the cookie by nothing else.
+/// The name of the cookie. A browser keeps one set of cookies for all ports of a host, where nodes of several namespaces
+/// may be: each namespace has its own. `is_secure`: the browser comes by TLS, and sends the cookie by nothing else.
 pub(in crate::api) fn cookie_name(namespace: &Namespace, is_secure: bool) -> String {
     format!("{}fencron-login-{namespace}", if is_secure { "__Host-" } else { "" })
 }

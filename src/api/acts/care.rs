@@ -178,7 +178,8 @@ impl<S: Store> Api<S> {
         let name = lock_name(&wanted.name, wanted.kind)?;
         if wanted.kind == Kinds::Semaphore {
             if wanted.fence.is_some() {
-                let why = "is of a lock: of a semaphore, the permits of a session are revoked, however many holds they are in";
+                let why =
+                    "is of a lock: of a semaphore, all permits of a session are revoked, in whichever holds they are";
                 return Err(Problem::parameter("fence", why));
             }
             let session = wanted.session.as_deref().and_then(|text| u64::from_str_radix(text, 16).ok());
