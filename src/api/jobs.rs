@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::routes::{Named, Query};
 use crate::board::{Board, Cursor, Filter, FindJobs, JobRow, JobState, LateJob, Order};
 use crate::fence::Fence;
-use crate::job::definition::Definition;
+use crate::job::definition::{Definition, runbook};
 use crate::job::{Code, JobName, RunId, Trigger, Word as _};
 use crate::scheduler::run::Last;
 use crate::store::Store;
@@ -31,6 +31,8 @@ pub struct JobView {
     /// The people who answer for it.
     pub owner: Option<String>,
     pub labels: BTreeMap<String, String>,
+    /// The URL of what people do when it fails.
+    pub runbook: Option<String>,
     /// The most pressing of its states.
     pub state: JobState,
     /// Why it is late; `null`: it is not.
@@ -119,7 +121,8 @@ impl From<Last> for LastView {
 impl JobView {
     /// A row of the board.
     pub fn of(board: &Board, row: JobRow) -> JobView {
-        let trigger = board.definition(&row.name).map(|job| &job.trigger);
+        let job = board.definition(&row.name);
+        let trigger = job.map(|job| &job.trigger);
         let paused = row.paused;
         JobView {
             schedule: row.schedule.or_else(|| trigger.and_then(without_schedule)),
@@ -127,6 +130,7 @@ impl JobView {
             description: row.description,
             owner: row.owner,
             labels: row.labels,
+            runbook: job.and_then(|job| runbook(job)),
             state: row.state,
             late: row.late,
             timezone: row.timezone,

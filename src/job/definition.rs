@@ -168,6 +168,11 @@ pub struct HistoryView {
     pub age: String,
 }
 
+/// The URL of what people do when the job fails, as it may be shown.
+pub fn runbook(job: &Job) -> Option<String> {
+    job.about.runbook.as_ref().map(without_secrets)
+}
+
 impl Definition {
     /// The definition of this job.
     pub fn of(job: &Job) -> Definition {
@@ -206,7 +211,7 @@ impl Definition {
         Definition {
             owner: job.about.owner.as_ref().map(ToString::to_string),
             labels: job.about.shown_labels(),
-            runbook: job.about.runbook.as_ref().map(without_secrets),
+            runbook: runbook(job),
             expect,
             schedule,
             timezone,

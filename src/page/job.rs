@@ -15,7 +15,7 @@ use super::words::{
     open_state, took, verdict, visible,
 };
 use crate::board::{Board, JobRow};
-use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MASK, MissedView, SqlView};
+use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MASK, MissedView, SqlView, runbook};
 use crate::job::{Job, JobName, MissedRun, Trigger, Verdict, Word as _};
 use crate::ledger::RunRow;
 use crate::scheduler::run::{Done, Source};
@@ -363,11 +363,6 @@ fn definition(view: &JobView) -> Markup {
             }
         }
     }
-}
-
-/// The URL of what people do when a job fails, as it may be shown.
-pub(super) fn runbook(job: &Job) -> Option<String> {
-    job.about.runbook.is_some().then(|| Definition::of(job).runbook).flatten()
 }
 
 /// A link to a page of others, unless a part of its URL is left out.
