@@ -57,6 +57,7 @@ fn overview() -> Overview {
         all_paused: None,
         obstacles: Vec::new(),
         unknown: UnknownView { count: 0, runs: Vec::new() },
+        failing: crate::api::view::FailingView::default(),
         rewound: None,
     }
 }
