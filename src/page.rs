@@ -160,6 +160,7 @@ pub(crate) async fn now<S: Store>(State(page): State<Page<S>>, looker: Looker, h
         ),
         false => (Err(silent()), Err(silent()), Err(silent())),
     };
+    let frame = frame.listing(&unknown);
     // They count the runs of all jobs.
     let hours = frame.looker.sees_all_jobs().then_some(hours);
     let view = now::Now::of(&page.board.read(), frame, unknown, recorded).with_hours(hours);
@@ -302,7 +303,7 @@ pub(crate) async fn trouble<S: Store>(State(page): State<Page<S>>, looker: Looke
     let frame = page.frame(looker);
     let (unknown, ended) =
         tokio::join!(page.in_doubt(&frame.looker, trouble::ASKED_FOR), in_time(page.ended_badly(&frame.looker)),);
-    let view = trouble::Trouble::of(&page.board.read(), frame, unknown, ended);
+    let view = trouble::Trouble::of(&page.board.read(), frame.listing(&unknown), unknown, ended);
     answer(&headers, StatusCode::OK, &trouble::markup(&view))
 }
 

@@ -82,8 +82,7 @@ fn as_kind(name: &str, value: &str, before: &Scalar) -> Result<Scalar, NotGiven>
 }
 
 impl Http {
-    /// This request, with the parameters of a run in headers. One that the job has itself is what holds where nothing is
-    /// given.
+    /// This request, with the parameters of a run in headers, which no job may set itself.
     ///
     /// ```
     /// use fencron::config::{Sources, parse};
@@ -105,9 +104,7 @@ impl Http {
             if !is_sent {
                 return Err(NotGiven::NoHeader(name.to_owned()));
             }
-            let header = format!("{HEADER}{}", name.replace('_', "-"));
-            http.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(&header));
-            http.headers.push((header, Text::plain(value)));
+            http.headers.push((format!("{HEADER}{}", name.replace('_', "-")), Text::plain(value)));
         }
         Ok(http)
     }
@@ -150,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_request_carries_each_in_a_header_of_its_own() {
-        let text = "    http: {url: 'http://localhost/', headers: {fencron-param-REGION: us, x: y}}\n";
+        let text = "    http: {url: 'http://localhost/', headers: {x: y}}\n";
         let Task::Http(http) = task(text) else { panic!() };
         let given = http.given(&params(&[("region", "eu west")])).unwrap();
         let headers: Vec<_> = given.headers.iter().map(|(name, value)| (&**name, value.expose())).collect();

@@ -11,7 +11,7 @@ use super::looker::{JOBS, Looker, Theme, UTC, Zones, up};
 use super::words::{Viewpoint, count, foreign, instant, shown, took};
 use crate::board::{Board, Counts};
 use crate::fence::Fence;
-use crate::job::{JobName, Word as _};
+use crate::job::{JobName, RunId, Word as _};
 use crate::node::{Role, Status};
 use crate::time::{Boot, Wall};
 
@@ -203,6 +203,15 @@ impl Frame {
             self.firing = Pill::Degraded(super::words::in_doubt(*in_doubt));
         }
         self
+    }
+
+    /// The same with the runs in doubt that the screen lists: the header has them too, also where the node has not looked
+    /// since.
+    pub(super) fn listing(self, unknown: &Result<(Vec<RunId>, bool), String>) -> Frame {
+        let listed = unknown.as_ref().map_or(0, |(runs, _)| runs.len());
+        let in_doubt = listed.max(self.in_doubt.unwrap_or(0));
+        let noticed = Noticed { in_doubt, defects: self.defects.clone() };
+        self.noticing(Some(&noticed))
     }
 
     fn judge(&self, status: Option<&Status>) -> Pill {

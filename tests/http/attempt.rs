@@ -52,6 +52,11 @@ pub struct Attempt {
 }
 
 pub fn begin(http: Http, timeout: Option<Duration>, may_start: MayStart) -> Attempt {
+    begin_given(Params::default(), http, timeout, may_start)
+}
+
+/// The same of a run that was given parameters.
+pub fn begin_given(params: Params, http: Http, timeout: Option<Duration>, may_start: MayStart) -> Attempt {
     let executor = Executor::new(Clock::system(), 10, SupervisorProgram::at(env!("CARGO_BIN_EXE_fencron"))).unwrap();
     let output = Outputs::new(Clock::system()).open(&RUN.parse().unwrap());
     let (stopper, stop) = Stop::channel();
@@ -59,7 +64,7 @@ pub fn begin(http: Http, timeout: Option<Duration>, may_start: MayStart) -> Atte
     let work = Work {
         job: Arc::new(job(http, timeout)),
         stamp: stamp(),
-        params: Params::default(),
+        params,
         hold: None,
         stop,
         may_start,

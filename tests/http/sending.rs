@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fencron::execute::MayStart;
-use fencron::job::{Again, Outcome, StopReason, Text};
+use fencron::job::{Again, Outcome, Params, StopReason, Text};
 
 use crate::LIMIT;
-use crate::attempt::{RUN, apart, begin, failed, request, run, stamp};
+use crate::attempt::{RUN, apart, begin, begin_given, failed, request, run, stamp};
 use crate::server::{Server, answer, nobody, silent};
 
 #[tokio::test]
@@ -41,6 +41,20 @@ async fn a_request_carries_its_stamp() {
     }
     assert!(!server.was_asked(), "it is sent once");
     assert!(ended.started_at.is_some_and(|at| at <= ended.finished_at));
+}
+
+#[tokio::test]
+async fn a_request_carries_the_parameters_of_its_run() {
+    let server = Server::with(200, "", "");
+    let params = Params::new([("region", "eu"), ("dry_run", "yes")]).unwrap();
+    let begun = begin_given(params, request("POST", &server.url()), None, MayStart::always());
+    assert_eq!(begun.end().await.outcome, Outcome::Done);
+    let got = server.request();
+    assert_eq!((got.header("fencron-param-region"), got.header("fencron-param-dry-run")), (Some("eu"), Some("yes")));
+    let params = Params::new([("region", "ü")]).unwrap();
+    let begun = begin_given(params, request("POST", &server.url()), None, MayStart::always());
+    assert!(failed(&begun.end().await).0.contains("cannot be sent in a header"));
+    assert!(!server.was_asked());
 }
 
 #[tokio::test(flavor = "multi_thread")]

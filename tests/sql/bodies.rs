@@ -33,6 +33,20 @@ fn half(db: &crate::scene::Target) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_is_given_takes_the_place_of_the_values_of_the_job() {
+    for db in each() {
+        let insert = "INSERT INTO effects VALUES (:n, :note)";
+        let job = || attempt(&db.url(), insert, ", params: {n: 1, note: usual}");
+        assert_eq!(job().outcome().await, Outcome::Done, "{}", db.name());
+        let given = job().at("2026-11-22T02:00:00Z").given(&[("n", "7"), ("note", "it's")]);
+        assert_eq!(given.outcome().await, Outcome::Done, "{}", db.name());
+        assert_eq!(db.ask("SELECT n, note FROM effects ORDER BY n"), "1\tusual\n7\tit's", "{}", db.name());
+        let outcome = job().at("2026-11-23T02:00:00Z").given(&[("n", "7 or 1")]).outcome().await;
+        assert!(failed(&outcome).0.contains("has to be a whole number"), "{outcome:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_name_of_the_stamp_stands_for_its_value() {
     for db in each() {
         let insert = "INSERT INTO effects VALUES (:fence, :scope); INSERT INTO effects VALUES (:attempt, :run_id)";

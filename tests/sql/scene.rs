@@ -214,6 +214,8 @@ pub struct Attempt {
     pub job: Job,
     pub fence: u64,
     pub at: String,
+    /// What a person gave the run.
+    pub params: Params,
     pub may_start: MayStart,
 }
 
@@ -237,7 +239,7 @@ pub fn attempt_of(job: &str, variables: &HashMap<&str, &str>) -> Attempt {
     let sources = Sources { env: &|name| variables.get(name).map(|value| (*value).to_owned()), ..Sources::none() };
     let config = parse(&text, &sources).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
     let job = config.jobs.values().next().unwrap().as_ref().clone();
-    Attempt { job, fence: 7, at: AT.to_owned(), may_start: MayStart::always() }
+    Attempt { job, fence: 7, at: AT.to_owned(), params: Params::default(), may_start: MayStart::always() }
 }
 
 /// An attempt that is being made.
@@ -255,6 +257,11 @@ impl Attempt {
 
     pub fn at(mut self, at: &str) -> Attempt {
         self.at = at.to_owned();
+        self
+    }
+
+    pub fn given(mut self, params: &[(&str, &str)]) -> Attempt {
+        self.params = Params::new(params.iter().map(|(name, value)| (*name, *value))).unwrap();
         self
     }
 
@@ -291,7 +298,7 @@ impl Attempt {
         let work = Work {
             job: Arc::new(self.job),
             stamp,
-            params: Params::default(),
+            params: self.params,
             hold: None,
             stop,
             may_start: self.may_start,
