@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::asking::{self, WITH_TLS};
@@ -26,7 +26,7 @@ use crate::board::Shared;
 use crate::client::{default_node, host_name};
 use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
-use crate::job::{Job, Trigger};
+use crate::job::{Job, Ping, Trigger};
 use crate::ledger::Ledger;
 use crate::listen::Tls;
 use crate::lock::{Driver, Locks, Namespace, Seen, Timing};
@@ -222,8 +222,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let (rules, news) = ((args.access, args.tls), (&order, &metrics));
     let door = Door::open(args.listen, args.advertise, rules, news, &mut beside).await?;
     let Door { listener, local, address, tls, access, served } = door;
-    let (relay, authorities) = relay::open(tls_ca.as_deref())?;
-    authorities.map(|authorities| beside.spawn(authorities.run()));
+    let relay = relay::open(tls_ca.as_deref(), &mut beside)?;
     let _published = listener::publish(&beside_memory, &name, &place, local, tls.is_some());
     introduce(&name, &place, &args.file, &config);
     tracing::info!("listening on {} ({served})", asking::url(&address, ""));
@@ -252,9 +251,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     beside.spawn(save_seen(locks.clone()));
     let (notices, leads) = (watch::Sender::new(Arc::clone(&config.notices)), watch::Sender::default());
     let (clock, measures) = (place.clock.clone(), Arc::clone(&metrics));
-    let sender = Sender::new().context("cannot use HTTP")?;
-    let (pings, pinged) = mpsc::channel(PINGS_MOST);
-    let pinging = tokio::spawn(Pings::new(sender.clone(), Arc::clone(&metrics)).run(pinged));
+    let (sender, pings, pinging) = pinging(&metrics)?;
     let notifier = Notifier { ledger: ledger.clone(), node: name, clock, metrics: measures, sender };
     beside.spawn(notifier.run(leads.subscribe(), notices.subscribe()));
     let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone()).noticing(notices);
@@ -267,9 +264,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let running = tokio::spawn(node.run(config, Ends { orders, chores, status, turned, leads, pings: Some(pings) }));
     let ended = service.until_ended(running).await;
     housekeeping.stop().await;
-    if tokio::time::timeout(LAST_PINGS, pinging).await.is_err() {
-        tracing::warn!("the last signs of life of runs were not taken in time");
-    }
+    wait_for_pings(pinging).await;
     beside.shutdown().await;
     locks.save_seen().await;
     ending.cancel();
@@ -280,7 +275,21 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     Ok(if *asked_to_stop.borrow() > 1 { Exit::Failed } else { Exit::Done })
 }
 
-async fn wait_for_readers(serving: tokio::task::JoinHandle<()>) {
+/// What sends messages over HTTP, what takes the signs of life of runs, and the task that sends those.
+fn pinging(metrics: &Arc<Metrics>) -> anyhow::Result<(Sender, mpsc::Sender<Ping>, JoinHandle<()>)> {
+    let sender = Sender::new().context("cannot use HTTP")?;
+    let (pings, pinged) = mpsc::channel(PINGS_MOST);
+    let pinging = tokio::spawn(Pings::new(sender.clone(), Arc::clone(metrics)).run(pinged));
+    Ok((sender, pings, pinging))
+}
+
+async fn wait_for_pings(pinging: JoinHandle<()>) {
+    if tokio::time::timeout(LAST_PINGS, pinging).await.is_err() {
+        tracing::warn!("the last signs of life of runs were not taken in time");
+    }
+}
+
+async fn wait_for_readers(serving: JoinHandle<()>) {
     if tokio::time::timeout(LAST_READERS, serving).await.is_err() {
         tracing::debug!("a client still reads from the listener: left open");
     }

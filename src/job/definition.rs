@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    AlertKind, Database, Expect, Guarantee, Http, Job, JobName, MissedRun, On, OnLostLeadership, Overlap, Sql, Target,
-    Task, Text, Trigger,
+    AlertKind, Database, Expect, Guarantee, Http, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap,
+    Retry, Sql, Target, Task, Text, Trigger,
 };
 use crate::time::written;
 
@@ -228,17 +228,8 @@ impl Definition {
             kill_after: written(job.kill_after),
             overlap,
             max_running,
-            missed: MissedView {
-                run: job.missed.run,
-                within: job.missed.within.map(written),
-                limit: job.missed.limit,
-                every: written(job.missed.every),
-            },
-            retry: RetryView {
-                attempts: job.retry.attempts,
-                initial: written(job.retry.initial),
-                max: written(job.retry.max),
-            },
+            missed: MissedView::of(&job.missed),
+            retry: RetryView::of(&job.retry),
             guarantee: job.guarantee,
             on_lost_leadership: job.on_lost_leadership,
             history: HistoryView { keep: job.history.keep, age: written(job.history.age) },
@@ -250,6 +241,20 @@ impl Definition {
             }),
             ping: job.ping.as_ref().map(host_of),
         }
+    }
+}
+
+impl MissedView {
+    fn of(missed: &Missed) -> MissedView {
+        let Missed { run, within, limit, every } = *missed;
+        MissedView { run, within: within.map(written), limit, every: written(every) }
+    }
+}
+
+impl RetryView {
+    fn of(retry: &Retry) -> RetryView {
+        let (initial, max) = (written(retry.initial), written(retry.max));
+        RetryView { attempts: retry.attempts, initial, max }
     }
 }
 

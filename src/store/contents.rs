@@ -132,7 +132,8 @@ impl<R: Rows> Contents<R> {
         Ok(Committed { succeeded, revision: self.revision, answers })
     }
 
-    /// The answer to a question that was asked outside of a transaction.
+    /// The answer to a question that was asked outside of a transaction. PostgreSQL answers one by a statement of its own.
+    #[cfg(feature = "sqlite")]
     pub fn range(&self, range: &Range) -> Result<Page, R::Failure> {
         if let Some(at) = range.at {
             rules::check_at(at, self.kept_from, self.revision)?;

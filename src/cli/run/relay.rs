@@ -4,21 +4,24 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Client;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::api::relay::{CONNECT_WITHIN, IDLE_MOST, Relay};
 use crate::cli::asking;
 use crate::cli::file::{self, Footprint};
 
-/// Opens it, with what reads the file again, where one is named.
+/// Opens it. `beside` reads the file again, where one is named.
 ///
 /// # Errors
 ///
 /// The file cannot be read, or is no list of certificates: a node does not start with other authorities than are meant.
-pub(super) fn open(ca: Option<&Path>) -> anyhow::Result<(Relay, Option<Watch>)> {
+pub(super) fn open(ca: Option<&Path>, beside: &mut JoinSet<()>) -> anyhow::Result<Relay> {
     let (client, files) = client(ca);
     let (sender, receiver) = watch::channel(client?);
-    let watch = ca.map(|ca| Watch { ca: ca.to_owned(), files, sender });
-    Ok((Relay::new(receiver), watch))
+    if let Some(ca) = ca {
+        beside.spawn(Watch { ca: ca.to_owned(), files, sender }.run());
+    }
+    Ok(Relay::new(receiver))
 }
 
 fn client(ca: Option<&Path>) -> (anyhow::Result<Client>, Footprint) {
@@ -29,7 +32,7 @@ fn client(ca: Option<&Path>) -> (anyhow::Result<Client>, Footprint) {
 }
 
 /// Reads the authorities again when their file has changed; what is wrong leaves the old ones in force.
-pub(super) struct Watch {
+struct Watch {
     ca: PathBuf,
     files: Footprint,
     sender: watch::Sender<Client>,
@@ -37,7 +40,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Goes on until it is dropped.
-    pub async fn run(self) {
+    async fn run(self) {
         let Watch { ca, files, sender } = self;
         let take = |client| match client {
             Ok(client) => {
