@@ -578,7 +578,7 @@ impl Board {
         self.nodes.iter().map(|(lease, record)| (*lease, record))
     }
 
-    /// The sessions of nodes that ended while this one looked, the last one first, at most [`GONE_KEPT`]. A node whose
+    /// The sessions of nodes that ended while this one looked, the last one first, only the last few. A node whose
     /// session was lost may be back with another.
     pub fn gone(&self) -> impl Iterator<Item = &Gone> {
         self.gone.iter().rev()
