@@ -36,6 +36,9 @@ mod boot;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod contents;
 mod rules;
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+mod url;
+mod watching;
 
 mod any;
 pub use any::{AnyStore, NotAStore, StoreUrl};

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
+use super::watching::WatchBatch;
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch, Watched, rules};
 use crate::time::Clock;
 
 mod state;
 pub use state::HISTORY;
-use state::{State, WatchBatch};
+use state::State;
 
 /// A store that lives as long as its handles.
 ///

@@ -20,6 +20,7 @@ use tokio_postgres::types::Type;
 
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch, rules};
 use crate::store::contents::{lease_sql, sql};
+use crate::store::watching::Watching;
 use crate::time::Clock;
 
 mod about;
@@ -39,7 +40,7 @@ pub use config::{NotAPostgresUrl, PostgresConfig};
 use leases::Leases;
 use link::{Connected, Link, Place};
 use reader::Reader;
-use watch::{Bell, Watcher, Watching};
+use watch::{Bell, Watcher};
 use writer::{Request, Write, Writer, Written};
 
 /// How long a call waits for its answer. A write that was not answered by then is [`StoreError::Unknown`].

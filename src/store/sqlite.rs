@@ -23,6 +23,7 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use super::watching::Watching;
 use super::{About, Committed, Keys, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch, rules};
 use crate::time::Clock;
 
@@ -42,7 +43,7 @@ use announce::Bell;
 #[cfg(feature = "cli")]
 pub(crate) use copy::Copied;
 use file::File;
-use reader::{Listening, Question, Read, Reader, ToReader, Watches, Watching};
+use reader::{Listening, Question, Read, Reader, ToReader, Watches};
 use writer::{Request, ToWriter, Write, Writer, Written};
 
 /// How long a call waits for its answer. A write that was not answered by then is [`StoreError::Unknown`].

@@ -12,6 +12,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 
 use crate::store::StoreError;
+use crate::store::url::{self, NotAHost, encoded};
 
 /// The port of an endpoint that names none.
 const DEFAULT_PORT: u16 = 2379;
@@ -364,50 +365,19 @@ fn read_password(path: &Path) -> io::Result<String> {
 
 /// `host:port` of `host` or `host:port`.
 fn endpoint(text: &str) -> Result<String, NotAnEtcdUrl> {
-    let problem = |what: &str| Err(NotAnEtcdUrl(format!("`{text}` {what}")));
-    let (host, port) = match text.rsplit_once(':') {
-        // The colons of an IPv6 address stand in brackets.
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
+    let wrong = |wrong| {
+        let what = match wrong {
+            NotAHost::Empty => "is no host",
+            NotAHost::Colons => "has more than one colon: put an IPv6 address in brackets",
+            NotAHost::Port => "has no valid port",
+        };
+        NotAnEtcdUrl(format!("`{text}` {what}"))
     };
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@?#%".contains(c)) {
-        return problem("is no host");
-    }
-    if host.contains(':') && !bracketed {
-        return problem("has more than one colon: put an IPv6 address in brackets");
-    }
-    match port.map(str::parse::<u16>) {
-        None => Ok(format!("{host}:{DEFAULT_PORT}")),
-        Some(Ok(port)) if port > 0 => Ok(format!("{host}:{port}")),
-        Some(_) => problem("has no valid port"),
-    }
+    url::endpoint(text, DEFAULT_PORT, "/@?#%").map_err(wrong)
 }
 
-/// A text whose characters that would count as punctuation are percent-encoded.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-/// A percent-encoded text, decoded.
 fn decoded(text: &str) -> Result<String, NotAnEtcdUrl> {
-    // The text may be a password: the error must not repeat it.
-    let problem = || NotAnEtcdUrl("a % that is not followed by two hexadecimal digits (write % as %25)".into());
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let hex = tail.get(..2).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit)).ok_or_else(problem)?;
-        let hex = std::str::from_utf8(hex).map_err(|_| problem())?;
-        bytes.push(u8::from_str_radix(hex, 16).map_err(|_| problem())?);
-        rest = &tail[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| NotAnEtcdUrl("what is percent-encoded is not UTF-8".into()))
+    url::decoded(text).map_err(|what| NotAnEtcdUrl(what.to_owned()))
 }
 
 #[cfg(test)]

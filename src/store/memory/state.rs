@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::store::watching::WatchBatch;
 use crate::store::{
     Answer, Change, Committed, Compare, Entry, Keys, LeaseId, Op, Page, Range, Revision, Sort, StoreError, Txn, rules,
 };
@@ -45,13 +46,6 @@ struct Lease {
     ttl: Duration,
     deadline: Boot,
     keys: BTreeSet<String>,
-}
-
-/// The next changes of a watch.
-pub(super) enum WatchBatch {
-    /// Changes, and the revision to go on from. May be empty.
-    Changes(Vec<Change>, Revision),
-    Compacted(Revision),
 }
 
 impl State {

@@ -10,6 +10,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::store::url::{self, NotAHost, encoded};
 use crate::tls::{self, Checks, Encryption};
 
 /// The port of a host that names none.
@@ -241,49 +242,17 @@ fn word(encryption: Encryption) -> &'static str {
 
 /// `host:port` of `host` or `host:port`. A socket's directory is percent-encoded, as a URL has it.
 fn host(text: &str) -> Result<String, NotAPostgresUrl> {
-    let (host, port) = match text.rsplit_once(':') {
-        // The colons of an IPv6 address stand in brackets.
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
-    };
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "#@".contains(c)) {
-        return problem("it names no host");
-    }
-    if host.contains(':') && !bracketed {
-        return problem("a host has more than one colon: put an IPv6 address in brackets");
-    }
-    match port.map(str::parse::<u16>) {
-        None => Ok(format!("{host}:{DEFAULT_PORT}")),
-        Some(Ok(port)) if port > 0 => Ok(format!("{host}:{port}")),
-        Some(_) => problem("a host has no valid port (write %3A, %40 and %2F for `:`, `@` and `/` in a password)"),
-    }
+    url::endpoint(text, DEFAULT_PORT, "#@").or_else(|wrong| {
+        problem(match wrong {
+            NotAHost::Empty => "it names no host",
+            NotAHost::Colons => "a host has more than one colon: put an IPv6 address in brackets",
+            NotAHost::Port => "a host has no valid port (write %3A, %40 and %2F for `:`, `@` and `/` in a password)",
+        })
+    })
 }
 
-/// A text whose characters that would count as punctuation are percent-encoded.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-/// A percent-encoded text, decoded.
 fn decoded(text: &str) -> Result<String, NotAPostgresUrl> {
-    // The text may be a password: the error must not repeat it.
-    let wrong = || NotAPostgresUrl("a % that is not followed by two hexadecimal digits (write % as %25)".into());
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let hex = tail.get(..2).filter(|hex| hex.iter().all(u8::is_ascii_hexdigit)).ok_or_else(wrong)?;
-        let hex = std::str::from_utf8(hex).map_err(|_| wrong())?;
-        bytes.push(u8::from_str_radix(hex, 16).map_err(|_| wrong())?);
-        rest = &tail[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| NotAPostgresUrl("what is percent-encoded is not UTF-8".into()))
+    url::decoded(text).or_else(problem)
 }
 
 #[cfg(test)]

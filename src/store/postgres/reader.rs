@@ -9,6 +9,7 @@ use tokio_postgres::{Error, Row};
 
 use super::link::{ASK_WITHIN, Connected, Link};
 use crate::store::contents::{self, REPORT_CHANGES, bounds, lease_of, sql};
+use crate::store::watching::WatchBatch;
 use crate::store::{Change, Entry, Keys, Page, Range, Revision, Sort, StoreError, rules};
 
 /// Where the store is: the newest revision, from which on history is kept, and whether this server is a standby, which may
@@ -17,13 +18,6 @@ const NOW: &str = "WITH now AS MATERIALIZED (
         SELECT (SELECT max(revision) FROM fencron.log) AS newest, kept_from, pg_catalog.pg_is_in_recovery() AS standby
         FROM fencron.meta
     )";
-
-/// The next changes of a watch.
-pub(super) enum WatchBatch {
-    /// Changes, and the revision to go on from. May be empty.
-    Changes(Vec<Change>, Revision),
-    Compacted(Revision),
-}
 
 pub(super) struct Reader {
     pub link: Link,

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::leases::Leases;
-use super::reader::{Reader, WatchBatch};
-use crate::store::{Keys, Revision, StoreError, Watched};
+use super::reader::Reader;
+use crate::store::watching::{Progress, Watching};
+use crate::store::{Revision, StoreError, Watched};
 
 /// How often a handle with an open watch looks for what others have committed.
 const POLL: Duration = Duration::from_millis(50);
@@ -29,13 +30,6 @@ impl Bell {
     pub fn ring(&self) {
         self.0.notify_one();
     }
-}
-
-/// An open watch.
-pub(super) struct Watching {
-    pub keys: Keys,
-    pub from: Revision,
-    pub reports: mpsc::Sender<Watched>,
 }
 
 /// What the task owns.
@@ -120,7 +114,7 @@ impl Watcher {
         let mut all = true;
         for _ in 0..self.open.len() {
             let Some(watching) = self.open.front_mut() else { break };
-            let progress = watching.report(&self.reader).await?;
+            let progress = report(watching, &self.reader).await?;
             let watching = self.open.pop_front();
             if progress != Progress::Ended {
                 self.open.extend(watching);
@@ -131,34 +125,15 @@ impl Watcher {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Progress {
-    Reported,
-    Full,
-    Ended,
-}
-
-impl Watching {
-    async fn report(&mut self, reader: &Reader) -> Result<Progress, StoreError> {
-        loop {
-            let slot = match self.reports.try_reserve() {
-                Ok(slot) => slot,
-                Err(mpsc::error::TrySendError::Full(())) => return Ok(Progress::Full),
-                Err(mpsc::error::TrySendError::Closed(())) => return Ok(Progress::Ended),
-            };
-            match reader.changes(&self.keys, self.from).await? {
-                WatchBatch::Compacted(revision) => {
-                    slot.send(Watched::Compacted(revision));
-                    return Ok(Progress::Ended);
-                }
-                WatchBatch::Changes(changes, next) => {
-                    self.from = next;
-                    if changes.is_empty() {
-                        return Ok(Progress::Reported);
-                    }
-                    slot.send(Watched::Changes(changes));
-                }
-            }
+/// Sends one watch what is new to it.
+async fn report(watching: &mut Watching, reader: &Reader) -> Result<Progress, StoreError> {
+    loop {
+        if let Some(held_up) = watching.is_held_up() {
+            return Ok(held_up);
+        }
+        let batch = reader.changes(&watching.keys, watching.from).await?;
+        if let Some(progress) = watching.report(batch) {
+            return Ok(progress);
         }
     }
 }

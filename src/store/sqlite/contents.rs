@@ -11,6 +11,7 @@ use super::file::{Failure, File};
 use crate::store::contents::{
     self, Before, REPORT_CHANGES, Rows, Written, bounds, lease_of, lease_sql, new_lease, sql,
 };
+use crate::store::watching::WatchBatch;
 use crate::store::{
     Change, Committed, Entry, Keys, LeaseId, Page, Range, Revision, Sort, StoreError, Test, Txn, rules,
 };
@@ -29,13 +30,6 @@ struct InFile<'c> {
     connection: &'c Connection,
     /// A lease was granted, kept alive or ended, which has no revision.
     leases_changed: bool,
-}
-
-/// The next changes of a watch.
-pub(super) enum WatchBatch {
-    /// Changes, and the revision to go on from. May be empty.
-    Changes(Vec<Change>, Revision),
-    Compacted(Revision),
 }
 
 impl<'c> Contents<'c> {

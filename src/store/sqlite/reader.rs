@@ -13,13 +13,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, mpsc as reports, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::announce::{Bell, Subscription};
-use super::contents::{Contents, WatchBatch};
+use super::contents::Contents;
 use super::file::{Failure, File};
 use super::writer::{Request, ToWriter, Write};
-use crate::store::{Keys, Page, Range, Revision, StoreError, Watched};
+use crate::store::watching::{Progress, Watching};
+use crate::store::{Page, Range, StoreError};
 use crate::time::{Boot, Clock};
 
 /// How often a reader with an open watch looks for what other processes have committed, if it is not notified.
@@ -58,13 +59,6 @@ pub(super) enum ToReader {
     /// A writer has committed, of this process or of another.
     Changed,
     Stop,
-}
-
-/// An open watch.
-pub(super) struct Watching {
-    pub(super) keys: Keys,
-    pub(super) from: Revision,
-    pub(super) reports: reports::Sender<Watched>,
 }
 
 /// What the thread owns.
@@ -196,7 +190,7 @@ impl Reader {
         let mut all_told = true;
         for _ in 0..self.watches.open.len() {
             let mut watching = self.watches.open.pop_front().expect("as many as were counted");
-            match watching.report(&contents)? {
+            match report(&mut watching, &contents)? {
                 Progress::Reported => self.watches.open.push_back(watching),
                 Progress::Full => {
                     all_told = false;
@@ -272,33 +266,14 @@ impl Listening {
     }
 }
 
-enum Progress {
-    Reported,
-    Full,
-    Ended,
-}
-
-impl Watching {
-    fn report(&mut self, contents: &Contents<'_>) -> Result<Progress, Failure> {
-        loop {
-            let slot = match self.reports.try_reserve() {
-                Ok(slot) => slot,
-                Err(reports::error::TrySendError::Full(())) => return Ok(Progress::Full),
-                Err(reports::error::TrySendError::Closed(())) => return Ok(Progress::Ended),
-            };
-            match contents.changes(&self.keys, self.from)? {
-                WatchBatch::Compacted(revision) => {
-                    slot.send(Watched::Compacted(revision));
-                    return Ok(Progress::Ended);
-                }
-                WatchBatch::Changes(changes, next) => {
-                    self.from = next;
-                    if changes.is_empty() {
-                        return Ok(Progress::Reported);
-                    }
-                    slot.send(Watched::Changes(changes));
-                }
-            }
+/// Sends one watch what is new to it.
+fn report(watching: &mut Watching, contents: &Contents<'_>) -> Result<Progress, Failure> {
+    loop {
+        if let Some(held_up) = watching.is_held_up() {
+            return Ok(held_up);
+        }
+        if let Some(progress) = watching.report(contents.changes(&watching.keys, watching.from)?) {
+            return Ok(progress);
         }
     }
 }
