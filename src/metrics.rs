@@ -308,25 +308,11 @@ mod tests {
     use crate::config::{Sources, parse};
     use crate::fence::Fence;
     use crate::job::{JobName, RunId};
-    use crate::scheduler::run::{Many, Open, OpenState, Watermark};
+    use crate::scheduler::run::{Many, Open, Watermark};
 
     fn open(job: &str) -> Open {
         let (job, at) = (JobName::new(job).unwrap(), Wall::EPOCH);
-        Open {
-            id: RunId::of(&job, at),
-            job,
-            at,
-            starts: at,
-            source: Source::Schedule,
-            state: OpenState::Claimed,
-            attempt: 1,
-            claimant: None,
-            claimed_at: at,
-            started_at: Some(at),
-            lateness: None,
-            doubt: None,
-            catch_up: None,
-        }
+        Open { started_at: Some(at), ..Open::claimed(RunId::of(&job, at)) }
     }
 
     #[test]

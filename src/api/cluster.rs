@@ -54,7 +54,7 @@ impl StatusView {
         let status = api.status.borrow().clone();
         let board = api.board.read();
         let store_answers = board.this_node().trusted_until.is_some_and(|until| until > boot);
-        let rest = seen.unwrap_or_else(|| nothing_seen(api.ledger.namespace().to_string()));
+        let rest = seen.unwrap_or_else(|| Overview::unseen(api.ledger.namespace().to_string()));
         let watermark = board.watermark().map(|mark| mark.instant);
         let mut unknown = rest.unknown;
         unknown.runs.retain(|run| caller.sees(&run.job()));
@@ -81,33 +81,6 @@ impl StatusView {
             looked_at,
             counts: board.counts(now),
         }
-    }
-}
-
-/// What the members are that a node learns of by looking, before it has looked.
-fn nothing_seen(namespace: String) -> Overview {
-    let store = StoreView {
-        kind: "unknown",
-        version: String::new(),
-        healthy: false,
-        size: None,
-        quota: None,
-        warnings: Vec::new(),
-    };
-    Overview {
-        namespace,
-        leader: None,
-        nodes: Vec::new(),
-        waiting: Vec::new(),
-        store,
-        watermark: None,
-        behind_ms: None,
-        paused: Vec::new(),
-        all_paused: None,
-        obstacles: Vec::new(),
-        unknown: super::view::UnknownView { count: 0, runs: Vec::new() },
-        failing: FailingView::default(),
-        rewound: None,
     }
 }
 

@@ -11,9 +11,9 @@ use super::tests::{LOCAL, Silent, api_over};
 use super::*;
 use crate::config::{Sources, parse};
 use crate::fence::Fence;
-use crate::job::{JobName, RunId};
+use crate::job::JobName;
 use crate::ledger::NodeRecord;
-use crate::scheduler::run::{Claimant, Known, Open, OpenState, Source, Watermark};
+use crate::scheduler::run::{Claimant, Known, Open, OpenState, Watermark};
 use crate::time::Wall;
 
 const NOW: &str = "2026-11-27T01:00:30Z";
@@ -78,23 +78,8 @@ async fn pages<S: Store>(api: &Api<S>, path: &str, member: &str) -> Vec<String> 
 }
 
 fn open_run(run: &str, state: OpenState) -> Open {
-    let id: RunId = run.parse().unwrap();
     let claimant = Claimant { node: "b".into(), fence: Fence::new(7).unwrap(), lease: 2 };
-    Open {
-        job: id.job(),
-        at: id.at(),
-        starts: id.at(),
-        source: Source::Schedule,
-        state,
-        attempt: 1,
-        claimant: (state == OpenState::Claimed).then_some(claimant),
-        claimed_at: id.at(),
-        started_at: None,
-        lateness: None,
-        doubt: None,
-        catch_up: None,
-        id,
-    }
+    Open { state, claimant: (state == OpenState::Claimed).then_some(claimant), ..Open::claimed(run.parse().unwrap()) }
 }
 
 #[tokio::test]

@@ -346,6 +346,33 @@ pub struct StoreView {
 }
 
 impl Overview {
+    /// Before anything was seen of the cluster.
+    pub(crate) fn unseen(namespace: String) -> Overview {
+        let store = StoreView {
+            kind: "unknown",
+            version: String::new(),
+            healthy: false,
+            size: None,
+            quota: None,
+            warnings: Vec::new(),
+        };
+        Overview {
+            namespace,
+            leader: None,
+            nodes: Vec::new(),
+            waiting: Vec::new(),
+            store,
+            watermark: None,
+            behind_ms: None,
+            paused: Vec::new(),
+            all_paused: None,
+            obstacles: Vec::new(),
+            unknown: UnknownView { count: 0, runs: Vec::new() },
+            failing: FailingView::default(),
+            rewound: None,
+        }
+    }
+
     /// Looks at the store, `now` being the time here. How the jobs fare is not among it, since that costs a record of each
     /// job: who has them anyway puts that in.
     ///

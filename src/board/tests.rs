@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Sources, parse};
 use crate::job::Verdict;
-use crate::scheduler::run::{OpenState, Source};
+use crate::scheduler::run::OpenState;
 
 fn at(text: &str) -> Wall {
     text.parse().unwrap()
@@ -50,22 +50,7 @@ fn last(run: &str, verdict: Verdict) -> Last {
 }
 
 fn open(run: &str) -> Open {
-    let id: RunId = run.parse().unwrap();
-    Open {
-        job: id.job(),
-        at: id.at(),
-        starts: id.at(),
-        source: Source::Schedule,
-        state: OpenState::Claimed,
-        attempt: 1,
-        claimant: None,
-        claimed_at: id.at(),
-        started_at: None,
-        lateness: None,
-        doubt: None,
-        catch_up: None,
-        id,
-    }
+    Open::claimed(run.parse().unwrap())
 }
 
 fn paused() -> Paused {

@@ -207,21 +207,7 @@ fn run(second: u64) -> RunId {
 }
 
 fn open(second: u64, state: OpenState, claimant: Option<Claimant>) -> Open {
-    Open {
-        id: run(second),
-        job: job(),
-        at: at(second),
-        starts: at(second),
-        source: Source::Schedule,
-        state,
-        attempt: 1,
-        claimant,
-        claimed_at: at(second),
-        started_at: None,
-        lateness: None,
-        doubt: None,
-        catch_up: None,
-    }
+    Open { state, claimant, ..Open::claimed(run(second)) }
 }
 
 fn asked() -> Asked {

@@ -545,26 +545,12 @@ mod tests {
     use super::*;
     use crate::job::Verdict;
     use crate::scheduler::To;
-    use crate::scheduler::run::{Done, OpenState};
+    use crate::scheduler::run::Done;
     use crate::store::memory::MemoryStore;
 
     fn ends(name: &str) -> Transition {
         let (job, at) = (JobName::new(name).unwrap(), Wall::from_millis(0));
-        let open = Open {
-            id: RunId::of(&job, at),
-            job,
-            at,
-            starts: at,
-            source: Source::Schedule,
-            state: OpenState::Claimed,
-            attempt: 1,
-            claimant: None,
-            claimed_at: at,
-            started_at: None,
-            lateness: None,
-            doubt: None,
-            catch_up: None,
-        };
+        let open = Open::claimed(RunId::of(&job, at));
         let done = Done::of(&open, Verdict::Succeeded, "", at);
         Transition { run: open.id, expect: 1, fence: None, to: To::Done { done, follow: Vec::new() }, notify: None }
     }

@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
     use crate::job::{JobName, words};
-    use crate::scheduler::run::{Open, OpenState, Source};
+    use crate::scheduler::run::Open;
 
     fn notify() -> Notify {
         let on = words::<AlertKind>().iter().filter_map(|word| AlertKind::named(word)).collect();
@@ -116,21 +116,7 @@ mod tests {
 
     fn done(minute: i64, verdict: Verdict) -> Done {
         let (job, at) = (JobName::new("a").unwrap(), Wall::from_millis(minute * 60_000));
-        let open = Open {
-            id: RunId::of(&job, at),
-            job,
-            at,
-            starts: at,
-            source: Source::Schedule,
-            state: OpenState::Claimed,
-            attempt: 1,
-            claimant: None,
-            claimed_at: at,
-            started_at: Some(at),
-            lateness: None,
-            doubt: None,
-            catch_up: None,
-        };
+        let open = Open { started_at: Some(at), ..Open::claimed(RunId::of(&job, at)) };
         Done::of(&open, verdict, "why", at)
     }
 

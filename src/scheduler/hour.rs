@@ -123,25 +123,11 @@ fn add<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K, by: u64) {
 mod tests {
     use super::*;
     use crate::job::{JobName, RunId};
-    use crate::scheduler::run::{Many, Open, OpenState, Source};
+    use crate::scheduler::run::{Many, Open, Source};
 
     fn done(verdict: Verdict, code: Option<Code>, late_ms: u64) -> Done {
         let (job, at) = (JobName::new("a").unwrap(), Wall::EPOCH);
-        let open = Open {
-            id: RunId::of(&job, at),
-            job,
-            at,
-            starts: at,
-            source: Source::Schedule,
-            state: OpenState::Claimed,
-            attempt: 1,
-            claimant: None,
-            claimed_at: at,
-            started_at: None,
-            lateness: Some(Duration::from_millis(late_ms)),
-            doubt: None,
-            catch_up: None,
-        };
+        let open = Open { lateness: Some(Duration::from_millis(late_ms)), ..Open::claimed(RunId::of(&job, at)) };
         Done { code, ..Done::of(&open, verdict, "", at) }
     }
 

@@ -45,26 +45,11 @@ mod tests {
 
     use super::*;
     use crate::job::{JobName, RunId};
-    use crate::scheduler::run::Source;
 
     fn open(state: OpenState, attempt: u32) -> Open {
         let (job, at) = (JobName::new("a").unwrap(), Wall::from_millis(60_000));
-        Open {
-            id: RunId::of(&job, at),
-            job,
-            at,
-            // Jitter has moved it.
-            starts: Wall::from_millis(70_000),
-            source: Source::Schedule,
-            state,
-            attempt,
-            claimant: None,
-            claimed_at: at,
-            started_at: None,
-            lateness: None,
-            doubt: None,
-            catch_up: None,
-        }
+        // Jitter has moved it.
+        Open { starts: Wall::from_millis(70_000), state, attempt, ..Open::claimed(RunId::of(&job, at)) }
     }
 
     #[test]

@@ -39,6 +39,28 @@ pub struct Open {
     pub catch_up: Option<CatchUp>,
 }
 
+#[cfg(test)]
+impl Open {
+    /// The first attempt of a run by the schedule, claimed at its instant and not started.
+    pub(crate) fn claimed(id: RunId) -> Open {
+        Open {
+            job: id.job(),
+            at: id.at(),
+            starts: id.at(),
+            source: Source::Schedule,
+            state: OpenState::Claimed,
+            attempt: 1,
+            claimant: None,
+            claimed_at: id.at(),
+            started_at: None,
+            lateness: None,
+            doubt: None,
+            catch_up: None,
+            id,
+        }
+    }
+}
+
 impl Open {
     /// Whether an attempt of it is known to have begun.
     pub fn has_begun(&self) -> bool {

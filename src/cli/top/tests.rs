@@ -12,7 +12,7 @@ use crate::job::{JobName, Verdict};
 use crate::ledger::{NodeRecord, RunRow, TermEnd, TermRow};
 use crate::page::changes::Recorded;
 use crate::page::leadership::Queue;
-use crate::scheduler::run::{Claimant, Done, Last, Open, OpenState, Source, Watermark};
+use crate::scheduler::run::{Claimant, Done, Last, Open, Watermark};
 use crate::time::{Boot, Wall};
 
 const NOW: &str = "2026-11-27T07:00:00Z";
@@ -48,21 +48,8 @@ fn node(name: &str) -> NodeRecord {
 
 fn open(run: &str) -> Open {
     let id: crate::job::RunId = run.parse().unwrap();
-    Open {
-        job: id.job(),
-        at: id.at(),
-        starts: id.at(),
-        source: Source::Schedule,
-        state: OpenState::Claimed,
-        attempt: 1,
-        claimant: Some(Claimant { node: "b".to_owned(), lease: 2, fence: Fence::new(7).unwrap() }),
-        claimed_at: id.at(),
-        started_at: Some(id.at()),
-        lateness: None,
-        doubt: None,
-        catch_up: None,
-        id,
-    }
+    let claimant = Claimant { node: "b".to_owned(), lease: 2, fence: Fence::new(7).unwrap() };
+    Open { claimant: Some(claimant), started_at: Some(id.at()), ..Open::claimed(id) }
 }
 
 fn done(run: &str, verdict: Verdict, output: &str) -> Done {

@@ -45,21 +45,8 @@ fn overview() -> Overview {
     };
     let store =
         StoreView { kind: "sqlite", version: "3".into(), healthy: true, size: None, quota: None, warnings: Vec::new() };
-    Overview {
-        namespace: "shop".into(),
-        leader: Some(leader),
-        nodes: vec![node("a"), node("b")],
-        waiting: Vec::new(),
-        store,
-        watermark: None,
-        behind_ms: None,
-        paused: Vec::new(),
-        all_paused: None,
-        obstacles: Vec::new(),
-        unknown: UnknownView { count: 0, runs: Vec::new() },
-        failing: crate::api::view::FailingView::default(),
-        rewound: None,
-    }
+    let nodes = vec![node("a"), node("b")];
+    Overview { leader: Some(leader), nodes, store, ..Overview::unseen("shop".into()) }
 }
 
 #[test]
