@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use about::{About, Expect};
+pub use about::{About, Expect, is_link};
 pub use alert::{AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify, Ping, Sign, Smtp, SmtpSecurity, Whose};
 pub(crate) use attempt::LOST_PAUSE_LONGEST;
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::job::{Channel, Heartbeat, Notices, Retry};
 use crate::ledger::{Ledger, Outbox};
 use crate::lock::Hold;
 use crate::metrics::Metrics;
-use crate::scheduler::outbox::{GIVEN_UP_AFTER, Message, Step};
+use crate::scheduler::outbox::{GIVEN_UP_AFTER, Message, Outgoing, Step};
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, Wall, written};
 
@@ -69,7 +69,7 @@ enum Turn {
 }
 
 /// By channel: that an alert was put for it.
-type Bells = BTreeMap<String, Notify>;
+type Bells = BTreeMap<String, Arc<Notify>>;
 
 impl<S: Store> Notifier<S> {
     /// Goes on until the node has ended. `leads`: the hold of the term under which this node acts.
@@ -78,10 +78,10 @@ impl<S: Store> Notifier<S> {
             let (hold, wanted) = (leads.borrow_and_update().clone(), Arc::clone(&notices.borrow_and_update()));
             let mut channels = JoinSet::new();
             if let Some(hold) = hold {
-                let bells: Bells = wanted.channels.keys().map(|name| (name.clone(), Notify::new())).collect();
-                let bells = Arc::new(bells);
+                let mut bells = Bells::new();
                 for (name, channel) in wanted.channels.clone() {
-                    channels.spawn(self.clone().serve(hold.clone(), name, channel, Arc::clone(&bells)));
+                    let bell = Arc::clone(bells.entry(name.clone()).or_default());
+                    channels.spawn(self.clone().serve(hold.clone(), name, channel, bell));
                 }
                 if !bells.is_empty() {
                     channels.spawn(self.clone().listen(bells));
@@ -105,13 +105,13 @@ impl<S: Store> Notifier<S> {
     }
 
     /// Rings the bells of the channels for which alerts are put, and all of them where it is not known for which.
-    async fn listen(self, bells: Arc<Bells>) {
+    async fn listen(self, bells: Bells) {
         loop {
             match self.ledger.alerts_put().await {
                 Ok(mut put) => {
-                    bells.values().for_each(Notify::notify_one);
+                    bells.values().for_each(|bell| bell.notify_one());
                     while let Some(channels) = put.next().await {
-                        channels.iter().filter_map(|channel| bells.get(channel)).for_each(Notify::notify_one);
+                        channels.iter().filter_map(|channel| bells.get(channel)).for_each(|bell| bell.notify_one());
                     }
                 }
                 Err(error) => tracing::debug!(%error, "the alerts that are put cannot be followed"),
@@ -126,14 +126,11 @@ impl<S: Store> Notifier<S> {
         loop {
             match self.ledger.bound_alerts(&hold, &live, self.clock.wall()).await {
                 Ok(lost) => {
-                    for (channel, count) in lost {
-                        tracing::error!(
-                            channel,
-                            count,
-                            "alerts are given up: the channel cannot be read, and has too many"
-                        );
-                        let kind = wanted.channels.get(&channel).map_or("", Channel::kind);
-                        self.metrics.alerts.add(&(kind, "given_up"), count);
+                    for (name, channel) in &wanted.channels {
+                        let Some(count) = lost.get(name) else { continue };
+                        let why = "alerts are given up: the channel cannot be read, and has too many";
+                        tracing::error!(channel = name, count, "{why}");
+                        self.metrics.alerts.add(&(channel.kind(), "given_up"), *count);
                     }
                 }
                 Err(error) => tracing::warn!(%error, "what waits for channels cannot be brought within its bounds"),
@@ -143,7 +140,7 @@ impl<S: Store> Notifier<S> {
     }
 
     /// Sends what one channel has to send, until it is dropped.
-    async fn serve(self, hold: Hold, name: String, channel: Channel, bells: Arc<Bells>) {
+    async fn serve(self, hold: Hold, name: String, channel: Channel, bell: Arc<Notify>) {
         let mut refusals = 0;
         loop {
             let pause = match self.turn(&hold, &name, &channel).await {
@@ -154,10 +151,7 @@ impl<S: Store> Notifier<S> {
                 }
                 Ok(Turn::Idle(due)) => {
                     let due = due.map_or(READ_EVERY, |due| due.since(self.clock.wall()).min(READ_EVERY));
-                    match bells.get(&name) {
-                        Some(bell) => drop(tokio::time::timeout(due, bell.notified()).await),
-                        None => tokio::time::sleep(due).await,
-                    }
+                    tokio::time::timeout(due, bell.notified()).await.ok();
                     continue;
                 }
                 Ok(Turn::Moved) => READ_AGAIN,
@@ -201,10 +195,11 @@ impl<S: Store> Notifier<S> {
         Ok(if put { Turn::Again } else { Turn::Moved })
     }
 
-    /// Sends the first message of the outbox, and marks it as sent.
+    /// Sends the first message of the outbox, and marks it as sent, or what was taken of it.
     async fn send(&self, hold: &Hold, name: &str, channel: &Channel, mut outbox: Outbox) -> Result<Turn, StoreError> {
-        let Some(message) = outbox.outgoing.sending.first().cloned() else { return Ok(Turn::Idle(None)) };
-        let Some(answer) = self.send_parts(hold, channel, &message).await? else { return Ok(Turn::Moved) };
+        let message = outbox.outgoing.sending[0].clone();
+        let answer = self.send_parts(hold, channel, &message, &mut outbox.outgoing).await?;
+        let Some(answer) = answer else { return Ok(Turn::Moved) };
         let result = match answer {
             Ok(()) => {
                 outbox.outgoing.sent();
@@ -222,8 +217,9 @@ impl<S: Store> Notifier<S> {
             Err(NotTaken { why, after, .. }) => {
                 tracing::warn!(channel = name, id = message.id, %why, "an alert was not sent: it is sent again");
                 self.metrics.alerts.add(&(channel.kind(), "failed"), 1);
-                // For people; that it is refused where another leader has taken over does not matter.
-                if outbox.outgoing.not_taken(&why, self.clock.wall()) {
+                let was_begun = outbox.outgoing.sending[0] != message;
+                // Where another leader has taken over, it is refused: that one sends all of it again.
+                if outbox.outgoing.not_taken(&why, self.clock.wall()) || was_begun {
                     self.ledger.put_outbox(hold, name, &outbox, false).await?;
                 }
                 return Ok(Turn::Refused(after.unwrap_or_default()));
@@ -234,12 +230,14 @@ impl<S: Store> Notifier<S> {
         Ok(if marked { Turn::Sent } else { Turn::Moved })
     }
 
-    /// Sends the parts of a message, each after the store has confirmed the term. `None`: the term is over.
+    /// Sends the parts of the first message, each after the store has confirmed the term, and notes which were taken.
+    /// `None`: the term is over.
     async fn send_parts(
         &self,
         hold: &Hold,
         channel: &Channel,
         message: &Message,
+        outgoing: &mut Outgoing,
     ) -> Result<Option<Result<(), NotTaken>>, StoreError> {
         let about = self.about(hold);
         for part in parts(channel, message, &about) {
@@ -249,6 +247,7 @@ impl<S: Store> Notifier<S> {
             if let Err(not_taken) = self.sender.send_part(channel, message, &part, &about).await {
                 return Ok(Some(Err(not_taken)));
             }
+            outgoing.part_sent();
         }
         Ok(Some(Ok(())))
     }

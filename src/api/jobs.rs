@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::routes::{Named, Query};
 use crate::board::{Board, Cursor, Filter, FindJobs, JobRow, JobState, LateJob, Order};
 use crate::fence::Fence;
-use crate::job::definition::{Definition, runbook};
+use crate::job::definition::Definition;
 use crate::job::{Code, JobName, RunId, Trigger, Word as _};
 use crate::scheduler::run::Last;
 use crate::store::Store;
@@ -130,7 +130,7 @@ impl JobView {
             description: row.description,
             owner: row.owner,
             labels: row.labels,
-            runbook: job.and_then(|job| runbook(job)),
+            runbook: job.and_then(|job| job.about.shown_runbook()),
             state: row.state,
             late: row.late,
             timezone: row.timezone,

@@ -15,7 +15,6 @@ use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, file};
 use crate::api::view::{FailingView, Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
 use crate::config::Config;
-use crate::job::definition::runbook;
 use crate::job::{Code, Job, JobName, RunId, Trigger, Verdict};
 use crate::ledger::{Find, HourRow, Ledger};
 use crate::scheduler::hour::HourCounts;
@@ -309,7 +308,7 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
             description: job.and_then(|job| job.description.as_ref()).map(ToString::to_string),
             owner: job.and_then(|job| job.about.owner.as_ref()).map(ToString::to_string),
             labels: job.map(|job| job.about.shown_labels()).unwrap_or_default(),
-            runbook: job.and_then(|job| runbook(job)),
+            runbook: job.and_then(|job| job.about.shown_runbook()),
             schedule,
             timezone,
             next_fire,

@@ -6,19 +6,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::about::{MASK, is_secret, without_secrets};
 use super::{
     AlertKind, Database, Expect, Guarantee, Http, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap,
     Retry, Sql, Target, Task, Text, Trigger,
 };
 use crate::time::written;
-
-/// What stands where something is left out.
-pub const MASK: &str = "***";
-
-/// What is in the names of headers, of variables and of parameters of a URL whose values are left out wherever they come
-/// from, in small letters.
-const SECRET_NAMES: &[&str] =
-    &["authorization", "cookie", "token", "secret", "key", "password", "passwd", "credential", "signature"];
 
 /// How many excepted dates and ranges of dates are listed.
 pub const EXCEPTED_MOST: usize = 1_000;
@@ -168,11 +161,6 @@ pub struct HistoryView {
     pub age: String,
 }
 
-/// The URL of what people do when the job fails, as it may be shown.
-pub fn runbook(job: &Job) -> Option<String> {
-    job.about.runbook.as_ref().map(without_secrets)
-}
-
 impl Definition {
     /// The definition of this job.
     pub fn of(job: &Job) -> Definition {
@@ -211,7 +199,7 @@ impl Definition {
         Definition {
             owner: job.about.owner.as_ref().map(ToString::to_string),
             labels: job.about.shown_labels(),
-            runbook: runbook(job),
+            runbook: job.about.shown_runbook(),
             expect,
             schedule,
             timezone,
@@ -272,12 +260,6 @@ impl HttpView {
     }
 }
 
-/// Whether what bears this name is a secret.
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    SECRET_NAMES.iter().any(|part| name.contains(part))
-}
-
 /// The value that bears this name, as it may be shown.
 fn shown(name: &str, value: &Text) -> String {
     if is_secret(name) { MASK.to_owned() } else { value.to_string() }
@@ -287,26 +269,6 @@ fn shown(name: &str, value: &Text) -> String {
 fn host_of(url: &Text) -> String {
     let parsed = url::Url::parse(&url.to_string()).map(|url| url.origin().ascii_serialization());
     parsed.map_or_else(|_| MASK.to_owned(), |origin| format!("{origin}/{MASK}"))
-}
-
-/// A URL as it may be shown: without its password, without a user that stands alone, which is often a token, and without
-/// the values of parameters that are named as secrets are.
-fn without_secrets(url: &Text) -> String {
-    let text = url.to_string();
-    let Ok(mut parsed) = url::Url::parse(&text) else { return text };
-    let has_login = match (parsed.username().is_empty(), parsed.password().is_some()) {
-        (true, false) => false,
-        // Neither fails for a URL with a host, and a request has one.
-        (_, true) => parsed.set_password(Some(MASK)).is_ok(),
-        (false, false) => parsed.set_username(MASK).is_ok(),
-    };
-    let is_masked = parsed.query_pairs().any(|(name, _)| is_secret(&name));
-    if is_masked {
-        let pairs: Vec<(String, String)> = parsed.query_pairs().into_owned().collect();
-        let query = pairs.iter().map(|(name, value)| (name, if is_secret(name) { MASK } else { value }));
-        parsed.query_pairs_mut().clear().extend_pairs(query);
-    }
-    if has_login || is_masked { parsed.into() } else { text }
 }
 
 impl SqlView {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::fence::Fence;
-use crate::job::{AlertKind, Channel, JobName, Whose, Word as _};
+use crate::job::{AlertKind, Channel, JobName, Whose, Word as _, is_link};
 use crate::scheduler::alert::Alert;
-use crate::scheduler::outbox::{Content, Message, Summary};
+use crate::scheduler::outbox::{Content, JOBS_NAMED, Message, Summary};
 use crate::time::Wall;
 
 /// For how long an Alertmanager shows an alert that is not sent again: longer than the default of `repeat`.
@@ -15,6 +16,9 @@ const SHOWN_FOR: Duration = Duration::from_secs(25 * 3_600);
 
 /// The longest description that PagerDuty takes, in characters.
 const SUMMARY_MOST: usize = 1_024;
+
+/// The longest identity of an incident that PagerDuty takes, in characters.
+const DEDUP_MOST: usize = 255;
 
 /// Who sends a message, and when.
 #[derive(Clone, Debug)]
@@ -34,21 +38,24 @@ pub struct Part {
     pub body: Value,
 }
 
-/// The parts of the message for this kind of channel, in their order.
-pub fn parts(channel: &Channel, message: &Message, about: &About) -> Vec<Part> {
-    let first = match channel {
+/// The parts of the message for this kind of channel, in their order: those that were not taken yet.
+pub fn parts<'a>(channel: &'a Channel, message: &'a Message, about: &'a About) -> impl Iterator<Item = Part> + 'a {
+    let first = move || match channel {
         // A mail has its own form: this is what it is made of.
         Channel::Webhook { .. } | Channel::Exec(_) | Channel::Smtp(_) => plain(message, about),
         Channel::Slack { .. } => json!({ "text": escaped(&text(message, about)) }),
         Channel::Alertmanager { .. } => alertmanager(message, about),
         Channel::Pagerduty { key, .. } => pagerduty(key.expose(), message, about),
     };
-    let mut parts = vec![Part { id: message.id.clone(), body: first }];
-    if let Channel::Pagerduty { key, .. } = channel {
-        let end = |job| Part { id: format!("{}:{job}", message.id), body: incident(key.expose(), job, about) };
-        parts.extend(recovered(message).map(end));
-    }
-    parts
+    let key = if let Channel::Pagerduty { key, .. } = channel { Some(key.expose()) } else { None };
+    let ends = key.into_iter().flat_map(move |key| {
+        let end = move |job| Part { id: format!("{}:{job}", message.id), body: incident(key, job, about) };
+        recovered(message).map(end)
+    });
+    // A channel that has become one of another kind since is sent the message as a whole.
+    let wants_first = !message.is_begun || key.is_none();
+    let first = wants_first.then_some(()).into_iter().map(move |()| Part { id: message.id.clone(), body: first() });
+    first.chain(ends)
 }
 
 /// The jobs whose failure was a message of its own, and whose recovery is in this summary.
@@ -59,8 +66,17 @@ fn recovered(message: &Message) -> impl Iterator<Item = &JobName> {
 
 /// The end of the incident of a job.
 fn incident(key: &str, job: &JobName, about: &About) -> Value {
-    let dedup = format!("fencron/{}/{job}", about.namespace);
-    json!({ "routing_key": key, "event_action": "resolve", "dedup_key": dedup })
+    json!({ "routing_key": key, "event_action": "resolve", "dedup_key": dedup(about, job.as_str()) })
+}
+
+/// The identity of an incident, which PagerDuty takes: where it is too long, its end is a digest of all of it.
+fn dedup(about: &About, of: &str) -> String {
+    let whole = format!("fencron/{}/{of}", about.namespace);
+    if whole.len() <= DEDUP_MOST {
+        return whole;
+    }
+    let digest = format!("/{:x}", Sha256::digest(&whole));
+    format!("{}{digest}", &whole[..whole.floor_char_boundary(DEDUP_MOST - digest.len())])
 }
 
 /// A message in a few lines, for people.
@@ -85,6 +101,10 @@ pub fn text(message: &Message, about: &About) -> String {
                 summary.kinds.iter().map(|(kind, count)| format!("{count} {}", kind.word())).collect();
             let top: Vec<String> = summary.top().iter().map(|(job, count)| format!("{job} ({count})")).collect();
             let (total, mut lines) = (summary.total(), Vec::new());
+            if total == 0 && summary.given_up == 0 {
+                let jobs: Vec<&str> = summary.recovered.iter().take(JOBS_NAMED).map(JobName::as_str).collect();
+                lines.push(format!("{} jobs have recovered: {}", summary.recovered.len(), jobs.join(", ")));
+            }
             if total > 0 {
                 lines.push(format!("{total} alerts: {}\nmost of them: {}", kinds.join(", "), top.join(", ")));
             }
@@ -153,6 +173,12 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// The runbook, where it can be opened: of one with a secret, a part is left out.
+fn link(message: &Message) -> Option<&str> {
+    let runbook = if let Content::Alert(alert) = &message.content { alert.whose.runbook.as_deref() } else { None };
+    runbook.filter(|url| is_link(url))
+}
+
 /// The labels are those of the failure also where a job has recovered: so Alertmanager ends the alert.
 fn alertmanager(message: &Message, about: &About) -> Value {
     let (labels, starts_at, ends_at) = match &message.content {
@@ -176,7 +202,7 @@ fn alertmanager(message: &Message, about: &About) -> Value {
     let mut annotations = json!({ "summary": text(message, about), "id": message.id });
     // Not among the labels: these have to be the same when the job has recovered, whatever the file says by then.
     if let Content::Alert(alert) = &message.content {
-        for (name, value) in [("owner", &alert.whose.owner), ("runbook_url", &alert.whose.runbook)] {
+        for (name, value) in [("owner", alert.whose.owner.as_deref()), ("runbook_url", link(message))] {
             if let Some(value) = value {
                 annotations[name] = json!(value);
             }
@@ -197,22 +223,20 @@ fn alertmanager(message: &Message, about: &About) -> Value {
 
 /// One incident for a job, which its recovery resolves; one for each run that is in doubt, and for each summary.
 fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
-    let namespace = &about.namespace;
-    let (dedup, action) = match &message.content {
+    let (of, action) = match &message.content {
         Content::Alert(alert) => match alert.kind {
-            AlertKind::Recovered => (format!("fencron/{namespace}/{}", alert.job), "resolve"),
-            AlertKind::Unknown => (format!("fencron/{namespace}/{}", message.id), "trigger"),
-            AlertKind::Failed | AlertKind::TimedOut => (format!("fencron/{namespace}/{}", alert.job), "trigger"),
+            AlertKind::Recovered => (alert.job.as_str(), "resolve"),
+            AlertKind::Unknown => (&*message.id, "trigger"),
+            AlertKind::Failed | AlertKind::TimedOut => (alert.job.as_str(), "trigger"),
         },
-        Content::Summary(_) => (format!("fencron/{namespace}/{}", message.id), "trigger"),
+        Content::Summary(_) => (&*message.id, "trigger"),
     };
     let summary: String = text(message, about).chars().take(SUMMARY_MOST).collect();
-    let runbook = if let Content::Alert(alert) = &message.content { alert.whose.runbook.as_ref() } else { None };
-    let links: Vec<Value> = runbook.map(|href| json!({ "href": href, "text": "runbook" })).into_iter().collect();
+    let links: Vec<Value> = link(message).map(|href| json!({ "href": href, "text": "runbook" })).into_iter().collect();
     json!({
         "routing_key": key,
         "event_action": action,
-        "dedup_key": dedup,
+        "dedup_key": dedup(about, of),
         "links": links,
         "payload": {
             "summary": summary,
@@ -251,7 +275,7 @@ pub(super) mod cases {
                 runbook: Some("https://wiki/bill".to_owned()),
             },
         };
-        Message { id: alert.id(), since: at, content: Content::Alert(Box::new(alert)) }
+        Message { id: alert.id(), since: at, is_begun: false, content: Content::Alert(Box::new(alert)) }
     }
 
     pub fn about() -> About {
@@ -266,8 +290,44 @@ mod tests {
     use crate::job::Text;
 
     fn to(channel: &Channel, kind: AlertKind) -> Value {
-        let [part] = &parts(channel, &message(kind), &about())[..] else { panic!("one request") };
+        only(channel, &message(kind))
+    }
+
+    fn only(channel: &Channel, message: &Message) -> Value {
+        let parts: Vec<Part> = parts(channel, message, &about()).collect();
+        let [part] = &parts[..] else { panic!("one request") };
         part.body.clone()
+    }
+
+    #[test]
+    fn a_runbook_of_which_a_part_is_left_out_is_no_link() {
+        let url = Text::plain("http://localhost/");
+        let mut message = message(AlertKind::Failed);
+        let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url: url.clone() };
+        assert_eq!(only(&pagerduty, &message)["links"][0]["href"], "https://wiki/bill");
+        let Content::Alert(alert) = &mut message.content else { panic!("one alert") };
+        alert.whose.runbook = Some("https://wiki/bill?token=***".to_owned());
+        let body = only(&pagerduty, &message);
+        assert_eq!(body["links"], json!([]));
+        assert!(body["payload"]["summary"].as_str().unwrap().contains("token=***"), "people read it still");
+        let alertmanager = Channel::Alertmanager { url, headers: Vec::new() };
+        assert!(only(&alertmanager, &message)[0]["annotations"].get("runbook_url").is_none());
+    }
+
+    #[test]
+    fn the_identity_of_an_incident_is_never_longer_than_pagerduty_takes() {
+        let mut message = message(AlertKind::Unknown);
+        message.id = format!("{}@1970-01-01T00:00:00Z:unknown:1970-01-01T00:00:00Z", "j".repeat(100));
+        let about = About { namespace: "n".repeat(100), ..about() };
+        let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url: Text::plain("http://localhost/") };
+        let dedup = |message: &Message| {
+            let part = parts(&pagerduty, message, &about).next().unwrap();
+            part.body["dedup_key"].as_str().unwrap().to_owned()
+        };
+        let first = dedup(&message);
+        assert_eq!((first.len(), first.starts_with("fencron/nnn")), (DEDUP_MOST, true));
+        let other = Message { id: message.id.replace("00:00Z", "00:01Z"), ..message };
+        assert_ne!(first, dedup(&other), "another run is another incident");
     }
 
     #[test]
@@ -275,14 +335,15 @@ mod tests {
         let url = Text::plain("http://localhost/");
         let recovered = [JobName::new("bill").unwrap()].into();
         let content = Content::Summary(Summary { recovered, ..Summary::default() });
-        let summary = Message { id: "s".to_owned(), since: Wall::EPOCH, content };
+        let summary = Message { id: "s".to_owned(), since: Wall::EPOCH, is_begun: false, content };
         let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
         let failed = to(&alertmanager, AlertKind::Failed);
-        let [Part { body, .. }] = &parts(&alertmanager, &summary, &about())[..] else { panic!("one request") };
+        let body = only(&alertmanager, &summary);
         assert_eq!((&body[1]["labels"], &body[1]["endsAt"]), (&failed[0]["labels"], &json!(Wall::EPOCH)));
         let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url };
         let failed = to(&pagerduty, AlertKind::Failed);
-        let [first, end] = &parts(&pagerduty, &summary, &about())[..] else { panic!("the summary, and the end") };
+        let both: Vec<Part> = parts(&pagerduty, &summary, &about()).collect();
+        let [first, end] = &both[..] else { panic!("the summary, and the end") };
         assert_eq!((&end.body["event_action"], &end.body["dedup_key"]), (&json!("resolve"), &failed["dedup_key"]));
         assert_eq!([first.id.as_str(), end.id.as_str()], ["s", "s:bill"], "what is not the same has ids of its own");
     }
@@ -303,7 +364,7 @@ mod tests {
     #[test]
     fn a_summary_without_alerts_says_what_was_given_up() {
         let content = Content::Summary(Summary { given_up: 2, ..Summary::default() });
-        let message = Message { id: "s".to_owned(), since: Wall::EPOCH, content };
+        let message = Message { id: "s".to_owned(), since: Wall::EPOCH, is_begun: false, content };
         let expected = "[shop] 2 earlier alerts were given up: this channel did not take them";
         assert_eq!(text(&message, &about()), expected);
     }

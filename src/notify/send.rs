@@ -195,12 +195,11 @@ async fn answered(request: RequestBuilder) -> Result<String, NotTaken> {
 }
 
 /// What a status other than 2xx says of a message: only these are about what is in it. An address or a secret that is
-/// wrong is the channel's fault, and a person can mend it.
+/// wrong is the channel's fault, and a person can mend it; a conflict is over some time later.
 fn fault_of(status: StatusCode) -> Fault {
     match status {
         StatusCode::BAD_REQUEST
         | StatusCode::NOT_ACCEPTABLE
-        | StatusCode::CONFLICT
         | StatusCode::LENGTH_REQUIRED
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE

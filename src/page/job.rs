@@ -15,8 +15,8 @@ use super::words::{
     open_state, took, verdict, visible,
 };
 use crate::board::{Board, JobRow};
-use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MASK, MissedView, SqlView, runbook};
-use crate::job::{Job, JobName, MissedRun, Trigger, Verdict, Word as _};
+use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MissedView, SqlView};
+use crate::job::{Job, JobName, MissedRun, Trigger, Verdict, Word as _, is_link};
 use crate::ledger::RunRow;
 use crate::scheduler::run::{Done, Source};
 use crate::time::Wall;
@@ -106,7 +106,7 @@ pub(super) fn markup(view: &JobView) -> Markup {
                 }
                 @if let Some(owner) = &row.owner { (fact("Owner", &jobs::owner("../", owner))) }
                 @if !row.labels.is_empty() { (fact("Labels", &jobs::labels("../", row))) }
-                @if let Some(url) = view.definition.as_deref().and_then(runbook) {
+                @if let Some(url) = view.definition.as_deref().and_then(|job| job.about.shown_runbook()) {
                     (fact("Runbook", &to_page(&url)))
                 }
                 @if let Some(paused) = &row.paused {
@@ -367,9 +367,8 @@ fn definition(view: &JobView) -> Markup {
 
 /// A link to a page of others, unless a part of its URL is left out.
 pub(super) fn to_page(url: &str) -> Markup {
-    let is_whole = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) && !url.contains(MASK);
     html! {
-        @if is_whole { a href=(url) rel="noreferrer noopener" { (foreign(url)) } } @else { (foreign(url)) }
+        @if is_link(url) { a href=(url) rel="noreferrer noopener" { (foreign(url)) } } @else { (foreign(url)) }
     }
 }
 

@@ -138,7 +138,7 @@ fn answers_for(job: &Job) -> Markup {
         @if let Some(owner) = &job.about.owner {
             p.muted { "Owner: " (super::jobs::owner("../", &owner.to_string())) }
         }
-        @if let Some(url) = crate::job::definition::runbook(job) { p.muted { "Runbook: " (super::job::to_page(&url)) } }
+        @if let Some(url) = job.about.shown_runbook() { p.muted { "Runbook: " (super::job::to_page(&url)) } }
     }
 }
 

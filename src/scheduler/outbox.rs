@@ -93,6 +93,9 @@ pub struct Message {
     pub id: String,
     /// Since when it is being sent.
     pub since: Wall,
+    /// The receiver has taken what it says: what is left are the ends of what the jobs that have recovered had opened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_begun: bool,
     pub content: Content,
 }
 
@@ -237,7 +240,7 @@ impl Outgoing {
         }
         let messages = alerts.iter().map(|alert| {
             let content = Content::Alert(Box::new(alert.clone()));
-            Message { id: alert.id(), since: now, content }
+            Message { id: alert.id(), since: now, is_begun: false, content }
         });
         self.sending.extend(messages);
         self.made(alerts.len(), now);
@@ -248,7 +251,7 @@ impl Outgoing {
         self.summaries += 1;
         let id = format!("summary:{channel}:{}:{}", now, self.summaries);
         let content = Content::Summary(std::mem::take(&mut self.counted));
-        self.sending.push(Message { id, since: now, content });
+        self.sending.push(Message { id, since: now, is_begun: false, content });
         self.made(1, now);
     }
 
@@ -290,6 +293,16 @@ impl Outgoing {
         self.first();
     }
 
+    /// A part of the first message was taken, where each end of what a job had opened is a part of its own: it is not sent
+    /// again with those behind it.
+    pub fn part_sent(&mut self) {
+        let Some(message) = self.sending.first_mut() else { return };
+        match &mut message.content {
+            Content::Summary(summary) if message.is_begun => drop(summary.recovered.pop_first()),
+            Content::Summary(_) | Content::Alert(_) => message.is_begun = true,
+        }
+    }
+
     fn first(&mut self) -> Option<Message> {
         (!self.sending.is_empty()).then(|| self.sending.remove(0))
     }
@@ -300,7 +313,16 @@ impl Outgoing {
         let is_alone = self.refused < REFUSED_MOST;
         if is_alone {
             self.refused += 1;
-            self.give_up();
+            match self.sending.first() {
+                // Only the end of what one job had opened is refused: a person closes that.
+                Some(Message { is_begun: true, content: Content::Summary(summary), .. })
+                    if summary.recovered.len() > 1 =>
+                {
+                    self.part_sent();
+                }
+                Some(Message { is_begun: true, .. }) => drop(self.first()),
+                _ => self.give_up(),
+            }
         }
         is_alone
     }
@@ -308,7 +330,10 @@ impl Outgoing {
     /// The first message is given up: the next summary says how many alerts were, and ends what that would have ended.
     pub fn give_up(&mut self) {
         let Some(message) = self.first() else { return };
-        self.counted.given_up += message.alerts();
+        let has_said = message.is_begun;
+        if !has_said {
+            self.counted.given_up += message.alerts();
+        }
         match message.content {
             Content::Alert(alert) if alert.kind != AlertKind::Recovered => {}
             Content::Alert(alert) => {
@@ -318,7 +343,9 @@ impl Outgoing {
                 }
             }
             Content::Summary(summary) => {
-                self.counted.given_up += summary.given_up;
+                if !has_said {
+                    self.counted.given_up += summary.given_up;
+                }
                 let recovered = summary.recovered.into_iter().filter(|job| !self.incidents.contains(job));
                 self.counted.recovered.extend(recovered);
             }
@@ -458,6 +485,31 @@ mod tests {
         assert_eq!((outgoing.sending.clone(), outgoing.counted.given_up), (left, 4));
         outgoing.sent();
         assert!(outgoing.refuse());
+    }
+
+    #[test]
+    fn what_was_taken_of_a_summary_is_neither_sent_again_nor_given_up() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        let jobs = ["a", "b", "c", "d"];
+        outgoing.take(&jobs.map(|job| alert(job, 0)), now);
+        outgoing.sending.clear();
+        outgoing.count(&jobs.map(|job| Alert { kind: AlertKind::Recovered, ..alert(job, 1) }));
+        outgoing.summarize("ops", now);
+        outgoing.part_sent();
+        outgoing.part_sent();
+        let left = |outgoing: &Outgoing| -> Vec<String> {
+            let Some(Message { is_begun: true, content: Content::Summary(summary), .. }) = outgoing.sending.first()
+            else {
+                panic!("{outgoing:?}")
+            };
+            summary.recovered.iter().map(JobName::to_string).collect()
+        };
+        assert_eq!(left(&outgoing), ["b", "c", "d"]);
+        assert!(outgoing.refuse(), "the receiver refuses to end what b had opened");
+        assert_eq!(left(&outgoing), ["c", "d"]);
+        outgoing.give_up();
+        assert_eq!(outgoing.counted.given_up, 0, "what the summary says was taken");
+        assert_eq!(outgoing.step(0, now.plus(GROUP_EVERY)), Step::Summarize, "c and d are still to be ended");
     }
 
     #[test]

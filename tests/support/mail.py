@@ -1,8 +1,10 @@
 """A server that takes mails, and prints each as a line of JSON. Its first line is the port on which it listens.
 
-mail.py SECURITY CERTIFICATE KEY; SECURITY is tls, starttls or plain. With TLS, it asks for user `u` and password `hunter2`.
+mail.py SECURITY CERTIFICATE KEY [held]; SECURITY is tls, starttls or plain. With TLS, it asks for user `u` and password
+`hunter2`. One that is held answers no mail until a line of its input says `answer`.
 """
 
+import asyncio
 import email.policy
 import json
 import ssl
@@ -36,6 +38,7 @@ class Printer:
             ),
             flush=True,
         )
+        await answers.wait()
         return "250 2.0.0 taken"
 
 
@@ -43,6 +46,10 @@ def login(server, session, envelope, mechanism, data):
     # Not handled: the server itself has to refuse it.
     return AuthResult(success=data.login == b"u" and data.password == b"hunter2", handled=False)
 
+
+answers = asyncio.Event()
+if sys.argv[4:] != ["held"]:
+    answers.set()
 
 security, certificate, key = sys.argv[1:4]
 context = None
@@ -68,4 +75,5 @@ wrapped = context if security == "tls" else None
 controller = OnAnyPort(Printer(), hostname="127.0.0.1", port=0, ssl_context=wrapped, **settings)
 controller.start()
 print(controller.port, flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    controller.loop.call_soon_threadsafe(answers.set)

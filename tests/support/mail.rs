@@ -1,6 +1,7 @@
 //! A server that takes mails: aiosmtpd, which `tests/run` installs.
 
-use std::io::{BufRead as _, BufReader};
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
@@ -14,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct MailServer {
     child: Child,
     /// It ends with its input.
-    _input: Option<ChildStdin>,
+    input: ChildStdin,
     lines: mpsc::Receiver<String>,
     pub port: u16,
 }
@@ -22,12 +23,21 @@ pub struct MailServer {
 impl MailServer {
     /// `security`: `tls`, `starttls` or `plain`. With TLS it asks for user `u` and password `hunter2`.
     pub fn start(security: &str, certificate: &Path, key: &Path) -> MailServer {
+        MailServer::with(&[security.as_ref(), certificate.as_os_str(), key.as_os_str()])
+    }
+
+    /// One that answers no mail until it is asked to.
+    pub fn held() -> MailServer {
+        MailServer::with(&["plain", "", "", "held"].map(OsStr::new))
+    }
+
+    fn with(arguments: &[&OsStr]) -> MailServer {
         let top = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = top.join("target/tools/schemathesis-4.32.5/bin/python");
         assert!(python.exists(), "{} is not there: `tests/run` installs it", python.display());
         let mut child = Command::new(python)
             .arg(top.join("tests/support/mail.py"))
-            .args([security.as_ref(), certificate.as_os_str(), key.as_os_str()])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -35,9 +45,14 @@ impl MailServer {
         let (send, lines) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let input = child.stdin.take();
+        let input = child.stdin.take().unwrap();
         let port = lines.recv_timeout(PATIENCE).expect("it says where it listens").parse().unwrap();
-        MailServer { child, _input: input, lines, port }
+        MailServer { child, input, lines, port }
+    }
+
+    /// From now on it answers the mails that it has received.
+    pub fn answer(&mut self) {
+        writeln!(self.input, "answer").unwrap();
     }
 
     /// The next mail.
