@@ -150,9 +150,11 @@ fn refused(error: AskError, acting: &Acting) -> Problem {
         AskError::NotEnded(run) => Problem::new(Kind::NotInDoubt, text).of(&run),
         AskError::Changed { run } => Problem::new(Kind::Changed, text).of(&run),
         AskError::Moved { .. } => Problem::new(Kind::Changed, text),
-        AskError::AlreadySo { .. } | AskError::UnderWay { .. } | AskError::IsDone(_) | AskError::Unconfigured(_) => {
-            Problem::new(Kind::NotNow, text)
-        }
+        AskError::AlreadySo { .. }
+        | AskError::CancelAsked { .. }
+        | AskError::UnderWay { .. }
+        | AskError::IsDone(_)
+        | AskError::Unconfigured(_) => Problem::new(Kind::NotNow, text),
         AskError::WrongStretch(_) | AskError::NotGiven { .. } => Problem::new(Kind::BadParameter, text),
         AskError::OtherRequest => Problem::new(Kind::KeyReused, text),
         AskError::Store(error) if error.is_unknown() => outcome_unknown(&error, acting),
@@ -256,13 +258,13 @@ impl<S: Store> Api<S> {
         let over = || Problem::parameter("until", "is over already: no occurrence would be skipped");
         let allowed = if is_over { Err(over()) } else { self.must_know(job) };
         let act = if job.is_some() { Act::Pause } else { Act::PauseAll };
-        self.unless_so((act, job), allowed, acting, self.ledger.pause(acting, job, until)).await
+        self.unless_so(of_job_or_all(act, job), allowed, acting, self.ledger.pause(acting, job, until)).await
     }
 
     /// Resumes a job, or (`None`) all.
     pub(super) async fn resume(&self, job: Option<&JobName>, acting: &Acting) -> Result<Done, Problem> {
         let act = if job.is_some() { Act::Resume } else { Act::ResumeAll };
-        self.unless_so((act, job), self.must_know(job), acting, self.ledger.resume(acting, job)).await
+        self.unless_so(of_job_or_all(act, job), self.must_know(job), acting, self.ledger.resume(acting, job)).await
     }
 
     fn must_know(&self, job: Option<&JobName>) -> Result<(), Problem> {
@@ -273,16 +275,15 @@ impl<S: Store> Api<S> {
     /// Makes an act, where it is allowed, or answers that it was so already.
     async fn unless_so(
         &self,
-        (act, job): (Act, Option<&JobName>),
+        so: Deed,
         allowed: Result<(), Problem>,
         acting: &Acting,
         made: impl Future<Output = Result<Deed, AskError>>,
     ) -> Result<Done, Problem> {
-        let so = job.map_or_else(|| Deed::new(act, ALL_JOBS), |job| Deed::of_job(act, job));
         let (mut already, mut before) = (false, None);
         let made = async {
             match made.await {
-                Err(AskError::AlreadySo { .. }) => {
+                Err(AskError::AlreadySo { .. } | AskError::CancelAsked { .. }) => {
                     already = true;
                     before = self.ledger.keep(acting, &so, true).await?;
                     Ok(so)
@@ -297,13 +298,18 @@ impl<S: Store> Api<S> {
 
     /// Asks for a run to be cancelled.
     pub(super) async fn cancel(&self, run: &RunId, acting: &Acting) -> Result<Done, Problem> {
-        self.make(acting, self.ledger.ask_to_cancel(acting, run)).await
+        let so = Deed::of_run(Act::Cancel, run);
+        self.unless_so(so, Ok(()), acting, self.ledger.ask_to_cancel(acting, run)).await
     }
 
     /// Settles a run that is in doubt.
     pub(super) async fn resolve(&self, run: &RunId, how: Resolution, acting: &Acting) -> Result<Done, Problem> {
         self.make(acting, self.ledger.resolve(acting, run, how)).await
     }
+}
+
+fn of_job_or_all(act: Act, job: Option<&JobName>) -> Deed {
+    job.map_or_else(|| Deed::new(act, ALL_JOBS), |job| Deed::of_job(act, job))
 }
 
 /// A request of which nothing but a reason is said.

@@ -308,8 +308,12 @@ fn said_of(job: Option<&JobName>) -> (&str, &'static str, &str) {
 /// Asks for a run to be cancelled.
 pub(super) async fn cancel(args: &RunIdArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let place = global.open(None).await?;
-    place.ledger().ask_to_cancel(&acting(&place, &args.why), &args.run).await?;
-    terminal.say(format_args!("fencron: asked for {run} to be cancelled: `fencron logs -f {run}`", run = args.run));
+    let run = &args.run;
+    match place.ledger().ask_to_cancel(&acting(&place, &args.why), run).await {
+        Ok(_) => terminal.say(format_args!("fencron: asked for {run} to be cancelled: `fencron logs -f {run}`")),
+        Err(already @ AskError::CancelAsked { .. }) => terminal.say(format_args!("fencron: {already}")),
+        Err(error) => return Err(error.into()),
+    }
     Ok(Exit::Done)
 }
 

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::execute::{MAX_RUNNING, Outputs};
 use crate::fence::Fence;
 use crate::job::{JobName, Params, RunId};
-use crate::ledger::{Acting, Asked, Find, Ledger, RunRow, Via};
+use crate::ledger::{Acting, AskError, Asked, Find, Ledger, RunRow, Via};
 use crate::lock::{Driver, Locks, Namespace, Timing};
 use crate::node::housekeeping::Housekeeping;
 use crate::node::{Ends, Node, Options, Order, Status};
@@ -204,8 +204,10 @@ impl Jobs {
     ///
     /// Where there is no such run, where it has ended, and where the store does not answer.
     pub async fn cancel(&self, run: &RunId) -> Result<(), JobsError> {
-        self.ledger.ask_to_cancel(&self.acting().await?, run).await?;
-        Ok(())
+        match self.ledger.ask_to_cancel(&self.acting().await?, run).await {
+            Ok(_) | Err(AskError::CancelAsked { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The runs of `job`, or of all: the open ones and those that have ended, the last claimed first, at most `limit`.

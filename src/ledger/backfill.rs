@@ -9,11 +9,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::act::{Act, Acted, Acting, Deed};
 use super::keys::sortable;
-use super::record::{Asked, OpenRecord, decode, encode};
+use super::record::{Asked, CancelRecord, decode, encode};
 use super::request::{AskError, CALL_DIGITS};
 use super::{Ledger, RunRow};
 use crate::job::{Job, JobName, RunId, Trigger, Verdict};
-use crate::scheduler::run::{OpenState, Source};
+use crate::lock::Hold;
+use crate::scheduler::run::OpenState;
 use crate::store::{Compare, Entry, Keys, Op, Range, Revision, Sort, Store, StoreError, Txn};
 use crate::time::Wall;
 
@@ -240,43 +241,44 @@ impl<S: Store> Ledger<S> {
     ///
     /// [`AskError::Changed`] where runs of these names come and go, and the store's.
     pub async fn go_on_with(&self, id: &str) -> Result<(), AskError> {
+        self.go_on(id, None).await
+    }
+
+    /// The same, for as long as this hold stands.
+    async fn go_on(&self, id: &str, hold: Option<&Hold>) -> Result<(), AskError> {
         let page = self.store.range(Range::of(Keys::one(self.keys.backfilling(id)))).await?;
         let Some(entry) = page.entries.first() else { return Ok(()) };
         let Some((backfill, _)) = self.backfill_of(id).await? else {
             // Only so many backfills are kept.
-            let gone = Txn::new().when(Compare::modified_at(&entry.key, entry.modified)).then(Op::delete(&entry.key));
-            return Ok(self.commit(gone).await.map(drop)?);
+            return Ok(self.commit(nothing_left(entry, hold)).await.map(drop)?);
         };
         let Some(LeftRecord { left, .. }) = decode(&entry.value) else {
             let why = "what is left of this backfill cannot be read: it is damaged, or of a newer version";
             return Err(StoreError::Unusable(why.to_owned()).into());
         };
         match left {
-            Left::Asking => {
-                let source = Source::Backfill { by: backfill.asked.by.clone() };
-                self.ask_for(&backfill.runs, &source, backfill.asked.at, entry).await
-            }
+            Left::Asking => self.ask_for(&backfill, entry, hold).await,
             Left::Withdrawing => {
-                self.withdraw(&backfill).await?;
-                let done =
-                    Txn::new().when(Compare::modified_at(&entry.key, entry.modified)).then(Op::delete(&entry.key));
-                Ok(self.commit(done).await.map(drop)?)
+                self.withdraw(&backfill, hold).await?;
+                Ok(self.commit(nothing_left(entry, hold)).await.map(drop)?)
             }
         }
     }
 
-    /// Goes on with the backfills of which something is left since before `since`, and answers how many there were.
+    /// Goes on, as the leader of this hold, with the backfills of which something is left since before `since`, and
+    /// answers how many there were. A leader that was replaced changes nothing.
     ///
     /// # Errors
     ///
     /// As [`Ledger::go_on_with`].
-    pub async fn finish_backfills(&self, since: Wall) -> Result<usize, AskError> {
+    pub async fn finish_backfills(&self, hold: &Hold, since: Wall) -> Result<usize, AskError> {
         let page = self.store.range(Range { limit: BACKFILLS_KEPT, ..Range::of(self.keys.all_backfilling()) }).await?;
         let prefix = self.keys.backfilling("");
         let is_old = |entry: &&Entry| decode::<LeftRecord>(&entry.value).is_some_and(|left| left.since < since);
         let (mut finished, mut failed) = (0, None);
         for entry in page.entries.iter().filter(is_old) {
-            match self.go_on_with(entry.key.strip_prefix(&prefix).unwrap_or_default()).await {
+            match self.go_on(entry.key.strip_prefix(&prefix).unwrap_or_default(), Some(hold)).await {
+                _ if !self.stands(hold).await? => return Ok(finished),
                 Ok(()) => finished += 1,
                 Err(AskError::Store(error)) if error.is_passing() => return Err(error.into()),
                 // One that cannot be finished holds up no other.
@@ -343,7 +345,8 @@ impl<S: Store> Ledger<S> {
         Ok(Some(BackfillProgress { backfill, counts }))
     }
 
-    /// Withdraws the runs of a backfill that have not begun. Those that have, go on.
+    /// Withdraws the runs of a backfill that have not begun, also those that are claimed and given back before they
+    /// begin. Those that have begun go on.
     pub async fn stop_backfill(&self, acting: &Acting, id: &str) -> Result<Deed, AskError> {
         let Some((backfill, modified)) = self.backfill_of(id).await? else {
             return Err(AskError::NoSuchBackfill(id.to_owned()));
@@ -365,34 +368,46 @@ impl<S: Store> Ledger<S> {
         Ok(deed)
     }
 
-    /// Asks for what waits of a stopped backfill to be cancelled. Asking twice is asking once.
-    async fn withdraw(&self, backfill: &Backfill) -> Result<(), StoreError> {
+    /// Asks for the runs of a stopped backfill to be cancelled unless they have begun. Whether one that is claimed has
+    /// begun, its node knows. Asking twice is asking once.
+    async fn withdraw(&self, backfill: &Backfill, hold: Option<&Hold>) -> Result<(), StoreError> {
         let (open, _) = self.store.range_all(self.keys.opens_of(&backfill.job)).await?;
-        let waits = |entry: &&Entry| {
-            let Some(super::keys::About::Open(run)) = self.keys.about(&entry.key) else { return false };
-            let open = decode::<OpenRecord>(&entry.value).map(|record| record.into_open(run.clone()));
-            backfill.runs.contains(&run)
-                && open.is_some_and(|open| open.attempt == 0 && open.state != OpenState::Claimed)
+        let not_begun = |entry: &Entry| {
+            let Some(super::keys::About::Open(run)) = self.keys.about(&entry.key) else { return None };
+            let open = self.open_of(&run, entry)?;
+            (backfill.runs.contains(&run) && !open.has_begun()).then_some(run)
         };
-        let waiting: Vec<&Entry> = open.iter().filter(waits).collect();
-        for some in waiting.chunks(WITHDRAWN_AT_ONCE) {
-            if self.commit(self.withdrawing(backfill, some)).await?.0.succeeded {
+        let runs: Vec<RunId> = open.iter().filter_map(not_begun).collect();
+        for some in runs.chunks(WITHDRAWN_AT_ONCE) {
+            if self.commit(self.withdrawing(backfill, some, hold)).await?.0.succeeded {
                 continue;
             }
-            // One of them has begun, or ended, meanwhile.
+            // One of them has ended meanwhile, or is asked to be cancelled already.
             for one in some {
-                self.commit(self.withdrawing(backfill, &[one])).await?;
+                self.commit(self.withdrawing(backfill, std::slice::from_ref(one), hold)).await?;
             }
         }
         Ok(())
     }
 
-    fn withdrawing(&self, backfill: &Backfill, entries: &[&Entry]) -> Txn {
-        let asked = backfill.stopped.as_ref().unwrap_or(&backfill.asked);
-        entries.iter().fold(Txn::new(), |txn, entry| {
-            let Some(super::keys::About::Open(run)) = self.keys.about(&entry.key) else { return txn };
-            txn.when(Compare::modified_at(&entry.key, entry.modified))
-                .then(Op::put(self.keys.cancel(&run), encode(asked)))
+    fn withdrawing(&self, backfill: &Backfill, runs: &[RunId], hold: Option<&Hold>) -> Txn {
+        let asked = backfill.stopped.as_ref().unwrap_or(&backfill.asked).clone();
+        let record = encode(CancelRecord { asked, unless_begun: true });
+        runs.iter().fold(under(hold), |txn, run| {
+            let cancel = self.keys.cancel(run);
+            txn.when(Compare::present(Keys::one(self.keys.open(run))))
+                .when(Compare::absent(Keys::one(&cancel)))
+                .then(Op::put(cancel, record.clone()))
         })
     }
+}
+
+/// A transaction that is only applied where this hold, if there is one, still stands.
+pub(super) fn under(hold: Option<&Hold>) -> Txn {
+    hold.into_iter().flat_map(Hold::still_held).fold(Txn::new(), Txn::when)
+}
+
+/// Says of a backfill that nothing is left to do about it.
+fn nothing_left(left: &Entry, hold: Option<&Hold>) -> Txn {
+    under(hold).when(Compare::modified_at(&left.key, left.modified)).then(Op::delete(&left.key))
 }

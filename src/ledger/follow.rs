@@ -7,12 +7,14 @@ use tokio::sync::mpsc;
 use super::Ledger;
 use super::keys::About;
 use super::last::read as read_last;
-use super::record::{Asked, KnownRecord, NodeRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode};
+use super::record::{
+    CancelRecord, KnownRecord, NodeRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode,
+};
 use super::rewind::RewoundRecord;
 use crate::job::JobName;
 use crate::lock::{Backoff, owned_since};
 use crate::scheduler::run::{Last, Version};
-use crate::scheduler::view::Change as LedgerChange;
+use crate::scheduler::view::{Cancel, Change as LedgerChange};
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, Watched};
 use crate::time::Wall;
 
@@ -145,7 +147,9 @@ impl<S: Store> Ledger<S> {
             About::Open(run) => {
                 decode::<OpenRecord>(&entry.value).map(|r| LedgerChange::Open(run.clone(), Some(r.into_open(run))))
             }
-            About::Cancel(run) => decode::<Asked>(&entry.value).map(|r| LedgerChange::Cancel(run, Some(r.by))),
+            About::Cancel(run) => decode::<CancelRecord>(&entry.value).map(|CancelRecord { asked, unless_begun }| {
+                LedgerChange::Cancel(run, Some(Cancel { by: asked.by, unless_begun }))
+            }),
             About::Resolved(run) => Some(LedgerChange::Resolved(run, true)),
             About::StepDown => decode::<StepDownRecord>(&entry.value).map(|r| LedgerChange::StepDown(Some(r.fence))),
             // If it is unknown up to where there may be verdicts, all of them are looked for.

@@ -626,6 +626,16 @@ impl Asked {
     }
 }
 
+/// That a person asks for a run to be cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CancelRecord {
+    #[serde(flatten)]
+    pub asked: Asked,
+    /// If the run has begun, it goes on: its backfill was stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unless_begun: bool,
+}
+
 /// That occurrences are skipped, and until when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {

@@ -1,7 +1,8 @@
 //! What people ask for: transactions that the leader sees through its watch.
 
 use super::act::{Act, Acted, Acting, Deed, found};
-use super::record::{DoneRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode, encode};
+use super::backfill::{Backfill, under};
+use super::record::{CancelRecord, DoneRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode, encode};
 use super::{Ledger, Pauses};
 use crate::fence::Fence;
 use crate::job::{Code, Job, JobName, NotGiven, Params, RunId, Task, Verdict};
@@ -40,6 +41,8 @@ pub enum AskError {
     NotInDoubt { run: RunId, verdict: String },
     #[error("{what} {}", already(what, *paused))]
     AlreadySo { what: String, paused: bool },
+    #[error("{run} is asked to be cancelled already, by {by}: `fencron logs -f {run}` shows its end")]
+    CancelAsked { run: RunId, by: String },
     #[error("{0} has not ended: it waits, or is under way. Only what ended as `unknown` can be resolved")]
     NotEnded(RunId),
     #[error("{run} was changed by another process meanwhile: check it and try again")]
@@ -120,30 +123,32 @@ impl<S: Store> Ledger<S> {
         let with = if names.is_empty() { String::new() } else { format!("with the parameters {}", names.join(", ")) };
         let deed = Deed::of_run(Act::Trigger, &run).with(with);
         let source = Source::Trigger { by: asked.by.clone(), params };
-        match self.act(acting, &deed, self.asking(&[&run], &source, asked.at)).await? {
+        match self.act(acting, &deed, self.asking(Txn::new(), &[&run], &source, asked.at)).await? {
             Acted::Made => Ok(deed),
             Acted::Before(deed) => Ok(deed),
             Acted::Refused(_) => Err(AskError::Changed { run }),
         }
     }
 
-    /// Asks for these runs, but for those that exist, as long as `asking` is as it was. It is deleted together with the
-    /// last request: from then on nothing is asked for again, also where a run was pruned.
+    /// Asks for the runs of a backfill, but for those that exist, as long as `asking` is as it was, and the hold stands.
+    /// `asking` is deleted together with the last request: from then on nothing is asked for again, also where a run was
+    /// pruned.
     pub(super) async fn ask_for(
         &self,
-        runs: &[RunId],
-        source: &Source,
-        now: Wall,
+        backfill: &Backfill,
         asking: &Entry,
+        hold: Option<&Hold>,
     ) -> Result<(), AskError> {
+        let (source, now) = (Source::Backfill { by: backfill.asked.by.clone() }, backfill.asked.at);
         let key = asking.key.as_str();
-        let chunks: Vec<&[RunId]> = runs.chunks(ASKED_AT_ONCE).collect();
+        let chunks: Vec<&[RunId]> = backfill.runs.chunks(ASKED_AT_ONCE).collect();
         for (nth, chunk) in chunks.iter().enumerate() {
             let is_last = nth + 1 == chunks.len();
             let mut left: Vec<&RunId> = chunk.iter().collect();
             let mut tries = 0;
             while !left.is_empty() || is_last {
-                let mut txn = self.asking(&left, source, now).when(Compare::modified_at(key, asking.modified));
+                let mut txn = self.asking(under(hold), &left, &source, now);
+                txn = txn.when(Compare::modified_at(key, asking.modified));
                 if is_last {
                     txn = txn.then(Op::delete(key));
                 }
@@ -153,6 +158,11 @@ impl<S: Store> Ledger<S> {
                 }
                 let stands = found(&committed, key).is_some_and(|entry| entry.modified == asking.modified);
                 if !stands {
+                    return Ok(());
+                }
+                if let Some(hold) = hold
+                    && !self.stands(hold).await?
+                {
                     return Ok(());
                 }
                 // Some exist: an earlier sending requested them, or another request for the same.
@@ -169,9 +179,8 @@ impl<S: Store> Ledger<S> {
         Ok(())
     }
 
-    /// Puts all of these runs, where none exists; otherwise looks which do.
-    fn asking(&self, runs: &[&RunId], source: &Source, now: Wall) -> Txn {
-        let mut txn = Txn::new();
+    /// Puts all of these runs too, where none exists; otherwise looks which do.
+    fn asking(&self, mut txn: Txn, runs: &[&RunId], source: &Source, now: Wall) -> Txn {
         for run in runs {
             let open = asked_run(run, source, now);
             for keys in [Keys::one(self.keys.open(run)), self.keys.verdict_on(run)] {
@@ -243,27 +252,48 @@ impl<S: Store> Ledger<S> {
         self.write_as_leader(hold, &unmoved, &[Op::delete(&key)]).await.map(drop)
     }
 
-    /// Asks for a run to be cancelled.
+    /// Asks for a run to be cancelled. The first person to ask stays the one that did.
     pub async fn ask_to_cancel(&self, acting: &Acting, run: &RunId) -> Result<Deed, AskError> {
-        let txn = Txn::new()
-            .when(Compare::present(Keys::one(self.keys.open(run))))
-            .then(Op::put(self.keys.cancel(run), encode(&acting.asked)))
-            .otherwise(Op::Get(Range::of(self.keys.verdict_on(run))));
+        let (open, key) = (self.keys.open(run), self.keys.cancel(run));
+        let record = encode(CancelRecord { asked: acting.asked.clone(), unless_begun: false });
         let deed = Deed::of_run(Act::Cancel, run);
-        let committed = match self.act(acting, &deed, txn).await? {
-            Acted::Made => return Ok(deed),
-            Acted::Before(deed) => return Ok(deed),
-            Acted::Refused(committed) => committed,
-        };
-        match committed.got(0).and_then(<[_]>::first).and_then(|entry| decode::<DoneRecord>(&entry.value)) {
-            Some(done) => Err(AskError::Ended { run: run.clone(), verdict: Done::from(done).verdict }),
-            None => Err(AskError::NoSuchRun(run.clone())),
+        let mut unmoved = Revision(0);
+        for _ in 0..TRIES {
+            let txn = Txn::new()
+                .when(Compare::present(Keys::one(&open)))
+                .when(Compare::modified_at(&key, unmoved))
+                .then(Op::put(&key, record.clone()))
+                .otherwise(Op::Get(Range::of(self.keys.verdict_on(run))))
+                .otherwise(Op::get(&key))
+                .otherwise(Op::get(&open));
+            let committed = match self.act(acting, &deed, txn).await? {
+                Acted::Made => return Ok(deed),
+                Acted::Before(deed) => return Ok(deed),
+                Acted::Refused(committed) => committed,
+            };
+            let verdict = committed.got(0).and_then(<[_]>::first);
+            if let Some(done) = verdict.and_then(|entry| decode::<DoneRecord>(&entry.value)) {
+                return Err(AskError::Ended { run: run.clone(), verdict: Done::from(done).verdict });
+            }
+            if found(&committed, &open).is_none() {
+                return Err(AskError::NoSuchRun(run.clone()));
+            }
+            let before = found(&committed, &key);
+            match before.and_then(|entry| decode::<CancelRecord>(&entry.value)) {
+                Some(before) if !before.unless_begun => {
+                    return Err(AskError::CancelAsked { run: run.clone(), by: before.asked.by });
+                }
+                // Its backfill was stopped: from now on it is cancelled also where it has begun.
+                _ => unmoved = before.map_or(Revision(0), |entry| entry.modified),
+            }
         }
+        Err(AskError::Changed { run: run.clone() })
     }
 
-    /// Takes back a request to cancel that has been seen to, or came too late.
+    /// Takes back a request to cancel a run that has ended. One that a person has had run once more is another matter.
     pub async fn forget_cancel(&self, run: &RunId) -> Result<(), StoreError> {
-        self.commit(Txn::new().then(Op::delete(self.keys.cancel(run)))).await.map(drop)
+        let ended = Compare::absent(Keys::one(self.keys.open(run)));
+        self.commit(Txn::new().when(ended).then(Op::delete(self.keys.cancel(run)))).await.map(drop)
     }
 
     /// Puts the runs that follow one which a person said has succeeded, but for those that exist, and takes the request
@@ -475,6 +505,8 @@ impl<S: Store> Ledger<S> {
             Resolution::Retry => {
                 let absent = Compare::absent(Keys::one(self.keys.open(run)));
                 let txn = txn.when(absent).then(Op::delete(&verdict_key)).then(Op::delete(self.keys.attention(&done)));
+                // What was asked of the attempts before is not asked of the next.
+                let txn = txn.then(Op::delete(self.keys.cancel(run)));
                 (txn, (self.keys.open(run), encode(OpenRecord::from(&again(&done, asked.at)))))
             }
         };

@@ -245,8 +245,8 @@ pub(super) async fn end_pauses<S: Store>(
 }
 
 /// Goes on with the backfills that no request goes on with any more.
-pub(super) async fn finish_backfills<S: Store>(ledger: &Ledger<S>, now: Wall) -> Result<(), StoreError> {
-    match ledger.finish_backfills(now.minus(BACKFILL_LEFT)).await {
+pub(super) async fn finish_backfills<S: Store>(ledger: &Ledger<S>, hold: &Hold, now: Wall) -> Result<(), StoreError> {
+    match ledger.finish_backfills(hold, now.minus(BACKFILL_LEFT)).await {
         Ok(0) => Ok(()),
         Ok(finished) => {
             tracing::info!(finished, "went on with backfills that had broken off");

@@ -503,7 +503,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             }
             Chore::FinishBackfills => {
                 self.work.spawn(async move {
-                    Answer::Done("finish a backfill", super::housekeeping::finish_backfills(&ledger, now).await)
+                    Answer::Done("finish a backfill", super::housekeeping::finish_backfills(&ledger, &hold, now).await)
                 });
             }
             Chore::LookForOverdue => {

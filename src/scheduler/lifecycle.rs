@@ -21,8 +21,8 @@ impl Scheduler {
         let (true, true, Some(job)) = (ours, self.authority.may_act(), job) else {
             return self.give_back(run, now);
         };
-        if let Some(by) = self.view.cancels.get(run).cloned() {
-            return self.conclude(&open, Verdict::Cancelled, Code::Cancelled.because(cancelled(Some(&by))), now);
+        if let Some(why) = self.view.cancelled_by(&open).map(|by| cancelled(Some(by))) {
+            return self.conclude(&open, Verdict::Cancelled, Code::Cancelled.because(why), now);
         }
         self.work.start(run.clone(), Arc::clone(&job), attempt);
         self.act(Action::Start { open, job });
@@ -44,7 +44,7 @@ impl Scheduler {
             number: attempt,
             began,
             doubt: open.doubt.as_deref(),
-            asked_by: self.view.cancels.get(&run).map(String::as_str),
+            asked_by: self.view.stopped_by(&run),
             is_last: self.configuration.job(&open.job).is_none(),
         };
         let (judgement, doubt) = (active.job.judge(attempted), active.job.doubt_after(attempted));
@@ -247,14 +247,17 @@ impl Scheduler {
 
     pub(super) fn cancel_asked(&mut self, run: &RunId, now: Wall) {
         if self.work.is_active(run) {
-            return self.stop(run, StopReason::Asked);
+            if self.view.stopped_by(run).is_some() {
+                self.stop(run, StopReason::Asked);
+            }
+            return;
         }
         let Some(open) = self.view.open.get(run).map(|known| known.open.clone()) else {
             return self.run_gone(run, now);
         };
-        let Some(by) = self.view.cancels.get(run).cloned() else { return };
+        let Some(why) = self.view.cancelled_by(&open).map(|by| cancelled(Some(by))) else { return };
         if self.authority.leads() && open.state != OpenState::Claimed && !self.work.is_in_flight(run) {
-            self.conclude(&open, Verdict::Cancelled, Code::Cancelled.because(cancelled(Some(&by))), now);
+            self.conclude(&open, Verdict::Cancelled, Code::Cancelled.because(why), now);
         }
     }
 

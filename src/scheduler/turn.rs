@@ -60,8 +60,8 @@ impl Scheduler {
                 self.conclude(open, Verdict::Cancelled, why, now);
                 continue;
             };
-            if let Some(by) = self.view.cancels.get(&open.id).cloned() {
-                self.conclude(open, Verdict::Cancelled, Code::Cancelled.because(cancelled(Some(&by))), now);
+            if let Some(why) = self.view.cancelled_by(open).map(|by| cancelled(Some(by))) {
+                self.conclude(open, Verdict::Cancelled, Code::Cancelled.because(why), now);
                 continue;
             }
             let early = is_early(definition, open, not_before, now);

@@ -23,11 +23,19 @@ pub enum Change {
         alive: bool,
     },
     /// A person asks for a run to be cancelled; `None`: that has been seen to.
-    Cancel(RunId, Option<String>),
+    Cancel(RunId, Option<Cancel>),
     /// A person said that a run which was in doubt has succeeded, and nothing follows it yet; `false`: it does.
     Resolved(RunId, bool),
     /// A person asks the leader of this fence to step down; `None`: that has been seen to.
     StepDown(Option<Fence>),
+}
+
+/// That a person asks for a run to be cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancel {
+    pub by: String,
+    /// If the run has begun, it goes on: its backfill was stopped.
+    pub unless_begun: bool,
 }
 
 /// An open run with the version of its key.
@@ -54,7 +62,7 @@ pub struct LedgerView {
     pub open: BTreeMap<RunId, Versioned>,
     by_job: HashMap<JobName, BTreeSet<RunId>>,
     pub sessions: BTreeSet<u64>,
-    pub cancels: BTreeMap<RunId, String>,
+    pub cancels: BTreeMap<RunId, Cancel>,
     pub resolved: BTreeSet<RunId>,
     pub step_down: Option<Fence>,
     /// Open runs known to be gone since a revision that the watch has not reached: what it still reports of them is
@@ -79,12 +87,24 @@ impl LedgerView {
             Change::Open(id, None) => self.drop_open(&id, version),
             Change::Session { lease, alive: true } => self.sessions.insert(lease),
             Change::Session { lease, alive: false } => self.sessions.remove(&lease),
-            Change::Cancel(id, Some(by)) => self.cancels.insert(id, by).is_none(),
+            Change::Cancel(id, Some(asked)) => self.cancels.insert(id, asked.clone()) != Some(asked),
             Change::Cancel(id, None) => self.cancels.remove(&id).is_some(),
             Change::Resolved(id, true) => self.resolved.insert(id),
             Change::Resolved(id, false) => self.resolved.remove(&id),
             Change::StepDown(fence) => std::mem::replace(&mut self.step_down, fence) != fence,
         }
+    }
+
+    /// The person that asks for a run to be cancelled; `None`: none does, or the run has begun and was only to be
+    /// cancelled unless it had.
+    pub fn cancelled_by(&self, open: &Open) -> Option<&str> {
+        let asked = self.cancels.get(&open.id)?;
+        (!asked.unless_begun || !open.has_begun()).then_some(asked.by.as_str())
+    }
+
+    /// The person that asks for a run to be cancelled although it has begun.
+    pub fn stopped_by(&self, run: &RunId) -> Option<&str> {
+        self.cancels.get(run).filter(|asked| !asked.unless_begun).map(|asked| asked.by.as_str())
     }
 
     /// Whether what a job starts then is skipped, and why.

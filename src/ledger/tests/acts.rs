@@ -237,7 +237,7 @@ async fn a_backfill_is_not_asked_for_again_once_all_of_it_was() {
     desk.ledger.store.commit(gone).await.unwrap();
     assert_eq!(desk.ledger.backfill(&keyed(), &job(), runs).await.unwrap().backfill, Some(id.clone()));
     desk.ledger.go_on_with(&id).await.unwrap();
-    desk.ledger.finish_backfills(at(1_000_000)).await.unwrap();
+    desk.ledger.finish_backfills(&desk.hold, at(1_000_000)).await.unwrap();
     assert_eq!((desk.open_runs().await.len(), desk.counts_of(&id).await), (0, vec![("gone", 100)]));
 }
 
@@ -255,8 +255,7 @@ async fn a_backfill_that_is_stopped_amid_the_asking_asks_for_nothing_more() {
     let asking = desk.ledger.store.range(Range::of(desk.ledger.keys.all_backfilling())).await.unwrap().entries;
     desk.ledger.stop_backfill(&acting(), &before.id).await.unwrap();
     // What asked for it was slow, and knows nothing of that.
-    let source = Source::Backfill { by: "eve".to_owned() };
-    desk.ledger.ask_for(&runs, &source, at(1), &asking[0]).await.unwrap();
+    desk.ledger.ask_for(before, &asking[0], None).await.unwrap();
     desk.ledger.backfill(&keyed("k", "x"), &job(), runs).await.unwrap();
     assert_eq!((desk.open_runs().await.len(), desk.counts_of(&before.id).await), (0, vec![("gone", 100)]));
 }
@@ -271,17 +270,76 @@ async fn what_is_left_of_a_backfill_or_of_its_stop_is_done_by_the_leader() {
     desk.ledger.backfill(&acting(), &job(), some_runs(100)).await.unwrap_err();
     desk.ledger.store.faults.lock().unwrap().clear();
     let id = desk.ledger.backfills(10).await.unwrap()[0].id.clone();
-    assert_eq!(desk.ledger.finish_backfills(Wall::EPOCH).await.unwrap(), 0);
-    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 1);
+    assert_eq!(desk.ledger.finish_backfills(&desk.hold, Wall::EPOCH).await.unwrap(), 0);
+    assert_eq!(desk.ledger.finish_backfills(&desk.hold, at(1_000_000)).await.unwrap(), 1);
     assert_eq!(desk.counts_of(&id).await, [("waiting", 100)]);
-    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 0, "nothing is left");
+    assert_eq!(desk.ledger.finish_backfills(&desk.hold, at(1_000_000)).await.unwrap(), 0, "nothing is left");
 
     desk.meets(away);
     desk.ledger.stop_backfill(&acting(), &id).await.unwrap_err();
     desk.ledger.store.faults.lock().unwrap().clear();
     assert_eq!(desk.cancels().await, 0);
-    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 1);
-    assert_eq!((desk.cancels().await, desk.ledger.finish_backfills(at(1_000_000)).await.unwrap()), (100, 0));
+    assert_eq!(desk.ledger.finish_backfills(&desk.hold, at(1_000_000)).await.unwrap(), 1);
+    assert_eq!(
+        (desk.cancels().await, desk.ledger.finish_backfills(&desk.hold, at(1_000_000)).await.unwrap()),
+        (100, 0)
+    );
+}
+
+/// Whether a run that is claimed has begun, only its node knows: it may be given back.
+#[tokio::test]
+async fn the_stop_of_a_backfill_reaches_the_runs_that_are_claimed() {
+    let desk = Desk::new().await;
+    let id = desk.ledger.backfill(&acting(), &job(), some_runs(3)).await.unwrap().backfill.unwrap();
+    let mut runs = Vec::new();
+    for entry in desk.open_runs().await {
+        let Some(super::super::keys::About::Open(run)) = desk.ledger.keys.about(&entry.key) else {
+            panic!("{entry:?}")
+        };
+        runs.push((desk.ledger.open_of(&run, &entry).unwrap(), entry.modified.0));
+    }
+    let mut changes = Vec::new();
+    for (nth, (open, version)) in runs[..2].iter().enumerate() {
+        let started_at = (nth == 1).then(|| at(2));
+        let claimed = Open { state: OpenState::Claimed, attempt: 1, started_at, ..open.clone() };
+        let (run, expect, to) = (open.id.clone(), *version, crate::scheduler::To::Open(claimed));
+        changes.push(crate::scheduler::Transition { run, expect, fence: None, to, notify: None });
+    }
+    desk.ledger.transition(None, changes, &mut LastRuns::default()).await.unwrap();
+    desk.ledger.stop_backfill(&acting(), &id).await.unwrap();
+    let mut follow = desk.ledger.follow().await.unwrap();
+    let News::Reread(all, _) = follow.next().await.unwrap() else { panic!("it is read first") };
+    let cancels = all.iter().filter_map(|one| match one {
+        Followed::Ledger(crate::scheduler::view::Change::Cancel(run, Some(asked)), _) => {
+            Some((run, asked.unless_begun))
+        }
+        _ => None,
+    });
+    let cancels: Vec<(&RunId, bool)> = cancels.collect();
+    assert_eq!(cancels, [(&runs[0].0.id, true), (&runs[2].0.id, true)], "one that has begun goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_replaced_finishes_no_backfill() {
+    let mut desk = Desk::new().await;
+    let mut away = vec![Fault::Lost; 7];
+    away.insert(0, Fault::AnswerLost);
+    desk.meets(away.clone());
+    desk.ledger.backfill(&acting(), &job(), some_runs(100)).await.unwrap_err();
+    desk.ledger.store.faults.lock().unwrap().clear();
+    let replaced = desk.hold.clone();
+    desk.replaced().await;
+    assert_eq!(desk.ledger.finish_backfills(&replaced, at(1_000_000)).await.unwrap(), 0);
+    assert_eq!(desk.open_runs().await.len(), 0);
+    assert_eq!(desk.ledger.finish_backfills(&desk.hold, at(1_000_000)).await.unwrap(), 1);
+    assert_eq!(desk.open_runs().await.len(), 100);
+
+    let id = desk.ledger.backfills(10).await.unwrap()[0].id.clone();
+    desk.meets(away);
+    desk.ledger.stop_backfill(&acting(), &id).await.unwrap_err();
+    desk.ledger.store.faults.lock().unwrap().clear();
+    assert_eq!(desk.ledger.finish_backfills(&replaced, at(1_000_000)).await.unwrap(), 0);
+    assert_eq!(desk.cancels().await, 0);
 }
 
 #[tokio::test]
@@ -315,7 +373,7 @@ async fn what_is_left_of_a_backfill_in_a_backup_is_dropped_by_a_repair() {
     desk.ledger.backfill(&keyed("k", "x"), &job(), some_runs(100)).await.unwrap_err();
     desk.ledger.store.faults.lock().unwrap().clear();
     desk.ledger.skip_to(at(10)).await.unwrap();
-    assert_eq!(desk.ledger.finish_backfills(at(1_000_000)).await.unwrap(), 0);
+    assert_eq!(desk.ledger.finish_backfills(&desk.hold, at(1_000_000)).await.unwrap(), 0);
     desk.ledger.backfill(&keyed("k", "x"), &job(), some_runs(100)).await.unwrap();
     assert_eq!(desk.open_runs().await.len(), 0);
 }

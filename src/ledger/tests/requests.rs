@@ -71,6 +71,41 @@ async fn only_an_open_run_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn the_first_to_cancel_a_run_stays_the_one_that_did() {
+    let desk = Desk::new().await;
+    desk.claimed(&[1]).await;
+    desk.ledger.ask_to_cancel(&acting(), &run(1)).await.unwrap();
+    let bob = || Acting::fresh(Asked::new("bob", at(9)));
+    let second = desk.ledger.ask_to_cancel(&bob(), &run(1)).await.unwrap_err();
+    assert!(matches!(&second, AskError::CancelAsked { by, .. } if by == "eve"), "{second}");
+    assert_eq!(desk.cancelled_by(1).await.as_deref(), Some("eve"));
+}
+
+/// A node that is slow to take a request back does so after a person has had the run run once more.
+#[tokio::test]
+async fn a_request_to_cancel_is_taken_back_only_where_the_run_has_ended() {
+    let desk = Desk::new().await;
+    let version = desk.claimed(&[1]).await;
+    desk.ledger.ask_to_cancel(&acting(), &run(1)).await.unwrap();
+    let ends = vec![desk.ends(1, version, Verdict::Unknown)];
+    desk.ledger.transition(None, ends, &mut LastRuns::default()).await.unwrap();
+    desk.ledger.resolve(&acting(), &run(1), Resolution::Retry).await.unwrap();
+    assert_eq!(desk.cancelled_by(1).await, None, "the next attempt is not asked to be cancelled");
+    desk.ledger.ask_to_cancel(&acting(), &run(1)).await.unwrap();
+    desk.ledger.forget_cancel(&run(1)).await.unwrap();
+    assert_eq!(desk.cancelled_by(1).await.as_deref(), Some("eve"));
+}
+
+impl<S: Store> Desk<S> {
+    async fn cancelled_by(&self, second: u64) -> Option<String> {
+        let key = self.ledger.keys.cancel(&run(second));
+        let page = self.ledger.store.range(Range::of(Keys::one(key))).await.unwrap();
+        let record = page.entries.first().map(|entry| crate::ledger::record::decode(&entry.value).unwrap());
+        record.map(|record: crate::ledger::record::CancelRecord| record.asked.by)
+    }
+}
+
+#[tokio::test]
 async fn only_a_run_in_doubt_can_be_resolved() {
     let desk = Desk::new().await;
     desk.ended(3, Verdict::Unknown).await;

@@ -1,11 +1,14 @@
 //! A ledger in memory that is as honest as the real one, and nodes around it whose requests, answers and watch are
 //! moved one at a time or all at once. It checks what must hold at every step, whatever the order.
 
+mod asks;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::run::{Done, Known, Open, OpenState, Source, Watermark};
+use super::super::view::Cancel;
 use super::super::*;
 use crate::job::{
     AttemptResult, Guarantee, History, Job, JobName, Missed, MissedRun, On, Outcome, Overlap, Retry, RunId, Task, Text,
@@ -85,7 +88,7 @@ pub struct Model {
     pub leader: Option<(Fence, u64)>,
     sessions: BTreeSet<u64>,
     paused: BTreeSet<JobName>,
-    cancels: BTreeMap<RunId, String>,
+    cancels: BTreeMap<RunId, Cancel>,
     pub resolved: BTreeSet<RunId>,
     /// What the watch reports.
     log: Vec<(Change, Version)>,
@@ -242,7 +245,9 @@ impl Model {
         all.extend(self.open.iter().map(|(run, (open, at))| (Change::Open(run.clone(), Some(open.clone())), *at)));
         all.extend(self.sessions.iter().map(|lease| (Change::Session { lease: *lease, alive: true }, self.revision)));
         all.extend(self.resolved.iter().map(|run| (Change::Resolved(run.clone(), true), self.revision)));
-        all.extend(self.cancels.iter().map(|(run, by)| (Change::Cancel(run.clone(), Some(by.clone())), self.revision)));
+        all.extend(
+            self.cancels.iter().map(|(run, asked)| (Change::Cancel(run.clone(), Some(asked.clone())), self.revision)),
+        );
         all
     }
 
@@ -418,6 +423,7 @@ impl Bench {
             }
             Request::Register(fence, ..) => Answer::Fenced(fence),
             Request::Transition(change) => Answer::Transitioned(Box::new(change.clone()), ledger.transition(change)),
+            Request::ForgetCancel(run) if ledger.open.contains_key(&run) => return,
             Request::ForgetCancel(run) => {
                 ledger.cancels.remove(&run);
                 let version = ledger.next();
@@ -637,20 +643,8 @@ impl Bench {
         id
     }
 
-    pub fn cancel(&mut self, run: &RunId) {
-        if self.ledger.open.contains_key(run) {
-            let version = self.ledger.next();
-            self.ledger.cancels.insert(run.clone(), "eve".into());
-            self.ledger.log.push((Change::Cancel(run.clone(), Some("eve".into())), version));
-        }
-    }
-
     pub fn has_session(&self, at: usize) -> bool {
         self.ledger.sessions.contains(&self.nodes[at].lease)
-    }
-
-    pub fn cancels(&self) -> usize {
-        self.ledger.cancels.len()
     }
 
     pub fn pause(&mut self, job: &str, paused: bool) {

@@ -4,6 +4,7 @@ use super::bench::config;
 use super::*;
 use crate::job::cases::{self, Case};
 use crate::scheduler::run::{Open, Source};
+use crate::scheduler::view::Cancel;
 
 const LEASE: u64 = 7;
 
@@ -49,7 +50,10 @@ fn goes_on(job: &Job, outcome: &Outcome, case: Case) -> String {
     let begun = scheduler.handle(Event::Transitioned { run: id.clone(), result }, at(0));
     assert!(matches!(begun.as_slice(), [Action::Start { .. }]), "{begun:?}");
     if *outcome == Outcome::Stopped(StopReason::Asked) {
-        scheduler.handle(Event::Changed(Change::Cancel(id.clone(), Some("eve".into())), 4), at(0));
+        scheduler.handle(
+            Event::Changed(Change::Cancel(id.clone(), Some(Cancel { by: "eve".into(), unless_begun: false })), 4),
+            at(0),
+        );
     }
     let started_at = case.began.then(|| at(1));
     let event = Event::Ended { run: id, attempt: case.number, ended: ended(outcome.clone(), started_at, at(2)) };

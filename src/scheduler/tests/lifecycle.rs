@@ -194,6 +194,43 @@ fn a_run_that_is_claimed_and_not_started_is_cancelled_without_being_started() {
 }
 
 #[test]
+fn a_run_of_a_stopped_backfill_is_cancelled_when_it_is_given_back_before_it_began() {
+    let mut bench = Bench::with(2, [job("a")]);
+    bench.elect(0);
+    bench.settle();
+    bench.now = at(60);
+    bench.tick();
+    bench.apply(0);
+    // It is claimed, and its node has not heard of that yet.
+    bench.withdraw(&run("a", 60));
+    bench.resign(0);
+    bench.settle();
+    assert_eq!((bench.all_starts(), bench.open()), (0, vec!["a@60 waiting".to_owned()]));
+    bench.elect(1);
+    bench.settle();
+    assert_eq!(bench.verdicts(), ["a@60 cancelled: cancelled by request, of eve"]);
+    assert_eq!((bench.all_starts(), bench.cancels()), (0, 0));
+}
+
+#[test]
+fn a_run_of_a_stopped_backfill_that_has_begun_goes_on() {
+    let mut bench = running([retrying(2)]);
+    bench.withdraw(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.nodes[0].running[&run("a", 60)].stop, None);
+    bench.ends(0, &run("a", 60), failed());
+    bench.pass(secs(60));
+    assert_eq!(bench.running(), ["a@60 #2"], "it is repeated as it would be");
+    // A person may still cancel it.
+    bench.cancel(&run("a", 60));
+    bench.settle();
+    assert_eq!(bench.nodes[0].running[&run("a", 60)].stop, Some(StopReason::Asked));
+    bench.ends(0, &run("a", 60), stopped(StopReason::Asked));
+    bench.settle();
+    assert_eq!(bench.cancels(), 0);
+}
+
+#[test]
 fn a_run_between_two_attempts_is_cancelled() {
     let mut bench = running([retrying(2)]);
     bench.ends(0, &run("a", 60), failed());

@@ -35,6 +35,7 @@ enum Step {
     Trigger(u8),
     Backfill(u8),
     Cancel(u8),
+    Withdraw(u8),
     Pause(u8, bool),
     Drain(usize, bool),
     Reload(bool),
@@ -63,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Trigger),
         1 => any::<u8>().prop_map(Step::Backfill),
         2 => any::<u8>().prop_map(Step::Cancel),
+        2 => any::<u8>().prop_map(Step::Withdraw),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(job, paused)| Step::Pause(job, paused)),
         1 => (node(), any::<bool>()).prop_map(|(at, drain)| Step::Drain(at, drain)),
         1 => any::<bool>().prop_map(Step::Reload),
@@ -141,10 +143,12 @@ impl Chaos {
                 self.bench.backfill(NAMES[job as usize % NAMES.len()], T0.minus(secs(job.into())), &call);
             }
             Step::Cancel(which) => {
-                let open: Vec<RunId> = self.bench.ledger.open.keys().cloned().collect();
-                if !open.is_empty() {
-                    self.bench.cancel(&open[which as usize % open.len()]);
-                }
+                let run = self.pick_open(which);
+                run.into_iter().for_each(|run| self.bench.cancel(&run));
+            }
+            Step::Withdraw(which) => {
+                let run = self.pick_open(which);
+                run.into_iter().for_each(|run| self.bench.withdraw(&run));
             }
             Step::Pause(job, paused) => self.bench.pause(NAMES[job as usize % NAMES.len()], paused),
             Step::Drain(at, true) => self.bench.drain(at, true),
@@ -155,6 +159,11 @@ impl Chaos {
             }
             Step::Resign(_) => {}
         }
+    }
+
+    fn pick_open(&self, which: u8) -> Option<RunId> {
+        let open = &self.bench.ledger.open;
+        open.keys().nth(which as usize % open.len().max(1)).cloned()
     }
 
     /// A node whose session has ended learns it before it gets another; one that leads is not elected again.
