@@ -23,8 +23,9 @@ pub use list::{Cursor, Filter, FindJobs, JobsPage, NotACursor, Order, PAGE_MOST}
 
 use crate::config::Migration;
 use crate::fence::Fence;
-use crate::job::{Expect, Job, JobName, RunId, Trigger};
+use crate::job::{Expect, Job, JobName, Notify, RunId, Trigger};
 use crate::ledger::NodeRecord;
+use crate::scheduler::alert::{self, Alert};
 use crate::scheduler::late::{Late, late_from};
 use crate::scheduler::run::{Known, Last, Open, OpenState, Version, Watermark};
 use crate::time::{Boot, Wall};
@@ -507,6 +508,14 @@ impl Board {
         }
         let late = |open: &'_ Open| late_from(expect, open);
         self.open_runs_of(name).filter_map(|open| late(open).map(|(from, what)| (from, what, &open.id))).min()
+    }
+
+    /// What is notified of the open runs that are late.
+    pub fn late_alerts(&self, now: Wall) -> BTreeMap<RunId, (Arc<Notify>, Alert)> {
+        let at = self.judged(now);
+        let jobs = self.overdue(now).filter_map(|(_, name)| self.definition(name));
+        let late = jobs.flat_map(|job| self.open_runs_of(&job.name).filter_map(move |open| alert::late(job, open, at)));
+        late.map(|late| (late.1.run.clone(), late)).collect()
     }
 
     /// The time by which lateness is judged: that of the other nodes, where the clock of this one is off.

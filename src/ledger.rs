@@ -195,6 +195,7 @@ impl<S: Store> Ledger<S> {
         for (job, known) in &batch.known {
             txn = txn.then(Op::put(self.keys.job(job), encode(KnownRecord::from(known))));
         }
+        txn = self.put_alerts(txn, &batch.alerts);
         let watermark = WatermarkRecord::new(&batch.watermark, name.to_owned());
         let txn = txn.then(claims.hold.mark()).then(Op::put(self.keys.watermark(), encode(watermark)));
         let txn = txn.otherwise(Op::get(self.keys.watermark()));

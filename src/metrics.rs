@@ -336,6 +336,7 @@ mod tests {
             opens: vec![open("b")],
             dones: vec![skipped, one],
             replaced: Vec::new(),
+            alerts: Vec::new(),
             known: Vec::new(),
             watermark: Watermark { instant: Wall::EPOCH, job: None },
             anew: false,

@@ -4,6 +4,7 @@
 //! sent and not marked, its successor sends again, with the same id. Before each sending the store is asked whether the
 //! term still stands: a leader that was replaced, and has not noticed, sends nothing from then on.
 
+mod late;
 mod mail;
 mod payload;
 mod pings;
@@ -20,6 +21,7 @@ pub use payload::{About, Part, parts};
 pub use pings::{PINGS_MOST, Pings};
 pub use send::{Fault, NotTaken, Sender};
 
+use crate::board::Shared;
 use crate::job::{Channel, Heartbeat, Notices, Retry};
 use crate::ledger::{Ledger, Outbox};
 use crate::lock::Hold;
@@ -52,6 +54,8 @@ pub struct Notifier<S> {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub sender: Sender,
+    /// What the node knows of the jobs and their open runs.
+    pub board: Shared,
 }
 
 /// What came of a turn of a channel.
@@ -85,6 +89,7 @@ impl<S: Store> Notifier<S> {
                 }
                 if !bells.is_empty() {
                     channels.spawn(self.clone().listen(bells));
+                    channels.spawn(self.clone().watch_late(hold.clone()));
                 }
                 channels.spawn(self.clone().bound(hold.clone(), Arc::clone(&wanted)));
                 if let Some(heartbeat) = wanted.heartbeat.clone() {

@@ -79,7 +79,7 @@ pub(super) fn trial(now: Wall) -> anyhow::Result<Message> {
         run: RunId::of(&job, now),
         job,
         scheduled_at: now,
-        verdict: Verdict::Failed,
+        verdict: Some(Verdict::Failed),
         reason: "a trial by `fencron notify test`: nothing is wrong".to_owned(),
         exit_code: None,
         attempt: 1,

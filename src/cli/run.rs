@@ -250,9 +250,9 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let serving = tokio::spawn(api::serve(listener, tls, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
     let (notices, leads) = (watch::Sender::new(Arc::clone(&config.notices)), watch::Sender::default());
-    let (clock, measures) = (place.clock.clone(), Arc::clone(&metrics));
+    let (clock, measures, known) = (place.clock.clone(), Arc::clone(&metrics), board.clone());
     let (sender, pings, pinging) = pinging(&metrics)?;
-    let notifier = Notifier { ledger: ledger.clone(), node: name, clock, metrics: measures, sender };
+    let notifier = Notifier { ledger: ledger.clone(), node: name, clock, metrics: measures, sender, board: known };
     beside.spawn(notifier.run(leads.subscribe(), notices.subscribe()));
     let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone()).noticing(notices);
     beside.spawn(reload.reporting(service.clone()).run(hangup));

@@ -23,6 +23,12 @@ pub enum AlertKind {
     Unknown,
     /// A job whose bad end was notified has succeeded again.
     Recovered,
+    /// Occurrences were not run, since no node led when they were due.
+    Missed,
+    /// A run has not started or not ended within the time that is expected.
+    Late,
+    /// A run that was late has started or ended.
+    LateNoMore,
 }
 
 impl AlertKind {
@@ -44,6 +50,9 @@ impl Word for AlertKind {
         ("timed_out", AlertKind::TimedOut),
         ("unknown", AlertKind::Unknown),
         ("recovered", AlertKind::Recovered),
+        ("missed", AlertKind::Missed),
+        ("late", AlertKind::Late),
+        ("late_no_more", AlertKind::LateNoMore),
     ];
 }
 

@@ -5,6 +5,7 @@
 //! | a row of an alert | those of the verdict that it is about |
 //! | rows counted or taken, and what the channel makes of them | the owner key of the leader; the record of the channel is unmoved |
 //! | a message sent, or given up | the same |
+//! | a run is late, or no more, with the rows of that | the owner key of the leader; the run's mark is absent, or present |
 //!
 //! So a leader that was replaced takes nothing and marks nothing. One that is lost between sending and marking leaves the
 //! message in the record: its successor sends it again, with the same id.
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use super::record::{decode, encode, is_newer};
 use super::{Ledger, keys};
-use crate::job::Notify;
+use crate::job::{Notify, RunId};
 use crate::lock::Hold;
 use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{LOOKED_AT, Outgoing};
@@ -33,7 +34,7 @@ pub const GONE_KEPT: Duration = Duration::from_secs(7 * 86_400);
 pub const ALERTS_LISTED: usize = 1_000;
 
 /// What the transaction of a verdict puts of alerts.
-pub(super) type Alerts = Vec<(Arc<Notify>, Alert)>;
+pub type Alerts = Vec<(Arc<Notify>, Alert)>;
 
 /// A channel's outbox, as it was read.
 #[derive(Clone, Debug)]
@@ -87,6 +88,54 @@ impl<S: Store> Ledger<S> {
     pub(super) fn put_alerts(&self, txn: Txn, alerts: &Alerts) -> Txn {
         let rows = alerts.iter().flat_map(|(notify, alert)| notify.to.iter().map(move |channel| (channel, alert)));
         rows.fold(txn, |txn, (channel, alert)| txn.then(Op::put(self.keys.alert(channel, alert), encode(alert))))
+    }
+
+    /// Notifies that a run is late, and marks that: each time that it is late with something else is notified once.
+    /// `before`: what it was late with until now. `false`: it is marked already, or the term is over.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn put_late(
+        &self,
+        hold: &Hold,
+        (notify, alert): &(Arc<Notify>, Alert),
+        before: Option<&Alert>,
+    ) -> Result<bool, StoreError> {
+        let mark = Keys::one(self.keys.late(&alert.run));
+        let unmarked = if before.is_none() { Compare::absent(mark) } else { Compare::present(mark) };
+        let put = Txn::new().then(Op::put(self.keys.late(&alert.run), encode(alert)));
+        let txn = self.put_alerts(put, &vec![(Arc::clone(notify), alert.clone())]);
+        self.write_as_leader(hold, &[unmarked], &txn.then).await
+    }
+
+    /// A run is late no more: takes its mark away, and notifies that.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn end_late(&self, hold: &Hold, run: &RunId, alerts: &Alerts) -> Result<bool, StoreError> {
+        let mark = self.keys.late(run);
+        let txn = self.put_alerts(Txn::new().then(Op::delete(&mark)), alerts);
+        self.write_as_leader(hold, &[Compare::present(Keys::one(mark))], &txn.then).await
+    }
+
+    /// The runs of which it was notified that they are late, and with what.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn late(&self) -> Result<BTreeMap<RunId, Alert>, StoreError> {
+        let mut late = BTreeMap::new();
+        let Keys::Range { mut start, end } = Keys::prefix(self.keys.late_prefix()) else { return Ok(late) };
+        loop {
+            let left = Keys::Range { start, end: end.clone() };
+            let page = self.read(Range { limit: ALERTS_LISTED, ..Range::of(left) }).await?;
+            let Some(last) = page.entries.last() else { return Ok(late) };
+            start = super::prune::behind(&last.key);
+            let alerts = page.entries.iter().filter_map(|entry| decode::<Alert>(&entry.value));
+            late.extend(alerts.map(|alert| (alert.run.clone(), alert)));
+        }
     }
 
     /// An alert waits for a channel, whatever its cause.
@@ -257,6 +306,11 @@ impl keys::LedgerKeys {
 
     fn channel_of_alert<'k>(&self, key: &'k str) -> Option<&'k str> {
         key.strip_prefix(&self.alerts_prefix())?.split_once('/').map(|(channel, _)| channel)
+    }
+
+    /// That it was notified that a run is late.
+    fn late(&self, run: &RunId) -> String {
+        format!("{}{run}", self.late_prefix())
     }
 
     /// What a channel has taken of its alerts.

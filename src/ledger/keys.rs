@@ -233,6 +233,11 @@ impl LedgerKeys {
         format!("{}~alert/channel/", self.prefix)
     }
 
+    /// What begins the keys of the runs of which it was notified that they are late.
+    pub fn late_prefix(&self) -> String {
+        format!("{}~alert/late/", self.prefix)
+    }
+
     pub fn all_stats(&self) -> Keys {
         Keys::prefix(format!("{}~stat/", self.prefix))
     }

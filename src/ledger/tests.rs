@@ -167,6 +167,7 @@ impl<S: Store> Desk<S> {
             opens: seconds.iter().map(|second| self.open(*second)).collect(),
             dones: Vec::new(),
             replaced: Vec::new(),
+            alerts: Vec::new(),
             known: Vec::new(),
             watermark: Watermark { instant, job: Some(job()) },
             anew: false,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::fence::Fence;
-use crate::job::{AlertKind, Channel, JobName, Whose, Word as _, is_link};
+use crate::job::{AlertKind, Channel, JobName, Verdict, Whose, Word as _, is_link};
 use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{Content, JOBS_NAMED, Message, Summary};
 use crate::time::Wall;
@@ -90,6 +90,9 @@ pub fn text(message: &Message, about: &About) -> String {
                 AlertKind::TimedOut => "timed out",
                 AlertKind::Unknown => "ended in an unknown state: a person has to look",
                 AlertKind::Recovered => "has recovered",
+                AlertKind::Missed => "was not run when it was due",
+                AlertKind::Late => "is late",
+                AlertKind::LateNoMore => "is late no more",
             };
             let row = if *in_a_row > 1 { format!(", {in_a_row} times in a row") } else { String::new() };
             let why = if reason.is_empty() { String::new() } else { format!("\n{reason}") };
@@ -134,14 +137,14 @@ fn plain(message: &Message, about: &About) -> Value {
             "job": alert.job,
             "run_id": alert.run,
             "scheduled_at": alert.scheduled_at,
-            "state": alert.verdict.as_str(),
+            "state": alert.verdict.map(Verdict::as_str),
             "reason": alert.reason,
             "exit_code": alert.exit_code,
             "attempt": alert.attempt,
             "in_a_row": alert.in_a_row,
             "node": alert.node,
             "fence": alert.fence,
-            "finished_at": alert.finished_at,
+            "finished_at": alert.verdict.map(|_| alert.finished_at),
             "owner": alert.whose.owner,
             "labels": alert.whose.labels,
             "runbook": alert.whose.runbook,
@@ -183,16 +186,19 @@ fn link(message: &Message) -> Option<&str> {
 fn alertmanager(message: &Message, about: &About) -> Value {
     let (labels, starts_at, ends_at) = match &message.content {
         Content::Alert(alert) => {
-            let ends = match alert.kind {
-                AlertKind::Recovered => alert.finished_at,
-                _ => about.now.plus(SHOWN_FOR),
+            let is_end = matches!(alert.kind, AlertKind::Recovered | AlertKind::LateNoMore);
+            let ends = if is_end { about.now } else { about.now.plus(SHOWN_FOR) };
+            let (name, of_run) = match alert.kind {
+                AlertKind::Failed | AlertKind::TimedOut | AlertKind::Recovered => ("FencronJobFailing", false),
+                AlertKind::Unknown => ("FencronRunUnknown", true),
+                AlertKind::Missed => ("FencronRunMissed", true),
+                AlertKind::Late | AlertKind::LateNoMore => ("FencronRunLate", true),
             };
-            let name = if alert.kind == AlertKind::Unknown { "FencronRunUnknown" } else { "FencronJobFailing" };
             let mut labels = json!({ "alertname": name, "job_name": alert.job, "fencron_namespace": about.namespace });
-            if alert.kind == AlertKind::Unknown {
+            if of_run {
                 labels["run_id"] = json!(alert.run);
             }
-            (labels, (alert.kind != AlertKind::Recovered).then_some(alert.finished_at), ends)
+            (labels, (!is_end).then_some(alert.finished_at), ends)
         }
         Content::Summary(summary) => {
             let labels = json!({ "alertname": "FencronAlerts", "fencron_namespace": about.namespace });
@@ -221,13 +227,19 @@ fn alertmanager(message: &Message, about: &About) -> Value {
     [alert].into_iter().chain(ends).collect()
 }
 
-/// One incident for a job, which its recovery resolves; one for each run that is in doubt, and for each summary.
+/// One incident for a job, which its recovery resolves; one for each run that is late, until it is no more; one for each
+/// that is in doubt or missed, and for each summary.
 fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
+    let late;
     let (of, action) = match &message.content {
         Content::Alert(alert) => match alert.kind {
             AlertKind::Recovered => (alert.job.as_str(), "resolve"),
-            AlertKind::Unknown => (&*message.id, "trigger"),
             AlertKind::Failed | AlertKind::TimedOut => (alert.job.as_str(), "trigger"),
+            AlertKind::Unknown | AlertKind::Missed => (&*message.id, "trigger"),
+            AlertKind::Late | AlertKind::LateNoMore => {
+                late = format!("late/{}", alert.run);
+                (&*late, if alert.kind == AlertKind::Late { "trigger" } else { "resolve" })
+            }
         },
         Content::Summary(_) => (&*message.id, "trigger"),
     };
@@ -252,7 +264,7 @@ fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
 #[cfg(test)]
 pub(super) mod cases {
     use super::*;
-    use crate::job::{RunId, Verdict, Whose};
+    use crate::job::RunId;
 
     pub fn message(kind: AlertKind) -> Message {
         let (job, at) = (JobName::new("bill").unwrap(), Wall::EPOCH);
@@ -261,7 +273,7 @@ pub(super) mod cases {
             run: RunId::of(&job, at),
             job,
             scheduled_at: at,
-            verdict: Verdict::Failed,
+            verdict: Some(Verdict::Failed),
             reason: "<exit> & 3".to_owned(),
             exit_code: Some(3),
             attempt: 1,
@@ -393,5 +405,10 @@ mod tests {
         assert_eq!((&failed["event_action"], &recovered["event_action"]), (&json!("trigger"), &json!("resolve")));
         assert_eq!((&failed["dedup_key"], &failed["routing_key"]), (&recovered["dedup_key"], &json!("k")));
         assert_ne!(to(&pagerduty, AlertKind::Unknown)["dedup_key"], failed["dedup_key"]);
+        for (channel, labels) in [(&alertmanager, "/0/labels"), (&pagerduty, "/dedup_key")] {
+            let of = |kind| to(channel, kind).pointer(labels).unwrap().clone();
+            assert_eq!(of(AlertKind::Late), of(AlertKind::LateNoMore), "the end of a late run ends what it opened");
+            assert_ne!(of(AlertKind::Late), of(AlertKind::Failed), "and nothing else");
+        }
     }
 }

@@ -8,10 +8,12 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::*;
+use crate::config::{Sources, parse};
 use crate::fence::header::IDEMPOTENCY_KEY;
 use crate::job::{AlertKind, JobName, RunId, Text, Verdict};
 use crate::lock::{CallId, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
 use crate::scheduler::alert::Alert;
+use crate::scheduler::run::Open;
 use crate::store::memory::MemoryStore;
 use crate::store::{About as AboutStore, Committed, Keys, LeaseId, Page, Range, Revision, Txn, Watch};
 use crate::time::Wall;
@@ -115,7 +117,8 @@ impl Scene {
         let store = Distant { inner: store, is_away: Arc::default(), reads: Arc::default() };
         let ledger = Ledger::new(store, namespace);
         let metrics = Arc::default();
-        let notifier = Notifier { ledger, node: "a".to_owned(), clock, metrics, sender: Sender::new().unwrap() };
+        let (sender, board) = (Sender::new().unwrap(), Shared::default());
+        let notifier = Notifier { ledger, node: "a".to_owned(), clock, metrics, sender, board };
         let receiver = Receiver::default();
         let channel = Channel::Webhook { url: receiver.listen().await, headers: Vec::new() };
         Scene { locks, notifier, hold, session, receiver, channel }
@@ -162,7 +165,7 @@ fn alert(nth: usize) -> Alert {
         run: RunId::of(&job, at),
         job,
         scheduled_at: at,
-        verdict: Verdict::Failed,
+        verdict: Some(Verdict::Failed),
         reason: String::new(),
         exit_code: Some(1),
         attempt: 1,
@@ -383,6 +386,66 @@ async fn what_pagerduty_has_taken_of_a_summary_is_not_sent_again() {
     let ids = scene.receiver.ids();
     let ends: Vec<&str> = ids.iter().map(|id| id.strip_prefix(&*ids[0]).unwrap()).collect();
     assert_eq!(ends, ["", ":j0", ":j1", ":j1", ":j2"]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_late_is_notified_once_whichever_nodes_lead_and_once_when_it_is_late_no_more() {
+    let mut scene = Scene::new().await;
+    let text = "version: 1\nnotify: {channels: {ops: {slack: 'http://localhost/'}}}\njobs:\n  j0: {schedule: '@daily', \
+                shell: 'true', expect: {end_within: 1s}}\n";
+    let run = Open::claimed(alert(0).run);
+    scene.notifier.board.write().configured(&parse(text, &Sources::none()).unwrap().jobs);
+    scene.notifier.board.write().open(&run.id, Some(run.clone()));
+    let kinds = async |scene: &Scene| -> Vec<AlertKind> {
+        let outbox = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap();
+        outbox.waiting.iter().map(|alert| alert.kind).collect()
+    };
+    let (first, mut marked) = (scene.hold.clone(), None);
+    for _ in 0..2 {
+        scene.notifier.look_for_late(&first, &mut marked).await.unwrap();
+        assert_eq!(kinds(&scene).await, [AlertKind::Late]);
+    }
+    scene.replaced().await;
+    // The successor finds what was notified, and the first one does nothing any more.
+    scene.notifier.board.write().open(&run.id, None);
+    scene.notifier.look_for_late(&first, &mut marked).await.unwrap();
+    assert_eq!(kinds(&scene).await, [AlertKind::Late]);
+    let mut marked = None;
+    for _ in 0..2 {
+        scene.notifier.look_for_late(&scene.hold, &mut marked).await.unwrap();
+        assert_eq!(kinds(&scene).await, [AlertKind::Late, AlertKind::LateNoMore]);
+    }
+    assert_eq!(scene.notifier.ledger.late().await.unwrap(), BTreeMap::new());
+}
+
+/// What the webhook has taken: how many messages, and how many alerts these stand for.
+fn taken(receiver: &Receiver) -> (usize, u64) {
+    let received = receiver.received.lock().unwrap();
+    let alerts = received.iter().map(|(_, body)| {
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        body["alerts"].as_u64().unwrap_or(1)
+    });
+    (received.len(), alerts.sum())
+}
+
+#[tokio::test]
+async fn a_storm_of_failures_is_a_few_messages_and_each_failure_is_counted_in_them() {
+    let scene = Scene::new().await;
+    let ledger = &scene.notifier.ledger;
+    let all_turns = async || {
+        while !matches!(scene.turn(&scene.hold).await, Turn::Idle(_)) {}
+    };
+    for half in [0..5_000, 5_000..10_000] {
+        for nth in half {
+            ledger.put_alert("ops", &alert(nth)).await;
+        }
+        all_turns().await;
+    }
+    let outbox = ledger.outbox("ops").await.unwrap().unwrap();
+    let (messages, alerts) = taken(&scene.receiver);
+    // The second half is in the summary that is due half a minute after the first: the store holds no row of it.
+    assert_eq!((alerts + outbox.outgoing.counted.total(), outbox.waiting.len()), (10_000, 0));
+    assert!((1..=2).contains(&messages) && alerts >= 5_000, "{messages} messages count {alerts} alerts");
 }
 
 #[tokio::test]

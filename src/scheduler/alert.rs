@@ -1,10 +1,13 @@
 //! Which ends of runs are notified: after so many in a row, again after a while, and that a job has recovered.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::run::{Done, Last};
+use super::late::late_from;
+use super::run::{Done, Last, Open};
 use crate::fence::Fence;
-use crate::job::{AlertKind, JobName, Notify, RunId, Verdict, Whose, Word as _};
+use crate::job::{AlertKind, Code, Job, JobName, MissedRun, Notify, RunId, Verdict, Whose, Word as _};
 use crate::time::Wall;
 
 /// How much of the reason of a verdict an alert has, in bytes.
@@ -17,19 +20,23 @@ pub struct Alert {
     pub job: JobName,
     pub run: RunId,
     pub scheduled_at: Wall,
-    pub verdict: Verdict,
-    /// The beginning of the reason of the verdict.
+    /// `None`: the run goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// The beginning of the reason of the verdict, or why it is late.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     pub attempt: u32,
-    /// How many runs of the job in a row have ended badly, up to this one; 0 for one that has recovered.
+    /// How many runs of the job in a row have ended badly, up to this one, or how many occurrences were missed together; 0
+    /// for one that has recovered, or is late.
     pub in_a_row: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Fence>,
+    /// When the run ended; of one that is late, since when it is.
     pub finished_at: Wall,
     #[serde(default, skip_serializing_if = "Whose::is_empty")]
     pub whose: Whose,
@@ -50,7 +57,7 @@ impl Alert {
             job: done.job.clone(),
             run: done.id.clone(),
             scheduled_at: done.at,
-            verdict: done.verdict,
+            verdict: Some(done.verdict),
             reason,
             exit_code: done.exit_code,
             attempt: done.attempt,
@@ -61,6 +68,41 @@ impl Alert {
             whose: notify.whose.clone(),
         }
     }
+}
+
+/// What is notified of occurrences that were not run, since no node led when they were due; `None`: nothing is. That a
+/// later one took their place, as a job may want it, is not.
+pub fn missed(job: &Job, done: &Done) -> Option<(Arc<Notify>, Alert)> {
+    let is_missed = match done.code? {
+        Code::Missed | Code::MissedWindow | Code::MissedLimit => true,
+        Code::MissedMany => job.missed.run != MissedRun::Latest,
+        _ => false,
+    };
+    let notify = job.notify.as_ref().filter(|notify| is_missed && notify.on.contains(&AlertKind::Missed))?;
+    let count = done.many.map_or(1, |many| u32::try_from(many.count).unwrap_or(u32::MAX));
+    Some((Arc::clone(notify), Alert::of(AlertKind::Missed, done, count, notify)))
+}
+
+/// What is notified of an open run that is late; `None`: nothing is.
+pub fn late(job: &Job, open: &Open, now: Wall) -> Option<(Arc<Notify>, Alert)> {
+    let notify = job.notify.as_ref().filter(|notify| notify.on.contains(&AlertKind::Late))?;
+    let (since, late) = late_from(&job.about.expect, open).filter(|(since, _)| *since < now)?;
+    let alert = Alert {
+        kind: AlertKind::Late,
+        job: open.job.clone(),
+        run: open.id.clone(),
+        scheduled_at: open.at,
+        verdict: None,
+        reason: late.why().to_owned(),
+        exit_code: None,
+        attempt: open.attempt,
+        in_a_row: 0,
+        node: open.claimant.as_ref().map(|claimant| claimant.node.clone()),
+        fence: open.claimant.as_ref().map(|claimant| claimant.fence),
+        finished_at: since,
+        whose: notify.whose.clone(),
+    };
+    Some((Arc::clone(notify), alert))
 }
 
 /// What the end of a run makes of how its job's last run ended, and the alert that it is worth. A run that ended out of
@@ -174,6 +216,24 @@ mod tests {
         let ids = [first, second].map(|done| after(None, &done, Some(&notify())).1.map(|alert| alert.id()));
         assert_eq!(ids[0].as_deref(), Some("a@1970-01-01T00:00:00Z:unknown:1970-01-01T00:00:00Z"));
         assert_ne!(ids[0], ids[1]);
+    }
+
+    #[test]
+    fn occurrences_that_no_other_takes_the_place_of_are_missed() {
+        let task = crate::job::Task::Command(vec![crate::job::Text::plain("a")]);
+        let mut job = Job { notify: Some(Arc::new(notify())), ..Job::new(JobName::new("a").unwrap(), task) };
+        let skipped = |code: Code| done(0, Verdict::Skipped).because(code.because("missed"));
+        let is_missed = |job: &Job, code| missed(job, &skipped(code)).map(|(_, alert)| alert.kind);
+        job.missed.run = MissedRun::Latest;
+        for code in [Code::Superseded, Code::MissedMany, Code::Paused] {
+            assert_eq!(is_missed(&job, code), None, "{code:?}");
+        }
+        assert_eq!(is_missed(&job, Code::MissedWindow), Some(AlertKind::Missed));
+        job.missed.run = MissedRun::Skip;
+        assert_eq!(is_missed(&job, Code::MissedMany), Some(AlertKind::Missed));
+        let on = vec![AlertKind::Failed];
+        job.notify = Some(Arc::new(Notify { on, ..notify() }));
+        assert_eq!(is_missed(&job, Code::MissedMany), None, "the job does not want to know");
     }
 
     #[test]

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::skips::Verdicts;
+use super::alert::{self, Alert};
 use super::due::{Due, DueQueue, What};
 use super::overlap::{Fresh, Place, pause_of};
 use super::run::{CatchUp, Done, Known, Open, OpenState, Source, Version, Watermark, decided_until};
 use super::view::LedgerView;
 use super::{Action, BATCH, Batch, Scheduler};
 use crate::fence::Fence;
-use crate::job::{Code, Job, JobName, Reason, RunId, Trigger, Verdict};
+use crate::job::{Code, Job, JobName, Notify, Reason, RunId, Trigger, Verdict};
 use crate::schedule::Occurrence;
 use crate::time::Wall;
 
@@ -27,6 +28,9 @@ const LOOKED_AT: usize = 2_000;
 
 /// What a batch has decided so far, by job.
 type Decided = HashMap<JobName, Vec<Fresh>>;
+
+/// What a batch notifies.
+type Alerts = Vec<(Arc<Notify>, Alert)>;
 
 /// How many occurrences a batch decides of those that may be decided already: each costs two comparisons.
 const ANEW_BATCH: usize = 40;
@@ -42,6 +46,8 @@ pub(super) struct Claims {
     batch: Option<Batch>,
     /// Where the rows of its jobs end with it.
     ends: skips::Ends,
+    /// When what was missed was last notified in this term, by job.
+    notified: HashMap<JobName, Wall>,
     /// The rows of skips that this term goes on with.
     rows: HashMap<JobName, skips::Row>,
     batches: u64,
@@ -62,6 +68,7 @@ impl Default for Claims {
             due: DueQueue::default(),
             batch: None,
             ends: HashMap::new(),
+            notified: HashMap::new(),
             rows: HashMap::new(),
             batches: 0,
             most: BATCH,
@@ -121,6 +128,17 @@ impl Claims {
         self.due.remove(job);
     }
 
+    /// What is notified of a verdict, where its occurrences were missed: of a job once, and again after its `repeat`.
+    /// `alerts`: those of this batch.
+    fn missed(&self, job: &Job, done: &Done, alerts: &Alerts) -> Option<(Arc<Notify>, Alert)> {
+        let is_due = |notify: &Notify| {
+            let before = self.notified.get(&job.name);
+            before.is_none_or(|before| done.finished_at.since(*before) >= notify.repeat)
+        };
+        let is_new = || alerts.iter().all(|(_, alert)| alert.job != job.name);
+        alert::missed(job, done).filter(|(notify, _)| is_due(notify) && is_new())
+    }
+
     /// What the job skips from now on is another row.
     pub fn end_row(&mut self, job: &JobName) {
         self.rows.remove(job);
@@ -142,7 +160,7 @@ impl Scheduler {
             return;
         }
         let (mut opens, mut known, mut watermark) = (Vec::new(), Vec::new(), None);
-        let mut verdicts = Verdicts::default();
+        let (mut verdicts, mut alerts) = (Verdicts::default(), Vec::new());
         let mut decided = Decided::new();
         let (mut room, mut anew, mut anew_jobs) = (self.room_left(), false, BTreeSet::new());
         for _ in 0..LOOKED_AT {
@@ -150,7 +168,7 @@ impl Scheduler {
             // Whether the next one of a job has room is known when it is known whether this one is decided already.
             let mut next = self.claims.due.next_job().filter(|(starts, _)| anew || self.view.may_be_decided(*starts));
             let is_full = next.take_if(|(_, name)| anew_jobs.contains(*name) || claimed >= ANEW_BATCH).is_some();
-            if is_full || claimed + known.len() >= self.claims.most {
+            if is_full || claimed + known.len() + rows_of(&alerts) >= self.claims.most {
                 break;
             }
             let Some(due) = self.claims.due.pop(now) else { break };
@@ -174,8 +192,12 @@ impl Scheduler {
                     opens.push(if room == 0 && open.state == OpenState::Claimed { waiting(open, now) } else { open });
                     room = room.saturating_sub(usize::from(opens.last().is_some_and(|open| open.claimant.is_some())));
                 }
-                Decision::Done(done) => verdicts.add(done, &self.claims.rows),
+                Decision::Done(done) => {
+                    alerts.extend(self.claims.missed(&job, &done, &alerts));
+                    verdicts.add(done, &self.claims.rows);
+                }
                 Decision::Many(done, upto) => {
+                    alerts.extend(self.claims.missed(&job, &done, &alerts));
                     known.extend(self.known_until(&job.name, upto));
                     verdicts.add(done, &self.claims.rows);
                 }
@@ -185,7 +207,8 @@ impl Scheduler {
         self.claims.batches += 1;
         self.claims.ends = verdicts.ends();
         let Verdicts { dones, replaced, .. } = verdicts;
-        let batch = Batch { number: self.claims.batches, fence, opens, dones, replaced, known, watermark, anew };
+        let number = self.claims.batches;
+        let batch = Batch { number, fence, opens, dones, replaced, alerts, known, watermark, anew };
         self.claims.batch = Some(batch.clone());
         self.act(Action::Claim(batch));
     }
@@ -259,6 +282,7 @@ impl Scheduler {
         self.view.put_watermark(batch.watermark, version);
         self.view.jobs.extend(batch.known);
         self.claims.take_rows();
+        self.claims.notified.extend(batch.alerts.into_iter().map(|(_, alert)| (alert.job, now)));
         // One that was to wait may be seen to have been begun since: the answer to that is still to come.
         let claimed = batch.opens.iter().filter(|open| open.state == OpenState::Claimed);
         let runs: Vec<RunId> = claimed.map(|open| open.id.clone()).collect();
@@ -318,8 +342,9 @@ impl Scheduler {
         }
         let watermark = self.view.watermark.clone().unwrap_or(Watermark { instant: Wall::EPOCH, job: None });
         self.claims.batches += 1;
+        let number = self.claims.batches;
         let batch =
-            Batch { number: self.claims.batches, fence, opens, dones, replaced: Vec::new(), known, watermark, anew };
+            Batch { number, fence, opens, dones, replaced: Vec::new(), alerts: Vec::new(), known, watermark, anew };
         self.claims.ends = HashMap::new();
         self.claims.batch = Some(batch.clone());
         self.act(Action::Claim(batch));
@@ -332,6 +357,11 @@ impl Scheduler {
             self.claims.plan(job, &self.view, now);
         }
     }
+}
+
+/// How many operations of a transaction these take: one for each channel.
+fn rows_of(alerts: &Alerts) -> usize {
+    alerts.iter().map(|(notify, _)| notify.to.len()).sum()
 }
 
 fn waiting(open: Open, not_before: Wall) -> Open {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::alert::Alert;
 use super::run::{Done, Known, Open, Version, Watermark};
 use super::view::Change;
 use crate::fence::Fence;
@@ -108,6 +109,8 @@ pub struct Batch {
     pub dones: Vec<Done>,
     /// Verdicts of this term that are part of those, and go.
     pub replaced: Vec<RunId>,
+    /// What is notified of those verdicts.
+    pub alerts: Vec<(Arc<Notify>, Alert)>,
     /// Jobs that are decided further than the watermark: by one verdict over many of their occurrences. At most one
     /// each.
     pub known: Vec<(JobName, Known)>,

@@ -235,7 +235,7 @@ impl Outgoing {
                         self.incidents.insert(alert.job.clone());
                     }
                 }
-                AlertKind::Unknown => {}
+                AlertKind::Unknown | AlertKind::Missed | AlertKind::Late | AlertKind::LateNoMore => {}
             }
         }
         let messages = alerts.iter().map(|alert| {
@@ -365,7 +365,7 @@ mod tests {
             run: RunId::of(&job, at),
             job,
             scheduled_at: at,
-            verdict: Verdict::Failed,
+            verdict: Some(Verdict::Failed),
             reason: String::new(),
             exit_code: Some(1),
             attempt: 1,

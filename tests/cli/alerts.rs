@@ -173,6 +173,53 @@ fn a_job_pings_what_watches_it_when_a_run_begins_succeeds_and_fails() {
     assert_eq!([next().0, next().0], ["/abc/start?k=v", "/abc?k=v"]);
 }
 
+/// A jobs file whose alerts go to this receiver.
+fn notified(receiver: &Receiver, jobs: &str) -> Place {
+    let port = receiver.port;
+    Place::with(&format!(
+        "version: 1\nnotify: {{channels: {{hook: {{webhook: 'http://127.0.0.1:{port}/'}}}}}}\njobs:\n{jobs}"
+    ))
+}
+
+#[test]
+fn a_run_that_does_not_end_in_time_is_notified_and_that_it_is_late_no_more() {
+    let receiver = Receiver::start();
+    let place = notified(
+        &receiver,
+        "  slow: {schedule: '@at 2099-01-01T00:00:00Z', shell: 'until test -e fine; do sleep 0.1; done', \
+         expect: {end_within: 1s}}\n",
+    );
+    let _node = place.leader("a", &[]);
+    let run = place.trigger("slow");
+    let late: Value = serde_json::from_str(&receiver.next().1).unwrap();
+    assert_eq!((&late["kind"], &late["run_id"], &late["state"]), (&"late".into(), &run.into(), &Value::Null));
+    assert!(text(&late["text"]).contains("has not ended within the time that is expected"), "{late}");
+    place.write("fine", "");
+    let over: Value = serde_json::from_str(&receiver.next().1).unwrap();
+    assert_eq!((&over["kind"], &over["run_id"]), (&"late_no_more".into(), &late["run_id"]));
+}
+
+#[test]
+fn what_no_node_ran_when_it_was_due_is_notified_once() {
+    let receiver = Receiver::start();
+    let place = notified(&receiver, "  tick: {schedule: '@every 1s', missed: {run: skip}, shell: 'true'}\n");
+    let mut first = place.leader("a", &[]);
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    first.ended();
+    let _second = place.leader("b", &[]);
+    let missed: Value = serde_json::from_str(&receiver.next().1).unwrap();
+    assert_eq!(
+        (&missed["kind"], &missed["job"], &missed["state"]),
+        (&"missed".into(), &"tick".into(), &"skipped".into())
+    );
+    // Several were: they are decided, and none of the others is notified.
+    place.wait_for(&["runs", "--job", "tick"], |runs| {
+        let rows = runs.as_array()?;
+        rows.iter().find(|row| row["state"] == "succeeded" && row["node"] == "b").cloned()
+    });
+    place.wait_for(&["notify", "list"], |list| list.as_array()?.is_empty().then_some(()));
+}
+
 /// How many leaders are killed. The whole campaign, as in docs/alerts.md: `FENCRON_KILLS=200`.
 fn kills() -> usize {
     std::env::var("FENCRON_KILLS").map_or(2, |text| text.parse().expect("FENCRON_KILLS is a number"))
