@@ -150,7 +150,7 @@ mod tests;
 
 pub(crate) use backoff::Backoff;
 #[cfg(feature = "jobs")]
-pub(crate) use backoff::Outage;
+pub(crate) use backoff::{Outage, Reports};
 pub(crate) use candidate::{Candidate, News};
 pub(crate) use claim::{Claim, Claims};
 pub use context::{HeldBy, LockContext, Progress, WaitCanceller};

@@ -259,6 +259,14 @@ impl Txn {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl Txn {
+    /// Whether it looks, and neither changes nor decides anything.
+    fn only_looks(&self) -> bool {
+        self.when.is_empty() && self.then.iter().all(|op| matches!(op, Op::Get(_)))
+    }
+}
+
 /// What a committed transaction answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {

@@ -2,6 +2,8 @@
 
 #[path = "cli/access.rs"]
 mod access;
+#[path = "cli/adopting.rs"]
+mod adopting;
 #[path = "cli/alerts.rs"]
 mod alerts;
 #[path = "cli/care.rs"]

@@ -72,6 +72,29 @@ impl Pace {
     }
 }
 
+/// How often the same trouble is reported: at once, and then ever more seldom.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    last: Option<(String, Boot, Duration)>,
+}
+
+impl Reports {
+    /// The pauses between two reports of the same trouble double from the first to the longest.
+    const FIRST: Duration = Duration::from_secs(4);
+    const LONGEST: Duration = Duration::from_secs(300);
+
+    /// Whether to report `what` at `now`.
+    pub fn is_news(&mut self, what: String, now: Boot) -> bool {
+        let pause = match &self.last {
+            Some((last, at, pause)) if *last == what && now.since(*at) < *pause => return false,
+            Some((last, _, pause)) if *last == what => (*pause * 2).min(Reports::LONGEST),
+            _ => Reports::FIRST,
+        };
+        self.last = Some((what, now, pause));
+        true
+    }
+}
+
 /// A store that does not answer, reported once for each time that it is away: with the reason, and (`None`) when it answers
 /// again.
 #[cfg(feature = "jobs")]

@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use super::backoff::{Backoff, Pace};
+use super::backoff::{Backoff, Pace, Reports};
 use super::keys::CallId;
 use crate::time::Boot;
 
@@ -27,9 +27,6 @@ pub(crate) const OBSTACLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// An obstacle that no attempt has met for so long is not in the way any more: the present attempt waits in the queue.
 const OBSTACLE_LASTS: Duration = Duration::from_secs(5);
-
-/// The longest pause between two reports of the same trouble. The pauses double up to it.
-const REPORT_MOST: Duration = Duration::from_secs(300);
 
 const _: () = assert!(
     OBSTACLE_PAUSE.as_millis() < OBSTACLE_LASTS.as_millis(),
@@ -58,7 +55,7 @@ pub(crate) enum Event {
     /// The call neither waits nor holds any more.
     GivenBack(CallId),
     /// It may do so: the store did not answer, or refused.
-    NotGivenBack(CallId),
+    NotGivenBack(CallId, String),
     /// An attempt outside of the campaign has met this obstacle.
     Met(String),
     /// The candidacy ends, with its session.
@@ -134,6 +131,7 @@ pub(crate) struct Candidacy {
     obstacle: Option<(String, Boot)>,
     session_reports: Reports,
     campaign_reports: Reports,
+    giving_back_reports: Reports,
 }
 
 impl Candidacy {
@@ -152,6 +150,7 @@ impl Candidacy {
             obstacle: None,
             session_reports: Reports::default(),
             campaign_reports: Reports::default(),
+            giving_back_reports: Reports::default(),
         }
     }
 
@@ -176,9 +175,11 @@ impl Candidacy {
             Event::GivenBack(call) if matches!(self.stage, Stage::GivingBack(own, _) if own == call) => {
                 self.stage = Stage::Idle;
                 self.giving_back.reset();
+                self.giving_back_reports = Reports::default();
             }
-            Event::NotGivenBack(call) if matches!(self.stage, Stage::GivingBack(own, _) if own == call) => {
+            Event::NotGivenBack(call, why) if matches!(self.stage, Stage::GivingBack(own, _) if own == call) => {
                 self.stage = Stage::GivingBack(call, Some(now.plus(self.giving_back.next())));
+                actions.extend(self.giving_back_reports.is_news(why, now).then_some(Action::Report));
             }
             Event::TermOver => {
                 if let Stage::Holding(call) = self.stage {
@@ -189,7 +190,7 @@ impl Candidacy {
             Event::Met(obstacle) => self.obstacle = Some((obstacle, now)),
             Event::Leave => self.leave(&mut actions),
             // An answer to what is not waited for any more: its session is closed, and with it went what it had won.
-            Event::Won(_) | Event::NotWon(..) | Event::GivenBack(_) | Event::NotGivenBack(_) => {}
+            Event::Won(_) | Event::NotWon(..) | Event::GivenBack(_) | Event::NotGivenBack(..) => {}
         }
         self.go_on(now, &mut actions);
         actions
@@ -322,24 +323,6 @@ impl Candidacy {
             (Presence::Open, Stage::GivingBack(call, Some(at))) if now >= at => self.give_back(call, actions),
             _ => {}
         }
-    }
-}
-
-/// How often the same trouble is reported: at once, and then ever more seldom.
-#[derive(Debug, Default)]
-struct Reports {
-    last: Option<(String, Boot, Duration)>,
-}
-
-impl Reports {
-    fn is_news(&mut self, what: String, now: Boot) -> bool {
-        let pause = match &self.last {
-            Some((last, at, pause)) if *last == what && now.since(*at) < *pause => return false,
-            Some((last, _, pause)) if *last == what => (*pause * 2).min(REPORT_MOST),
-            _ => OBSTACLE_PAUSE * 2,
-        };
-        self.last = Some((what, now, pause));
-        true
     }
 }
 

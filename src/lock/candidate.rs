@@ -289,8 +289,9 @@ impl<S: Store> Candidate<S> {
             }
             Came::GaveBack(call, Ok(())) => drop(self.handle(Event::GivenBack(call))),
             Came::GaveBack(call, Err(error)) => {
-                tracing::warn!(%error, %call, node, "a call that is over may still wait or hold; trying again");
-                self.handle(Event::NotGivenBack(call));
+                if self.handle(Event::NotGivenBack(call, error.to_string())) {
+                    tracing::warn!(%error, %call, node, "a call that is over may still wait or hold; trying again");
+                }
             }
             Came::Closed(Ok(())) => {}
             Came::Closed(Err(error)) => {
@@ -377,7 +378,7 @@ impl<S: Store> Candidate<S> {
             };
             Came::GaveBack(call, gave_back)
         };
-        let broken_off = Event::NotGivenBack(call);
+        let broken_off = Event::NotGivenBack(call, "its request broke off".to_owned());
         self.attempt = Some(Attempt { task: self.tasks.spawn(give_back), broken_off });
     }
 }

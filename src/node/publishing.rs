@@ -105,12 +105,18 @@ impl<S: Store, E: Execute> Running<S, E> {
             Err(_) | Ok(()) => None,
         };
         let takes_writes = why.is_none();
-        if self.troubles.unwritten(why, self.node.options.clock.wall()) && takes_writes {
+        let is_news = self.troubles.unwritten(why, self.node.options.clock.wall());
+        if is_news && takes_writes {
             tracing::info!("the store takes what this node writes again");
             self.publishing.soon();
         }
-        if let Err(error) = result {
-            tracing::warn!(%error, "could not publish this node's record");
+        match result {
+            Ok(()) => {}
+            // As long as it lasts, the status of this node says so.
+            Err(SessionError::Store(error)) if !is_news => {
+                tracing::debug!(%error, "still could not publish this node's record");
+            }
+            Err(error) => tracing::warn!(%error, "could not publish this node's record"),
         }
     }
 }

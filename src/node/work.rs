@@ -14,7 +14,7 @@ use crate::execute::{self, Execute, Reads, Started, Stop, Stopper};
 use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{AttemptResult, Job, JobName, Outcome, Ping, RunId, Sign};
 use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger};
-use crate::lock::Hold;
+use crate::lock::{Hold, Reports};
 use crate::metrics::{Decided, Metrics};
 use crate::node::housekeeping::Chore;
 use crate::scheduler::run::{Known, Open, Source};
@@ -45,6 +45,8 @@ pub(super) struct Work {
     bounding: Bounding,
     tally: Tally,
     started: mpsc::Sender<(RunId, u32, Wall)>,
+    /// What the store does not take of what became of runs: said at once, and then ever more seldom.
+    reports: Reports,
     /// Where signs of life of runs go.
     pub pings: Option<mpsc::Sender<Ping>>,
 }
@@ -73,6 +75,7 @@ impl Work {
             tally: Tally::default(),
             started,
             pings: None,
+            reports: Reports::default(),
         }
     }
 
@@ -314,7 +317,9 @@ impl<S: Store, E: Execute> Running<S, E> {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, runs = sent.len(), "cannot record what became of runs; trying again");
+                if self.work.reports.is_news(error.to_string(), self.node.options.clock.boot()) {
+                    tracing::error!(%error, runs = sent.len(), "cannot record what became of runs; trying again");
+                }
                 self.work.transitions.extend(sent);
             }
         }
@@ -324,7 +329,9 @@ impl<S: Store, E: Execute> Running<S, E> {
     fn refused(&mut self, refused: Vec<(Transition, StoreError)>) {
         let mut again = Vec::with_capacity(refused.len());
         for (change, error) in refused {
-            tracing::error!(%error, run_id = %change.run, "the store refuses what became of a run; trying again");
+            if self.work.reports.is_news(error.to_string(), self.node.options.clock.boot()) {
+                tracing::error!(%error, run_id = %change.run, "the store refuses what became of a run; trying again");
+            }
             again.push(change);
         }
         if !again.is_empty() {

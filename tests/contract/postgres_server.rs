@@ -197,6 +197,13 @@ async fn another_server_is_not_written_to_until_it_is_adopted_and_fences_go_on_a
         }
         assert!(matches!(store.grant(TTL).await, Err(StoreError::Unusable(_))));
     }
+    let look = Txn::new().then(Op::get("a")).then(Op::get("held"));
+    let (looked, written) = tokio::join!(store.commit(look.clone()), store.commit(Txn::new().then(Op::put("a", "2"))));
+    let looked = looked.unwrap();
+    assert_eq!((looked.got(0).unwrap()[0].modified, looked.got(1).unwrap().len()), (before, 1), "it can be seen");
+    assert!(matches!(written, Err(StoreError::Unusable(_))));
+    let decides = look.when(Compare::present(Keys::one("held")));
+    assert!(matches!(store.commit(decides).await, Err(StoreError::Unusable(_))), "what is there may be out of date");
     assert_eq!(store.keep_alive(lease).await.unwrap(), TTL, "a holder that lives goes on");
     assert_eq!(get(&store, "a").await.unwrap().modified, before);
     assert!(store.about().await.unwrap().warnings.iter().any(|warning| warning.contains("store adopt")));

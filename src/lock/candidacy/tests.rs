@@ -24,6 +24,10 @@ fn not_won(number: u128, why: NotWon) -> Event {
     Event::NotWon(call(number), why)
 }
 
+fn not_given_back(call: CallId) -> Event {
+    Event::NotGivenBack(call, "adopt it".into())
+}
+
 fn no_base() -> NotWon {
     NotWon::Obstacle("no base".into())
 }
@@ -167,12 +171,25 @@ fn terms_that_are_lost_as_they_are_won_are_campaigned_for_ever_more_seldom() {
 fn what_could_not_be_given_back_is_given_back_again_until_the_session_ends() {
     let mut candidate = holding();
     candidate.handle(Event::TermOver, ms(20_000));
-    assert_eq!(candidate.handle(Event::NotGivenBack(call(1)), ms(30_000)), []);
+    assert_eq!(candidate.handle(not_given_back(call(1)), ms(30_000)), [Action::Report]);
     assert_eq!(next(&mut candidate), (ms(30_050), vec![Action::GiveBack(call(1))]));
     assert_eq!(candidate.wake_at(), None, "one at a time");
-    candidate.handle(Event::NotGivenBack(call(1)), ms(40_000));
+    candidate.handle(not_given_back(call(1)), ms(40_000));
     assert_eq!(candidate.handle(Event::SessionOver, ms(40_001)), [Action::Close, Action::Open]);
     assert_eq!(candidate.handle(Event::Opened, ms(40_002)), [Action::Campaign(call(2))]);
+}
+
+#[test]
+fn what_cannot_be_given_back_for_hours_is_said_ever_more_seldom() {
+    let mut candidate = holding();
+    candidate.handle(Event::TermOver, ms(0));
+    let (mut said, mut now) = (0, ms(0));
+    while now < ms(3_600_000) {
+        said +=
+            candidate.handle(not_given_back(call(1)), now).iter().filter(|action| **action == Action::Report).count();
+        now = next(&mut candidate).0;
+    }
+    assert!((2..25).contains(&said), "{said} times in an hour");
 }
 
 #[test]
@@ -345,7 +362,7 @@ impl Shell {
             if well && self.won == Some(call) {
                 self.won = None;
             }
-            return self.tell(if well { Event::GivenBack(call) } else { Event::NotGivenBack(call) });
+            return self.tell(if well { Event::GivenBack(call) } else { not_given_back(call) });
         }
         if let Some(call) = self.campaign.take() {
             if well {
@@ -377,7 +394,7 @@ impl Shell {
                     0 => Event::Won(old),
                     1 => Event::NotWon(old, NotWon::Late),
                     2 => Event::NotWon(old, no_base()),
-                    3 => Event::NotGivenBack(old),
+                    3 => not_given_back(old),
                     _ => Event::GivenBack(old),
                 });
             }

@@ -100,7 +100,9 @@ impl Sightings {
     fn pause(&self, now: Boot) -> Duration {
         let shortest = self.leases.values().map(|sighting| sighting.ttl).min();
         let regular = shortest.map_or(LOOK_MOST, |ttl| (ttl / 8).clamp(LOOK_LEAST, LOOK_MOST));
-        let next = self.leases.values().map(|sighting| sighting.deadline().since(now)).min();
+        // What is due already is asked for again no sooner: a server that was not adopted ends no lease.
+        let deadlines = self.leases.values().map(Sighting::deadline).filter(|deadline| *deadline > now);
+        let next = deadlines.map(|deadline| deadline.since(now)).min();
         next.map_or(regular, |next| regular.min(next.max(LOOK_LEAST)))
     }
 }
@@ -302,9 +304,9 @@ pub(super) fn lease_in(id: i64) -> LeaseId {
 /// revisions, and so its fences, again.
 pub(super) fn another_lineage(store: &str) -> StoreError {
     StoreError::Unusable(format!(
-        "{store} was last written by another server or before a failover or a restore (its system identifier or timeline \
-         has changed): commits may be missing, so nothing is written. See that this is the server that is meant and no \
-         old primary goes on, then run `fencron store adopt --store URL`: fences go on above all that were given"
+        "{store} takes no writes until `fencron store adopt`: another server wrote it last, or there was a failover or a \
+         restore (its system identifier or timeline has changed), and commits may be missing. See that this is the \
+         server that is meant, and that no old primary goes on, before you adopt it"
     ))
 }
 

@@ -73,6 +73,8 @@ struct Ground {
     kept_from: Revision,
     /// The leases that were due, and are removed.
     expired: Vec<LeaseId>,
+    /// Whether the tables were last written by this server.
+    is_ours: bool,
 }
 
 /// What came of a batch.
@@ -147,6 +149,13 @@ impl Writer {
         let client = &connected.client;
         let due = self.leases.due();
         let ground = self.load(client, &Wants::of(writes), &due).await?;
+        if !ground.is_ours {
+            let answers = self.only_look(writes, ground);
+            if matches!(timeout(FLIGHT_WITHIN, client.batch_execute("ROLLBACK")).await, Ok(Ok(()))) {
+                self.connected = Some(connected);
+            }
+            return Ok(Outcome { answers, has_changed: false, kept_from: None });
+        }
         self.remember(&due, &ground.expired);
         let (kept_before, expired) = (ground.kept_from, ground.expired);
         let mut contents = Contents::new(ground.loaded, ground.newest, ground.kept_from);
@@ -176,10 +185,7 @@ impl Writer {
             return Err(newer(&self.place.name, version));
         }
         let understood = ground(&landed).map_err(|error| self.place.not_applied(&error))?;
-        let (ground, is_ours) = understood.ok_or_else(|| emptied(&self.place.name))?;
-        if !is_ours {
-            return Err(another_lineage(&self.place.name));
-        }
+        let ground = understood.ok_or_else(|| emptied(&self.place.name))?;
         let now = self.place.clock.boot();
         for row in &landed.seen {
             if let (Ok(id), Ok(beat), Ok(ttl)) = (row.try_get(0), row.try_get(1), row.try_get::<_, i64>(2)) {
@@ -187,6 +193,17 @@ impl Writer {
             }
         }
         Ok(ground)
+    }
+
+    /// What a server answers that was not adopted: what is there, as it is. It takes no write, and by nothing that it says
+    /// is anything decided: commits may be missing.
+    fn only_look(&self, writes: &[&Write], ground: Ground) -> Answers {
+        let mut contents = Contents::new(ground.loaded, ground.newest, ground.kept_from);
+        let answers = writes.iter().map(|write| match write {
+            Write::Commit(txn) if txn.only_looks() => apply(&mut contents, write),
+            _ => Err(another_lineage(&self.place.name)),
+        });
+        answers.collect()
     }
 
     /// Those that are removed, or are there no more, are forgotten. One that goes on was seen with its new beat.
@@ -341,8 +358,8 @@ async fn ask_of<T>(of: &[T], client: &Client, query: &str, params: Params<'_>) -
     if of.is_empty() { Ok(Vec::new()) } else { ask(client, query, params).await }
 }
 
-/// What the rows say, and whether the tables were last written by this server. `None`: there is nothing in them.
-fn ground(landed: &Landed) -> Result<Option<(Ground, bool)>, Error> {
+/// What the rows say. `None`: there is nothing in them.
+fn ground(landed: &Landed) -> Result<Option<Ground>, Error> {
     let Some(state) = landed.state.first() else { return Ok(None) };
     let (Some(newest), Some(kept_from)) = (revision(state, 0)?, revision(state, 1)?) else { return Ok(None) };
     let mut loaded = Loaded::default();
@@ -358,7 +375,7 @@ fn ground(landed: &Landed) -> Result<Option<(Ground, bool)>, Error> {
     }
     let expired: Result<Vec<i64>, Error> = landed.expired.iter().map(|row| row.try_get(0)).collect();
     let expired = expired?.into_iter().map(lease_in).collect();
-    Ok(Some((Ground { loaded, newest, kept_from, expired }, state.try_get(3)?)))
+    Ok(Some(Ground { loaded, newest, kept_from, expired, is_ours: state.try_get(3)? }))
 }
 
 async fn insert_entries(client: &Client, put: &[&Entry]) -> Result<(), Error> {
