@@ -37,6 +37,8 @@ mod boot;
 mod contents;
 mod rules;
 #[cfg(any(feature = "etcd", feature = "postgres"))]
+mod secret;
+#[cfg(any(feature = "etcd", feature = "postgres"))]
 mod url;
 mod watching;
 

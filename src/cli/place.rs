@@ -32,6 +32,9 @@ pub(super) const ETCD_USER: &str = "FENCRON_ETCD_USER";
 /// The environment variable with the password of a PostgreSQL store whose URL holds none.
 pub(super) const POSTGRES_PASSWORD: &str = "FENCRON_POSTGRES_PASSWORD";
 
+/// That with the file of passwords, as PostgreSQL's own clients name it.
+pub(super) const POSTGRES_PASSFILE: &str = "PGPASSFILE";
+
 /// How often a file is tried to be opened that others keep busy: fifty replicas may start at once, on a slow disk.
 const OPEN_TRIES: u32 = 5;
 
@@ -254,9 +257,12 @@ impl Global {
 
 /// The password of the environment, and the login that the program which started this one has passed on.
 fn with_login(config: PostgresConfig) -> Result<PostgresConfig, Failure> {
-    let config = match std::env::var(POSTGRES_PASSWORD) {
-        Ok(password) if config.credentials().1.is_none() => config.with_password(password),
-        _ => config,
+    let has_password = config.credentials().1.is_some() || config.passfile().is_some();
+    let config = match (std::env::var(POSTGRES_PASSWORD), std::env::var_os(POSTGRES_PASSFILE)) {
+        _ if has_password => config,
+        (Ok(password), _) => config.with_password(password),
+        (Err(_), Some(path)) if !path.is_empty() => config.with_passfile(path),
+        (Err(_), _) => config,
     };
     if config.credentials() != (None, None) {
         return Ok(config);

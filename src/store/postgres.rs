@@ -30,6 +30,7 @@ mod fault;
 mod leases;
 mod link;
 mod loaded;
+mod passfile;
 mod reader;
 mod tables;
 mod watch;
@@ -40,7 +41,7 @@ pub use config::{NotAPostgresUrl, PostgresConfig};
 use leases::Leases;
 use link::{Connected, Link, Place};
 use reader::Reader;
-use watch::{Bell, Watcher};
+use watch::{Bell, Watcher, announce};
 use writer::{Request, Write, Writer, Written};
 
 /// How long a call waits for its answer. A write that was not answered by then is [`StoreError::Unknown`].
@@ -67,7 +68,7 @@ struct Shared {
     watches: mpsc::UnboundedSender<Watching>,
     writes: Arc<Semaphore>,
     /// Tasks without a queue that ends with this.
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 impl Drop for Shared {
@@ -98,7 +99,7 @@ impl PostgresStore {
     fn start(place: Arc<Place>, connected: Option<Connected>) -> PostgresStore {
         let reader = Arc::new(Reader { link: Link::new(Arc::clone(&place)) });
         let leases = Arc::new(Leases::new(Link::new(Arc::clone(&place))));
-        let bell = Bell::default();
+        let (bell, committed) = (place.bell.clone(), Bell::default());
         let (writer, requests) = mpsc::unbounded_channel();
         let (compacted, compactions) = mpsc::unbounded_channel();
         let write_task = Writer {
@@ -108,6 +109,7 @@ impl PostgresStore {
             leases: Arc::clone(&leases),
             reader: Arc::clone(&reader),
             bell: bell.clone(),
+            committed: committed.clone(),
             compacted,
         };
         let (watches, watch_requests) = mpsc::unbounded_channel();
@@ -131,7 +133,8 @@ impl PostgresStore {
         };
         let observe = tokio::spawn(Arc::clone(&leases).observe(Arc::clone(&reader), expire));
         let compact = tokio::spawn(compact(Arc::clone(&reader), compactions));
-        let tasks = [observe.abort_handle(), compact.abort_handle()];
+        let announce = tokio::spawn(announce(Arc::clone(&reader), committed));
+        let tasks = [observe.abort_handle(), compact.abort_handle(), announce.abort_handle()];
         let writes = Arc::new(Semaphore::new(QUEUE));
         PostgresStore { shared: Arc::new(Shared { place, leases, reader, writer, watches, writes, tasks }) }
     }

@@ -11,6 +11,7 @@ use fencron::store::{Change, Committed, Entry, Keys, Op, Range, Revision, Store,
 use fencron::time::Clock;
 
 use crate::support::databases::{Kind, Server};
+use crate::support::pooler::Pooler;
 
 /// How long anything may take before the test fails. Far beyond what it does take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -111,6 +112,62 @@ impl Fixture for Postgres {
 
     async fn compact(&self, revision: Revision) {
         self.0.compact(revision).await.unwrap();
+    }
+}
+
+/// The same through a pooler in transaction mode.
+pub struct Pooled(PostgresStore);
+
+impl Fixture for Pooled {
+    type Store = PostgresStore;
+    const TTL: Duration = Duration::from_secs(3);
+
+    async fn start() -> Pooled {
+        let url = tokio::task::spawn_blocking(|| Pooler::shared().url(&Server::shared(Kind::Postgres).database()));
+        Pooled(PostgresStore::connect(url.await.unwrap().parse().unwrap(), Clock::system()).await.unwrap())
+    }
+
+    fn store(&self) -> PostgresStore {
+        self.0.clone()
+    }
+
+    async fn compact(&self, revision: Revision) {
+        self.0.compact(revision).await.unwrap();
+    }
+}
+
+/// The same where transactions are REPEATABLE READ unless they say otherwise, beside one that keeps an old snapshot.
+pub struct RepeatableRead {
+    store: PostgresStore,
+    _pinning: tokio_postgres::Client,
+}
+
+impl Fixture for RepeatableRead {
+    type Store = PostgresStore;
+    const TTL: Duration = Duration::from_secs(3);
+
+    async fn start() -> RepeatableRead {
+        let database = tokio::task::spawn_blocking(|| {
+            let server = Server::shared(Kind::Postgres);
+            let database = server.database();
+            let isolation = "SET default_transaction_isolation = 'repeatable read'";
+            server.ask("", &format!("ALTER DATABASE {} {isolation}", database.name));
+            database
+        });
+        let url = database.await.unwrap().url;
+        let store = PostgresStore::connect(url.parse().unwrap(), Clock::system()).await.unwrap();
+        let (pinning, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        pinning.batch_execute("BEGIN; SELECT * FROM fencron.log").await.unwrap();
+        RepeatableRead { store, _pinning: pinning }
+    }
+
+    fn store(&self) -> PostgresStore {
+        self.store.clone()
+    }
+
+    async fn compact(&self, revision: Revision) {
+        self.store.compact(revision).await.unwrap();
     }
 }
 

@@ -1,11 +1,12 @@
 //! What every store promises (`fencron::store`), as facts that are tested against each of them, and what is particular
-//! to SQLite and PostgreSQL: several processes on one file, files that are not what they should be, and servers that are
-//! not what they were.
+//! to SQLite and PostgreSQL (which is also reached through a pooler, and under another isolation): several processes on
+//! one file, files that are not what they should be, and servers that are not what they were.
 
 mod equivalence;
 mod file;
 mod fixture;
 mod lease;
+mod postgres_access;
 mod postgres_server;
 mod processes;
 mod range;
@@ -21,6 +22,8 @@ macro_rules! contract {
         contract!(sqlite: fixture::Sqlite; $($module::$fact,)*);
         contract!(etcd: fixture::Etcd; $($module::$fact,)*);
         contract!(postgres: fixture::Postgres; $($module::$fact,)*);
+        contract!(postgres_through_a_pooler: fixture::Pooled; $($module::$fact,)*);
+        contract!(postgres_at_repeatable_read: fixture::RepeatableRead; $($module::$fact,)*);
     };
     ($name:ident: $fixture:ty; $($module:ident::$fact:ident,)*) => {
         mod $name {

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::fixture::{commit, get, next_changes, put, soon};
+use crate::support::PATIENCE;
 use crate::support::databases::{Database, Kind, Server};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -260,6 +261,25 @@ async fn a_lease_that_is_kept_alive_elsewhere_is_not_ended_by_one_that_has_not_l
     assert!(!commit(&other, take("lock")).await.succeeded);
     advance(&millis, TTL);
     assert!(commit(&other, take("lock")).await.succeeded);
+}
+
+/// With time that stands still no poll comes, so that what comes was notified of.
+#[tokio::test]
+async fn a_watch_is_woken_by_what_another_handle_commits() {
+    let database = database().await;
+    let (watching, first, second) = (open(&database).await, open(&database).await, open(&database).await);
+    let at = put(&first, "a", "1").await;
+    let mut watch = watching.watch(Keys::one("a"), at).await.unwrap();
+    assert_eq!(next_changes(&mut watch).await.len(), 1, "it listened before it looked");
+    // Tokio moves no time on while a call blocks.
+    let (_going_on, ends) = std::sync::mpsc::channel::<()>();
+    let patience = tokio::task::spawn_blocking(move || ends.recv_timeout(PATIENCE));
+    tokio::time::pause();
+    put(&second, "a", "2").await;
+    tokio::select! {
+        woken = watch.next() => assert!(matches!(woken, Some(Watched::Changes(_))), "{woken:?}"),
+        _ = patience => panic!("nothing woke the watch"),
+    }
 }
 
 /// What a [`Gap`] does with what passes it.

@@ -32,12 +32,14 @@ pub struct Server {
     port: Port,
     directory: PathBuf,
     options: Vec<String>,
+    /// What stands before its program.
+    prefix: Vec<String>,
     running: Option<Running>,
 }
 
 /// A server's process, under a shell that kills it as soon as our end of its standard input closes: also when this
 /// process dies without a chance to drop anything. The directory goes with it where `$2` says so.
-struct Running {
+pub struct Running {
     shell: Child,
     server: Pid,
 }
@@ -45,6 +47,18 @@ struct Running {
 const SCRIPT: &str = r#"dir=$1; shift
 "$@" </dev/null >>"$dir/log" 2>&1 & echo $!
 read -r keep; kill -9 $! 2>/dev/null; wait; [ "$keep" = keep ] || rm -rf "$dir""#;
+
+impl Running {
+    /// Starts a program, which writes into `log` of the directory.
+    pub fn start(directory: &Path, program: impl IntoIterator<Item = String>) -> Running {
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT, "sh"]).arg(directory).args(program);
+        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Running { shell, server: Pid::from_raw(line.trim().parse().unwrap()) }
+    }
+}
 
 impl Server {
     /// The one server of its kind that the tests of this process share. Each test makes its own [`Server::database`].
@@ -66,14 +80,100 @@ impl Server {
     /// As [`Server::start`], with more options on its command line. They are asked for once its directory is there,
     /// which the server may read.
     pub fn start_with(kind: Kind, options: impl FnOnce(&Path) -> Vec<String>) -> Server {
-        let directory = tempfile::Builder::new().prefix("fencron-db-").tempdir().unwrap().keep();
-        let port = Port::free();
-        let mut server = Server { kind, port, directory, options: Vec::new(), running: None };
+        let mut server = Server::new(kind);
         server.initialize();
         server.options = options(&server.directory);
         own(&server.directory, kind);
         server.launch();
         server
+    }
+
+    /// As [`Server::start`], with a wall clock that [`Server::set_clock`] sets.
+    #[cfg(feature = "cli")]
+    pub fn start_with_clock(kind: Kind) -> Server {
+        let mut server = Server::new(kind);
+        server.set_clock("+0");
+        server.initialize();
+        let [library, keeping] = super::program::other_clock().map(|(name, value)| format!("{name}={value}"));
+        let file = format!("FAKETIME_TIMESTAMP_FILE={}", server.clock().display());
+        server.prefix = ["env".to_owned(), library, keeping, file, "FAKETIME_NO_CACHE=1".to_owned()].into();
+        server.launch();
+        server
+    }
+
+    /// By how much its wall clock is off, as `faketime` reads it: `+1h`.
+    pub fn set_clock(&self, off_by: &str) {
+        fs::write(self.clock(), off_by).unwrap();
+    }
+
+    fn clock(&self) -> PathBuf {
+        self.directory.join("clock")
+    }
+
+    fn new(kind: Kind) -> Server {
+        let directory = tempfile::Builder::new().prefix("fencron-db-").tempdir().unwrap().keep();
+        Server { kind, port: Port::free(), directory, options: Vec::new(), prefix: Vec::new(), running: None }
+    }
+
+    /// A PostgreSQL that follows this one, and can take its place.
+    pub fn standby(&self) -> Server {
+        assert_eq!(self.kind, Kind::Postgres);
+        let mut standby = Server::new(self.kind);
+        own(&standby.directory, self.kind);
+        let mut command = standby.as_user(&program("pg_basebackup"));
+        let port = self.port.number().to_string();
+        command.env("PGPASSWORD", PASSWORD).args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            USER,
+            "-R",
+            "-c",
+            "fast",
+            "-D",
+        ]);
+        let output = command.arg(standby.data()).current_dir(&standby.directory).output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        standby.launch();
+        standby
+    }
+
+    /// Makes a primary of a standby.
+    pub fn promote(&self) {
+        assert_eq!(self.ask("", "SELECT pg_promote()"), "t");
+    }
+
+    /// Waits until `sql` is answered so.
+    pub fn wait_for(&self, database: &str, sql: &str, expected: &str) {
+        const PAUSE: Duration = Duration::from_millis(50);
+        let mut last = String::new();
+        for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
+            last = self.ask(database, sql);
+            if last == expected {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        panic!("{sql}: {last}, and never {expected}");
+    }
+
+    /// What `pg_dump` writes of the schema of a store.
+    pub fn dump(&self, database: &Database) -> String {
+        let output = Command::new("pg_dump").args(["-n", "fencron", "-d", &database.url]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Restores a dump.
+    pub fn restore(&self, database: &Database, dump: &str) {
+        let file = self.directory.join("dump");
+        fs::write(&file, dump).unwrap();
+        let mut command = Command::new("psql");
+        command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url, "-f"]).arg(file);
+        let output = command.stdout(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn data(&self) -> PathBuf {
@@ -150,21 +250,11 @@ impl Server {
                 std::iter::once(program("mariadbd")).chain(options).collect()
             }
         };
-        let mut all: Vec<String> =
-            ["-c".to_owned(), SCRIPT.to_owned(), "sh".to_owned(), self.directory.display().to_string()].into();
-        all.append(&mut user_prefix(self.kind));
+        let mut all = user_prefix(self.kind);
+        all.extend(self.prefix.iter().cloned());
         all.append(&mut arguments);
         all.extend(self.options.iter().cloned());
-        let mut shell = Command::new("sh")
-            .args(all)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        self.running = Some(Running { shell, server: Pid::from_raw(line.trim().parse().unwrap()) });
+        self.running = Some(Running::start(&self.directory, all));
         self.wait_until_ready();
         if self.kind == Kind::Mariadb {
             // Its user exists from the first start on.
@@ -327,7 +417,7 @@ fn user_of(kind: Kind) -> &'static str {
     }
 }
 
-fn user_prefix(kind: Kind) -> Vec<String> {
+pub fn user_prefix(kind: Kind) -> Vec<String> {
     if !nix::unistd::geteuid().is_root() {
         return Vec::new();
     }
@@ -348,7 +438,7 @@ impl Server {
     }
 }
 
-fn own(directory: &Path, kind: Kind) {
+pub fn own(directory: &Path, kind: Kind) {
     if let Ok(Some(user)) = nix::unistd::User::from_name(user_of(kind))
         && nix::unistd::geteuid().is_root()
     {
@@ -360,7 +450,7 @@ fn own(directory: &Path, kind: Kind) {
 }
 
 /// Where a server's program is: Debian keeps PostgreSQL's outside of PATH.
-fn program(name: &str) -> String {
+pub fn program(name: &str) -> String {
     let mut places: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     places.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {

@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod imitation;
 #[cfg(feature = "cli")]
 pub mod mail;
+pub mod pooler;
 pub mod ports;
 #[cfg(feature = "cli")]
 pub mod program;

@@ -1,18 +1,15 @@
 //! The addresses of the members, the login, and how long to wait.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
-#[cfg(unix)]
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 
-use crate::store::StoreError;
 use crate::store::url::{self, NotAHost, encoded};
+use crate::store::{StoreError, secret};
 
 /// The port of an endpoint that names none.
 const DEFAULT_PORT: u16 = 2379;
@@ -46,9 +43,6 @@ enum Password {
     /// In this file, which is read whenever it is needed: it may be another one by then.
     In(PathBuf),
 }
-
-/// The largest file with a password, in bytes.
-const PASSWORD_MOST: u64 = 64 * 1024;
 
 /// What a TLS connection is made with. The files are read for every new connection, so that renewed ones are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -344,21 +338,9 @@ fn tls_of(query: &str) -> Result<Tls, NotAnEtcdUrl> {
     Ok(tls)
 }
 
-/// The text of a regular file, without its line end: a pipe would keep its reader waiting.
+/// The text of a file, without its line end.
 fn read_password(path: &Path) -> io::Result<String> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    options.custom_flags(nix::libc::O_NONBLOCK);
-    let file = options.open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut text = String::new();
-    file.take(PASSWORD_MOST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > PASSWORD_MOST {
-        return Err(io::Error::other(format!("it has more than {PASSWORD_MOST} bytes")));
-    }
+    let text = secret::text(secret::open(path)?)?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }

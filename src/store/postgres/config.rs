@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::passfile;
 use crate::store::url::{self, NotAHost, encoded};
 use crate::tls::{self, Checks, Encryption};
 
@@ -41,6 +42,8 @@ pub struct PostgresConfig {
     database: String,
     user: Option<String>,
     password: Option<String>,
+    /// The file that the password is in.
+    passfile: Option<PathBuf>,
     encryption: Encryption,
     roots: Option<PathBuf>,
     identity: Option<(PathBuf, PathBuf)>,
@@ -72,6 +75,19 @@ impl PostgresConfig {
         self
     }
 
+    /// A file of passwords, as PostgreSQL's own clients have it (`.pgpass`), which no other user may read. It is read for
+    /// every new connection: a password that is changed, there and in the database, is no outage.
+    #[must_use]
+    pub fn with_passfile(mut self, path: impl Into<PathBuf>) -> PostgresConfig {
+        self.passfile = Some(path.into());
+        self
+    }
+
+    /// The file of passwords, where one was named.
+    pub fn passfile(&self) -> Option<&Path> {
+        self.passfile.as_deref()
+    }
+
     /// The user and the password, where they were given. What is shown or logged is not to hold them.
     pub fn credentials(&self) -> (Option<&str>, Option<&str>) {
         (self.user.as_deref(), self.password.as_deref())
@@ -85,7 +101,8 @@ impl PostgresConfig {
             pairs.push(format!("sslmode={}", word(self.encryption)));
         }
         let (certificate, key) = self.identity.as_ref().map(|(certificate, key)| (certificate, key)).unzip();
-        for (name, path) in [("sslrootcert", self.roots.as_ref()), ("sslcert", certificate), ("sslkey", key)] {
+        let named = [("sslrootcert", self.roots.as_ref()), ("sslcert", certificate), ("sslkey", key)];
+        for (name, path) in named.into_iter().chain([("passfile", self.passfile.as_ref())]) {
             if let Some(path) = path {
                 let path = std::path::absolute(path)?;
                 let text = path.to_str().ok_or_else(|| io::Error::other(format!("the path of `{name}` is no text")))?;
@@ -124,6 +141,13 @@ impl PostgresConfig {
             Encryption::Require | Encryption::VerifyCa | Encryption::VerifyFull => SslMode::Require,
         });
         Ok(config)
+    }
+
+    /// The password in the file that was named, as it is now; or why there is none.
+    pub(super) fn password_in_file(&self) -> Result<Option<String>, String> {
+        let (None, Some(path)) = (&self.password, &self.passfile) else { return Ok(None) };
+        let user = self.user.as_deref().ok_or("the URL names no user, whose password is in the passfile")?;
+        passfile::password(path, &self.hosts, &self.database, user).map(Some)
     }
 
     /// What the connection checks. The files are read for every new connection, so that renewed ones are used.
@@ -169,6 +193,7 @@ impl FromStr for PostgresConfig {
             database: database.to_owned(),
             user: None,
             password: None,
+            passfile: None,
             encryption: Encryption::Prefer,
             roots: None,
             identity: None,
@@ -197,6 +222,7 @@ impl PostgresConfig {
                 "sslrootcert" if value == "system" => self.roots = None,
                 "sslrootcert" => self.roots = Some(decoded(value)?.into()),
                 "sslcert" => certificate = Some(PathBuf::from(decoded(value)?)),
+                "passfile" => self.passfile = Some(decoded(value)?.into()),
                 "sslkey" => key = Some(PathBuf::from(decoded(value)?)),
                 "target_session_attrs" | "dbname" | "host" | "port" => {
                     return problem(format!("`{name}` cannot be set behind the `?`"));

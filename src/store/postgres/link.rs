@@ -1,15 +1,18 @@
 //! Connections: how they are made, shared and given up.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{AsyncMessage, Client, Error};
 
 use super::config::{CONNECT_WITHIN, PostgresConfig};
+use super::watch::{Bell, is_of_another};
 use super::{fault, tables};
 use crate::store::StoreError;
 use crate::time::Clock;
@@ -29,12 +32,17 @@ pub(super) struct Place {
     pub config: PostgresConfig,
     /// What it is called in messages.
     pub name: String,
+    /// What distinguishes this handle from the others, in what it notifies them of.
+    pub handle: String,
+    /// Rung when another handle has committed something.
+    pub bell: Bell,
     pub clock: Clock,
 }
 
 impl Place {
     pub fn new(config: PostgresConfig, clock: Clock) -> Place {
-        Place { name: config.to_string(), config, clock }
+        let handle = uuid::Uuid::new_v4().to_string();
+        Place { name: config.to_string(), handle, bell: Bell::default(), config, clock }
     }
 
     pub fn unavailable(&self, why: impl Into<String>) -> StoreError {
@@ -62,13 +70,23 @@ impl Place {
     async fn connect_as_it_is(&self) -> Result<Connected, StoreError> {
         let refused = |why: String| StoreError::Denied { store: self.name.clone(), why };
         let tls = self.config.tls().map_err(refused)?;
-        let config = self.config.driver().map_err(|error| StoreError::Refused(error.to_string()))?;
-        let (client, connection) = config.connect(tls).await.map_err(|error| self.not_applied(&error))?;
+        let mut config = self.config.driver().map_err(|error| StoreError::Refused(error.to_string()))?;
+        if let Some(password) = self.config.password_in_file().map_err(refused)? {
+            config.password(password);
+        }
+        let (client, mut connection) = config.connect(tls).await.map_err(|error| self.not_applied(&error))?;
+        let (bell, handle) = (self.bell.clone(), self.handle.clone());
         let driver = tokio::spawn(async move {
             // The caller that waits for an answer gets its error.
-            connection.await.ok();
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notification) = message
+                    && is_of_another(&notification, &handle)
+                {
+                    bell.ring();
+                }
+            }
         });
-        Ok(Connected { client, driver })
+        Ok(Connected { client, listens: AtomicBool::new(false), driver })
     }
 }
 
@@ -76,6 +94,8 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Connected {
     pub client: Client,
+    /// Whether it was asked to listen.
+    pub listens: AtomicBool,
     driver: JoinHandle<()>,
 }
 

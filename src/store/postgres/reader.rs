@@ -2,11 +2,13 @@
 //! that all it answers is of one moment.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
+use super::fault;
 use super::link::{ASK_WITHIN, Connected, Link};
 use crate::store::contents::{self, REPORT_CHANGES, bounds, lease_of, sql};
 use crate::store::watching::WatchBatch;
@@ -120,6 +122,38 @@ impl Reader {
             self.leave_a_standby(&connected, rows).await?;
         }
         answer
+    }
+
+    /// Sends statements as one message, a transaction of their own.
+    pub async fn do_all(&self, statements: &str) -> Result<(), StoreError> {
+        let connected = self.link.connected().await?;
+        let answer = timeout(ASK_WITHIN, connected.client.batch_execute(statements)).await;
+        match self.link.judge(&connected, answer).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // A transaction that failed is open still: it must not meet the next message.
+                self.link.give_up(&connected).await;
+                Err(error.not_applied(&self.link.place))
+            }
+        }
+    }
+
+    /// Has the present connection listen to the channel, where it does not yet. What refuses that is done without.
+    pub async fn listen(&self, channel: &str) -> Result<(), StoreError> {
+        let connected = self.link.connected().await?;
+        if connected.listens.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        match timeout(ASK_WITHIN, connected.client.batch_execute(&format!("LISTEN {channel}"))).await {
+            Ok(Err(error)) if fault::is_an_answer(&error) => {
+                tracing::debug!(%error, "it is looked for what others have committed");
+                Ok(())
+            }
+            answer => {
+                let answer = self.link.judge(&connected, answer).await;
+                answer.map_err(|error| error.not_applied(&self.link.place))
+            }
+        }
     }
 
     /// A server may have become a standby while its connections stayed open: what it says may be old.

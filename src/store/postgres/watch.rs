@@ -1,14 +1,16 @@
 //! The task that serves the watches.
 //!
-//! While one is open it asks for the newest revision every [`POLL`], and at once after a commit of this handle. Revisions
-//! become visible in the order of their numbers (`postgres/writer.rs`), so that what is newer than the newest one that was
-//! reported is all that there is to report.
+//! While one is open it asks for the newest revision every [`POLL`], at once after a commit of this handle, and when
+//! another handle notifies it of one. A notification may be lost, or never come (behind a pooler in transaction mode), so
+//! that nothing but speed depends on it. Revisions become visible in the order of their numbers (`postgres/writer.rs`), so
+//! that what is newer than the newest one that was reported is all that there is to report.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio_postgres::Notification;
 
 use super::leases::Leases;
 use super::reader::Reader;
@@ -22,13 +24,44 @@ const POLL: Duration = Duration::from_millis(50);
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_LAST: Duration = Duration::from_secs(2);
 
-/// Has the watches of a handle served at once.
-#[derive(Clone, Default)]
+/// What handles notify each other by, in one database.
+const CHANNEL: &str = "fencron";
+
+/// The least pause between two notifications of one handle: each has the server wake all that listen, one after another.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(10);
+
+/// Wakes a task; rung while the task is at work, it wakes the task once more.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Bell(Arc<Notify>);
 
 impl Bell {
     pub fn ring(&self) {
         self.0.notify_one();
+    }
+
+    async fn rung(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// Whether a notification is of a commit of another handle than that of this name.
+pub(super) fn is_of_another(notification: &Notification, name: &str) -> bool {
+    notification.channel() == CHANNEL && notification.payload() != name
+}
+
+/// Notifies the other handles that something was committed, after the commit: a notification within a transaction has all
+/// commits of the server wait for each other until they are on disk.
+pub(super) async fn announce(reader: Arc<Reader>, committed: Bell) {
+    loop {
+        committed.rung().await;
+        let message = format!(
+            "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '500ms'; NOTIFY {CHANNEL}, '{}'; COMMIT",
+            reader.link.place.handle
+        );
+        if let Err(error) = reader.do_all(&message).await {
+            tracing::debug!(%error, "other handles find out by themselves what was committed");
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
 }
 
@@ -56,7 +89,7 @@ impl Watcher {
                 tokio::select! {
                     biased;
                     request = self.requests.recv() => request.map(Some),
-                    () = self.bell.0.notified() => Some(None),
+                    () = self.bell.rung() => Some(None),
                     () = tokio::time::sleep(pause) => Some(None),
                 }
             };
@@ -88,6 +121,8 @@ impl Watcher {
         if self.open.is_empty() {
             return Ok(());
         }
+        // What is committed from here on is notified of, and the rest is seen now.
+        self.reader.listen(CHANNEL).await?;
         let newest = self.reader.newest().await?;
         if newest < self.newest {
             // It was restored, or lost its last commits in a failover: what was reported may not have been.

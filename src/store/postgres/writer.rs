@@ -61,7 +61,10 @@ pub(super) struct Writer {
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub leases: Arc<Leases>,
     pub reader: Arc<Reader>,
+    /// Has the watches of this handle served.
     pub bell: Bell,
+    /// Has the other handles notified.
+    pub committed: Bell,
     /// From where on history is kept, whenever that has changed.
     pub compacted: mpsc::UnboundedSender<Revision>,
 }
@@ -116,6 +119,7 @@ impl Writer {
         };
         if changed {
             self.bell.ring();
+            self.committed.ring();
         }
         for (request, answer) in batch.into_iter().zip(answers) {
             if let Some(reply) = request.reply {
