@@ -1,11 +1,11 @@
 //! What locks cost: beside `etcdctl lock`, beside etcd's own recipe for locks, and beside plain transactions, on the same
-//! server or disk and by turns.
+//! server or disk and by turns; and what a store in PostgreSQL costs.
 //!
-//! `cargo bench --bench locks -- [uncontended] [handover] [crowd] [names]`; all of them when none is named. It starts an
-//! etcd of its own. `FENCRON_BENCH_RECIPE` names the program of `benches/locks/recipe`, built (`go build`): where it is
-//! set, etcd's own recipe in Go is measured by turns with ours. `FENCRON_BENCH_CALLS` is how many locks `uncontended`
-//! takes and how often `handover` hands over (default: 500), `FENCRON_BENCH_NAMES` how many names `names` uses once
-//! (default: 100,000).
+//! `cargo bench --bench locks -- [uncontended] [handover] [crowd] [names] [postgres]`; all of them when none is named. It
+//! starts an etcd and a PostgreSQL of its own. `FENCRON_BENCH_RECIPE` names the program of `benches/locks/recipe`, built
+//! (`go build`): where it is set, etcd's own recipe in Go is measured by turns with ours. `FENCRON_BENCH_CALLS` is how many
+//! locks `uncontended` takes, how often `handover` hands over, and how much `postgres` does of each (default: 500),
+//! `FENCRON_BENCH_NAMES` how many names `names` uses once (default: 100,000).
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,6 +23,7 @@ mod crowd;
 mod figures;
 mod handover;
 mod names;
+mod postgres;
 mod recipe;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -30,7 +31,7 @@ mod uncontended;
 
 use figures::Figures;
 
-const PARTS: [&str; 4] = ["uncontended", "handover", "crowd", "names"];
+const PARTS: [&str; 5] = ["uncontended", "handover", "crowd", "names", "postgres"];
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -45,7 +46,8 @@ fn main() {
             "uncontended" => runtime.block_on(uncontended::measure(&mut figures)),
             "handover" => runtime.block_on(handover::measure(&mut figures)),
             "crowd" => runtime.block_on(crowd::measure(&mut figures)),
-            _ => runtime.block_on(names::measure(&mut figures)),
+            "names" => runtime.block_on(names::measure(&mut figures)),
+            _ => runtime.block_on(postgres::measure(&mut figures)),
         }
     }
     println!("{figures}");

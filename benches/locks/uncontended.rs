@@ -23,7 +23,7 @@ pub async fn measure(figures: &mut Figures) {
 }
 
 /// So many locks and unlocks, in a session of their own.
-async fn turn<S: Store>(store: &S, times: &mut Vec<std::time::Duration>, many: usize) {
+pub async fn turn<S: Store>(store: &S, times: &mut Vec<std::time::Duration>, many: usize) {
     let (locks, session) = node(store).await;
     let (lock, mut context) = (door(&locks, "door"), session.context());
     for _ in 0..many {
