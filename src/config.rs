@@ -288,7 +288,6 @@ fn read(walk: &mut Walk, roots: &[NodeId]) -> Option<Read> {
     let namespace = namespace.or_else(|| walk.sources.open.then(|| DEFAULT_NAMESPACE.to_owned()));
     walk.calendars = Calendars::read(walk, fields.get("calendars"));
     let notices = fields.get("notify").map(|spot| notify::read(walk, spot)).unwrap_or_default();
-    walk.channels = notify::names(&notices);
     let mut defaults = Draft::documented();
     if let Some(spot) = fields.get("defaults")
         && let Some(fields) = walk.fields(&spot)

@@ -4,6 +4,7 @@
 //! sent and not marked, its successor sends again, with the same id. Before each sending the store is asked whether the
 //! term still stands: a leader that was replaced, and has not noticed, sends nothing from then on.
 
+mod cluster;
 mod late;
 mod mail;
 mod payload;
@@ -76,8 +77,14 @@ enum Turn {
 type Bells = BTreeMap<String, Arc<Notify>>;
 
 impl<S: Store> Notifier<S> {
-    /// Goes on until the node has ended. `leads`: the hold of the term under which this node acts.
-    pub async fn run(self, mut leads: watch::Receiver<Option<Hold>>, mut notices: watch::Receiver<Arc<Notices>>) {
+    /// Goes on until the node has ended. `leads`: the hold of the term under which this node acts. `vacant_after`: how long
+    /// no node leads before a follower notifies that.
+    pub async fn run(
+        self,
+        mut leads: watch::Receiver<Option<Hold>>,
+        mut notices: watch::Receiver<Arc<Notices>>,
+        vacant_after: Duration,
+    ) {
         loop {
             let (hold, wanted) = (leads.borrow_and_update().clone(), Arc::clone(&notices.borrow_and_update()));
             let mut channels = JoinSet::new();
@@ -90,11 +97,14 @@ impl<S: Store> Notifier<S> {
                 if !bells.is_empty() {
                     channels.spawn(self.clone().listen(bells));
                     channels.spawn(self.clone().watch_late(hold.clone()));
+                    channels.spawn(self.clone().watch_troubles(hold.clone(), Arc::clone(&wanted)));
                 }
                 channels.spawn(self.clone().bound(hold.clone(), Arc::clone(&wanted)));
                 if let Some(heartbeat) = wanted.heartbeat.clone() {
                     channels.spawn(self.clone().beat(hold, heartbeat));
                 }
+            } else if !wanted.troubles.is_empty() {
+                channels.spawn(self.clone().watch_vacancy(Arc::clone(&wanted), vacant_after));
             }
             let changed = tokio::select! {
                 changed = leads.changed() => changed,
@@ -244,7 +254,7 @@ impl<S: Store> Notifier<S> {
         message: &Message,
         outgoing: &mut Outgoing,
     ) -> Result<Option<Result<(), NotTaken>>, StoreError> {
-        let about = self.about(hold);
+        let about = self.about(Some(hold));
         for part in parts(channel, message, &about) {
             if !self.ledger.stands(hold).await? {
                 return Ok(None);
@@ -261,9 +271,9 @@ impl<S: Store> Notifier<S> {
         self.clock.wall().since(message.since) >= GIVEN_UP_AFTER
     }
 
-    fn about(&self, hold: &Hold) -> About {
+    fn about(&self, hold: Option<&Hold>) -> About {
         let namespace = self.ledger.namespace().to_string();
-        About { namespace, node: self.node.clone(), fence: Some(hold.fence()), now: self.clock.wall() }
+        About { namespace, node: self.node.clone(), fence: hold.map(Hold::fence), now: self.clock.wall() }
     }
 
     /// Makes the request of the heartbeat again and again, each time after a fenced transaction: where the store does not
@@ -274,7 +284,7 @@ impl<S: Store> Notifier<S> {
             let within = CONFIRMED_WITHIN.min(heartbeat.every);
             let confirmed = tokio::time::timeout(within, self.ledger.stands(&hold)).await;
             let result = match confirmed {
-                Ok(Ok(true)) => match self.sender.beat(&heartbeat, &self.about(&hold)).await {
+                Ok(Ok(true)) => match self.sender.beat(&heartbeat, &self.about(Some(&hold))).await {
                     Ok(()) => "sent",
                     Err(why) => {
                         tracing::warn!(%why, "the heartbeat was not sent");

@@ -27,6 +27,7 @@ pub mod hour;
 pub mod late;
 pub mod outbox;
 pub mod run;
+pub mod trouble;
 pub mod view;
 
 mod authority;

@@ -134,6 +134,7 @@ fn views(waiting: Waiting) -> Vec<WaitingView> {
         for message in &outgoing.sending {
             let kind = match &message.content {
                 Content::Alert(alert) => alert.kind.word(),
+                Content::Trouble(trouble) => trouble.kind(),
                 Content::Summary(_) => "summary",
             };
             let sending = view("sending", kind, message.alerts());

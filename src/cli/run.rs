@@ -253,7 +253,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let (clock, measures, known) = (place.clock.clone(), Arc::clone(&metrics), board.clone());
     let (sender, pings, pinging) = pinging(&metrics)?;
     let notifier = Notifier { ledger: ledger.clone(), node: name, clock, metrics: measures, sender, board: known };
-    beside.spawn(notifier.run(leads.subscribe(), notices.subscribe()));
+    beside.spawn(notifier.run(leads.subscribe(), notices.subscribe(), 2 * timing.ttl()));
     let reload = reload::Reload::new(args.file, kept_name, (&config, files), order.clone()).noticing(notices);
     beside.spawn(reload.reporting(service.clone()).run(hangup));
     let housekeeping = Housekeeping::start(chore).await.context("cannot start the housekeeping")?;

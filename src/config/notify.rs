@@ -38,6 +38,9 @@ pub static NOTICES: Tables = &[&[
     key("heartbeat", Shape::Map(HEARTBEAT),
         "A request that the leader makes again and again, so that another service notices its silence.")
         .also("ping dead_man deadman watchdog"),
+    key("troubles", Shape::Texts { most: CHANNELS_MOST },
+        "The channels through which troubles of the cluster are notified, or `off`; by default all of them.")
+        .also("cluster"),
 ]];
 
 #[rustfmt::skip]
@@ -84,7 +87,14 @@ pub fn read(walk: &mut Walk, spot: Spot) -> Notices {
     };
     let channels = fields.get("channels").map(|spot| walk.named(spot, check, |walk, spot, _| read_channel(walk, spot)));
     let heartbeat = fields.get("heartbeat").and_then(|spot| read_heartbeat(walk, spot));
-    Notices { channels: channels.unwrap_or_default(), heartbeat }
+    let mut notices = Notices { channels: channels.unwrap_or_default(), heartbeat, troubles: Vec::new() };
+    walk.channels = names(&notices);
+    let troubles = fields.get("troubles").and_then(|spot| Recipients::read(walk, spot)).unwrap_or(Recipients::All);
+    notices.troubles = match troubles {
+        Recipients::All => walk.channels.to_vec(),
+        Recipients::These(names) => names,
+    };
+    notices
 }
 
 fn read_channel(walk: &mut Walk, spot: Spot) -> Option<Channel> {
@@ -288,6 +298,20 @@ mod tests {
             assert_eq!(whose.runbook.as_deref(), Some(shown));
         }
         assert!(of_job("{}", "").unwrap().whose.is_empty());
+    }
+
+    #[test]
+    fn troubles_of_the_cluster_go_to_all_channels_unless_some_are_named() {
+        let of = |more: &str| {
+            let channels = "{b: {slack: 'http://localhost/s'}, a: {slack: 'http://localhost/t'}}";
+            let text = file(&format!("{channels}{more}"), "{}", "");
+            parse(&text, &Sources::none()).map(|config| config.notices.troubles.clone())
+        };
+        assert_eq!(of("").unwrap(), ["a", "b"]);
+        assert_eq!(of("\n  troubles: b").unwrap(), ["b"]);
+        assert_eq!(of("\n  troubles: off").unwrap(), [""; 0]);
+        let why = of("\n  troubles: [c]").unwrap_err().to_string();
+        assert!(why.contains("there is no channel `c`"), "{why}");
     }
 
     #[test]

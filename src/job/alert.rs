@@ -210,4 +210,6 @@ pub struct Notices {
     /// By name.
     pub channels: BTreeMap<String, Channel>,
     pub heartbeat: Option<Heartbeat>,
+    /// The names of the channels through which troubles of the cluster are notified.
+    pub troubles: Vec<String>,
 }

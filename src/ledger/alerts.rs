@@ -6,6 +6,8 @@
 //! | rows counted or taken, and what the channel makes of them | the owner key of the leader; the record of the channel is unmoved |
 //! | a message sent, or given up | the same |
 //! | a run is late, or no more, with the rows of that | the owner key of the leader; the run's mark is absent, or present |
+//! | troubles of the cluster, with the messages of that | the owner key of the leader; the records are unmoved |
+//! | that no node leads | the record of troubles is unmoved |
 //!
 //! So a leader that was replaced takes nothing and marks nothing. One that is lost between sending and marking leaves the
 //! message in the record: its successor sends it again, with the same id.
@@ -20,6 +22,7 @@ use crate::job::{Notify, RunId};
 use crate::lock::Hold;
 use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{LOOKED_AT, Outgoing};
+use crate::scheduler::trouble::Troubles;
 use crate::store::{Change, Compare, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 use crate::time::Wall;
 
@@ -138,6 +141,53 @@ impl<S: Store> Ledger<S> {
         }
     }
 
+    /// The troubles of the cluster that were notified, and the version of that. One that a newer version wrote is begun
+    /// anew: at worst, a trouble is notified once more.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn troubles(&self) -> Result<(Troubles, Revision), StoreError> {
+        let record = self.read(Range::of(Keys::one(self.keys.troubles()))).await?.entries.into_iter().next();
+        let version = record.as_ref().map_or(Revision(0), |entry| entry.modified);
+        Ok((record.and_then(|entry| decode(&entry.value)).unwrap_or_default(), version))
+    }
+
+    /// Puts the troubles of the cluster, with what these channels make of them. `false`: the term is over, or something is
+    /// not as it was read.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn put_troubles(
+        &self,
+        hold: &Hold,
+        (troubles, version): (&Troubles, Revision),
+        outboxes: &[(&str, Outbox)],
+    ) -> Result<bool, StoreError> {
+        let mut unmoved = vec![Compare::modified_at(self.keys.troubles(), version)];
+        let mut ops = vec![Op::put(self.keys.troubles(), encode(troubles))];
+        for (channel, outbox) in outboxes {
+            let key = self.keys.channel(channel);
+            unmoved.push(Compare::modified_at(&key, outbox.version));
+            ops.push(Op::put(key, encode(&outbox.outgoing)));
+            ops.extend(outbox.damaged.iter().map(Op::delete));
+        }
+        self.write_as_leader(hold, &unmoved, &ops).await
+    }
+
+    /// The same of a follower, which has no channel. `false`: another node has put them, or an attempt of this one whose
+    /// answer was lost did.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn put_troubles_as_follower(&self, troubles: &Troubles, version: Revision) -> Result<bool, StoreError> {
+        let key = self.keys.troubles();
+        let put = Txn::new().when(Compare::modified_at(&key, version)).then(Op::put(key, encode(troubles)));
+        Ok(self.store.commit(put).await?.succeeded)
+    }
+
     /// An alert waits for a channel, whatever its cause.
     #[cfg(test)]
     pub(crate) async fn put_alert(&self, channel: &str, alert: &Alert) {
@@ -218,6 +268,21 @@ impl<S: Store> Ledger<S> {
         self.write_as_leader(hold, &[unmoved], &ops).await
     }
 
+    /// What the channels have taken of their alerts, by name, the first [`ALERTS_LISTED`] of them: those that the jobs file
+    /// does not have any more among them. Whether there are more.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn channels(&self) -> Result<(BTreeMap<String, Outgoing>, bool), StoreError> {
+        let records = self.store.range(Range { limit: ALERTS_LISTED, ..Range::of(self.keys.channels()) }).await?;
+        let channels = records.entries.iter().filter_map(|entry| {
+            let channel = self.keys.channel_of(&entry.key)?;
+            Some((channel.to_owned(), decode::<Outgoing>(&entry.value)?))
+        });
+        Ok((channels.collect(), records.more))
+    }
+
     /// The alerts that wait in all channels, those of channels that the jobs file does not have any more among them.
     ///
     /// # Errors
@@ -225,13 +290,8 @@ impl<S: Store> Ledger<S> {
     /// The store's.
     pub async fn alerts_waiting(&self) -> Result<Waiting, StoreError> {
         let mut waiting = Waiting::default();
-        let records = Range { limit: ALERTS_LISTED, ..Range::of(self.keys.channels()) };
-        let records = self.store.range(records).await?;
-        for entry in records.entries {
-            if let (Some(channel), Some(outgoing)) = (self.keys.channel_of(&entry.key), decode(&entry.value)) {
-                waiting.channels.insert(channel.to_owned(), (outgoing, Vec::new()));
-            }
-        }
+        let (channels, more) = self.channels().await?;
+        waiting.channels.extend(channels.into_iter().map(|(channel, outgoing)| (channel, (outgoing, Vec::new()))));
         let rows = Range { limit: ALERTS_LISTED, ..Range::of(self.keys.alerts()) };
         let rows = self.store.range(rows).await?;
         for entry in rows.entries {
@@ -239,7 +299,7 @@ impl<S: Store> Ledger<S> {
                 waiting.channels.entry(channel.to_owned()).or_default().1.push(alert);
             }
         }
-        waiting.more = records.more || rows.more;
+        waiting.more = more || rows.more;
         Ok(waiting)
     }
 

@@ -238,6 +238,11 @@ impl LedgerKeys {
         format!("{}~alert/late/", self.prefix)
     }
 
+    /// The troubles of the cluster that were notified.
+    pub fn troubles(&self) -> String {
+        format!("{}~alert/troubles", self.prefix)
+    }
+
     pub fn all_stats(&self) -> Keys {
         Keys::prefix(format!("{}~stat/", self.prefix))
     }

@@ -25,7 +25,7 @@ const DEDUP_MOST: usize = 255;
 pub struct About {
     pub namespace: String,
     pub node: String,
-    /// That of the leader; `None`: a person tries a channel.
+    /// That of the leader; `None`: a person tries a channel, or a follower says that no node leads.
     pub fence: Option<Fence>,
     pub now: Wall,
 }
@@ -99,6 +99,10 @@ pub fn text(message: &Message, about: &About) -> String {
             let whose = lines(&alert.whose);
             format!("[{namespace}] {job} {what}{row}{why}\nrun {run}{whose}")
         }
+        Content::Trouble(trouble) => {
+            let over = if trouble.over_at.is_some() { "it is over: " } else { "" };
+            format!("[{namespace}] {over}{}\n`fencron status` says more", trouble.what)
+        }
         Content::Summary(summary) => {
             let kinds: Vec<String> =
                 summary.kinds.iter().map(|(kind, count)| format!("{count} {}", kind.word())).collect();
@@ -148,6 +152,13 @@ fn plain(message: &Message, about: &About) -> Value {
             "owner": alert.whose.owner,
             "labels": alert.whose.labels,
             "runbook": alert.whose.runbook,
+        }),
+        Content::Trouble(trouble) => json!({
+            "kind": trouble.kind(),
+            "trouble": trouble.key,
+            "reason": trouble.what,
+            "since": trouble.since,
+            "over_at": trouble.over_at,
         }),
         Content::Summary(Summary { kinds, from, until, given_up, .. }) => json!({
             "kind": "summary",
@@ -200,6 +211,13 @@ fn alertmanager(message: &Message, about: &About) -> Value {
             }
             (labels, (!is_end).then_some(alert.finished_at), ends)
         }
+        Content::Trouble(trouble) => {
+            let labels = json!({
+                "alertname": "FencronTrouble", "trouble": trouble.key, "fencron_namespace": about.namespace,
+            });
+            let ends = if trouble.over_at.is_some() { about.now } else { about.now.plus(SHOWN_FOR) };
+            (labels, trouble.over_at.is_none().then_some(trouble.since), ends)
+        }
         Content::Summary(summary) => {
             let labels = json!({ "alertname": "FencronAlerts", "fencron_namespace": about.namespace });
             (labels, summary.from, about.now.plus(Duration::from_secs(3_600)))
@@ -230,17 +248,21 @@ fn alertmanager(message: &Message, about: &About) -> Value {
 /// One incident for a job, which its recovery resolves; one for each run that is late, until it is no more; one for each
 /// that is in doubt or missed, and for each summary.
 fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
-    let late;
+    let own;
     let (of, action) = match &message.content {
         Content::Alert(alert) => match alert.kind {
             AlertKind::Recovered => (alert.job.as_str(), "resolve"),
             AlertKind::Failed | AlertKind::TimedOut => (alert.job.as_str(), "trigger"),
             AlertKind::Unknown | AlertKind::Missed => (&*message.id, "trigger"),
             AlertKind::Late | AlertKind::LateNoMore => {
-                late = format!("late/{}", alert.run);
-                (&*late, if alert.kind == AlertKind::Late { "trigger" } else { "resolve" })
+                own = format!("late/{}", alert.run);
+                (&*own, if alert.kind == AlertKind::Late { "trigger" } else { "resolve" })
             }
         },
+        Content::Trouble(trouble) => {
+            own = format!("trouble/{}", trouble.key);
+            (&*own, if trouble.over_at.is_none() { "trigger" } else { "resolve" })
+        }
         Content::Summary(_) => (&*message.id, "trigger"),
     };
     let summary: String = text(message, about).chars().take(SUMMARY_MOST).collect();
@@ -300,6 +322,7 @@ mod tests {
     use super::cases::{about, message};
     use super::*;
     use crate::job::Text;
+    use crate::scheduler::trouble::Trouble;
 
     fn to(channel: &Channel, kind: AlertKind) -> Value {
         only(channel, &message(kind))
@@ -324,6 +347,25 @@ mod tests {
         assert!(body["payload"]["summary"].as_str().unwrap().contains("token=***"), "people read it still");
         let alertmanager = Channel::Alertmanager { url, headers: Vec::new() };
         assert!(only(&alertmanager, &message)[0]["annotations"].get("runbook_url").is_none());
+    }
+
+    #[test]
+    fn the_end_of_a_trouble_ends_what_it_opened() {
+        let url = Text::plain("http://localhost/");
+        let of = |channel: &Channel, over_at| {
+            let what = "a: jobs.yaml is refused".to_owned();
+            let trouble = Trouble { what, key: "k".to_owned(), since: Wall::EPOCH, over_at };
+            let content = Content::Trouble(Box::new(trouble.clone()));
+            only(channel, &Message { id: trouble.id(), since: Wall::EPOCH, is_begun: false, content })
+        };
+        let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
+        let (begun, over) = (of(&alertmanager, None), of(&alertmanager, Some(Wall::EPOCH)));
+        assert_eq!((&begun[0]["labels"], &over[0]["endsAt"]), (&over[0]["labels"], &json!(Wall::EPOCH)));
+        let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url: url.clone() };
+        let (begun, over) = (of(&pagerduty, None), of(&pagerduty, Some(Wall::EPOCH)));
+        assert_eq!((&begun["dedup_key"], &over["event_action"]), (&over["dedup_key"], &json!("resolve")));
+        let webhook = of(&Channel::Webhook { url, headers: Vec::new() }, None);
+        assert_eq!((&webhook["kind"], &webhook["reason"]), (&json!("trouble"), &json!("a: jobs.yaml is refused")));
     }
 
     #[test]

@@ -243,6 +243,7 @@ async fn exec(words: &[Text], message: &Message, body: &Value) -> Result<String,
     }
     let kind = match &message.content {
         Content::Alert(alert) => alert.kind.word(),
+        Content::Trouble(trouble) => trouble.kind(),
         Content::Summary(_) => "summary",
     };
     command.env("FENCRON_ALERT_KIND", kind);

@@ -11,9 +11,11 @@ use super::*;
 use crate::config::{Sources, parse};
 use crate::fence::header::IDEMPOTENCY_KEY;
 use crate::job::{AlertKind, JobName, RunId, Text, Verdict};
+use crate::ledger::NodeRecord;
 use crate::lock::{CallId, Driver, LockName, Locks, Namespace, Presence, Seen, Timing};
 use crate::scheduler::alert::Alert;
 use crate::scheduler::run::Open;
+use crate::scheduler::trouble::Found;
 use crate::store::memory::MemoryStore;
 use crate::store::{About as AboutStore, Committed, Keys, LeaseId, Page, Range, Revision, Txn, Watch};
 use crate::time::Wall;
@@ -182,7 +184,7 @@ async fn what_a_lost_leader_sent_and_did_not_mark_is_sent_again_with_the_same_id
     let mut scene = Scene::new().await;
     scene.waits(0..1).await;
     let lost = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap().outgoing.sending[0].clone();
-    scene.notifier.sender.send(&scene.channel, &lost, &scene.notifier.about(&scene.hold)).await.unwrap();
+    scene.notifier.sender.send(&scene.channel, &lost, &scene.notifier.about(Some(&scene.hold))).await.unwrap();
     scene.replaced().await;
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Idle(None)), "it is marked");
@@ -224,7 +226,7 @@ async fn what_is_not_taken_is_sent_again_and_no_secret_is_said() {
     let why = scene
         .notifier
         .sender
-        .send(&nowhere, &message, &scene.notifier.about(&scene.hold))
+        .send(&nowhere, &message, &scene.notifier.about(Some(&scene.hold)))
         .await
         .unwrap_err()
         .to_string();
@@ -242,7 +244,7 @@ async fn a_program_reads_the_alert_and_its_exit_code_says_whether_it_took_it() {
     let file = directory.path().join("alert").display().to_string();
     let exec = |script: String| Channel::Exec(["/bin/sh", "-c", &script].map(Text::plain).into());
     let message = Message { id: "1".to_owned(), since: Wall::EPOCH, is_begun: false, content: content(alert(0)) };
-    let about = scene.notifier.about(&scene.hold);
+    let about = scene.notifier.about(Some(&scene.hold));
     let writes = exec(format!("cat > {file}; echo $FENCRON_ALERT_KIND $FENCRON_ALERT_JOB >> {file}"));
     scene.notifier.sender.send(&writes, &message, &about).await.unwrap();
     let read = std::fs::read_to_string(&file).unwrap();
@@ -282,7 +284,7 @@ async fn the_heartbeat_is_silent_once_the_term_is_over() {
 async fn a_program_that_does_not_end_is_killed_with_all_that_it_has_started() {
     let scene = Scene::new().await;
     let directory = tempfile::tempdir().unwrap();
-    let about = scene.notifier.about(&scene.hold);
+    let about = scene.notifier.about(Some(&scene.hold));
     let message = Message { id: "1".to_owned(), since: Wall::EPOCH, is_begun: false, content: content(alert(0)) };
     for cut_off in [false, true] {
         let file = directory.path().join(format!("pids-{cut_off}"));
@@ -418,6 +420,87 @@ async fn a_run_that_is_late_is_notified_once_whichever_nodes_lead_and_once_when_
     assert_eq!(scene.notifier.ledger.late().await.unwrap(), BTreeMap::new());
 }
 
+fn node(name: &str, troubles: &[&str]) -> NodeRecord {
+    NodeRecord {
+        node: name.to_owned(),
+        version: String::new(),
+        config_digest: "d".to_owned(),
+        config_since: None,
+        started_at: Wall::EPOCH,
+        address: None,
+        clock: Wall::EPOCH,
+        stands_back: None,
+        heard: 0,
+        troubles: troubles.iter().map(|what| (*what).to_owned()).collect(),
+    }
+}
+
+fn notices(channel: &Channel) -> Notices {
+    let channels = [("ops".to_owned(), channel.clone())].into();
+    Notices { channels, heartbeat: None, troubles: vec!["ops".to_owned()] }
+}
+
+/// What `ops` is sending, by the texts of its messages.
+async fn sending(scene: &Scene) -> Vec<String> {
+    let outbox = scene.notifier.ledger.outbox("ops").await.unwrap().unwrap();
+    let about = scene.notifier.about(Some(&scene.hold));
+    outbox.outgoing.sending.iter().map(|message| payload::text(message, &about)).collect()
+}
+
+#[tokio::test]
+async fn a_trouble_that_lasts_is_notified_by_the_leader_and_none_by_one_that_was_replaced() {
+    let mut scene = Scene::new().await;
+    let wanted = notices(&scene.channel);
+    let refused = "jobs.yaml is refused since 2026-11-28 05:00Z, the old one stays in force: jobs.bill.env: `hunter2`";
+    scene.notifier.board.write().node(1, Some(node("b", &[refused])), Wall::EPOCH);
+    let first = scene.hold.clone();
+    let (mut before, mut known) = (Found::default(), None);
+    for expected in [0, 1, 1] {
+        before =
+            scene.notifier.look_for_troubles(&first, &wanted, &before, &mut known).await.unwrap().expect("it is put");
+        assert_eq!(sending(&scene).await.len(), expected);
+    }
+    let text = "[test] b: jobs.yaml is refused since 2026-11-28 05:00Z, the old one stays in force\n`fencron status` says \
+                more";
+    assert_eq!(sending(&scene).await, [text]);
+    scene.replaced().await;
+    scene.notifier.board.write().node(1, Some(node("b", &[])), Wall::EPOCH);
+    assert_eq!(scene.notifier.look_for_troubles(&first, &wanted, &Found::default(), &mut None).await.unwrap(), None);
+    assert_eq!(sending(&scene).await.len(), 1);
+    scene
+        .notifier
+        .look_for_troubles(&scene.hold, &wanted, &Found::default(), &mut None)
+        .await
+        .unwrap()
+        .expect("it is put");
+    assert!(sending(&scene).await[1].starts_with("[test] it is over: b: jobs.yaml is refused"));
+}
+
+#[tokio::test]
+async fn one_follower_sends_that_no_node_leads_and_the_next_leader_that_it_is_over() {
+    let scene = Scene::new().await;
+    let wanted = Arc::new(notices(&scene.channel));
+    scene.notifier.board.write().node(1, Some(node("b", &[])), Wall::EPOCH);
+    let followers =
+        [(); 2].map(|()| tokio::spawn(scene.notifier.clone().watch_vacancy(Arc::clone(&wanted), Duration::ZERO)));
+    while scene.counted("sent") == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(scene.notifier.record_vacancy().await.unwrap(), None, "it is recorded");
+    followers.iter().for_each(tokio::task::JoinHandle::abort);
+    let body: serde_json::Value = serde_json::from_str(&scene.receiver.received.lock().unwrap()[0].1).unwrap();
+    assert_eq!((&body["kind"], &body["sent_by"]["fence"]), (&"trouble".into(), &serde_json::Value::Null));
+    assert!(body["text"].as_str().unwrap().starts_with("[test] no node leads"), "{body}");
+    assert_eq!(scene.receiver.ids().len(), 1, "one of both sends it");
+    scene
+        .notifier
+        .look_for_troubles(&scene.hold, &wanted, &Found::default(), &mut None)
+        .await
+        .unwrap()
+        .expect("it is put");
+    assert!(sending(&scene).await[0].starts_with("[test] it is over: no node leads"));
+}
+
 /// What the webhook has taken: how many messages, and how many alerts these stand for.
 fn taken(receiver: &Receiver) -> (usize, u64) {
     let received = receiver.received.lock().unwrap();
@@ -475,9 +558,9 @@ async fn an_idle_channel_leaves_the_store_alone_and_an_alert_wakes_it() {
     let mut scene = Scene::new().await;
     scene.channel = Channel::Slack { url: Text::plain("http://127.0.0.1:1/") };
     let channels = (0..4).map(|nth| (format!("c{nth}"), scene.channel.clone())).collect();
-    let notices = watch::Sender::new(Arc::new(Notices { channels, heartbeat: None }));
+    let notices = watch::Sender::new(Arc::new(Notices { channels, heartbeat: None, troubles: Vec::new() }));
     let leads = watch::Sender::new(Some(scene.hold.clone()));
-    let running = tokio::spawn(scene.notifier.clone().run(leads.subscribe(), notices.subscribe()));
+    let running = tokio::spawn(scene.notifier.clone().run(leads.subscribe(), notices.subscribe(), Duration::MAX));
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     let store = scene.notifier.ledger.store().clone();
     let reads = store.reads.load(Ordering::Relaxed);

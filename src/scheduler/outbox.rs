@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alert::Alert;
 use super::hour::hour_of;
+use super::trouble;
 use crate::job::{AlertKind, JobName};
 use crate::time::Wall;
 
@@ -104,13 +105,15 @@ pub struct Message {
 pub enum Content {
     Alert(Box<Alert>),
     Summary(Summary),
+    /// Of the cluster.
+    Trouble(Box<trouble::Trouble>),
 }
 
 impl Message {
     /// How many alerts it stands for.
     pub fn alerts(&self) -> u64 {
         match &self.content {
-            Content::Alert(_) => 1,
+            Content::Alert(_) | Content::Trouble(_) => 1,
             Content::Summary(summary) => summary.total(),
         }
     }
@@ -255,6 +258,19 @@ impl Outgoing {
         self.made(1, now);
     }
 
+    /// Makes a message of each of these. `false`: it has sent as many as it may in this hour, and nothing was made.
+    pub fn report(&mut self, troubles: &[trouble::Trouble], now: Wall) -> bool {
+        if self.made_in_hour(now) >= HOURLY_MOST {
+            return false;
+        }
+        self.sending.extend(troubles.iter().map(|trouble| {
+            let content = Content::Trouble(Box::new(trouble.clone()));
+            Message { id: trouble.id(), since: now, is_begun: false, content }
+        }));
+        self.made(troubles.len(), now);
+        true
+    }
+
     fn made(&mut self, messages: usize, now: Wall) {
         self.in_hour = self.made_in_hour(now).saturating_add(u32::try_from(messages).unwrap_or(u32::MAX));
         self.made_at = Some(now);
@@ -299,7 +315,7 @@ impl Outgoing {
         let Some(message) = self.sending.first_mut() else { return };
         match &mut message.content {
             Content::Summary(summary) if message.is_begun => drop(summary.recovered.pop_first()),
-            Content::Summary(_) | Content::Alert(_) => message.is_begun = true,
+            Content::Summary(_) | Content::Alert(_) | Content::Trouble(_) => message.is_begun = true,
         }
     }
 
@@ -335,6 +351,7 @@ impl Outgoing {
             self.counted.given_up += message.alerts();
         }
         match message.content {
+            Content::Trouble(_) => {}
             Content::Alert(alert) if alert.kind != AlertKind::Recovered => {}
             Content::Alert(alert) => {
                 // It fails again, and that is a message of its own: it must not be ended.
