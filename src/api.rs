@@ -113,11 +113,11 @@ impl<S: Store> FromRef<Api<S>> for Page<S> {
             status: api.status.clone(),
             store: Arc::clone(&api.store),
             clock: api.clock.clone(),
-            noticed: api
-                .glance
-                .seen()
-                .last
-                .map(|(seen, _)| Noticed { in_doubt: seen.unknown.count, defects: seen.store.warnings }),
+            noticed: api.glance.seen().last.map(|(seen, _)| Noticed {
+                in_doubt: seen.unknown.count,
+                defects: seen.store.warnings,
+                unsent: seen.alerts.iter().filter_map(view::ChannelView::defect).collect(),
+            }),
         }
     }
 }

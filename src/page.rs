@@ -96,6 +96,8 @@ pub struct Noticed {
     pub in_doubt: usize,
     /// What is wrong with the store, for people.
     pub defects: Vec<String>,
+    /// The channels that take no alerts, for people.
+    pub unsent: Vec<String>,
 }
 
 impl<S: Store> Page<S> {

@@ -69,6 +69,8 @@ impl StatusView {
             all_paused: board.are_all_paused().map(super::view::PauseView::from),
             unknown,
             failing,
+            // An answer of a receiver may say what the job is.
+            alerts: if caller.jobs.is_none() { rest.alerts } else { Vec::new() },
             ..rest
         };
         StatusView {

@@ -12,6 +12,7 @@ use crate::fence::Fence;
 use crate::job::{Code, JobName, RunId, Verdict};
 use crate::ledger::{Ledger, NodeRecord, Pause, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
+use crate::scheduler::outbox::Outgoing;
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
 use crate::store::{About, Store, StoreError};
 use crate::time::Wall;
@@ -253,6 +254,9 @@ pub struct Overview {
     pub unknown: UnknownView,
     /// The jobs whose last run ended badly.
     pub failing: FailingView,
+    /// The channels in which alerts wait, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<ChannelView>,
     /// The last time that the schedules were brought back by hand, while that is still to be caught up with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewound: Option<RewoundView>,
@@ -282,6 +286,35 @@ impl FailingView {
             }
             FailingView { count: view.count + 1, ..view }
         })
+    }
+}
+
+/// A channel in which alerts wait.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ChannelView {
+    pub channel: String,
+    /// How many alerts it has taken from the jobs and not sent yet.
+    pub waiting: u64,
+    /// Since when the receiver takes none; left out where it took the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<Wall>,
+    /// Why it takes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl ChannelView {
+    fn of(channel: String, outgoing: &Outgoing) -> Option<ChannelView> {
+        let (waiting, trouble) = (outgoing.alerts(), outgoing.trouble());
+        let (silent_since, why) = (trouble.map(|trouble| trouble.since), trouble.map(|trouble| trouble.why.clone()));
+        (waiting > 0).then_some(ChannelView { channel, waiting, silent_since, why })
+    }
+
+    /// That its receiver takes nothing, for people; `None`: what waits is sent in time.
+    pub fn defect(&self) -> Option<String> {
+        let ChannelView { channel, waiting, silent_since, why } = self;
+        let (since, why) = (silent_since.as_ref()?, why.as_ref()?);
+        Some(format!("the channel `{channel}` takes no alerts since {since}, and {waiting} wait: {why}"))
     }
 }
 
@@ -369,6 +402,7 @@ impl Overview {
             obstacles: Vec::new(),
             unknown: UnknownView { count: 0, runs: Vec::new() },
             failing: FailingView::default(),
+            alerts: Vec::new(),
             rewound: None,
         }
     }
@@ -382,14 +416,14 @@ impl Overview {
     pub async fn look<S: Store>(ledger: &Ledger<S>, locks: &Locks<S>, now: Wall) -> Result<Overview, StoreError> {
         let election = locks.election(LockName::leader());
         // One after the other they would take as long as all of them together.
-        let (about, standing, nodes, (watermark, damage), pauses, (mut runs, more), rewinds) = tokio::try_join!(
+        let (about, standing, nodes, (watermark, damage), pauses, (mut runs, more), (rewinds, channels)) = tokio::try_join!(
             ledger.store().about(),
             election.observe(),
             ledger.nodes(),
             ledger.look_at_watermark(),
             async { tokio::try_join!(ledger.paused(), ledger.all_paused()) },
             ledger.unknown_runs(UNKNOWN_COUNTED),
-            ledger.rewinds(),
+            async { tokio::try_join!(ledger.rewinds(), ledger.channels()) },
         )?;
         let watermark = watermark.map(|mark| mark.instant);
         let (paused, all_paused) = pauses;
@@ -426,6 +460,7 @@ impl Overview {
             obstacles,
             unknown: UnknownView { count, runs },
             failing: FailingView::default(),
+            alerts: channels.0.into_iter().filter_map(|(name, outgoing)| ChannelView::of(name, &outgoing)).collect(),
             rewound: rewound.map(|last| RewoundView {
                 by: last.asked.by,
                 at: last.asked.at,

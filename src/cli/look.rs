@@ -13,7 +13,7 @@ use super::place::Place;
 use super::steer::known_job;
 use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, file};
-use crate::api::view::{FailingView, Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
+use crate::api::view::{ChannelView, FailingView, Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
 use crate::config::Config;
 use crate::job::{Code, Job, JobName, RunId, Trigger, Verdict};
 use crate::ledger::{Find, HourRow, Ledger};
@@ -60,6 +60,12 @@ fn ended_text(hours: &[HourRow]) -> String {
 /// Where in a line of `status` begins what is said.
 const INDENT: usize = "namespace  ".len();
 
+/// How many alerts wait, in a line; nothing where none do.
+fn alerts_text(channels: &[ChannelView]) -> String {
+    let waiting: Vec<String> = channels.iter().map(|view| format!("{} for {}", view.waiting, view.channel)).collect();
+    if waiting.is_empty() { String::new() } else { format!("alerts     wait to be sent: {}\n", waiting.join(", ")) }
+}
+
 fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
     let mut text = format!("namespace  {}\n", overview.namespace);
     let store = &overview.store;
@@ -86,7 +92,9 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
     }
     text += &doubts_text(overview);
     text += &failing_text(&overview.failing);
-    for problem in store.warnings.iter().chain(&overview.obstacles) {
+    text += &alerts_text(&overview.alerts);
+    let unsent: Vec<String> = overview.alerts.iter().filter_map(ChannelView::defect).collect();
+    for problem in store.warnings.iter().chain(&overview.obstacles).chain(&unsent) {
         text += &format!("!          {problem}\n");
     }
     let mut held_back: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -144,6 +144,8 @@ pub(crate) struct Frame {
     pub in_doubt: Option<usize>,
     /// What is wrong with the store, for people.
     pub defects: Vec<String>,
+    /// The channels that take no alerts, for people.
+    pub unsent: Vec<String>,
 }
 
 impl Frame {
@@ -181,6 +183,7 @@ impl Frame {
             troubles: troubles(board, status),
             in_doubt: None,
             defects: Vec::new(),
+            unsent: Vec::new(),
             key: String::new(),
             store: String::new(),
             all_paused: board.are_all_paused().is_some(),
@@ -196,7 +199,9 @@ impl Frame {
 
     /// The same with what the node has seen of the store.
     pub(super) fn noticing(mut self, noticed: Option<&Noticed>) -> Frame {
-        let Some(Noticed { in_doubt, defects }) = noticed.filter(|_| self.looker.sees_all_jobs()) else { return self };
+        let Some(noticed) = noticed.filter(|_| self.looker.sees_all_jobs()) else { return self };
+        let Noticed { in_doubt, defects, unsent } = noticed;
+        self.unsent.clone_from(unsent);
         self.in_doubt = Some(*in_doubt);
         self.defects.clone_from(defects);
         if self.firing == Pill::Firing && *in_doubt > 0 {
@@ -210,7 +215,7 @@ impl Frame {
     pub(super) fn listing(self, unknown: &Result<(Vec<RunId>, bool), String>) -> Frame {
         let listed = unknown.as_ref().map_or(0, |(runs, _)| runs.len());
         let in_doubt = listed.max(self.in_doubt.unwrap_or(0));
-        let noticed = Noticed { in_doubt, defects: self.defects.clone() };
+        let noticed = Noticed { in_doubt, defects: self.defects.clone(), unsent: self.unsent.clone() };
         self.noticing(Some(&noticed))
     }
 

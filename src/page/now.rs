@@ -118,6 +118,11 @@ pub(super) fn markup(view: &Now) -> Markup {
                     }
                 }
             }
+            @if !view.frame.unsent.is_empty() {
+                ul.plain id="unsent" {
+                    @for what in &view.frame.unsent { li { (state("alerts", Look::Late)) " " (foreign(what)) } }
+                }
+            }
             @if needs_nothing(view) {
                 p.empty { (NEEDS_NOTHING) }
             }
@@ -205,6 +210,7 @@ pub(crate) fn needs_nothing(view: &Now) -> bool {
     view.failing.is_empty()
         && view.frame.troubles.is_empty()
         && view.frame.defects.is_empty()
+        && view.frame.unsent.is_empty()
         && view.unknown.as_ref().is_ok_and(|(runs, _)| runs.is_empty())
 }
 

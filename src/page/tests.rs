@@ -179,19 +179,30 @@ fn the_first_screen_says_what_needs_a_person_before_anything_else() {
 #[test]
 fn runs_in_doubt_and_defects_of_the_store_are_on_the_first_screen_and_in_its_header() {
     let board = self::board(NIGHTLY);
-    let seen = Noticed { in_doubt: 2, defects: vec!["its disk is <slow>".to_owned()] };
+    let seen = Noticed {
+        in_doubt: 2,
+        defects: vec!["its disk is <slow>".to_owned()],
+        unsent: vec!["`ops` takes <none>".to_owned()],
+    };
     let show = |frame: Frame| {
         let view = now::Now::of(&board, frame, Ok((Vec::new(), false)), Ok(Recorded::default()));
         now::markup(&view).into_string()
     };
     let page = show(frame(&board, NOW).noticing(Some(&seen)));
-    for words in ["degraded", "2 runs are in doubt", "2 in doubt", "1 defect<", "its disk is &lt;slow&gt;"] {
+    for words in [
+        "degraded",
+        "2 runs are in doubt",
+        "2 in doubt",
+        "1 defect<",
+        "its disk is &lt;slow&gt;",
+        "`ops` takes &lt;none&gt;",
+    ] {
         assert!(page.contains(words), "`{words}` is not in {page}");
     }
     assert!(!page.contains("Nothing: no run is in doubt"));
     let narrowed = Looker { jobs: Some(Patterns::new(vec!["other".to_owned()]).unwrap()), ..looker() };
     let page = show(frame_for(&board, NOW, narrowed).noticing(Some(&seen)));
-    assert!(!page.contains("in doubt</") && !page.contains("its disk"), "{page}");
+    assert!(!page.contains("in doubt</") && !page.contains("its disk") && !page.contains("`ops`"), "{page}");
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub(super) fn markup(view: &Trouble) -> Markup {
         (unknown(view))
         (failing(view))
         (late(view))
+        (unsent(view))
         (ended(view))
     };
     page(&view.frame, (Screen::Trouble, Depth::Top), "Trouble", 2, &body)
@@ -68,6 +69,19 @@ fn unknown(view: &Trouble) -> Markup {
                     (tables::in_doubt(&view.frame, runs))
                     @if *more { p { "There are more: " (command("runs --state unknown --limit 10000")) } }
                 }
+            }
+        }
+    }
+}
+
+/// Nothing is said where this is not known: as for what is wrong with the store, only those who see all jobs are shown it.
+fn unsent(view: &Trouble) -> Markup {
+    html! {
+        @if !view.frame.unsent.is_empty() {
+            section id="unsent" aria-labelledby="unsent-h" {
+                h2 id="unsent-h" { "Alerts that are not sent" }
+                p.muted { "They are sent again until the channel takes them, for a day. " (command("notify list")) }
+                ul.plain { @for what in &view.frame.unsent { li { (foreign(what)) } } }
             }
         }
     }

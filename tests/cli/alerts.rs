@@ -5,7 +5,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::Duration;
 
+use fencron::time::{Clock, Wall};
 use serde_json::Value;
 
 use crate::support::certificates::Certificates;
@@ -204,8 +206,14 @@ fn what_no_node_ran_when_it_was_due_is_notified_once() {
     let receiver = Receiver::start();
     let place = notified(&receiver, "  tick: {schedule: '@every 1s', missed: {run: skip}, shell: 'true'}\n");
     let mut first = place.leader("a", &[]);
+    place.wait_for(&["runs", "--job", "tick"], |runs| runs.as_array()?.first().cloned());
     first.signal(nix::sys::signal::Signal::SIGKILL);
     first.ended();
+    // A gap of less than two seconds is none: what came due in it is run, a little late.
+    place.wait_for(&["status"], |status| {
+        let decided: Wall = status["watermark"].as_str()?.parse().unwrap();
+        (Clock::system().wall().since(decided) > Duration::from_secs(3)).then_some(())
+    });
     let _second = place.leader("b", &[]);
     let missed: Value = serde_json::from_str(&receiver.next().1).unwrap();
     assert_eq!(
@@ -218,6 +226,23 @@ fn what_no_node_ran_when_it_was_due_is_notified_once() {
         rows.iter().find(|row| row["state"] == "succeeded" && row["node"] == "b").cloned()
     });
     place.wait_for(&["notify", "list"], |list| list.as_array()?.is_empty().then_some(()));
+}
+
+#[test]
+fn status_says_which_channel_takes_no_alerts_and_why() {
+    // Nothing listens there.
+    let place = Place::with(
+        "version: 1\nnotify: {channels: {hook: {webhook: 'http://127.0.0.1:1/'}}}\njobs:\n  bill: {schedule: \
+         '@at 2099-01-01T00:00:00Z', shell: 'exit 3'}\n",
+    );
+    let _node = place.leader("a", &[]);
+    place.trigger("bill");
+    let silent = place.wait_for(&["status"], |status| {
+        status["alerts"].as_array()?.iter().find(|channel| channel["why"].is_string()).cloned()
+    });
+    assert_eq!((&silent["channel"], &silent["waiting"]), (&"hook".into(), &1.into()));
+    let text = place.run(&["status"]).stdout();
+    assert!(text.contains("the channel `hook` takes no alerts since") && text.contains("1 for hook"), "{text}");
 }
 
 /// How many leaders are killed. The whole campaign, as in docs/alerts.md: `FENCRON_KILLS=200`.
