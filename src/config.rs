@@ -22,6 +22,7 @@ mod jobs;
 mod keys;
 mod migrations;
 mod notify;
+mod output;
 #[cfg(feature = "cli")]
 pub(crate) mod plain;
 mod problem;
@@ -47,6 +48,7 @@ pub use http::{
 };
 pub use migrations::{MAX_MIGRATIONS, Migration, leads_back_from};
 pub use notify::{MAX_AFTER, MAX_REPEAT};
+pub use output::{MAX_BYTES_KEPT, MAX_OUTPUT_BYTES, MAX_OUTPUTS_KEPT};
 pub use problem::{MAX_KEPT, MAX_SHOWN, Problem, Problems};
 pub use program::{Program, Written};
 pub use schema::schema;

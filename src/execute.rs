@@ -48,6 +48,8 @@ mod sql;
 #[expect(unsafe_code, reason = "shared memory, pidfds and messages from a child before its exec have no safe wrapper")]
 mod supervise;
 #[cfg(feature = "cli")]
+mod whole;
+#[cfg(feature = "cli")]
 mod wrapped;
 
 use std::fmt;
@@ -69,6 +71,8 @@ pub use self::output::{
 };
 #[cfg(feature = "cli")]
 pub use self::supervise::{Deadlines, SupervisorProgram, hide, supervise_if_asked};
+#[cfg(feature = "cli")]
+pub use self::whole::{Place, Wholes};
 #[cfg(feature = "cli")]
 pub use self::wrapped::{Ending, NotRun, Running, Wrapped};
 use crate::fence::Stamp;

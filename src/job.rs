@@ -13,6 +13,7 @@ mod http;
 mod params;
 mod script;
 mod sql;
+mod whole;
 mod words;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub use params::{BadParam, PARAM_NAME_MOST, PARAM_VALUE_MOST, PARAMS_MOST, Param
 pub use script::sqlite;
 pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement};
 pub use sql::{Binding, Database, Scalar, Server, Session, Sql, Target, WantedServer};
+pub use whole::{KeepOutputs, WholeOutput};
 pub use words::{Word, words};
 
 pub use crate::tls::Encryption;
@@ -258,6 +260,8 @@ pub struct Job {
     pub guarantee: Guarantee,
     pub on_lost_leadership: OnLostLeadership,
     pub history: History,
+    /// Where all that its attempts write is kept; `None`: nowhere, beside the end of it in the history.
+    pub output: Option<Arc<WholeOutput>>,
     /// Which ends of its runs are notified, and where; `None`: none are.
     pub notify: Option<Arc<Notify>>,
     /// A URL to which signs of life of its runs go.
@@ -291,6 +295,7 @@ impl Job {
             guarantee: Guarantee::AtMostOnce,
             on_lost_leadership: OnLostLeadership::Cancel,
             history: History { keep: 1, age: Duration::ZERO },
+            output: None,
             notify: None,
             ping: None,
         }

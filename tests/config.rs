@@ -198,6 +198,28 @@ fn every_class_of_problem_is_told_well() {
 }
 
 #[test]
+fn whole_outputs_are_kept_as_defaults_and_jobs_say() {
+    let text = "version: 1
+defaults: {output: {dir: /o, max_bytes: 5MiB, keep: {runs: 7}}}
+jobs:
+  a: {schedule: '@daily', command: [x]}
+  b: {schedule: '@daily', command: [x]}
+  c: {schedule: '@daily', command: [x], output: none}
+  d: {schedule: '@daily', http: {url: 'http://x/'}, output: {keep: {for: 2h}}}
+  e: {schedule: '@daily', command: [x], output: /p}
+";
+    let config = read(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let output = |job: &str| config.jobs[&JobName::new(job).unwrap()].output.clone();
+    let (a, d) = (output("a").unwrap(), output("d").unwrap());
+    assert_eq!((a.dir.expose(), a.max_bytes, a.keep.runs, a.keep.bytes), ("/o", 5 << 20, 7, 10 << 30));
+    assert!(Arc::ptr_eq(&a, &output("b").unwrap()), "what is the same is there once");
+    assert_eq!(output("c"), None);
+    assert_eq!((d.max_bytes, d.keep.runs, d.keep.age), (5 << 20, 7, Duration::from_secs(7_200)));
+    assert_eq!(output("e").unwrap().dir.expose(), "/p");
+    assert_eq!(job("    schedule: '@daily'\n    command: [x]\n").output, None);
+}
+
+#[test]
 fn a_job_is_followed_by_so_many_others_and_no_more() {
     let followed_by = |count: usize| {
         let mut text = "version: 1\njobs:\n  first: {schedule: '@daily', command: [x]}\n".to_owned();

@@ -8,4 +8,5 @@ mod execute {
     mod output;
     mod starting;
     mod supervised;
+    mod whole;
 }

@@ -40,6 +40,7 @@ use crate::store::{AnyStore, Store, StoreUrl};
 use crate::time::{Clock, Wall, written};
 
 mod access;
+mod outputs;
 mod relay;
 mod reload;
 mod service;
@@ -210,12 +211,9 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let mut options = args.options(name.clone(), timing, place.clock.clone());
     let beside_memory = memory.directory();
     let locks = memory.try_out(&place).await?;
-    let execute = SupervisorProgram::this()
-        .and_then(|supervisor| Executor::new(place.clock.clone(), args.max_running, supervisor))
-        .context("cannot prepare to start commands")?
-        .handing(place.handed_over(&beside_memory).0);
+    let execute = executor(&place.clock, args.max_running)?.handing(place.handed_over(&beside_memory).0);
     let (on_trust, is_supervised) = (place.published(&execute, timing), execute.supervised());
-    let (execute, sending_spans) = traces::traced(execute)?;
+    let (wholes, (execute, sending_spans)) = (execute.wholes().clone(), traces::traced(execute)?);
     let metrics = Arc::new(Metrics::default());
     let measured = |store| Measured::new(store, place.clock.clone(), Arc::clone(&metrics.requests));
     let locks = locks.on_trust(on_trust).through(measured);
@@ -249,6 +247,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let service = service::Service::beside(&mut beside, status.subscribe(), turned.subscribe());
     let serving = tokio::spawn(api::serve(listener, tls, api, ending.clone()));
     beside.spawn(save_seen(locks.clone()));
+    beside.spawn(outputs::sweep(wholes, board.clone(), ledger.namespace().to_string(), place.clock.clone()));
     let (notices, leads) = (watch::Sender::new(Arc::clone(&config.notices)), watch::Sender::default());
     let (clock, measures, known) = (place.clock.clone(), Arc::clone(&metrics), board.clone());
     let (sender, pings, pinging) = pinging(&metrics)?;
@@ -273,6 +272,12 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     ended?;
     tracing::info!("ended");
     Ok(if *asked_to_stop.borrow() > 1 { Exit::Failed } else { Exit::Done })
+}
+
+fn executor(clock: &Clock, max_running: usize) -> anyhow::Result<Executor> {
+    SupervisorProgram::this()
+        .and_then(|supervisor| Executor::new(clock.clone(), max_running, supervisor))
+        .context("cannot prepare to start commands")
 }
 
 /// What sends messages over HTTP, what takes the signs of life of runs, and the task that sends those.

@@ -11,6 +11,7 @@ use super::fill::Sources;
 use super::keys::{self, Goes, Key, Shape, Tables};
 use super::migrations::MIGRATION;
 use super::notify::Wanted;
+use super::output;
 use super::tables::JOB;
 use super::timing::{Except, Rules};
 use super::tree::{NodeId, Tree};
@@ -77,6 +78,7 @@ pub struct Draft {
     pub transaction: Placed<bool>,
     pub idempotent: bool,
     pub notify: Wanted,
+    pub output: output::Wanted,
 }
 
 static DOCUMENTED: LazyLock<Draft> = LazyLock::new(|| {
@@ -109,6 +111,7 @@ impl Draft {
             transaction: Placed::blank(true),
             idempotent: false,
             notify: Wanted::blank(),
+            output: output::Wanted::blank(),
         }
     }
 
@@ -278,6 +281,10 @@ mod tests {
                         let (mut good, mut bad) = (vec![written(least), written(most)], vec![written(most * 2)]);
                         (if or_none { &mut good } else { &mut bad }).push(none);
                         (good, bad)
+                    }
+                    Shape::Bytes { least, most } => {
+                        let all = [least, most, least - 1, most + 1].map(|bytes| format!("{bytes}B"));
+                        (all[..2].to_vec(), all[2..].to_vec())
                     }
                     Shape::Rate => (vec!["1/h".to_owned()], vec!["1".to_owned()]),
                     _ => return,

@@ -12,7 +12,7 @@ use super::tables::MAX_JOBS;
 use super::timing::{Schedules, read_within};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{About, Job, JobName, MAX_FOLLOWERS, Notify, Task, Text, Trigger};
+use crate::job::{About, Job, JobName, MAX_FOLLOWERS, Notify, Task, Text, Trigger, WholeOutput};
 
 /// What `shell: …` is run by.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -40,7 +40,8 @@ pub fn read(
         [_] => walk.entries(spot).unwrap_or_default(),
         _ => entries_of_all(walk, spots),
     };
-    let mut reader = Reader { defaults, schedules, links: Vec::new(), notify: None, about: Arc::default() };
+    let mut reader =
+        Reader { defaults, schedules, links: Vec::new(), notify: None, about: Arc::default(), output: None };
     let mut jobs = BTreeMap::new();
     for entry in &entries {
         let body = spot.value_of(entry);
@@ -91,6 +92,8 @@ struct Reader<'r> {
     notify: Option<Arc<Notify>>,
     /// Whose the job before is.
     about: Arc<About>,
+    /// Where the outputs of the job before are kept.
+    output: Option<Arc<WholeOutput>>,
 }
 
 impl Reader<'_> {
@@ -117,8 +120,9 @@ impl Reader<'_> {
         if *self.about != draft.about {
             self.about = Arc::new(draft.about);
         }
-        let about = Arc::clone(&self.about);
-        let job = Job { name: name.clone(), about, trigger, task: task.or(unknown)?, notify, ping, ..draft.job };
+        let (about, output) = (Arc::clone(&self.about), draft.output.settle(&mut self.output));
+        let job =
+            Job { name: name.clone(), about, trigger, task: task.or(unknown)?, notify, ping, output, ..draft.job };
         warn_of_idle(walk, &fields, &job);
         (walk.wrong.count() == wrong_before).then_some(job)
     }

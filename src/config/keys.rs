@@ -94,6 +94,11 @@ pub enum Shape {
         most: Duration,
         or_none: bool,
     },
+    /// So many bytes, with a unit.
+    Bytes {
+        least: u64,
+        most: u64,
+    },
     /// So many per `s`, `m` or `h`.
     Rate,
     /// A list of at least one value of one shape.
@@ -121,6 +126,9 @@ pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const TIB: u64 = 1 << 40;
 
 pub(super) const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
     Key { name, about, shape, default: None, also: "", goes: Goes::Apart, needs: None }

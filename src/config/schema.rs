@@ -85,6 +85,10 @@ fn shape(shape: &'static Shape) -> Value {
             let pattern = if *or_none { format!("^none$|{duration}") } else { duration.to_owned() };
             or_filled(json!({ "type": "string", "pattern": pattern, "examples": ["30s", "10m", "1h 30m", "7d"] }))
         }
+        Shape::Bytes { .. } => {
+            let pattern = r"^[0-9]+\s*([KMGT]i?)?B$";
+            or_filled(json!({ "type": "string", "pattern": pattern, "examples": ["64KiB", "500MB", "1GiB"] }))
+        }
         Shape::Rate => or_filled(json!({ "type": "string", "pattern": r"^[0-9]+\s*/\s*[smh]$", "examples": ["5/s"] })),
         Shape::List { of, most } => {
             json!({ "type": "array", "minItems": 1, "maxItems": most, "items": self::shape(of) })

@@ -7,7 +7,7 @@ use super::jobs::{read_command, read_shell};
 use super::keys::{
     DAY, HOUR, Key, MILLISECOND, Needs, SECOND, Shape, Tables, count, duration, duration_or_none, key, named,
 };
-use super::{http, migrations, notify, sql};
+use super::{http, migrations, notify, output, sql};
 use crate::job::{CHANNELS_MOST, Guarantee, MissedRun, On, OnLostLeadership, Overlap, words};
 use crate::schedule::{Fold, Gap};
 
@@ -175,6 +175,9 @@ pub static POLICIES: &[Key] = &[
         .default("cancel").to(|d| &mut d.job.on_lost_leadership),
     key("history", Shape::Map(HISTORY), "How much of the job's history is kept; verdicts beyond either bound are pruned.")
         .also("retention keep").in_parts(),
+    key("output", Shape::MapOr { key: "dir", of: output::OUTPUT },
+        "Keeps all that the attempts of the job write, in files on the node that makes them; a directory alone: there.")
+        .also("outputs logs log stdout artifacts").in_parts(),
     key("notify", Shape::MapOr { key: "to", of: NOTIFY },
         "Which ends of runs are notified, and through which channels; the name of a channel alone: through that one; \
          `off`: none are.")

@@ -109,6 +109,19 @@ impl Value for Duration {
     }
 }
 
+/// A number of bytes.
+impl Value for u64 {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<u64> {
+        let &Shape::Bytes { least, most } = spot.shape else {
+            unreachable!("the table says that {} is a number of bytes", spot.path)
+        };
+        walk.read("a number of bytes", spot, |text| match parse_bytes(text)? {
+            bytes if (least..=most).contains(&bytes) => Ok(bytes),
+            _ => Err(format!("is out of bounds: give {} to {}", written_bytes(least), written_bytes(most))),
+        })
+    }
+}
+
 /// A line that people read.
 fn read_line(walk: &mut Walk, spot: Spot, (most, without): (usize, &str)) -> Option<Text> {
     let text = walk.text(spot)?;
@@ -161,6 +174,35 @@ fn duration_within(text: &str, least: Duration, most: Duration) -> Result<Durati
     Ok(duration)
 }
 
+/// The units of bytes, from the largest of each kind.
+const UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let how = || "is not a number of bytes: write it with its unit, like `64KiB`, `500MB` or `1GiB`".to_owned();
+    let split = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
+    let (number, bytes) = split.ok_or_else(how)?;
+    let number = number.trim_end();
+    let is_number = !number.is_empty() && number.chars().all(|c| c.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| is_number).ok_or_else(how)?;
+    Ok(number.saturating_mul(*bytes))
+}
+
+/// A number of bytes as a person would write it: exactly, in the largest unit that does it.
+fn written_bytes(bytes: u64) -> String {
+    let fits = UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    fits.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
 fn parse_rate(text: &str) -> Result<Duration, String> {
     let how = || "is not a rate: write how many per second, minute or hour, like `5/s`, `30/m` or `100/h`".to_owned();
     let (number, unit) = text.split_once('/').ok_or_else(how)?;
@@ -190,6 +232,18 @@ mod tests {
         assert!(parse("2d").unwrap_err().contains("1s to 1d"));
         assert!(parse("soon").unwrap_err().contains("1h 30m"));
         assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn numbers_of_bytes_have_a_unit() {
+        for (text, bytes) in [("64KiB", 65_536), ("500MB", 500_000_000), ("1 GiB", 1 << 30), ("12B", 12)] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "5", "GiB", "-1GiB", "+1GiB", "1.5GiB", "1 gib", "1XB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_bytes("99999999999TiB"), Ok(u64::MAX));
+        assert_eq!([1 << 30, 500_000_000, 1_025].map(written_bytes), ["1GiB", "500MB", "1025B"]);
     }
 
     #[test]

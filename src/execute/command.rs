@@ -17,6 +17,7 @@ use super::output::{OutputSink, Stream};
 use super::room::{Tries, is_lacking};
 use super::spawn::{Image, NotStarted, StartError, Starter, Ties, candidates};
 use super::supervise::Life;
+use super::whole::Whole;
 use super::{Attempt, Reads};
 use crate::fence::{OUR_VARIABLES, PARAM_VARIABLES};
 use crate::job::{Job, OnLostLeadership, Outcome, Params, StopReason, Text};
@@ -43,7 +44,7 @@ pub(super) async fn run(
     starter: &Starter,
     output: &mut OutputSink,
 ) -> Outcome {
-    let Begun { mut leader, at, mut pipes } = match begin(attempt, command, starter).await {
+    let Begun { mut leader, at, mut pipes } = match begin(attempt, command, starter, output.whole()).await {
         Ok(begun) => begun,
         Err(outcome) => return outcome,
     };
@@ -76,10 +77,15 @@ enum NotBegun {
 }
 
 /// Starts it, if need be once there is room for it.
-async fn begin(attempt: Attempt<'_>, command: &Command<'_>, starter: &Starter) -> Result<Begun, Outcome> {
+async fn begin(
+    attempt: Attempt<'_>,
+    command: &Command<'_>,
+    starter: &Starter,
+    whole: Option<&Whole>,
+) -> Result<Begun, Outcome> {
     let mut tries = Tries::new(attempt.job.name.as_str(), attempt.job.timeout, attempt.gate);
     loop {
-        match try_to_begin(attempt, command, starter).await {
+        match try_to_begin(attempt, command, starter, whole).await {
             Ok(begun) => {
                 tries.end();
                 return Ok(begun);
@@ -91,10 +97,15 @@ async fn begin(attempt: Attempt<'_>, command: &Command<'_>, starter: &Starter) -
     }
 }
 
-async fn try_to_begin(attempt: Attempt<'_>, command: &Command<'_>, starter: &Starter) -> Result<Begun, NotBegun> {
-    let (image, readers, pipes) = prepare(attempt, command)?;
+async fn try_to_begin(
+    attempt: Attempt<'_>,
+    command: &Command<'_>,
+    starter: &Starter,
+    whole: Option<&Whole>,
+) -> Result<Begun, NotBegun> {
+    let (image, files, pipes) = prepare(attempt, command, whole)?;
     // Asked by the starting thread, for the request may wait in its queue.
-    match starter.start((image, readers), attempt.gate.clone()).await {
+    match starter.start((image, files), attempt.gate.clone()).await {
         Ok((leader, at)) => Ok(Begun { leader, at, pipes }),
         Err(NotStarted::Refused(reason)) => Err(NotBegun::Stopped(reason)),
         Err(NotStarted::Failed(error)) => {
@@ -161,6 +172,7 @@ impl Pipes {
                     stderr_open = ready.is_ok() && read_some(&self.stderr, Stream::Stderr, output) != Read::End;
                 }
             }
+            output.settle().await;
             // A command that writes without a pause must not keep its thread of the runtime to itself, and a follower
             // of its output in the same task has to see this piece before it is gone.
             tokio::task::yield_now().await;
@@ -175,6 +187,7 @@ impl Pipes {
                     break;
                 }
                 // As in `read`.
+                output.settle().await;
                 tokio::task::yield_now().await;
             }
         }
@@ -210,7 +223,11 @@ impl From<String> for NotBegun {
 }
 
 /// Makes everything ready that the start needs.
-fn prepare(attempt: Attempt<'_>, command: &Command<'_>) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
+fn prepare(
+    attempt: Attempt<'_>,
+    command: &Command<'_>,
+    whole: Option<&Whole>,
+) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
     let Attempt { job, gate, .. } = attempt;
     let env = environment(attempt, command);
     let program = command.argv.first().map_or("", Text::expose);
@@ -222,6 +239,7 @@ fn prepare(attempt: Attempt<'_>, command: &Command<'_>) -> Result<(Image, Vec<Ow
     };
     let (stdout, stdout_writer) = io::pipe().map_err(no_pipe)?;
     let (stderr, stderr_writer) = io::pipe().map_err(no_pipe)?;
+    let kept = whole.map(Whole::share).transpose().map_err(no_pipe)?;
     let image = Image {
         candidates: c_strings(candidates(program, path), "the program's name")?,
         args: c_strings(command.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
@@ -236,11 +254,13 @@ fn prepare(attempt: Attempt<'_>, command: &Command<'_>) -> Result<(Image, Vec<Ow
             lease: gate.may_start().lease(),
             kill_after: job.kill_after,
             finish: job.on_lost_leadership == OnLostLeadership::Finish,
+            keeps: kept.as_ref().map_or(0, |(_, most)| *most),
         },
     };
-    let readers = vec![stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
+    let mut files = vec![stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
+    files.extend(kept.map(|(file, _)| file));
     let receiver = |pipe| pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)).map_err(no_pipe);
-    Ok((image, readers, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
+    Ok((image, files, Pipes { stdout: receiver(stdout)?, stderr: receiver(stderr)? }))
 }
 
 /// What the command reads; `None`: nothing. Where this process was started without a stdin, the standard library has put

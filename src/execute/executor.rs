@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::Semaphore;
 
 use super::spawn::Starter;
-use super::{Attempt, Deadlines, Execute, Gate, SupervisorProgram, Work, command, http, sql};
+use super::{Attempt, Deadlines, Execute, Gate, SupervisorProgram, Wholes, Work, command, http, sql};
 use crate::job::{Again, AttemptResult, NotGiven, Outcome, Task};
 use crate::time::Clock;
 
@@ -51,6 +51,7 @@ pub struct Executor {
     roots: http::Roots,
     pub(super) room: Arc<Semaphore>,
     handed: Arc<Vec<(OsString, OsString)>>,
+    wholes: Wholes,
 }
 
 impl Executor {
@@ -68,7 +69,8 @@ impl Executor {
     pub fn new(clock: Clock, max_running: usize, supervisor: SupervisorProgram) -> io::Result<Executor> {
         let room = Arc::new(Semaphore::new(max_running.clamp(1, Semaphore::MAX_PERMITS)));
         let (starter, handed) = (Starter::new(supervisor)?, Arc::default());
-        Ok(Executor { clock, starter, roots: http::Roots::default(), room, handed })
+        let (roots, wholes) = (http::Roots::default(), Wholes::default());
+        Ok(Executor { clock, starter, roots, room, handed, wholes })
     }
 
     /// Gives these variables to the commands of jobs, so that what is run there finds the store of this program.
@@ -81,6 +83,11 @@ impl Executor {
     /// [`MayStart::under`](super::MayStart::under).
     pub fn deadlines(&self) -> Deadlines {
         self.starter.supervision().deadlines()
+    }
+
+    /// What writes the whole outputs of attempts.
+    pub fn wholes(&self) -> &Wholes {
+        &self.wholes
     }
 
     /// Whether the supervisor of its commands is there, as it changes.
@@ -99,7 +106,11 @@ impl Execute for Executor {
         let Work { job, stamp, params, hold: _, stop, may_start, mut output, started, reads } = work;
         let gate = Gate::new(stop, may_start, started, &self.clock);
         let attempt = Attempt { job: &job, stamp: &stamp, gate: &gate };
-        let outcome = match (gate.room(&self.room).await, &job.task) {
+        let room = gate.room(&self.room).await;
+        if let Some(whole) = job.output.as_ref().filter(|_| room.is_ok()) {
+            output.keep_whole(self.wholes.begin(whole, &stamp, &self.clock).await);
+        }
+        let outcome = match (room, &job.task) {
             (Err(reason), _) => Outcome::Stopped(reason),
             (Ok(_room), Task::Command(argv)) => {
                 let command = command::Command { argv, params: &params, handed: &self.handed, reads };
@@ -121,6 +132,7 @@ impl Execute for Executor {
                 Outcome::NotStarted("it is a closure of another program, and this one has none of it".to_owned())
             }
         };
+        output.settle().await;
         gate.ended(outcome, output)
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+#[cfg(feature = "cli")]
+use super::whole::Whole;
 use crate::job::{JobName, OUTPUT_KEPT, RunId};
 use crate::time::{Boot, Clock};
 
@@ -89,6 +91,8 @@ impl Outputs {
             stdout: Utf8::default(),
             stderr: Utf8::default(),
             bytes: 0,
+            #[cfg(feature = "cli")]
+            whole: None,
             hub: self.clone(),
         }
     }
@@ -119,6 +123,8 @@ pub struct OutputSink {
     stdout: Utf8,
     stderr: Utf8,
     bytes: u64,
+    #[cfg(feature = "cli")]
+    whole: Option<Whole>,
     hub: Outputs,
 }
 
@@ -126,12 +132,37 @@ impl OutputSink {
     /// Takes a piece of output. It never waits.
     pub fn write(&mut self, stream: Stream, piece: &[u8]) {
         self.bytes += piece.len() as u64;
+        #[cfg(feature = "cli")]
+        if let Some(whole) = &mut self.whole {
+            whole.take(piece);
+        }
         let decoder = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
         let text = decoder.decode(piece);
         self.take(stream, &text);
+    }
+
+    /// Keeps all that is written from now on in this file too.
+    #[cfg(feature = "cli")]
+    pub(super) fn keep_whole(&mut self, whole: Option<Whole>) {
+        self.whole = whole;
+    }
+
+    /// The file that all is kept in, if any.
+    #[cfg(feature = "cli")]
+    pub(super) fn whole(&self) -> Option<&Whole> {
+        self.whole.as_ref()
+    }
+
+    /// Waits until all that was written is in that file, for a while: nothing waits for a disk that does not answer.
+    /// Cancel safe.
+    #[cfg(feature = "cli")]
+    pub(super) async fn settle(&mut self) {
+        if let Some(whole) = &mut self.whole {
+            whole.settle().await;
+        }
     }
 
     /// The end of what was written, at most [`OUTPUT_KEPT`] bytes of whole characters, and how many bytes it was in

@@ -33,7 +33,7 @@ use std::{io, thread};
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_void};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{Pid, getpid};
 use tokio::sync::oneshot;
 
@@ -145,6 +145,9 @@ impl Starter {
         // The supervisor inherits the limit: it holds as many.
         let files = raise_open_files()?;
         let null = File::open("/dev/null")?;
+        // Files of outputs may come to the limit of the size of files: that is an error of the write.
+        // SAFETY: no handler of ours is installed, this has it ignored.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
         let supervision = Supervision::start(program)?;
         let (orders, inbox) = mpsc::channel();
         thread::Builder::new().name("fencron-start".into()).spawn(move || {
@@ -370,7 +373,7 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
 }
 
 /// Handlers of the node must not run in the child once it lets signals in, and a command expects SIGPIPE to kill it
-/// (Rust programs ignore it). Signals that the node was started to ignore, like SIGHUP by nohup(1), stay ignored.
+/// (Rust programs ignore it), and SIGXFSZ too (which a node ignores that writes whole outputs). Signals that the node was started to ignore, like SIGHUP by nohup(1), stay ignored.
 unsafe fn default_signals() {
     // SAFETY: as in `become_the_program`. The table of handlers is the child's own (no CLONE_SIGHAND). Numbers that are
     // no signal, or the C library's own, answer EINVAL.
@@ -381,7 +384,7 @@ unsafe fn default_signals() {
                 continue;
             }
             let handled = action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN;
-            if handled || signal == libc::SIGPIPE {
+            if handled || signal == libc::SIGPIPE || signal == libc::SIGXFSZ {
                 action.sa_sigaction = libc::SIG_DFL;
                 libc::sigaction(signal, &raw const action, ptr::null_mut());
             }

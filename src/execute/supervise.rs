@@ -13,8 +13,9 @@
 //! | the trust in their lease ends, also while their node hangs | TERM at that instant; KILL, to the last process of the session, before the lease can pass |
 //! | the node dies | TERM at once; KILL after `kill_after`, and before the lease can pass |
 //!
-//! Those with `finish` are left alone. The output of all of them is read on when the node is dead, and thrown away: no
-//! command dies of a broken pipe on the way to its end.
+//! Those with `finish` are left alone. The output of all of them is read on when the node is dead, so that no command dies of
+//! a broken pipe on the way to its end. It goes on into the file of the whole output where there is one (`keeping.rs`), and
+//! is thrown away otherwise.
 //!
 //! Once a node is dead and nothing of its commands is left, the supervisor has the lease of its session revoked, so that
 //! the next node does not wait for the rest of the TTL (`will.rs`).
@@ -41,6 +42,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use nix::unistd::Pid;
 
+mod keeping;
 mod message;
 mod page;
 mod process;
@@ -127,6 +129,8 @@ pub(super) struct Life {
     pub lease: Option<NonZeroU64>,
     pub kill_after: Duration,
     pub finish: bool,
+    /// How large the file may become in which all of its output is kept; 0: there is none.
+    pub keeps: u64,
 }
 
 /// Why something was not started.
@@ -209,7 +213,8 @@ impl Supervision {
     }
 
     /// Starts something by `start`, which is handed what its child has to send before it becomes the program, and may
-    /// be called again when the supervisor was found gone. From `outputs`, two at most, its output is read.
+    /// be called again when the supervisor was found gone. From the first two of `outputs` its output is read; a third is
+    /// the file in which all of it is kept.
     pub(super) fn launch<E>(
         &self,
         life: Life,
@@ -219,8 +224,8 @@ impl Supervision {
         let shared = &self.0;
         let lease = life.lease.map(NonZeroU64::get);
         let lease = lease.and_then(|lease| Some((shared.page.cell_of(lease)?, lease)));
-        let mut numbers = [-1; 2];
-        let read = outputs.len().min(numbers.len());
+        let mut numbers = [-1; 3];
+        let sent = outputs.len().min(numbers.len());
         numbers.iter_mut().zip(&outputs).for_each(|(number, output)| *number = output.as_raw_fd());
         let mut attempt = 1;
         loop {
@@ -228,13 +233,13 @@ impl Supervision {
             link.give_back(shared.take_gone());
             let slot = link.take_slot().map_err(LaunchError::Unsupervised)?;
             shared.page.begin(slot);
-            let Life { kill_after, finish, .. } = life;
-            let mut command = Command { slot, pid: 0, lease, kill_after, finish };
+            let Life { kill_after, finish, keeps, .. } = life;
+            let mut command = Command { slot, pid: 0, lease, kill_after, finish, keeps };
             let packet = Message::Runs(command).packet();
             let socket = link.socket.as_ref().expect("it is linked");
             shared.bequeath(socket.as_fd());
             let socket = socket.as_raw_fd();
-            match start(Announcement { socket, packet, outputs: numbers, read }) {
+            match start(Announcement { socket, packet, outputs: numbers, sent }) {
                 Ok((pid, pidfd)) => {
                     command.pid = pid.as_raw();
                     let pidfd = Arc::new(pidfd);

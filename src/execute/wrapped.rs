@@ -187,7 +187,7 @@ fn image(wrapped: &Wrapped, ties: Ties) -> Result<Image, String> {
         env: c_strings(all.into_iter().map(assignment), "a variable of the environment")?,
         dir: None,
         ties,
-        life: Life { lease: may_start.lease(), kill_after, finish: false },
+        life: Life { lease: may_start.lease(), kill_after, finish: false, keeps: 0 },
     })
 }
 

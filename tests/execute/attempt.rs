@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencron::execute::{
-    Execute, Executor, Follow, Heard, MayStart, Outputs, Reads, Started, Stop, Stopper, SupervisorProgram, Work,
+    Execute, Executor, Follow, Heard, MayStart, Outputs, Place, Reads, Started, Stop, Stopper, SupervisorProgram, Work,
 };
 use fencron::fence::{Fence, Scope, Stamp};
 use fencron::job::*;
@@ -61,6 +61,17 @@ pub fn stamp() -> Stamp {
         node: "a".into(),
         after: None,
     }
+}
+
+/// Keeps all of an output below `dir`, up to so many bytes.
+pub fn whole_output(dir: &Path, max_bytes: u64) -> Arc<WholeOutput> {
+    let dir = Text::plain(dir.join("outputs").to_str().unwrap());
+    Arc::new(WholeOutput { dir, max_bytes, keep: KeepOutputs::FORGOTTEN })
+}
+
+/// Where that of the attempt here is.
+pub fn whole_place(dir: &Path) -> Place {
+    Place::of(&whole_output(dir, 0), "shop", &run_id(), stamp().attempt)
 }
 
 /// An attempt that is under way.

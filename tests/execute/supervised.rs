@@ -33,10 +33,12 @@ struct Plan {
     trust: Option<Duration>,
     /// How many commands it starts, one after the other.
     starts: usize,
+    /// How many bytes of the whole output of each are kept below its directory; 0: it is not kept.
+    keeps: u64,
 }
 
 fn plan(script: &str) -> Plan {
-    Plan { script: script.to_owned(), kill_after: FOREVER, finish: false, trust: None, starts: 1 }
+    Plan { script: script.to_owned(), kill_after: FOREVER, finish: false, trust: None, starts: 1, keeps: 0 }
 }
 
 /// A process that runs commands, and can be killed or stopped.
@@ -53,14 +55,17 @@ const NODE: &str = "execute::supervised::a_node";
 #[test]
 fn a_node() {
     let Some(plan) = std::env::var("PLAN").ok().filter(|_| is_apart()) else { return };
-    let [kill_after, trust, starts, finish] = plan.split(' ').collect::<Vec<_>>()[..] else { panic!("{plan}") };
+    let [kill_after, trust, starts, finish, keeps] = plan.split(' ').collect::<Vec<_>>()[..] else { panic!("{plan}") };
     let millis = |text: &str| Duration::from_millis(text.parse().unwrap());
     let mut job = shell(&std::env::var("SCRIPT").unwrap());
     job.kill_after = millis(kill_after);
     if finish == "true" {
         job.on_lost_leadership = OnLostLeadership::Finish;
     }
-    job.env.insert("LOG".into(), Text::plain(std::env::var("NODE_LOG").unwrap()));
+    let log = std::env::var("NODE_LOG").unwrap();
+    let keeps = keeps.parse().unwrap();
+    job.output = (keeps > 0).then(|| whole_output(Path::new(&log).parent().unwrap(), keeps));
+    job.env.insert("LOG".into(), Text::plain(log));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let executor = executor();
@@ -83,8 +88,9 @@ fn a_node() {
 impl Node {
     fn start(plan: &Plan) -> Node {
         let directory = tempfile::tempdir().unwrap();
-        let Plan { script, kill_after, finish, trust, starts } = plan;
-        let numbers = format!("{} {} {starts} {finish}", kill_after.as_millis(), trust.unwrap_or(FOREVER).as_millis());
+        let Plan { script, kill_after, finish, trust, starts, keeps } = plan;
+        let [kill_after, trust] = [*kill_after, trust.unwrap_or(FOREVER)].map(|it| it.as_millis());
+        let numbers = format!("{kill_after} {trust} {starts} {finish} {keeps}");
         let mut command = in_a_process_of_its_own(NODE);
         command.env("PLAN", numbers).env("SCRIPT", script).env("NODE_LOG", directory.path().join("log"));
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
@@ -506,4 +512,47 @@ fn a_program_that_is_no_supervisor_is_refused() {
     assert!(said.contains("`/nowhere` cannot be executed"), "{said}");
     let said = SupervisorProgram::this().unwrap_err().to_string();
     assert!(said.contains("supervise_if_asked"), "{said}");
+}
+
+/// Lines of ten bytes: 200 MB of them, and then a sign of the end.
+const MANY: &str = "seq -f %09.0f 1 20000000; echo done >>\"$LOG\"";
+const MANY_BYTES: u64 = 200_000_000;
+
+/// At most what the node has read and not written is lost: one piece.
+const PIECE: u64 = 16 * 1024;
+
+#[tokio::test]
+async fn a_whole_output_goes_on_when_the_node_is_killed_amid_it() {
+    let mut node = Node::start(&Plan { finish: true, keeps: 1 << 30, ..plan(MANY) });
+    let file = whole_place(node.directory.path()).path();
+    let size = || std::fs::metadata(&file).map_or(0, |meta| meta.len());
+    comes_true(|| size() > 1_000_000).await;
+    node.kill();
+    let killed_at = size();
+    assert!(killed_at < MANY_BYTES / 2, "the node was killed amid it");
+    node.logged("done").await;
+    comes_true(|| size() >= MANY_BYTES - PIECE && std::fs::read(&file).unwrap().ends_with(b"020000000\n")).await;
+    let bytes = std::fs::read(&file).unwrap();
+    let missing = MANY_BYTES - bytes.len() as u64;
+    assert!(missing <= PIECE, "{missing} bytes of {MANY_BYTES}");
+    // In order, but for what is missing: a line that is cut counts as missing.
+    let mut last = 0;
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| line.len() == 9) {
+        let Ok(number) = std::str::from_utf8(line).unwrap().parse::<u64>() else { continue };
+        assert!(number > last && (number - last - 1) * 10 <= PIECE + 10, "{number} follows {last}");
+        last = number;
+    }
+}
+
+#[tokio::test]
+async fn a_supervisor_keeps_within_the_bound_of_a_file() {
+    let script = "echo begun >>\"$LOG\"; while ! [ -e \"$LOG.go\" ]; do sleep 0.02; done; yes | head -c 1000000
+        echo done >>\"$LOG\"";
+    let mut node = Node::start(&Plan { finish: true, keeps: 100_000, ..plan(script) });
+    node.logged("begun").await;
+    node.kill();
+    std::fs::write(node.log_path().with_extension("go"), "").unwrap();
+    node.logged("done").await;
+    let file = whole_place(node.directory.path()).path();
+    comes_true(|| std::fs::metadata(&file).unwrap().len() == 100_000).await;
 }

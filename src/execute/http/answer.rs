@@ -104,6 +104,7 @@ pub(super) async fn keep(mut answer: Response, output: &mut OutputSink) -> Resul
                 is_text &= bytes > 0 || !chunk.contains(&0);
                 if is_text && !chunk.is_empty() {
                     output.write(Stream::Stdout, &chunk);
+                    output.settle().await;
                     ends_line = chunk.ends_with(b"\n");
                 }
                 bytes += chunk.len() as u64;

@@ -282,6 +282,7 @@ impl<D: Driver> Steps<'_, D> {
                 Ok(answer) => {
                     let text = self.messages.answer(statement.place, &answer);
                     self.output.write(Stream::Stdout, text.as_bytes());
+                    self.output.settle().await;
                 }
                 Err(failure) => return Err(self.why_broken(failure, statement, in_transaction).await),
             }

@@ -8,11 +8,12 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
-/// The descriptors that come with a command, at most: its pidfd, and the ends from which its output is read.
-const DESCRIPTORS: usize = 3;
+/// The descriptors that come with a command, at most: its pidfd, the ends from which its output is read, and the file in
+/// which all of that is kept.
+const DESCRIPTORS: usize = 4;
 
 /// A packet, in the machine's own byte order: both sides are the same program.
-pub(super) const LENGTH: usize = 32;
+pub(super) const LENGTH: usize = 40;
 pub(in crate::execute) type Packet = [u8; LENGTH];
 
 /// Where the process id stands in the packet of a command: a child fills in its own.
@@ -34,6 +35,8 @@ pub(super) struct Command {
     pub kill_after: Duration,
     /// It is left alone when its node is gone or may not be trusted.
     pub finish: bool,
+    /// How large the file may become in which its output is kept, the last of its descriptors; 0: there is none.
+    pub keeps: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +55,14 @@ pub(super) enum Message {
 impl Message {
     pub(super) fn packet(self) -> Packet {
         let (mut kind, mut slot, mut pid, mut lease, mut kill_after, mut finish) = (LOOK, 0, 0, (0, 0), 0, 0);
+        let mut keeps = 0;
         match self {
             Message::Runs(command) => {
                 (kind, slot, pid) = (RUNS, command.slot, command.pid);
                 lease = command.lease.unwrap_or_default();
                 kill_after = u64::try_from(command.kill_after.as_millis()).unwrap_or(u64::MAX);
                 finish = u32::from(command.finish);
+                keeps = command.keeps;
             }
             Message::Gone(gone) => (kind, slot) = (GONE, gone),
             Message::Look => {}
@@ -70,6 +75,7 @@ impl Message {
         packet[12..16].copy_from_slice(&lease.0.to_ne_bytes());
         packet[16..24].copy_from_slice(&lease.1.to_ne_bytes());
         packet[24..32].copy_from_slice(&kill_after.to_ne_bytes());
+        packet[32..40].copy_from_slice(&keeps.to_ne_bytes());
         packet
     }
 
@@ -85,6 +91,7 @@ impl Message {
                 lease,
                 kill_after: Duration::from_millis(eight(24)),
                 finish,
+                keeps: eight(32),
             })),
             GONE => Some(Message::Gone(four(4))),
             LOOK => Some(Message::Look),
@@ -153,9 +160,9 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Received {
 pub(in crate::execute) struct Announcement {
     pub socket: RawFd,
     pub packet: Packet,
-    /// From which the command's output is read: the first `read` of these.
+    /// From which the command's output is read, and where it is kept: the first `sent` of these.
     pub outputs: [RawFd; DESCRIPTORS - 1],
-    pub read: usize,
+    pub sent: usize,
 }
 
 /// The ancillary data of one message, as cmsg(3) lays it out: a header, then the descriptors. Each part ends on a whole
@@ -182,13 +189,13 @@ impl Announcement {
             for (at, byte) in self.packet.iter_mut().skip(PID.start).zip(pid.to_ne_bytes()) {
                 *at = byte;
             }
-            let [stdout, stderr] = self.outputs;
-            let size = ((1 + self.read.min(DESCRIPTORS - 1)) * size_of::<RawFd>()) as u32;
+            let [stdout, stderr, whole] = self.outputs;
+            let size = ((1 + self.sent.min(DESCRIPTORS - 1)) * size_of::<RawFd>()) as u32;
             let mut rights = std::mem::zeroed::<Rights>();
             rights.header.cmsg_len = libc::CMSG_LEN(size) as _;
             rights.header.cmsg_level = libc::SOL_SOCKET;
             rights.header.cmsg_type = libc::SCM_RIGHTS;
-            rights.descriptors = [pidfd as RawFd, stdout, stderr];
+            rights.descriptors = [pidfd as RawFd, stdout, stderr, whole];
             let mut part = libc::iovec { iov_base: self.packet.as_mut_ptr().cast(), iov_len: LENGTH };
             let mut message = std::mem::zeroed::<libc::msghdr>();
             message.msg_iov = &raw mut part;
@@ -220,6 +227,7 @@ mod tests {
             lease: Some((3, u64::MAX)),
             kill_after: Duration::from_secs(10),
             finish: true,
+            keeps: 1 << 40,
         };
         let others = [Command { lease: None, finish: false, ..command }, command].map(Message::Runs);
         let more = [Message::Gone(65_535), Message::Look, Message::Will(Some((3, u64::MAX))), Message::Will(None)];

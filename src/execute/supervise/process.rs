@@ -1,7 +1,8 @@
 //! What the supervisor does. One thread that sleeps until a packet, the death of its node, or the next deadline.
 //!
 //! It owns no session, no store and no log. Its three standard descriptors are the socket and the shared memory; it has
-//! no others but a pidfd of its node, the [will](super::will) of that, and those of the commands.
+//! no others but a pidfd of its node, the [will](super::will) of that, and those of the commands. Only once its node is dead
+//! are there further threads: those that [keep](super::keeping) what commands still write.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,6 +20,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd::Pid;
 
+use super::keeping::{self, Ending, Keeping};
 use super::message::{Command, Message, Received, receive, send_now};
 use super::page::{Page, Side};
 use super::will;
@@ -33,8 +35,9 @@ const AGAIN_LAST: Duration = Duration::from_millis(256);
 /// How much output of a dead node's commands is thrown away at once.
 const DRAIN_AT_ONCE: usize = 64 * 1024;
 
-/// Other signals that are sent to a node, by a terminal or by its process group, are not meant for this process.
-const IGNORED: [Signal; 10] = [
+/// Other signals that are sent to a node, by a terminal or by its process group, are not meant for this process; and a file
+/// that is larger than the process may make one is no reason to end.
+const IGNORED: [Signal; 11] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -45,6 +48,7 @@ const IGNORED: [Signal; 10] = [
     Signal::SIGTTOU,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGXFSZ,
 ];
 
 /// Supervises until the node is gone and nothing is left to hold. Returns how the program ends.
@@ -89,6 +93,7 @@ fn settle() -> Result<Supervisor, Errno> {
         node_gone: None,
         will: None,
         commands: BTreeMap::new(),
+        keeping: Vec::new(),
     })
 }
 
@@ -111,6 +116,8 @@ struct Supervisor {
     will: Option<((u32, u64), OwnedFd)>,
     /// By their slots.
     commands: BTreeMap<u32, Charge>,
+    /// The ends of the threads that keep outputs.
+    keeping: Vec<Ending>,
 }
 
 /// A command that is held.
@@ -120,6 +127,10 @@ struct Charge {
     pidfd: Option<OwnedFd>,
     /// From which its output can be read, while a process can write to it.
     outputs: Vec<File>,
+    /// Where all of that is kept.
+    whole: Option<File>,
+    /// What keeps it, instead of this thread.
+    keeping: Option<Keeping>,
     /// When it was first seen to have been asked to end.
     asked_at: Option<Boot>,
     /// What was there then outside of its group: those that descend from it are not found again once it has ended.
@@ -149,6 +160,7 @@ impl Supervisor {
             self.execute_will();
             let nothing_to_do = self.socket.is_none() && self.commands.is_empty() && self.will.is_none();
             if self.node_gone.is_some() && nothing_to_do {
+                keeping::wait(self.keeping);
                 return Ok(());
             }
             self.sleep(next)?;
@@ -190,7 +202,8 @@ impl Supervisor {
     fn take_on(&mut self, command: Command, descriptors: Vec<OwnedFd>) {
         let mut descriptors = descriptors.into_iter();
         let pidfd = descriptors.next().or_else(|| super::pidfd_open(command.pid).ok());
-        let outputs: Vec<_> = descriptors.map(File::from).collect();
+        let mut outputs: Vec<_> = descriptors.map(File::from).collect();
+        let whole = outputs.pop_if(|_| command.keeps > 0);
         for output in &outputs {
             // The node has done so, as it is the same open file: nothing here may ever wait for a pipe.
             fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok();
@@ -199,6 +212,8 @@ impl Supervisor {
             command,
             pidfd,
             outputs,
+            whole,
+            keeping: None,
             asked_at: None,
             strays: Vec::new(),
             kills: 0,
@@ -292,6 +307,7 @@ impl Supervisor {
     /// Lets go of the commands of which nothing is left. Only without a node: it says so itself otherwise.
     fn let_go(&mut self, now: Boot) {
         for charge in self.commands.values_mut() {
+            self.keeping.extend(charge.keep());
             charge.drain();
         }
         let ended: Vec<u32> =
@@ -418,6 +434,15 @@ impl Charge {
             Some(pidfd) => is_readable(pidfd.as_fd()),
             None => census::has_exited(Pid::from_raw(self.command.pid)),
         }
+    }
+
+    /// Goes on to keep what was written, from another thread: a disk may not answer, and this one has to.
+    fn keep(&mut self) -> Option<Ending> {
+        let whole = self.whole.take()?;
+        let (keeping, ending) = keeping::begin(&self.outputs, whole, self.command.keeps).ok()?;
+        self.outputs.clear();
+        self.keeping = Some(keeping);
+        Some(ending)
     }
 
     /// Throws away what was written, so that writing goes on.
