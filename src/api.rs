@@ -26,6 +26,7 @@ mod screens;
 mod stats;
 pub mod streams;
 pub mod view;
+mod whole;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

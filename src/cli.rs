@@ -29,6 +29,7 @@ mod migrate;
 mod notify;
 mod once;
 mod outage;
+mod output;
 mod place;
 mod rewind;
 mod run;
@@ -157,6 +158,9 @@ enum Command {
     /// Print what a run wrote
     #[command(after_help = "Example: fencron logs nightly@2026-11-21T02:00:00Z -f")]
     Logs(logs::LogsArgs),
+    /// Print all that a run wrote, where its job keeps whole outputs in files
+    #[command(after_help = "Example: fencron output nightly@2026-11-21T02:00:00Z > nightly.txt")]
+    Output(output::OutputArgs),
     /// Run a job now
     #[command(after_help = "Example: fencron trigger nightly --wait --timeout 10m")]
     Trigger(steer::TriggerArgs),
@@ -385,6 +389,7 @@ impl Command {
             Command::Jobs(args) => look::jobs(&args, global, terminal).await,
             Command::Runs(args) => look::runs(&args, global, terminal).await,
             Command::Logs(args) => logs::logs(&args, global, terminal).await,
+            Command::Output(args) => output::output(&args, global, terminal).await,
             Command::Trigger(args) => steer::trigger(&args, global, terminal).await,
             Command::Pause(args) => steer::pause(&args, global, terminal).await,
             Command::Resume(args) => steer::resume(&args, global, terminal).await,

@@ -47,7 +47,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::board::Shared;
-use crate::execute::{FOLLOW_KEPT, Heard, Outputs};
+use crate::execute::{FOLLOW_KEPT, Heard, Outputs, Place};
 use crate::job::{JobName, RunId};
 use crate::ledger::{Attention, AuditRow, Find, FindAudit, Ledger, RunRow};
 use crate::lock::{LockName, Locks};
@@ -59,7 +59,7 @@ use changes::Recorded;
 pub(crate) use frame::plain;
 use frame::{ASSETS, Depth, Frame, Screen};
 pub(crate) use looker::{Looker, Theme, Zones, up};
-use run::{Output, Written};
+use run::{FilePart, Output, SHOWN_AT_ONCE, WholeFile, Written};
 pub(crate) use words::shown;
 
 /// How long the store may take to say what a screen asks of it.
@@ -213,6 +213,8 @@ pub(crate) async fn job<S: Store>(
 pub(crate) struct Part {
     /// The byte of its output from which on it is shown.
     from: Option<u64>,
+    /// The byte of the file with all of its output from which on that is shown.
+    whole: Option<u64>,
 }
 
 pub(crate) async fn run<S: Store>(
@@ -228,7 +230,7 @@ pub(crate) async fn run<S: Store>(
         Ok(id) => id,
         Err(error) => return refuse(StatusCode::NOT_FOUND, &format!("{error}")),
     };
-    let Part { from } = match part {
+    let Part { from, whole } = match part {
         Ok(Query(part)) => part,
         Err(rejected) => return refuse(StatusCode::BAD_REQUEST, &rejected.body_text()),
     };
@@ -256,8 +258,30 @@ pub(crate) async fn run<S: Store>(
         RunRow::Done(done) => Output::Kept(Written { text: done.output.clone(), forgotten: None, from }),
         RunRow::Open(_) => so_far(&page.outputs, &id, from).map_or(Output::Elsewhere, Output::Live),
     };
-    let view = run::RunView::of(&page.board.read(), frame, id, row, output);
+    let file = file_of(&page, &frame, &row, whole).await;
+    let view = run::RunView { file, ..run::RunView::of(&page.board.read(), frame, id, row, output) };
     answer(&headers, StatusCode::OK, &run::markup(&view))
+}
+
+/// The file with all that the last attempt of a run wrote, where this node or another has one that this person may read.
+async fn file_of<S: Store>(page: &Page<S>, frame: &Frame, row: &RunRow, from: Option<u64>) -> Option<WholeFile> {
+    let (claimant, attempt) = row.last_attempt();
+    let claimant = claimant.filter(|_| frame.looker.may_read_output())?;
+    let place = {
+        let board = page.board.read();
+        let whole = board.definition(&row.id().job())?.output.clone()?;
+        Place::of(&whole, page.ledger.namespace().as_str(), row.id(), attempt)
+    };
+    match place.read_soon(from.unwrap_or(0), if from.is_some() { SHOWN_AT_ONCE } else { 0 }).await {
+        Ok(Some((bytes, size))) => {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let part = from.map(|from| FilePart { from, end: from.saturating_add(bytes.len() as u64), text });
+            Some(WholeFile::Here { size, part })
+        }
+        Ok(None) if page.status.borrow().node == claimant.node => None,
+        Ok(None) => Some(WholeFile::On(claimant.node.clone())),
+        Err(error) => Some(WholeFile::Unreadable(error.to_string())),
+    }
 }
 
 /// What is kept of what a run that runs here has written.

@@ -26,6 +26,8 @@ mod listener;
 mod load;
 #[path = "cli/node.rs"]
 mod node;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/process.rs"]
 mod process;
 #[path = "cli/reading.rs"]

@@ -1,5 +1,7 @@
 //! What a run writes: as it was kept, as it stands now, and as it goes on, here or through the node that runs it.
 //!
+//! All that it wrote, where a node keeps that in a file, is [`whole`]'s part.
+//!
 //! Offsets count the bytes of what one attempt has written; of a run that has ended, those of what was kept.
 
 use std::convert::Infallible;
@@ -19,11 +21,11 @@ use super::problem::{Kind, Problem};
 use super::relay::{self, RELAYED};
 use super::routes::{Chosen, Named, Query};
 use super::runs::known;
-use super::{Api, EVENTS, follow, in_time};
+use super::{Api, EVENTS, follow, in_time, streams, whole};
 use crate::execute::{FOLLOW_KEPT, Follow, Heard};
 use crate::job::RunId;
 use crate::ledger::RunRow;
-use crate::scheduler::run::Open;
+use crate::scheduler::run::Claimant;
 use crate::store::Store;
 
 /// Which byte the answer begins with.
@@ -44,7 +46,36 @@ pub(super) struct Wanted {
     #[serde(default)]
     follow: u8,
     #[serde(default)]
-    offset: u64,
+    pub offset: u64,
+    /// 1: what is in the file with all of it.
+    #[serde(default)]
+    whole: u8,
+    /// Of the file: that of this attempt.
+    pub attempt: Option<u32>,
+    /// Of the file: at most so many bytes.
+    pub limit: Option<u64>,
+}
+
+impl Wanted {
+    /// The parameters by which another node is asked for the file of this attempt.
+    pub fn of_whole(&self, attempt: u32) -> String {
+        let limit = self.limit.map_or_else(String::new, |limit| format!("&limit={limit}"));
+        format!("whole=1&attempt={attempt}&offset={}{limit}", self.offset)
+    }
+
+    /// What makes no sense together.
+    fn check(&self, as_events: bool) -> Result<(), Problem> {
+        match self.whole {
+            1 if self.follow == 1 || as_events => {
+                Err(Problem::parameter("whole", "the file is not followed: leave `follow`, or `whole`, out"))
+            }
+            1 => Ok(()),
+            _ if self.attempt.is_some() || self.limit.is_some() => {
+                Err(Problem::parameter("whole", "`attempt` and `limit` go with `whole=1`"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Answers with what a run has written: as text, or as a stream of events that ends with its verdict.
@@ -58,22 +89,31 @@ pub(super) async fn output<S: Store>(
 ) -> Result<Response, Problem> {
     let run = known(&run, &caller)?;
     let as_events = chosen.0 == EVENTS;
+    wanted.check(as_events)?;
+    if wanted.whole == 1 {
+        let place = api.streams.begin()?;
+        return Ok(held(whole::whole(&api, &run, &wanted, &headers).await?, place));
+    }
     if !as_events && wanted.follow != 1 {
         return written(api, run, &wanted, &headers, as_events).await;
     }
     let place = api.streams.begin()?;
     let answer = written(api, run, &wanted, &headers, as_events).await?;
-    // The place is kept for as long as the answer goes on.
-    let mut answer = answer.map(|body| {
-        Body::from_stream(body.into_data_stream().map(move |piece| {
-            let _held = &place;
-            piece
-        }))
-    });
+    let mut answer = held(answer, place);
     // A proxy that gathers an answer, or compresses it, would deliver it when the run has ended.
     answer.headers_mut().insert(UNBUFFERED, HeaderValue::from_static("no"));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     Ok(answer)
+}
+
+/// Keeps the place for as long as the answer goes on.
+fn held(answer: Response, place: streams::Place) -> Response {
+    answer.map(|body| {
+        Body::from_stream(body.into_data_stream().map(move |piece| {
+            let _held = &place;
+            piece
+        }))
+    })
 }
 
 /// What a run has written, from wherever it runs.
@@ -86,9 +126,10 @@ async fn written<S: Store>(
 ) -> Result<Response, Problem> {
     let elsewhere = if headers.contains_key(RELAYED) { None } else { elsewhere(&api, &run).await };
     let mut unreachable = None;
-    if let Some(open) = elsewhere {
-        let follow = as_events || wanted.follow == 1;
-        match relay::ask(&api, &open, &relay::Question { follow, offset: wanted.offset, headers }).await {
+    if let Some(claimant) = elsewhere {
+        let follow = u8::from(as_events || wanted.follow == 1);
+        let query = format!("follow={follow}&offset={}", wanted.offset);
+        match relay::ask(&api, &run, &claimant, &relay::Question { query, headers, by_name: false }).await {
             Ok(answer) => return Ok(answer),
             Err(why) => unreachable = Some(why),
         }
@@ -102,15 +143,15 @@ async fn written<S: Store>(
     as_text(&api, &run, wanted, unreachable).await
 }
 
-/// The run, where another node has claimed it.
-async fn elsewhere<S: Store>(api: &Api<S>, run: &RunId) -> Option<Open> {
+/// The node that has claimed the run, where that is another one.
+async fn elsewhere<S: Store>(api: &Api<S>, run: &RunId) -> Option<Claimant> {
     if api.outputs.follow(run).is_some() {
         return None;
     }
     let board = api.board.read();
     let open = board.open_run(run)?;
     let claimant = open.claimant.as_ref()?;
-    (board.this_node().lease != Some(claimant.lease)).then(|| open.clone())
+    (board.this_node().lease != Some(claimant.lease)).then(|| claimant.clone())
 }
 
 async fn as_text<S: Store>(

@@ -113,6 +113,10 @@ kinds! {
     "What a run writes is on the node that runs it until the run ends; then every node has the end of it. \
      `fencron logs` finds the node."
 
+    NoSuchOutput "no-such-output" NOT_FOUND "The whole output of the run is not here"
+    "All that a run wrote is in a file where `output.dir` of its job says so, on the node that made the attempt, until it \
+     is deleted as `output.keep` says. The detail says what was found. The end of what it wrote is had without `whole`."
+
     NoSuchBackfill "no-such-backfill" NOT_FOUND "There is no such backfill"
     "It was never asked for, or it is kept no longer: the last 200 of 90 days are. /api/v1/backfills lists them."
 

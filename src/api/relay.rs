@@ -15,7 +15,9 @@ use tokio::time::timeout;
 use super::Api;
 use super::access::{TICKET_HEADER, ticket};
 use super::output::{OFFSET, PARTIAL};
-use crate::scheduler::run::Open;
+use super::whole::SIZE;
+use crate::job::RunId;
+use crate::scheduler::run::Claimant;
 use crate::store::Store;
 
 /// How long the other node has to take a connection.
@@ -50,9 +52,11 @@ impl Relay {
 
 /// What is asked.
 pub(super) struct Question<'a> {
-    pub follow: bool,
-    pub offset: u64,
+    /// The parameters.
+    pub query: String,
     pub headers: &'a HeaderMap,
+    /// Another process of the node answers as well, such as one that was started again: its files are the same.
+    pub by_name: bool,
 }
 
 /// Asks the node that has claimed the run. Its answer is passed on as it comes.
@@ -60,23 +64,31 @@ pub(super) struct Question<'a> {
 /// # Errors
 ///
 /// Why it cannot be asked, for a person.
-pub(super) async fn ask<S: Store>(api: &Api<S>, open: &Open, question: &Question<'_>) -> Result<Response, String> {
-    let claimant = open.claimant.as_ref().ok_or("no node has claimed it")?;
+pub(super) async fn ask<S: Store>(
+    api: &Api<S>,
+    run: &RunId,
+    claimant: &Claimant,
+    question: &Question<'_>,
+) -> Result<Response, String> {
     let node = &claimant.node;
+    let runs = if question.by_name { "ran" } else { "runs" };
     let address = {
+        if question.by_name && api.status.borrow().node == *node {
+            return Err("the node that ran it is this one, and has no file of it".to_owned());
+        }
         let board = api.board.read();
-        let record =
-            board.nodes().find(|(lease, _)| *lease == claimant.lease).map(|(_, record)| record.address.clone());
-        record.ok_or_else(|| format!("the node {node}, which runs it, is gone"))?
+        let by_name = board.nodes().find(|(_, record)| question.by_name && record.node == *node);
+        let record = board.nodes().find(|(lease, _)| *lease == claimant.lease).or(by_name);
+        let address = record.map(|(_, record)| record.address.clone());
+        address.ok_or_else(|| format!("the node {node}, which {runs} it, is gone"))?
     };
-    let address = address.ok_or_else(|| format!("the node {node}, which runs it, has no listener"))?;
+    let address = address.ok_or_else(|| format!("the node {node}, which {runs} it, has no listener"))?;
     let http = api.relay.client();
-    let unreachable = || format!("the node {node}, which runs it, cannot be reached at {address}");
+    let unreachable = || format!("the node {node}, which {runs} it, cannot be reached at {address}");
     if !is_at(&http, node, &address).await {
         return Err(unreachable());
     }
-    let (run, follow, offset) = (&open.id, u8::from(question.follow), question.offset);
-    let mut asked = http.get(url(&address, &format!("/api/v1/runs/{run}/output?follow={follow}&offset={offset}")));
+    let mut asked = http.get(url(&address, &format!("/api/v1/runs/{run}/output?{}", question.query)));
     asked = asked.header(RELAYED, "1");
     let made = timeout(super::STORE_WITHIN, ticket(&api.ledger, run, api.clock.wall())).await;
     if let Ok(Ok(ticket)) = made {
@@ -92,7 +104,7 @@ pub(super) async fn ask<S: Store>(api: &Api<S>, open: &Open, question: &Question
         return Err(format!("the node {node} at {address} answers {}", answer.status()));
     }
     let mut headers = HeaderMap::new();
-    for name in [header::CONTENT_TYPE, OFFSET, PARTIAL] {
+    for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH, OFFSET, PARTIAL, SIZE] {
         if let Some(value) = answer.headers().get(&name) {
             headers.insert(name, value.clone());
         }

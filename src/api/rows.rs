@@ -152,9 +152,13 @@ pub(super) fn of_runs<S: Store>() -> Vec<Route<S>> {
             .param(run())
             .param(Param::query::<u8>("follow", "1: go on until the run ends."))
             .param(Param::query::<u64>("offset", "From this byte of what the attempt has written; of what was kept."))
+            .param(Param::query::<u8>("whole", "1: from the file in which all of it is kept, as its bytes are."))
+            .param(Param::query::<u32>("attempt", "Of the file: that of this attempt; the last one by default."))
+            .param(Param::query::<u64>("limit", "Of the file: at most so many bytes."))
             .text()
             .media(super::EVENTS)
-            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::NotHere, Kind::StoreAway, Kind::TooManyStreams]),
+            .may(&[Kind::BadParameter, Kind::NoSuchRun, Kind::NoSuchOutput, Kind::NotHere, Kind::StoreAway])
+            .may(&[Kind::TooManyStreams]),
     ]
 }
 

@@ -8,9 +8,10 @@ use clap::builder::FalseyValueParser;
 use reqwest::{Client, Response, StatusCode};
 use tokio::time::timeout;
 
+use super::output::OutputArgs;
 use super::steer::tell_verdict;
 use super::terminal::Terminal;
-use super::{Exit, Global, asking};
+use super::{Exit, Failure, Global, asking};
 use crate::api::access::{TICKET_HEADER, ticket};
 use crate::job::{RunId, Verdict};
 use crate::ledger::{AskError, Ledger, RunRow};
@@ -41,11 +42,20 @@ pub(super) struct LogsArgs {
 
 /// Prints what a run wrote: what is kept of it, or what the node that runs it has.
 pub(super) async fn logs(args: &LogsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let reader = open(&args.run, global, terminal).await?;
+    if args.follow { reader.follow().await } else { reader.once().await }
+}
+
+/// Prints all that an attempt wrote, from the node that keeps it in a file.
+pub(super) async fn whole(args: &OutputArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    open(&args.run, global, terminal).await?.whole(args.attempt).await
+}
+
+async fn open<'a>(run: &'a RunId, global: &Global, terminal: &'a mut Terminal) -> anyhow::Result<Reader<'a>> {
     let place = global.open(None).await?;
     let http = asking::built(asking::client(global.tls_ca.as_deref())?)?;
     let clock = place.clock.clone();
-    let reader = Reader { ledger: place.ledger(), http, clock, run: &args.run, terminal, shown: None, reported: None };
-    if args.follow { reader.follow().await } else { reader.once().await }
+    Ok(Reader { ledger: place.ledger(), http, clock, run, terminal, shown: None, reported: None })
 }
 
 /// Reads one run's output.
@@ -59,6 +69,17 @@ struct Reader<'a> {
     shown: Option<u32>,
     /// The last report of why nothing is shown, so that it is printed once.
     reported: Option<String>,
+}
+
+/// What a node is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// What it has of the output now.
+    SoFar,
+    /// The output until the attempt ends.
+    ToTheEnd,
+    /// The file with all of what this attempt wrote.
+    Whole { attempt: u32 },
 }
 
 /// The result of asking the node that runs it.
@@ -84,7 +105,7 @@ impl Reader<'_> {
                 }
             }
             RunRow::Open(open) => match open.claimant {
-                Some(claimant) => match self.stream(&claimant, false).await? {
+                Some(claimant) => match self.stream(&claimant, Asked::SoFar).await? {
                     Streamed::ToTheEnd => {}
                     Streamed::NotThere => self.report("it is just starting, or just ending".to_owned()),
                     Streamed::No(why) => {
@@ -102,7 +123,7 @@ impl Reader<'_> {
             match self.look().await? {
                 RunRow::Done(done) => return self.ended(&done),
                 RunRow::Open(open) => match open.claimant.filter(|_| self.shown != Some(open.attempt)) {
-                    Some(claimant) => match self.stream(&claimant, true).await? {
+                    Some(claimant) => match self.stream(&claimant, Asked::ToTheEnd).await? {
                         Streamed::ToTheEnd => self.shown = Some(open.attempt),
                         Streamed::NotThere => {}
                         Streamed::No(why) => self.report(format!("{why}; waiting for what is kept of it at its end")),
@@ -113,6 +134,28 @@ impl Reader<'_> {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    async fn whole(mut self, attempt: Option<u32>) -> anyhow::Result<Exit> {
+        let row = self.look().await?;
+        let (claimant, last) = row.last_attempt();
+        let (run, attempt) = (self.run, attempt.unwrap_or(last));
+        let Some(claimant) = claimant else {
+            return Err(Failure::new(Exit::Failed, format!("{run}: no node has begun it")).into());
+        };
+        let node = &claimant.node;
+        let why = match self.stream(claimant, Asked::Whole { attempt }).await? {
+            Streamed::ToTheEnd => return Ok(Exit::Done),
+            Streamed::NotThere => format!(
+                "the node {node} has no whole output of its attempt {attempt}: its job keeps none (`output.dir`), the file was \
+                 deleted (`output.keep`), or another node made this attempt"
+            ),
+            Streamed::No(why) => format!(
+                "the whole output of its attempt {attempt} is on the node {node}, if anywhere: {why}. On that machine: \
+                 fencron output --dir DIR {run}"
+            ),
+        };
+        Err(Failure::new(Exit::Failed, format!("{run}: {why}")).into())
     }
 
     fn ended(self, done: &Done) -> anyhow::Result<Exit> {
@@ -133,10 +176,14 @@ impl Reader<'_> {
     }
 
     /// Prints what the node that claimed the run has of it.
-    async fn stream(&mut self, claimant: &Claimant, follow: bool) -> anyhow::Result<Streamed> {
+    async fn stream(&mut self, claimant: &Claimant, asked: Asked) -> anyhow::Result<Streamed> {
+        let (follow, is_whole) = (asked == Asked::ToTheEnd, matches!(asked, Asked::Whole { .. }));
         let node = &claimant.node;
         let nodes = self.ledger.nodes().await?;
-        let Some((_, record)) = nodes.into_iter().find(|(lease, _)| *lease == claimant.lease) else {
+        // A file is still there when its node was started again.
+        let at = nodes.iter().position(|(lease, _)| *lease == claimant.lease);
+        let at = at.or_else(|| nodes.iter().position(|(_, record)| is_whole && record.node == *node));
+        let Some((_, record)) = at.and_then(|at| nodes.into_iter().nth(at)) else {
             return Ok(Streamed::No(format!("the node {node}, which ran it, is gone")));
         };
         let Some(address) = record.address else {
@@ -145,8 +192,11 @@ impl Reader<'_> {
         if let Err(why) = self.is_at(node, &address).await {
             return Ok(Streamed::No(why));
         }
-        let path = format!("/api/v1/runs/{}/output?follow={}", self.run, u8::from(follow));
-        let url = asking::url(&address, &path);
+        let query = match asked {
+            Asked::SoFar | Asked::ToTheEnd => format!("follow={}", u8::from(follow)),
+            Asked::Whole { attempt } => format!("whole=1&attempt={attempt}"),
+        };
+        let url = asking::url(&address, &format!("/api/v1/runs/{}/output?{query}", self.run));
         let mut question = self.http.get(url);
         // By the key in the store. A reader of the store who cannot write there, and so make the first one, is a caller
         // like any other.
@@ -168,6 +218,7 @@ impl Reader<'_> {
         let mut begun = Vec::new();
         loop {
             match timeout(QUIET_MOST, answer.chunk()).await {
+                Ok(Ok(Some(chunk))) if is_whole => self.terminal.write_bytes(&chunk)?,
                 Ok(Ok(Some(chunk))) => {
                     begun.extend_from_slice(&chunk);
                     let whole = begun.len() - cut_character(&begun);

@@ -59,7 +59,12 @@ impl Terminal {
 
     /// Prints `text` as it is, at once.
     pub fn write(&mut self, text: &str) -> anyhow::Result<()> {
-        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+        self.write_bytes(text.as_bytes())
+    }
+
+    /// The same for what may be no text.
+    pub fn write_bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        match self.out.write_all(bytes).and_then(|()| self.out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
             Err(error) => Err(anyhow::Error::new(error).context("cannot write to stdout")),
             Ok(()) => Ok(()),

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 pub use self::place::Place;
@@ -35,6 +36,9 @@ const MADE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a command is held up by a disk that does not answer, once.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a reader waits for a disk.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a sweep waits for a disk.
 const SWEPT_WITHIN: Duration = Duration::from_secs(600);
@@ -104,6 +108,22 @@ impl std::fmt::Display for Silent {
         match self {
             Silent(Duration::ZERO) => f.write_str("its disk does not answer"),
             Silent(within) => write!(f, "its disk has not answered within {}", written(*within)),
+        }
+    }
+}
+
+impl Place {
+    /// Reads at most `most` bytes of the file from `offset` on, and how many bytes it has; `None`: it is not there.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or its disk does not answer for a while.
+    pub async fn read_soon(&self, offset: u64, most: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+        let place = self.clone();
+        match timeout(READ_WITHIN, spawn_blocking(move || place.read(offset, most))).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer")),
         }
     }
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::about::{MASK, is_secret, without_secrets};
 use super::{
-    AlertKind, Database, Expect, Guarantee, Http, Job, JobName, Missed, MissedRun, On, OnLostLeadership, Overlap,
-    Retry, Sql, Target, Task, Text, Trigger,
+    AlertKind, Database, Expect, Guarantee, Http, Job, JobName, KeepOutputs, Missed, MissedRun, On, OnLostLeadership,
+    Overlap, Retry, Sql, Target, Task, Text, Trigger, WholeOutput,
 };
 use crate::time::written;
 
@@ -70,6 +70,9 @@ pub struct Definition {
     pub guarantee: Guarantee,
     pub on_lost_leadership: OnLostLeadership,
     pub history: HistoryView,
+    /// Where all that its attempts write is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputView>,
     /// Which ends of its runs are notified, and where; `null`: none are.
     pub notify: Option<NotifyView>,
     /// Where signs of life of its runs go; what follows the host is left out, since it is what gives access there.
@@ -161,6 +164,21 @@ pub struct HistoryView {
     pub age: String,
 }
 
+/// Where all that the attempts of a job write is kept, and which of the files.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct OutputView {
+    /// The directory that the files are below, on the node that makes the attempt.
+    pub dir: String,
+    /// How large the file of one attempt becomes, in bytes.
+    pub max_bytes: u64,
+    /// Of how many runs files are kept.
+    pub runs: u32,
+    /// How long files are kept.
+    pub age: String,
+    /// How many bytes the files have together.
+    pub bytes: u64,
+}
+
 impl Definition {
     /// The definition of this job.
     pub fn of(job: &Job) -> Definition {
@@ -221,6 +239,7 @@ impl Definition {
             guarantee: job.guarantee,
             on_lost_leadership: job.on_lost_leadership,
             history: HistoryView { keep: job.history.keep, age: written(job.history.age) },
+            output: job.output.as_deref().map(OutputView::of),
             notify: job.notify.as_deref().map(|notify| NotifyView {
                 on: notify.on.clone(),
                 to: notify.to.clone(),
@@ -229,6 +248,13 @@ impl Definition {
             }),
             ping: job.ping.as_ref().map(host_of),
         }
+    }
+}
+
+impl OutputView {
+    fn of(whole: &WholeOutput) -> OutputView {
+        let KeepOutputs { runs, age, bytes } = whole.keep;
+        OutputView { dir: whole.dir.to_string(), max_bytes: whole.max_bytes, runs, age: written(age), bytes }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::record::{DoneRecord, KnownRecord, NodeRecord, WatermarkRecord, decode};
 use super::{AskError, Ledger, Pause};
 use crate::job::{JobName, RunId, Verdict};
-use crate::scheduler::run::{Done, Known, Open, Watermark};
+use crate::scheduler::run::{Claimant, Done, Known, Open, Watermark};
 use crate::store::{Entry, Keys, Op, Range, Revision, Sort, Store, StoreError, Txn};
 use crate::time::Wall;
 
@@ -25,6 +25,15 @@ impl RunRow {
             RunRow::Open(open) => &open.id,
             RunRow::Done(done) => &done.id,
         }
+    }
+
+    /// Who made its last attempt, and which that was, counted from 1.
+    pub fn last_attempt(&self) -> (Option<&Claimant>, u32) {
+        let (claimant, attempt) = match self {
+            RunRow::Open(open) => (open.claimant.as_ref(), open.attempt),
+            RunRow::Done(done) => (done.claimant.as_ref(), done.attempt),
+        };
+        (claimant, attempt.max(1))
     }
 
     /// How it ended; `None` where it has not.

@@ -11,11 +11,11 @@ use super::frame::{Depth, Frame, Screen, page};
 use super::jobs;
 use super::tables::run_link;
 use super::words::{
-    Viewpoint, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, job_state,
+    Viewpoint, bytes, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, job_state,
     open_state, took, verdict, visible,
 };
 use crate::board::{Board, JobRow};
-use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MissedView, SqlView};
+use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MissedView, OutputView, SqlView};
 use crate::job::{Job, JobName, MissedRun, Trigger, Verdict, Word as _, is_link};
 use crate::ledger::RunRow;
 use crate::scheduler::run::{Done, Source};
@@ -428,7 +428,14 @@ fn said(definition: Definition) -> Vec<(String, String)> {
     say("on_lost_leadership", Some(definition.on_lost_leadership.word().to_owned()));
     let history = definition.history;
     say("history", Some(format!("the last {}, for {}", history.keep, history.age)));
+    say("output", definition.output.map(|kept| whole_outputs(&kept)));
     said
+}
+
+fn whole_outputs(kept: &OutputView) -> String {
+    let [most, all] = [kept.max_bytes, kept.bytes].map(bytes);
+    let (dir, runs, age) = (&kept.dir, kept.runs, &kept.age);
+    format!("in {dir}, up to {most} of an attempt; {runs} runs, for {age}, up to {all}")
 }
 
 /// The dates on which it does not fire; `None`: there are none.

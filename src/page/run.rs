@@ -30,6 +30,8 @@ pub(super) struct RunView {
     /// What it waits for; `None`: it does not.
     pub waits_for: Option<Wait>,
     pub output: Output,
+    /// The file with all of it, where there may be one.
+    pub file: Option<WholeFile>,
     /// Each instant of the run in the zone of its job, where that has one.
     pub zone: Option<Zone>,
     /// The job that it is of, where the jobs file of this node has it.
@@ -58,6 +60,23 @@ pub(super) enum Output {
     Elsewhere,
     /// It has ended, and this is the end of what it wrote.
     Kept(Written),
+}
+
+/// The file in which all is that the last attempt of a run wrote.
+pub(super) enum WholeFile {
+    /// On this node, of so many bytes, with the part that was asked for.
+    Here { size: u64, part: Option<FilePart> },
+    /// On the node of this name, where it is anywhere.
+    On(String),
+    /// Why it cannot be read.
+    Unreadable(String),
+}
+
+/// A part of the file, and its bytes.
+pub(super) struct FilePart {
+    pub from: u64,
+    pub end: u64,
+    pub text: String,
 }
 
 /// A part of what a run wrote.
@@ -100,7 +119,7 @@ impl RunView {
         };
         let zone = board.definition(&id.job()).filter(|_| frame.view().has_zones_of_jobs()).cloned().map(Zone);
         let job = board.definition(&id.job()).cloned();
-        RunView { zone, frame, id, row, waits_for, output, job }
+        RunView { zone, frame, id, row, waits_for, output, file: None, job }
     }
 }
 
@@ -364,8 +383,48 @@ fn output(view: &RunView) -> Markup {
                 },
                 Output::Kept(written) => (shown(view, written, &source, false)),
             }
+            @if let Some(file) = &view.file { (whole(view, file, &source)) }
         }
     }
+}
+
+/// The file with all of it, and the part of that which was asked for.
+fn whole(view: &RunView, file: &WholeFile, source: &str) -> Markup {
+    let download = html! {
+        a href={ (source) "?whole=1" } download={ (view.id) ".txt" } { "Download all of it" }
+    };
+    let at = |from: u64, what: &str| html! { a href={ (view.id) "?whole=" (from) "#whole" } { (what) } };
+    html! {
+        @match file {
+            WholeFile::Here { size: 0, .. } => {},
+            WholeFile::Here { size, part } => {
+                p.muted id="whole" {
+                    "All of it, " (bytes(*size)) ", is in a file of this node. "
+                    @match part {
+                        None => { (at(0, "Show it from the beginning")) " · " (at(last_part(*size), "the end of it")) " · " }
+                        Some(FilePart { from, end, .. }) => {
+                            "From byte " (from) " to " (end) ": "
+                            @if *from > 0 { (at(from.saturating_sub(SHOWN_AT_ONCE as u64), "Load earlier")) " · " }
+                            @if end < size { (at(*end, "Load later")) " · " }
+                        }
+                    }
+                    (download)
+                }
+                @if let Some(part) = part { pre.out tabindex="0" { (ansi::markup(&part.text)) } }
+            }
+            WholeFile::On(node) => p.muted id="whole" {
+                "All of it may be in a file of the node " (foreign(node)) ". " (download)
+            },
+            WholeFile::Unreadable(why) => p.muted id="whole" {
+                "All of it may be in a file of this node, which cannot be read now: " (foreign(why)) "."
+            },
+        }
+    }
+}
+
+/// The byte with which the last part of a file begins.
+fn last_part(size: u64) -> u64 {
+    size.saturating_sub(SHOWN_AT_ONCE as u64)
 }
 
 fn shown(view: &RunView, written: &Written, source: &str, is_live: bool) -> Markup {
@@ -377,7 +436,9 @@ fn shown(view: &RunView, written: &Written, source: &str, is_live: bool) -> Mark
             @if before > 0 {
                 a href={ (view.id) "?from=" (earlier) } { "Load earlier" } " (" (bytes(before as u64)) " before this). "
             }
-            @if before == 0 && forgotten > 0 { (bytes(forgotten)) " before this are kept no longer. " }
+            @if before == 0 && let Some(WholeFile::Here { size, part: None }) = &view.file && *size > part.len() as u64 {
+                a href={ (view.id) "?whole=" (last_part(size - part.len() as u64)) "#whole" } { "Load earlier" } ". "
+            } @else if before == 0 && forgotten > 0 { (bytes(forgotten)) " before this are kept no longer. " }
             @if !is_live && written.forgotten.is_none() { (bytes(part.len() as u64)) " are kept. " }
             a href=(source) download={ (view.id) ".txt" } { "Download as plain text" }
         }

@@ -5,7 +5,7 @@
 //! `DIR` is opened from the one above it without following a symbolic link: no name and no link leads out of `DIR`.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -85,10 +85,23 @@ impl Place {
     /// # Errors
     ///
     /// It cannot be read.
-    pub fn open(&self) -> io::Result<Option<File>> {
+    fn open(&self) -> io::Result<Option<File>> {
         let Some(directory) = job_directory(&self.dir, &self.namespace, &self.run.job())? else { return Ok(None) };
         let opened = openat(directory, self.name().as_str(), OFlag::O_RDONLY | CAREFULLY, Mode::empty());
         found(opened)?.map(own_file).transpose()
+    }
+
+    /// Reads at most `most` bytes from `offset` on, and how many bytes the file has; `None`: it is not there.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn read(&self, offset: u64, most: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+        let Some(mut file) = self.open()? else { return Ok(None) };
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.by_ref().take(most as u64).read_to_end(&mut bytes)?;
+        Ok(Some((bytes, file.metadata()?.len())))
     }
 
     /// The last attempt of a run of which a file is there.
