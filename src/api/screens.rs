@@ -31,6 +31,7 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
             .about("A run")
             .param(Param::path::<RunId>("run", "The run."))
             .param(Param::query::<u64>("from", "The byte of its output from which on it is shown."))
+            .param(Param::query::<u64>("whole", "From this byte of the file with all of it."))
             .html(),
         Route::get("/week", "page_week", Viewer, screens::week::<S>)
             .narrowed()
