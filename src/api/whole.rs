@@ -59,8 +59,8 @@ pub(super) async fn whole<S: Store>(
         }
     }
     let detail = format!(
-        "the whole output of the attempt {attempt} of {run} is not to be had: {why}. Its job keeps none (`output.dir`), it was \
-         deleted (`output.keep`), or it is on another node"
+        "the whole output of the attempt {attempt} of {run} is not to be had: {why}. Its job keeps none (`output.dir`), it \
+         was deleted (`output.keep`), or it is on another node"
     );
     Err(Problem::new(Kind::NoSuchOutput, detail).of(run).try_command(format!("fencron logs {run}")))
 }

@@ -147,8 +147,8 @@ impl Reader<'_> {
         let why = match self.stream(claimant, Asked::Whole { attempt }).await? {
             Streamed::ToTheEnd => return Ok(Exit::Done),
             Streamed::NotThere => format!(
-                "the node {node} has no whole output of its attempt {attempt}: its job keeps none (`output.dir`), the file was \
-                 deleted (`output.keep`), or another node made this attempt"
+                "the node {node} has no whole output of its attempt {attempt}: its job keeps none (`output.dir`), the file \
+                 was deleted (`output.keep`), or another node made this attempt"
             ),
             Streamed::No(why) => format!(
                 "the whole output of its attempt {attempt} is on the node {node}, if anywhere: {why}. On that machine: \

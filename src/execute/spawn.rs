@@ -373,7 +373,8 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
 }
 
 /// Handlers of the node must not run in the child once it lets signals in, and a command expects SIGPIPE to kill it
-/// (Rust programs ignore it), and SIGXFSZ too (which a node ignores that writes whole outputs). Signals that the node was started to ignore, like SIGHUP by nohup(1), stay ignored.
+/// (Rust programs ignore it), and SIGXFSZ too (which a node ignores that writes whole outputs). Signals that the
+/// node was started to ignore, like SIGHUP by nohup(1), stay ignored.
 unsafe fn default_signals() {
     // SAFETY: as in `become_the_program`. The table of handlers is the child's own (no CLONE_SIGHAND). Numbers that are
     // no signal, or the C library's own, answer EINVAL.

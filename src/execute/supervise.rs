@@ -13,8 +13,8 @@
 //! | the trust in their lease ends, also while their node hangs | TERM at that instant; KILL, to the last process of the session, before the lease can pass |
 //! | the node dies | TERM at once; KILL after `kill_after`, and before the lease can pass |
 //!
-//! Those with `finish` are left alone. The output of all of them is read on when the node is dead, so that no command dies of
-//! a broken pipe on the way to its end. It goes on into the file of the whole output where there is one (`keeping.rs`), and
+//! Those with `finish` are left alone. The output of all of them is read on when the node is dead, so that no command dies
+//! of a broken pipe on the way to its end. It goes on into the file of the whole output where there is one (`keeping.rs`), and
 //! is thrown away otherwise.
 //!
 //! Once a node is dead and nothing of its commands is left, the supervisor has the lease of its session revoked, so that

@@ -230,7 +230,7 @@ pub(super) struct Whole {
     most: u64,
     /// How much more it may hold.
     left: u64,
-    /// What is to be written next.
+    /// What has to be written next.
     pending: Vec<u8>,
     /// Whether it is still written to.
     is_open: bool,
@@ -256,7 +256,7 @@ impl Whole {
                 job = self.stamp.job,
                 run_id = self.stamp.run_id,
                 max_bytes = self.most,
-                "the file of the whole output is full: what comes beyond is not in it; raise `output.max_bytes` to keep more"
+                "the file of the whole output is full: what comes beyond is not in it; raise `output.max_bytes`"
             );
             self.is_open = false;
         }
@@ -277,8 +277,8 @@ impl Whole {
         tracing::error!(
             job = self.stamp.job,
             run_id = self.stamp.run_id,
-            "the rest of the output of this run is not kept in its file: {why}; the run goes on. Make room below `output.dir`, \
-             or keep less with `output.keep`"
+            "the rest of the output of this run is not kept in its file: {why}; the run goes on. Make room below \
+             `output.dir`, or keep less with `output.keep`"
         );
     }
 }

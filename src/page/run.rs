@@ -401,7 +401,9 @@ fn whole(view: &RunView, file: &WholeFile, source: &str) -> Markup {
                 p.muted id="whole" {
                     "All of it, " (bytes(*size)) ", is in a file of this node. "
                     @match part {
-                        None => { (at(0, "Show it from the beginning")) " · " (at(last_part(*size), "the end of it")) " · " }
+                        None => {
+                            (at(0, "Show it from the beginning")) " · " (at(last_part(*size), "the end of it")) " · "
+                        }
                         Some(FilePart { from, end, .. }) => {
                             "From byte " (from) " to " (end) ": "
                             @if *from > 0 { (at(from.saturating_sub(SHOWN_AT_ONCE as u64), "Load earlier")) " · " }

@@ -1,7 +1,7 @@
 //! What the supervisor does for the whole output of a command whose node is dead: it goes on with the file.
 //!
-//! A disk may not answer, and the supervisor has to end commands in time. So each file has a thread, which nothing waits for
-//! but the very end of the process, for a while.
+//! A disk may not answer, and the supervisor has to end commands in time. So each file has a thread, which nothing waits
+//! for but the very end of the process, for a while.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};

@@ -1,8 +1,8 @@
 //! What the supervisor does. One thread that sleeps until a packet, the death of its node, or the next deadline.
 //!
 //! It owns no session, no store and no log. Its three standard descriptors are the socket and the shared memory; it has
-//! no others but a pidfd of its node, the [will](super::will) of that, and those of the commands. Only once its node is dead
-//! are there further threads: those that [keep](super::keeping) what commands still write.
+//! no others but a pidfd of its node, the [will](super::will) of that, and those of the commands. Only once its node is
+//! dead are there further threads: those that [keep](super::keeping) what commands still write.
 
 use std::collections::BTreeMap;
 use std::fs::File;

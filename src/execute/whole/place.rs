@@ -1,7 +1,7 @@
 //! The names of files with whole outputs, and how they are opened and deleted.
 //!
-//! A file is `DIR/NAMESPACE/JOB/OCCURRENCE.ATTEMPT.out`, so that names sort by job, occurrence and attempt. Each part of the
-//! name was checked where it came in (a name has no `/`, and begins with a letter or a digit), and each directory below
+//! A file is `DIR/NAMESPACE/JOB/OCCURRENCE.ATTEMPT.out`, so that names sort by job, occurrence and attempt. Each part of
+//! the name was checked where it came in (a name has no `/`, and begins with a letter or a digit), and each directory below
 //! `DIR` is opened from the one above it without following a symbolic link: no name and no link leads out of `DIR`.
 
 use std::fs::{self, DirBuilder, File};
