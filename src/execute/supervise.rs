@@ -14,8 +14,8 @@
 //! | the node dies | TERM at once; KILL after `kill_after`, and before the lease can pass |
 //!
 //! Those with `finish` are left alone. The output of all of them is read on when the node is dead, so that no command dies
-//! of a broken pipe on the way to its end. It goes on into the file of the whole output where there is one (`keeping.rs`), and
-//! is thrown away otherwise.
+//! of a broken pipe on the way to its end. It goes on into the file of the whole output where there is
+//! one (`keeping.rs`), and is thrown away otherwise.
 //!
 //! Once a node is dead and nothing of its commands is left, the supervisor has the lease of its session revoked, so that
 //! the next node does not wait for the rest of the TTL (`will.rs`).
