@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod check;
 mod doctor;
+mod drain;
 mod drill;
 mod fence;
 mod file;
@@ -182,6 +183,12 @@ enum Command {
     /// Let another node lead
     #[command(after_help = "Example: fencron step-down")]
     StepDown(steer::StepDownArgs),
+    /// Let a node lead no more, as before maintenance: it hands over, and does not campaign
+    #[command(after_help = "Example: fencron drain node-a --for 2h --reason 'kernel update'")]
+    Drain(drain::DrainArgs),
+    /// Let a drained node lead again
+    #[command(after_help = "Example: fencron undrain node-a")]
+    Undrain(drain::UndrainArgs),
     /// List what people did: who, when, through what, and why
     #[command(after_help = "Example: fencron audit --job nightly -o json")]
     Audit(audit::AuditArgs),
@@ -398,6 +405,8 @@ impl Command {
             Command::Backfill(args) => steer::backfill(&args, global, terminal).await,
             Command::Rewind(args) => rewind::rewind(&args, global, terminal).await,
             Command::StepDown(args) => steer::step_down(&args, global, terminal).await,
+            Command::Drain(args) => drain::drain(&args, global, terminal).await,
+            Command::Undrain(args) => drain::undrain(&args, global, terminal).await,
             Command::Audit(args) => audit::audit(&args, global, terminal).await,
             Command::Notify(args) => notify::run(&args, global, terminal).await,
             Command::Migrate(args) => migrate::run(args, global, terminal).await,

@@ -30,6 +30,7 @@ mod audit;
 #[cfg(feature = "cli")]
 mod auth;
 mod backfill;
+mod drain;
 mod follow;
 mod history;
 mod keys;
@@ -50,6 +51,7 @@ pub use alerts::{ALERTS_KEPT, ALERTS_LISTED, AlertsPut, GONE_KEPT, Lost, Outbox,
 pub use attention::{ATTENTION_AGE, ATTENTION_BETWEEN, ATTENTION_KEPT, Attention, AttentionPage};
 pub use audit::{AUDIT_AGE, AUDIT_KEPT, AuditPage, AuditRow, FindAudit, ONCE_AGE, ONCE_KEPT};
 pub use backfill::{BACKFILL_MOST, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
+pub use drain::{ALL_DRAINED, all_drained};
 pub(crate) use follow::pass_on;
 pub use follow::{Follow, Followed, News};
 pub use history::{Find, RunRow};

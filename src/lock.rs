@@ -161,9 +161,9 @@ pub use guard::{HeldLock, LockGuard};
 pub(crate) use hold::owned_since;
 pub use hold::{FENCE_LIMIT, FenceBaseError, Hold};
 pub use kept::KeptSession;
-#[cfg(feature = "jobs")]
-pub(crate) use keys::escaped;
 pub use keys::{CallId, LockKind, LockName, NAMESPACES_LISTED, Namespace, NotALockName, NotANamespace};
+#[cfg(feature = "jobs")]
+pub(crate) use keys::{escaped, unescaped};
 pub use lease::{BadTtl, Lease, Renewal, Timing};
 pub use line::{Obstacle, Reason, Waiter};
 pub use lineage::Link;

@@ -485,6 +485,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         reasons.extend(self.leadership.obstacle().map(Reason::new));
         reasons.extend(self.troubles.in_the_way().cloned().map(Reason::new));
         let ready = reasons.is_empty();
+        // Others may take from this whether they reach the node, which a drain does not change.
+        reasons.extend(self.observed.drained().map(Reason::new));
         reasons.extend(self.gate.refused());
         reasons.extend(self.troubles.beside(boot));
         let leading = self.leadership.leading();

@@ -720,3 +720,53 @@ async fn the_terms_of_leaders_are_recorded_with_how_they_ended() {
     assert!(terms.iter().all(|term| term.first_claim.is_some_and(|at| at >= term.from)), "{terms:?}");
     assert_eq!(Some(terms[0].fence), c.status.borrow().fence);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_drained_hands_over_and_does_not_lead_until_it_may_again() {
+    let clock = sim_clock();
+    let store = MemoryStore::new(clock.clone());
+    let recorder = Recorder { clock: clock.clone(), takes: Duration::from_secs(3), starts: Arc::default() };
+    let leads = async |node: &Handle| {
+        let mut status = node.status.clone();
+        status.wait_for(|status| status.fence.is_some()).await.unwrap();
+    };
+    let ledger = Ledger::new(store.clone(), Namespace::new("t").unwrap());
+    let a = start("a", &store, &clock, &recorder, config(EVERY_SECOND));
+    leads(&a).await;
+    let b = start("b", &store, &clock, &recorder, config(EVERY_SECOND));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    ledger.drain(&eve(clock.wall()), "a", None).await.unwrap();
+    leads(&b).await;
+    assert_eq!(a.status.borrow().fence, None);
+    assert!(told(&a.status.borrow()).contains("drained by eve"), "{}", told(&a.status.borrow()));
+    assert!(a.status.borrow().ready, "a drained node is no broken one");
+    let ends: Vec<_> = ledger.terms(None, 10).await.unwrap().iter().map(|term| term.end).collect();
+    assert_eq!(ends, [None, Some(TermEnd::SteppedDown)]);
+    // What ran under it had its end.
+    let runs = ledger.runs(&Find { done: true, limit: 1000, ..Find::default() }, |_| true).await.unwrap();
+    let verdicts: Vec<_> =
+        runs.iter().filter_map(RunRow::verdict).filter(|verdict| *verdict != Verdict::Skipped).collect();
+    assert!(!verdicts.is_empty() && verdicts.iter().all(|verdict| *verdict == Verdict::Succeeded), "{runs:?}");
+
+    // Now no node may lead, until the drain of b comes to its end.
+    let until = clock.wall().plus(Duration::from_secs(30));
+    ledger.drain(&eve(clock.wall()), "b", Some(until)).await.unwrap();
+    let mut status = b.status.clone();
+    status.wait_for(|status| status.fence.is_none()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(ledger.nodes().await.unwrap().iter().all(|(_, node)| node.drained && node.stands_back.is_some()));
+    assert_eq!((a.status.borrow().fence, b.status.borrow().fence), (None, None));
+    leads(&b).await;
+    assert!(clock.wall() >= until);
+    b.chores.send(Chore::EndPauses).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(ledger.drains().await.unwrap().len(), 1, "the record of what is over is deleted");
+
+    // The first may lead again, once it is let.
+    b.task.abort();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(a.status.borrow().fence, None, "it is drained, though no other node is there");
+    ledger.undrain(&eve(clock.wall()), "a").await.unwrap();
+    leads(&a).await;
+}

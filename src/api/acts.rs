@@ -150,7 +150,9 @@ fn refused(error: AskError, acting: &Acting) -> Problem {
         AskError::NotEnded(run) => Problem::new(Kind::NotInDoubt, text).of(&run),
         AskError::Changed { run } => Problem::new(Kind::Changed, text).of(&run),
         AskError::Moved { .. } => Problem::new(Kind::Changed, text),
+        AskError::NoSuchNode(_) => Problem::new(Kind::NoSuchNode, text),
         AskError::AlreadySo { .. }
+        | AskError::NotSo { .. }
         | AskError::CancelAsked { .. }
         | AskError::UnderWay { .. }
         | AskError::IsDone(_)
@@ -254,11 +256,15 @@ impl<S: Store> Api<S> {
         until: Option<Wall>,
         acting: &Acting,
     ) -> Result<Done, Problem> {
-        let is_over = until.is_some_and(|until| until <= self.clock.wall());
-        let over = || Problem::parameter("until", "is over already: no occurrence would be skipped");
-        let allowed = if is_over { Err(over()) } else { self.must_know(job) };
+        let allowed = self.still_to_come(until).and_then(|()| self.must_know(job));
         let act = if job.is_some() { Act::Pause } else { Act::PauseAll };
         self.unless_so(of_job_or_all(act, job), allowed, acting, self.ledger.pause(acting, job, until)).await
+    }
+
+    /// That an end has not come yet.
+    pub(super) fn still_to_come(&self, until: Option<Wall>) -> Result<(), Problem> {
+        let is_over = until.is_some_and(|until| until <= self.clock.wall());
+        if is_over { Err(Problem::parameter("until", "is over already: nothing would change")) } else { Ok(()) }
     }
 
     /// Resumes a job, or (`None`) all.
@@ -273,7 +279,7 @@ impl<S: Store> Api<S> {
     }
 
     /// Makes an act, where it is allowed, or answers that it was so already.
-    async fn unless_so(
+    pub(super) async fn unless_so(
         &self,
         so: Deed,
         allowed: Result<(), Problem>,
@@ -283,7 +289,7 @@ impl<S: Store> Api<S> {
         let (mut already, mut before) = (false, None);
         let made = async {
             match made.await {
-                Err(AskError::AlreadySo { .. } | AskError::CancelAsked { .. }) => {
+                Err(AskError::AlreadySo { .. } | AskError::NotSo { .. } | AskError::CancelAsked { .. }) => {
                     already = true;
                     before = self.ledger.keep(acting, &so, true).await?;
                     Ok(so)
@@ -319,7 +325,7 @@ fn of_job_or_all(act: Act, job: Option<&JobName>) -> Deed {
 pub(super) struct Reasoned {
     /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[schemars(length(max = 500))]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -336,11 +342,11 @@ pub(super) struct Trigger {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "PauseRequest")]
 pub(super) struct Pausing {
-    /// When the pause ends by itself; without it, it lasts until a person ends it.
-    until: Option<Wall>,
+    /// When it ends by itself; without this, it lasts until a person ends it.
+    pub(super) until: Option<Wall>,
     /// Why, for others to read: it is kept with the record of the act. At most 500 characters.
     #[schemars(length(max = 500))]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 /// How a run in doubt is settled.

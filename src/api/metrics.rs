@@ -122,6 +122,8 @@ struct Scrape {
     leader: Option<Leader>,
     fence: Option<u64>,
     nodes: usize,
+    /// How many of them are drained.
+    drained: usize,
     counts: Counts,
     /// How many jobs the jobs file has.
     configured: usize,
@@ -156,6 +158,7 @@ impl Scrape {
             leader: board.leader().cloned(),
             fence: board.fence().map(crate::fence::Fence::get),
             nodes: board.nodes().count(),
+            drained: board.nodes().filter(|(_, node)| node.drained).count(),
             counts: board.counts(now.1),
             configured: status.jobs,
             open: open_runs(&board),
@@ -246,6 +249,8 @@ impl Scrape {
         let ready = f64::from(self.status.ready);
         sheet.gauge("ready", None, "1 while the node can take part, as /readyz says", ready)?;
         sheet.gauge("nodes", None, "Nodes of the namespace that this node knows of", self.nodes as f64)?;
+        let help = "Nodes among them that a person has drained: they do not lead";
+        sheet.gauge("nodes_drained", None, help, self.drained as f64)?;
         let metrics = &self.counted.metrics;
         let skew = metrics.furthest_clock().as_secs_f64();
         let help = "Difference between this node's clock and that of the node furthest from it";

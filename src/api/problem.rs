@@ -120,6 +120,9 @@ kinds! {
     NoSuchBackfill "no-such-backfill" NOT_FOUND "There is no such backfill"
     "It was never asked for, or it is kept no longer: the last 200 of 90 days are. /api/v1/backfills lists them."
 
+    NoSuchNode "no-such-node" NOT_FOUND "There is no such node"
+    "A node is drained while it is there. /api/v1/nodes lists those that are."
+
     NoSuchMigration "no-such-migration" NOT_FOUND "No such migration was begun"
     "/api/v1/migrations lists those that were. `fencron migrate resolve` records one that was never begun as done."
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::{Board, Paused, Wait};
 use crate::fence::Fence;
 use crate::job::{Code, JobName, RunId, Verdict};
-use crate::ledger::{Ledger, NodeRecord, Pause, RunRow};
+use crate::ledger::{self, Ledger, NodeRecord, Pause, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
 use crate::scheduler::outbox::Outgoing;
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
@@ -357,6 +357,8 @@ pub struct NodeView {
     /// Why it does not contend for the leadership.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stands_back: Option<String>,
+    /// It does not contend because a person has drained it.
+    pub drained: bool,
     /// How long it is, by the two clocks, since it published that it is there.
     pub last_sign_ms: u64,
     /// What else a person ought to know of it.
@@ -504,6 +506,7 @@ pub(super) fn node_view(record: NodeRecord, leader: bool, now: Wall) -> NodeView
         address: record.address,
         leader,
         stands_back: record.stands_back,
+        drained: record.drained,
     }
 }
 
@@ -515,6 +518,9 @@ fn obstacles(standing: &ElectionState, nodes: &[(u64, NodeRecord)]) -> Vec<Strin
         && rest.iter().any(|(_, other)| other.config_digest != first.config_digest)
     {
         found.push("the nodes have different configurations: what fires depends on which node leads".to_owned());
+    }
+    if ledger::all_drained(nodes.iter().map(|(_, node)| node)) {
+        found.push(ledger::ALL_DRAINED.to_owned());
     }
     found.extend(namesakes(nodes));
     found

@@ -47,6 +47,8 @@ impl Board {
                 self.led_by(leader);
             }
             Followed::Mark { base, .. } => self.base(*base),
+            // Each node says of itself whether it is drained.
+            Followed::Drained { .. } => {}
             Followed::Ledger(..) | Followed::Lineage | Followed::Damaged(_) | Followed::Other { .. } => {}
         }
     }

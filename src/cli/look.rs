@@ -109,6 +109,8 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
     let text = named_lines(&text, INDENT);
     let rows = overview.nodes.iter().map(|node| {
         let role = match (&node.stands_back, node.leader) {
+            (Some(_), true) if node.drained => "leader, drained",
+            (Some(_), false) if node.drained => "drained",
             (None, true) => "leader",
             (None, false) => "follower",
             (Some(_), true) => "leader, held back",

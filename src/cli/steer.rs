@@ -294,7 +294,7 @@ pub(super) async fn resume(args: &PauseArgs, global: &Global, terminal: &mut Ter
     let (what, are, _) = said_of(job.as_ref());
     match place.ledger().resume(&acting(&place, &args.why), job.as_ref()).await {
         Ok(_) => terminal.say(format_args!("fencron: {what} {are} resumed")),
-        Err(AskError::AlreadySo { .. }) => terminal.say(format_args!("fencron: {what} {are} not paused")),
+        Err(AskError::NotSo { .. }) => terminal.say(format_args!("fencron: {what} {are} not paused")),
         Err(error) => return Err(error.into()),
     }
     Ok(Exit::Done)

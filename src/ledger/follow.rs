@@ -8,7 +8,7 @@ use super::Ledger;
 use super::keys::About;
 use super::last::read as read_last;
 use super::record::{
-    CancelRecord, KnownRecord, NodeRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode,
+    Asked, CancelRecord, KnownRecord, NodeRecord, OpenRecord, Pause, StepDownRecord, WatermarkRecord, decode,
 };
 use super::rewind::RewoundRecord;
 use crate::job::JobName;
@@ -25,6 +25,8 @@ pub enum Followed {
     Ledger(LedgerChange, Version),
     /// A job, or (`None`) all, are paused, or not any more; `pause` is `None` also where a newer version wrote it.
     Paused { job: Option<JobName>, paused: bool, pause: Option<Pause>, version: Version },
+    /// A node is drained, or (`drain: None`) not any more. One that a newer version drained is so until a person ends it.
+    Drained { node: String, drain: Option<Pause>, version: Version },
     /// A session began, or its node published something new with it; or it is gone, and then nothing that its node
     /// claimed has an owner. `record` is `None` also where a newer version wrote it.
     Node { lease: u64, alive: bool, record: Option<NodeRecord>, version: Version },
@@ -151,6 +153,11 @@ impl<S: Store> Ledger<S> {
                 LedgerChange::Cancel(run, Some(Cancel { by: asked.by, unless_begun }))
             }),
             About::Resolved(run) => Some(LedgerChange::Resolved(run, true)),
+            About::Drain(node) => {
+                let unread = || Pause { asked: Asked::new("a newer version", Wall::EPOCH), until: None };
+                let drain = Some(decode(&entry.value).unwrap_or_else(unread));
+                return Some(Followed::Drained { node, drain, version });
+            }
             About::StepDown => decode::<StepDownRecord>(&entry.value).map(|r| LedgerChange::StepDown(Some(r.fence))),
             // If it is unknown up to where there may be verdicts, all of them are looked for.
             About::Rewound => Some(LedgerChange::Rewound(
@@ -188,6 +195,7 @@ impl<S: Store> Ledger<S> {
             About::Open(run) => LedgerChange::Open(run, None),
             About::Cancel(run) => LedgerChange::Cancel(run, None),
             About::Resolved(run) => LedgerChange::Resolved(run, false),
+            About::Drain(node) => return Some(Followed::Drained { node, drain: None, version: revision.0 }),
             About::StepDown => LedgerChange::StepDown(None),
         };
         Some(Followed::Ledger(followed, revision.0))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::once::{OnceKey, OnceKind};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Verdict};
-use crate::lock::{Namespace, escaped};
+use crate::lock::{Namespace, escaped, unescaped};
 use crate::scheduler::run::Done;
 use crate::store::Keys;
 use crate::time::Wall;
@@ -35,6 +35,8 @@ pub(super) enum About {
     Cancel(RunId),
     Resolved(RunId),
     StepDown,
+    /// The node of this name.
+    Drain(String),
     /// Put by every grant and claim.
     Mark,
     /// By which a restored store is known.
@@ -155,6 +157,15 @@ impl LedgerKeys {
 
     pub fn step_down(&self) -> String {
         format!("{}ask/step-down", self.prefix)
+    }
+
+    /// That a node is drained.
+    pub fn drain(&self, node: &str) -> String {
+        format!("{}ask/drain/{}", self.prefix, escaped(node))
+    }
+
+    pub fn drains(&self) -> Keys {
+        Keys::prefix(format!("{}ask/drain/", self.prefix))
     }
 
     pub fn history(&self) -> Keys {
@@ -365,6 +376,9 @@ impl LedgerKeys {
         if let Some(run) = rest.strip_prefix("ask/cancel/") {
             return run.parse().ok().map(About::Cancel);
         }
+        if let Some(node) = rest.strip_prefix("ask/drain/") {
+            return unescaped(node).map(About::Drain);
+        }
         if let Some(run) = rest.strip_prefix("ask/resolved/") {
             return run.parse().ok().map(About::Resolved);
         }
@@ -405,6 +419,7 @@ mod tests {
             (keys.cancel(&run), About::Cancel(run.clone())),
             (keys.resolved(&run), About::Resolved(run.clone())),
             (keys.step_down(), About::StepDown),
+            (keys.drain("a/b ü%"), About::Drain("a/b ü%".to_owned())),
             (keys.rewound(), About::Rewound),
         ];
         for (key, about) in known {

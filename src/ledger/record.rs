@@ -36,6 +36,9 @@ pub struct NodeRecord {
     pub clock: Wall,
     /// Why it does not campaign, for people; `None`: it does.
     pub stands_back: Option<String>,
+    /// It does not campaign because a person has drained it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// Up to which version it had seen the ledger when it read its clock: that was after all that the version holds.
     #[serde(default)]
     pub heard: u64,
@@ -636,12 +639,12 @@ pub(super) struct CancelRecord {
     pub unless_begun: bool,
 }
 
-/// That occurrences are skipped, and until when.
+/// That the occurrences of jobs are skipped, or that a node is drained, and until when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     #[serde(flatten)]
     pub asked: Asked,
-    /// What starts from here on is not skipped; `None`: it lasts until a person ends it.
+    /// From here on it is not so any more; `None`: it lasts until a person ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Wall>,
 }
@@ -651,6 +654,20 @@ pub(super) struct StepDownRecord {
     /// The term that is meant: a later one is none of it.
     pub fence: Fence,
     pub asked: Asked,
+}
+
+impl Pause {
+    /// Whether its end has come.
+    pub fn is_over(&self, now: Wall) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    /// Why a node does not lead that is drained, for people.
+    pub fn of_node(&self) -> String {
+        let until = self.until.map_or(String::new(), |until| format!(" until {until}"));
+        let why = if self.asked.reason.is_empty() { String::new() } else { format!(": {}", self.asked.reason) };
+        format!("drained by {}{until}{why}", self.asked.by)
+    }
 }
 
 #[cfg(test)]

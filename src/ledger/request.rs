@@ -39,8 +39,12 @@ pub enum AskError {
     Ended { run: RunId, verdict: Verdict },
     #[error("{run} is not in doubt: it ended as `{verdict}`, and only what ended as `unknown` can be resolved")]
     NotInDoubt { run: RunId, verdict: String },
-    #[error("{what} {}", already(what, *paused))]
-    AlreadySo { what: String, paused: bool },
+    #[error("{what} {so} already")]
+    AlreadySo { what: String, so: &'static str },
+    #[error("{what} {so}")]
+    NotSo { what: String, so: &'static str },
+    #[error("there is no node {0}: `fencron status` lists those that are there")]
+    NoSuchNode(String),
     #[error("{run} is asked to be cancelled already, by {by}: `fencron logs -f {run}` shows its end")]
     CancelAsked { run: RunId, by: String },
     #[error("{0} has not ended: it waits, or is under way. Only what ended as `unknown` can be resolved")]
@@ -84,12 +88,11 @@ pub fn check_params(job: &Job, params: &Params) -> Result<(), AskError> {
 /// What is said of all jobs where one could be named.
 pub const ALL_JOBS: &str = "all jobs";
 
-fn already(what: &str, paused: bool) -> &'static str {
-    match (what == ALL_JOBS, paused) {
-        (true, true) => "are paused already",
-        (true, false) => "are not paused: there is nothing to resume",
-        (false, true) => "is paused already",
-        (false, false) => "is not paused: there is nothing to resume",
+/// How what is paused is said to be so, or not.
+fn paused_or_not(job: Option<&JobName>) -> [&'static str; 2] {
+    match job {
+        Some(_) => ["is paused", "is not paused: there is nothing to resume"],
+        None => ["are paused", "are not paused: there is nothing to resume"],
     }
 }
 
@@ -199,6 +202,17 @@ impl<S: Store> Ledger<S> {
             Some(job) => (self.keys.pause(job), Deed::of_job(Act::Pause, job)),
             None => (self.keys.pause_all(), Deed::new(Act::PauseAll, ALL_JOBS)),
         };
+        self.put_pause(acting, key, deed, (until, paused_or_not(job)[0])).await
+    }
+
+    /// Puts a pause, or a drain, in place of one that has another end or another reason.
+    pub(super) async fn put_pause(
+        &self,
+        acting: &Acting,
+        key: String,
+        deed: Deed,
+        (until, so): (Option<Wall>, &'static str),
+    ) -> Result<Deed, AskError> {
         let deed = deed.with(until.map_or(String::new(), |until| format!("until {until}")));
         let pause = Pause { asked: acting.asked.clone(), until };
         let mut unmoved = Revision(0);
@@ -219,7 +233,7 @@ impl<S: Store> Ledger<S> {
                     || !matches!(&*pause.asked.reason, reason if reason.is_empty() || reason == stands.asked.reason)
             };
             if stands.is_some_and(|stands| !says_more(&stands)) {
-                return Err(AskError::AlreadySo { what: deed.on, paused: true });
+                return Err(AskError::AlreadySo { what: deed.on, so });
             }
             unmoved = found.map_or(Revision(0), |entry| entry.modified);
         }
@@ -232,24 +246,40 @@ impl<S: Store> Ledger<S> {
             Some(job) => (self.keys.pause(job), Deed::of_job(Act::Resume, job)),
             None => (self.keys.pause_all(), Deed::new(Act::ResumeAll, ALL_JOBS)),
         };
-        let txn = Txn::new().when(Compare::present(Keys::one(&key))).then(Op::delete(&key));
+        self.end_by_hand(acting, &key, deed, paused_or_not(job)[1]).await
+    }
+
+    /// Ends a pause, or a drain, by a person.
+    pub(super) async fn end_by_hand(
+        &self,
+        acting: &Acting,
+        key: &str,
+        deed: Deed,
+        so: &'static str,
+    ) -> Result<Deed, AskError> {
+        let txn = Txn::new().when(Compare::present(Keys::one(key))).then(Op::delete(key));
         match self.act(acting, &deed, txn).await? {
             Acted::Made => Ok(deed),
             Acted::Before(deed) => Ok(deed),
-            Acted::Refused(_) => Err(AskError::AlreadySo { what: deed.on, paused: false }),
+            Acted::Refused(_) => Err(AskError::NotSo { what: deed.on, so }),
         }
     }
 
     /// Ends the pause of a job, or (`None`) of all, whose end has come. One that a person has changed meanwhile stands.
     pub async fn end_pause(&self, hold: &Hold, job: Option<&JobName>, now: Wall) -> Result<(), StoreError> {
         let key = job.map_or_else(|| self.keys.pause_all(), |job| self.keys.pause(job));
-        let page = self.store.range(Range::of(Keys::one(&key))).await?;
+        self.end_in_time(hold, &key, now).await
+    }
+
+    /// Ends a pause, or a drain, whose end has come.
+    pub(super) async fn end_in_time(&self, hold: &Hold, key: &str, now: Wall) -> Result<(), StoreError> {
+        let page = self.store.range(Range::of(Keys::one(key))).await?;
         let Some(entry) = page.entries.first() else { return Ok(()) };
-        if decode::<Pause>(&entry.value).and_then(|pause| pause.until).is_none_or(|until| until > now) {
+        if decode::<Pause>(&entry.value).is_none_or(|pause| !pause.is_over(now)) {
             return Ok(());
         }
-        let unmoved = [Compare::modified_at(&key, entry.modified)];
-        self.write_as_leader(hold, &unmoved, &[Op::delete(&key)]).await.map(drop)
+        let unmoved = [Compare::modified_at(key, entry.modified)];
+        self.write_as_leader(hold, &unmoved, &[Op::delete(key)]).await.map(drop)
     }
 
     /// Asks for a run to be cancelled. The first person to ask stays the one that did.

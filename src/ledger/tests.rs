@@ -17,6 +17,7 @@ use crate::time::{Clock, Wall};
 mod acts;
 mod alerts;
 mod claims;
+mod drains;
 mod history;
 mod last;
 mod requests;

@@ -33,7 +33,7 @@ pub enum Chore {
     CompareConfigs,
     /// Look whether something is due for long and not decided.
     LookForOverdue,
-    /// End the pauses whose end has come.
+    /// End the pauses, and the drains of nodes, whose end has come.
     EndPauses,
     /// Go on with backfills whose asking or stopping has broken off.
     FinishBackfills,
@@ -222,6 +222,7 @@ pub(super) async fn prune<S: Store>(
 pub(super) async fn bound_records<S: Store>(ledger: &Ledger<S>, hold: &Hold, now: Wall) -> Result<(), StoreError> {
     ledger.bound_terms(hold).await?;
     ledger.bound_acts(hold, now).await?;
+    ledger.bound_drains(hold, now).await?;
     ledger.bound_hours(hold).await?;
     let beyond = ledger.bound_attention(hold, now).await?;
     if beyond > 0 {
@@ -230,16 +231,20 @@ pub(super) async fn bound_records<S: Store>(ledger: &Ledger<S>, hold: &Hold, now
     Ok(())
 }
 
-/// Ends pauses, of jobs and (`None`) of all, whose end has come.
+/// Ends pauses, of jobs and (`None`) of all, and drains of nodes, whose end has come.
 pub(super) async fn end_pauses<S: Store>(
     ledger: &Ledger<S>,
     hold: &Hold,
-    over: Vec<Option<JobName>>,
+    (over, undrained): (Vec<Option<JobName>>, Vec<String>),
     now: Wall,
 ) -> Result<(), StoreError> {
     for job in over {
         ledger.end_pause(hold, job.as_ref(), now).await?;
         tracing::info!(job = job.as_ref().map_or("all jobs", JobName::as_str), "a pause has ended by itself");
+    }
+    for node in undrained {
+        ledger.end_drain(hold, &node, now).await?;
+        tracing::info!(node, "the drain of a node has ended by itself");
     }
     Ok(())
 }

@@ -283,6 +283,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// Stands in the queue, unless the node is leaving, or stands back, or has something else in its way.
     pub(super) fn campaign(&mut self) {
         self.look_at_clocks();
+        self.look_at_drains();
         let may = self.gate.is_open() && self.observed.is_sound() && !self.is_leaving();
         let waits = !self.leadership.candidate.is_campaigning() && self.waits_for_clocks();
         self.leadership.candidate.set_gate(may && !waits);
@@ -427,6 +428,20 @@ impl<S: Store, E: Execute> Running<S, E> {
             tracing::warn!("the lease may end soon and the store does not answer: nothing new is started");
         }
         self.feed(Event::Trust(trusted));
+    }
+
+    /// Hands the leadership over where a person has drained this node, and says so to the others.
+    fn look_at_drains(&mut self) {
+        if self.observed.look_at_drains(&self.node.options.name, self.node.options.clock.wall()) {
+            self.publishing.soon();
+            match self.observed.drained() {
+                Some(why) => tracing::warn!("this node does not lead: {why}"),
+                None => tracing::info!("this node is not drained any more"),
+            }
+        }
+        if self.observed.drained().is_some() && self.leadership.leading().is_some() && self.stopping.is_none() {
+            self.drain(false);
+        }
     }
 
     /// Compares the clocks, and stands back from the leadership where this node's is off.

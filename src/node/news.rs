@@ -26,6 +26,10 @@ pub(super) struct Observed {
     clock_off_ms: i64,
     /// Why the watermark cannot be gone by.
     damage: Option<String>,
+    /// The nodes that are drained, by their names.
+    drains: BTreeMap<String, Pause>,
+    /// Why this node is among them.
+    drained: Option<String>,
 }
 
 impl Observed {
@@ -48,7 +52,31 @@ impl Observed {
 
     /// Whether the ledger has been read, and nothing in it keeps this node from leading.
     pub fn is_sound(&self) -> bool {
-        self.position.is_some() && self.in_the_way().next().is_none()
+        self.position.is_some() && self.in_the_way().next().is_none() && self.drained.is_none()
+    }
+
+    /// Why this node is drained; `None`: it is not.
+    pub fn drained(&self) -> Option<&str> {
+        self.drained.as_deref()
+    }
+
+    /// The nodes whose drain has come to its end.
+    pub fn drains_over(&self, now: Wall) -> Vec<String> {
+        self.drains.iter().filter(|(_, drain)| drain.is_over(now)).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Looks whether this node is drained. Says whether that is news.
+    pub fn look_at_drains(&mut self, own: &str, now: Wall) -> bool {
+        let drain = self.drains.get(own).filter(|drain| !drain.is_over(now));
+        let before = std::mem::replace(&mut self.drained, drain.map(Pause::of_node));
+        before != self.drained
+    }
+
+    fn drain(&mut self, node: String, drain: Option<Pause>) {
+        match drain {
+            Some(drain) => drop(self.drains.insert(node, drain)),
+            None => drop(self.drains.remove(&node)),
+        }
     }
 
     /// Whether some other node has not yet said what its clock shows.
@@ -149,6 +177,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 let change = Change::Paused(job, paused.then(|| until(pause.as_ref())));
                 self.feed(Event::Changed(change, version));
             }
+            Followed::Drained { node, drain, .. } => self.observed.drain(node, drain),
             // For the board alone.
             Followed::Last { .. } => {}
             Followed::Mark { base, at } => self.node.locks.saw_mark(base, at),
@@ -168,6 +197,7 @@ impl<S: Store, E: Execute> Running<S, E> {
     /// The ledger was read whole.
     fn reread(&mut self, all: Vec<Followed>, upto: Revision) {
         let (mut changes, mut nodes, mut owner, mut damage) = (Vec::new(), BTreeMap::new(), None, None);
+        self.observed.drains.clear();
         for followed in all {
             match followed {
                 Followed::Ledger(change, version) => changes.push((change, version)),
@@ -179,6 +209,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                     changes.push((Change::Session { lease, alive }, upto.0));
                     nodes.extend(record.map(|record| (lease, record)));
                 }
+                Followed::Drained { node, drain, .. } => self.observed.drain(node, drain),
                 Followed::Mark { base, at } => self.node.locks.saw_mark(base, at),
                 Followed::Lineage => self.verify(),
                 Followed::Damaged(why) => damage = Some(why),

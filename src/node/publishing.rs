@@ -80,7 +80,9 @@ impl<S: Store, E: Execute> Running<S, E> {
                 .in_the_way()
                 .map(str::to_owned)
                 .next()
+                .or_else(|| self.observed.drained().map(str::to_owned))
                 .or_else(|| self.gate.closed().or_else(|| self.gate.refused()).map(|why| why.to_string())),
+            drained: self.observed.drained().is_some(),
             heard: self.observed.position().map_or(0, |position| position.0),
             troubles: self.troubles.in_the_way().cloned().chain(beside).collect(),
         }

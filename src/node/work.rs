@@ -499,8 +499,8 @@ impl<S: Store, E: Execute> Running<S, E> {
             Chore::BoundRecords => {}
             Chore::CompareConfigs => super::housekeeping::compare_configs(&self.config_digest, self.observed.nodes()),
             Chore::EndPauses => {
-                let over = self.node.board.read().pauses_over(now);
-                if over.is_empty() {
+                let over = (self.node.board.read().pauses_over(now), self.observed.drains_over(now));
+                if over.0.is_empty() && over.1.is_empty() {
                     return;
                 }
                 self.work.spawn(async move {

@@ -28,7 +28,7 @@ pub(super) struct Ask<'a> {
 pub(super) enum Field<'a> {
     /// The parameters of a run.
     Params,
-    /// For how long a pause lasts.
+    /// For how long a pause, or a drain, lasts.
     For,
     /// One of these, by its value and its name.
     One { name: &'static str, label: &'static str, of: &'static [(&'static str, &'static str)] },
@@ -38,9 +38,9 @@ pub(super) enum Field<'a> {
     Confirm(&'a str),
 }
 
-/// For how long a pause may last, as `parse_duration` reads it.
+/// For how long it may last, as `parse_duration` reads it.
 const LASTS: &[(&str, &str)] =
-    &[("", "until it is resumed"), ("1h", "1 hour"), ("8h", "8 hours"), ("1d", "1 day"), ("7d", "7 days")];
+    &[("", "until a person ends it"), ("1h", "1 hour"), ("8h", "8 hours"), ("1d", "1 day"), ("7d", "7 days")];
 
 impl<'a> Ask<'a> {
     pub(super) fn operator(act: &'static str, on: &'a str, label: &'a str, fields: &'a [Field<'a>]) -> Ask<'a> {

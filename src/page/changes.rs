@@ -227,6 +227,8 @@ fn verb(act: Act) -> &'static str {
         Act::RepairFences => "repaired the fences of",
         Act::StopBackfill => "stopped the backfill of",
         Act::StepDown => "asked for another leader in place of",
+        Act::Drain => "drained",
+        Act::Undrain => "let lead again",
         Act::Unlock => "took away the lock",
         Act::ResolveMigration => "settled the migration",
         Act::ResolveOnce => "settled the work under the key",

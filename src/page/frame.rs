@@ -12,6 +12,7 @@ use super::words::{Viewpoint, count, foreign, instant, shown, took};
 use crate::board::{Board, Counts};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Word as _};
+use crate::ledger::{ALL_DRAINED, all_drained};
 use crate::node::{Role, Status};
 use crate::time::{Boot, Wall};
 
@@ -122,6 +123,8 @@ pub(crate) struct Frame {
     pub key: String,
     /// All jobs are paused.
     pub all_paused: bool,
+    /// All nodes are drained.
+    pub all_drained: bool,
     pub namespace: String,
     /// The node that answers; empty: a command shows what it reads itself.
     pub node: String,
@@ -187,6 +190,7 @@ impl Frame {
             key: String::new(),
             store: String::new(),
             all_paused: board.are_all_paused().is_some(),
+            all_drained: all_drained(board.nodes().map(|(_, node)| node)),
             looker,
         };
         if !frame.looker.sees_all_jobs() && !frame.troubles.is_empty() {
@@ -231,6 +235,7 @@ impl Frame {
             (Some(_), _) if self.silence().is_some() => {
                 Pill::Unclear(format!("the store has said nothing to {here} for a while"))
             }
+            (Some(_), None) if self.all_drained => Pill::NotFiring(ALL_DRAINED.to_owned()),
             (Some(_), None) => Pill::NotFiring("no node leads".to_owned()),
             _ if self.all_paused => Pill::Degraded("all jobs are paused".to_owned()),
             _ if self.counts.late > self.counts.overdue => {

@@ -9,7 +9,8 @@ use super::words::{
     Look, Viewpoint, command, distance, fact, foreign, instant, instant_and_distance, instant_or, shown, state, took,
 };
 use crate::board::Board;
-use crate::ledger::{NodeRecord, TermEnd, TermRow};
+use crate::config::auth::Role;
+use crate::ledger::{ALL_DRAINED, NodeRecord, TermEnd, TermRow};
 use crate::lock::ElectionState;
 use crate::time::Wall;
 
@@ -104,6 +105,7 @@ fn present(view: &Leadership) -> Markup {
                 }
                 None => {
                     h1 { "No node leads" }
+                    @if frame.all_drained { p.notice.bad { (ALL_DRAINED) "." } }
                     p {
                         "Nothing is fired until one does. When a leader was lost, the next one leads once its lease has "
                         "expired. Below is which nodes wait, and what keeps them."
@@ -172,6 +174,7 @@ fn nodes(view: &Leadership) -> Markup {
                             th { "Last sign" }
                             th { "Address" }
                             th { "Remarks" }
+                            @if view.frame.looker.may(Role::Admin) { th { "Act" } }
                         }
                     }
                     tbody {
@@ -190,14 +193,24 @@ fn nodes(view: &Leadership) -> Markup {
                                 td data-l="last sign" { (sign(node.record.clock, now)) }
                                 td { @if let Some(address) = &node.record.address { (foreign(address)) } }
                                 td { (remarks(&node.record)) }
+                                @if view.frame.looker.may(Role::Admin) { td { (drains(&view.frame, &node.record)) } }
                             }
                         }
                     }
                 }
-                p.do { (command("status")) }
+                p.do { (command("status")) " " (command("drain NODE")) }
             }
         }
     }
+}
+
+/// The form that drains a node, or lets it lead again.
+fn drains(frame: &Frame, record: &NodeRecord) -> Markup {
+    if record.drained {
+        return act::form(frame, "", Ask::admin("undrain", &record.node, "Undrain", &[]));
+    }
+    let fields = [Field::For, Field::Confirm(&record.node)];
+    act::form(frame, "", Ask::admin("drain", &record.node, "Drain", &fields))
 }
 
 /// The terms, as a bar from the earliest to now and as a table.
@@ -297,6 +310,7 @@ fn role(node: &Node) -> Markup {
 
 pub(crate) fn role_word(node: &Node) -> (&'static str, Look) {
     match (node.leads, &node.record.stands_back) {
+        (false, Some(_)) if node.record.drained => ("drained", Look::Late),
         (true, _) => ("leader", Look::Running),
         (false, Some(_)) => ("stands back", Look::Late),
         (false, None) => ("follower", Look::Idle),

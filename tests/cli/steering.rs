@@ -259,6 +259,38 @@ fn after_stepping_down_another_node_leads_with_a_greater_fence() {
 }
 
 #[test]
+fn a_drained_node_does_not_lead_and_it_is_said_loudly_where_none_may() {
+    let place = Place::new();
+    let _first = place.leader("a", &[]);
+    let second = place.node("b", &[]);
+    place.wait_for(&["status"], |status| (status["waiting"] == json!(["b"])).then_some(()));
+    place.run(&["drain", "c"]).fails(1, &["there is no node c"]);
+    place.run(&["drain", "a", "--for", "0s"]).fails(2, &["is over already"]);
+    let drained = place.run(&["drain", "a", "--reason", "a new disk"]);
+    drained.fails(0, &["a is drained until `fencron undrain a`"]);
+    second.wait_for(" leading ");
+    place.wait_for(&["status"], |status| (status["nodes"][0]["drained"] == true).then_some(()));
+    let status = place.run(&["status"]);
+    assert!(status.stdout().contains("drained by") && status.stdout().contains(": a new disk"), "{}", status.stdout());
+    place.run(&["drain", "a", "--reason", "a new disk"]).fails(0, &["a is drained already"]);
+
+    place.run(&["drain", "b", "--for", "1h"]).fails(0, &["no other node may lead"]);
+    let none_leads = |status: &Value| {
+        let says = |text: &Value| text.as_str().unwrap().starts_with("all nodes are drained");
+        (status["leader"].is_null() && status["obstacles"].as_array()?.iter().any(says)).then_some(())
+    };
+    place.wait_for(&["status"], none_leads);
+    place.run(&["doctor"]).fails(1, &[]);
+    assert!(place.run(&["doctor"]).stdout().contains("all nodes are drained"));
+    place.run(&["undrain", "b"]).fails(0, &["b may lead again"]);
+    place.run(&["undrain", "b"]).fails(0, &["b is not drained"]);
+    place.wait_for(&["status"], |status| (status["leader"]["node"] == "b").then_some(()));
+    let acts = place.json(&["audit"]);
+    let acts: Vec<&str> = acts.as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
+    assert_eq!(acts, ["undrain", "drain", "drain"]);
+}
+
+#[test]
 fn nobody_can_step_down_where_nobody_leads() {
     let place = Place::new();
     let mut node = place.leader("a", &[]);

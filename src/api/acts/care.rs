@@ -1,4 +1,4 @@
-//! What only an administrator does: step-down, unlock, migrations, and rewind.
+//! What only an administrator does: step-down, drain, unlock, migrations, and rewind.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sending::Sending;
-use super::{Done, refused};
+use super::{Done, Pausing, Reasoned, refused};
 use crate::api::problem::{Kind, Problem};
+use crate::api::routes::Named;
 use crate::api::{Api, in_time, json};
 use crate::fence::Fence;
 use crate::job::JobName;
-use crate::ledger::{Acting, AskError, OnceKey, OnceState, RewindError, Rewinding};
+use crate::ledger::{Act, Acting, AskError, Deed, OnceKey, OnceState, RewindError, Rewinding};
 use crate::lock::{Config, LockError, LockName, SemaphoreError};
 use crate::store::{LeaseId, Store, StoreError};
 use crate::time::Wall;
@@ -173,6 +174,22 @@ impl<S: Store> Api<S> {
         self.make(acting, made).await
     }
 
+    /// Drains a node.
+    pub(in crate::api) async fn drain(
+        &self,
+        node: &str,
+        until: Option<Wall>,
+        acting: &Acting,
+    ) -> Result<Done, Problem> {
+        let (so, made) = (Deed::new(Act::Drain, node), self.ledger.drain(acting, node, until));
+        self.unless_so(so, self.still_to_come(until), acting, made).await
+    }
+
+    /// Lets a node lead again that is drained.
+    pub(in crate::api) async fn undrain(&self, node: &str, acting: &Acting) -> Result<Done, Problem> {
+        self.unless_so(Deed::new(Act::Undrain, node), Ok(()), acting, self.ledger.undrain(acting, node)).await
+    }
+
     /// Revokes a lock, or the permits of a session.
     pub(in crate::api) async fn unlock(&self, wanted: &Unlocking, acting: &Acting) -> Result<Done, Problem> {
         let name = lock_name(&wanted.name, wanted.kind)?;
@@ -231,6 +248,24 @@ pub(super) async fn step_down<S: Store>(
 ) -> Result<Response, Problem> {
     let (SteppingDown { fence, reason }, sender) = sending.parts();
     Ok(api.step_down(fence, &sender.acting(reason)?).await?.answer())
+}
+
+pub(super) async fn drain<S: Store>(
+    State(api): State<Api<S>>,
+    Named(node): Named,
+    sending: Sending<Pausing>,
+) -> Result<Response, Problem> {
+    let (Pausing { until, reason }, sender) = sending.parts();
+    Ok(api.drain(&node, until, &sender.acting(reason)?).await?.answer())
+}
+
+pub(super) async fn undrain<S: Store>(
+    State(api): State<Api<S>>,
+    Named(node): Named,
+    sending: Sending<Reasoned>,
+) -> Result<Response, Problem> {
+    let (Reasoned { reason }, sender) = sending.parts();
+    Ok(api.undrain(&node, &sender.acting(reason)?).await?.answer())
 }
 
 pub(super) async fn unlock<S: Store>(

@@ -171,6 +171,11 @@ async fn care<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<Do
             let fence = fence.ok_or_else(|| Problem::parameter("fence", "the fence of the leader that is meant"))?;
             api.step_down(Some(fence), &acting).await
         }
+        "drain" => {
+            said.confirmed()?;
+            api.drain(said.get("on"), until(api, said)?, &acting).await
+        }
+        "undrain" => api.undrain(said.get("on"), &acting).await,
         "unlock" => {
             said.confirmed()?;
             let kind = match said.get("kind") {

@@ -123,12 +123,24 @@ fn of_backfills<S: Store>() -> Vec<Route<S>> {
 
 fn of_care<S: Store>() -> Vec<Route<S>> {
     use Role::Admin;
+    let node = || Param::path::<String>("node", "The name of the node, as `/api/v1/nodes` lists it.");
     vec![
         Route::post("/api/v1/leadership/step-down", "step_down", Admin, care::step_down::<S>)
             .about("Asks the leader to let its runs end and another node lead")
             .acts::<SteppingDown>()
             .json::<DeedView>()
             .may(&[Kind::Changed]),
+        Route::put("/api/v1/nodes/{node}/drain", "drain", Admin, care::drain::<S>)
+            .about("Lets a node lead no more: it hands over the leadership, and does not campaign")
+            .param(node())
+            .acts::<Pausing>()
+            .json::<DeedView>()
+            .may(&[Kind::NoSuchNode, Kind::Changed]),
+        Route::delete("/api/v1/nodes/{node}/drain", "undrain", Admin, care::undrain::<S>)
+            .about("Lets a drained node lead again")
+            .param(node())
+            .acts::<Reasoned>()
+            .json::<DeedView>(),
         Route::post("/api/v1/locks/unlock", "unlock", Admin, care::unlock::<S>)
             .about("Revokes a lock, or the permits of a session")
             .acts::<Unlocking>()

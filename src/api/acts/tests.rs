@@ -325,6 +325,8 @@ async fn a_form_of_the_page_acts_once_and_leads_back_with_what_became_of_it() {
         ("/administer", "root", "act=pause_all&on=all+jobs&key=k5&next=%2F", "+pause all: all jobs"),
         ("/administer", "root", "act=unlock&on=door&fence=7&key=k6&next=%2F", "-confirm: type `door`"),
         ("/administer", "root", "act=step_down&on=n&confirm=n&fence=7&key=k7&next=%2F", "-the leadership was changed"),
+        ("/administer", "root", "act=drain&on=n&key=k8&next=%2F", "-confirm: type `n`"),
+        ("/administer", "root", "act=drain&on=n&confirm=n&key=k9&next=%2F", "-there is no node n"),
     ] {
         let (code, _, said) = send(&router, to, by, form).await;
         assert!(code == 303 && said.starts_with(says), "{form}: {code} {said}");
@@ -465,6 +467,24 @@ impl<S: Store> Scene<'_, S> {
         self.api.ledger.trigger(&self.by_eve(), &job, Params::default()).await.unwrap().run.unwrap()
     }
 
+    /// A node of this name is there.
+    async fn publishes(&self, name: &str) {
+        let record = crate::ledger::NodeRecord {
+            node: name.to_owned(),
+            version: String::new(),
+            config_digest: String::new(),
+            config_since: None,
+            started_at: self.api.clock.wall(),
+            address: None,
+            clock: self.api.clock.wall(),
+            stands_back: None,
+            drained: false,
+            heard: 0,
+            troubles: Vec::new(),
+        };
+        self.session.publish(record.encode()).await.unwrap();
+    }
+
     async fn a_migration(&self) {
         let once = crate::ledger::Once {
             name: "m".into(),
@@ -511,6 +531,11 @@ impl<S: Store> Scene<'_, S> {
                 (format!("/api/v1/backfills/{}", deed.backfill.unwrap()), json!({}))
             }
             "step_down" => ("/api/v1/leadership/step-down".to_owned(), json!({"fence": self.term.hold.fence().get()})),
+            "drain" => {
+                self.publishes("n").await;
+                ("/api/v1/nodes/n/drain".to_owned(), json!({"reason": "a new disk"}))
+            }
+            "undrain" => ("/api/v1/nodes/n/drain".to_owned(), json!({})),
             "unlock" => {
                 let gate = self.api.locks.semaphore(crate::lock::LockName::new("gate").unwrap(), 4);
                 for _ in 0..2 {

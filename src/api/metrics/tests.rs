@@ -72,6 +72,7 @@ fn a_board_is_told_in_numbers() {
     for (series, expected) in [
         ("fencron_leader", 1.0),
         ("fencron_leader_known", 1.0),
+        ("fencron_nodes_drained", 0.0),
         ("fencron_fence", 40.0),
         ("fencron_term_start_timestamp_seconds", 1.25),
         ("fencron_trust_remaining_seconds", 6.5),

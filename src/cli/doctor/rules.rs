@@ -201,7 +201,10 @@ pub(super) fn certificates(files: BTreeMap<String, Result<Wall, String>>, now: W
 pub(super) fn nodes(nodes: &[NodeView]) -> Vec<Found> {
     let mut found = Vec::new();
     for node in nodes {
-        if let Some(why) = &node.stands_back {
+        if let Some(why) = node.stands_back.as_ref().filter(|_| node.drained) {
+            let fix = format!("`fencron undrain {}`, once it may lead again", node.node);
+            found.push(Found::warning(format!("{} is {why}", node.node), fix));
+        } else if let Some(why) = &node.stands_back {
             let what = format!("{} does not contend for the leadership: {why}", node.node);
             found.push(Found::broken(what, "remove what keeps it"));
         }

@@ -24,6 +24,7 @@ fn node(name: &str) -> NodeView {
         address: None,
         leader: false,
         stands_back: None,
+        drained: false,
         last_sign_ms: 0,
         troubles: Vec::new(),
     }
@@ -142,6 +143,11 @@ fn nodes_that_are_missing_or_held_back_are_found() {
     says(&nodes(&[node("a")]), Level::Warning, "a is the only node");
     let held = NodeView { stands_back: Some("its clock is off".into()), ..node("a") };
     says(&nodes(&[held, node("b")]), Level::Broken, "a does not contend for the leadership: its clock is off");
+    let drained = |name| {
+        let why = Some("drained by eve: a new disk".to_owned());
+        NodeView { stands_back: why, drained: true, ..node(name) }
+    };
+    says(&nodes(&[drained("a"), node("b")]), Level::Warning, "a is drained by eve: a new disk");
     let troubled = NodeView { troubles: vec!["the clock was set".into()], ..node("a") };
     says(&nodes(&[troubled, node("b")]), Level::Warning, "a: the clock was set");
 }
