@@ -13,6 +13,7 @@
 mod act;
 pub(crate) mod ansi;
 mod audit;
+pub(crate) mod backfill;
 pub(crate) mod changes;
 mod day;
 mod draw;
@@ -24,6 +25,7 @@ mod locks;
 mod looker;
 mod migrations;
 pub(crate) mod now;
+pub(crate) mod rewind;
 pub(crate) mod run;
 mod store;
 pub(crate) mod tables;

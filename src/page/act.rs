@@ -4,6 +4,7 @@
 use maud::{Markup, html};
 
 use super::frame::Frame;
+use super::words::foreign;
 use crate::config::auth::Role;
 
 /// Where the forms of operators and those of administrators go.
@@ -52,20 +53,26 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// The form; nothing where the person may not. While the store is away it says so, and cannot be sent.
+/// The form, which a click opens; nothing where the person may not. While the store is away it says so, and cannot be sent.
 pub(super) fn form(frame: &Frame, up: &str, ask: Ask<'_>) -> Markup {
+    html! {
+        @if frame.looker.may(ask.role) {
+            details.act data-keep="" { summary { (ask.label) "…" } (open_form(frame, up, ask)) }
+        }
+    }
+}
+
+/// The same, which is open: the screen is about nothing else.
+pub(super) fn open_form(frame: &Frame, up: &str, ask: Ask<'_>) -> Markup {
     if !frame.looker.may(ask.role) {
         return html! {};
     }
     html! {
-        details.act data-keep="" {
-            summary { (ask.label) "…" }
-            form.act method="post" action={ (up) (path(ask.role)) } {
-                (hidden(frame, ask.act, ask.on))
-                @for field in ask.fields { (input(*field)) }
-                label { "Why " input name="reason" maxlength="500" placeholder="kept with the record"; }
-                (button(frame, ask.label))
-            }
+        form.act method="post" action={ (up) (path(ask.role)) } {
+            (hidden(frame, ask.act, ask.on))
+            @for field in ask.fields { (input(*field)) }
+            label { "Why " input name="reason" maxlength="500" placeholder="kept with the record"; }
+            (button(frame, ask.label))
         }
     }
 }
@@ -159,7 +166,7 @@ fn input(field: Field<'_>) -> Markup {
             },
             Field::Hidden(name, value) => input type="hidden" name=(name) value=(value);,
             Field::Confirm(name) => label {
-                "Type " b { (name) } " to confirm "
+                "Type " b { (foreign(name)) } " to confirm "
                 input name="confirm" required autocomplete="off" spellcheck="false";
             },
         }

@@ -47,7 +47,12 @@ fn table(view: &Audit, rows: &[AuditRow]) -> Markup {
                 @for AuditRow { asked, deed } in rows {
                     tr {
                         td data-l="when" { (instant_and_distance(asked.at, view.frame.view())) }
-                        td.name { (deed.act.word().replace('_', " ")) }
+                        td.name {
+                            @match &deed.backfill {
+                                Some(id) => a href={ "backfills/" (id) } { (deed.act.word().replace('_', " ")) },
+                                None => (deed.act.word().replace('_', " ")),
+                            }
+                        }
                         td data-l="on" {
                             @match (&deed.run, &deed.job) {
                                 (Some(run), _) => (run_link("", run)),

@@ -144,6 +144,7 @@ fn acts(view: &JobView) -> Markup {
     html! {
         @if view.definition.is_some() {
             (act::form(frame, "../", Ask::operator("trigger", name, "Run now", &[Field::Params])))
+            @if row.schedule.is_some() { (super::backfill::asks(frame, "../", name)) }
         }
         @if row.paused.is_some() {
             (act::form(frame, "../", Ask::operator("resume", name, "Resume", &[])))

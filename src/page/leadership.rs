@@ -113,7 +113,7 @@ fn present(view: &Leadership) -> Markup {
                     p.do { (command("status")) }
                 }
             }
-            div.acts { (pauses(frame)) }
+            div.acts { (pauses(frame)) (super::rewind::asks(frame)) }
         }
     }
 }
@@ -131,7 +131,8 @@ fn pauses(frame: &Frame) -> Markup {
     if frame.all_paused {
         return act::form(frame, "", Ask::admin("resume_all", "all jobs", "Resume all jobs", &[]));
     }
-    act::form(frame, "", Ask::admin("pause_all", "all jobs", "Pause all jobs", &[Field::For]))
+    let fields = [Field::For, Field::Confirm(&frame.namespace)];
+    act::form(frame, "", Ask::admin("pause_all", "all jobs", "Pause all jobs", &fields))
 }
 
 fn queue(view: &Leadership) -> Markup {

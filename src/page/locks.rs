@@ -1,14 +1,19 @@
 //! **Locks**: what is held, by which node and since when, and how many wait for it.
 
+use std::collections::BTreeMap;
+
 use maud::{Markup, html};
 
 use super::act::{self, Ask, Field};
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, Viewpoint, command, foreign, instant_and_distance, state};
+use super::words::{Look, command, count, foreign, instant_and_distance, shown, state};
 use crate::lock::{Bar, LOCKS_LISTED, Listing, LockKind, LockListed, LockName, SemaphoreListed};
 
 /// How many rows are shown.
 const ROWS_MOST: usize = 500;
+
+/// From how many sessions the permits of one semaphore can be taken here.
+const SESSIONS_MOST: usize = 20;
 
 /// What the screen shows.
 pub(super) struct LocksView {
@@ -38,7 +43,6 @@ pub(super) fn markup(view: &LocksView) -> Markup {
 }
 
 fn table(listing: &Listing, frame: &Frame) -> Markup {
-    let now = frame.view();
     let semaphores: Vec<&SemaphoreListed> =
         listing.semaphores.iter().filter(|listed| !listed.held.is_empty() || listed.waiting > 0).collect();
     html! {
@@ -56,7 +60,7 @@ fn table(listing: &Listing, frame: &Frame) -> Markup {
             }
             tbody {
                 @for lock in listing.locks.iter().take(ROWS_MOST) { (lock_row(lock, frame)) }
-                @for semaphore in semaphores.into_iter().take(ROWS_MOST) { (semaphore_row(semaphore, now)) }
+                @for semaphore in semaphores.into_iter().take(ROWS_MOST) { (semaphore_row(semaphore, frame)) }
             }
         }
         @if listing.more || listing.locks.len() > ROWS_MOST {
@@ -121,7 +125,8 @@ fn quoted(word: &str) -> String {
     if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
-fn semaphore_row(semaphore: &SemaphoreListed, now: Viewpoint) -> Markup {
+fn semaphore_row(semaphore: &SemaphoreListed, frame: &Frame) -> Markup {
+    let now = frame.view();
     let taken: u32 = semaphore.held.iter().map(|held| held.permits).sum();
     html! {
         tr {
@@ -138,7 +143,30 @@ fn semaphore_row(semaphore: &SemaphoreListed, now: Viewpoint) -> Markup {
                 }
             }
             td.num data-l="waiting" { (semaphore.waiting) }
-            td.do { (command(&format!("locks {}", quoted(semaphore.name.as_str())))) }
+            td.do {
+                (command(&format!("locks {}", quoted(semaphore.name.as_str()))))
+                (takes_permits(semaphore, frame))
+            }
+        }
+    }
+}
+
+/// The forms that take the permits of one session each.
+fn takes_permits(semaphore: &SemaphoreListed, frame: &Frame) -> Markup {
+    let mut sessions: BTreeMap<String, (&str, u32)> = BTreeMap::new();
+    for held in &semaphore.held {
+        let Some(session) = held.session else { continue };
+        sessions.entry(session.to_string()).or_insert((&held.node, 0)).1 += held.permits;
+    }
+    let name = semaphore.name.as_str();
+    html! {
+        @for (session, (node, permits)) in sessions.iter().take(SESSIONS_MOST) {
+            @let fields = [
+                Field::Hidden("kind", "semaphore"), Field::Hidden("session", session), Field::Hidden("do", session),
+                Field::Confirm(name),
+            ];
+            @let label = format!("Revoke {} of {}", count(*permits as usize, "permit"), shown(node));
+            (act::form(frame, "", Ask::admin("unlock", name, &label, &fields)))
         }
     }
 }

@@ -237,7 +237,10 @@ fn forms(view: &RunView) -> Markup {
     let job = view.id.job();
     html! {
         @match &view.row {
-            RunRow::Open(_) => (act::form(frame, "../", Ask::operator("cancel", id, "Cancel", &[]))),
+            RunRow::Open(_) => {
+                @let fields = [Field::Confirm(job.as_str())];
+                (act::form(frame, "../", Ask::operator("cancel", id, "Cancel", &fields)))
+            }
             RunRow::Done(done) => {
                 @if done.verdict == Verdict::Unknown {
                     (act::form(frame, "../", Ask::operator("resolve", id, "Settle it", &[HOW])))

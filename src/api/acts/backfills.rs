@@ -1,6 +1,7 @@
 //! Backfills: looked at before they are asked for, followed, and stopped.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
@@ -16,9 +17,9 @@ use crate::api::listing::{Applied, Listing, Sent};
 use crate::api::problem::{Kind, Problem};
 use crate::api::routes::Named;
 use crate::api::{Api, in_time, json};
-use crate::job::{JobName, RunId};
+use crate::job::{Job, JobName, RunId};
 use crate::ledger::{Acting, AskError, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::time::Wall;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -41,6 +42,14 @@ pub(in crate::api) struct Wanted {
     #[serde(default)]
     #[schemars(length(max = 500))]
     reason: Option<String>,
+}
+
+/// What a backfill asks for.
+pub(super) struct Asking {
+    pub job: JobName,
+    pub stretch: (Wall, Wall),
+    /// All of it, and not only what is left.
+    pub again: bool,
 }
 
 /// What a backfill would ask for.
@@ -116,8 +125,58 @@ impl<S: Store> Api<S> {
         self.make(&acting.part("rest"), rest).await.map(drop)
     }
 
+    /// What a request with the same key asked for before; what it may have broken off goes on.
+    pub(super) async fn backfilled_before(&self, acting: &Acting) -> Result<Option<Done>, Problem> {
+        let Some(done) = self.before(acting).await? else { return Ok(None) };
+        self.go_on(&done, acting).await?;
+        Ok(Some(done))
+    }
+
+    fn definition_of(&self, job: &JobName) -> Result<Arc<Job>, Problem> {
+        self.board.read().definition(job).cloned().ok_or_else(|| Problem::no_such_job(job))
+    }
+
+    /// The inner error is an answer: nothing of that can be asked for.
+    async fn plan(
+        &self,
+        asked: &Asking,
+        definition: &Job,
+        acting: &Acting,
+    ) -> Result<Result<Option<BackfillPlan>, AskError>, StoreError> {
+        let call = asked.again.then(|| acting.call('b'));
+        match self.ledger.plan_backfill(definition, asked.stretch, call.as_deref(), self.clock.wall()).await {
+            Err(AskError::Store(error)) => Err(error),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Asks for what is left of it.
+    pub(super) async fn backfill(&self, asked: &Asking, acting: &Acting) -> Result<Done, Problem> {
+        let definition = self.definition_of(&asked.job)?;
+        let made = async {
+            let runs = self.plan(asked, &definition, acting).await??.map(|plan| plan.runs).unwrap_or_default();
+            if runs.is_empty() {
+                let (job, (from, to)) = (&asked.job, asked.stretch);
+                let why =
+                    format!("nothing of {job} is left to ask for from {from} to {to}: `again` asks for all of it");
+                return Err(AskError::WrongStretch(why));
+            }
+            self.ledger.backfill(acting, &asked.job, runs).await
+        };
+        let done = self.make(acting, made).await?;
+        self.go_on(&done, acting).await?;
+        Ok(done)
+    }
+
+    /// Stops a backfill.
+    pub(super) async fn stop_backfill(&self, id: &str, acting: &Acting) -> Result<Done, Problem> {
+        let done = self.make(acting, self.ledger.stop_backfill(acting, id)).await?;
+        self.go_on(&done, acting).await?;
+        Ok(done)
+    }
+
     /// A backfill that the caller may know of.
-    async fn backfill_of(&self, id: &str, caller: &Caller) -> Result<BackfillProgress, Problem> {
+    pub(super) async fn backfill_of(&self, id: &str, caller: &Caller) -> Result<BackfillProgress, Problem> {
         let progress = in_time(self.ledger.backfill_progress(id)).await?;
         let seen = progress.filter(|progress| caller.sees(&progress.backfill.job));
         seen.ok_or_else(|| Problem::new(Kind::NoSuchBackfill, AskError::NoSuchBackfill(id.chars().take(100).collect())))
@@ -131,33 +190,16 @@ pub(super) async fn ask<S: Store>(State(api): State<Api<S>>, sending: Sending<Wa
     if !sender.caller.sees(&job) {
         return Err(Problem::no_such_job(&job));
     }
-    if let Some(done) = api.before(&acting).await? {
-        api.go_on(&done, &acting).await?;
+    if let Some(done) = api.backfilled_before(&acting).await? {
         return Ok(done.answer());
     }
-    let definition = api.board.read().definition(&job).cloned().ok_or_else(|| Problem::no_such_job(&job))?;
-    let call = again.then(|| acting.call('b'));
-    let plan = async {
-        match api.ledger.plan_backfill(&definition, (from, to), call.as_deref(), api.clock.wall()).await {
-            Err(AskError::Store(error)) => Err(error),
-            answer => Ok(answer),
-        }
-    };
+    let asked = Asking { job, stretch: (from, to), again };
     if dry_run {
-        let plan = in_time(plan).await?.map_err(|error| refused(error, &acting))?;
-        return Ok(json(StatusCode::OK, &PlanView::of(&job, plan)));
+        let definition = api.definition_of(&asked.job)?;
+        let plan = in_time(api.plan(&asked, &definition, &acting)).await?.map_err(|error| refused(error, &acting))?;
+        return Ok(json(StatusCode::OK, &PlanView::of(&asked.job, plan)));
     }
-    let made = async {
-        let runs = plan.await??.map(|plan| plan.runs).unwrap_or_default();
-        if runs.is_empty() {
-            let why = format!("nothing of {job} is left to ask for from {from} to {to}: `again` asks for all of it");
-            return Err(AskError::WrongStretch(why));
-        }
-        api.ledger.backfill(&acting, &job, runs).await
-    };
-    let done = api.make(&acting, made).await?;
-    api.go_on(&done, &acting).await?;
-    Ok(done.answer())
+    Ok(api.backfill(&asked, &acting).await?.answer())
 }
 
 pub(super) async fn list<S: Store>(
@@ -189,7 +231,5 @@ pub(super) async fn stop<S: Store>(
     let (Reasoned { reason }, sender) = sending.parts();
     api.backfill_of(&id, &sender.caller).await?;
     let acting = sender.acting(reason)?;
-    let done = api.make(&acting, api.ledger.stop_backfill(&acting, &id)).await?;
-    api.go_on(&done, &acting).await?;
-    Ok(done.answer())
+    Ok(api.stop_backfill(&id, &acting).await?.answer())
 }

@@ -161,6 +161,15 @@ fn of_semaphore(error: SemaphoreError) -> StoreError {
     }
 }
 
+fn of_rewind(error: RewindError, acting: &Acting) -> Problem {
+    match error {
+        RewindError::Store(error) => refused(error.into(), acting),
+        RewindError::Asked(error) => refused(error, acting),
+        RewindError::ToIsMissing => Problem::parameter("to", RewindError::ToIsMissing),
+        error => not_now(error),
+    }
+}
+
 impl<S: Store> Api<S> {
     /// Asks the leader to step down. `meant`: only if it leads under this fence.
     pub(in crate::api) async fn step_down(&self, meant: Option<Fence>, acting: &Acting) -> Result<Done, Problem> {
@@ -220,6 +229,56 @@ impl<S: Store> Api<S> {
             self.ledger.take_permits(acting, name, held).await
         };
         self.make(acting, made).await
+    }
+
+    /// That the schedules may be brought back to this instant.
+    async fn may_rewind(&self, to: Option<Wall>) -> Result<(), Problem> {
+        let now = self.clock.wall();
+        if to.is_some_and(|to| to > now) {
+            let why = "lies in the future: what was decided ahead of the time is what is brought back";
+            return Err(Problem::parameter("to", why));
+        }
+        let nodes = in_time(self.ledger.nodes()).await?;
+        match nodes.iter().find(|(_, node)| node.clock.since(now) > crate::ledger::AHEAD_MOST) {
+            None => Ok(()),
+            Some((_, node)) => Err(not_now(format!(
+                "the clock of node {} is ahead of the one here: set right whichever is wrong",
+                node.node
+            ))),
+        }
+    }
+
+    /// Says what it would do to bring the schedules back.
+    async fn look_at_rewind(&self, to: Option<Wall>, acting: &Acting) -> Result<Rewinding, Problem> {
+        self.may_rewind(to).await?;
+        let looked = async {
+            match self.ledger.look_at_rewind(to, self.clock.wall()).await {
+                Err(RewindError::Store(error)) => Err(error),
+                answer => Ok(answer),
+            }
+        };
+        in_time(looked).await?.map_err(|error| of_rewind(error, acting))
+    }
+
+    /// Brings the schedules back.
+    pub(in crate::api) async fn rewind(&self, to: Option<Wall>, acting: &Acting) -> Result<Done, Problem> {
+        self.may_rewind(to).await?;
+        let mut why = None;
+        let made = async {
+            match self.ledger.rewind(acting, to, self.clock.wall()).await {
+                Ok(rewound) => Ok(rewound.deed()),
+                Err(RewindError::Store(error)) => Err(error.into()),
+                Err(RewindError::Asked(error)) => Err(error),
+                Err(error) => {
+                    why = Some(error);
+                    Err(AskError::Moved { what: "the watermark".to_owned() })
+                }
+            }
+        };
+        match self.make(acting, made).await {
+            Ok(done) => Ok(done),
+            Err(problem) => Err(why.map_or(problem, |error| of_rewind(error, acting))),
+        }
     }
 
     /// Settles a migration that was begun.
@@ -290,48 +349,9 @@ pub(super) async fn rewind<S: Store>(
     sending: Sending<RewindingTo>,
 ) -> Result<Response, Problem> {
     let (RewindingTo { to, dry_run, reason }, sender) = sending.parts();
-    let (acting, now) = (sender.acting(reason)?, api.clock.wall());
-    if to.is_some_and(|to| to > now) {
-        let why = "lies in the future: what was decided ahead of the time is what is brought back";
-        return Err(Problem::parameter("to", why));
-    }
-    let nodes = in_time(api.ledger.nodes()).await?;
-    if let Some((_, node)) = nodes.iter().find(|(_, node)| node.clock.since(now) > crate::ledger::AHEAD_MOST) {
-        return Err(not_now(format!(
-            "the clock of node {} is ahead of the one here: set right whichever is wrong",
-            node.node
-        )));
-    }
-    let refuse = |error| match error {
-        RewindError::Store(error) => refused(error.into(), &acting),
-        RewindError::Asked(error) => refused(error, &acting),
-        RewindError::ToIsMissing => Problem::parameter("to", RewindError::ToIsMissing),
-        error => not_now(error),
-    };
+    let acting = sender.acting(reason)?;
     if dry_run {
-        let looked = async {
-            match api.ledger.look_at_rewind(to, now).await {
-                Err(RewindError::Store(error)) => Err(error),
-                answer => Ok(answer),
-            }
-        };
-        let plan = in_time(looked).await?.map_err(refuse)?;
-        return Ok(json(StatusCode::OK, &RewindView::from(plan)));
+        return Ok(json(StatusCode::OK, &RewindView::from(api.look_at_rewind(to, &acting).await?)));
     }
-    let mut why = None;
-    let made = async {
-        match api.ledger.rewind(&acting, to, now).await {
-            Ok(rewound) => Ok(rewound.deed()),
-            Err(RewindError::Store(error)) => Err(error.into()),
-            Err(RewindError::Asked(error)) => Err(error),
-            Err(error) => {
-                why = Some(error);
-                Err(AskError::Moved { what: "the watermark".to_owned() })
-            }
-        }
-    };
-    match api.make(&acting, made).await {
-        Ok(done) => Ok(done.answer()),
-        Err(problem) => Err(why.map_or(problem, refuse)),
-    }
+    Ok(api.rewind(to, &acting).await?.answer())
 }

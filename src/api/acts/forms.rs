@@ -4,6 +4,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
 
+use super::backfills::Asking;
 use super::bulk::{Bulk, BulkAct};
 use super::care::{As, Kinds, Unlocking};
 use super::sending::Sender;
@@ -15,7 +16,7 @@ use crate::api::problem::{Kind, Problem};
 use crate::job::{JobName, Param, Params, RunId, Word as _};
 use crate::ledger::Via;
 use crate::store::Store;
-use crate::time::parse_duration;
+use crate::time::{Wall, parse_duration};
 
 /// The longest key of a form, in bytes.
 const KEY_MOST: usize = 100;
@@ -49,10 +50,19 @@ impl Said {
 
     /// That the person has typed what it is about.
     fn confirmed(&self) -> Result<(), Problem> {
-        if self.get("confirm") == self.get("on") {
+        self.confirms(self.get("on"))
+    }
+
+    /// That the person has typed this.
+    fn confirms(&self, name: &str) -> Result<(), Problem> {
+        if self.get("confirm") == name {
             return Ok(());
         }
-        Err(Problem::parameter("confirm", format!("type `{}` to confirm: nothing was done", self.get("on"))))
+        Err(Problem::parameter("confirm", format!("type `{name}` to confirm: nothing was done")))
+    }
+
+    fn instant(&self, name: &'static str) -> Result<Wall, Problem> {
+        self.get(name).parse().map_err(|error| Problem::parameter(name, error))
     }
 }
 
@@ -65,8 +75,8 @@ pub(in crate::api) async fn operate<S: Store>(
 ) -> Result<Response, Problem> {
     let (said, sender) = read(&api, (&peer, caller), request).await?;
     let done = match said.get("act") {
-        "bulk" => bulk(&api, &said, &sender).await,
-        _ => one(&api, &said, &sender).await.map(|done| text_of(&done)),
+        "bulk" => bulk(&api, &said, &sender).await.map(|text| (text, None)),
+        _ => one(&api, &said, &sender).await.map(|done| said_of(&done)),
     };
     answer(&said, &peer, done)
 }
@@ -79,7 +89,7 @@ pub(in crate::api) async fn administer<S: Store>(
     request: Request,
 ) -> Result<Response, Problem> {
     let (said, sender) = read(&api, (&peer, caller), request).await?;
-    let done = care(&api, &said, &sender).await.map(|done| text_of(&done));
+    let done = care(&api, &said, &sender).await.map(|done| said_of(&done));
     answer(&said, &peer, done)
 }
 
@@ -118,7 +128,24 @@ async fn one<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<Don
         "trigger" => api.trigger(&sees(said.job()?)?, said.params()?, &acting).await,
         "pause" => api.pause(Some(&sees(said.job()?)?), until(api, said)?, &acting).await,
         "resume" => api.resume(Some(&sees(said.job()?)?), &acting).await,
-        "cancel" => api.cancel(&sees_run(said.run()?)?, &acting).await,
+        "cancel" => {
+            let run = sees_run(said.run()?)?;
+            said.confirms(run.job().as_str())?;
+            api.cancel(&run, &acting).await
+        }
+        "backfill" => {
+            let stretch = (said.instant("from")?, said.instant("to")?);
+            let asked = Asking { job: sees(said.job()?)?, stretch, again: !said.get("again").is_empty() };
+            match api.backfilled_before(&acting).await? {
+                Some(done) => Ok(done),
+                None => api.backfill(&asked, &acting).await,
+            }
+        }
+        "stop_backfill" => {
+            let job = api.backfill_of(said.get("on"), &sender.caller).await?.backfill.job;
+            said.confirms(job.as_str())?;
+            api.stop_backfill(said.get("on"), &acting).await
+        }
         "resolve" => {
             let how = match said.get("as") {
                 "succeeded" => How::Succeeded,
@@ -133,7 +160,7 @@ async fn one<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<Don
 }
 
 /// When a pause ends by itself.
-fn until<S: Store>(api: &Api<S>, said: &Said) -> Result<Option<crate::time::Wall>, Problem> {
+fn until<S: Store>(api: &Api<S>, said: &Said) -> Result<Option<Wall>, Problem> {
     let lasts = Some(said.get("for")).filter(|lasts| !lasts.is_empty());
     let lasts = lasts.map(parse_duration).transpose();
     let lasts = lasts.map_err(|why| Problem::parameter("for", format!("it {why}")))?;
@@ -163,7 +190,14 @@ async fn bulk<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<St
 async fn care<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<Done, Problem> {
     let acting = sender.acting(Some(said.get("reason").to_owned()))?;
     match said.get("act") {
-        "pause_all" => api.pause(None, until(api, said)?, &acting).await,
+        "pause_all" => {
+            said.confirms(api.ledger.namespace().as_str())?;
+            api.pause(None, until(api, said)?, &acting).await
+        }
+        "rewind" => {
+            said.confirms(api.ledger.namespace().as_str())?;
+            api.rewind(Some(said.instant("to")?), &acting).await
+        }
         "resume_all" => api.resume(None, &acting).await,
         "step_down" => {
             said.confirmed()?;
@@ -181,10 +215,12 @@ async fn care<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<Do
             let kind = match said.get("kind") {
                 "migrations" => Kinds::Migrations,
                 "once" => Kinds::Once,
+                "semaphore" => Kinds::Semaphore,
                 _ => Kinds::Lock,
             };
             let fence = said.get("fence").parse().ok().and_then(crate::fence::Fence::new);
-            let wanted = Unlocking { name: said.get("on").to_owned(), kind, fence, session: None, reason: None };
+            let session = Some(said.get("session").to_owned()).filter(|session| !session.is_empty());
+            let wanted = Unlocking { name: said.get("on").to_owned(), kind, fence, session, reason: None };
             api.unlock(&wanted, &acting).await
         }
         "resolve_migration" => {
@@ -199,6 +235,12 @@ async fn care<S: Store>(api: &Api<S>, said: &Said, sender: &Sender) -> Result<Do
     }
 }
 
+/// What is said of what was done, and the screen that shows how it goes on, where there is one.
+fn said_of(done: &Done) -> (String, Option<String>) {
+    let place = done.deed.backfill.as_ref().map(|id| format!("/backfills/{id}"));
+    (text_of(done), place)
+}
+
 fn text_of(done: &Done) -> String {
     let deed = &done.deed;
     let detail = if deed.detail.is_empty() { String::new() } else { format!(", {}", deed.detail) };
@@ -208,11 +250,15 @@ fn text_of(done: &Done) -> String {
 
 /// Leads back to the screen, with what became of it. An outcome that is unknown stays as it is: to load that page again is
 /// to send the same form again.
-fn answer(said: &Said, peer: &Peer, done: Result<String, Problem>) -> Result<Response, Problem> {
+fn answer(said: &Said, peer: &Peer, done: Result<(String, Option<String>), Problem>) -> Result<Response, Problem> {
+    let mut next = said.get("next").to_owned();
     let text = match done {
-        Ok(text) => format!("+{text}"),
+        Ok((text, place)) => {
+            next = place.unwrap_or(next);
+            format!("+{text}")
+        }
         Err(problem) if matches!(problem.kind, Kind::OutcomeUnknown | Kind::StoreAway) => return Err(problem),
         Err(problem) => format!("-{}", problem.detail),
     };
-    Ok(moved(&onward(said.get("next")), [crate::api::looker::said(&text, peer.tls.is_some())]))
+    Ok(moved(&onward(&next), [crate::api::looker::said(&text, peer.tls.is_some())]))
 }

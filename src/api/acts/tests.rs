@@ -316,13 +316,15 @@ async fn a_form_of_the_page_acts_once_and_leads_back_with_what_became_of_it() {
     assert_eq!((code, &*to), (303, "./jobs/a"));
     assert!(said.starts_with("+trigger: a@"), "{said}");
     assert_eq!(send(&router, "/operate", "ann", form).await, (code, to, said), "a double click is one act");
+    let pause_all = format!("act=pause_all&on=all+jobs&confirm={}&key=k5&next=%2F", api.ledger.namespace());
     for (to, by, form, says) in [
         ("/operate", "ann", "act=pause&on=a&key=k1&for=1h&next=%2F", "+pause: a, until "),
         ("/operate", "ann", "act=bulk&on=x&do=resume&name=a&name=b&key=k1&next=%2Fjobs", "+resume of 2 jobs: 2"),
         ("/operate", "ann", "act=bulk&on=x&do=pause&key=k2&next=%2Fjobs", "-name: no job is ticked"),
         ("/operate", "bob", "act=trigger&on=a&key=k3&next=%2F", "-there is no job a"),
         ("/operate", "ann", "act=pause_all&on=all+jobs&key=k4&next=%2F", "-act: there is no `pause_all`"),
-        ("/administer", "root", "act=pause_all&on=all+jobs&key=k5&next=%2F", "+pause all: all jobs"),
+        ("/administer", "root", "act=pause_all&on=all+jobs&key=k4&next=%2F", "-confirm: type `"),
+        ("/administer", "root", &pause_all, "+pause all: all jobs"),
         ("/administer", "root", "act=unlock&on=door&fence=7&key=k6&next=%2F", "-confirm: type `door`"),
         ("/administer", "root", "act=step_down&on=n&confirm=n&fence=7&key=k7&next=%2F", "-the leadership was changed"),
         ("/administer", "root", "act=drain&on=n&key=k8&next=%2F", "-confirm: type `n`"),
@@ -336,6 +338,67 @@ async fn a_form_of_the_page_acts_once_and_leads_back_with_what_became_of_it() {
     let words: Vec<&str> = acts.iter().map(|act| act["act"].as_str().unwrap()).collect();
     assert_eq!(words, ["pause_all", "resume", "pause", "trigger"]);
     assert!(acts.iter().all(|act| act["via"] == "page"));
+}
+
+#[tokio::test]
+async fn a_backfill_is_looked_at_asked_for_followed_and_stopped_by_forms() {
+    let api = memory().await;
+    api.board.write().is_current(api.clock.wall());
+    let router = from(&api);
+    let stretch = "from=2026-01-01T00:00:00Z&to=2026-01-01T03:00:00Z";
+    let preview = page_of(&router, &format!("/backfill?job=a&{stretch}"), "ann", "").await;
+    assert!(preview.contains("due at 3 instants") && preview.contains("Ask for 3 runs</button>"), "{preview}");
+    assert_eq!(acts_of(&api).await.len(), 0, "to look at it changes nothing");
+    let ask = format!("act=backfill&on=a&key=k1&{stretch}&do=x&next=%2F");
+    let (code, to, said) = send(&router, "/operate", "ann", &ask).await;
+    assert!(code == 303 && to.starts_with("./backfills/") && said.starts_with("+backfill: a, 3 runs"), "{to} {said}");
+    assert_eq!(send(&router, "/operate", "ann", &ask).await.1, to, "a double click is one backfill");
+    let refused = send(&router, "/operate", "bob", &ask).await;
+    assert!(refused.2.starts_with("-there is no job a"), "{}", refused.2);
+    let progress = page_of(&router, &to[1..], "ann", "").await;
+    assert!(progress.contains("waiting") && progress.contains("value=\"stop_backfill\""), "{progress}");
+    assert!(!page_of(&router, &to[1..], "vic", "").await.contains("value=\"stop_backfill\""), "a viewer stops nothing");
+    let id = to.strip_prefix("./backfills/").unwrap();
+    for (confirm, says) in [("b", "-confirm: type `a`"), ("a", "+stop backfill: a")] {
+        let form = format!("act=stop_backfill&on={id}&confirm={confirm}&key=k2{confirm}&next=%2F");
+        let said = send(&router, "/operate", "ann", &form).await.2;
+        assert!(said.starts_with(says), "{said}");
+    }
+    let progress = page_of(&router, &to[1..], "ann", "").await;
+    assert!(progress.contains("Stopped by") && !progress.contains("value=\"stop_backfill\""), "{progress}");
+    let nothing =
+        page_of(&router, "/backfill?job=a&from=2026-01-01T00:01:00Z&to=2026-01-01T00:02:00Z", "ann", "").await;
+    assert!(nothing.contains("The job was not due in between."), "{nothing}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_back_is_confirmed_by_name() {
+    let api = memory().await;
+    api.board.write().is_current(api.clock.wall());
+    let (router, session) = (from(&api), session(&api).await);
+    let gate = api.locks.semaphore(crate::lock::LockName::new("ga<b>te").unwrap(), 4);
+    std::mem::forget(gate.acquire(&session, 2).await.unwrap());
+    let asked = Acting::fresh(Asked::new("eve", api.clock.wall()));
+    let run = api.ledger.trigger(&asked, &JobName::new("a").unwrap(), Params::default()).await.unwrap().run.unwrap();
+    let now = api.clock.wall();
+    api.ledger.skip_to(now.plus(Duration::from_secs(3600))).await.unwrap();
+    let locks = page_of(&router, "/locks", "root", "").await;
+    assert!(locks.contains("Revoke 2 permits of n") && locks.contains("ga&lt;b&gt;te"), "{locks}");
+    assert!(!locks.contains("ga<b>"), "{locks}");
+    let rewind = page_of(&router, &format!("/rewind?to={now}"), "root", "").await;
+    assert!(rewind.contains("Bring them back</button>"), "{rewind}");
+    let (namespace, lease) = (api.ledger.namespace().as_str(), session.lease());
+    let unlock = format!("act=unlock&on=ga%3Cb%3Ete&kind=semaphore&session={lease}&do={lease}");
+    for (to, by, form, confirm, says) in [
+        ("/operate", "ann", format!("act=cancel&on={run}"), "a", "+cancel: a@"),
+        ("/administer", "root", format!("act=rewind&on=x&to={now}"), namespace, "+rewind: "),
+        ("/administer", "root", unlock, "ga%3Cb%3Ete", "+unlock: ga<b>te, 2 permits from n"),
+    ] {
+        let unsure = send(&router, to, by, &format!("{form}&confirm=other&key=k&next=%2F")).await.2;
+        assert!(unsure.starts_with("-confirm: type `"), "{form}: {unsure}");
+        let sure = send(&router, to, by, &format!("{form}&confirm={confirm}&key=l&next=%2F")).await.2;
+        assert!(sure.starts_with(says), "{form}: {sure}");
+    }
 }
 
 async fn page_of(router: &Router, path: &str, by: &str, cookie: &str) -> String {
