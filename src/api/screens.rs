@@ -10,7 +10,8 @@ use crate::store::Store;
 /// The screens of the operator's page, and the files beside them.
 pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
     use Role::Viewer;
-    vec![
+    let mut all = of_previews();
+    all.extend([
         Route::get("/", "page_now", Viewer, screens::now::<S>)
             .narrowed()
             .about("Whether it fires, and what needs a person")
@@ -32,23 +33,6 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
             .param(Param::path::<RunId>("run", "The run."))
             .param(Param::query::<u64>("from", "The byte of its output from which on it is shown."))
             .param(Param::query::<u64>("whole", "From this byte of the file with all of it."))
-            .html(),
-        Route::get("/backfill", "page_backfill", Role::Operator, screens::backfill::preview::<S>)
-            .narrowed()
-            .about("What a backfill would ask for")
-            .param(Param::query::<String>("job", "The job."))
-            .param(Param::query::<String>("from", "The first instant."))
-            .param(Param::query::<String>("to", "The end, not included."))
-            .param(Param::query::<String>("again", "Not empty: all of it."))
-            .html(),
-        Route::get("/backfills/{backfill}", "page_backfill_progress", Viewer, screens::backfill::progress::<S>)
-            .narrowed()
-            .about("How far a backfill has come")
-            .param(Param::path::<String>("backfill", "The backfill."))
-            .html(),
-        Route::get("/rewind", "page_rewind", Role::Admin, screens::rewind::preview::<S>)
-            .about("What a rewind would bring back")
-            .param(Param::query::<String>("to", "The instant; empty: now."))
             .html(),
         Route::get("/week", "page_week", Viewer, screens::week::<S>)
             .narrowed()
@@ -82,6 +66,31 @@ pub(super) fn of_page<S: Store>() -> Vec<Route<S>> {
             .about("A file beside the page")
             .narrowed()
             .param(Param::path::<String>("file", "Its name, as the page has it."))
+            .html(),
+    ]);
+    all
+}
+
+/// The screens of what is looked at before it is asked for, and followed afterwards.
+fn of_previews<S: Store>() -> Vec<Route<S>> {
+    use Role::Viewer;
+    vec![
+        Route::get("/backfill", "page_backfill", Role::Operator, screens::backfill::preview::<S>)
+            .narrowed()
+            .about("What a backfill would ask for")
+            .param(Param::query::<String>("job", "The job."))
+            .param(Param::query::<String>("from", "The first instant."))
+            .param(Param::query::<String>("to", "The end, not included."))
+            .param(Param::query::<String>("again", "Not empty: all of it."))
+            .html(),
+        Route::get("/backfills/{backfill}", "page_backfill_progress", Viewer, screens::backfill::progress::<S>)
+            .narrowed()
+            .about("How far a backfill has come")
+            .param(Param::path::<String>("backfill", "The backfill."))
+            .html(),
+        Route::get("/rewind", "page_rewind", Role::Admin, screens::rewind::preview::<S>)
+            .about("What a rewind would bring back")
+            .param(Param::query::<String>("to", "The instant; empty: now."))
             .html(),
     ]
 }

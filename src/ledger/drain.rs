@@ -54,7 +54,8 @@ impl<S: Store> Ledger<S> {
         self.end_in_time(hold, &self.keys.drain(node), now).await
     }
 
-    /// The nodes that are drained, and by whom, by their names. Those among them whose end has come are not any more.
+    /// The nodes that are drained, by their names, with the person that drained each. Those whose end has come are not
+    /// drained any more.
     ///
     /// # Errors
     ///

@@ -124,7 +124,8 @@ pub(super) fn preview_markup(view: &Preview) -> Markup {
                     (confirms(view, plan))
                 }
             }
-            p.do { (command(&format!("backfill {job} --from {from} --to {to}{}", if view.again { " --again" } else { "" }))) }
+            @let again = if view.again { " --again" } else { "" };
+            p.do { (command(&format!("backfill {job} --from {from} --to {to}{again}"))) }
         }
     };
     page(frame, (Screen::Jobs, Depth::Top), &format!("Backfill of {job}"), 0, &body)

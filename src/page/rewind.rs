@@ -102,7 +102,9 @@ pub(super) fn markup(frame: &Frame, plan: &Rewinding) -> Markup {
             dl.facts {
                 (fact("Decided up to", &instant_or("that cannot be read", plan.from, frame.view())))
                 (fact("To", &instant(plan.to, frame.view())))
-                (fact("Verdicts taken back", &html! { (count(plan.taken_back, "skipped run")) ", of instants that had not come" }))
+                (fact("Verdicts taken back", &html! {
+                    (count(plan.taken_back, "skipped run")) ", of instants that had not come"
+                }))
                 (fact("Jobs due again", &named(&plan.jobs)))
                 @if !plan.pruned.is_empty() {
                     (fact("Pruned behind it", &html! { (named(&plan.pruned)) ": what of them may have run is skipped" }))
