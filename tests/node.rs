@@ -757,6 +757,7 @@ async fn a_node_that_is_drained_hands_over_and_does_not_lead_until_it_may_again(
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(ledger.nodes().await.unwrap().iter().all(|(_, node)| node.drained && node.stands_back.is_some()));
     assert_eq!((a.status.borrow().fence, b.status.borrow().fence), (None, None));
+    assert_eq!(ledger.terms(None, 10).await.unwrap().len(), 2, "none campaigns, only to step down again");
     leads(&b).await;
     assert!(clock.wall() >= until);
     b.chores.send(Chore::EndPauses).await.unwrap();
