@@ -177,6 +177,7 @@ fn however_top_ends_or_is_stopped_the_terminal_is_as_it_was() {
         top.ends(128 + signal as i32);
     }
     let mut top = OnTerminal::start(&place, &store, "A=1");
+    top.until("it has a screen of its own", |screen| screen.alternate_screen() && screen.hide_cursor());
     top.until_it_says(&["[1 Now]", "firing  first"]);
     // By the key, and by the signal.
     for by_key in [true, false] {

@@ -33,6 +33,8 @@ impl Canvas {
     pub fn open() -> io::Result<Canvas> {
         let size = terminal::size()?;
         let mut canvas = Canvas { terminal: ratatui::try_init_with_options(covering(size))?, size };
+        // With options, the library stays on the screen of the shell, and draws between what stands there.
+        execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All))?;
         canvas.terminal.hide_cursor()?;
         Ok(canvas)
     }
