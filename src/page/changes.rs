@@ -174,7 +174,8 @@ impl Change {
                     "Node " b { (foreign(node)) } " is gone: it was stopped, or lost. " (command("status"))
                 },
                 What::Took { node, digest } => {
-                    "Node " b { (foreign(node)) } " took another jobs file, " span.mono { (digest) } ". " (command("check"))
+                    "Node " b { (foreign(node)) } " took another jobs file, " span.mono { (digest) } ". "
+                    (command("status"))
                 },
                 What::Paused { job, by } => {
                     (job_link("", job))

@@ -44,7 +44,7 @@ pub(super) fn markup(view: &StoreView) -> Markup {
                 @if about.warnings.is_empty() { p.empty { "It warns of nothing." } }
                 @for warning in &about.warnings { p.notice.warn { (foreign(warning)) } }
             }
-            p.do { (command("status")) " " (command("fence")) }
+            p.do { (command("status")) " " (command("fence show")) }
         }
     };
     page(frame, (Screen::Store, Depth::Top), "Store", 2, &body)
