@@ -23,7 +23,7 @@ pub use list::{Cursor, Filter, FindJobs, JobsPage, NotACursor, Order, PAGE_MOST}
 
 use crate::config::Migration;
 use crate::fence::Fence;
-use crate::job::{Expect, Job, JobName, Notify, RunId, Trigger};
+use crate::job::{Expect, Job, JobName, Notify, Overlap, RunId, Trigger};
 use crate::ledger::NodeRecord;
 use crate::scheduler::alert::{self, Alert};
 use crate::scheduler::late::{Late, late_from};
@@ -345,8 +345,10 @@ impl Board {
 
     /// What this node knows of itself.
     pub fn own(&mut self, own: Own) {
-        // The trust moves with every keep-alive, which changes nothing that a reader would have to fetch again.
-        let is_news = Own { trusted_until: self.own.trusted_until, ..own.clone() } != self.own;
+        // The trust moves with every keep-alive, and by how much a clock is off with every sign of another: neither changes
+        // anything that a reader would have to fetch again.
+        let Own { trusted_until, clock_off_ms, .. } = self.own;
+        let is_news = Own { trusted_until, clock_off_ms, ..own.clone() } != self.own;
         self.version += u64::from(is_news);
         self.own = own;
     }
@@ -565,10 +567,14 @@ impl Board {
             OpenState::Retrying { not_before } => not_before,
             OpenState::Claimed => return None,
         };
-        let goes_before = |other: &Open| other.id != open.id && other.state == OpenState::Claimed;
+        // The overlap of a job that is in no file here is not known: as if its runs went one after the other.
+        let overlap = self.definition(&open.job).map_or(Overlap::Skip, |job| job.overlap);
+        let holders = self.open_runs_of(&open.job).filter(|other| open.waits_behind(other)).count();
+        let mut earlier = self.open_runs_of(&open.job).take_while(|earlier| earlier.id != open.id);
+        let queued = overlap == Overlap::Queue && earlier.any(|earlier| open.queues_behind(earlier));
         Some(match () {
-            () if not_before > now => Wait::Instant,
-            () if self.open_runs_of(&open.job).any(goes_before) => Wait::Turn,
+            () if not_before > self.judged(now) => Wait::Instant,
+            () if holders >= overlap.most() || queued => Wait::Turn,
             () => Wait::Room,
         })
     }

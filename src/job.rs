@@ -364,6 +364,13 @@ pub enum Overlap {
     Allow { max_running: u32 },
 }
 
+impl Overlap {
+    /// How many runs of the job may run at once.
+    pub(crate) fn most(self) -> usize {
+        if let Overlap::Allow { max_running } = self { max_running as usize } else { 1 }
+    }
+}
+
 /// What becomes of occurrences whose instant passed with no leader to fire them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Missed {

@@ -77,7 +77,7 @@ pub struct Metrics {
     /// The other files of the node that it has read again, by which it was and what became of it.
     pub file_reloads: Counters<(&'static str, &'static str)>,
     /// Whether the last content of a file of the node was refused, so that an older one is in force, by which file it is.
-    refused: [(&'static str, AtomicBool); 3],
+    refused: [(&'static str, AtomicBool); WATCHED.len()],
     /// When the certificate of the listener ends, in seconds of Unix; 0: there is none.
     certificate_ends: AtomicI64,
     /// Messages of alerts, by the kind of their channel and what became of them.
@@ -109,6 +109,9 @@ pub const FILES: [&str; 2] = ["auth", "tls"];
 /// The jobs file, as metrics name it.
 const JOBS_FILE: &str = "jobs";
 
+/// All files that a node reads again.
+const WATCHED: [&str; 3] = [JOBS_FILE, FILES[0], FILES[1]];
+
 /// What becomes of a message of an alert.
 pub const ALERTS: [&str; 3] = ["sent", "failed", "given_up"];
 
@@ -137,7 +140,7 @@ impl Default for Metrics {
             takeover_gap: Histogram::new(GAP),
             config_reloads: Counters::new(RELOADS),
             file_reloads: Counters::new(FILES.iter().flat_map(|file| RELOADS.map(|result| (*file, result)))),
-            refused: [JOBS_FILE, FILES[0], FILES[1]].map(|file| (file, AtomicBool::new(false))),
+            refused: WATCHED.map(|file| (file, AtomicBool::new(false))),
             certificate_ends: AtomicI64::new(0),
             alerts: Counters::new(Channel::KINDS.iter().flat_map(|kind| ALERTS.map(|result| (*kind, result)))),
             heartbeats: Counters::new(HEARTBEATS),

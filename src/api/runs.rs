@@ -223,6 +223,8 @@ pub(super) async fn one<S: Store>(
 ) -> Result<Response, Problem> {
     let run = known(&run, &caller)?;
     match in_time(api.ledger.run_and_version(&run)).await {
+        // What an open run waits for changes without its record.
+        Ok(Some((row @ RunRow::Open(_), _))) => Ok(sent.answer(&shown(&api, row, &caller))),
         Ok(Some((row, version))) => Ok(sent.versioned(version, &shown(&api, row, &caller))),
         Ok(None) => Err(Problem::no_such_run(&run)),
         Err(problem) => {

@@ -120,6 +120,41 @@ fn what_a_run_waits_for_is_its_instant_its_turn_or_room() {
     let running = add(&mut board, "a@2026-11-27T00:00:00Z", OpenState::Claimed);
     assert_eq!((board.waits_for(&first, now), board.waits_for(&running, now)), (Some(Wait::Turn), None));
     assert_eq!(board.waiting(now), [(Wait::Instant, 1), (Wait::Turn, 1), (Wait::Room, 0)]);
+    // One that waits to be repeated keeps its place; and what the time is, the other nodes' clocks say.
+    add(&mut board, "a@2026-11-27T00:00:00Z", OpenState::Retrying { not_before: at("2026-11-27T00:30:00Z") });
+    assert_eq!(board.waits_for(&first, now), Some(Wait::Turn));
+    board.own(Own { clock_off_ms: 3_600_000, ..Own::default() });
+    assert_eq!(board.waits_for(&later, now), Some(Wait::Room));
+}
+
+#[test]
+fn a_run_waits_for_its_turn_by_the_overlap_of_its_job() {
+    let text = "  two: {schedule: '@hourly', shell: 'true', overlap: allow, max_running: 2}\n  \
+                line: {schedule: '@hourly', shell: 'true', overlap: queue}\n";
+    let (mut board, now) = (board(text), at("2026-11-27T05:00:30Z"));
+    let mut add = |run: &str, state: OpenState| {
+        let open = Open { state, ..open(run) };
+        board.open(&open.id.clone(), Some(open.clone()));
+        board.waits_for(&open, now)
+    };
+    let waits = OpenState::Waiting { not_before: at("2026-11-27T01:00:00Z") };
+    add("two@2026-11-27T01:00:00Z", OpenState::Claimed);
+    assert_eq!(add("two@2026-11-27T02:00:00Z", waits), Some(Wait::Room), "two may run beside each other");
+    add("two@2026-11-27T03:00:00Z", OpenState::Claimed);
+    assert_eq!(add("two@2026-11-27T02:00:00Z", waits), Some(Wait::Turn));
+    assert_eq!(add("line@2026-11-27T01:00:00Z", waits), Some(Wait::Room), "it is the first in its queue");
+    assert_eq!(add("line@2026-11-27T02:00:00Z", waits), Some(Wait::Turn));
+}
+
+#[test]
+fn by_how_much_a_clock_is_off_is_no_news_for_a_reader() {
+    let mut board = board(TWO);
+    board.own(Own { clock_off_ms: 1, running: 1, ..Own::default() });
+    let before = board.version();
+    board.own(Own { clock_off_ms: 2, running: 1, ..Own::default() });
+    assert_eq!(board.version(), before);
+    board.own(Own { clock_off_ms: 2, running: 2, ..Own::default() });
+    assert_ne!(board.version(), before);
 }
 
 #[test]

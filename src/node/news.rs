@@ -20,10 +20,9 @@ pub(super) struct Observed {
     position: Option<Revision>,
     nodes: BTreeMap<u64, NodeRecord>,
     clocks: Clocks,
-    /// Why this node's clock keeps it from leading.
-    stands_back: Option<String>,
-    /// By how much it is off then.
-    clock_off_ms: i64,
+    /// By how much the others' clocks are ahead of this node's, in milliseconds, where that keeps it from leading, and that
+    /// in words.
+    clock_off: Option<(i64, String)>,
     /// Why the watermark cannot be gone by.
     damage: Option<String>,
     /// The nodes that are drained, by their names.
@@ -42,12 +41,12 @@ impl Observed {
     }
 
     pub fn stands_back(&self) -> Option<&str> {
-        self.stands_back.as_deref()
+        self.clock_off.as_ref().map(|(_, why)| &**why)
     }
 
     /// What keeps this node from leading.
     pub fn in_the_way(&self) -> impl Iterator<Item = &str> {
-        self.stands_back.iter().chain(&self.damage).map(String::as_str)
+        self.stands_back().into_iter().chain(self.damage.as_deref())
     }
 
     /// Whether the ledger has been read, and nothing in it keeps this node from leading.
@@ -87,14 +86,13 @@ impl Observed {
     /// Compares this node's clock with the others'. Says whether it is news that it is off, or that it is not any more.
     pub fn compare_clocks(&mut self, own: u64, leader: Option<u64>, most: Duration) -> bool {
         let off = self.clocks.off(own, leader, most);
-        self.clock_off_ms = off.unwrap_or_default();
-        let before = std::mem::replace(&mut self.stands_back, off.map(clocks::stands_back));
-        before.is_some() != self.stands_back.is_some()
+        let before = std::mem::replace(&mut self.clock_off, off.map(|ms| (ms, clocks::stands_back(ms))));
+        before.is_some() != self.clock_off.is_some()
     }
 
-    /// By how much the others' clocks are ahead of this node's, where that keeps it from leading.
+    /// By how much the others' clocks are ahead of this node's, where that keeps it from leading; otherwise 0.
     pub fn clock_off_ms(&self) -> i64 {
-        self.clock_off_ms
+        self.clock_off.as_ref().map_or(0, |(ms, _)| *ms)
     }
 
     /// How far the clock that is furthest away is from this node's.

@@ -58,7 +58,6 @@ struct Beside<'a> {
 
 /// The place of a run that asks, by its job's `overlap:`.
 fn place(overlap: Overlap, asks: Asks, beside: &Beside<'_>) -> Place {
-    let most = if let Overlap::Allow { max_running } = overlap { max_running as usize } else { 1 };
     let skip = |text: String| Place::Never(Verdict::Skipped, Code::Overlap.because(text));
     let full = || format!("overlap: {WAITING_MOST} runs wait already");
     let too_many = beside.in_time > WAITING_MOST;
@@ -68,7 +67,7 @@ fn place(overlap: Overlap, asks: Asks, beside: &Beside<'_>) -> Place {
             let later = beside.later.map(RunId::to_string).unwrap_or_default();
             Place::Never(Verdict::Cancelled, Code::Replaced.because(format!("replaced by {later}")))
         }
-        _ if beside.runs.len() < most && !(overlap == Overlap::Queue && beside.queued) => Place::Begin,
+        _ if beside.runs.len() < overlap.most() && !(overlap == Overlap::Queue && beside.queued) => Place::Begin,
         (Overlap::Replace, Asks::Asked | Asks::Turn) => Place::Replace(beside.runs.iter().copied().cloned().collect()),
         (Overlap::Queue, Asks::InTime { .. } | Asks::Asked) if too_many => skip(full()),
         (Overlap::Queue | Overlap::Replace, _) | (_, Asks::Missed | Asks::Turn | Asks::Past | Asks::Again) => {
@@ -119,13 +118,8 @@ impl Scheduler {
             Source::Schedule | Source::Trigger { .. } | Source::After(_) => Asks::Turn,
         };
         let is_busy = |other: &&Open| {
-            let begun = match other.state {
-                OpenState::Claimed => true,
-                // Two that wait to be repeated would wait for each other.
-                OpenState::Retrying { .. } => !retries,
-                OpenState::Waiting { .. } => false,
-            };
-            other.id != open.id && (begun || self.work.is_beginning(&other.id) || self.work.is_active(&other.id))
+            let runs_here = self.work.is_beginning(&other.id) || self.work.is_active(&other.id);
+            open.waits_behind(other) || (runs_here && other.id != open.id)
         };
         let busy = opens.iter().filter(is_busy).map(|other| &other.id);
         let mut runs: Vec<&RunId> = busy.chain(self.left_running(&job.name)).collect();
@@ -134,7 +128,7 @@ impl Scheduler {
             runs.extend(before.last().map(|earlier| &earlier.id));
         }
         let in_time = before.iter().filter(|open| open.catch_up != Some(CatchUp::Missed)).count();
-        let queued = !retries && before.iter().any(|earlier| matches!(earlier.state, OpenState::Waiting { .. }));
+        let queued = before.iter().any(|earlier| open.queues_behind(earlier));
         let later = opens[index + 1..].last().map(|later| &later.id);
         place(job.overlap, asks, &Beside { runs, in_time, queued, later })
     }

@@ -67,6 +67,23 @@ impl Open {
         let before = if self.state == OpenState::Claimed { self.attempt.saturating_sub(1) } else { self.attempt };
         self.started_at.is_some() || before > 0
     }
+
+    /// Whether `other`, a run of the same job, holds a place that this one waits for (`overlap`): it has begun, and has not
+    /// ended. Of two that wait to be repeated neither does, since they would wait for each other.
+    pub(crate) fn waits_behind(&self, other: &Open) -> bool {
+        let holds = match other.state {
+            OpenState::Claimed => true,
+            OpenState::Retrying { .. } => !matches!(self.state, OpenState::Retrying { .. }),
+            OpenState::Waiting { .. } => false,
+        };
+        holds && other.id != self.id
+    }
+
+    /// Whether `earlier`, a run of the same job with `overlap: queue`, is before this one in the queue.
+    pub(crate) fn queues_behind(&self, earlier: &Open) -> bool {
+        let waits = |open: &Open| matches!(open.state, OpenState::Waiting { .. });
+        waits(earlier) && !matches!(self.state, OpenState::Retrying { .. })
+    }
 }
 
 /// A run's part in the catching up of its job.
