@@ -313,6 +313,7 @@ impl Scene {
             jitter: 0,
             at_once: usize::MAX,
             at_most_once: !job.more.iter().any(|line| line.contains("at_least_once")),
+            finishes: job.more.iter().any(|line| line.contains("finish")),
         };
         self.jobs.iter().map(rule).collect()
     }

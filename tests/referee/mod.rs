@@ -41,6 +41,9 @@ pub enum Rule {
     NoDoubleStart,
     /// No more runs of a job at once than it allows.
     Overlap,
+    /// When a node leads in the place of one whose lease was revoked for it since it died, that one is dead, and nothing is
+    /// left of what it had started, unless that may go on.
+    NothingLeftAtTakeover,
     /// A healthy node leads within bounds, and occurrences are decided in time.
     Takeover,
     /// What is open comes to its end once everything is well again.
@@ -134,6 +137,7 @@ pub fn count(record: &Record) -> BTreeMap<&'static str, u64> {
             },
             Fact::Open { state: record::State::Retrying, .. } => "retries",
             Fact::Started { .. } => "starts",
+            Fact::WillExecuted { .. } => "wills executed",
             Fact::Held { .. } => "holds",
             Fact::Handed { .. } => "occurrences handed out",
             Fact::TakenAway { .. } => "locks taken by hand",

@@ -37,6 +37,8 @@ pub struct JobRule {
     pub at_once: usize,
     /// An occurrence is not started again unless it failed before, or a person said so.
     pub at_most_once: bool,
+    /// Its runs go on where their node is dead or has lost the leadership.
+    pub finishes: bool,
 }
 
 /// A node's name and how often it had been started before.
@@ -224,6 +226,10 @@ pub enum Fact {
     Ended {
         life: Life,
         attempt: Attempt,
+    },
+    /// A process that was seen to die has its lease revoked for it.
+    WillExecuted {
+        life: Life,
     },
     /// An effect arrived at a receiver that is guarded, which took it or turned it away.
     Effect {

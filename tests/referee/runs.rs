@@ -1,6 +1,6 @@
 //! What was started: when, how often, and how many at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::record::{Attempt, Fact, JobRule, Life, Millis, Record, State, job_of};
 use super::{Findings, Rule};
@@ -9,6 +9,7 @@ pub(super) fn judge(record: &Record, found: &mut Findings) {
     trust(record, found);
     starts(record, found);
     overlap(record, found);
+    nothing_left(record, found);
 }
 
 /// The deadline is recomputed from what was sent and acknowledged, whatever the node believes.
@@ -97,6 +98,40 @@ fn overlap(record: &Record, found: &mut Findings) {
             Fact::Ended { life, attempt } => {
                 if let Some(beside) = running.get_mut(&(life, job_of(&attempt.run))) {
                     beside.retain(|other| *other != attempt);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A lease that has run out has had its time; one that was revoked for its process has had only what is looked at here.
+fn nothing_left(record: &Record, found: &mut Findings) {
+    let go_on: HashSet<&str> =
+        record.rules.iter().filter(|rule| rule.finishes).map(|rule| rule.name.as_str()).collect();
+    let mut running: HashMap<&Life, BTreeSet<&Attempt>> = HashMap::new();
+    let mut up: HashSet<&Life> = HashSet::new();
+    let mut executed: BTreeSet<&Life> = BTreeSet::new();
+    for (at, fact) in &record.facts {
+        match fact {
+            Fact::Up(life) => drop(up.insert(life)),
+            Fact::Down(life) => drop(up.remove(life)),
+            Fact::Started { life, attempt, .. } if !go_on.contains(job_of(&attempt.run)) => {
+                running.entry(life).or_default().insert(attempt);
+            }
+            Fact::Ended { life, attempt } => {
+                running.entry(life).or_default().remove(attempt);
+            }
+            Fact::WillExecuted { life } => drop(executed.insert(life)),
+            Fact::Owner { node, .. } => {
+                for life in std::mem::take(&mut executed) {
+                    let left = running.get(life).into_iter().flatten().next();
+                    if up.contains(life) || left.is_some() {
+                        let is = if up.contains(life) { "lives" } else { "is dead" };
+                        let what =
+                            format!("{node} leads in the place of {life}, which {is}, and of which runs {left:?}");
+                        found.add(Rule::NothingLeftAtTakeover, *at, what);
+                    }
                 }
             }
             _ => {}

@@ -69,6 +69,16 @@ fn runs_that_go_on_after_their_end_are_caught() {
 }
 
 #[test]
+fn a_lease_that_is_revoked_before_the_commands_have_ended_is_caught() {
+    is_caught(Broken::RevokesBeforeEmpty, Rule::NothingLeftAtTakeover);
+}
+
+#[test]
+fn a_lease_that_is_revoked_of_a_node_that_lives_is_caught() {
+    is_caught(Broken::RevokesOfTheLiving, Rule::NothingLeftAtTakeover);
+}
+
+#[test]
 fn a_receiver_without_a_guard_is_caught() {
     is_caught(Broken::NoGuard, Rule::GuardHolds);
 }
@@ -134,7 +144,14 @@ fn doctored(facts: impl IntoIterator<Item = Fact>) -> Record {
     let mut all = vec![(0, Fact::Up(life())), (0, owner), (1, registered)];
     all.extend(facts.into_iter().map(|fact| (2, fact)));
     Record {
-        rules: vec![JobRule { name: "a".into(), every: Some(60_000), jitter: 0, at_once: 1, at_most_once: true }],
+        rules: vec![JobRule {
+            name: "a".into(),
+            every: Some(60_000),
+            jitter: 0,
+            at_once: 1,
+            at_most_once: true,
+            finishes: false,
+        }],
         ttl: 10_000,
         margin: 1_100,
         grace: 1_000,

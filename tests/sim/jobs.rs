@@ -51,12 +51,13 @@ pub fn choose(chance: &mut Chance) -> (String, Vec<JobRule>) {
     for (name, _, _, _, _, rest) in &chosen {
         text.push_str(&format!("  {name}: {{{rest}, command: [x]}}\n"));
     }
-    let rules = chosen.into_iter().map(|(name, every, jitter, at_once, at_most_once, _)| JobRule {
+    let rules = chosen.into_iter().map(|(name, every, jitter, at_once, at_most_once, rest)| JobRule {
         name: name.to_owned(),
         every: (every > 0).then_some(every * 1000),
         jitter: jitter * 1000,
         at_once,
         at_most_once,
+        finishes: rest.contains("finish"),
     });
     (text, rules.collect())
 }

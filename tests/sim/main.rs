@@ -11,6 +11,7 @@ mod holders;
 mod jobs;
 mod network;
 mod plan;
+mod supervisor;
 mod work;
 mod world;
 
@@ -41,6 +42,7 @@ const HAPPENED: &[&str] = &[
     "cuts",
     "compactions",
     "traps sprung",
+    "wills executed",
     "leases revoked by hand",
     "owners deleted by hand",
     "answers that did not come",
@@ -129,6 +131,7 @@ const HELD: &[&str] = &[
     "pauses",
     "cuts",
     "traps sprung",
+    "wills executed",
     "leases revoked by hand",
     "locks taken by hand",
     "answers lost after application",

@@ -1,5 +1,7 @@
 //! What lies between a node and the store: it loses, delays, repeats, cuts off, and holds back.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,6 +55,7 @@ pub struct Trap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
     Crash,
+    CrashSeen,
     Stop,
     Cut,
     RevokeLeader,
@@ -90,6 +93,10 @@ pub enum Broken {
     GrantsToAll,
     /// What was seen of the store is forgotten with the process.
     NoMemory,
+    /// The lease of a process that has died is revoked while its commands still run.
+    RevokesBeforeEmpty,
+    /// The same of a process that has only closed its connection to its supervisor.
+    RevokesOfTheLiving,
     /// Each grant counts its fence from a base below that of the grant before.
     BaseFalls,
 }
@@ -184,6 +191,10 @@ impl Machine {
         }
     }
 
+    pub fn is_held(&self) -> bool {
+        self.place.standing.lock().unwrap().held
+    }
+
     fn is_cut(&self) -> bool {
         self.place.standing.lock().unwrap().cut
     }
@@ -216,6 +227,16 @@ impl Net {
 
     pub fn take_facts(&self) -> Vec<(u64, Fact)> {
         std::mem::take(&mut *self.facts.lock().unwrap())
+    }
+
+    /// Every lease that was granted to a process.
+    pub fn leases_of(&self, life: &Life) -> BTreeSet<LeaseId> {
+        let facts = self.facts.lock().unwrap();
+        let leases = facts.iter().filter_map(|(_, fact)| match fact {
+            Fact::Acknowledged { life: of, lease, .. } if of == life => NonZeroU64::new(*lease).map(LeaseId),
+            _ => None,
+        });
+        leases.collect()
     }
 
     /// Puts a backup of that revision back.

@@ -20,6 +20,8 @@ pub enum Whom {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     Crash(Whom, u64),
+    /// The same of a process alone, and its supervisor sees it.
+    CrashSeen(Whom, u64),
     StopInOrder(Whom, u64),
     /// For so long: its processes stand still, and (`true`) do not even see the time pass.
     Hold(Whom, u64, bool),
@@ -204,7 +206,8 @@ impl Plan {
             false => chance.within(100, ttl),
         };
         match chance.within(0, 15) {
-            0..=2 => Deed::Crash(whom, chance.within(100, 15_000)),
+            0 => Deed::CrashSeen(whom, chance.within(100, 15_000)),
+            1 | 2 => Deed::Crash(whom, chance.within(100, 15_000)),
             3 => Deed::StopInOrder(whom, chance.within(3_000, 15_000)),
             4 | 5 => Deed::Hold(whom, lasting(chance), chance.permille(600)),
             6 | 7 => Deed::Cut(whom, lasting(chance)),
@@ -240,7 +243,7 @@ impl Plan {
                 Kind::Release,
                 Kind::Session,
             ];
-            let harms = [Harm::Crash, Harm::Crash, Harm::Stop, Harm::Cut, Harm::RevokeLeader, Harm::DeleteOwner];
+            let harms = [Harm::Crash, Harm::CrashSeen, Harm::Stop, Harm::Cut, Harm::RevokeLeader, Harm::DeleteOwner];
             let trap = Trap {
                 kind: *chance.pick(&kinds),
                 point: *chance.pick(&[Point::BeforeApplied, Point::BeforeAnswer, Point::Answered]),

@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencron::execute::{Execute, Work};
-use fencron::job::{AttemptResult, Outcome, StopReason};
+use fencron::job::{AttemptResult, OnLostLeadership, Outcome, StopReason};
 use fencron::time::Wall;
+use tokio::time::Instant;
 
 use super::chance::Chance;
 use super::network::{Broken, Machine, Net};
 use super::referee::record::{Attempt, Fact, Life};
+use super::supervisor::{Left, Supervisor};
 
 /// What receives the effects of all jobs, and looks at their fences.
 #[derive(Debug, Default)]
@@ -34,6 +36,7 @@ pub struct Worker {
     pub life: Life,
     pub receiver: Arc<Receiver>,
     pub seed: u64,
+    pub supervisor: Arc<Supervisor>,
 }
 
 /// How one attempt will go: the same whenever the seed is replayed.
@@ -66,15 +69,17 @@ impl Course {
     }
 }
 
-/// Notes that an attempt is over, also where its process is killed.
+/// Notes that an attempt is over, also where its process is killed: then its supervisor sees to it, where there is one.
 struct Over<'a> {
     worker: &'a Worker,
-    attempt: Attempt,
+    left: Left,
 }
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
-        self.worker.net.note(Fact::Ended { life: self.worker.life.clone(), attempt: self.attempt.clone() });
+        if let Some(left) = self.worker.supervisor.takes_on(&self.left) {
+            self.worker.net.note(Fact::Ended { life: self.worker.life.clone(), attempt: left.attempt });
+        }
     }
 }
 
@@ -116,7 +121,10 @@ impl Execute for Worker {
         for _ in 0..times {
             self.net.note(Fact::Started { life: self.life.clone(), attempt: attempt.clone(), own });
         }
-        let over = Over { worker: self, attempt: attempt.clone() };
+        let finishes = job.on_lost_leadership == OnLostLeadership::Finish;
+        let ends = Instant::now() + course.takes;
+        let left = Left { attempt: attempt.clone(), finishes, stop_takes: course.stop_takes, ends };
+        let over = Over { worker: self, left };
         started.at(at);
         self.send_effect(&attempt, course.effect_takes);
         let timeout = job.timeout.unwrap_or(Duration::from_secs(3600));

@@ -26,6 +26,7 @@ use super::plan::{CHAOS, Cast, Deed, Plan, REST, Request, Whom};
 use super::referee::holders::{ELECTED, LOCKS};
 use super::referee::record::{Fact, Life, Record};
 use super::referee::witness;
+use super::supervisor::{Death, Supervisor};
 use super::work::{Receiver, Worker};
 
 /// How often a leader adds up what it has counted.
@@ -63,6 +64,7 @@ struct Process {
     orders: mpsc::Sender<Order>,
     status: watch::Receiver<Status>,
     task: Task,
+    supervisor: Arc<Supervisor>,
     /// It was told to end.
     told: bool,
 }
@@ -258,21 +260,35 @@ impl<'a> World<'a> {
         let (status_end, status) = watch::channel(Status::starting(&name, &self.config));
         let locks = Locks::new(link.clone(), clock.clone(), self.namespace.clone(), self.remembered(at));
         self.remember(at, locks.seen());
+        let supervisor = Arc::new(Supervisor::default());
         let task = match self.plan.cast {
-            Cast::Nodes => self.spawn_node(life.clone(), (machine, link.clone(), locks), (order_end, status_end)),
+            Cast::Nodes => {
+                let execute = self.worker(&life, &machine, &supervisor);
+                self.spawn_node(execute, (link.clone(), locks), (order_end, status_end))
+            }
             Cast::Holders => self.spawn_holders(life.clone(), (machine, link.clone(), locks), (order_end, status_end)),
         };
         self.net.note(Fact::Up(life.clone()));
-        self.nodes[at] = Some(Process { life, link, orders, status, task, told: false });
+        self.nodes[at] = Some(Process { life, link, orders, status, task, supervisor, told: false });
     }
 
-    fn spawn_node(&self, life: Life, (machine, link, locks): Way, (orders, status): Ends) -> Task {
-        let (net, receiver, clock) = (Arc::clone(&self.net), Arc::clone(&self.receiver), machine.clock.clock());
-        let name = life.node.clone();
+    fn worker(&self, life: &Life, machine: &Machine, supervisor: &Arc<Supervisor>) -> Worker {
+        Worker {
+            net: Arc::clone(&self.net),
+            machine: machine.clone(),
+            life: life.clone(),
+            receiver: Arc::clone(&self.receiver),
+            seed: self.plan.seed,
+            supervisor: Arc::clone(supervisor),
+        }
+    }
+
+    fn spawn_node(&self, execute: Worker, (link, locks): (Link, Locks<Link>), (orders, status): Ends) -> Task {
+        let (clock, name) = (execute.machine.clock.clock(), execute.life.node.clone());
         let node = Node {
             ledger: Ledger::new(link, self.namespace.clone()),
             locks,
-            execute: Worker { net, machine, life, receiver, seed: self.plan.seed },
+            execute,
             outputs: Outputs::new(clock.clone()),
             board: Shared::default(),
             metrics: Arc::default(),
@@ -382,6 +398,25 @@ impl<'a> World<'a> {
         self.net.note(Fact::Down(process.life));
     }
 
+    /// The same, and its supervisor sees it. One that stands still itself does not.
+    async fn crash_seen(&mut self, at: usize) {
+        let Some(process) = &self.nodes[at] else { return };
+        let (life, supervisor, machine) =
+            (process.life.clone(), Arc::clone(&process.supervisor), self.machines[at].clone());
+        if machine.is_held() {
+            return self.crash(at).await;
+        }
+        let (net, namespace) = (Arc::clone(&self.net), self.namespace.clone());
+        let death = Death { net, machine, namespace, life, supervisor: Arc::clone(&supervisor) };
+        if self.plan.broken == Broken::RevokesOfTheLiving {
+            drop(tokio::spawn(death.execute_will()));
+            return;
+        }
+        supervisor.watch();
+        self.crash(at).await;
+        death.see_to();
+    }
+
     fn leader(&self) -> Option<usize> {
         let leads = |process: &Process| process.status.borrow().fence;
         let fences = self.nodes.iter().enumerate().filter_map(|(at, node)| Some((leads(node.as_ref()?)?, at)));
@@ -414,6 +449,12 @@ impl<'a> World<'a> {
             Deed::Crash(whom, away) => {
                 let at = self.whom(whom);
                 self.crash(at).await;
+                self.net.note(Fact::Saw("crashes"));
+                self.end_in(away, Ending::Start(at));
+            }
+            Deed::CrashSeen(whom, away) => {
+                let at = self.whom(whom);
+                self.crash_seen(at).await;
                 self.net.note(Fact::Saw("crashes"));
                 self.end_in(away, Ending::Start(at));
             }
@@ -486,8 +527,11 @@ impl<'a> World<'a> {
         self.net.note(Fact::Shock(format!("{harm:?} of n{at} by a trap")));
         let ttl = self.plan.ttl();
         match harm {
-            Harm::Crash => {
-                self.crash(at).await;
+            Harm::Crash | Harm::CrashSeen => {
+                match harm {
+                    Harm::CrashSeen => self.crash_seen(at).await,
+                    _ => self.crash(at).await,
+                }
                 self.net.note(Fact::Saw("crashes"));
                 let away = self.chance.within(100, 2 * ttl);
                 self.end_in(away, Ending::Start(at));
