@@ -173,7 +173,10 @@ fn status_runs_and_jobs_keep_their_shapes() {
     );
     has_exactly(&status["leader"], &["node", "fence", "since", "address", "last_sign_ms"]);
     let node = &status["nodes"][0];
-    has_exactly(node, &["node", "version", "config_digest", "started_at", "address", "leader", "last_sign_ms"]);
+    has_exactly(
+        node,
+        &["node", "version", "config_digest", "started_at", "address", "leader", "last_sign_ms", "drained"],
+    );
     assert_eq!(
         (&node["node"], &node["leader"], &status["store"]["kind"]),
         (&json!("a"), &json!(true), &json!("sqlite"))
