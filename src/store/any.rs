@@ -29,7 +29,10 @@ use crate::time::Clock;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(
-    all(feature = "etcd", not(feature = "sqlite")),
+    all(
+        not(feature = "sqlite"),
+        any(all(feature = "etcd", not(feature = "postgres")), all(feature = "postgres", not(feature = "etcd")))
+    ),
     expect(clippy::large_enum_variant, reason = "a program has a handful of them")
 )]
 pub enum StoreUrl {
