@@ -10,9 +10,7 @@ use super::ansi;
 use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Screen, page};
 use super::job::asked;
-use super::words::{
-    Look, Viewpoint, bytes, coarse, command, exact, foreign, instant, nothing_kept, open_state, took, verdict,
-};
+use super::words::{Look, Viewpoint, bytes, command, exact, foreign, instant, nothing_kept, open_state, took, verdict};
 use crate::board::{Board, Wait};
 use crate::job::{Job, RunId, Trigger, Verdict};
 use crate::ledger::RunRow;
@@ -331,7 +329,7 @@ fn way(view: &RunView) -> Markup {
                             td.name { "now" }
                             td { (exact(now, seen)) }
                             @if view.zone.is_some() { td {} }
-                            td.num data-l="after" { "+" (coarse(now.since(started))) }
+                            td.num data-l="after" { "+" (took(now.since(started))) }
                             td { "still running" }
                         }
                     }
@@ -460,6 +458,17 @@ fn shown(view: &RunView, written: &Written, source: &str, is_live: bool) -> Mark
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::tests::{NOW, at, board, frame};
+
+    #[test]
+    fn how_long_a_run_has_been_running_is_shown_to_its_seconds() {
+        let board = board("  nightly: {schedule: '30 2 * * *', shell: 'true'}\n");
+        let id: RunId = "nightly@2026-11-27T02:30:00Z".parse().unwrap();
+        let open = Open { started_at: Some(at("2026-11-27T06:59:52.500Z")), ..Open::claimed(id.clone()) };
+        let view = RunView::of(&board, frame(&board, NOW), id, RunRow::Open(open), Output::Elsewhere);
+        let shown = way(&view).0;
+        assert!(shown.contains("+7.5 s</td><td>still running"), "{shown}");
+    }
 
     #[test]
     fn long_output_is_cut_at_a_line_and_earlier_parts_are_asked_for_by_their_byte() {

@@ -144,7 +144,7 @@ fn directed(at: Wall, now: Wall, written: impl Fn(Duration) -> String) -> String
 }
 
 /// A duration in its greatest unit.
-pub(crate) fn coarse(duration: Duration) -> String {
+fn coarse(duration: Duration) -> String {
     let millis = millis(duration);
     match millis {
         0..MINUTE => "<1 min".to_owned(),
