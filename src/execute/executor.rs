@@ -116,14 +116,10 @@ impl Execute for Executor {
                 let command = command::Command { argv, params: &params, handed: &self.handed, reads };
                 command::run(attempt, &command, &self.starter, &mut output).await
             }
-            (Ok(_room), Task::Http(http)) if params.is_empty() => {
-                http::run(attempt, http, &self.roots, &mut output).await
-            }
             (Ok(_room), Task::Http(http)) => match http.given(&params) {
                 Ok(http) => http::run(attempt, &http, &self.roots, &mut output).await,
                 Err(why) => never(why),
             },
-            (Ok(_room), Task::Sql(sql)) if params.is_empty() => sql::run(attempt, sql, &mut output).await,
             (Ok(_room), Task::Sql(sql)) => match sql.given(&params) {
                 Ok(sql) => sql::run(attempt, &sql, &mut output).await,
                 Err(why) => never(why),
