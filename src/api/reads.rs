@@ -263,6 +263,31 @@ async fn open_runs_come_in_pages_and_by_their_states() {
     assert_eq!(pages(&api, "/api/v1/jobs/a/runs?state=claimed", "run_id").await, ["a@2026-11-27T00:12:00Z"]);
 }
 
+#[tokio::test]
+async fn a_walk_over_pages_has_what_keeps_its_place_once() {
+    let jobs: String = (0..4).map(|nth| format!("  j{nth}: {{schedule: '{nth} * * * *', shell: 'true'}}\n")).collect();
+    let api = silent(&jobs);
+    let claim = |job: &str, minute: u32| {
+        let mut run = open_run(&format!("{job}@2026-11-27T00:{minute:02}:00Z"), OpenState::Claimed);
+        run.claimed_at = run.at;
+        api.board.write().open(&run.id.clone(), Some(run));
+    };
+    let next = |page: &Value| page["next"].as_str().unwrap().to_owned();
+    // Jobs by name keep their places, whatever becomes of them.
+    let (_, _, first) = ask(&api, "/api/v1/jobs?sort=name&limit=2").await;
+    claim("j0", 10);
+    claim("j3", 11);
+    let (_, _, second) = ask(&api, &format!("/api/v1/jobs?sort=name&limit=2&after={}", next(&first))).await;
+    assert_eq!([names(&first, "name"), names(&second, "name")].concat(), ["j0", "j1", "j2", "j3"]);
+    assert_eq!(second["items"][1]["state"], "running", "each page is of its own instant");
+    // A run that is claimed while the walk goes on stands before it, and repeats none of the others.
+    let (_, _, first) = ask(&api, "/api/v1/runs?state=claimed&limit=1").await;
+    claim("j1", 12);
+    let (_, _, second) = ask(&api, &format!("/api/v1/runs?state=claimed&limit=1&after={}", next(&first))).await;
+    assert_eq!([names(&first, "job"), names(&second, "job")].concat(), ["j3", "j0"]);
+    assert_eq!(second["next"], Value::Null);
+}
+
 /// What the documents name is there.
 #[test]
 fn every_path_in_the_documents_is_one_of_the_table() {
