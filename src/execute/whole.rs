@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -39,6 +39,9 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a reader waits for a disk.
 const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many readers of this process may wait for disks at once: others use the threads of the runtime as well.
+const READERS: usize = 16;
 
 /// How long a sweep waits for a disk.
 const SWEPT_WITHIN: Duration = Duration::from_secs(600);
@@ -119,12 +122,31 @@ impl Place {
     ///
     /// It cannot be read, or its disk does not answer for a while.
     pub async fn read_soon(&self, offset: u64, most: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+        static ROOM: Semaphore = Semaphore::const_new(READERS);
         let place = self.clone();
-        match timeout(READ_WITHIN, spawn_blocking(move || place.read(offset, most))).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer")),
-        }
+        soon(&ROOM, READ_WITHIN, move || place.read(offset, most)).await
+    }
+}
+
+/// Does something that may wait for a disk, in a thread of the runtime. It keeps its room until it has been done, however
+/// long that takes, so that a disk that does not answer holds up only so many.
+async fn soon<T: Send + 'static>(
+    room: &'static Semaphore,
+    within: Duration,
+    what: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = async {
+        let permit = room.acquire().await.expect("it is never closed");
+        spawn_blocking(move || {
+            let _permit = permit;
+            what()
+        })
+        .await
+    };
+    match timeout(within, done).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer")),
     }
 }
 
@@ -316,5 +338,18 @@ mod tests {
             tokio::task::yield_now().await;
         }
         disk.ask(Duration::from_secs(60), || ()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_does_not_answer_holds_up_only_so_many_readers() {
+        static ROOM: Semaphore = Semaphore::const_new(1);
+        let (go, wait) = mpsc::channel::<()>();
+        let silent = soon(&ROOM, Duration::from_millis(1), move || Ok(wait.recv().is_ok())).await;
+        assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // It has its room still: the next one does not begin.
+        let next = soon(&ROOM, Duration::from_millis(1), || -> io::Result<()> { panic!("it has no room") }).await;
+        assert_eq!(next.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        go.send(()).unwrap();
+        soon(&ROOM, Duration::from_secs(60), || Ok(())).await.unwrap();
     }
 }

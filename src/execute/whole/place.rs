@@ -4,7 +4,7 @@
 //! the name was checked where it came in (a name has no `/`, and begins with a letter or a digit), and each directory below
 //! `DIR` is opened from the one above it without following a symbolic link: no name and no link leads out of `DIR`.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -77,7 +77,11 @@ impl Place {
             io::ErrorKind::NotFound => make(),
             _ => Err(error),
         })?;
-        own_file(file)
+        let file = own_file(file)?;
+        // For as long as this node, or its supervisor, has it open, no other deletes it. Where the file system has no
+        // locks, one that is not written to for long may be deleted.
+        file.try_lock().ok();
+        Ok(file)
     }
 
     /// Opens the file for reading; `None`: it is not there.
@@ -236,7 +240,12 @@ pub(super) fn prune(dir: &Path, namespace: &str, job: &JobName, keep: KeepOutput
     }
     files.sort_by(|a, b| (b.written, b.name).cmp(&(a.written, a.name)));
     let beyond = beyond(&files, keep, now);
+    let mut deleted = 0;
     for file in &beyond {
+        if is_written(&directory, file.name) {
+            continue;
+        }
+        deleted += 1;
         match unlinkat(&directory, file.name.as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => return Err(error.into()),
@@ -247,7 +256,20 @@ pub(super) fn prune(dir: &Path, namespace: &str, job: &JobName, keep: KeepOutput
         // Where something has come to be in it meanwhile, it stays.
         namespace.map(|above| unlinkat(&above, job.as_str(), UnlinkatFlags::RemoveDir).ok());
     }
-    Ok(beyond.len())
+    Ok(deleted)
+}
+
+/// Whether an attempt that is under way writes to this file: it may be silent for long.
+fn is_written(directory: &OwnedFd, name: &str) -> bool {
+    let opened = found(openat(directory, name, OFlag::O_RDONLY | CAREFULLY, Mode::empty()));
+    // A link, or what may not be read, is no file of an attempt.
+    let Ok(Some(file)) = opened.map(|file| file.map(File::from)) else { return false };
+    // Shared, since a network's file system locks a file that is open for reading no other way.
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => true,
+        // A file system without locks.
+        Ok(()) | Err(TryLockError::Error(_)) => false,
+    }
 }
 
 /// A file as the directory has it.
@@ -382,5 +404,21 @@ mod tests {
         prune(dir.path(), "shop", &job, keep, NOW.parse().unwrap()).unwrap();
         assert!(!dir.path().join("shop/a").exists(), "an empty directory goes");
         assert_eq!(jobs(dir.path(), "shop").unwrap(), []);
+    }
+
+    #[test]
+    fn the_file_of_an_attempt_that_is_under_way_stays_however_long_it_is_silent() {
+        let (job, now): (JobName, Wall) = (JobName::new("a").unwrap(), NOW.parse().unwrap());
+        let keep = KeepOutputs { runs: 1, age: Duration::from_secs(86_400), bytes: 1_000 };
+        let dir = tempfile::tempdir().unwrap();
+        let silent = place(dir.path(), "a@2026-11-01T02:00:00Z", 1).create().unwrap();
+        silent.set_modified(now.minus(Duration::from_secs(20 * 86_400)).to_utc().into()).unwrap();
+        filled(dir.path(), &[("a@2026-11-20T02:00:00Z", 1, 10)]);
+        // As the supervisor has it, after its node is gone.
+        let shared = silent.try_clone().unwrap();
+        drop(silent);
+        assert_eq!(prune(dir.path(), "shop", &job, keep, now).unwrap(), 0);
+        drop(shared);
+        assert_eq!(prune(dir.path(), "shop", &job, keep, now).unwrap(), 1);
     }
 }
