@@ -141,6 +141,12 @@ impl Scene {
         assert!(self.notifier.ledger.put_outbox(&self.hold, "ops", &outbox, false).await.unwrap());
     }
 
+    /// The leader looks for troubles, and has seen none at the look before.
+    async fn looks_again(&self, wanted: &Notices) {
+        let looked = self.notifier.look_for_troubles(&self.hold, wanted, &Found::default(), &mut None).await;
+        looked.unwrap().expect("it is put");
+    }
+
     async fn turn(&self, hold: &Hold) -> Turn {
         self.notifier.turn(hold, "ops", &self.channel).await.unwrap()
     }
@@ -468,12 +474,7 @@ async fn a_trouble_that_lasts_is_notified_by_the_leader_and_none_by_one_that_was
     scene.notifier.board.write().node(1, Some(node("b", &[])), Wall::EPOCH);
     assert_eq!(scene.notifier.look_for_troubles(&first, &wanted, &Found::default(), &mut None).await.unwrap(), None);
     assert_eq!(sending(&scene).await.len(), 1);
-    scene
-        .notifier
-        .look_for_troubles(&scene.hold, &wanted, &Found::default(), &mut None)
-        .await
-        .unwrap()
-        .expect("it is put");
+    scene.looks_again(&wanted).await;
     assert!(sending(&scene).await[1].starts_with("[test] it is over: b: jobs.yaml is refused"));
 }
 
@@ -493,12 +494,7 @@ async fn one_follower_sends_that_no_node_leads_and_the_next_leader_that_it_is_ov
     assert_eq!((&body["kind"], &body["sent_by"]["fence"]), (&"trouble".into(), &serde_json::Value::Null));
     assert!(body["text"].as_str().unwrap().starts_with("[test] no node leads"), "{body}");
     assert_eq!(scene.receiver.ids().len(), 1, "one of both sends it");
-    scene
-        .notifier
-        .look_for_troubles(&scene.hold, &wanted, &Found::default(), &mut None)
-        .await
-        .unwrap()
-        .expect("it is put");
+    scene.looks_again(&wanted).await;
     assert!(sending(&scene).await[0].starts_with("[test] it is over: no node leads"));
 }
 

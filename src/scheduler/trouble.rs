@@ -49,11 +49,11 @@ impl Found {
     /// Adds one. What follows a colon may quote files of users and is left out; `fencron status` has it.
     pub fn add(&mut self, whose: &str, what: &str) {
         let what = what.split(": ").next().unwrap_or_default();
-        let what = if whose.is_empty() { what.to_owned() } else { format!("{whose}: {what}") };
-        let what = what[..what.floor_char_boundary(WHAT_MOST)].to_owned();
-        // How long it has lasted, and the like, changes while it lasts.
+        let what = &what[..what.floor_char_boundary(WHAT_MOST)];
+        // How long it has lasted, and the like, changes while it lasts. The names of nodes often differ by a digit alone.
         let lasting: String = what.chars().filter(|c| !c.is_ascii_digit()).collect();
-        let key = format!("{:x}", Sha256::digest(lasting))[..16].to_owned();
+        let key = format!("{:x}", Sha256::digest(format!("{whose}: {lasting}")))[..16].to_owned();
+        let what = if whose.is_empty() { what.to_owned() } else { format!("{whose}: {what}") };
         self.0.insert(key, what);
     }
 }
@@ -114,5 +114,17 @@ mod tests {
         assert_eq!((over.len(), over[0].kind(), over[0].id() == news[0].id()), (1, "trouble_over", false));
         assert_eq!(over[0].key, news[0].key);
         assert_eq!(troubles, Troubles::default());
+    }
+
+    #[test]
+    fn the_same_trouble_of_two_nodes_is_two() {
+        let mut seen = Found::default();
+        ["fencron-0", "fencron-1"].iter().for_each(|node| seen.add(node, "jobs.yaml is refused: line 3"));
+        let news = Troubles::default().look(&seen, &seen, Wall::from_millis(0));
+        let whats: Vec<&str> = news.iter().map(|trouble| trouble.what.as_str()).collect();
+        assert_eq!(whats.len(), 2, "{whats:?}");
+        assert!(
+            ["fencron-0", "fencron-1"].iter().all(|node| whats.contains(&&*format!("{node}: jobs.yaml is refused")))
+        );
     }
 }
