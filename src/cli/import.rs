@@ -197,7 +197,7 @@ fn print(imported: &Imported, args: &ImportArgs, global: &Global, terminal: &mut
     let (taken, differs, cannot) = (count(Fate::Taken), count(Fate::Differs), count(Fate::Cannot));
     let jobs = if imported.jobs == 1 { "one job".to_owned() } else { format!("{} jobs", imported.jobs) };
     terminal.say(format_args!(
-        "fencron: {jobs}; of the lines, {taken} are taken over, {differs} with a difference, {cannot} cannot be"
+        "fencron: {jobs}; lines: {taken} taken over, {differs} with a difference, {cannot} that cannot be"
     ));
     Ok(())
 }

@@ -57,8 +57,12 @@ pub(super) fn read(inputs: &[Input], settings: &Settings, report: &mut Report) -
         if drafts.len() > before {
             let place = Place { file, line: 0 };
             report.add(place, Fate::Differs, OF_THE_FILE);
-            if let Some(user) = owner(&input.name) {
-                let message = format!("it is the crontab of `{user}`: the node has to run as that user");
+            if !with_users {
+                let whose = owner(&input.name).map_or_else(|| "a user".to_owned(), |user| format!("`{user}`"));
+                let message = format!(
+                    "it is the crontab of {whose}, and cron runs it as its owner; here its jobs run as the node does: run \
+                     the node as that user, or begin the commands with `runuser -u USER --`"
+                );
                 report.add(place, Fate::Differs, message);
             }
         }

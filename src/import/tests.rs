@@ -80,7 +80,10 @@ fn a_system_crontab_has_a_user_on_each_line() {
     has(&imported, "    shell: x\n");
     let own = crontab_at("/var/spool/cron/crontabs/ada", "0 1 * * * root x\n", "UTC");
     has(&own, "    shell: root x\n");
-    assert!(line(&own, 0).1.contains("its") || own.findings[0].message.contains("crontab of `ada`"));
+    let says = |imported: &Imported, what: &str| imported.findings.iter().any(|found| found.message.contains(what));
+    assert!(says(&own, "crontab of `ada`"), "{:?}", own.findings);
+    let copied = crontab_at("saved/ada", "0 1 * * * x\n", "UTC");
+    assert!(says(&copied, "crontab of a user") && !says(&imported, "crontab of"), "{:?}", copied.findings);
 }
 
 #[test]
