@@ -1,14 +1,11 @@
 //! `drain` and `undrain`: whether a node leads.
 
-use std::time::Duration;
-
 use clap::Args;
 
-use super::steer::{Why, acting};
+use super::steer::{Until, Why, acting};
 use super::terminal::Terminal;
-use super::{Exit, Failure, Global};
+use super::{Exit, Global};
 use crate::ledger::AskError;
-use crate::time::Wall;
 
 #[derive(Args)]
 pub(super) struct DrainArgs {
@@ -16,12 +13,8 @@ pub(super) struct DrainArgs {
     node: String,
     #[command(flatten)]
     why: Why,
-    /// End it by itself at this instant (RFC 3339)
-    #[arg(long, value_name = "T", conflicts_with = "for_")]
-    until: Option<Wall>,
-    /// End it by itself after this time
-    #[arg(long = "for", value_name = "D", value_parser = super::duration)]
-    for_: Option<Duration>,
+    #[command(flatten)]
+    until: Until,
 }
 
 #[derive(Args)]
@@ -36,10 +29,7 @@ pub(super) struct UndrainArgs {
 pub(super) async fn drain(args: &DrainArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let (place, node) = (global.open(None).await?, &args.node);
     let now = place.clock.wall();
-    let until = args.until.or(args.for_.map(|last| now.plus(last)));
-    if let Some(until) = until.filter(|until| *until <= now) {
-        return Err(Failure::wrong(format!("--until {until} is over already: the node would not be drained")).into());
-    }
+    let until = args.until.end(now, "the node would not be drained")?;
     let ledger = place.ledger();
     match ledger.drain(&acting(&place, &args.why), node, until).await {
         Ok(_) => {

@@ -59,12 +59,30 @@ pub(super) struct PauseArgs {
 pub(super) struct PauseUntilArgs {
     #[command(flatten)]
     pause: PauseArgs,
-    /// End the pause by itself: what starts from this instant (RFC 3339) on is not skipped
+    #[command(flatten)]
+    until: Until,
+}
+
+/// When what a person does ends by itself.
+#[derive(Args)]
+pub(super) struct Until {
+    /// End it by itself: from this instant (RFC 3339) on all is as before
     #[arg(long, value_name = "T", conflicts_with = "for_")]
     until: Option<Wall>,
-    /// End the pause by itself after this time
+    /// End it by itself after this time
     #[arg(long = "for", value_name = "D", value_parser = super::duration)]
     for_: Option<Duration>,
+}
+
+impl Until {
+    /// The instant, if there is one. `nothing`: what would be done where it has come already.
+    pub(super) fn end(&self, now: Wall, nothing: &str) -> Result<Option<Wall>, Failure> {
+        let until = self.until.or(self.for_.map(|last| now.plus(last)));
+        match until {
+            Some(until) if until <= now => Err(Failure::wrong(format!("--until {until} is over already: {nothing}"))),
+            until => Ok(until),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -271,10 +289,7 @@ async fn paused_at(args: &PauseArgs, global: &Global, terminal: &Terminal) -> an
 pub(super) async fn pause(args: &PauseUntilArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let (place, job) = paused_at(&args.pause, global, terminal).await?;
     let now = place.clock.wall();
-    let until = args.until.or(args.for_.map(|last| now.plus(last)));
-    if let Some(until) = until.filter(|until| *until <= now) {
-        return Err(Failure::wrong(format!("--until {until} is over already: no occurrence would be skipped")).into());
-    }
+    let until = args.until.end(now, "no occurrence would be skipped")?;
     let paused = place.ledger().pause(&acting(&place, &args.pause.why), job.as_ref(), until).await;
     let (what, are, resume) = said_of(job.as_ref());
     match paused {

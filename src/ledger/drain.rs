@@ -73,7 +73,7 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Forgets the drains of nodes that are not there: those that are older than what is kept of acts, and the oldest
-    /// beyond 200.
+    /// where there are too many.
     ///
     /// # Errors
     ///
