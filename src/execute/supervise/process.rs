@@ -157,13 +157,15 @@ impl Supervisor {
         loop {
             self.receive();
             let next = self.act();
-            self.execute_will();
+            // Looked at once for what follows: had it ended between two looks, it would not be waited for any more.
+            let node_has_ended = is_readable(self.node.as_fd());
+            self.execute_will(node_has_ended);
             let nothing_to_do = self.socket.is_none() && self.commands.is_empty() && self.will.is_none();
             if self.node_gone.is_some() && nothing_to_do {
                 keeping::wait(self.keeping);
                 return Ok(());
             }
-            self.sleep(next)?;
+            self.sleep(next, node_has_ended)?;
         }
     }
 
@@ -186,11 +188,10 @@ impl Supervisor {
     /// Has the lease of a node revoked that is dead, as soon as nothing hangs on it: no command that ends with its
     /// leadership is left, and none can follow, since no process has the other end of the socket any more (a child has it
     /// until it becomes its program).
-    fn execute_will(&mut self) {
+    fn execute_will(&mut self, node_has_ended: bool) {
         // A closed socket alone says nothing of the node.
-        let may_revoke = self.socket.is_none()
-            && self.commands.values().all(|charge| charge.command.finish)
-            && is_readable(self.node.as_fd());
+        let may_revoke =
+            self.socket.is_none() && self.commands.values().all(|charge| charge.command.finish) && node_has_ended;
         let Some(((cell, lease), file)) = self.will.take_if(|_| may_revoke) else { return };
         let until = self.page.limits(cell, lease).killed_at;
         if let Some(lease) = NonZeroU64::new(lease) {
@@ -332,8 +333,8 @@ impl Supervisor {
         if leaders.is_empty() { Found::default() } else { census::look(leaders) }
     }
 
-    /// Sleeps until a message can be received, the node dies, or it is `next`.
-    fn sleep(&self, next: Option<Boot>) -> Result<(), Errno> {
+    /// Sleeps until a message can be received, the node ends that had not ended before, or it is `next`.
+    fn sleep(&self, next: Option<Boot>, node_has_ended: bool) -> Result<(), Errno> {
         match next {
             // Zero would mean never.
             Some(at) => {
@@ -344,7 +345,7 @@ impl Supervisor {
         }
         let mut waited: Vec<_> = vec![PollFd::new(self.timer.as_fd(), PollFlags::POLLIN)];
         waited.extend(self.socket.as_ref().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
-        if self.node_gone.is_none() || (self.will.is_some() && !is_readable(self.node.as_fd())) {
+        if self.node_gone.is_none() || (self.will.is_some() && !node_has_ended) {
             waited.push(PollFd::new(self.node.as_fd(), PollFlags::POLLIN));
         }
         if self.node_gone.is_some() {
@@ -459,4 +460,38 @@ impl Charge {
 fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut look = [PollFd::new(fd, PollFlags::POLLIN)];
     poll(&mut look, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) && look[0].any() == Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command as Program, Stdio};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_ends_between_two_looks_is_noticed() {
+        let mut child = Program::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let node = super::super::pidfd_open(libc::pid_t::try_from(child.id()).unwrap()).unwrap();
+        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC).unwrap();
+        let clock = Clock::system();
+        let supervisor = Supervisor {
+            page: Page::new().unwrap(),
+            socket: None,
+            node_gone: Some(clock.boot()),
+            will: Some(((0, 1), node.try_clone().unwrap())),
+            node,
+            timer,
+            clock,
+            commands: BTreeMap::new(),
+            keeping: Vec::new(),
+        };
+        assert!(!is_readable(supervisor.node.as_fd()), "its socket was closed first");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let (woken, wakes) = mpsc::channel();
+        thread::spawn(move || woken.send(supervisor.sleep(None, false)));
+        wakes.recv_timeout(Duration::from_secs(60)).expect("it does not wait for ever").unwrap();
+    }
 }
