@@ -28,7 +28,7 @@ use referee::record::Record;
 use referee::{Violation, count, judge, judge_holders, judge_holders_restored, judge_restore};
 
 /// How many seeds are tried unless `FENCRON_SIM_SEEDS` says otherwise.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 500;
 /// How many of programs that hold locks, each of which takes longer.
 const HOLDERS_SEEDS: u64 = 200;
 
