@@ -14,6 +14,7 @@
 
 #[cfg(feature = "cli")]
 pub mod auth;
+mod bounds;
 mod draft;
 mod env_file;
 mod fill;

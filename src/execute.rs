@@ -24,6 +24,9 @@
 //! and is for every system.
 
 #[cfg(feature = "cli")]
+#[expect(unsafe_code, reason = "what a child does before its exec has no safe wrapper")]
+pub(crate) mod bounds;
+#[cfg(feature = "cli")]
 #[expect(unsafe_code, reason = "pidfds have no safe wrapper")]
 mod census;
 #[cfg(feature = "cli")]

@@ -5,6 +5,7 @@
 mod about;
 mod alert;
 mod attempt;
+mod bounds;
 mod code;
 #[cfg(feature = "cli")]
 pub mod definition;
@@ -29,6 +30,7 @@ pub(crate) use attempt::LOST_PAUSE_LONGEST;
 #[cfg(test)]
 pub(crate) use attempt::cases;
 pub use attempt::{ATTEMPTS_LOST_MOST, Attempted, Judgement, PUT_OFF_MOST, cancelled, judge_lost, lost};
+pub use bounds::{Bounds, Form, IoClass, Ionice, Limits, Nice, Stdin, Umask};
 pub use code::{Code, NotACode, Reason};
 pub use given::NotGiven;
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
@@ -250,6 +252,8 @@ pub struct Job {
     pub env: BTreeMap<String, Text>,
     /// Where the command starts; `None`: where the node does.
     pub dir: Option<Text>,
+    /// The user that the command runs as, and how much it may take. Equal ones of a configuration are mostly one `Arc`.
+    pub bounds: Arc<Bounds>,
     /// How long an attempt may take; `None`: as long as it wants.
     pub timeout: Option<Duration>,
     /// How long a command that was asked to end (TERM) has before it is killed.
@@ -287,6 +291,7 @@ impl Job {
             task,
             env: BTreeMap::new(),
             dir: None,
+            bounds: Arc::default(),
             timeout: None,
             kill_after: Duration::ZERO,
             overlap: Overlap::Skip,

@@ -3,6 +3,7 @@
 
 mod execute {
     mod attempt;
+    mod bounds;
     mod ending;
     mod limits;
     mod output;

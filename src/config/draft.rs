@@ -16,7 +16,7 @@ use super::tables::JOB;
 use super::timing::{Except, Rules};
 use super::tree::{NodeId, Tree};
 use super::walk::{Fields, Path, Spot, Walk};
-use crate::job::{About, Guarantee, Http, Job, JobName, MissedRun, On, Overlap, Task, Text, Word};
+use crate::job::{About, Bounds, Guarantee, Http, Job, JobName, MissedRun, On, Overlap, Task, Text, Word};
 use crate::schedule::{Fold, Gap};
 
 /// A layer of settings: each is laid over those before it.
@@ -63,6 +63,7 @@ pub struct Draft {
     /// The settings that need no more than to be read. Its name, its trigger and its task are set last.
     pub job: Job,
     pub about: About,
+    pub bounds: Bounds,
     pub enabled: bool,
     pub rules: Rules,
     pub jitter: Placed<Duration>,
@@ -99,6 +100,7 @@ impl Draft {
         Draft {
             job: Job::new(JobName::new("unnamed").expect("it is a name"), Task::Command(Vec::new())),
             about: About::default(),
+            bounds: Bounds::default(),
             enabled: true,
             rules: Rules { zone: Tz::UTC, gap: Gap::Shift, fold: Fold::First, except: Except::default() },
             jitter: Placed::blank(Duration::ZERO),
@@ -283,8 +285,9 @@ mod tests {
                         (good, bad)
                     }
                     Shape::Bytes { least, most } => {
-                        let all = [least, most, least - 1, most + 1].map(|bytes| format!("{bytes}B"));
-                        (all[..2].to_vec(), all[2..].to_vec())
+                        let beyond = least.checked_sub(1).into_iter().chain([most + 1]);
+                        let written = |bytes: u64| format!("{bytes}B");
+                        (vec![written(least), written(most)], beyond.map(written).collect())
                     }
                     Shape::Rate => (vec!["1/h".to_owned()], vec!["1".to_owned()]),
                     _ => return,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::bounds;
 use super::draft::{Draft, warn_of_idle};
 use super::fill::Filled;
 use super::http::read_url;
@@ -12,7 +13,7 @@ use super::tables::MAX_JOBS;
 use super::timing::{Schedules, read_within};
 use super::tree::NodeId;
 use super::walk::{Entry, Fields, Path, Spot, Walk};
-use crate::job::{About, Job, JobName, MAX_FOLLOWERS, Notify, Task, Text, Trigger, WholeOutput};
+use crate::job::{About, Bounds, Job, JobName, MAX_FOLLOWERS, Notify, Task, Text, Trigger, WholeOutput};
 
 /// What `shell: …` is run by.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -40,8 +41,15 @@ pub fn read(
         [_] => walk.entries(spot).unwrap_or_default(),
         _ => entries_of_all(walk, spots),
     };
-    let mut reader =
-        Reader { defaults, schedules, links: Vec::new(), notify: None, about: Arc::default(), output: None };
+    let mut reader = Reader {
+        defaults,
+        schedules,
+        links: Vec::new(),
+        notify: None,
+        about: Arc::default(),
+        bounds: Arc::default(),
+        output: None,
+    };
     let mut jobs = BTreeMap::new();
     for entry in &entries {
         let body = spot.value_of(entry);
@@ -94,6 +102,8 @@ struct Reader<'r> {
     about: Arc<About>,
     /// Where the outputs of the job before are kept.
     output: Option<Arc<WholeOutput>>,
+    /// The bounds of the job before.
+    bounds: Arc<Bounds>,
 }
 
 impl Reader<'_> {
@@ -114,6 +124,7 @@ impl Reader<'_> {
         draft.settle_retry(walk, &spot.path);
         draft.settle_guarantee(walk, &spot.path, task.as_ref());
         check_process(walk, &fields, task.as_ref());
+        draft.bounds.stdin = bounds::read_stdin(walk, &fields);
         let ping = fields.get("ping").and_then(|spot| read_url(walk, spot));
         let trigger = if draft.enabled { trigger? } else { trigger.and(Some(Trigger::Disabled))? };
         let notify = draft.notify.settle(&walk.channels, &draft.about, &mut self.notify);
@@ -121,8 +132,9 @@ impl Reader<'_> {
             self.about = Arc::new(draft.about);
         }
         let (about, output) = (Arc::clone(&self.about), draft.output.settle(&mut self.output));
-        let job =
-            Job { name: name.clone(), about, trigger, task: task.or(unknown)?, notify, ping, output, ..draft.job };
+        let bounds = bounds::shared(draft.bounds, &mut self.bounds);
+        let task = task.or(unknown)?;
+        let job = Job { name: name.clone(), about, bounds, trigger, task, notify, ping, output, ..draft.job };
         warn_of_idle(walk, &fields, &job);
         (walk.wrong.count() == wrong_before).then_some(job)
     }

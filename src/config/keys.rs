@@ -101,6 +101,10 @@ pub enum Shape {
     },
     /// So many per `s`, `m` or `h`.
     Rate,
+    /// A text that a type of its own reads.
+    Form {
+        pattern: &'static str,
+    },
     /// A list of at least one value of one shape.
     List {
         of: &'static Shape,

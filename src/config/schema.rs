@@ -90,6 +90,7 @@ fn shape(shape: &'static Shape) -> Value {
             or_filled(json!({ "type": "string", "pattern": pattern, "examples": ["64KiB", "500MB", "1GiB"] }))
         }
         Shape::Rate => or_filled(json!({ "type": "string", "pattern": r"^[0-9]+\s*/\s*[smh]$", "examples": ["5/s"] })),
+        Shape::Form { pattern } => or_filled(json!({ "type": ["string", "integer"], "pattern": pattern })),
         Shape::List { of, most } => {
             json!({ "type": "array", "minItems": 1, "maxItems": most, "items": self::shape(of) })
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::bounds::{BOUNDS, STDIN};
 use super::jobs::{read_command, read_shell};
 use super::keys::{
     DAY, HOUR, Key, MILLISECOND, Needs, SECOND, Shape, Tables, count, duration, duration_or_none, key, named,
@@ -86,10 +87,10 @@ pub static CALENDAR: Tables = &[&[
 ]];
 
 /// One job.
-pub static JOB: Tables = &[OWN, POLICIES];
+pub static JOB: Tables = &[OWN, POLICIES, BOUNDS];
 
 /// What can be said for all jobs at once.
-pub static DEFAULTS: Tables = &[POLICIES];
+pub static DEFAULTS: Tables = &[POLICIES, BOUNDS];
 
 /// What only a job can say.
 pub static OWN: &[Key] = &[
@@ -114,6 +115,7 @@ pub static OWN: &[Key] = &[
         "A URL of a service that watches this job: POST to it when a run succeeds, with `/start` behind its path when one \
          begins, with `/fail` when one ends otherwise.")
         .also("healthcheck healthchecks heartbeat monitor"),
+    STDIN,
     key("start", Shape::Text,
         "The beginning of its schedule: a day, a time by the clocks of its zone, or an instant with its offset.")
         .also("start_at start_date starts not_before from since").needs(Needs::Schedule),

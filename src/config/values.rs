@@ -99,6 +99,20 @@ impl Value for Option<Duration> {
     }
 }
 
+/// A number of bytes that need not be given.
+impl Value for Option<u64> {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Option<u64>> {
+        u64::read(walk, spot).map(Some)
+    }
+}
+
+/// A number that need not be given.
+impl Value for Option<u32> {
+    fn read(walk: &mut Walk, spot: Spot) -> Option<Option<u32>> {
+        u32::read(walk, spot).map(Some)
+    }
+}
+
 /// A duration, or the time from one start to the next at a rate like `5/s`.
 impl Value for Duration {
     fn read(walk: &mut Walk, spot: Spot) -> Option<Duration> {
@@ -161,6 +175,17 @@ pub fn check_variable(name: &str) -> Result<(), String> {
     }
     if name.starts_with("FENCRON_") || name == "TRACEPARENT" {
         return Err(format!("{} is set by fencron for every run: choose another name", quoted(name)));
+    }
+    Ok(())
+}
+
+/// Whether a job may inherit the variable `name` from its node.
+pub fn check_inherited(name: &str) -> Result<(), String> {
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic() && c != '=') {
+        return Err("is not the name of a variable: use letters, digits and `_`".to_owned());
+    }
+    if name.starts_with("FENCRON_") {
+        return Err("is a setting of the node, which no command inherits: take it out".to_owned());
     }
     Ok(())
 }

@@ -8,10 +8,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use tokio::net::unix::pipe;
 
+use super::bounds::{self, Account, Resolved};
 use super::group::{Leader, Reach};
 use super::output::{OutputSink, Stream};
 use super::room::{Tries, is_lacking};
@@ -103,7 +105,8 @@ async fn try_to_begin(
     starter: &Starter,
     whole: Option<&Whole>,
 ) -> Result<Begun, NotBegun> {
-    let (image, files, pipes) = prepare(attempt, command, whole)?;
+    let resolved = resolved(attempt.job).await?;
+    let (image, files, pipes) = prepare(attempt, command, resolved, whole)?;
     // Asked by the starting thread, for the request may wait in its queue.
     match starter.start((image, files), attempt.gate.clone()).await {
         Ok((leader, at)) => Ok(Begun { leader, at, pipes }),
@@ -222,14 +225,25 @@ impl From<String> for NotBegun {
     }
 }
 
+/// The numbers of its bounds: the names in them are looked up for each start, as they may have changed.
+async fn resolved(job: &Job) -> Result<Resolved, NotBegun> {
+    let bounds = Arc::clone(&job.bounds);
+    if bounds.user.is_none() && bounds.group.is_none() {
+        return Ok(bounds::resolve(&bounds)?);
+    }
+    let looked = tokio::task::spawn_blocking(move || bounds::resolve(&bounds)).await;
+    Ok(looked.map_err(|error| format!("its user could not be looked up: {error}"))??)
+}
+
 /// Makes everything ready that the start needs.
 fn prepare(
     attempt: Attempt<'_>,
     command: &Command<'_>,
+    Resolved { bound, account }: Resolved,
     whole: Option<&Whole>,
 ) -> Result<(Image, Vec<OwnedFd>, Pipes), NotBegun> {
     let Attempt { job, gate, .. } = attempt;
-    let env = environment(attempt, command);
+    let env = environment(attempt, command, account);
     let program = command.argv.first().map_or("", Text::expose);
     let path = env.get(&OsString::from("PATH")).map(OsString::as_os_str);
     let no_pipe = |error: io::Error| {
@@ -240,22 +254,25 @@ fn prepare(
     let (stdout, stdout_writer) = io::pipe().map_err(no_pipe)?;
     let (stderr, stderr_writer) = io::pipe().map_err(no_pipe)?;
     let kept = whole.map(Whole::share).transpose().map_err(no_pipe)?;
+    bound.give(&stdout_writer);
+    bound.give(&stderr_writer);
+    let stdin = match bounds::input(job.bounds.stdin.as_ref())? {
+        None => input(command.reads).map_err(no_pipe)?,
+        own => own,
+    };
     let image = Image {
         candidates: c_strings(candidates(program, path), "the program's name")?,
         args: c_strings(command.argv.iter().map(|arg| arg.expose().into()), "an argument")?,
         env: c_strings(env.into_iter().map(assignment), "a variable of the environment")?,
         dir: c_strings(job.dir.iter().map(|dir| dir.expose().into()), "the name of its directory")?.pop(),
-        ties: Ties::None {
-            stdin: input(command.reads).map_err(no_pipe)?,
-            stdout: stdout_writer,
-            stderr: stderr_writer,
-        },
+        ties: Ties::None { stdin, stdout: stdout_writer, stderr: stderr_writer },
         life: Life {
             lease: gate.may_start().lease(),
             kill_after: job.kill_after,
             finish: job.on_lost_leadership == OnLostLeadership::Finish,
             keeps: kept.as_ref().map_or(0, |(_, most)| *most),
         },
+        bound,
     };
     let mut files = vec![stdout.try_clone().map_err(no_pipe)?.into(), stderr.try_clone().map_err(no_pipe)?.into()];
     files.extend(kept.map(|(file, _)| file));
@@ -275,13 +292,17 @@ fn input(reads: Reads) -> io::Result<Option<OwnedFd>> {
 /// What the service manager has said to the node alone: a command that answers it would speak for the node.
 const OF_THE_SERVICE: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
-/// Inherited, then the job's own, then the way to the store, the parameters of the run and the stamp: the later wins.
+/// Inherited, then those of its user, then the job's own, then the way to the store, the parameters of the run and the
+/// stamp: the later wins.
 /// The node's own settings are not inherited: there are passwords among them, and what the stamp of an outer fencron
 /// says is not so here.
-fn environment(attempt: Attempt<'_>, command: &Command<'_>) -> BTreeMap<OsString, OsString> {
+fn environment(attempt: Attempt<'_>, command: &Command<'_>, account: Option<Account>) -> BTreeMap<OsString, OsString> {
     let of_the_service = |name: &OsString| OF_THE_SERVICE.iter().any(|ours| name == ours);
     let ours = |name: &OsString| name.as_encoded_bytes().starts_with(OUR_VARIABLES.as_bytes()) || of_the_service(name);
-    let inherited = env::vars_os().filter(|(name, _)| !ours(name));
+    let wanted = attempt.job.bounds.inherit.as_ref();
+    let is_wanted = |name: &OsString| wanted.is_none_or(|names| names.iter().any(|wanted| name == wanted.as_str()));
+    let inherited = env::vars_os().filter(|(name, _)| !ours(name) && is_wanted(name));
+    let inherited = inherited.chain(account.into_iter().flat_map(Account::variables));
     let own = attempt.job.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
     let variable = |name: &str| format!("{PARAM_VARIABLES}{}", name.to_ascii_uppercase());
     let params = command.params.iter().map(|(name, value)| (variable(name).into(), value.into()));
@@ -323,6 +344,7 @@ fn not_started(job: &Job, command: &Command<'_>, error: StartError) -> String {
              memory, or run fewer at once",
             why(errno)
         ),
+        StartError::Bound(kept, errno) => bounds::not_started(kept, errno, &job.bounds),
         StartError::Program(errno) => {
             format!("cannot execute `{program}`: {}: {}", why(errno), advice(errno, &program))
         }

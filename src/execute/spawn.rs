@@ -38,6 +38,7 @@ use nix::unistd::{Pid, getpid};
 use tokio::sync::oneshot;
 
 use super::Gate;
+use super::bounds::{Bound, Kept};
 use super::census::Census;
 use super::group::Leader;
 use super::room::is_lacking;
@@ -61,6 +62,7 @@ pub(super) struct Image {
     pub dir: Option<CString>,
     pub ties: Ties,
     pub life: Life,
+    pub bound: Bound,
 }
 
 /// What a process has in common with this one.
@@ -78,6 +80,8 @@ pub(super) enum Ties {
 pub(super) enum StartError {
     /// The system makes no further process or thread, or the node may open no further file.
     NoRoom(Errno),
+    /// One of its bounds cannot be kept.
+    Bound(Kept, Errno),
     /// The working directory cannot be entered.
     Dir(Errno),
     /// The program cannot be executed.
@@ -90,6 +94,7 @@ impl StartError {
     pub(super) fn errno(self) -> Errno {
         match self {
             StartError::NoRoom(errno)
+            | StartError::Bound(_, errno)
             | StartError::Dir(errno)
             | StartError::Program(errno)
             | StartError::Unsupervised(errno) => errno,
@@ -101,6 +106,7 @@ impl StartError {
         match self {
             // A supervisor that does not read its messages is no lack of room.
             StartError::Unsupervised(Errno::EAGAIN) => false,
+            StartError::Bound(kept, _) => kept == Kept::User && is_lacking(self.errno()),
             _ => is_lacking(self.errno()),
         }
     }
@@ -267,7 +273,8 @@ impl Desk {
             parent: getpid().as_raw(),
             death_signal: if image.life.finish { 0 } else { libc::SIGTERM },
             announcement,
-            files: self.files,
+            bound: &raw const image.bound,
+            files: image.bound.open_files.map_or(self.files, |most| libc::rlimit { rlim_cur: most, rlim_max: most }),
             failed: None,
         };
         let plan = &raw mut plan;
@@ -317,6 +324,7 @@ struct Plan {
     /// What the kernel sends when the node dies; 0: nothing.
     death_signal: c_int,
     announcement: Announcement,
+    bound: *const Bound,
     files: libc::rlimit,
     failed: Option<StartError>,
 }
@@ -333,6 +341,11 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
         } else {
             libc::setsid();
         }
+        if let Err((kept, errno)) = (*plan.bound).keep() {
+            plan.failed = Some(StartError::Bound(kept, errno));
+            libc::_exit(127);
+        }
+        // Not before that: another user has it forgotten.
         libc::prctl(libc::PR_SET_PDEATHSIG, plan.death_signal);
         // The node may have died before that was set, and then no signal would come.
         if libc::getppid() != plan.parent {
@@ -354,7 +367,10 @@ extern "C" fn become_the_program(plan: *mut c_void) -> c_int {
             libc::_exit(127);
         }
         // Not before that, which takes a descriptor, and as many on their way as the limit says.
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files);
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const plan.files) != 0 && (*plan.bound).open_files.is_some() {
+            plan.failed = Some(StartError::Bound(Kept::OpenFiles, Errno::last()));
+            libc::_exit(127);
+        }
         if !plan.keeps_files {
             // Rust opens everything close-on-exec. Should a library not: an inherited connection to the store would keep
             // it open beyond the node's death. Where the kernel is older than 5.11 this does nothing.

@@ -25,6 +25,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::bounds::Bound;
 use super::command::{assignment, c_strings};
 use super::group::{Leader, Reach};
 use super::room::Tries;
@@ -188,6 +189,7 @@ fn image(wrapped: &Wrapped, ties: Ties) -> Result<Image, String> {
         dir: None,
         ties,
         life: Life { lease: may_start.lease(), kill_after, finish: false, keeps: 0 },
+        bound: Bound::default(),
     })
 }
 
@@ -202,7 +204,7 @@ fn not_run(program: String, error: NotStarted) -> NotRun {
                 format!("the supervisor, which would end it should this process die, cannot be informed ({errno})");
             NotRun::Failed { program, why }
         }
-        NotStarted::Failed(StartError::NoRoom(errno) | StartError::Dir(errno)) => {
+        NotStarted::Failed(StartError::NoRoom(errno) | StartError::Dir(errno) | StartError::Bound(_, errno)) => {
             NotRun::Failed { program, why: errno.desc().to_owned() }
         }
     }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::about::{MASK, is_secret, without_secrets};
 use super::{
-    AlertKind, Database, Expect, Guarantee, Http, Job, JobName, KeepOutputs, Missed, MissedRun, On, OnLostLeadership,
-    Overlap, Retry, Sql, Target, Task, Text, Trigger, WholeOutput,
+    AlertKind, Bounds, Database, Expect, Guarantee, Http, Job, JobName, KeepOutputs, Missed, MissedRun, On,
+    OnLostLeadership, Overlap, Retry, Sql, Stdin, Target, Task, Text, Trigger, WholeOutput,
 };
 use crate::time::written;
 
@@ -57,6 +57,9 @@ pub struct Definition {
     pub env: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<String>,
+    /// The user that the command runs as, what it is given, and how much it may take, by the keys of the jobs file.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bounds: BTreeMap<&'static str, String>,
     /// How long an attempt may take; `null`: as long as it wants.
     pub timeout: Option<String>,
     pub kill_after: String,
@@ -230,6 +233,7 @@ impl Definition {
             sql,
             env: job.env.iter().map(|(name, value)| (name.clone(), shown(name, value))).collect(),
             dir: job.dir.as_ref().map(ToString::to_string),
+            bounds: bounds_of(&job.bounds),
             timeout: job.timeout.map(written),
             kill_after: written(job.kill_after),
             overlap,
@@ -256,6 +260,34 @@ impl OutputView {
         let KeepOutputs { runs, age, bytes } = whole.keep;
         OutputView { dir: whole.dir.to_string(), max_bytes: whole.max_bytes, runs, age: written(age), bytes }
     }
+}
+
+/// The bounds of a command that are given, by their keys.
+fn bounds_of(bounds: &Bounds) -> BTreeMap<&'static str, String> {
+    let Bounds { user, group, limits, nice, ionice, umask, inherit, stdin, no_new_privileges } = bounds;
+    let bytes = |most: u64| format!("{most} bytes");
+    let given = [
+        ("user", user.as_ref().map(ToString::to_string)),
+        ("group", group.as_ref().map(ToString::to_string)),
+        ("limits.open_files", limits.open_files.map(|most| most.to_string())),
+        ("limits.core", limits.core.map(bytes)),
+        ("limits.file_size", limits.file_size.map(bytes)),
+        ("limits.stack", limits.stack.map(bytes)),
+        ("limits.cpu_time", limits.cpu_time.map(written)),
+        ("nice", nice.map(|nice| nice.0.to_string())),
+        ("ionice", ionice.map(|ionice| ionice.to_string())),
+        ("umask", umask.map(|umask| umask.to_string())),
+        ("inherit", inherit.as_ref().map(|names| names.join(", "))),
+        (
+            "stdin",
+            stdin.as_ref().map(|stdin| match stdin {
+                Stdin::Text(text) => format!("a text of {} bytes", text.expose().len()),
+                Stdin::File(path) => format!("the file {path}"),
+            }),
+        ),
+        ("no_new_privileges", no_new_privileges.then(|| "true".to_owned())),
+    ];
+    given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 impl MissedView {

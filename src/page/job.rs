@@ -415,6 +415,9 @@ fn said(definition: Definition) -> Vec<(String, String)> {
         say(&format!("env.{name}"), Some(value));
     }
     say("dir", definition.dir);
+    for (name, value) in definition.bounds {
+        say(name, Some(value));
+    }
     say("timeout", Some(definition.timeout.unwrap_or_else(|| "none".to_owned())));
     say("kill_after", Some(definition.kill_after));
     let most = definition.max_running.map(|most| format!(", up to {most} at once")).unwrap_or_default();

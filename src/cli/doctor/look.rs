@@ -23,7 +23,8 @@ use crate::cli::spread::Spread;
 use crate::cli::{Global, asking, file, notify};
 use crate::client::default_node;
 use crate::config::Config;
-use crate::job::{Job, JobName, Task, Trigger};
+use crate::execute::bounds::not_kept;
+use crate::job::{Bounds, Job, JobName, Task, Trigger};
 use crate::lock::Timing;
 use crate::notify::{About, Sender};
 use crate::store::{Compare, Keys, Op, Store as _, StoreUrl, Txn};
@@ -341,6 +342,18 @@ pub(super) fn programs(config: &Config) -> Vec<(JobName, String)> {
         Some((job.name.clone(), why))
     });
     wrong.collect()
+}
+
+/// The jobs whose bounds this user cannot keep here, and why.
+pub(super) fn bounds(config: &Config) -> Vec<(JobName, String)> {
+    // Most jobs of a file share theirs, and a directory service may be asked about them.
+    let mut known: BTreeMap<*const Bounds, Vec<String>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for job in config.jobs.values().filter(|job| matches!(job.task, Task::Command(_))) {
+        let why = known.entry(Arc::as_ptr(&job.bounds)).or_insert_with(|| not_kept(&job.bounds));
+        wrong.extend(why.iter().map(|why| (job.name.clone(), why.clone())));
+    }
+    wrong
 }
 
 fn startable(program: &str, dir: &Path, path: &std::ffi::OsStr) -> Result<(), String> {

@@ -176,6 +176,15 @@ pub(super) fn programs(wrong: Vec<(JobName, String)>) -> Vec<Found> {
     found.collect()
 }
 
+/// Bounds that cannot be kept here: the job, and why not.
+pub(super) fn bounds(wrong: Vec<(JobName, String)>) -> Vec<Found> {
+    let found = wrong.into_iter().map(|(job, why)| {
+        let fix = "start nodes as a user that can keep it, or correct the job";
+        Found::broken(format!("the bounds of {job} cannot be kept here: {why}"), fix)
+    });
+    found.collect()
+}
+
 /// Hosts that have no address, with the jobs that ask them.
 pub(super) fn hosts(unresolved: BTreeMap<String, (Vec<String>, String)>) -> Vec<Found> {
     let found = unresolved.into_iter().map(|(host, (jobs, why))| {
