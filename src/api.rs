@@ -117,7 +117,7 @@ impl<S: Store> FromRef<Api<S>> for Page<S> {
             noticed: api.glance.seen().last.map(|(seen, _)| Noticed {
                 in_doubt: seen.unknown.count,
                 defects: seen.store.warnings,
-                unsent: seen.alerts.iter().filter_map(view::ChannelView::defect).collect(),
+                unsent: seen.alerts.iter().flat_map(view::ChannelView::defects).collect(),
             }),
         }
     }

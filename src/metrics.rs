@@ -51,6 +51,16 @@ const DURATION: &[f64] = &[0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3
 /// Upper bounds of the time without a leader, in seconds.
 const GAP: &[f64] = &[0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0];
 
+/// What waits in channels for alerts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    pub alerts: u64,
+    /// How many channels have sent as many messages as they may in this hour.
+    pub bound_channels: u64,
+    /// How many jobs have had as many messages of a channel as they may in this hour.
+    pub bound_jobs: u64,
+}
+
 /// What one node has counted since its process started.
 #[derive(Debug)]
 pub struct Metrics {
@@ -84,8 +94,8 @@ pub struct Metrics {
     pub alerts: Counters<(&'static str, &'static str)>,
     /// Heartbeats, by what became of them.
     pub heartbeats: Counters<&'static str>,
-    /// How many alerts wait, by the name of their channel, as the leader has read it last.
-    alert_queue: Mutex<BTreeMap<String, u64>>,
+    /// What waits in each channel, by its name, as the leader has read it last.
+    alert_queue: Mutex<BTreeMap<String, Queued>>,
     /// Signs of life of runs, by what became of them.
     pub pings: Counters<&'static str>,
     /// By how many milliseconds the clock of the node that is furthest away differs from this node's.
@@ -203,9 +213,9 @@ impl Metrics {
         }
     }
 
-    /// So many alerts wait for this channel.
-    pub fn queued(&self, channel: &str, alerts: u64) {
-        self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner).insert(channel.to_owned(), alerts);
+    /// What waits in this channel.
+    pub fn queued(&self, channel: &str, queued: Queued) {
+        self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner).insert(channel.to_owned(), queued);
     }
 
     /// This node does not know any more how many alerts wait.
@@ -213,9 +223,14 @@ impl Metrics {
         self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// How many alerts wait; 0 where this node does not lead.
-    pub fn alert_queue(&self) -> u64 {
-        self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    /// What waits in all channels together; nothing where this node does not lead.
+    pub fn alert_queue(&self) -> Queued {
+        let queues = self.alert_queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.values().fold(Queued::default(), |sum, queued| Queued {
+            alerts: sum.alerts + queued.alerts,
+            bound_channels: sum.bound_channels + queued.bound_channels,
+            bound_jobs: sum.bound_jobs + queued.bound_jobs,
+        })
     }
 
     /// An attempt of a run of `job` ended.

@@ -26,7 +26,7 @@ use crate::board::Shared;
 use crate::job::{Channel, Heartbeat, Notices, Retry};
 use crate::ledger::{Ledger, Outbox};
 use crate::lock::Hold;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Queued};
 use crate::scheduler::outbox::{GIVEN_UP_AFTER, Message, Outgoing, Step};
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, Wall, written};
@@ -187,26 +187,18 @@ impl<S: Store> Notifier<S> {
     async fn turn(&self, hold: &Hold, name: &str, channel: &Channel) -> Result<Turn, StoreError> {
         let Some(mut outbox) = self.ledger.outbox(name).await? else { return Ok(Turn::Idle(None)) };
         let now = self.clock.wall();
-        self.metrics.queued(name, outbox.outgoing.alerts() + outbox.waiting.len() as u64);
-        let taken = match outbox.outgoing.step(outbox.waiting.len(), now) {
-            Step::Nothing | Step::Wait(_) if outbox.is_damaged() => false,
+        self.metrics.queued(name, queued(&outbox, now));
+        match outbox.outgoing.step(&outbox.waiting, now) {
+            Step::Nothing | Step::Wait(_) if outbox.is_damaged() => {}
             Step::Nothing => return Ok(Turn::Idle(None)),
             Step::Wait(due) => return Ok(Turn::Idle(Some(due))),
             Step::Send => return self.send(hold, name, channel, outbox).await,
-            Step::Count => {
-                outbox.outgoing.count(&outbox.waiting);
-                true
-            }
-            Step::Take => {
-                outbox.outgoing.take(&outbox.waiting, now);
-                true
-            }
-            Step::Summarize => {
-                outbox.outgoing.summarize(name, now);
-                false
-            }
-        };
-        let put = self.ledger.put_outbox(hold, name, &outbox, taken).await?;
+            Step::Count => outbox.count(),
+            Step::Hold => outbox.hold(now),
+            Step::Take => outbox.take(now),
+            Step::Summarize => outbox.outgoing.summarize(name, now),
+        }
+        let put = self.ledger.put_outbox(hold, name, &outbox).await?;
         Ok(if put { Turn::Again } else { Turn::Moved })
     }
 
@@ -235,13 +227,13 @@ impl<S: Store> Notifier<S> {
                 let was_begun = outbox.outgoing.sending[0] != message;
                 // Where another leader has taken over, it is refused: that one sends all of it again.
                 if outbox.outgoing.not_taken(&why, self.clock.wall()) || was_begun {
-                    self.ledger.put_outbox(hold, name, &outbox, false).await?;
+                    self.ledger.put_outbox(hold, name, &outbox).await?;
                 }
                 return Ok(Turn::Refused(after.unwrap_or_default()));
             }
         };
         self.metrics.alerts.add(&(channel.kind(), result), 1);
-        let marked = self.ledger.put_outbox(hold, name, &outbox, false).await?;
+        let marked = self.ledger.put_outbox(hold, name, &outbox).await?;
         Ok(if marked { Turn::Sent } else { Turn::Moved })
     }
 
@@ -304,6 +296,16 @@ impl<S: Store> Notifier<S> {
             self.metrics.heartbeats.add(&result, 1);
             tokio::time::sleep(heartbeat.every).await;
         }
+    }
+}
+
+/// What the metrics show of an outbox.
+fn queued(outbox: &Outbox, now: Wall) -> Queued {
+    let outgoing = &outbox.outgoing;
+    Queued {
+        alerts: outgoing.alerts() + outbox.waiting.len() as u64,
+        bound_channels: u64::from(outgoing.bound_until(now).is_some()),
+        bound_jobs: outgoing.bound_jobs(now).count() as u64,
     }
 }
 

@@ -279,8 +279,13 @@ impl Scrape {
         let alerts = metrics.alerts.read();
         let alerts = alerts.map(|((channel, result), count)| ([("channel", *channel), ("result", *result)], count));
         sheet.counters("alerts", "Messages of alerts that this node sent, by the kind of their channel", alerts)?;
-        let queue = metrics.alert_queue() as f64;
-        sheet.gauge("alert_queue", None, "Alerts that wait to be sent; 0 on nodes that do not lead", queue)?;
+        let queue = metrics.alert_queue();
+        let help = "Alerts that wait to be sent; 0 on nodes that do not lead";
+        sheet.gauge("alert_queue", None, help, queue.alerts as f64)?;
+        let bound = [("channel", queue.bound_channels), ("job", queue.bound_jobs)];
+        let bound = bound.map(|(of, count)| ([("of", of)], count as f64)).into_iter();
+        let help = "Channels, and jobs of each, that have had all messages of alerts of this hour: the rest is counted";
+        sheet.gauges("alerts_at_bound", None, help, bound)?;
         let heartbeats = metrics.heartbeats.read().map(|(result, count)| ([("result", *result)], count));
         sheet.counters("heartbeats", "Heartbeats that this node made as the leader", heartbeats)?;
         let pings = metrics.pings.read().map(|(result, count)| ([("result", *result)], count));

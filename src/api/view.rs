@@ -12,7 +12,7 @@ use crate::fence::Fence;
 use crate::job::{Code, JobName, RunId, Verdict};
 use crate::ledger::{self, Ledger, NodeRecord, Pause, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
-use crate::scheduler::outbox::Outgoing;
+use crate::scheduler::outbox::{HOURLY_MOST, JOB_HOURLY_MOST, Outgoing};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
 use crate::store::{About, Store, StoreError};
 use crate::time::Wall;
@@ -254,7 +254,7 @@ pub struct Overview {
     pub unknown: UnknownView,
     /// The jobs whose last run ended badly.
     pub failing: FailingView,
-    /// The channels in which alerts wait, by name.
+    /// The channels in which alerts wait, or that have sent as many messages as they may in this hour, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<ChannelView>,
     /// The last time that the schedules were brought back by hand, while that is still to be caught up with.
@@ -289,7 +289,7 @@ impl FailingView {
     }
 }
 
-/// A channel in which alerts wait.
+/// A channel in which alerts wait, or that is at its bound.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ChannelView {
     pub channel: String,
@@ -301,20 +301,45 @@ pub struct ChannelView {
     /// Why it takes none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// It has sent as many messages as it may in this hour: until then, alerts are counted into a summary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summarized_until: Option<Wall>,
+    /// Jobs that have had their share of the messages of this hour: the alerts of these alone are counted into a summary.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub summarized_jobs: Vec<JobName>,
 }
 
 impl ChannelView {
-    fn of(channel: String, outgoing: &Outgoing) -> Option<ChannelView> {
+    fn of(channel: String, outgoing: &Outgoing, now: Wall) -> Option<ChannelView> {
         let (waiting, trouble) = (outgoing.alerts(), outgoing.trouble());
         let (silent_since, why) = (trouble.map(|trouble| trouble.since), trouble.map(|trouble| trouble.why.clone()));
-        (waiting > 0).then_some(ChannelView { channel, waiting, silent_since, why })
+        let summarized_until = outgoing.bound_until(now);
+        let summarized_jobs: Vec<JobName> = outgoing.bound_jobs(now).cloned().collect();
+        let is_shown = waiting > 0 || summarized_until.is_some() || !summarized_jobs.is_empty();
+        is_shown.then_some(ChannelView { channel, waiting, silent_since, why, summarized_until, summarized_jobs })
     }
 
-    /// That its receiver takes nothing, for people; `None`: what waits is sent in time.
-    pub fn defect(&self) -> Option<String> {
-        let ChannelView { channel, waiting, silent_since, why } = self;
-        let (since, why) = (silent_since.as_ref()?, why.as_ref()?);
-        Some(format!("the channel `{channel}` takes no alerts since {since}, and {waiting} wait: {why}"))
+    /// That its receiver takes nothing, and that it is at its bound, for people; empty: what waits is sent in time.
+    pub fn defects(&self) -> Vec<String> {
+        let ChannelView { channel, waiting, .. } = self;
+        let mut defects = Vec::new();
+        if let (Some(since), Some(why)) = (self.silent_since, &self.why) {
+            defects.push(format!("the channel `{channel}` takes no alerts since {since}, and {waiting} wait: {why}"));
+        }
+        if let Some(until) = self.summarized_until {
+            defects.push(format!(
+                "the channel `{channel}` has sent {HOURLY_MOST} messages in this hour: further alerts are in a summary \
+                 after {until}"
+            ));
+        } else if !self.summarized_jobs.is_empty() {
+            let jobs: Vec<&str> = self.summarized_jobs.iter().map(JobName::as_str).collect();
+            defects.push(format!(
+                "the channel `{channel}` has sent {JOB_HOURLY_MOST} messages of each of these jobs in this hour, and \
+                 counts their further alerts for a summary after the hour: {}",
+                jobs.join(", ")
+            ));
+        }
+        defects
     }
 }
 
@@ -462,7 +487,11 @@ impl Overview {
             obstacles,
             unknown: UnknownView { count, runs },
             failing: FailingView::default(),
-            alerts: channels.0.into_iter().filter_map(|(name, outgoing)| ChannelView::of(name, &outgoing)).collect(),
+            alerts: channels
+                .0
+                .into_iter()
+                .filter_map(|(name, outgoing)| ChannelView::of(name, &outgoing, now))
+                .collect(),
             rewound: rewound.map(|last| RewoundView {
                 by: last.asked.by,
                 at: last.asked.at,

@@ -62,7 +62,8 @@ const INDENT: usize = "namespace  ".len();
 
 /// How many alerts wait, in a line; nothing where none do.
 fn alerts_text(channels: &[ChannelView]) -> String {
-    let waiting: Vec<String> = channels.iter().map(|view| format!("{} for {}", view.waiting, view.channel)).collect();
+    let waiting = channels.iter().filter(|view| view.waiting > 0);
+    let waiting: Vec<String> = waiting.map(|view| format!("{} for {}", view.waiting, view.channel)).collect();
     if waiting.is_empty() { String::new() } else { format!("alerts     wait to be sent: {}\n", waiting.join(", ")) }
 }
 
@@ -93,7 +94,7 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
     text += &doubts_text(overview);
     text += &failing_text(&overview.failing);
     text += &alerts_text(&overview.alerts);
-    let unsent: Vec<String> = overview.alerts.iter().filter_map(ChannelView::defect).collect();
+    let unsent: Vec<String> = overview.alerts.iter().flat_map(ChannelView::defects).collect();
     for problem in store.warnings.iter().chain(&overview.obstacles).chain(&unsent) {
         text += &format!("!          {problem}\n");
     }

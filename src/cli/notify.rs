@@ -89,7 +89,7 @@ pub(super) fn trial(now: Wall) -> anyhow::Result<Message> {
         finished_at: now,
         whose: Whose::default(),
     };
-    Ok(Message { id: alert.id(), since: now, is_begun: false, content: Content::Alert(Box::new(alert)) })
+    Ok(Message::new(alert.id(), now, Content::Alert(Box::new(alert))))
 }
 
 /// One alert that waits, or many that the next summary counts.

@@ -45,7 +45,10 @@ pub struct Outbox {
     pub outgoing: Outgoing,
     /// The oldest alerts that wait: at most [`LOOKED_AT`].
     pub waiting: Vec<Alert>,
+    /// The keys of those, in the same order.
     rows: Vec<String>,
+    /// Rows of alerts that do not wait any more: they go with the next change of the outbox.
+    settled: Vec<String>,
     /// Rows that cannot be read. They are counted as given up, and go with the next change of the outbox.
     damaged: Vec<String>,
     version: Revision,
@@ -55,6 +58,36 @@ impl Outbox {
     /// Whether there were rows that cannot be read.
     pub fn is_damaged(&self) -> bool {
         !self.damaged.is_empty()
+    }
+
+    /// What waits is counted ([`Outgoing::count`]).
+    pub fn count(&mut self) {
+        self.outgoing.count(&self.waiting);
+        self.settle(|_| true);
+    }
+
+    /// What waits is taken ([`Outgoing::take`]).
+    pub fn take(&mut self, now: Wall) {
+        self.outgoing.take(&self.waiting, now);
+        self.settle(|_| true);
+    }
+
+    /// What waits beyond the share of its job is counted ([`Outgoing::hold`]).
+    pub fn hold(&mut self, now: Wall) {
+        let held = self.outgoing.hold(&self.waiting, now);
+        self.settle(|nth| held[nth]);
+    }
+
+    fn settle(&mut self, is_settled: impl Fn(usize) -> bool) {
+        let rows = std::mem::take(&mut self.waiting).into_iter().zip(std::mem::take(&mut self.rows));
+        for (nth, (alert, row)) in rows.enumerate() {
+            if is_settled(nth) {
+                self.settled.push(row);
+            } else {
+                self.waiting.push(alert);
+                self.rows.push(row);
+            }
+        }
     }
 }
 
@@ -171,7 +204,7 @@ impl<S: Store> Ledger<S> {
             let key = self.keys.channel(channel);
             unmoved.push(Compare::modified_at(&key, outbox.version));
             ops.push(Op::put(key, encode(&outbox.outgoing)));
-            ops.extend(outbox.damaged.iter().map(Op::delete));
+            ops.extend(outbox.damaged.iter().chain(&outbox.settled).map(Op::delete));
         }
         self.write_as_leader(hold, &unmoved, &ops).await
     }
@@ -242,29 +275,20 @@ impl<S: Store> Ledger<S> {
             }
         }
         outgoing.counted.given_up += damaged.len() as u64;
-        Ok(Some(Outbox { outgoing, waiting, rows: read, damaged, version }))
+        Ok(Some(Outbox { outgoing, waiting, rows: read, settled: Vec::new(), damaged, version }))
     }
 
-    /// Puts what became of a channel's outbox since it was read, and where `taken`, deletes the rows that were read.
-    /// `false`: the term is over, or the outbox is not as it was read (an earlier sending of this may have changed it).
+    /// Puts what became of a channel's outbox since it was read, and deletes the rows that do not wait any more. `false`:
+    /// the term is over, or the outbox is not as it was read (an earlier sending of this may have changed it).
     ///
     /// # Errors
     ///
     /// The store's.
-    pub async fn put_outbox(
-        &self,
-        hold: &Hold,
-        channel: &str,
-        outbox: &Outbox,
-        taken: bool,
-    ) -> Result<bool, StoreError> {
+    pub async fn put_outbox(&self, hold: &Hold, channel: &str, outbox: &Outbox) -> Result<bool, StoreError> {
         let key = self.keys.channel(channel);
         let unmoved = Compare::modified_at(&key, outbox.version);
         let mut ops = vec![Op::put(key, encode(&outbox.outgoing))];
-        ops.extend(outbox.damaged.iter().map(Op::delete));
-        if taken {
-            ops.extend(outbox.rows.iter().map(Op::delete));
-        }
+        ops.extend(outbox.damaged.iter().chain(&outbox.settled).map(Op::delete));
         self.write_as_leader(hold, &[unmoved], &ops).await
     }
 

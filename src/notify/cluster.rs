@@ -128,7 +128,7 @@ impl<S: Store> Notifier<S> {
 
     async fn send_as_follower(&self, trouble: &Trouble, wanted: &Notices) {
         let content = Content::Trouble(Box::new(trouble.clone()));
-        let message = Message { id: trouble.id(), since: trouble.since, is_begun: false, content };
+        let message = Message::new(trouble.id(), trouble.since, content);
         let about = self.about(None);
         for (name, channel) in wanted.channels.iter().filter(|(name, _)| wanted.troubles.contains(*name)) {
             for attempt in 1..=TRIES {

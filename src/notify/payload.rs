@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::fence::Fence;
 use crate::job::{AlertKind, Channel, JobName, Verdict, Whose, Word as _, is_link};
 use crate::scheduler::alert::Alert;
-use crate::scheduler::outbox::{Content, JOBS_NAMED, Message, Summary};
+use crate::scheduler::outbox::{Bound, Content, HOURLY_MOST, JOB_HOURLY_MOST, JOBS_NAMED, LastOf, Message, Summary};
 use crate::time::Wall;
 
 /// For how long an Alertmanager shows an alert that is not sent again: longer than the default of `repeat`.
@@ -81,6 +81,20 @@ fn dedup(about: &About, of: &str) -> String {
 
 /// A message in a few lines, for people.
 pub fn text(message: &Message, about: &About) -> String {
+    let further = match message.last {
+        None => String::new(),
+        Some(LastOf { bound: Bound::Job, until }) => format!(
+            "\nthis job has had its {JOB_HOURLY_MOST} messages of this hour: its further alerts are in a summary \
+             after {until}"
+        ),
+        Some(LastOf { bound: Bound::Channel, until }) => format!(
+            "\nthis channel has sent its {HOURLY_MOST} messages of this hour: further alerts are in a summary after {until}"
+        ),
+    };
+    said(message, about) + &further
+}
+
+fn said(message: &Message, about: &About) -> String {
     let namespace = &about.namespace;
     match &message.content {
         Content::Alert(alert) => {
@@ -172,6 +186,7 @@ fn plain(message: &Message, about: &About) -> Value {
     };
     value["id"] = json!(message.id);
     value["namespace"] = json!(about.namespace);
+    value["last"] = json!(message.last);
     value["text"] = json!(text(message, about));
     value["sent_by"] = json!({ "node": about.node, "fence": about.fence });
     value
@@ -309,7 +324,7 @@ pub(super) mod cases {
                 runbook: Some("https://wiki/bill".to_owned()),
             },
         };
-        Message { id: alert.id(), since: at, is_begun: false, content: Content::Alert(Box::new(alert)) }
+        Message::new(alert.id(), at, Content::Alert(Box::new(alert)))
     }
 
     pub fn about() -> About {
@@ -356,7 +371,7 @@ mod tests {
             let what = "a: jobs.yaml is refused".to_owned();
             let trouble = Trouble { what, key: "k".to_owned(), since: Wall::EPOCH, over_at };
             let content = Content::Trouble(Box::new(trouble.clone()));
-            only(channel, &Message { id: trouble.id(), since: Wall::EPOCH, is_begun: false, content })
+            only(channel, &Message::new(trouble.id(), Wall::EPOCH, content))
         };
         let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
         let (begun, over) = (of(&alertmanager, None), of(&alertmanager, Some(Wall::EPOCH)));
@@ -389,7 +404,7 @@ mod tests {
         let url = Text::plain("http://localhost/");
         let recovered = [JobName::new("bill").unwrap()].into();
         let content = Content::Summary(Summary { recovered, ..Summary::default() });
-        let summary = Message { id: "s".to_owned(), since: Wall::EPOCH, is_begun: false, content };
+        let summary = Message::new("s".to_owned(), Wall::EPOCH, content);
         let alertmanager = Channel::Alertmanager { url: url.clone(), headers: Vec::new() };
         let failed = to(&alertmanager, AlertKind::Failed);
         let body = only(&alertmanager, &summary);
@@ -418,9 +433,25 @@ mod tests {
     #[test]
     fn a_summary_without_alerts_says_what_was_given_up() {
         let content = Content::Summary(Summary { given_up: 2, ..Summary::default() });
-        let message = Message { id: "s".to_owned(), since: Wall::EPOCH, is_begun: false, content };
+        let message = Message::new("s".to_owned(), Wall::EPOCH, content);
         let expected = "[shop] 2 earlier alerts were given up: this channel did not take them";
         assert_eq!(text(&message, &about()), expected);
+    }
+
+    #[test]
+    fn the_last_message_before_a_bound_says_what_follows_it_and_when() {
+        let until = Wall::EPOCH.plus(Duration::from_secs(3_600));
+        let of = |bound| Message { last: Some(LastOf { bound, until }), ..message(AlertKind::Failed) };
+        let channel = Channel::Webhook { url: Text::plain("http://localhost/"), headers: Vec::new() };
+        for (bound, whose, word) in
+            [(Bound::Job, "this job has had its 6", "job"), (Bound::Channel, "this channel has sent its 60", "channel")]
+        {
+            let body = only(&channel, &of(bound));
+            let text = body["text"].as_str().unwrap();
+            assert!(text.contains(whose) && text.ends_with("are in a summary after 1970-01-01T01:00:00Z"), "{text}");
+            assert_eq!(body["last"], json!({ "bound": word, "until": until }));
+        }
+        assert_eq!(only(&channel, &message(AlertKind::Failed))["last"], Value::Null);
     }
 
     #[test]

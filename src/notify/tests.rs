@@ -138,7 +138,7 @@ impl Scene {
         let mut outbox = self.notifier.ledger.outbox("ops").await.unwrap().unwrap();
         let alerts: Vec<Alert> = jobs.map(alert).collect();
         outbox.outgoing.take(&alerts, self.notifier.clock.wall());
-        assert!(self.notifier.ledger.put_outbox(&self.hold, "ops", &outbox, false).await.unwrap());
+        assert!(self.notifier.ledger.put_outbox(&self.hold, "ops", &outbox).await.unwrap());
     }
 
     /// The leader looks for troubles, and has seen none at the look before.
@@ -222,13 +222,13 @@ async fn what_is_not_taken_is_sent_again_and_no_secret_is_said() {
         waiting.channels["ops"].0.trouble().map(|trouble| trouble.why.clone())
     };
     assert_eq!(trouble().await.as_deref(), Some("it answers 500 Internal Server Error"));
-    assert_eq!(scene.notifier.metrics.alert_queue(), 1);
+    assert_eq!(scene.notifier.metrics.alert_queue().alerts, 1);
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Sent));
     assert!(matches!(scene.turn(&scene.hold).await, Turn::Idle(None)));
-    assert_eq!((trouble().await, scene.notifier.metrics.alert_queue()), (None, 0));
+    assert_eq!((trouble().await, scene.notifier.metrics.alert_queue().alerts), (None, 0));
     assert_eq!((scene.receiver.ids().len(), scene.counted("failed"), scene.counted("sent")), (2, 1, 1));
     let nowhere = Channel::Slack { url: Text::secret("http://127.0.0.1:1/hunter2") };
-    let message = Message { id: "1".to_owned(), since: Wall::EPOCH, is_begun: false, content: content(alert(0)) };
+    let message = Message::new("1".to_owned(), Wall::EPOCH, content(alert(0)));
     let why = scene
         .notifier
         .sender
@@ -249,7 +249,7 @@ async fn a_program_reads_the_alert_and_its_exit_code_says_whether_it_took_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("alert").display().to_string();
     let exec = |script: String| Channel::Exec(["/bin/sh", "-c", &script].map(Text::plain).into());
-    let message = Message { id: "1".to_owned(), since: Wall::EPOCH, is_begun: false, content: content(alert(0)) };
+    let message = Message::new("1".to_owned(), Wall::EPOCH, content(alert(0)));
     let about = scene.notifier.about(Some(&scene.hold));
     let writes = exec(format!("cat > {file}; echo $FENCRON_ALERT_KIND $FENCRON_ALERT_JOB >> {file}"));
     scene.notifier.sender.send(&writes, &message, &about).await.unwrap();
@@ -291,7 +291,7 @@ async fn a_program_that_does_not_end_is_killed_with_all_that_it_has_started() {
     let scene = Scene::new().await;
     let directory = tempfile::tempdir().unwrap();
     let about = scene.notifier.about(Some(&scene.hold));
-    let message = Message { id: "1".to_owned(), since: Wall::EPOCH, is_begun: false, content: content(alert(0)) };
+    let message = Message::new("1".to_owned(), Wall::EPOCH, content(alert(0)));
     for cut_off in [false, true] {
         let file = directory.path().join(format!("pids-{cut_off}"));
         let script = format!("sleep 1000 & echo $$ $! > {0}.new; mv {0}.new {0}; wait", file.display());
@@ -377,7 +377,7 @@ async fn summary_of_recoveries(jobs: std::ops::Range<usize>) -> Scene {
     outbox.outgoing.sending.clear();
     outbox.outgoing.count(&recovered.collect::<Vec<_>>());
     outbox.outgoing.summarize("ops", scene.notifier.clock.wall());
-    assert!(scene.notifier.ledger.put_outbox(&scene.hold, "ops", &outbox, false).await.unwrap());
+    assert!(scene.notifier.ledger.put_outbox(&scene.hold, "ops", &outbox).await.unwrap());
     let url = scene.receiver.listen().await;
     scene.channel = Channel::Pagerduty { key: Text::secret("k"), url };
     scene

@@ -80,7 +80,11 @@ fn unsent(view: &Trouble) -> Markup {
         @if !view.frame.unsent.is_empty() {
             section id="unsent" aria-labelledby="unsent-h" {
                 h2 id="unsent-h" { "Alerts that are not sent" }
-                p.muted { "They are sent again until the channel takes them, for a day. " (command("notify list")) }
+                p.muted {
+                    "What a channel does not take is sent again, for a day. What is beyond the messages of an hour is \
+                     counted, and in a summary at the beginning of the next one. "
+                    (command("notify list"))
+                }
                 ul.plain { @for what in &view.frame.unsent { li { (foreign(what)) } } }
             }
         }

@@ -3,6 +3,11 @@
 //! The first alert is sent at once; those that come within [`GROUP_EVERY`] after it wait, and are sent together with what
 //! waits by then: each alone, or, if they are more than [`GROUP_MOST`] or the channel has sent [`HOURLY_MOST`] messages in
 //! this hour, as one summary that counts all of them. What will be in a summary is counted at once and need not be kept.
+//!
+//! A job that has had its share of the hour's messages is counted alone: the others are sent on, and the next hour begins
+//! with a summary of what was counted.
+
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::alert::Alert;
 use super::hour::hour_of;
 use super::trouble;
+pub use share::JOB_HOURLY_MOST;
+use share::Shares;
+
 use crate::job::{AlertKind, JobName};
 use crate::time::Wall;
 
@@ -23,6 +31,8 @@ pub const GROUP_MOST: usize = 10;
 
 /// How many messages a channel sends in an hour of the clock (UTC), beside the summary that the next hour begins with.
 pub const HOURLY_MOST: u32 = 60;
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// How many waiting alerts are looked at together.
 pub const LOOKED_AT: usize = 100;
@@ -97,7 +107,27 @@ pub struct Message {
     /// The receiver has taken what it says: what is left are the ends of what the jobs that have recovered had opened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_begun: bool,
+    /// It is the last before a bound. `None`: the alerts behind it are messages of their own, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastOf>,
     pub content: Content,
+}
+
+/// That what comes behind a message is counted until the next hour begins, with a summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastOf {
+    pub bound: Bound,
+    pub until: Wall,
+}
+
+/// Which bound of an hour is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// [`JOB_HOURLY_MOST`].
+    Job,
+    /// [`HOURLY_MOST`].
+    Channel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +140,10 @@ pub enum Content {
 }
 
 impl Message {
+    pub fn new(id: String, since: Wall, content: Content) -> Message {
+        Message { id, since, is_begun: false, last: None, content }
+    }
+
     /// How many alerts it stands for.
     pub fn alerts(&self) -> u64 {
         match &self.content {
@@ -137,6 +171,8 @@ pub enum Step {
     Wait(Wall),
     /// Count what waits into the next summary.
     Count,
+    /// Count the alerts of jobs that have had their share of this hour.
+    Hold,
     /// Take what waits, each as a message.
     Take,
     /// Make a message of the summary.
@@ -160,6 +196,12 @@ pub struct Outgoing {
     /// How many were made in the hour of that.
     #[serde(default)]
     in_hour: u32,
+    #[serde(default, skip_serializing_if = "Shares::is_empty")]
+    shares: Shares,
+    /// The hour in which all that is counted was held back, since its jobs had had their share: it is not summarized before
+    /// that hour is over. A version that does not know it summarizes it at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_in: Option<Wall>,
     /// The jobs whose failure was a message of its own, and that have not recovered since.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     incidents: BTreeSet<JobName>,
@@ -177,19 +219,24 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Outgoing {
-    /// What to do next, with so many alerts that wait, of which at most [`LOOKED_AT`] are counted.
-    pub fn step(&self, waiting: usize, now: Wall) -> Step {
-        let has_counted = self.counted.total() > 0;
-        if waiting > GROUP_MOST || (has_counted && waiting > 0) {
+    /// What to do next, with these alerts that wait.
+    pub fn step(&self, waiting: &[Alert], now: Wall) -> Step {
+        let beyond = self.shares.beyond(waiting, now).into_iter().filter(|is_beyond| *is_beyond).count();
+        let (own, next_hour) = (waiting.len() - beyond, hour_of(now).plus(HOUR));
+        let (has_counted, is_held) = (self.counted.total() > 0, self.held_in == Some(hour_of(now)));
+        if own > GROUP_MOST || (has_counted && !is_held && !waiting.is_empty()) {
             return Step::Count;
+        }
+        if beyond > 0 {
+            return Step::Hold;
         }
         if !self.sending.is_empty() {
             return Step::Send;
         }
         // What was given up, and ends what is still open elsewhere, does not wait for another alert.
         let is_owed = has_counted || !self.counted.recovered.is_empty() || self.counted.given_up > 0;
-        if waiting == 0 && !is_owed {
-            return Step::Nothing;
+        if own == 0 && (!is_owed || is_held) {
+            return if is_held { Step::Wait(next_hour) } else { Step::Nothing };
         }
         // A clock that was ahead holds nothing up.
         let made_at = self.made_at.filter(|at| *at <= now);
@@ -197,12 +244,11 @@ impl Outgoing {
             return Step::Wait(due);
         }
         let left = HOURLY_MOST.saturating_sub(self.made_in_hour(now)) as usize;
-        match (left, has_counted) {
-            (0, _) => Step::Wait(hour_of(now).plus(Duration::from_secs(3_600))),
-            (_, true) => Step::Summarize,
-            (_, false) if waiting == 0 => Step::Summarize,
-            (left, false) if waiting > left => Step::Count,
-            (_, false) => Step::Take,
+        match left {
+            0 => Step::Wait(next_hour),
+            _ if own == 0 => Step::Summarize,
+            left if own > left => Step::Count,
+            _ => Step::Take,
         }
     }
 
@@ -212,6 +258,20 @@ impl Outgoing {
 
     /// [`Step::Count`]: these alerts need not be kept any more.
     pub fn count(&mut self, alerts: &[Alert]) {
+        self.held_in = None;
+        self.add(alerts);
+    }
+
+    /// [`Step::Hold`]: says for each of these alerts whether it was counted, and need not be kept any more.
+    pub fn hold(&mut self, alerts: &[Alert], now: Wall) -> Vec<bool> {
+        let beyond = self.shares.beyond(alerts, now);
+        let held = alerts.iter().zip(&beyond).filter(|(_, is_beyond)| **is_beyond);
+        self.add(held.map(|(alert, _)| alert));
+        self.held_in = Some(hour_of(now));
+        beyond
+    }
+
+    fn add<'a>(&mut self, alerts: impl IntoIterator<Item = &'a Alert>) {
         for alert in alerts {
             self.counted.add(alert);
             match alert.kind {
@@ -241,21 +301,18 @@ impl Outgoing {
                 AlertKind::Unknown | AlertKind::Missed | AlertKind::Late | AlertKind::LateNoMore => {}
             }
         }
-        let messages = alerts.iter().map(|alert| {
-            let content = Content::Alert(Box::new(alert.clone()));
-            Message { id: alert.id(), since: now, is_begun: false, content }
-        });
-        self.sending.extend(messages);
-        self.made(alerts.len(), now);
+        for alert in alerts {
+            self.make(alert.id(), Content::Alert(Box::new(alert.clone())), now);
+        }
     }
 
     /// [`Step::Summarize`]. `channel`: its name, which is unique in its namespace.
     pub fn summarize(&mut self, channel: &str, now: Wall) {
         self.summaries += 1;
         let id = format!("summary:{channel}:{}:{}", now, self.summaries);
+        self.held_in = None;
         let content = Content::Summary(std::mem::take(&mut self.counted));
-        self.sending.push(Message { id, since: now, is_begun: false, content });
-        self.made(1, now);
+        self.make(id, content, now);
     }
 
     /// Makes a message of each of these. `false`: it has sent as many as it may in this hour, and nothing was made.
@@ -263,17 +320,29 @@ impl Outgoing {
         if self.made_in_hour(now) >= HOURLY_MOST {
             return false;
         }
-        self.sending.extend(troubles.iter().map(|trouble| {
-            let content = Content::Trouble(Box::new(trouble.clone()));
-            Message { id: trouble.id(), since: now, is_begun: false, content }
-        }));
-        self.made(troubles.len(), now);
+        for trouble in troubles {
+            self.make(trouble.id(), Content::Trouble(Box::new(trouble.clone())), now);
+        }
         true
     }
 
-    fn made(&mut self, messages: usize, now: Wall) {
-        self.in_hour = self.made_in_hour(now).saturating_add(u32::try_from(messages).unwrap_or(u32::MAX));
+    fn make(&mut self, id: String, content: Content, now: Wall) {
+        self.in_hour = self.made_in_hour(now).saturating_add(1);
         self.made_at = Some(now);
+        let is_jobs_last = if let Content::Alert(alert) = &content { self.shares.take(&alert.job, now) } else { false };
+        let bound = if self.in_hour >= HOURLY_MOST { Some(Bound::Channel) } else { is_jobs_last.then_some(Bound::Job) };
+        let last = bound.map(|bound| LastOf { bound, until: hour_of(now).plus(HOUR) });
+        self.sending.push(Message { last, ..Message::new(id, now, content) });
+    }
+
+    /// When it may send again, where it has sent as many messages in this hour as it may.
+    pub fn bound_until(&self, now: Wall) -> Option<Wall> {
+        (self.made_in_hour(now) >= HOURLY_MOST).then(|| hour_of(now).plus(HOUR))
+    }
+
+    /// The jobs that have had their share of the messages of this hour.
+    pub fn bound_jobs(&self, now: Wall) -> impl Iterator<Item = &JobName> {
+        self.shares.spent(now)
     }
 
     /// When it last had something to do.
@@ -346,6 +415,7 @@ impl Outgoing {
     /// The first message is given up: the next summary says how many alerts were, and ends what that would have ended.
     pub fn give_up(&mut self) {
         let Some(message) = self.first() else { return };
+        self.held_in = None;
         let has_said = message.is_begun;
         if !has_said {
             self.counted.given_up += message.alerts();
@@ -394,19 +464,28 @@ mod tests {
         }
     }
 
-    /// A channel over time: the messages that it sends, each at the second at which it does.
+    /// A channel over time: the messages that it sends, each at the second at which it does. By second, how many jobs fail.
     fn sends(arrivals: &[(i64, usize)], seconds: i64) -> Vec<(i64, Message)> {
+        let of_jobs = arrivals.iter().flat_map(|(at, jobs)| (0..*jobs).map(|nth| (*at, format!("j{nth}"))));
+        sends_of(&of_jobs.collect::<Vec<_>>(), seconds)
+    }
+
+    /// The same of jobs by their names.
+    fn sends_of(arrivals: &[(i64, String)], seconds: i64) -> Vec<(i64, Message)> {
         let (mut outgoing, mut waiting, mut sent) = (Outgoing::default(), Vec::new(), Vec::new());
         for second in 0..seconds {
             let now = Wall::from_millis(second * 1_000);
-            for (_, count) in arrivals.iter().filter(|(at, _)| *at == second) {
-                waiting.extend((0..*count).map(|nth| alert(&format!("j{nth}"), second)));
-            }
+            let failed = arrivals.iter().filter(|(at, _)| *at == second);
+            waiting.extend(failed.map(|(_, job)| alert(job, second)));
             loop {
                 let looked_at = waiting.len().min(LOOKED_AT);
-                match outgoing.step(looked_at, now) {
+                match outgoing.step(&waiting[..looked_at], now) {
                     Step::Nothing | Step::Wait(_) => break,
                     Step::Count => outgoing.count(&waiting.drain(..looked_at).collect::<Vec<_>>()),
+                    Step::Hold => {
+                        let mut held = outgoing.hold(&waiting[..looked_at], now).into_iter();
+                        waiting.retain(|_| !held.next().unwrap_or_default());
+                    }
                     Step::Take => outgoing.take(&waiting.drain(..looked_at).collect::<Vec<_>>(), now),
                     Step::Summarize => outgoing.summarize("ops", now),
                     Step::Send => {
@@ -447,15 +526,84 @@ mod tests {
     }
 
     #[test]
+    fn a_noisy_job_is_summarized_while_the_others_have_messages_of_their_own() {
+        let noisy = (0..3_500).step_by(20).map(|second| (second, "noisy".to_owned()));
+        let others = (0..50).map(|nth| (1_500 + nth * 40, format!("quiet{nth}")));
+        let arrivals: Vec<_> = noisy.chain(others).collect();
+        let sent = sends_of(&arrivals, 3_700);
+        let own = |message: &Message, name: &str| match &message.content {
+            Content::Alert(alert) => alert.job.as_str().starts_with(name),
+            _ => false,
+        };
+        let of_noisy: Vec<&Message> = sent.iter().map(|(_, sent)| sent).filter(|sent| own(sent, "noisy")).collect();
+        assert_eq!(of_noisy.len(), JOB_HOURLY_MOST as usize);
+        assert_eq!(
+            sent.iter().filter(|(_, message)| own(message, "quiet")).count(),
+            50,
+            "none of them is in a summary"
+        );
+        // The last of them says that the others are in a summary, and when that comes.
+        let next_hour = Wall::EPOCH.plus(HOUR);
+        let last: Vec<_> = of_noisy.iter().filter_map(|message| message.last).collect();
+        assert_eq!(last, [LastOf { bound: Bound::Job, until: next_hour }]);
+        assert!(of_noisy.last().unwrap().last.is_some());
+        let [(3_600, Message { content: Content::Summary(summary), .. })] =
+            sent.iter().filter(|(_, sent)| matches!(sent.content, Content::Summary(_))).collect::<Vec<_>>()[..]
+        else {
+            panic!("one summary, at the beginning of the next hour: {sent:?}")
+        };
+        assert_eq!(summary.jobs, [(JobName::new("noisy").unwrap(), 175 - 6)].into());
+    }
+
+    #[test]
+    fn a_channel_says_and_shows_when_it_is_at_its_bound() {
+        let arrivals: Vec<_> = (0..HOURLY_MOST).map(|nth| (i64::from(nth) * 30, format!("j{nth}"))).collect();
+        let sent = sends_of(&arrivals, 3_599);
+        let last: Vec<_> = sent.iter().map(|(_, message)| message.last.map(|last| last.bound)).collect();
+        assert_eq!((last.len(), last.iter().position(Option::is_some)), (60, Some(59)));
+        assert_eq!(last[59], Some(Bound::Channel));
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        for nth in 0..10 {
+            let six: Vec<Alert> = (0..6).map(|second| alert(&format!("j{nth}"), second)).collect();
+            assert_eq!((outgoing.bound_until(now), outgoing.bound_jobs(now).count()), (None, nth));
+            outgoing.take(&six, now);
+        }
+        assert_eq!((outgoing.bound_until(now), outgoing.bound_jobs(now).count()), (Some(now.plus(HOUR)), 10));
+        let next = now.plus(HOUR);
+        assert_eq!((outgoing.bound_until(next), outgoing.bound_jobs(next).count()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_held_is_counted_at_once_and_a_storm_takes_it_along() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        outgoing.take(&vec![alert("noisy", 0); 6], now);
+        outgoing.sending.clear();
+        let mut waiting = vec![alert("noisy", 1), alert("quiet", 1), alert("noisy", 1)];
+        assert_eq!(outgoing.step(&waiting, now), Step::Hold);
+        assert_eq!(outgoing.hold(&waiting, now), [true, false, true]);
+        waiting.retain(|alert| alert.job.as_str() == "quiet");
+        assert_eq!(outgoing.step(&[], now), Step::Wait(now.plus(HOUR)));
+        assert_eq!(outgoing.step(&waiting, now.plus(GROUP_EVERY)), Step::Take);
+        let storm: Vec<Alert> = (0..11).map(|nth| alert(&format!("s{nth}"), 2)).collect();
+        assert_eq!(outgoing.step(&storm, now), Step::Count);
+        outgoing.count(&storm);
+        assert_eq!(outgoing.step(&[], now.plus(GROUP_EVERY)), Step::Summarize);
+        outgoing.summarize("ops", now);
+        let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
+        assert_eq!(summary.total(), 13);
+    }
+
+    #[test]
     fn a_channel_that_takes_nothing_keeps_counting_and_the_next_summary_says_what_was_given_up() {
         let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
         outgoing.take(&[alert("a", 0)], now);
-        assert_eq!(outgoing.step(GROUP_MOST, now), Step::Send);
-        assert_eq!(outgoing.step(LOOKED_AT, now), Step::Count);
+        let waiting: Vec<Alert> = (0..LOOKED_AT).map(|nth| alert(&format!("b{nth}"), 1)).collect();
+        assert_eq!(outgoing.step(&waiting[..GROUP_MOST], now), Step::Send);
+        assert_eq!(outgoing.step(&waiting, now), Step::Count);
         outgoing.count(&[alert("b", 1)]);
         outgoing.give_up();
         let later = now.plus(GIVEN_UP_AFTER);
-        assert_eq!(outgoing.step(0, later), Step::Summarize);
+        assert_eq!(outgoing.step(&[], later), Step::Summarize);
         outgoing.summarize("ops", later);
         let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
         assert_eq!((summary.total(), summary.given_up), (1, 1));
@@ -479,14 +627,14 @@ mod tests {
         outgoing.give_up();
         outgoing.sent();
         let later = now.plus(GIVEN_UP_AFTER);
-        assert_eq!(outgoing.step(0, later), Step::Summarize, "nothing else has to come");
-        assert_eq!(outgoing.step(1, later), Step::Take, "an alert is not counted for its sake");
+        assert_eq!(outgoing.step(&[], later), Step::Summarize, "nothing else has to come");
+        assert_eq!(outgoing.step(&[alert("z", 3)], later), Step::Take, "an alert is not counted for its sake");
         outgoing.summarize("ops", later);
         let Content::Summary(summary) = &outgoing.sending[0].content else { panic!("{outgoing:?}") };
         let recovered: Vec<&str> = summary.recovered.iter().map(JobName::as_str).collect();
         assert_eq!((recovered, summary.given_up), (vec!["a"], 2), "b fails again");
         outgoing.sent();
-        assert_eq!(outgoing.step(0, later), Step::Nothing);
+        assert_eq!(outgoing.step(&[], later), Step::Nothing);
     }
 
     #[test]
@@ -526,7 +674,7 @@ mod tests {
         assert_eq!(left(&outgoing), ["c", "d"]);
         outgoing.give_up();
         assert_eq!(outgoing.counted.given_up, 0, "what the summary says was taken");
-        assert_eq!(outgoing.step(0, now.plus(GROUP_EVERY)), Step::Summarize, "c and d are still to be ended");
+        assert_eq!(outgoing.step(&[], now.plus(GROUP_EVERY)), Step::Summarize, "c and d are still to be ended");
     }
 
     #[test]

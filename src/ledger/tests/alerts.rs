@@ -44,19 +44,19 @@ async fn a_leader_that_was_replaced_takes_and_marks_nothing<S: Store>(inner: S) 
     desk.ends_noticed(1, Verdict::Failed, version).await;
     let first = desk.hold.clone();
     let mut outbox = desk.ledger.outbox("ops").await.unwrap().unwrap();
-    outbox.outgoing.take(&outbox.waiting, at(5));
+    outbox.take(at(5));
     desk.replaced().await;
-    assert!(!desk.ledger.put_outbox(&first, "ops", &outbox, true).await.unwrap());
+    assert!(!desk.ledger.put_outbox(&first, "ops", &outbox).await.unwrap());
     assert_eq!(desk.ids("ops").await.len(), 1);
-    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &outbox, true).await.unwrap());
+    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &outbox).await.unwrap());
     // The successor finds the message, and no row of it.
     let mut taken = desk.ledger.outbox("ops").await.unwrap().unwrap();
-    assert_eq!((taken.waiting.len(), taken.outgoing.step(0, at(5))), (0, Step::Send));
+    assert_eq!((taken.waiting.len(), taken.outgoing.step(&taken.waiting, at(5))), (0, Step::Send));
     assert_eq!(taken.outgoing.sending[0].id, id(1, "failed"));
-    assert!(!desk.ledger.put_outbox(&desk.hold, "ops", &outbox, true).await.unwrap(), "it is not as it was read");
+    assert!(!desk.ledger.put_outbox(&desk.hold, "ops", &outbox).await.unwrap(), "it is not as it was read");
     taken.outgoing.sent();
-    assert!(!desk.ledger.put_outbox(&first, "ops", &taken, false).await.unwrap());
-    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &taken, false).await.unwrap());
+    assert!(!desk.ledger.put_outbox(&first, "ops", &taken).await.unwrap());
+    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &taken).await.unwrap());
     assert_eq!(desk.ledger.alerts_waiting().await.unwrap().channels["ops"].0.sending, []);
     assert_eq!(desk.ids("hook").await.len(), 1, "another channel has its own rows");
 }
@@ -82,7 +82,7 @@ async fn what_cannot_be_read_of_alerts_is_counted_and_nothing_is_written_over() 
     }
     let outbox = desk.ledger.outbox("ops").await.unwrap().unwrap();
     assert_eq!((outbox.waiting.len(), outbox.is_damaged(), outbox.outgoing.counted.given_up), (1, true, 3));
-    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &outbox, false).await.unwrap());
+    assert!(desk.ledger.put_outbox(&desk.hold, "ops", &outbox).await.unwrap());
     let outbox = desk.ledger.outbox("ops").await.unwrap().unwrap();
     assert_eq!((outbox.waiting.len(), outbox.is_damaged(), outbox.outgoing.counted.given_up), (1, false, 3));
     let record = format!("{}ops", desk.ledger.keys.channels_prefix());
@@ -140,7 +140,7 @@ async fn what_waits_for_a_channel_that_is_gone_goes_after_a_while_and_its_record
         desk.rows(channel, 0..3).await;
         let mut outbox = desk.ledger.outbox(channel).await.unwrap().unwrap();
         outbox.outgoing.summarize(channel, at(1));
-        assert!(desk.ledger.put_outbox(&desk.hold, channel, &outbox, false).await.unwrap());
+        assert!(desk.ledger.put_outbox(&desk.hold, channel, &outbox).await.unwrap());
         desk.rows(channel, 0..3).await;
     }
     let live = ["a".to_owned()].into();
