@@ -321,6 +321,25 @@ fn the_chart_sets_what_the_manifests_set() {
     }
 }
 
+/// Cargo reads the manifest before it builds anything, and refuses one that names a file that is not there.
+#[test]
+fn the_image_is_built_from_a_package_that_is_whole() {
+    let (here, directory) = (Path::new(env!("CARGO_MANIFEST_DIR")), tempfile::tempdir().unwrap());
+    let ignored = std::fs::read_to_string(here.join(".dockerignore")).unwrap();
+    let sent: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    for name in &sent {
+        std::os::unix::fs::symlink(here.join(name), directory.path().join(name)).unwrap();
+    }
+    // Of what comes to nothing without a network, this looks for every file that the manifest names.
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let arguments = ["fetch", "--offline", "--locked", "--target", &target];
+    let read = Command::new(env!("CARGO")).args(arguments).current_dir(directory.path()).output().unwrap();
+    assert!(read.status.success() && sent.contains(&"src"), "{}", told(&read));
+    let dockerfile = std::fs::read_to_string(here.join("Dockerfile")).unwrap();
+    let rust = format!("FROM rust:{}-", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(dockerfile.contains(&rust), "the image is built by the oldest compiler that is promised: {rust}");
+}
+
 #[test]
 fn compose_takes_its_file() {
     let checked = Command::new("docker-compose").arg("-f").arg(deploy("compose.yaml")).args(["config", "-q"]).output();

@@ -1,5 +1,5 @@
 //! The spans of a real node, as a collector receives them: OTLP over HTTP, read without the code that writes it.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "otlp"))]
 
 mod support;
 
