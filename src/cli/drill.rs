@@ -18,7 +18,6 @@ use super::terminal::Terminal;
 use super::{Exit, Failure, Global};
 use crate::job::{JobName, RunId};
 use crate::lock::Timing;
-use crate::store::etcd::EtcdConfig;
 use crate::store::{Store as _, StoreUrl};
 use crate::time::{Clock, Wall, written};
 use cut::Network;
@@ -106,7 +105,7 @@ enum How {
     Kill,
     /// SIGSTOP until another leads, then SIGCONT
     Stop,
-    /// Nothing passes between the node and etcd until another leads
+    /// Nothing passes between the node and etcd, or PostgreSQL, until another leads
     Cut,
     /// Ask the leader to step down
     StepDown,
@@ -191,25 +190,37 @@ impl Wanted {
         Ok(Wanted { how, rounds: args.runs, ttl: args.ttl, gap_most })
     }
 
+    /// How long after a fault its leader may begin attempts, for the judge.
+    fn begins_until(&self) -> Option<u64> {
+        let stood_still = self.how == How::Stop;
+        (!stood_still).then(|| u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX))
+    }
+
     fn longest(&self) -> Duration {
         FRAME_MOST + (ROUND_MOST + self.ttl * 2 + self.gap_most) * self.rounds
     }
 }
 
-/// The cluster whose network can be cut.
-fn network_of(url: &StoreUrl) -> Result<&EtcdConfig, Failure> {
+/// The servers whose network can be cut, each as host and port.
+fn network_of(url: &StoreUrl) -> Result<&[String], Failure> {
     match url {
         StoreUrl::Etcd(config) if config.has_tls() => Err(Failure::wrong(
             "--how cut stands between the nodes and etcd, where the certificates of the members do not name it: use \
              --how stop, which ends a leadership in the same way",
         )),
-        StoreUrl::Etcd(config) => Ok(config),
-        StoreUrl::Sqlite(_) => Err(Failure::wrong(format!(
-            "--how cut has no meaning for {url}: there is no network between a node and a file: use --how stop"
-        ))),
+        StoreUrl::Etcd(config) => Ok(config.endpoints()),
+        StoreUrl::Postgres(config) if config.names_its_server() => Err(Failure::wrong(
+            "--how cut stands between the nodes and PostgreSQL, where the certificate of the server does not name it: use \
+             --how stop, which ends a leadership in the same way",
+        )),
+        StoreUrl::Postgres(config) if config.hosts().iter().any(|host| host.starts_with("%2")) => {
+            Err(Failure::wrong(format!(
+                "--how cut has no meaning for {url}: there is no network between a node and a socket: use --how stop"
+            )))
+        }
+        StoreUrl::Postgres(config) => Ok(config.hosts()),
         _ => Err(Failure::wrong(format!(
-            "--how cut stands between the nodes and etcd alone, and {url} is another store: use --how stop, which ends a \
-             leadership in the same way"
+            "--how cut has no meaning for {url}: there is no network between a node and a file: use --how stop"
         ))),
     }
 }
@@ -324,10 +335,14 @@ async fn reached(how: How, url: &StoreUrl) -> anyhow::Result<(StoreUrl, Option<N
     if how != How::Cut {
         return Ok((url.clone(), None));
     }
-    let config = network_of(url)?;
-    let network = Network::open(config.endpoints()).await.context("cannot listen on loopback for the network")?;
+    let network = Network::open(network_of(url)?).await.context("cannot listen on loopback for the network")?;
     let ways = network.addresses.iter().map(ToString::to_string);
-    Ok((StoreUrl::Etcd(config.clone().through(ways)?), Some(network)))
+    let through = match url {
+        StoreUrl::Etcd(config) => StoreUrl::Etcd(config.clone().through(ways)?),
+        StoreUrl::Postgres(config) => StoreUrl::Postgres(config.clone().through(ways).map_err(anyhow::Error::msg)?),
+        other => other.clone(),
+    };
+    Ok((through, Some(network)))
 }
 
 async fn rounds(play: &mut Play<'_>, rounds: u32, terminal: &Terminal) -> Result<(), Stuck> {
@@ -352,6 +367,7 @@ async fn settled(wanted: &Wanted, canary: JobName, log: &Log) -> (Expected, Judg
             faults: wanted.rounds as usize,
             gap_most: u64::try_from(wanted.gap_most.as_millis()).unwrap_or(u64::MAX),
             with_stale: wanted.how.brings_stale(),
+            begins_until: wanted.begins_until(),
         };
         let judgement = judge(&record, &expected);
         if judgement.lost == 0 || log.clock().boot() >= deadline {

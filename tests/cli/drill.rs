@@ -1,5 +1,7 @@
 //! `fencron drill`: what it shows of a sound cluster, and of one whose store is tampered with.
 
+use std::time::Duration;
+
 use fencron::lock::Namespace;
 use fencron::store::{AnyStore, Keys, Op, Store as _, Txn};
 use fencron::time::Clock;
@@ -7,6 +9,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::support::databases::{Kind, PASSWORD, Server};
 use super::support::etcd::EtcdCluster;
 use super::support::until;
 use super::{NodeProcess, Place};
@@ -75,6 +78,20 @@ async fn a_drill_cuts_a_leader_off_from_etcd_and_asks_one_to_step_down() {
     assert_eq!(namespaces(&open(&url).await).await, [""; 0]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drill_does_each_fault_over_postgresql() {
+    let database = tokio::task::spawn_blocking(|| Server::shared(Kind::Postgres).database()).await.unwrap();
+    let place = place();
+    let more = ["--runs", "1", "--ttl", "2s", "--gap-most", "60s", "--store", &database.url];
+    for how in ["kill", "stop", "cut", "step-down"] {
+        let view = passed(&place, &[&["failover", "--how", how], &more[..]].concat());
+        let stale = view["stale"]["sent"].as_u64().unwrap();
+        assert!(stale >= u64::from(how != "step-down"), "{how}: {view}");
+        assert!(!view["store"].as_str().unwrap().contains(PASSWORD), "{view}");
+    }
+    assert_eq!(namespaces(&open(&database.url).await).await, [""; 0]);
+}
+
 #[test]
 fn a_network_that_is_not_there_cannot_be_cut() {
     let place = place();
@@ -123,9 +140,38 @@ async fn a_drill_fails_where_occurrences_are_lost() {
     assert_eq!(namespaces(&store).await, [""; 0], "a drill that fails leaves nothing in the store either");
 }
 
+/// How often a node that the drill stops is made to go on: the drill looks less often whether it stands still.
+const GOES_ON_EVERY: Duration = Duration::from_micros(200);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drill_whose_fault_does_not_happen_fails() {
+    let place = place();
+    let args = ["drill", "zombie", "--runs", "1", "--ttl", "30s", "--gap-most", "1s", "-o", "json"];
+    let mut drill = place.command(&[&args[..], &["--store", &sqlite(&place)]].concat());
+    let drill = drill.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let (pid, (over, is_over)) = (drill.id(), std::sync::mpsc::channel::<()>());
+    let spoiling = std::thread::spawn(move || {
+        while is_over.recv_timeout(GOES_ON_EVERY) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            for node in children(pid) {
+                nix::sys::signal::kill(Pid::from_raw(node), Signal::SIGCONT).ok();
+            }
+        }
+    });
+    let output = tokio::task::spawn_blocking(|| drill.wait_with_output().unwrap()).await.unwrap();
+    drop(over);
+    spoiling.join().unwrap();
+    let view: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &view["passed"]), (Some(1), &false.into()), "{view}");
+    let rules: Vec<&str> =
+        view["findings"].as_array().unwrap().iter().map(|finding| finding["rule"].as_str().unwrap()).collect();
+    assert!(rules.contains(&"no_fault") || rules.contains(&"no_take_over"), "{view}");
+    assert_eq!(view["occurrences"]["lost"], 0, "nothing else is wrong: {view}");
+    std::fs::remove_dir_all(view["logs"].as_str().unwrap()).unwrap();
+}
+
 /// The processes that this one has started.
 fn children(of: u32) -> Vec<i32> {
-    let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap();
+    let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 

@@ -40,6 +40,32 @@ const FOLLOWING: &[Template] = &[
     ("chained", 0, 0, 1, false, "after: {job: follows, on: end}, overlap: queue, guarantee: at_least_once"),
 ];
 
+/// The job whose effects are held back until another leader has acted, as by the sink of a drill.
+pub const LATE: &str = "late";
+
+/// The job whose attempts begin long after they were claimed, as where a name is looked up for long.
+pub const SLOW: &str = "slow";
+
+/// The jobs of a drill: one whose occurrences are counted, and one whose effects are late; and one that begins late, which
+/// a drill has by chance only.
+pub fn of_drill() -> (String, Vec<JobRule>) {
+    let job = |name: &str, more: &str| {
+        let each = "schedule: '* * * * * *', guarantee: at_least_once, timeout: 1h, retry: {attempts: 5}";
+        format!("  {name}: {{{each}, {more}, command: [x]}}\n")
+    };
+    let canary = job("canary", "overlap: queue, missed: {run: all, within: none, limit: 1000, rate: 1000/s}");
+    let beside = [LATE, SLOW].map(|name| job(name, "overlap: skip, missed: skip")).concat();
+    let rule = |name: &str| JobRule {
+        name: name.to_owned(),
+        every: Some(1000),
+        jitter: 0,
+        at_once: 1,
+        at_most_once: false,
+        finishes: false,
+    };
+    (format!("version: 1\njobs:\n{canary}{beside}"), ["canary", LATE, SLOW].map(rule).to_vec())
+}
+
 /// A `jobs.yaml` and what it says, for the referee.
 pub fn choose(chance: &mut Chance) -> (String, Vec<JobRule>) {
     let mut chosen = vec![ALWAYS];

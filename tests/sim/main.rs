@@ -7,6 +7,8 @@
 mod broken;
 mod chance;
 mod clock;
+#[cfg(feature = "cli")]
+mod drill;
 mod holders;
 mod jobs;
 mod network;
@@ -22,6 +24,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+// The judge of a drill, which is read from its own file, names these.
+#[cfg(feature = "cli")]
+use fencron::{job, time};
 
 use plan::Plan;
 use referee::record::Record;

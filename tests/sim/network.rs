@@ -62,43 +62,57 @@ pub enum Harm {
     DeleteOwner,
 }
 
-/// How the simulated program is broken on purpose, to see that the referee notices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Broken {
-    #[default]
-    Not,
-    /// Writes do not compare the owner's key.
-    NoFenceCheck,
-    /// Neither that, nor the watermark.
-    NoFenceNorWatermark,
-    /// Claims put fewer runs than they decide.
-    DropsClaims,
-    /// Keep-alives are taken for acknowledged.
-    TrustsForEver,
-    /// Verdicts never arrive.
-    NoVerdicts,
-    /// Nobody can win once somebody has.
-    NoSuccessor,
-    /// Every attempt is started twice.
-    StartsTwice,
-    /// Attempts go on after they were reported to have ended.
-    EndsEarly,
-    /// The receiver does not look at fences.
-    NoGuard,
-    /// Changes of runs do not compare the run.
-    Overwrites,
-    /// What is done once is claimed without a look at its record.
-    ClaimsAgain,
-    /// A lock is granted without a look at its owner.
-    GrantsToAll,
-    /// What was seen of the store is forgotten with the process.
-    NoMemory,
-    /// The lease of a process that has died is revoked while its commands still run.
-    RevokesBeforeEmpty,
-    /// The same of a process that has only closed its connection to its supervisor.
-    RevokesOfTheLiving,
-    /// Each grant counts its fence from a base below that of the grant before.
-    BaseFalls,
+/// An enumeration with the list of all its variants, so that no test of each can leave one out.
+macro_rules! listed {
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$of:meta])* $variant:ident,)* }) => {
+        $(#[$meta])*
+        pub enum $name { $($(#[$of])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &[$name] = &[$($name::$variant,)*];
+        }
+    };
+}
+
+listed! {
+    /// How the simulated program is broken on purpose, to see that the referee notices.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Broken {
+        #[default]
+        Not,
+        /// Writes do not compare the owner's key.
+        NoFenceCheck,
+        /// Neither that, nor the watermark.
+        NoFenceNorWatermark,
+        /// Claims put fewer runs than they decide.
+        DropsClaims,
+        /// Keep-alives are taken for acknowledged.
+        TrustsForEver,
+        /// Verdicts never arrive.
+        NoVerdicts,
+        /// Nobody can win once somebody has.
+        NoSuccessor,
+        /// Every attempt is started twice.
+        StartsTwice,
+        /// Attempts go on after they were reported to have ended.
+        EndsEarly,
+        /// The receiver does not look at fences.
+        NoGuard,
+        /// Changes of runs do not compare the run.
+        Overwrites,
+        /// What is done once is claimed without a look at its record.
+        ClaimsAgain,
+        /// A lock is granted without a look at its owner.
+        GrantsToAll,
+        /// What was seen of the store is forgotten with the process.
+        NoMemory,
+        /// The lease of a process that has died is revoked while its commands still run.
+        RevokesBeforeEmpty,
+        /// The same of a process that has only closed its connection to its supervisor.
+        RevokesOfTheLiving,
+        /// Each grant counts its fence from a base below that of the grant before.
+        BaseFalls,
+    }
 }
 
 /// Chances of faults, in parts of a thousand of all requests.

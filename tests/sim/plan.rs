@@ -158,6 +158,30 @@ impl Plan {
         Plan { restore: Some(restore), ..Plan::of(seed) }
     }
 
+    /// What a drill does: one fault of the leader, which lasts until another leads; in `rough` weather writes arrive late,
+    /// twice or never, too.
+    pub fn of_drill(seed: u64, rough: bool) -> Plan {
+        let mut chance = Chance::of(seed, "drill");
+        let (jobs, rules) = jobs::of_drill();
+        let ttl_secs = *chance.pick(&[2, 3]);
+        let at = 15_000 + chance.within(0, 2_000);
+        let lasts = ttl_secs * 1000 + chance.within(1_500, 6_000);
+        let deed = *chance.pick(&[
+            Deed::Crash(Whom::Leader, 3_000),
+            Deed::Hold(Whom::Leader, lasts, false),
+            Deed::Cut(Whom::Leader, lasts),
+        ]);
+        let storm = (3_000, Deed::Weather(Fair::Storm, CHAOS - 3_000));
+        let deeds = if rough { vec![storm, (at, deed)] } else { vec![(at, deed)] };
+        Plan { nodes: 3, ttl_secs, grace_secs: 5, room: 1000, jobs, rules, deeds, traps: Vec::new(), ..Plan::of(seed) }
+            .with_clocks(&mut chance)
+    }
+
+    fn with_clocks(self, chance: &mut Chance) -> Plan {
+        let drift = (0..self.nodes).map(|_| chance.within(0, 20_000) as i64 - 10_000).collect();
+        Plan { drift, ..self }
+    }
+
     /// The same, done to programs that hold locks. (They have no jobs, and heed nobody who asks for something.)
     pub fn of_holders(seed: u64) -> Plan {
         Plan { cast: Cast::Holders, ..Plan::of(seed) }

@@ -1,14 +1,17 @@
 //! What jobs do here: they take a while, end well or badly, and have an effect that carries their stamp.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fencron::execute::{Execute, Work};
 use fencron::job::{AttemptResult, OnLostLeadership, Outcome, StopReason};
 use fencron::time::Wall;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::chance::Chance;
+use super::jobs::{LATE, SLOW};
 use super::network::{Broken, Machine, Net};
 use super::referee::record::{Attempt, Fact, Life};
 use super::supervisor::{Left, Supervisor};
@@ -17,14 +20,25 @@ use super::supervisor::{Left, Supervisor};
 #[derive(Debug, Default)]
 pub struct Receiver {
     highest: Mutex<u64>,
+    /// The runs whose effect was taken, and the greatest fence of those that took one first.
+    done: Mutex<HashSet<String>>,
+    acted: watch::Sender<u64>,
 }
 
 impl Receiver {
-    fn takes(&self, fence: u64, guarded: bool) -> bool {
+    fn takes(&self, attempt: &Attempt, guarded: bool) -> bool {
         let mut highest = self.highest.lock().unwrap();
-        let accepted = fence >= *highest || !guarded;
-        *highest = fence.max(*highest);
+        let accepted = attempt.fence >= *highest || !guarded;
+        *highest = attempt.fence.max(*highest);
+        if accepted && self.done.lock().unwrap().insert(attempt.run.clone()) {
+            self.acted.send_modify(|acted| *acted = attempt.fence.max(*acted));
+        }
         accepted
+    }
+
+    /// Waits until a later leader has done something that was not done before.
+    async fn has_taken_above(&self, fence: u64) {
+        self.acted.subscribe().wait_for(|acted| *acted > fence).await.ok();
     }
 }
 
@@ -56,13 +70,21 @@ impl Course {
             "tick" => (5, 700),
             "long" => (3_000, 9_000),
             "instant" => (0, 1),
+            "canary" | SLOW => (40, 400),
+            // It lasts for as long as its effect is held back.
+            LATE => (3_600_000, 3_600_000),
             _ => (50, 3_500),
         };
-        let slow_effect = chance.permille(150);
+        let slow_effect = chance.permille(150) && job != "canary";
+        let fails = match job {
+            "flaky" | "flaky-again" => 500,
+            "canary" | LATE | SLOW => 0,
+            _ => 50,
+        };
         Course {
             takes: Duration::from_millis(chance.within(shortest, longest)),
-            code: i32::from(chance.permille(if job.starts_with("flaky") { 500 } else { 50 })),
-            start_takes: Duration::from_millis(chance.within(0, 20)),
+            code: i32::from(chance.permille(fails)),
+            start_takes: Duration::from_millis(chance.within(0, if job == SLOW { 10_000 } else { 20 })),
             effect_takes: Duration::from_millis(chance.within(0, if slow_effect { 15_000 } else { 30 })),
             stop_takes: Duration::from_millis(chance.within(0, 400)),
         }
@@ -93,8 +115,11 @@ impl Worker {
         let (own, attempt) = (self.clone(), attempt.clone());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
+            if attempt.run.starts_with(LATE) {
+                own.receiver.has_taken_above(attempt.fence).await;
+            }
             own.machine.running().await;
-            let accepted = own.receiver.takes(attempt.fence, own.net.broken != Broken::NoGuard);
+            let accepted = own.receiver.takes(&attempt, own.net.broken != Broken::NoGuard);
             own.net.note(Fact::Effect { attempt, accepted });
         });
     }

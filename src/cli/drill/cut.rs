@@ -1,4 +1,4 @@
-//! The network between one node and the members of etcd, which can be cut.
+//! The network between one node and the servers of its store, which can be cut.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// How much is carried at once, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// A way to each of the members. They end when this is dropped.
+/// A way to each of the servers. They end when this is dropped.
 pub(super) struct Network {
     pub addresses: Vec<SocketAddr>,
     line: Line,
@@ -28,14 +28,14 @@ struct Line {
 }
 
 impl Network {
-    /// Ways to these members, on loopback. Everything passes.
-    pub async fn open(members: &[String]) -> std::io::Result<Network> {
+    /// Ways to these servers, on loopback. Everything passes.
+    pub async fn open(servers: &[String]) -> std::io::Result<Network> {
         let line = Line { is_cut: watch::Sender::new(false), withheld: watch::Sender::new(0) };
         let (mut addresses, mut carrying) = (Vec::new(), Vec::new());
-        for member in members {
+        for server in servers {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             addresses.push(listener.local_addr()?);
-            carrying.push(AbortOnDropHandle::new(tokio::spawn(carry(listener, member.clone(), line.clone()))));
+            carrying.push(AbortOnDropHandle::new(tokio::spawn(carry(listener, server.clone(), line.clone()))));
         }
         Ok(Network { addresses, line, _carrying: carrying })
     }
@@ -61,12 +61,12 @@ impl Network {
     }
 }
 
-async fn carry(listener: TcpListener, member: String, line: Line) {
+async fn carry(listener: TcpListener, server: String, line: Line) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => drop(connections.spawn(connect(client, member.clone(), line.clone()))),
+                Ok((client, _)) => drop(connections.spawn(connect(client, server.clone(), line.clone()))),
                 Err(error) => {
                     tracing::debug!(%error, "no connection can be accepted now");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -77,9 +77,9 @@ async fn carry(listener: TcpListener, member: String, line: Line) {
     }
 }
 
-async fn connect(client: TcpStream, member: String, line: Line) {
+async fn connect(client: TcpStream, server: String, line: Line) {
     line.pass().await;
-    let Ok(server) = TcpStream::connect(member).await else { return };
+    let Ok(server) = TcpStream::connect(server).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
@@ -115,10 +115,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_cut_passes_nothing_and_is_known_to_until_it_is_mended() {
-        let member = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let network = Network::open(&[member.local_addr().unwrap().to_string()]).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let network = Network::open(&[listener.local_addr().unwrap().to_string()]).await.unwrap();
         let mut client = TcpStream::connect(network.addresses[0]).await.unwrap();
-        let (mut server, _) = member.accept().await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
         client.write_all(b"a").await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), b'a');
 

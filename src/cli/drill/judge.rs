@@ -56,6 +56,9 @@ pub(super) struct Expected {
     pub gap_most: Millis,
     /// Each fault has to bring a stale effect to the sink.
     pub with_stale: bool,
+    /// How long after a fault its leader may begin attempts. `None`: nothing can be said of that, since a process that
+    /// stood still sends what it was about to send when it goes on.
+    pub begins_until: Option<Millis>,
 }
 
 /// What can be wrong.
@@ -69,6 +72,8 @@ pub(super) enum Rule {
     /// A verdict that stood was written over.
     VerdictChanged,
     StartedTwice,
+    /// By a leader that had been replaced, after its lease could last.
+    StartedLate,
     /// Two runs of a job at the same time, under one leader.
     Overlapping,
     AcceptedTwice,
@@ -149,15 +154,17 @@ fn job_of(run: &str) -> &str {
 
 /// Fences grow, and an occurrence is claimed once, by the leader at that time.
 fn claims(record: &Record, found: &mut Judgement) {
-    let mut leads = 0;
+    let (mut leads, mut leader) = (0, "");
     let mut claimed = HashSet::new();
     for (_, fact) in record {
         match fact {
+            // A handle that its holder writes again is the same grant.
+            Fact::Led { fence, node } if (*fence, node.as_str()) == (leads, leader) => {}
             Fact::Led { fence, node } => {
                 if *fence <= leads {
                     found.add(Rule::FenceFell, format!("{node} was granted fence {fence} after {leads}"));
                 }
-                leads = *fence;
+                (leads, leader) = (*fence, node);
             }
             Fact::Claimed { run, fence } => {
                 if !claimed.insert(run) {
@@ -296,9 +303,30 @@ fn faults(record: &Record, expected: &Expected, found: &mut Judgement) {
                 found.add(Rule::NoTakeOver, format!("no effect was accepted of a leader after fence {fence}"));
             }
         }
+        if let Some(until) = expected.begins_until {
+            begun_late(&record[*begin..], (*fence, at + until), found);
+        }
         if expected.with_stale && !after.has_stale {
             let what = format!("no effect of the leader under fence {fence} arrived after one of the next leader");
             found.add(Rule::NoStale, what);
+        }
+    }
+}
+
+/// Once another leads, and no lease from before the fault can last, the leader of before begins nothing.
+fn begun_late(facts: &[(Millis, Fact)], (before, until): (u64, Millis), found: &mut Judgement) {
+    let mut is_replaced = false;
+    for (at, fact) in facts {
+        match fact {
+            Fact::Led { fence, .. } if *fence > before => is_replaced = true,
+            Fact::Arrived { run, attempt, fence } if is_replaced && *fence == before && *at > until => {
+                let late = at - until;
+                let what = format!(
+                    "attempt {attempt} of {run} began under fence {fence}, {late} ms after its lease could last"
+                );
+                found.add(Rule::StartedLate, what);
+            }
+            _ => {}
         }
     }
 }
@@ -344,4 +372,5 @@ pub(super) fn shown(findings: &[Finding]) -> Vec<Finding> {
 }
 
 #[cfg(test)]
+#[path = "judge/tests.rs"]
 mod tests;

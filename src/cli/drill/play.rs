@@ -65,6 +65,11 @@ impl Play<'_> {
         let place = self.log.place(Fact::Fault { fence, happened: Err("it was not waited for".to_owned()) });
         let happened = self.make_fault(leader, fence).await;
         self.log.settle(place, happened.clone());
+        if let Err(why) = happened {
+            self.sink.release();
+            self.undo_fault(leader, false)?;
+            return Err(Stuck(format!("without the fault there is nothing to wait for: {why}")));
+        }
         let followed = self.followed(fence).await;
         self.sink.release();
         if let Some(run) = held.filter(|_| followed.is_some()) {
@@ -72,7 +77,7 @@ impl Play<'_> {
                 |fact: &Fact| matches!(fact, Fact::Judged { run: of, fence: under } if *of == run && *under == fence);
             self.log.wait(HELD_WITHIN, |fact| judged(fact).then_some(())).await;
         }
-        self.undo_fault(leader, happened.is_ok())?;
+        self.undo_fault(leader, true)?;
         let name = self.nodes[leader].name;
         let Some((next, led, acted)) = followed else {
             return Err(Stuck(format!("no other node led and acted after {name}, which led under fence {fence}")));

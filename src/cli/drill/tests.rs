@@ -26,6 +26,9 @@ fn a_network_is_cut_only_where_there_is_one_and_a_way_into_it() {
     assert_eq!(refused("etcd://10.0.0.1"), None);
     assert!(refused("sqlite:a.db").unwrap().contains("has no meaning for sqlite:a.db"));
     assert!(refused("etcds://10.0.0.1").unwrap().contains("certificates"));
+    assert_eq!(refused("postgres://10.0.0.1/ops"), None);
+    assert!(refused("postgres://%2Frun%2Fpostgresql/ops").unwrap().contains("no network between a node and a socket"));
+    assert!(refused("postgres://10.0.0.1/ops?sslmode=verify-full").unwrap().contains("certificate"));
 }
 
 #[test]

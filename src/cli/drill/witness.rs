@@ -35,10 +35,8 @@ fn facts(prefix: &str, changes: &[Change]) -> Vec<Fact> {
         .collect();
     let fact = |(key, at, created, value): &(&str, Revision, Revision, Value)| {
         if *key == "lock/leader/owner" {
-            // A handle that is written again is the same grant.
-            let is_grant = at == created;
-            let fence = value["base"].as_u64()? + created.0;
-            return Some(Fact::Led { fence, node: value["node"].as_str()?.to_owned() }).filter(|_| is_grant);
+            let fence = value["base"].as_u64()?.checked_add(created.0)?;
+            return Some(Fact::Led { fence, node: value["node"].as_str()?.to_owned() });
         }
         if let Some(run) = key.strip_prefix("open/") {
             return Some(Fact::Claimed { run: run.to_owned(), fence: *claims.get(at)? });
@@ -86,8 +84,10 @@ mod tests {
             put("~stat/1", 11, 11, r#"{"r": {"counts": {}}}"#),
         ];
         let run = "canary@2026-11-21T02:00:00Z".to_owned();
+        let led = Fact::Led { fence: 107, node: "a".into() };
         let expected = [
-            Fact::Led { fence: 107, node: "a".into() },
+            led.clone(),
+            led,
             Fact::Claimed { run: run.clone(), fence: 107 },
             Fact::Verdict { run, verdict: "succeeded".into() },
         ];

@@ -93,6 +93,28 @@ impl PostgresConfig {
         (self.user.as_deref(), self.password.as_deref())
     }
 
+    /// Hosts with their ports.
+    #[cfg(feature = "cli")]
+    pub(crate) fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// Whether a connection checks that the certificate of the server names the host.
+    #[cfg(feature = "cli")]
+    pub(crate) fn names_its_server(&self) -> bool {
+        self.encryption == Encryption::VerifyFull
+    }
+
+    /// The same database, reached at other hosts. A password in a file is read now, as the one of the hosts in the URL.
+    #[cfg(feature = "cli")]
+    pub(crate) fn through(self, hosts: impl IntoIterator<Item = String>) -> Result<PostgresConfig, String> {
+        let password = match self.password_in_file()? {
+            Some(password) => Some(password),
+            None => self.password.clone(),
+        };
+        Ok(PostgresConfig { hosts: hosts.into_iter().collect(), password, passfile: None, ..self })
+    }
+
     /// The URL with absolute paths, and without user and password.
     pub(in crate::store) fn for_others(&self) -> io::Result<String> {
         let mut pairs = self.rest.clone();
@@ -311,6 +333,22 @@ mod tests {
         assert!(!others.contains("s3cret") && !others.contains("me:"), "{others}");
         (meant.user, meant.password) = (None, None);
         assert_eq!(parsed(&others), meant);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_database_that_is_reached_at_other_hosts_has_the_password_of_its_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pass");
+        std::fs::write(&file, "a:5432:shop:me:s3cret\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let config = parsed("postgres://me@a/shop").with_passfile(&file);
+        let through = config.through(["127.0.0.1:7".to_owned()]).unwrap();
+        assert_eq!(through.to_string(), "postgres://127.0.0.1:7/shop");
+        assert_eq!(through.credentials(), (Some("me"), Some("s3cret")));
+        let missing = parsed("postgres://me@a/shop").with_passfile(dir.path().join("none"));
+        assert!(missing.through(["127.0.0.1:7".to_owned()]).is_err());
     }
 
     #[test]

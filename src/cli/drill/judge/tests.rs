@@ -1,4 +1,5 @@
-//! Each broken build of the simulation, as a drill would see it from outside, is caught; a sound history is not.
+//! Each rule finds what is wrong in a history, and is silent about a sound one. The broken builds of the simulation, whole,
+//! are judged in `tests/sim/drill.rs`.
 
 use super::*;
 
@@ -57,6 +58,7 @@ fn expected() -> Expected {
         faults: 1,
         gap_most: 1000,
         with_stale: true,
+        begins_until: Some(10),
     }
 }
 
@@ -163,6 +165,22 @@ fn a_second_start_is_caught() {
     assert_eq!(rules(facts), [Rule::StartedTwice]);
 }
 
+/// `TrustsForEver`: a leader that was cut off goes on beginning what it has claimed.
+#[test]
+fn an_attempt_of_a_replaced_leader_that_begins_after_its_lease_is_caught() {
+    let begun = Fact::Arrived { run: late(), attempt: 3, fence: OLD };
+    let mut facts = sound();
+    // What arrived before the next leader was there is no evidence.
+    let place_of_next = place(&facts, |fact| *fact == led(NEW, "b"));
+    facts.insert(place_of_next, begun.clone());
+    assert!(!rules(facts).contains(&Rule::StartedLate));
+    let mut facts = without(|fact| matches!(fact, Fact::Arrived { run, attempt: 1, .. } if *run == late()));
+    facts.push(begun);
+    assert_eq!(rules(facts.clone()), [Rule::StartedLate]);
+    let of_one_that_stood_still = Expected { begins_until: None, ..expected() };
+    assert_eq!(judge(&record(facts), &of_one_that_stood_still).findings, []);
+}
+
 /// `EndsEarly`: a run goes on while the next one has begun.
 #[test]
 fn runs_of_one_leader_that_overlap_are_caught() {
@@ -198,6 +216,15 @@ fn a_fence_that_does_not_grow_is_caught() {
         let facts = with(|fact| *fact == led(NEW, "b"), vec![led(fence, "b"), led(NEW, "c")]);
         assert_eq!(rules(facts), [Rule::FenceFell]);
     }
+}
+
+/// `GrantsToAll`: the leadership is written over while another holds it.
+#[test]
+fn one_fence_of_two_nodes_is_caught() {
+    let again = with(|fact| *fact == led(NEW, "b"), vec![led(NEW, "b"), led(NEW, "b")]);
+    assert_eq!(rules(again), [], "a handle that its holder writes again is the same grant");
+    let to_another = with(|fact| *fact == led(NEW, "b"), vec![led(NEW, "b"), led(NEW, "c")]);
+    assert_eq!(rules(to_another), [Rule::FenceFell]);
 }
 
 /// `NoSuccessor`: the leadership stays free.
