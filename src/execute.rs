@@ -73,6 +73,8 @@ pub use self::output::{
     FOLLOW_KEPT, Follow, Heard, LINE_LOGGED, LINES_LOGGED_BURST, LINES_LOGGED_PER_SECOND, OutputSink, Outputs, Stream,
 };
 #[cfg(feature = "cli")]
+pub(crate) use self::sql::{Fitness, examine};
+#[cfg(feature = "cli")]
 pub use self::supervise::{Deadlines, SupervisorProgram, hide, supervise_if_asked};
 #[cfg(feature = "cli")]
 pub use self::whole::{Place, Wholes};

@@ -112,7 +112,7 @@ pub enum Order {
 }
 
 /// How the jobs file is called where it is refused.
-const JOBS_FILE: &str = "the jobs file";
+pub(crate) const JOBS_FILE: &str = "the jobs file";
 
 /// A file that a node works with beside its jobs file. The node reports that it was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -23,6 +23,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::time::Wall;
+
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod memory;
@@ -476,6 +478,8 @@ pub struct About {
     pub quota: Option<u64>,
     /// What an operator ought to know: a version with known defects, a size near its limit.
     pub warnings: Vec<String>,
+    /// What the server's clock says, where it has one of its own and says so (PostgreSQL). No lease depends on it.
+    pub clock: Option<Wall>,
 }
 
 /// The most operations a transaction may have in one branch, and the most comparisons. etcd's default limit.

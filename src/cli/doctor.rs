@@ -9,6 +9,7 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 
+use super::run::tls::TlsArgs;
 use super::terminal::{Terminal, named_lines};
 use super::{Exit, Failure, Global};
 use crate::lock::Timing;
@@ -16,7 +17,9 @@ use look::Looking;
 use rules::{Found, Level};
 
 mod look;
+mod machine;
 mod rules;
+mod servers;
 
 /// How long a check may take. They run beside each other.
 const CHECK_WITHIN: Duration = Duration::from_secs(15);
@@ -33,30 +36,36 @@ struct Check {
 const CHECKS: &[Check] = &[
     Check { name: "store-answers", group: "store", docs: "docs/operations.md#a-store-that-is-slow-or-away" },
     Check { name: "store-latency", group: "store", docs: "docs/operations.md#a-store-that-is-slow-or-away" },
-    Check { name: "store-defects", group: "store", docs: "docs/operations.md#a-store-that-is-full" },
+    Check { name: "store-defects", group: "store", docs: "docs/operations.md#what-a-store-warns-of" },
+    Check { name: "etcd-members", group: "store", docs: "docs/operations.md#members-of-etcd" },
     Check { name: "leadership", group: "store", docs: "docs/operations.md#no-node-leads" },
     Check { name: "state-directory", group: "store", docs: "docs/operations.md#a-store-that-was-restored" },
     Check { name: "clock-synchronised", group: "time", docs: "docs/operations.md#clocks-that-differ" },
-    Check { name: "clock-changes", group: "time", docs: "docs/schedules.md" },
-    Check { name: "jobs-file", group: "config", docs: "docs/configuration.md" },
-    Check { name: "jobs-file-mode", group: "config", docs: "docs/security.md" },
+    Check { name: "clocks", group: "time", docs: "docs/operations.md#clocks-that-differ" },
+    Check { name: "clock-changes", group: "time", docs: "docs/schedules.md#days-on-which-clocks-are-changed" },
+    Check { name: "zones", group: "time", docs: "docs/operations.md#time-zones-that-are-out-of-date" },
+    Check { name: "jobs-file", group: "config", docs: "docs/configuration.md#problems" },
+    Check { name: "jobs-file-mode", group: "config", docs: "docs/security.md#who-is-trusted-with-what" },
     Check {
         name: "jobs-file-agrees",
         group: "config",
         docs: "docs/operations.md#jobs-files-that-differ-or-are-refused",
     },
-    Check { name: "programs", group: "config", docs: "docs/configuration.md" },
+    Check { name: "programs", group: "config", docs: "docs/operations.md#a-job-that-fails" },
     Check { name: "bounds", group: "config", docs: "docs/configuration.md#the-bounds-of-a-command" },
-    Check { name: "hosts", group: "config", docs: "docs/configuration.md" },
+    Check { name: "hosts", group: "config", docs: "docs/configuration.md#http" },
+    Check { name: "databases", group: "config", docs: "docs/configuration.md#sql" },
     Check { name: "certificates", group: "config", docs: "docs/operations.md#certificates" },
+    Check { name: "auth-file", group: "config", docs: "docs/access.md" },
     Check { name: "nodes", group: "node", docs: "docs/operations.md#a-node-that-is-not-ready" },
-    Check { name: "addresses", group: "node", docs: "docs/deployment.md" },
-    Check { name: "limits", group: "node", docs: "docs/deployment.md" },
+    Check { name: "addresses", group: "node", docs: "docs/cli.md#run-file" },
+    Check { name: "limits", group: "node", docs: "docs/deployment.md#systemd" },
+    Check { name: "units", group: "node", docs: "docs/deployment.md#systemd" },
     Check { name: "runs-in-doubt", group: "ledger", docs: "docs/operations.md#runs-with-an-unknown-end" },
-    Check { name: "paused", group: "ledger", docs: "docs/cli.md" },
+    Check { name: "paused", group: "ledger", docs: "docs/cli.md#steering" },
     Check { name: "never-fired", group: "ledger", docs: "docs/operations.md#due-and-not-decided" },
-    Check { name: "versions", group: "ledger", docs: "docs/care.md" },
-    Check { name: "channels", group: "alerts", docs: "docs/alerts.md" },
+    Check { name: "versions", group: "ledger", docs: "docs/care.md#upgrading" },
+    Check { name: "channels", group: "alerts", docs: "docs/alerts.md#channels" },
 ];
 
 #[derive(Args)]
@@ -73,6 +82,17 @@ pub(super) struct DoctorArgs {
     /// The --max-running of the nodes, against which the limits of this user are judged
     #[arg(long, value_name = "N", env = "FENCRON_MAX_RUNNING", default_value_t = crate::execute::MAX_RUNNING)]
     max_running: usize,
+    /// The --shutdown-grace of the nodes, against which units of systemd are judged
+    #[arg(long, env = "FENCRON_SHUTDOWN_GRACE", default_value = "30s", value_parser = super::duration)]
+    shutdown_grace: Duration,
+    /// The --max-clock-skew of the nodes, against which clocks are judged
+    #[arg(long, env = "FENCRON_MAX_CLOCK_SKEW", default_value = "2s", value_parser = super::duration)]
+    max_clock_skew: Duration,
+    /// The --auth of the nodes, to look at the file
+    #[arg(long, value_name = "FILE", env = "FENCRON_AUTH")]
+    auth: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Send a trial through each channel of alerts, and a heartbeat
     #[arg(long)]
     send: bool,
@@ -124,23 +144,26 @@ fn checks<'a>(looking: &'a Looking, args: &'a DoctorArgs, global: &'a Global) ->
         bounded("store-answers", async { looking.store_answers() }),
         bounded("store-latency", looking.store_latency()),
         bounded("store-defects", looking.overview_of(|overview, _| rules::defects(&overview.store.warnings))),
+        bounded("etcd-members", looking.members()),
         bounded("leadership", looking.overview_of(|overview, _| rules::leadership(overview))),
         bounded("state-directory", async { look::state_directory(global, looking) }),
-        bounded("clock-synchronised", async { Outcome::Looked(rules::clock(look::kernel_clock())) }),
+        bounded("clock-synchronised", async { Outcome::Looked(rules::clock(machine::kernel_clock())) }),
+        bounded("clocks", looking.clocks(global, args.max_clock_skew)),
         bounded("clock-changes", looking.config_of(|config, now| rules::clock_changes(config.jobs.values(), now))),
+        bounded("zones", async { machine::zones(looking.clock.wall()) }),
         bounded("jobs-file", async { looking.jobs_file() }),
         bounded("jobs-file-mode", async { looking.jobs_file_mode() }),
-        bounded(
-            "jobs-file-agrees",
-            looking.overview_of(|overview, config| rules::files_agree(&overview.nodes, config)),
-        ),
+        bounded("jobs-file-agrees", async { looking.files_agree() }),
         bounded("programs", looking.config_of(|config, _| rules::programs(look::programs(config)))),
         bounded("bounds", looking.config_of(|config, _| rules::bounds(look::bounds(config)))),
         bounded("hosts", looking.hosts()),
-        bounded("certificates", looking.config_of(|config, now| rules::certificates(look::certificates(config), now))),
+        bounded("databases", looking.databases()),
+        bounded("certificates", looking.certificates(&args.tls)),
+        bounded("auth-file", servers::auth(args.auth.as_deref(), &looking.clock)),
         bounded("nodes", looking.overview_of(|overview, _| rules::nodes(&overview.nodes))),
         bounded("addresses", looking.addresses(global)),
-        bounded("limits", async { Outcome::Looked(rules::limits(&look::limits(), args.max_running)) }),
+        bounded("limits", async { Outcome::Looked(rules::limits(&machine::limits(), args.max_running)) }),
+        bounded("units", machine::units(looking.needs(args.shutdown_grace, args.max_running))),
         bounded("runs-in-doubt", looking.overview_of(|overview, _| rules::in_doubt(&overview.unknown))),
         bounded("paused", looking.paused()),
         bounded("never-fired", looking.never_fired()),
@@ -193,14 +216,16 @@ fn text(view: &DoctorView) -> String {
             lines += &format!("{}\n", format!("{head}{why}").trim_end());
         }
         for found in &check.findings {
-            lines += &format!("{head}{}: {}\n", found.what, found.fix);
+            lines += &format!("{:<9}{:<20}{}: {}\n", found.level.as_str(), check.check, found.what, found.fix);
             docs.push(check.docs);
         }
     }
     docs.dedup();
     let mut text = named_lines(&lines, INDENT);
-    let count = |state: &str| view.checks.iter().filter(|check| check.state == state).count();
-    text += &format!("{} broken, {} to look at, {} skipped\n", count("broken"), count("warning"), count("skipped"));
+    let findings = || view.checks.iter().flat_map(|check| &check.findings);
+    let count = |level: Level| findings().filter(|found| found.level == level).count();
+    let skipped = view.checks.iter().filter(|check| check.state == "skipped").count();
+    text += &format!("{} broken, {} to look at, {skipped} skipped\n", count(Level::Broken), count(Level::Warning));
     if !docs.is_empty() {
         text += &named_lines(&format!("see {}\n", docs.join(", ")), "see ".len());
     }

@@ -44,7 +44,7 @@ mod outputs;
 mod relay;
 mod reload;
 mod service;
-mod tls;
+pub(super) mod tls;
 mod traces;
 
 /// How many orders and chores may wait for the node.

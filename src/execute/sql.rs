@@ -17,6 +17,7 @@ mod message;
 mod mysql;
 mod occurrence;
 mod postgres;
+mod probe;
 mod sqlite;
 mod steps;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use self::driver::{CONNECT_LIMIT, Driver, Failure, Kind};
 use self::message::{Messages, Secrets};
+pub(crate) use self::probe::{Fitness, examine};
 use self::steps::{Broken, Steps};
 use super::Attempt;
 use super::output::OutputSink;

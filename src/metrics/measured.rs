@@ -195,7 +195,7 @@ mod tests {
         let requests = Requests::default();
         let at = |secs| Boot::from_duration(Duration::from_secs(secs));
         let (kind, version, warnings) = ("etcd", String::new(), Vec::new());
-        requests.heard(&About { kind, version, size: Some(5), quota: Some(9), warnings }, at(100));
+        requests.heard(&About { kind, version, size: Some(5), quota: Some(9), warnings, clock: None }, at(100));
         assert_eq!(requests.sizes(at(999)), Some(Sizes { size: Some(5), quota: Some(9) }));
         assert_eq!(requests.sizes(at(1_000)), None);
     }

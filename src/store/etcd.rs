@@ -246,7 +246,7 @@ impl Store for EtcdStore {
         warnings.extend(status.errors().iter().map(|error| alarm(error)));
         let quota = u64::try_from(status.db_size_quota()).ok().filter(|quota| *quota > 0);
         warnings.extend(quota.and_then(|quota| nearly_full(size.unwrap_or(0), quota)));
-        Ok(About { kind: "etcd", version: status.version().to_owned(), size, quota, warnings })
+        Ok(About { kind: "etcd", version: status.version().to_owned(), size, quota, warnings, clock: None })
     }
 
     async fn apart(&self) -> Result<EtcdStore, StoreError> {

@@ -175,7 +175,7 @@ impl Store for MemoryStore {
 
     async fn about(&self) -> Result<About, StoreError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(About { kind: "memory", version, size: None, quota: None, warnings: Vec::new() })
+        Ok(About { kind: "memory", version, size: None, quota: None, warnings: Vec::new(), clock: None })
     }
 
     /// Another handle to the same state: memory has nothing to set apart.

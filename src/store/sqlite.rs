@@ -309,6 +309,7 @@ impl Store for SqliteStore {
             size: file.size(),
             quota: None,
             warnings: file.warnings(),
+            clock: None,
         })
     }
 

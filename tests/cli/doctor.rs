@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::Place;
 use super::support::certificates::Certificates;
+use super::support::databases::{Kind, PASSWORD, Server, USER};
+use super::support::etcd::{Etcd, EtcdCluster};
+use super::support::until;
 
 fn doctor(place: &Place, code: i32, args: &[&str]) -> Value {
     let ran = place.run(&[&["doctor", "jobs.yaml", "-o", "json"], args].concat());
@@ -70,4 +73,128 @@ fn what_is_wrong_is_found_without_the_store_too() {
     let view = doctor(&place, 1, &["--store", "sqlite:nothing/here.db"]);
     assert!(check(&view, "jobs-file")["findings"][0]["what"].as_str().unwrap().starts_with("jobs.yaml:2:"), "{view}");
     assert_eq!(check(&view, "programs")["why"], "the jobs file is wrong");
+}
+
+/// Jobs with these addresses of databases, `report` with the first.
+fn with_databases(urls: &[(&str, &str)]) -> String {
+    let job = |(name, url): &(&str, &str)| {
+        format!("  {name}: {{schedule: '@at 2099-01-01T00:00:00Z', sql: {{database: '{url}', statement: SELECT 1}}}}\n")
+    };
+    format!("version: 1\njobs:\n{}", urls.iter().map(job).collect::<String>())
+}
+
+/// What is found of the database of a job.
+fn said_of(view: &Value, job: &str) -> Vec<String> {
+    let findings = check(view, "databases")["findings"].as_array().unwrap();
+    let all = findings.iter().map(|found| format!("{}: {}", found["level"].as_str().unwrap(), found["what"]));
+    all.filter(|found| found.contains(&format!("the database of {job} "))).collect()
+}
+
+#[test]
+fn a_database_is_examined_before_a_run_fails_in_it() {
+    let postgres = Server::shared(Kind::Postgres);
+    let (ready, new, closed) = (postgres.database(), postgres.database(), postgres.database());
+    let maria = Server::shared(Kind::Mariadb).database();
+    let place = Place::with("version: 1\njobs: {}\n");
+    let printed = place.run(&["guard", "sql", "postgres"]).stdout();
+    postgres.ask(&ready.name, &printed);
+    // A user who may log in, and neither make tables nor write them.
+    postgres.ask(&closed.name, "REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE guest LOGIN PASSWORD 'guest'");
+    let guest = closed.url.replacen(&format!("{USER}:{PASSWORD}"), "guest:guest", 1);
+    let wrong = ready.url.replacen(PASSWORD, "not-this-one", 1);
+    let urls = [
+        ("ready", ready.url.as_str()),
+        ("new", &new.url),
+        ("maria", &maria.url),
+        ("guest", &guest),
+        ("wrong", &wrong),
+        ("file", "sqlite:shop.db"),
+        ("nowhere", "sqlite:no/such/directory/shop.db"),
+    ];
+    place.write("jobs.yaml", &with_databases(&urls));
+    let view = doctor(&place, 1, &["--store", "sqlite:nothing/here.db"]);
+    assert_eq!(said_of(&view, "ready"), [""; 0], "{view}");
+    for job in ["new", "maria", "file"] {
+        assert!(said_of(&view, job)[0].starts_with("warning"), "{job}: {view}");
+    }
+    for (job, why) in [("guest", "permission denied"), ("wrong", "refuses logins"), ("nowhere", "directory")] {
+        let said = said_of(&view, job);
+        assert!(said[0].starts_with("broken") && said[0].contains(why), "{job}: {view}");
+    }
+    assert!(!view.to_string().contains(PASSWORD) && !view.to_string().contains("not-this-one"), "{view}");
+    // What was written is gone, and what was not there is not made.
+    assert_eq!(postgres.ask(&ready.name, "SELECT count(*) FROM fencron_guard"), "0");
+    assert_eq!(postgres.ask(&new.name, "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'fencron%'"), "0");
+    assert!(!place.path("shop.db").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_member_of_etcd_is_asked() {
+    let mut cluster = EtcdCluster::start(3).await;
+    let place = Place::with(FINE);
+    let urls: Vec<String> = cluster.members.iter().map(Etcd::endpoint).collect();
+    let url = format!("etcd://{}", urls.join(","));
+    let node = place.starting("a", &["jobs.yaml", "--store", &url]);
+    node.wait_for("leading");
+    let view = doctor(&place, 0, &["--store", &url]);
+    assert_ne!(check(&view, "etcd-members")["state"], "broken", "{view}");
+    assert!(!check(&view, "etcd-members").to_string().contains("do not answer"), "{view}");
+    assert_eq!(check(&view, "clocks")["state"], "ok", "{view}");
+    cluster.members[2].kill();
+    let view = doctor(&place, 0, &["--store", &url]);
+    let silent = check(&view, "etcd-members").to_string();
+    assert!(silent.contains(&format!("1 of 3 members that --store names do not answer: {}", urls[2])), "{view}");
+    // With most of them gone the store is away, and it is said of which members.
+    cluster.members[1].kill();
+    let view = doctor(&place, 1, &["--store", &url]);
+    assert_eq!(check(&view, "etcd-members")["state"], "broken", "{view}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_the_node_refuses_is_found_from_both_sides() {
+    let place = Place::with(FINE);
+    let node = place.starting("a", &["jobs.yaml", "--listen", "127.0.0.1:0"]);
+    node.wait_for("leading");
+    place.write("jobs.yaml", "version: 1\njobs: {a: {comand: [x]}}\n");
+    node.wait_for("the jobs file is refused");
+    let says_so = async || place.run(&["status"]).stdout().contains("the jobs file is refused").then_some(());
+    until("the status says so", says_so).await;
+    let view = doctor(&place, 1, &[]);
+    assert_eq!(check(&view, "jobs-file")["state"], "broken", "{view}");
+    let found = &check(&view, "jobs-file-agrees")["findings"][0]["what"];
+    assert_eq!(found, "refused, so that an older jobs file stays in force: by a", "{view}");
+}
+
+#[test]
+fn what_a_node_would_not_start_with_is_found() {
+    let place = Place::with(FINE);
+    let certificates = Certificates::make();
+    let file = |name: &str| certificates.path(name).display().to_string();
+    place.write("auth.yaml", "tokens: []\n");
+    std::fs::set_permissions(place.path("auth.yaml"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let tls = ["--tls-cert", &file("server.pem"), "--tls-key", &file("client.key")];
+    let view = doctor(&place, 1, &[&["--store", "sqlite:nothing/here.db", "--auth", "auth.yaml"], &tls[..]].concat());
+    assert_eq!(check(&view, "auth-file")["state"], "broken", "{view}");
+    let found = check(&view, "certificates").to_string();
+    assert!(found.contains("--tls-cert with --tls-key") && found.contains("ends in 1 days"), "{view}");
+}
+
+#[test]
+fn the_units_of_systemd_are_judged_by_the_grace() {
+    let place = Place::with(FINE);
+    let answer =
+        "#!/bin/sh\nprintf 'Id=fencron.service\\nLoadState=loaded\\nKillMode=mixed\\nTimeoutStopUSec=1min\\n'\n";
+    place.write("systemctl", answer);
+    std::fs::set_permissions(place.path("systemctl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", place.path("").display(), std::env::var("PATH").unwrap());
+    let ask = |grace: &str| {
+        let args =
+            ["doctor", "jobs.yaml", "-o", "json", "--store", "sqlite:nothing/here.db", "--shutdown-grace", grace];
+        let output = place.command(&args).env("PATH", &path).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(check(&ask("30s"), "units")["state"], "ok");
+    let view = ask("5m");
+    let found = check(&view, "units")["findings"][0]["what"].as_str().unwrap();
+    assert!(found.contains("fencron.service is killed 1m after it is asked to stop, and may need 5m 22s"), "{view}");
 }

@@ -8,23 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use nix::libc;
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::{AccessFlags, access};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_cert::der::Decode as _;
 
 use super::Outcome;
-use super::rules::{self, Found, KernelClock, Limits};
+use super::machine::longest_stop;
+use super::rules::{self, Found, Needs};
+use super::servers::certificates_of;
 use crate::api::view::Overview;
 use crate::cli::place::Place;
+use crate::cli::run::tls::TlsArgs;
 use crate::cli::spread::Spread;
 use crate::cli::{Global, asking, file, notify};
 use crate::client::default_node;
 use crate::config::Config;
 use crate::execute::bounds::not_kept;
-use crate::job::{Bounds, Job, JobName, Task, Trigger};
+use crate::job::{Bounds, Job, JobName, Target, Task, Trigger};
 use crate::lock::Timing;
 use crate::notify::{About, Sender};
 use crate::store::{Compare, Keys, Op, Store as _, StoreUrl, Txn};
@@ -34,7 +35,10 @@ use crate::time::{Clock, Wall};
 const WRITES: usize = 30;
 
 /// How long the listener of a node has to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The `kill_after` of jobs that name none.
+const KILL_AFTER: Duration = Duration::from_secs(10);
 
 /// How many jobs without a run are asked for, and how many hosts.
 const JOBS_MOST: usize = 500;
@@ -43,14 +47,16 @@ const HOSTS_MOST: usize = 200;
 /// The cluster, as far as it is seen, and the jobs file.
 pub(super) struct Looking {
     /// Or why the store cannot be used.
-    place: Result<Place, String>,
-    overview: Result<Overview, String>,
+    pub(super) place: Result<Place, String>,
+    /// What names the store, where that can be used without it.
+    pub(super) url: Result<StoreUrl, String>,
+    pub(super) overview: Result<Overview, String>,
     file: Option<PathBuf>,
-    config: Option<Arc<Config>>,
+    pub(super) config: Option<Arc<Config>>,
     /// Why there is none.
     refused: Option<String>,
     timing: Timing,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 impl Looking {
@@ -86,7 +92,8 @@ impl Looking {
             }
             Err(why) => Err(why.clone()),
         };
-        Looking { place, overview, file, config, refused, timing, clock }
+        let url = global.url().map_err(|error| error.to_string());
+        Looking { place, url, overview, file, config, refused, timing, clock }
     }
 
     pub fn store_answers(&self) -> Outcome {
@@ -120,11 +127,51 @@ impl Looking {
         }
     }
 
-    fn no_file(&self) -> Outcome {
+    pub(super) fn no_file(&self) -> Outcome {
         Outcome::Skipped(match &self.file {
             Some(_) => "the jobs file is wrong".to_owned(),
             None => "no jobs file is named, and there is no jobs.yaml here".to_owned(),
         })
+    }
+
+    /// Whether the nodes have the same file, and the one that is here.
+    pub fn files_agree(&self) -> Outcome {
+        let Ok(overview) = &self.overview else { return away() };
+        let found = rules::files_agree(&overview.nodes, self.config.as_deref());
+        match (&self.refused, &self.file) {
+            // Of the file here nothing can be said, so that what it was compared to is not fine.
+            (Some(_), Some(_)) if found.is_empty() => self.no_file(),
+            _ => Outcome::Looked(found),
+        }
+    }
+
+    /// Whether the certificates that are named can be used, and for how long.
+    pub async fn certificates(&self, listener: &TlsArgs) -> Outcome {
+        let url = self.place.as_ref().map(|place| &place.url).or(self.url.as_ref());
+        let mut files: BTreeSet<String> = url.map(certificates_of).unwrap_or_default().into_iter().collect();
+        files.extend(listener.certificates().map(|file| file.display().to_string()));
+        let is_alone = files.is_empty() && self.config.is_none();
+        if is_alone {
+            return self.no_file();
+        }
+        let (config, now, refused) = (self.config.clone(), self.clock.wall(), listener.refused());
+        let judging = move || {
+            files.extend(config.iter().flat_map(|config| certificates(config)));
+            let ends = files.into_iter().map(|file| (file.clone(), valid_until(Path::new(&file)))).collect();
+            let mut found = rules::certificates(ends, now);
+            found.extend(refused.map(|why| Found::broken(why, "correct it: a node does not start with these files")));
+            found
+        };
+        match tokio::task::spawn_blocking(judging).await {
+            Ok(found) => Outcome::Looked(found),
+            Err(error) => Outcome::Skipped(error.to_string()),
+        }
+    }
+
+    /// What a unit of systemd has to leave to a node with these options, and the jobs of the file.
+    pub fn needs(&self, grace: Duration, max_running: usize) -> Needs {
+        let of_jobs = self.config.iter().flat_map(|config| config.jobs.values().map(|job| job.kill_after));
+        Needs { stop: longest_stop(grace, of_jobs.max().unwrap_or(KILL_AFTER)), max_running }
     }
 
     pub fn jobs_file(&self) -> Outcome {
@@ -283,7 +330,7 @@ impl Looking {
     }
 }
 
-fn away() -> Outcome {
+pub(super) fn away() -> Outcome {
     Outcome::Skipped("the store does not answer".to_owned())
 }
 
@@ -306,26 +353,6 @@ pub(super) fn state_directory(global: &Global, looking: &Looking) -> Outcome {
         }
     }
     Outcome::Looked(found)
-}
-
-/// What the kernel knows of its clock; `None`: it does not say.
-pub(super) fn kernel_clock() -> Option<KernelClock> {
-    #[expect(unsafe_code, reason = "no crate of ours asks the kernel for it")]
-    // SAFETY: all fields are numbers, and with no mode the kernel only writes to what it is given.
-    let (state, clock) = unsafe {
-        let mut clock: libc::timex = std::mem::zeroed();
-        (libc::adjtimex(&raw mut clock), clock)
-    };
-    let is_synchronised = state != libc::TIME_ERROR && clock.status & libc::STA_UNSYNC == 0;
-    (state >= 0).then_some(KernelClock { is_synchronised })
-}
-
-/// What this user may have at once.
-pub(super) fn limits() -> Limits {
-    let soft = |resource| getrlimit(resource).ok().map(|(soft, _)| soft).filter(|soft| *soft != RLIM_INFINITY);
-    // A node raises the first to the hard limit for itself.
-    let files = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard).filter(|hard| *hard != RLIM_INFINITY);
-    Limits { files, processes: soft(Resource::RLIMIT_NPROC) }
 }
 
 /// The jobs whose programs this user cannot start, and why.
@@ -370,15 +397,26 @@ fn startable(program: &str, dir: &Path, path: &std::ffi::OsStr) -> Result<(), St
     }
 }
 
-/// The files of certificates that the jobs name, with until when the first of their certificates is valid.
-pub(super) fn certificates(config: &Config) -> BTreeMap<String, Result<Wall, String>> {
+/// The files of certificates that jobs and migrations name.
+fn certificates(config: &Config) -> BTreeSet<String> {
     let mut files = BTreeSet::new();
-    for job in config.jobs.values() {
-        let Task::Http(http) = &job.task else { continue };
-        files.extend(http.ca.iter().map(|file| file.expose().to_owned()));
-        files.extend(http.identity.iter().map(|identity| identity.cert.expose().to_owned()));
+    let migrations =
+        config.migrations.iter().flat_map(|migration| std::iter::once(&migration.job).chain(&migration.verify));
+    for job in config.jobs.values().chain(migrations) {
+        match &job.task {
+            Task::Http(http) => {
+                files.extend(http.ca.iter().map(|file| file.expose().to_owned()));
+                files.extend(http.identity.iter().map(|identity| identity.cert.expose().to_owned()));
+            }
+            Task::Sql(sql) => {
+                let Target::Server(server) = &sql.target else { continue };
+                let identity = server.identity.iter().map(|(certificate, _)| certificate);
+                files.extend(server.roots.iter().chain(identity).map(|file| file.display().to_string()));
+            }
+            Task::Command(_) | Task::Call => {}
+        }
     }
-    files.into_iter().map(|file| (file.clone(), valid_until(Path::new(&file)))).collect()
+    files
 }
 
 fn valid_until(file: &Path) -> Result<Wall, String> {

@@ -9,9 +9,13 @@ use serde::Serialize;
 use crate::api::view::{NodeView, Overview, UnknownView};
 use crate::cli::spread::Spread;
 use crate::config::Config;
+use crate::config::auth::TokenRule;
+use crate::execute::Fitness;
 use crate::job::{Job, JobName, Trigger};
 use crate::ledger::Pause;
 use crate::lock::Timing;
+use crate::node::JOBS_FILE;
+use crate::store::About;
 use crate::time::{Wall, written};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -35,6 +39,9 @@ const FILES_BESIDE: u64 = 256;
 const PROCESSES_EACH: u64 = 4;
 const PROCESSES_BESIDE: u64 = 64;
 
+/// From how many years on data about time zones is too old.
+const ZONES_OLD: i32 = 2;
+
 /// How many names are listed in a finding.
 const NAMED: usize = 5;
 
@@ -44,6 +51,15 @@ const NAMED: usize = 5;
 pub(super) enum Level {
     Warning,
     Broken,
+}
+
+impl Level {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::Warning => "warning",
+            Level::Broken => "broken",
+        }
+    }
 }
 
 /// Something that is wrong, or soon will be.
@@ -146,13 +162,20 @@ pub(super) fn clock_changes<'a>(jobs: impl Iterator<Item = &'a Arc<Job>>, now: W
     found.collect()
 }
 
-/// The digests of the nodes' files, and of the file here.
+/// The digests of the nodes' files, and of the file here; a file that a node refuses is none of them.
 pub(super) fn files_agree(nodes: &[NodeView], config: Option<&Config>) -> Vec<Found> {
+    let refused = format!("{JOBS_FILE} is refused");
+    let refuses = |node: &&NodeView| node.troubles.iter().any(|trouble| trouble.starts_with(&refused));
+    let refusing: Vec<String> = nodes.iter().filter(refuses).map(|node| node.node.clone()).collect();
     let mut by_digest: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for node in nodes {
         by_digest.entry(&node.config_digest).or_default().push(node.node.clone());
     }
     let mut found = Vec::new();
+    if !refusing.is_empty() {
+        let what = format!("refused, so that an older jobs file stays in force: by {}", named(&refusing));
+        found.push(Found::broken(what, "`fencron validate` says what is wrong with it; deploy a corrected one"));
+    }
     if by_digest.len() > 1 {
         let each = by_digest.iter().map(|(digest, nodes)| format!("{digest} on {}", named(nodes)));
         let what = format!("the nodes have different jobs files ({})", each.collect::<Vec<_>>().join("; "));
@@ -319,6 +342,198 @@ pub(super) fn mode(file: &str, mode: u32) -> Vec<Found> {
 pub(super) fn channels(refused: Vec<(String, String)>) -> Vec<Found> {
     let found = refused.into_iter().map(|(channel, why)| {
         Found::broken(format!("{channel} did not take a trial: {why}"), "correct it in `notify`, or its receiver")
+    });
+    found.collect()
+}
+
+/// Databases: the jobs that use them, and what they are fit for.
+pub(super) fn databases(examined: Vec<(Vec<String>, Fitness)>) -> Vec<Found> {
+    let found = examined.into_iter().filter_map(|(jobs, fitness)| match fitness {
+        Fitness::Fit => None,
+        Fitness::WithoutTables => {
+            let what = format!("the database of {} has no tables of the guard yet", named(&jobs));
+            let fix = "the first run makes them; where its user may not, have `fencron guard sql` run by one who may";
+            Some(Found::warning(what, fix))
+        }
+        Fitness::Unfit(why) => {
+            let what = format!("the database of {} would fail their runs: {why}", named(&jobs));
+            Some(Found::broken(what, "correct `database`, start the server, or grant the rights"))
+        }
+    });
+    found.collect()
+}
+
+/// The members of etcd, each with what it says of itself, beside what is known of the store.
+pub(super) fn members(members: &[(String, Result<About, String>)], known: &[String]) -> Vec<Found> {
+    let mut found = Vec::new();
+    let silent: Vec<String> =
+        members.iter().filter_map(|(at, said)| Some(format!("{at} ({})", said.as_ref().err()?))).collect();
+    if !silent.is_empty() {
+        let most = members.len() / 2;
+        let what = format!(
+            "{} of {} members that --store names do not answer: {}",
+            silent.len(),
+            members.len(),
+            named(&silent)
+        );
+        let fix = "start them, or give the nodes the addresses of those that replaced them";
+        let level = if silent.len() > most { Level::Broken } else { Level::Warning };
+        found.push(Found { level, what, fix: fix.to_owned() });
+    }
+    let mut by_version: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut by_warning: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (at, said) in members {
+        let Ok(about) = said else { continue };
+        by_version.entry(&about.version).or_default().push(at.clone());
+        for warning in about.warnings.iter().filter(|warning| !known.contains(warning)) {
+            by_warning.entry(warning).or_default().push(at.clone());
+        }
+    }
+    if by_version.len() > 1 {
+        let each: Vec<String> = by_version.iter().map(|(version, at)| format!("{version} at {}", named(at))).collect();
+        let what = format!("the members of etcd have different versions: {}", each.join("; "));
+        found.push(Found::warning(what, "finish the upgrade of etcd"));
+    }
+    let warnings = by_warning.into_iter();
+    found.extend(warnings.map(|(why, at)| {
+        Found::warning(format!("{}: {why}", named(&at)), "see the page for versions, quotas and alarms")
+    }));
+    found
+}
+
+/// By how much another clock is ahead of the one here, at least and at most, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offset {
+    least: i64,
+    most: i64,
+}
+
+impl Offset {
+    /// What follows from a clock that showed between `said` and `vague` later, at an instant between the two of here.
+    pub fn between((before, after): (Wall, Wall), said: Wall, vague: Duration) -> Offset {
+        let vague = i64::try_from(vague.as_millis()).unwrap_or(i64::MAX);
+        let (before, after, said) = (before.as_millis(), after.as_millis(), said.as_millis());
+        Offset { least: said.saturating_sub(after), most: said.saturating_add(vague).saturating_sub(before) }
+    }
+}
+
+/// Clocks that are certainly off by more than nodes allow among each other.
+pub(super) fn clocks(offsets: &[(String, Offset)], most: Duration) -> Vec<Found> {
+    let allowed = i64::try_from(most.as_millis()).unwrap_or(i64::MAX);
+    let shown = |millis: i64| written(Duration::from_secs(millis.unsigned_abs() / 1000));
+    let found = offsets.iter().filter_map(|(whose, offset)| {
+        let off = match offset {
+            Offset { least, .. } if *least > allowed => format!("{} or more ahead of", shown(*least)),
+            Offset { most, .. } if *most < -allowed => format!("{} or more behind", shown(*most)),
+            _ => return None,
+        };
+        let what = format!("the clock of {whose} is {off} the one here, and {} is allowed among nodes", written(most));
+        Some(Found::warning(
+            what,
+            "set the clock that is wrong, and have NTP keep it (`chronyc tracking`, `timedatectl`)",
+        ))
+    });
+    found.collect()
+}
+
+/// What a unit has to leave to a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// How long after SIGTERM a node may be there.
+    pub stop: Duration,
+    pub max_running: usize,
+}
+
+/// What `systemctl show` says of units, a block for each; `None`: it has none.
+pub(super) fn units(text: &str, needs: Needs) -> Option<Vec<Found>> {
+    let blocks = text.split("\n\n").map(|block| block.lines().filter_map(|line| line.split_once('=')).collect());
+    let units: Vec<BTreeMap<&str, &str>> =
+        blocks.filter(|unit: &BTreeMap<_, _>| unit.get("LoadState") == Some(&"loaded")).collect();
+    (!units.is_empty()).then(|| units.iter().flat_map(|unit| unit_found(unit, needs)).collect())
+}
+
+fn unit_found(unit: &BTreeMap<&str, &str>, needs: Needs) -> Vec<Found> {
+    let value = |name: &str| unit.get(name).copied().unwrap_or_default();
+    let (name, runs) = (value("Id"), needs.max_running as u64);
+    let mut found = Vec::new();
+    match value("KillMode") {
+        "control-group" => found.push(Found::warning(
+            format!("{name} has KillMode=control-group: its commands get SIGTERM as it stops, and have no time to end"),
+            "KillMode=mixed",
+        )),
+        mode @ ("process" | "none") => found.push(Found::broken(
+            format!("{name} has KillMode={mode}: what its commands have started may outlive it"),
+            "KillMode=mixed",
+        )),
+        _ => {}
+    }
+    if let Some(stop) = span(value("TimeoutStopUSec")).filter(|stop| *stop < needs.stop) {
+        let (stop, needed) = (written(stop), written(needs.stop));
+        let what = format!("{name} is killed {stop} after it is asked to stop, and may need {needed} (TimeoutStopSec)");
+        let fix = "raise TimeoutStopSec above the sum of --shutdown-grace, the longest `kill_after` and 12 s";
+        found.push(Found::warning(what, fix));
+    }
+    for (limit, needed) in
+        [("LimitNOFILE", runs * FILES_EACH + FILES_BESIDE), ("TasksMax", runs * PROCESSES_EACH + PROCESSES_BESIDE)]
+    {
+        if let Some(has) = value(limit).parse::<u64>().ok().filter(|has| *has < needed) {
+            let what = format!("{name} has {limit}={has}, and {} runs at once may need {needed}", needs.max_running);
+            found.push(Found::warning(what, format!("raise {limit}, or lower --max-running")));
+        }
+    }
+    found
+}
+
+/// A time as systemd writes it, like `1min 30s`; `None`: it is none, or without end.
+fn span(text: &str) -> Option<Duration> {
+    let one = |word: &str| {
+        let end = word.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = word[..end].parse().ok()?;
+        let unit = match &word[end..] {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "min" => 60.0,
+            "h" => 3_600.0,
+            "d" => 86_400.0,
+            "w" => 604_800.0,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(number * unit).ok()
+    };
+    let words: Option<Vec<Duration>> = text.split_whitespace().map(one).collect();
+    words.filter(|words| !words.is_empty()).map(|words| words.iter().sum())
+}
+
+/// The data about time zones: that of the program, like `2025b`, and that of the machine, where it says so.
+pub(super) fn zones(own: &str, system: Option<&str>, now: Wall) -> Vec<Found> {
+    let year = |version: &str| version.get(..4).and_then(|year| year.parse::<i32>().ok());
+    let fix = "upgrade fencron, which brings the data with it";
+    if let Some(system) = system.filter(|system| *system > own && year(system).is_some()) {
+        let what = format!(
+            "schedules use the time zones of {own}, and this machine has {system}: where the clocks of a country have \
+             been changed since, fires are off"
+        );
+        return vec![Found::warning(what, fix)];
+    }
+    let age = year(own).map(|year| chrono::Datelike::year(&now.to_utc()) - year);
+    match age {
+        Some(years) if years >= ZONES_OLD => {
+            vec![Found::warning(format!("schedules use the time zones of {own}, which are {years} years old"), fix)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Tokens of the file of `--auth` that are refused, or will be.
+pub(super) fn tokens(file: &str, tokens: &[TokenRule], now: Wall) -> Vec<Found> {
+    let found = tokens.iter().filter_map(|token| {
+        let end = token.expires.filter(|end| end.since(now) < VALID_LEAST)?;
+        let what = match end <= now {
+            true => format!("{file}: the token {} is refused since {end}", token.name),
+            false => format!("{file}: the token {} is refused from {end} on", token.name),
+        };
+        Some(Found::warning(what, "make its holder a new one with `fencron token new`, or take it out of the file"))
     });
     found.collect()
 }

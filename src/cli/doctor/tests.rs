@@ -15,7 +15,11 @@ fn the_pages_about_findings_are_there() {
     for check in CHECKS {
         let (path, heading) = check.docs.split_once('#').unwrap_or((check.docs, ""));
         let text = std::fs::read_to_string(top.join(path)).unwrap();
-        let slug = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        let slug = |line: &str| {
+            let words = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = words.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            kept.collect::<String>().replace(' ', "-")
+        };
         let is_there = heading.is_empty() || text.lines().any(|line| line.starts_with('#') && slug(line) == heading);
         assert!(is_there, "{}", check.docs);
     }
@@ -27,7 +31,13 @@ fn what_was_found_is_shown_with_what_to_do_and_where_to_read() {
         ("store-answers", Outcome::Looked(vec![Found::broken("etcd://a cannot be reached", "start it")])),
         ("store-latency", Outcome::Skipped("the store does not answer".into())),
         ("versions", Outcome::Looked(Vec::new())),
-        ("paused", Outcome::Looked(vec![Found::warning("a is paused", "resume it")])),
+        (
+            "paused",
+            Outcome::Looked(vec![
+                Found::warning("a is paused", "resume it"),
+                Found::warning("b is paused", "resume it"),
+            ]),
+        ),
     ];
     let view = view(outcomes);
     assert!(!view.ok);
@@ -36,9 +46,10 @@ fn what_was_found_is_shown_with_what_to_do_and_where_to_read() {
         "broken   store-answers       etcd://a cannot be reached: start it\n\
          skipped  store-latency       the store does not answer\n\
          warning  paused              a is paused: resume it\n\
+         warning  paused              b is paused: resume it\n\
          ok       versions\n\
-         1 broken, 1 to look at, 1 skipped\n\
-         see docs/operations.md#a-store-that-is-slow-or-away, docs/cli.md\n"
+         1 broken, 2 to look at, 1 skipped\n\
+         see docs/operations.md#a-store-that-is-slow-or-away, docs/cli.md#steering\n"
     );
 }
 

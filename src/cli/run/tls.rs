@@ -21,7 +21,7 @@ use crate::node::{Beside, Order};
 use crate::time::Wall;
 
 #[derive(Args)]
-pub(super) struct TlsArgs {
+pub(in crate::cli) struct TlsArgs {
     /// The certificate of the listener, with those that lead to its authority (PEM); it is read again when it changes
     #[arg(long, value_name = "FILE", env = "FENCRON_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -47,13 +47,29 @@ impl TlsArgs {
     /// # Errors
     ///
     /// A file cannot be read, or they do not fit: a node does not start without the TLS that is meant.
-    pub fn open(self) -> anyhow::Result<Option<(Tls, Watch)>> {
-        let (Some(cert), Some(key)) = (self.tls_cert, self.tls_key) else { return Ok(None) };
-        let files = Files { cert, key, client_ca: self.tls_client_ca };
+    pub(super) fn open(self) -> anyhow::Result<Option<(Tls, Watch)>> {
+        let Some(files) = self.files() else { return Ok(None) };
         let (loaded, footprint) = files.load();
         let (config, ends) = loaded?;
         let (sender, receiver) = watch::channel(config);
         Ok(Some((Tls::new(receiver), Watch { files, footprint, sender, ends })))
+    }
+}
+
+impl TlsArgs {
+    fn files(&self) -> Option<Files> {
+        let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(Files { cert, key, client_ca: self.tls_client_ca.clone() })
+    }
+
+    /// The files of certificates that are named.
+    pub fn certificates(&self) -> impl Iterator<Item = &PathBuf> {
+        self.tls_cert.iter().chain(&self.tls_client_ca)
+    }
+
+    /// Why a node would not start with these files; nothing where it would.
+    pub fn refused(&self) -> Option<String> {
+        self.files()?.load().0.err().map(|error| format!("{error:#}"))
     }
 }
 

@@ -165,6 +165,12 @@ impl EtcdConfig {
         Ok(EtcdConfig { endpoints, ..self })
     }
 
+    /// The files of certificates that it names.
+    #[cfg(feature = "cli")]
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &PathBuf> {
+        self.tls.iter().flat_map(|tls| tls.ca.iter().chain(tls.identity.iter().map(|(certificate, _)| certificate)))
+    }
+
     #[cfg(feature = "cli")]
     pub(crate) fn has_tls(&self) -> bool {
         self.tls.is_some()

@@ -4,6 +4,7 @@ use super::leases::another_lineage;
 use super::reader::Reader;
 use super::tables::LINEAGE;
 use crate::store::{About, StoreError};
+use crate::time::Wall;
 
 /// How old the oldest transaction may be before it is reported: it keeps the database from removing what was replaced.
 const PINNED_FOR: &str = "15 minutes";
@@ -21,6 +22,7 @@ pub(super) async fn about(reader: &Reader) -> Result<About, StoreError> {
             (SELECT count(*) FROM pg_catalog.pg_stat_replication) AS standbys,
             (SELECT count(*) FROM pg_catalog.pg_stat_activity
                 WHERE backend_xmin IS NOT NULL AND xact_start < pg_catalog.now() - interval '{PINNED_FOR}') AS pinned,
+            (1000 * extract(epoch FROM pg_catalog.clock_timestamp()))::bigint AS clock,
             (SELECT sysid = system AND timeline = wal_timeline FROM fencron.meta, (SELECT {LINEAGE}) l) AS is_ours"
     );
     let rows = reader.ask(&query, &[]).await?;
@@ -34,16 +36,18 @@ pub(super) async fn about(reader: &Reader) -> Result<About, StoreError> {
             pinned: row.try_get("pinned")?,
         };
         let is_ours = row.try_get::<_, Option<bool>>("is_ours")?.unwrap_or(false);
-        Ok((row.try_get("version")?, row.try_get::<_, Option<i64>>("size")?, facts, is_ours))
+        let clock = Wall::from_millis(row.try_get("clock")?);
+        Ok((row.try_get("version")?, row.try_get::<_, Option<i64>>("size")?, clock, facts, is_ours))
     });
     let read: Result<_, tokio_postgres::Error> = read.transpose();
     let read = read.map_err(|error| place.not_applied(&error))?;
-    let (version, size, facts, is_ours) = read.ok_or_else(|| place.unavailable("it has no answer"))?;
+    let (version, size, clock, facts, is_ours) = read.ok_or_else(|| place.unavailable("it has no answer"))?;
     let mut warnings = facts.warnings();
     if !is_ours {
         warnings.insert(0, another_lineage(&place.name).to_string());
     }
-    Ok(About { kind: "postgres", version, size: size.map(i64::unsigned_abs), quota: None, warnings })
+    let size = size.map(i64::unsigned_abs);
+    Ok(About { kind: "postgres", version, size, quota: None, warnings, clock: Some(clock) })
 }
 
 struct Facts {

@@ -99,6 +99,12 @@ impl PostgresConfig {
         &self.hosts
     }
 
+    /// The files of certificates that it names.
+    #[cfg(feature = "cli")]
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &PathBuf> {
+        self.roots.iter().chain(self.identity.iter().map(|(certificate, _)| certificate))
+    }
+
     /// Whether a connection checks that the certificate of the server names the host.
     #[cfg(feature = "cli")]
     pub(crate) fn names_its_server(&self) -> bool {

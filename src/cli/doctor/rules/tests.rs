@@ -200,3 +200,100 @@ fn a_file_that_everyone_may_write_to_is_found() {
     assert_eq!(mode("jobs.yaml", 0o100_664), []);
     says(&mode("jobs.yaml", 0o100_666), Level::Broken, "every user of this machine may write to jobs.yaml (mode 666)");
 }
+
+#[test]
+fn a_file_that_a_node_refuses_is_no_agreement() {
+    let why = format!("{JOBS_FILE} is refused since 2026-10-20T00:00Z, the old one stays in force: jobs.yaml:2");
+    let refusing = NodeView { troubles: vec![why], ..node("b") };
+    says(&files_agree(&[node("a"), refusing], None), Level::Broken, "an older jobs file stays in force: by b");
+}
+
+#[test]
+fn a_database_that_would_fail_its_runs_is_found() {
+    let examined = |fitness| databases(vec![(vec!["report".to_owned()], fitness)]);
+    assert_eq!(examined(Fitness::Fit), []);
+    says(&examined(Fitness::WithoutTables), Level::Warning, "the database of report has no tables of the guard");
+    says(&examined(Fitness::Unfit("no".into())), Level::Broken, "the database of report would fail their runs: no");
+}
+
+fn member(version: &str, warnings: &[&str]) -> Result<About, String> {
+    let warnings = warnings.iter().map(ToString::to_string).collect();
+    Ok(About { kind: "etcd", version: version.into(), size: None, quota: None, warnings, clock: None })
+}
+
+#[test]
+fn members_that_are_silent_old_or_full_are_found() {
+    let all = |said: [Result<About, String>; 3]| {
+        let members: Vec<_> = ["m1", "m2", "m3"].map(str::to_owned).into_iter().zip(said).collect();
+        members_of(&members)
+    };
+    let fine = || member("3.6.9", &[]);
+    let silent = || Err("no answer".to_owned());
+    assert_eq!(all([fine(), fine(), fine()]), []);
+    says(&all([fine(), silent(), fine()]), Level::Warning, "1 of 3 members that --store names do not answer: m2");
+    says(&all([fine(), silent(), silent()]), Level::Broken, "2 of 3 members");
+    says(&all([fine(), member("3.5.28", &[]), fine()]), Level::Warning, "3.5.28 at m2; 3.6.9 at m1, m3");
+    says(&all([fine(), member("3.6.9", &["it is full"]), fine()]), Level::Warning, "m2: it is full");
+    assert_eq!(all([fine(), member("3.6.9", &["known"]), fine()]), [], "`store-defects` has said it");
+}
+
+fn members_of(all: &[(String, Result<About, String>)]) -> Vec<Found> {
+    members(all, &["known".to_owned()])
+}
+
+#[test]
+fn a_clock_is_off_only_where_that_is_certain() {
+    let judged = |said: &str, vague: u64| {
+        let (before, after) = (now(), now().plus(Duration::from_millis(100)));
+        let offset = Offset::between((before, after), said.parse().unwrap(), Duration::from_secs(vague));
+        clocks(&[("the node b".to_owned(), offset)], Duration::from_secs(2))
+    };
+    assert_eq!(judged("2026-10-20T00:00:02Z", 0), []);
+    assert_eq!(judged("2026-10-19T23:59:57Z", 2), [], "it may be a second behind");
+    says(&judged("2026-10-20T00:00:09Z", 2), Level::Warning, "the node b is 8s or more ahead of the one here");
+    says(&judged("2026-10-19T23:59:50Z", 2), Level::Warning, "the node b is 8s or more behind the one here");
+}
+
+#[test]
+fn units_are_judged_by_what_a_node_needs() {
+    let needs = Needs { stop: Duration::from_secs(52), max_running: 1000 };
+    let unit = |properties: &str| format!("Id=fencron.service\nLoadState=loaded\n{properties}\n");
+    let fine = "KillMode=mixed\nTimeoutStopUSec=1min\nLimitNOFILE=65536\nTasksMax=infinity";
+    assert_eq!(units(&unit(fine), needs), Some(vec![]));
+    let judged = |from: &str, to: &str| units(&unit(&fine.replace(from, to)), needs).unwrap();
+    says(&judged("mixed", "control-group"), Level::Warning, "its commands get SIGTERM as it stops");
+    says(&judged("mixed", "process"), Level::Broken, "may outlive it");
+    says(&judged("1min", "30s"), Level::Warning, "is killed 30s after it is asked to stop, and may need 52s");
+    says(&judged("65536", "1024"), Level::Warning, "LimitNOFILE=1024");
+    says(&judged("infinity", "512"), Level::Warning, "TasksMax=512");
+    assert_eq!(judged("1min", "infinity"), []);
+    assert_eq!(units("Id=fencron.service\nLoadState=not-found\n", needs), None);
+    assert_eq!(units("", needs), None);
+    let two = format!("{}\n{}", unit(fine), unit(fine).replace("fencron", "fencron@1").replace("mixed", "none"));
+    says(&units(&two, needs).unwrap(), Level::Broken, "fencron@1.service has KillMode=none");
+}
+
+#[test]
+fn zones_that_are_older_than_the_machine_s_are_found() {
+    assert_eq!(zones("2026a", Some("2026a"), now()), []);
+    assert_eq!(zones("2026a", Some("2025c"), now()), []);
+    assert_eq!(zones("2025b", None, now()), []);
+    assert_eq!(zones("2026a", Some("unknown"), now()), []);
+    says(&zones("2026a", Some("2026b"), now()), Level::Warning, "the time zones of 2026a, and this machine has 2026b");
+    says(&zones("2024b", None, now()), Level::Warning, "are 2 years old");
+}
+
+#[test]
+fn tokens_that_end_soon_are_named() {
+    let token = |expires: Option<&str>| TokenRule {
+        name: "grafana".into(),
+        role: crate::config::auth::Role::Metrics,
+        jobs: None,
+        sha256: [0; 32],
+        expires: expires.map(|at| at.parse().unwrap()),
+    };
+    let judged = |expires| tokens("auth.yaml", &[token(expires)], now());
+    assert_eq!((judged(None), judged(Some("2026-12-20T00:00:00Z"))), Default::default());
+    says(&judged(Some("2026-10-25T00:00:00Z")), Level::Warning, "the token grafana is refused from 2026-10-25");
+    says(&judged(Some("2026-10-19T00:00:00Z")), Level::Warning, "the token grafana is refused since 2026-10-19");
+}
