@@ -145,6 +145,8 @@ pub enum Wait {
     Turn,
     /// Room: its node runs as many attempts as `--max-running` allows.
     Room,
+    /// The next leader: the one that leads lets its runs end, and starts nothing.
+    Leader,
 }
 
 impl Wait {
@@ -153,6 +155,7 @@ impl Wait {
             Wait::Instant => "instant",
             Wait::Turn => "turn",
             Wait::Room => "room",
+            Wait::Leader => "leader",
         }
     }
 
@@ -162,6 +165,7 @@ impl Wait {
             Wait::Instant => "for its instant",
             Wait::Turn => "for another run of its job, which goes first (`overlap`)",
             Wait::Room => "for room: as many attempts run as `--max-running` allows",
+            Wait::Leader => "for the next leader: the one that leads steps down, and lets its runs end first",
         }
     }
 }
@@ -574,14 +578,21 @@ impl Board {
         let queued = overlap == Overlap::Queue && earlier.any(|earlier| open.queues_behind(earlier));
         Some(match () {
             () if not_before > self.judged(now) => Wait::Instant,
+            () if self.is_handed_over() => Wait::Leader,
             () if holders >= overlap.most() || queued => Wait::Turn,
             () => Wait::Room,
         })
     }
 
+    /// Whether the leader starts nothing new, since it steps down or shuts down.
+    fn is_handed_over(&self) -> bool {
+        let leader = self.leader.as_ref().and_then(|leader| self.nodes.get(&leader.lease));
+        leader.is_some_and(|record| record.hands_over.is_some())
+    }
+
     /// How many runs wait, by what for.
-    pub fn waiting(&self, now: Wall) -> [(Wait, u64); 3] {
-        let mut counts = [Wait::Instant, Wait::Turn, Wait::Room].map(|wait| (wait, 0));
+    pub fn waiting(&self, now: Wall) -> [(Wait, u64); 4] {
+        let mut counts = [Wait::Instant, Wait::Turn, Wait::Room, Wait::Leader].map(|wait| (wait, 0));
         for wait in self.open.values().filter_map(|open| self.waits_for(open, now)) {
             counts.iter_mut().filter(|(other, _)| *other == wait).for_each(|(_, count)| *count += 1);
         }

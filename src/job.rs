@@ -529,6 +529,8 @@ pub enum StopReason {
     Replaced,
     /// The node is stopping.
     Shutdown,
+    /// The node steps down.
+    StepDown,
     /// The node may no longer trust its leadership.
     LostLeadership,
 }
@@ -539,7 +541,7 @@ impl StopReason {
         match self {
             StopReason::Asked => Code::Cancelled,
             StopReason::Replaced => Code::Replaced,
-            StopReason::Shutdown => Code::Shutdown,
+            StopReason::Shutdown | StopReason::StepDown => Code::Shutdown,
             StopReason::LostLeadership => Code::LeadershipLost,
         }
     }
@@ -549,6 +551,7 @@ impl StopReason {
             StopReason::Asked => "cancelled by request",
             StopReason::Replaced => "replaced by a later occurrence",
             StopReason::Shutdown => "node shut down",
+            StopReason::StepDown => "node stepped down",
             StopReason::LostLeadership => "leadership lost",
         }
     }

@@ -59,7 +59,7 @@ pub use last::LastRuns;
 pub use once::{ClaimedBy, Live, NotAKey, Once, OnceKey, OnceKind, OnceState, Recorded};
 pub use pages::{DonePage, DonePlace, FindDone, SEARCHED_MOST};
 pub use prune::Pruned;
-pub use record::{Asked, NodeRecord, Pause};
+pub use record::{Asked, HandOver, NodeRecord, Pause};
 pub use request::{ALL_JOBS, AskError, CALL_DIGITS, HOLDS_TAKEN_MOST, Resolution, check_params};
 pub use rewind::{AHEAD_MOST, RewindError, Rewinding, Rewound};
 pub use stats::{Addition, AdditionName, HourRow, STATS_KEPT};

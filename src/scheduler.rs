@@ -157,6 +157,11 @@ impl Scheduler {
         self.work.active().map(|(run, _)| run)
     }
 
+    /// How many of them are let end before this node has drained, where it drains.
+    pub fn waited_for(&self) -> usize {
+        self.work.active().filter(|(_, active)| self.authority.waits_for(&active.job)).count()
+    }
+
     fn act(&mut self, action: Action) {
         self.actions.push(action);
     }

@@ -130,7 +130,7 @@ struct Scrape {
     /// The open runs, by state.
     open: [(&'static str, u64); 4],
     /// The runs that wait, by what for.
-    waiting: [(&'static str, u64); 3],
+    waiting: [(&'static str, u64); 4],
     /// Since when the first occurrence is due that has not been decided; in the future where none is.
     due: Option<Wall>,
     jobs: Vec<JobSeries>,

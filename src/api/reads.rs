@@ -206,6 +206,7 @@ async fn a_store_that_says_nothing_holds_up_nothing_that_the_node_knows() {
             address: Some("127.0.0.1:1".into()),
             clock: at(NOW),
             stands_back: None,
+            hands_over: None,
             drained: false,
             heard: 0,
             troubles: Vec::new(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::{Board, Paused, Wait};
 use crate::fence::Fence;
 use crate::job::{Code, JobName, RunId, Verdict};
-use crate::ledger::{self, Ledger, NodeRecord, Pause, RunRow};
+use crate::ledger::{self, HandOver, Ledger, NodeRecord, Pause, RunRow};
 use crate::lock::{ElectionState, LockName, Locks};
 use crate::scheduler::outbox::{HOURLY_MOST, JOB_HOURLY_MOST, Outgoing};
 use crate::scheduler::run::{Claimant, Done, Open, OpenState};
@@ -175,7 +175,8 @@ impl From<Open> for RunView {
         let reason = match open.state {
             // Its instant has come when it was claimed: what it waits for is another.
             OpenState::Waiting { not_before } if not_before <= open.claimed_at => {
-                "it waits for its turn among the runs of its job (`overlap`), or for room (`--max-running`)".to_owned()
+                "it waits for its turn among the runs of its job (`overlap`), for room (`--max-running`), or for a leader"
+                    .to_owned()
             }
             OpenState::Waiting { not_before } => format!("not before {not_before}"),
             OpenState::Retrying { not_before } => format!("attempt {} not before {not_before}", open.attempt + 1),
@@ -389,6 +390,29 @@ pub struct NodeView {
     /// What else a person ought to know of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+    /// It starts nothing new, and lets what runs end: it steps down, or shuts down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hands_over: Option<HandOverView>,
+}
+
+/// What a node waits for that steps down, or shuts down.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct HandOverView {
+    /// How many runs it lets end.
+    pub runs: usize,
+    /// When it stops those that still run.
+    pub until: Wall,
+    /// It ends; otherwise it stays as a follower.
+    pub leaves: bool,
+    /// The same for a person.
+    pub text: String,
+}
+
+impl From<HandOver> for HandOverView {
+    fn from(hand_over: HandOver) -> HandOverView {
+        let text = hand_over.text();
+        HandOverView { runs: hand_over.runs, until: hand_over.until, leaves: hand_over.leaves, text }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -536,6 +560,7 @@ pub(super) fn node_view(record: NodeRecord, leader: bool, now: Wall) -> NodeView
         leader,
         stands_back: record.stands_back,
         drained: record.drained,
+        hands_over: record.hands_over.map(HandOverView::from),
     }
 }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Sources, parse};
 use crate::job::Verdict;
+use crate::ledger::HandOver;
 use crate::scheduler::run::OpenState;
 
 fn at(text: &str) -> Wall {
@@ -119,7 +120,7 @@ fn what_a_run_waits_for_is_its_instant_its_turn_or_room() {
     assert_eq!((board.waits_for(&first, now), board.waits_for(&later, now)), (Some(Wait::Room), Some(Wait::Instant)));
     let running = add(&mut board, "a@2026-11-27T00:00:00Z", OpenState::Claimed);
     assert_eq!((board.waits_for(&first, now), board.waits_for(&running, now)), (Some(Wait::Turn), None));
-    assert_eq!(board.waiting(now), [(Wait::Instant, 1), (Wait::Turn, 1), (Wait::Room, 0)]);
+    assert_eq!(board.waiting(now), [(Wait::Instant, 1), (Wait::Turn, 1), (Wait::Room, 0), (Wait::Leader, 0)]);
     // One that waits to be repeated keeps its place; and what the time is, the other nodes' clocks say.
     add(&mut board, "a@2026-11-27T00:00:00Z", OpenState::Retrying { not_before: at("2026-11-27T00:30:00Z") });
     assert_eq!(board.waits_for(&first, now), Some(Wait::Turn));
@@ -592,4 +593,39 @@ fn a_text_is_found_within_one_job_only() {
     for over in ["\0b", "\0", "a\0"] {
         assert_eq!(find(over), [""; 0], "{over:?}");
     }
+}
+
+#[test]
+fn a_run_waits_for_the_next_leader_while_the_one_that_leads_lets_its_runs_end() {
+    let mut board = board(TWO);
+    let now = at("2026-11-27T01:00:30Z");
+    let waits = |not_before: &str| OpenState::Waiting { not_before: at(not_before) };
+    let due = Open { state: waits("2026-11-27T01:00:00Z"), ..open("a@2026-11-27T01:00:00Z") };
+    let later = Open { state: waits("2026-11-27T01:01:00Z"), ..open("b@2026-11-27T01:00:00Z") };
+    board.open(&due.id.clone(), Some(due.clone()));
+    let until = at("2026-11-27T01:01:00Z");
+    let hands_over = Some(HandOver { runs: 2, until, leaves: false });
+    let text = "steps down: waits for 2 runs until 2026-11-27T01:01:00Z, and starts nothing meanwhile";
+    assert_eq!(hands_over.as_ref().unwrap().text(), text);
+    let record = |hands_over: Option<HandOver>| NodeRecord {
+        node: "n".into(),
+        version: "1.0.0".into(),
+        config_digest: "d1".into(),
+        config_since: None,
+        started_at: now,
+        address: None,
+        clock: now,
+        stands_back: None,
+        hands_over,
+        drained: false,
+        heard: 0,
+        troubles: Vec::new(),
+    };
+    board.node(7, Some(record(hands_over)), now);
+    assert_eq!(board.waits_for(&due, now), Some(Wait::Room), "it does not lead");
+    board.led_by(Some(Leader { lease: 7, created: 1, since: now }));
+    assert_eq!(board.waits_for(&due, now), Some(Wait::Leader));
+    assert_eq!(board.waits_for(&later, now), Some(Wait::Instant));
+    board.node(7, Some(record(None)), now);
+    assert_eq!(board.waits_for(&due, now), Some(Wait::Room));
 }

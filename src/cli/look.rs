@@ -100,7 +100,8 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
     }
     let mut held_back: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for node in &overview.nodes {
-        for why in node.stands_back.iter().chain(&node.troubles) {
+        let hand_over = node.hands_over.as_ref().map(|hand_over| &hand_over.text);
+        for why in node.stands_back.iter().chain(&node.troubles).chain(hand_over) {
             held_back.entry(why).or_default().push(&node.node);
         }
     }
@@ -112,6 +113,7 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
         let role = match (&node.stands_back, node.leader) {
             (Some(_), true) if node.drained => "leader, drained",
             (Some(_), false) if node.drained => "drained",
+            (None, true) if node.hands_over.is_some() => "leader, hands over",
             (None, true) => "leader",
             (None, false) => "follower",
             (Some(_), true) => "leader, held back",

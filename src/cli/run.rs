@@ -87,7 +87,8 @@ pub(super) struct RunArgs {
     access: access::AccessArgs,
     #[command(flatten)]
     tls: tls::TlsArgs,
-    /// How long running jobs may go on after the node was asked to stop
+    /// How long running jobs may go on after the node was asked to stop, to step down, or was drained; nothing new
+    /// starts on it meanwhile
     #[arg(long, env = "FENCRON_SHUTDOWN_GRACE", default_value = "30s", value_parser = super::duration)]
     shutdown_grace: Duration,
     /// The largest difference between the node's clock and the others' with which it may lead

@@ -400,6 +400,8 @@ pub(super) async fn step_down(args: &StepDownArgs, global: &Global, terminal: &m
     let (node, fence) = (leader.node, leader.fence);
     place.ledger().ask_to_step_down(&acting(&place, &args.why), fence, &node).await?;
     terminal.say(format_args!("fencron: asked {node} (fence {fence}) to step down: it lets its runs end first"));
+    terminal
+        .say("fencron: it stops those that outlast its --shutdown-grace (`fencron status` says until when it waits)");
     if standing.waiting.is_empty() {
         terminal.say("fencron: no other node waits to lead, so it will lead again under a higher fence");
     }

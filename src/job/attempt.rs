@@ -57,7 +57,11 @@ impl Job {
         let Attempted { outcome, began, doubt, asked_by, is_last, .. } = attempted;
         // What never began loses nothing by it, and what may run twice is to run to its end once.
         let may_move = !began || self.guarantee.may_repeat();
-        if may_move && matches!(outcome, Outcome::Stopped(StopReason::Shutdown | StopReason::LostLeadership)) {
+        let is_of_its_node = |reason| match reason {
+            StopReason::Shutdown | StopReason::StepDown | StopReason::LostLeadership => true,
+            StopReason::Asked | StopReason::Replaced => false,
+        };
+        if may_move && matches!(outcome, Outcome::Stopped(reason) if is_of_its_node(*reason)) {
             return Judgement::HandOver;
         }
         match self.pause_after(attempted).filter(|_| !is_last) {

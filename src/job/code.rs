@@ -32,7 +32,7 @@ pub enum Code {
     Replaced,
     /// A person cancelled it.
     Cancelled,
-    /// The node that ran it was stopped.
+    /// The node that ran it was stopped, or stepped down.
     Shutdown,
     /// The node that ran it lost the leadership.
     LeadershipLost,

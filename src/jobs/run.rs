@@ -54,7 +54,7 @@ pub enum Cancelled {
     Asked,
     /// A later occurrence takes its place ([`Overlap::Replace`](crate::job::Overlap::Replace)).
     Replaced,
-    /// The service is stopping, and the grace is over.
+    /// The service is stopping, or steps down from its leadership, and the grace is over.
     Shutdown,
     /// This instance may no longer trust its leadership.
     LostLeadership,
@@ -65,7 +65,7 @@ impl From<StopReason> for Cancelled {
         match reason {
             StopReason::Asked => Cancelled::Asked,
             StopReason::Replaced => Cancelled::Replaced,
-            StopReason::Shutdown => Cancelled::Shutdown,
+            StopReason::Shutdown | StopReason::StepDown => Cancelled::Shutdown,
             StopReason::LostLeadership => Cancelled::LostLeadership,
         }
     }

@@ -45,6 +45,29 @@ pub struct NodeRecord {
     /// What else a person ought to know of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+    /// It starts nothing new, and waits for what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hands_over: Option<HandOver>,
+}
+
+/// What a node waits for that steps down, or shuts down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// How many runs it lets end; what it has not begun of the migrations is none of them.
+    pub runs: usize,
+    /// When it stops those that still run (`--shutdown-grace`).
+    pub until: Wall,
+    /// It ends; otherwise it steps down, and stays as a follower.
+    pub leaves: bool,
+}
+
+impl HandOver {
+    /// The same for a person.
+    pub fn text(&self) -> String {
+        let how = if self.leaves { "shuts down" } else { "steps down" };
+        let runs = if self.runs == 1 { "run" } else { "runs" };
+        format!("{how}: waits for {} {runs} until {}, and starts nothing meanwhile", self.runs, self.until)
+    }
 }
 
 impl NodeRecord {

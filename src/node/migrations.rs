@@ -89,9 +89,9 @@ impl Gate {
     }
 
     /// The node waits no longer.
-    pub fn stop(&self) {
+    pub fn stop(&self, reason: StopReason) {
         if let Some(making) = &self.making {
-            making.stopper.stop(StopReason::Shutdown);
+            making.stopper.stop(reason);
         }
     }
 

@@ -84,6 +84,7 @@ impl<S: Store, E: Execute> Running<S, E> {
                 .or_else(|| self.gate.closed().or_else(|| self.gate.refused()).map(|why| why.to_string())),
             drained: self.observed.drained().is_some(),
             heard: self.observed.position().map_or(0, |position| position.0),
+            hands_over: self.hand_over(),
             troubles: self.troubles.in_the_way().cloned().chain(beside).collect(),
         }
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::Running;
 use crate::execute::Execute;
 use crate::job::StopReason;
-use crate::ledger::TermEnd;
+use crate::ledger::{HandOver, TermEnd};
 use crate::lock::Hold;
 use crate::scheduler::Event;
 use crate::store::Store;
-use crate::time::Boot;
+use crate::time::{Boot, Wall};
 
 /// After the grace, how long stopped runs are waited for beyond the longest `kill_after`, and how long the last writes
 /// may take.
@@ -23,6 +23,10 @@ const COUNTS_WITHIN: Duration = Duration::from_millis(500);
 pub(super) struct Stopping {
     /// When runs that go on are asked to stop.
     patience_until: Boot,
+    /// The same for people.
+    asks_at: Wall,
+    /// How many runs the node has last published that it waits for.
+    shown: usize,
     /// When the node gives up waiting for it.
     give_up_at: Boot,
     asked: bool,
@@ -36,7 +40,17 @@ pub(super) struct Stopping {
 impl Stopping {
     /// The node ends now, without waiting for anything.
     pub fn now(now: Boot) -> Stopping {
-        Stopping { patience_until: now, give_up_at: now, asked: true, drained: false, counts_until: None, leave: true }
+        let (asks_at, shown) = (Wall::default(), 0);
+        Stopping {
+            patience_until: now,
+            asks_at,
+            shown,
+            give_up_at: now,
+            asked: true,
+            drained: false,
+            counts_until: None,
+            leave: true,
+        }
     }
 
     /// When there is something to do, where nothing happens before.
@@ -61,14 +75,31 @@ impl<S: Store, E: Execute> Running<S, E> {
         let now = self.node.options.clock.boot();
         let patience_until = now.plus(self.node.options.shutdown_grace);
         let give_up_at = patience_until.plus(self.longest_kill()).plus(LAST_WORDS);
-        self.stopping =
-            Some(Stopping { patience_until, give_up_at, asked: false, drained: false, counts_until: None, leave });
+        let asks_at = self.node.options.clock.wall().plus(self.node.options.shutdown_grace);
+        let stopping = Stopping { patience_until, asks_at, give_up_at, asked: false, leave, ..Stopping::now(now) };
+        self.stopping = Some(stopping);
         // What waits for its turn in the executor does not start any more; it is given back.
         self.leadership.start_nothing();
         if leave {
             self.gate.leave();
         }
         self.feed(Event::Drain { wait_for_finish: leave });
+    }
+
+    /// What the node waits for before it hands over; `None`: nothing.
+    pub(super) fn hand_over(&self) -> Option<HandOver> {
+        let Stopping { asks_at, leave, .. } = self.stopping?;
+        let runs = self.scheduler.waited_for();
+        (runs > 0).then_some(HandOver { runs, until: asks_at, leaves: leave })
+    }
+
+    /// Publishes what the node waits for, where that has changed.
+    fn show_hand_over(&mut self) {
+        let runs = self.scheduler.waited_for();
+        if let Some(stopping) = self.stopping.as_mut().filter(|stopping| stopping.shown != runs) {
+            stopping.shown = runs;
+            self.publishing.soon();
+        }
     }
 
     fn longest_kill(&self) -> Duration {
@@ -84,6 +115,7 @@ impl<S: Store, E: Execute> Running<S, E> {
 
     /// Goes on with stopping or stepping down, as time passes.
     pub(super) fn push_on_stopping(&mut self) {
+        self.show_hand_over();
         let Some(mut stopping) = self.stopping else { return };
         let now = self.node.options.clock.boot();
         let runs = !stopping.drained || self.gate.is_making();
@@ -91,8 +123,9 @@ impl<S: Store, E: Execute> Running<S, E> {
             stopping.asked = true;
             self.stopping = Some(stopping);
             tracing::warn!(running = self.work.running(), "the grace is over: stopping what still runs");
-            self.gate.stop();
-            self.feed(Event::StopAll(StopReason::Shutdown));
+            let reason = if stopping.leave { StopReason::Shutdown } else { StopReason::StepDown };
+            self.gate.stop(reason);
+            self.feed(Event::StopAll(reason));
         }
         let Some(mut stopping) = self.stopping else { return };
         let is_over = stopping.drained && !(stopping.leave && self.gate.is_making());

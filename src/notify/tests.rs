@@ -436,6 +436,7 @@ fn node(name: &str, troubles: &[&str]) -> NodeRecord {
         address: None,
         clock: Wall::EPOCH,
         stands_back: None,
+        hands_over: None,
         drained: false,
         heard: 0,
         troubles: troubles.iter().map(|what| (*what).to_owned()).collect(),

@@ -275,7 +275,8 @@ fn troubles(board: &Board, status: Option<&Status>) -> Vec<String> {
         let stands_back = record.stands_back.iter().map(|why| format!("stands back: {why}"));
         stands_back.chain(record.troubles.iter().cloned()).map(|what| (&*record.node, what))
     });
-    for (node, what) in own.chain(others) {
+    let hand_overs = board.nodes().filter_map(|(_, record)| Some((&*record.node, record.hands_over.as_ref()?.text())));
+    for (node, what) in own.chain(others).chain(hand_overs) {
         match said.iter_mut().find(|(other, _)| *other == what) {
             Some((_, nodes)) => nodes.push(node),
             None => said.push((what, vec![node])),

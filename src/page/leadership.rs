@@ -321,5 +321,6 @@ pub(crate) fn role_word(node: &Node) -> (&'static str, Look) {
 fn remarks(record: &NodeRecord) -> Markup {
     html! {
         @for remark in record.stands_back.iter().chain(&record.troubles) { div { (foreign(remark)) } }
+        @if let Some(hand_over) = &record.hands_over { div { (hand_over.text()) } }
     }
 }

@@ -36,6 +36,7 @@ fn record(name: &str) -> NodeRecord {
         address: None,
         clock: at("2026-11-27T06:59:57Z"),
         stands_back: None,
+        hands_over: None,
         drained: false,
         heard: 0,
         troubles: Vec::new(),

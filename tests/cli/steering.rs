@@ -6,6 +6,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::commands::get;
 use crate::{JOBS, NodeProcess, Place, lines_of};
 
 #[test]
@@ -256,6 +257,44 @@ fn after_stepping_down_another_node_leads_with_a_greater_fence() {
     let leader =
         place.wait_for(&["status"], |status| Some(status["leader"].clone()).filter(|leader| leader["node"] == "b"));
     assert!(leader["fence"].as_u64().unwrap() > before);
+}
+
+#[test]
+fn a_leader_that_steps_down_says_what_it_waits_for_and_until_when() {
+    let place = Place::new();
+    let node = place.leader("a", &["--shutdown-grace", "10m"]);
+    let lasting = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    place.run(&["step-down"]).fails(0, &["asked a (fence ", "--shutdown-grace"]);
+    let hand_over = |status: &Value| status["nodes"][0].get("hands_over").cloned();
+    let waits = place.wait_for(&["status"], hand_over);
+    assert_eq!((&waits["runs"], &waits["leaves"]), (&json!(1), &json!(false)), "{waits}");
+    let text = format!("steps down: waits for 1 run until {}", waits["until"].as_str().unwrap());
+    assert!(waits["text"].as_str().unwrap().starts_with(&text), "{waits}");
+    let status = place.run(&["status"]).stdout();
+    assert!(status.contains(&format!("a: {text}")) && status.contains("leader, hands over"), "{status}");
+    // What is asked for meanwhile waits for neither its turn nor for room.
+    let waiting = place.trigger("fine");
+    let address = place.json(&["status"])["leader"]["address"].as_str().unwrap().to_owned();
+    let run = get(&address, &format!("/api/v1/runs/{waiting}"));
+    assert!(run.contains("\"waits_for\": \"leader\"") && run.contains("it waits for the next leader"), "{run}");
+    let page = get(&address, "/leadership");
+    assert!(page.contains(&text), "{page}");
+    place.write("go", "");
+    place.wait_for_state(&lasting, "succeeded");
+    place.wait_for_state(&waiting, "succeeded");
+    place.wait_for(&["status"], |status| hand_over(status).is_none().then_some(()));
+}
+
+#[test]
+fn a_run_that_outlasts_a_step_down_says_so_in_its_reason() {
+    let place = Place::new();
+    let node = place.leader("a", &["--shutdown-grace", "100ms"]);
+    let run = place.trigger("lasting");
+    node.wait_for("lasting | begun");
+    place.run(&["step-down"]).fails(0, &[]);
+    let row = place.wait_for_state(&run, "cancelled");
+    assert_eq!((&row["reason"], &row["code"]), (&json!("node stepped down"), &json!("shutdown")));
 }
 
 #[test]

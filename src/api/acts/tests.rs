@@ -541,6 +541,7 @@ impl<S: Store> Scene<'_, S> {
             address: None,
             clock: self.api.clock.wall(),
             stands_back: None,
+            hands_over: None,
             drained: false,
             heard: 0,
             troubles: Vec::new(),

@@ -8,7 +8,7 @@ use super::state::{Screen, Top};
 use crate::board::{FindJobs, JobRow, JobState, PAGE_MOST, Paused};
 use crate::job::definition::Definition;
 use crate::job::{JobName, RunId, Verdict};
-use crate::ledger::{RunRow, TermRow};
+use crate::ledger::{HandOver, RunRow, TermRow};
 use crate::page::ansi;
 use crate::page::frame::Frame;
 use crate::page::leadership::{Leadership, role_word, term_word};
@@ -477,7 +477,8 @@ impl Sheet<'_> {
             let address = record.address.as_ref().map_or_else(String::new, |address| format!(", {}", shown(address)));
             let more = format!("last sign {sign}, started {}{address}", self.ago(record.started_at));
             rows.push(self.row(role_word(node), &shown(&record.node), more, None));
-            for remark in record.stands_back.iter().chain(&record.troubles) {
+            let hand_over = record.hands_over.as_ref().map(HandOver::text);
+            for remark in record.stands_back.iter().chain(&record.troubles).chain(&hand_over) {
                 let text = format!("{} {}", Look::Late.sign(), shown(remark));
                 rows.extend(self.text(&text, self.ink.of(Look::Late)));
             }

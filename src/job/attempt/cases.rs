@@ -72,7 +72,13 @@ fn name(case: Case) -> String {
 
 fn outcomes() -> Vec<Outcome> {
     let failed = |again| Outcome::Failed { why: "503".to_owned(), again };
-    let stopped = [StopReason::Asked, StopReason::Replaced, StopReason::Shutdown, StopReason::LostLeadership];
+    let stopped = [
+        StopReason::Asked,
+        StopReason::Replaced,
+        StopReason::Shutdown,
+        StopReason::StepDown,
+        StopReason::LostLeadership,
+    ];
     let mut outcomes = vec![Outcome::Exited(0), Outcome::Exited(3), Outcome::Signalled(9), Outcome::TimedOut];
     outcomes.extend(stopped.map(Outcome::Stopped));
     outcomes.extend([

@@ -13,6 +13,7 @@ fn record(node: &str) -> NodeRecord {
         address: None,
         clock: at(0),
         stands_back: None,
+        hands_over: None,
         drained: false,
         heard: 0,
         troubles: Vec::new(),

@@ -24,6 +24,7 @@ fn node(name: &str) -> NodeView {
         address: None,
         leader: false,
         stands_back: None,
+        hands_over: None,
         drained: false,
         last_sign_ms: 0,
         troubles: Vec::new(),
