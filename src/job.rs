@@ -12,6 +12,7 @@ pub mod definition;
 mod given;
 mod http;
 mod params;
+mod ran;
 mod script;
 mod sql;
 mod whole;
@@ -35,6 +36,7 @@ pub use code::{Code, NotACode, Reason};
 pub use given::NotGiven;
 pub use http::{Http, Identity, NotAStatus, RetryOn, StatusRange, Statuses};
 pub use params::{BadParam, PARAM_NAME_MOST, PARAM_VALUE_MOST, PARAMS_MOST, Param, Params};
+pub use ran::ran;
 #[cfg(feature = "cli")]
 pub use script::sqlite;
 pub use script::{Fault, MAX_SCRIPT_BYTES, MAX_STATEMENTS, Name, Place, Quoting, STAMP_NAMES, Script, Statement};
@@ -304,6 +306,13 @@ impl Job {
             notify: None,
             ping: None,
         }
+    }
+
+    /// Which ends of its runs are notified, with what it runs: for a run that has ended badly, or is late.
+    pub fn notify_of_run(&self) -> Option<Arc<Notify>> {
+        let notify = self.notify.as_deref()?;
+        let whose = Whose { ran: ran(&self.task), ..notify.whose.clone() };
+        Some(Arc::new(Notify { whose, ..notify.clone() }))
     }
 }
 

@@ -19,15 +19,16 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 pub use payload::{About, Part, parts};
+use payload::quoted;
 pub use pings::{PINGS_MOST, Pings};
 pub use send::{Fault, NotTaken, Sender};
 
 use crate::board::Shared;
 use crate::job::{Channel, Heartbeat, Notices, Retry};
-use crate::ledger::{Ledger, Outbox};
+use crate::ledger::{Ledger, Outbox, RunRow};
 use crate::lock::Hold;
 use crate::metrics::{Metrics, Queued};
-use crate::scheduler::outbox::{GIVEN_UP_AFTER, Message, Outgoing, Step};
+use crate::scheduler::outbox::{Content, GIVEN_UP_AFTER, Message, Outgoing, Step};
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, Wall, written};
 
@@ -57,6 +58,14 @@ pub struct Notifier<S> {
     pub sender: Sender,
     /// What the node knows of the jobs and their open runs.
     pub board: Shared,
+}
+
+/// A channel, as it is served.
+struct Served {
+    name: String,
+    channel: Channel,
+    /// Alerts have the end of what their runs wrote.
+    with_output: bool,
 }
 
 /// What came of a turn of a channel.
@@ -92,7 +101,9 @@ impl<S: Store> Notifier<S> {
                 let mut bells = Bells::new();
                 for (name, channel) in wanted.channels.clone() {
                     let bell = Arc::clone(bells.entry(name.clone()).or_default());
-                    channels.spawn(self.clone().serve(hold.clone(), name, channel, bell));
+                    let with_output = wanted.with_output.contains(&name);
+                    let served = Served { name, channel, with_output };
+                    channels.spawn(self.clone().serve(hold.clone(), served, bell));
                 }
                 if !bells.is_empty() {
                     channels.spawn(self.clone().listen(bells));
@@ -155,10 +166,10 @@ impl<S: Store> Notifier<S> {
     }
 
     /// Sends what one channel has to send, until it is dropped.
-    async fn serve(self, hold: Hold, name: String, channel: Channel, bell: Arc<Notify>) {
+    async fn serve(self, hold: Hold, served: Served, bell: Arc<Notify>) {
         let mut refusals = 0;
         loop {
-            let pause = match self.turn(&hold, &name, &channel).await {
+            let pause = match self.turn(&hold, &served).await {
                 Ok(Turn::Again) => continue,
                 Ok(Turn::Sent) => {
                     refusals = 0;
@@ -175,6 +186,7 @@ impl<S: Store> Notifier<S> {
                     AGAIN.pause(refusals).max(asked)
                 }
                 Err(error) => {
+                    let name = &served.name;
                     tracing::warn!(channel = name, %error, "the alerts of a channel cannot be read or marked as sent");
                     refusals += 1;
                     AGAIN.pause(refusals)
@@ -184,7 +196,8 @@ impl<S: Store> Notifier<S> {
         }
     }
 
-    async fn turn(&self, hold: &Hold, name: &str, channel: &Channel) -> Result<Turn, StoreError> {
+    async fn turn(&self, hold: &Hold, served: &Served) -> Result<Turn, StoreError> {
+        let name = &*served.name;
         let Some(mut outbox) = self.ledger.outbox(name).await? else { return Ok(Turn::Idle(None)) };
         let now = self.clock.wall();
         self.metrics.queued(name, queued(&outbox, now));
@@ -192,7 +205,7 @@ impl<S: Store> Notifier<S> {
             Step::Nothing | Step::Wait(_) if outbox.is_damaged() => {}
             Step::Nothing => return Ok(Turn::Idle(None)),
             Step::Wait(due) => return Ok(Turn::Idle(Some(due))),
-            Step::Send => return self.send(hold, name, channel, outbox).await,
+            Step::Send => return self.send(hold, served, outbox).await,
             Step::Count => outbox.count(),
             Step::Hold => outbox.hold(now),
             Step::Take => outbox.take(now),
@@ -203,9 +216,10 @@ impl<S: Store> Notifier<S> {
     }
 
     /// Sends the first message of the outbox, and marks it as sent, or what was taken of it.
-    async fn send(&self, hold: &Hold, name: &str, channel: &Channel, mut outbox: Outbox) -> Result<Turn, StoreError> {
+    async fn send(&self, hold: &Hold, served: &Served, mut outbox: Outbox) -> Result<Turn, StoreError> {
+        let (name, channel) = (&*served.name, &served.channel);
         let message = outbox.outgoing.sending[0].clone();
-        let answer = self.send_parts(hold, channel, &message, &mut outbox.outgoing).await?;
+        let answer = self.send_parts(hold, served, &message, &mut outbox.outgoing).await?;
         let Some(answer) = answer else { return Ok(Turn::Moved) };
         let result = match answer {
             Ok(()) => {
@@ -242,11 +256,12 @@ impl<S: Store> Notifier<S> {
     async fn send_parts(
         &self,
         hold: &Hold,
-        channel: &Channel,
+        Served { channel, with_output, .. }: &Served,
         message: &Message,
         outgoing: &mut Outgoing,
     ) -> Result<Option<Result<(), NotTaken>>, StoreError> {
-        let about = self.about(Some(hold));
+        let output = if *with_output { self.output_of(message).await? } else { String::new() };
+        let about = About { output, ..self.about(Some(hold)) };
         for part in parts(channel, message, &about) {
             if !self.ledger.stands(hold).await? {
                 return Ok(None);
@@ -259,13 +274,23 @@ impl<S: Store> Notifier<S> {
         Ok(Some(Ok(())))
     }
 
+    /// The end of what the run of this message wrote, as the history has it.
+    async fn output_of(&self, message: &Message) -> Result<String, StoreError> {
+        let Content::Alert(alert) = &message.content else { return Ok(String::new()) };
+        Ok(match self.ledger.run(&alert.run).await? {
+            Some(RunRow::Done(done)) => quoted(&done.output),
+            _ => String::new(),
+        })
+    }
+
     fn is_given_up(&self, message: &Message) -> bool {
         self.clock.wall().since(message.since) >= GIVEN_UP_AFTER
     }
 
     fn about(&self, hold: Option<&Hold>) -> About {
         let namespace = self.ledger.namespace().to_string();
-        About { namespace, node: self.node.clone(), fence: hold.map(Hold::fence), now: self.clock.wall() }
+        let (node, fence, now) = (self.node.clone(), hold.map(Hold::fence), self.clock.wall());
+        About { namespace, node, fence, now, output: String::new() }
     }
 
     /// Makes the request of the heartbeat again and again, each time after a fenced transaction: where the store does not

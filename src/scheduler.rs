@@ -36,7 +36,7 @@ mod configuration;
 mod lifecycle;
 mod message;
 mod overlap;
-mod tail;
+pub mod tail;
 mod turn;
 mod work;
 

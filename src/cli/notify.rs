@@ -59,7 +59,8 @@ async fn test(args: &TestArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> 
         return Err(Failure::wrong(why).into());
     };
     let now = Clock::system().wall();
-    let about = About { namespace: config.namespace.clone(), node: default_node(), fence: None, now };
+    let namespace = config.namespace.clone();
+    let about = About { namespace, node: default_node(), fence: None, now, output: String::new() };
     match Sender::new()?.send(channel, &trial(now)?, &about).await {
         Ok(said) => {
             terminal.line(format_args!("sent through {} ({}): {said}", args.channel, channel.kind()))?;

@@ -2,7 +2,7 @@
 
 mod smtp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +64,9 @@ static CHANNEL: Tables = &[&[
     key("exec", Shape::Command { most: MAX_ARGS },
         "A program and its arguments; it reads the alert as JSON from its input.")
         .also("command cmd run"),
+    key("output", Shape::Word(words::<bool>),
+        "Whether alerts have the end of what their runs wrote, which may hold what the receiver must not see.")
+        .also("logs tail"),
     key("headers", named(&Shape::Text, MAX_HEADERS, "headers are too many: a request sets at most"),
         "Headers to send with `webhook` or `alertmanager`.").also("header"),
     key("url", Shape::Text, "With `pagerduty`: where events are sent, in place of PagerDuty's own URL."),
@@ -86,8 +89,14 @@ pub fn read(walk: &mut Walk, spot: Spot) -> Notices {
         _ => check_name(name).map_err(|error| error.to_string()),
     };
     let channels = fields.get("channels").map(|spot| walk.named(spot, check, |walk, spot, _| read_channel(walk, spot)));
+    let (mut with_output, channels) = (BTreeSet::new(), channels.unwrap_or_default().into_iter());
+    let channels = channels.map(|(name, (channel, has_output))| {
+        with_output.extend(has_output.then(|| name.clone()));
+        (name, channel)
+    });
+    let channels = channels.collect();
     let heartbeat = fields.get("heartbeat").and_then(|spot| read_heartbeat(walk, spot));
-    let mut notices = Notices { channels: channels.unwrap_or_default(), heartbeat, troubles: Vec::new() };
+    let mut notices = Notices { channels, with_output, heartbeat, troubles: Vec::new() };
     walk.channels = names(&notices);
     let troubles = fields.get("troubles").and_then(|spot| Recipients::read(walk, spot)).unwrap_or(Recipients::All);
     notices.troubles = match troubles {
@@ -97,7 +106,8 @@ pub fn read(walk: &mut Walk, spot: Spot) -> Notices {
     notices
 }
 
-fn read_channel(walk: &mut Walk, spot: Spot) -> Option<Channel> {
+/// The channel, and whether its alerts have the end of the output of their runs.
+fn read_channel(walk: &mut Walk, spot: Spot) -> Option<(Channel, bool)> {
     let fields = walk.fields(&spot)?;
     let given: Vec<&'static str> = KINDS.into_iter().filter(|kind| fields.get(kind).is_some()).collect();
     let [kind] = given.as_slice() else {
@@ -111,9 +121,10 @@ fn read_channel(walk: &mut Walk, spot: Spot) -> Option<Channel> {
         return None;
     };
     refuse_idle(walk, &fields, kind);
+    let has_output = fields.get("output").map_or(Some(false), |spot| bool::read(walk, spot));
     let spot = fields.get(kind)?;
     let mut headers = || fields.get("headers").map(|spot| read_headers(walk, spot)).unwrap_or_default();
-    Some(match *kind {
+    let channel = match *kind {
         "webhook" => Channel::Webhook { headers: headers(), url: read_url(walk, spot)? },
         "alertmanager" => Channel::Alertmanager { headers: headers(), url: read_url(walk, spot)? },
         "slack" => Channel::Slack { url: read_url(walk, spot)? },
@@ -123,7 +134,8 @@ fn read_channel(walk: &mut Walk, spot: Spot) -> Option<Channel> {
         }
         "smtp" => Channel::Smtp(Box::new(smtp::read(walk, spot, &fields)?)),
         _ => Channel::Exec(read_words(walk, spot)?),
-    })
+    };
+    Some((channel, has_output?))
 }
 
 /// Notes settings that mean nothing for this kind of channel.
@@ -180,7 +192,7 @@ impl Wanted {
 /// What alerts bear of a job: nothing that came from outside of the file, and nothing secret of a URL.
 fn whose(about: &About) -> Whose {
     let owner = about.owner.as_ref().map(ToString::to_string);
-    Whose { owner, labels: about.shown_labels(), runbook: about.shown_runbook() }
+    Whose { owner, labels: about.shown_labels(), runbook: about.shown_runbook(), ran: None }
 }
 
 /// The ends of runs that are notified: each once.
@@ -298,6 +310,13 @@ mod tests {
             assert_eq!(whose.runbook.as_deref(), Some(shown));
         }
         assert!(of_job("{}", "").unwrap().whose.is_empty());
+    }
+
+    #[test]
+    fn only_channels_that_ask_for_it_have_the_output() {
+        let channels = "{a: {slack: 'http://localhost/s', output: true}, b: {exec: [x], output: false}, c: {exec: [x]}}";
+        let config = parse(&file(channels, "{}", ""), &Sources::none()).unwrap();
+        assert_eq!((config.notices.with_output.clone(), config.notices.channels.len()), (["a".to_owned()].into(), 3));
     }
 
     #[test]

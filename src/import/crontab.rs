@@ -396,8 +396,8 @@ fn meaning(name: &str, value: &str) -> (Fate, String) {
         "MAILTO" if value.is_empty() => (Fate::Taken, "no mail is sent here either".to_owned()),
         "MAILTO" => {
             let message = format!(
-                "no mail is sent to `{value}`: `fencron logs` has the output, and a channel under `notify` (of the kind \
-                 `exec`, which may call sendmail) reports runs that ended badly"
+                "no mail is sent to `{value}`: `fencron logs` has the output, and a channel under `notify` of the kind \
+                 `smtp`, with `output: true`, mails runs that ended badly"
             );
             (Fate::Differs, message)
         }

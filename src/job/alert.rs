@@ -1,6 +1,6 @@
 //! What is notified of a job's runs, and through which channels, as plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,11 @@ impl AlertKind {
             Verdict::Cancelled | Verdict::Skipped => None,
         }
     }
+
+    /// Whether it is about a run that ended badly.
+    pub fn is_bad(self) -> bool {
+        matches!(self, AlertKind::Failed | AlertKind::TimedOut | AlertKind::Unknown)
+    }
 }
 
 impl Word for AlertKind {
@@ -66,6 +71,9 @@ pub struct Whose {
     /// The URL of what people do when it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runbook: Option<String>,
+    /// What was run, in a line; `None`: nothing was, or it has no text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran: Option<String>,
 }
 
 impl Whose {
@@ -76,7 +84,7 @@ impl Whose {
     /// How much it takes in a record, in bytes, at most.
     pub fn bytes(&self) -> usize {
         let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + 6);
-        2 * (labels.sum::<usize>() + [&self.owner, &self.runbook].into_iter().flatten().map(String::len).sum::<usize>())
+        2 * (labels.sum::<usize>() + [&self.owner, &self.runbook, &self.ran].into_iter().flatten().map(String::len).sum::<usize>())
     }
 }
 
@@ -209,6 +217,8 @@ impl Sign {
 pub struct Notices {
     /// By name.
     pub channels: BTreeMap<String, Channel>,
+    /// The names of the channels whose alerts have the end of the output of their runs.
+    pub with_output: BTreeSet<String>,
     pub heartbeat: Option<Heartbeat>,
     /// The names of the channels through which troubles of the cluster are notified.
     pub troubles: Vec<String>,

@@ -9,7 +9,7 @@ use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsPar
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use sha2::{Digest as _, Sha256};
 
-use super::payload::{About, text};
+use super::payload::{About, text_with_output};
 use super::send::{Fault, NotTaken};
 use crate::execute::certificates;
 use crate::job::{Smtp, SmtpSecurity};
@@ -77,10 +77,11 @@ async fn parameters(smtp: Smtp) -> Result<TlsParameters, String> {
 
 /// The same, however often it is made, but for the node that sends it: so a repetition is recognized.
 fn mail(smtp: &Smtp, message: &Message, about: &About) -> Result<lettre::Message, String> {
-    let text = text(message, about);
-    let subject = text.lines().next().unwrap_or_default().to_owned();
+    let text = text_with_output(message, about);
+    // A telephone shows the subject and the first lines: these say something else.
+    let (subject, rest) = text.split_once('\n').unwrap_or((&*text, &*text));
     let fence = about.fence.map_or(String::new(), |fence| format!(", fence {fence}"));
-    let body = format!("{text}\n\nalert {}\nsent by {}{fence}\n", message.id, about.node);
+    let body = format!("{rest}\n\nalert {}\nsent by {}{fence}\n", message.id, about.node);
     let mut mail = lettre::Message::builder()
         .from(mailbox(&smtp.from)?)
         .subject(subject)
@@ -157,6 +158,20 @@ mod tests {
         assert_eq!(head(&first, "Date"), head(&again, "Date"));
         let elsewhere = About { namespace: "other".to_owned(), ..about };
         assert_ne!(head(&of(AlertKind::Failed, &elsewhere), "Message-ID"), ids[0]);
+    }
+
+    #[test]
+    fn a_mail_says_the_most_important_first_and_nothing_twice() {
+        let about = About { output: "boom".to_owned(), ..cases::about() };
+        let mail = mail(&smtp(), &cases::message(AlertKind::Failed), &about).unwrap();
+        assert_eq!(head(&mail, "Subject"), "[shop] bill failed, 2 times in a row");
+        let whole = String::from_utf8(mail.formatted()).unwrap();
+        let (_, body) = whole.split_once("\r\n\r\n").unwrap();
+        let lines: Vec<&str> = body.lines().take(4).collect();
+        let expected =
+            ["<exit> & 3", "ran ./bill --all", "on node a, ended 1970-01-01T00:00:00Z", "run bill@1970-01-01T00:00:00Z"];
+        assert_eq!(lines, expected, "{whole}");
+        assert!(body.contains("its output ends with:") && !body.contains("in a row"), "{body}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anstyle_parse::{DefaultCharAccumulator, Parser, Perform};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -9,6 +10,7 @@ use crate::fence::Fence;
 use crate::job::{AlertKind, Channel, JobName, Verdict, Whose, Word as _, is_link};
 use crate::scheduler::alert::Alert;
 use crate::scheduler::outbox::{Bound, Content, HOURLY_MOST, JOB_HOURLY_MOST, JOBS_NAMED, LastOf, Message, Summary};
+use crate::scheduler::tail::end_of;
 use crate::time::Wall;
 
 /// For how long an Alertmanager shows an alert that is not sent again: longer than the default of `repeat`.
@@ -17,10 +19,13 @@ const SHOWN_FOR: Duration = Duration::from_secs(25 * 3_600);
 /// The longest description that PagerDuty takes, in characters.
 const SUMMARY_MOST: usize = 1_024;
 
+/// How much is quoted of the end of what a run wrote, in bytes.
+const OUTPUT_MOST: usize = 2 * 1024;
+
 /// The longest identity of an incident that PagerDuty takes, in characters.
 const DEDUP_MOST: usize = 255;
 
-/// Who sends a message, and when.
+/// Who sends a message, and when, and what is quoted of its run.
 #[derive(Clone, Debug)]
 pub struct About {
     pub namespace: String,
@@ -28,6 +33,8 @@ pub struct About {
     /// That of the leader; `None`: a person tries a channel, or a follower says that no node leads.
     pub fence: Option<Fence>,
     pub now: Wall,
+    /// The end of what the run wrote, as [`quoted`] has it, for a channel that wants it; empty: there is none.
+    pub output: String,
 }
 
 /// What is sent of a message with one request.
@@ -43,7 +50,7 @@ pub fn parts<'a>(channel: &'a Channel, message: &'a Message, about: &'a About) -
     let first = move || match channel {
         // A mail has its own form: this is what it is made of.
         Channel::Webhook { .. } | Channel::Exec(_) | Channel::Smtp(_) => plain(message, about),
-        Channel::Slack { .. } => json!({ "text": escaped(&text(message, about)) }),
+        Channel::Slack { .. } => json!({ "text": escaped(&text_with_output(message, about)) }),
         Channel::Alertmanager { .. } => alertmanager(message, about),
         Channel::Pagerduty { key, .. } => pagerduty(key.expose(), message, about),
     };
@@ -110,8 +117,9 @@ fn said(message: &Message, about: &About) -> String {
             };
             let row = if *in_a_row > 1 { format!(", {in_a_row} times in a row") } else { String::new() };
             let why = if reason.is_empty() { String::new() } else { format!("\n{reason}") };
+            let ran = alert.whose.ran.as_ref().map_or(String::new(), |ran| format!("\nran {ran}"));
             let whose = lines(&alert.whose);
-            format!("[{namespace}] {job} {what}{row}{why}\nrun {run}{whose}")
+            format!("[{namespace}] {job} {what}{row}{why}{ran}{}\nrun {run}{whose}", place(alert))
         }
         Content::Trouble(trouble) => {
             let over = if trouble.over_at.is_some() { "it is over: " } else { "" };
@@ -135,6 +143,58 @@ fn said(message: &Message, about: &About) -> String {
                 count => lines.push(format!("{count} earlier alerts were given up: this channel did not take them")),
             }
             format!("[{namespace}] {}", lines.join("\n"))
+        }
+    }
+}
+
+/// Where it ran, and when that was over.
+fn place(alert: &Alert) -> String {
+    // What was missed ran nowhere.
+    let Some(node) = alert.node.as_ref().filter(|_| alert.kind != AlertKind::Missed) else { return String::new() };
+    let ended = if alert.verdict.is_some() { format!(", ended {}", alert.finished_at) } else { String::new() };
+    format!("\non node {node}{ended}")
+}
+
+/// The same, with what the run wrote, where the channel wants that.
+pub fn text_with_output(message: &Message, about: &About) -> String {
+    let text = text(message, about);
+    if about.output.is_empty() { text } else { format!("{text}\n\nits output ends with:\n{}", about.output) }
+}
+
+/// The end of what a run wrote, as text that controls no terminal: sequences are left out, and what overwrites a line
+/// replaces it.
+pub fn quoted(output: &str) -> String {
+    let (mut parser, mut plain) = (Parser::<DefaultCharAccumulator>::new(), Plain::default());
+    output.bytes().for_each(|byte| parser.advance(&mut plain, byte));
+    let text = plain.text.trim_end();
+    let (end, cut) = end_of(text, OUTPUT_MOST);
+    if cut > 0 { format!("…\n{end}") } else { end.to_owned() }
+}
+
+/// The text of a terminal, without what it does to it.
+#[derive(Default)]
+struct Plain {
+    text: String,
+    overwrites: bool,
+}
+
+impl Perform for Plain {
+    fn print(&mut self, c: char) {
+        if std::mem::take(&mut self.overwrites) {
+            self.text.truncate(self.text.rfind('\n').map_or(0, |end| end + 1));
+        }
+        self.text.push(c);
+    }
+
+    fn execute(&mut self, byte: u8) {
+        match byte {
+            b'\r' => self.overwrites = true,
+            b'\n' => {
+                self.overwrites = false;
+                self.text.push('\n');
+            }
+            b'\t' => self.text.push('\t'),
+            _ => {}
         }
     }
 }
@@ -166,6 +226,7 @@ fn plain(message: &Message, about: &About) -> Value {
             "owner": alert.whose.owner,
             "labels": alert.whose.labels,
             "runbook": alert.whose.runbook,
+            "ran": alert.whose.ran,
         }),
         Content::Trouble(trouble) => json!({
             "kind": trouble.kind(),
@@ -186,6 +247,9 @@ fn plain(message: &Message, about: &About) -> Value {
     };
     value["id"] = json!(message.id);
     value["namespace"] = json!(about.namespace);
+    if !about.output.is_empty() {
+        value["output"] = json!(about.output);
+    }
     value["last"] = json!(message.last);
     value["text"] = json!(text(message, about));
     value["sent_by"] = json!({ "node": about.node, "fence": about.fence });
@@ -241,7 +305,10 @@ fn alertmanager(message: &Message, about: &About) -> Value {
     let mut annotations = json!({ "summary": text(message, about), "id": message.id });
     // Not among the labels: these have to be the same when the job has recovered, whatever the file says by then.
     if let Content::Alert(alert) = &message.content {
-        for (name, value) in [("owner", alert.whose.owner.as_deref()), ("runbook_url", link(message))] {
+        let output = Some(about.output.as_str()).filter(|output| !output.is_empty());
+        for (name, value) in
+            [("owner", alert.whose.owner.as_deref()), ("runbook_url", link(message)), ("output", output)]
+        {
             if let Some(value) = value {
                 annotations[name] = json!(value);
             }
@@ -322,13 +389,15 @@ pub(super) mod cases {
                 owner: Some("ops".to_owned()),
                 labels: [("team".to_owned(), "shop".to_owned())].into(),
                 runbook: Some("https://wiki/bill".to_owned()),
+                ran: Some("./bill --all".to_owned()),
             },
         };
         Message::new(alert.id(), at, Content::Alert(Box::new(alert)))
     }
 
     pub fn about() -> About {
-        About { namespace: "shop".to_owned(), node: "b".to_owned(), fence: Fence::new(8), now: Wall::EPOCH }
+        let (namespace, node) = ("shop".to_owned(), "b".to_owned());
+        About { namespace, node, fence: Fence::new(8), now: Wall::EPOCH, output: String::new() }
     }
 }
 
@@ -457,9 +526,34 @@ mod tests {
     #[test]
     fn slack_receives_text_without_markup() {
         let body = to(&Channel::Slack { url: Text::plain("http://localhost/") }, AlertKind::Failed);
-        let text = "[shop] bill failed, 2 times in a row\n&lt;exit&gt; &amp; 3\nrun bill@1970-01-01T00:00:00Z\n\
+        let text = "[shop] bill failed, 2 times in a row\n&lt;exit&gt; &amp; 3\nran ./bill --all\n\
+                    on node a, ended 1970-01-01T00:00:00Z\nrun bill@1970-01-01T00:00:00Z\n\
                     owner ops\nlabels team=shop\nrunbook https://wiki/bill";
         assert_eq!(body, json!({ "text": text }));
+    }
+
+    #[test]
+    fn the_end_of_an_output_is_quoted_as_text() {
+        for (output, expected) in [
+            ("\u{1b}[31mred\u{1b}[0m\n\u{1b}]0;title\u{7}é\n\n", "red\né"),
+            ("10%\r50%\r\u{1b}[Kdone\r\nnext\tx\r\n", "done\nnext\tx"),
+            ("", ""),
+        ] {
+            assert_eq!(quoted(output), expected);
+        }
+        let end = quoted(&"0123456789\n".repeat(1_000));
+        assert!(end.len() <= OUTPUT_MOST + 4 && end.starts_with("…\n0123") && end.ends_with("789"), "{end}");
+        let about = About { output: quoted("<b>boom</b>"), ..about() };
+        let of = |channel: &Channel| parts(channel, &message(AlertKind::Failed), &about).next().unwrap().body;
+        let url = || Text::plain("http://localhost/");
+        let slack = of(&Channel::Slack { url: url() });
+        assert!(slack["text"].as_str().unwrap().ends_with("\n\nits output ends with:\n&lt;b&gt;boom&lt;/b&gt;"), "{slack}");
+        let webhook = of(&Channel::Webhook { url: url(), headers: Vec::new() });
+        assert_eq!((&webhook["output"], &webhook["ran"]), (&json!("<b>boom</b>"), &json!("./bill --all")));
+        let alertmanager = of(&Channel::Alertmanager { url: url(), headers: Vec::new() });
+        assert_eq!(alertmanager[0]["annotations"]["output"], "<b>boom</b>");
+        let pagerduty = of(&Channel::Pagerduty { key: Text::secret("k"), url: url() });
+        assert_eq!(pagerduty["payload"]["custom_details"]["output"], "<b>boom</b>");
     }
 
     #[test]

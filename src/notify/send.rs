@@ -154,7 +154,7 @@ impl Sender {
     ///
     /// Why it was not taken.
     pub async fn beat(&self, heartbeat: &Heartbeat, about: &About) -> Result<(), NotTaken> {
-        let About { namespace, node, fence, now } = about;
+        let About { namespace, node, fence, now, .. } = about;
         let body = json!({ "namespace": namespace, "node": node, "fence": fence, "at": now });
         let request = self.client.post(heartbeat.url.expose()).header(CONTENT_TYPE, "application/json");
         answered(request.body(body.to_string())).await.map(drop)

@@ -106,6 +106,7 @@ struct Scene {
     session: crate::lock::Session<MemoryStore>,
     receiver: Receiver,
     channel: Channel,
+    with_output: bool,
 }
 
 impl Scene {
@@ -123,7 +124,7 @@ impl Scene {
         let notifier = Notifier { ledger, node: "a".to_owned(), clock, metrics, sender, board };
         let receiver = Receiver::default();
         let channel = Channel::Webhook { url: receiver.listen().await, headers: Vec::new() };
-        Scene { locks, notifier, hold, session, receiver, channel }
+        Scene { locks, notifier, hold, session, receiver, channel, with_output: false }
     }
 
     /// Another node leads from now on.
@@ -148,7 +149,8 @@ impl Scene {
     }
 
     async fn turn(&self, hold: &Hold) -> Turn {
-        self.notifier.turn(hold, "ops", &self.channel).await.unwrap()
+        let served = Served { name: "ops".to_owned(), channel: self.channel.clone(), with_output: self.with_output };
+        self.notifier.turn(hold, &served).await.unwrap()
     }
 
     /// How many messages have this result.
@@ -333,7 +335,8 @@ async fn alerts_that_come_do_not_shorten_the_pause_of_a_channel_that_refuses() {
     // Nothing listens there: it is known at once that nothing is taken.
     let channel = Channel::Slack { url: Text::plain("http://127.0.0.1:1/") };
     let bell = Arc::new(Notify::new());
-    let serving = scene.notifier.clone().serve(scene.hold.clone(), "ops".to_owned(), channel, Arc::clone(&bell));
+    let served = Served { name: "ops".to_owned(), channel, with_output: false };
+    let serving = scene.notifier.clone().serve(scene.hold.clone(), served, Arc::clone(&bell));
     let serving = tokio::spawn(serving);
     let mut tries = Vec::new();
     for second in 0..600 {
@@ -445,7 +448,7 @@ fn node(name: &str, troubles: &[&str]) -> NodeRecord {
 
 fn notices(channel: &Channel) -> Notices {
     let channels = [("ops".to_owned(), channel.clone())].into();
-    Notices { channels, heartbeat: None, troubles: vec!["ops".to_owned()] }
+    Notices { channels, troubles: vec!["ops".to_owned()], ..Notices::default() }
 }
 
 /// What `ops` is sending, by the texts of its messages.
@@ -556,7 +559,7 @@ async fn an_idle_channel_leaves_the_store_alone_and_an_alert_wakes_it() {
     let mut scene = Scene::new().await;
     scene.channel = Channel::Slack { url: Text::plain("http://127.0.0.1:1/") };
     let channels = (0..4).map(|nth| (format!("c{nth}"), scene.channel.clone())).collect();
-    let notices = watch::Sender::new(Arc::new(Notices { channels, heartbeat: None, troubles: Vec::new() }));
+    let notices = watch::Sender::new(Arc::new(Notices { channels, ..Notices::default() }));
     let leads = watch::Sender::new(Some(scene.hold.clone()));
     let running = tokio::spawn(scene.notifier.clone().run(leads.subscribe(), notices.subscribe(), Duration::MAX));
     tokio::time::sleep(Duration::from_secs(3_600)).await;

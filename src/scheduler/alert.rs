@@ -85,8 +85,9 @@ pub fn missed(job: &Job, done: &Done) -> Option<(Arc<Notify>, Alert)> {
 
 /// What is notified of an open run that is late; `None`: nothing is.
 pub fn late(job: &Job, open: &Open, now: Wall) -> Option<(Arc<Notify>, Alert)> {
-    let notify = job.notify.as_ref().filter(|notify| notify.on.contains(&AlertKind::Late))?;
+    job.notify.as_ref().filter(|notify| notify.on.contains(&AlertKind::Late))?;
     let (since, late) = late_from(&job.about.expect, open).filter(|(since, _)| *since < now)?;
+    let notify = job.notify_of_run()?;
     let alert = Alert {
         kind: AlertKind::Late,
         job: open.job.clone(),
@@ -102,7 +103,7 @@ pub fn late(job: &Job, open: &Open, now: Wall) -> Option<(Arc<Notify>, Alert)> {
         finished_at: since,
         whose: notify.whose.clone(),
     };
-    Some((Arc::clone(notify), alert))
+    Some((notify, alert))
 }
 
 /// What the end of a run makes of how its job's last run ended, and the alert that it is worth. A run that ended out of

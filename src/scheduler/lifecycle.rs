@@ -6,7 +6,7 @@ use super::run::{Claimant, Done, End, Open, OpenState, Predecessor, Source};
 use super::work::{Attempt, By, Flight};
 use super::{Action, Scheduler, To, Transition, Transitioned};
 use crate::job::{
-    AttemptResult, Attempted, Code, Guarantee, Judgement, On, OnLostLeadership, Reason, RunId, StopReason, Verdict,
+    AlertKind, AttemptResult, Attempted, Code, Guarantee, Judgement, On, OnLostLeadership, Reason, RunId, StopReason, Verdict,
     cancelled, judge_lost, lost,
 };
 use crate::time::Wall;
@@ -146,7 +146,9 @@ impl Scheduler {
             By::Attempt(attempt) if Attempt::of(&known.open).as_ref() == Some(attempt) => None,
             By::Attempt(_) => return,
         };
-        let notify = self.configuration.job(&known.open.job).and_then(|job| job.notify.clone());
+        let job = self.configuration.job(&known.open.job);
+        let is_bad = to.verdict().is_some_and(|done| AlertKind::of(done.verdict).is_some_and(AlertKind::is_bad));
+        let notify = job.and_then(|job| if is_bad { job.notify_of_run() } else { job.notify.clone() });
         let sent = Transition { run: run.clone(), expect: known.version, fence, to, notify };
         self.work.send(sent.clone(), by);
         self.act(Action::Transition(sent));

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use crate::job::{AttemptResult, OUTPUT_KEPT};
 
 /// How much is kept of the output of an attempt that is followed by another, in bytes.
-pub const OF_AN_EARLIER_ATTEMPT: usize = 1024;
+const OF_AN_EARLIER_ATTEMPT: usize = 1024;
 
 /// How much is kept of all of those, in bytes: the latest.
-pub const OF_EARLIER_ATTEMPTS: usize = 4 * 1024;
+const OF_EARLIER_ATTEMPTS: usize = 4 * 1024;
 
 const _: () = assert!(OF_AN_EARLIER_ATTEMPT * 2 <= OF_EARLIER_ATTEMPTS && OF_EARLIER_ATTEMPTS < OUTPUT_KEPT);
 
@@ -65,7 +65,7 @@ fn said(missing: u64) -> String {
 }
 
 /// The end of a text, from the beginning of a line on where there is one, and how much was cut.
-fn end_of(text: &str, most: usize) -> (&str, u64) {
+pub fn end_of(text: &str, most: usize) -> (&str, u64) {
     if text.len() <= most {
         return (text, 0);
     }

@@ -184,6 +184,28 @@ fn notified(receiver: &Receiver, jobs: &str) -> Place {
 }
 
 #[test]
+fn an_alert_says_what_ran_where_and_what_it_wrote_to_channels_alone_that_want_it() {
+    let (with, without) = (Receiver::start(), Receiver::start());
+    let place = Place::with(&format!(
+        "version: 1\nnotify: {{channels: {{a: {{webhook: 'http://127.0.0.1:{}/', output: true}}, b: {{webhook: \
+         'http://127.0.0.1:{}/'}}}}}}\njobs:\n  bill: {{schedule: '@at 2099-01-01T00:00:00Z', \
+         shell: 'TOKEN=hunter2; echo no route; exit 3'}}\n",
+        with.port, without.port
+    ));
+    let _node = place.leader("north", &[]);
+    place.trigger("bill");
+    let [with, without] = [with, without].map(|receiver| receiver.next().1);
+    assert!(!with.contains("hunter2") && !without.contains("hunter2"), "{with} {without}");
+    let [with, without] = [with, without].map(|body| serde_json::from_str::<Value>(&body).unwrap());
+    assert_eq!((&with["output"], &without["output"]), (&"no route".into(), &Value::Null));
+    assert!(without.to_string().matches("no route").count() == 2, "the command has it, in two places: {without}");
+    for alert in [with, without] {
+        assert_eq!((&alert["ran"], &alert["exit_code"]), (&"TOKEN=*** echo no route; exit 3".into(), &3.into()));
+        assert!(text(&alert["text"]).contains("\non node north, ended 2"), "{alert}");
+    }
+}
+
+#[test]
 fn a_run_that_does_not_end_in_time_is_notified_and_that_it_is_late_no_more() {
     let receiver = Receiver::start();
     let place = notified(

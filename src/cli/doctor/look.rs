@@ -309,7 +309,8 @@ impl Looking {
             return Outcome::Skipped("nothing is sent without --send".to_owned());
         }
         let now = self.clock.wall();
-        let about = About { namespace: config.namespace.clone(), node: default_node(), fence: None, now };
+        let (namespace, node) = (config.namespace.clone(), default_node());
+        let about = About { namespace, node, fence: None, now, output: String::new() };
         let (sender, trial) = match (Sender::new(), notify::trial(now)) {
             (Ok(sender), Ok(trial)) => (sender, trial),
             (sender, _) => {
