@@ -37,7 +37,7 @@ use crate::listen::{self, Remote};
 use crate::lock::Namespace;
 use crate::store::Store;
 use crate::time::{Boot, Clock, Wall};
-pub(super) use identify::cookie;
+pub(super) use identify::{cookie, new_token};
 use identify::{At, Claim};
 use logins::Logins;
 pub(super) use origin::check as check_origin;

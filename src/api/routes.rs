@@ -17,7 +17,7 @@ use axum::{RequestExt as _, Router};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 
-use super::access::{By, Caller, Need, Role, check_origin};
+use super::access::{By, Caller, Need, Role, check_origin, new_token};
 use super::metrics::{self, OPEN_METRICS};
 use super::problem::{Kind, Problem};
 use super::{Api, acts, login, looker, openapi, rows, screens};
@@ -400,6 +400,9 @@ async fn checked_by(row: &Row, mut request: Request, next: Next) -> Response {
     let params: Vec<(&str, &str)> = params.as_ref().map(|params| params.iter().collect()).unwrap_or_default();
     let allowed = match (&caller, row.need) {
         // What comes without a name is asked for one, wherever it comes from.
+        (Err(problem), Need::Role(role)) if problem.kind == Kind::Unauthenticated => {
+            Err(problem.clone().try_command(new_token(role)))
+        }
         (Err(problem), Need::Role(_)) => Err(problem.clone()),
         (known, _) => check_origin(request.method(), request.headers(), known.as_ref().ok()),
     };
@@ -439,8 +442,7 @@ fn allowed_to(row: &Row, caller: Result<Caller, Problem>, params: &[(&str, &str)
         }
         // Without rules nothing can be done over HTTP, from wherever.
         let detail = format!("{detail}: start the node with --auth FILE, and send a token of that file");
-        let make = format!("fencron token new --name NAME --role {}", role.word());
-        return Err(Problem::new(Kind::RoleTooLow, detail).try_command(make));
+        return Err(Problem::new(Kind::RoleTooLow, detail).try_command(new_token(role)));
     }
     for (name, value) in params {
         match *name {

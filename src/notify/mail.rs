@@ -25,19 +25,29 @@ pub async fn send(smtp: &Smtp, message: &Message, about: &About, within: Duratio
     let answer = transport.send(mail).await.map_err(|error| {
         let is_too_large = error.status().is_some_and(|status| u16::from(status) == TOO_LARGE);
         let fault = if is_too_large { Fault::Message } else { Fault::Channel };
-        NotTaken { why: in_words(&error), fault, after: None }
+        NotTaken { why: in_words(&error, smtp), fault, after: None }
     })?;
     let said: Vec<&str> = answer.message().collect();
     Ok(format!("{}: {}", answer.code(), said.join(" ")))
 }
 
-fn in_words(error: &lettre::transport::smtp::Error) -> String {
+/// Why it was not taken. Where the server has said nothing of it, which server that is.
+fn in_words(error: &lettre::transport::smtp::Error, smtp: &Smtp) -> String {
     let said = error.to_string();
-    match std::error::Error::source(error) {
+    let said = match std::error::Error::source(error) {
         // It may be in it already.
         Some(cause) if !said.contains(&cause.to_string()) => format!("{said}: {cause}"),
         _ => said,
-    }
+    };
+    let said = if error.status().is_none() { format!("{}: {said}", place(smtp)) } else { said };
+    let has_no_tls = error.is_client() && smtp.security == SmtpSecurity::StartTls && said.contains("STARTTLS");
+    let what_to_do = if has_no_tls { "; `starttls: false` sends in the clear, for a relay on this machine" } else { "" };
+    format!("{said}{what_to_do}")
+}
+
+/// The host and the port of the server.
+pub fn place(smtp: &Smtp) -> String {
+    format!("{}:{}", smtp.host, smtp.port)
 }
 
 async fn transport(smtp: &Smtp, within: Duration) -> Result<AsyncSmtpTransport<Tokio1Executor>, String> {

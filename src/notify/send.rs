@@ -115,7 +115,10 @@ impl Sender {
                 .map_err(NotTaken::by_channel),
             Channel::Smtp(smtp) => tokio::time::timeout(self.within, mail::send(smtp, message, about, self.within))
                 .await
-                .unwrap_or_else(|_| Err(NotTaken::by_channel(format!("no answer in {}", written(self.within))))),
+                .unwrap_or_else(|_| {
+                    let (place, within) = (mail::place(smtp), written(self.within));
+                    Err(NotTaken::by_channel(format!("no answer from {place} in {within}")))
+                }),
             Channel::Slack { url } | Channel::Pagerduty { url, .. } => self.post(url, &[], part).await,
             Channel::Webhook { url, headers } => self.post(url, headers, part).await,
             Channel::Alertmanager { url, headers } => {
@@ -173,8 +176,7 @@ fn url_of(ping: &Ping) -> Result<Url, String> {
 
 /// What the receiver answers; only a status of 2xx says that it took the message.
 async fn answered(request: RequestBuilder) -> Result<String, NotTaken> {
-    // The URL may hold a secret.
-    let answer = request.send().await.map_err(|error| in_words(&error.without_url()));
+    let answer = request.send().await.map_err(unreached);
     let mut answer = answer.map_err(NotTaken::by_channel)?;
     let (status, mut shown) = (answer.status(), Vec::new());
     // Without a time of its own, a date is compared with that of the answer alone.
@@ -207,6 +209,13 @@ fn fault_of(status: StatusCode) -> Fault {
         | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Fault::Message,
         _ => Fault::Channel,
     }
+}
+
+/// Why there is no answer. The URL may hold a secret behind its host.
+fn unreached(error: reqwest::Error) -> String {
+    let place = error.url().and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
+    let words = in_words(&error.without_url());
+    place.map_or_else(|| words.clone(), |place| format!("{place}: {words}"))
 }
 
 fn in_words(error: &reqwest::Error) -> String {

@@ -69,7 +69,8 @@ fn why_a_mail_was_not_taken_is_said_and_none_is_sent_in_the_clear() {
         (format!("smtp: 'smtps://localhost:{}', user: u, password: wrong, {ca}, {to}", tls.port), "535"),
         (format!("smtp: 'smtps://localhost:{}', {ca}, {to}", tls.port), "530"),
         (format!("smtp: 'smtps://localhost:{}', user: u, password: hunter2, {to}", tls.port), "certificate"),
-        (format!("smtp: 'smtp://localhost:{}', {ca}, {to}", plain.port), "STARTTLS"),
+        (format!("smtp: 'smtp://localhost:{}', {ca}, {to}", plain.port), "`starttls: false` sends in the clear"),
+        ("smtp: 'smtp://127.0.0.1:1', starttls: false, to: ops@example.org".to_owned(), "127.0.0.1:1: "),
         (format!("smtp: 'smtp://127.0.0.1:{}', starttls: false, to: unknown@example.org", plain.port), "550"),
     ] {
         let ran = tried(&place, &channel);

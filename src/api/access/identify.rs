@@ -10,6 +10,7 @@ use super::seal::{Sealed, TICKET_HEADER, cookie_name};
 use super::{By, Caller, Peer, Role, Rules};
 use crate::api::problem::{Kind, Problem};
 use crate::config::auth::{Proxy, TokenRule};
+use crate::job::Word as _;
 use crate::lock::Namespace;
 use crate::time::Wall;
 
@@ -66,7 +67,12 @@ fn trusts(proxy: &Proxy, peer: &Peer) -> bool {
 /// Why a caller that shows nothing is refused.
 pub(super) fn unknown() -> Problem {
     Problem::new(Kind::Unauthenticated, "this takes a token: send it as `Authorization: Bearer TOKEN`")
-        .try_command("fencron token new --name NAME --role viewer")
+        .try_command(new_token(Role::Viewer))
+}
+
+/// The command that makes a token of this role.
+pub(in crate::api) fn new_token(role: Role) -> String {
+    format!("fencron token new --name NAME --role {}", role.word())
 }
 
 /// Without rules.
@@ -79,7 +85,7 @@ fn by_place(headers: &HeaderMap, peer: &Peer, insecure_read: bool) -> Claim {
     let why = "this node has no rules of who may look, so that it answers other machines, and what comes through a proxy, \
                about its health only: start it with --auth FILE, or with --insecure-read where everyone who reaches it \
                may read everything";
-    Claim::Refused(Problem::new(Kind::NotProtected, why).try_command("fencron token new --name NAME --role viewer"))
+    Claim::Refused(Problem::new(Kind::NotProtected, why).try_command(new_token(Role::Viewer)))
 }
 
 fn by_header(text: &str, rules: &Rules, now: Wall) -> Claim {

@@ -130,6 +130,23 @@ fn unknown(row: &Row) -> Came {
     }
 }
 
+#[tokio::test]
+async fn a_caller_without_a_token_learns_how_one_of_the_role_that_the_route_takes_is_made() {
+    let router = from(&node(Some(rules()), false), HERE);
+    let mut roles = Vec::new();
+    for row in rows() {
+        let Need::Role(least) = row.need else { continue };
+        let answer = router.clone().oneshot(request(&row, &[])).await.unwrap();
+        if came(&answer) == Came::To(Kind::Unauthenticated) {
+            let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+            let (body, make) = (String::from_utf8_lossy(&body), new_token(least));
+            assert!(body.contains(&make), "{} {}: {make}: {body}", row.method, row.path);
+            roles.push(least);
+        }
+    }
+    assert!(roles.contains(&Role::Viewer) && roles.contains(&Role::Operator), "{roles:?}");
+}
+
 const OWN_PAGE: (&str, &str) = ("sec-fetch-site", "same-origin");
 const OTHER_PAGE: (&str, &str) = ("sec-fetch-site", "cross-site");
 
