@@ -15,6 +15,7 @@ mod params;
 mod ran;
 mod script;
 mod sql;
+pub mod template;
 mod whole;
 mod words;
 

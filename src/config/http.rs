@@ -8,6 +8,7 @@ use serde_json::{Map, Number, Value as Json};
 use url::Url;
 
 use super::draft::Draft;
+use super::fill::Filled;
 use super::keys::{self, MILLISECOND, Shape, Tables, count, duration, key, named};
 use super::problem::quoted;
 use super::tree::Value as Node;
@@ -183,7 +184,11 @@ fn read_body(walk: &mut Walk, fields: &Fields, headers: &mut Vec<(String, Text)>
         (Some(spot), None) => read_text(walk, spot, MAX_BODY_BYTES),
         (None, Some(spot)) => {
             let mut secret = false;
-            let json = read_json(walk, spot, &mut secret)?.to_string();
+            let mut text = |_: &mut Walk, _: Spot, filled: Filled| {
+                secret |= filled.secret;
+                Some(filled.text.into_owned())
+            };
+            let json = read_json(walk, spot, &mut text)?.to_string();
             if json.len() > MAX_BODY_BYTES {
                 return walk
                     .refuse(spot, format!("this has {} bytes as JSON: at most {MAX_BODY_BYTES} are sent", json.len()));
@@ -200,7 +205,10 @@ fn read_body(walk: &mut Walk, fields: &Fields, headers: &mut Vec<(String, Text)>
 
 /// A value as JSON: what is written like a number, `true`, `false` or `null` of JSON and without quotes is that, any
 /// other scalar a text.
-fn read_json(walk: &mut Walk, spot: Spot, secret: &mut bool) -> Option<Json> {
+/// What makes a text of JSON of what stands in the file; `None`: it cannot be one.
+type ReadText<'r> = &'r mut dyn FnMut(&mut Walk, Spot, Filled) -> Option<String>;
+
+pub(super) fn read_json(walk: &mut Walk, spot: Spot, read_text: ReadText) -> Option<Json> {
     let tree = walk.tree;
     match tree.value(spot.node) {
         Node::Null => Some(Json::Null),
@@ -218,21 +226,20 @@ fn read_json(walk: &mut Walk, spot: Spot, secret: &mut bool) -> Option<Json> {
             Ok(number) if plain => Some(Json::Number(number)),
             _ => {
                 let filled = walk.filled("a value", spot)?;
-                *secret |= filled.secret;
-                Some(Json::String(filled.text.into_owned()))
+                read_text(walk, spot, filled).map(Json::String)
             }
         },
         Node::List(items) => {
             let mut list = Vec::new();
             for (index, node) in items.enumerate() {
-                list.extend(read_json(walk, Spot { node, path: Path::Item(&spot.path, index), ..spot }, secret));
+                list.extend(read_json(walk, Spot { node, path: Path::Item(&spot.path, index), ..spot }, read_text));
             }
             Some(Json::Array(list))
         }
         Node::Map(_) => {
             let mut map = Map::new();
             for entry in walk.entries(spot)? {
-                let value = read_json(walk, spot.value_of(&entry), secret);
+                let value = read_json(walk, spot.value_of(&entry), read_text);
                 map.extend(value.map(|value| (entry.name.to_owned(), value)));
             }
             Some(Json::Object(map))

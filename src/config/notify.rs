@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::http::{MAX_HEADERS, read_headers, read_url};
+use super::fill::Filled;
+use super::http::{MAX_HEADERS, read_headers, read_json, read_url};
 use super::jobs::read_words;
 use super::keys::{self, DAY, SECOND, Shape, Tables, duration, key, named};
 use super::tables::MAX_ARGS;
 use super::values::Value;
 use super::walk::{Fields, Spot, Walk};
+use crate::job::template::{self, Template};
 use crate::job::{
     About, AlertKind, CHANNELS_MOST, Channel, Heartbeat, Notices, Notify, Text, Whose, Word as _, check_name, words,
 };
@@ -20,6 +22,9 @@ use crate::job::{
 pub const MAX_AFTER: u32 = 1_000;
 /// The longest time until an alert is repeated.
 pub const MAX_REPEAT: Duration = Duration::from_secs(365 * 86_400);
+
+/// How large a template may be, in bytes.
+const TEMPLATE_MOST: usize = 16 * 1024;
 
 /// Where PagerDuty takes events.
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -64,6 +69,9 @@ static CHANNEL: Tables = &[&[
     key("exec", Shape::Command { most: MAX_ARGS },
         "A program and its arguments; it reads the alert as JSON from its input.")
         .also("command cmd run"),
+    key("template", Shape::Any,
+        "With `webhook`: the body to send in place of its own JSON, in whose texts `{{NAME}}` stands for what that has.")
+        .also("body json payload"),
     key("output", Shape::Word(words::<bool>),
         "Whether alerts have the end of what their runs wrote, which may hold what the receiver must not see.")
         .also("logs tail"),
@@ -125,7 +133,13 @@ fn read_channel(walk: &mut Walk, spot: Spot) -> Option<(Channel, bool)> {
     let spot = fields.get(kind)?;
     let mut headers = || fields.get("headers").map(|spot| read_headers(walk, spot)).unwrap_or_default();
     let channel = match *kind {
-        "webhook" => Channel::Webhook { headers: headers(), url: read_url(walk, spot)? },
+        "webhook" => {
+            let template = match fields.get("template") {
+                None => None,
+                Some(spot) => Some(Box::new(read_template(walk, spot)?)),
+            };
+            Channel::Webhook { headers: headers(), url: read_url(walk, spot)?, template }
+        }
         "alertmanager" => Channel::Alertmanager { headers: headers(), url: read_url(walk, spot)? },
         "slack" => Channel::Slack { url: read_url(walk, spot)? },
         "pagerduty" => {
@@ -138,10 +152,45 @@ fn read_channel(walk: &mut Walk, spot: Spot) -> Option<(Channel, bool)> {
     Some((channel, has_output?))
 }
 
+/// Reads the body of a webhook.
+fn read_template(walk: &mut Walk, spot: Spot) -> Option<Template> {
+    let (mut is_secret, mut filled_in, wrong_before) = (false, 0, walk.wrong.count());
+    let mut read = |walk: &mut Walk, spot: Spot, filled: Filled| {
+        is_secret |= filled.secret;
+        let names = match template::names(&filled.text) {
+            Ok(names) => names,
+            Err(_) => return walk.refuse(spot, "this `{{` has no `}}`: close it"),
+        };
+        filled_in += names.len();
+        for (_, name) in names.into_iter().filter(|(_, name)| !template::NAMES.contains(name)) {
+            let meant = keys::nearest(name, template::NAMES.iter().copied());
+            let known = meant.map_or_else(
+                || format!("it has {}", keys::list(template::NAMES.iter().copied())),
+                |meant| format!("did you mean `{{{{{meant}}}}}`?"),
+            );
+            let shown = if filled.secret { String::new() } else { format!(" `{{{{{name}}}}}`") };
+            walk.wrong(spot, format!("a message has no{shown}: {known}"));
+        }
+        Some(filled.text.into_owned())
+    };
+    let json = read_json(walk, spot, &mut read);
+    if filled_in > template::FILLED_MOST {
+        let most = template::FILLED_MOST;
+        walk.wrong(spot, format!("{filled_in} names in braces are too many: a template has at most {most}"));
+    }
+    let json = json.filter(|_| walk.wrong.count() == wrong_before)?;
+    let bytes = json.to_string().len();
+    if bytes > TEMPLATE_MOST {
+        return walk.refuse(spot, format!("this has {bytes} bytes as JSON: a template has at most {TEMPLATE_MOST}"));
+    }
+    Some(Template::new(json, is_secret))
+}
+
 /// Notes settings that mean nothing for this kind of channel.
 fn refuse_idle(walk: &mut Walk, fields: &Fields, kind: &str) {
     let of_smtp = smtp::KEYS.map(|name| (name, ["smtp"].as_slice()));
-    let of_others = [("headers", ["webhook", "alertmanager"].as_slice()), ("url", &["pagerduty"])];
+    let of_others =
+        [("headers", ["webhook", "alertmanager"].as_slice()), ("url", &["pagerduty"]), ("template", &["webhook"])];
     for (name, kinds) in of_others.into_iter().chain(of_smtp) {
         if let Some(spot) = fields.get(name).filter(|_| !kinds.contains(&kind)) {
             let kinds = keys::list(kinds.iter().copied()).replace(" and ", " or ");
@@ -310,6 +359,27 @@ mod tests {
             assert_eq!(whose.runbook.as_deref(), Some(shown));
         }
         assert!(of_job("{}", "").unwrap().whose.is_empty());
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_a_template_is_said_at_once_with_its_place() {
+        let found = problems(
+            "{a: {webhook: 'http://x/', template: {b: '{{jbo}}', c: [1, '{{kind'], d: '{{zzzzzz}}'}}, \
+             b: {slack: 'http://x/', template: {}}}",
+            "",
+        );
+        assert_eq!(found.len(), 4, "{found:#?}");
+        assert_eq!(found[0], "notify.channels.a.template.b: a message has no `{{jbo}}`: did you mean `{{job}}`?");
+        assert_eq!(found[1], "notify.channels.a.template.c[1]: this `{{` has no `}}`: close it");
+        assert!(found[2].starts_with("notify.channels.a.template.d: a message has no `{{zzzzzz}}`: it has"), "{found:#?}");
+        assert!(found[3].contains("it goes with `webhook`"), "{found:#?}");
+        for (template, says) in [
+            (format!("['{}']", "{{job}}".repeat(101)), "101 names in braces are too many"),
+            (format!("'{}'", "x".repeat(17 * 1024)), "a template has at most 16384"),
+        ] {
+            let found = problems(&format!("{{a: {{webhook: 'http://x/', template: {template}}}}}"), "");
+            assert!(found.len() == 1 && found[0].contains(says), "{found:#?}");
+        }
     }
 
     #[test]

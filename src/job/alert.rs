@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::template::Template;
 use super::{JobName, Text, Verdict, Word};
 
 /// How many channels there may be: the transaction of a verdict has a row for each.
@@ -106,7 +107,7 @@ pub struct Notify {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Channel {
     /// A POST of JSON.
-    Webhook { url: Text, headers: Vec<(String, Text)> },
+    Webhook { url: Text, headers: Vec<(String, Text)>, template: Option<Box<Template>> },
     /// An incoming webhook of Slack, or of what takes the same.
     Slack { url: Text },
     /// Alertmanager, by its API of version 2.

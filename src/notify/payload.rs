@@ -48,6 +48,7 @@ pub struct Part {
 /// The parts of the message for this kind of channel, in their order: those that were not taken yet.
 pub fn parts<'a>(channel: &'a Channel, message: &'a Message, about: &'a About) -> impl Iterator<Item = Part> + 'a {
     let first = move || match channel {
+        Channel::Webhook { template: Some(template), .. } => template.fill(&plain(message, about)),
         // A mail has its own form: this is what it is made of.
         Channel::Webhook { .. } | Channel::Exec(_) | Channel::Smtp(_) => plain(message, about),
         Channel::Slack { .. } => json!({ "text": escaped(&text_with_output(message, about)) }),
@@ -448,7 +449,7 @@ mod tests {
         let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url: url.clone() };
         let (begun, over) = (of(&pagerduty, None), of(&pagerduty, Some(Wall::EPOCH)));
         assert_eq!((&begun["dedup_key"], &over["event_action"]), (&over["dedup_key"], &json!("resolve")));
-        let webhook = of(&Channel::Webhook { url, headers: Vec::new() }, None);
+        let webhook = of(&Channel::Webhook { url, headers: Vec::new(), template: None }, None);
         assert_eq!((&webhook["kind"], &webhook["reason"]), (&json!("trouble"), &json!("a: jobs.yaml is refused")));
     }
 
@@ -489,7 +490,7 @@ mod tests {
     #[test]
     fn a_webhook_receives_the_run_with_the_names_of_the_api() {
         let url = Text::plain("http://localhost/");
-        let body = to(&Channel::Webhook { url, headers: Vec::new() }, AlertKind::Failed);
+        let body = to(&Channel::Webhook { url, headers: Vec::new(), template: None }, AlertKind::Failed);
         assert_eq!(
             (body["kind"].as_str(), body["run_id"].as_str()),
             (Some("failed"), Some("bill@1970-01-01T00:00:00Z"))
@@ -497,6 +498,26 @@ mod tests {
         assert_eq!(body["id"], "bill@1970-01-01T00:00:00Z:failed:1970-01-01T00:00:00Z");
         assert_eq!((&body["fence"], &body["sent_by"]["fence"]), (&json!(7), &json!(8)));
         assert_eq!((&body["owner"], &body["labels"]), (&json!("ops"), &json!({ "team": "shop" })));
+    }
+
+    #[test]
+    fn a_template_has_the_names_of_all_messages_and_no_others() {
+        let about = About { output: "boom".to_owned(), ..about() };
+        let trouble = Trouble { what: "w".to_owned(), key: "k".to_owned(), since: Wall::EPOCH, over_at: None };
+        let contents = [
+            message(AlertKind::Failed).content,
+            Content::Trouble(Box::new(trouble)),
+            Content::Summary(Summary::default()),
+        ];
+        let has = contents.map(|content| plain(&Message::new("1".to_owned(), Wall::EPOCH, content), &about));
+        let has: std::collections::BTreeSet<&str> =
+            has.iter().flat_map(|body| body.as_object().unwrap().keys().map(String::as_str)).collect();
+        assert_eq!(has.into_iter().collect::<Vec<_>>(), crate::job::template::NAMES);
+        let template = crate::job::template::Template::new(json!({ "content": "{{job}}: {{output}}" }), false);
+        let url = Text::plain("http://localhost/");
+        let channel = Channel::Webhook { url, headers: Vec::new(), template: Some(Box::new(template)) };
+        let body = parts(&channel, &message(AlertKind::Failed), &about).next().unwrap().body;
+        assert_eq!(body, json!({ "content": "bill: boom" }));
     }
 
     #[test]
@@ -511,7 +532,7 @@ mod tests {
     fn the_last_message_before_a_bound_says_what_follows_it_and_when() {
         let until = Wall::EPOCH.plus(Duration::from_secs(3_600));
         let of = |bound| Message { last: Some(LastOf { bound, until }), ..message(AlertKind::Failed) };
-        let channel = Channel::Webhook { url: Text::plain("http://localhost/"), headers: Vec::new() };
+        let channel = Channel::Webhook { url: Text::plain("http://localhost/"), headers: Vec::new(), template: None };
         for (bound, whose, word) in
             [(Bound::Job, "this job has had its 6", "job"), (Bound::Channel, "this channel has sent its 60", "channel")]
         {
@@ -548,7 +569,7 @@ mod tests {
         let url = || Text::plain("http://localhost/");
         let slack = of(&Channel::Slack { url: url() });
         assert!(slack["text"].as_str().unwrap().ends_with("\n\nits output ends with:\n&lt;b&gt;boom&lt;/b&gt;"), "{slack}");
-        let webhook = of(&Channel::Webhook { url: url(), headers: Vec::new() });
+        let webhook = of(&Channel::Webhook { url: url(), headers: Vec::new(), template: None });
         assert_eq!((&webhook["output"], &webhook["ran"]), (&json!("<b>boom</b>"), &json!("./bill --all")));
         let alertmanager = of(&Channel::Alertmanager { url: url(), headers: Vec::new() });
         assert_eq!(alertmanager[0]["annotations"]["output"], "<b>boom</b>");

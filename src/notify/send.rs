@@ -120,7 +120,7 @@ impl Sender {
                     Err(NotTaken::by_channel(format!("no answer from {place} in {within}")))
                 }),
             Channel::Slack { url } | Channel::Pagerduty { url, .. } => self.post(url, &[], part).await,
-            Channel::Webhook { url, headers } => self.post(url, headers, part).await,
+            Channel::Webhook { url, headers, .. } => self.post(url, headers, part).await,
             Channel::Alertmanager { url, headers } => {
                 let url = format!("{}/api/v2/alerts", url.expose().trim_end_matches('/'));
                 self.post(&Text::secret(url), headers, part).await

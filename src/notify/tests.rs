@@ -123,7 +123,7 @@ impl Scene {
         let (sender, board) = (Sender::new().unwrap(), Shared::default());
         let notifier = Notifier { ledger, node: "a".to_owned(), clock, metrics, sender, board };
         let receiver = Receiver::default();
-        let channel = Channel::Webhook { url: receiver.listen().await, headers: Vec::new() };
+        let channel = Channel::Webhook { url: receiver.listen().await, headers: Vec::new(), template: None };
         Scene { locks, notifier, hold, session, receiver, channel, with_output: false }
     }
 
