@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-pub use payload::{About, Part, parts};
 use payload::quoted;
+pub use payload::{About, Part, parts};
 pub use pings::{PINGS_MOST, Pings};
 pub use send::{Fault, NotTaken, Sender};
 

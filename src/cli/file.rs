@@ -124,7 +124,9 @@ fn bytes_of(path: &Path, most: usize, pipe: Pipe, files: &RefCell<Footprint>) ->
     files.borrow_mut().note(path, stat, Content::of(read.as_deref()));
     read.map_err(|error| {
         let what_to_do = match error.kind() {
-            io::ErrorKind::NotFound => ": name the jobs file, like `fencron run jobs.example.yaml`, or by --file where the command has it",
+            io::ErrorKind::NotFound => {
+                ": name the jobs file, like `fencron run jobs.example.yaml`, or by --file where the command has it"
+            }
             _ => "",
         };
         Failure::wrong(format!("cannot read {}: {error}{what_to_do}", path.display()))

@@ -371,7 +371,10 @@ mod tests {
         assert_eq!(found.len(), 4, "{found:#?}");
         assert_eq!(found[0], "notify.channels.a.template.b: a message has no `{{jbo}}`: did you mean `{{job}}`?");
         assert_eq!(found[1], "notify.channels.a.template.c[1]: this `{{` has no `}}`: close it");
-        assert!(found[2].starts_with("notify.channels.a.template.d: a message has no `{{zzzzzz}}`: it has"), "{found:#?}");
+        assert!(
+            found[2].starts_with("notify.channels.a.template.d: a message has no `{{zzzzzz}}`: it has"),
+            "{found:#?}"
+        );
         assert!(found[3].contains("it goes with `webhook`"), "{found:#?}");
         for (template, says) in [
             (format!("['{}']", "{{job}}".repeat(101)), "101 names in braces are too many"),
@@ -384,7 +387,8 @@ mod tests {
 
     #[test]
     fn only_channels_that_ask_for_it_have_the_output() {
-        let channels = "{a: {slack: 'http://localhost/s', output: true}, b: {exec: [x], output: false}, c: {exec: [x]}}";
+        let channels =
+            "{a: {slack: 'http://localhost/s', output: true}, b: {exec: [x], output: false}, c: {exec: [x]}}";
         let config = parse(&file(channels, "{}", ""), &Sources::none()).unwrap();
         assert_eq!((config.notices.with_output.clone(), config.notices.channels.len()), (["a".to_owned()].into(), 3));
     }

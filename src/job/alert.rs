@@ -85,7 +85,8 @@ impl Whose {
     /// How much it takes in a record, in bytes, at most.
     pub fn bytes(&self) -> usize {
         let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + 6);
-        2 * (labels.sum::<usize>() + [&self.owner, &self.runbook, &self.ran].into_iter().flatten().map(String::len).sum::<usize>())
+        2 * (labels.sum::<usize>()
+            + [&self.owner, &self.runbook, &self.ran].into_iter().flatten().map(String::len).sum::<usize>())
     }
 }
 

@@ -13,7 +13,9 @@ const RAN_MOST: usize = 200;
 pub fn ran(task: &Task) -> Option<String> {
     let text = match task {
         Task::Command(words) => match words.as_slice() {
-            [shell, flag, script] if shell.expose() == "/bin/sh" && flag.expose() == "-c" => masked(&script.to_string()),
+            [shell, flag, script] if shell.expose() == "/bin/sh" && flag.expose() == "-c" => {
+                masked(&script.to_string())
+            }
             words => masked(&words.iter().map(Text::to_string).collect::<Vec<_>>().join(" ")),
         },
         Task::Http(http) => format!("{} {}", http.method, without_secrets(&http.url)),
@@ -81,7 +83,8 @@ mod tests {
 
     #[test]
     fn what_a_job_runs_is_a_line_without_secrets() {
-        let dump = "mysqldump --password=hunter2 -h db > /b; curl --token hunter2 'https://u:hunter2@h/?api_key=hunter2&a=1'";
+        let dump =
+            "mysqldump --password=hunter2 -h db > /b; curl --token hunter2 'https://u:hunter2@h/?api_key=hunter2&a=1'";
         for (job, expected) in [
             ("command: [./bill, --all]".to_owned(), "./bill --all"),
             ("shell: 'API_TOKEN=hunter2 ./bill  a=b'".to_owned(), "API_TOKEN=*** ./bill  a=b"),
@@ -92,7 +95,8 @@ mod tests {
             ("shell: \"cd /srv\\n./bill\"".to_owned(), "cd /srv…"),
             ("http: {url: 'http://u:hunter2@h/x', method: PUT}".to_owned(), "PUT http://u:***@h/x"),
             (
-                "sql: {database: 'postgres://u:hunter2@db/x', statement: 'SELECT 1'}, guarantee: at_most_once".to_owned(),
+                "sql: {database: 'postgres://u:hunter2@db/x', statement: 'SELECT 1'}, guarantee: at_most_once"
+                    .to_owned(),
                 "a statement in db:5432",
             ),
         ] {

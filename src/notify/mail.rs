@@ -41,7 +41,8 @@ fn in_words(error: &lettre::transport::smtp::Error, smtp: &Smtp) -> String {
     };
     let said = if error.status().is_none() { format!("{}: {said}", place(smtp)) } else { said };
     let has_no_tls = error.is_client() && smtp.security == SmtpSecurity::StartTls && said.contains("STARTTLS");
-    let what_to_do = if has_no_tls { "; `starttls: false` sends in the clear, for a relay on this machine" } else { "" };
+    let what_to_do =
+        if has_no_tls { "; `starttls: false` sends in the clear, for a relay on this machine" } else { "" };
     format!("{said}{what_to_do}")
 }
 
@@ -178,8 +179,12 @@ mod tests {
         let whole = String::from_utf8(mail.formatted()).unwrap();
         let (_, body) = whole.split_once("\r\n\r\n").unwrap();
         let lines: Vec<&str> = body.lines().take(4).collect();
-        let expected =
-            ["<exit> & 3", "ran ./bill --all", "on node a, ended 1970-01-01T00:00:00Z", "run bill@1970-01-01T00:00:00Z"];
+        let expected = [
+            "<exit> & 3",
+            "ran ./bill --all",
+            "on node a, ended 1970-01-01T00:00:00Z",
+            "run bill@1970-01-01T00:00:00Z",
+        ];
         assert_eq!(lines, expected, "{whole}");
         assert!(body.contains("its output ends with:") && !body.contains("in a row"), "{body}");
     }

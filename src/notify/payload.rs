@@ -9,7 +9,9 @@ use sha2::{Digest as _, Sha256};
 use crate::fence::Fence;
 use crate::job::{AlertKind, Channel, JobName, Verdict, Whose, Word as _, is_link};
 use crate::scheduler::alert::Alert;
-use crate::scheduler::outbox::{Bound, Content, HOURLY_MOST, JOB_HOURLY_MOST, JOBS_NAMED, LastOf, Message, Summary};
+use crate::scheduler::outbox::{
+    Bound, Content, HOURLY_MOST, Incident, JOB_HOURLY_MOST, JOBS_NAMED, LastOf, Message, Summary,
+};
 use crate::scheduler::tail::end_of;
 use crate::time::Wall;
 
@@ -57,8 +59,11 @@ pub fn parts<'a>(channel: &'a Channel, message: &'a Message, about: &'a About) -
     };
     let key = if let Channel::Pagerduty { key, .. } = channel { Some(key.expose()) } else { None };
     let ends = key.into_iter().flat_map(move |key| {
-        let end = move |job| Part { id: format!("{}:{job}", message.id), body: incident(key, job, about) };
-        recovered(message).map(end)
+        let end = move |incident: Incident| {
+            let id = format!("{}:{}", message.id, name(&incident));
+            Part { id, body: resolve(key, &incident, about) }
+        };
+        ends(message).map(end)
     });
     // A channel that has become one of another kind since is sent the message as a whole.
     let wants_first = !message.is_begun || key.is_none();
@@ -66,15 +71,24 @@ pub fn parts<'a>(channel: &'a Channel, message: &'a Message, about: &'a About) -
     first.chain(ends)
 }
 
-/// The jobs whose failure was a message of its own, and whose recovery is in this summary.
-fn recovered(message: &Message) -> impl Iterator<Item = &JobName> {
+/// What was a message of its own, and has ended by this summary.
+fn ends(message: &Message) -> impl Iterator<Item = Incident> {
     let summary = if let Content::Summary(summary) = &message.content { Some(summary) } else { None };
-    summary.into_iter().flat_map(|summary| &summary.recovered)
+    summary.into_iter().flat_map(Summary::ends)
 }
 
-/// The end of the incident of a job.
-fn incident(key: &str, job: &JobName, about: &About) -> Value {
-    json!({ "routing_key": key, "event_action": "resolve", "dedup_key": dedup(about, job.as_str()) })
+/// What an incident is about, as receivers distinguish them.
+fn name(incident: &Incident) -> String {
+    match incident {
+        Incident::Failing(job) => job.to_string(),
+        Incident::Late(run) => format!("late/{run}"),
+        Incident::Trouble(key) => format!("trouble/{key}"),
+    }
+}
+
+/// The end of an incident of PagerDuty.
+fn resolve(key: &str, incident: &Incident, about: &About) -> Value {
+    json!({ "routing_key": key, "event_action": "resolve", "dedup_key": dedup(about, &name(incident)) })
 }
 
 /// The identity of an incident, which PagerDuty takes: where it is too long, its end is a digest of all of it.
@@ -132,8 +146,7 @@ fn said(message: &Message, about: &About) -> String {
             let top: Vec<String> = summary.top().iter().map(|(job, count)| format!("{job} ({count})")).collect();
             let (total, mut lines) = (summary.total(), Vec::new());
             if total == 0 && summary.given_up == 0 {
-                let jobs: Vec<&str> = summary.recovered.iter().take(JOBS_NAMED).map(JobName::as_str).collect();
-                lines.push(format!("{} jobs have recovered: {}", summary.recovered.len(), jobs.join(", ")));
+                lines.extend(ended(summary));
             }
             if total > 0 {
                 lines.push(format!("{total} alerts: {}\nmost of them: {}", kinds.join(", "), top.join(", ")));
@@ -146,6 +159,18 @@ fn said(message: &Message, about: &About) -> String {
             format!("[{namespace}] {}", lines.join("\n"))
         }
     }
+}
+
+/// What has ended, in lines.
+fn ended(summary: &Summary) -> Vec<String> {
+    let jobs: Vec<&str> = summary.recovered.iter().take(JOBS_NAMED).map(JobName::as_str).collect();
+    let late = summary.ended.iter().filter(|end| matches!(end, Incident::Late(_))).count();
+    let said = [
+        (summary.recovered.len(), format!("jobs have recovered: {}", jobs.join(", "))),
+        (late, "runs are late no more".to_owned()),
+        (summary.ended.len() - late, "troubles of the cluster are over".to_owned()),
+    ];
+    said.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 /// Where it ran, and when that was over.
@@ -319,10 +344,13 @@ fn alertmanager(message: &Message, about: &About) -> Value {
     if let Some(starts_at) = starts_at {
         alert["startsAt"] = json!(starts_at);
     }
-    let ends = recovered(message).map(|job| {
-        let labels = json!({
-            "alertname": "FencronJobFailing", "job_name": job, "fencron_namespace": about.namespace,
-        });
+    let ends = ends(message).map(|incident| {
+        let mut labels = match &incident {
+            Incident::Failing(job) => json!({ "alertname": "FencronJobFailing", "job_name": job }),
+            Incident::Late(run) => json!({ "alertname": "FencronRunLate", "job_name": run.job(), "run_id": run }),
+            Incident::Trouble(key) => json!({ "alertname": "FencronTrouble", "trouble": key }),
+        };
+        labels["fencron_namespace"] = json!(about.namespace);
         json!({ "labels": labels, "endsAt": about.now })
     });
     [alert].into_iter().chain(ends).collect()
@@ -338,12 +366,12 @@ fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
             AlertKind::Failed | AlertKind::TimedOut => (alert.job.as_str(), "trigger"),
             AlertKind::Unknown | AlertKind::Missed => (&*message.id, "trigger"),
             AlertKind::Late | AlertKind::LateNoMore => {
-                own = format!("late/{}", alert.run);
+                own = name(&Incident::Late(alert.run.clone()));
                 (&*own, if alert.kind == AlertKind::Late { "trigger" } else { "resolve" })
             }
         },
         Content::Trouble(trouble) => {
-            own = format!("trouble/{}", trouble.key);
+            own = name(&Incident::Trouble(trouble.key.clone()));
             (&*own, if trouble.over_at.is_none() { "trigger" } else { "resolve" })
         }
         Content::Summary(_) => (&*message.id, "trigger"),
@@ -488,6 +516,29 @@ mod tests {
     }
 
     #[test]
+    fn a_summary_ends_what_late_runs_and_troubles_had_opened() {
+        let url = || Text::plain("http://localhost/");
+        let late = message(AlertKind::Late);
+        let Content::Alert(alert) = &late.content else { panic!("one alert") };
+        let trouble = Trouble { what: "w".to_owned(), key: "k".to_owned(), since: Wall::EPOCH, over_at: None };
+        let ended = [Incident::Late(alert.run.clone()), Incident::Trouble("k".to_owned())].into();
+        let summary = Summary { ended, ..Summary::default() };
+        let summary = Message::new("s".to_owned(), Wall::EPOCH, Content::Summary(summary));
+        let trouble = Message::new("t".to_owned(), Wall::EPOCH, Content::Trouble(Box::new(trouble)));
+        let alertmanager = Channel::Alertmanager { url: url(), headers: Vec::new() };
+        let opened = [&late, &trouble].map(|message| only(&alertmanager, message)[0]["labels"].clone());
+        let body = only(&alertmanager, &summary);
+        assert_eq!([&body[1]["labels"], &body[2]["labels"]], [&opened[0], &opened[1]]);
+        let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url: url() };
+        let opened = [&late, &trouble].map(|message| only(&pagerduty, message)["dedup_key"].clone());
+        let ends: Vec<Value> = parts(&pagerduty, &summary, &about()).skip(1).map(|part| part.body).collect();
+        assert!(ends.iter().all(|end| end["event_action"] == "resolve"), "{ends:?}");
+        assert_eq!(ends.iter().map(|end| end["dedup_key"].clone()).collect::<Vec<_>>(), opened);
+        let said = text(&summary, &about());
+        assert_eq!(said, "[shop] 1 runs are late no more\n1 troubles of the cluster are over");
+    }
+
+    #[test]
     fn a_webhook_receives_the_run_with_the_names_of_the_api() {
         let url = Text::plain("http://localhost/");
         let body = to(&Channel::Webhook { url, headers: Vec::new(), template: None }, AlertKind::Failed);
@@ -568,7 +619,10 @@ mod tests {
         let of = |channel: &Channel| parts(channel, &message(AlertKind::Failed), &about).next().unwrap().body;
         let url = || Text::plain("http://localhost/");
         let slack = of(&Channel::Slack { url: url() });
-        assert!(slack["text"].as_str().unwrap().ends_with("\n\nits output ends with:\n&lt;b&gt;boom&lt;/b&gt;"), "{slack}");
+        assert!(
+            slack["text"].as_str().unwrap().ends_with("\n\nits output ends with:\n&lt;b&gt;boom&lt;/b&gt;"),
+            "{slack}"
+        );
         let webhook = of(&Channel::Webhook { url: url(), headers: Vec::new(), template: None });
         assert_eq!((&webhook["output"], &webhook["ran"]), (&json!("<b>boom</b>"), &json!("./bill --all")));
         let alertmanager = of(&Channel::Alertmanager { url: url(), headers: Vec::new() });

@@ -6,8 +6,8 @@ use super::run::{Claimant, Done, End, Open, OpenState, Predecessor, Source};
 use super::work::{Attempt, By, Flight};
 use super::{Action, Scheduler, To, Transition, Transitioned};
 use crate::job::{
-    AlertKind, AttemptResult, Attempted, Code, Guarantee, Judgement, On, OnLostLeadership, Reason, RunId, StopReason, Verdict,
-    cancelled, judge_lost, lost,
+    AlertKind, AttemptResult, Attempted, Code, Guarantee, Judgement, On, OnLostLeadership, Reason, RunId, StopReason,
+    Verdict, cancelled, judge_lost, lost,
 };
 use crate::time::Wall;
 

@@ -20,7 +20,7 @@ use super::trouble;
 pub use share::JOB_HOURLY_MOST;
 use share::Shares;
 
-use crate::job::{AlertKind, JobName};
+use crate::job::{AlertKind, JobName, RunId};
 use crate::time::Wall;
 
 /// How long alerts wait for others after a channel has sent some.
@@ -70,9 +70,40 @@ pub struct Summary {
     /// stays open, the summary ends it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub recovered: BTreeSet<JobName>,
+    /// What else has ended of what was a message of its own: runs that were late, and troubles.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub ended: BTreeSet<Incident>,
+}
+
+/// What a message of its own opens at some receivers, until it is ended.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Incident {
+    /// A job fails.
+    Failing(JobName),
+    /// A run is late.
+    Late(RunId),
+    /// Something is wrong with the cluster: the key of that trouble.
+    Trouble(String),
 }
 
 impl Summary {
+    /// What has ended, and the summary ends elsewhere.
+    pub fn ends(&self) -> impl Iterator<Item = Incident> {
+        self.recovered.iter().cloned().map(Incident::Failing).chain(self.ended.iter().cloned())
+    }
+
+    fn has_ends(&self) -> bool {
+        !self.recovered.is_empty() || !self.ended.is_empty()
+    }
+
+    /// The first of what has ended was ended elsewhere.
+    fn end_first(&mut self) {
+        if self.recovered.pop_first().is_none() {
+            self.ended.pop_first();
+        }
+    }
+
     /// How many alerts it counts.
     pub fn total(&self) -> u64 {
         self.kinds.values().sum()
@@ -205,6 +236,9 @@ pub struct Outgoing {
     /// The jobs whose failure was a message of its own, and that have not recovered since.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     incidents: BTreeSet<JobName>,
+    /// The runs of which it was a message of its own that they are late, and that are late still.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    late: BTreeSet<RunId>,
     /// How many messages in a row were given up since the receiver refused what is in them.
     #[serde(default, skip_serializing_if = "is_zero")]
     refused: u32,
@@ -234,7 +268,7 @@ impl Outgoing {
             return Step::Send;
         }
         // What was given up, and ends what is still open elsewhere, does not wait for another alert.
-        let is_owed = has_counted || !self.counted.recovered.is_empty() || self.counted.given_up > 0;
+        let is_owed = has_counted || self.counted.has_ends() || self.counted.given_up > 0;
         if own == 0 && (!is_owed || is_held) {
             return if is_held { Step::Wait(next_hour) } else { Step::Nothing };
         }
@@ -281,6 +315,12 @@ impl Outgoing {
                 AlertKind::Failed | AlertKind::TimedOut if self.counted.recovered.remove(&alert.job) => {
                     self.incidents.insert(alert.job.clone());
                 }
+                AlertKind::LateNoMore if self.late.remove(&alert.run) => {
+                    self.counted.ended.insert(Incident::Late(alert.run.clone()));
+                }
+                AlertKind::Late if self.counted.ended.remove(&Incident::Late(alert.run.clone())) => {
+                    self.late.insert(alert.run.clone());
+                }
                 _ => {}
             }
         }
@@ -298,7 +338,14 @@ impl Outgoing {
                         self.incidents.insert(alert.job.clone());
                     }
                 }
-                AlertKind::Unknown | AlertKind::Missed | AlertKind::Late | AlertKind::LateNoMore => {}
+                AlertKind::LateNoMore => drop(self.late.remove(&alert.run)),
+                AlertKind::Late => {
+                    self.counted.ended.remove(&Incident::Late(alert.run.clone()));
+                    if self.late.len() < INCIDENTS_MOST {
+                        self.late.insert(alert.run.clone());
+                    }
+                }
+                AlertKind::Unknown | AlertKind::Missed => {}
             }
         }
         for alert in alerts {
@@ -321,6 +368,8 @@ impl Outgoing {
             return false;
         }
         for trouble in troubles {
+            // It has come again, or is over by a message of its own.
+            self.counted.ended.remove(&Incident::Trouble(trouble.key.clone()));
             self.make(trouble.id(), Content::Trouble(Box::new(trouble.clone())), now);
         }
         true
@@ -383,7 +432,7 @@ impl Outgoing {
     pub fn part_sent(&mut self) {
         let Some(message) = self.sending.first_mut() else { return };
         match &mut message.content {
-            Content::Summary(summary) if message.is_begun => drop(summary.recovered.pop_first()),
+            Content::Summary(summary) if message.is_begun => summary.end_first(),
             Content::Summary(_) | Content::Alert(_) | Content::Trouble(_) => message.is_begun = true,
         }
     }
@@ -401,7 +450,7 @@ impl Outgoing {
             match self.sending.first() {
                 // Only the end of what one job had opened is refused: a person closes that.
                 Some(Message { is_begun: true, content: Content::Summary(summary), .. })
-                    if summary.recovered.len() > 1 =>
+                    if summary.ends().count() > 1 =>
                 {
                     self.part_sent();
                 }
@@ -421,20 +470,29 @@ impl Outgoing {
             self.counted.given_up += message.alerts();
         }
         match message.content {
-            Content::Trouble(_) => {}
-            Content::Alert(alert) if alert.kind != AlertKind::Recovered => {}
-            Content::Alert(alert) => {
-                // It fails again, and that is a message of its own: it must not be ended.
-                if !self.incidents.contains(&alert.job) {
-                    self.counted.recovered.insert(alert.job);
+            Content::Trouble(trouble) if trouble.over_at.is_some() => {
+                let is_again =
+                    |message: &Message| matches!(&message.content, Content::Trouble(again) if again.key == trouble.key);
+                if !self.sending.iter().any(is_again) {
+                    self.counted.ended.insert(Incident::Trouble(trouble.key));
                 }
             }
+            // It fails, or is late, again, and that is a message of its own: it must not be ended.
+            Content::Alert(alert) if alert.kind == AlertKind::Recovered && !self.incidents.contains(&alert.job) => {
+                self.counted.recovered.insert(alert.job);
+            }
+            Content::Alert(alert) if alert.kind == AlertKind::LateNoMore && !self.late.contains(&alert.run) => {
+                self.counted.ended.insert(Incident::Late(alert.run));
+            }
+            Content::Trouble(_) | Content::Alert(_) => {}
             Content::Summary(summary) => {
                 if !has_said {
                     self.counted.given_up += summary.given_up;
                 }
                 let recovered = summary.recovered.into_iter().filter(|job| !self.incidents.contains(job));
                 self.counted.recovered.extend(recovered);
+                let is_over = |end: &Incident| !matches!(end, Incident::Late(run) if self.late.contains(run));
+                self.counted.ended.extend(summary.ended.into_iter().filter(is_over));
             }
         }
     }
@@ -443,7 +501,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{RunId, Verdict};
+    use crate::job::Verdict;
 
     fn alert(job: &str, second: i64) -> Alert {
         let (job, at) = (JobName::new(job).unwrap(), Wall::from_millis(second * 1_000));
@@ -635,6 +693,34 @@ mod tests {
         assert_eq!((recovered, summary.given_up), (vec!["a"], 2), "b fails again");
         outgoing.sent();
         assert_eq!(outgoing.step(&[], later), Step::Nothing);
+    }
+
+    #[test]
+    fn a_summary_ends_what_is_late_no_more_and_a_trouble_whose_end_was_given_up() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        let late = |job: &str| Alert { kind: AlertKind::Late, ..alert(job, 0) };
+        let over = |job: &str| Alert { kind: AlertKind::LateNoMore, ..alert(job, 0) };
+        outgoing.take(&[late("a"), late("b"), late("c")], now);
+        outgoing.sending.clear();
+        outgoing.count(&[over("a"), over("b"), late("b"), over("d")]);
+        let ends = |outgoing: &Outgoing| outgoing.counted.ends().collect::<Vec<_>>();
+        let end_of = |job: &str| Incident::Late(alert(job, 0).run);
+        assert_eq!(ends(&outgoing), [end_of("a")], "b is late again, and d was no message of its own");
+        outgoing.take(&[over("c")], now);
+        outgoing.give_up();
+        assert_eq!(ends(&outgoing), [end_of("a"), end_of("c")]);
+        let trouble = trouble::Trouble { what: "w".into(), key: "k".into(), since: now, over_at: Some(now) };
+        assert!(outgoing.report(std::slice::from_ref(&trouble), now));
+        outgoing.give_up();
+        assert_eq!(ends(&outgoing).last(), Some(&Incident::Trouble("k".into())));
+        outgoing.summarize("ops", now);
+        outgoing.give_up();
+        assert_eq!(ends(&outgoing).len(), 3, "what a summary could not end is ended by the next one");
+        let again = trouble::Trouble { over_at: None, ..trouble };
+        outgoing.report(&[again], now);
+        assert_eq!(ends(&outgoing).len(), 2, "the trouble has come again");
+        outgoing.take(&[late("a")], now);
+        assert_eq!(ends(&outgoing), [end_of("c")]);
     }
 
     #[test]
