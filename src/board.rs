@@ -516,10 +516,11 @@ impl Board {
         self.open_runs_of(name).filter_map(|open| late(open).map(|(from, what)| (from, what, &open.id))).min()
     }
 
-    /// What is notified of the open runs that are late.
+    /// What is notified of the open runs that are late; of jobs that are paused, nothing is.
     pub fn late_alerts(&self, now: Wall) -> BTreeMap<RunId, (Arc<Notify>, Alert)> {
         let at = self.judged(now);
         let jobs = self.overdue(now).filter_map(|(_, name)| self.definition(name));
+        let jobs = jobs.filter(|job| !self.is_paused_at(&job.name, at));
         let late = jobs.flat_map(|job| self.open_runs_of(&job.name).filter_map(move |open| alert::late(job, open, at)));
         late.map(|late| (late.1.run.clone(), late)).collect()
     }

@@ -147,8 +147,13 @@ impl Scheduler {
             By::Attempt(_) => return,
         };
         let job = self.configuration.job(&known.open.job);
-        let is_bad = to.verdict().is_some_and(|done| AlertKind::of(done.verdict).is_some_and(AlertKind::is_bad));
-        let notify = job.and_then(|job| if is_bad { job.notify_of_run() } else { job.notify.clone() });
+        let bad = to.verdict().filter(|done| AlertKind::of(done.verdict).is_some_and(AlertKind::is_bad));
+        let is_muted = bad.is_some_and(|done| {
+            // What is in doubt waits for a person, whatever is paused.
+            done.verdict != Verdict::Unknown && self.view.paused_at(&done.job, done.finished_at).is_some()
+        });
+        let job = job.filter(|_| !is_muted);
+        let notify = job.and_then(|job| if bad.is_some() { job.notify_of_run() } else { job.notify.clone() });
         let sent = Transition { run: run.clone(), expect: known.version, fence, to, notify };
         self.work.send(sent.clone(), by);
         self.act(Action::Transition(sent));

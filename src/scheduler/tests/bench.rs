@@ -90,6 +90,8 @@ pub struct Model {
     paused: BTreeSet<JobName>,
     cancels: BTreeMap<RunId, Cancel>,
     pub resolved: BTreeSet<RunId>,
+    /// The runs whose end may be notified.
+    pub notified: BTreeSet<RunId>,
     /// What the watch reports.
     log: Vec<(Change, Version)>,
 }
@@ -155,6 +157,7 @@ impl Model {
         match change.to {
             To::Open(open) => self.put(open, version),
             To::Done { done, follow } => {
+                self.notified.extend(change.notify.map(|_| done.id.clone()));
                 self.open.remove(&done.id);
                 self.log.push((Change::Open(done.id.clone(), None), version));
                 assert!(!self.done.contains_key(&done.id), "{} has two verdicts", done.id);

@@ -2,7 +2,7 @@
 
 use super::bench::{after, run};
 use super::*;
-use crate::job::{Again, Guarantee, Http, On, Retry, Statuses, Task, Text};
+use crate::job::{Again, AlertKind, Guarantee, Http, Notify, On, Retry, Statuses, Task, Text, Whose};
 use crate::scheduler::run::{End, Predecessor, Source};
 
 fn retrying(attempts: u32) -> Job {
@@ -45,6 +45,28 @@ fn a_run_ends_as_its_process_does() {
         bench.settle();
         assert_eq!(bench.verdicts(), [verdict]);
         assert!(bench.open().is_empty());
+    }
+}
+
+#[test]
+fn a_pause_mutes_the_bad_ends_of_its_job_but_no_recovery_and_nothing_in_doubt() {
+    let on = vec![AlertKind::Failed, AlertKind::Unknown, AlertKind::Recovered];
+    let (to, whose) = (vec!["ops".to_owned()], Whose::default());
+    let notify = Arc::new(Notify { on, to, after: 1, repeat: secs(60), whose });
+    let once = Job { task: request(), ..job("a") };
+    for (outcome, paused, is_notified) in [
+        (failed(), false, true),
+        (failed(), true, false),
+        (Outcome::TimedOut, true, false),
+        (succeeded(), true, true),
+        (Outcome::InDoubt("reset".into()), true, true),
+    ] {
+        let mut bench = running([Job { notify: Some(Arc::clone(&notify)), ..once.clone() }]);
+        bench.pause("a", paused);
+        bench.settle();
+        bench.ends(0, &run("a", 60), outcome.clone());
+        bench.settle();
+        assert_eq!(bench.ledger.notified.contains(&run("a", 60)), is_notified, "{outcome:?} {:?}", bench.verdicts());
     }
 }
 
