@@ -47,7 +47,7 @@ mod transition;
 mod watermark;
 
 pub use act::{Act, Acting, Before, Deed, Once as OnceAsked, REASON_MOST, Via};
-pub use alerts::{ALERTS_KEPT, ALERTS_LISTED, AlertsPut, GONE_KEPT, Lost, Outbox, Waiting};
+pub use alerts::{ALERTS_KEPT, ALERTS_LISTED, AlertsPut, GONE_KEPT, Lost, Next, Outbox, Waiting};
 pub use attention::{ATTENTION_AGE, ATTENTION_BETWEEN, ATTENTION_KEPT, Attention, AttentionPage};
 pub use audit::{AUDIT_AGE, AUDIT_KEPT, AuditPage, AuditRow, FindAudit, ONCE_AGE, ONCE_KEPT};
 pub use backfill::{BACKFILL_MOST, BACKFILLS_KEPT, Backfill, BackfillPlan, BackfillProgress};

@@ -25,10 +25,10 @@ pub use send::{Fault, NotTaken, Sender};
 
 use crate::board::Shared;
 use crate::job::{Channel, Heartbeat, Notices, Retry};
-use crate::ledger::{Ledger, Outbox, RunRow};
+use crate::ledger::{Ledger, Next, Outbox, RunRow};
 use crate::lock::Hold;
 use crate::metrics::{Metrics, Queued};
-use crate::scheduler::outbox::{Content, GIVEN_UP_AFTER, Message, Outgoing, Step};
+use crate::scheduler::outbox::{Content, GIVEN_UP_AFTER, Message, Outgoing};
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, Wall, written};
 
@@ -201,15 +201,10 @@ impl<S: Store> Notifier<S> {
         let Some(mut outbox) = self.ledger.outbox(name).await? else { return Ok(Turn::Idle(None)) };
         let now = self.clock.wall();
         self.metrics.queued(name, queued(&outbox, now));
-        match outbox.outgoing.step(&outbox.waiting, now) {
-            Step::Nothing | Step::Wait(_) if outbox.is_damaged() => {}
-            Step::Nothing => return Ok(Turn::Idle(None)),
-            Step::Wait(due) => return Ok(Turn::Idle(Some(due))),
-            Step::Send => return self.send(hold, served, outbox).await,
-            Step::Count => outbox.count(),
-            Step::Hold => outbox.hold(now),
-            Step::Take => outbox.take(now),
-            Step::Summarize => outbox.outgoing.summarize(name, now),
+        match outbox.advance(name, now) {
+            Next::Idle(due) => return Ok(Turn::Idle(due)),
+            Next::Send => return self.send(hold, served, outbox).await,
+            Next::Changed => {}
         }
         let put = self.ledger.put_outbox(hold, name, &outbox).await?;
         Ok(if put { Turn::Again } else { Turn::Moved })

@@ -21,7 +21,7 @@ use super::{Ledger, keys};
 use crate::job::{Notify, RunId};
 use crate::lock::Hold;
 use crate::scheduler::alert::Alert;
-use crate::scheduler::outbox::{LOOKED_AT, Outgoing};
+use crate::scheduler::outbox::{LOOKED_AT, Outgoing, Step};
 use crate::scheduler::trouble::Troubles;
 use crate::store::{Change, Compare, Keys, Op, Range, Revision, Store, StoreError, Txn, Watch, Watched};
 use crate::time::Wall;
@@ -60,22 +60,28 @@ impl Outbox {
         !self.damaged.is_empty()
     }
 
-    /// What waits is counted ([`Outgoing::count`]).
-    pub fn count(&mut self) {
-        self.outgoing.count(&self.waiting);
-        self.settle(|_| true);
-    }
-
-    /// What waits is taken ([`Outgoing::take`]).
-    pub fn take(&mut self, now: Wall) {
-        self.outgoing.take(&self.waiting, now);
-        self.settle(|_| true);
-    }
-
-    /// What waits beyond the share of its job is counted ([`Outgoing::hold`]).
-    pub fn hold(&mut self, now: Wall) {
-        let held = self.outgoing.hold(&self.waiting, now);
-        self.settle(|nth| held[nth]);
+    /// Does what is next for the channel of this name, and says what has to become of that.
+    pub fn advance(&mut self, channel: &str, now: Wall) -> Next {
+        match self.outgoing.step(&self.waiting, now) {
+            Step::Nothing | Step::Wait(_) if self.is_damaged() => {}
+            Step::Nothing => return Next::Idle(None),
+            Step::Wait(due) => return Next::Idle(Some(due)),
+            Step::Send => return Next::Send,
+            Step::Count => {
+                self.outgoing.count(&self.waiting);
+                self.settle(|_| true);
+            }
+            Step::Hold => {
+                let held = self.outgoing.hold(&self.waiting, now);
+                self.settle(|nth| held[nth]);
+            }
+            Step::Take => {
+                self.outgoing.take(&self.waiting, now);
+                self.settle(|_| true);
+            }
+            Step::Summarize => self.outgoing.summarize(channel, now),
+        }
+        Next::Changed
     }
 
     fn settle(&mut self, is_settled: impl Fn(usize) -> bool) {
@@ -89,6 +95,17 @@ impl Outbox {
             }
         }
     }
+}
+
+/// What is next for an outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing for now; what waits is due then.
+    Idle(Option<Wall>),
+    /// It is not as it was read, and has to be put.
+    Changed,
+    /// The first message has to be sent, marked as sent, and put.
+    Send,
 }
 
 /// How many rows of alerts went that were not sent, by channel.

@@ -3,6 +3,7 @@
 //! Each promise is one [`Rule`]; each rule has a deliberately broken build or a doctored record that it catches (in
 //! `tests/sim/broken.rs`), so that none of them is silent for want of an ear.
 
+mod alerts;
 mod coverage;
 mod ledger;
 mod restore;
@@ -58,6 +59,9 @@ pub enum Rule {
     DoneOnce,
     /// Once all is well, everybody who waits for a lock, an election or an end has it.
     Served,
+    /// Each bad end of a run has an alert in its transaction, each alert is sent or counted in a summary, with the same id
+    /// each time, and a leader that was replaced sends nothing more, but for one message that was on its way.
+    AlertsTold,
     /// In a store that was restored from a backup nobody acts under a fence that may have been given out before, nor
     /// decides what was decided, until it is repaired; then somebody leads, under a greater fence.
     Restored,
@@ -88,6 +92,13 @@ pub fn judge(record: &Record) -> Vec<Violation> {
     coverage::judge(record, &mut found);
     runs::judge(record, &mut found);
     takeover::judge(record, &mut found);
+    found.0
+}
+
+/// Every promise about alerts that `record` shows broken, beside all others.
+pub fn judge_alerts(record: &Record) -> Vec<Violation> {
+    let mut found = Findings(judge(record));
+    alerts::judge(record, &mut found);
     found.0
 }
 
@@ -153,6 +164,9 @@ pub fn count(record: &Record) -> BTreeMap<&'static str, u64> {
             },
             Fact::Effect { accepted: true, .. } => "effects taken",
             Fact::Effect { accepted: false, .. } => "stale effects, taken by whoever does not look at fences",
+            Fact::Alerted { .. } => "alerts put",
+            Fact::Told { id, .. } if id.starts_with("summary:") => "summaries sent",
+            Fact::Told { .. } => "alerts sent",
             Fact::Shock(_) => "shocks",
             Fact::Restored { .. } => "restores",
             Fact::Repaired => "repairs",

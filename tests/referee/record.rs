@@ -237,6 +237,34 @@ pub enum Fact {
         accepted: bool,
     },
 
+    /// An alert waits to be sent, in the transaction of what it is about; and waits no more.
+    Alerted {
+        revision: u64,
+        id: String,
+        run: String,
+    },
+    AlertGone {
+        revision: u64,
+        id: String,
+    },
+    /// What the channel has taken of them: the messages that it sends, and how many alerts it counts for a summary.
+    Channel {
+        revision: u64,
+        sending: Vec<String>,
+        counted: u64,
+    },
+    /// A message was sent under a term: that of one alert has its id, and a summary stands for many.
+    Told {
+        life: Life,
+        fence: u64,
+        id: String,
+        alerts: u64,
+    },
+    /// A job was paused, or (`None`) all were.
+    Paused {
+        job: Option<String>,
+    },
+
     /// So many occurrences are counted as ended in this hour.
     Counted {
         hour: String,
@@ -281,6 +309,9 @@ impl Fact {
             | Fact::Freed { revision, .. }
             | Fact::Claimed { revision, .. }
             | Fact::Once { revision, .. }
+            | Fact::Alerted { revision, .. }
+            | Fact::AlertGone { revision, .. }
+            | Fact::Channel { revision, .. }
             | Fact::Wrote { revision, .. } => Some(*revision),
             _ => None,
         }

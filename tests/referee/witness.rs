@@ -60,6 +60,20 @@ fn put(rest: &str, entry: &Entry, revision: u64) -> Option<Fact> {
         let attempt = record["attempt"].as_u64()? as u32;
         return Some(Fact::Open { revision, run: run.to_owned(), state, claimant, attempt });
     }
+    if let Some(id) = alert(rest) {
+        return Some(Fact::Alerted { revision, id, run: text(&record["run"])? });
+    }
+    if rest.starts_with("~alert/channel/") {
+        let sending = record["sending"].as_array()?.iter().filter_map(|message| text(&message["id"])).collect();
+        let kinds = record["counted"]["kinds"].as_object().into_iter().flatten();
+        return Some(Fact::Channel { revision, sending, counted: kinds.filter_map(|(_, count)| count.as_u64()).sum() });
+    }
+    if rest == "pause-all" {
+        return Some(Fact::Paused { job: None });
+    }
+    if let Some(job) = rest.strip_prefix("pause/") {
+        return Some(Fact::Paused { job: Some(job.to_owned()) });
+    }
     if let Some(hour) = rest.strip_prefix("~stat/") {
         let numbers =
             |of: &Value| -> u64 { of.as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum() };
@@ -93,10 +107,18 @@ fn gone(rest: &str, revision: u64) -> Option<Fact> {
     if let Some(run) = rest.strip_prefix("open/") {
         return Some(Fact::OpenGone { revision, run: run.to_owned() });
     }
+    if let Some(id) = alert(rest) {
+        return Some(Fact::AlertGone { revision, id });
+    }
     // `~done/<job>/<instant with milliseconds>[~<call>]`, and `#` where it was never begun
     let (job, at) = rest.strip_prefix("~done/")?.split_once('/')?;
     let run = format!("{job}@{}", at.trim_end_matches('#').replacen(".000Z", "Z", 1));
     Some(Fact::DoneGone { revision, run })
+}
+
+/// The id of an alert that waits: `~alert/out/<channel>/<instant>/<id>`.
+fn alert(rest: &str) -> Option<String> {
+    rest.strip_prefix("~alert/out/")?.splitn(3, '/').nth(2).map(str::to_owned)
 }
 
 /// The lock that a key is the owner's of.

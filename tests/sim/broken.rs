@@ -3,7 +3,9 @@
 use super::network::Broken;
 use super::plan::Plan;
 use super::referee::record::{Attempt, Fact, JobRule, Life, Record, State};
-use super::referee::{Rule, Violation, count, judge, judge_holders, judge_holders_restored, judge_restore};
+use super::referee::{
+    Rule, Violation, count, judge, judge_alerts, judge_holders, judge_holders_restored, judge_restore,
+};
 use super::simulate;
 
 /// So many seeds of a broken build are looked at, at most.
@@ -46,6 +48,32 @@ fn an_occurrence_that_is_dropped_is_caught() {
 #[test]
 fn a_trust_that_never_lapses_is_caught() {
     is_caught(Broken::TrustsForEver, Rule::NoStartPastTrust);
+}
+
+#[test]
+fn bad_ends_without_alerts_are_caught() {
+    is_caught_in(Plan::with_alerts, judge_alerts, Broken::EndsSilently, Rule::AlertsTold);
+}
+
+#[test]
+fn alerts_that_are_taken_and_forgotten_are_caught() {
+    is_caught_in(Plan::with_alerts, judge_alerts, Broken::ForgetsTaken, Rule::AlertsTold);
+}
+
+#[test]
+fn an_alert_that_is_sent_again_under_another_id_or_by_a_leader_that_was_replaced_is_caught() {
+    let (id, run) = ("a:failed".to_owned(), attempt(1).run);
+    let put = || Fact::Alerted { revision: 7, id: id.clone(), run: run.clone() };
+    let gone = || Fact::AlertGone { revision: 8, id: id.clone() };
+    let told = |fence, id: &str| Fact::Told { life: life(), fence, id: id.to_owned(), alerts: 1 };
+    let next = || Fact::Owner { revision: 9, fence: 9, node: "n1".into(), lease: 2 };
+    let is_caught =
+        |facts: Vec<Fact>| judge_alerts(&doctored(facts)).iter().any(|violation| violation.rule == Rule::AlertsTold);
+    assert!(!is_caught(vec![put(), gone(), told(5, &id), told(5, &id)]), "a repetition has the same id");
+    assert!(!is_caught(vec![put(), gone(), next(), told(5, &id)]), "one was on its way");
+    assert!(is_caught(vec![put(), gone(), next(), told(5, &id), told(5, &id)]));
+    assert!(is_caught(vec![put(), gone(), told(5, &id), told(5, "b:failed")]));
+    assert!(is_caught(vec![put(), gone()]), "it was never sent");
 }
 
 #[test]

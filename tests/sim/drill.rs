@@ -59,6 +59,7 @@ fn shows(broken: Broken) -> Shows {
         Broken::RevokesBeforeEmpty => {
             Shows::Nothing("the jobs of a drill are requests: a killed node leaves no command")
         }
+        Broken::EndsSilently | Broken::ForgetsTaken => Shows::Nothing("the jobs of a drill notify nothing"),
         Broken::RevokesOfTheLiving => Shows::Nothing("no fault of a drill is between a node and its supervisor"),
     }
 }

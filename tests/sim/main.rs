@@ -4,6 +4,7 @@
 //! See `docs/testing.md`.
 #![cfg(feature = "jobs")]
 
+mod alerts;
 mod broken;
 mod chance;
 mod clock;
@@ -31,7 +32,7 @@ use fencron::{job, time};
 
 use plan::Plan;
 use referee::record::Record;
-use referee::{Violation, count, judge, judge_holders, judge_holders_restored, judge_restore};
+use referee::{Violation, count, judge, judge_alerts, judge_holders, judge_holders_restored, judge_restore};
 
 /// How many seeds are tried unless `FENCRON_SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 500;
@@ -198,6 +199,28 @@ fn replay(plan: Plan, judge: fn(&Record) -> Vec<Violation>) {
         println!("{violation}");
     }
     assert!(violations.is_empty(), "{} promises are broken", violations.len());
+}
+
+/// How many seeds of nodes that send alerts are tried.
+const ALERTS_SEEDS: u64 = 100;
+
+#[test]
+fn what_is_promised_of_alerts_holds_whatever_goes_wrong() {
+    if let Some(seed) = setting("FENCRON_SIM_SEED") {
+        return replay(Plan::with_alerts(seed), judge_alerts);
+    }
+    let tried = setting("FENCRON_SIM_SEEDS").map_or(ALERTS_SEEDS, |seeds| seeds.min(ALERTS_SEEDS));
+    let first = setting("FENCRON_SIM_FIRST").unwrap_or(0);
+    let outcome = simulate(first..first + tried, Plan::with_alerts, judge_alerts);
+    let broken: Vec<_> = outcome.broken.iter().map(|(seed, found)| (seed, &found[0])).collect();
+    assert!(broken.is_empty(), "replay one with FENCRON_SIM_SEED: {broken:?}");
+    for what in ["alerts put", "alerts sent", "summaries sent", "failovers", "unknown verdicts"] {
+        assert!(
+            tried < ALERTS_SEEDS || outcome.counts.contains_key(what),
+            "there were no {what}: {:?}",
+            outcome.counts
+        );
+    }
 }
 
 /// Each of these is whole, and then restored: fewer say as much.

@@ -110,6 +110,10 @@ listed! {
         RevokesBeforeEmpty,
         /// The same of a process that has only closed its connection to its supervisor.
         RevokesOfTheLiving,
+        /// Verdicts put no alerts.
+        EndsSilently,
+        /// What is taken of the alerts of a channel is not put down.
+        ForgetsTaken,
         /// Each grant counts its fence from a base below that of the grant before.
         BaseFalls,
     }
@@ -375,9 +379,16 @@ impl Net {
                 if self.broken == Broken::DropsClaims && kind == Kind::Claim && txn.then.len() > 2 {
                     txn.then.remove(0);
                 }
+                if self.broken == Broken::EndsSilently {
+                    txn.then.retain(|op| !matches!(op, Op::Put { key, .. } if key.contains("/~alert/out/")));
+                }
                 if self.broken == Broken::NoVerdicts && kind == Kind::Verdict {
                     return Err(unknown("it is broken"));
                 }
+                Ok(())
+            }
+            (Broken::ForgetsTaken, Kind::Other) if txn.then.iter().any(|op| matches!(op, Op::Delete(_))) => {
+                txn.then.retain(|op| !matches!(op, Op::Put { key, .. } if key.contains("/~alert/channel/")));
                 Ok(())
             }
             (Broken::GrantsToAll, Kind::Grant) => {

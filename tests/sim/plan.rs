@@ -1,5 +1,6 @@
 //! What is going to happen in one simulation, all of it decided by its seed beforehand.
 
+use super::alerts::NOTIFY;
 use super::chance::Chance;
 use super::jobs;
 use super::network::{Broken, Harm, Kind, Point, Trap, Weather};
@@ -115,6 +116,8 @@ pub struct Plan {
     pub deeds: Vec<(u64, Deed)>,
     pub traps: Vec<(u64, Trap)>,
     pub restore: Option<Restore>,
+    /// The nodes send alerts.
+    pub tells: bool,
     pub broken: Broken,
 }
 
@@ -136,11 +139,19 @@ impl Plan {
             deeds: Vec::new(),
             traps: Vec::new(),
             restore: None,
+            tells: false,
             broken: Broken::Not,
         };
         plan.spread_deeds(&mut chance);
         plan.lay_traps(&mut chance);
         plan
+    }
+
+    /// The same, and bad ends are notified.
+    pub fn with_alerts(seed: u64) -> Plan {
+        let plan = Plan::of(seed);
+        let jobs = plan.jobs.replacen("jobs:\n", &format!("{NOTIFY}jobs:\n"), 1);
+        Plan { tells: true, jobs, ..plan }
     }
 
     /// The same, and when all is well again the store is restored from a backup.

@@ -18,6 +18,7 @@ use fencron::store::{Change, Entry, Keys, Op, Range, Revision, Store, StoreError
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::alerts::Teller;
 use super::chance::Chance;
 use super::clock::{MachineClock, TrueClock, WALL_START};
 use super::holders::Holders;
@@ -285,8 +286,15 @@ impl<'a> World<'a> {
 
     fn spawn_node(&self, execute: Worker, (link, locks): (Link, Locks<Link>), (orders, status): Ends) -> Task {
         let (clock, name) = (execute.machine.clock.clock(), execute.life.node.clone());
+        let ledger = Ledger::new(link, self.namespace.clone());
+        let teller = Teller {
+            net: Arc::clone(&self.net),
+            machine: execute.machine.clone(),
+            life: execute.life.clone(),
+            ledger: ledger.clone(),
+        };
         let node = Node {
-            ledger: Ledger::new(link, self.namespace.clone()),
+            ledger,
             locks,
             execute,
             outputs: Outputs::new(clock.clone()),
@@ -304,6 +312,8 @@ impl<'a> World<'a> {
             },
         };
         let config = self.config.clone();
+        let leads = watch::Sender::default();
+        let (telling, tells) = (teller.run(leads.subscribe()), self.plan.tells);
         // Its one chore is to add up what it has counted.
         let (chores_end, chores) = mpsc::channel(1);
         let counting = async move {
@@ -314,18 +324,12 @@ impl<'a> World<'a> {
             }
         };
         tokio::spawn(async move {
-            let ends = node::Ends {
-                orders,
-                chores,
-                status,
-                turned: watch::Sender::default(),
-                leads: watch::Sender::default(),
-                pings: None,
-            };
+            let ends = node::Ends { orders, chores, status, turned: watch::Sender::default(), leads, pings: None };
             tokio::select! {
                 biased;
                 ended = node.run(config, ends) => ended,
                 () = counting => unreachable!("it goes on for ever"),
+                () = telling, if tells => unreachable!("it goes on for ever"),
             }
         })
     }

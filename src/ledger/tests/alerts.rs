@@ -44,7 +44,7 @@ async fn a_leader_that_was_replaced_takes_and_marks_nothing<S: Store>(inner: S) 
     desk.ends_noticed(1, Verdict::Failed, version).await;
     let first = desk.hold.clone();
     let mut outbox = desk.ledger.outbox("ops").await.unwrap().unwrap();
-    outbox.take(at(5));
+    assert_eq!(outbox.advance("ops", at(5)), Next::Changed);
     desk.replaced().await;
     assert!(!desk.ledger.put_outbox(&first, "ops", &outbox).await.unwrap());
     assert_eq!(desk.ids("ops").await.len(), 1);
