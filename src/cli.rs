@@ -184,7 +184,7 @@ enum Command {
     #[command(after_help = "Example: fencron step-down")]
     StepDown(steer::StepDownArgs),
     /// Let a node lead no more, as before maintenance: it hands over, and does not campaign
-    #[command(after_help = "Example: fencron drain node-a --for 2h --reason kernel-update")]
+    #[command(after_help = "Example: fencron drain node-a --for 2h --reason kernel-update --wait --timeout 10m")]
     Drain(drain::DrainArgs),
     /// Let a drained node lead again
     #[command(after_help = "Example: fencron undrain node-a")]

@@ -330,6 +330,28 @@ fn a_drained_node_does_not_lead_and_it_is_said_loudly_where_none_may() {
 }
 
 #[test]
+fn a_drain_is_waited_for_until_nothing_runs_there() {
+    let place = Place::with(
+        "version: 1\njobs:\n  lasting: {schedule: '@at 2099-01-01T00:00:00Z', on_lost_leadership: finish, shell: 'until \
+         test -e go; do sleep 0.05; done'}\n",
+    );
+    let (_first, second) = (place.leader("a", &[]), place.node("b", &[]));
+    let run = place.trigger("lasting");
+    place.wait_for_state(&run, "running");
+    let soon = place.run(&["drain", "a", "--wait", "--timeout", "1s"]);
+    soon.fails(6, &["after 1s, on a there runs still", &run, "the drain stays"]);
+    place.run(&["drain", "a", "--timeout", "1s"]).fails(2, &["--wait"]);
+    let mut waiting = place.command(&["drain", "a", "--wait"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    assert!(waiting.try_wait().unwrap().is_none());
+    place.write("go", "");
+    assert!(waiting.wait().unwrap().success());
+    second.wait_for(" leading ");
+    let done = place.wait_for_state(&run, "succeeded");
+    assert_eq!(done["node"], "a");
+    place.run(&["drain", "a", "--wait"]).fails(0, &["a is drained already", "nothing runs on a, and it does not lead"]);
+}
+
+#[test]
 fn nobody_can_step_down_where_nobody_leads() {
     let place = Place::new();
     let mut node = place.leader("a", &[]);
