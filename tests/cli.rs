@@ -2,6 +2,8 @@
 
 #[path = "cli/access.rs"]
 mod access;
+#[path = "cli/acts.rs"]
+mod acts;
 #[path = "cli/adopting.rs"]
 mod adopting;
 #[path = "cli/alerts.rs"]

@@ -30,7 +30,7 @@ pub(crate) fn write_rules(place: &Place, text: &str) {
 }
 
 /// Makes a token: the token itself, and its row.
-fn token(place: &Place, name: &str, role: &str) -> (String, String) {
+pub(crate) fn token(place: &Place, name: &str, role: &str) -> (String, String) {
     let made: Value = place.json(&["token", "new", "--name", name, "--role", role]);
     (made["token"].as_str().unwrap().to_owned(), format!("  - {}\n", made["row"]))
 }
