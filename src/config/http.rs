@@ -203,11 +203,11 @@ fn read_body(walk: &mut Walk, fields: &Fields, headers: &mut Vec<(String, Text)>
     }
 }
 
-/// A value as JSON: what is written like a number, `true`, `false` or `null` of JSON and without quotes is that, any
-/// other scalar a text.
 /// What makes a text of JSON of what stands in the file; `None`: it cannot be one.
 type ReadText<'r> = &'r mut dyn FnMut(&mut Walk, Spot, Filled) -> Option<String>;
 
+/// A value as JSON: what is written like a number, `true`, `false` or `null` of JSON and without quotes is that, any
+/// other scalar a text.
 pub(super) fn read_json(walk: &mut Walk, spot: Spot, read_text: ReadText) -> Option<Json> {
     let tree = walk.tree;
     match tree.value(spot.node) {

@@ -134,11 +134,12 @@ fn read_channel(walk: &mut Walk, spot: Spot) -> Option<(Channel, bool)> {
     let mut headers = || fields.get("headers").map(|spot| read_headers(walk, spot)).unwrap_or_default();
     let channel = match *kind {
         "webhook" => {
+            let (headers, url) = (headers(), read_url(walk, spot));
             let template = match fields.get("template") {
                 None => None,
                 Some(spot) => Some(Box::new(read_template(walk, spot)?)),
             };
-            Channel::Webhook { headers: headers(), url: read_url(walk, spot)?, template }
+            Channel::Webhook { url: url?, headers, template }
         }
         "alertmanager" => Channel::Alertmanager { headers: headers(), url: read_url(walk, spot)? },
         "slack" => Channel::Slack { url: read_url(walk, spot)? },

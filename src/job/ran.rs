@@ -16,7 +16,7 @@ pub fn ran(task: &Task) -> Option<String> {
             [shell, flag, script] if shell.expose() == "/bin/sh" && flag.expose() == "-c" => {
                 masked(&script.to_string())
             }
-            words => masked(&words.iter().map(Text::to_string).collect::<Vec<_>>().join(" ")),
+            words => masked(&words.iter().map(quoted).collect::<Vec<_>>().join(" ")),
         },
         Task::Http(http) => format!("{} {}", http.method, without_secrets(&http.url)),
         Task::Sql(sql) => statements(sql),
@@ -28,6 +28,12 @@ pub fn ran(task: &Task) -> Option<String> {
     let more = if shown.len() < text.len() { "…" } else { "" };
     let shown: String = shown.chars().filter(|c| !c.is_control()).collect();
     Some(format!("{shown}{more}"))
+}
+
+/// A word of a command, in quotes where it would be more than one.
+fn quoted(word: &Text) -> String {
+    let word = word.to_string();
+    if word.contains(char::is_whitespace) { format!("'{word}'") } else { word }
 }
 
 fn statements(sql: &Sql) -> String {
@@ -42,26 +48,58 @@ fn statements(sql: &Sql) -> String {
     }
 }
 
-/// A command without the values of what is named as secrets are: `--password=…`, `--token …`, `API_KEY=…`, and what gives
-/// access in URLs.
+/// What is left out next.
+enum Hidden {
+    Nothing,
+    /// A word.
+    Word,
+    /// All words up to the one that ends with this quote.
+    Until(char),
+}
+
+/// A command without the values of what is named as secrets are: `--password=…`, `--token …`, `API_KEY=…`, a header in
+/// quotes, what follows `-u`, and what gives access in URLs.
 fn masked(command: &str) -> String {
-    let mut is_next_secret = false;
+    let mut hidden = Hidden::Nothing;
     let words = command.split_inclusive(char::is_whitespace).map(|word| {
         let (word, space) = word.split_at(word.trim_end().len());
-        let is_value = std::mem::take(&mut is_next_secret) && !word.is_empty();
-        let shown = match word.split_once('=') {
-            _ if is_value => MASK.to_owned(),
-            Some((name, _)) if is_secret(name) && !name.contains("://") => format!("{name}={MASK}"),
-            None if word.starts_with('-') && is_secret(word) => {
-                is_next_secret = true;
-                word.to_owned()
-            }
-            _ if word.contains("://") => link(word),
-            _ => word.to_owned(),
+        if word.is_empty() {
+            return space.to_owned();
+        }
+        let (shown, next) = match hidden {
+            Hidden::Word => (MASK.to_owned(), Hidden::Nothing),
+            Hidden::Until(quote) if word.ends_with(quote) => (quote.to_string(), Hidden::Nothing),
+            Hidden::Until(_) => return String::new(),
+            Hidden::Nothing => mask(word),
         };
-        shown + space
+        hidden = next;
+        if matches!(hidden, Hidden::Until(_)) { shown } else { shown + space }
     });
     words.collect()
+}
+
+/// A word as it may be shown, and what is left out behind it.
+fn mask(word: &str) -> (String, Hidden) {
+    let header = word.strip_prefix(['"', '\'']).and_then(|rest| Some((word.chars().next()?, rest.split_once(':')?)));
+    if let Some((quote, (name, value))) = header
+        && is_secret(name)
+    {
+        let shown = format!("{quote}{name}: {MASK}");
+        return if value.ends_with(quote) {
+            (format!("{shown}{quote}"), Hidden::Nothing)
+        } else {
+            (shown, Hidden::Until(quote))
+        };
+    }
+    let shown = match word.split_once('=') {
+        Some((name, _)) if is_secret(name) && !name.contains("://") => format!("{name}={MASK}"),
+        None if matches!(word, "-u" | "--user") || word.starts_with('-') && is_secret(word) => {
+            return (word.to_owned(), Hidden::Word);
+        }
+        _ if word.contains("://") => link(word),
+        _ => word.to_owned(),
+    };
+    (shown, Hidden::Nothing)
 }
 
 /// A word with a URL in it, perhaps quoted.
@@ -92,13 +130,17 @@ mod tests {
                 format!("shell: {dump:?}"),
                 "mysqldump --password=*** -h db > /b; curl --token *** 'https://u:***@h/?api_key=***&a=1'",
             ),
+            (
+                "command: [curl, -H, 'Authorization: Bearer hunter2', -u, 'me:hunter2', x]".to_owned(),
+                "curl -H 'Authorization: ***' -u *** x",
+            ),
+            (
+                "shell: 'curl --token  hunter2 -H \"X-Api-Key:hunter2\" x'".to_owned(),
+                "curl --token  *** -H \"X-Api-Key: ***\" x",
+            ),
             ("shell: \"cd /srv\\n./bill\"".to_owned(), "cd /srv…"),
             ("http: {url: 'http://u:hunter2@h/x', method: PUT}".to_owned(), "PUT http://u:***@h/x"),
-            (
-                "sql: {database: 'postgres://u:hunter2@db/x', statement: 'SELECT 1'}, guarantee: at_most_once"
-                    .to_owned(),
-                "a statement in db:5432",
-            ),
+            ("sql: {database: 'sqlite:/a.db', statement: 'SELECT 1'}".to_owned(), "a statement in /a.db"),
         ] {
             assert_eq!(said(&job), expected);
         }
