@@ -294,7 +294,7 @@ impl FailingView {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ChannelView {
     pub channel: String,
-    /// How many alerts it has taken from the jobs and not sent yet.
+    /// How many alerts are put for it and not sent yet.
     pub waiting: u64,
     /// Since when the receiver takes none; left out where it took the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -311,8 +311,9 @@ pub struct ChannelView {
 }
 
 impl ChannelView {
-    fn of(channel: String, outgoing: &Outgoing, now: Wall) -> Option<ChannelView> {
-        let (waiting, trouble) = (outgoing.alerts(), outgoing.trouble());
+    /// `rows`: how many alerts it has not taken yet.
+    fn of(channel: String, outgoing: &Outgoing, rows: usize, now: Wall) -> Option<ChannelView> {
+        let (waiting, trouble) = (outgoing.alerts() + rows as u64, outgoing.trouble());
         let (silent_since, why) = (trouble.map(|trouble| trouble.since), trouble.map(|trouble| trouble.why.clone()));
         let summarized_until = outgoing.bound_until(now);
         let summarized_jobs: Vec<JobName> = outgoing.bound_jobs(now).cloned().collect();
@@ -467,15 +468,17 @@ impl Overview {
     pub async fn look<S: Store>(ledger: &Ledger<S>, locks: &Locks<S>, now: Wall) -> Result<Overview, StoreError> {
         let election = locks.election(LockName::leader());
         // One after the other they would take as long as all of them together.
-        let (about, standing, nodes, (watermark, damage), pauses, (mut runs, more), (rewinds, channels)) = tokio::try_join!(
+        let (about, standing, nodes, (watermark, damage), pauses, (mut runs, more), (rewinds, alerts)) = tokio::try_join!(
             ledger.store().about(),
             election.observe(),
             ledger.nodes(),
             ledger.look_at_watermark(),
             async { tokio::try_join!(ledger.paused(), ledger.all_paused()) },
             ledger.unknown_runs(UNKNOWN_COUNTED),
-            async { tokio::try_join!(ledger.rewinds(), ledger.channels()) },
+            async { tokio::try_join!(ledger.rewinds(), ledger.alerts_waiting()) },
         )?;
+        let channels = alerts.channels.into_iter();
+        let channels = channels.filter_map(|(name, (of, rows))| ChannelView::of(name, &of, rows.len(), now)).collect();
         let watermark = watermark.map(|mark| mark.instant);
         let (paused, all_paused) = pauses;
         let paused = paused.into_iter().map(|(job, _)| job).collect();
@@ -511,11 +514,7 @@ impl Overview {
             obstacles,
             unknown: UnknownView { count, runs },
             failing: FailingView::default(),
-            alerts: channels
-                .0
-                .into_iter()
-                .filter_map(|(name, outgoing)| ChannelView::of(name, &outgoing, now))
-                .collect(),
+            alerts: channels,
             rewound: rewound.map(|last| RewoundView {
                 by: last.asked.by,
                 at: last.asked.at,

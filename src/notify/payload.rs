@@ -21,6 +21,9 @@ const SHOWN_FOR: Duration = Duration::from_secs(25 * 3_600);
 /// The longest description that PagerDuty takes, in characters.
 const SUMMARY_MOST: usize = 1_024;
 
+/// The name of the alert of Alertmanager for a job with a run in doubt.
+const IN_DOUBT: &str = "FencronRunUnknown";
+
 /// How much is quoted of the end of what a run wrote, in bytes.
 const OUTPUT_MOST: usize = 2 * 1024;
 
@@ -306,7 +309,7 @@ fn alertmanager(message: &Message, about: &About) -> Value {
             let ends = if is_end { about.now } else { about.now.plus(SHOWN_FOR) };
             let (name, of_run) = match alert.kind {
                 AlertKind::Failed | AlertKind::TimedOut | AlertKind::Recovered => ("FencronJobFailing", false),
-                AlertKind::Unknown => ("FencronRunUnknown", true),
+                AlertKind::Unknown => (IN_DOUBT, false),
                 AlertKind::Missed => ("FencronRunMissed", true),
                 AlertKind::Late | AlertKind::LateNoMore => ("FencronRunLate", true),
             };
@@ -344,27 +347,33 @@ fn alertmanager(message: &Message, about: &About) -> Value {
     if let Some(starts_at) = starts_at {
         alert["startsAt"] = json!(starts_at);
     }
-    let ends = ends(message).map(|incident| {
-        let mut labels = match &incident {
-            Incident::Failing(job) => json!({ "alertname": "FencronJobFailing", "job_name": job }),
-            Incident::Late(run) => json!({ "alertname": "FencronRunLate", "job_name": run.job(), "run_id": run }),
-            Incident::Trouble(key) => json!({ "alertname": "FencronTrouble", "trouble": key }),
-        };
+    // A recovery ends what a failure had begun, as it is itself, and what a run in doubt had.
+    let recovered = match &message.content {
+        Content::Alert(alert) if alert.kind == AlertKind::Recovered => Some(alert.job.clone()),
+        _ => None,
+    };
+    let in_doubt = |job: &JobName| json!({ "alertname": IN_DOUBT, "job_name": job });
+    let ends = ends(message).flat_map(|incident| match &incident {
+        Incident::Failing(job) => vec![json!({ "alertname": "FencronJobFailing", "job_name": job }), in_doubt(job)],
+        Incident::Late(run) => vec![json!({ "alertname": "FencronRunLate", "job_name": run.job(), "run_id": run })],
+        Incident::Trouble(key) => vec![json!({ "alertname": "FencronTrouble", "trouble": key })],
+    });
+    let ends = recovered.iter().map(in_doubt).chain(ends).map(|mut labels| {
         labels["fencron_namespace"] = json!(about.namespace);
         json!({ "labels": labels, "endsAt": about.now })
     });
     [alert].into_iter().chain(ends).collect()
 }
 
-/// One incident for a job, which its recovery resolves; one for each run that is late, until it is no more; one for each
-/// that is in doubt or missed, and for each summary.
+/// One incident for a job that fails or has a run in doubt, which its recovery resolves; one for each run that is late,
+/// until it is no more; one for each that is missed, and for each summary.
 fn pagerduty(key: &str, message: &Message, about: &About) -> Value {
     let own;
     let (of, action) = match &message.content {
         Content::Alert(alert) => match alert.kind {
             AlertKind::Recovered => (alert.job.as_str(), "resolve"),
-            AlertKind::Failed | AlertKind::TimedOut => (alert.job.as_str(), "trigger"),
-            AlertKind::Unknown | AlertKind::Missed => (&*message.id, "trigger"),
+            AlertKind::Failed | AlertKind::TimedOut | AlertKind::Unknown => (alert.job.as_str(), "trigger"),
+            AlertKind::Missed => (&*message.id, "trigger"),
             AlertKind::Late | AlertKind::LateNoMore => {
                 own = name(&Incident::Late(alert.run.clone()));
                 (&*own, if alert.kind == AlertKind::Late { "trigger" } else { "resolve" })
@@ -483,8 +492,8 @@ mod tests {
 
     #[test]
     fn the_identity_of_an_incident_is_never_longer_than_pagerduty_takes() {
-        let mut message = message(AlertKind::Unknown);
-        message.id = format!("{}@1970-01-01T00:00:00Z:unknown:1970-01-01T00:00:00Z", "j".repeat(100));
+        let mut message = message(AlertKind::Missed);
+        message.id = format!("{}@1970-01-01T00:00:00Z:missed:1970-01-01T00:00:00Z", "j".repeat(100));
         let about = About { namespace: "n".repeat(100), ..about() };
         let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url: Text::plain("http://localhost/") };
         let dedup = |message: &Message| {
@@ -528,7 +537,7 @@ mod tests {
         let alertmanager = Channel::Alertmanager { url: url(), headers: Vec::new() };
         let opened = [&late, &trouble].map(|message| only(&alertmanager, message)[0]["labels"].clone());
         let body = only(&alertmanager, &summary);
-        assert_eq!([&body[1]["labels"], &body[2]["labels"]], [&opened[0], &opened[1]]);
+        assert_eq!([&body[1]["labels"], &body[2]["labels"]], [&opened[0], &opened[1]], "{body}");
         let pagerduty = Channel::Pagerduty { key: Text::secret("k"), url: url() };
         let opened = [&late, &trouble].map(|message| only(&pagerduty, message)["dedup_key"].clone());
         let ends: Vec<Value> = parts(&pagerduty, &summary, &about()).skip(1).map(|part| part.body).collect();
@@ -646,7 +655,9 @@ mod tests {
         let (failed, recovered) = (to(&pagerduty, AlertKind::Failed), to(&pagerduty, AlertKind::Recovered));
         assert_eq!((&failed["event_action"], &recovered["event_action"]), (&json!("trigger"), &json!("resolve")));
         assert_eq!((&failed["dedup_key"], &failed["routing_key"]), (&recovered["dedup_key"], &json!("k")));
-        assert_ne!(to(&pagerduty, AlertKind::Unknown)["dedup_key"], failed["dedup_key"]);
+        assert_eq!(to(&pagerduty, AlertKind::Unknown)["dedup_key"], failed["dedup_key"], "a recovery resolves it");
+        let (doubt, ends) = (to(&alertmanager, AlertKind::Unknown), to(&alertmanager, AlertKind::Recovered));
+        assert_eq!((&ends[1]["labels"], &ends[1]["endsAt"]), (&doubt[0]["labels"], &json!(Wall::EPOCH)));
         for (channel, labels) in [(&alertmanager, "/0/labels"), (&pagerduty, "/dedup_key")] {
             let of = |kind| to(channel, kind).pointer(labels).unwrap().clone();
             assert_eq!(of(AlertKind::Late), of(AlertKind::LateNoMore), "the end of a late run ends what it opened");

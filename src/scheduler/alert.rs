@@ -119,7 +119,10 @@ pub fn after(before: Option<&Last>, done: &Done, notify: Option<&Notify>) -> (La
         }
         kind.filter(|kind| is_due(*kind, &last, done, notify))
     } else {
-        kind.filter(|kind| *kind == AlertKind::Unknown)
+        let worth = kind.filter(|kind| *kind == AlertKind::Unknown);
+        // What that opens somewhere, the next run that succeeds has to end.
+        last.doubt_notified |= worth.is_some();
+        worth
     };
     if last.run == done.id {
         match (done.verdict, worth) {
@@ -202,6 +205,12 @@ mod tests {
     fn each_run_in_doubt_is_notified_also_out_of_order() {
         let ends = [(5, Verdict::Unknown), (6, Verdict::Unknown), (1, BAD), (2, Verdict::Unknown)];
         assert_eq!(kinds(&notify(), &ends), ["unknown", "unknown", "-", "unknown"]);
+    }
+
+    #[test]
+    fn a_run_in_doubt_that_ends_out_of_order_recovers_with_the_next_that_succeeds() {
+        let ends = [(5, GOOD), (1, Verdict::Unknown), (6, GOOD), (7, GOOD)];
+        assert_eq!(kinds(&notify(), &ends), ["-", "unknown", "recovered", "-"]);
     }
 
     #[test]

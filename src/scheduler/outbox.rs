@@ -312,7 +312,7 @@ impl Outgoing {
                 AlertKind::Recovered if self.incidents.remove(&alert.job) => {
                     self.counted.recovered.insert(alert.job.clone());
                 }
-                AlertKind::Failed | AlertKind::TimedOut if self.counted.recovered.remove(&alert.job) => {
+                kind if kind.is_bad() && self.counted.recovered.remove(&alert.job) => {
                     self.incidents.insert(alert.job.clone());
                 }
                 AlertKind::LateNoMore if self.late.remove(&alert.run) => {
@@ -331,7 +331,7 @@ impl Outgoing {
         for alert in alerts {
             match alert.kind {
                 AlertKind::Recovered => drop(self.incidents.remove(&alert.job)),
-                AlertKind::Failed | AlertKind::TimedOut => {
+                AlertKind::Failed | AlertKind::TimedOut | AlertKind::Unknown => {
                     // It fails again: what an earlier summary could not end must not be ended now.
                     self.counted.recovered.remove(&alert.job);
                     if self.incidents.len() < INCIDENTS_MOST {
@@ -345,7 +345,7 @@ impl Outgoing {
                         self.late.insert(alert.run.clone());
                     }
                 }
-                AlertKind::Unknown | AlertKind::Missed => {}
+                AlertKind::Missed => {}
             }
         }
         for alert in alerts {
@@ -693,6 +693,15 @@ mod tests {
         assert_eq!((recovered, summary.given_up), (vec!["a"], 2), "b fails again");
         outgoing.sent();
         assert_eq!(outgoing.step(&[], later), Step::Nothing);
+    }
+
+    #[test]
+    fn a_summary_ends_what_a_run_in_doubt_had_opened() {
+        let (mut outgoing, now) = (Outgoing::default(), Wall::from_millis(0));
+        outgoing.take(&[Alert { kind: AlertKind::Unknown, ..alert("a", 0) }], now);
+        outgoing.count(&[Alert { kind: AlertKind::Recovered, ..alert("a", 1) }]);
+        let a = JobName::new("a").unwrap();
+        assert_eq!(outgoing.counted.ends().collect::<Vec<_>>(), [Incident::Failing(a)]);
     }
 
     #[test]
