@@ -144,6 +144,8 @@ mod seen;
 mod semaphore;
 mod session;
 mod signal;
+#[cfg(feature = "cli")]
+mod tally;
 
 #[cfg(test)]
 mod tests;
@@ -175,6 +177,8 @@ pub use semaphore::{Permits, PermitsHeld, Semaphore, SemaphoreError, SemaphoreSt
 pub use session::{Driver, Presence, Session, SessionEnd, SessionError, Trust};
 pub use signal::{HoldSignal, Lost};
 pub(crate) use signal::{Lookout, SignalSource};
+#[cfg(feature = "cli")]
+pub(crate) use tally::{Tallied, Tally};
 
 /// The sessions and locks of one namespace of one store, and what this process has seen of them. Cheap to clone; clones
 /// share what they have seen.

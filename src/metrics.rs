@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub use counted::{Counters, Histogram, Reading};
+pub use counted::{Counters, Exemplar, Histogram, Reading, Traced};
 pub use measured::{Measured, OPS, OUTCOMES, Requests, Sizes};
 
 use crate::job::{Channel, Code, Job, Outcome, Task, Verdict};
@@ -69,7 +69,7 @@ pub struct Metrics {
     /// Verdicts that this node wrote, by executor, verdict and source.
     pub runs: Counters<(&'static str, &'static str, &'static str)>,
     /// From when a run was to start until its first attempt did.
-    pub lateness: Histogram,
+    pub lateness: Traced,
     /// How long the last attempts of runs took, by executor, for runs that were begun.
     pub durations: Vec<(&'static str, Histogram)>,
     /// Attempts that their target turned away because it had seen a greater fence, by executor.
@@ -141,7 +141,7 @@ impl Default for Metrics {
         Metrics {
             occurrences: Counters::new([("run", ""), ("wait", "")].into_iter().chain(skips)),
             runs: Counters::new(runs),
-            lateness: Histogram::new(LATENESS),
+            lateness: Traced::new(LATENESS),
             durations: EXECUTORS.map(|executor| (executor, Histogram::new(DURATION))).into(),
             stale_effects: Counters::new(EXECUTORS),
             takeovers: Counters::new(TermEnd::ALL.map(TermEnd::as_str).into_iter().chain([FIRST, NOT_KNOWN])),

@@ -49,7 +49,7 @@ pub struct StatusView {
 impl StatusView {
     fn of<S: Store>(api: &Api<S>, caller: &Caller) -> StatusView {
         let (boot, now) = api.clock.both();
-        let Seen { last, silent } = api.glance.seen();
+        let Seen { last, silent, .. } = api.glance.seen();
         let (seen, looked_at) = last.map_or((None, None), |(overview, at)| (Some(overview), Some(at)));
         let status = api.status.borrow().clone();
         let board = api.board.read();

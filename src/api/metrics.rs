@@ -6,6 +6,7 @@
 mod requests;
 mod sheet;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,7 +22,8 @@ use super::Api;
 use super::routes::{self, Chosen};
 use crate::board::{Board, Counts, Cursor, FindJobs, JobRow, Leader, Order, Own, PAGE_MOST, Shared};
 use crate::job::Verdict;
-use crate::metrics::Metrics;
+use crate::lock::{Tallied, Tally};
+use crate::metrics::{Exemplar, Metrics};
 use crate::node::Status;
 use crate::scheduler::run::{Last, OpenState};
 use crate::store::Store;
@@ -81,8 +83,11 @@ pub(super) async fn metrics<S: Store>(
     Extension(Chosen(media)): Extension<Chosen>,
 ) -> Response {
     let (boot, wall) = api.clock.both();
-    let unknown = api.glance.seen().last.map(|(seen, _)| seen.unknown.count);
-    let listener = Listener { routes: routes::paths::<S>(), streams: api.streams.count(), unknown };
+    api.glance.scraped(boot);
+    let seen = api.glance.seen();
+    let unknown = seen.last.map(|(seen, _)| seen.unknown.count);
+    let (routes, streams) = (routes::paths::<S>(), api.streams.count());
+    let listener = Listener { routes, streams, unknown, locks: seen.tally };
     let status = api.status.borrow().clone();
     let scrape = Scrape::new(status, &api.board, (api.counted.clone(), listener), (boot, wall));
     let is_open = media == OPEN_METRICS;
@@ -92,13 +97,35 @@ pub(super) async fn metrics<S: Store>(
 
 fn written(scrape: Scrape, namespace: &str, is_open: bool) -> String {
     let labels = [("fencron_namespace".into(), namespace.to_owned().into())];
+    let exemplars: Vec<_> = scrape.counted.metrics.lateness.exemplars().collect();
     let mut registry = Registry::with_prefix_and_labels("fencron", labels.into_iter());
     registry.register_collector(Box::new(scrape));
     let mut page = String::new();
     let written =
         if is_open { text::encode(&mut page, &registry) } else { prometheus_text::encode(&mut page, &registry) };
     written.expect("a String takes all that is written");
-    page
+    if is_open { with_exemplars(&page, LATENESS_BUCKET, &exemplars) } else { page }
+}
+
+/// How a line begins that holds a bucket of the lateness of starts.
+const LATENESS_BUCKET: &str = "fencron_run_lateness_seconds_bucket{";
+
+/// The page in OpenMetrics, with an exemplar at each bucket that has one: the buckets are the lines which begin with `bucket`,
+/// in their order. prometheus-client writes exemplars of its own histograms only.
+fn with_exemplars(page: &str, bucket: &str, exemplars: &[Option<Exemplar>]) -> String {
+    let mut exemplars = exemplars.iter();
+    let mut written = String::with_capacity(page.len() + 128 * exemplars.len());
+    for line in page.split_inclusive('\n') {
+        let exemplar = line.starts_with(bucket).then(|| exemplars.next()).flatten();
+        let Some(Exemplar { took, trace, at }) = exemplar.and_then(Option::as_ref) else {
+            written.push_str(line);
+            continue;
+        };
+        let (trace, took, at) = (format!("{:032x}", u128::from_be_bytes(*trace)), took.as_secs_f64(), seconds(*at));
+        written.push_str(line.trim_end());
+        writeln!(written, r#" # {{trace_id="{trace}"}} {took} {at}"#).expect("a String takes all that is written");
+    }
+    written
 }
 
 /// What the listener has beside the board.
@@ -110,6 +137,8 @@ struct Listener {
     streams: usize,
     /// How many runs were in doubt when the node last looked; `None`: it has not looked yet.
     unknown: Option<usize>,
+    /// What was held and waited for then; `None`: no scrape had asked for it before.
+    locks: Option<Tally>,
 }
 
 /// One scrape: what is written, taken from the board in one go.
@@ -235,6 +264,7 @@ impl Collector for Scrape {
         self.schedules(&mut sheet)?;
         self.runs(&mut sheet)?;
         self.store(&mut sheet)?;
+        self.locks(&mut sheet)?;
         self.http(&mut sheet)?;
         self.each_job(&mut sheet)
     }
@@ -366,7 +396,7 @@ impl Scrape {
         });
         sheet.counters("runs", "Runs whose verdict this node wrote", ended)?;
         let help = "From when a run was to start until its first attempt started on this node";
-        sheet.histogram("run_lateness", help, [([], &metrics.lateness)])?;
+        sheet.histogram("run_lateness", help, [([], metrics.lateness.durations())])?;
         let took = metrics.durations.iter().map(|(executor, took)| ([("executor", *executor)], took));
         sheet.histogram("run_duration", "From the start of a run's last attempt to its end", took)?;
         let stale = metrics.stale_effects.read().map(|(executor, count)| ([("executor", *executor)], count));
@@ -392,6 +422,28 @@ impl Scrape {
         }
         let took = requests.read().map(|(op, outcome, took)| ([("op", op), ("outcome", outcome)], took));
         sheet.histogram("store_request", "How long requests to the store took", took)
+    }
+
+    fn locks(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {
+        let Some(tally) = &self.listener.locks else { return Ok(()) };
+        let series =
+            |of: fn(Tallied) -> usize| tally.kinds().map(move |(kind, one)| ([("kind", kind)], of(one) as f64));
+        let ages = |of: fn(Tallied) -> Option<Wall>| {
+            let age = move |one| of(one).map(|since| self.now.1.since(since).as_secs_f64()).unwrap_or_default();
+            tally.kinds().map(move |(kind, one)| ([("kind", kind)], age(one)))
+        };
+        let unit = Some(&Unit::Seconds);
+        sheet.gauges(
+            "locks_held",
+            None,
+            "Holds of locks and of semaphores, in the whole namespace",
+            series(|of| of.held),
+        )?;
+        sheet.gauges("lock_waiters", None, "Calls that wait for a lock or a semaphore", series(|of| of.waiting))?;
+        let help = "For how long the oldest hold has been held; 0 where nothing is held";
+        sheet.gauges("lock_oldest_hold", unit, help, ages(|of| of.held_since))?;
+        let help = "For how long the first waiter has been waiting; 0 where none waits";
+        sheet.gauges("lock_oldest_wait", unit, help, ages(|of| of.waits_since))
     }
 
     fn http(&self, sheet: &mut Sheet<'_>) -> std::fmt::Result {

@@ -105,7 +105,7 @@ impl<S: Store> Locks<S> {
 
     /// Passes each entry that begins with `start` to `note`, with the name and the part of the lock that its key shows,
     /// until `note` has enough. Answers whether it had.
-    async fn visit(
+    pub(super) async fn visit(
         &self,
         start: &str,
         root: &str,

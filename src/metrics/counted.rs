@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use crate::time::Wall;
 
 /// Counters with labels whose values are known from the start.
 #[derive(Debug)]
@@ -57,12 +60,13 @@ impl Histogram {
         Histogram { bounds, buckets, sum_micros: AtomicU64::new(0) }
     }
 
-    /// Adds one duration.
-    pub fn observe(&self, took: Duration) {
+    /// Adds one duration. Answers in which bucket it is.
+    pub fn observe(&self, took: Duration) -> usize {
         let seconds = took.as_secs_f64();
         let bucket = self.bounds.partition_point(|bound| *bound < seconds);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        bucket
     }
 
     /// What it holds now. The sum may be ahead of the buckets by what is added at the same time.
@@ -72,6 +76,44 @@ impl Histogram {
         let count = buckets.iter().map(|(_, count)| count).sum();
         let micros = Duration::from_micros(self.sum_micros.load(Ordering::Relaxed));
         Reading { sum: micros.as_secs_f64(), count, buckets }
+    }
+}
+
+/// Durations of what is traced: each bucket also has the last of its durations with its trace.
+#[derive(Debug)]
+pub struct Traced {
+    durations: Histogram,
+    last: Box<[Mutex<Option<Exemplar>>]>,
+}
+
+/// One duration, and the trace that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exemplar {
+    pub took: Duration,
+    pub trace: [u8; 16],
+    pub at: Wall,
+}
+
+impl Traced {
+    /// An empty one with these upper bounds, in seconds, ascending.
+    pub fn new(bounds: &'static [f64]) -> Traced {
+        Traced { durations: Histogram::new(bounds), last: (0..=bounds.len()).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Adds one duration.
+    pub fn observe(&self, exemplar: Exemplar) {
+        let bucket = self.durations.observe(exemplar.took);
+        *self.last[bucket].lock().unwrap_or_else(PoisonError::into_inner) = Some(exemplar);
+    }
+
+    /// The durations alone.
+    pub fn durations(&self) -> &Histogram {
+        &self.durations
+    }
+
+    /// The last duration of each bucket.
+    pub fn exemplars(&self) -> impl Iterator<Item = Option<Exemplar>> {
+        self.last.iter().map(|last| last.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 

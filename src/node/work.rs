@@ -15,7 +15,7 @@ use crate::fence::{After, AfterEnd, Fence, Scope, Stamp};
 use crate::job::{AttemptResult, Job, JobName, Outcome, Ping, RunId, Sign};
 use crate::ledger::{Changed, Claim, Claims, LastRuns, Ledger};
 use crate::lock::{Hold, Reports};
-use crate::metrics::{Decided, Metrics};
+use crate::metrics::{Decided, Exemplar, Metrics};
 use crate::node::housekeeping::Chore;
 use crate::scheduler::run::{Known, Open, Source};
 use crate::scheduler::{Action, Batch, Event, Transition, Transitioned};
@@ -387,6 +387,7 @@ impl<S: Store, E: Execute> Running<S, E> {
         let (started, when) = Started::channel();
         self.work.runs.insert(open.id.clone(), stopper);
         let pinged = Arc::clone(&job);
+        let trace = stamp.trace_id();
         let work = execute::Work {
             job,
             stamp,
@@ -399,7 +400,7 @@ impl<S: Store, E: Execute> Running<S, E> {
             reads: Reads::Nothing,
         };
         let (execute, starts) = (self.node.execute.clone(), self.work.started.clone());
-        let lateness = (open.lateness.is_none() && open.source.has_lateness()).then_some(open.starts);
+        let lateness = (open.lateness.is_none() && open.source.has_lateness()).then_some((open.starts, trace));
         let (run, attempt) = (open.id, open.attempt);
         let metrics = Arc::clone(&self.node.metrics);
         let pings = self.work.pings.clone().filter(|_| attempt == 1);
@@ -407,8 +408,8 @@ impl<S: Store, E: Execute> Running<S, E> {
             let report = async {
                 let Ok(at) = when.await else { return };
                 ping(pings.as_ref(), &pinged, Sign::Start, run.to_string(), &metrics);
-                if let Some(due) = lateness {
-                    metrics.lateness.observe(at.since(due));
+                if let Some((due, trace)) = lateness {
+                    metrics.lateness.observe(Exemplar { took: at.since(due), trace, at });
                 }
                 if starts.send((run.clone(), attempt, at)).await.is_err() {
                     tracing::debug!(run_id = %run, "no receiver is left for its start");

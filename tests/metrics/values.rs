@@ -114,6 +114,9 @@ fn a_node_that_takes_over_says_so() {
     assert_eq!((before["fencron_leader"], before[r#"fencron_takeovers_total{end="lapsed"}"#]), (0.0, 0.0));
     assert_eq!((before["fencron_jobs_without_series"], before["fencron_trust_remaining_seconds"]), (1.0, 0.0));
     assert_eq!(before["fencron_fence"], first.metrics()["fencron_fence"], "both know the same leader");
+    second.comes_to(r#"fencron_locks_held{kind="leader"}"#, |held| held == 1.0);
+    second.comes_to(r#"fencron_lock_waiters{kind="leader"}"#, |waiting| waiting == 1.0);
+    second.comes_to(r#"fencron_lock_oldest_wait_seconds{kind="leader"}"#, |waited| waited > 0.0);
     first.kill();
     second.comes_to("fencron_leader", |leads| leads == 1.0);
     second.comes_to(r#"fencron_takeovers_total{end="lapsed"}"#, |count| count == 1.0);
@@ -136,6 +139,7 @@ fn names_and_units_are_as_prometheus_wants_them_and_all_are_documented() {
     node.comes_to("fencron_leader", |leads| leads == 1.0);
     node.comes_to(r#"fencron_job_last_duration_seconds{job_name="tick"}"#, |_| true);
     node.comes_to("fencron_runs_unknown", |_| true);
+    node.comes_to(r#"fencron_lock_waiters{kind="semaphore"}"#, |waiting| waiting == 0.0);
     let page = node.page();
     let mut promtool = Command::new("promtool");
     let promtool =
@@ -159,4 +163,8 @@ fn names_and_units_are_as_prometheus_wants_them_and_all_are_documented() {
     let (head, open) = node.ask("/metrics", "application/openmetrics-text;version=1.0.0").unwrap();
     assert!(head.to_lowercase().contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
     assert!(open.ends_with("# EOF\n"));
+    let of_lateness = |line: &&str| line.starts_with("fencron_run_lateness_seconds_bucket{");
+    let has_exemplar = |line: &str| line.contains(r#" # {trace_id=""#);
+    assert!(open.lines().filter(of_lateness).any(has_exemplar), "{open}");
+    assert!(!page.contains("trace_id"), "Prometheus' own format has no exemplars");
 }

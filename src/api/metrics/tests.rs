@@ -150,3 +150,45 @@ fn both_formats_say_the_same() {
     let differing: Vec<_> = open.symmetric_difference(&own).collect();
     assert!(open.len() > 100 && differing.is_empty(), "{differing:#?}");
 }
+
+#[test]
+fn a_bucket_of_lateness_shows_the_trace_of_its_last_run_in_openmetrics_only() {
+    let (board, status) = board(&["b"]);
+    let counted = Counted::default();
+    for (millis, trace) in [(20, 1), (20, 0xab), (400_000, 2)] {
+        let took = Duration::from_millis(millis);
+        counted.metrics.lateness.observe(Exemplar { took, trace: u128::to_be_bytes(trace), at: now() });
+    }
+    let page = |is_open| {
+        let listener = Listener::default();
+        written(
+            Scrape::new(status.clone(), &board, (counted.clone(), listener), (Boot::default(), now())),
+            "shop",
+            is_open,
+        )
+    };
+    let open = page(true);
+    let with: Vec<_> = open.lines().filter(|line| line.contains('#') && line.contains("trace_id")).collect();
+    let expected = [
+        format!(r#"le="0.025"}} 2 # {{trace_id="{:032x}"}} 0.02 1795766400"#, 0xab),
+        format!(r#"le="+Inf"}} 3 # {{trace_id="{:032x}"}} 400 1795766400"#, 2),
+    ];
+    assert!(with.len() == 2 && expected.iter().zip(&with).all(|(end, line)| line.ends_with(end)), "{with:#?}");
+    assert!(!page(false).contains("trace_id"));
+}
+
+#[tokio::test]
+async fn locks_are_counted_while_metrics_are_scraped() {
+    let api = crate::api::tests::api(&crate::time::Clock::system());
+    crate::api::glance::look_once(&api).await;
+    assert!(api.glance.seen().tally.is_none(), "no scrape has asked for it");
+    api.glance.scraped(api.clock.boot());
+    crate::api::glance::look_once(&api).await;
+    let listener = Listener { locks: api.glance.seen().tally, ..Listener::default() };
+    let (board, status) = board(&["b"]);
+    let scrape = Scrape::new(status, &board, (Counted::default(), listener), (Boot::default(), now()));
+    let values = values(&written(scrape, "shop", false));
+    for kind in ["leader", "lock", "migrations", "once", "semaphore"] {
+        assert_eq!(values.get(&format!(r#"fencron_locks_held{{kind="{kind}"}}"#)), Some(&0.0), "{kind}");
+    }
+}
