@@ -20,6 +20,7 @@ mod seal;
 mod tests;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -161,6 +162,11 @@ impl Access {
     /// The rules; `None`: there is no file of them.
     fn rules(&self) -> Option<Arc<Rules>> {
         self.0.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The file of the authorities of client certificates that the rules in force name.
+    pub fn client_ca(&self) -> Option<PathBuf> {
+        self.rules()?.client_ca.clone()
     }
 
     /// Who the caller is, and that the request is meant for this node.

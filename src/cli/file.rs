@@ -317,6 +317,11 @@ impl Footprint {
         read
     }
 
+    /// These files belong to it as well.
+    pub fn and(&mut self, others: Footprint) {
+        others.0.into_iter().for_each(|(path, (stat, content))| self.note(&path, stat, content));
+    }
+
     /// Whether any of it is another one now, or was written to: by what the filesystem says of it, and where `whole` is
     /// asked for, by all that is in it.
     pub fn has_changed(&self, whole: bool) -> bool {

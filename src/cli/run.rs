@@ -330,8 +330,9 @@ impl Door {
         let address = advertise.unwrap_or_else(|| reachable(local));
         access.warn(local);
         let served = access.served(local);
-        let (tls, certificate) = tls.open()?.unzip();
-        let access::Opened { access, watch } = access.open(&address)?;
+        let rules = access.auth.clone();
+        let access::Opened { access, watch } = access.open(&address, tls.is_given())?;
+        let (tls, certificate) = tls.open(rules.map(|rules| (rules, access.clone())))?.unzip();
         watch.map(|rules| beside.spawn(rules.run(order.clone())));
         certificate.map(|certificate| beside.spawn(certificate.run(order.clone(), Arc::clone(metrics))));
         let address = if tls.is_some() { format!("{WITH_TLS}{address}") } else { address };

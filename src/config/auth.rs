@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use http::HeaderName;
 use schemars::JsonSchema;
@@ -64,6 +65,8 @@ pub struct Rules {
     pub proxy: Option<Proxy>,
     /// The roles of client certificates, by a name in the certificate.
     pub clients: BTreeMap<String, Role>,
+    /// The file (PEM) of the authorities that sign them, as the rules name it: from the directory of the rules on.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// A token.
@@ -217,6 +220,7 @@ static PROXY: Tables = &[&[
 
 #[rustfmt::skip]
 static CLIENTS: Tables = &[&[
+    key("ca", Shape::Text, "The file of the authorities that sign them.").also("client_ca authority authorities cafile"),
     key("roles", ROLES, "The roles of certificates, by a name in them."),
 ]];
 
@@ -265,12 +269,21 @@ fn read_rules(walk: &mut Walk) -> Option<Rules> {
     let fields = walk.fields(&root)?;
     let tokens = fields.get("tokens").map(|spot| read_tokens(walk, spot)).unwrap_or_default();
     let proxy = fields.get("proxy").and_then(|spot| read_proxy(walk, spot));
-    let clients = fields.get("clients").and_then(|spot| {
-        let fields = walk.fields(&spot)?;
-        let roles = fields.need(walk, "roles", spot, "no certificate has a role: give `roles`")?;
-        Some(read_roles(walk, roles))
-    });
-    Some(Rules { tokens, proxy, clients: clients.unwrap_or_default() })
+    let clients = fields.get("clients").and_then(|spot| read_clients(walk, spot));
+    let (clients, client_ca) = clients.unwrap_or_default();
+    Some(Rules { tokens, proxy, clients, client_ca })
+}
+
+fn read_clients(walk: &mut Walk, spot: Spot) -> Option<(BTreeMap<String, Role>, Option<PathBuf>)> {
+    let fields = walk.fields(&spot)?;
+    let ca = fields.get("ca").map(|spot| walk.read("the path of a file (PEM)", spot, read_path));
+    let roles = fields.need(walk, "roles", spot, "no certificate has a role: give `roles`");
+    let roles = roles.map(|spot| read_roles(walk, spot));
+    Some((roles?, ca.map_or(Some(None), |ca| ca.map(Some))?))
+}
+
+fn read_path(text: &str) -> Result<PathBuf, String> {
+    check_name(text).map(PathBuf::from).map_err(|_| "is not the path of a file (PEM)".to_owned())
 }
 
 fn read_tokens(walk: &mut Walk, spot: Spot) -> Vec<TokenRule> {
@@ -436,6 +449,7 @@ mod tests {
             "tokens: [{name: a, fct_9Zx_a-B7: admin}]\n",
             "proxy: {trust_from: [fct_9Zx_a-B7], user: 'fct_9Zx_a-B7 ', roles: {fct_9Zx_a-B7: viewer}}\n",
             "clients: {roles: {a: fct_9Zx_a-B7}}\n",
+            "clients: {roles: {a: viewer}, ca: fct_9Zx_a-B7}\n",
             "tokens: *fct_9Zx_a-B7\n",
             "tokens: !fct_9Zx_a-B7 x\n",
             "tokens: ${fct_9Zx_a-B7}\n",

@@ -29,6 +29,15 @@ fn client(made: &Certificates, shows: Option<&str>) -> Client {
     identity.into_iter().fold(http, |http, identity| http.identity(identity)).build().unwrap()
 }
 
+/// A client that shows a certificate of another authority than the one that it trusts.
+fn stranger(trusts: &Certificates, shows: &Certificates) -> Client {
+    let read = |of: &Certificates, name: &str| std::fs::read(of.path(name)).unwrap();
+    let ca = Certificate::from_pem(&read(trusts, "ca.pem")).unwrap();
+    let identity = [read(shows, "client.pem"), read(shows, "client.key")].concat();
+    let http = Client::builder().no_proxy().timeout(LIMIT).pool_max_idle_per_host(0).tls_certs_only([ca]);
+    http.identity(Identity::from_pem(&identity).unwrap()).build().unwrap()
+}
+
 /// The status of the answer; 0: there is none.
 async fn ask(client: &Client, url: &str) -> u16 {
     client.get(url).send().await.map_or(0, |answer| answer.status().as_u16())
@@ -53,11 +62,7 @@ async fn a_listener_with_tls_lets_certificates_in_and_the_commands_read_from_it(
     let end: f64 = end.unwrap_or_else(|| panic!("{metrics}")).rsplit(' ').next().unwrap().parse().unwrap();
     assert!(end > std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64(), "{end}");
     let others = Certificates::make();
-    let mut forged = std::fs::read(others.path("client.pem")).unwrap();
-    forged.extend(std::fs::read(others.path("client.key")).unwrap());
-    let pem = Certificate::from_pem(&std::fs::read(made.path("ca.pem")).unwrap()).unwrap();
-    let forger = Client::builder().no_proxy().tls_certs_only([pem]).identity(Identity::from_pem(&forged).unwrap());
-    assert_eq!(ask(&forger.build().unwrap(), &url).await, 0);
+    assert_eq!(ask(&stranger(&made, &others), &url).await, 0);
 
     assert_eq!(place.run(&["health"]).stdout(), "ok\n");
     let run = place.trigger("lasting");
@@ -132,6 +137,37 @@ async fn a_new_certificate_is_taken_and_a_wrong_one_leaves_the_old_in_force() {
     std::fs::copy(made.path("next.key"), place.path("node.key")).unwrap();
     node.wait_for("took a new certificate");
     assert_eq!((ask(&client, &before).await, ask(&client, &after).await), (0, 200));
+}
+
+#[tokio::test]
+async fn the_rules_name_the_authorities_of_clients_and_new_ones_are_taken() {
+    let (place, made, others) = (Place::new(), Certificates::make(), Certificates::make());
+    let copy = |of: &Certificates, from: &str, to: &str| std::fs::copy(of.path(from), place.path(to)).unwrap();
+    copy(&made, "server.pem", "node.pem");
+    copy(&made, "server.key", "node.key");
+    copy(&made, "ca.pem", "clients.pem");
+    crate::access::write_rules(&place, "clients: {ca: clients.pem, roles: {client: viewer}}\n");
+    let tls = ["--tls-cert", "node.pem", "--tls-key", "node.key", "--auth", "auth.yaml"];
+    let both = [&["run"], &tls[..], &["--tls-client-ca", "clients.pem"]].concat();
+    place.run(&both).fails(2, &["clients.ca in the file of --auth", "leave one of the two out"]);
+    place.run(&["run", "--auth", "auth.yaml"]).fails(2, &["clients.ca", "give --tls-cert and --tls-key"]);
+
+    let node = place.leader("a", &tls);
+    let address = place.json(&["status"])["nodes"][0]["address"].as_str().unwrap().to_owned();
+    let url = format!("{address}{PATH}");
+    let (known, other) = (client(&made, Some("client")), stranger(&made, &others));
+    assert_eq!((ask(&known, &url).await, ask(&other, &url).await), (200, 0));
+    // The file that the rules name is another one now.
+    copy(&others, "ca.pem", "clients.pem");
+    node.wait_for("took a new certificate");
+    assert_eq!((ask(&known, &url).await, ask(&other, &url).await), (0, 200));
+    // The rules name a file that is not there, then one that is.
+    crate::access::write_rules(&place, "clients: {ca: more.pem, roles: {client: viewer}}\n");
+    node.wait_for("clients.ca in the file of --auth: more.pem cannot be used");
+    assert_eq!((ask(&known, &url).await, ask(&other, &url).await), (0, 200));
+    copy(&made, "ca.pem", "more.pem");
+    node.wait_for("took a new certificate");
+    assert_eq!((ask(&known, &url).await, ask(&other, &url).await), (200, 0));
 }
 
 #[test]

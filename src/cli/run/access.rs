@@ -9,6 +9,7 @@ use clap::builder::FalseyValueParser;
 use tokio::sync::mpsc;
 
 use crate::api::access::{Access, Hosts, Rules, Settings};
+use crate::cli::Failure;
 use crate::cli::file::{self, Footprint};
 use crate::node::{Beside, Order};
 
@@ -17,7 +18,7 @@ pub(super) struct AccessArgs {
     /// The file that says who may look at this node; it is read again when it changes. `fencron token new` prints what
     /// belongs in it [default: this machine may read everything, others only the health]
     #[arg(long, value_name = "FILE", env = "FENCRON_AUTH")]
-    auth: Option<PathBuf>,
+    pub auth: Option<PathBuf>,
     /// Everyone who reaches the listener may read everything, output included
     #[arg(long, env = "FENCRON_INSECURE_READ", value_parser = FalseyValueParser::new(), conflicts_with = "auth")]
     insecure_read: bool,
@@ -44,14 +45,14 @@ impl AccessArgs {
     /// # Errors
     ///
     /// The file cannot be read, or says something wrong: a node does not start without the rules that are meant.
-    pub fn open(self, advertised: &str) -> anyhow::Result<Opened> {
+    pub fn open(self, advertised: &str, speaks_tls: bool) -> anyhow::Result<Opened> {
         let host = advertised.rsplit_once(':').map_or(advertised, |(host, _)| host).to_owned();
         let hosts = Hosts::new(self.allowed_host.into_iter().chain([host]));
         let settings = Settings { hosts, insecure_read: self.insecure_read };
         let Some(path) = self.auth else { return Ok(Opened { access: Access::new(settings, None), watch: None }) };
-        let (rules, files) = file::rules(&path);
+        let (rules, files) = rules(&path, speaks_tls);
         let access = Access::new(settings, Some(rules?));
-        let watch = Watch { path, files, access: access.clone() };
+        let watch = Watch { path, files, access: access.clone(), speaks_tls };
         Ok(Opened { access, watch: Some(watch) })
     }
 
@@ -80,17 +81,32 @@ impl AccessArgs {
     }
 }
 
+/// Reads the file of rules, for a listener that speaks TLS or does not.
+fn rules(path: &Path, speaks_tls: bool) -> (anyhow::Result<Rules>, Footprint) {
+    let (rules, files) = file::rules(path);
+    let fit = |rules: Rules| match rules.client_ca {
+        Some(_) if !speaks_tls => {
+            let path = path.display();
+            let why = "no client shows a certificate without TLS: give --tls-cert and --tls-key, or leave `ca` out";
+            Err(Failure::wrong(format!("--auth: {path}: clients.ca: {why}")).into())
+        }
+        _ => Ok(rules),
+    };
+    (rules.and_then(fit), files)
+}
+
 /// Reads the file of rules again when it has changed; what is wrong leaves the old rules in force.
 pub(super) struct Watch {
     path: PathBuf,
     files: Footprint,
     access: Access,
+    speaks_tls: bool,
 }
 
 impl Watch {
     /// Goes on until it is dropped. The node receives what became of the file.
     pub async fn run(self, order: mpsc::Sender<Order>) {
-        let Watch { path, files, access } = self;
+        let Watch { path, files, access, speaks_tls } = self;
         let take = |rules: anyhow::Result<Rules>| {
             let refused = match rules {
                 Ok(rules) => {
@@ -107,7 +123,7 @@ impl Watch {
             report(&order, Beside::Auth, refused);
         };
         let again = path.clone();
-        file::read_again(files, move || file::rules(&again), take).await;
+        file::read_again(files, move || rules(&again, speaks_tls), take).await;
     }
 }
 
