@@ -658,8 +658,8 @@ impl Board {
     }
 
     /// The paused jobs, by their names.
-    pub fn paused_jobs(&self) -> impl Iterator<Item = &JobName> {
-        self.paused.keys()
+    pub fn paused_jobs(&self) -> impl Iterator<Item = (&JobName, &Paused)> {
+        self.paused.iter()
     }
 
     /// The jobs of the jobs file of this node, by their names.

@@ -149,7 +149,7 @@ fn refused(error: AskError, acting: &Acting) -> Problem {
         AskError::NotInDoubt { run, verdict } => Problem::new(Kind::NotInDoubt, text).of(&run).with("verdict", verdict),
         AskError::NotEnded(run) => Problem::new(Kind::NotInDoubt, text).of(&run),
         AskError::Changed { run } => Problem::new(Kind::Changed, text).of(&run),
-        AskError::Moved { .. } => Problem::new(Kind::Changed, text),
+        AskError::Moved { .. } | AskError::NotLed(_) => Problem::new(Kind::Changed, text),
         AskError::NoSuchNode(_) => Problem::new(Kind::NoSuchNode, text),
         AskError::AlreadySo { .. }
         | AskError::NotSo { .. }

@@ -12,10 +12,11 @@ use super::glance::Seen;
 use super::listing::{Applied, Listing, Sent, applied, cursor, limit, place};
 use super::problem::Problem;
 use super::routes::Query;
-use super::view::{FailingView, LeaderView, NodeView, Overview, StoreView, node_view};
+use super::view::{FailingView, LeaderView, NodeView, Overview, PausedJob, StoreView, node_view};
 use super::{Api, in_time};
-use crate::board::{Board, Counts};
+use crate::board::{Board, Counts, Paused};
 use crate::fence::Fence;
+use crate::job::JobName;
 use crate::ledger::{TermEnd, TermRow};
 use crate::store::Store;
 use crate::time::Wall;
@@ -59,13 +60,17 @@ impl StatusView {
         let mut unknown = rest.unknown;
         unknown.runs.retain(|run| caller.sees(&run.job()));
         let failing = FailingView::of(board.failing().filter(|job| caller.sees(job)));
+        let pauses = board.paused_jobs().filter(|(job, _)| caller.sees(job)).take(PAUSED_NAMED);
+        let paused = |(job, paused): (&JobName, &Paused)| PausedJob { job: job.clone(), pause: paused.into() };
+        let pauses: Vec<PausedJob> = pauses.map(paused).collect();
         let overview = Overview {
             leader: leader(&board, now),
             nodes: nodes(&board, now),
             store: StoreView { healthy: rest.store.healthy && silent.is_none(), ..rest.store },
             watermark,
             behind_ms: super::view::behind(watermark, now),
-            paused: board.paused_jobs().filter(|job| caller.sees(job)).take(PAUSED_NAMED).cloned().collect(),
+            paused: pauses.iter().map(|paused| paused.job.clone()).collect(),
+            pauses,
             all_paused: board.are_all_paused().map(super::view::PauseView::from),
             unknown,
             failing,
@@ -95,7 +100,7 @@ fn leader(board: &Board, now: Wall) -> Option<LeaderView> {
         fence,
         since: leader.since,
         address: record.and_then(|record| record.address.clone()),
-        last_sign_ms: record.map(|record| super::view::age(record, now)),
+        last_sign_ms: record.map(|record| super::view::leads_on(record, leader.since, now)),
     })
 }
 

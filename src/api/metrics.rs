@@ -110,8 +110,8 @@ fn written(scrape: Scrape, namespace: &str, is_open: bool) -> String {
 /// How a line begins that holds a bucket of the lateness of starts.
 const LATENESS_BUCKET: &str = "fencron_run_lateness_seconds_bucket{";
 
-/// The page in OpenMetrics, with an exemplar at each bucket that has one: the buckets are the lines which begin with `bucket`,
-/// in their order. prometheus-client writes exemplars of its own histograms only.
+/// The page in OpenMetrics, with an exemplar at each bucket that has one: the buckets are the lines which begin with
+/// `bucket`, in their order. prometheus-client writes exemplars of its own histograms only.
 fn with_exemplars(page: &str, bucket: &str, exemplars: &[Option<Exemplar>]) -> String {
     let mut exemplars = exemplars.iter();
     let mut written = String::with_capacity(page.len() + 128 * exemplars.len());

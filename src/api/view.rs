@@ -29,6 +29,13 @@ pub struct PauseView {
     pub reason: String,
 }
 
+/// A paused job.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct PausedJob {
+    pub job: JobName,
+    pub pause: PauseView,
+}
+
 impl From<Pause> for PauseView {
     fn from(Pause { asked, until }: Pause) -> PauseView {
         PauseView { by: asked.by, at: asked.at, until, reason: asked.reason }
@@ -246,6 +253,9 @@ pub struct Overview {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind_ms: Option<u64>,
     pub paused: Vec<JobName>,
+    /// The same jobs, with the person that paused each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pauses: Vec<PausedJob>,
     /// All jobs are paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_paused: Option<PauseView>,
@@ -450,6 +460,7 @@ impl Overview {
             watermark: None,
             behind_ms: None,
             paused: Vec::new(),
+            pauses: Vec::new(),
             all_paused: None,
             obstacles: Vec::new(),
             unknown: UnknownView { count: 0, runs: Vec::new() },
@@ -481,7 +492,9 @@ impl Overview {
         let channels = channels.filter_map(|(name, (of, rows))| ChannelView::of(name, &of, rows.len(), now)).collect();
         let watermark = watermark.map(|mark| mark.instant);
         let (paused, all_paused) = pauses;
-        let paused = paused.into_iter().map(|(job, _)| job).collect();
+        let pauses: Vec<PausedJob> =
+            paused.into_iter().map(|(job, pause)| PausedJob { job, pause: pause.into() }).collect();
+        let paused = pauses.iter().map(|paused| paused.job.clone()).collect();
         let mut obstacles = obstacles(&standing, &nodes);
         obstacles.extend(damage);
         let count = if more { UNKNOWN_COUNTED } else { runs.len() };
@@ -496,7 +509,10 @@ impl Overview {
             node: leader.node,
             fence: leader.fence,
             since: leader.since,
-            last_sign_ms: nodes.iter().find(|(lease, _)| leads == Some(*lease)).map(|(_, node)| age(node, now)),
+            last_sign_ms: nodes
+                .iter()
+                .find(|(lease, _)| leads == Some(*lease))
+                .map(|(_, node)| leads_on(node, leader.since, now)),
         });
         let mut nodes: Vec<NodeView> =
             nodes.into_iter().map(|(lease, record)| node_view(record, leads == Some(lease), now)).collect();
@@ -510,6 +526,7 @@ impl Overview {
             watermark,
             behind_ms: behind(watermark, now),
             paused,
+            pauses,
             all_paused: all_paused.map(PauseView::from),
             obstacles,
             unknown: UnknownView { count, runs },
@@ -545,6 +562,11 @@ impl From<About> for StoreView {
 
 pub(super) fn age(record: &NodeRecord, now: Wall) -> u64 {
     millis(now.since(record.clock))
+}
+
+/// The same of the leader: it was there when it began to lead, which its record may not show yet.
+pub(super) fn leads_on(record: &NodeRecord, since: Wall, now: Wall) -> u64 {
+    millis(now.since(record.clock.max(since)))
 }
 
 pub(super) fn node_view(record: NodeRecord, leader: bool, now: Wall) -> NodeView {

@@ -15,6 +15,7 @@ use super::{Exit, Failure, Global, asking};
 use crate::api::access::{TICKET_HEADER, ticket};
 use crate::job::{RunId, Verdict};
 use crate::ledger::{AskError, Ledger, RunRow};
+use crate::page::words::nothing_kept;
 use crate::scheduler::run::{Claimant, Done};
 use crate::store::AnyStore;
 use crate::time::Clock;
@@ -96,12 +97,14 @@ impl Reader<'_> {
         match self.look().await? {
             RunRow::Done(done) => {
                 self.terminal.write(&done.output)?;
-                if done.output.is_empty() && done.verdict == Verdict::Unknown {
-                    let node =
-                        done.claimant.map_or("its node".to_owned(), |claimant| format!("the node {}", claimant.node));
-                    self.report(format!(
-                        "nothing that it wrote is kept: {node} was lost before; the log of that node has it"
-                    ));
+                if done.output.is_empty() {
+                    self.report(match &done.claimant {
+                        Some(claimant) if done.verdict == Verdict::Unknown => format!(
+                            "nothing that it wrote is kept: the node {} was lost before; the log of that node has it",
+                            claimant.node
+                        ),
+                        _ => nothing_kept(&done),
+                    });
                 }
             }
             RunRow::Open(open) => match open.claimant {

@@ -13,10 +13,13 @@ use super::place::Place;
 use super::steer::known_job;
 use super::terminal::{Terminal, named_lines, table};
 use super::{Exit, Failure, Global, file};
-use crate::api::view::{ChannelView, FailingView, Overview, RunState, RunView, StoreView, UNKNOWN_COUNTED};
+use crate::api::view::{
+    ChannelView, FailingView, Overview, PauseView, PausedJob, RunState, RunView, StoreView, UNKNOWN_COUNTED,
+};
 use crate::config::Config;
 use crate::job::{Code, Job, JobName, RunId, Trigger, Verdict};
 use crate::ledger::{Find, HourRow, Ledger};
+use crate::page::words::took;
 use crate::scheduler::hour::HourCounts;
 use crate::scheduler::run::Last;
 use crate::store::{AnyStore, StoreError};
@@ -27,19 +30,30 @@ pub(super) async fn status(global: &Global, terminal: &mut Terminal) -> anyhow::
     let place = global.open(None).await?;
     let (ledger, now) = (place.ledger(), place.clock.wall());
     let locks = place.recalling(global);
-    let (overview, hours, last) =
-        tokio::try_join!(Overview::look(&ledger, &locks, now), ledger.hours(now.minus(DAY), now), ledger.last_runs())?;
+    let (overview, hours, last, terms) = tokio::try_join!(
+        Overview::look(&ledger, &locks, now),
+        ledger.hours(now.minus(DAY), now),
+        ledger.last_runs(),
+        ledger.last_terms(TERMS_LOOKED_AT)
+    )?;
+    let is_least = terms.iter().any(|term| term.ended_abruptly_after(now.minus(DAY)));
     let failing = last.iter().filter(|(_, last)| last.is_bad()).map(|(job, _)| job);
     let overview = Overview { failing: FailingView::of(failing), ..overview };
-    terminal.show(&overview, |overview| status_text(overview, &hours))?;
+    terminal.show(&overview, |overview| status_text(overview, (&hours, is_least)))?;
     Ok(Exit::Done)
 }
 
 /// How far back `status` counts what ended.
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
-/// What ended in these hours, in a line; nothing where nothing was counted.
-fn ended_text(hours: &[HourRow]) -> String {
+/// How many paused jobs are named.
+const PAUSED_NAMED: usize = 10;
+
+/// How many of the last terms are looked at for a leader that was lost before it had counted all.
+const TERMS_LOOKED_AT: usize = 100;
+
+/// What ended in these hours, in a line; nothing where nothing was counted. `is_least`: it may have been more.
+fn ended_text(hours: &[HourRow], is_least: bool) -> String {
     let mut all = HourCounts::default();
     hours.iter().for_each(|row| all.merge(&row.counts));
     let skipped = all.skips.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
@@ -52,9 +66,12 @@ fn ended_text(hours: &[HourRow]) -> String {
     if parts.is_empty() {
         return String::new();
     }
-    let late = all.late.quantile(0.99).map(|bound| written(Duration::from_millis(bound)));
-    let late = late.map(|bound| format!("; 99 of 100 started within {bound}")).unwrap_or_default();
-    format!("last 24h   {}{late}\n", parts.join(", "))
+    let late = all.late.punctual().map_or_else(String::new, |(which, bound)| {
+        let bound = bound.map(|bound| format!("within {}", took(Duration::from_millis(bound))));
+        format!("; {which} started {}", bound.unwrap_or_else(|| "more than 5 min late".to_owned()))
+    });
+    let least = if is_least { "at least " } else { "" };
+    format!("last 24h   {least}{}{late}\n", parts.join(", "))
 }
 
 /// Where in a line of `status` begins what is said.
@@ -67,7 +84,7 @@ fn alerts_text(channels: &[ChannelView]) -> String {
     if waiting.is_empty() { String::new() } else { format!("alerts     wait to be sent: {}\n", waiting.join(", ")) }
 }
 
-fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
+fn status_text(overview: &Overview, (hours, is_least): (&[HourRow], bool)) -> String {
     let mut text = format!("namespace  {}\n", overview.namespace);
     let store = &overview.store;
     text += &format!("store      {} {}{}\n", store.kind, store.version, size_text(store));
@@ -81,16 +98,8 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
     if let Some(mark) = overview.watermark {
         text += &format!("decided    up to {mark}\n");
     }
-    text += &ended_text(hours);
-    if !overview.paused.is_empty() {
-        let paused: Vec<&str> = overview.paused.iter().map(JobName::as_str).collect();
-        text += &format!("paused     {}\n", paused.join(", "));
-    }
-    if let Some(pause) = &overview.all_paused {
-        let until = pause.until.map_or("until `fencron resume --all`".to_owned(), |until| format!("until {until}"));
-        let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
-        text += &format!("!          all jobs are paused by {} {until}{why}\n", pause.by);
-    }
+    text += &ended_text(hours, is_least);
+    text += &paused_text(overview);
     text += &doubts_text(overview);
     text += &failing_text(&overview.failing);
     text += &alerts_text(&overview.alerts);
@@ -133,6 +142,28 @@ fn status_text(overview: &Overview, hours: &[HourRow]) -> String {
         return text + "\nno node is there: start one with `fencron run FILE`\n";
     }
     text + "\n" + &table(&["NODE", "ROLE", "VERSION", "CONFIG", "STARTED", "ADDRESS"], rows)
+}
+
+/// Which jobs are paused, who paused each, until when and why.
+fn paused_text(overview: &Overview) -> String {
+    let mut text = String::new();
+    let said = |pause: &PauseView, resume: &str| {
+        let until = pause.until.map_or_else(|| format!("until `fencron resume {resume}`"), |at| format!("until {at}"));
+        let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
+        format!("by {} {until}{why}", pause.by)
+    };
+    for (nth, PausedJob { job, pause }) in overview.pauses.iter().take(PAUSED_NAMED).enumerate() {
+        let head = if nth == 0 { "paused    " } else { "          " };
+        text += &format!("{head} {job} {}\n", said(pause, job.as_str()));
+    }
+    let more = overview.paused.len().saturating_sub(PAUSED_NAMED);
+    if more > 0 {
+        text += &format!("           and {more} more: `fencron jobs`\n");
+    }
+    if let Some(pause) = &overview.all_paused {
+        text += &format!("!          all jobs are paused {}\n", said(pause, "--all"));
+    }
+    text
 }
 
 /// How large the store is, where that has a limit.
@@ -233,9 +264,12 @@ struct JobView {
     labels: BTreeMap<String, String>,
     /// The URL of what people do when it fails.
     runbook: Option<String>,
-    /// Its expressions, or what it follows; `null` where no file says it.
+    /// Its expressions, or what it follows; `null` where no file says it, or the file disables the job.
     schedule: Option<String>,
     timezone: Option<&'static str>,
+    /// `Some(false)`: the file disables it, so that it fires by no schedule.
+    #[serde(skip)]
+    enabled: Option<bool>,
     next_fire: Option<Wall>,
     /// How its last run ended, and of which instant that was.
     last_verdict: Option<&'static str>,
@@ -313,7 +347,7 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
             Some(Trigger::Schedule { schedule, .. }) => {
                 (Some(schedule.text().to_owned()), Some(schedule.timezone()), schedule.next_after(now))
             }
-            Some(Trigger::Disabled) => (Some("not enabled".to_owned()), None, None),
+            Some(Trigger::Disabled) => (None, None, None),
             Some(follows) => (crate::api::jobs::follows(follows).map(|after| format!("after {after}")), None, None),
             None => (None, None, None),
         };
@@ -322,6 +356,7 @@ async fn job_views(place: &Place, config: Option<&Config>, only: Option<&str>) -
             owner: job.and_then(|job| job.about.owner.as_ref()).map(ToString::to_string),
             labels: job.map(|job| job.about.shown_labels()).unwrap_or_default(),
             runbook: job.and_then(|job| job.about.shown_runbook()),
+            enabled: trigger.map(|trigger| *trigger != Trigger::Disabled),
             schedule,
             timezone,
             next_fire,
@@ -379,9 +414,14 @@ fn said_of(view: &JobView) -> String {
 fn jobs_table(views: &[JobView]) -> String {
     let rows = views.iter().map(|view| {
         let time = |at: Option<Wall>| at.map_or("-".to_owned(), |at| at.to_string());
-        let next = if view.paused { "paused".to_owned() } else { time(view.next_fire) };
+        let is_disabled = view.enabled == Some(false);
+        let next = match (view.paused, is_disabled) {
+            (true, _) => "paused".to_owned(),
+            (false, true) => "not enabled".to_owned(),
+            (false, false) => time(view.next_fire),
+        };
         let zone = view.timezone.unwrap_or_default();
-        let schedule = view.schedule.clone().unwrap_or_else(|| "?".to_owned());
+        let schedule = view.schedule.clone().unwrap_or_else(|| if is_disabled { "-" } else { "?" }.to_owned());
         let verdict = view.last_verdict.unwrap_or("-").to_owned();
         vec![view.name.to_string(), schedule, zone.to_owned(), next, verdict, time(view.last_scheduled_at)]
     });

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
+use nix::unistd::{User, geteuid};
 use serde::Serialize;
 
 use super::place::Place;
@@ -15,6 +16,7 @@ use super::{Exit, Failure, Global, check, file, look, nearest};
 use crate::job::{Job, JobName, Param, Params, RunId, Verdict};
 use crate::ledger::{ALL_JOBS, Acting, AskError, Asked, BackfillPlan, Ledger, Resolution, check_params};
 use crate::lock::{LockName, Seen};
+use crate::page::words::count;
 use crate::scheduler::run::Done;
 use crate::store::AnyStore;
 use crate::time::{Wall, written};
@@ -166,8 +168,10 @@ struct AskedFor<'a> {
 
 /// An act of the user of this command: who that is, and why.
 pub(super) fn acting(place: &Place, why: &Why) -> Acting {
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-    let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let user = user.or_else(|| User::from_uid(geteuid()).ok().flatten().map(|user| user.name));
+    // A container may have no name for its user.
+    let user = user.unwrap_or_else(|| format!("user {}", geteuid()));
     let asked = Asked::new(format!("{user} on {}", crate::client::host_name()), place.clock.wall());
     Acting::fresh(asked.because(why.reason.as_deref().unwrap_or_default().trim()))
 }
@@ -359,11 +363,13 @@ pub(super) async fn backfill(args: &BackfillArgs, global: &Global, terminal: &mu
     let again = args.again.then(|| acting.call('b'));
     let stretch = (args.from, args.to);
     let Some(plan) = ledger.plan_backfill(&job, stretch, again.as_deref(), place.clock.wall()).await? else {
-        terminal.say(format_args!("fencron: `{name}` was not due from {} to {}", args.from, args.to));
+        terminal.say(format_args!("fencron: `{name}` was not due from {} on and before {}", args.from, args.to));
         return Ok(Exit::Done);
     };
     let BackfillPlan { runs, first, last, instants, .. } = &plan;
-    terminal.say(format_args!("fencron: {instants} runs of {name}, from {first} to {last}: {}", counts_text(&plan)));
+    let runs_of = count(*instants, "run");
+    let counts = counts_text(&plan);
+    terminal.say(format_args!("fencron: {runs_of} of {name}, the first due at {first}, the last at {last}: {counts}"));
     if runs.is_empty() {
         terminal.say("fencron: nothing is left to request; `--again` requests all of it again");
     } else if !args.yes && !terminal.confirm("Ask for them?")? {

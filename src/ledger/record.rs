@@ -502,6 +502,8 @@ impl TermRecord {
     /// The same with its end; `None`: it has one. What the leader itself says is better than what its successor supposed.
     pub fn end(self, to: Wall, end: TermEnd) -> Option<TermRecord> {
         let is_open = self.end.is_none_or(|known| known == TermEnd::Lapsed && end != TermEnd::Lapsed);
+        // A leader that stood still learns late that its term is over, and its successor knew it before.
+        let to = self.to.map_or(to, |known| known.min(to));
         is_open.then_some(TermRecord { to: Some(to), end: Some(end), ..self })
     }
 

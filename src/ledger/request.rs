@@ -65,6 +65,9 @@ pub enum AskError {
     IsDone(String),
     #[error("{what} was changed by another process meanwhile: check it and try again")]
     Moved { what: String },
+    /// Another leads than the one that was meant, or none does.
+    #[error("{0}: `fencron status` shows which node leads, and under which fence")]
+    NotLed(String),
     #[error("another request had this key, and did something else: give each request a key of its own")]
     OtherRequest,
     #[error(transparent)]

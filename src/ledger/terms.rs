@@ -29,6 +29,13 @@ pub struct TermRow {
     pub last_sign: Option<Wall>,
 }
 
+impl TermRow {
+    /// Whether it ended after `since` without that its leader had a moment to record what it had counted.
+    pub fn ended_abruptly_after(&self, since: Wall) -> bool {
+        matches!(self.end, Some(TermEnd::Lost | TermEnd::Lapsed)) && self.to.is_some_and(|to| to > since)
+    }
+}
+
 /// A term that begins, and what its leader knows of how the one before ended.
 #[derive(Clone, Debug)]
 pub struct NewTerm {
@@ -69,6 +76,17 @@ impl TermEnd {
     }
 }
 
+/// The terms, the latest first, none of them longer than until the next one begins: a leader that stood still records the
+/// end of its term as of when it woke, where its successor had not recorded one yet.
+fn one_after_another(mut rows: Vec<TermRow>) -> Vec<TermRow> {
+    for at in 1..rows.len() {
+        let next = rows[at - 1].from;
+        let row = &mut rows[at];
+        row.to = row.to.map(|to| to.min(next.max(row.from)));
+    }
+    rows
+}
+
 impl<S: Store> Ledger<S> {
     /// The terms before the one of this fence, or (`None`) all, the latest first, at most `limit`.
     ///
@@ -78,8 +96,8 @@ impl<S: Store> Ledger<S> {
     pub async fn terms(&self, before: Option<Fence>, limit: usize) -> Result<Vec<TermRow>, StoreError> {
         let (entries, _) = self.store.range_all(self.keys.terms()).await?;
         let is_before = |row: &TermRow| before.is_none_or(|before| row.fence < before);
-        let rows = entries.iter().rev().filter_map(|entry| self.term_of(entry)).filter(is_before);
-        Ok(rows.take(limit).collect())
+        let rows = entries.iter().rev().filter_map(|entry| self.term_of(entry)).collect();
+        Ok(one_after_another(rows).into_iter().filter(is_before).take(limit).collect())
     }
 
     /// The terms whose records changed last, the latest term first, at most `limit`: without reading the others.
@@ -92,7 +110,7 @@ impl<S: Store> Ledger<S> {
         let page = self.store.range(range).await?;
         let mut rows: Vec<TermRow> = page.entries.iter().filter_map(|entry| self.term_of(entry)).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.fence));
-        Ok(rows)
+        Ok(one_after_another(rows))
     }
 
     fn term_of(&self, entry: &Entry) -> Option<TermRow> {

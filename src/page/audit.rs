@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::frame::{Depth, Frame, Screen, page};
 use super::tables::{job_link, run_link};
-use super::words::{command, foreign, instant_and_distance};
+use super::words::{command, foreign, instant_and_distance, spoken};
 use crate::job::Word as _;
 use crate::ledger::AuditRow;
 
@@ -24,7 +24,7 @@ pub(super) fn markup(view: &Audit) -> Markup {
         section id="audit" aria-label="Acts" {
             @match &view.rows {
                 Err(why) => p.notice.unk {
-                    "What people did is not known now: " (foreign(why)) ". " (command("audit"))
+                    "What people did is not known now: " (spoken(why)) ". " (command("audit"))
                 },
                 Ok((rows, _)) if rows.is_empty() => p.empty {
                     "Nothing that is recorded: acts are kept for 90 days, the last 10,000 of them."

@@ -245,7 +245,7 @@ fn ended(end: Option<TermEnd>) -> &'static str {
         Some(TermEnd::Resigned) => "was stopped and gave the leadership back",
         Some(TermEnd::SteppedDown) => "stepped down",
         Some(TermEnd::Lost) => "lost the leadership",
-        Some(TermEnd::Lapsed) => "was lost: its lease ran out",
+        Some(TermEnd::Lapsed) => "was lost: its lease ended",
     }
 }
 
@@ -281,7 +281,7 @@ mod tests {
         let expected = [
             "took another jobs file, <span class=\"mono\">d<",
             "became the leader under fence <b>30</b>",
-            "<bdi>a</bdi></b>, fence <b>20</b>, was lost: its lease ran out",
+            "<bdi>a</bdi></b>, fence <b>20</b>, was lost: its lease ended",
             "became the leader under fence <b>20</b>",
         ];
         assert_eq!(texts.len(), expected.len(), "{texts:#?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use super::draw::{Column, columns};
-use super::words::{Look, command, foreign, grouped, took, verdict};
+use super::words::{Look, command, grouped, spoken, took, verdict};
 use crate::job::Verdict;
 use crate::ledger::HourRow;
 use crate::scheduler::hour::{LATENESS_MS, hour_of};
@@ -20,16 +20,25 @@ const HOURS: u32 = 25;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A row for each verdict that there was, and one for how late runs were started.
-pub(super) fn markup(hours: &Result<Vec<HourRow>, String>, now: Wall) -> Markup {
+/// `is_least`: a leader was lost that may have counted more.
+pub(super) fn markup(hours: &Result<Vec<HourRow>, String>, is_least: bool, now: Wall) -> Markup {
     html! {
         section id="day" aria-labelledby="day-h" {
             h2 id="day-h" { "The last 24 hours" }
             @match hours {
-                Err(why) => p.muted { "What ended is not known: " (foreign(why)) },
+                Err(why) => p.muted { "What ended is not known: " (spoken(why)) },
                 Ok(hours) if hours.is_empty() => {
                     p.empty { "No run has ended that was counted. The leader counts once a minute." }
                 }
-                Ok(hours) => (table(hours, now)),
+                Ok(hours) => {
+                    (table(hours, now))
+                    @if is_least {
+                        p.muted {
+                            "At least so many: the leader counts once a minute, and one that was lost in these \
+                             hours had no time to."
+                        }
+                    }
+                }
             }
         }
     }
@@ -88,7 +97,8 @@ fn lateness(hours: &[HourRow], now: Wall) -> Markup {
     };
     let title = |hour: Wall| match hours.iter().find(|row| row.hour == hour).map(|row| &row.counts.late) {
         Some(late) if late.count() > 0 => {
-            format!("{}: 99 of 100 started {}, of {}", clock(hour), within(late.quantile(0.99)), number(late.count()))
+            let (which, bound) = late.punctual().unwrap_or_default();
+            format!("{}: {which} started {}, of {}", clock(hour), within(bound), number(late.count()))
         }
         _ => format!("{}: no run", clock(hour)),
     };
@@ -100,12 +110,12 @@ fn lateness(hours: &[HourRow], now: Wall) -> Markup {
     let mut all = crate::scheduler::hour::HourCounts::default();
     hours.iter().for_each(|row| all.merge(&row.counts));
     html! {
-        @if all.late.count() > 0 {
+        @if let Some((which, bound)) = all.late.punctual() {
             tr {
                 td { "Late by" }
-                td.num data-l="99 of 100" { (within(all.late.quantile(0.99))) }
+                td.num data-l=(which) { (within(bound)) }
                 td { (columns("how late runs started", &columns_of)) }
-                td { span.muted { "99 of 100 starts; a log scale" } }
+                td { span.muted { (which) " started so; a log scale" } }
             }
         }
     }
@@ -144,14 +154,16 @@ mod tests {
         counts.late.most_ms.extend([(50, 1_199), (1_000, 1)]);
         let old = HourRow { hour: at("2026-11-26T06:00:00Z"), counts: counts.clone() };
         let hours = Ok(vec![old, HourRow { hour: at("2026-11-27T06:00:00Z"), counts }]);
-        let drawn = markup(&hours, at("2026-11-27T07:30:00Z")).into_string();
+        let drawn = markup(&hours, false, at("2026-11-27T07:30:00Z")).into_string();
         for words in ["1,200", "06:00Z: 1,200", "runs --state succeeded", ">7<", "runs --state skipped", "within 50 ms"]
         {
             assert!(drawn.contains(words), "{words}: {drawn}");
         }
+        assert!(!drawn.contains("At least") && drawn.contains("99 of 100 started so"), "{drawn}");
+        assert!(markup(&hours, true, at("2026-11-27T07:30:00Z")).into_string().contains("At least so many"));
         assert!(!drawn.contains("runs --state failed") && !drawn.contains("2,400"), "{drawn}");
-        assert!(markup(&Ok(Vec::new()), Wall::EPOCH).into_string().contains("No run has ended"));
-        let silent = markup(&Err("<away>".to_owned()), Wall::EPOCH).into_string();
+        assert!(markup(&Ok(Vec::new()), false, Wall::EPOCH).into_string().contains("No run has ended"));
+        let silent = markup(&Err("<away>".to_owned()), false, Wall::EPOCH).into_string();
         assert!(silent.contains("is not known") && silent.contains("&lt;away&gt;"), "{silent}");
     }
 }

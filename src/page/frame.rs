@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Noticed;
 use super::looker::{JOBS, Looker, Theme, UTC, Zones, up};
-use super::words::{Viewpoint, count, foreign, instant, shown, took};
+use super::words::{Viewpoint, count, foreign, instant, shown, spoken, took};
 use crate::board::{Board, Counts};
 use crate::fence::Fence;
 use crate::job::{JobName, RunId, Word as _};
@@ -169,7 +169,8 @@ impl Frame {
                 fence: board.fence(),
                 since: leader.since,
                 is_here: own.lease == Some(leader.lease),
-                last_sign: record.map(|record| record.clock),
+                // It was there when it began to lead, which its record may not show yet.
+                last_sign: record.map(|record| record.clock.max(leader.since)),
             }
         });
         let trusted_for = own.trusted_until.map(|until| until.since(boot)).filter(|left| !left.is_zero());
@@ -509,7 +510,7 @@ fn said(looker: &Looker) -> Markup {
         @if let Some((is_done, text)) = &looker.said {
             p.notice.(if *is_done { "ok" } else { "bad" }) id="said" role="status" {
                 @if *is_done { b { "Done. " } } @else { b { "Nothing was done. " } }
-                (foreign(text))
+                (spoken(text))
             }
         }
     }

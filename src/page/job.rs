@@ -12,11 +12,11 @@ use super::jobs;
 use super::tables::run_link;
 use super::words::{
     Viewpoint, bytes, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, job_state,
-    open_state, took, verdict, visible,
+    open_state, spoken, took, verdict, visible,
 };
 use crate::board::{Board, JobRow};
 use crate::job::definition::{Definition, EXCEPTED_MOST, HttpView, MissedView, OutputView, SqlView};
-use crate::job::{Job, JobName, MissedRun, Trigger, Verdict, Word as _, is_link};
+use crate::job::{Job, JobName, MissedRun, Trigger, Word as _, is_link};
 use crate::ledger::RunRow;
 use crate::scheduler::run::{Done, Source};
 use crate::time::Wall;
@@ -247,7 +247,7 @@ fn runs(view: &JobView) -> Markup {
             @match &view.runs {
                 Err(why) => p.notice.unk {
                     "The history is not known now: "
-                    (foreign(why))
+                    (spoken(why))
                     ". Try again, or ask the store: "
                     (command(&format!("runs --job {}", view.row.name)))
                 },
@@ -308,13 +308,13 @@ fn table(runs: &[RunRow], now: Viewpoint, job: &str) -> Markup {
                                 }
                             }
                             td { (verdict(done.verdict)) }
-                            td { (asked(&done.source)) (foreign(&done.reason)) }
+                            td { (asked(&done.source)) (spoken(&done.reason)) }
                             td.num data-l="attempt" { @if done.attempt > 0 { (done.attempt) } }
                             td data-l="on" { @if let Some(claimant) = &done.claimant { (foreign(&claimant.node)) } }
                             td.num data-l="fence" { @if let Some(claimant) = &done.claimant { (claimant.fence) } }
                             td.num data-l="late" { @if let Some(late) = done.lateness { (took(late)) } }
                             td.num data-l="took" { @if let Some(length) = length(done) { (took(length)) } }
-                            td.do { (command(&act(done))) }
+                            td.do { (command(&format!("logs {}", done.id))) }
                         },
                     }
                 }
@@ -323,14 +323,6 @@ fn table(runs: &[RunRow], now: Viewpoint, job: &str) -> Markup {
         @if runs.len() >= RUNS {
             p { "These are the last " (RUNS) ". For more: " (command(&format!("runs --job {job} --limit 500"))) }
         }
-    }
-}
-
-/// What a person does next about a run that has ended.
-pub(super) fn act(done: &Done) -> String {
-    match done.verdict {
-        Verdict::Unknown => format!("resolve {} --as succeeded", done.id),
-        _ => format!("logs {}", done.id),
     }
 }
 

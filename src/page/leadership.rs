@@ -6,7 +6,8 @@ use super::act::{self, Ask, Field};
 use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Leader, Screen, page};
 use super::words::{
-    Look, Viewpoint, command, distance, fact, foreign, instant, instant_and_distance, instant_or, shown, state, took,
+    Look, Viewpoint, command, distance, fact, foreign, instant, instant_and_distance, instant_or, shown, spoken, state,
+    took,
 };
 use crate::board::Board;
 use crate::config::auth::Role;
@@ -140,9 +141,9 @@ fn queue(view: &Leadership) -> Markup {
         section id="queue" aria-labelledby="queue-h" {
             h2 id="queue-h" { "Next to lead" }
             @match &view.queue {
-                Err(why) => p.notice.unk { "The queue is not known now: " (foreign(why)) "." },
+                Err(why) => p.notice.unk { "The queue is not known now: " (spoken(why)) "." },
                 Ok(queue) => {
-                    @for obstacle in &queue.obstacles { p.notice.warn { (foreign(obstacle)) } }
+                    @for obstacle in &queue.obstacles { p.notice.warn { (spoken(obstacle)) } }
                     @if queue.waiting.is_empty() {
                         p.empty { "No other node waits: if this one is lost, nothing is fired until one is started." }
                     } @else {
@@ -221,7 +222,7 @@ fn terms(view: &Leadership) -> Markup {
         section id="terms" aria-labelledby="terms-h" {
             h2 id="terms-h" { "Terms" }
             @match &view.terms {
-                Err(why) => p.notice.unk { "The terms are not known now: " (foreign(why)) "." },
+                Err(why) => p.notice.unk { "The terms are not known now: " (spoken(why)) "." },
                 Ok(terms) if terms.is_empty() => p.empty { "None is recorded." },
                 Ok(terms) => {
                     (draw::spans("The last terms, the latest at the right, with gaps in gray", &spans(terms, now.now)))
@@ -320,7 +321,7 @@ pub(crate) fn role_word(node: &Node) -> (&'static str, Look) {
 
 fn remarks(record: &NodeRecord) -> Markup {
     html! {
-        @for remark in record.stands_back.iter().chain(&record.troubles) { div { (foreign(remark)) } }
+        @for remark in record.stands_back.iter().chain(&record.troubles) { div { (spoken(remark)) } }
         @if let Some(hand_over) = &record.hands_over { div { (hand_over.text()) } }
     }
 }

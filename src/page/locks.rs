@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::act::{self, Ask, Field};
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, command, count, foreign, instant_and_distance, shown, state};
+use super::words::{Look, command, count, foreign, instant_and_distance, shown, spoken, state};
 use crate::lock::{Bar, LOCKS_LISTED, Listing, LockKind, LockListed, LockName, SemaphoreListed};
 
 /// How many rows are shown.
@@ -28,7 +28,7 @@ pub(super) fn markup(view: &LocksView) -> Markup {
             @match &view.listing {
                 Err(why) => p.notice.unk {
                     "What is held is not known now: "
-                    (foreign(why))
+                    (spoken(why))
                     ". Try again, or ask the store: "
                     (command("locks"))
                 },

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::act::{self, Ask};
 use super::ansi;
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, command, foreign, instant, state, took};
+use super::words::{Look, command, foreign, instant, spoken, state, took};
 use crate::once::{Standing, State};
 
 /// How many recorded migrations are shown, the newest.
@@ -26,7 +26,7 @@ pub(super) fn markup(view: &Migrations) -> Markup {
             @match &view.standings {
                 Err(why) => p.notice.unk {
                     "The migrations are not known now: "
-                    (foreign(why))
+                    (spoken(why))
                     ". Try again, or ask the store: "
                     (command("migrate status"))
                 },
@@ -96,9 +96,9 @@ fn row(standing: &Standing, frame: &Frame) -> Markup {
             td.name { (foreign(&standing.id)) }
             td { (state(standing.state.as_str(), look)) }
             td {
-                @if let Some(difference) = &standing.difference { p.notice.warn { (foreign(difference)) } }
+                @if let Some(difference) = &standing.difference { p.notice.warn { (spoken(difference)) } }
                 @if let Some(once) = once {
-                    (foreign(&once.reason))
+                    (spoken(&once.reason))
                     @if !once.output.is_empty() {
                         details { summary { "What it wrote" } pre.out { (ansi::markup(&once.output)) } }
                     }

@@ -6,7 +6,8 @@ use super::changes::{Change, Recorded, changes};
 use super::frame::{Depth, Frame, Pill, Screen, page};
 use super::tables::{self, all_jobs, job_link};
 use super::words::{
-    Look, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, open_state, state, took,
+    Look, command, count, distance, fact, foreign, instant, instant_and_distance, instant_or, open_state, spoken,
+    state, took,
 };
 use crate::board::{Board, Filter, FindJobs, JobRow};
 use crate::job::{JobName, RunId, Trigger};
@@ -40,6 +41,8 @@ pub(crate) struct Now {
     pub nodes: usize,
     /// What ended in the last 24 hours, or why that is not known; `None`: this person does not see all jobs.
     pub hours: Option<Result<Vec<HourRow>, String>>,
+    /// A leader was lost in these hours that may have counted more.
+    counts_least: bool,
 }
 
 /// A fire that comes.
@@ -75,6 +78,9 @@ impl Now {
             open: board.open_runs().filter(|open| sees(&open.job)).take(ROWS).cloned().collect(),
             next: next.collect(),
             changes: changes(board, &frame, &recorded),
+            counts_least: recorded.as_ref().is_ok_and(|known| {
+                known.terms.iter().any(|term| term.ended_abruptly_after(now.minus(super::day::DAY)))
+            }),
             unrecorded: recorded.err(),
             nodes: board.nodes().count(),
             hours: None,
@@ -107,20 +113,20 @@ pub(super) fn markup(view: &Now) -> Markup {
             @if !view.frame.troubles.is_empty() {
                 ul.plain id="troubles" {
                     @for trouble in &view.frame.troubles {
-                        li { (state("trouble", Look::Late)) " " (foreign(trouble)) }
+                        li { (state("trouble", Look::Late)) " " (spoken(trouble)) }
                     }
                 }
             }
             @if !view.frame.defects.is_empty() {
                 ul.plain id="defects" {
                     @for defect in &view.frame.defects {
-                        li { (state("the store", Look::Late)) " " (foreign(defect)) }
+                        li { (state("the store", Look::Late)) " " (spoken(defect)) }
                     }
                 }
             }
             @if !view.frame.unsent.is_empty() {
                 ul.plain id="unsent" {
-                    @for what in &view.frame.unsent { li { (state("alerts", Look::Late)) " " (foreign(what)) } }
+                    @for what in &view.frame.unsent { li { (state("alerts", Look::Late)) " " (spoken(what)) } }
                 }
             }
             @if needs_nothing(view) {
@@ -144,10 +150,10 @@ pub(super) fn markup(view: &Now) -> Markup {
                 (next(view))
             }
         }
-        @if let Some(hours) = &view.hours { (super::day::markup(hours, view.frame.now)) }
+        @if let Some(hours) = &view.hours { (super::day::markup(hours, view.counts_least, view.frame.now)) }
         section id="changed" aria-labelledby="changed-h" {
             h2 id="changed-h" { "Changed in the last hour" }
-            @if let Some(why) = &view.unrecorded { p.muted { "What is recorded is not known now: " (foreign(why)) } }
+            @if let Some(why) = &view.unrecorded { p.muted { "What is recorded is not known now: " (spoken(why)) } }
             @if view.changes.is_empty() { p.empty { "Nothing that is recorded, or that this node knows of." } }
             ul.plain {
                 @for change in &view.changes {
@@ -157,6 +163,13 @@ pub(super) fn markup(view: &Now) -> Markup {
         }
     };
     page(&view.frame, (Screen::Now, Depth::Top), "Now", 2, &body)
+}
+
+/// Why jobs are not fired as they should be, unless it is a trouble of a node: that stands below, under what needs a
+/// person.
+fn why(frame: &Frame) -> Option<&str> {
+    let is_below = |why: &&str| frame.troubles.iter().any(|trouble| trouble == why);
+    frame.firing.why().map(|why| if is_below(&why) { "a node reports a trouble" } else { why })
 }
 
 fn headline(view: &Now) -> Markup {
@@ -169,7 +182,7 @@ fn headline(view: &Now) -> Markup {
     };
     html! {
         section.head id="head" {
-            h1 id="firing" { (word) @if let Some(why) = frame.firing.why() { ": " span.why { (foreign(why)) } } }
+            h1 id="firing" { (word) @if let Some(why) = why(frame) { ": " span.why { (spoken(why)) } } }
             dl.facts {
                 @if let Some(leader) = &frame.leader {
                     (fact("Leader", &html! {
@@ -225,7 +238,7 @@ fn unknown(view: &Now) -> Markup {
             }
                 @if *more { p { a href="trouble" { "There are more runs in doubt" } } }
             }
-            Err(why) => p.muted { "Which runs are in doubt is not known: " (foreign(why)) },
+            Err(why) => p.muted { "Which runs are in doubt is not known: " (spoken(why)) },
         }
     }
 }

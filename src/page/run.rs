@@ -10,7 +10,9 @@ use super::ansi;
 use super::draw::{self, Span};
 use super::frame::{Depth, Frame, Screen, page};
 use super::job::asked;
-use super::words::{Look, Viewpoint, bytes, command, exact, foreign, instant, nothing_kept, open_state, took, verdict};
+use super::words::{
+    Look, Viewpoint, bytes, command, exact, foreign, instant, nothing_kept, open_state, spoken, took, verdict,
+};
 use crate::board::{Board, Wait};
 use crate::job::{Job, RunId, Trigger, Verdict};
 use crate::ledger::RunRow;
@@ -183,11 +185,11 @@ fn how(view: &RunView) -> Markup {
                     },
                     OpenState::Claimed => { "Attempt " (open.attempt.max(1)) "." },
                 }
-                @if let Some(doubt) = &open.doubt { " How the attempt before ended is in doubt: " (foreign(doubt)) }
+                @if let Some(doubt) = &open.doubt { " How the attempt before ended is in doubt: " (spoken(doubt)) }
             }
             RunRow::Done(done) => {
                 (verdict(done.verdict)) " "
-                @if done.reason.is_empty() {} @else { b { (foreign(&done.reason)) } ". " }
+                @if done.reason.is_empty() {} @else { b { (spoken(&done.reason)) } ". " }
                 @if let Some(code) = done.exit_code && code != 0 && !done.reason.contains("exit code") {
                     "Exit code " (code) ". "
                 }
@@ -321,7 +323,7 @@ fn way(view: &RunView) -> Markup {
                             td { (exact(*at, seen)) }
                             @if let Some(zone) = &view.zone { td { (zone.local(*at, seen).unwrap_or_default()) } }
                             td.num data-l="after" { @if let Some(after) = before(index) { "+" (took(after)) } }
-                            td { (foreign(more)) @if let Some(ended) = ended { (verdict(*ended)) } }
+                            td { (spoken(more)) @if let Some(ended) = ended { (verdict(*ended)) } }
                         }
                     }
                     @if let RunRow::Open(open) = &view.row && let Some(started) = open.started_at {
@@ -380,7 +382,7 @@ fn output(view: &RunView) -> Markup {
                 }
                 Output::Live(written) => (shown(view, written, &source, true)),
                 Output::Kept(written) if written.text.is_empty() => p.empty {
-                    (nothing_kept(matches!(&view.row, RunRow::Done(done) if done.verdict == Verdict::Unknown)))
+                    @if let RunRow::Done(done) = &view.row { (nothing_kept(done)) } @else { "It wrote nothing." }
                 },
                 Output::Kept(written) => (shown(view, written, &source, false)),
             }
@@ -419,7 +421,7 @@ fn whole(view: &RunView, file: &WholeFile, source: &str) -> Markup {
                 "All of it may be in a file of the node " (foreign(node)) ". " (download)
             },
             WholeFile::Unreadable(why) => p.muted id="whole" {
-                "All of it may be in a file of this node, which cannot be read now: " (foreign(why)) "."
+                "All of it may be in a file of this node, which cannot be read now: " (spoken(why)) "."
             },
         }
     }

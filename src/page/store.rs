@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::frame::{Depth, Frame, Screen, page};
-use super::words::{Look, bytes, command, fact, foreign, instant_or, state, took};
+use super::words::{Look, bytes, command, fact, foreign, instant_or, spoken, state, took};
 use crate::store::About;
 
 /// What the screen shows.
@@ -22,7 +22,7 @@ pub(super) fn markup(view: &StoreView) -> Markup {
                 Ok(_) => (state("answers, with warnings", Look::Late)),
                 Err(_) => (state("does not answer", Look::Bad)),
             } }
-            @if let Err(why) = &view.about { p.notice.bad { (foreign(why)) } }
+            @if let Err(why) = &view.about { p.notice.bad { (spoken(why)) } }
             dl.facts {
                 (fact("URL", &html! { (foreign(&frame.store)) }))
                 @if let Ok((about, within)) = &view.about {

@@ -197,14 +197,14 @@ fn runs_in_doubt_and_defects_of_the_store_are_on_the_first_screen_and_in_its_hea
         "2 in doubt",
         "1 defect<",
         "its disk is &lt;slow&gt;",
-        "`ops` takes &lt;none&gt;",
+        "<code>ops</code> takes &lt;none&gt;",
     ] {
         assert!(page.contains(words), "`{words}` is not in {page}");
     }
     assert!(!page.contains("Nothing: no run is in doubt"));
     let narrowed = Looker { jobs: Some(Patterns::new(vec!["other".to_owned()]).unwrap()), ..looker() };
     let page = show(frame_for(&board, NOW, narrowed).noticing(Some(&seen)));
-    assert!(!page.contains("in doubt</") && !page.contains("its disk") && !page.contains("`ops`"), "{page}");
+    assert!(!page.contains("in doubt</") && !page.contains("its disk") && !page.contains("<code>ops"), "{page}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::frame::{Depth, Frame, Screen, page};
 use super::tables::{self, all_jobs, run_link};
-use super::words::{command, foreign, instant_and_distance, verdict};
+use super::words::{command, instant_and_distance, spoken, verdict};
 use crate::board::{Board, Filter, FindJobs, JobRow};
 use crate::job::RunId;
 use crate::ledger::Attention;
@@ -59,7 +59,7 @@ fn unknown(view: &Trouble) -> Markup {
             h2 id="unknown-h" { "In doubt" }
             @match &view.unknown {
                 Err(why) => p.notice.unk {
-                    "Which runs are in doubt is not known now: " (foreign(why)) ". " (command("runs --state unknown"))
+                    "Which runs are in doubt is not known now: " (spoken(why)) ". " (command("runs --state unknown"))
                 },
                 Ok((runs, _)) if runs.is_empty() => p.empty {
                     "None. A run is in doubt when its leader was lost before it said how the run ended."
@@ -85,7 +85,7 @@ fn unsent(view: &Trouble) -> Markup {
                      counted, and in a summary at the beginning of the next one. "
                     (command("notify list"))
                 }
-                ul.plain { @for what in &view.frame.unsent { li { (foreign(what)) } } }
+                ul.plain { @for what in &view.frame.unsent { li { (spoken(what)) } } }
             }
         }
     }
@@ -120,7 +120,7 @@ fn ended(view: &Trouble) -> Markup {
         section id="ended" aria-labelledby="ended-h" {
             h2 id="ended-h" { "What ended badly, the last first" }
             @match &view.ended {
-                Err(why) => p.notice.unk { "What ended badly is not known now: " (foreign(why)) "." },
+                Err(why) => p.notice.unk { "What ended badly is not known now: " (spoken(why)) "." },
                 Ok((runs, _)) if runs.is_empty() => p.empty { "No run that is recorded ended badly." },
                 Ok((runs, more)) => {
                     table.rows {
@@ -130,7 +130,7 @@ fn ended(view: &Trouble) -> Markup {
                                 tr {
                                     td { (run_link("", &run.run)) }
                                     td { (verdict(run.verdict)) }
-                                    td { (foreign(&run.reason)) }
+                                    td { (spoken(&run.reason)) }
                                     td data-l="ended" { (instant_and_distance(run.at, view.frame.view())) }
                                     td { (command(&format!("logs {}", run.run))) }
                                 }

@@ -13,7 +13,7 @@ use super::frame::{Depth, Frame, Screen, page};
 use super::looker::{Zones, zone};
 use super::now::schedule_of;
 use super::tables::job_link;
-use super::words::{Viewpoint, command, count, foreign, grouped, instant};
+use super::words::{Viewpoint, command, count, foreign, grouped, instant, took};
 use crate::board::Board;
 use crate::job::{Job, JobName, Trigger};
 use crate::time::Wall;
@@ -174,7 +174,7 @@ fn change(zone: Tz, date: NaiveDate) -> Option<String> {
         std::cmp::Ordering::Less => (DAY.saturating_sub(long), "forward"),
         std::cmp::Ordering::Greater => (long.saturating_sub(DAY), "back"),
     };
-    Some(format!("clocks go {way} by {}", crate::time::written(by)))
+    Some(format!("clocks go {way} by {}", took(by)))
 }
 
 /// The fires of a day, in their order. Jobs that fire often are left out: they would be all of it.
@@ -356,13 +356,13 @@ mod tests {
     fn days_on_which_clocks_change_are_marked() {
         let date = |text: &str| text.parse::<NaiveDate>().unwrap();
         let berlin: Tz = "Europe/Berlin".parse().unwrap();
-        assert_eq!(change(berlin, date("2026-03-29")).as_deref(), Some("clocks go forward by 1h"));
-        assert_eq!(change(berlin, date("2026-10-25")).as_deref(), Some("clocks go back by 1h"));
+        assert_eq!(change(berlin, date("2026-03-29")).as_deref(), Some("clocks go forward by 1 h"));
+        assert_eq!(change(berlin, date("2026-10-25")).as_deref(), Some("clocks go back by 1 h"));
         assert_eq!(change(berlin, date("2026-11-27")), None);
         // Beirut's clocks leap over midnight.
         let beirut: Tz = "Asia/Beirut".parse().unwrap();
         assert_eq!(begin(beirut, date("2026-03-29")).to_string(), "2026-03-28T22:00:00Z");
-        assert_eq!(change(beirut, date("2026-03-29")).as_deref(), Some("clocks go forward by 1h"));
+        assert_eq!(change(beirut, date("2026-03-29")).as_deref(), Some("clocks go forward by 1 h"));
     }
 
     #[test]

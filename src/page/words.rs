@@ -9,7 +9,7 @@ use super::looker::Zones;
 use crate::board::JobState;
 use crate::job::Verdict;
 use crate::schedule::Schedule;
-use crate::scheduler::run::{Open, OpenState};
+use crate::scheduler::run::{Done, Open, OpenState};
 use crate::time::Wall;
 
 /// How many characters of a text that other programs made up (a reason, a name of a lock) are shown.
@@ -34,14 +34,19 @@ impl Viewpoint {
         self.zones != Zones::Utc
     }
 
+    /// Whether a fire by this schedule is written in its zone as well: one in UTC would be there twice.
+    fn has_zone_of(self, schedule: &Schedule) -> bool {
+        self.has_zones_of_jobs() && !(self.zones == Zones::Jobs && ["UTC", "Etc/UTC"].contains(&schedule.timezone()))
+    }
+
     /// The local time of a fire in the zone of its job, where that is wanted.
     pub(super) fn beside(self, at: Wall, schedule: &Schedule) -> Option<String> {
-        self.has_zones_of_jobs().then(|| format!("{} {}", local(at, schedule), schedule.timezone()))
+        self.has_zone_of(schedule).then(|| format!("{} {}", local(at, schedule), schedule.timezone()))
     }
 
     /// The same without the name of the zone.
     pub(super) fn beside_short(self, at: Wall, schedule: &Schedule) -> Option<String> {
-        self.has_zones_of_jobs().then(|| local(at, schedule))
+        self.has_zone_of(schedule).then(|| local(at, schedule))
     }
 
     /// An instant, without its day where that is today's. Of one with its milliseconds, the day is there as well.
@@ -94,6 +99,23 @@ pub(super) fn visible(c: char) -> char {
 /// A text that other programs made up, kept apart from the direction of what surrounds it.
 pub(super) fn foreign(text: &str) -> Markup {
     html! { bdi { (shown(text)) } }
+}
+
+/// The same of a sentence that names commands and settings in backticks, as messages do: those stand in another font.
+/// Where a backtick has no partner, all of them are shown as they are.
+pub(super) fn spoken(text: &str) -> Markup {
+    let text = shown(text);
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return html! { bdi { (text) } };
+    }
+    html! {
+        bdi {
+            @for (nth, part) in parts.iter().enumerate() {
+                @if nth % 2 == 1 { code { (part) } } @else { (part) }
+            }
+        }
+    }
 }
 
 /// An instant, without its day where that is today's.
@@ -161,10 +183,14 @@ pub(crate) fn took(duration: Duration) -> String {
     match millis {
         0..SECOND => format!("{millis} ms"),
         SECOND..MINUTE => format!("{}.{} s", millis / SECOND, millis % SECOND / 100),
-        MINUTE..HOUR => format!("{} min {:02} s", millis / MINUTE, millis % MINUTE / SECOND),
-        HOUR..DAY => format!("{} h {:02} min", millis / HOUR, millis % HOUR / MINUTE),
-        _ => format!("{} d {:02} h", millis / DAY, millis % DAY / HOUR),
+        MINUTE..HOUR => two_units((millis / MINUTE, "min"), (millis % MINUTE / SECOND, "s")),
+        HOUR..DAY => two_units((millis / HOUR, "h"), (millis % HOUR / MINUTE, "min")),
+        _ => two_units((millis / DAY, "d"), (millis % DAY / HOUR, "h")),
     }
+}
+
+fn two_units((great, unit): (u64, &str), (small, small_unit): (u64, &str)) -> String {
+    if small == 0 { format!("{great} {unit}") } else { format!("{great} {unit} {small:02} {small_unit}") }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -341,17 +367,38 @@ pub(crate) fn open_word(open: &Open) -> (&'static str, Look) {
 }
 
 /// In the place of the output of a run that has ended, where none is kept.
-pub fn nothing_kept(is_in_doubt: bool) -> &'static str {
-    if is_in_doubt {
-        "Nothing that it wrote is kept: its node was lost before. The log of that node has it."
-    } else {
-        "It wrote nothing."
+pub fn nothing_kept(done: &Done) -> String {
+    let never = done.started_at.is_none() && done.verdict != Verdict::Unknown;
+    match (never, done.verdict) {
+        (true, _) if done.reason.is_empty() => format!("It never started: it is {}.", verdict_word(done.verdict)),
+        (true, _) => format!("It never started: {}.", shown(&done.reason).trim_end_matches('.')),
+        (false, Verdict::Unknown) => {
+            "Nothing that it wrote is kept: its node was lost before. The log of that node has it.".to_owned()
+        }
+        (false, _) => "It wrote nothing.".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_nothing_is_kept_it_is_said_why() {
+        let run = |started| Open { started_at: started, ..Open::claimed("a@2026-11-27T06:00:00Z".parse().unwrap()) };
+        let of = |started, verdict, why| nothing_kept(&Done::of(&run(started), verdict, why, Wall::EPOCH));
+        assert_eq!(of(None, Verdict::Skipped, "the job is paused"), "It never started: the job is paused.");
+        assert_eq!(of(None, Verdict::Cancelled, ""), "It never started: it is cancelled.");
+        assert_eq!(of(Some(Wall::EPOCH), Verdict::Failed, "exit code 3"), "It wrote nothing.");
+        assert!(of(None, Verdict::Unknown, "").starts_with("Nothing that it wrote is kept"));
+    }
+
+    #[test]
+    fn what_a_message_has_in_backticks_is_code() {
+        let said = |text| spoken(text).into_string();
+        assert_eq!(said("see `fencron <x>`"), "<bdi>see <code>fencron &lt;x&gt;</code></bdi>");
+        assert_eq!(said("a ` b"), "<bdi>a ` b</bdi>");
+    }
 
     #[test]
     fn what_would_hide_or_turn_text_is_seen() {

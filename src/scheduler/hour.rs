@@ -102,6 +102,17 @@ impl Lateness {
         self.most_ms.values().fold(self.beyond, |sum, count| sum.saturating_add(*count))
     }
 
+    /// How late they were, for a person: the bound that 99 of 100 have not exceeded, or of fewer than 100 the bound that
+    /// all have not, and how many of them that is; `None` as the bound: beyond the last one. `None`: there are none.
+    pub fn punctual(&self) -> Option<(String, Option<u64>)> {
+        match self.count() {
+            0 => None,
+            1 => Some(("the one run".to_owned(), self.quantile(1.0))),
+            few @ 2..100 => Some((format!("all {few}"), self.quantile(1.0))),
+            _ => Some(("99 of 100".to_owned(), self.quantile(0.99))),
+        }
+    }
+
     /// The bound, in milliseconds, that this share of them has not exceeded; `None`: there are none, or it is beyond the
     /// last bound.
     pub fn quantile(&self, share: f64) -> Option<u64> {
@@ -159,5 +170,10 @@ mod tests {
         assert_eq!((counts.late.beyond, counts.late.sum_ms, counts.late.count()), (2, 800_022, 6));
         assert_eq!((counts.late.quantile(0.5), counts.late.quantile(0.99)), (Some(10), None));
         assert_eq!(Lateness::default().quantile(0.5), None);
+        assert_eq!(Lateness::default().punctual(), None);
+        assert_eq!(counts.late.punctual(), Some(("all 6".to_owned(), None)));
+        let late = |counts| Lateness { most_ms: BTreeMap::from(counts), ..Lateness::default() };
+        assert_eq!(late([(5, 1), (50, 0)]).punctual(), Some(("the one run".to_owned(), Some(5))));
+        assert_eq!(late([(5, 99), (50, 1)]).punctual(), Some(("99 of 100".to_owned(), Some(5))));
     }
 }

@@ -79,7 +79,12 @@ fn a_paused_job_is_skipped_until_it_is_resumed() {
         |runs: &Value| runs[0]["reason"].as_str().filter(|reason| reason.contains("paused")).map(str::to_owned);
     place.wait_for(&["runs", "--state", "skipped", "--limit", "1"], skipped);
     assert_eq!(place.json(&["jobs"])[0]["paused"], true);
-    assert_eq!(place.json(&["status"])["paused"], json!(["tick"]));
+    let status = place.json(&["status"]);
+    assert_eq!((&status["paused"], &status["pauses"][0]["job"]), (&json!(["tick"]), &json!("tick")));
+    let status = place.run(&["status"]).stdout();
+    assert!(status.contains("\npaused     tick by ") && status.contains("until `fencron resume tick`"), "{status}");
+    let skipped = place.json(&["runs", "--state", "skipped"])[0]["run_id"].as_str().unwrap().to_owned();
+    place.run(&["logs", &skipped]).fails(0, &["It never started: ", "paused"]);
     place.run(&["resume", "tick"]).fails(0, &["is resumed"]);
     place.wait_for(&["runs", "--limit", "1"], |runs| (runs[0]["state"] == "succeeded").then_some(()));
     place.run(&["resume", "tick"]).fails(0, &["is not paused"]);

@@ -48,7 +48,7 @@ async fn a_person_logs_in_chooses_a_zone_and_colours_and_logs_out_without_script
 
     window.click("#me summary").await;
     window.write("#mine", "Mars/Base\n").await;
-    window.until_it_says("main", "`Mars/Base` is no time zone").await;
+    window.until_it_says("main", "Mars/Base is no time zone").await;
     window.open(&format!("{}/jobs?q=tick", node.url)).await;
     window.click("#me summary").await;
     window.write("#mine", "Asia/Tokyo\n").await;

@@ -175,9 +175,13 @@ impl<S: Store> Api<S> {
     pub(in crate::api) async fn step_down(&self, meant: Option<Fence>, acting: &Acting) -> Result<Done, Problem> {
         let made = async {
             let standing = self.locks.election(LockName::leader()).observe().await?;
-            let Some(leader) = standing.leader.filter(|leader| meant.is_none_or(|meant| meant == leader.fence)) else {
-                return Err(AskError::Moved { what: "the leadership".to_owned() });
+            let Some(leader) = standing.leader else {
+                return Err(AskError::NotLed("no node leads, so that none can give the leadership back".to_owned()));
             };
+            if let Some(meant) = meant.filter(|meant| *meant != leader.fence) {
+                let now = format!("{} leads under fence {}", leader.node, leader.fence);
+                return Err(AskError::NotLed(format!("no leader has the fence {meant}, {now}")));
+            }
             self.ledger.ask_to_step_down(acting, leader.fence, &leader.node).await
         };
         self.make(acting, made).await

@@ -160,9 +160,18 @@ const HELP: [(&str, &str); 13] = [
     ("", "It only reads. The commands in the lists change things: enter them in a shell."),
 ];
 
+/// How wide the column of the keys is.
+const KEYS: usize = 20;
+
 fn help(buffer: &mut Buffer, area: Rect, ink: Ink) {
-    for (y, (keys, what)) in (area.y..area.bottom()).zip(HELP) {
-        let line = Line::from(vec![Span::styled(format!(" {keys:<20}"), ink.strong()), Span::raw(what)]);
+    let lines = HELP.iter().flat_map(|(keys, what)| {
+        let texts = wrapped(what, usize::from(area.width).saturating_sub(1 + KEYS)).into_iter().enumerate();
+        texts.map(move |(nth, text)| {
+            let keys = if nth == 0 { *keys } else { "" };
+            Line::from(vec![Span::styled(format!(" {keys:<KEYS$}"), ink.strong()), Span::raw(text)])
+        })
+    });
+    for (y, line) in (area.y..area.bottom()).zip(lines) {
         buffer.set_line(area.x, y, &line, area.width);
     }
 }
@@ -181,16 +190,22 @@ fn footer(buffer: &mut Buffer, area: Rect, top: &Top, ink: Ink) {
             Span::styled("  Enter keeps it  Esc shows all jobs", ink.muted()),
         ])
     } else {
-        let keys: &[(&str, &str)] = match top.screen {
-            Screen::Run => &[("j/k ↓↑", "move"), ("h/l ←→", "newer, older")],
-            Screen::Jobs => &[("/", "find"), ("f", "filter"), ("j/k ↓↑", "move"), ("Enter", "open")],
-            Screen::Now | Screen::Leadership => &[("/", "find"), ("j/k ↓↑", "move"), ("Enter", "open")],
+        let mut keys: Vec<(&str, &str)> = match top.screen {
+            Screen::Run => vec![("h/l ←→", "newer, older"), ("j/k ↓↑", "move")],
+            Screen::Jobs => vec![("/", "find"), ("f", "filter"), ("Enter", "open"), ("j/k ↓↑", "move")],
+            Screen::Now | Screen::Leadership => vec![("/", "find"), ("Enter", "open"), ("j/k ↓↑", "move")],
         };
-        let always = [("Esc", "back"), ("1-4 Tab", "screens"), ("?", "help"), ("q", "quit")];
-        let spans = keys.iter().chain(&always).flat_map(|(key, what)| {
-            [Span::styled((*key).to_owned(), ink.strong()), Span::styled(format!(" {what}  "), ink.muted())]
-        });
-        Line::from(spans.collect::<Vec<_>>())
+        let always = [("Esc", "back"), ("1-4", "screens"), ("?", "help"), ("q", "quit")];
+        let line = |keys: &[(&str, &str)]| {
+            let spans = keys.iter().chain(&always).enumerate().flat_map(|(nth, (key, what))| {
+                let gap = if nth == 0 { "" } else { "  " };
+                [Span::styled(format!("{gap}{key}"), ink.strong()), Span::styled(format!(" {what}"), ink.muted())]
+            });
+            Line::from(spans.collect::<Vec<_>>())
+        };
+        // Of the keys for which there is no room, the help has the rest.
+        while line(&keys).width() > usize::from(area.width) && keys.pop().is_some() {}
+        line(&keys)
     };
     buffer.set_line(area.x, area.y, &line, area.width);
 }

@@ -27,9 +27,10 @@ const WRAPPED_MOST: usize = 6;
 /// How wide the column of a state is.
 const STATE: usize = 13;
 
-/// How wide that of a name is, at least and at most; what is said behind it takes about so much.
-const NAME: (usize, usize) = (18, 40);
-const SAID: usize = 42;
+/// How wide that of a name is, at least and at most: as wide as the longest name takes, where what is said behind it is
+/// left so much.
+const NAME: (usize, usize) = (22, 102);
+const SAID: usize = 34;
 
 /// What a row is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ impl Ink {
 
 /// The rows of the screen that is looked at, `width` columns wide.
 pub(super) fn rows(top: &Top, frame: &Frame, width: usize) -> Vec<Row> {
-    let sheet = Sheet { top, frame, ink: Ink { is_coloured: top.is_coloured }, width };
+    let mut sheet = Sheet { top, frame, ink: Ink { is_coloured: top.is_coloured }, width, name_width: NAME.0 };
     match top.screen {
         Screen::Now => sheet.now(),
         Screen::Jobs => sheet.jobs(),
@@ -110,6 +111,14 @@ struct Sheet<'a> {
     frame: &'a Frame,
     ink: Ink,
     width: usize,
+    /// How wide the column of a name is.
+    name_width: usize,
+}
+
+/// How wide a column of these names is, where what is beside it takes so much of `width`.
+fn name_width<'a>(names: impl Iterator<Item = &'a str>, width: usize, beside: usize) -> usize {
+    let longest = names.map(|name| Span::raw(name).width() + 1).max().unwrap_or_default();
+    longest.min(width.saturating_sub(2 + beside)).clamp(NAME.0, NAME.1)
 }
 
 impl Sheet<'_> {
@@ -145,11 +154,7 @@ impl Sheet<'_> {
     /// A state, a name, and what there is to say.
     fn row(&self, state: (&str, Look), name: &str, more: String, target: Option<Target>) -> Row {
         let cells = vec![self.ink.state(state), Span::raw(name.to_owned()), Span::raw(more)];
-        Row { line: self.columns(cells, &[STATE, self.name_width()]), target }
-    }
-
-    fn name_width(&self) -> usize {
-        self.width.saturating_sub(2 + STATE + SAID).clamp(NAME.0, NAME.1)
+        Row { line: self.columns(cells, &[STATE, self.name_width]), target }
     }
 
     /// A text over as many rows as it takes, to a bound.
@@ -158,9 +163,13 @@ impl Sheet<'_> {
         lines.into_iter().take(WRAPPED_MOST).map(move |line| Row::said(Line::styled(format!("  {line}"), style)))
     }
 
-    fn now(&self) -> Vec<Row> {
+    fn now(&mut self) -> Vec<Row> {
         let seen = &self.top.seen;
         let view = Now::of(&self.top.board, self.frame.clone(), seen.unknown.clone(), seen.recorded.clone());
+        let rows = view.failing.iter().chain(&view.late).chain(&view.paused).map(|row| row.name.as_str());
+        let names = rows.chain(view.open.iter().map(|open| open.job.as_str()));
+        let names = names.chain(view.next.iter().map(|next| next.job.as_str()));
+        self.name_width = name_width(names, self.width, STATE + SAID);
         let mut rows = vec![self.ink.heading("Needs a person")];
         rows.extend(self.needs(&view));
         rows.push(self.ink.heading("Late, or will not run"));
@@ -180,7 +189,7 @@ impl Sheet<'_> {
                 Span::raw(next.job.to_string()),
                 Span::raw(format!("{}  {}", next.local.as_deref().unwrap_or_default(), self.instant(next.at))),
             ];
-            Row { line: self.columns(cells, &[STATE, self.name_width()]), target: Some(Target::Job(next.job.clone())) }
+            Row { line: self.columns(cells, &[STATE, self.name_width]), target: Some(Target::Job(next.job.clone())) }
         }));
         rows.push(self.ink.heading("Changed in the last hour"));
         if view.changes.is_empty() {
@@ -313,15 +322,17 @@ impl Sheet<'_> {
             return rows;
         }
         let head = ["STATE", "JOB", "LAST RUN", "NEXT FIRE"].map(|name| Span::styled(name, self.ink.muted()));
-        rows.push(Row::said(self.columns(head.to_vec(), &JOB_COLUMNS)));
-        rows.extend(found.jobs.iter().map(|job| self.job(job)));
+        let names = found.jobs.iter().map(|job| job.name.as_str());
+        let columns = [STATE, name_width(names, self.width, STATE + LAST_RUN + NEXT_FIRE), LAST_RUN];
+        rows.push(Row::said(self.columns(head.to_vec(), &columns)));
+        rows.extend(found.jobs.iter().map(|job| self.job(job, &columns)));
         if found.next.is_some() {
             rows.push(self.ink.note(&format!("These are the first {PAGE_MOST}: find others with /")));
         }
         rows
     }
 
-    fn job(&self, job: &JobRow) -> Row {
+    fn job(&self, job: &JobRow, columns: &[usize]) -> Row {
         let last = match &job.last {
             Some(last) => Span::styled(
                 format!(
@@ -340,7 +351,7 @@ impl Sheet<'_> {
             (None, None) => "-".to_owned(),
         };
         let cells = vec![self.ink.state(job_word(job.state)), Span::raw(job.name.to_string()), last, Span::raw(next)];
-        Row { line: self.columns(cells, &JOB_COLUMNS), target: Some(Target::Job(job.name.clone())) }
+        Row { line: self.columns(cells, columns), target: Some(Target::Job(job.name.clone())) }
     }
 
     fn run(&self) -> Vec<Row> {
@@ -424,7 +435,7 @@ impl Sheet<'_> {
     fn output(&self, row: &RunRow) -> Vec<Row> {
         let done = match row {
             RunRow::Done(done) if done.output.is_empty() => {
-                return vec![self.ink.note(nothing_kept(done.verdict == Verdict::Unknown))];
+                return self.text(&nothing_kept(done), self.ink.muted()).collect();
             }
             RunRow::Done(done) => done,
             RunRow::Open(open) => {
@@ -530,8 +541,9 @@ impl Sheet<'_> {
 /// How wide the column of the node of a term is.
 const TERM_NODE: usize = 16;
 
-/// The columns of the list of jobs: the state, the name, the last run.
-const JOB_COLUMNS: [usize; 3] = [STATE, 26, 22];
+/// How wide the columns of the last run and of the next fire are in the list of jobs.
+const LAST_RUN: usize = 22;
+const NEXT_FIRE: usize = 18;
 
 /// What stands where only a jobs file could say more.
 const NO_FILE: &str = "When jobs are due is in the jobs file alone: name it with --file.";

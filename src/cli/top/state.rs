@@ -85,6 +85,9 @@ struct Place {
     row: usize,
     /// The first row that is shown.
     first: usize,
+    /// A key has chosen a row. Before that, the screen that is looked at first marks a run that is at its top, and nothing
+    /// where there is none: what fires next changes by itself.
+    is_chosen: bool,
 }
 
 pub(super) struct Top {
@@ -184,7 +187,13 @@ impl Top {
                     Answer::Leadership(queue, terms) => {
                         (self.seen.queue, self.seen.terms) = (Ok(queue), Ok(terms));
                     }
-                    Answer::Runs(job, rows) => self.seen.runs = Some((job, rows)),
+                    Answer::Runs(job, rows) => {
+                        // The run that is read stays: a newer one does not take its place.
+                        if self.run.is_none() && self.job.as_ref() == Some(&job) {
+                            self.run = rows.first().map(|row| row.id().clone());
+                        }
+                        self.seen.runs = Some((job, rows));
+                    }
                 }
             }
         }
@@ -316,9 +325,18 @@ impl Top {
             _ => return,
         };
         let rows = self.rows(now);
-        self.settle(&rows);
-        let place = &mut self.places[self.screen.index()];
+        let (_, marked) = self.settle(&rows);
         let stops = stops(&rows);
+        let place = &mut self.places[self.screen.index()];
+        if marked.is_none() && !stops.is_empty() {
+            // The first key marks a row, and moves no further.
+            place.is_chosen = true;
+            place.row = if by == isize::MAX { stops[stops.len() - 1] } else { stops[0] };
+            place.target.clone_from(&rows[place.row].target);
+            self.settle(&rows);
+            return;
+        }
+        place.is_chosen = true;
         match stops.iter().position(|row| *row == place.row) {
             Some(at) => {
                 let next = at.saturating_add_signed(by).min(stops.len() - 1);
@@ -342,6 +360,11 @@ impl Top {
         let height = usize::from(self.size.1).max(1);
         let place = &mut self.places[self.screen.index()];
         let stops = stops(rows);
+        let is_of_a_run = |row: &usize| matches!(rows[*row].target, Some(Target::Run(_)));
+        if self.screen == Screen::Now && !place.is_chosen && !stops.first().is_some_and(is_of_a_run) {
+            (place.target, place.first) = (None, 0);
+            return (0, None);
+        }
         let near = |row: &&usize| row.abs_diff(place.row);
         let same = stops.iter().filter(|row| place.target.is_some() && rows[**row].target == place.target);
         let Some(chosen) = same.min_by_key(near).or_else(|| stops.iter().min_by_key(near)).copied() else {

@@ -121,7 +121,7 @@ fn now_shows_at_80_by_24_whether_jobs_are_fired_what_fails_and_what_comes() {
     assert_eq!(lines[3], ">  ✗ failed     backup                1 in a row, ended 59 min ago, next in 23 h");
     says(&screen, &["Nothing: no job is late, and none is paused.", "No run is open."]);
     says(&screen, &["in 18 h", "02:30:00 +01:00 Europe/Berlin", "b became the leader under fence 7"]);
-    assert_eq!(lines[23], "/ find  j/k ↓↑ move  Enter open  Esc back  1-4 Tab screens  ? help  q quit");
+    assert_eq!(lines[23], "/ find  Enter open  j/k ↓↑ move  Esc back  1-4 screens  ? help  q quit");
 }
 
 #[test]
@@ -213,6 +213,65 @@ fn a_run_is_opened_with_its_timeline_and_its_output_and_the_older_one_is_beside_
 }
 
 #[test]
+fn the_run_of_a_job_that_is_read_stays_when_a_newer_one_begins() {
+    let mut top = top();
+    press(&mut top, KeyCode::Char('2'));
+    drawn(&mut top);
+    press(&mut top, KeyCode::Enter);
+    let job = JobName::new("backup").unwrap();
+    assert_eq!(top.wanted(), ask::Wanted::Runs(job.clone(), None));
+    let older = RunRow::Done(done("backup@2026-11-26T06:00:00Z", Verdict::Succeeded, "one\n"));
+    top.said(Said::Answer(Answer::Runs(job.clone(), vec![older.clone()]), at(NOW)));
+    says(&drawn(&mut top), &["Run backup@2026-11-26T06:00:00Z", "1 of the last 1"]);
+    let newer = RunRow::Open(open("backup@2026-11-27T06:00:00Z"));
+    top.said(Said::Answer(Answer::Runs(job, vec![newer, older]), at(NOW)));
+    says(&drawn(&mut top), &["Run backup@2026-11-26T06:00:00Z", "2 of the last 2"]);
+    press(&mut top, KeyCode::Left);
+    says(&drawn(&mut top), &["Run backup@2026-11-27T06:00:00Z", "1 of the last 2"]);
+}
+
+#[test]
+fn what_fires_next_is_marked_by_a_key_only() {
+    let config = parse(&format!("version: 1\njobs:{JOBS}"), &Sources::none()).unwrap();
+    let mut board = Board::default();
+    board.configured(&config.jobs);
+    while board.plan(at(NOW), PLANNED_AT_ONCE) {}
+    board.is_current(at(NOW));
+    let mut top = Top::new(board, true, false);
+    top.said(Said::Answer(Answer::Unknown(Vec::new(), false, Recorded::default()), at(NOW)));
+    let marked = |top: &mut Top| drawn(top).lines().find(|line| line.starts_with('>')).map(str::to_owned);
+    assert_eq!(marked(&mut top), None);
+    press(&mut top, KeyCode::Enter);
+    assert_eq!((top.screen, marked(&mut top)), (Screen::Now, None), "there is nothing to open");
+    press(&mut top, KeyCode::Down);
+    says(&marked(&mut top).unwrap(), &["nightly"]);
+    press(&mut top, KeyCode::Down);
+    says(&marked(&mut top).unwrap(), &["backup"]);
+}
+
+#[test]
+fn nothing_that_has_room_is_cut() {
+    let mut top = top();
+    for screen in ['1', '2', '3', '4'] {
+        press(&mut top, KeyCode::Char(screen));
+        for width in [72, 80] {
+            let screen = drawn_at(&mut top, (width, 24), now());
+            says(screen.lines().last().unwrap(), &["Esc back  1-4 screens  ? help  q quit"]);
+        }
+    }
+    press(&mut top, KeyCode::Char('?'));
+    says(&drawn(&mut top), &["find jobs by a text in their names or descriptions, owner:…", "or label:…"]);
+    press(&mut top, KeyCode::Esc);
+    let name = "a-job-of-32-letters-has-this-nam";
+    let failed = done(&format!("{name}@2026-11-27T06:00:00Z"), Verdict::Failed, "");
+    top.board.last(&failed.job.clone(), Some(Last::after(None, &failed)), 10);
+    press(&mut top, KeyCode::Char('1'));
+    says(&drawn_at(&mut top, (84, 24), now()), &[&format!("{name} 1 in a row, ended 59 min ago")]);
+    press(&mut top, KeyCode::Char('2'));
+    says(&drawn_at(&mut top, (90, 24), now()), &[&format!("{name} ✗ failed 59 min ago")]);
+}
+
+#[test]
 fn leadership_shows_who_leads_who_waits_and_the_last_terms() {
     let mut top = top();
     press(&mut top, KeyCode::Char('4'));
@@ -242,7 +301,7 @@ fn leadership_shows_who_leads_who_waits_and_the_last_terms() {
             "○ follower   a",
             "▸ leads      b",
             "✗ lapsed     a",
-            "fence 7, 30 min 00 s, gap 10.0 s, from 06:30:00Z",
+            "fence 7, 30 min, gap 10.0 s, from 06:30:00Z",
         ],
     );
     top.board.led_by(None);

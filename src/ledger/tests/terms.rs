@@ -82,6 +82,28 @@ async fn the_successor_closes_a_term_that_recorded_no_end_until_its_leader_does(
 }
 
 #[tokio::test]
+async fn the_term_of_a_leader_that_stood_still_does_not_reach_into_the_next_one() {
+    let mut desk = Desk::new().await;
+    let first = desk.hold.clone();
+    desk.ledger.begin_term(&first, &term("a", 1)).await.unwrap();
+    desk.replaced().await;
+    let next = NewTerm { vacant_since: Some(at(7)), ..term("b", 9) };
+    desk.ledger.begin_term(&desk.hold, &next).await.unwrap();
+    // It wakes, and learns that it leads no more.
+    desk.ledger.end_term(first.fence(), at(30), TermEnd::Lost).await.unwrap();
+    assert_eq!(desk.terms().await, ["b 9-- goes on, claimed -", "a 1-7 lost, claimed -"]);
+    // It wakes before its successor has recorded anything.
+    let second = desk.hold.clone();
+    desk.replaced().await;
+    desk.ledger.end_term(second.fence(), at(50), TermEnd::Lost).await.unwrap();
+    desk.ledger.begin_term(&desk.hold, &term("c", 40)).await.unwrap();
+    let all = ["c 40-- goes on, claimed -", "b 9-40 lost, claimed -", "a 1-7 lost, claimed -"];
+    assert_eq!(desk.terms().await, all);
+    let last = desk.ledger.last_terms(3).await.unwrap();
+    assert_eq!(last.iter().map(|row| row.to).collect::<Vec<_>>(), [None, Some(at(40)), Some(at(7))]);
+}
+
+#[tokio::test]
 async fn only_so_many_terms_are_kept() {
     let desk = Desk::new().await;
     let term = |fence: u64| desk.ledger.keys.term(Fence::new(fence).unwrap());
