@@ -55,9 +55,9 @@ pub use program::{Program, Written};
 pub use schema::schema;
 pub use sql::MAX_PARAMS;
 pub use tables::{
-    MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_ENV_FILES, MAX_EXPRESSIONS, MAX_JITTER,
-    MAX_JOBS, MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING, MAX_TEXT_BYTES, MAX_TIMEOUT,
-    MAX_VARIABLES,
+    MAX_AGE, MAX_ARGS, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CALENDARS, MAX_DATES, MAX_ENV_FILES, MAX_EXPRESSIONS,
+    MAX_INCLUDED, MAX_JITTER, MAX_JOBS, MAX_KEEP, MAX_KILL_AFTER, MAX_MISSED, MAX_RATE_PER_SECOND, MAX_RUNNING,
+    MAX_TEXT_BYTES, MAX_TIMEOUT, MAX_VARIABLES,
 };
 pub use tree::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use walk::MAX_FILLED_BYTES;
@@ -74,6 +74,12 @@ pub use crate::fence::DEFAULT_NAMESPACE;
 
 /// The largest file, in bytes. A caller should check the size of a file before reading it.
 pub const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
+
+/// How many files a configuration may be read from.
+pub const MAX_FILES: usize = 10_000;
+
+/// How many files may lead to one, each included by the one before.
+pub const MAX_INCLUDE_DEPTH: usize = 10;
 
 /// How many hexadecimal digits a digest has.
 const DIGEST_DIGITS: usize = 12;
@@ -171,6 +177,45 @@ pub fn from_files(files: &[(String, Vec<u8>)], sources: &Sources) -> Result<Conf
     read_tree(walk, &roots, &text, || digest_of(files))
 }
 
+/// A file that another one includes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Include {
+    /// As it is written: relative to the directory of the file that includes it.
+    pub path: String,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+/// What a file includes. What is wrong with that, or with the file, [`from_files`] says.
+pub fn includes(bytes: &[u8]) -> Vec<Include> {
+    let Ok(text) = decode(bytes) else { return Vec::new() };
+    // A file with many jobs is not read twice for nothing.
+    let tree = text.contains("include").then(|| Tree::read(text, &mut Findings::default())).flatten();
+    let Some(tree) = tree else { return Vec::new() };
+    let sources = Sources::none();
+    let mut walk = Walk::new(&tree, &sources);
+    let root = Spot { node: tree.root(), path: Path::Root, shape: &FILE_SHAPE };
+    let Some(spot) = walk.fields(&root).and_then(|fields| fields.get("include")) else { return Vec::new() };
+    let items = walk.items(INCLUDED, &spot).unwrap_or_default();
+    items
+        .into_iter()
+        .filter_map(|item| included(&mut walk, item).map(|path| Include { path, line: tree.line(item.node, 0) }))
+        .collect()
+}
+
+/// What `include` takes.
+const INCLUDED: &str = "a path, or a list of paths";
+
+/// One path of `include`. Nothing is filled in there: which files a configuration is made of does not depend on a node.
+fn included(walk: &mut Walk, spot: Spot) -> Option<String> {
+    match walk.tree.value(spot.node) {
+        Value::Text { text, .. } if !text.is_empty() && !text.contains("${") => Some(text.to_owned()),
+        Value::Text { text: "", .. } => walk.refuse(spot, "expected the path of a file, found an empty text"),
+        Value::Text { .. } => walk.refuse(spot, "`include` takes no `${…}`: every node reads the same files"),
+        _ => walk.refuse(spot, "expected the path of a file"),
+    }
+}
+
 /// The configuration in `text`, which `bytes` are: that of a file, or of a program whose jobs are closures.
 fn read_text(text: &str, bytes: &[u8], sources: &Sources, of_program: bool) -> Result<Config, Problems> {
     let mut wrong = Findings::default();
@@ -264,10 +309,17 @@ fn top<'p>(walk: &mut Walk, roots: &'p [Spot<'p>]) -> Option<(Fields<'p>, Vec<Sp
         }
         let Some(fields) = walk.fields(root) else { continue };
         check_version(walk, &fields, *root)?;
+        if let Some(spot) = fields.get("include") {
+            let items = walk.items(INCLUDED, &spot).unwrap_or_default();
+            let paths = items.into_iter().filter_map(|item| included(walk, item)).count();
+            if walk.parts.is_empty() && paths > 0 {
+                walk.wrong(spot, "`include` needs the file that it is in: this text is read without one");
+            }
+        }
         jobs.extend(fields.get("jobs"));
         match &mut all {
             None => all = Some(fields),
-            Some(all) => all.join(walk, &fields, &["version", "jobs"]),
+            Some(all) => all.join(walk, &fields, &["version", "include", "jobs"]),
         }
     }
     Some((all?, jobs))

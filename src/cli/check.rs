@@ -1,6 +1,6 @@
 //! The commands that need no store: `validate`, `schema`, `next`, `man`, `completions`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -19,9 +19,9 @@ const FIRES_MOST: u32 = 10_000;
 
 #[derive(Args)]
 pub(super) struct ValidateArgs {
-    /// The jobs file, or a directory of them
+    /// The jobs files, or directories of them: together one configuration
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
-    file: PathBuf,
+    file: Vec<PathBuf>,
     /// Do not fill in `${NAME}` and `${file:…}`: for a check on a machine without the secrets of the nodes
     #[arg(long)]
     no_env: bool,
@@ -29,25 +29,26 @@ pub(super) struct ValidateArgs {
 
 /// Prints all problems of a file.
 pub(super) fn validate(args: &ValidateArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
+    let name = file::shown(&args.file);
     match file::parse(&file::texts(&args.file)?, args.no_env) {
         Ok(config) => {
-            warn(&args.file, &config, terminal);
-            print_notes(&args.file, &config, terminal);
+            warn(&name, &config, terminal);
+            print_notes(&name, &config, terminal);
             let fine: [(); 0] = [];
-            terminal.show(&fine, |_| format!("{}\n", praise(&args.file, &config)))?;
+            terminal.show(&fine, |_| format!("{}\n", praise(&name, &config)))?;
             Ok(Exit::Done)
         }
         Err(problems) => {
             terminal.show(&problems, |problems| format!("{problems}\n"))?;
-            let (file, count) = (args.file.display(), problems.count());
+            let count = problems.count();
             let some = if count == 1 { "one problem".to_owned() } else { format!("{count} problems") };
-            terminal.say(format_args!("fencron: {file} has {some}"));
+            terminal.say(format_args!("fencron: {name} has {some}"));
             Ok(Exit::Wrong)
         }
     }
 }
 
-fn praise(path: &Path, config: &Config) -> String {
+fn praise(name: &str, config: &Config) -> String {
     let jobs = match config.jobs.len() {
         1 => "one job".to_owned(),
         jobs => format!("{jobs} jobs"),
@@ -57,19 +58,19 @@ fn praise(path: &Path, config: &Config) -> String {
         1 => "; one value comes from elsewhere, and was not looked at".to_owned(),
         open => format!("; {open} values come from elsewhere, and were not looked at"),
     };
-    format!("{}: nothing is wrong with its {jobs}{open} (digest {})", path.display(), config.digest)
+    format!("{}: nothing is wrong with its {jobs}{open} (digest {})", name, config.digest)
 }
 
-fn warn(path: &Path, config: &Config, terminal: &Terminal) {
+fn warn(name: &str, config: &Config, terminal: &Terminal) {
     for warning in config.warnings.list() {
-        terminal.say(format_args!("{}: warning: {}", warning.place(path.display()), warning.message));
+        terminal.say(format_args!("{}: warning: {}", warning.place(name), warning.message));
     }
 }
 
 /// Prints what is left out of scripts and directories.
-fn print_notes(path: &Path, config: &Config, terminal: &Terminal) {
+fn print_notes(name: &str, config: &Config, terminal: &Terminal) {
     for note in config.notes.list() {
-        terminal.say(format_args!("{}: note: {}", note.place(path.display()), note.message));
+        terminal.say(format_args!("{}: note: {}", note.place(name), note.message));
     }
 }
 
@@ -118,9 +119,9 @@ pub(super) fn man(args: &ManArgs, terminal: &mut Terminal) -> anyhow::Result<Exi
 
 #[derive(Args)]
 pub(super) struct NextArgs {
-    /// The jobs file, or a directory of them
+    /// The jobs files, or directories of them: together one configuration
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
-    file: PathBuf,
+    file: Vec<PathBuf>,
     /// Only this job
     #[arg(long, env = "FENCRON_NEXT_JOB")]
     job: Option<String>,
@@ -139,7 +140,7 @@ pub(super) struct NextArgs {
 /// Prints when the jobs of a file fire, and how their time zones change that.
 pub(super) fn next(args: &NextArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let config = file::parse(&file::texts(&args.file)?, args.no_env)?;
-    warn(&args.file, &config, terminal);
+    warn(&file::shown(&args.file), &config, terminal);
     let from = args.from.unwrap_or_else(|| Clock::system().wall());
     let only = args.job.as_deref().map(|name| find(&config, name)).transpose()?;
     let jobs = config.jobs.values().filter(|job| only.as_ref().is_none_or(|only| only.name == job.name));

@@ -70,9 +70,9 @@ const CHECKS: &[Check] = &[
 
 #[derive(Args)]
 pub(super) struct DoctorArgs {
-    /// The jobs file [default: jobs.yaml, where there is one]
+    /// The jobs files, or directories of them [default: jobs.yaml, where there is one]
     #[arg(value_name = "FILE", env = "FENCRON_FILE")]
-    file: Option<PathBuf>,
+    file: Vec<PathBuf>,
     /// Exit with 1 for warnings too
     #[arg(long)]
     strict: bool,
@@ -130,7 +130,7 @@ type Checking<'a> = Pin<Box<dyn Future<Output = (&'static str, Outcome)> + 'a>>;
 
 pub(super) async fn doctor(args: &DoctorArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
-    let looking = Looking::begin(args.file.as_deref(), global, timing, CHECK_WITHIN).await;
+    let looking = Looking::begin(&args.file, global, timing, CHECK_WITHIN).await;
     let outcomes = join_all(checks(&looking, args, global)).await;
     let view = view(outcomes);
     terminal.show(&view, text)?;

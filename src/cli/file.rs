@@ -1,4 +1,6 @@
-//! Reading a jobs file, in the same way for every command, and noticing that what was read has changed.
+//! Reading jobs files, in the same way for every command, and noticing that what was read has changed.
+
+mod gather;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use crate::config::auth::{self, Rules};
 use crate::config::{self, Config, MAX_FILE_BYTES, MAX_MIGRATIONS, Problems, Sources};
 use crate::job::MAX_SCRIPT_BYTES;
 use crate::store::sqlite::file::is_opened_here;
+pub(super) use gather::Texts;
 
 /// The default jobs file.
 pub(super) const DEFAULT: &str = "jobs.yaml";
@@ -50,87 +53,46 @@ pub(super) enum Pipe {
 pub(super) struct Reading {
     /// Its configuration: a [`Failure`] if it cannot be read, [`Problems`] if it is wrong.
     pub config: anyhow::Result<Config>,
-    /// The files that were read for it, also when it is wrong.
+    /// The jobs files that it is made of, as far as they could be read.
+    pub names: Vec<String>,
+    /// All that was read for it, also when it is wrong.
     pub files: Footprint,
 }
 
-/// Reads and checks the jobs file at `path`, or all of those in it where it is a directory.
+/// The paths, for people.
+pub(super) fn shown(paths: &[PathBuf]) -> String {
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(", ")
+}
+
+/// Reads and checks the jobs files at `paths`, all of those in it where one is a directory, and what they include.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if it cannot be read, [`Problems`] if it is wrong.
-pub(super) fn read(path: &Path) -> anyhow::Result<Config> {
-    look(path, Pipe::Wait).config
+/// A [`Failure`] if one cannot be read, [`Problems`] if it is wrong.
+pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Config> {
+    look(paths, Pipe::Wait).config
 }
 
-/// Reads and checks the jobs file at `path`, and remembers all that was read for it.
-pub(super) fn look(path: &Path, pipe: Pipe) -> Reading {
+/// Reads and checks the jobs files at `paths`, and remembers all that was read for them.
+pub(super) fn look(paths: &[PathBuf], pipe: Pipe) -> Reading {
     let files = RefCell::default();
-    let config = texts_of(path, pipe, &files)
+    let texts = gather::texts(paths, pipe, &files);
+    let names = texts.iter().flat_map(|texts| texts.files()).map(|(name, _)| name.clone()).collect();
+    let config = texts
         .map_err(anyhow::Error::new)
         .and_then(|texts| parse_noting(&texts, false, &files).map_err(anyhow::Error::new));
-    Reading { config, files: files.into_inner() }
+    Reading { config, names, files: files.into_inner() }
 }
 
-/// What a path leads to: each file with its name and its bytes, or one byte more than all of them may have.
-pub(super) struct Texts {
-    files: Vec<(String, Vec<u8>)>,
-    is_directory: bool,
-}
-
-/// Reads the jobs file, or those of the directory, at `path`.
-pub(super) fn texts(path: &Path) -> Result<Texts, Failure> {
-    texts_of(path, Pipe::Wait, &RefCell::default())
+/// Reads the jobs files, or those of directories, at `paths`.
+pub(super) fn texts(paths: &[PathBuf]) -> Result<Texts, Failure> {
+    gather::texts(paths, Pipe::Wait, &RefCell::default())
 }
 
 /// Checks what was read; with `open`, as far as that goes without what comes from outside of the files.
 pub(super) fn parse(texts: &Texts, open: bool) -> Result<Config, Problems> {
     parse_noting(texts, open, &RefCell::default())
-}
-
-fn texts_of(path: &Path, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Texts, Failure> {
-    if !path.is_dir() {
-        let name = path.display().to_string();
-        return Ok(Texts { files: vec![(name, bytes_of(path, MAX_FILE_BYTES, pipe, files)?)], is_directory: false });
-    }
-    let stat = Stat::of(path);
-    let listed = directory(path).map(Option::unwrap_or_default).map(sorted);
-    let content = listed.as_ref().map_or(Content::Unreadable, |names| Content::Directory(names.clone()));
-    files.borrow_mut().note(path, stat, content);
-    let names = listed.map_err(|error| Failure::wrong(format!("cannot read {}: {error}", path.display())))?;
-    let (mut texts, mut left) = (Vec::new(), MAX_FILE_BYTES);
-    for name in names.iter().filter(|name| is_of_jobs(name)) {
-        let bytes = bytes_of(&path.join(name), left, Pipe::Refuse, files)?;
-        left = left.saturating_sub(bytes.len());
-        texts.push((path.join(name).display().to_string(), bytes));
-    }
-    if texts.is_empty() {
-        let path = path.display();
-        return Err(Failure::wrong(format!("no jobs file is in {path}: it takes those that end in .yaml or .yml")));
-    }
-    Ok(Texts { files: texts, is_directory: true })
-}
-
-/// Whether a name in a directory is that of a jobs file. What begins with a dot is not: Kubernetes keeps the versions of a
-/// volume under such names, and editors their own files.
-fn is_of_jobs(name: &str) -> bool {
-    !name.starts_with('.') && [".yaml", ".yml"].iter().any(|end| name.ends_with(end))
-}
-
-/// At most `most` bytes, and one more.
-fn bytes_of(path: &Path, most: usize, pipe: Pipe, files: &RefCell<Footprint>) -> Result<Vec<u8>, Failure> {
-    let stat = Stat::of(path);
-    let read = open(path).and_then(|file| read_at_most(file, most as u64 + 1, pipe));
-    files.borrow_mut().note(path, stat, Content::of(read.as_deref()));
-    read.map_err(|error| {
-        let what_to_do = match error.kind() {
-            io::ErrorKind::NotFound => {
-                ": name the jobs file, like `fencron run jobs.example.yaml`, or by --file where the command has it"
-            }
-            _ => "",
-        };
-        Failure::wrong(format!("cannot read {}: {error}{what_to_do}", path.display()))
-    })
 }
 
 fn parse_noting(texts: &Texts, open: bool, files: &RefCell<Footprint>) -> Result<Config, Problems> {
@@ -149,11 +111,9 @@ fn parse_noting(texts: &Texts, open: bool, files: &RefCell<Footprint>) -> Result
         listed
     };
     let sources = Sources { env: &|name| std::env::var(name).ok(), file: &file, dir: &dir, open };
-    match texts.files.as_slice() {
-        [(name, bytes)] if !texts.is_directory => {
-            config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(name))
-        }
-        files => config::from_files(files, &sources),
+    match texts.alone() {
+        Some((name, bytes)) => config::from_bytes(bytes, &sources).map_err(|problems| problems.of_file(name)),
+        None => config::from_files(texts.files(), &sources),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Looking at a cluster: `status`, `jobs`, `runs`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -242,7 +242,7 @@ pub(super) struct JobsArgs {
     owner: Option<String>,
     /// The jobs file that says when they are due [default: jobs.yaml, where there is one]
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
-    file: Option<PathBuf>,
+    file: Vec<PathBuf>,
 }
 
 impl JobsArgs {
@@ -290,7 +290,7 @@ struct JobView {
 
 /// Lists the jobs that the file and the ledger know.
 pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
-    let config = config_beside(args.file.as_deref(), terminal)?;
+    let config = config_beside(&args.file, terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
     if let Some(name) = &args.job {
         known_job(&place.ledger(), name, config.as_ref()).await?;
@@ -311,15 +311,15 @@ pub(super) async fn jobs(args: &JobsArgs, global: &Global, terminal: &mut Termin
 
 /// The jobs file that was named, or the one that is there. A file that was not named only helps: if it is wrong, a job
 /// can be paused all the same.
-pub(super) fn config_beside(named: Option<&Path>, terminal: &Terminal) -> anyhow::Result<Option<Config>> {
-    if let Some(path) = named {
-        return file::read(path).map(Some);
+pub(super) fn config_beside(named: &[PathBuf], terminal: &Terminal) -> anyhow::Result<Option<Config>> {
+    if !named.is_empty() {
+        return file::read(named).map(Some);
     }
-    let path = Path::new(file::DEFAULT);
-    if !path.exists() {
+    let usual = PathBuf::from(file::DEFAULT);
+    if !usual.exists() {
         return Ok(None);
     }
-    let config = file::read(path);
+    let config = file::read(&[usual]);
     if config.is_err() {
         let name = file::DEFAULT;
         terminal.say(format_args!("fencron: {name} here is wrong and left aside: see `fencron validate`"));

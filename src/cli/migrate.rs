@@ -24,9 +24,9 @@ use crate::time::written;
 pub(super) struct MigrateArgs {
     #[command(subcommand)]
     what: Option<What>,
-    /// The jobs file with the migrations
+    /// The jobs files with the migrations, or directories of them: together one configuration
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
-    file: PathBuf,
+    file: Vec<PathBuf>,
     /// Make failed migrations again, although they may have done a part of their work
     #[arg(long)]
     retry_failed: bool,
@@ -39,9 +39,9 @@ enum What {
     /// Show the migrations with their state, node, start and duration
     #[command(after_help = "Example: fencron migrate status jobs.yaml -o json")]
     Status {
-        /// The jobs file with the migrations
+        /// The jobs files with the migrations, or directories of them: together one configuration
         #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
-        file: PathBuf,
+        file: Vec<PathBuf>,
     },
     /// Settle a migration that is unknown or has failed, or record that a new one was made already
     #[command(after_help = "Example: fencron migrate resolve 2026-11-add-orders-index --as done")]
@@ -53,7 +53,7 @@ enum What {
         how: As,
         /// The jobs file with the migration [default: jobs.yaml, where there is one]
         #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
-        file: Option<PathBuf>,
+        file: Vec<PathBuf>,
     },
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn run(args: MigrateArgs, global: &Global, terminal: &mut Termi
             Ok(Exit::Done)
         }
         Some(What::Resolve { id, how, file }) => {
-            let config = look::config_beside(file.as_deref(), terminal)?;
+            let config = look::config_beside(file, terminal)?;
             let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
             resolve(&place, config.as_ref(), (id, *how), global).await?;
             let what =
@@ -81,7 +81,7 @@ pub(super) async fn run(args: MigrateArgs, global: &Global, terminal: &mut Termi
 async fn migrate(args: &MigrateArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let config = file::read(&args.file)?;
     if config.migrations.is_empty() {
-        terminal.say(format_args!("fencron: {} has no migrations: nothing to do", args.file.display()));
+        terminal.say(format_args!("fencron: {} has no migrations: nothing to do", file::shown(&args.file)));
         return Ok(Exit::Done);
     }
     let namespace = Some(config.namespace.as_str());

@@ -36,9 +36,9 @@ struct TestArgs {
     /// The channel, as the jobs file names it
     #[arg(value_name = "CHANNEL")]
     channel: String,
-    /// The jobs file, or a directory of them
+    /// The jobs file, or a directory of them; may be given more than once
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
-    file: PathBuf,
+    file: Vec<PathBuf>,
 }
 
 pub(super) async fn run(args: &NotifyArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
@@ -55,7 +55,7 @@ async fn test(args: &TestArgs, terminal: &mut Terminal) -> anyhow::Result<Exit> 
     let Some(channel) = channels.get(&args.channel) else {
         let known = if channels.is_empty() { "it has none".to_owned() } else { format!("it has {}", names(channels)) };
         let meant = nearest(&args.channel, channels.keys().map(String::as_str));
-        let why = format!("{} has no channel `{}`{meant} ({known})", args.file.display(), args.channel);
+        let why = format!("{} has no channel `{}`{meant} ({known})", file::shown(&args.file), args.channel);
         return Err(Failure::wrong(why).into());
     };
     let now = Clock::system().wall();

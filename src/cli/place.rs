@@ -333,7 +333,7 @@ pub(super) async fn open_store(url: &StoreUrl, clock: &Clock) -> anyhow::Result<
 async fn only_namespace(store: &AnyStore) -> anyhow::Result<Namespace> {
     let mut namespaces = match Namespace::all(store).await {
         // A user who may read only a part of the store cannot list the rest.
-        Err(StoreError::Denied { .. }) => file::read(Path::new(file::DEFAULT))
+        Err(StoreError::Denied { .. }) => file::read(&[file::DEFAULT.into()])
             .ok()
             .and_then(|config| Namespace::new(&config.namespace).ok())
             .into_iter()

@@ -68,9 +68,10 @@ const START_TAKES: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// The jobs file, or a directory of them; read again on SIGHUP, and when it or a file that it names changes
+    /// The jobs files, or directories of them: together one configuration; read again on SIGHUP, and when they or a file
+    /// that they name change
     #[arg(value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
-    file: PathBuf,
+    file: Vec<PathBuf>,
     /// The node's name, unique among the replicas [default: host name and process id]
     #[arg(long, env = "FENCRON_NODE", value_parser = node_name)]
     node: Option<String>,
@@ -132,7 +133,7 @@ fn host_and_port(text: &str) -> Result<String, String> {
 pub(super) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
     // First of all: until it is listened for, this signal ends a process.
     let hangup = signal(SignalKind::hangup())?;
-    let Reading { config, files } = file::look(&args.file, Pipe::Wait);
+    let Reading { config, files, .. } = file::look(&args.file, Pipe::Wait);
     let config = config?;
     let timing = Timing::from_ttl(args.ttl).map_err(|error| Failure::wrong(format!("--ttl: {error}")))?;
     let url = global.url()?;
@@ -223,7 +224,7 @@ async fn start(args: RunArgs, begun: Begun) -> anyhow::Result<Exit> {
     let Door { listener, local, address, tls, access, served } = door;
     let relay = relay::open(tls_ca.as_deref(), &mut beside)?;
     let _published = listener::publish(&beside_memory, &name, &place, local, tls.is_some());
-    introduce(&name, &place, &args.file, &config);
+    introduce(&name, &place, &file::shown(&args.file), &config);
     tracing::info!("listening on {} ({served})", asking::url(&address, ""));
 
     let status = watch::Sender::new(Status::starting(&name, &config));
@@ -385,16 +386,16 @@ async fn save_seen<S: Store>(locks: Locks<S>) {
 }
 
 /// Logs for a new user what is going to happen.
-fn introduce(node: &str, place: &Place, path: &std::path::Path, config: &Config) {
+fn introduce(node: &str, place: &Place, files: &str, config: &Config) {
     let Place { url: store, namespace, clock, .. } = place;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node, %namespace, %store, "fencron starts");
     if *store == StoreUrl::Memory {
         tracing::warn!("the store is in memory: this node is alone, and what it did is forgotten when it ends");
     }
     for warning in config.warnings.list() {
-        tracing::warn!("{}: {}", warning.place(path.display()), warning.message);
+        tracing::warn!("{}: {}", warning.place(files), warning.message);
     }
-    tracing::info!(digest = config.digest, jobs = config.jobs.len(), "read {}", path.display());
+    tracing::info!(digest = config.digest, jobs = config.jobs.len(), "read {files}");
     for line in next_fires(config, clock.wall()) {
         tracing::info!("{line}");
     }

@@ -1,7 +1,7 @@
 //! Steering a cluster: `trigger`, `pause`, `resume`, `cancel`, `resolve`, `backfill`, `step-down`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(super) struct JobArgs {
     job: String,
     /// The jobs file, for a job that no leader has seen yet [default: jobs.yaml, where there is one]
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
-    file: Option<PathBuf>,
+    file: Vec<PathBuf>,
 }
 
 /// Why something is done.
@@ -52,7 +52,7 @@ pub(super) struct PauseArgs {
     all: bool,
     /// The jobs file, for a job that no leader has seen yet [default: jobs.yaml, where there is one]
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
-    file: Option<PathBuf>,
+    file: Vec<PathBuf>,
     #[command(flatten)]
     why: Why,
 }
@@ -148,7 +148,7 @@ pub(super) struct BackfillArgs {
     to: Wall,
     /// The jobs file with the job's schedule
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE", default_value = file::DEFAULT)]
-    file: PathBuf,
+    file: Vec<PathBuf>,
     /// Request all of them again. Without this, instants are left out whose runs have succeeded, are open, or are in
     /// doubt
     #[arg(long)]
@@ -203,7 +203,7 @@ pub(super) async fn known_job(
 /// Where the job is, that it is, and what the file says of it where there is one of this namespace: the inner `None` says
 /// that the file does not have the job.
 async fn job_at(
-    (name, file): (&str, Option<&Path>),
+    (name, file): (&str, &[PathBuf]),
     global: &Global,
     terminal: &Terminal,
 ) -> anyhow::Result<(Place, JobName, Option<Option<Arc<Job>>>)> {
@@ -229,7 +229,7 @@ async fn has_leader(place: &Place, global: &Global) -> anyhow::Result<bool> {
 pub(super) async fn trigger(args: &TriggerArgs, global: &Global, terminal: &mut Terminal) -> anyhow::Result<Exit> {
     let given = args.params.iter().map(|param| (&*param.name, &*param.value));
     let params = Params::new(given).map_err(|error| Failure::wrong(error.to_string()))?;
-    let at = (args.job.job.as_str(), args.job.file.as_deref());
+    let at = (args.job.job.as_str(), &*args.job.file);
     let (place, job, definition) = job_at(at, global, terminal).await?;
     match definition {
         Some(Some(definition)) => check_params(&definition, &params)?,
@@ -280,10 +280,10 @@ pub(super) fn tell_verdict(done: &Done, terminal: &Terminal) {
 /// Where the jobs are that are paused or resumed, and which one it is; `None`: all.
 async fn paused_at(args: &PauseArgs, global: &Global, terminal: &Terminal) -> anyhow::Result<(Place, Option<JobName>)> {
     if let Some(job) = &args.job {
-        let (place, job, _) = job_at((job, args.file.as_deref()), global, terminal).await?;
+        let (place, job, _) = job_at((job, &args.file), global, terminal).await?;
         return Ok((place, Some(job)));
     }
-    let config = look::config_beside(args.file.as_deref(), terminal)?;
+    let config = look::config_beside(&args.file, terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
     place.recalling(global).found().await?;
     Ok((place, None))

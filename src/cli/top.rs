@@ -43,7 +43,7 @@ const WAITING: usize = 16;
 pub(super) struct TopArgs {
     /// The jobs file that says when they are due [default: jobs.yaml, where there is one]
     #[arg(long, value_name = "FILE", env = "FENCRON_FILE")]
-    file: Option<PathBuf>,
+    file: Vec<PathBuf>,
 }
 
 /// Shows the cluster until the user quits.
@@ -53,7 +53,7 @@ pub(super) async fn top(args: &TopArgs, global: &Global, terminal: &Terminal) ->
                    `fencron jobs`, which print";
         return Err(Failure::wrong(why).into());
     }
-    let config = config_beside(args.file.as_deref(), terminal)?;
+    let config = config_beside(&args.file, terminal)?;
     let place = global.open(config.as_ref().map(|config| config.namespace.as_str())).await?;
     let (ledger, locks) = (place.ledger(), place.recalling(global));
     let board = match &config {

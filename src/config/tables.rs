@@ -14,6 +14,8 @@ use crate::schedule::{Fold, Gap};
 
 /// How many jobs a file may have.
 pub const MAX_JOBS: usize = 200_000;
+/// How many files one may include.
+pub const MAX_INCLUDED: usize = 100;
 /// How many calendars a file may have, and how many a job may name.
 pub const MAX_CALENDARS: usize = 1_000;
 /// How many dates a calendar may have.
@@ -63,6 +65,9 @@ pub static CALENDAR_SHAPE: Shape = Shape::Map(CALENDAR);
 /// The file.
 pub static TOP: Tables = &[&[
     key("version", Shape::Version, "The version of this language: 1."),
+    key("include", Shape::Texts { most: MAX_INCLUDED },
+        "Further files of the same configuration, relative to this one, such as defaults that several files share.")
+        .also("includes import imports extends"),
     key("namespace", Shape::Name, "What keeps the jobs, locks and history of one cluster apart in a shared store.")
         .default(super::DEFAULT_NAMESPACE),
     key("defaults", Shape::Map(DEFAULTS), "Settings of every job that does not have its own.").also("default"),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -92,7 +92,6 @@ fn a_config_map_that_is_replaced_is_noticed() {
     takes(&node, &place, "second");
 }
 
-/// As `rsync --times`, `cp --preserve` and images of files without dates leave it.
 /// The same with all files of the volume as one configuration.
 #[test]
 fn a_directory_is_read_anew_when_a_file_in_it_changes_comes_or_goes_and_stays_in_force_while_it_is_wrong() {
@@ -127,6 +126,57 @@ fn a_directory_is_read_anew_when_a_file_in_it_changes_comes_or_goes_and_stays_in
     takes(&node, &place, "third");
 }
 
+/// Files that are named one by one, with defaults that they share, for every command.
+#[test]
+fn several_files_and_what_they_include_are_one_configuration_for_every_command() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("shared")).unwrap();
+    fs::create_dir_all(place.path("team")).unwrap();
+    let base = |words: &str| format!("version: 1\ndefaults: {{kill_after: 1s, env: {{WORDS: {words}}}}}\n");
+    let never = "schedule: '@at 2099-01-01T00:00:00Z'";
+    let more = format!(
+        "version: 1\ninclude: ../shared/base.yaml\njobs: {{more: {{{never}, shell: 'echo $WORDS'}}}}\n\
+         migrations: [{{id: first, sql: {{database: 'sqlite:shop.db', statement: 'SELECT 1'}}}}]\n"
+    );
+    place.write("shared/base.yaml", &base("first"));
+    place.write("team/more.yaml", &more);
+    place.write("own.yaml", &format!("version: 1\nnamespace: shop\njobs: {{own: {{{never}, shell: 'echo own'}}}}\n"));
+    let (files, named) = (["own.yaml", "team/more.yaml"], ["--file", "own.yaml", "--file", "team/more.yaml"]);
+    let both = |args: &[&'static str]| [args, &files[..]].concat();
+    assert!(place.run(&both(&["validate"])).stdout().contains("own.yaml, team/more.yaml: nothing is wrong"));
+    assert_eq!(place.json(&both(&["next"])).as_array().unwrap().len(), 2);
+    assert_eq!(place.run(&["validate", "team"]).code(), 0);
+    assert_eq!(place.run(&both(&["migrate"])).code(), 0);
+    assert_eq!(place.json(&both(&["migrate", "status"]))[0]["state"], "done");
+
+    let node = place.starting("a", &files);
+    node.wait_for(" leading ");
+    let output = || {
+        let run = place.json(&[&["trigger", "more"], &named[..]].concat())["run_id"].as_str().unwrap().to_owned();
+        place.wait_for_state(&run, "succeeded")["output"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(output(), "first\n");
+    let listed = place.json(&[&["jobs"], &named[..]].concat());
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed:#}");
+    place.write("shared/base.yaml", &base("second"));
+    node.wait_for("took a new configuration");
+    assert_eq!(output(), "second\n");
+    // One that is wrong is named with its line, and taken when it is right again.
+    place.write("shared/base.yaml", &format!("{}jobs: {{own: {{}}}}\n", base("third")));
+    node.wait_for("shared/base.yaml:3:");
+    fs::remove_file(place.path("shared/base.yaml")).unwrap();
+    node.wait_for("team/more.yaml:2: `include`: cannot read team/../shared/base.yaml");
+    place.write("shared/base.yaml", &base("fourth"));
+    node.wait_for("took a new configuration");
+    assert_eq!(output(), "fourth\n");
+    // All users may write to a file that is included: as bad as if it were the file itself.
+    let all = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(place.path("shared/base.yaml"), all).unwrap();
+    let found = place.run(&both(&["doctor"])).stdout();
+    assert!(found.contains("chmod o-w team/../shared/base.yaml"), "{found}");
+}
+
+/// As `rsync --times`, `cp --preserve` and images of files without dates leave it.
 #[test]
 fn another_file_of_the_same_size_and_date_is_noticed() {
     let place = Place::new();

@@ -18,10 +18,11 @@ use super::machine::longest_stop;
 use super::rules::{self, Found, Needs};
 use super::servers::certificates_of;
 use crate::api::view::Overview;
+use crate::cli::file::{self, Pipe, Reading};
 use crate::cli::place::Place;
 use crate::cli::run::tls::TlsArgs;
 use crate::cli::spread::Spread;
-use crate::cli::{Global, asking, file, notify};
+use crate::cli::{Global, asking, notify};
 use crate::client::default_node;
 use crate::config::Config;
 use crate::execute::bounds::not_kept;
@@ -51,7 +52,10 @@ pub(super) struct Looking {
     /// What names the store, where that can be used without it.
     pub(super) url: Result<StoreUrl, String>,
     pub(super) overview: Result<Overview, String>,
-    file: Option<PathBuf>,
+    /// Empty: there is none.
+    file: Vec<PathBuf>,
+    /// The jobs files that were read: those of directories, and those that others include, as well.
+    names: Vec<String>,
     pub(super) config: Option<Arc<Config>>,
     /// Why there is none.
     refused: Option<String>,
@@ -61,20 +65,23 @@ pub(super) struct Looking {
 
 impl Looking {
     /// Opens the store and reads the file, each within the time.
-    pub async fn begin(named: Option<&Path>, global: &Global, timing: Timing, within: Duration) -> Looking {
-        let usual = Path::new(file::DEFAULT);
-        let file = named.map(Path::to_owned).or_else(|| usual.exists().then(|| usual.to_owned()));
+    pub async fn begin(named: &[PathBuf], global: &Global, timing: Timing, within: Duration) -> Looking {
+        let usual = || PathBuf::from(file::DEFAULT);
+        let file = if named.is_empty() && usual().exists() { vec![usual()] } else { named.to_vec() };
         let reading = async {
-            let Some(path) = file.clone() else { return (None, None) };
-            let read = tokio::task::spawn_blocking(move || file::read(&path).map_err(|error| format!("{error:#}")));
+            if file.is_empty() {
+                return (None, None, Vec::new());
+            }
+            let paths = file.clone();
+            let read = tokio::task::spawn_blocking(move || file::look(&paths, Pipe::Wait));
             match tokio::time::timeout(within, read).await {
-                Ok(Ok(Ok(config))) => (Some(Arc::new(config)), None),
-                Ok(Ok(Err(why))) => (None, Some(why)),
-                Ok(Err(error)) => (None, Some(error.to_string())),
-                Err(_) => (None, Some(format!("it was not read within {} s", within.as_secs()))),
+                Ok(Ok(Reading { config: Ok(config), names, .. })) => (Some(Arc::new(config)), None, names),
+                Ok(Ok(Reading { config: Err(why), names, .. })) => (None, Some(format!("{why:#}")), names),
+                Ok(Err(error)) => (None, Some(error.to_string()), Vec::new()),
+                Err(_) => (None, Some(format!("it was not read within {} s", within.as_secs())), Vec::new()),
             }
         };
-        let (config, refused) = reading.await;
+        let (config, refused, names) = reading.await;
         let namespace = config.as_ref().map(|config| config.namespace.clone());
         let opening = tokio::time::timeout(within, global.open(namespace.as_deref()));
         let place = match opening.await {
@@ -93,7 +100,7 @@ impl Looking {
             Err(why) => Err(why.clone()),
         };
         let url = global.url().map_err(|error| error.to_string());
-        Looking { place, url, overview, file, config, refused, timing, clock }
+        Looking { place, url, overview, file, names, config, refused, timing, clock }
     }
 
     pub fn store_answers(&self) -> Outcome {
@@ -128,9 +135,9 @@ impl Looking {
     }
 
     pub(super) fn no_file(&self) -> Outcome {
-        Outcome::Skipped(match &self.file {
-            Some(_) => "the jobs file is wrong".to_owned(),
-            None => "no jobs file is named, and there is no jobs.yaml here".to_owned(),
+        Outcome::Skipped(match self.file.as_slice() {
+            [] => "no jobs file is named, and there is no jobs.yaml here".to_owned(),
+            _ => "the jobs file is wrong".to_owned(),
         })
     }
 
@@ -138,11 +145,9 @@ impl Looking {
     pub fn files_agree(&self) -> Outcome {
         let Ok(overview) = &self.overview else { return away() };
         let found = rules::files_agree(&overview.nodes, self.config.as_deref());
-        match (&self.refused, &self.file) {
-            // Of the file here nothing can be said, so that what it was compared to is not fine.
-            (Some(_), Some(_)) if found.is_empty() => self.no_file(),
-            _ => Outcome::Looked(found),
-        }
+        // Of the file here nothing can be said, so that what it was compared to is not fine.
+        let is_wrong = self.refused.is_some() && !self.file.is_empty();
+        if is_wrong && found.is_empty() { self.no_file() } else { Outcome::Looked(found) }
     }
 
     /// Whether the certificates that are named can be used, and for how long.
@@ -175,13 +180,13 @@ impl Looking {
     }
 
     pub fn jobs_file(&self) -> Outcome {
-        match (&self.refused, &self.config, &self.file) {
-            (Some(why), _, Some(path)) => {
+        match (&self.refused, &self.config) {
+            (Some(why), _) => {
                 let first = why.lines().next().unwrap_or_default();
-                let fix = format!("see `fencron validate {}`", path.display());
+                let fix = format!("see `fencron validate {}`", file::shown(&self.file).replace(", ", " "));
                 Outcome::Looked(vec![Found::broken(first, fix)])
             }
-            (_, Some(config), _) => {
+            (_, Some(config)) => {
                 let fix = "see `fencron validate`";
                 let warnings = config.warnings.list().iter().map(|problem| Found::warning(&problem.message, fix));
                 Outcome::Looked(warnings.collect())
@@ -191,11 +196,19 @@ impl Looking {
     }
 
     pub fn jobs_file_mode(&self) -> Outcome {
-        let Some(path) = &self.file else { return self.no_file() };
-        match fs::metadata(path) {
-            Ok(stat) => Outcome::Looked(rules::mode(&path.display().to_string(), stat.permissions().mode())),
-            Err(error) => Outcome::Skipped(format!("{}: {error}", path.display())),
+        if self.file.is_empty() {
+            return self.no_file();
         }
+        // In a directory that others may write to, they may replace a file.
+        let directories = self.file.iter().filter(|path| path.is_dir()).map(|path| path.display().to_string());
+        let mut found = Vec::new();
+        for path in directories.chain(self.names.iter().cloned()) {
+            match fs::metadata(&path) {
+                Ok(stat) => found.extend(rules::mode(&path, stat.permissions().mode())),
+                Err(error) => return Outcome::Skipped(format!("{path}: {error}")),
+            }
+        }
+        Outcome::Looked(found)
     }
 
     /// Measures writes to a key of its own, which is gone afterwards. In a namespace that has nothing yet nothing is

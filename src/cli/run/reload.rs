@@ -30,7 +30,7 @@ const READS_MOST: u32 = 10;
 /// Reads the jobs file again when it, or a file that it names, has changed, and on SIGHUP; what is wrong leaves the old
 /// one in force.
 pub(super) struct Reload {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     /// The namespace that the file has to go on naming; `None`: an option names it, and the file's does not count.
     namespace: Option<Namespace>,
     /// The digest of the last text that was looked at, whether it was taken or refused.
@@ -48,7 +48,7 @@ pub(super) struct Reload {
 
 impl Reload {
     pub fn new(
-        path: PathBuf,
+        paths: Vec<PathBuf>,
         namespace: Option<Namespace>,
         read: (&Config, Footprint),
         orders: mpsc::Sender<Order>,
@@ -57,7 +57,7 @@ impl Reload {
         let (jobs, migrations) = (Arc::new(config.jobs.clone()), config.migrations.clone());
         let notices = watch::Sender::new(Arc::clone(&config.notices));
         Reload {
-            path,
+            paths,
             namespace,
             digest: config.digest.clone(),
             files: Arc::new(files),
@@ -109,9 +109,9 @@ impl Reload {
     async fn read(&mut self, asked: bool) -> anyhow::Result<Compared> {
         let mut reads = 1;
         loop {
-            let (path, before) = (self.path.clone(), Arc::clone(&self.jobs));
+            let (paths, before) = (self.paths.clone(), Arc::clone(&self.jobs));
             let read = move || {
-                let Reading { config, files } = file::look(&path, Pipe::Refuse);
+                let Reading { config, files, .. } = file::look(&paths, Pipe::Refuse);
                 (config.map(|config| Compared::with(&before, config)), files)
             };
             let (compared, files) = tokio::task::spawn_blocking(read).await?;
@@ -139,7 +139,10 @@ impl Reload {
         let Compared { config, jobs, same } = match self.read(asked).await {
             Ok(compared) => compared,
             Err(error) => {
-                tracing::error!(file = %self.path.display(), "the jobs file is refused, the old one stays in force:");
+                tracing::error!(
+                    file = file::shown(&self.paths),
+                    "the jobs file is refused, the old one stays in force:"
+                );
                 error.to_string().lines().for_each(|line| tracing::error!("{line}"));
                 return self.refuse(error.to_string()).await;
             }
@@ -160,7 +163,7 @@ impl Reload {
             return self.refuse(why).await;
         }
         for warning in config.warnings.list() {
-            tracing::warn!("{}: {}", warning.place(self.path.display()), warning.message);
+            tracing::warn!("{}: {}", warning.place(file::shown(&self.paths)), warning.message);
         }
         self.digest.clone_from(&config.digest);
         self.jobs = jobs;
