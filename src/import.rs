@@ -17,6 +17,7 @@ mod compare;
 mod crontab;
 mod dkron;
 mod draft;
+mod drop_in;
 mod emit;
 mod fields;
 mod fires;
@@ -28,12 +29,13 @@ mod systemd;
 mod tests;
 mod unit;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_tz::Tz;
 
 pub(crate) use compare::{COMPARED, Comparison};
 pub(crate) use draft::Draft;
+pub(crate) use drop_in::is_drop_in_directory;
 pub(crate) use report::{Fate, Finding, Report};
 
 use crate::config::{self, Sources};
@@ -99,6 +101,7 @@ pub(crate) fn import(source: Source, inputs: &[Input], settings: &Settings) -> I
     }
     name_uniquely(&mut drafts);
     drop_what_is_refused(&mut drafts, &mut report);
+    note_mails(&drafts, &mut report);
     let comparisons = compare::all(&drafts, settings.now);
     for (draft, comparison) in drafts.iter_mut().zip(&comparisons) {
         report.name(draft.place, &draft.name);
@@ -114,8 +117,17 @@ pub(crate) fn import(source: Source, inputs: &[Input], settings: &Settings) -> I
     Imported { yaml, jobs: drafts.len(), findings: report.into_findings(), comparisons }
 }
 
-/// Gives the second `backup` the name `backup-2`.
+/// Gives jobs of one name the argument in which they differ, and then the second `backup` the name `backup-2`.
 fn name_uniquely(drafts: &mut [Draft]) {
+    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        groups.entry(draft.name.clone()).or_default().push(index);
+    }
+    for (name, members) in groups.into_iter().filter(|(_, members)| members.len() > 1) {
+        let arguments: Vec<&[String]> = members.iter().map(|index| drafts[*index].arguments.as_slice()).collect();
+        let names = command::set_apart(&name, &arguments);
+        members.into_iter().zip(names).for_each(|(index, name)| drafts[index].name = name);
+    }
     let mut taken = BTreeSet::new();
     for draft in drafts {
         let base = draft.name.clone();
@@ -125,6 +137,15 @@ fn name_uniquely(drafts: &mut [Draft]) {
             let suffix = format!("-{number}");
             draft.name = format!("{}{suffix}", &base[..base.len().min(100 - suffix.len())]);
         }
+    }
+}
+
+/// Reports jobs whose mails would need more channels than there may be.
+fn note_mails(drafts: &[Draft], report: &mut Report) {
+    let beyond: Vec<_> = emit::mails(drafts).into_iter().skip(emit::CHANNELS_MOST).collect();
+    for draft in drafts.iter().filter(|draft| draft.mail.as_ref().is_some_and(|mail| beyond.contains(&mail))) {
+        let message = format!("its mails have no channel: a file has at most {}", emit::CHANNELS_MOST);
+        report.add(draft.place, Fate::Differs, message);
     }
 }
 

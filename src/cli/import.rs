@@ -1,5 +1,6 @@
 //! `fencron import`: the jobs of other schedulers as a jobs file, with a report on each of their lines.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,11 @@ use serde::Serialize;
 
 use super::terminal::Terminal;
 use super::{Exit, Failure, Format, Global};
-use crate::import::{COMPARED, Comparison, Fate, Finding, Imported, Input, MAX_INPUT_BYTES, Settings, Source, import};
+use crate::import::{
+    COMPARED, Comparison, Fate, Finding, Imported, Input, MAX_INPUT_BYTES, Settings, Source, import,
+    is_drop_in_directory,
+};
+use crate::page::words;
 use crate::schedule::zone_advice;
 use crate::time::{Clock, Wall};
 
@@ -88,14 +93,35 @@ impl SourceWord {
     }
 
     /// Which files of a directory are read.
-    fn takes(self, name: &str) -> bool {
+    fn takes(self, path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let directory = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
         match self {
             SourceWord::Crontab => !name.starts_with('.') && !name.ends_with('~'),
             SourceWord::Kubernetes => [".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end)),
             SourceWord::Dkron => name.ends_with(".json"),
+            SourceWord::Systemd if is_drop_in_directory(&directory) => name.ends_with(".conf"),
             SourceWord::Systemd => name.ends_with(".timer") || name.ends_with(".service"),
         }
     }
+
+    /// A link to nothing in the place of a unit: systemd does not start that unit.
+    fn is_masked(self, path: &Path) -> bool {
+        self == SourceWord::Systemd && path.canonicalize().is_ok_and(|path| path == Path::new("/dev/null"))
+    }
+}
+
+/// Leaves out the links to units that are among the files as well, as `systemctl enable` makes them: only an instance, as
+/// `backup@home.timer`, is a unit of its own.
+fn without_links(files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let own = files.iter().filter(|path| !path.is_symlink()).filter_map(|path| path.canonicalize().ok());
+    let own: BTreeSet<PathBuf> = own.collect();
+    let is_instance = |path: &Path| {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        stem.contains('@') && !stem.ends_with('@')
+    };
+    let is_known = |path: &Path| path.canonicalize().is_ok_and(|real| own.contains(&real));
+    files.into_iter().filter(|path| !path.is_symlink() || is_instance(path) || !is_known(path)).collect()
 }
 
 /// What `-o json` prints.
@@ -186,7 +212,7 @@ fn print(imported: &Imported, args: &ImportArgs, global: &Global, terminal: &mut
     }
     for finding in &imported.findings {
         // An empty line is in JSON only.
-        if !finding.text.is_empty() || finding.fate > Fate::Ignored {
+        if !finding.text.is_empty() || finding.fate > Fate::Ignored || finding.line == 0 {
             terminal.say(line(finding));
         }
     }
@@ -195,9 +221,9 @@ fn print(imported: &Imported, args: &ImportArgs, global: &Global, terminal: &mut
     }
     let count = |fate| imported.findings.iter().filter(|finding| finding.fate == fate && finding.line > 0).count();
     let (taken, differs, cannot) = (count(Fate::Taken), count(Fate::Differs), count(Fate::Cannot));
-    let jobs = if imported.jobs == 1 { "one job".to_owned() } else { format!("{} jobs", imported.jobs) };
+    let jobs = words::count(imported.jobs, "job");
     terminal.say(format_args!(
-        "fencron: {jobs}; lines: {taken} taken over, {differs} with a difference, {cannot} that cannot be"
+        "fencron: {jobs}; lines taken over: {taken}; with a difference: {differs}; not possible here: {cannot}"
     ));
     Ok(())
 }
@@ -257,18 +283,22 @@ fn of_this_machine() -> String {
 }
 
 fn inputs(paths: &[PathBuf], source: SourceWord) -> Result<Vec<Input>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(if path.is_dir() { files_in(path, source)? } else { vec![path.clone()] });
+    }
+    if source == SourceWord::Systemd {
+        files = without_links(files);
+    }
     let mut inputs = Vec::new();
     let mut left = MAX_INPUT_BYTES;
-    for path in paths {
-        let files = if path.is_dir() { files_in(path, source)? } else { vec![path.clone()] };
-        for file in files {
-            let bytes = read(&file, left)?;
-            left -= bytes.len();
-            let name = if file == Path::new(STDIN) { "stdin".to_owned() } else { file.display().to_string() };
-            let text = String::from_utf8_lossy(&bytes);
-            let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
-            inputs.push(Input { name, text });
-        }
+    for file in files {
+        let bytes = read(&file, left)?;
+        left -= bytes.len();
+        let name = if file == Path::new(STDIN) { "stdin".to_owned() } else { file.display().to_string() };
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
+        inputs.push(Input { name, text });
     }
     Ok(inputs)
 }
@@ -284,7 +314,7 @@ fn files_in(directory: &Path, source: SourceWord) -> Result<Vec<PathBuf>, Failur
             let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
             if kind.is_dir() {
                 rest.push(path);
-            } else if source.takes(&entry.file_name().to_string_lossy()) && path.is_file() {
+            } else if source.takes(&path) && (path.is_file() || source.is_masked(&path)) {
                 found.push(path);
             }
             if found.len() + rest.len() > FILES_MOST {

@@ -1,5 +1,7 @@
 //! Commands of a source: the name of a job that runs one, and how one gets its input and its user here.
 
+use std::collections::BTreeSet;
+
 /// What stands before the command that is meant.
 const WRAPPERS: &[&str] = &[
     "sudo",
@@ -74,21 +76,25 @@ const WITH_VALUE: &[&str] = &["-n", "-u", "-c", "-k", "-s", "-w", "-E", "-m", "-
 /// How long such a name may be.
 const NAME_MOST: usize = 40;
 
-/// A name for a job that runs `command`.
-pub(super) fn name(command: &str) -> String {
+/// What a job that runs `command` is called, and the arguments by which it differs from others of this name.
+pub(super) fn name(command: &str) -> (String, Vec<String>) {
     let parts = command.split(['\n', ';', '|', '&']).map(str::trim).filter(|part| !part.is_empty());
-    let found = parts.filter_map(of_simple_command).find(|name| !name.is_empty());
-    found.unwrap_or_else(|| "job".to_owned())
+    let parts: Vec<&str> = parts.collect();
+    let found = parts.iter().find_map(|part| of_simple_command(part, ASIDE));
+    // Where all of them only prepare, the first one is what is done.
+    let found = found.or_else(|| parts.iter().find_map(|part| of_simple_command(part, &[])));
+    found.unwrap_or_else(|| ("job".to_owned(), Vec::new()))
 }
 
-fn of_simple_command(part: &str) -> Option<String> {
+fn of_simple_command(part: &str, aside: &[&str]) -> Option<(String, Vec<String>)> {
     let mut words = part.split_whitespace().peekable();
     let mut behind_interpreter = false;
     while let Some(word) = words.next() {
-        let word = word.trim_matches(['"', '\'', '(', ')', '{', '}', '`']);
+        let word = bare(word);
         let base = word.rsplit('/').next().unwrap_or(word);
         let is_assignment = word.split_once('=').is_some_and(|(name, _)| is_variable(name));
-        let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit() || b".smhd".contains(&byte));
+        let is_number = word.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+            && word.bytes().all(|byte| byte.is_ascii_digit() || b".smhd".contains(&byte));
         if word.starts_with('-') {
             if WITH_VALUE.contains(&word) && !(behind_interpreter && word == "-m") {
                 words.next();
@@ -103,16 +109,53 @@ fn of_simple_command(part: &str) -> Option<String> {
         {
             continue;
         }
-        if ASIDE.contains(&base) {
+        if aside.contains(&base) {
             return None;
         }
         if INTERPRETERS.contains(&base) && words.peek().is_some() {
             behind_interpreter = true;
             continue;
         }
-        return Some(cleaned(base));
+        let name = cleaned(base);
+        let arguments = words.map(bare).take_while(|word| !is_redirection(word)).map(str::to_owned);
+        return (!name.is_empty()).then(|| (name, arguments.collect()));
     }
     None
+}
+
+/// A word without the quotes and brackets around it.
+fn bare(word: &str) -> &str {
+    word.trim_matches(['"', '\'', '(', ')', '{', '}', '`'])
+}
+
+fn is_redirection(word: &str) -> bool {
+    let word = word.trim_start_matches(|c: char| c.is_ascii_digit());
+    word.starts_with(['>', '<'])
+}
+
+/// Names for jobs of one name, from the argument in which most of them differ: `sync-shop` and `sync-blog`.
+pub(super) fn set_apart(name: &str, of_jobs: &[&[String]]) -> Vec<String> {
+    let longest = of_jobs.iter().map(|arguments| arguments.len()).max().unwrap_or(0);
+    let at = |place: usize, read: fn(&str) -> String| -> Vec<String> {
+        let read = |arguments: &&[String]| arguments.get(place).map_or(String::new(), |word| read(word));
+        of_jobs.iter().map(read).collect()
+    };
+    let kinds = |words: &[String]| words.iter().collect::<BTreeSet<_>>().len();
+    // The end of a path or of a URL says enough where it differs; otherwise all of it is needed.
+    let candidates = (0..longest).flat_map(|place| [at(place, last_part), at(place, cleaned)]);
+    let mut best = vec![String::new(); of_jobs.len()];
+    for words in candidates {
+        if kinds(&words) > kinds(&best) {
+            best = words;
+        }
+    }
+    best.into_iter().map(|word| if word.is_empty() { name.to_owned() } else { format!("{name}-{word}") }).collect()
+}
+
+/// What stands behind the last `/` that something stands behind.
+fn last_part(word: &str) -> String {
+    let path = word.split(['?', '#']).next().unwrap_or(word).trim_end_matches('/');
+    cleaned(path.rsplit('/').next().unwrap_or(path))
 }
 
 fn is_variable(name: &str) -> bool {

@@ -5,7 +5,7 @@ use std::path::Path;
 use chrono_tz::Tz;
 
 use super::command::{name, with_input};
-use super::draft::{Draft, Value};
+use super::draft::{Draft, Mail, Value};
 use super::fields::{self, Dialect, Reading};
 use super::fires::{Clocks, Rule};
 use super::report::{Fate, Place, Report};
@@ -18,6 +18,9 @@ const USERS: &[&str] = &[
 
 /// How many lines of comments are carried over to one job.
 const COMMENTS_MOST: usize = 20;
+
+/// How many receivers a mail may have.
+const RECEIVERS_MOST: usize = 20;
 
 /// The longest delay that `RANDOM_DELAY` takes, in minutes.
 const DELAY_MOST: u32 = 24 * 60;
@@ -212,7 +215,8 @@ impl Table<'_> {
         }
         self.look_for_user(command, place);
         let command = self.without_options(command, place);
-        let mut draft = Draft::new(name(command), place);
+        let (name, arguments) = name(command);
+        let mut draft = Draft { arguments, mail: self.mail(), ..Draft::new(name, place) };
         let comments = std::mem::take(&mut self.comments);
         draft.comments = comments;
         self.schedule(&mut draft, &when);
@@ -221,6 +225,13 @@ impl Table<'_> {
         draft.set("missed", Value::text("skip"));
         self.report.add(place, Fate::Taken, "a job");
         Ok(draft)
+    }
+
+    /// Whom cron mails what the commands write; `None`: nothing is said of it.
+    fn mail(&self) -> Option<Mail> {
+        let to = mail_to(self.env("MAILTO")?).ok()?;
+        let from = self.env("MAILFROM").and_then(address);
+        Some(Mail { to, from })
     }
 
     /// A user where a file has no column for one.
@@ -384,6 +395,28 @@ const NOT_GIVEN: [&str; 10] = [
     "NO_MAIL_OUTPUT",
 ];
 
+/// The addresses in `MAILTO`; none: no mail is sent.
+fn mail_to(value: &str) -> Result<Vec<String>, String> {
+    let words: Vec<&str> = value.split([',', ' ', '\t']).filter(|word| !word.is_empty()).collect();
+    if words.len() > RECEIVERS_MOST {
+        return Err(format!("it names more than {RECEIVERS_MOST} receivers"));
+    }
+    let read = |word: &&str| address(word).ok_or_else(|| format!("`{word}` is no address"));
+    words.iter().map(read).collect()
+}
+
+/// An address as a channel takes it; of a user, the one on this machine.
+fn address(word: &str) -> Option<String> {
+    let is_name = |text: &str| {
+        let is_fine = |c: char| c.is_ascii_alphanumeric() || "_-+".contains(c);
+        text.len() <= 64 && text.split('.').all(|part| !part.is_empty() && part.chars().all(is_fine))
+    };
+    match word.split_once('@') {
+        None => is_name(word).then(|| format!("{word}@localhost")),
+        Some((name, host)) => (is_name(name) && is_name(host) && !host.contains(['_', '+'])).then(|| word.to_owned()),
+    }
+}
+
 fn delay(value: &str) -> Option<u32> {
     value.trim().parse().ok().filter(|minutes| *minutes <= DELAY_MOST)
 }
@@ -393,14 +426,16 @@ fn meaning(name: &str, value: &str) -> (Fate, String) {
     match name {
         "SHELL" => (Fate::Taken, "the shell of the jobs below".to_owned()),
         "HOME" => (Fate::Taken, "the directory (`dir`) and a variable of the jobs below".to_owned()),
-        "MAILTO" if value.is_empty() => (Fate::Taken, "no mail is sent here either".to_owned()),
-        "MAILTO" => {
-            let message = format!(
-                "no mail is sent to `{value}`: `fencron logs` has the output, and a channel under `notify` of the kind \
-                 `smtp`, with `output: true`, mails runs that ended badly"
-            );
-            (Fate::Differs, message)
-        }
+        "MAILTO" => match mail_to(value) {
+            Ok(to) if to.is_empty() => (Fate::Taken, "no mail is sent here either".to_owned()),
+            Ok(_) => {
+                let message = "a channel under `notify`: it mails when runs have ended badly or a job has recovered, through \
+                               the mail server of the node, and not what each run writes: `fencron logs` has that";
+                (Fate::Differs, message.to_owned())
+            }
+            Err(why) => (Fate::Differs, format!("no mail is sent to it: {why}; see `notify`")),
+        },
+        "MAILFROM" if address(value).is_some() => (Fate::Taken, "`from` of the mails".to_owned()),
         "MAILFROM" | "CONTENT_TYPE" | "CONTENT_TRANSFER_ENCODING" | "NO_MAIL_OUTPUT" => {
             (Fate::Differs, "it is about mail, which is not sent here".to_owned())
         }

@@ -39,10 +39,20 @@ pub(super) fn labels<'p>(pairs: impl Iterator<Item = (&'p str, &'p str)>) -> Opt
     (!pairs.is_empty()).then_some(Value::Map(pairs))
 }
 
+/// Where the source mails what a job writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mail {
+    /// Empty: nowhere.
+    pub to: Vec<String>,
+    pub from: Option<String>,
+}
+
 /// One job.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     pub name: String,
+    /// What may be added to the name where several jobs have it.
+    pub arguments: Vec<String>,
     /// The line that the job is of.
     pub place: Place,
     /// What stood above it.
@@ -53,6 +63,8 @@ pub(crate) struct Draft {
     pub keys: Vec<(&'static str, Value)>,
     /// The source has it switched off, so that it stays off.
     pub held: bool,
+    /// `None`: the source says nothing of it.
+    pub mail: Option<Mail>,
     /// The texts of `OnCalendar`, about which systemd itself can be asked.
     pub calendars: Vec<String>,
     /// When its source fires it.
@@ -61,17 +73,11 @@ pub(crate) struct Draft {
 
 impl Draft {
     pub fn new(name: String, place: Place) -> Draft {
-        let (comments, remarks, keys, calendars) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Draft {
-            name,
-            place,
-            comments,
-            remarks,
-            keys,
-            calendars,
-            held: false,
-            rule: Rule::Unknown("nothing".to_owned()),
-        }
+        let none = Vec::new;
+        let rule = Rule::Unknown("nothing".to_owned());
+        let (comments, arguments) = (none(), none());
+        let (remarks, keys, calendars) = (none(), Vec::new(), none());
+        Draft { name, arguments, place, comments, remarks, keys, held: false, mail: None, calendars, rule }
     }
 
     pub fn set(&mut self, key: &'static str, value: Value) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::draft::{Draft, Value};
+use super::draft::{Draft, Mail, Value};
 
 const HEAD: &str = "\
 # Written by `fencron import`. Look at each job before it is switched on: the report of the import says what is different
@@ -15,6 +15,44 @@ const HELD: &str = "\
 
 /// How wide a comment is, without its indentation.
 const COMMENT_WIDTH: usize = 110;
+
+const MAILS: &str = "\
+# Mails, as cron sends them, but only when runs have ended badly or a job has recovered. Name your mail server and a sender
+# that it takes, and try it with `fencron notify test CHANNEL`.
+";
+
+/// How many channels a file may have.
+pub(super) const CHANNELS_MOST: usize = 8;
+
+/// What mails of several receivers there are: each is a channel.
+pub(super) fn mails(drafts: &[Draft]) -> Vec<&Mail> {
+    let mut mails: Vec<&Mail> = Vec::new();
+    for mail in drafts.iter().filter_map(|draft| draft.mail.as_ref()).filter(|mail| !mail.to.is_empty()) {
+        if !mails.contains(&mail) {
+            mails.push(mail);
+        }
+    }
+    mails
+}
+
+fn channel(index: usize) -> String {
+    if index == 0 { "mail".to_owned() } else { format!("mail-{}", index + 1) }
+}
+
+fn channels(out: &mut String, mails: &[&Mail]) {
+    if mails.is_empty() {
+        return;
+    }
+    out.push_str(MAILS);
+    out.push_str("notify:\n  channels:\n");
+    for (index, mail) in mails.iter().enumerate() {
+        let (to, from) = (mail.to.join(", "), mail.from.as_deref().unwrap_or("fencron@localhost"));
+        writeln!(out, "    {}:", channel(index)).ok();
+        writeln!(out, "      smtp: \"smtp://localhost:25\"\n      starttls: false").ok();
+        writeln!(out, "      from: {}\n      to: [{to}]", quoted(from)).ok();
+    }
+    out.push('\n');
+}
 
 /// The whole file. `refused` is what is not in it.
 pub(super) fn file(drafts: &[Draft], active: bool, refused: &[String]) -> String {
@@ -30,17 +68,20 @@ pub(super) fn file(drafts: &[Draft], active: bool, refused: &[String]) -> String
     if drafts.is_empty() {
         return out + "jobs: {}\n";
     }
+    let mut mails = mails(drafts);
+    mails.truncate(CHANNELS_MOST);
+    channels(&mut out, &mails);
     out += "jobs:\n";
     for (index, draft) in drafts.iter().enumerate() {
         if index > 0 {
             out.push('\n');
         }
-        job(&mut out, draft, active);
+        job(&mut out, draft, (active, &mails));
     }
     out
 }
 
-fn job(out: &mut String, draft: &Draft, active: bool) {
+fn job(out: &mut String, draft: &Draft, (active, mails): (bool, &[&Mail])) {
     draft.comments.iter().for_each(|line| comment(out, "  ", line));
     out.push_str("  ");
     out.push_str(&quoted(&draft.name));
@@ -48,6 +89,15 @@ fn job(out: &mut String, draft: &Draft, active: bool) {
     draft.remarks.iter().for_each(|line| comment(out, "    ", &format!("differs: {line}")));
     for (key, value) in &draft.keys {
         entry(out, 4, key, value);
+    }
+    match draft.mail.as_ref() {
+        Some(mail) if mail.to.is_empty() && !mails.is_empty() => out.push_str("    notify: off\n"),
+        Some(mail) => {
+            if let Some(index) = mails.iter().position(|known| *known == mail) {
+                writeln!(out, "    notify: {}", channel(index)).ok();
+            }
+        }
+        None => {}
     }
     if !active || draft.held {
         out.push_str("    enabled: false\n");

@@ -138,6 +138,7 @@ impl CronJob<'_> {
         };
         let when = robfig::when(text, zone, false, self.settings).map_err(|why| (line, why))?;
         let mut draft = Draft::new(command::kept(name), self.place);
+        draft.arguments.extend(namespace.map(str::to_owned));
         when.write(&mut draft, self.place, self.report);
         draft.set("shell", Value::Text(shell(name, namespace)));
         let pairs = metadata.get("labels").map(Node::entries).unwrap_or_default().iter();

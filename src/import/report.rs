@@ -174,7 +174,8 @@ impl Report {
         let files = self.files;
         let finding = |(place, entry): (Place, Entry)| {
             let (fate, file) = (entry.fate(), files[place.file].clone());
-            let message = entry.message(Fate::Ignored);
+            // Why a line cannot be said stands alone: what else was noted of it no longer holds.
+            let message = entry.message(if fate == Fate::Cannot { fate } else { Fate::Ignored });
             Finding { file, line: place.line, fate, message, text: entry.text, job: entry.job }
         };
         self.lines.into_iter().map(finding).collect()

@@ -1,9 +1,11 @@
 //! Timers of systemd with their services.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::calendar;
 use super::draft::{Draft, Value};
+use super::drop_in::{DropIn, drop_ins_of, is_instance, rank};
 use super::fires::Rule;
 use super::report::{Fate, Place, Report};
 use super::unit::{self, Setting, Unit};
@@ -15,51 +17,110 @@ const JITTER_MOST: u64 = 86_400;
 const KILL_AFTER_MOST: u64 = 3600;
 const TIMEOUT_MOST: u64 = 365 * 86_400;
 
+pub(super) const NOT_TAKEN: &str = "of a timer that cannot be taken over";
+const TAKES_BACK: &str = "it takes back what the lines before it said";
+const REPLACED: &str = "a later line, or a drop-in, stands in its place";
+
 const OF_THE_TIMER: &str = "systemd starts no unit that still runs, and so does nothing here: `overlap: skip`; the unit's \
     control group, its limits and its sandbox are not those of the run here; without `User`, a unit of the system runs as \
     root, and here as the user of the node";
 
 /// Reads them all.
 pub(super) fn read(inputs: &[Input], settings: &Settings, report: &mut Report) -> Vec<Draft> {
-    let mut units = Vec::new();
+    let (mut units, mut drop_ins) = (Vec::new(), Vec::new());
     for input in inputs {
         let file = report.file(&input.name, &input.text);
-        let name = Path::new(&input.name).file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+        let path = Path::new(&input.name);
+        let name = path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
         let unit = Unit::read(name, file, &input.text);
         note_frame(&unit, report);
-        units.push(unit);
+        match DropIn::unit_of(path) {
+            Some(of) => drop_ins.push(DropIn { of, rank: rank(path), text: unit }),
+            None => units.push((rank(path), unit)),
+        }
     }
-    let (mut drafts, mut started) = (Vec::new(), Vec::new());
+    let (units, shadowed) = shadowing(units);
+    shadowed.iter().for_each(|unit| note_rest(unit, Fate::Ignored, "of a unit that another file replaces", report));
+    let mut started = Vec::new();
+    let mut pairs = Vec::new();
     for timer in units.iter().filter(|unit| unit.name.ends_with(".timer")) {
-        let named = timer.last("Timer", "Unit").map(|setting| setting.value.clone());
+        let added = drop_ins_of(&timer.name, &drop_ins);
+        let whole = timer.with(&timer.name, added.iter().copied());
+        let named = whole.last("Timer", "Unit").map(|setting| setting.value.clone());
         let named = named.unwrap_or_else(|| format!("{}.service", timer.stem()));
-        let service = units.iter().find(|unit| unit.name == named || is_instance(&named, &unit.name));
+        let service = units.iter().find(|unit| unit.name == named);
+        let service = service.or_else(|| units.iter().find(|unit| is_instance(&named, &unit.name)));
+        if let Some((fate, why)) = is_never_due(&whole, service, &named, &units) {
+            report.add(Place { file: timer.file, line: 0 }, fate, why);
+            let rest = if fate == Fate::Cannot { NOT_TAKEN } else { "of a timer that is never due" };
+            note_rest(&whole, fate, rest, report);
+            continue;
+        }
+        let of_service = service.map_or(Vec::new(), |_| drop_ins_of(&named, &drop_ins));
         started.extend(service.map(|service| service.file));
-        let mut pair = Pair { timer, service, named, settings, report };
+        started.extend(added.iter().chain(&of_service).map(|drop_in| drop_in.file));
+        let service = service.map(|service| service.with(&service.name, of_service.into_iter()));
+        pairs.push((whole, service, named));
+    }
+    let mut drafts = Vec::new();
+    for (timer, service, named) in &pairs {
+        let mut pair = Pair { timer, service: service.as_ref(), named: named.clone(), settings, report };
         drafts.extend(pair.read());
     }
     for unit in &units {
-        let is_timer = unit.name.ends_with(".timer");
-        let (fate, message) = match is_timer || started.contains(&unit.file) {
-            true => (Fate::Cannot, "of a timer that cannot be taken over"),
-            false => (Fate::Ignored, "of a unit that no timer here starts"),
-        };
-        unit.settings.iter().for_each(|setting| report.unless_noted(place(unit, setting), fate, message));
-        let wrong = if fate == Fate::Cannot { "it is no line of a unit file" } else { message };
-        let of_unit = |line: &usize| Place { file: unit.file, line: *line };
-        unit.wrong.iter().for_each(|line| report.unless_noted(of_unit(line), fate, wrong));
+        match unit.name.ends_with(".timer") || started.contains(&unit.file) {
+            true => note_rest(unit, Fate::Cannot, NOT_TAKEN, report),
+            false => note_rest(unit, Fate::Ignored, "of a unit that no timer here starts", report),
+        }
+    }
+    for drop_in in &drop_ins {
+        let (fate, message) = drop_in.fate(&units, started.contains(&drop_in.text.file));
+        note_rest(&drop_in.text, fate, &message, report);
     }
     drafts
 }
 
-/// Whether `backup@home.service` is one of `backup@.service`.
-fn is_instance(name: &str, template: &str) -> bool {
-    let Some((stem, _)) = name.split_once('@') else { return false };
-    template == format!("{stem}@.service")
+/// Why systemd itself starts nothing for a timer.
+fn is_never_due(timer: &Unit, service: Option<&Unit>, named: &str, units: &[Unit]) -> Option<(Fate, String)> {
+    const MASKED: &str = "is masked (empty, or a link to /dev/null)";
+    if timer.is_masked {
+        return Some((Fate::Ignored, format!("it {MASKED}: it is never due")));
+    }
+    if timer.stem().ends_with('@') {
+        if units.iter().any(|unit| is_instance(&unit.name, &timer.name)) {
+            return Some((Fate::Ignored, "it is a template: its instances are due, and are read".to_owned()));
+        }
+        let name = timer.name.replace('@', "@NAME");
+        let why = format!("it is a template, of which only instances are due: name a link `{name}` to it for each");
+        return Some((Fate::Cannot, why));
+    }
+    let is_masked = service.is_some_and(|service| service.is_masked);
+    is_masked.then(|| (Fate::Ignored, format!("`{named}` {MASKED}: it starts nothing")))
 }
 
-fn place(unit: &Unit, setting: &Setting) -> Place {
-    Place { file: unit.file, line: setting.line }
+/// The units that count, and those in whose place a file of an administrator stands.
+fn shadowing(units: Vec<(usize, Unit)>) -> (Vec<Unit>, Vec<Unit>) {
+    let mut least: BTreeMap<String, usize> = BTreeMap::new();
+    for (rank, unit) in &units {
+        let known = least.entry(unit.name.clone()).or_insert(*rank);
+        *known = (*known).min(*rank);
+    }
+    let (count, shadowed): (Vec<_>, Vec<_>) =
+        units.into_iter().partition(|(rank, unit)| least.get(&unit.name) == Some(rank));
+    let only = |units: Vec<(usize, Unit)>| units.into_iter().map(|(_, unit)| unit).collect();
+    (only(count), only(shadowed))
+}
+
+/// Notes the lines of a file of which nothing was noted.
+fn note_rest(unit: &Unit, fate: Fate, message: &str, report: &mut Report) {
+    unit.settings.iter().for_each(|setting| report.unless_noted(place(setting), fate, message));
+    let wrong = if fate == Fate::Cannot { "it is no line of a unit file" } else { message };
+    let of_unit = |line: &usize| Place { file: unit.file, line: *line };
+    unit.wrong.iter().for_each(|line| report.unless_noted(of_unit(line), fate, wrong));
+}
+
+fn place(setting: &Setting) -> Place {
+    Place { file: setting.file, line: setting.line }
 }
 
 fn note_frame(unit: &Unit, report: &mut Report) {
@@ -80,8 +141,8 @@ struct Pair<'p> {
 }
 
 impl<'p> Pair<'p> {
-    fn note(&mut self, unit: &Unit, setting: &Setting, fate: Fate, message: &str) {
-        self.report.add(place(unit, setting), fate, message);
+    fn note(&mut self, setting: &Setting, fate: Fate, message: &str) {
+        self.report.add(place(setting), fate, message);
     }
 
     fn read(&mut self) -> Option<Draft> {
@@ -89,20 +150,21 @@ impl<'p> Pair<'p> {
         let calendars = timer.all("Timer", "OnCalendar");
         let spans = ["OnUnitActiveSec", "OnUnitInactiveSec"].into_iter().find_map(|key| timer.last("Timer", key));
         let Some(first) = calendars.first().copied().or(spans) else {
-            let own = timer.settings.iter().filter(|setting| setting.section == "Timer");
-            let own = own.filter(|setting| setting.key.starts_with("On"));
-            let line = own.map(|setting| setting.line).next();
-            let message = match line {
+            let is_own = |setting: &&Setting| setting.section == "Timer" && setting.key.starts_with("On");
+            let stands = |setting: &&Setting| !setting.value.is_empty() && !timer.is_replaced(setting);
+            let own = timer.settings.iter().filter(is_own).find(stands);
+            let message = match own {
                 Some(_) => {
                     "it is due once, after the machine or systemd has started: replicas start at any time; a migration \
                             is made once in the life of a cluster"
                 }
-                None => "it has no `OnCalendar`, and nothing else that makes it due; drop-ins are not read",
+                None => "it has no `OnCalendar`, and nothing else that makes it due",
             };
-            self.report.add(Place { file: timer.file, line: line.unwrap_or(0) }, Fate::Cannot, message);
+            let place = own.map_or(Place { file: timer.file, line: 0 }, place);
+            self.report.add(place, Fate::Cannot, message);
             return None;
         };
-        let mut draft = Draft::new(command::kept(timer.stem()), place(timer, first));
+        let mut draft = Draft::new(command::kept(timer.stem()), place(first));
         let described = self.service.and_then(|service| service.last("Unit", "Description"));
         if let Some(text) = described.or_else(|| timer.last("Unit", "Description")) {
             draft.set("description", Value::Text(self.resolved(&text.value)));
@@ -115,7 +177,7 @@ impl<'p> Pair<'p> {
         self.timing(&mut draft);
         let task = self.task(&mut draft);
         if let Err((unit, setting, why)) = task {
-            let place = setting.map_or(Place { file: unit.file, line: 0 }, |setting| place(unit, setting));
+            let place = setting.map_or(Place { file: unit.file, line: 0 }, place);
             self.report.add(place, Fate::Cannot, why);
             return None;
         }
@@ -128,7 +190,7 @@ impl<'p> Pair<'p> {
 
     fn span(&mut self, draft: &mut Draft, setting: &Setting) -> Option<()> {
         let Some(length) = unit::length(&setting.value).filter(|length| length.as_secs() > 0) else {
-            self.note(self.timer, setting, Fate::Cannot, "it is no length of time of a second or more");
+            self.note(setting, Fate::Cannot, "it is no length of time of a second or more");
             return None;
         };
         let length = std::time::Duration::from_secs(length.as_secs());
@@ -136,7 +198,7 @@ impl<'p> Pair<'p> {
         draft.rule = Rule::Unknown("systemd counts from the run before".to_owned());
         let message = "systemd counts from the run before, and here it is counted from 1970-01-01T00:00:00Z, so that every \
                        node computes the same instants";
-        self.note(self.timer, setting, Fate::Differs, message);
+        self.note(setting, Fate::Differs, message);
         Some(())
     }
 
@@ -147,11 +209,11 @@ impl<'p> Pair<'p> {
             let event = match calendar::read(&self.resolved(&setting.value)) {
                 Ok(event) => event,
                 Err(why) => {
-                    self.note(self.timer, setting, Fate::Cannot, &why);
+                    self.note(setting, Fate::Cannot, &why);
                     return None;
                 }
             };
-            self.note(self.timer, setting, Fate::Taken, "`schedule`");
+            self.note(setting, Fate::Taken, "`schedule`");
             draft.calendars.push(self.resolved(&setting.value));
             zones.push(event.zone.unwrap_or(self.settings.zone));
             expressions.push(event.expression);
@@ -160,7 +222,7 @@ impl<'p> Pair<'p> {
         }
         let zone = zones[0];
         if zones.iter().any(|other| *other != zone) {
-            self.note(self.timer, calendars[0], Fate::Cannot, "its times are of several zones: write a timer for each");
+            self.note(calendars[0], Fate::Cannot, "its times are of several zones: write a timer for each");
             return None;
         }
         let schedule = match expressions.len() {
@@ -199,6 +261,8 @@ impl<'p> Pair<'p> {
         let has_calendar = !timer.all("Timer", "OnCalendar").is_empty();
         for setting in &timer.settings {
             let (fate, message) = match (setting.section.as_str(), setting.key.as_str()) {
+                _ if setting.value.is_empty() => (Fate::Taken, TAKES_BACK),
+                _ if timer.is_replaced(setting) => (Fate::Ignored, REPLACED),
                 ("Timer", "OnCalendar" | "Unit" | "Persistent") => (Fate::Taken, "the same here"),
                 ("Timer", "RandomizedDelaySec") => (
                     Fate::Differs,
@@ -225,7 +289,15 @@ impl<'p> Pair<'p> {
                 ("Unit", _) => (Fate::Ignored, "the order of units, which there are none of here"),
                 _ => (Fate::Differs, "it is not known here, and was left out"),
             };
-            self.report.unless_noted(place(timer, setting), fate, message);
+            self.report.unless_noted(place(setting), fate, message);
+        }
+    }
+
+    /// `%h` is the home of the user that the manager runs as: here of the one that the node runs as.
+    fn put_home(&mut self, setting: &Setting, words: &mut [unit::Word]) {
+        for word in words.iter_mut().filter(|word| word.text.contains("%h")) {
+            word.text = word.text.replace("%h", "${HOME}");
+            self.note(setting, Fate::Differs, "`%h` is `$HOME` here, of the user that the node runs as");
         }
     }
 
@@ -279,6 +351,9 @@ impl<'p> Pair<'p> {
                 let (prefix, line) = unit::prefix(&setting.value);
                 let mut words = unit::words(line).ok_or_else(|| wrong("a quote in it has no end"))?;
                 words.iter_mut().for_each(|word| word.text = self.resolved(&word.text));
+                if !prefix.keeps_dollars && service.last("Service", "User").is_none() {
+                    self.put_home(setting, &mut words);
+                }
                 if let Some(word) = words.iter().find(|word| has_specifier(&word.text)) {
                     return Err(wrong(&format!(
                         "`{}` has a specifier of the machine: write what it stands for",
@@ -292,9 +367,9 @@ impl<'p> Pair<'p> {
                     return Err(wrong("it names no program"));
                 }
                 if prefix.is_privileged {
-                    self.note(service, setting, Fate::Differs, "it runs with more rights there than the unit has");
+                    self.note(setting, Fate::Differs, "it runs with more rights there than the unit has");
                 }
-                self.note(service, setting, Fate::Taken, "the command");
+                self.note(setting, Fate::Taken, "the command");
                 single = (key == "ExecStart" && !prefix.ignores_failure && !has_variable(&words, &prefix))
                     .then(|| words.iter().map(|word| word.text.replace("$$", "$")).collect::<Vec<_>>());
                 steps.push(step(&words, &prefix));
@@ -370,6 +445,8 @@ impl<'p> Pair<'p> {
         for setting in &service.settings {
             let is_optional = setting.value.starts_with('-');
             let (fate, message) = match (setting.section.as_str(), setting.key.as_str()) {
+                _ if setting.value.is_empty() => (Fate::Taken, TAKES_BACK),
+                _ if service.is_replaced(setting) => (Fate::Ignored, REPLACED),
                 ("Service", "Type") if matches!(setting.value.as_str(), "oneshot" | "simple" | "exec" | "idle") => {
                     (Fate::Taken, "a run ends when its command ends")
                 }
@@ -412,7 +489,7 @@ impl<'p> Pair<'p> {
                 ("Service", _) => (Fate::Differs, "a setting of the process that has no counterpart, and was left out"),
                 _ => (Fate::Differs, "it is not known here, and was left out"),
             };
-            self.report.unless_noted(place(service, setting), fate, message);
+            self.report.unless_noted(place(setting), fate, message);
         }
     }
 }

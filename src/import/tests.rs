@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::fields::Dialect;
 use super::fires::{Clocks, Rule, fires};
 use super::*;
+use crate::job::Channel;
 use crate::schedule::{Dst, Fold, Gap, Schedule, ScheduleSpec, Zones};
 
 fn settings(zone: &str) -> Settings {
@@ -171,7 +172,7 @@ fn names_come_from_commands_and_are_unique() {
         ("\"$CMD\"", "CMD"),
         ("...", "job"),
     ] {
-        let found = command::name(command);
+        let (found, _) = command::name(command);
         assert!(!found.is_empty() && crate::job::JobName::new(&found).is_ok(), "{command}: {found}");
         if name != "srv-sync" && !command.contains("perl") && !command.contains("test -x") {
             assert_eq!(found, name, "{command}");
@@ -180,6 +181,51 @@ fn names_come_from_commands_and_are_unique() {
     let imported = crontab("0 1 * * * a\n0 2 * * * a\n0 3 * * * a\n");
     has(&imported, "  a-2:\n");
     has(&imported, "  a-3:\n");
+}
+
+#[test]
+fn jobs_of_one_command_are_called_after_the_argument_in_which_they_differ() {
+    for (commands, names) in [
+        (["php artisan queue:work", "php artisan schedule:run"], ["artisan-queue-work", "artisan-schedule-run"]),
+        (["/opt/b.sh --daily /srv", "/opt/b.sh --weekly /srv"], ["b-daily", "b-weekly"]),
+        (["curl -fsS https://x.y/cron/a?k=1", "curl -fsS 'https://x.y/cron/b/'"], ["curl-a", "curl-b"]),
+        (["tool /a/run", "tool /b/run"], ["tool-a-run", "tool-b-run"]),
+        (["rsync -a /x /y > /dev/null", "rsync -a /x /z 2>&1"], ["rsync-y", "rsync-z"]),
+        (["sync", "sync now"], ["sync", "sync-now"]),
+        (["echo a >> f", "date > f"], ["echo", "date"]),
+        (["a", "a"], ["a", "a-2"]),
+    ] {
+        let imported = crontab(&format!("0 1 * * * {}\n0 2 * * * {}\n", commands[0], commands[1]));
+        let found = imported.findings.iter().filter(|finding| finding.line > 0).filter_map(|f| f.job.clone());
+        assert_eq!(found.collect::<Vec<_>>(), names, "{commands:?}");
+    }
+}
+
+#[test]
+fn what_cron_mails_becomes_a_channel() {
+    let text = "0 1 * * * a\nMAILTO=\"ops@example.org, root\"\nMAILFROM=cron@example.org\n0 2 * * * b\nMAILTO=dev@example.org\n\
+                0 3 * * * c\nMAILTO=\"\"\n0 4 * * * d\nMAILTO='Ops <o@p>'\n0 5 * * * e\n";
+    let imported = crontab(text);
+    let config = config::parse(&imported.yaml, &Sources::none()).unwrap();
+    let channels = &config.notices.channels;
+    assert_eq!(channels.keys().map(String::as_str).collect::<Vec<_>>(), ["mail", "mail-2"]);
+    let Channel::Smtp(mail) = &channels["mail"] else { panic!("no mails") };
+    assert_eq!((mail.to.join(" "), mail.from.as_str()), ("ops@example.org root@localhost".into(), "cron@example.org"));
+    for (job, channel) in [("b", "    notify: mail\n"), ("c", "    notify: mail-2\n"), ("d", "    notify: off\n")] {
+        let (_, rest) = imported.yaml.split_once(&format!("\n  {job}:\n")).unwrap();
+        let own = rest.split_once("\n\n").map_or(rest, |(own, _)| own);
+        assert!(format!("{own}\n").contains(channel), "{job}: {own}");
+    }
+    assert_eq!((line(&imported, 2).0, line(&imported, 7).0), (Fate::Differs, Fate::Taken));
+    assert!(line(&imported, 9).1.contains("`<o@p>` is no address"), "{}", line(&imported, 9).1);
+    // A file that mails nothing has no channel.
+    let quiet = crontab("MAILTO=\"\"\n0 4 * * * d\n");
+    assert!(!quiet.yaml.contains("notify"), "{}", quiet.yaml);
+    // No file takes more channels than there may be.
+    let many: String = (0..10).map(|n| format!("MAILTO=u{n}\n0 4 * * * d{n}\n")).collect();
+    let many = crontab(&many);
+    assert_eq!(config::parse(&many.yaml, &Sources::none()).unwrap().notices.channels.len(), 8);
+    assert!(line(&many, 18).1.contains("have no channel"), "{}", line(&many, 18).1);
 }
 
 #[test]
@@ -372,6 +418,101 @@ fn a_timer_without_its_service_starts_the_unit_and_one_of_the_boot_cannot_be_sai
         (imported.jobs, imported.findings.iter().filter(|finding| finding.fate == Fate::Cannot).count()),
         (1, 1)
     );
+}
+
+#[test]
+fn the_home_of_a_user_unit_is_that_of_the_node() {
+    let of = |service: &str| {
+        let inputs = [("a.timer", "[Timer]\nOnCalendar=daily\n"), ("a.service", service)];
+        read_all(Source::Systemd, &inputs)
+    };
+    let imported = of("[Service]\nExecStart=%h/bin/x --to=%h\n");
+    has(&imported, "      \"$${HOME}\"'/bin/x' '--to='\"$${HOME}\"\n");
+    assert!(imported.findings.iter().any(|f| f.fate == Fate::Differs && f.message.contains("`%h` is `$HOME` here")));
+    assert_eq!(of("[Service]\nUser=ada\nExecStart=%h/bin/x\n").jobs, 0, "the manager's home is not that of `ada`");
+    assert_eq!(of("[Service]\nExecStart=/bin/x %H\n").jobs, 0);
+}
+
+#[test]
+fn drop_ins_are_merged_as_systemd_does() {
+    let timer = "[Timer]\nOnCalendar=daily\nOnBootSec=5min\nPersistent=true\n";
+    let inputs = [
+        ("/usr/lib/systemd/system/app-sync.timer", timer),
+        ("/usr/lib/systemd/system/app-sync.service", "[Service]\nExecStart=/usr/bin/older\n"),
+        ("/etc/systemd/system/app-sync.service", "[Service]\nExecStart=/usr/bin/old\nUser=ada\n"),
+        ("/etc/systemd/system/app-sync.timer.d/50-when.conf", "[Timer]\nOnCalendar=\nOnCalendar=*-*-* 03:30:00\n"),
+        ("/usr/lib/systemd/system/app-sync.timer.d/50-when.conf", "[Timer]\nOnCalendar=*-*-* 05:00:00\n"),
+        ("/etc/systemd/system/app-.timer.d/60-late.conf", "[Timer]\nPersistent=false\n"),
+        ("/etc/systemd/system/app-sync.service.d/a.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/new\n"),
+        ("/etc/systemd/system/service.d/z.conf", "[Service]\nUser=\nEnvironment=A=1\n"),
+    ];
+    let imported = read_all(Source::Systemd, &inputs);
+    assert_eq!(imported.jobs, 1, "{:#?}", imported.findings);
+    has(&imported, "    schedule: \"30 3 * * *\"\n");
+    has(&imported, "    missed: skip\n    command: [/usr/bin/new]\n    env:\n      A: 1\n");
+    let found = |file: &str, line: usize| {
+        let is = |finding: &&Finding| finding.file.ends_with(file) && finding.line == line;
+        imported.findings.iter().find(is).map(|finding| finding.fate).unwrap()
+    };
+    assert_eq!(found("system/app-sync.timer", 2), Fate::Ignored, "its time was taken back");
+    assert_eq!(found("etc/systemd/system/app-sync.timer.d/50-when.conf", 3), Fate::Taken);
+    assert_eq!(found("usr/lib/systemd/system/app-sync.timer.d/50-when.conf", 2), Fate::Ignored);
+    assert_eq!(found("usr/lib/systemd/system/app-sync.service", 2), Fate::Ignored, "another file stands in its place");
+    assert_eq!(found("etc/systemd/system/app-sync.service", 2), Fate::Ignored, "its command was taken back");
+    assert!(imported.findings.iter().all(|finding| finding.fate != Fate::Cannot), "{:#?}", imported.findings);
+}
+
+#[test]
+fn a_drop_in_without_its_unit_and_an_empty_timer_are_reported() {
+    let inputs = [
+        ("lost.timer.d/a.conf", "[Timer]\nOnCalendar=daily\n"),
+        ("empty.timer", "[Timer]\nOnCalendar=daily\n"),
+        ("empty.timer.d/a.conf", "[Timer]\nOnCalendar=\n"),
+        ("lone@.timer", "[Timer]\nOnCalendar=daily\n"),
+        ("job@.timer", "[Timer]\nOnCalendar=daily\n"),
+        ("job@x.timer", "[Timer]\nOnCalendar=daily\n"),
+        ("job@.service", "[Service]\nExecStart=/bin/%i\n"),
+        ("job@x.service.d/a.conf", "[Service]\nWorkingDirectory=/x\n"),
+        ("job@y.service.d/a.conf", "[Service]\nWorkingDirectory=/y\n"),
+    ];
+    let imported = read_all(Source::Systemd, &inputs);
+    assert_eq!(imported.jobs, 1, "{:#?}", imported.findings);
+    has(&imported, "    dir: /x\n");
+    let cannot: Vec<&str> = imported
+        .findings
+        .iter()
+        .filter(|finding| finding.fate == Fate::Cannot)
+        .map(|finding| finding.message.as_str())
+        .collect();
+    assert!(cannot.iter().any(|message| message.contains("`lost.timer`, which is not among")), "{cannot:?}");
+    assert!(cannot.iter().any(|message| message.contains("nothing else that makes it due")), "{cannot:?}");
+    assert!(cannot.iter().any(|message| message.contains("link `lone@NAME.timer`")), "{cannot:?}");
+}
+
+#[test]
+fn a_unit_that_is_masked_is_not_due() {
+    let timer = "[Timer]\nOnCalendar=daily\n";
+    let inputs = [
+        ("/usr/lib/systemd/system/a.timer", timer),
+        ("/usr/lib/systemd/system/b.timer", timer),
+        ("/usr/lib/systemd/system/b.service", "[Service]\nExecStart=/bin/b\n"),
+        ("/etc/systemd/system/a.timer", ""),
+        ("/etc/systemd/system/b.service", ""),
+    ];
+    let imported = read_all(Source::Systemd, &inputs);
+    assert_eq!(imported.jobs, 0, "{}", imported.yaml);
+    let masked = imported.findings.iter().filter(|finding| finding.line == 0 && finding.message.contains("is masked"));
+    assert_eq!(masked.count(), 2, "{:#?}", imported.findings);
+    assert!(imported.findings.iter().all(|finding| finding.fate < Fate::Differs), "{:#?}", imported.findings);
+}
+
+#[test]
+fn drop_ins_are_looked_for_where_systemd_looks() {
+    let found = super::drop_in::directories("app-web-sync@a-b.service").join(" ");
+    let template = "app-web-sync@.service app-web-.service app-.service";
+    let instance = "app-web-@a-b.service app-web-@.service app-@a-b.service app-@.service";
+    assert_eq!(found, format!("app-web-sync@a-b.service {template} {instance} service"));
+    assert_eq!(super::drop_in::directories("a.timer"), ["a.timer", "timer"]);
 }
 
 #[test]

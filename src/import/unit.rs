@@ -8,6 +8,8 @@ pub(super) struct Setting {
     pub section: String,
     pub key: String,
     pub value: String,
+    /// The file that it is in: drop-ins add to a unit.
+    pub file: usize,
     /// The line at which it begins, and the one at which it ends, from 1.
     pub line: usize,
     pub last: usize,
@@ -24,11 +26,13 @@ pub(super) struct Unit {
     pub comments: Vec<usize>,
     /// Lines that systemd does not understand either.
     pub wrong: Vec<usize>,
+    /// The file has nothing in it, which is how a unit is switched off.
+    pub is_masked: bool,
 }
 
 impl Unit {
     pub fn read(name: String, file: usize, text: &str) -> Unit {
-        let mut unit = Unit { name, file, ..Unit::default() };
+        let mut unit = Unit { name, file, is_masked: text.is_empty(), ..Unit::default() };
         let mut section = String::new();
         let mut lines = text.lines().enumerate();
         while let Some((index, line)) = lines.next() {
@@ -51,7 +55,7 @@ impl Unit {
                     value = format!("{} {next}", begun.trim_end());
                 }
                 let (section, key) = (section.clone(), key.trim().to_owned());
-                unit.settings.push(Setting { section, key, value, line: number, last });
+                unit.settings.push(Setting { section, key, value, file, line: number, last });
             } else {
                 unit.wrong.push(number);
             }
@@ -64,19 +68,51 @@ impl Unit {
         self.name.rsplit_once('.').map_or(&self.name, |(stem, _)| stem)
     }
 
-    /// The values of a setting that may come several times; an empty one takes those before it back.
+    /// The values of a setting that may come several times; an empty one takes those before it back, and an empty time of
+    /// a timer all of its times.
     pub fn all<'u>(&'u self, section: &str, key: &str) -> Vec<&'u Setting> {
         let mut found = Vec::new();
-        for setting in self.settings.iter().filter(|setting| setting.section == section && setting.key == key) {
-            if setting.value.is_empty() { found.clear() } else { found.push(setting) }
+        for setting in self.settings.iter().filter(|setting| setting.section == section) {
+            let takes_back = setting.value.is_empty() && is_time(section, key) && is_time(section, &setting.key);
+            match (setting.key == key, setting.value.is_empty()) {
+                _ if takes_back => found.clear(),
+                (true, true) => found.clear(),
+                (true, false) => found.push(setting),
+                (false, _) => {}
+            }
         }
         found
+    }
+
+    /// Whether a later line has taken a setting back, or stands in its place.
+    pub fn is_replaced(&self, setting: &Setting) -> bool {
+        let (section, key) = (setting.section.as_str(), setting.key.as_str());
+        let is_list = is_time(section, key) || LISTS.iter().any(|list| key.starts_with(list));
+        let still = self.all(section, key);
+        let counts = |found: &&Setting| std::ptr::eq(*found, setting);
+        let stands = if is_list { still.iter().any(counts) } else { still.last().is_some_and(counts) };
+        !setting.value.is_empty() && !stands
+    }
+
+    /// The unit with what its drop-ins say, in their order.
+    pub fn with<'d>(&self, name: &str, drop_ins: impl Iterator<Item = &'d Unit>) -> Unit {
+        let added = drop_ins.flat_map(|drop_in| &drop_in.settings);
+        let settings = self.settings.iter().chain(added).cloned().collect();
+        Unit { name: name.to_owned(), file: self.file, settings, is_masked: self.is_masked, ..Unit::default() }
     }
 
     /// The value that counts.
     pub fn last(&self, section: &str, key: &str) -> Option<&Setting> {
         self.all(section, key).pop()
     }
+}
+
+/// With what settings begin whose values add up; of others, the last one counts.
+const LISTS: [&str; 8] = ["Exec", "Environment", "Condition", "Assert", "Wants", "Requires", "After", "Documentation"];
+
+/// What makes a timer due.
+fn is_time(section: &str, key: &str) -> bool {
+    section == "Timer" && (key == "OnCalendar" || (key.starts_with("On") && key.ends_with("Sec")))
 }
 
 /// `yes` and its like.

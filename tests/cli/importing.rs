@@ -136,3 +136,35 @@ fn systemd_is_asked_for_its_fires_where_it_is_there() {
         "{says}"
     );
 }
+
+/// As packages, an administrator and `systemctl enable` leave it.
+#[test]
+fn directories_of_units_are_read_with_their_drop_ins_links_and_masks() {
+    let place = Place::new();
+    let write = |name: &str, text: &str| {
+        std::fs::create_dir_all(place.path(name).parent().unwrap()).unwrap();
+        place.write(name, text);
+    };
+    let link = |target: &std::path::Path, name: &str| {
+        std::fs::create_dir_all(place.path(name).parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(target, place.path(name)).unwrap();
+    };
+    let (lib, etc) = ("usr/lib/systemd/system", "etc/systemd/system");
+    let timer = "[Timer]\nOnCalendar=daily\n";
+    for name in ["a", "b", "job@"] {
+        write(&format!("{lib}/{name}.timer"), timer);
+        write(&format!("{lib}/{name}.service"), "[Service]\nExecStart=/bin/x %i\n");
+    }
+    link(&place.path(&format!("{lib}/a.timer")), &format!("{etc}/timers.target.wants/a.timer"));
+    link(&place.path(&format!("{lib}/job@.timer")), &format!("{etc}/timers.target.wants/job@home.timer"));
+    link(std::path::Path::new("/dev/null"), &format!("{etc}/b.timer"));
+    write(&format!("{etc}/a.timer.d/when.conf"), "[Timer]\nOnCalendar=\nOnCalendar=*-*-* 03:30:00\n");
+    write(&format!("{etc}/a.timer.d/notes.txt"), "nothing that is read");
+    let ran = place.run(&["import", "systemd", lib, etc, "--active", "--timezone", "UTC", "--to", "jobs.new.yaml"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stderr());
+    let config = place.json(&["next", "jobs.new.yaml", "--count", "1", "--from", "2026-11-28T00:00:00Z"]);
+    let fires = config.as_array().unwrap().iter().map(|job| (job["job"].as_str(), job["fires"][0]["local"].as_str()));
+    let expected = [("a", "2026-11-28T03:30:00+00:00"), ("job-home", "2026-11-29T00:00:00+00:00")];
+    assert_eq!(fires.collect::<Vec<_>>(), expected.map(|(job, at)| (Some(job), Some(at))), "{}", ran.stderr());
+    assert!(ran.stderr().contains("b.timer: ignored: it is masked"), "{}", ran.stderr());
+}
