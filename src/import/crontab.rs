@@ -227,7 +227,7 @@ impl Table<'_> {
         Ok(draft)
     }
 
-    /// Whom cron mails what the commands write; `None`: nothing is said of it.
+    /// Where cron mails what the commands write; `None`: nothing is said of it.
     fn mail(&self) -> Option<Mail> {
         let to = mail_to(self.env("MAILTO")?).ok()?;
         let from = self.env("MAILFROM").and_then(address);
@@ -429,8 +429,8 @@ fn meaning(name: &str, value: &str) -> (Fate, String) {
         "MAILTO" => match mail_to(value) {
             Ok(to) if to.is_empty() => (Fate::Taken, "no mail is sent here either".to_owned()),
             Ok(_) => {
-                let message = "a channel under `notify`: it mails when runs have ended badly or a job has recovered, through \
-                               the mail server of the node, and not what each run writes: `fencron logs` has that";
+                let message = "a channel under `notify`: it mails when runs have ended badly or a job has recovered, \
+                               through the mail server of the node, and not what each run writes: `fencron logs` has that";
                 (Fate::Differs, message.to_owned())
             }
             Err(why) => (Fate::Differs, format!("no mail is sent to it: {why}; see `notify`")),

@@ -203,7 +203,8 @@ fn jobs_of_one_command_are_called_after_the_argument_in_which_they_differ() {
 
 #[test]
 fn what_cron_mails_becomes_a_channel() {
-    let text = "0 1 * * * a\nMAILTO=\"ops@example.org, root\"\nMAILFROM=cron@example.org\n0 2 * * * b\nMAILTO=dev@example.org\n\
+    let text = "0 1 * * * a\nMAILTO=\"ops@example.org, root\"\nMAILFROM=cron@example.org\n0 2 * * * b\n\
+                MAILTO=dev@example.org\n\
                 0 3 * * * c\nMAILTO=\"\"\n0 4 * * * d\nMAILTO='Ops <o@p>'\n0 5 * * * e\n";
     let imported = crontab(text);
     let config = config::parse(&imported.yaml, &Sources::none()).unwrap();
