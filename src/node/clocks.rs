@@ -14,6 +14,10 @@ const ALIKE: i64 = 1_000;
 /// How long a clock has to be measured alike that delay alone may make look behind.
 const CONFIRMED_AFTER: Duration = Duration::from_secs(2);
 
+/// For how long a node that was outvoted stands back while it hears of fewer nodes than outvoted it. All sessions may end
+/// at once, as after an outage of the store, and the first node that is heard again has no majority.
+const OUTVOTED_FOR: Duration = Duration::from_secs(60);
+
 /// Looks at this machine's two clocks, for a wall clock that is set.
 #[derive(Debug, Default)]
 pub struct Steps {
@@ -38,6 +42,18 @@ impl Steps {
 #[derive(Debug, Default)]
 pub struct Clocks {
     theirs: BTreeMap<u64, Offset>,
+    outvoted: Option<Outvoted>,
+}
+
+/// That this node's clock was found off by most of the nodes.
+#[derive(Debug)]
+struct Outvoted {
+    /// By how many milliseconds theirs are ahead.
+    theirs: i64,
+    /// How many nodes agreed on that.
+    by: usize,
+    /// Since when fewer nodes than that are heard; `None`: they still say so.
+    unheard_since: Option<Boot>,
 }
 
 /// How far one clock is from this node's, in milliseconds: positive is ahead.
@@ -87,6 +103,9 @@ impl Clocks {
             offset.believed = offset.believed.saturating_sub(by);
             offset.doubted = offset.doubted.map(|(doubted, since)| (doubted.saturating_sub(by), since));
         }
+        if let Some(outvoted) = &mut self.outvoted {
+            outvoted.theirs = outvoted.theirs.saturating_sub(by);
+        }
     }
 
     /// Whether the node of this session has said what its clock shows.
@@ -115,8 +134,9 @@ impl Clocks {
     /// `most`, and its clock is off theirs by more. Without such a majority, it is unknown which clock is wrong; of two
     /// nodes the one that leads is believed.
     ///
-    /// So a wrong clock among three or more stands back alone, and never all nodes do.
-    pub fn off(&self, own: u64, leader: Option<u64>, most: Duration) -> Option<i64> {
+    /// So a wrong clock among three or more stands back alone, and never all nodes do. A node that was outvoted goes on
+    /// standing back where the others are gone, for [`OUTVOTED_FOR`] at most.
+    pub fn off(&mut self, own: u64, leader: Option<u64>, most: Duration, now: Boot) -> Option<i64> {
         let most = i64::try_from(most.as_millis()).unwrap_or(i64::MAX);
         let mut others: Vec<i64> =
             self.theirs.iter().filter(|(lease, _)| **lease != own).map(|(_, offset)| offset.believed).collect();
@@ -124,8 +144,19 @@ impl Clocks {
         let agreeing = largest_agreement(&others, most);
         let outvoted = agreeing.len() * 2 > others.len() + 1;
         let other_leads = others.len() == 1 && leader.is_some_and(|leader| leader != own);
-        let theirs = *agreeing.get(agreeing.len() / 2).filter(|_| outvoted || other_leads)?;
-        (theirs.abs() > most).then_some(theirs)
+        let theirs = agreeing.get(agreeing.len() / 2).copied().filter(|theirs| theirs.abs() > most);
+        if let Some(theirs) = theirs.filter(|_| outvoted) {
+            self.outvoted = Some(Outvoted { theirs, by: agreeing.len(), unheard_since: None });
+            return Some(theirs);
+        }
+        if let Some(before) = &mut self.outvoted {
+            let since = *before.unheard_since.get_or_insert(now);
+            if others.len() < before.by && before.theirs.abs() > most && now.since(since) < OUTVOTED_FOR {
+                return Some(before.theirs);
+            }
+        }
+        self.outvoted = None;
+        theirs.filter(|_| other_leads)
     }
 }
 
@@ -159,6 +190,10 @@ mod tests {
 
     const HERE: i64 = 1_000_000;
 
+    fn at(seconds: u64) -> Boot {
+        Boot::from_duration(Duration::from_secs(seconds))
+    }
+
     /// What a node says whose clock is so far off, observed at this instant, after a delay of at most so long.
     fn said(offset: i64, heard_ms: u64, delay_most: Option<u64>) -> Said {
         Said {
@@ -179,7 +214,7 @@ mod tests {
     fn standing_back(nodes: &[i64]) -> Vec<usize> {
         let stands_back = |own: usize| {
             let offsets: Vec<(u64, i64)> = (0..).zip(nodes).map(|(lease, clock)| (lease, clock - nodes[own])).collect();
-            clocks(&offsets).off(own as u64, None, MOST).is_some()
+            clocks(&offsets).off(own as u64, None, MOST, at(0)).is_some()
         };
         (0..nodes.len()).filter(|own| stands_back(*own)).collect()
     }
@@ -239,14 +274,15 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_is_off_the_others_at_once() {
         let mut clocks = clocks(&[(1, 0), (2, 10), (3, -10)]);
-        assert_eq!(clocks.off(1, Some(1), MOST), None);
+        assert_eq!(clocks.off(1, Some(1), MOST, at(0)), None);
         clocks.own_was_set(86_400_000);
-        assert!(stands_back(clocks.off(1, Some(1), MOST).unwrap()).contains("1d ahead"), "though it leads");
+        assert!(stands_back(clocks.off(1, Some(1), MOST, at(0)).unwrap()).contains("1d ahead"), "though it leads");
     }
 
     #[test]
     fn a_clock_that_is_ahead_of_two_others_stands_back() {
-        let why = stands_back(clocks(&[(1, 0), (2, -180_000), (3, -181_000)]).off(1, None, MOST).unwrap());
+        let off = clocks(&[(1, 0), (2, -180_000), (3, -181_000)]).off(1, None, MOST, at(0));
+        let why = stands_back(off.unwrap());
         assert!(why.contains("3m ahead"), "{why}");
     }
 
@@ -272,9 +308,38 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_outvoted_stands_back_while_the_others_come_again() {
+        let outvoted = || {
+            let mut clocks = clocks(&[(1, 0), (2, -3_600_000), (3, -3_600_010)]);
+            assert!(clocks.off(1, None, MOST, at(0)).is_some());
+            clocks.keep(|lease| lease == 1);
+            clocks
+        };
+        let mut clocks = outvoted();
+        assert_eq!(
+            clocks.off(1, None, MOST, at(600)),
+            Some(-3_600_000),
+            "all sessions ended in an outage of the store"
+        );
+        clocks.observed(12, said(-3_600_000, 0, Some(0)));
+        assert!(clocks.off(1, None, MOST, at(601)).is_some(), "one alone is no majority");
+        clocks.observed(13, said(-3_600_000, 0, Some(0)));
+        assert!(clocks.off(1, None, MOST, at(602)).is_some());
+        let mut clocks = outvoted();
+        assert!(clocks.off(1, None, MOST, at(600)).is_some());
+        assert_eq!(clocks.off(1, None, MOST, at(660)), None, "no other node is left that could lead");
+        let mut clocks = outvoted();
+        clocks.own_was_set(-3_600_000);
+        assert_eq!(clocks.off(1, None, MOST, at(600)), None, "the clock was set right");
+        let mut clocks = outvoted();
+        (12..14).for_each(|lease| clocks.observed(lease, said(0, 0, Some(0))));
+        assert_eq!(clocks.off(1, None, MOST, at(600)), None, "the others' clocks were set");
+    }
+
+    #[test]
     fn of_two_nodes_the_one_that_leads_is_believed() {
-        let two = clocks(&[(1, 0), (2, 60_000)]);
-        assert!(stands_back(two.off(1, Some(2), MOST).unwrap()).contains("behind"));
-        assert_eq!(two.off(1, Some(1), MOST), None);
+        let mut two = clocks(&[(1, 0), (2, 60_000)]);
+        assert!(stands_back(two.off(1, Some(2), MOST, at(0)).unwrap()).contains("behind"));
+        assert_eq!(two.off(1, Some(1), MOST, at(0)), None);
     }
 }

@@ -449,7 +449,8 @@ impl<S: Store, E: Execute> Running<S, E> {
         let Some(own) = self.leadership.lease() else { return };
         let leader = self.leadership.leader();
         self.node.metrics.clock_skew(self.observed.furthest_clock(own));
-        if !self.observed.compare_clocks(own, leader, self.node.options.max_clock_skew) {
+        let (most, now) = (self.node.options.max_clock_skew, self.node.options.clock.boot());
+        if !self.observed.compare_clocks(own, leader, most, now) {
             return;
         }
         self.publishing.soon();

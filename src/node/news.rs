@@ -11,7 +11,7 @@ use crate::scheduler::Event;
 use crate::scheduler::run::Version;
 use crate::scheduler::view::Change;
 use crate::store::{Revision, Store};
-use crate::time::Wall;
+use crate::time::{Boot, Wall};
 
 /// What the node has seen of the ledger and of the other nodes, and what that means for it.
 #[derive(Debug, Default)]
@@ -84,8 +84,8 @@ impl Observed {
     }
 
     /// Compares this node's clock with the others'. Says whether it is news that it is off, or that it is not any more.
-    pub fn compare_clocks(&mut self, own: u64, leader: Option<u64>, most: Duration) -> bool {
-        let off = self.clocks.off(own, leader, most);
+    pub fn compare_clocks(&mut self, own: u64, leader: Option<u64>, most: Duration, now: Boot) -> bool {
+        let off = self.clocks.off(own, leader, most, now);
         let before = std::mem::replace(&mut self.clock_off, off.map(|ms| (ms, clocks::stands_back(ms))));
         before.is_some() != self.clock_off.is_some()
     }
