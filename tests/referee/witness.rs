@@ -46,19 +46,7 @@ fn put(rest: &str, entry: &Entry, revision: u64) -> Option<Fact> {
         return Some(Fact::Registered { revision, job: job.to_owned(), since: instant(&record["since"])? });
     }
     if let Some(run) = rest.strip_prefix("open/") {
-        let claimant = record.get("claimant").map(|claimant| Claimant {
-            node: claimant["node"].as_str().unwrap_or_default().to_owned(),
-            fence: claimant["fence"].as_u64().unwrap_or_default(),
-            lease: claimant["lease"].as_u64().unwrap_or_default(),
-        });
-        let state = match &record["state"] {
-            Value::String(state) if state == "claimed" => State::Claimed,
-            Value::Object(state) if state.contains_key("waiting") => State::Waiting,
-            Value::Object(state) if state.contains_key("retrying") => State::Retrying,
-            _ => return None,
-        };
-        let attempt = record["attempt"].as_u64()? as u32;
-        return Some(Fact::Open { revision, run: run.to_owned(), state, claimant, attempt });
+        return open(run, record, revision);
     }
     if let Some(id) = alert(rest) {
         return Some(Fact::Alerted { revision, id, run: text(&record["run"])? });
@@ -92,6 +80,22 @@ fn put(rest: &str, entry: &Entry, revision: u64) -> Option<Fact> {
         return Some(Fact::Done { revision, run, verdict, attempt: record["attempt"].as_u64()? as u32, many });
     }
     None
+}
+
+fn open(run: &str, record: &Value, revision: u64) -> Option<Fact> {
+    let claimant = record.get("claimant").map(|claimant| Claimant {
+        node: claimant["node"].as_str().unwrap_or_default().to_owned(),
+        fence: claimant["fence"].as_u64().unwrap_or_default(),
+        lease: claimant["lease"].as_u64().unwrap_or_default(),
+    });
+    let state = match &record["state"] {
+        Value::String(state) if state == "claimed" => State::Claimed,
+        Value::Object(state) if state.contains_key("waiting") => State::Waiting,
+        Value::Object(state) if state.contains_key("retrying") => State::Retrying,
+        _ => return None,
+    };
+    let attempt = record["attempt"].as_u64()? as u32;
+    Some(Fact::Open { revision, run: run.to_owned(), state, claimant, attempt })
 }
 
 fn gone(rest: &str, revision: u64) -> Option<Fact> {

@@ -263,6 +263,8 @@ fn nothing_that_has_room_is_cut() {
     says(&drawn(&mut top), &["find jobs by a text in their names or descriptions, owner:…", "or label:…"]);
     press(&mut top, KeyCode::Esc);
     let name = "a-job-of-32-letters-has-this-nam";
+    let jobs = format!("version: 1\njobs:{JOBS}  {name}: {{schedule: '0 6 * * *', command: [echo, x]}}\n");
+    top.board.configured(&parse(&jobs, &Sources::none()).unwrap().jobs);
     let failed = done(&format!("{name}@2026-11-27T06:00:00Z"), Verdict::Failed, "");
     top.board.last(&failed.job.clone(), Some(Last::after(None, &failed)), 10);
     press(&mut top, KeyCode::Char('1'));
