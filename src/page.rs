@@ -395,7 +395,7 @@ pub(crate) async fn asset(Path(file): Path<String>) -> Response {
 fn refusal(headers: &HeaderMap, frame: &Frame, depth: Depth, code: StatusCode, why: &str) -> Response {
     let body = html! {
         h1 { (code.canonical_reason().unwrap_or("It cannot be shown")) }
-        p.notice.warn { (words::foreign(why)) }
+        p.notice.warn { (words::spoken(why)) }
         p { a href={ (depth.up()) "jobs" } { "All jobs" } " · " a href=(depth.up()) { "Now" } }
     };
     answer(headers, code, &frame::page(frame, (Screen::Jobs, depth), "not shown", 0, &body))

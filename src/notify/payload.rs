@@ -38,7 +38,7 @@ pub struct About {
     /// That of the leader; `None`: a person tries a channel, or a follower says that no node leads.
     pub fence: Option<Fence>,
     pub now: Wall,
-    /// The end of what the run wrote, as [`quoted`] has it, for a channel that wants it; empty: there is none.
+    /// The end of what the run wrote, for a channel that wants it; empty: there is none.
     pub output: String,
 }
 

@@ -85,8 +85,8 @@ async fn a_dump_that_is_restored_is_refused_by_who_has_seen_more_until_a_repair(
     program.lock("door").acquire().await.unwrap().release().await.unwrap();
     let dump = server.dump(&database);
     let lost = program.lock("door").acquire().await.unwrap();
-    server.ask(&database.name, "DROP SCHEMA fencron CASCADE");
-    server.restore(&database, &dump);
+    // In one transaction: the program would make the schema anew.
+    server.restore(&database, &format!("DROP SCHEMA fencron CASCADE;\n{dump}"));
     // Same server and timeline: nothing inside shows it, and what was seen outside does.
     let refused = until("a refusal of the restored store", || async {
         program.lock("window").acquire().await.err().filter(fencron::Error::is_refused)

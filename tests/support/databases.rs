@@ -166,12 +166,12 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Restores a dump.
+    /// Restores a dump, whole or not at all.
     pub fn restore(&self, database: &Database, dump: &str) {
         let file = self.directory.join("dump");
         fs::write(&file, dump).unwrap();
         let mut command = Command::new("psql");
-        command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url, "-f"]).arg(file);
+        command.args(["-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", &database.url, "-f"]).arg(file);
         let output = command.stdout(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
