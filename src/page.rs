@@ -62,7 +62,7 @@ pub(crate) use frame::plain;
 use frame::{ASSETS, Depth, Frame, Screen};
 pub(crate) use looker::{Looker, Theme, Zones, up};
 use run::{FilePart, Output, SHOWN_AT_ONCE, WholeFile, Written};
-pub(crate) use words::shown;
+pub(crate) use words::{shown, spoken};
 
 /// How long the store may take to say what a screen asks of it.
 pub const STORE_WITHIN: Duration = Duration::from_secs(1);

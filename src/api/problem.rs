@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::job::{JobName, NotAName, NotARun, RunId};
-use crate::page::{Looker, plain, shown, up};
+use crate::page::{Looker, plain, shown, spoken, up};
 use crate::store::StoreError;
 
 /// The media type of a problem.
@@ -316,7 +316,7 @@ impl Problem {
         let up = up(&looker.path);
         let body = html! {
             h1 { (self.kind.title()) }
-            p.notice.warn { bdi { (shown(&self.detail)) } }
+            p.notice.warn { (spoken(&self.detail)) }
             @if let Some(command) = self.command.as_deref() { p { "Try " code { (shown(command)) } } }
             p { (self.kind.about()) }
             p.muted {

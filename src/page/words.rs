@@ -103,7 +103,7 @@ pub(super) fn foreign(text: &str) -> Markup {
 
 /// The same of a sentence that names commands and settings in backticks, as messages do: those stand in another font.
 /// Where a backtick has no partner, all of them are shown as they are.
-pub(super) fn spoken(text: &str) -> Markup {
+pub(crate) fn spoken(text: &str) -> Markup {
     let text = shown(text);
     let parts: Vec<&str> = text.split('`').collect();
     if parts.len().is_multiple_of(2) {
