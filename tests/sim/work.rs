@@ -115,7 +115,7 @@ impl Worker {
         let (own, attempt) = (self.clone(), attempt.clone());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            if attempt.run.starts_with(LATE) {
+            if attempt.run.split_once('@').is_some_and(|(job, _)| job == LATE) {
                 own.receiver.has_taken_above(attempt.fence).await;
             }
             own.machine.running().await;
