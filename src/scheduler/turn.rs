@@ -114,7 +114,9 @@ fn is_early(job: &Job, open: &Open, not_before: Wall, now: Wall) -> bool {
         MissedRun::All => job.missed.every.saturating_mul(job.missed.limit),
         MissedRun::Latest | MissedRun::Skip => Duration::ZERO,
     };
-    let lost = if job.guarantee.may_repeat() { LOST_PAUSE_LONGEST } else { Duration::ZERO };
+    // What was given back has not been lost: it waits for nothing but a leader.
+    let is_lost = matches!(open.state, OpenState::Retrying { .. }) && job.guarantee.may_repeat();
+    let lost = if is_lost { LOST_PAUSE_LONGEST } else { Duration::ZERO };
     let asked = if matches!(job.task, Task::Http(_)) { PUT_OFF_MOST } else { Duration::ZERO };
     let longest = retries.max(catches_up).max(asked).max(lost).saturating_add(CLOCKS_DIFFER);
     let due = if open.source == Source::Schedule { open.starts } else { open.at };
