@@ -218,6 +218,24 @@ fn a_claim_that_is_acknowledged_when_trust_has_lapsed_is_given_back_and_begun_wh
 }
 
 #[test]
+fn what_a_leader_gives_back_whose_clock_was_ahead_is_begun_by_the_next_one() {
+    let mut bench = Bench::with(2, [Job { guarantee: Guarantee::AtLeastOnce, ..job("a") }]);
+    bench.elect(0);
+    bench.settle();
+    bench.now = at(60);
+    bench.tick();
+    bench.apply(0);
+    bench.now = at(110); // its clock is set while the claim is answered
+    bench.resign(0);
+    bench.settle();
+    assert_eq!(bench.open(), ["a@60 waiting"]);
+    bench.now = at(61);
+    bench.elect(1);
+    bench.settle();
+    assert_eq!(bench.running_on(1), ["a@60 #1"]);
+}
+
+#[test]
 fn a_run_that_was_given_back_unstarted_twice_is_still_begun() {
     let mut bench = Bench::leading([job("a")]);
     bench.pass(secs(60));
