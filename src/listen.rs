@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
@@ -50,6 +50,10 @@ pub const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// See [`TAKEN_WITHIN`].
 pub const TAKEN_LEAST: usize = 16 << 10;
+
+/// How many connections wait in the system to be accepted. It drops the first packet of those beyond, and their clients
+/// send it again after a second; the 128 of tokio are fewer than come at once where a leader is followed by many.
+const WAITING_MOST: u32 = 1024;
 
 /// How long after a connection that could not be accepted the next one is tried.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
@@ -96,6 +100,15 @@ impl Tls {
         let certificate = shown.map(|certificate| certificate.as_ref().to_vec());
         Ok((stream, Secured { certificate }))
     }
+}
+
+/// Listens on this address.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A node that is started again takes its address, though connections of the one before are still being closed.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING_MOST)
 }
 
 /// Answers requests until `ending` is cancelled and those that are under way have been answered. `service` makes the
@@ -338,6 +351,21 @@ impl AsyncWrite for Paced {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn as_many_connect_at_once_as_are_followers_and_pages_of_a_leader() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let all = async {
+            let mut connected = Vec::new();
+            for _ in 0..500 {
+                connected.push(TcpStream::connect(address).await.unwrap());
+            }
+            connected
+        };
+        let connected = tokio::time::timeout(Duration::from_secs(60), all).await.expect("all wait to be accepted");
+        assert_eq!(connected.len(), 500);
+    }
 
     #[test]
     fn one_peer_leaves_places_to_others() {

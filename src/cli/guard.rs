@@ -203,7 +203,7 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let guard = args.rules.open(&state, options).await?;
     let proxy = GuardProxy::new(guard.clone(), &args.upstream, args.timeout);
     let proxy = proxy.map_err(|error| Failure::wrong(format!("--upstream: {error}")))?;
-    let (listener, health) = (bind(args.listen).await?, args.health_listen);
+    let (listener, health) = (bind(args.listen)?, args.health_listen);
     let ending = CancellationToken::new();
     terminal.say(format_args!(
         "fencron: guarding {} on http://{}, with its state in {}",
@@ -218,7 +218,7 @@ async fn proxy(args: ProxyArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         );
     }
     if let Some(address) = health {
-        let listener = bind(address).await?;
+        let listener = bind(address)?;
         terminal.say(format_args!("fencron: health on http://{}", listener.local_addr()?));
         let router = health_of(guard.clone());
         let ending = ending.clone();
@@ -259,8 +259,8 @@ fn asks_for_health<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET && PATHS.contains(&request.uri().path())
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}: choose another address"))
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen::bind(address).with_context(|| format!("cannot listen on {address}: choose another address"))
 }
 
 fn health_of(guard: Guard) -> Router {

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::execute::{Executor, MAX_RUNNING, Outputs, SupervisorProgram};
 use crate::job::{Job, Ping, Trigger};
 use crate::ledger::Ledger;
-use crate::listen::Tls;
+use crate::listen::{self, Tls};
 use crate::lock::{Driver, Locks, Namespace, Seen, Timing};
 use crate::metrics::{Measured, Metrics};
 use crate::node::housekeeping::Housekeeping;
@@ -324,7 +324,7 @@ impl Door {
         (order, metrics): (&mpsc::Sender<Order>, &Arc<Metrics>),
         beside: &mut JoinSet<()>,
     ) -> anyhow::Result<Door> {
-        let listener = TcpListener::bind(listen).await.with_context(|| {
+        let listener = listen::bind(listen).with_context(|| {
             format!("cannot listen on {listen}: choose another address with --listen (port 0 is any free one)")
         })?;
         let local = listener.local_addr()?;
